@@ -1,0 +1,5 @@
+"""`python -m app` is `heliograph`."""
+
+from app.cli import main
+
+main()

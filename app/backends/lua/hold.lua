@@ -1,0 +1,27 @@
+-- Says how many connections of some users a lease has now.
+-- KEYS: leases, the lease's set of users, then the users' holders
+-- ARGV: lease, then a user and a count for each of the holders
+-- Returns how many connections each user has under all leases, or nothing at all if the lease is not held any more:
+-- an entry under a lease that has been reaped would stay for ever.
+local score = redis.call('ZSCORE', KEYS[1], ARGV[1])
+if not score or tonumber(score) == 0 then
+  return {}
+end
+
+local totals = {}
+for i = 3, #KEYS do
+  local user, count = ARGV[2 * i - 4], ARGV[2 * i - 3]
+  if count == '0' then
+    redis.call('HDEL', KEYS[i], ARGV[1])
+    redis.call('SREM', KEYS[2], user)
+  else
+    redis.call('HSET', KEYS[i], ARGV[1], count)
+    redis.call('SADD', KEYS[2], user)
+  end
+  local total = 0
+  for _, held in ipairs(redis.call('HVALS', KEYS[i])) do
+    total = total + held
+  end
+  totals[i - 2] = total
+end
+return totals

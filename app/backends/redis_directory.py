@@ -1,0 +1,80 @@
+"""The directory in Redis."""
+
+from collections.abc import Mapping
+from itertools import islice
+from typing import cast
+
+import msgspec
+from redis.asyncio import Redis
+
+from app.backends.keys import Keys
+from app.backends.protocols import Renewal, ReplicaInfo
+from app.backends.redis_client import as_bus_unavailable, script
+
+SETTLE_MS = 5_000  # longer than a replica needs to notice that Redis is back and to enter its users again
+BATCH = 500  # users in one command: short enough not to hold up Redis
+
+
+class RedisDirectory:
+    """A `DirectoryBackend` in Redis. The client stays its owner's to close."""
+
+    def __init__(self, client: Redis, keys: Keys) -> None:
+        self._redis = client
+        self._keys = keys
+        self._lease = client.register_script(script("lease"))
+        self._hold = client.register_script(script("hold"))
+
+    async def take(self, lease: str, info: ReplicaInfo, ttl_s: float) -> None:
+        await self._run_lease(lease, info, ttl_s, "take")
+
+    async def renew(self, lease: str, info: ReplicaInfo, ttl_s: float) -> Renewal:
+        held, *expired = await self._run_lease(lease, info, ttl_s, "renew")
+        return Renewal(held=held == 1, expired=tuple(cast("bytes", other).decode() for other in expired))
+
+    async def _run_lease(self, lease: str, info: ReplicaInfo, ttl_s: float, verb: str) -> list[object]:
+        keys = [self._keys.leases, self._keys.replicas, self._keys.settled_at]
+        arguments: list[str | bytes | int] = [lease, msgspec.json.encode(info), int(ttl_s * 1000), verb, SETTLE_MS]
+        with as_bus_unavailable():
+            return cast("list[object]", await self._lease(keys=keys, args=arguments))
+
+    async def hold(self, lease: str, connections: Mapping[str, int]) -> dict[str, int] | None:
+        totals: dict[str, int] = {}
+        entries = iter(connections.items())
+        while batch := dict(islice(entries, BATCH)):
+            keys = [self._keys.leases, self._keys.held_by(lease), *map(self._keys.holders, batch)]
+            arguments = [lease, *(part for entry in batch.items() for part in entry)]
+            with as_bus_unavailable():
+                counts = cast("list[int]", await self._hold(keys=keys, args=arguments))
+            if not counts:
+                return None
+            totals.update(zip(batch, counts, strict=True))
+        return totals
+
+    async def holders(self, user_id: str) -> dict[str, int]:
+        with as_bus_unavailable():
+            held = cast("dict[bytes, bytes]", await self._redis.hgetall(self._keys.holders(user_id)))
+        return {lease.decode(): int(count) for lease, count in held.items()}
+
+    async def reap(self, lease: str) -> int:
+        reaped = 0
+        with as_bus_unavailable():
+            await self._redis.zadd(self._keys.leases, {lease: 0}, xx=True)
+            while users := await self._redis.srandmember(self._keys.held_by(lease), BATCH):
+                async with self._redis.pipeline(transaction=False) as pipeline:
+                    for user_id in cast("list[bytes]", users):
+                        pipeline.hdel(self._keys.holders(user_id.decode()), lease)
+                    pipeline.srem(self._keys.held_by(lease), *users)
+                    await pipeline.execute()
+                reaped += len(users)
+            await self._redis.zrem(self._keys.leases, lease)
+            await self._redis.hdel(self._keys.replicas, lease)
+        return reaped
+
+    async def replicas(self) -> list[ReplicaInfo]:
+        with as_bus_unavailable():
+            seconds, microseconds = await self._redis.time()
+            now_ms = int(seconds) * 1000 + int(microseconds) // 1000
+            alive = cast("list[bytes]", await self._redis.zrangebyscore(self._keys.leases, now_ms, "+inf"))
+            said = await self._redis.hmget(self._keys.replicas, alive) if alive else []
+        infos = [msgspec.json.decode(text, type=ReplicaInfo) for text in said if text is not None]
+        return sorted(infos, key=lambda info: info.name)

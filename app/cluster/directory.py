@@ -1,0 +1,200 @@
+"""Which replicas hold which user: this replica's entries, kept true under its lease.
+
+Entries are written as absolute counts, many users in one command, by one task. A write that failed stays due, a
+lease that was lost is replaced by a new one with all entries, and the leases of replicas that died are reaped by
+whoever is left: nothing here needs Redis to have been there all the time.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from app.backends.protocols import DirectoryBackend, ReplicaInfo
+from app.clock import Clock
+from app.errors import BusUnavailable
+from app.hub.hub import Hub
+from app.settings import DirectorySettings
+
+logger = logging.getLogger("heliograph.directory")
+
+
+class Directory:
+    """This replica's part in the cluster-wide record of who is connected where."""
+
+    def __init__(
+        self,
+        backend: DirectoryBackend,
+        hub: Hub,
+        *,
+        node_id: str,
+        settings: DirectorySettings,
+        clock: Clock,
+    ) -> None:
+        self._backend = backend
+        self._hub = hub
+        self._node_id = node_id
+        self._settings = settings
+        self._clock = clock
+        self._describe: Callable[[], ReplicaInfo]
+        self._generation = 0  # of the lease: a lease that was reaped never comes back under its name
+        self._taken = False  # the current lease stands in the backend, as far as we know
+        self._due: dict[str, list[asyncio.Future[int | None]]] = {}  # user -> who waits for the entry
+        self._work = asyncio.Event()  # something is due
+        self._suspects: dict[str, float] = {}  # expired leases of others -> since when we have seen that
+        self._dead: asyncio.Queue[str] = asyncio.Queue()  # leases to be reaped
+        self._tasks: list[asyncio.Task[None]] = []
+
+    @property
+    def lease(self) -> str:
+        """The name under which this replica's entries stand."""
+        return f"{self._node_id}.{self._generation}"
+
+    async def start(self, describe: Callable[[], ReplicaInfo]) -> None:
+        """Take the lease and keep it. Without Redis this goes on in the background until it succeeds.
+
+        `describe` says what the replica tells of itself with each renewal.
+        """
+        if self._tasks:
+            return
+        self._describe = describe
+        await self._renew()
+        self._tasks = [
+            asyncio.create_task(self._renew_loop(), name="directory-renew"),
+            asyncio.create_task(self._write_loop(), name="directory-write"),
+            asyncio.create_task(self._reap_loop(), name="directory-reap"),
+        ]
+
+    async def stop(self) -> None:
+        """Take back the lease and all entries at once, so that nobody waits for them to run out."""
+        if not self._tasks:
+            return
+        tasks, self._tasks = self._tasks, []
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        _tell(self._due, None)
+        self._due.clear()
+        try:
+            await self._backend.reap(self.lease)
+        except BusUnavailable as error:
+            logger.info("the lease is left to run out: %s", error)
+        self._new_lease()
+
+    async def hold(self, user_id: str) -> int | None:
+        """Enter how many connections the user has here now, and wait until that stands.
+
+        Returns how many they have in the whole cluster; None if that cannot be said (no Redis): the entry stays
+        due and is made as soon as there is one.
+        """
+        waiters = self._due.setdefault(user_id, [])
+        if not self._taken:
+            return None
+        waiter: asyncio.Future[int | None] = asyncio.get_running_loop().create_future()
+        waiters.append(waiter)
+        self._work.set()
+        return await waiter
+
+    def release(self, user_id: str) -> None:
+        """Enter how many connections the user still has here, without waiting."""
+        self._due.setdefault(user_id, [])
+        self._work.set()
+
+    async def renew_now(self) -> None:
+        """Say at once what has changed about this replica."""
+        await self._renew()
+
+    async def replicas(self) -> list[ReplicaInfo]:
+        """The replicas of the cluster whose lease is alive.
+
+        Raises:
+            BusUnavailable: Redis cannot be asked.
+        """
+        return await self._backend.replicas()
+
+    # -- the lease
+
+    async def _renew_loop(self) -> None:
+        while True:
+            await asyncio.sleep(self._settings.renew_interval_s)
+            await self._renew()
+
+    async def _renew(self) -> None:
+        try:
+            if not self._taken:
+                await self._backend.take(self.lease, self._describe(), self._settings.lease_ttl_s)
+                self._taken = True
+            renewal = await self._backend.renew(self.lease, self._describe(), self._settings.lease_ttl_s)
+        except BusUnavailable as error:
+            # Nobody could have renewed meanwhile either: whoever looks dead gets a new chance.
+            self._suspects.clear()
+            logger.debug("the lease was not renewed: %s", error)
+            return
+        if not renewal.held:
+            self._lost_lease()
+            return
+        self._suspect(renewal.expired)
+        if self._due:
+            self._work.set()
+
+    def _suspect(self, expired: tuple[str, ...]) -> None:
+        """Have those leases reaped that have looked dead for the grace time."""
+        now = self._clock.monotonic()
+        self._suspects = {lease: self._suspects.get(lease, now) for lease in expired if lease != self.lease}
+        for lease, since in list(self._suspects.items()):
+            if now - since >= self._settings.reap_grace_s:
+                del self._suspects[lease]
+                self._dead.put_nowait(lease)
+
+    async def _reap_loop(self) -> None:
+        while True:
+            lease = await self._dead.get()
+            try:
+                users = await self._backend.reap(lease)
+            except BusUnavailable as error:
+                logger.info("the lease %s is left for the next try: %s", lease, error)
+            else:
+                logger.warning("lease %s ran out; forgot the %d users it held", lease, users)
+
+    def _lost_lease(self) -> None:
+        """Others have written this replica off, or Redis has lost its data: enter everything anew."""
+        logger.warning("the lease %s is lost; entering all users again under a new one", self.lease)
+        self._new_lease()
+        for user_id in self._hub.user_ids():
+            self._due.setdefault(user_id, [])
+
+    def _new_lease(self) -> None:
+        self._generation += 1
+        self._taken = False
+
+    # -- the entries
+
+    async def _write_loop(self) -> None:
+        while True:
+            await self._work.wait()
+            self._work.clear()
+            if self._taken and self._due:
+                await self._write()
+
+    async def _write(self) -> None:
+        """Enter all that is due, in one go. What could not be entered is due again."""
+        due, self._due = self._due, {}
+        totals = None
+        try:
+            totals = await self._backend.hold(self.lease, {user_id: self._hub.count(user_id) for user_id in due})
+            if totals is None:
+                self._lost_lease()
+        except BusUnavailable as error:
+            logger.debug("%d entries could not be made: %s", len(due), error)
+        finally:
+            if totals is None:
+                for user_id in due:
+                    self._due.setdefault(user_id, [])
+            _tell(due, totals)
+
+
+def _tell(due: dict[str, list[asyncio.Future[int | None]]], totals: dict[str, int] | None) -> None:
+    """Tell who waits for these entries; without totals nothing was entered."""
+    for user_id, waiters in due.items():
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None if totals is None else totals[user_id])

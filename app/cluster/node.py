@@ -1,0 +1,120 @@
+"""This replica as a member of the cluster: how it starts, drains and stops."""
+
+import asyncio
+import logging
+import random
+from importlib import metadata
+
+from app.backends.protocols import ReplicaInfo
+from app.clock import Clock, iso8601
+from app.cluster.directory import Directory
+from app.cluster.pubsub_manager import PubSubManager
+from app.errors import BusUnavailable
+from app.hub.connection import Connection
+from app.hub.hub import Hub
+from app.protocol.codes import CloseCode
+from app.protocol.events import Reconnect
+from app.settings import DrainSettings
+
+logger = logging.getLogger("heliograph.node")
+
+VERSION = metadata.version("heliograph")
+SLICE_S = 0.05  # a drain tells and closes its clients in slices of this length
+
+
+class Node:
+    """One replica. `name` is for people and stays, `node_id` is new at each boot."""
+
+    def __init__(
+        self,
+        name: str,
+        hub: Hub,
+        bus: PubSubManager,
+        directory: Directory,
+        *,
+        drain: DrainSettings,
+        clock: Clock,
+    ) -> None:
+        self.name = name
+        self.node_id = bus.node_id
+        self.draining = False
+        self._hub = hub
+        self._bus = bus
+        self._directory = directory
+        self._drain_settings = drain
+        self._clock = clock
+        self._started_at = iso8601(clock.now())
+
+    @property
+    def ready(self) -> bool:
+        """True if new clients are welcome here."""
+        return not self.draining and self._bus.ready
+
+    def describe(self) -> ReplicaInfo:
+        """What the other replicas, and the console, may know."""
+        return ReplicaInfo(
+            name=self.name,
+            node_id=self.node_id,
+            ready=self.ready,
+            draining=self.draining,
+            connections=self._hub.connections,
+            users=self._hub.users,
+            started_at=self._started_at,
+            renewed_at=self._clock.now(),
+            version=VERSION,
+        )
+
+    async def start(self) -> None:
+        """Join the cluster. Without Redis the replica serves its own users, and joins when Redis is there."""
+        try:
+            await self._bus.initialize()
+        except BusUnavailable as error:
+            logger.warning("started without the bus (%s); not ready until Redis is there", error)
+        self._bus.start_listening()
+        await self._directory.start(self.describe)
+
+    async def stop(self) -> None:
+        """Leave the cluster: the users first, then the listener, the subscriptions, the connections."""
+        await self._directory.stop()
+        await self._bus.stop_listening()
+        await self._bus.close()
+
+    async def drain(self) -> None:
+        """Refuse new clients and send off those that are here, spread over the drain window.
+
+        Each is told when to come back, and closed (3001) if it has not left a while after that. Returns when nobody
+        is left, or at the deadline.
+        """
+        self.draining = True
+        try:
+            async with asyncio.timeout(self._drain_settings.deadline_s):
+                await self._directory.renew_now()
+                await self._send_off(list(self._hub))
+        except TimeoutError:
+            logger.warning("the drain deadline passed with %d connections left", self._hub.connections)
+
+    async def _send_off(self, connections: list[Connection]) -> None:
+        if not connections:
+            return
+        settings = self._drain_settings
+        window_s = min(settings.window_s, len(connections) / settings.per_second)
+        logger.info("draining %d connections over %.1f s", len(connections), window_s)
+        random.shuffle(connections)  # neighbours in the registry are often one office behind one address
+        slices = max(1, round(window_s / SLICE_S))
+        for i, connection in enumerate(connections):
+            in_ms = round(1000 * window_s * i / len(connections))
+            self._hub.tell(connection, Reconnect(in_ms=in_ms, cursor=""))
+            if i % 1000 == 999:
+                await asyncio.sleep(0)  # pongs and acks go on meanwhile
+        await asyncio.sleep(settings.grace_s)
+        for i in range(slices):
+            for connection in _part(connections, i, slices):
+                connection.close(CloseCode.SHUTDOWN, "this replica is shutting down")
+            await asyncio.sleep(SLICE_S)
+        while self._hub.connections:  # noqa: ASYNC110 - the hub has no events, and the deadline bounds this
+            await asyncio.sleep(SLICE_S)
+
+
+def _part(connections: list[Connection], i: int, parts: int) -> list[Connection]:
+    """The i-th of so many parts of the list, in order."""
+    return connections[len(connections) * i // parts : len(connections) * (i + 1) // parts]

@@ -1,0 +1,331 @@
+"""The bus: what one replica says to all, over Redis pub/sub.
+
+Pub/sub is a hint, not a record: whatever is published while this replica is not subscribed is gone, and redis-py
+says nothing about it. So exactly one task reads, it watches for the confirmation of each new subscription, and a
+canary (a token that the replica sends to itself) tells whether what is published still arrives.
+"""
+
+import asyncio
+import logging
+import math
+import random
+from collections.abc import Callable
+from contextlib import suppress
+from enum import Enum, auto
+from typing import NoReturn
+
+from redis.asyncio import Redis
+from redis.asyncio.client import PubSub
+from redis.exceptions import RedisError
+
+from app.backends.keys import Keys
+from app.backends.redis_client import as_bus_unavailable, connect, script
+from app.clock import Clock, SystemClock
+from app.errors import BadEnvelope, BusUnavailable
+from app.protocol.envelope import Envelope, decode_envelope, encode_envelope
+from app.protocol.events import Delivery
+from app.settings import BusSettings, RedisSettings, Settings
+from app.telemetry import BusStats
+
+logger = logging.getLogger("heliograph.bus")
+
+BACKOFF_FIRST_S = 0.1
+BACKOFF_MOST_S = 5.0
+EXCERPT_BYTES = 100  # how much of a bad payload is logged
+
+Handler = Callable[[Envelope], object]
+
+
+class BusState(Enum):
+    """Where the bus is in its life. Only a RUNNING bus that hears its canary makes a replica ready."""
+
+    DISABLED = auto()  # one replica without Redis
+    NEW = auto()  # `initialize` has not succeeded yet
+    INITIALIZED = auto()  # connected and subscribed, nobody reads
+    RUNNING = auto()  # the listen loop has a subscribed connection
+    LOST = auto()  # the listen loop is building a new connection
+
+
+class BusSilentError(BusUnavailable):
+    """The connection looks alive, but the canary has not come back: it is deaf, and is built anew."""
+
+
+class PubSubManager:
+    """Publishes envelopes, and hands each that arrives to `handler`, in order, from one task.
+
+    `handler` is synchronous and must not block. `on_resubscribed` is called each time a subscription began again:
+    whatever was published before it may have been missed.
+
+    Nothing is opened before `initialize`; after `close` it may be initialised again.
+    """
+
+    def __init__(
+        self,
+        handler: Handler | None = None,
+        *,
+        node_id: str = "",
+        redis: RedisSettings | None = None,
+        bus: BusSettings | None = None,
+        enabled: bool = True,
+        on_resubscribed: Callable[[], object] | None = None,
+        stats: BusStats | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        self._redis_settings = redis or RedisSettings()
+        self._settings = bus or BusSettings()
+        self.enabled = enabled and self._redis_settings.url is not None
+        self.node_id = node_id or random.randbytes(8).hex()  # noqa: S311 - a name, not a secret
+        self.handler = handler
+        self.on_resubscribed = on_resubscribed
+        self.stats = stats or BusStats()
+        self.keys = Keys(self._redis_settings.prefix)
+        self._clock = clock or SystemClock()
+        self._state = BusState.NEW if self.enabled else BusState.DISABLED
+        self._client: Redis | None = None  # for commands; its pool is shared with the directory
+        self._pubsub: PubSub | None = None  # on a pool of its own, read by the listen loop alone
+        self._listen_task: asyncio.Task[None] | None = None
+        self._canary_task: asyncio.Task[None] | None = None
+        self._canary_heard_at = -math.inf  # monotonic seconds
+        self._confirmations = 0  # of the subscription to the shared channel, over all connections
+
+    # -- what others ask
+
+    @property
+    def state(self) -> BusState:
+        return self._state
+
+    @property
+    def channel(self) -> str:
+        """The bus channel that every replica listens on."""
+        return self._settings.channel
+
+    @property
+    def own_channel(self) -> str:
+        """The bus channel that only this replica listens on."""
+        return f"{self._settings.channel}@{self.node_id}"
+
+    @property
+    def canary_age_s(self) -> float:
+        """Seconds since this replica last heard itself; infinite if it never did."""
+        return self._clock.monotonic() - self._canary_heard_at
+
+    @property
+    def ready(self) -> bool:
+        """True if what is published arrives here. A disabled bus has nothing to wait for."""
+        if not self.enabled:
+            return True
+        return self._state is BusState.RUNNING and self.canary_age_s < self._settings.canary_timeout_s
+
+    @property
+    def client(self) -> Redis:
+        """The client for commands. It connects when it is used, so it exists before Redis does."""
+        if self._client is None:
+            if self._redis_settings.url is None:
+                raise BusUnavailable("no Redis is configured")
+            self._client = connect(self._redis_settings.url, max_connections=self._redis_settings.max_connections)
+            self._relay = self._client.register_script(script("relay"))
+        return self._client
+
+    # -- life
+
+    async def initialize(self) -> None:
+        """Connect, ping and subscribe. Does nothing if that is done, if the listener is at it, or without a bus.
+
+        Raises:
+            BusUnavailable: Redis cannot be reached; the listen loop may be started all the same and goes on trying.
+        """
+        if self._listen_task is not None or self._state not in (BusState.NEW, BusState.LOST):
+            return
+        await self._subscribe()
+        self._state = BusState.INITIALIZED
+
+    def start_listening(self) -> None:
+        """Begin to read, in a task of its own. Does nothing if that goes on already, or if the bus is disabled."""
+        if not self.enabled or self._listen_task is not None:
+            return
+        self._listen_task = asyncio.create_task(self._listen_loop(), name="bus-listen")
+        self._listen_task.add_done_callback(_say_how_it_ended)
+        self._canary_task = asyncio.create_task(self._canary_loop(), name="bus-canary")
+
+    async def stop_listening(self) -> None:
+        """Cancel the reader and wait until it has ended. Subscriptions stay, and reading may begin again."""
+        tasks = [task for task in (self._canary_task, self._listen_task) if task is not None]
+        self._canary_task = self._listen_task = None
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        if self._state is BusState.RUNNING:
+            self._state = BusState.INITIALIZED
+
+    async def close(self) -> None:
+        """Stop listening, unsubscribe, close every connection. May be called at any time, also twice."""
+        await self.stop_listening()
+        if self._pubsub is not None and self._state is BusState.INITIALIZED:
+            with suppress(RedisError, OSError, TimeoutError):  # Redis forgets us when the connection closes
+                await self._pubsub.unsubscribe()
+        await self._drop_subscription()
+        if self._client is not None:
+            client, self._client = self._client, None
+            await client.aclose()
+        self._state = BusState.NEW if self.enabled else BusState.DISABLED
+
+    # -- out
+
+    async def publish(self, envelope: Envelope, *, lease: str) -> Delivery | None:
+        """Send the envelope to all replicas, unless the one that holds `lease` is known to hold the whole user.
+
+        Returns how far it reaches; None if this is the only replica (the bus is disabled).
+
+        Raises:
+            BusUnavailable: the message went to nobody but the local connections, or nobody knows (a time-out).
+        """
+        if not self.enabled:
+            logger.debug("the bus is disabled: message %s stays on this replica", envelope.message_id)
+            return None
+        if self._state is BusState.NEW:
+            self.stats.publish_errors += 1
+            logger.error("the bus is not initialised: message %s is lost to other replicas", envelope.message_id)
+            raise BusUnavailable("the bus is not initialised; the message is lost")
+        client = self.client
+        keys = [self.keys.holders(envelope.target_user_id), self.keys.settled_at]
+        try:
+            with as_bus_unavailable():
+                reach = await self._relay(
+                    keys=keys, args=[lease, self.channel, encode_envelope(envelope)], client=client
+                )
+        except BusUnavailable:
+            self.stats.publish_errors += 1
+            raise
+        self.stats.published += 1
+        return Delivery(reach.decode())
+
+    # -- in
+
+    async def _listen_loop(self) -> None:
+        """Outlives every connection: each turn of the loop is the life of one."""
+        failures = 0
+        while True:
+            try:
+                pubsub = self._pubsub or await self._subscribe()
+                self._state = BusState.RUNNING
+                await self._read(pubsub, heard_by=self._clock.monotonic() + self._settings.canary_timeout_s)
+            except (BusUnavailable, RedisError, OSError, TimeoutError) as error:
+                # A connection on which the canary was heard begins the back-off anew.
+                failures = 0 if self.canary_age_s < self._settings.canary_timeout_s else failures + 1
+                self._state = BusState.LOST
+                self.stats.connection_losses += 1
+                delay_s = _backoff_s(failures)
+                logger.warning("the bus connection is lost (%s); next try in %.1f s", error, delay_s)
+                await self._drop_subscription()
+                await asyncio.sleep(delay_s)
+
+    async def _read(self, pubsub: PubSub, heard_by: float) -> NoReturn:
+        """Read until the connection breaks or falls silent. `heard_by`: when the first canary is due."""
+        while True:
+            message = await pubsub.get_message(timeout=self._settings.canary_interval_s)
+            if message is not None:
+                self._handle_message(message)
+            deadline = max(heard_by, self._canary_heard_at + self._settings.canary_timeout_s)
+            if self._clock.monotonic() > deadline:
+                raise BusSilentError(f"nothing heard for {self._settings.canary_timeout_s:g} s")
+
+    def _handle_message(self, message: dict[str, object]) -> None:
+        """One reply of Redis: a confirmation, the canary, or an envelope. Never raises for what others sent."""
+        channel, payload = message["channel"], message["data"]
+        if message["type"] == "subscribe":
+            if channel == self.channel.encode():
+                self._confirmed()
+        elif message["type"] == "message" and isinstance(payload, bytes):
+            if channel == self.own_channel.encode():
+                self._canary_heard_at = self._clock.monotonic()
+            else:
+                self._handle_payload(payload)
+
+    def _handle_payload(self, payload: bytes) -> None:
+        try:
+            envelope = decode_envelope(payload)
+        except BadEnvelope as error:
+            self.stats.malformed += 1
+            logger.warning("skipped what is no envelope (%s): %r", error, payload[:EXCERPT_BYTES])
+            return
+        self.stats.received += 1
+        if self.handler is None:
+            return
+        try:
+            self.handler(envelope)
+        except Exception:
+            self.stats.handler_errors += 1
+            logger.exception("the handler failed on %r", payload[:EXCERPT_BYTES])
+
+    def _confirmed(self) -> None:
+        self._confirmations += 1
+        if self._confirmations == 1:
+            return
+        self.stats.resubscriptions += 1
+        logger.info("subscribed again; what was published meanwhile did not arrive here")
+        if self.on_resubscribed is not None:
+            self.on_resubscribed()
+
+    async def _subscribe(self) -> PubSub:
+        """Open a listening connection of its own and ask for the shared and the own channel.
+
+        Raises:
+            BusUnavailable: nothing stays open.
+        """
+        with as_bus_unavailable():
+            await self.client.ping()
+        url = self._redis_settings.url
+        assert url is not None  # noqa: S101 - self.client has refused otherwise
+        self._pubsub = connect(url, max_connections=1).pubsub(ignore_subscribe_messages=False)
+        try:
+            with as_bus_unavailable():
+                await self._pubsub.subscribe(self.channel, self.own_channel)
+        except BaseException:
+            await self._drop_subscription()
+            raise
+        return self._pubsub
+
+    async def _drop_subscription(self) -> None:
+        if self._pubsub is not None:
+            pubsub, self._pubsub = self._pubsub, None
+            await pubsub.aclose()  # type: ignore[no-untyped-call]
+            await pubsub.connection_pool.aclose()
+
+    async def _canary_loop(self) -> None:
+        while True:
+            try:
+                with as_bus_unavailable():
+                    await self.client.publish(self.own_channel, b"")
+            except BusUnavailable as error:
+                logger.debug("the canary did not get out: %s", error)  # the reader notices and says so
+            await asyncio.sleep(self._settings.canary_interval_s)
+
+
+def _say_how_it_ended(task: asyncio.Task[None]) -> None:
+    if not task.cancelled():
+        logger.critical("the bus listener died; this replica is no longer ready", exc_info=task.exception())
+
+
+def _backoff_s(failures: int) -> float:
+    """Seconds until the next try: exponential, with full jitter so that replicas do not come back in step."""
+    return random.uniform(0, min(BACKOFF_MOST_S, BACKOFF_FIRST_S * 2**failures))  # noqa: S311 - not a secret
+
+
+_manager: PubSubManager | None = None
+
+
+def get_pubsub_manager(settings: Settings | None = None) -> PubSubManager:
+    """This process's manager, made at the first call (from `settings`, which later calls need not give)."""
+    global _manager
+    if _manager is None:
+        settings = settings or Settings.load()
+        _manager = PubSubManager(redis=settings.redis, bus=settings.bus)
+    return _manager
+
+
+async def reset_pubsub_manager() -> None:
+    """Close this process's manager and forget it: the next `get_pubsub_manager` makes a new one."""
+    global _manager
+    if _manager is not None:
+        manager, _manager = _manager, None
+        await manager.close()

@@ -1,0 +1,83 @@
+"""Every error that this program raises on purpose, each with the code that a client sees on the wire."""
+
+from enum import StrEnum
+
+
+class ErrorCode(StrEnum):
+    """The `code` of an `error` frame. The connection stays open unless a close code follows."""
+
+    BAD_JSON = "bad_json"
+    BAD_REQUEST = "bad_request"
+    UNKNOWN_TYPE = "unknown_type"
+    TOO_DEEP = "too_deep"
+    RATE_LIMITED = "rate_limited"
+    INVALID_TOKEN = "invalid_token"  # noqa: S105 - the name of an error
+    CONNECTION_LIMIT = "connection_limit"
+    UNAVAILABLE = "unavailable"
+    INTERNAL = "internal"
+
+
+class HeliographError(Exception):
+    """The root of the tree. `str(error)` is written for the person who has to mend what was wrong."""
+
+    code = ErrorCode.INTERNAL
+
+
+class BadFrame(HeliographError):
+    """A client's frame that is not a valid operation.
+
+    `request_id` is the frame's `id` where one could be read, so that the client can match the answer.
+    """
+
+    def __init__(self, code: ErrorCode, message: str, request_id: str | int | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.request_id = request_id
+
+
+class BadUserId(HeliographError):
+    """A user id that is empty, too long or not printable text."""
+
+    code = ErrorCode.BAD_REQUEST
+
+
+class BadData(HeliographError):
+    """JSON that one of the readers further on could not read."""
+
+    code = ErrorCode.BAD_REQUEST
+
+
+class DataTooDeep(BadData):
+    """JSON nested deeper than the limit."""
+
+    code = ErrorCode.TOO_DEEP
+
+
+class BadEnvelope(HeliographError):
+    """Something on the bus that is not an envelope. It is logged, counted and skipped."""
+
+
+class InvalidToken(HeliographError):
+    """The client did not prove who it is."""
+
+    code = ErrorCode.INVALID_TOKEN
+
+
+class ConnectionLimit(HeliographError):
+    """The user, or this replica, has as many connections as the settings allow."""
+
+    code = ErrorCode.CONNECTION_LIMIT
+
+
+class BusUnavailable(HeliographError):
+    """Redis cannot be reached or did not answer in time: temporary, the caller may try again.
+
+    After a time-out the publication may or may not have been made; it is never repeated on the caller's behalf,
+    because an ephemeral message that comes twice is worse than one that the sender is told about.
+    """
+
+    code = ErrorCode.UNAVAILABLE
+
+
+class BadSetting(HeliographError):
+    """A `HELIOGRAPH_…` variable with a value that cannot be used; the text names the variable."""

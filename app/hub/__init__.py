@@ -1,0 +1,1 @@
+"""This replica's registry of connections: memory only, no `await`."""

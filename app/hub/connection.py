@@ -1,0 +1,29 @@
+"""One socket or stream, as the hub sees it: whose it is, how to encode for it, where to write."""
+
+from app.hub.frames import Encoding
+from app.hub.outbox import Outbox
+from app.protocol.codes import CloseCode
+from app.protocol.events import Event
+
+
+class Connection:
+    """Compared by identity: a user may have any number of them."""
+
+    __slots__ = ("encoding", "id", "outbox", "user")
+
+    def __init__(self, connection_id: str, user: str, encoding: Encoding, outbox: Outbox) -> None:
+        self.id = connection_id
+        self.user = user
+        self.encoding = encoding
+        self.outbox = outbox
+
+    def open(self, greeting: Event) -> None:
+        """The client may be told now; see `Outbox`."""
+        self.outbox.open(self.encoding.frame(greeting))
+
+    def offer(self, event: Event) -> CloseCode | None:
+        """Queue one event for this connection alone; the answer is that of `Outbox.offer`."""
+        return self.outbox.offer(self.encoding.frame(event))
+
+    def close(self, code: CloseCode, reason: str) -> None:
+        self.outbox.close(code, reason)

@@ -1,0 +1,45 @@
+"""From an event to the bytes that go out, made once for all connections that speak the same encoding."""
+
+from collections.abc import Callable
+from typing import Protocol
+
+from app.protocol.codes import CloseCode
+from app.protocol.events import Event
+
+_FIN_TEXT = 0x81  # RFC 6455 section 5.2: a final frame with opcode 1; a server does not mask
+
+
+class Codec(Protocol):
+    """The writing half of a wire format."""
+
+    def encode(self, event: Event) -> bytes: ...
+
+
+class Sink(Protocol):
+    """Where an outbox writes. Both calls return at once; neither raises for a peer that is gone."""
+
+    def write(self, frames: list[bytes]) -> None: ...
+
+    def close(self, code: CloseCode, reason: str) -> None: ...
+
+
+def text_frame(payload: bytes) -> bytes:
+    """`payload` (UTF-8) as one unmasked WebSocket text frame."""
+    size = len(payload)
+    if size < 126:
+        return bytes((_FIN_TEXT, size)) + payload
+    if size < 1 << 16:
+        return bytes((_FIN_TEXT, 126)) + size.to_bytes(2) + payload
+    return bytes((_FIN_TEXT, 127)) + size.to_bytes(8) + payload
+
+
+class Encoding:
+    """A codec and the framing around it. Connections that share an `Encoding` object share its bytes."""
+
+    def __init__(self, codec: Codec, frame: Callable[[bytes], bytes]) -> None:
+        self._codec = codec
+        self._frame = frame
+
+    def frame(self, event: Event) -> bytes:
+        """One event, ready to be written."""
+        return self._frame(self._codec.encode(event))

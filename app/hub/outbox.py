@@ -1,0 +1,130 @@
+"""What waits to be written to one connection, and the turn that writes it.
+
+Nothing is written while messages are handed out. All that one turn of the loop brings to a connection goes out in
+one write at the turn's end: under light load that is one message at once, under heavy load batches grow by
+themselves. A connection whose peer does not read is paused; it costs the others nothing, and is over when what waits
+for it passes the limit.
+"""
+
+import logging
+from collections.abc import Callable
+
+from app.hub.frames import Sink
+from app.protocol.codes import CloseCode
+
+logger = logging.getLogger("heliograph.outbox")
+
+
+class Turn:
+    """The outboxes that this turn of the loop has filled.
+
+    `call_soon` runs a callback once, after what runs now (an event loop's method of that name).
+    """
+
+    def __init__(self, call_soon: Callable[[Callable[[], None]], object]) -> None:
+        self._call_soon = call_soon
+        self._filled: list[Outbox] = []
+
+    def add(self, outbox: "Outbox") -> None:
+        if not self._filled:
+            self._call_soon(self.end)
+        self._filled.append(outbox)
+
+    def end(self) -> None:
+        """Write what waits, one write for each connection."""
+        filled, self._filled = self._filled, []
+        for outbox in filled:
+            try:
+                outbox.flush()
+            except Exception:
+                logger.exception("a write failed; its connection is dropped")
+                outbox.close(CloseCode.INTERNAL_ERROR, "a write failed")
+
+
+class Outbox:
+    """The frames of one connection, in order. They go to `sink`; more than `limit_bytes` of them are too many."""
+
+    __slots__ = (
+        "_bytes",
+        "_closed",
+        "_frames",
+        "_held",
+        "_limit_bytes",
+        "_paused",
+        "_scheduled",
+        "_sink",
+        "_turn",
+    )
+
+    def __init__(self, sink: Sink, turn: Turn, limit_bytes: int) -> None:
+        self._sink = sink
+        self._turn = turn
+        self._limit_bytes = limit_bytes
+        self._frames: list[bytes] = []
+        self._bytes = 0
+        self._held = False  # the greeting has not been said yet
+        self._paused = False  # the peer does not read
+        self._scheduled = False
+        self._closed = False
+
+    def offer(self, frame: bytes) -> CloseCode | None:
+        """Queue a frame. The answer is why the connection must be closed now, or None."""
+        if self._closed:
+            return None
+        self._frames.append(frame)
+        self._bytes += len(frame)
+        if self._bytes > self._limit_bytes:
+            return CloseCode.SLOW
+        if not self._scheduled:
+            self._schedule()
+        return None
+
+    def hold(self) -> None:
+        """Keep back what comes from now on, until `open`.
+
+        So a connection can be registered before its client is told, and misses nothing in between.
+        """
+        self.flush()
+        self._held = True
+
+    def open(self, greeting: bytes) -> None:
+        """Let frames out, `greeting` before what was held."""
+        self._frames.insert(0, greeting)
+        self._bytes += len(greeting)
+        self._held = False
+        self._schedule()
+
+    def pause(self) -> None:
+        """The peer does not keep up: let frames wait here."""
+        self._paused = True
+
+    def resume(self) -> None:
+        """The peer reads again."""
+        self._paused = False
+        self._schedule()
+
+    def flush(self) -> None:
+        """Write everything that waits, unless it has to wait longer."""
+        self._scheduled = False
+        if self._held or self._paused or not self._frames:
+            return
+        frames, self._frames = self._frames, []
+        self._bytes = 0
+        self._sink.write(frames)
+
+    def close(self, code: CloseCode, reason: str) -> None:
+        """Write what waits if the peer reads, then say goodbye. Whatever is offered later goes nowhere."""
+        if self._closed:
+            return
+        self._closed = True
+        self._held = False
+        try:
+            self.flush()
+        finally:
+            self._frames.clear()
+            self._sink.close(code, reason)
+
+    def _schedule(self) -> None:
+        if self._frames and not (self._scheduled or self._held or self._paused or self._closed):
+            self._scheduled = True
+            self._turn.add(self)

@@ -1,0 +1,1 @@
+"""What the words on the wire mean: pure code without asyncio, Redis or Starlette."""

@@ -1,0 +1,26 @@
+"""Why a connection was closed. 3000-3499 invite the client back, 3500-3999 tell it to stay away."""
+
+from enum import IntEnum
+
+
+class CloseCode(IntEnum):
+    """WebSocket close codes (RFC 6455 section 7.4); those from 3000 on are ours."""
+
+    UNSUPPORTED_DATA = 1003
+    INTERNAL_ERROR = 1011
+
+    SHUTDOWN = 3001
+    EXPIRED = 3005
+    SLOW = 3008
+    NO_PONG = 3012
+
+    INVALID_TOKEN = 3500
+    BAD_REQUEST = 3501
+    FORCED = 3503
+    CONNECTION_LIMIT = 3504
+    NOT_ALLOWED = 3507
+
+    @property
+    def may_reconnect(self) -> bool:
+        """True unless coming back with the same request can only fail again."""
+        return not 3500 <= self <= 3999

@@ -1,0 +1,75 @@
+"""What travels on the bus: a publication, whom it is for, and which replica it comes from.
+
+The wire form is JSON with two required fields, so that any program that can `PUBLISH` can address a user:
+
+    PUBLISH events '{"target_user_id":"bob","message":{"text":"hello"}}'
+
+A replica adds `message_id`, `sent_at`, `from`, `origin` (its name) and `node_id` (its identity since boot).
+"""
+
+import msgspec
+
+from app.errors import BadData, BadEnvelope, BadUserId
+from app.protocol.identity import check_user_id, personal_channel
+from app.protocol.publication import Publication, check_data
+
+MAX_DEPTH = 128  # of what foreign processes publish: they are trusted, but must not break a reader
+
+
+class Envelope(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, rename={"sender": "from"}):
+    """One message on the bus. Unknown fields are ignored, so that replicas of two versions can share a bus."""
+
+    target_user_id: str
+    message: msgspec.Raw
+    message_id: str | None = None
+    sent_at: str | None = None
+    sender: str | None = None
+    origin: str | None = None
+    node_id: str | None = None
+
+    @classmethod
+    def of(cls, publication: Publication, user_id: str, node_id: str) -> "Envelope":
+        """Address `publication` to `user_id`, as said by the replica `node_id`."""
+        return cls(
+            target_user_id=user_id,
+            message=publication.data,
+            message_id=publication.message_id,
+            sent_at=publication.sent_at,
+            sender=publication.sender,
+            origin=publication.origin,
+            node_id=node_id,
+        )
+
+    def publication(self, *, message_id: str, sent_at: str) -> Publication:
+        """The message inside; the arguments stand in where a foreign process left the field out."""
+        return Publication(
+            channel=personal_channel(self.target_user_id),
+            data=self.message,
+            message_id=self.message_id or message_id,
+            sent_at=self.sent_at or sent_at,
+            sender=self.sender,
+            origin=self.origin,
+        )
+
+
+_decoder = msgspec.json.Decoder(Envelope)
+_encoder = msgspec.json.Encoder()
+
+
+def encode_envelope(envelope: Envelope) -> bytes:
+    return _encoder.encode(envelope)
+
+
+def decode_envelope(payload: bytes) -> Envelope:
+    """Read and check what came in over the bus, whoever published it.
+
+    Raises:
+        BadEnvelope: not UTF-8, not JSON, a field missing or of the wrong type, or data that a client cannot read.
+    """
+    try:
+        envelope = _decoder.decode(payload)
+        check_user_id(envelope.target_user_id)
+        check_data(envelope.message, MAX_DEPTH)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, BadUserId, BadData) as error:
+        raise BadEnvelope(str(error) or type(error).__name__) from None
+    return envelope

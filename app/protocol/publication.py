@@ -1,0 +1,51 @@
+"""A message as the cluster knows it: data, where it goes, where it came from."""
+
+import msgspec
+
+from app.errors import BadData, DataTooDeep
+
+
+class Publication(msgspec.Struct, frozen=True, gc=False):
+    """One message on its way to the connections of a channel.
+
+    `data` is compact or not, as its author wrote it: JSON that `check_data` has accepted and that nobody rewrites.
+    """
+
+    channel: str
+    data: msgspec.Raw
+    message_id: str
+    sent_at: str
+    sender: str | None = None
+    origin: str | None = None  # the name of the replica on which it was sent; none for a foreign process
+
+
+def check_data(data: msgspec.Raw, max_depth: int) -> None:
+    """Refuse at the door what would fail at the far end of the wire.
+
+    `msgspec.Raw` only promises balanced JSON. Decoding it once also finds numbers outside of a double's range
+    (`1e999`, 5,000 digits) and broken UTF-8, on which a browser or another language would choke.
+
+    Raises:
+        BadData: the JSON cannot be read everywhere.
+        DataTooDeep: arrays and objects stand more than `max_depth` levels inside each other.
+    """
+    raw = bytes(data)
+    try:
+        value = msgspec.json.decode(raw)
+    except RecursionError:
+        raise DataTooDeep(f"data is nested deeper than {max_depth} levels") from None
+    except (msgspec.MsgspecError, UnicodeDecodeError, ValueError) as error:
+        raise BadData(f"data is not JSON that every client can read: {error}") from None
+    # Counting brackets is far cheaper than walking, and settles it for almost every message.
+    if raw.count(b"[") + raw.count(b"{") > max_depth and _depth_exceeds(value, max_depth):
+        raise DataTooDeep(f"data is nested deeper than {max_depth} levels")
+
+
+def _depth_exceeds(value: object, limit: int) -> bool:
+    level = [value]
+    for _ in range(limit + 1):
+        containers = [item for item in level if isinstance(item, dict | list)]
+        if not containers:
+            return False
+        level = [child for item in containers for child in (item.values() if isinstance(item, dict) else item)]
+    return True

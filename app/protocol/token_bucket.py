@@ -1,0 +1,23 @@
+"""How much one connection may ask for."""
+
+
+class TokenBucket:
+    """`rate` a second on average (0: no limit), with bursts of one second's worth. Times are monotonic seconds."""
+
+    __slots__ = ("_at", "_rate", "_tokens")
+
+    def __init__(self, rate: float, now: float) -> None:
+        self._rate = rate
+        self._tokens = max(rate, 1.0)
+        self._at = now
+
+    def take(self, now: float) -> bool:
+        """Use one token if there is one."""
+        if self._rate == 0:
+            return True
+        self._tokens = min(max(self._rate, 1.0), self._tokens + (now - self._at) * self._rate)
+        self._at = now
+        if self._tokens < 1:
+            return False
+        self._tokens -= 1
+        return True

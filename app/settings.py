@@ -1,0 +1,139 @@
+"""Everything that can be set, read once from `HELIOGRAPH_…` variables (`__` between levels) and passed down."""
+
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from app.errors import BadSetting
+
+PREFIX = "HELIOGRAPH_"
+
+
+class _Group(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class RedisSettings(_Group):
+    """Without a URL one replica runs on its own, in memory."""
+
+    url: str | None = Field(default=None, pattern=r"^(redis|rediss|unix)://", description="redis://host:6379/0")
+    max_connections: int = Field(default=50, ge=1, description="connections for commands; listening has its own")
+    prefix: str = Field(default="heliograph:", description="what all keys begin with")
+
+
+class BusSettings(_Group):
+    channel: str = Field(default="events", min_length=1, description="the Redis channel all replicas listen on")
+    canary_interval_s: float = Field(default=1.0, gt=0, description="how often a replica sends itself a token")
+    canary_timeout_s: float = Field(default=3.0, gt=0, description="unready when none was heard for so long")
+
+
+class DirectorySettings(_Group):
+    lease_ttl_s: float = Field(default=2.0, gt=0, description="a replica that says nothing for so long may be dead")
+    renew_interval_s: float = Field(default=0.5, gt=0, description="how often a replica renews its lease")
+    reap_grace_s: float = Field(default=1.0, ge=0, description="how long a lease stays run out before it is reaped")
+
+
+class AuthSettings(_Group):
+    mode: Literal["jwt", "open"] = Field(default="jwt", description="open: anyone may be any user; for development")
+    secret: SecretStr | None = Field(default=None, description="the HMAC key that signs tokens, 32 bytes or more")
+    secret_file: Path | None = Field(default=None, description="a file that holds the secret")
+
+    @model_validator(mode="after")
+    def _need_secret(self) -> Self:
+        if self.secret is not None and self.secret_file is not None:
+            raise ValueError("set one of AUTH__SECRET and AUTH__SECRET_FILE, not both")
+        if self.mode == "jwt" and len(self.key()) < 32:
+            raise ValueError("jwt mode needs AUTH__SECRET or AUTH__SECRET_FILE with at least 32 bytes")
+        return self
+
+    def key(self) -> bytes:
+        """The secret, from wherever it was given; empty if it was not."""
+        if self.secret_file is not None:
+            try:
+                return self.secret_file.read_bytes().strip()
+            except OSError as error:
+                raise ValueError(f"AUTH__SECRET_FILE cannot be read: {error.strerror}") from None
+        return self.secret.get_secret_value().encode() if self.secret else b""
+
+
+class LimitSettings(_Group):
+    frame_bytes: int = Field(default=65_536, ge=1024, description="the largest frame of a client; more closes 1009")
+    depth: int = Field(default=32, ge=1, le=512, description="how deep arrays and objects may nest in data")
+    outbox_bytes: int = Field(default=1_048_576, ge=65_536, description="what may wait for a client; more is slow")
+    messages_per_second: float = Field(default=100, ge=0, description="operations of one connection (0: no limit)")
+    connections: int = Field(default=20_000, ge=1, description="connections of one replica")
+    connections_per_user: int = Field(default=20, ge=0, description="over all replicas (0: no limit)")
+    connect_timeout_s: float = Field(default=5.0, gt=0, description="until the first frame must have come")
+
+
+class PingSettings(_Group):
+    interval_s: int = Field(default=25, ge=1, description="how often the server pings each socket")
+    timeout_s: int = Field(default=10, ge=1, description="how long a pong may take; then the socket is dead")
+
+
+class DrainSettings(_Group):
+    per_second: int = Field(default=500, ge=1, description="how many clients are told to come back in a second")
+    window_s: float = Field(default=10.0, ge=0, description="clients are spread over at most so long")
+    grace_s: float = Field(default=1.0, ge=0, description="until a client that was told is closed")
+    deadline_s: float = Field(default=20.0, gt=0, description="all of shutting down takes at most so long")
+
+
+class LogSettings(_Group):
+    level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+class ConsoleSettings(_Group):
+    enabled: bool | None = Field(default=None, description="the page at / and its data; unset: in open mode only")
+
+
+class Settings(BaseSettings):
+    """One frozen object. `Settings.load()` reads the environment and explains what is wrong in it."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX,
+        env_nested_delimiter="__",
+        frozen=True,
+        extra="ignore",
+        nested_model_default_partial_update=True,
+    )
+
+    redis: RedisSettings = RedisSettings()
+    bus: BusSettings = BusSettings()
+    directory: DirectorySettings = DirectorySettings()
+    auth: Annotated[AuthSettings, Field(validate_default=True)] = AuthSettings.model_construct()
+    limits: LimitSettings = LimitSettings()
+    ping: PingSettings = PingSettings()
+    drain: DrainSettings = DrainSettings()
+    log: LogSettings = LogSettings()
+    console: ConsoleSettings = ConsoleSettings()
+    trusted_proxies: str = Field(
+        default="127.0.0.1",
+        description="addresses or networks whose X-Forwarded-For is believed; comma-separated",
+    )
+    allowed_origins: tuple[str, ...] = Field(
+        default=(), description="origins whose pages may connect, beside the page's own host; JSON list"
+    )
+
+    @property
+    def console_enabled(self) -> bool:
+        return self.auth.mode == "open" if self.console.enabled is None else self.console.enabled
+
+    @classmethod
+    def load(cls) -> Self:
+        """Read the environment.
+
+        Raises:
+            BadSetting: naming each variable that cannot be used, and why. Values are not repeated: some are secret.
+        """
+        try:
+            settings = cls()
+        except ValidationError as error:
+            lines = [f"{_variable(problem['loc'])}: {problem['msg']}" for problem in error.errors()]
+            raise BadSetting("; ".join(lines)) from None
+        return settings
+
+
+def _variable(location: tuple[int | str, ...]) -> str:
+    return PREFIX + "__".join(str(part) for part in location).upper()

@@ -1,0 +1,66 @@
+"""Who a client is, and whether a page from elsewhere may speak for it."""
+
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+import jwt
+from starlette.datastructures import Headers
+
+from app.errors import BadUserId, InvalidToken
+from app.protocol.identity import check_user_id
+from app.settings import AuthSettings
+
+ALGORITHM = "HS256"
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """A user, until when (seconds since the epoch; None: for good)."""
+
+    user: str
+    expires_at: float | None = None
+
+
+class Authenticator:
+    """Decides who a client is: in jwt mode its token says so, in open mode the client itself."""
+
+    def __init__(self, settings: AuthSettings) -> None:
+        self.mode = settings.mode
+        self._key = settings.key()
+
+    def identify(self, *, token: str | None, user: str | None) -> Identity:
+        """Raises InvalidToken if the client did not prove who it is, BadUserId if that cannot be a user."""
+        if self.mode == "open":
+            if user is None:
+                raise BadUserId("say who you are: ?user= in the URL, or 'user' in the connect frame")
+            return Identity(check_user_id(user))
+        if token is None:
+            raise InvalidToken("'connect' needs a 'token'")
+        try:
+            claims = jwt.decode(token, self._key, algorithms=[ALGORITHM], options={"require": ["sub"]})
+        except jwt.InvalidTokenError as error:
+            raise InvalidToken(f"the token is not valid: {error}") from None
+        try:
+            return Identity(check_user_id(claims["sub"]), claims.get("exp"))
+        except BadUserId as error:
+            raise InvalidToken(f"the token's 'sub': {error}") from None
+
+
+def make_token(key: bytes, user: str, expires_at: int) -> str:
+    """A token for `user`, signed with the secret that the replicas check it against."""
+    return jwt.encode({"sub": check_user_id(user), "exp": expires_at}, key, algorithm=ALGORITHM)
+
+
+class OriginPolicy:
+    """Which pages may open a socket. CORS does not cover WebSockets: without this any page in a browser could.
+
+    A request without an `Origin` does not come from a page. One with it must come from the host it asks for, or
+    from one of `allowed` (exactly, such as `https://app.example.org`).
+    """
+
+    def __init__(self, allowed: tuple[str, ...]) -> None:
+        self._allowed = frozenset(allowed)
+
+    def admits(self, headers: Headers) -> bool:
+        origin = headers.get("origin")
+        return origin is None or origin in self._allowed or urlsplit(origin).netloc == headers.get("host")

@@ -1,0 +1,69 @@
+"""The console: a page to see the cluster and talk through it, and what the page asks for."""
+
+from pathlib import Path
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.routing import BaseRoute, Mount, Route
+from starlette.staticfiles import StaticFiles
+from starlette.types import Message, Receive, Scope, Send
+
+from app.clock import Clock
+from app.cluster.directory import Directory
+from app.cluster.node import Node
+from app.errors import BusUnavailable
+
+STATIC = Path(__file__).parent / "static"
+
+# The page is its own files and nothing else; it may open sockets, to any replica that a developer points it at.
+HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'self'; connect-src 'self' ws: wss:; img-src 'self' data:; frame-ancestors 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-cache",
+}
+
+
+def console_routes(node: Node, directory: Directory, clock: Clock, auth_mode: str) -> list[BaseRoute]:
+    async def page(_: Request) -> Response:
+        return FileResponse(STATIC / "index.html", headers=HEADERS)
+
+    async def cluster(_: Request) -> Response:
+        """The replicas whose lease is alive; this one alone, and why, if Redis cannot be asked."""
+        answer: dict[str, object] = {"auth": auth_mode, "replica": node.name}
+        try:
+            replicas = await directory.replicas()
+        except BusUnavailable as error:
+            replicas = [node.describe()]
+            answer["error"] = str(error)
+        now = clock.now()
+        answer["replicas"] = [
+            {**msgspec.structs.asdict(info), "seen_ms": max(0, round((now - info.renewed_at) * 1000))}
+            for info in replicas
+        ]
+        return JSONResponse(answer)
+
+    return [
+        Route("/", page),
+        Route("/api/cluster", cluster),
+        Mount("/static", _WithHeaders(StaticFiles(directory=STATIC))),
+    ]
+
+
+class _WithHeaders:
+    """Adds `HEADERS` to every response of an ASGI application."""
+
+    def __init__(self, app: StaticFiles) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                added = [(name.lower().encode(), value.encode()) for name, value in HEADERS.items()]
+                message = {**message, "headers": [*message["headers"], *added]}
+            await send(message)
+
+        await self._app(scope, receive, with_headers)

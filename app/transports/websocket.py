@@ -1,0 +1,283 @@
+"""`/ws`: the WebSocket door. Drives a `Session`: reads, decides nothing, carries out what the session says."""
+
+import asyncio
+import logging
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from typing import Protocol, assert_never
+from urllib.parse import parse_qsl
+
+from starlette.datastructures import Headers
+from starlette.types import Receive, Scope, Send
+
+from app.cluster.connection_manager import ConnectionManager
+from app.cluster.node import Node
+from app.errors import (
+    BadFrame,
+    BadUserId,
+    BusUnavailable,
+    ConnectionLimit,
+    ErrorCode,
+    HeliographError,
+    InvalidToken,
+)
+from app.hub.connection import Connection
+from app.hub.frames import Encoding, Sink, text_frame
+from app.hub.outbox import Outbox, Turn
+from app.protocol.codes import CloseCode
+from app.protocol.events import Ack
+from app.protocol.operations import Connect
+from app.protocol.plain import PlainCodec
+from app.protocol.session import Answer, Authenticate, Refuse, Route, Session, echo
+from app.protocol.token_bucket import TokenBucket
+from app.settings import Settings
+from app.telemetry import Telemetry
+from app.transports.asgi_sink import AsgiSink
+from app.transports.auth import Authenticator, OriginPolicy
+
+logger = logging.getLogger("heliograph.websocket")
+
+SINK_EXTENSION = "heliograph.sink"  # in the ASGI scope: our server's own socket, to be written to without a detour
+
+
+class ServerSink(Sink, Protocol):
+    """What `app.server` offers under `SINK_EXTENSION`: takes WebSocket frames and tells of back-pressure."""
+
+    def attach(self, outbox: Outbox) -> None: ...
+
+
+class _Disconnected(Exception):
+    """The client has gone."""
+
+
+@dataclass(frozen=True)
+class WebSocketDoor:
+    """The ASGI application behind `/ws` and `/ws/users/{id}`."""
+
+    manager: ConnectionManager
+    node: Node
+    authenticator: Authenticator
+    origins: OriginPolicy
+    settings: Settings
+    telemetry: Telemetry
+    turn: Turn
+    codec: PlainCodec
+    frames: Encoding  # the codec in WebSocket frames, for our own server
+    texts: Encoding  # the codec alone, for any other
+
+    @classmethod
+    def build(
+        cls,
+        *,
+        manager: ConnectionManager,
+        node: Node,
+        authenticator: Authenticator,
+        settings: Settings,
+        telemetry: Telemetry,
+        call_soon: Callable[[Callable[[], None]], object],
+    ) -> "WebSocketDoor":
+        codec = PlainCodec(settings.limits.depth)
+        return cls(
+            manager=manager,
+            node=node,
+            authenticator=authenticator,
+            origins=OriginPolicy(settings.allowed_origins),
+            settings=settings,
+            telemetry=telemetry,
+            turn=Turn(call_soon),
+            codec=codec,
+            frames=Encoding(codec, text_frame),
+            texts=Encoding(codec, bytes),
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()  # websocket.connect
+        if self.node.draining:
+            # 503 before the upgrade: nginx hands the handshake on to another replica.
+            await _deny(scope, send, 503, "this replica is shutting down; try again")
+        elif not self.origins.admits(Headers(scope=scope)):
+            await _deny(scope, send, 403, "pages of this origin may not connect (HELIOGRAPH_ALLOWED_ORIGINS)")
+        else:
+            await send({"type": "websocket.accept"})
+            await self._serve(scope, receive, send)
+            return
+        self.telemetry.connections_refused += 1
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async with AsyncExitStack() as stack:
+            sink: ServerSink | AsgiSink | None = scope.get("extensions", {}).get(SINK_EXTENSION)
+            encoding = self.frames
+            if sink is None:
+                encoding = self.texts
+                sink = AsgiSink(send)
+                writers = await stack.enter_async_context(asyncio.TaskGroup())
+                writer = writers.create_task(sink.run(), name="websocket-write")
+                stack.callback(writer.cancel)
+            outbox = Outbox(sink, self.turn, self.settings.limits.outbox_bytes)
+            sink.attach(outbox)
+            await _Driver(self, scope, receive, encoding, outbox).run()
+
+
+class _Driver:
+    """One socket from its first frame to its last."""
+
+    def __init__(
+        self, door: WebSocketDoor, scope: Scope, receive: Receive, encoding: Encoding, outbox: Outbox
+    ) -> None:
+        self._door = door
+        self._scope = scope
+        self._receive = receive
+        session_id = uuid.uuid4().hex
+        settings = door.settings
+        self._session = Session(session_id, door.node.name, settings.ping.interval_s)
+        self._connection = Connection(session_id, "", encoding, outbox)
+        self._registered = False
+        self._connect_by = asyncio.get_running_loop().time() + settings.limits.connect_timeout_s
+        self._bucket = TokenBucket(settings.limits.messages_per_second, time.monotonic())
+        self._expiry: asyncio.TimerHandle | None = None
+
+    async def run(self) -> None:
+        try:
+            if (connect := self._connect_from_url()) is not None:
+                await self._act(self._session.receive(connect))
+            async for text in self._texts():
+                await self._handle(text)
+        except _Disconnected:
+            pass
+        except Exception:
+            logger.exception("connection %s failed", self._connection.id)
+            self._connection.close(CloseCode.INTERNAL_ERROR, "internal error")
+        finally:
+            if self._expiry is not None:
+                self._expiry.cancel()
+            if self._registered:
+                self._door.manager.disconnect(self._connection)
+
+    # -- reading
+
+    def _connect_from_url(self) -> Connect | None:
+        """In open mode the URL may say who comes, instead of a first frame."""
+        if self._door.authenticator.mode != "open":
+            return None
+        user = self._scope["path_params"].get("user")
+        if user is None:
+            # Bytes that are no UTF-8 become lone surrogates here, which no user id may hold.
+            query = self._scope["query_string"].decode("ascii")
+            user = dict(parse_qsl(query, keep_blank_values=True, errors="surrogateescape")).get("user")
+        return None if user is None else Connect(user=user)
+
+    async def _texts(self) -> AsyncIterator[str]:
+        """The client's frames, until it leaves."""
+        while True:
+            try:
+                async with asyncio.timeout_at(None if self._registered else self._connect_by):
+                    message = await self._receive()
+            except TimeoutError:
+                self._connection.close(CloseCode.BAD_REQUEST, "no 'connect' in time")
+                return
+            if message["type"] == "websocket.disconnect":
+                return
+            text = message.get("text")
+            if text is None:
+                self._connection.close(CloseCode.UNSUPPORTED_DATA, "frames are JSON text, not binary")
+                return
+            yield text
+
+    async def _handle(self, text: str) -> None:
+        """One frame of the client."""
+        self._door.telemetry.messages_in += 1
+        if not self._bucket.take(time.monotonic()):
+            rate = self._door.settings.limits.messages_per_second
+            self._refuse(Refuse(ErrorCode.RATE_LIMITED, f"more than {rate:g} frames a second; this one is dropped"))
+            return
+        try:
+            operation = self._door.codec.decode(text)
+        except BadFrame as error:
+            self._door.telemetry.bad_frames += 1
+            self._refuse(Refuse(error.code, str(error), error.request_id))
+        else:
+            await self._act(self._session.receive(operation))
+
+    # -- doing what the session says
+
+    async def _act(self, action: Answer | Refuse | Authenticate | Route) -> None:
+        match action:
+            case Answer(event):
+                self._door.manager.tell(self._connection, event)
+            case Refuse():
+                self._refuse(action)
+            case Authenticate():
+                await self._authenticate(action)
+            case Route():
+                await self._route(action)
+            case _:
+                assert_never(action)
+
+    async def _authenticate(self, action: Authenticate) -> None:
+        try:
+            identity = self._door.authenticator.identify(token=action.token, user=action.user)
+        except InvalidToken as error:
+            self._reject(error, CloseCode.INVALID_TOKEN)
+        except BadUserId as error:
+            self._reject(error, CloseCode.BAD_REQUEST)
+        else:
+            if self._scope["path_params"].get("user", identity.user) != identity.user:
+                self._connection.close(CloseCode.NOT_ALLOWED, "the token is for another user than the URL")
+                raise _Disconnected
+            await self._register(identity.user)
+            if identity.expires_at is not None:
+                self._expire_in(identity.expires_at - time.time())
+
+    async def _register(self, user: str) -> None:
+        """Make the connection known, then tell the client: from here on it misses nothing."""
+        if self._door.node.draining:
+            self._connection.close(CloseCode.SHUTDOWN, "this replica is shutting down")
+            raise _Disconnected
+        self._connection.user = user
+        self._connection.outbox.hold()
+        try:
+            await self._door.manager.connect(self._connection)
+        except ConnectionLimit as error:
+            self._door.telemetry.connections_refused += 1
+            self._connection.close(CloseCode.CONNECTION_LIMIT, str(error))
+            raise _Disconnected from None
+        self._registered = True
+        self._connection.open(self._session.identified(user))
+
+    async def _route(self, action: Route) -> None:
+        send = action.operation
+        try:
+            receipt = await self._door.manager.send_message(send.to, send.data, sender=self._session.user)
+        except BusUnavailable as error:
+            self._refuse(Refuse(error.code, f"not delivered, try again: {error}", send.id))
+        else:
+            ack = Ack(message_id=receipt.message_id, delivery=receipt.delivery, id=echo(send.id))
+            self._door.manager.tell(self._connection, ack)
+
+    def _refuse(self, refusal: Refuse) -> None:
+        self._door.manager.send_error(self._connection, refusal.code, refusal.message, refusal.request_id)
+        if refusal.close is not None:
+            self._connection.close(refusal.close, refusal.message)
+            raise _Disconnected
+
+    def _reject(self, error: HeliographError, close: CloseCode) -> None:
+        """The client is nobody: say why, and close."""
+        self._refuse(Refuse(error.code, str(error), close=close))
+
+    def _expire_in(self, delay_s: float) -> None:
+        self._expiry = asyncio.get_running_loop().call_later(
+            delay_s, self._connection.close, CloseCode.EXPIRED, "the token has expired"
+        )
+
+
+async def _deny(scope: Scope, send: Send, status: int, reason: str) -> None:
+    """Answer the handshake with an HTTP status, or with a bare refusal where the server cannot do that."""
+    if "websocket.http.response" not in scope.get("extensions", {}):
+        await send({"type": "websocket.close", "code": 1013, "reason": reason})
+        return
+    headers = [(b"content-type", b"text/plain; charset=utf-8")]
+    await send({"type": "websocket.http.response.start", "status": status, "headers": headers})
+    await send({"type": "websocket.http.response.body", "body": reason.encode() + b"\n"})

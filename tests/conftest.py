@@ -1,0 +1,70 @@
+"""What all tests share: a real Redis, replicas in this process, and the check that nothing is left behind."""
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from typing import Any
+
+import pytest
+
+from app.cluster.pubsub_manager import reset_pubsub_manager
+from tests.support.redis_server import RedisServer
+from tests.support.replicas import RunningReplica, run_replica, settings_for
+from tests.support.waiting import eventually
+
+StartReplica = Callable[..., Awaitable[RunningReplica]]
+
+
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """The Redis that tests share. Each uses a namespace of its own and does nothing that others would notice."""
+    server = RedisServer(tmp_path_factory.mktemp("redis")).start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def own_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """A Redis for one test, to be killed, frozen, flushed or counted on."""
+    server = RedisServer(tmp_path_factory.mktemp("redis")).start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def namespace() -> str:
+    """What this test's keys and bus channels begin with."""
+    return f"test-{uuid.uuid4().hex[:12]}"
+
+
+@pytest.fixture
+async def start_replica(redis_server: RedisServer, namespace: str) -> AsyncIterator[StartReplica]:
+    """Start replicas of one cluster: `await start_replica("replica-2", limits={…})`. Each is ready when it returns.
+
+    `redis_url=None` starts one without Redis, `ready=False` does not wait.
+    """
+    running: list[RunningReplica] = []
+
+    async def start(name: str = "replica-1", *, ready: bool = True, **options: Any) -> RunningReplica:
+        options.setdefault("redis_url", redis_server.url)
+        replica = await run_replica(settings_for(namespace=namespace, **options), name)
+        running.append(replica)
+        if ready:
+            await eventually(lambda: replica.replica.node.ready)
+        return replica
+
+    yield start
+    await asyncio.gather(*(replica.stop() for replica in running))
+
+
+@pytest.fixture(autouse=True)
+async def nothing_left_behind() -> AsyncIterator[None]:
+    """Fails the test that leaves a task running, and resets the process's PubSubManager."""
+    before = asyncio.all_tasks()
+    yield
+    await reset_pubsub_manager()
+    await eventually(lambda: not _left_over(before), within_s=2)
+
+
+def _left_over(before: set[asyncio.Task[Any]]) -> set[asyncio.Task[Any]]:
+    return {task for task in asyncio.all_tasks() - before if task is not asyncio.current_task()}

@@ -1,0 +1,90 @@
+"""A real Redis on a free port, started and stopped (and killed, frozen, restarted) by the tests."""
+
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+from typing import Self
+
+
+def free_port() -> int:
+    """A TCP port of loopback that nobody listens on at this moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class RedisServer:
+    """One redis-server process. `restart` keeps the port; data survive only with `appendonly`."""
+
+    def __init__(self, directory: Path, *, appendonly: bool = False) -> None:
+        self.port = free_port()
+        self.url = f"redis://127.0.0.1:{self.port}/0"
+        self._directory = directory
+        self._appendonly = appendonly
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> Self:
+        self._process = subprocess.Popen(
+            [
+                "redis-server",
+                "--port",
+                str(self.port),
+                "--bind",
+                "127.0.0.1",
+                "--save",
+                "",
+                "--dir",
+                self._directory,
+                "--appendonly",
+                "yes" if self._appendonly else "no",
+                "--appendfsync",
+                "always",
+            ],
+            stdout=subprocess.DEVNULL,
+        )
+        deadline = time.monotonic() + 10
+        while self._cli("PING") != "PONG":
+            assert time.monotonic() < deadline, "redis-server does not answer"
+            assert self._process.poll() is None, "redis-server ended"
+            time.sleep(0.02)
+        return self
+
+    def stop(self) -> None:
+        """End it for good."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGCONT)
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def restart(self) -> None:
+        self.stop()
+        self.start()
+
+    def freeze(self) -> None:
+        """It still accepts connections, and answers nothing."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
+
+    def command(self, *words: str) -> str:
+        """Run a command with redis-cli; returns what it prints."""
+        return self._cli(*words)
+
+    def calls(self, command: str) -> int:
+        """How often clients (not scripts alone) have had `command` carried out, by Redis' own statistics."""
+        for line in self._cli("INFO", "commandstats").splitlines():
+            if line.startswith(f"cmdstat_{command.lower()}:"):
+                return int(line.split("calls=")[1].split(",")[0])
+        return 0
+
+    def _cli(self, *words: str) -> str:
+        done = subprocess.run(
+            ["redis-cli", "-p", str(self.port), *words], capture_output=True, text=True, timeout=10, check=False
+        )
+        return done.stdout.strip()

@@ -1,0 +1,58 @@
+"""Real replicas in this process: each with its own hub, bus and server on a free port of loopback."""
+
+import asyncio
+from dataclasses import dataclass
+from typing import Any
+
+from app.application import Replica, build_replica
+from app.server import DrainingServer, server_config
+from app.settings import Settings
+from tests.support.redis_server import free_port
+from tests.support.waiting import eventually
+
+OPEN = {"mode": "open"}
+
+
+def settings_for(*, redis_url: str | None = None, namespace: str = "test", **groups: Any) -> Settings:
+    """Settings of a test: open mode, quick time-outs, keys and bus channel of its own; `groups` override."""
+    values: dict[str, Any] = {
+        "redis": {"url": redis_url, "prefix": f"{namespace}:"},
+        "bus": {"channel": f"{namespace}:events", "canary_interval_s": 0.1, "canary_timeout_s": 0.6},
+        "directory": {"lease_ttl_s": 0.6, "renew_interval_s": 0.1, "reap_grace_s": 0.2},
+        "auth": OPEN,
+        "limits": {"messages_per_second": 0},
+        "drain": {"grace_s": 0.1, "deadline_s": 5},
+    }
+    for group, override in groups.items():
+        values[group] = {**values.get(group, {}), **override} if isinstance(override, dict) else override
+    return Settings(**values)
+
+
+@dataclass
+class RunningReplica:
+    """A replica that serves at `url`."""
+
+    replica: Replica
+    url: str
+    server: DrainingServer
+    task: asyncio.Task[None]
+
+    async def stop(self) -> None:
+        """As SIGTERM does: drain, leave the cluster, end."""
+        if not self.task.done() and self.server.started:
+            self.server.handle_exit(15, None)
+        await self.task
+
+
+async def run_replica(settings: Settings, name: str = "replica-1") -> RunningReplica:
+    """Start a replica and wait until it accepts connections (not until it is ready: Redis may be absent)."""
+    replica = build_replica(settings, name)
+    port = free_port()
+    server = DrainingServer(
+        server_config(replica.app, settings, host="127.0.0.1", port=port, loop="asyncio"), replica
+    )
+    task = asyncio.create_task(server._serve(), name=f"serve-{name}")  # serve() would take over the test's signals
+    await eventually(lambda: server.started or task.done())
+    if task.done():
+        await task
+    return RunningReplica(replica, f"http://127.0.0.1:{port}", server, task)

@@ -1,0 +1,20 @@
+"""Waiting for what must come, with a deadline instead of a guess."""
+
+import asyncio
+import inspect
+from collections.abc import Awaitable, Callable
+
+
+async def eventually(
+    condition: Callable[[], object | Awaitable[object]], *, within_s: float = 5.0, every_s: float = 0.01
+) -> None:
+    """Return as soon as `condition()` is true; fail if that takes longer than `within_s`."""
+    deadline = asyncio.get_running_loop().time() + within_s
+    while True:
+        result = condition()
+        if inspect.isawaitable(result):
+            result = await result
+        if result:
+            return
+        assert asyncio.get_running_loop().time() < deadline, f"not true within {within_s} s"
+        await asyncio.sleep(every_s)
