@@ -1,15 +1,19 @@
 """`heliograph …`, which is `python -m app …`."""
 
 import asyncio
+import logging
 import sys
 import time
 from pathlib import Path
+from typing import NoReturn
 
 import click
 
 from app.errors import BadSetting, BadUserId
-from app.settings import Settings
+from app.settings import Settings, settings_table, unknown_variables
 from app.telemetry import configure_logging
+
+logger = logging.getLogger("heliograph.cli")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -28,23 +32,41 @@ def serve(host: str, port: int, name: str, reload: bool) -> None:
     if reload:
         _serve_and_reload(host, port, name)
         return
-    settings = _load_settings()
-    configure_logging(settings.log.level)
+    loaded = _load_settings()
+    configure_logging(loaded.log.level)
+    for variable in unknown_variables():
+        logger.warning("%s is no setting and is ignored (see `heliograph settings`)", variable)
     from app.server import serve as run  # not before the settings are good: uvicorn takes a while to import
 
-    sys.exit(run(settings, name=name, host=host, port=port))
+    try:
+        sys.exit(run(loaded, name=name, host=host, port=port))
+    except BadSetting as error:
+        _refuse(error)
 
 
 @main.command()
 @click.option("--replicas", default=3, show_default=True, type=click.IntRange(1, 64), help="How many.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address nginx listens on.")
 @click.option("--port", default=8080, show_default=True, envvar="HELIOGRAPH_PORT", help="Port nginx listens on.")
-def up(replicas: int, host: str, port: int) -> None:
+@click.option(
+    "--connections-per-address",
+    default=1000,
+    show_default=True,
+    type=click.IntRange(0),
+    help="How many connections nginx accepts from one address at a time (0: no limit).",
+)
+def up(replicas: int, host: str, port: int, connections_per_address: int) -> None:
     """Run a whole cluster on this machine: Redis, replicas and nginx."""
-    settings = _load_settings()
+    loaded = _load_settings()
     from app.local_cluster import LocalCluster, LocalClusterOptions
 
-    options = LocalClusterOptions(replicas=replicas, host=host, port=port, redis_url=settings.redis.url)
+    options = LocalClusterOptions(
+        replicas=replicas,
+        host=host,
+        port=port,
+        redis_url=loaded.redis.url,
+        connections_per_address=connections_per_address,
+    )
     sys.exit(asyncio.run(LocalCluster(options).run()))
 
 
@@ -53,8 +75,7 @@ def up(replicas: int, host: str, port: int) -> None:
 @click.option("--expires-in", default=3600, show_default=True, help="Seconds for which the token is good.")
 def token(user: str, expires_in: int) -> None:
     """Print a token for USER, signed with HELIOGRAPH_AUTH__SECRET."""
-    settings = _load_settings()
-    key = settings.auth.key()
+    key = _load_settings().auth.key()
     if not key:
         raise click.ClickException("set HELIOGRAPH_AUTH__SECRET (or …_FILE): a token is signed with it")
     from app.transports.auth import make_token
@@ -65,12 +86,22 @@ def token(user: str, expires_in: int) -> None:
         raise click.ClickException(str(error)) from None
 
 
+@main.command()
+def settings() -> None:
+    """Print every HELIOGRAPH_… variable with its default and meaning (a Markdown table)."""
+    click.echo(settings_table())
+
+
 def _load_settings() -> Settings:
     try:
         return Settings.load()
     except BadSetting as error:
-        click.echo(f"heliograph: {error}", err=True)
-        sys.exit(2)
+        _refuse(error)
+
+
+def _refuse(error: BadSetting) -> NoReturn:
+    click.echo(f"heliograph: {error}", err=True)
+    sys.exit(2)
 
 
 def _serve_and_reload(host: str, port: int, name: str) -> None:

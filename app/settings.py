@@ -1,9 +1,12 @@
 """Everything that can be set, read once from `HELIOGRAPH_…` variables (`__` between levels) and passed down."""
 
+import os
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from app.errors import BadSetting
@@ -18,9 +21,16 @@ class _Group(BaseModel):
 class RedisSettings(_Group):
     """Without a URL one replica runs on its own, in memory."""
 
-    url: str | None = Field(default=None, pattern=r"^(redis|rediss|unix)://", description="redis://host:6379/0")
+    url: str | None = Field(default=None, description="redis://host:6379/0 (rediss:// for TLS, unix:// for a socket)")
     max_connections: int = Field(default=50, ge=1, description="connections for commands; listening has its own")
     prefix: str = Field(default="heliograph:", description="what all keys begin with")
+
+    @field_validator("url")
+    @classmethod
+    def _known_scheme(cls, url: str | None) -> str | None:
+        if url is not None and not url.startswith(("redis://", "rediss://", "unix://")):
+            raise ValueError("must begin with redis://, rediss:// or unix://")
+        return url
 
 
 class BusSettings(_Group):
@@ -43,9 +53,11 @@ class AuthSettings(_Group):
     @model_validator(mode="after")
     def _need_secret(self) -> Self:
         if self.secret is not None and self.secret_file is not None:
-            raise ValueError("set one of AUTH__SECRET and AUTH__SECRET_FILE, not both")
+            raise ValueError("set one of SECRET and SECRET_FILE, not both")
         if self.mode == "jwt" and len(self.key()) < 32:
-            raise ValueError("jwt mode needs AUTH__SECRET or AUTH__SECRET_FILE with at least 32 bytes")
+            raise ValueError(
+                "MODE jwt needs SECRET or SECRET_FILE with at least 32 bytes (or set MODE to open, for development)"
+            )
         return self
 
     def key(self) -> bytes:
@@ -54,7 +66,7 @@ class AuthSettings(_Group):
             try:
                 return self.secret_file.read_bytes().strip()
             except OSError as error:
-                raise ValueError(f"AUTH__SECRET_FILE cannot be read: {error.strerror}") from None
+                raise ValueError(f"SECRET_FILE cannot be read: {error.strerror}") from None
         return self.secret.get_secret_value().encode() if self.secret else b""
 
 
@@ -81,7 +93,7 @@ class DrainSettings(_Group):
 
 
 class LogSettings(_Group):
-    level: Literal["debug", "info", "warning", "error"] = "info"
+    level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="what is logged")
 
 
 class ConsoleSettings(_Group):
@@ -130,9 +142,39 @@ class Settings(BaseSettings):
         try:
             settings = cls()
         except ValidationError as error:
-            lines = [f"{_variable(problem['loc'])}: {problem['msg']}" for problem in error.errors()]
+            lines = [f"{_variable(problem['loc'])}: {_text(problem)}" for problem in error.errors()]
             raise BadSetting("; ".join(lines)) from None
         return settings
+
+
+def settings_table() -> str:
+    """All variables with their defaults and meanings, as a Markdown table."""
+    rows = ["| variable | default | meaning |", "|---|---|---|"]
+    for name, field in Settings.model_fields.items():
+        group = field.annotation
+        if isinstance(group, type) and issubclass(group, BaseModel):
+            rows += [_row((name, inner), value) for inner, value in group.model_fields.items()]
+        else:
+            rows.append(_row((name,), field))
+    return "\n".join(rows)
+
+
+def _row(location: tuple[str, ...], field: FieldInfo) -> str:
+    default = "" if field.default is None or field.default == () else f"`{field.default}`"
+    return f"| `{_variable(location)}` | {default} | {field.description} |"
+
+
+def unknown_variables() -> list[str]:
+    """Variables of the environment that look like settings and are none: typing errors, most likely."""
+    known = {*Settings.model_fields, "port"}  # HELIOGRAPH_PORT is for `heliograph up`
+    names = (name for name in os.environ if name.upper().startswith(PREFIX))
+    return sorted(name for name in names if name[len(PREFIX) :].lower().split("__")[0] not in known)
+
+
+def _text(problem: ErrorDetails) -> str:
+    if problem["type"] == "extra_forbidden":
+        return "there is no such setting (see `heliograph settings`)"
+    return problem["msg"].removeprefix("Value error, ")
 
 
 def _variable(location: tuple[int | str, ...]) -> str:

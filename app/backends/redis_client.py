@@ -1,7 +1,7 @@
 """How this program connects to Redis, and what its failures are called inside."""
 
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import resources
 
 from redis.asyncio import ConnectionPool, Redis
@@ -9,7 +9,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
-from app.errors import BusUnavailable
+from app.errors import BadSetting, BusUnavailable
 
 TIMEOUT_S = 1.0  # a command that takes longer has failed as far as a waiting person is concerned
 
@@ -20,13 +20,16 @@ def connect(url: str, *, max_connections: int = 50) -> Redis:
     No retries: redis-py cannot tell a command that was never carried out from one whose answer was lost, and most
     of ours must not be carried out twice. Who may repeat a command does so in the open.
     """
-    pool = ConnectionPool.from_url(
-        url,
-        max_connections=max_connections,
-        socket_timeout=TIMEOUT_S,
-        socket_connect_timeout=TIMEOUT_S,
-        retry=Retry(NoBackoff(), 0),
-    )
+    try:
+        pool = ConnectionPool.from_url(
+            url,
+            max_connections=max_connections,
+            socket_timeout=TIMEOUT_S,
+            socket_connect_timeout=TIMEOUT_S,
+            retry=Retry(NoBackoff(), 0),
+        )
+    except ValueError as error:
+        raise BadSetting(f"HELIOGRAPH_REDIS__URL: {error}") from None
     return Redis.from_pool(pool)
 
 
@@ -42,11 +45,3 @@ def as_bus_unavailable() -> Iterator[None]:
         yield
     except (RedisError, OSError, TimeoutError) as error:
         raise BusUnavailable(f"Redis: {str(error) or type(error).__name__}") from error
-
-
-@asynccontextmanager
-async def closing(client: Redis) -> AsyncIterator[Redis]:
-    try:
-        yield client
-    finally:
-        await client.aclose()
