@@ -1,0 +1,30 @@
+"""One cluster for the tests that leave it as they found it; those that break it start their own."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.cluster import ROOT, LocalClusterProcess
+
+ARTIFACTS = ROOT / "artifacts"
+
+
+@pytest.fixture(scope="session")
+def artifacts() -> Path:
+    """Where screenshots are kept."""
+    ARTIFACTS.mkdir(exist_ok=True)
+    return ARTIFACTS
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalClusterProcess]:
+    with LocalClusterProcess(tmp_path_factory.mktemp("cluster") / "log") as running:
+        yield running
+
+
+@pytest.fixture
+def own_cluster(tmp_path: Path) -> Iterator[LocalClusterProcess]:
+    """A cluster for one test, to be hurt."""
+    with LocalClusterProcess(tmp_path / "log") as running:
+        yield running
