@@ -53,8 +53,23 @@ class FrameWebSocket(WebSocketsSansIOProtocol):
             return
         reason = reason.encode()[:CLOSE_REASON_BYTES].decode(errors="ignore")
         self.queue.put_nowait({"type": "websocket.disconnect", "code": int(code), "reason": reason})
-        self.stop_keepalive()
         self.conn.send_close(code, reason)
+        self._await_farewell()
+
+    def handle_parser_exception(self) -> None:
+        """What came is against the protocol, or too large (1009). The close frame is on its way out already.
+
+        The rest of it is read and thrown away: a socket that is closed with unread bytes is reset, and the reset
+        may overtake the close frame.
+        """
+        if self.close_sent or self.conn.close_sent is None:
+            return
+        code, reason = self.conn.close_sent.code, self.conn.close_sent.reason
+        self.queue.put_nowait({"type": "websocket.disconnect", "code": code, "reason": reason})
+        self._await_farewell()
+
+    def _await_farewell(self) -> None:
+        self.stop_keepalive()
         self.transport.write(b"".join(self.conn.data_to_send()))
         self.close_sent = True
         if self.read_paused:

@@ -64,6 +64,20 @@ async def test_two_users_on_different_replicas_talk(
         await bob.screenshot(path=artifacts / "console-bob.png")
 
 
+async def test_a_browser_learns_why_it_was_closed(cluster: LocalClusterProcess, browser: Browser) -> None:
+    """Fails if a frame that is too large ends in 1006: the socket was reset before the browser read the close."""
+    page = await connect(browser, cluster.port, "olga")
+    code = await page.evaluate(
+        """async () => {
+            const socket = new WebSocket(`ws://${location.host}/ws?user=olga`);
+            await new Promise((resolve) => { socket.onopen = resolve; });
+            socket.send("x".repeat(1_000_000));
+            return await new Promise((resolve) => { socket.onclose = (event) => resolve(event.code); });
+        }"""
+    )
+    assert code == 1009
+
+
 async def test_what_users_write_is_text_and_nothing_else(cluster: LocalClusterProcess, browser: Browser) -> None:
     """Fails if markup in a message becomes markup in the page of the one who gets it."""
     page = await connect(browser, cluster.port, "mallory")

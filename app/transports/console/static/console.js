@@ -1,0 +1,79 @@
+/** The console: puts the client, the cluster and the views together. */
+import { Cluster } from "./cluster.js";
+import { byId, element } from "./dom.js";
+import { Heliograph } from "./heliograph.js";
+import { Navigation } from "./navigation.js";
+import { ClusterView } from "./views/cluster.js";
+import { Composer } from "./views/composer.js";
+import { closeText, ConnectionView, hasFailed } from "./views/connection.js";
+import { MessagesView } from "./views/messages.js";
+import { replicaName } from "./views/replica.js";
+
+const client = new Heliograph();
+let auth = "open";
+const cluster = new Cluster();
+
+const connection = new ConnectionView(client);
+const replicas = new ClusterView(cluster);
+const messages = new MessagesView((user) => composer.addressTo(user));
+const composer = new Composer((to, data) => {
+  messages.addOutgoing(to, data, client.send(to, data));
+});
+
+new Navigation(byId("navigation"), [
+  { name: "messages", title: "Messages", section: byId("messages-view") },
+  { name: "replicas", title: "Replicas", section: byId("cluster-view") },
+]);
+
+client.on("message", (message) => {
+  messages.addIncoming(message);
+  if (message.from) composer.suggest(message.from);
+  replicas.flash(message.origin);
+  replicas.flash(message.deliveredBy);
+});
+
+client.on("error", (error) => messages.addNote("error", `${error.code}: ${error.message}`));
+
+let last = client.state;
+client.on("state", (state) => {
+  composer.setConnected(state.state !== "closed");
+  replicas.setHere(state.replica ?? null);
+  if (state.state === "connected") {
+    const moved = last.state === "connected";
+    const words = moved ? ["Moved from ", replicaName(last.replica), " to "] : ["Connected to "];
+    messages.addNote("plain", ...words, replicaName(state.replica));
+    byId("invitation").replaceChildren(...invitation(state.user));
+  } else if (state.state === "reconnecting" && last.state !== "reconnecting") {
+    messages.addNote("plain", `Disconnected: ${closeText(state)}`);
+  } else if (state.state === "closed" && last.state !== "closed") {
+    if (hasFailed(state)) messages.addNote("error", `Closed: ${closeText(state)}`);
+    else messages.addNote("plain", "Disconnected");
+  }
+  last = state;
+});
+
+// How one says who one is comes with the cluster's first answer; only then `?user=` may connect.
+// Without an answer the page tries all the same: the socket may fare better.
+let begun = false;
+function begin() {
+  if (begun) return;
+  begun = true;
+  const user = new URLSearchParams(location.search).get("user")?.trim();
+  if (user && auth === "open") connection.connectAs(user);
+}
+
+cluster.on("answer", (answer) => {
+  auth = answer.auth;
+  connection.setAuth(auth);
+  begin();
+});
+cluster.on("failure", begin);
+cluster.start();
+
+/** What to do while there is nothing to read, for `user`. */
+function invitation(user) {
+  if (auth !== "open") return ["Write to somebody below."];
+  const other = ["alice", "bob"].find((name) => name !== user);
+  const link = element("a", { href: `/?user=${other}`, target: "_blank" }, `Open a second window as ${other}`);
+  return [link, " and write to each other."];
+}

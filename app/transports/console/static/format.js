@@ -1,0 +1,43 @@
+const CLOCK = new Intl.DateTimeFormat(undefined, {
+  hour: "2-digit",
+  minute: "2-digit",
+  second: "2-digit",
+  hourCycle: "h23",
+});
+
+/** @param {Date} date */
+export const clock = (date) => (Number.isNaN(date.getTime()) ? "–" : CLOCK.format(date));
+
+/**
+ * A latency or a round trip. Two machines' clocks differ, so that a latency may come out negative;
+ * all that can be said then is that it was short.
+ *
+ * @param {number} ms
+ */
+export function milliseconds(ms) {
+  if (Number.isNaN(ms)) return "–";
+  if (ms < 1) return "<1 ms";
+  if (ms < 10) return `${ms.toFixed(1).replace(".0", "")} ms`;
+  if (ms < 10_000) return `${Math.round(ms)} ms`;
+  return duration(ms);
+}
+
+/**
+ * The two largest units: `14 s`, `3 m 20 s`, `2 h 5 m`, `4 d 1 h`.
+ *
+ * @param {number} ms
+ */
+export function duration(ms) {
+  const s = Math.max(0, Math.floor(ms / 1000));
+  const [m, h, d] = [Math.floor(s / 60), Math.floor(s / 3600), Math.floor(s / 86_400)];
+  if (d) return `${d} d ${h % 24} h`;
+  if (h) return `${h} h ${m % 60} m`;
+  if (m) return `${m} m ${s % 60} s`;
+  return `${s} s`;
+}
+
+/**
+ * @param {number} count
+ * @param {string} noun in the singular; an `s` makes it plural
+ */
+export const counted = (count, noun) => `${count.toLocaleString()} ${noun}${count === 1 ? "" : "s"}`;
