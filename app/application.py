@@ -10,22 +10,26 @@ from starlette.applications import Starlette
 from starlette.routing import BaseRoute, WebSocketRoute
 
 from app.backends.memory import MemoryDirectory
+from app.backends.memory_log import MemoryLog
 from app.backends.redis_directory import RedisDirectory
+from app.backends.redis_log import RedisLog
 from app.clock import SystemClock, iso8601
+from app.cluster.channels import Channels
 from app.cluster.connection_manager import ConnectionManager
 from app.cluster.directory import Directory
 from app.cluster.node import Node
 from app.cluster.pubsub_manager import PubSubManager
 from app.hub.hub import Hub
+from app.protocol.namespace import Namespaces
 from app.settings import Settings
 from app.telemetry import Telemetry
 from app.transports.auth import Authenticator
 from app.transports.console import console_routes
 from app.transports.health import health_routes
-from app.transports.websocket import WebSocketDoor
+from app.transports.websocket import CHANNEL_KINDS, WebSocketDoor
 
 if TYPE_CHECKING:
-    from app.backends.protocols import DirectoryBackend
+    from app.backends.protocols import DirectoryBackend, Log
 
 
 @dataclass(frozen=True)
@@ -51,13 +55,30 @@ def build_replica(settings: Settings, name: str = "replica-1", bus: PubSubManage
     hub = Hub(telemetry)
     bus = bus or PubSubManager(redis=settings.redis, bus=settings.bus)
     bus.stats = telemetry.bus
-    backend: DirectoryBackend = RedisDirectory(bus.client, bus.keys) if bus.enabled else MemoryDirectory(clock)
+    namespaces = Namespaces(settings.namespaces)
+    backend: DirectoryBackend
+    log: Log
+    if bus.enabled:
+        backend = RedisDirectory(bus.client, bus.scripts, bus.keys)
+        log = RedisLog(bus.client, bus.scripts, bus.keys, bus.channel)
+    else:
+        backend, log = MemoryDirectory(clock), MemoryLog(clock)
     directory = Directory(backend, hub, node_id=bus.node_id, settings=settings.directory, clock=clock)
-    node = Node(name, hub, bus, directory, drain=settings.drain, clock=clock)
+    channels = Channels(hub, log, bus, namespaces, settings.channels, telemetry)
+    node = Node(name, hub, bus, directory, channels, drain=settings.drain, clock=clock)
     manager = ConnectionManager(
-        hub, bus, directory, name=name, limits=settings.limits, timestamp=lambda: iso8601(clock.now())
+        hub,
+        bus,
+        directory,
+        channels,
+        log,
+        name=name,
+        namespaces=namespaces,
+        limits=settings.limits,
+        timestamp=lambda: iso8601(clock.now()),
     )
     bus.handler = manager.handle_pubsub_message
+    bus.on_resubscribed = channels.lost_track
     authenticator = Authenticator(settings.auth)
     door = WebSocketDoor.build(
         manager=manager,
@@ -65,11 +86,13 @@ def build_replica(settings: Settings, name: str = "replica-1", bus: PubSubManage
         authenticator=authenticator,
         settings=settings,
         telemetry=telemetry,
+        namespaces=namespaces,
         call_soon=lambda callback: asyncio.get_running_loop().call_soon(callback),
     )
     routes: list[BaseRoute] = [
         WebSocketRoute("/ws", door),
         WebSocketRoute("/ws/users/{user}", door),
+        *(WebSocketRoute(f"/ws/{kind}/{{{kind}:path}}", door) for kind in CHANNEL_KINDS),
         *health_routes(node, bus, hub, telemetry),
     ]
     if settings.console_enabled:

@@ -13,6 +13,8 @@ class ErrorCode(StrEnum):
     RATE_LIMITED = "rate_limited"
     INVALID_TOKEN = "invalid_token"  # noqa: S105 - the name of an error
     CONNECTION_LIMIT = "connection_limit"
+    CHANNEL_LIMIT = "channel_limit"
+    NOT_ALLOWED = "not_allowed"
     UNAVAILABLE = "unavailable"
     INTERNAL = "internal"
 
@@ -37,6 +39,18 @@ class BadFrame(HeliographError):
 
 class BadUserId(HeliographError):
     """A user id that is empty, too long or not printable text."""
+
+    code = ErrorCode.BAD_REQUEST
+
+
+class BadCursor(HeliographError):
+    """A cursor that no replica has given."""
+
+    code = ErrorCode.BAD_REQUEST
+
+
+class BadChannel(HeliographError):
+    """A name that cannot be a channel's."""
 
     code = ErrorCode.BAD_REQUEST
 

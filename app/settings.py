@@ -45,6 +45,27 @@ class DirectorySettings(_Group):
     reap_grace_s: float = Field(default=1.0, ge=0, description="how long a lease stays run out before it is reaped")
 
 
+class Namespace(_Group):
+    """The options of the channels of one namespace."""
+
+    history_size: int = Field(default=100, ge=1, le=1_000_000, description="publications kept, at least")
+    history_ttl_s: float = Field(default=300, gt=0, description="for how long after the last one")
+    ephemeral: bool = Field(default=False, description="nothing is kept: no cursor, no recovery, at most once")
+    replay: bool = Field(default=False, description="who subscribes without a cursor gets what is kept")
+    presence: bool = Field(default=False, description="who is on the channel can be asked")
+    join_leave: bool = Field(default=False, description="subscribers are told who comes and goes; needs presence")
+    client_subscribe: bool = Field(default=True, description="clients may subscribe")
+    client_publish: bool | None = Field(default=None, description="clients may publish; unset: in open mode only")
+    run: bool = Field(default=False, description="publications are a run's updates; its latest state is kept too")
+    final_ttl_s: float = Field(default=3600, gt=0, description="for how long a run is kept after its end")
+
+
+class ChannelSettings(_Group):
+    heartbeat_s: float = Field(default=1.0, gt=0, description="how often to look for a lost last message")
+    linger_s: float = Field(default=5.0, ge=0, description="how long to follow a channel that nobody listens to")
+    page: int = Field(default=500, ge=1, description="publications read from the log at once")
+
+
 class AuthSettings(_Group):
     mode: Literal["jwt", "open"] = Field(default="jwt", description="open: anyone may be any user; for development")
     secret: SecretStr | None = Field(default=None, description="the HMAC key that signs tokens, 32 bytes or more")
@@ -77,6 +98,7 @@ class LimitSettings(_Group):
     messages_per_second: float = Field(default=100, ge=0, description="operations of one connection (0: no limit)")
     connections: int = Field(default=20_000, ge=1, description="connections of one replica")
     connections_per_user: int = Field(default=20, ge=0, description="over all replicas (0: no limit)")
+    channels_per_connection: int = Field(default=100, ge=1, description="channels that one connection may be on")
     connect_timeout_s: float = Field(default=5.0, gt=0, description="until the first frame must have come")
 
 
@@ -114,6 +136,10 @@ class Settings(BaseSettings):
     redis: RedisSettings = RedisSettings()
     bus: BusSettings = BusSettings()
     directory: DirectorySettings = DirectorySettings()
+    channels: ChannelSettings = ChannelSettings()
+    namespaces: dict[str, Namespace] = Field(
+        default={}, description="options of namespaces by name, JSON; they replace the built-in ones of that name"
+    )
     auth: Annotated[AuthSettings, Field(validate_default=True)] = AuthSettings.model_construct()
     limits: LimitSettings = LimitSettings()
     ping: PingSettings = PingSettings()

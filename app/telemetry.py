@@ -32,6 +32,8 @@ class Telemetry:
     bad_frames: int = 0  # frames of clients that were no operation
     slow_closes: int = 0  # connections closed because they did not read
     connections_refused: int = 0  # by a limit or while draining
+    repairs: int = 0  # ranges of a channel that were read from the log because the bus had not brought them
+    unfilled_gaps: int = 0  # ranges that the log did not have any more either; clients were told
 
     def render(self, gauges: dict[str, Callable[[], float]]) -> bytes:
         """Everything in Prometheus' text format. `gauges`: what is measured at this moment, by name."""
@@ -46,6 +48,8 @@ _HELP = {
     "bad_frames": "Frames of clients that were no operation",
     "slow_closes": "Connections closed because they did not read",
     "connections_refused": "Connections refused by a limit or while draining",
+    "repairs": "Ranges of a channel read from the log because the bus had not brought them",
+    "unfilled_gaps": "Ranges of a channel that were lost; clients were told",
 }
 
 _BUS_HELP = {

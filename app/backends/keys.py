@@ -19,6 +19,35 @@ class Keys:
         """Set: the users that a lease holds, so that they can be forgotten with it."""
         return f"{self.prefix}lease:{lease}:users"
 
+    def meta(self, channel: str) -> str:
+        """Hash: the log's epoch, the offset of its last publication, the server it was written under."""
+        return f"{self.prefix}{{{channel}}}:meta"
+
+    def stream(self, channel: str) -> str:
+        """Stream: the channel's publications, each under its offset."""
+        return f"{self.prefix}{{{channel}}}:log"
+
+    def state(self, channel: str) -> str:
+        """Hash: a run's latest state and progress, JSON."""
+        return f"{self.prefix}{{{channel}}}:state"
+
+    def tail(self, channel: str) -> str:
+        """List: a run's last messages, JSON."""
+        return f"{self.prefix}{{{channel}}}:tail"
+
+    def idempotency(self, channel: str, key: str) -> str:
+        """String: what the first publication with this idempotency key was answered."""
+        return f"{self.prefix}{{{channel}}}:idempotency:{key}"
+
+    def presence(self, channel: str) -> str:
+        """Hash: lease and connection -> user, of those who are on the channel."""
+        return f"{self.prefix}{{{channel}}}:presence"
+
+    @property
+    def bus_sequence(self) -> str:
+        """Counter: kept publications on the shared bus channel."""
+        return f"{self.prefix}bus:seq"
+
     @property
     def leases(self) -> str:
         """Sorted set: lease -> when it runs out (ms since the epoch by Redis' clock; 0: being reaped)."""

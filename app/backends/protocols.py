@@ -1,10 +1,19 @@
 """The promises that every backend keeps. The contract tests hold all of them to these words."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 import msgspec
+
+from app.protocol.events import Delivery
+from app.protocol.position import Position
+from app.protocol.publication import Publication
+from app.protocol.run import RunState, RunUpdate
+from app.settings import Namespace
+
+IDEMPOTENCY_TTL_S: Final = 300  # for how long a repetition is recognised
+META_TTL_S: Final = 86_400  # a log's epoch and offset outlive its publications by so long
 
 
 class ReplicaInfo(msgspec.Struct, frozen=True):
@@ -64,4 +73,106 @@ class DirectoryBackend(Protocol):
 
     async def replicas(self) -> list[ReplicaInfo]:
         """The replicas whose lease is alive, by name."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A publication that has no place in a log yet. For a run `update` stands in for the data."""
+
+    channel: str
+    data: msgspec.Raw
+    message_id: str
+    sent_at: str
+    sender: str | None = None
+    origin: str | None = None
+    node_id: str | None = None
+    update: RunUpdate | None = None
+    idempotency_key: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Appended:
+    """Where a publication stands now.
+
+    `published`: the bus brings it to every replica, this one too. Otherwise `data` is what to deliver here.
+    """
+
+    position: Position
+    delivery: Delivery
+    published: bool
+    message_id: str
+    data: msgspec.Raw
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A channel at one moment: where it stands, and what was read.
+
+    `complete`: nothing is missing between the position asked for and the first publication read. More may follow
+    if `publications` does not reach `position`. `run`: the latest of a run, if that was asked for and there is any.
+    """
+
+    position: Position
+    complete: bool
+    publications: list[Publication]
+    run: RunState | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """What to read with `Log.open`: what stands after `after`; everything that is kept; or nothing."""
+
+    channel: str
+    after: Position | None = None
+    replay: bool = False
+    limit: int = 500
+    with_run: bool = False
+
+
+class LogReader(Protocol):
+    """The kept publications of all channels, to be read. All calls may raise BusUnavailable."""
+
+    async def open(self, openings: Sequence[Opening]) -> list[Opened]:
+        """Say where channels stand and read what was asked for, each channel at one moment."""
+        ...
+
+    async def bus_sequence(self) -> int:
+        """How many kept publications for users have gone out on the shared bus channel."""
+        ...
+
+    async def tops(self, channels: Sequence[str]) -> list[Position | None]:
+        """Where channels stand, without touching them; None where there is no log that can be relied on."""
+        ...
+
+
+class Log(LogReader, Protocol):
+    """The kept publications of all channels, in order, each channel for itself."""
+
+    async def append(self, draft: Draft, options: Namespace, lease: str) -> Appended:
+        """Give the draft its place, keep it and publish it, all of it or nothing.
+
+        To a user it is not published if `lease` alone is known to hold the user: whoever asks delivers it then.
+        A draft whose idempotency key was seen within IDEMPOTENCY_TTL_S is answered as the first one was.
+
+        Raises:
+            BusUnavailable: refused (memory full, a fault of Redis): nothing has happened. After a time-out it may
+                have happened; with an idempotency key the call can be repeated.
+        """
+        ...
+
+
+class Subscriptions(Protocol):
+    """The bus, as far as one can listen with it: there is nothing here to publish with."""
+
+    async def follow(self, channel: str) -> None:
+        """Have what is published on the channel brought here; returns once that is so.
+
+        Raises:
+            BusUnavailable: not now. It is followed all the same as soon as there is a bus.
+        """
+        ...
+
+    async def unfollow(self, channel: str) -> None:
+        """Have it brought no longer."""
         ...

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib import resources
 
 from redis.asyncio import ConnectionPool, Redis
 from redis.asyncio.retry import Retry
@@ -31,11 +30,6 @@ def connect(url: str, *, max_connections: int = 50) -> Redis:
     except ValueError as error:
         raise BadSetting(f"HELIOGRAPH_REDIS__URL: {error}") from None
     return Redis.from_pool(pool)
-
-
-def script(name: str) -> str:
-    """The text of `lua/<name>.lua`."""
-    return resources.files(__package__).joinpath("lua", f"{name}.lua").read_text(encoding="utf-8")
 
 
 @contextmanager

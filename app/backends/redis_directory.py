@@ -9,7 +9,8 @@ from redis.asyncio import Redis
 
 from app.backends.keys import Keys
 from app.backends.protocols import Renewal, ReplicaInfo
-from app.backends.redis_client import as_bus_unavailable, script
+from app.backends.redis_client import as_bus_unavailable
+from app.backends.scripts import Scripts
 
 SETTLE_MS = 5_000  # longer than a replica needs to notice that Redis is back and to enter its users again
 BATCH = 500  # users in one command: short enough not to hold up Redis
@@ -18,11 +19,10 @@ BATCH = 500  # users in one command: short enough not to hold up Redis
 class RedisDirectory:
     """A `DirectoryBackend` in Redis. The client stays its owner's to close."""
 
-    def __init__(self, client: Redis, keys: Keys) -> None:
+    def __init__(self, client: Redis, scripts: Scripts, keys: Keys) -> None:
         self._redis = client
+        self._scripts = scripts
         self._keys = keys
-        self._lease = client.register_script(script("lease"))
-        self._hold = client.register_script(script("hold"))
 
     async def take(self, lease: str, info: ReplicaInfo, ttl_s: float) -> None:
         await self._run_lease(lease, info, ttl_s, "take")
@@ -35,7 +35,7 @@ class RedisDirectory:
         keys = [self._keys.leases, self._keys.replicas, self._keys.settled_at]
         arguments: list[str | bytes | int] = [lease, msgspec.json.encode(info), int(ttl_s * 1000), verb, SETTLE_MS]
         with as_bus_unavailable():
-            return cast("list[object]", await self._lease(keys=keys, args=arguments))
+            return cast("list[object]", await self._scripts.run("lease", keys, arguments))
 
     async def hold(self, lease: str, connections: Mapping[str, int]) -> dict[str, int] | None:
         totals: dict[str, int] = {}
@@ -44,7 +44,7 @@ class RedisDirectory:
             keys = [self._keys.leases, self._keys.held_by(lease), *map(self._keys.holders, batch)]
             arguments = [lease, *(part for entry in batch.items() for part in entry)]
             with as_bus_unavailable():
-                counts = cast("list[int]", await self._hold(keys=keys, args=arguments))
+                counts = cast("list[int]", await self._scripts.run("hold", keys, arguments))
             if not counts:
                 return None
             totals.update(zip(batch, counts, strict=True))

@@ -1,4 +1,8 @@
-"""The router: THE delivery policy. Local connections first, the bus for the rest, and never back again."""
+"""The router: THE delivery policy.
+
+Kept (the default): log first. One script gives the message its place, keeps it and publishes it; what is delivered is
+what the log holds. Ephemeral: local first. Connections here get it at once, the bus takes it to the others.
+"""
 
 import logging
 import uuid
@@ -7,6 +11,8 @@ from dataclasses import dataclass
 
 import msgspec
 
+from app.backends.protocols import Draft, Log, Opened, Opening
+from app.cluster.channels import Channels
 from app.cluster.directory import Directory
 from app.cluster.pubsub_manager import PubSubManager
 from app.cluster.remote_delivery import RemoteDelivery
@@ -14,10 +20,13 @@ from app.errors import BusUnavailable, ConnectionLimit, ErrorCode
 from app.hub.connection import Connection
 from app.hub.hub import Hub
 from app.protocol.envelope import Envelope
-from app.protocol.events import Delivery, Error, Event
+from app.protocol.events import Delivery, Error, Event, Message
 from app.protocol.identity import check_user_id, personal_channel
+from app.protocol.namespace import Namespaces, check_channel
 from app.protocol.operations import RequestId
+from app.protocol.position import Position
 from app.protocol.publication import Publication
+from app.protocol.run import check_update
 from app.protocol.session import echo
 from app.settings import LimitSettings
 
@@ -26,14 +35,15 @@ logger = logging.getLogger("heliograph.router")
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """What the sender of a message is told."""
+    """What the sender of a message is told. `position`: its place in the channel; None if it is not kept."""
 
     message_id: str
     delivery: Delivery
+    position: Position | None = None
 
 
 class ConnectionManager:
-    """Connects users to this replica and routes messages to users wherever they are.
+    """Connects users to this replica and routes messages to users and channels wherever they are.
 
     `name` is what this replica is called on the wire, `timestamp` gives the present as ISO 8601 in UTC.
     """
@@ -43,18 +53,26 @@ class ConnectionManager:
         hub: Hub,
         bus: PubSubManager,
         directory: Directory,
+        channels: Channels,
+        log: Log,
         *,
         name: str,
+        namespaces: Namespaces,
         limits: LimitSettings,
         timestamp: Callable[[], str],
     ) -> None:
         self._hub = hub
         self._bus = bus
         self._directory = directory
+        self._channels = channels
+        self._log = log
         self._name = name
+        self._namespaces = namespaces
         self._limits = limits
         self._timestamp = timestamp
-        self._remote = RemoteDelivery(hub, bus.node_id, timestamp)
+        self._remote = RemoteDelivery(hub, channels, bus.node_id, timestamp)
+
+    # -- connections
 
     async def connect(self, connection: Connection) -> None:
         """Register the connection, here and in the directory. Messages wait in its outbox until it is opened.
@@ -80,40 +98,9 @@ class ConnectionManager:
 
     def disconnect(self, connection: Connection) -> None:
         """Forget the connection, here at once and in the directory soon. May be called more than once."""
+        self._channels.leave_all(connection)
         self._hub.remove(connection)
         self._directory.release(connection.user)
-
-    async def send_message(
-        self,
-        user_id: str,
-        message: object,
-        via_pubsub: bool = False,
-        *,
-        sender: str | None = None,
-    ) -> Receipt:
-        """Send `message` (anything that encodes to JSON, or `msgspec.Raw`) to every connection of the user.
-
-        Connections here get it at once, without waiting for Redis; the bus takes it to the other replicas unless
-        the user is known to be only here. At most once: what is not delivered now is not kept.
-
-        `via_pubsub=True`: the message came in over the bus, so it is delivered here and goes no further.
-
-        Raises:
-            BadUserId: `user_id` cannot be one.
-            BusUnavailable: nobody here, and the other replicas cannot be reached: nothing was delivered.
-        """
-        publication = self._publication(check_user_id(user_id), message, sender)
-        if via_pubsub:
-            envelope = Envelope.of(publication, user_id, node_id="")
-            taken = self._remote.deliver_remote(envelope)
-            return Receipt(publication.message_id, Delivery.LOCAL if taken else Delivery.OFFLINE)
-        taken = self._hub.deliver(user_id, publication)
-        delivery = await self._relay(user_id, publication, taken)
-        return Receipt(publication.message_id, delivery)
-
-    def handle_pubsub_message(self, envelope: Envelope) -> int:
-        """Deliver what came in over the bus; how many connections took it."""
-        return self._remote.deliver_remote(envelope)
 
     def tell(self, connection: Connection, event: Event) -> None:
         """Say something to one connection alone. One that does not read is closed."""
@@ -126,9 +113,139 @@ class ConnectionManager:
         error = Error(code=code, message=message, timestamp=self._timestamp(), id=echo(request_id))
         self.tell(connection, error)
 
-    def _publication(self, user_id: str, message: object, sender: str | None) -> Publication:
+    # -- channels
+
+    async def subscribe(
+        self,
+        connection: Connection,
+        channel: str,
+        since: Position | None = None,
+        *,
+        replay: bool = False,
+        request_id: RequestId | None = None,
+    ) -> None:
+        """Subscribe the connection: see `Channels.join`.
+
+        Raises:
+            ChannelLimit: the connection is on as many channels as it may.
+            BusUnavailable: not now.
+        """
+        await self._channels.join(connection, channel, since, replay=replay, request_id=request_id)
+
+    async def listen(self, connection: Connection, channel: str) -> str:
+        """Subscribe the connection to its user's own channel; returns where that stands, as a cursor.
+
+        Without a log it listens all the same, to what is ephemeral, and is told later where what is kept begins.
+        """
+        return await self._channels.listen(connection, channel)
+
+    def unsubscribe(self, connection: Connection, channel: str) -> None:
+        """Take the connection off the channel, at once."""
+        self._channels.leave(connection, channel)
+
+    async def history(self, channel: str, since: Position | None, limit: int) -> Opened:
+        """What is kept of the channel after `since` (or from the start), oldest first, at most `limit`.
+
+        Raises:
+            BusUnavailable: the log cannot be read.
+        """
+        [opened] = await self._log.open([Opening(channel, after=since, replay=since is None, limit=limit)])
+        return opened
+
+    # -- messages
+
+    async def send(
+        self, user_id: str, message: object, *, sender: str | None = None, idempotency_key: str | None = None
+    ) -> Receipt:
+        """Send a message that is kept to a user: they get it in order, on every device, also when they come back.
+
+        Raises:
+            BadUserId: `user_id` cannot be one.
+            BusUnavailable: it was not kept, so nobody gets it (after a time-out: it may have been).
+        """
+        return await self.publish(
+            personal_channel(check_user_id(user_id)), message, sender=sender, idempotency_key=idempotency_key
+        )
+
+    async def publish(
+        self,
+        channel: str,
+        message: object,
+        *,
+        sender: str | None = None,
+        idempotency_key: str | None = None,
+        ephemeral: bool = False,
+    ) -> Receipt:
+        """Publish on a channel. Kept, unless this is `ephemeral` or the channel's namespace is.
+
+        Raises:
+            BadChannel, BadData: it cannot be published.
+            BusUnavailable: it was not kept, so nobody gets it (after a time-out: it may have been).
+        """
+        options = self._namespaces.of(check_channel(channel))
+        publication = self._publication(channel, message, sender)
+        if ephemeral or options.ephemeral:
+            return await self._publish_ephemeral(publication)
+        draft = Draft(
+            channel=channel,
+            data=publication.data,
+            message_id=publication.message_id,
+            sent_at=publication.sent_at,
+            sender=sender,
+            origin=self._name,
+            node_id=self._bus.node_id,
+            update=check_update(publication.data) if options.run else None,
+            idempotency_key=idempotency_key,
+        )
+        appended = await self._log.append(draft, options, self._directory.lease)
+        delivery = appended.delivery
+        if not appended.published:
+            # Nobody else holds the user, so nobody was told: what the log has taken is delivered here.
+            if appended.message_id == publication.message_id:
+                self._channels.receive(
+                    msgspec.structs.replace(publication, data=appended.data, position=appended.position)
+                )
+            delivery = Delivery.LOCAL if self._hub.subscribers(channel) else Delivery.STORED
+        return Receipt(appended.message_id, delivery, appended.position)
+
+    async def send_message(
+        self,
+        user_id: str,
+        message: object,
+        via_pubsub: bool = False,
+        *,
+        sender: str | None = None,
+    ) -> Receipt:
+        """Send an ephemeral message (anything that encodes to JSON) to every connection of the user.
+
+        Connections here get it at once, without waiting for Redis; the bus takes it to the other replicas unless
+        the user is known to be only here. At most once: what is not delivered now is not kept.
+
+        `via_pubsub=True`: the message came in over the bus, so it is delivered here and goes no further.
+
+        Raises:
+            BadUserId: `user_id` cannot be one.
+            BusUnavailable: nobody here, and the other replicas cannot be reached: nothing was delivered.
+        """
+        publication = self._publication(personal_channel(check_user_id(user_id)), message, sender)
+        if via_pubsub:
+            taken = self._remote.deliver_remote(Envelope.of(publication, node_id=""))
+            return Receipt(publication.message_id, Delivery.LOCAL if taken else Delivery.OFFLINE)
+        taken = self._hub.deliver_to_user(user_id, Message.of(publication))
+        return Receipt(publication.message_id, await self._relay(publication, taken))
+
+    def handle_pubsub_message(self, envelope: Envelope) -> int:
+        """Deliver what came in over the bus; how many connections took it."""
+        return self._remote.deliver_remote(envelope)
+
+    async def _publish_ephemeral(self, publication: Publication) -> Receipt:
+        self._hub.deliver(publication.channel, Message.of(publication))
+        await self._bus.publish_on(publication.channel, Envelope.of(publication, self._bus.node_id))
+        return Receipt(publication.message_id, Delivery.REMOTE)
+
+    def _publication(self, channel: str, message: object, sender: str | None) -> Publication:
         return Publication(
-            channel=personal_channel(user_id),
+            channel=channel,
             data=message if isinstance(message, msgspec.Raw) else msgspec.Raw(msgspec.json.encode(message)),
             message_id=uuid.uuid4().hex,
             sent_at=self._timestamp(),
@@ -136,9 +253,9 @@ class ConnectionManager:
             origin=self._name,
         )
 
-    async def _relay(self, user_id: str, publication: Publication, taken: int) -> Delivery:
+    async def _relay(self, publication: Publication, taken: int) -> Delivery:
         """Take the publication to the other replicas; `taken` connections here have it already."""
-        envelope = Envelope.of(publication, user_id, self._bus.node_id)
+        envelope = Envelope.of(publication, self._bus.node_id)
         try:
             reach = await self._bus.publish(envelope, lease=self._directory.lease)
         except BusUnavailable:

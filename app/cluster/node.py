@@ -7,6 +7,7 @@ from importlib import metadata
 
 from app.backends.protocols import ReplicaInfo
 from app.clock import Clock, iso8601
+from app.cluster.channels import Channels
 from app.cluster.directory import Directory
 from app.cluster.pubsub_manager import PubSubManager
 from app.errors import BusUnavailable
@@ -31,6 +32,7 @@ class Node:
         hub: Hub,
         bus: PubSubManager,
         directory: Directory,
+        channels: Channels,
         *,
         drain: DrainSettings,
         clock: Clock,
@@ -41,6 +43,7 @@ class Node:
         self._hub = hub
         self._bus = bus
         self._directory = directory
+        self._channels = channels
         self._drain_settings = drain
         self._clock = clock
         self._started_at = iso8601(clock.now())
@@ -72,9 +75,11 @@ class Node:
             logger.warning("started without the bus (%s); not ready until Redis is there", error)
         self._bus.start_listening()
         await self._directory.start(self.describe)
+        self._channels.start()
 
     async def stop(self) -> None:
         """Leave the cluster: the users first, then the listener, the subscriptions, the connections."""
+        await self._channels.stop()
         await self._directory.stop()
         await self._bus.stop_listening()
         await self._bus.close()

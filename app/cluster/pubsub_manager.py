@@ -19,7 +19,8 @@ from redis.asyncio.client import PubSub
 from redis.exceptions import RedisError
 
 from app.backends.keys import Keys
-from app.backends.redis_client import as_bus_unavailable, connect, script
+from app.backends.redis_client import as_bus_unavailable, connect
+from app.backends.scripts import Scripts
 from app.clock import Clock, SystemClock
 from app.errors import BadEnvelope, BusUnavailable
 from app.protocol.envelope import Envelope, decode_envelope, encode_envelope
@@ -31,6 +32,8 @@ logger = logging.getLogger("heliograph.bus")
 
 BACKOFF_FIRST_S = 0.1
 BACKOFF_MOST_S = 5.0
+CONFIRM_TIMEOUT_S = 2.0  # until Redis has confirmed a subscription
+SUBSCRIBE_BATCH = 500  # channels in one SUBSCRIBE
 EXCERPT_BYTES = 100  # how much of a bad payload is logged
 
 Handler = Callable[[Envelope], object]
@@ -86,6 +89,9 @@ class PubSubManager:
         self._listen_task: asyncio.Task[None] | None = None
         self._canary_task: asyncio.Task[None] | None = None
         self._canary_heard_at = -math.inf  # monotonic seconds
+        self._wanted: dict[str, None] = {}  # bus channels of the public channels that are followed
+        self._confirmed_channels: set[str] = set()  # of those, the ones that the present connection listens on
+        self._waiting: dict[str, list[asyncio.Future[None]]] = {}  # who waits for a confirmation
         self._confirmations = 0  # of the subscription to the shared channel, over all connections
 
     # -- what others ask
@@ -123,8 +129,15 @@ class PubSubManager:
             if self._redis_settings.url is None:
                 raise BusUnavailable("no Redis is configured")
             self._client = connect(self._redis_settings.url, max_connections=self._redis_settings.max_connections)
-            self._relay = self._client.register_script(script("relay"))
+            self._scripts = Scripts(self._client)
         return self._client
+
+    @property
+    def scripts(self) -> Scripts:
+        """The Lua scripts, over the same client."""
+        if self._client is None:
+            _ = self.client
+        return self._scripts
 
     # -- life
 
@@ -186,18 +199,62 @@ class PubSubManager:
             self.stats.publish_errors += 1
             logger.error("the bus is not initialised: message %s is lost to other replicas", envelope.message_id)
             raise BusUnavailable("the bus is not initialised; the message is lost")
-        client = self.client
-        keys = [self.keys.holders(envelope.target_user_id), self.keys.settled_at]
+        keys = [self.keys.holders(envelope.target_user_id or ""), self.keys.settled_at]
         try:
             with as_bus_unavailable():
-                reach = await self._relay(
-                    keys=keys, args=[lease, self.channel, encode_envelope(envelope)], client=client
-                )
+                reach = await self.scripts.run("relay", keys, [lease, self.channel, encode_envelope(envelope)])
         except BusUnavailable:
             self.stats.publish_errors += 1
             raise
         self.stats.published += 1
         return Delivery(reach.decode())
+
+    async def publish_on(self, channel: str, envelope: Envelope) -> None:
+        """Send an ephemeral envelope to every replica that follows the channel.
+
+        Raises:
+            BusUnavailable: it went to nobody but the local connections, or nobody knows (a time-out).
+        """
+        if not self.enabled:
+            return
+        try:
+            with as_bus_unavailable():
+                await self.client.publish(self._bus_channel(channel), encode_envelope(envelope))
+        except BusUnavailable:
+            self.stats.publish_errors += 1
+            raise
+        self.stats.published += 1
+
+    # -- what is listened to
+
+    async def follow(self, channel: str) -> None:
+        """See `Subscriptions`. Without Redis there is nothing to wait for."""
+        if not self.enabled:
+            return
+        name = self._bus_channel(channel)
+        self._wanted[name] = None
+        if name in self._confirmed_channels:
+            return
+        if self._state is not BusState.RUNNING or self._pubsub is None:
+            raise BusUnavailable("the bus is not connected")
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(name, []).append(waiter)
+        with as_bus_unavailable():
+            if len(self._waiting[name]) == 1:
+                await self._pubsub.subscribe(name)
+            async with asyncio.timeout(CONFIRM_TIMEOUT_S):
+                await waiter
+
+    async def unfollow(self, channel: str) -> None:
+        name = self._bus_channel(channel)
+        self._wanted.pop(name, None)
+        if name in self._confirmed_channels and self._pubsub is not None:
+            self._confirmed_channels.discard(name)
+            with suppress(RedisError, OSError, TimeoutError):  # the reader notices and rebuilds the connection
+                await self._pubsub.unsubscribe(name)
+
+    def _bus_channel(self, channel: str) -> str:
+        return f"{self.channel}:{channel}"
 
     # -- in
 
@@ -232,9 +289,8 @@ class PubSubManager:
     def _handle_message(self, message: dict[str, object]) -> None:
         """One reply of Redis: a confirmation, the canary, or an envelope. Never raises for what others sent."""
         channel, payload = message["channel"], message["data"]
-        if message["type"] == "subscribe":
-            if channel == self.channel.encode():
-                self._confirmed()
+        if message["type"] == "subscribe" and isinstance(channel, bytes):
+            self._confirmed(channel.decode())
         elif message["type"] == "message" and isinstance(payload, bytes):
             if channel == self.own_channel.encode():
                 self._canary_heard_at = self._clock.monotonic()
@@ -257,7 +313,13 @@ class PubSubManager:
             self.stats.handler_errors += 1
             logger.exception("the handler failed on %r", payload[:EXCERPT_BYTES])
 
-    def _confirmed(self) -> None:
+    def _confirmed(self, name: str) -> None:
+        if name != self.channel:
+            self._confirmed_channels.add(name)
+            for waiter in self._waiting.pop(name, []):
+                if not waiter.done():
+                    waiter.set_result(None)
+            return
         self._confirmations += 1
         if self._confirmations == 1:
             return
@@ -267,7 +329,7 @@ class PubSubManager:
             self.on_resubscribed()
 
     async def _subscribe(self) -> PubSub:
-        """Open a listening connection of its own and ask for the shared and the own channel.
+        """Open a listening connection of its own and ask for all channels that are wanted.
 
         Raises:
             BusUnavailable: nothing stays open.
@@ -279,13 +341,22 @@ class PubSubManager:
         self._pubsub = connect(url, max_connections=1).pubsub(ignore_subscribe_messages=False)
         try:
             with as_bus_unavailable():
-                await self._pubsub.subscribe(self.channel, self.own_channel)
+                wanted = [self.own_channel, *self._wanted]
+                for i in range(0, len(wanted), SUBSCRIBE_BATCH):
+                    await self._pubsub.subscribe(*wanted[i : i + SUBSCRIBE_BATCH])
+                # Last, so that its confirmation says that all others stand.
+                await self._pubsub.subscribe(self.channel)
         except BaseException:
             await self._drop_subscription()
             raise
         return self._pubsub
 
     async def _drop_subscription(self) -> None:
+        self._confirmed_channels.clear()
+        waiting, self._waiting = self._waiting, {}
+        for waiter in (waiter for waiters in waiting.values() for waiter in waiters):
+            if not waiter.done():
+                waiter.set_exception(BusUnavailable("the bus connection is lost"))
         if self._pubsub is not None:
             pubsub, self._pubsub = self._pubsub, None
             await pubsub.aclose()  # type: ignore[no-untyped-call]

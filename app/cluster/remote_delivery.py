@@ -1,29 +1,42 @@
 """The guard: what came in over the bus is delivered here and can go nowhere else.
 
-`RemoteDelivery` holds the hub and no bus, and its one verb is a plain function: it has nothing to publish with and
-nothing to await. `via_pubsub=True` names this path; the structure enforces it.
+`RemoteDelivery` holds the hub and the channels, which can only read and listen, and no bus. Its one verb is a plain
+function: it has nothing to publish with and nothing to await. `via_pubsub=True` names this path; the structure
+enforces it.
 """
 
 import uuid
 from collections.abc import Callable
 
+from app.cluster.channels import Channels
 from app.hub.hub import Hub
 from app.protocol.envelope import Envelope
+from app.protocol.events import Message
+from app.protocol.publication import Publication
 
 
 class RemoteDelivery:
     """Hands what other processes have published to the connections of this replica."""
 
-    def __init__(self, hub: Hub, node_id: str, timestamp: Callable[[], str]) -> None:
+    def __init__(self, hub: Hub, channels: Channels, node_id: str, timestamp: Callable[[], str]) -> None:
         self._hub = hub
+        self._channels = channels
         self._node_id = node_id
         self._timestamp = timestamp
 
     def deliver_remote(self, envelope: Envelope) -> int:
-        """How many connections took it. An envelope of our own was delivered before it was published."""
-        if envelope.node_id == self._node_id:
+        """How many connections took it at once; a kept publication goes to those of its channel, in order."""
+        if envelope.epoch is not None:
+            self._channels.receive(envelope.publication(), envelope.seq)
             return 0
+        if envelope.node_id == self._node_id:
+            return 0  # our own: it was delivered here before it was published
+        if envelope.target_user_id is None:
+            return self._hub.deliver(envelope.address, Message.of(self._stamped(envelope)))
         if not self._hub.count(envelope.target_user_id):
             return 0
-        publication = envelope.publication(message_id=uuid.uuid4().hex, sent_at=self._timestamp())
-        return self._hub.deliver(envelope.target_user_id, publication)
+        return self._hub.deliver_to_user(envelope.target_user_id, Message.of(self._stamped(envelope)))
+
+    def _stamped(self, envelope: Envelope) -> Publication:
+        """A foreign process need not say when, nor give it a name."""
+        return envelope.publication(message_id=uuid.uuid4().hex, sent_at=self._timestamp())

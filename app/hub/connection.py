@@ -9,13 +9,14 @@ from app.protocol.events import Event
 class Connection:
     """Compared by identity: a user may have any number of them."""
 
-    __slots__ = ("encoding", "id", "outbox", "user")
+    __slots__ = ("channels", "encoding", "id", "outbox", "user")
 
     def __init__(self, connection_id: str, user: str, encoding: Encoding, outbox: Outbox) -> None:
         self.id = connection_id
         self.user = user
         self.encoding = encoding
         self.outbox = outbox
+        self.channels: set[str] = set()  # what it listens to
 
     def open(self, greeting: Event) -> None:
         """The client may be told now; see `Outbox`."""

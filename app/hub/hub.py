@@ -1,12 +1,11 @@
-"""Who is connected to this replica, and handing them what is theirs."""
+"""Who is connected to this replica and what they listen to, and handing them what is theirs."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING
 
 from app.hub.connection import Connection
 from app.protocol.codes import CloseCode
-from app.protocol.events import Event, Message
-from app.protocol.publication import Publication
+from app.protocol.events import Event
 from app.telemetry import Telemetry
 
 if TYPE_CHECKING:
@@ -14,11 +13,12 @@ if TYPE_CHECKING:
 
 
 class Hub:
-    """This replica's connections by user. Nothing in here knows of other replicas."""
+    """This replica's connections by user and by channel. Nothing in here knows of other replicas."""
 
     def __init__(self, telemetry: Telemetry) -> None:
         self._telemetry = telemetry
         self._by_user: dict[str, set[Connection]] = {}
+        self._by_channel: dict[str, set[Connection]] = {}
         self._connections = 0
 
     @property
@@ -28,6 +28,10 @@ class Hub:
     @property
     def users(self) -> int:
         return len(self._by_user)
+
+    @property
+    def channels(self) -> int:
+        return len(self._by_channel)
 
     def user_ids(self) -> Iterator[str]:
         return iter(self._by_user)
@@ -40,6 +44,10 @@ class Hub:
         """How many connections the user has here."""
         return len(self._by_user.get(user_id, ()))
 
+    def subscribers(self, channel: str) -> Collection[Connection]:
+        """The connections that listen to the channel here."""
+        return self._by_channel.get(channel, ())
+
     def add(self, connection: Connection) -> None:
         mine = self._by_user.setdefault(connection.user, set())
         if connection not in mine:
@@ -47,7 +55,9 @@ class Hub:
             self._connections += 1
 
     def remove(self, connection: Connection) -> bool:
-        """Forget the connection; False if it was not here."""
+        """Forget the connection and what it listens to; False if it was not here."""
+        for channel in list(connection.channels):
+            self.unsubscribe(connection, channel)
         mine = self._by_user.get(connection.user)
         if mine is None or connection not in mine:
             return False
@@ -57,34 +67,52 @@ class Hub:
             del self._by_user[connection.user]
         return True
 
-    def deliver(self, user_id: str, publication: Publication) -> int:
-        """Hand the publication to every connection the user has here; how many took it.
+    def subscribe(self, connection: Connection, channel: str) -> None:
+        self._by_channel.setdefault(channel, set()).add(connection)
+        connection.channels.add(channel)
 
-        Encoded once for each encoding, not once for each connection. A connection whose outbox is over is closed
-        and dropped at once, and what it did not read is not offered to anyone else.
-        """
-        mine = self._by_user.get(user_id)
-        if mine is None:
-            return 0
-        event = Message.of(publication)
-        frames: dict[Encoding, bytes] = {}
-        overflowed: list[tuple[Connection, CloseCode]] = []
-        for connection in mine:
-            frame = frames.get(connection.encoding)
-            if frame is None:
-                frame = frames[connection.encoding] = connection.encoding.frame(event)
-            if (code := connection.outbox.offer(frame)) is not None:
-                overflowed.append((connection, code))
-        taken = len(mine) - len(overflowed)
-        self._telemetry.messages_out += taken
-        for connection, code in overflowed:
-            self._drop(connection, code)
-        return taken
+    def unsubscribe(self, connection: Connection, channel: str) -> None:
+        connection.channels.discard(channel)
+        listening = self._by_channel.get(channel)
+        if listening is not None:
+            listening.discard(connection)
+            if not listening:
+                del self._by_channel[channel]
+
+    def deliver_to_user(self, user_id: str, event: Event) -> int:
+        """Hand the event to every connection the user has here; how many took it."""
+        return self._fan_out(self._by_user.get(user_id, ()), event)
+
+    def deliver(self, channel: str, event: Event) -> int:
+        """Hand the event to every connection that listens to the channel here; how many took it."""
+        return self._fan_out(self._by_channel.get(channel, ()), event)
 
     def tell(self, connection: Connection, event: Event) -> None:
         """Hand one event to one connection."""
         if (code := connection.offer(event)) is not None:
             self._drop(connection, code)
+
+    def _fan_out(self, connections: Collection[Connection], event: Event) -> int:
+        """Encoded once for each encoding, not once for each connection.
+
+        A connection whose outbox is over is closed and dropped at once, and what it did not read is not offered to
+        anyone else.
+        """
+        if not connections:
+            return 0
+        frames: dict[Encoding, bytes] = {}
+        overflowed: list[tuple[Connection, CloseCode]] = []
+        for connection in connections:
+            frame = frames.get(connection.encoding)
+            if frame is None:
+                frame = frames[connection.encoding] = connection.encoding.frame(event)
+            if (code := connection.outbox.offer(frame)) is not None:
+                overflowed.append((connection, code))
+        taken = len(connections) - len(overflowed)
+        self._telemetry.messages_out += taken
+        for connection, code in overflowed:
+            self._drop(connection, code)
+        return taken
 
     def _drop(self, connection: Connection, code: CloseCode) -> None:
         """Close a connection that cannot take what is its own, and forget it."""

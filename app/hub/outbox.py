@@ -67,6 +67,11 @@ class Outbox:
         self._scheduled = False
         self._closed = False
 
+    @property
+    def waiting_bytes(self) -> int:
+        """What has not been handed to the socket yet."""
+        return self._bytes
+
     def offer(self, frame: bytes) -> CloseCode | None:
         """Queue a frame. The answer is why the connection must be closed now, or None."""
         if self._closed:

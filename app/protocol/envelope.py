@@ -9,8 +9,10 @@ A replica adds `message_id`, `sent_at`, `from`, `origin` (its name) and `node_id
 
 import msgspec
 
-from app.errors import BadData, BadEnvelope, BadUserId
-from app.protocol.identity import check_user_id, personal_channel
+from app.errors import BadChannel, BadData, BadEnvelope, BadUserId
+from app.protocol.identity import check_user_id, personal_channel, user_of
+from app.protocol.namespace import check_channel
+from app.protocol.position import Position
 from app.protocol.publication import Publication, check_data
 
 MAX_DEPTH = 128  # of what foreign processes publish: they are trusted, but must not break a reader
@@ -19,19 +21,25 @@ MAX_DEPTH = 128  # of what foreign processes publish: they are trusted, but must
 class Envelope(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, rename={"sender": "from"}):
     """One message on the bus. Unknown fields are ignored, so that replicas of two versions can share a bus."""
 
-    target_user_id: str
     message: msgspec.Raw
+    target_user_id: str | None = None
+    channel: str | None = None  # where the publication is not for one user
     message_id: str | None = None
     sent_at: str | None = None
     sender: str | None = None
     origin: str | None = None
     node_id: str | None = None
+    epoch: str | None = None
+    offset: int = 0
+    seq: int = 0  # counts the kept publications on the shared bus channel, so that a missing one shows
 
     @classmethod
-    def of(cls, publication: Publication, user_id: str, node_id: str) -> "Envelope":
-        """Address `publication` to `user_id`, as said by the replica `node_id`."""
+    def of(cls, publication: Publication, node_id: str) -> "Envelope":
+        """Wrap up `publication`, as said by the replica `node_id`."""
+        user_id = user_of(publication.channel)
         return cls(
             target_user_id=user_id,
+            channel=publication.channel if user_id is None else None,
             message=publication.data,
             message_id=publication.message_id,
             sent_at=publication.sent_at,
@@ -40,16 +48,24 @@ class Envelope(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, rename
             node_id=node_id,
         )
 
-    def publication(self, *, message_id: str, sent_at: str) -> Publication:
+    def publication(self, *, message_id: str = "", sent_at: str = "") -> Publication:
         """The message inside; the arguments stand in where a foreign process left the field out."""
         return Publication(
-            channel=personal_channel(self.target_user_id),
+            channel=self.address,
             data=self.message,
             message_id=self.message_id or message_id,
             sent_at=self.sent_at or sent_at,
             sender=self.sender,
             origin=self.origin,
+            position=None if self.epoch is None else Position(self.epoch, self.offset),
         )
+
+    @property
+    def address(self) -> str:
+        """The channel it is for."""
+        if self.target_user_id is not None:
+            return personal_channel(self.target_user_id)
+        return self.channel or ""
 
 
 _decoder = msgspec.json.Decoder(Envelope)
@@ -68,8 +84,27 @@ def decode_envelope(payload: bytes) -> Envelope:
     """
     try:
         envelope = _decoder.decode(payload)
-        check_user_id(envelope.target_user_id)
+        if envelope.target_user_id is not None:
+            check_user_id(envelope.target_user_id)
+        elif envelope.channel is None:
+            raise BadEnvelope("it has no 'target_user_id'")
+        else:
+            check_channel(envelope.channel)
         check_data(envelope.message, MAX_DEPTH)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, BadUserId, BadData) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, BadUserId, BadChannel, BadData) as error:
         raise BadEnvelope(str(error) or type(error).__name__) from None
     return envelope
+
+
+def read_logged(body: bytes, position: Position) -> Publication:
+    """A publication as the log has kept it: an envelope that was checked before it was written."""
+    envelope = _decoder.decode(body)
+    return Publication(
+        channel=envelope.address,
+        data=envelope.message,
+        message_id=envelope.message_id or "",
+        sent_at=envelope.sent_at or "",
+        sender=envelope.sender,
+        origin=envelope.origin,
+        position=position,
+    )

@@ -6,6 +6,7 @@ import msgspec
 
 from app.errors import ErrorCode
 from app.protocol.operations import RequestId
+from app.protocol.position import format_cursor
 from app.protocol.publication import Publication
 
 
@@ -14,7 +15,8 @@ class Delivery(StrEnum):
 
     LOCAL = "local"  # every connection of the user that is known is on this replica
     REMOTE = "remote"  # another replica holds the user too, and the bus has taken the message for it
-    OFFLINE = "offline"  # no replica holds the user
+    STORED = "stored"  # no replica holds the user; it is kept for when they come back
+    OFFLINE = "offline"  # no replica holds the user, and it is not kept
 
 
 class Connected(msgspec.Struct, frozen=True, tag="connected"):
@@ -49,6 +51,7 @@ class Message(msgspec.Struct, frozen=True, gc=False, tag="message", rename={"sen
     data: msgspec.Raw
     message_id: str
     sent_at: str
+    cursor: str | msgspec.UnsetType = msgspec.UNSET  # of its own channel; unset for what is ephemeral
     sender: str | msgspec.UnsetType = msgspec.UNSET
     origin: str | msgspec.UnsetType = msgspec.UNSET
 
@@ -59,9 +62,67 @@ class Message(msgspec.Struct, frozen=True, gc=False, tag="message", rename={"sen
             data=publication.data,
             message_id=publication.message_id,
             sent_at=publication.sent_at,
+            cursor=(
+                msgspec.UNSET
+                if publication.position is None
+                else format_cursor({publication.channel: publication.position})
+            ),
             sender=msgspec.UNSET if publication.sender is None else publication.sender,
             origin=msgspec.UNSET if publication.origin is None else publication.origin,
         )
+
+
+class Subscribed(msgspec.Struct, frozen=True, tag="subscribed"):
+    """The channel begins (or begins anew) here: what comes after `cursor` follows, in order and without a hole.
+
+    `recovered`: nothing is missing since the cursor that the client gave.
+    """
+
+    channel: str
+    cursor: str
+    recovered: bool
+    id: RequestId | msgspec.UnsetType = msgspec.UNSET
+
+
+class Unsubscribed(msgspec.Struct, frozen=True, tag="unsubscribed"):
+    """Nothing more of the channel follows."""
+
+    channel: str
+    id: RequestId | msgspec.UnsetType = msgspec.UNSET
+
+
+class Published(msgspec.Struct, frozen=True, tag="ack"):
+    """The publication has its place in the channel; without one (`cursor` unset) it is not kept."""
+
+    message_id: str
+    cursor: str | msgspec.UnsetType = msgspec.UNSET
+    id: RequestId | msgspec.UnsetType = msgspec.UNSET
+
+
+class InitialState(msgspec.Struct, frozen=True, tag="initial_state"):
+    """The latest of a run, at the moment from which its progress follows."""
+
+    state: str | None
+    progress: float
+    logs: list[str]
+
+
+class Progress(msgspec.Struct, frozen=True, tag="progress"):
+    """One update of a run."""
+
+    run_id: str
+    state: str | None
+    progress: float
+    message: str | None
+
+
+class History(msgspec.Struct, frozen=True, tag="history"):
+    """What is kept of a channel, oldest first. `cursor` stands behind the last; more may follow it."""
+
+    channel: str
+    publications: list["Message"]
+    cursor: str
+    id: RequestId | msgspec.UnsetType = msgspec.UNSET
 
 
 class Reconnect(msgspec.Struct, frozen=True, tag="reconnect"):
@@ -80,4 +141,17 @@ class Error(msgspec.Struct, frozen=True, tag="error"):
     id: RequestId | msgspec.UnsetType = msgspec.UNSET
 
 
-Event = Connected | Ack | Pong | Message | Reconnect | Error
+Event = (
+    Connected
+    | Ack
+    | Pong
+    | Message
+    | Subscribed
+    | Unsubscribed
+    | Published
+    | InitialState
+    | Progress
+    | History
+    | Reconnect
+    | Error
+)

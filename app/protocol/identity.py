@@ -32,6 +32,11 @@ def check_user_id(user_id: str) -> str:
     return user_id
 
 
+def user_of(channel: str) -> str | None:
+    """Whose personal channel this is; None for any other channel."""
+    return channel[1:] if channel.startswith("#") else None
+
+
 def personal_channel(user_id: str) -> str:
     """The channel on which everything addressed to a user travels: `#bob`."""
     return f"#{user_id}"

@@ -9,10 +9,15 @@ RequestId = Annotated[str, Meta(max_length=128)] | int
 
 
 class Connect(msgspec.Struct, frozen=True, tag="connect"):
-    """Say who you are; must come first. `user` counts in open mode only, `token` in jwt mode only."""
+    """Say who you are; must come first. `user` counts in open mode only, `token` in jwt mode only.
+
+    `cursor`, `replay`: as in `Subscribe`, for the user's own channel (and any other that the cursor names).
+    """
 
     token: str | None = None
     user: str | None = None
+    cursor: str | None = None
+    replay: bool = False
     id: RequestId | None = None
 
 
@@ -25,10 +30,44 @@ class Send(msgspec.Struct, frozen=True, tag="send"):
     ephemeral: bool = False
 
 
+class Subscribe(msgspec.Struct, frozen=True, tag="subscribe"):
+    """Listen to a channel. `cursor`: where the client stands; `replay`: from the start of what is kept."""
+
+    channel: str
+    cursor: str | None = None
+    replay: bool = False
+    id: RequestId | None = None
+
+
+class Unsubscribe(msgspec.Struct, frozen=True, tag="unsubscribe"):
+    """Listen no longer."""
+
+    channel: str
+    id: RequestId | None = None
+
+
+class Publish(msgspec.Struct, frozen=True, tag="publish"):
+    """Publish `data` (any JSON) to everyone who listens to the channel."""
+
+    channel: str
+    data: msgspec.Raw
+    id: RequestId | None = None
+    ephemeral: bool = False
+
+
+class ReadHistory(msgspec.Struct, frozen=True, tag="history"):
+    """Read what is kept of a channel, after `cursor` or from the start."""
+
+    channel: str
+    limit: Annotated[int, Meta(ge=1, le=1000)] = 100
+    cursor: str | None = None
+    id: RequestId | None = None
+
+
 class Ping(msgspec.Struct, frozen=True, tag="ping"):
     """Ask for a sign of life."""
 
     id: RequestId | None = None
 
 
-Operation = Connect | Send | Ping
+Operation = Connect | Send | Subscribe | Unsubscribe | Publish | ReadHistory | Ping

@@ -3,6 +3,7 @@
 import msgspec
 
 from app.errors import BadData, DataTooDeep
+from app.protocol.position import Position
 
 
 class Publication(msgspec.Struct, frozen=True, gc=False):
@@ -17,6 +18,7 @@ class Publication(msgspec.Struct, frozen=True, gc=False):
     sent_at: str
     sender: str | None = None
     origin: str | None = None  # the name of the replica on which it was sent; none for a foreign process
+    position: Position | None = None  # its place in the channel's log; none for what is ephemeral
 
 
 def check_data(data: msgspec.Raw, max_depth: int) -> None:

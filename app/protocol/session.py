@@ -10,11 +10,23 @@ from typing import assert_never
 
 from msgspec import UNSET, UnsetType
 
-from app.errors import BadUserId, ErrorCode
+from app.errors import BadChannel, BadCursor, BadUserId, ErrorCode
 from app.protocol.codes import CloseCode
-from app.protocol.events import Connected, Pong
-from app.protocol.identity import check_user_id
-from app.protocol.operations import Connect, Operation, Ping, RequestId, Send
+from app.protocol.events import Connected, Event, Pong, Unsubscribed
+from app.protocol.identity import check_user_id, personal_channel, user_of
+from app.protocol.namespace import Namespaces, check_channel
+from app.protocol.operations import (
+    Connect,
+    Operation,
+    Ping,
+    Publish,
+    ReadHistory,
+    RequestId,
+    Send,
+    Subscribe,
+    Unsubscribe,
+)
+from app.protocol.position import Position, parse_cursor
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,10 +45,43 @@ class Route:
 
 
 @dataclass(frozen=True, slots=True)
+class Announce:
+    """Publish on a channel and answer with its place."""
+
+    operation: Publish
+
+
+@dataclass(frozen=True, slots=True)
+class Join:
+    """Subscribe to the channel from this position on."""
+
+    channel: str
+    since: Position | None
+    replay: bool
+    request_id: RequestId | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Leave:
+    """Take the connection off the channel, then tell the client."""
+
+    channel: str
+    answer: Unsubscribed
+
+
+@dataclass(frozen=True, slots=True)
+class Recall:
+    """Read what is kept of the channel and answer with that."""
+
+    operation: ReadHistory
+    since: Position | None
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
     """Tell the client."""
 
-    event: Pong
+    event: Event
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +94,7 @@ class Refuse:
     close: CloseCode | None = None
 
 
-Action = Authenticate | Route | Answer | Refuse
+Action = Authenticate | Route | Announce | Join | Leave | Recall | Answer | Refuse
 
 
 class _State(Enum):
@@ -59,61 +104,132 @@ class _State(Enum):
 
 
 class Session:
-    """The protocol state of one connection."""
+    """The protocol state of one connection.
 
-    def __init__(self, session_id: str, replica: str, ping_interval_s: int) -> None:
+    `open_mode`: anyone may be any user, and may publish where a namespace does not say otherwise.
+    """
+
+    def __init__(
+        self,
+        session_id: str,
+        replica: str,
+        *,
+        namespaces: Namespaces,
+        open_mode: bool,
+        ping_interval_s: int,
+        max_channels: int,
+    ) -> None:
         self.id = session_id
         self.user: str | None = None
         self._replica = replica
+        self._namespaces = namespaces
+        self._open_mode = open_mode
         self._ping_interval_s = ping_interval_s
+        self._max_channels = max_channels
         self._state = _State.NEW
-        self._connect_id: RequestId | None = None
+        self._connect = Connect()
+        self._channels: set[str] = set()
 
     def receive(self, operation: Operation) -> Action:
         """Decide on one operation of the client."""
+        if isinstance(operation, Ping):
+            return Answer(Pong(id=echo(operation.id)))
+        if isinstance(operation, Connect):
+            return self._begin(operation)
+        if self._state is not _State.CONNECTED:
+            text = "the first frame must be 'connect'"
+            return Refuse(ErrorCode.BAD_REQUEST, text, operation.id, close=CloseCode.BAD_REQUEST)
+        try:
+            return self._decide(operation)
+        except (BadChannel, BadCursor) as error:
+            return Refuse(error.code, str(error), operation.id)
+
+    def identified(self, user: str) -> list[Join]:
+        """The client is `user`; returns what it listens to at once: its own channel, then those of its cursor."""
+        self.user = user
+        self._state = _State.CONNECTED
+        own = personal_channel(user)
+        positions = parse_cursor(self._connect.cursor or "")
+        joins = [Join(own, positions.pop(own, None), self._connect.replay)]
+        for channel, position in positions.items():
+            action = self._subscribe(Subscribe(channel), position)
+            if isinstance(action, Join):
+                joins.append(action)
+        return joins
+
+    def greeting(self, cursor: str) -> Connected:
+        """What opens the conversation. `cursor`: where the user's own channel stands."""
+        return Connected(
+            user=self.user or "",
+            session=self.id,
+            replica=self._replica,
+            cursor=cursor,
+            ping=self._ping_interval_s,
+            id=echo(self._connect.id),
+        )
+
+    def _begin(self, operation: Connect) -> Action:
+        if self._state is not _State.NEW:
+            return Refuse(ErrorCode.BAD_REQUEST, "this connection has said 'connect' already", operation.id)
+        try:
+            parse_cursor(operation.cursor or "")
+        except BadCursor as error:
+            return Refuse(error.code, str(error), operation.id, close=CloseCode.BAD_REQUEST)
+        self._state = _State.CONNECTING
+        self._connect = operation
+        return Authenticate(operation.token, operation.user)
+
+    def _decide(self, operation: Send | Subscribe | Unsubscribe | Publish | ReadHistory) -> Action:
         match operation:
-            case Ping(id=request_id):
-                return Answer(Pong(id=echo(request_id)))
-            case Connect():
-                return self._connect(operation)
-            case Send():
-                return self._send(operation)
+            case Send(to=to):
+                try:
+                    check_user_id(to)
+                except BadUserId as error:
+                    return Refuse(error.code, f"'to': {error}", operation.id)
+                return Route(operation)
+            case Publish(channel=channel):
+                options = self._namespaces.of(check_channel(channel))
+                allowed = self._open_mode if options.client_publish is None else options.client_publish
+                if not allowed or user_of(channel) is not None:
+                    return _not_allowed(f"clients may not publish on {channel!r}", operation.id)
+                return Announce(operation)
+            case Subscribe(channel=channel, cursor=cursor):
+                return self._subscribe(operation, parse_cursor(cursor or "").get(channel))
+            case Unsubscribe(channel=channel):
+                if channel not in self._channels:
+                    return Refuse(ErrorCode.BAD_REQUEST, f"not subscribed to {channel!r}", operation.id)
+                self._channels.discard(channel)
+                return Leave(channel, Unsubscribed(channel=channel, id=echo(operation.id)))
+            case ReadHistory(channel=channel, cursor=cursor):
+                if not self._may_read(check_channel(channel)):
+                    return _not_allowed(f"{channel!r} is not yours to read", operation.id)
+                return Recall(operation, parse_cursor(cursor or "").get(channel))
             case _:
                 assert_never(operation)
 
-    def identified(self, user: str) -> Connected:
-        """The client is `user`: the greeting that opens the conversation."""
-        self.user = user
-        self._state = _State.CONNECTED
-        return Connected(
-            user=user,
-            session=self.id,
-            replica=self._replica,
-            cursor="",
-            ping=self._ping_interval_s,
-            id=echo(self._connect_id),
-        )
+    def _subscribe(self, operation: Subscribe, since: Position | None) -> Join | Refuse:
+        channel = check_channel(operation.channel)
+        if not self._may_read(channel):
+            return _not_allowed(f"{channel!r} is not yours to subscribe to", operation.id)
+        if channel in self._channels or user_of(channel) is not None:
+            return Refuse(ErrorCode.BAD_REQUEST, f"subscribed to {channel!r} already", operation.id)
+        if len(self._channels) >= self._max_channels:
+            text = f"a connection may listen to {self._max_channels} channels"
+            return Refuse(ErrorCode.CHANNEL_LIMIT, text, operation.id)
+        self._channels.add(channel)
+        return Join(channel, since, operation.replay, operation.id)
 
-    def _connect(self, operation: Connect) -> Action:
-        if self._state is not _State.NEW:
-            return Refuse(ErrorCode.BAD_REQUEST, "this connection has said 'connect' already", operation.id)
-        self._state = _State.CONNECTING
-        self._connect_id = operation.id
-        return Authenticate(operation.token, operation.user)
+    def not_joined(self, channel: str) -> None:
+        """Subscribing failed: the client may try again."""
+        self._channels.discard(channel)
 
-    def _send(self, operation: Send) -> Action:
-        if self._state is not _State.CONNECTED:
-            return Refuse(
-                ErrorCode.BAD_REQUEST,
-                "the first frame must be 'connect'",
-                operation.id,
-                close=CloseCode.BAD_REQUEST,
-            )
-        try:
-            check_user_id(operation.to)
-        except BadUserId as error:
-            return Refuse(error.code, f"'to': {error}", operation.id)
-        return Route(operation)
+    def _may_read(self, channel: str) -> bool:
+        owner = user_of(channel)
+        return owner == self.user if owner is not None else self._namespaces.of(channel).client_subscribe
+
+
+def _not_allowed(message: str, request_id: RequestId | None) -> Refuse:
+    return Refuse(ErrorCode.NOT_ALLOWED, message, request_id)
 
 
 def echo(request_id: RequestId | None) -> RequestId | UnsetType:

@@ -10,12 +10,14 @@ from dataclasses import dataclass
 from typing import Protocol, assert_never
 from urllib.parse import parse_qsl
 
+from msgspec import UNSET
 from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
 
 from app.cluster.connection_manager import ConnectionManager
 from app.cluster.node import Node
 from app.errors import (
+    BadData,
     BadFrame,
     BadUserId,
     BusUnavailable,
@@ -28,10 +30,24 @@ from app.hub.connection import Connection
 from app.hub.frames import Encoding, Sink, text_frame
 from app.hub.outbox import Outbox, Turn
 from app.protocol.codes import CloseCode
-from app.protocol.events import Ack
-from app.protocol.operations import Connect
+from app.protocol.events import Ack, History, Message, Published
+from app.protocol.namespace import Namespaces
+from app.protocol.operations import Connect, Subscribe
 from app.protocol.plain import PlainCodec
-from app.protocol.session import Answer, Authenticate, Refuse, Route, Session, echo
+from app.protocol.position import format_cursor
+from app.protocol.session import (
+    Action,
+    Announce,
+    Answer,
+    Authenticate,
+    Join,
+    Leave,
+    Recall,
+    Refuse,
+    Route,
+    Session,
+    echo,
+)
 from app.protocol.token_bucket import TokenBucket
 from app.settings import Settings
 from app.telemetry import Telemetry
@@ -40,6 +56,7 @@ from app.transports.auth import Authenticator, OriginPolicy
 
 logger = logging.getLogger("heliograph.websocket")
 
+CHANNEL_KINDS = {"runs": "run", "logs": "logs"}  # what stands in the path -> the namespace
 SINK_EXTENSION = "heliograph.sink"  # in the ASGI scope: our server's own socket, to be written to without a detour
 
 
@@ -55,7 +72,7 @@ class _Disconnected(Exception):
 
 @dataclass(frozen=True)
 class WebSocketDoor:
-    """The ASGI application behind `/ws` and `/ws/users/{id}`."""
+    """The ASGI application behind `/ws`, `/ws/users/{user}` and `/ws/{kind}/{id}`."""
 
     manager: ConnectionManager
     node: Node
@@ -63,6 +80,7 @@ class WebSocketDoor:
     origins: OriginPolicy
     settings: Settings
     telemetry: Telemetry
+    namespaces: Namespaces
     turn: Turn
     codec: PlainCodec
     frames: Encoding  # the codec in WebSocket frames, for our own server
@@ -77,6 +95,7 @@ class WebSocketDoor:
         authenticator: Authenticator,
         settings: Settings,
         telemetry: Telemetry,
+        namespaces: Namespaces,
         call_soon: Callable[[Callable[[], None]], object],
     ) -> "WebSocketDoor":
         codec = PlainCodec(settings.limits.depth)
@@ -87,6 +106,7 @@ class WebSocketDoor:
             origins=OriginPolicy(settings.allowed_origins),
             settings=settings,
             telemetry=telemetry,
+            namespaces=namespaces,
             turn=Turn(call_soon),
             codec=codec,
             frames=Encoding(codec, text_frame),
@@ -132,8 +152,18 @@ class _Driver:
         self._receive = receive
         session_id = uuid.uuid4().hex
         settings = door.settings
-        self._session = Session(session_id, door.node.name, settings.ping.interval_s)
+        self._session = Session(
+            session_id,
+            door.node.name,
+            namespaces=door.namespaces,
+            open_mode=door.authenticator.mode == "open",
+            ping_interval_s=settings.ping.interval_s,
+            max_channels=settings.limits.channels_per_connection,
+        )
         self._connection = Connection(session_id, "", encoding, outbox)
+        # Bytes that are no UTF-8 become lone surrogates here, which neither a user id nor a channel may hold.
+        query = scope["query_string"].decode("ascii")
+        self._query = dict(parse_qsl(query, keep_blank_values=True, errors="surrogateescape"))
         self._registered = False
         self._connect_by = asyncio.get_running_loop().time() + settings.limits.connect_timeout_s
         self._bucket = TokenBucket(settings.limits.messages_per_second, time.monotonic())
@@ -162,12 +192,10 @@ class _Driver:
         """In open mode the URL may say who comes, instead of a first frame."""
         if self._door.authenticator.mode != "open":
             return None
-        user = self._scope["path_params"].get("user")
+        user = self._scope["path_params"].get("user", self._query.get("user"))
         if user is None:
-            # Bytes that are no UTF-8 become lone surrogates here, which no user id may hold.
-            query = self._scope["query_string"].decode("ascii")
-            user = dict(parse_qsl(query, keep_blank_values=True, errors="surrogateescape")).get("user")
-        return None if user is None else Connect(user=user)
+            return None
+        return Connect(user=user, cursor=self._query.get("cursor"), replay="replay" in self._query)
 
     async def _texts(self) -> AsyncIterator[str]:
         """The client's frames, until it leaves."""
@@ -203,10 +231,19 @@ class _Driver:
 
     # -- doing what the session says
 
-    async def _act(self, action: Answer | Refuse | Authenticate | Route) -> None:
+    async def _act(self, action: Action) -> None:
         match action:
             case Answer(event):
                 self._door.manager.tell(self._connection, event)
+            case Leave(channel, answer):
+                self._door.manager.unsubscribe(self._connection, channel)
+                self._door.manager.tell(self._connection, answer)
+            case Join():
+                await self._join(action)
+            case Announce():
+                await self._announce(action)
+            case Recall():
+                await self._recall(action)
             case Refuse():
                 self._refuse(action)
             case Authenticate():
@@ -245,12 +282,75 @@ class _Driver:
             self._connection.close(CloseCode.CONNECTION_LIMIT, str(error))
             raise _Disconnected from None
         self._registered = True
-        self._connection.open(self._session.identified(user))
+        own, *others = self._session.identified(user)
+        if own.since is None and not own.replay:
+            cursor = await self._door.manager.listen(self._connection, own.channel)
+            self._connection.open(self._session.greeting(cursor))
+        else:
+            cursor = "" if own.since is None else format_cursor({own.channel: own.since})
+            self._connection.open(self._session.greeting(cursor))
+            others.insert(0, own)
+        for join in others:
+            await self._join(join)
+        for channel in self._channels_from_url():
+            await self._act(self._session.receive(Subscribe(channel)))
+
+    def _channels_from_url(self) -> list[str]:
+        """`?channels=a,b`, or the channel that the path names."""
+        params = self._scope["path_params"]
+        named = [f"{namespace}:{params[kind]}" for kind, namespace in CHANNEL_KINDS.items() if kind in params]
+        return named + [channel for channel in self._query.get("channels", "").split(",") if channel]
+
+    async def _join(self, action: Join) -> None:
+        try:
+            await self._door.manager.subscribe(
+                self._connection,
+                action.channel,
+                action.since,
+                replay=action.replay,
+                request_id=action.request_id,
+            )
+        except BusUnavailable as error:
+            self._session.not_joined(action.channel)
+            text = f"not subscribed to {action.channel!r}, try again: {error}"
+            self._refuse(Refuse(error.code, text, action.request_id))
+
+    async def _announce(self, action: Announce) -> None:
+        publish = action.operation
+        try:
+            receipt = await self._door.manager.publish(
+                publish.channel, publish.data, sender=self._session.user, ephemeral=publish.ephemeral
+            )
+        except BusUnavailable as error:
+            self._refuse(Refuse(error.code, f"not published, try again: {error}", publish.id))
+        except BadData as error:
+            self._refuse(Refuse(error.code, str(error), publish.id))
+        else:
+            cursor = UNSET if receipt.position is None else format_cursor({publish.channel: receipt.position})
+            ack = Published(message_id=receipt.message_id, cursor=cursor, id=echo(publish.id))
+            self._door.manager.tell(self._connection, ack)
+
+    async def _recall(self, action: Recall) -> None:
+        read = action.operation
+        try:
+            opened = await self._door.manager.history(read.channel, action.since, read.limit)
+        except BusUnavailable as error:
+            self._refuse(Refuse(error.code, f"the history cannot be read, try again: {error}", read.id))
+            return
+        last = opened.publications[-1].position if opened.publications else action.since
+        history = History(
+            channel=read.channel,
+            publications=[Message.of(publication) for publication in opened.publications],
+            cursor=format_cursor({read.channel: last or opened.position}),
+            id=echo(read.id),
+        )
+        self._door.manager.tell(self._connection, history)
 
     async def _route(self, action: Route) -> None:
-        send = action.operation
+        send, manager = action.operation, self._door.manager
+        deliver = manager.send_message if send.ephemeral else manager.send
         try:
-            receipt = await self._door.manager.send_message(send.to, send.data, sender=self._session.user)
+            receipt = await deliver(send.to, send.data, sender=self._session.user)
         except BusUnavailable as error:
             self._refuse(Refuse(error.code, f"not delivered, try again: {error}", send.id))
         else:

@@ -1,0 +1,135 @@
+"""The log in this process's memory: for one replica without Redis, under the same promises."""
+
+import secrets
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import msgspec
+
+from app.backends.protocols import IDEMPOTENCY_TTL_S, META_TTL_S, Appended, Draft, Opened, Opening
+from app.clock import Clock
+from app.protocol.events import Delivery
+from app.protocol.position import Position
+from app.protocol.publication import Publication
+from app.protocol.run import END_STATES, TAIL_SIZE, RunProgress, RunState, RunUpdate
+from app.settings import Namespace
+
+SWEEP_INTERVAL_S = 60.0
+
+
+@dataclass
+class _Channel:
+    epoch: str = field(default_factory=lambda: secrets.token_hex(4))
+    top: int = 0
+    publications: deque[Publication] = field(default_factory=deque)
+    kept_until: float = 0.0  # monotonic seconds
+    forgotten_at: float = 0.0  # when epoch and offset go too
+    state: str | None = None
+    progress: float | None = None
+    tail: deque[str] = field(default_factory=lambda: deque(maxlen=TAIL_SIZE))
+    answers: dict[str, tuple[float, Appended]] = field(default_factory=dict)  # idempotency key -> until, answer
+
+
+class MemoryLog:
+    """A `Log` for one process, which delivers itself what nobody else has to be told."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._channels: dict[str, _Channel] = {}
+        self._swept_at = clock.monotonic()
+
+    async def append(self, draft: Draft, options: Namespace, lease: str) -> Appended:
+        now = self._clock.monotonic()
+        channel = self._channel(draft.channel)
+        if (repeated := self._answered(channel, draft.idempotency_key, now)) is not None:
+            return repeated
+        channel.top += 1
+        position = Position(channel.epoch, channel.top)
+        data = draft.data if draft.update is None else _reduce(channel, draft.update)
+        channel.publications.append(
+            Publication(
+                draft.channel, data, draft.message_id, draft.sent_at, draft.sender, draft.origin, position=position
+            )
+        )
+        while len(channel.publications) > options.history_size:
+            channel.publications.popleft()
+        ended = draft.update is not None and channel.state in END_STATES
+        channel.kept_until = now + (options.final_ttl_s if ended else options.history_ttl_s)
+        channel.forgotten_at = channel.kept_until + META_TTL_S
+        appended = Appended(position, Delivery.STORED, published=False, message_id=draft.message_id, data=data)
+        if draft.idempotency_key:
+            channel.answers[draft.idempotency_key] = (now + IDEMPOTENCY_TTL_S, appended)
+        return appended
+
+    async def open(self, openings: Sequence[Opening]) -> list[Opened]:
+        return [self._open(opening) for opening in openings]
+
+    async def tops(self, channels: Sequence[str]) -> list[Position | None]:
+        return [
+            Position(known.epoch, known.top) if (known := self._channels.get(name)) is not None else None
+            for name in channels
+        ]
+
+    async def bus_sequence(self) -> int:
+        return 0
+
+    def _open(self, opening: Opening) -> Opened:
+        channel = self._channel(opening.channel)
+        position = Position(channel.epoch, channel.top)
+        run = None
+        if opening.with_run and channel.progress is not None:
+            run = RunState(channel.state, channel.progress, list(channel.tail))
+        after = opening.after
+        if after is not None and (after.epoch != channel.epoch or after.offset > channel.top):
+            return Opened(position, complete=False, publications=[], run=run)
+        if after is None and not opening.replay:
+            return Opened(position, complete=True, publications=[], run=run)
+        start = 0 if after is None else after.offset
+        found = [each for each in channel.publications if each.position is not None and each.position.offset > start]
+        complete = (
+            after is None
+            or after.offset == channel.top
+            or (bool(found) and found[0].position == Position(channel.epoch, after.offset + 1))
+        )
+        return Opened(position, complete, found[: opening.limit], run)
+
+    def _channel(self, name: str) -> _Channel:
+        """The channel as it is now: what has outlived its time is gone."""
+        now = self._clock.monotonic()
+        channel = self._channels.get(name)
+        if channel is None or channel.forgotten_at <= now:
+            self._sweep(now)
+            channel = self._channels[name] = _Channel(forgotten_at=now + META_TTL_S)
+        elif channel.kept_until <= now and channel.publications:
+            channel.publications.clear()
+            channel.state = channel.progress = None
+            channel.tail.clear()
+        return channel
+
+    def _sweep(self, now: float) -> None:
+        """Forget what is over. A new channel has it done, now and then."""
+        if now < self._swept_at + SWEEP_INTERVAL_S:
+            return
+        self._swept_at = now
+        for name in [name for name, channel in self._channels.items() if channel.forgotten_at <= now]:
+            del self._channels[name]
+
+    def _answered(self, channel: _Channel, key: str | None, now: float) -> Appended | None:
+        if key is None or key not in channel.answers:
+            return None
+        until, appended = channel.answers[key]
+        if until <= now:
+            channel.answers = {each: answer for each, answer in channel.answers.items() if answer[0] > now}
+            return None
+        return appended
+
+
+def _reduce(channel: _Channel, update: RunUpdate) -> msgspec.Raw:
+    """Bring the run's state up to date; the data of the publication that tells of it."""
+    if update.state is not None:
+        channel.state = update.state
+    channel.progress = update.progress if update.progress is not None else channel.progress or 0
+    if update.message is not None:
+        channel.tail.append(update.message)
+    return msgspec.Raw(msgspec.json.encode(RunProgress(channel.state, channel.progress, update.message)))

@@ -1,0 +1,92 @@
+"""The Lua scripts, loaded so that a script never runs under a server that has lost what the script relies on.
+
+Redis forgets its scripts when it restarts. Each script carries the run id of the server it was loaded into, so after
+a restart it is unknown (NOSCRIPT), is loaded anew with the new run id, and sees that a log was written under another.
+No command is needed for that on the way of a message.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from importlib import resources
+from typing import Any, Final
+
+from redis.asyncio import Redis
+from redis.exceptions import NoScriptError, RedisError
+
+Argument = str | bytes | int
+
+_PARTS: Final = {  # script -> what stands before it
+    "append": ("_epoch", "_reach"),
+    "open": ("_epoch",),
+    "tops": (),
+    "relay": ("_reach",),
+    "lease": (),
+    "hold": (),
+}
+
+
+class Scripts:
+    """The scripts of one Redis server. The client stays its owner's to close."""
+
+    def __init__(self, client: Redis) -> None:
+        self._redis = client
+        self._shas: dict[str, str] = {}
+        self._loading = asyncio.Lock()
+
+    async def run(self, name: str, keys: Sequence[str], arguments: Sequence[Argument]) -> Any:
+        """Run one script. Raises what redis-py raises."""
+        [result] = await self.run_many(name, [(keys, arguments)])
+        return result
+
+    async def run_many(self, name: str, calls: Sequence[tuple[Sequence[str], Sequence[Argument]]]) -> list[Any]:
+        """Run one script many times, in one round trip."""
+        for _ in range(2):
+            shas = self._shas
+            if not shas:
+                await self._load(stale=shas)
+                shas = self._shas
+            async with self._redis.pipeline(transaction=False) as pipeline:
+                for keys, arguments in calls:
+                    pipeline.evalsha(shas[name], len(keys), *keys, *arguments)
+                results = await pipeline.execute(raise_on_error=False)
+            unknown = any(isinstance(result, NoScriptError) for result in results)
+            if not unknown:
+                return _raise_first_error(results)
+            await self._load(stale=shas)
+        raise NoScriptError("Redis forgets its scripts as fast as they are loaded")
+
+    async def _load(self, stale: dict[str, str]) -> None:
+        async with self._loading:
+            if self._shas is not stale:
+                return  # somebody else has loaded them meanwhile
+            # One connection for both steps: if the server restarts between them, the second step fails.
+            async with self._redis.client() as connection:
+                server = await connection.info("server")
+                certain = await _is_certain(connection)
+                constants = f"local boot, certain = '{server['run_id']}', {str(certain).lower()}\n"
+                self._shas = {
+                    name: await connection.script_load(constants + "\n".join(map(_text, (*before, name))))
+                    for name, before in _PARTS.items()
+                }
+
+
+def _raise_first_error(results: list[Any]) -> list[Any]:
+    for result in results:
+        if isinstance(result, Exception):
+            raise result
+    return results
+
+
+async def _is_certain(connection: Redis) -> bool:
+    """True if the server keeps what it has acknowledged: it writes its log with every command, and always has."""
+    try:
+        fsync = await connection.config_get("appendonly", "appendfsync")
+    except RedisError:
+        return False  # managed servers do not tell
+    replication = await connection.info("replication")
+    promoted = int(replication.get("second_repl_offset", -1)) != -1  # it was a copy, which may have lagged behind
+    return fsync.get("appendonly") == "yes" and fsync.get("appendfsync") == "always" and not promoted
+
+
+def _text(name: str) -> str:
+    return resources.files(__package__).joinpath("lua", f"{name}.lua").read_text(encoding="utf-8")

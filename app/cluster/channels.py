@@ -1,0 +1,470 @@
+"""The channels that this replica follows, each by position: no gap, no repeat, whatever the bus does.
+
+What the bus brings is put in order by a `Sequence`. Where something is missing it is read from the log, while the
+clients' sockets stay open. Three things make a replica look: a publication that comes too early; a subscription that
+began again; and a heartbeat that finds the log ahead of what has come, which shows a lost *last* message too.
+"""
+
+import asyncio
+import logging
+from collections.abc import Iterable
+
+import msgspec
+
+from app.backends.protocols import LogReader, Opened, Opening, Subscriptions
+from app.errors import BusUnavailable
+from app.hub.connection import Connection
+from app.hub.hub import Hub
+from app.protocol.events import Event, InitialState, Message, Progress, Subscribed
+from app.protocol.identity import user_of
+from app.protocol.namespace import Namespaces
+from app.protocol.operations import RequestId
+from app.protocol.position import Position, format_cursor
+from app.protocol.publication import Publication
+from app.protocol.run import RunProgress, RunState
+from app.protocol.sequence import Missing, Sequence
+from app.protocol.session import echo
+from app.settings import ChannelSettings
+from app.telemetry import Telemetry
+
+logger = logging.getLogger("heliograph.channels")
+
+DRAINED_BYTES = 65_536  # a client that catches up gets the next page when no more than this waits for it
+DRAIN_POLL_S = 0.01
+
+
+class _Followed:
+    """One channel that this replica follows."""
+
+    __slots__ = ("early", "idle_since", "joining", "name", "seen_top", "sequence")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.sequence: Sequence | None = None  # none until the log has said where the channel stands
+        self.early: list[Publication] = []  # what the bus has brought before that
+        self.joining: dict[Connection, list[Publication]] = {}  # what came while a connection catches up
+        self.seen_top: Position | None = None  # where the log stood at the last heartbeat
+        self.idle_since: float | None = None  # since when nobody here listens; monotonic seconds
+
+
+class Channels:
+    """Follows channels on behalf of this replica's connections.
+
+    It can read the log and listen to the bus. It can write to neither: see `remote_delivery.py`.
+    """
+
+    def __init__(
+        self,
+        hub: Hub,
+        log: LogReader,
+        bus: Subscriptions,
+        namespaces: Namespaces,
+        settings: ChannelSettings,
+        telemetry: Telemetry,
+    ) -> None:
+        self._hub = hub
+        self._log = log
+        self._bus = bus
+        self._namespaces = namespaces
+        self._settings = settings
+        self._telemetry = telemetry
+        self._followed: dict[str, _Followed] = {}
+        self._openings: list[tuple[Opening, asyncio.Future[Opened]]] = []
+        self._opening_due = asyncio.Event()
+        self._behind: dict[str, None] = {}  # channels of which something is missing, in order
+        self._unsure = False  # anything may be missing: look at all channels
+        self._repair_due = asyncio.Event()
+        self._bus_sequence = 0  # of the last kept publication for a user on the shared bus channel; 0: unknown
+        self._seen_bus_sequence = 0  # where that stood at the last heartbeat
+        self._tasks: list[asyncio.Task[None]] = []
+
+    # -- life
+
+    def start(self) -> None:
+        if not self._tasks:
+            self._tasks = [
+                asyncio.create_task(self._open_loop(), name="channels-open"),
+                asyncio.create_task(self._repair_loop(), name="channels-repair"),
+                asyncio.create_task(self._heartbeat_loop(), name="channels-heartbeat"),
+            ]
+
+    async def stop(self) -> None:
+        tasks, self._tasks = self._tasks, []
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        openings, self._openings = self._openings, []
+        _fail((future for _, future in openings), BusUnavailable("this replica is stopping"))
+
+    # -- joining and leaving
+
+    async def join(
+        self,
+        connection: Connection,
+        channel: str,
+        since: Position | None = None,
+        *,
+        replay: bool = False,
+        request_id: RequestId | None = None,
+    ) -> None:
+        """Subscribe the connection: it is told `subscribed`, then what it missed, then what comes, in order.
+
+        `since`: where the client stands. `replay`: without that, everything that is kept.
+
+        Raises:
+            BusUnavailable: the log or the bus cannot be reached; the connection is not subscribed.
+        """
+        followed = self._follow(channel)
+        held: list[Publication] = []
+        followed.joining[connection] = held
+        try:
+            sequence = await self._positioned(followed)
+            options = self._namespaces.of(channel)
+            if options.run:
+                last = await self._tell_state(connection, channel, request_id)
+            elif since is None and not (replay or options.replay):
+                last = sequence.position
+                self._tell_subscribed(connection, channel, last, recovered=False, request_id=request_id)
+            else:
+                last = await self._catch_up(connection, channel, since, request_id)
+            while sequence.position.epoch == last.epoch and sequence.position.offset < last.offset:
+                await self._repair([followed])  # the log was read further than the bus has brought it yet
+        except BaseException:
+            del followed.joining[connection]
+            self._idle(followed)
+            raise
+        del followed.joining[connection]
+        if sequence.position.epoch == last.epoch:
+            for publication in held:
+                if publication.position is not None and publication.position.offset > last.offset:
+                    self._hub.tell(connection, self._event(publication))
+        else:
+            self._tell_subscribed(connection, channel, sequence.position, recovered=False)
+        self._attach(connection, channel)
+
+    async def listen(self, connection: Connection, channel: str) -> str:
+        """Subscribe without a word to what comes; returns where that begins, as a cursor ('' if nobody can say).
+
+        Where nobody can say, `subscribed` tells later where it has begun.
+        """
+        followed = self._follow(channel)
+        self._attach(connection, channel)
+        try:
+            sequence = await self._positioned(followed)
+        except BusUnavailable:
+            return ""
+        return format_cursor({channel: sequence.position})
+
+    def _attach(self, connection: Connection, channel: str) -> None:
+        self._hub.subscribe(connection, channel)
+        self._follow(channel).idle_since = None
+
+    def leave(self, connection: Connection, channel: str) -> None:
+        """Unsubscribe the connection."""
+        self._hub.unsubscribe(connection, channel)
+        if (followed := self._followed.get(channel)) is not None:
+            self._idle(followed)
+
+    def leave_all(self, connection: Connection) -> None:
+        for channel in list(connection.channels):
+            self.leave(connection, channel)
+
+    def position(self, channel: str) -> Position | None:
+        """Where this replica stands in a channel that it follows."""
+        followed = self._followed.get(channel)
+        return followed.sequence.position if followed is not None and followed.sequence is not None else None
+
+    def _follow(self, channel: str) -> _Followed:
+        followed = self._followed.get(channel)
+        if followed is None:
+            followed = self._followed[channel] = _Followed(channel)
+        return followed
+
+    def _idle(self, followed: _Followed) -> None:
+        """Nobody may listen any more. A user's channel is left at once, others a while later: people come back."""
+        if followed.joining or self._hub.subscribers(followed.name):
+            return
+        if user_of(followed.name) is not None:
+            # Others do not publish to a user who is not here: the position would only grow old.
+            self._followed.pop(followed.name, None)
+        else:
+            followed.idle_since = asyncio.get_running_loop().time()
+
+    async def _positioned(self, followed: _Followed) -> Sequence:
+        """Find out where the channel stands, and listen to it from there on."""
+        if followed.sequence is None:
+            if user_of(followed.name) is None:
+                await self._bus.follow(followed.name)
+            opened = await self._open(Opening(followed.name))
+            self._begin(followed, opened.position)
+        assert followed.sequence is not None  # noqa: S101 - begun above
+        return followed.sequence
+
+    def _begin(self, followed: _Followed, position: Position) -> None:
+        if followed.sequence is None:
+            followed.sequence = Sequence(position)
+            early, followed.early = followed.early, []
+            for publication in early:
+                self._accept(followed, publication)
+
+    async def _tell_state(self, connection: Connection, channel: str, request_id: RequestId | None) -> Position:
+        """A run's viewer gets the latest state, and from that very moment on its progress."""
+        opened = await self._open(Opening(channel, with_run=True))
+        self._tell_subscribed(connection, channel, opened.position, recovered=True, request_id=request_id)
+        run = opened.run or RunState(state=None, progress=0, logs=[])
+        self._hub.tell(connection, InitialState(state=run.state, progress=run.progress, logs=run.logs))
+        return opened.position
+
+    async def _catch_up(
+        self, connection: Connection, channel: str, since: Position | None, request_id: RequestId | None
+    ) -> Position:
+        """Tell what the client has missed, page by page; returns up to where."""
+        opened = await self._open(Opening(channel, after=since, replay=since is None, limit=self._settings.page))
+        if not opened.complete:
+            self._tell_subscribed(connection, channel, opened.position, recovered=False, request_id=request_id)
+            return opened.position
+        if since is None:
+            first = opened.publications[0].position if opened.publications else None
+            since = Position(opened.position.epoch, opened.position.offset if first is None else first.offset - 1)
+            self._tell_subscribed(connection, channel, since, recovered=False, request_id=request_id)
+        else:
+            self._tell_subscribed(connection, channel, since, recovered=True, request_id=request_id)
+        last = since
+        while True:
+            for publication in opened.publications:
+                self._hub.tell(connection, self._event(publication))
+                last = publication.position or last
+            if last.offset >= opened.position.offset:
+                return last
+            while connection.outbox.waiting_bytes > DRAINED_BYTES:  # noqa: ASYNC110 - the outbox has no events
+                await asyncio.sleep(DRAIN_POLL_S)
+            opened = await self._open(Opening(channel, after=last, limit=self._settings.page))
+            if not opened.complete:
+                # What was next has been trimmed while the client read the page before.
+                self._tell_subscribed(connection, channel, opened.position, recovered=False)
+                return opened.position
+
+    def _tell_subscribed(
+        self,
+        connection: Connection,
+        channel: str,
+        position: Position,
+        *,
+        recovered: bool,
+        request_id: RequestId | None = None,
+    ) -> None:
+        cursor = format_cursor({channel: position})
+        self._hub.tell(
+            connection, Subscribed(channel=channel, cursor=cursor, recovered=recovered, id=echo(request_id))
+        )
+
+    # -- what comes
+
+    def receive(self, publication: Publication, bus_sequence: int = 0) -> None:
+        """Take what the bus has brought (or what was appended here and published to nobody)."""
+        if bus_sequence:
+            self._count(bus_sequence)
+        followed = self._followed.get(publication.channel)
+        if followed is None:
+            return
+        if followed.sequence is None:
+            followed.early.append(publication)
+        else:
+            self._accept(followed, publication)
+
+    def lost_track(self) -> None:
+        """The bus subscription began again: anything may have been missed."""
+        self._unsure = True
+        self._bus_sequence = 0
+        self._repair_due.set()
+
+    def _count(self, bus_sequence: int) -> None:
+        """Find out from the numbers on the shared bus channel that something for some user is missing."""
+        if 0 < self._bus_sequence < bus_sequence - 1:
+            self._unsure = True
+            self._repair_due.set()
+        self._bus_sequence = max(self._bus_sequence, bus_sequence)
+
+    def _accept(self, followed: _Followed, publication: Publication) -> None:
+        assert followed.sequence is not None  # noqa: S101 - the callers have looked
+        accepted = followed.sequence.accept(publication)
+        if isinstance(accepted, Missing):
+            self._missing(followed.name)
+        else:
+            self._deliver(followed, accepted)
+
+    def _deliver(self, followed: _Followed, publications: list[Publication]) -> None:
+        for publication in publications:
+            self._hub.deliver(followed.name, self._event(publication))
+            for held in followed.joining.values():
+                held.append(publication)
+
+    def _event(self, publication: Publication) -> Event:
+        """What subscribers are told of a publication."""
+        if not self._namespaces.of(publication.channel).run:
+            return Message.of(publication)
+        progress = msgspec.json.decode(publication.data, type=RunProgress)
+        return Progress(
+            run_id=publication.channel.partition(":")[2],
+            state=progress.state,
+            progress=progress.progress,
+            message=progress.message,
+        )
+
+    # -- repairing
+
+    def _missing(self, channel: str) -> None:
+        self._behind[channel] = None
+        self._repair_due.set()
+
+    async def _repair_loop(self) -> None:
+        while True:
+            await self._repair_due.wait()
+            self._repair_due.clear()
+            try:
+                if self._unsure:
+                    self._unsure = False
+                    await self._look(
+                        [followed for followed in self._followed.values() if followed.sequence is not None]
+                    )
+                while self._behind:
+                    names = list(self._behind)[: self._settings.page]
+                    await self._repair([self._followed[name] for name in names if name in self._followed])
+                    for name in names:
+                        self._behind.pop(name, None)
+            except BusUnavailable as error:
+                logger.info("the log cannot be read (%s); trying again with the next heartbeat", error)
+                self._unsure = True
+
+    async def _look(self, followed: list[_Followed]) -> None:
+        """Compare where channels stand with the log, and note those that are behind it."""
+        tops = await self._log.tops([each.name for each in followed])
+        for each, top in zip(followed, tops, strict=True):
+            if each.sequence is not None and _is_behind(each.sequence.position, top):
+                self._behind[each.name] = None
+
+    async def _repair(self, followed: list[_Followed]) -> None:
+        """Read what is missing from the log and deliver it."""
+        openings = [
+            Opening(each.name, after=None if each.sequence is None else each.sequence.position) for each in followed
+        ]
+        for each, opened in zip(followed, await self._log.open(openings), strict=True):
+            self._repaired(each, opened)
+
+    def _repaired(self, followed: _Followed, opened: Opened) -> None:
+        if followed.sequence is None:
+            self._begin(followed, opened.position)
+            self._say_where_it_goes_on(followed, opened.position)
+            return
+        before = followed.sequence.position
+        if not opened.complete:
+            self._say_where_it_goes_on(followed, opened.position)
+            self._deliver(followed, followed.sequence.restart(opened.position))
+            self._telemetry.unfilled_gaps += 1
+            logger.warning(
+                "%s: what followed %s.%d is lost; going on at %s.%d", followed.name, *before, *opened.position
+            )
+            return
+        ready = followed.sequence.fill(opened.publications)
+        self._deliver(followed, ready)
+        if ready:
+            self._telemetry.repairs += 1
+            now = followed.sequence.position
+            logger.info("%s: repaired %d to %d of epoch %s", followed.name, before.offset + 1, now.offset, now.epoch)
+        if followed.sequence.has_gap or followed.sequence.position.offset < opened.position.offset:
+            self._missing(followed.name)
+
+    def _say_where_it_goes_on(self, followed: _Followed, position: Position) -> None:
+        """A hole that cannot be filled is said aloud, to everyone who listens."""
+        cursor = format_cursor({followed.name: position})
+        self._hub.deliver(followed.name, Subscribed(channel=followed.name, cursor=cursor, recovered=False))
+
+    # -- the heartbeat
+
+    async def _heartbeat_loop(self) -> None:
+        while True:
+            await asyncio.sleep(self._settings.heartbeat_s)
+            try:
+                await self._beat()
+            except BusUnavailable as error:
+                logger.debug("no heartbeat: %s", error)
+
+    async def _beat(self) -> None:
+        """Look for lost last messages, twice in a row: what was on its way at the first look has come by the next."""
+        await self._leave_idle()
+        if self._unsure or self._behind:
+            self._repair_due.set()
+        waiting = [followed.name for followed in self._followed.values() if followed.sequence is None]
+        for name in waiting:
+            if self._hub.subscribers(name):
+                self._missing(name)
+        shared = [
+            each for each in self._followed.values() if each.sequence is not None and user_of(each.name) is None
+        ]
+        for each, top in zip(shared, await self._log.tops([each.name for each in shared]), strict=True):
+            seen = each.seen_top
+            if (
+                each.sequence is not None
+                and seen is not None
+                and (_is_behind(each.sequence.position, seen) or not top)
+            ):
+                self._missing(each.name)
+            each.seen_top = top
+        await self._beat_for_users()
+
+    async def _beat_for_users(self) -> None:
+        """The same for all users at once: one counter tells whether the shared bus channel has brought everything."""
+        counted = await self._log.bus_sequence()
+        if self._bus_sequence == 0:
+            self._bus_sequence = counted
+        elif self._bus_sequence < self._seen_bus_sequence or counted < self._bus_sequence:
+            self._bus_sequence = counted
+            self._unsure = True
+            self._repair_due.set()
+        self._seen_bus_sequence = counted
+
+    async def _leave_idle(self) -> None:
+        now = asyncio.get_running_loop().time()
+        for followed in list(self._followed.values()):
+            idle = (
+                followed.idle_since is not None and not followed.joining and not self._hub.subscribers(followed.name)
+            )
+            if idle and now - (followed.idle_since or now) >= self._settings.linger_s:
+                del self._followed[followed.name]
+                await self._bus.unfollow(followed.name)
+
+    # -- reading the log
+
+    async def _open(self, opening: Opening) -> Opened:
+        """Read the log, together with whoever else wants to at this moment."""
+        future: asyncio.Future[Opened] = asyncio.get_running_loop().create_future()
+        self._openings.append((opening, future))
+        self._opening_due.set()
+        return await future
+
+    async def _open_loop(self) -> None:
+        while True:
+            await self._opening_due.wait()
+            self._opening_due.clear()
+            openings, self._openings = self._openings, []
+            try:
+                results = await self._log.open([opening for opening, _ in openings])
+            except BusUnavailable as error:
+                _fail((future for _, future in openings), error)
+            except asyncio.CancelledError:
+                _fail((future for _, future in openings), BusUnavailable("this replica is stopping"))
+                raise
+            else:
+                for (_, future), opened in zip(openings, results, strict=True):
+                    if not future.done():
+                        future.set_result(opened)
+
+
+def _is_behind(position: Position, top: Position | None) -> bool:
+    return top is None or position.epoch != top.epoch or position.offset < top.offset
+
+
+def _fail(futures: Iterable[asyncio.Future[Opened]], error: BusUnavailable) -> None:
+    for future in futures:
+        if not future.done():
+            future.set_exception(error)

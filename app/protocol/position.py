@@ -1,0 +1,50 @@
+"""Where something stands in a channel, and the cursor a client keeps to come back to it."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+from urllib.parse import parse_qsl, quote
+
+from app.errors import BadCursor
+
+
+class Position(NamedTuple):
+    """The place of one publication in its channel's log.
+
+    `offset` counts up by one with each publication, from 1; 0 stands before the first. Offsets can be compared within
+    one `epoch` only: it changes when the past of the log is not certain (it was lost, or may have been).
+    """
+
+    epoch: str
+    offset: int
+
+
+def format_cursor(positions: Mapping[str, Position]) -> str:
+    """The positions of any number of channels as one opaque string: ASCII, fit for URLs and SSE ids.
+
+    Cursors can be joined with `&`.
+    """
+    return "&".join(f"{quote(channel, safe='')}={epoch}.{offset}" for channel, (epoch, offset) in positions.items())
+
+
+def parse_cursor(cursor: str) -> dict[str, Position]:
+    """The positions by channel; a channel that is named twice counts with its last position.
+
+    Raises:
+        BadCursor: this was not made by `format_cursor`.
+    """
+    if not cursor:
+        return {}
+    try:
+        return {
+            channel: _parse_position(text)
+            for channel, text in parse_qsl(cursor, strict_parsing=True, errors="strict")
+        }
+    except ValueError:
+        raise BadCursor("the cursor is not one that this cluster has given") from None
+
+
+def _parse_position(text: str) -> Position:
+    epoch, _, offset = text.rpartition(".")
+    if not epoch.isalnum() or not offset.isascii() or not offset.isdigit():
+        raise ValueError(text)
+    return Position(epoch, int(offset))

@@ -1,0 +1,89 @@
+"""Putting the publications of one channel in order, whatever order they come in: no gap, no repeat. Pure.
+
+What the bus brings is a hint: it may come late, twice or never. A `Sequence` lets through what is next, drops what
+was there before, and keeps what is too early until the missing range has been read from the log.
+"""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from app.protocol.position import Position
+from app.protocol.publication import Publication
+
+MOST_EARLY = 1024  # publications kept while a range is missing; what does not fit is read from the log instead
+
+
+class Missing(NamedTuple):
+    """The publications after `after`, to be read from the log. `epoch_changed`: the log has begun anew."""
+
+    after: Position
+    epoch_changed: bool = False
+
+
+class Sequence:
+    """The order of one channel, from `position` on."""
+
+    __slots__ = ("_early", "position")
+
+    def __init__(self, position: Position) -> None:
+        self.position = position
+        self._early: dict[int, Publication] = {}
+
+    @property
+    def has_gap(self) -> bool:
+        """True while something that came is held back for something that has not."""
+        return bool(self._early)
+
+    def accept(self, publication: Publication) -> list[Publication] | Missing:
+        """What may be delivered now, in order; or what must be read first."""
+        position = publication.position
+        assert position is not None  # noqa: S101 - an ephemeral publication has no place in an order
+        epoch, top = self.position
+        if position.epoch != epoch:
+            return Missing(self.position, epoch_changed=True)
+        if position.offset <= top:
+            return []
+        if position.offset > top + 1:
+            if len(self._early) < MOST_EARLY:
+                self._early[position.offset] = publication
+            return Missing(self.position)
+        self.position = position
+        if not self._early:
+            return [publication]
+        return [publication, *self._release()]
+
+    def fill(self, publications: Iterable[Publication]) -> list[Publication]:
+        """What may be delivered now that these have been read from the log, in order and without a hole.
+
+        They begin at or before the next offset; ones that were there before are dropped.
+        """
+        ready = []
+        for publication in publications:
+            accepted = self.accept(publication)
+            if isinstance(accepted, Missing):
+                break
+            ready += accepted
+        return ready
+
+    def restart(self, position: Position) -> list[Publication]:
+        """Go on from `position`, leaving behind whatever is missing before it; returns what follows it already."""
+        self.position = position
+        self._early = {offset: early for offset, early in self._early.items() if self._follows(early)}
+        return self._release()
+
+    def _follows(self, publication: Publication) -> bool:
+        position = publication.position
+        return (
+            position is not None and position.epoch == self.position.epoch and position.offset > self.position.offset
+        )
+
+    def _release(self) -> list[Publication]:
+        """What was held back and follows without a gap; what is behind the position by now is dropped."""
+        epoch, top = self.position
+        released = []
+        while (early := self._early.pop(top + 1, None)) is not None:
+            released.append(early)
+            top += 1
+        self.position = Position(epoch, top)
+        self._early = {offset: early for offset, early in self._early.items() if offset > top}
+        return released
