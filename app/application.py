@@ -20,7 +20,7 @@ from app.hub.hub import Hub
 from app.settings import Settings
 from app.telemetry import Telemetry
 from app.transports.auth import Authenticator
-from app.transports.console import console_routes
+from app.transports.console import console_routes, static_routes
 from app.transports.health import health_routes
 from app.transports.websocket import WebSocketDoor
 
@@ -72,6 +72,7 @@ def build_replica(settings: Settings, name: str = "replica-1", bus: PubSubManage
         WebSocketRoute("/ws/users/{user}", door),
         *health_routes(node, bus, hub, telemetry),
     ]
+    routes += static_routes()
     if settings.console_enabled:
         routes += console_routes(node, directory, clock, settings.auth.mode)
 
