@@ -24,7 +24,7 @@ from app.protocol.namespace import Namespaces
 from app.settings import Settings
 from app.telemetry import Telemetry
 from app.transports.auth import Authenticator
-from app.transports.console import console_routes
+from app.transports.console import console_routes, static_routes
 from app.transports.health import health_routes
 from app.transports.websocket import CHANNEL_KINDS, WebSocketDoor
 
@@ -95,6 +95,7 @@ def build_replica(settings: Settings, name: str = "replica-1", bus: PubSubManage
         *(WebSocketRoute(f"/ws/{kind}/{{{kind}:path}}", door) for kind in CHANNEL_KINDS),
         *health_routes(node, bus, hub, telemetry),
     ]
+    routes += static_routes()
     if settings.console_enabled:
         routes += console_routes(node, directory, clock, settings.auth.mode)
 

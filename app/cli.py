@@ -13,6 +13,8 @@ from app.errors import BadSetting, BadUserId
 from app.settings import Settings, settings_table, unknown_variables
 from app.telemetry import configure_logging
 
+DRAIN_MARGIN_S = 5.0  # what a replica may take beyond its drain before it is killed
+
 logger = logging.getLogger("heliograph.cli")
 
 
@@ -66,6 +68,7 @@ def up(replicas: int, host: str, port: int, connections_per_address: int) -> Non
         port=port,
         redis_url=loaded.redis.url,
         connections_per_address=connections_per_address,
+        replicas_stop_within_s=loaded.drain.deadline_s + DRAIN_MARGIN_S,
     )
     sys.exit(asyncio.run(LocalCluster(options).run()))
 

@@ -1,80 +1,68 @@
-"""Cancelling a task at each of its awaits, one after the other.
+"""Stopping a coroutine at each of the places where it waits, one after the other.
 
-`asyncio` can deliver a cancellation at two moments of an await: while what is awaited is still under way, or when it
-is done and the task has not been resumed yet. Code that handles the first well may swallow the second (`wait_for` of
-Python 3.11 does), and then whoever waits for the task waits for ever.
+What is to happen when a task is cancelled has to happen wherever it is cancelled, and a library below may have dozens
+of awaits: `Watch` finds them all by counting, so that none has to be known by name.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Generator
-from enum import Enum
+from collections.abc import Callable, Coroutine, Generator
 from types import CoroutineType
 from typing import Any
 
-
-class Moment(Enum):
-    """When in an await the cancellation comes."""
-
-    WAITING = "waiting"  # for what is awaited
-    WOKEN = "woken"  # it is done, the task has not gone on yet
+Function = Callable[..., Coroutine[Any, Any, Any]]
 
 
-class CancelAt:
-    """Runs a coroutine and cancels its task at the `at`-th place where it waits (counted from 1).
+class Watch:
+    """Follows a coroutine to the `at`-th place where it waits (counted from 1).
 
-    `reached` tells whether the coroutine came that far, `where` in which functions it then was.
+    `await watch.place()` returns there: True in the turn of the loop in which the coroutine began to wait, False if
+    `over` was called before it came that far.
     """
 
-    def __init__(self, at: int, moment: Moment) -> None:
+    def __init__(self, at: int) -> None:
         self._at = at
-        self._moment = moment
-        self.waits = 0
-        self.reached = asyncio.Event()
-        self.where = ""
+        self._waits = 0
+        self._there = asyncio.Event()
+        self._reached = False
+        self.where = ""  # the functions that wait for each other at that place, from the outermost in
 
-    def around(self, function: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], Coroutine[Any, Any, None]]:
-        """What `function` does, under watch; put it in the place of `function`."""
+    def around(self, function: Function) -> Function:
+        """What `function` does, watched: put this in its place."""
 
-        async def watched() -> None:
-            await _Watched(function(), self._waits)
+        async def watched(*arguments: Any, **named: Any) -> Any:
+            return await _Watched(function(*arguments, **named), self._waits_now)
 
         return watched
 
-    def _waits(self, coroutine: Coroutine[Any, Any, None], awaited: "asyncio.Future[object] | None") -> None:
-        self.waits += 1
-        if self.waits != self._at:
-            return
-        task = asyncio.current_task()
-        assert task is not None
-        self.where = " > ".join(_frames(coroutine))
-        if awaited is None or self._moment is Moment.WAITING:
-            self._cancel(task)
-        else:
-            # The task's own wake-up call is added after this one, and so comes after it.
-            awaited.add_done_callback(lambda _: self._cancel(task))
+    def over(self) -> None:
+        """Nothing more is going to happen."""
+        self._there.set()
 
-    def _cancel(self, task: "asyncio.Task[object]") -> None:
-        self.reached.set()
-        task.cancel()
+    async def place(self) -> bool:
+        await self._there.wait()
+        return self._reached
+
+    def _waits_now(self, coroutine: Coroutine[Any, Any, Any]) -> None:
+        self._waits += 1
+        if self._waits == self._at and not self._there.is_set():
+            self._reached = True
+            self.where = " > ".join(_functions(coroutine))
+            self._there.set()
 
 
-class _Watched(Awaitable[None]):
-    """Awaits a coroutine and tells of each future that it waits for (None: it only lets others run)."""
+class _Watched:
+    """Awaits a coroutine and tells each time that it is about to wait."""
 
-    def __init__(
-        self,
-        coroutine: Coroutine[Any, Any, None],
-        tell: Callable[[Coroutine[Any, Any, None], "asyncio.Future[object] | None"], None],
-    ) -> None:
+    def __init__(self, coroutine: Coroutine[Any, Any, Any], tell: Callable[[Coroutine[Any, Any, Any]], None]) -> None:
         self._coroutine = coroutine
         self._tell = tell
 
-    def __await__(self) -> Generator[Any, Any, None]:
+    def __await__(self) -> Generator[Any, Any, Any]:
         steps = self._coroutine.__await__()
         try:
             awaited = next(steps)
             while True:
-                self._tell(self._coroutine, awaited)
+                self._tell(self._coroutine)
                 try:
                     value = yield awaited
                 except BaseException as error:  # noqa: BLE001 - handed on
@@ -82,17 +70,12 @@ class _Watched(Awaitable[None]):
                 else:
                     awaited = steps.send(value)
         except StopIteration as end:
-            return end.value  # type: ignore[no-any-return]
-        finally:
-            steps.close()
+            return end.value
 
 
-def _frames(awaitable: object) -> list[str]:
-    """The functions that wait for each other, from the outermost in."""
+def _functions(awaitable: object) -> list[str]:
     names = []
     while isinstance(awaitable, CoroutineType):
-        names.append(
-            awaitable.cr_code.co_qualname if hasattr(awaitable.cr_code, "co_qualname") else awaitable.__name__
-        )
+        names.append(awaitable.__name__)
         awaitable = awaitable.cr_await
     return names

@@ -46,15 +46,16 @@ def console_routes(node: Node, directory: Directory, clock: Clock, auth_mode: st
         ]
         return JSONResponse(answer)
 
-    return [
-        Route("/", page),
-        Route("/api/cluster", cluster),
-        Mount("/static", _WithHeaders(StaticFiles(directory=STATIC))),
-    ]
+    return [Route("/", page), Route("/api/cluster", cluster)]
+
+
+def static_routes() -> list[BaseRoute]:
+    """The console's files, among them the client library, which any page may import."""
+    return [Mount("/static", _WithHeaders(StaticFiles(directory=STATIC)))]
 
 
 class _WithHeaders:
-    """Adds `HEADERS` to every response of an ASGI application."""
+    """Adds `HEADERS` to every response of an ASGI application, and lets pages from anywhere read it."""
 
     def __init__(self, app: StaticFiles) -> None:
         self._app = app
@@ -62,7 +63,8 @@ class _WithHeaders:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                added = [(name.lower().encode(), value.encode()) for name, value in HEADERS.items()]
+                headers = {**HEADERS, "Access-Control-Allow-Origin": "*"}
+                added = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
                 message = {**message, "headers": [*message["headers"], *added]}
             await send(message)
 

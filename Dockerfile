@@ -1,0 +1,36 @@
+# One replica. Everything is installed in a first stage; the image itself gets no more than the result.
+FROM python:3.13-slim-bookworm AS packages
+
+# Further packages of constraints.txt, e.g. watchfiles for `serve --reload`.
+ARG EXTRA_PACKAGES=""
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
+WORKDIR /build
+RUN python -m venv /opt/venv
+COPY pyproject.toml constraints.txt ./
+# The dependencies first and alone, so that a change of the code does not install them anew.
+RUN python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"], sep="\n")' \
+        > requirements.txt \
+    && /opt/venv/bin/pip install --quiet -c constraints.txt -r requirements.txt ${EXTRA_PACKAGES}
+COPY README.md LICENSE ./
+COPY app app
+RUN /opt/venv/bin/pip install --quiet --no-deps . \
+    && /opt/venv/bin/pip uninstall --quiet --yes pip
+
+
+FROM python:3.13-slim-bookworm
+
+ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
+RUN useradd --system --uid 10001 --user-group --no-create-home --shell /usr/sbin/nologin heliograph
+COPY --from=packages /opt/venv /opt/venv
+# Empty. Development puts the checkout's app here; the working directory comes before what is installed.
+WORKDIR /srv/heliograph
+
+USER 10001:10001
+EXPOSE 8080
+# Drains first: tells its clients to go elsewhere, which takes up to 20 s.
+STOPSIGNAL SIGTERM
+# Alive, not ready: a replica that waits for Redis must not be restarted for it.
+HEALTHCHECK --interval=10s --timeout=3s --start-period=15s --retries=3 \
+    CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8080/health', timeout=2)"]
+ENTRYPOINT ["python", "-m", "app"]
+CMD ["serve", "--host", "0.0.0.0", "--port", "8080"]

@@ -1,0 +1,171 @@
+"""The order in which things start and stop."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from app.local_cluster import programs
+from app.local_cluster.child import Child
+from app.local_cluster.machine import raise_open_files, refuse_taken_ports
+from app.local_cluster.options import CannotStart, LocalClusterOptions
+from app.local_cluster.terminal import Terminal
+
+READY_WITHIN_S = 30.0
+PROBE_INTERVAL_S = 0.1
+
+
+class LocalCluster:
+    """Redis, the replicas and nginx, each kept alive, until a signal comes.
+
+    They start from the inside out: Redis answers, then each replica is ready, then nginx opens the door. They
+    stop so that clients are told where to go: the replicas drain through a living nginx, which ends after
+    them, and Redis last.
+    """
+
+    def __init__(self, options: LocalClusterOptions) -> None:
+        self._options = options
+        self._terminal = Terminal([name for name, _ in options.ports()], on_closed=self._ask_to_stop)
+        self._redis: list[Child] = []
+        self._replicas: list[Child] = []
+        self._nginx: list[Child] = []
+        self._stop_asked = asyncio.Event()
+        self._killed = False
+        """A second signal came: nothing is waited for any more."""
+
+    async def run(self) -> int:
+        """Run until SIGINT, SIGTERM or SIGHUP; the second of them kills everything at once.
+
+        Returns:
+            An exit code: 0 after an orderly stop, 1 when the cluster was killed or could not start; then one
+            line has said why.
+        """
+        try:
+            self._check()
+        except CannotStart as error:
+            print(f"heliograph: {error}", file=sys.stderr)
+            return 1
+        with _run_directory() as directory, self._signals():
+            try:
+                await self._run_until_asked_to_stop(directory)
+            except CannotStart as error:
+                self._terminal.say(str(error))
+                return 1
+            finally:
+                await self._stop()
+        return 1 if self._killed else 0
+
+    def _check(self) -> None:
+        self._options.check()
+        programs.check_installed(self._options)
+        refuse_taken_ports(self._options)
+
+    async def _run_until_asked_to_stop(self, directory: Path) -> None:
+        start = asyncio.create_task(self._start(directory), name="start")
+        stop = asyncio.create_task(self._stop_asked.wait(), name="wait for a signal")
+        try:
+            await asyncio.wait({start, stop}, return_when=asyncio.FIRST_COMPLETED)
+            if not stop.done():
+                await start
+                await stop
+        finally:
+            start.cancel()
+            stop.cancel()
+            await asyncio.gather(start, stop, return_exceptions=True)
+
+    async def _start(self, directory: Path) -> None:
+        open_files = raise_open_files()
+        await self._start_stage(self._redis, programs.redis(self._options, directory))
+        await self._start_stage(self._replicas, programs.replicas(self._options))
+        await self._start_stage(self._nginx, programs.nginx(self._options, directory, open_files))
+        for line in self._where_everything_is(directory):
+            self._terminal.say(line)
+
+    async def _start_stage(self, stage: list[Child], parts: list[programs.Part]) -> None:
+        """Start some parts together, and wait until each is ready."""
+        stage.extend(Child(part.program, self._terminal) for part in parts)
+        for child in stage:
+            child.start()
+        for child, part in zip(stage, parts, strict=True):
+            await self._until_ready(child, part)
+            child.keep_alive()
+
+    async def _until_ready(self, child: Child, part: programs.Part) -> None:
+        clock = asyncio.get_running_loop().time
+        deadline = clock() + READY_WITHIN_S
+        while problem := await part.problem():
+            if await child.ended_within(PROBE_INTERVAL_S):
+                raise CannotStart(f"{child.program.name} {child.ending} before it was ready; its last lines say why.")
+            if clock() > deadline:
+                raise CannotStart(f"{child.program.name} is not ready after {READY_WITHIN_S:.0f} s: {problem}")
+
+    async def _stop(self) -> None:
+        for stage, what in (
+            (self._replicas, "the replicas, which send their clients on"),
+            (self._nginx, "nginx"),
+            (self._redis, "Redis"),
+        ):
+            if stage and not self._killed:
+                self._terminal.say(f"stopping {what}")
+            await asyncio.gather(*(child.stop() for child in stage))
+
+    @contextlib.contextmanager
+    def _signals(self) -> Iterator[None]:
+        loop = asyncio.get_running_loop()
+        heard = [signal.SIGINT, signal.SIGTERM]
+        # Under nohup it is ignored, and the person means it.
+        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+            heard.append(signal.SIGHUP)
+        for number in heard:
+            loop.add_signal_handler(number, self._on_signal)
+        try:
+            yield
+        finally:
+            for number in heard:
+                loop.remove_signal_handler(number)
+
+    def _on_signal(self) -> None:
+        if self._stop_asked.is_set():
+            self._kill()
+        else:
+            self._terminal.say("stopping (once more: at once)")
+            self._ask_to_stop()
+
+    def _ask_to_stop(self) -> None:
+        self._stop_asked.set()
+
+    def _kill(self) -> None:
+        self._terminal.say("killing everything")
+        self._killed = True
+        for child in (*self._replicas, *self._nginx, *self._redis):
+            child.kill()
+
+    def _where_everything_is(self, directory: Path) -> Iterator[str]:
+        options = self._options
+        yield "the cluster is ready"
+        yield f"  console    {options.url}"
+        for number, port in enumerate(options.replica_ports, start=1):
+            yield f"  replica-{number}  http://127.0.0.1:{port}/metrics"
+        yield f"  Redis      redis-cli -u {_without_password(options.replica_redis_url)}"
+        yield f"  nginx      {directory / 'nginx.conf'}"
+        yield "  stop       Ctrl-C"
+
+
+@contextlib.contextmanager
+def _run_directory() -> Iterator[Path]:
+    """A directory for the configuration and for temporary files, private, gone at the end."""
+    with tempfile.TemporaryDirectory(prefix="heliograph-") as name:
+        if os.geteuid() == 0:
+            # nginx gives its workers to "nobody" then; they may pass through to theirs, and not look around.
+            os.chmod(name, 0o711)  # noqa: S103
+        yield Path(name)
+
+
+def _without_password(url: str) -> str:
+    parts = urlsplit(url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()

@@ -1,0 +1,102 @@
+"""What this machine has to offer: programs, free ports, open files."""
+
+import errno
+import os
+import resource
+import shutil
+import socket
+
+from app.local_cluster.options import CannotStart, LocalClusterOptions
+
+# nginx keeps two for each socket, and one of its workers may get nearly all 10,000 of them.
+_OPEN_FILES = 32_768
+_LOOPBACK = ("127.0.0.1", "localhost")
+
+
+def find_redis() -> str:
+    """Where the Redis server is; raises CannotStart if it is not installed."""
+    return _find_program("redis-server", package="redis-server")
+
+
+def find_nginx() -> str:
+    """Where nginx is; raises CannotStart if it is not installed."""
+    return _find_program("nginx", package="nginx-light")
+
+
+def listen_addresses(host: str) -> list[str]:
+    """The addresses to listen on for `host`: the loopback has two, and browsers try `::1` first."""
+    if host not in _LOOPBACK:
+        return [host]
+    return ["127.0.0.1", "::1"] if _has_address("::1") else ["127.0.0.1"]
+
+
+def refuse_taken_ports(options: LocalClusterOptions) -> None:
+    """Look whether every port can be listened on.
+
+    Raises:
+        CannotStart: naming the first one that cannot, and what to do.
+    """
+    for name, port in options.ports():
+        for address in listen_addresses(options.host if name == "nginx" else "127.0.0.1"):
+            _refuse_taken_port(name, address, port)
+
+
+def raise_open_files() -> int:
+    """Let this process, and so all that it starts, open as many files as a full cluster needs.
+
+    Returns:
+        How many that are: fewer where the hard limit of this machine is lower.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _OPEN_FILES if hard == resource.RLIM_INFINITY else min(_OPEN_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    return wanted
+
+
+def _find_program(name: str, package: str) -> str:
+    # Debian keeps servers in directories that are not on everybody's PATH.
+    path = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/local/sbin", "/usr/sbin", "/sbin"))
+    found = shutil.which(name, path=path)
+    if found is None:
+        raise CannotStart(
+            f"{name} is not installed. Debian and Ubuntu have it as {package}; scripts/run installs it."
+        )
+    return found
+
+
+def _refuse_taken_port(name: str, address: str, port: int) -> None:
+    try:
+        _listen_once(address, port)
+    except OSError as error:
+        raise CannotStart(_port_problem(name, address, port, error)) from None
+
+
+def _port_problem(name: str, address: str, port: int, error: OSError) -> str:
+    other = "Choose other ports with HELIOGRAPH_PORT=… (scripts/run) or --port … (heliograph up)."
+    match error.errno:
+        case errno.EADDRINUSE:
+            return f"Port {port} on {address}, meant for {name}, is taken by another program. {other}"
+        case errno.EACCES:
+            return f"Port {port} on {address}, meant for {name}, may be used by root only. {other}"
+        case _:
+            return f"{name} cannot listen on {address} port {port}: {error.strerror or error}."
+
+
+def _has_address(address: str) -> bool:
+    try:
+        _listen_once(address, 0)
+    except OSError:
+        return False
+    return True
+
+
+def _listen_once(address: str, port: int) -> None:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.socket(family) as probe:
+        # As servers do it: connections of an earlier run that linger (TIME_WAIT) do not count as taken.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        probe.bind((address, port))
+        probe.listen(1)

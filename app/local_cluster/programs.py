@@ -1,0 +1,148 @@
+"""What a local cluster consists of: each program's command line, its configuration, and when it is ready."""
+
+import asyncio
+import os
+import re
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from app.local_cluster.child import Program
+from app.local_cluster.machine import find_nginx, find_redis, listen_addresses
+from app.local_cluster.options import CannotStart, LocalClusterOptions, bracketed
+
+TEMPLATE = Path(__file__).parents[2] / "nginx" / "nginx.conf.template"
+PROBE_TIMEOUT_S = 2.0
+OTHERS_STOP_WITHIN_S = 5.0
+_TEMPLATE_VARIABLE = re.compile(r"\$\{(HELIOGRAPH_\w+)\}")
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A program of the cluster, and how to find out whether it is ready."""
+
+    program: Program
+    problem: Callable[[], Awaitable[str | None]]
+    """None when it is ready; else what is missing, for a person."""
+
+
+def check_installed(options: LocalClusterOptions) -> None:
+    """Look whether everything that will be started is there.
+
+    Raises:
+        CannotStart: naming what is not.
+    """
+    if options.own_redis_port is not None:
+        find_redis()
+    find_nginx()
+    if not TEMPLATE.is_file():
+        raise CannotStart(f"{TEMPLATE} is missing: a cluster is started from a checkout, not from the package alone.")
+
+
+def redis(options: LocalClusterOptions, directory: Path) -> list[Part]:
+    """The Redis of the cluster: volatile, on loopback only. Nothing if the options name another."""
+    port = options.own_redis_port
+    if port is None:
+        return []
+    argv = (
+        find_redis(),
+        *("--bind", "127.0.0.1", "--port", str(port), "--dir", str(directory)),
+        *("--save", "", "--appendonly", "no", "--maxmemory-policy", "noeviction"),
+        *("--client-output-buffer-limit", "pubsub", "32mb", "8mb", "60"),
+    )
+    program = Program("redis", argv, dict(os.environ), OTHERS_STOP_WITHIN_S)
+    return [Part(program, lambda: _redis_problem(port))]
+
+
+def replicas(options: LocalClusterOptions) -> list[Part]:
+    """The replicas, one process each."""
+    return [_replica(options, number, port) for number, port in enumerate(options.replica_ports, start=1)]
+
+
+def nginx(options: LocalClusterOptions, directory: Path, open_files: int) -> list[Part]:
+    """The nginx in front of them, with its configuration written to `directory`."""
+    configuration = directory / "nginx.conf"
+    configuration.write_text(render(TEMPLATE.read_text(), _nginx_variables(options, directory, open_files)))
+    argv = (
+        find_nginx(),
+        # Before it reads its configuration it would log to a file of the system's nginx.
+        *("-e", "stderr", "-p", str(directory), "-c", str(configuration)),
+    )
+    # Its workers do not hear of the supervisor's death: the master has to live to end them.
+    program = Program("nginx", argv, dict(os.environ), OTHERS_STOP_WITHIN_S, orphan_signal=signal.SIGTERM)
+    address = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(options.host, options.host)  # noqa: S104 - asked, not bound
+    return [Part(program, lambda: _http_problem(address, options.port, "/ready"))]
+
+
+def _nginx_variables(options: LocalClusterOptions, directory: Path, open_files: int) -> dict[str, str]:
+    """What the template asks for; it says itself what each means."""
+    addresses = listen_addresses(options.host)
+    return {
+        "HELIOGRAPH_NGINX_RUN_DIR": str(directory),
+        "HELIOGRAPH_NGINX_WORKERS": str(min(4, os.cpu_count() or 1)),
+        "HELIOGRAPH_NGINX_OPEN_FILES": str(open_files),
+        "HELIOGRAPH_NGINX_LISTEN": " ".join(f"listen {bracketed(a)}:{options.port};" for a in addresses),
+        "HELIOGRAPH_NGINX_SERVERS": " ".join(
+            f"server 127.0.0.1:{port} max_fails=0;" for port in options.replica_ports
+        ),
+        "HELIOGRAPH_NGINX_RESOLVER": "",
+        "HELIOGRAPH_NGINX_TRUSTED_PROXIES": os.environ.get("HELIOGRAPH_NGINX_TRUSTED_PROXIES", ""),
+        "HELIOGRAPH_NGINX_CONNECTIONS_PER_ADDRESS": str(options.connections_per_address or 65_535),
+    }
+
+
+def render(template: str, variables: Mapping[str, str]) -> str:
+    """Fill in `${HELIOGRAPH_…}` and nothing else, as envsubst does in the nginx image.
+
+    Raises:
+        KeyError: the template asks for one that is not there.
+    """
+    return _TEMPLATE_VARIABLE.sub(lambda match: variables[match[1]], template)
+
+
+def _replica(options: LocalClusterOptions, number: int, port: int) -> Part:
+    name = f"replica-{number}"
+    argv = (sys.executable, "-m", "app", "serve", "--host", "127.0.0.1", "--port", str(port), "--name", name)
+    environment = {
+        **{key: value for key, value in os.environ.items() if not key.startswith("HELIOGRAPH_NGINX_")},
+        "HELIOGRAPH_REDIS__URL": options.replica_redis_url,
+        # Into a pipe, Python would keep its lines until it has many.
+        "PYTHONUNBUFFERED": "1",
+    }
+    program = Program(name, argv, environment, options.replicas_stop_within_s)
+    return Part(program, lambda: _http_problem("127.0.0.1", port, "/ready"))
+
+
+async def _redis_problem(port: int) -> str | None:
+    try:
+        answer = await _ask("127.0.0.1", port, b"PING\r\nQUIT\r\n")
+    except OSError as error:
+        return _why(error)
+    return None if answer.startswith(b"+PONG") else f"PING is answered with {answer[:100]!r}"
+
+
+async def _http_problem(address: str, port: int, path: str) -> str | None:
+    try:
+        answer = await _ask(address, port, f"GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n".encode())
+    except OSError as error:
+        return _why(error)
+    head, _, body = answer.decode(errors="replace").partition("\r\n\r\n")
+    status = head.partition("\r\n")[0]
+    return None if " 200 " in f"{status} " else f"{path} is answered with {status!r} {body.strip()[:200]}"
+
+
+async def _ask(address: str, port: int, question: bytes) -> bytes:
+    """Send a question and read until the other side closes."""
+    async with asyncio.timeout(PROBE_TIMEOUT_S):
+        reader, writer = await asyncio.open_connection(address, port)
+        try:
+            writer.write(question)
+            return await reader.read()
+        finally:
+            writer.close()
+
+
+def _why(error: OSError) -> str:
+    return "it does not answer" if isinstance(error, TimeoutError) else str(error)

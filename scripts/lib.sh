@@ -1,0 +1,143 @@
+# Shared by the scripts beside it, which source it: what a fresh Debian or Ubuntu machine lacks, and the virtual
+# environment in .venv. Everything here can run again at any time and does only what is still missing.
+# shellcheck shell=bash
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+cd "$root" || exit
+
+missing=()
+python=
+
+say() { printf '==> %s\n' "$*"; }
+die() {
+    printf 'error: %s\n' "$*" >&2
+    exit 1
+}
+
+# Servers are in directories that are not on everybody's PATH.
+have() { PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin" command -v "$1" >/dev/null 2>&1; }
+
+# Two scripts at once in one checkout: the second waits until the first has set everything up.
+lock() {
+    have flock || return 0
+    exec {lock_file}<"$root/scripts/lib.sh"
+    flock --nonblock "$lock_file" || {
+        say "another script is setting this checkout up; waiting for it"
+        flock "$lock_file"
+    }
+}
+unlock() {
+    have flock || return 0
+    exec {lock_file}<&-
+}
+
+# need PACKAGE WHY: note that a package has to be installed.
+need() {
+    say "$1 is not installed: $2"
+    missing+=("$1")
+}
+need_program() { have "$1" || need "$2" "$3"; }
+
+find_python() {
+    local candidate
+    for candidate in "${HELIOGRAPH_PYTHON:-python3}" python3.14 python3.13 python3.12 python3.11; do
+        if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+            python=$candidate
+            return
+        fi
+    done
+    return 1
+}
+
+need_python() {
+    if ! find_python; then
+        have python3 && die "Python 3.11 or newer is needed, this machine has $(python3 -V)." \
+            "Name another with HELIOGRAPH_PYTHON=…"
+        need python3 "Heliograph is written in it"
+        need python3-venv "the packages Heliograph uses go into a directory of their own"
+    elif ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
+        need "${python##*/}-venv" "the packages Heliograph uses go into a directory of their own"
+    fi
+}
+
+as_root() {
+    if [ "$(id -u)" = 0 ]; then
+        "$@"
+    elif [ -t 0 ]; then
+        sudo "$@"
+    else
+        sudo -n "$@" # there is nobody to ask for a password
+    fi
+}
+
+# Install what was found missing, and nothing if nothing was.
+install_missing() {
+    [ ${#missing[@]} -gt 0 ] || return 0
+    have apt-get || die "Install these yourself, this machine has no apt-get: ${missing[*]}"
+    [ "$(id -u)" = 0 ] || have sudo ||
+        die "Only root can install packages, and there is no sudo. As root: apt-get install ${missing[*]}"
+
+    say "installing with apt-get: ${missing[*]}"
+    trap let_services_start EXIT
+    keep_services_from_starting
+    as_root apt-get -qq update </dev/null
+    as_root env DEBIAN_FRONTEND=noninteractive NEEDRESTART_SUSPEND=1 \
+        apt-get -qq -o DPkg::Lock::Timeout=300 -o Dpkg::Use-Pty=0 \
+        install --yes --no-install-recommends "${missing[@]}" </dev/null >/dev/null
+    let_services_start
+    trap - EXIT
+    leave_services_disabled
+    missing=()
+}
+
+# Heliograph starts its own Redis and nginx, as ordinary processes. The packages would start theirs as well: at once,
+# unless this file says no, …
+policy=/usr/sbin/policy-rc.d
+policy_is_ours=
+keep_services_from_starting() {
+    [ ! -e $policy ] || return 0
+    policy_is_ours=yes
+    as_root sh -c "printf '#!/bin/sh\nexit 101\n' >$policy && chmod 755 $policy"
+}
+let_services_start() {
+    [ -z "$policy_is_ours" ] || as_root rm -f $policy
+    policy_is_ours=
+}
+# … and at every boot.
+leave_services_disabled() {
+    local package
+    have systemctl || return 0
+    for package in "${missing[@]}"; do
+        case $package in
+            redis-server) as_root systemctl --quiet disable redis-server || true ;;
+            nginx-light) as_root systemctl --quiet disable nginx || true ;;
+        esac
+    done
+}
+
+# make_venv run|dev: bring .venv up to date. It is made anew for another Python or after the checkout has moved;
+# packages are installed when what pyproject.toml or constraints.txt say has changed.
+make_venv() {
+    find_python || die "Python 3.11 or newer is needed, this machine has $(python3 -V)."
+    local what=.
+    [ "$1" = run ] || what=".[$1]"
+    local made_for wanted
+    made_for=$("$python" -c 'import sys; print(sys.executable, sys.version)')" in $root"
+    wanted=$(cat pyproject.toml constraints.txt | sha256sum)
+
+    if [ "$(cat .venv/made-for 2>/dev/null)" != "$made_for" ]; then
+        say "making the virtual environment .venv with $("$python" -V)"
+        # One that this script did not make, or did not finish, is completed, not thrown away.
+        [ ! -e .venv/made-for ] || rm -rf .venv
+        "$python" -m venv .venv
+        printf '%s\n' "$made_for" >.venv/made-for
+    fi
+    # What "dev" needs holds what "run" needs.
+    case $(cat .venv/packages 2>/dev/null) in
+        "$1 $wanted" | "dev $wanted") return ;;
+    esac
+    say "installing the pinned Python packages into .venv"
+    rm -f .venv/packages
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e "$what"
+    printf '%s\n' "$1 $wanted" >.venv/packages
+}
