@@ -11,15 +11,19 @@ from starlette.routing import BaseRoute, WebSocketRoute
 
 from app.backends.memory import MemoryDirectory
 from app.backends.memory_log import MemoryLog
+from app.backends.memory_presence import MemoryPresence
 from app.backends.redis_directory import RedisDirectory
 from app.backends.redis_log import RedisLog
+from app.backends.redis_presence import RedisPresence
 from app.clock import SystemClock, iso8601
 from app.cluster.channels import Channels
 from app.cluster.connection_manager import ConnectionManager
 from app.cluster.directory import Directory
 from app.cluster.node import Node
+from app.cluster.presence import Presence
 from app.cluster.pubsub_manager import PubSubManager
 from app.hub.hub import Hub
+from app.protocol.events import Join, Leave
 from app.protocol.namespace import Namespaces
 from app.settings import Settings
 from app.telemetry import Telemetry
@@ -29,7 +33,7 @@ from app.transports.health import health_routes
 from app.transports.websocket import CHANNEL_KINDS, WebSocketDoor
 
 if TYPE_CHECKING:
-    from app.backends.protocols import DirectoryBackend, Log
+    from app.backends.protocols import DirectoryBackend, Log, PresenceBackend
 
 
 @dataclass(frozen=True)
@@ -57,20 +61,27 @@ def build_replica(settings: Settings, name: str = "replica-1", bus: PubSubManage
     bus.stats = telemetry.bus
     namespaces = Namespaces(settings.namespaces)
     backend: DirectoryBackend
+    present: PresenceBackend
     log: Log
     if bus.enabled:
         backend = RedisDirectory(bus.client, bus.scripts, bus.keys)
+        present = RedisPresence(bus.client, bus.scripts, bus.keys, bus.channel)
         log = RedisLog(bus.client, bus.scripts, bus.keys, bus.channel)
     else:
         backend, log = MemoryDirectory(clock), MemoryLog(clock)
+        present = MemoryPresence(
+            lambda channel, user, joined: hub.deliver(channel, (Join if joined else Leave)(channel, user))
+        )
     directory = Directory(backend, hub, node_id=bus.node_id, settings=settings.directory, clock=clock)
     channels = Channels(hub, log, bus, namespaces, settings.channels, telemetry)
-    node = Node(name, hub, bus, directory, channels, drain=settings.drain, clock=clock)
+    presence = Presence(present, directory, namespaces, grace_s=settings.presence.grace_s)
+    node = Node(name, hub, bus, directory, channels, presence, drain=settings.drain, clock=clock)
     manager = ConnectionManager(
         hub,
         bus,
         directory,
         channels,
+        presence,
         log,
         name=name,
         namespaces=namespaces,

@@ -66,6 +66,10 @@ class ChannelSettings(_Group):
     page: int = Field(default=500, ge=1, description="publications read from the log at once")
 
 
+class PresenceSettings(_Group):
+    grace_s: float = Field(default=2.0, ge=0, description="who is back on a channel within this time never left it")
+
+
 class AuthSettings(_Group):
     mode: Literal["jwt", "open"] = Field(default="jwt", description="open: anyone may be any user; for development")
     secret: SecretStr | None = Field(default=None, description="the HMAC key that signs tokens, 32 bytes or more")
@@ -137,6 +141,7 @@ class Settings(BaseSettings):
     bus: BusSettings = BusSettings()
     directory: DirectorySettings = DirectorySettings()
     channels: ChannelSettings = ChannelSettings()
+    presence: PresenceSettings = PresenceSettings()
     namespaces: dict[str, Namespace] = Field(
         default={}, description="options of namespaces by name, JSON; they replace the built-in ones of that name"
     )

@@ -40,8 +40,12 @@ class Keys:
         return f"{self.prefix}{{{channel}}}:idempotency:{key}"
 
     def presence(self, channel: str) -> str:
-        """Hash: lease and connection -> user, of those who are on the channel."""
+        """Hash: user -> connections, of those who are on the channel."""
         return f"{self.prefix}{{{channel}}}:presence"
+
+    def present_by(self, lease: str) -> str:
+        """Hash: channel and user -> connections, of what a lease has entered, so that it can be forgotten with it."""
+        return f"{self.prefix}lease:{lease}:presence"
 
     @property
     def bus_sequence(self) -> str:

@@ -42,6 +42,9 @@ class MemoryDirectory:
     async def holders(self, user_id: str) -> dict[str, int]:
         return dict(self._holders.get(user_id, {}))
 
+    async def doom(self, lease: str) -> None:
+        self._leases.pop(lease, None)
+
     async def reap(self, lease: str) -> int:
         self._leases.pop(lease, None)
         held = [user_id for user_id, holders in self._holders.items() if lease in holders]

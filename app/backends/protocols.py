@@ -64,6 +64,10 @@ class DirectoryBackend(Protocol):
         """The user's connections by lease, empty when the user is nowhere."""
         ...
 
+    async def doom(self, lease: str) -> None:
+        """Begin to reap the lease: from now on it can neither be renewed nor written under."""
+        ...
+
     async def reap(self, lease: str) -> int:
         """Forget the lease and every entry under it; returns how many users that were.
 
@@ -73,6 +77,32 @@ class DirectoryBackend(Protocol):
 
     async def replicas(self) -> list[ReplicaInfo]:
         """The replicas whose lease is alive, by name."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class PresenceEntry:
+    """How many connections of a user are on a channel. `announced`: who listens is told of a join or a leave."""
+
+    channel: str
+    user: str
+    connections: int
+    announced: bool
+
+
+class PresenceBackend(Protocol):
+    """Who is on which channel, each entry under the lease of a replica. All calls may raise BusUnavailable."""
+
+    async def enter(self, lease: str, entries: Sequence[PresenceEntry]) -> bool:
+        """Say how many connections this lease has now; False if the lease is not held any more."""
+        ...
+
+    async def members(self, channel: str) -> dict[str, int]:
+        """The users on the channel, with the connections they have under all leases."""
+        ...
+
+    async def reap(self, lease: str) -> None:
+        """Forget every entry under the lease, and announce who is gone with it."""
         ...
 
 

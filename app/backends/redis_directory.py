@@ -55,10 +55,14 @@ class RedisDirectory:
             held = cast("dict[bytes, bytes]", await self._redis.hgetall(self._keys.holders(user_id)))
         return {lease.decode(): int(count) for lease, count in held.items()}
 
-    async def reap(self, lease: str) -> int:
-        reaped = 0
+    async def doom(self, lease: str) -> None:
         with as_bus_unavailable():
             await self._redis.zadd(self._keys.leases, {lease: 0}, xx=True)
+
+    async def reap(self, lease: str) -> int:
+        reaped = 0
+        await self.doom(lease)
+        with as_bus_unavailable():
             while users := await self._redis.srandmember(self._keys.held_by(lease), BATCH):
                 async with self._redis.pipeline(transaction=False) as pipeline:
                     for user_id in cast("list[bytes]", users):

@@ -22,6 +22,7 @@ _PARTS: Final = {  # script -> what stands before it
     "relay": ("_reach",),
     "lease": (),
     "hold": (),
+    "presence": (),
 }
 
 

@@ -165,10 +165,6 @@ class Channels:
         if (followed := self._followed.get(channel)) is not None:
             self._idle(followed)
 
-    def leave_all(self, connection: Connection) -> None:
-        for channel in list(connection.channels):
-            self.leave(connection, channel)
-
     def position(self, channel: str) -> Position | None:
         """Where this replica stands in a channel that it follows."""
         followed = self._followed.get(channel)

@@ -14,6 +14,7 @@ import msgspec
 from app.backends.protocols import Draft, Log, Opened, Opening
 from app.cluster.channels import Channels
 from app.cluster.directory import Directory
+from app.cluster.presence import Presence
 from app.cluster.pubsub_manager import PubSubManager
 from app.cluster.remote_delivery import RemoteDelivery
 from app.errors import BusUnavailable, ConnectionLimit, ErrorCode
@@ -54,6 +55,7 @@ class ConnectionManager:
         bus: PubSubManager,
         directory: Directory,
         channels: Channels,
+        presence: Presence,
         log: Log,
         *,
         name: str,
@@ -65,6 +67,7 @@ class ConnectionManager:
         self._bus = bus
         self._directory = directory
         self._channels = channels
+        self._presence = presence
         self._log = log
         self._name = name
         self._namespaces = namespaces
@@ -98,7 +101,8 @@ class ConnectionManager:
 
     def disconnect(self, connection: Connection) -> None:
         """Forget the connection, here at once and in the directory soon. May be called more than once."""
-        self._channels.leave_all(connection)
+        for channel in list(connection.channels):
+            self.unsubscribe(connection, channel)
         self._hub.remove(connection)
         self._directory.release(connection.user)
 
@@ -131,6 +135,7 @@ class ConnectionManager:
             BusUnavailable: not now.
         """
         await self._channels.join(connection, channel, since, replay=replay, request_id=request_id)
+        self._presence.came(connection.user, channel)
 
     async def listen(self, connection: Connection, channel: str) -> str:
         """Subscribe the connection to its user's own channel; returns where that stands, as a cursor.
@@ -142,6 +147,7 @@ class ConnectionManager:
     def unsubscribe(self, connection: Connection, channel: str) -> None:
         """Take the connection off the channel, at once."""
         self._channels.leave(connection, channel)
+        self._presence.went(connection.user, channel)
 
     async def history(self, channel: str, since: Position | None, limit: int) -> Opened:
         """What is kept of the channel after `since` (or from the start), oldest first, at most `limit`.
@@ -151,6 +157,10 @@ class ConnectionManager:
         """
         [opened] = await self._log.open([Opening(channel, after=since, replay=since is None, limit=limit)])
         return opened
+
+    async def presence(self, channel: str) -> dict[str, int]:
+        """Who is on the channel, over all replicas: see `Presence.members`."""
+        return await self._presence.members(channel)
 
     # -- messages
 

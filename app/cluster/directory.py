@@ -7,7 +7,7 @@ whoever is left: nothing here needs Redis to have been there all the time.
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from app.backends.protocols import DirectoryBackend, ReplicaInfo
 from app.clock import Clock
@@ -43,6 +43,8 @@ class Directory:
         self._suspects: dict[str, float] = {}  # expired leases of others -> since when we have seen that
         self._dead: asyncio.Queue[str] = asyncio.Queue()  # leases to be reaped
         self._tasks: list[asyncio.Task[None]] = []
+        self._new_lease_hooks: list[Callable[[], None]] = []
+        self._reap_hooks: list[Callable[[str], Awaitable[None]]] = []
 
     @property
     def lease(self) -> str:
@@ -75,7 +77,7 @@ class Directory:
         _tell(self._due, None)
         self._due.clear()
         try:
-            await self._backend.reap(self.lease)
+            await self._reap(self.lease)
         except BusUnavailable as error:
             logger.info("the lease is left to run out: %s", error)
         self._new_lease()
@@ -98,6 +100,14 @@ class Directory:
         """Enter how many connections the user still has here, without waiting."""
         self._due.setdefault(user_id, [])
         self._work.set()
+
+    def on_new_lease(self, hook: Callable[[], None]) -> None:
+        """Have `hook` called when a new lease begins: what stood under the old one has to be entered again."""
+        self._new_lease_hooks.append(hook)
+
+    def on_reap(self, hook: Callable[[str], Awaitable[None]]) -> None:
+        """Have `hook(lease)` forget what stands elsewhere under a lease that is being reaped."""
+        self._reap_hooks.append(hook)
 
     async def renew_now(self) -> None:
         """Say at once what has changed about this replica."""
@@ -149,11 +159,17 @@ class Directory:
         while True:
             lease = await self._dead.get()
             try:
-                users = await self._backend.reap(lease)
+                users = await self._reap(lease)
             except BusUnavailable as error:
                 logger.info("the lease %s is left for the next try: %s", lease, error)
             else:
                 logger.warning("lease %s ran out; forgot the %d users it held", lease, users)
+
+    async def _reap(self, lease: str) -> int:
+        await self._backend.doom(lease)
+        for hook in self._reap_hooks:
+            await hook(lease)
+        return await self._backend.reap(lease)
 
     def _lost_lease(self) -> None:
         """Others have written this replica off, or Redis has lost its data: enter everything anew."""
@@ -161,6 +177,8 @@ class Directory:
         self._new_lease()
         for user_id in self._hub.user_ids():
             self._due.setdefault(user_id, [])
+        for hook in self._new_lease_hooks:
+            hook()
 
     def _new_lease(self) -> None:
         self._generation += 1

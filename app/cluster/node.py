@@ -9,6 +9,7 @@ from app.backends.protocols import ReplicaInfo
 from app.clock import Clock, iso8601
 from app.cluster.channels import Channels
 from app.cluster.directory import Directory
+from app.cluster.presence import Presence
 from app.cluster.pubsub_manager import PubSubManager
 from app.errors import BusUnavailable
 from app.hub.connection import Connection
@@ -33,6 +34,7 @@ class Node:
         bus: PubSubManager,
         directory: Directory,
         channels: Channels,
+        presence: Presence,
         *,
         drain: DrainSettings,
         clock: Clock,
@@ -44,6 +46,7 @@ class Node:
         self._bus = bus
         self._directory = directory
         self._channels = channels
+        self._presence = presence
         self._drain_settings = drain
         self._clock = clock
         self._started_at = iso8601(clock.now())
@@ -76,10 +79,12 @@ class Node:
         self._bus.start_listening()
         await self._directory.start(self.describe)
         self._channels.start()
+        self._presence.start()
 
     async def stop(self) -> None:
         """Leave the cluster: the users first, then the listener, the subscriptions, the connections."""
         await self._channels.stop()
+        await self._presence.stop()
         await self._directory.stop()
         await self._bus.stop_listening()
         await self._bus.close()

@@ -8,10 +8,12 @@ enforces it.
 import uuid
 from collections.abc import Callable
 
+import msgspec
+
 from app.cluster.channels import Channels
 from app.hub.hub import Hub
 from app.protocol.envelope import Envelope
-from app.protocol.events import Message
+from app.protocol.events import Join, Leave, Message
 from app.protocol.publication import Publication
 
 
@@ -29,6 +31,10 @@ class RemoteDelivery:
         if envelope.epoch is not None:
             self._channels.receive(envelope.publication(), envelope.seq)
             return 0
+        if envelope.presence is not None:
+            user = msgspec.json.decode(envelope.message, type=str)
+            happened = Join if envelope.presence == "join" else Leave
+            return self._hub.deliver(envelope.address, happened(envelope.address, user))
         if envelope.node_id == self._node_id:
             return 0  # our own: it was delivered here before it was published
         if envelope.target_user_id is None:

@@ -31,6 +31,7 @@ class Envelope(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, rename
     node_id: str | None = None
     epoch: str | None = None
     offset: int = 0
+    presence: str | None = None  # "join" or "leave": the message is the user who comes or goes
     seq: int = 0  # counts the kept publications on the shared bus channel, so that a missing one shows
 
     @classmethod

@@ -125,6 +125,28 @@ class History(msgspec.Struct, frozen=True, tag="history"):
     id: RequestId | msgspec.UnsetType = msgspec.UNSET
 
 
+class Presence(msgspec.Struct, frozen=True, tag="presence"):
+    """Who is on the channel, with how many connections."""
+
+    channel: str
+    users: dict[str, int]
+    id: RequestId | msgspec.UnsetType = msgspec.UNSET
+
+
+class Join(msgspec.Struct, frozen=True, tag="join"):
+    """A user has come to the channel: the first of their connections."""
+
+    channel: str
+    user: str
+
+
+class Leave(msgspec.Struct, frozen=True, tag="leave"):
+    """A user has left the channel: the last of their connections, a grace time ago."""
+
+    channel: str
+    user: str
+
+
 class Reconnect(msgspec.Struct, frozen=True, tag="reconnect"):
     """This replica drains: open a new connection in `in_ms` milliseconds, then leave this one."""
 
@@ -152,6 +174,9 @@ Event = (
     | InitialState
     | Progress
     | History
+    | Presence
+    | Join
+    | Leave
     | Reconnect
     | Error
 )

@@ -64,10 +64,17 @@ class ReadHistory(msgspec.Struct, frozen=True, tag="history"):
     id: RequestId | None = None
 
 
+class ReadPresence(msgspec.Struct, frozen=True, tag="presence"):
+    """Ask who is on a channel."""
+
+    channel: str
+    id: RequestId | None = None
+
+
 class Ping(msgspec.Struct, frozen=True, tag="ping"):
     """Ask for a sign of life."""
 
     id: RequestId | None = None
 
 
-Operation = Connect | Send | Subscribe | Unsubscribe | Publish | ReadHistory | Ping
+Operation = Connect | Send | Subscribe | Unsubscribe | Publish | ReadHistory | ReadPresence | Ping

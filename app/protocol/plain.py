@@ -8,7 +8,7 @@ from app.protocol.operations import Operation, Publish, RequestId, Send
 from app.protocol.publication import check_data
 
 _OPERATIONS = msgspec.json.Decoder(Operation)
-_TYPES = ("connect", "send", "subscribe", "unsubscribe", "publish", "history", "ping")
+_TYPES = ("connect", "send", "subscribe", "unsubscribe", "publish", "history", "presence", "ping")
 
 
 class _Head(msgspec.Struct):

@@ -21,6 +21,7 @@ from app.protocol.operations import (
     Ping,
     Publish,
     ReadHistory,
+    ReadPresence,
     RequestId,
     Send,
     Subscribe,
@@ -78,6 +79,14 @@ class Recall:
 
 
 @dataclass(frozen=True, slots=True)
+class Muster:
+    """Find out who is on the channel and answer with that."""
+
+    channel: str
+    request_id: RequestId | None
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
     """Tell the client."""
 
@@ -94,7 +103,7 @@ class Refuse:
     close: CloseCode | None = None
 
 
-Action = Authenticate | Route | Announce | Join | Leave | Recall | Answer | Refuse
+Action = Authenticate | Route | Announce | Join | Leave | Recall | Muster | Answer | Refuse
 
 
 class _State(Enum):
@@ -179,7 +188,7 @@ class Session:
         self._connect = operation
         return Authenticate(operation.token, operation.user)
 
-    def _decide(self, operation: Send | Subscribe | Unsubscribe | Publish | ReadHistory) -> Action:
+    def _decide(self, operation: Send | Subscribe | Unsubscribe | Publish | ReadHistory | ReadPresence) -> Action:
         match operation:
             case Send(to=to):
                 try:
@@ -204,6 +213,10 @@ class Session:
                 if not self._may_read(check_channel(channel)):
                     return _not_allowed(f"{channel!r} is not yours to read", operation.id)
                 return Recall(operation, parse_cursor(cursor or "").get(channel))
+            case ReadPresence(channel=channel):
+                if not self._may_read(check_channel(channel)) or not self._namespaces.of(channel).presence:
+                    return _not_allowed(f"who is on {channel!r} is not told", operation.id)
+                return Muster(channel, operation.id)
             case _:
                 assert_never(operation)
 

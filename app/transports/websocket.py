@@ -30,7 +30,7 @@ from app.hub.connection import Connection
 from app.hub.frames import Encoding, Sink, text_frame
 from app.hub.outbox import Outbox, Turn
 from app.protocol.codes import CloseCode
-from app.protocol.events import Ack, History, Message, Published
+from app.protocol.events import Ack, History, Message, Presence, Published
 from app.protocol.namespace import Namespaces
 from app.protocol.operations import Connect, Subscribe
 from app.protocol.plain import PlainCodec
@@ -42,6 +42,7 @@ from app.protocol.session import (
     Authenticate,
     Join,
     Leave,
+    Muster,
     Recall,
     Refuse,
     Route,
@@ -244,6 +245,8 @@ class _Driver:
                 await self._announce(action)
             case Recall():
                 await self._recall(action)
+            case Muster():
+                await self._muster(action)
             case Refuse():
                 self._refuse(action)
             case Authenticate():
@@ -345,6 +348,15 @@ class _Driver:
             id=echo(read.id),
         )
         self._door.manager.tell(self._connection, history)
+
+    async def _muster(self, action: Muster) -> None:
+        try:
+            users = await self._door.manager.presence(action.channel)
+        except BusUnavailable as error:
+            self._refuse(Refuse(error.code, f"nobody can say, try again: {error}", action.request_id))
+        else:
+            presence = Presence(channel=action.channel, users=users, id=echo(action.request_id))
+            self._door.manager.tell(self._connection, presence)
 
     async def _route(self, action: Route) -> None:
         send, manager = action.operation, self._door.manager

@@ -1,0 +1,71 @@
+"""Presence in Redis."""
+
+from collections.abc import Sequence
+from typing import cast
+
+import msgspec
+from redis.asyncio import Redis
+
+from app.backends.keys import Keys
+from app.backends.protocols import PresenceEntry
+from app.backends.redis_client import as_bus_unavailable
+from app.backends.scripts import Argument, Scripts
+
+BATCH = 500  # entries in one round trip
+
+
+class RedisPresence:
+    """A `PresenceBackend` in Redis. Announcements go out on the channels' bus channels."""
+
+    def __init__(self, client: Redis, scripts: Scripts, keys: Keys, bus_channel: str) -> None:
+        self._redis = client
+        self._scripts = scripts
+        self._keys = keys
+        self._bus_channel = bus_channel
+
+    async def enter(self, lease: str, entries: Sequence[PresenceEntry]) -> bool:
+        held = True
+        for i in range(0, len(entries), BATCH):
+            calls = [self._call(lease, entry) for entry in entries[i : i + BATCH]]
+            with as_bus_unavailable():
+                held = all(await self._scripts.run_many("presence", calls)) and held
+        return held
+
+    async def members(self, channel: str) -> dict[str, int]:
+        with as_bus_unavailable():
+            found = cast("dict[bytes, bytes]", await self._redis.hgetall(self._keys.presence(channel)))
+        return {user_id.decode(): int(count) for user_id, count in found.items()}
+
+    async def reap(self, lease: str) -> None:
+        with as_bus_unavailable():
+            fields = cast("list[bytes]", await self._redis.hkeys(self._keys.present_by(lease)))
+            for i in range(0, len(fields), BATCH):
+                # Whoever goes with a replica is announced wherever that is asked for: nobody is left to know better.
+                entries = [
+                    PresenceEntry(*_split(field), connections=0, announced=True) for field in fields[i : i + BATCH]
+                ]
+                await self._scripts.run_many(
+                    "presence", [self._call(lease, entry, reaping=True) for entry in entries]
+                )
+
+    def _call(self, lease: str, entry: PresenceEntry, *, reaping: bool = False) -> tuple[list[str], list[Argument]]:
+        keys = [self._keys.presence(entry.channel), self._keys.present_by(lease), self._keys.leases]
+        return keys, [
+            lease,
+            entry.user,
+            msgspec.json.encode([entry.channel, entry.user]),
+            entry.connections,
+            f"{self._bus_channel}:{entry.channel}" if entry.announced else "",
+            _announcement(entry, "join"),
+            _announcement(entry, "leave"),
+            "1" if reaping else "",
+        ]
+
+
+def _announcement(entry: PresenceEntry, kind: str) -> bytes:
+    return msgspec.json.encode({"channel": entry.channel, "presence": kind, "message": entry.user})
+
+
+def _split(field: bytes) -> tuple[str, str]:
+    channel, user = msgspec.json.decode(field, type=tuple[str, str])
+    return channel, user

@@ -1,0 +1,102 @@
+"""Who is on a channel, over all replicas: this replica's entries, kept true under its lease.
+
+Who comes is entered at once. Who goes is entered a grace time later, so that a page that is loaded anew, or a client
+that moves to another replica, neither leaves nor joins. Entries of a replica that died go with its lease.
+"""
+
+import asyncio
+import logging
+from collections import Counter
+
+from app.backends.protocols import PresenceBackend, PresenceEntry
+from app.cluster.directory import Directory
+from app.errors import BusUnavailable
+from app.protocol.namespace import Namespaces
+
+logger = logging.getLogger("heliograph.presence")
+
+RETRY_S = 0.5  # until entries that could not be made are tried again
+
+
+class Presence:
+    """This replica's part in the record of who is on which channel."""
+
+    def __init__(
+        self, backend: PresenceBackend, directory: Directory, namespaces: Namespaces, *, grace_s: float
+    ) -> None:
+        self._backend = backend
+        self._directory = directory
+        self._namespaces = namespaces
+        self._grace_s = grace_s
+        self._here: Counter[tuple[str, str]] = Counter()  # (channel, user) -> connections on this replica
+        self._due: dict[tuple[str, str], None] = {}  # what has to be entered, in order
+        self._work = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        directory.on_new_lease(self._enter_all)
+        directory.on_reap(backend.reap)
+
+    def start(self) -> None:
+        if self._task is None:
+            self._task = asyncio.create_task(self._loop(), name="presence")
+
+    async def stop(self) -> None:
+        """Stop entering. What stands goes with the lease."""
+        if self._task is not None:
+            task, self._task = self._task, None
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    def came(self, user: str, channel: str) -> None:
+        """One more connection of the user is on the channel here."""
+        if self._namespaces.of(channel).presence:
+            self._here[channel, user] += 1
+            self._enter((channel, user))
+
+    def went(self, user: str, channel: str) -> None:
+        """One connection fewer."""
+        if not self._namespaces.of(channel).presence or (channel, user) not in self._here:
+            return
+        self._here[channel, user] -= 1
+        if self._here[channel, user] <= 0:
+            del self._here[channel, user]
+            asyncio.get_running_loop().call_later(self._grace_s, self._enter, (channel, user))
+        else:
+            self._enter((channel, user))
+
+    async def members(self, channel: str) -> dict[str, int]:
+        """Who is on the channel, with how many connections, over all replicas.
+
+        Raises:
+            BusUnavailable: nobody can say.
+        """
+        return await self._backend.members(channel)
+
+    def _enter(self, entry: tuple[str, str]) -> None:
+        self._due[entry] = None
+        self._work.set()
+
+    def _enter_all(self) -> None:
+        """A new lease begins without entries."""
+        self._due.update(dict.fromkeys(self._here))
+        self._work.set()
+
+    async def _loop(self) -> None:
+        while True:
+            await self._work.wait()
+            self._work.clear()
+            due, self._due = self._due, {}
+            entries = [
+                PresenceEntry(
+                    channel, user, self._here.get((channel, user), 0), self._namespaces.of(channel).join_leave
+                )
+                for channel, user in due
+            ]
+            try:
+                entered = await self._backend.enter(self._directory.lease, entries)
+            except BusUnavailable as error:
+                logger.debug("%d entries could not be made: %s", len(entries), error)
+                entered = False
+            if not entered:
+                self._due = {**due, **self._due}
+                await asyncio.sleep(RETRY_S)
+                self._work.set()
