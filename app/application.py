@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING
 from starlette.applications import Starlette
 from starlette.routing import BaseRoute, WebSocketRoute
 
-from app.backends.memory import MemoryDirectory
+from app.backends.memory import MemoryDirectory, NoEmissions
 from app.backends.memory_log import MemoryLog
 from app.backends.memory_presence import MemoryPresence
+from app.backends.redis_client import connect
 from app.backends.redis_directory import RedisDirectory
-from app.backends.redis_log import RedisLog
+from app.backends.redis_log import RedisLog, TwoServerLog
 from app.backends.redis_presence import RedisPresence
+from app.backends.streams import EMIT_STREAM, RedisEmissions, ShardedStream
 from app.clock import SystemClock, iso8601
 from app.cluster.channels import Channels
 from app.cluster.connection_manager import ConnectionManager
@@ -33,7 +35,9 @@ from app.transports.health import health_routes
 from app.transports.websocket import CHANNEL_KINDS, WebSocketDoor
 
 if TYPE_CHECKING:
-    from app.backends.protocols import DirectoryBackend, Log, PresenceBackend
+    from redis.asyncio import Redis
+
+    from app.backends.protocols import DirectoryBackend, Emissions, Log, PresenceBackend
 
 
 @dataclass(frozen=True)
@@ -63,12 +67,26 @@ def build_replica(settings: Settings, name: str = "replica-1", bus: PubSubManage
     backend: DirectoryBackend
     present: PresenceBackend
     log: Log
+    emissions: Emissions
+    durable: Redis | None = None  # a client of our own, if what is kept has a server of its own
     if bus.enabled:
         backend = RedisDirectory(bus.client, bus.scripts, bus.keys)
         present = RedisPresence(bus.client, bus.scripts, bus.keys, bus.channel)
         log = RedisLog(bus.client, bus.scripts, bus.keys, bus.channel)
+        if settings.redis.durable_url is not None:
+            durable = connect(settings.redis.durable_url, max_connections=settings.redis.max_connections)
+            log = TwoServerLog(durable, bus.keys, bus.channel, live=bus.client, live_scripts=bus.scripts)
+        emissions = RedisEmissions(
+            ShardedStream(
+                durable or bus.client,
+                bus.keys,
+                EMIT_STREAM,
+                shards=settings.redis.emit_shards,
+                maxlen=settings.redis.emit_maxlen,
+            )
+        )
     else:
-        backend, log = MemoryDirectory(clock), MemoryLog(clock)
+        backend, log, emissions = MemoryDirectory(clock), MemoryLog(clock), NoEmissions()
         present = MemoryPresence(
             lambda channel, user, joined: hub.deliver(channel, (Join if joined else Leave)(channel, user))
         )
@@ -83,6 +101,7 @@ def build_replica(settings: Settings, name: str = "replica-1", bus: PubSubManage
         channels,
         presence,
         log,
+        emissions,
         name=name,
         namespaces=namespaces,
         limits=settings.limits,
@@ -117,6 +136,8 @@ def build_replica(settings: Settings, name: str = "replica-1", bus: PubSubManage
             yield
         finally:
             await node.stop()
+            if durable is not None:
+                await durable.aclose()
 
     app = Starlette(routes=routes, lifespan=lifespan)
     return Replica(app, node, hub, bus, directory, manager, telemetry)

@@ -1,21 +1,32 @@
 """`heliograph …`, which is `python -m app …`."""
 
 import asyncio
+import json
 import logging
 import sys
 import time
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import click
+import msgspec
 
-from app.errors import BadSetting, BadUserId
+from app.errors import BadSetting, BadUserId, HeliographError
 from app.settings import Settings, settings_table, unknown_variables
 from app.telemetry import configure_logging
 
 DRAIN_MARGIN_S = 5.0  # what a replica may take beyond its drain before it is killed
 
+if TYPE_CHECKING:
+    from app.publish.publisher import Publisher
+
 logger = logging.getLogger("heliograph.cli")
+
+_redis_url = click.option(
+    "--redis",
+    metavar="URL",
+    help="Of Redis; without it HELIOGRAPH_REDIS__URL. (It may hold a password: then use the variable.)",
+)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -93,6 +104,152 @@ def token(user: str, expires_in: int) -> None:
 def settings() -> None:
     """Print every HELIOGRAPH_… variable with its default and meaning (a Markdown table)."""
     click.echo(settings_table())
+
+
+@main.command()
+@click.argument("words", nargs=-1, required=True, metavar="CHANNEL DATA")
+@click.option("--user", help="Publish to this user: DATA is all that is given then.")
+@click.option("--text", is_flag=True, help="DATA is text, even if it looks like JSON.")
+@click.option("--idempotency-key", help="A second publication with the same key is not made.")
+@click.option("--wait", default=5.0, show_default=True, type=click.FloatRange(0, 240), help="Seconds to try for.")
+@_redis_url
+def publish(
+    words: tuple[str, ...], user: str | None, text: bool, idempotency_key: str | None, wait: float, redis: str | None
+) -> None:
+    """Publish DATA (JSON, or else text; `-`: standard input) on CHANNEL, and print its cursor.
+
+    \b
+    heliograph publish news '{"text": "hello"}'
+    heliograph publish --user bob hello
+    heliograph publish run:42 '{"state": "RUNNING", "progress": 40}'
+    """
+    if len(words) != (1 if user is not None else 2):
+        raise click.UsageError("expected DATA beside --user" if user is not None else "expected CHANNEL and DATA")
+    written = words[-1]
+    if written == "-":
+        written = sys.stdin.buffer.read().decode("utf-8", errors="replace").removesuffix("\n")
+    data = written if text else _json_or_text(written)
+    with _publisher(redis, deadline_s=wait) as publisher:
+        try:
+            if user is not None:
+                published = publisher.send_to_user(user, data, idempotency_key)
+            else:
+                published = publisher.publish(words[0], data, idempotency_key)
+        except HeliographError as error:
+            raise click.ClickException(str(error)) from None
+    if published.cursor:
+        click.echo(published.cursor)
+
+
+@main.command()
+@click.argument("channel")
+@click.argument("command", nargs=-1, type=click.UNPROCESSED)
+@click.option("--quiet", "-q", is_flag=True, help="Publish only; do not show the output here.")
+@click.option("--plain", is_flag=True, help="Publish without colours and other control sequences.")
+@click.option("--no-pty", is_flag=True, help="Give the command a pipe to write to instead of a terminal.")
+@click.option("--buffer", default=50_000, show_default=True, type=click.IntRange(1), help="Lines kept for Redis.")
+@click.option(
+    "--wait",
+    default=5.0,
+    show_default=True,
+    type=click.FloatRange(0),
+    help="Seconds without success to give up after.",
+)
+@_redis_url
+def pipe(
+    channel: str,
+    command: tuple[str, ...],
+    quiet: bool,
+    plain: bool,
+    no_pty: bool,
+    buffer: int,
+    wait: float,
+    redis: str | None,
+) -> None:
+    """Run COMMAND (or read standard input) and publish each line on CHANNEL at once.
+
+    \b
+    heliograph pipe logs:101 -- ansible-playbook site.yml
+    heliograph pipe run:42 -- make release
+    journalctl -fu nginx | heliograph pipe logs:nginx
+
+    Lines are {"line", "stream"}. The exit code is passed on, and published as {"exit_code", "stream": "exit"}. On a
+    run's channel lines are its log, and it becomes END or FAILED.
+    """
+    from app.protocol.namespace import check_channel
+    from app.publish.pipe import Pipe, PipeOptions
+
+    try:
+        check_channel(channel)
+    except HeliographError as error:
+        raise click.UsageError(str(error)) from None
+    options = PipeOptions(
+        channel,
+        command=command,
+        quiet=quiet,
+        plain=plain,
+        terminal=not no_pty,
+        most_waiting=buffer,
+        patience_s=wait,
+    )
+    publisher = _publisher(redis, deadline_s=0)  # the feed tries again by itself
+    try:
+        code = Pipe(options, lambda data, key: publisher.publish(channel, data, key)).run()
+    finally:
+        publisher.close()
+    sys.exit(code)
+
+
+@main.command()
+@click.argument("channel")
+@click.option(
+    "--url",
+    default="ws://localhost:8080/ws",
+    show_default=True,
+    envvar="HELIOGRAPH_URL",
+    help="Of the cluster's /ws.",
+)
+@click.option("--user", help="Who watches (in open mode).")
+@click.option("--token", envvar="HELIOGRAPH_TOKEN", help="Who watches (in jwt mode); better given in the variable.")
+@click.option("--replay", is_flag=True, help="From the start of what is kept, also where that is not usual.")
+@click.option("--json", "as_json", is_flag=True, help="Print whole frames, one a line.")
+@click.option("--raw", is_flag=True, help="Let control sequences through to the terminal, not colours alone.")
+def watch(
+    channel: str, url: str, user: str | None, token: str | None, replay: bool, as_json: bool, raw: bool
+) -> None:
+    """Watch CHANNEL live, until Ctrl-C or the end of the run (exit code 1 if it FAILED).
+
+    \b
+    heliograph watch logs:101
+    heliograph watch run:42
+    """
+    from app.publish.watch import INTERRUPTED, REFUSED, Watch, WatchFailed, WatchOptions
+
+    options = WatchOptions(channel, url, user, token, replay=replay, as_json=as_json, raw=raw)
+    try:
+        sys.exit(asyncio.run(Watch(options).run()))
+    except WatchFailed as error:
+        click.echo(f"heliograph: {error}", err=True)
+        sys.exit(REFUSED)
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+
+
+def _publisher(redis: str | None, deadline_s: float) -> "Publisher":
+    from app.publish.publisher import Publisher
+
+    try:
+        return Publisher(redis, deadline_s=deadline_s)
+    except BadSetting as error:
+        _refuse(error)
+
+
+def _json_or_text(written: str) -> object:
+    try:
+        json.loads(written)
+    except (ValueError, RecursionError):
+        return written
+    return msgspec.Raw(written.encode())
 
 
 def _load_settings() -> Settings:

@@ -93,5 +93,17 @@ class BusUnavailable(HeliographError):
     code = ErrorCode.UNAVAILABLE
 
 
+class PublishError(BusUnavailable):
+    """A publisher has given up: Redis refused, or could not be reached until the deadline.
+
+    Refused: nothing has happened. Not reached: it may have been published; to find out and to make sure, publish it
+    again with `idempotency_key` (within 300 s of the first try).
+    """
+
+    def __init__(self, message: str, idempotency_key: str | None = None) -> None:
+        super().__init__(message)
+        self.idempotency_key = idempotency_key
+
+
 class BadSetting(HeliographError):
     """A `HELIOGRAPH_…` variable with a value that cannot be used; the text names the variable."""

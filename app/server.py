@@ -77,6 +77,11 @@ class FrameWebSocket(WebSocketsSansIOProtocol):
             self.transport.resume_reading()
         self.close_timer = self.loop.call_later(CLOSE_TIMEOUT_S, self.transport.abort)
 
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        if self._outbox is not None:
+            self._outbox.close(CloseCode.INTERNAL_ERROR, "the socket is gone")  # so that nobody waits for it to drain
+
     def keepalive_timeout(self) -> None:
         self.close(CloseCode.NO_PONG, "no pong came back")
 

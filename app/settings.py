@@ -22,15 +22,28 @@ class RedisSettings(_Group):
     """Without a URL one replica runs on its own, in memory."""
 
     url: str | None = Field(default=None, description="redis://host:6379/0 (rediss:// for TLS, unix:// for a socket)")
+    durable_url: str | None = Field(
+        default=None, description="a second Redis for what is kept (with appendonly); unset: the same one"
+    )
     max_connections: int = Field(default=50, ge=1, description="connections for commands; listening has its own")
     prefix: str = Field(default="heliograph:", description="what all keys begin with")
+    emit_shards: int = Field(
+        default=4, ge=1, le=1024, description="streams for what clients emit; workers must agree"
+    )
+    emit_maxlen: int = Field(default=100_000, ge=1, description="emitted entries kept in each of them, at least")
 
-    @field_validator("url")
+    @field_validator("url", "durable_url")
     @classmethod
     def _known_scheme(cls, url: str | None) -> str | None:
         if url is not None and not url.startswith(("redis://", "rediss://", "unix://")):
             raise ValueError("must begin with redis://, rediss:// or unix://")
         return url
+
+    @model_validator(mode="after")
+    def _live_too(self) -> Self:
+        if self.durable_url is not None and self.url is None:
+            raise ValueError("DURABLE_URL needs URL too: one Redis for what is kept, one for what is live")
+        return self
 
 
 class BusSettings(_Group):

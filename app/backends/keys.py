@@ -47,6 +47,18 @@ class Keys:
         """Hash: channel and user -> connections, of what a lease has entered, so that it can be forgotten with it."""
         return f"{self.prefix}lease:{lease}:presence"
 
+    def shard(self, stream: str, shard: int) -> str:
+        """Stream: one of those that make up a sharded stream."""
+        return f"{self.prefix}{{stream:{stream}}}:{shard}"
+
+    def dead_letters(self, stream: str) -> str:
+        """Stream: the entries of a sharded stream that nobody could handle, each with the reason."""
+        return f"{self.prefix}{{stream:{stream}}}:dead"
+
+    def latest(self, stream: str, key: str) -> str:
+        """Hash: the latest state of a key of a sharded stream, and the entry that brought it."""
+        return f"{self.prefix}{{stream:{stream}}}:latest:{key}"
+
     @property
     def bus_sequence(self) -> str:
         """Counter: kept publications on the shared bus channel."""
@@ -66,3 +78,8 @@ class Keys:
     def settled_at(self) -> str:
         """When the directory may be believed (ms since the epoch): a while after it began empty."""
         return f"{self.prefix}directory:settled_at"
+
+    @property
+    def run_leases(self) -> str:
+        """Sorted set: run id -> until when its worker is believed to live (ms since the epoch by Redis' clock)."""
+        return f"{self.prefix}runs:leases"

@@ -2,8 +2,9 @@
 
 from collections.abc import Mapping
 
-from app.backends.protocols import Renewal, ReplicaInfo
+from app.backends.protocols import Emission, Renewal, ReplicaInfo
 from app.clock import Clock
+from app.errors import BusUnavailable
 
 
 class MemoryDirectory:
@@ -56,3 +57,10 @@ class MemoryDirectory:
         now = self._clock.monotonic()
         alive = [info for until, info in self._leases.values() if until > now]
         return sorted(alive, key=lambda info: info.name)
+
+
+class NoEmissions:
+    """`Emissions` for a replica on its own: workers are other processes, and there is nothing they could read."""
+
+    async def append(self, emission: Emission) -> None:
+        raise BusUnavailable("'emit' needs Redis (HELIOGRAPH_REDIS__URL): the workers read it there")

@@ -192,6 +192,31 @@ class Log(LogReader, Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Emission:
+    """What a client says to the workers behind the cluster. `emitted_at`: ISO 8601 in UTC."""
+
+    event: str
+    data: msgspec.Raw
+    user: str
+    session: str | None
+    replica: str
+    emitted_at: str
+    message_id: str
+
+
+class Emissions(Protocol):
+    """Where emissions are kept until a worker has handled them, those of one user in order."""
+
+    async def append(self, emission: Emission) -> None:
+        """Keep it; once this returns, some worker of each group is given it, at least once.
+
+        Raises:
+            BusUnavailable: it is not kept (after a time-out: it may be).
+        """
+        ...
+
+
 class Subscriptions(Protocol):
     """The bus, as far as one can listen with it: there is nothing here to publish with."""
 

@@ -3,32 +3,39 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from redis.asyncio import ConnectionPool, Redis
+from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
+from redis.maint_notifications import MaintNotificationsConfig
 
 from app.errors import BadSetting, BusUnavailable
 
 TIMEOUT_S = 1.0  # a command that takes longer has failed as far as a waiting person is concerned
 
 
-def connect(url: str, *, max_connections: int = 50) -> Redis:
+def connect(url: str, *, max_connections: int = 50, timeout_s: float = TIMEOUT_S) -> Redis:
     """A client with its own pool; nothing is opened before the first command.
+
+    `timeout_s`: until a command has failed; one that blocks needs more than it asks Redis to wait.
 
     No retries: redis-py cannot tell a command that was never carried out from one whose answer was lost, and most
     of ours must not be carried out twice. Who may repeat a command does so in the open.
     """
     try:
-        pool = ConnectionPool.from_url(
+        pool = BlockingConnectionPool.from_url(
             url,
             max_connections=max_connections,
-            socket_timeout=TIMEOUT_S,
+            timeout=TIMEOUT_S,  # who finds all of them busy waits so long, instead of failing at once
+            socket_timeout=timeout_s,
             socket_connect_timeout=TIMEOUT_S,
             retry=Retry(NoBackoff(), 0),
+            # With these on, redis-py 8.1 does not see that an idle connection was closed: after a restart of Redis
+            # the first command on each one in the pool would fail.
+            maint_notifications_config=MaintNotificationsConfig(enabled=False),
         )
     except ValueError as error:
-        raise BadSetting(f"HELIOGRAPH_REDIS__URL: {error}") from None
+        raise BadSetting(f"the address of Redis (HELIOGRAPH_REDIS__URL, …_DURABLE_URL): {error}") from None
     return Redis.from_pool(pool)
 
 

@@ -1,8 +1,10 @@
 """The log in Redis: a stream for each channel, written by one script that also publishes."""
 
+import logging
 import secrets
 from collections.abc import Sequence
-from typing import cast
+from dataclasses import replace
+from typing import Any, cast
 
 import msgspec
 from redis.asyncio import Redis
@@ -11,12 +13,15 @@ from app.backends.keys import Keys
 from app.backends.protocols import IDEMPOTENCY_TTL_S, META_TTL_S, Appended, Draft, Opened, Opening
 from app.backends.redis_client import as_bus_unavailable
 from app.backends.scripts import Argument, Scripts
-from app.protocol.envelope import read_logged
+from app.errors import BusUnavailable
+from app.protocol.envelope import decode_envelope, read_logged
 from app.protocol.events import Delivery
 from app.protocol.identity import user_of
 from app.protocol.position import Position
 from app.protocol.run import TAIL_SIZE, RunState, RunUpdate
 from app.settings import Namespace
+
+logger = logging.getLogger("heliograph.log")
 
 _READ_NOTHING, _READ_ALL = -1, -2
 TOPS_BATCH = 500  # channels in one command: short enough not to hold up Redis
@@ -33,11 +38,10 @@ class RedisLog:
 
     async def append(self, draft: Draft, options: Namespace, lease: str) -> Appended:
         with as_bus_unavailable():
-            epoch, offset, delivery, published, message_id = await self._scripts.run(
+            answer = await self._scripts.run(
                 "append", *append_call(self._keys, self._bus_channel, draft, options, lease)
             )
-        position = Position(_text(epoch), int(offset))
-        return Appended(position, Delivery(_text(delivery)), bool(published), _text(message_id), draft.data)
+        return read_appended(answer, draft)
 
     async def open(self, openings: Sequence[Opening]) -> list[Opened]:
         calls = [self._open_call(opening) for opening in openings]
@@ -76,6 +80,51 @@ class RedisLog:
         ]
 
 
+class TwoServerLog(RedisLog):
+    """A `Log` on a durable server, announced on the live one, where the bus and the directory are.
+
+    No script spans two servers, so there are two steps. First the durable server keeps the publication and counts it
+    (the bus sequence lives there too: what was kept and never announced is missing from the count, and the heartbeat
+    finds that). Then the live server announces it to every replica. If the second step fails, the publication stands:
+    this replica delivers it at once, the others read it from the log with their next heartbeat. If the first step
+    fails, nothing has happened anywhere.
+
+    Concurrent publications may be announced out of order; replicas then read the log once more.
+    """
+
+    def __init__(self, durable: Redis, keys: Keys, bus_channel: str, *, live: Redis, live_scripts: Scripts) -> None:
+        super().__init__(durable, Scripts(durable), keys, bus_channel)
+        self._live = live
+        self._live_scripts = live_scripts
+
+    async def append(self, draft: Draft, options: Namespace, lease: str) -> Appended:
+        with as_bus_unavailable():
+            answer = await self._scripts.run(
+                "store", *append_call(self._keys, self._bus_channel, draft, options, lease)
+            )
+        appended = read_appended(answer[:5], draft)
+        if len(answer) == 5:
+            return appended  # a repetition
+        envelope: bytes = answer[5]
+        try:
+            delivery = await self._announce(draft.channel, envelope, lease)
+        except BusUnavailable as error:
+            logger.warning("%s: %d is kept but not announced: %s", draft.channel, appended.position.offset, error)
+            return replace(appended, published=False, data=decode_envelope(envelope).message)
+        return replace(appended, delivery=delivery)
+
+    async def _announce(self, channel: str, envelope: bytes, lease: str) -> Delivery:
+        user_id = user_of(channel)
+        with as_bus_unavailable():
+            if user_id is None:
+                await self._live.publish(f"{self._bus_channel}:{channel}", envelope)
+                return Delivery.REMOTE
+            keys = [self._keys.holders(user_id), self._keys.settled_at]
+            reach = await self._live_scripts.run("announce", keys, [lease, self._bus_channel, envelope])
+        delivery = Delivery(_text(reach))
+        return Delivery.STORED if delivery is Delivery.OFFLINE else delivery
+
+
 def append_call(
     keys: Keys, bus_channel: str, draft: Draft, options: Namespace, lease: str
 ) -> tuple[list[str], list[Argument]]:
@@ -110,6 +159,13 @@ def append_call(
         TAIL_SIZE,
         int(options.final_ttl_s * 1000),
     ]
+
+
+def read_appended(answer: list[Any], draft: Draft) -> Appended:
+    """What the append script has answered."""
+    epoch, offset, delivery, published, message_id = answer
+    position = Position(_text(epoch), int(offset))
+    return Appended(position, Delivery(_text(delivery)), bool(published), _text(message_id), draft.data)
 
 
 def new_epoch() -> str:

@@ -7,23 +7,14 @@ No command is needed for that on the way of a message.
 
 import asyncio
 from collections.abc import Sequence
-from importlib import resources
-from typing import Any, Final
+from typing import Any
 
 from redis.asyncio import Redis
-from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import NoScriptError, ResponseError
 
-Argument = str | bytes | int
+from app.backends.script_texts import PARTS, Argument, are_unknown, is_certain, raise_first_error, script_text
 
-_PARTS: Final = {  # script -> what stands before it
-    "append": ("_epoch", "_reach"),
-    "open": ("_epoch",),
-    "tops": (),
-    "relay": ("_reach",),
-    "lease": (),
-    "hold": (),
-    "presence": (),
-}
+__all__ = ["Argument", "Scripts"]
 
 
 class Scripts:
@@ -50,9 +41,8 @@ class Scripts:
                 for keys, arguments in calls:
                     pipeline.evalsha(shas[name], len(keys), *keys, *arguments)
                 results = await pipeline.execute(raise_on_error=False)
-            unknown = any(isinstance(result, NoScriptError) for result in results)
-            if not unknown:
-                return _raise_first_error(results)
+            if not are_unknown(results):
+                return raise_first_error(results)
             await self._load(stale=shas)
         raise NoScriptError("Redis forgets its scripts as fast as they are loaded")
 
@@ -63,31 +53,12 @@ class Scripts:
             # One connection for both steps: if the server restarts between them, the second step fails.
             async with self._redis.client() as connection:
                 server = await connection.info("server")
-                certain = await _is_certain(connection)
-                constants = f"local boot, certain = '{server['run_id']}', {str(certain).lower()}\n"
+                try:
+                    config = await connection.config_get("appendonly", "appendfsync")
+                except ResponseError:
+                    config = {}  # managed servers do not tell
+                certain = is_certain(config, await connection.info("replication"))
                 self._shas = {
-                    name: await connection.script_load(constants + "\n".join(map(_text, (*before, name))))
-                    for name, before in _PARTS.items()
+                    name: await connection.script_load(script_text(name, server["run_id"], certain=certain))
+                    for name in PARTS
                 }
-
-
-def _raise_first_error(results: list[Any]) -> list[Any]:
-    for result in results:
-        if isinstance(result, Exception):
-            raise result
-    return results
-
-
-async def _is_certain(connection: Redis) -> bool:
-    """True if the server keeps what it has acknowledged: it writes its log with every command, and always has."""
-    try:
-        fsync = await connection.config_get("appendonly", "appendfsync")
-    except RedisError:
-        return False  # managed servers do not tell
-    replication = await connection.info("replication")
-    promoted = int(replication.get("second_repl_offset", -1)) != -1  # it was a copy, which may have lagged behind
-    return fsync.get("appendonly") == "yes" and fsync.get("appendfsync") == "always" and not promoted
-
-
-def _text(name: str) -> str:
-    return resources.files(__package__).joinpath("lua", f"{name}.lua").read_text(encoding="utf-8")

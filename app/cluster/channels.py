@@ -7,11 +7,13 @@ began again; and a heartbeat that finds the log ahead of what has come, which sh
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Iterable
 
 import msgspec
 
 from app.backends.protocols import LogReader, Opened, Opening, Subscriptions
+from app.cluster.tasks import cancel_and_wait
 from app.errors import BusUnavailable
 from app.hub.connection import Connection
 from app.hub.hub import Hub
@@ -31,6 +33,10 @@ logger = logging.getLogger("heliograph.channels")
 
 DRAINED_BYTES = 65_536  # a client that catches up gets the next page when no more than this waits for it
 DRAIN_POLL_S = 0.01
+MOST_HELD = 1024  # live publications kept for a connection that catches up; older ones it reads from the log
+OPEN_BATCH = 200  # channels opened in one round trip
+REPAIR_BATCH = 50  # channels repaired in one round trip: each may bring a page
+USERS_EVERY = 5  # heartbeats: how often users' channels are compared with the log one by one
 
 
 class _Followed:
@@ -42,7 +48,7 @@ class _Followed:
         self.name = name
         self.sequence: Sequence | None = None  # none until the log has said where the channel stands
         self.early: list[Publication] = []  # what the bus has brought before that
-        self.joining: dict[Connection, list[Publication]] = {}  # what came while a connection catches up
+        self.joining: dict[Connection, deque[Publication]] = {}  # the latest that came while a connection catches up
         self.seen_top: Position | None = None  # where the log stood at the last heartbeat
         self.idle_since: float | None = None  # since when nobody here listens; monotonic seconds
 
@@ -76,6 +82,7 @@ class Channels:
         self._repair_due = asyncio.Event()
         self._bus_sequence = 0  # of the last kept publication for a user on the shared bus channel; 0: unknown
         self._seen_bus_sequence = 0  # where that stood at the last heartbeat
+        self._beats = 0
         self._tasks: list[asyncio.Task[None]] = []
 
     # -- life
@@ -90,9 +97,7 @@ class Channels:
 
     async def stop(self) -> None:
         tasks, self._tasks = self._tasks, []
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await cancel_and_wait(tasks)
         openings, self._openings = self._openings, []
         _fail((future for _, future in openings), BusUnavailable("this replica is stopping"))
 
@@ -115,31 +120,18 @@ class Channels:
             BusUnavailable: the log or the bus cannot be reached; the connection is not subscribed.
         """
         followed = self._follow(channel)
-        held: list[Publication] = []
-        followed.joining[connection] = held
+        held = followed.joining[connection] = deque(maxlen=MOST_HELD)
         try:
             sequence = await self._positioned(followed)
-            options = self._namespaces.of(channel)
-            if options.run:
-                last = await self._tell_state(connection, channel, request_id)
-            elif since is None and not (replay or options.replay):
-                last = sequence.position
-                self._tell_subscribed(connection, channel, last, recovered=False, request_id=request_id)
-            else:
-                last = await self._catch_up(connection, channel, since, request_id)
-            while sequence.position.epoch == last.epoch and sequence.position.offset < last.offset:
-                await self._repair([followed])  # the log was read further than the bus has brought it yet
+            last = await self._tell_first(connection, channel, sequence, since, replay, request_id)
+            missed = await self._meet(connection, followed, sequence, last, held)
         except BaseException:
             del followed.joining[connection]
             self._idle(followed)
             raise
         del followed.joining[connection]
-        if sequence.position.epoch == last.epoch:
-            for publication in held:
-                if publication.position is not None and publication.position.offset > last.offset:
-                    self._hub.tell(connection, self._event(publication))
-        else:
-            self._tell_subscribed(connection, channel, sequence.position, recovered=False)
+        for publication in missed:
+            self._hub.tell(connection, self._event(publication))
         self._attach(connection, channel)
 
     async def listen(self, connection: Connection, channel: str) -> str:
@@ -172,9 +164,15 @@ class Channels:
 
     def _follow(self, channel: str) -> _Followed:
         followed = self._followed.get(channel)
-        if followed is None:
+        if followed is None or self._is_stale(followed):
             followed = self._followed[channel] = _Followed(channel)
         return followed
+
+    def _is_stale(self, followed: _Followed) -> bool:
+        """A user's channel whose last connection was dropped: others have not published here since."""
+        return (
+            user_of(followed.name) is not None and not followed.joining and not self._hub.subscribers(followed.name)
+        )
 
     def _idle(self, followed: _Followed) -> None:
         """Nobody may listen any more. A user's channel is left at once, others a while later: people come back."""
@@ -203,6 +201,24 @@ class Channels:
             for publication in early:
                 self._accept(followed, publication)
 
+    async def _tell_first(
+        self,
+        connection: Connection,
+        channel: str,
+        sequence: Sequence,
+        since: Position | None,
+        replay: bool,
+        request_id: RequestId | None,
+    ) -> Position:
+        """Tell `subscribed` and what belongs to it; returns where the client stands then."""
+        options = self._namespaces.of(channel)
+        if options.run:
+            return await self._tell_state(connection, channel, request_id)
+        if since is None and not (replay or options.replay):
+            self._tell_subscribed(connection, channel, sequence.position, recovered=False, request_id=request_id)
+            return sequence.position
+        return await self._catch_up(connection, channel, since, request_id)
+
     async def _tell_state(self, connection: Connection, channel: str, request_id: RequestId | None) -> Position:
         """A run's viewer gets the latest state, and from that very moment on its progress."""
         opened = await self._open(Opening(channel, with_run=True))
@@ -225,20 +241,51 @@ class Channels:
             self._tell_subscribed(connection, channel, since, recovered=False, request_id=request_id)
         else:
             self._tell_subscribed(connection, channel, since, recovered=True, request_id=request_id)
-        last = since
-        while True:
-            for publication in opened.publications:
-                self._hub.tell(connection, self._event(publication))
-                last = publication.position or last
-            if last.offset >= opened.position.offset:
-                return last
+        return await self._tell_all(connection, opened.publications, since)
+
+    async def _meet(
+        self,
+        connection: Connection,
+        followed: _Followed,
+        sequence: Sequence,
+        last: Position,
+        held: deque[Publication],
+    ) -> list[Publication]:
+        """Bring the client, who stands at `last`, to where live publications go on.
+
+        Returns those that it has not been told: they follow `last` without a hole and end where the channel stands.
+        """
+        while not connection.outbox.closed:
+            if not _has_reached(sequence.position, last):
+                await self._repair([followed])  # the log was read further than the bus has brought it yet
+            missed = [each for each in held if each.position is not None and _is_after(each.position, last)]
+            if _has_reached(sequence.position, last) and len(missed) == sequence.position.offset - last.offset:
+                if sum(len(each.data) for each in missed) <= DRAINED_BYTES:
+                    return missed
+                last = await self._tell_all(connection, missed, last)
+            else:
+                last = await self._read_on(connection, followed.name, last)
+        return []
+
+    async def _read_on(self, connection: Connection, channel: str, last: Position) -> Position:
+        """Tell the next page after `last`; returns up to where."""
+        opened = await self._open(Opening(channel, after=last, limit=self._settings.page))
+        if not opened.complete:
+            # What was next has been trimmed while the client read the page before.
+            self._tell_subscribed(connection, channel, opened.position, recovered=False)
+            return opened.position
+        return await self._tell_all(connection, opened.publications, last)
+
+    async def _tell_all(
+        self, connection: Connection, publications: Iterable[Publication], last: Position
+    ) -> Position:
+        """Tell publications as fast as the client reads them; returns where the last of them stands."""
+        for publication in publications:
             while connection.outbox.waiting_bytes > DRAINED_BYTES:  # noqa: ASYNC110 - the outbox has no events
                 await asyncio.sleep(DRAIN_POLL_S)
-            opened = await self._open(Opening(channel, after=last, limit=self._settings.page))
-            if not opened.complete:
-                # What was next has been trimmed while the client read the page before.
-                self._tell_subscribed(connection, channel, opened.position, recovered=False)
-                return opened.position
+            self._hub.tell(connection, self._event(publication))
+            last = publication.position or last
+        return last
 
     def _tell_subscribed(
         self,
@@ -267,6 +314,11 @@ class Channels:
             followed.early.append(publication)
         else:
             self._accept(followed, publication)
+
+    def doubt(self, channel: str) -> None:
+        """An append was not answered, so it may have been made: look whether there is something to deliver."""
+        if channel in self._followed:
+            self._missing(channel)
 
     def lost_track(self) -> None:
         """The bus subscription began again: anything may have been missed."""
@@ -318,19 +370,29 @@ class Channels:
             await self._repair_due.wait()
             self._repair_due.clear()
             try:
-                if self._unsure:
-                    self._unsure = False
-                    await self._look(
-                        [followed for followed in self._followed.values() if followed.sequence is not None]
-                    )
-                while self._behind:
-                    names = list(self._behind)[: self._settings.page]
-                    await self._repair([self._followed[name] for name in names if name in self._followed])
-                    for name in names:
-                        self._behind.pop(name, None)
+                await self._repair_all()
             except BusUnavailable as error:
                 logger.info("the log cannot be read (%s); trying again with the next heartbeat", error)
+            except Exception:
+                logger.exception("a repair failed; trying again with the next heartbeat")
+
+    async def _repair_all(self) -> None:
+        if self._unsure:
+            self._unsure = False
+            try:
+                await self._look([followed for followed in self._followed.values() if followed.sequence is not None])
+            except BaseException:
                 self._unsure = True
+                raise
+        while self._behind:
+            names = list(self._behind)[:REPAIR_BATCH]
+            for name in names:  # before the repair: what turns out to be missing during it is noted again
+                del self._behind[name]
+            try:
+                await self._repair([self._followed[name] for name in names if name in self._followed])
+            except BaseException:
+                self._behind.update(dict.fromkeys(names))
+                raise
 
     async def _look(self, followed: list[_Followed]) -> None:
         """Compare where channels stand with the log, and note those that are behind it."""
@@ -341,19 +403,25 @@ class Channels:
 
     async def _repair(self, followed: list[_Followed]) -> None:
         """Read what is missing from the log and deliver it."""
+        asked = [None if each.sequence is None else each.sequence.position for each in followed]
         openings = [
-            Opening(each.name, after=None if each.sequence is None else each.sequence.position) for each in followed
+            Opening(each.name, after=position, limit=self._settings.page)
+            for each, position in zip(followed, asked, strict=True)
         ]
-        for each, opened in zip(followed, await self._log.open(openings), strict=True):
-            self._repaired(each, opened)
+        for each, position, opened in zip(followed, asked, await self._log.open(openings), strict=True):
+            self._repaired(each, position, opened)
 
-    def _repaired(self, followed: _Followed, opened: Opened) -> None:
+    def _repaired(self, followed: _Followed, asked: Position | None, opened: Opened) -> None:
+        """Go on with what was read from `asked` on."""
         if followed.sequence is None:
             self._begin(followed, opened.position)
             self._say_where_it_goes_on(followed, opened.position)
             return
         before = followed.sequence.position
         if not opened.complete:
+            if before != asked:
+                self._missing(followed.name)  # somebody else was faster: what was read is not about here any more
+                return
             self._say_where_it_goes_on(followed, opened.position)
             self._deliver(followed, followed.sequence.restart(opened.position))
             self._telemetry.unfilled_gaps += 1
@@ -363,11 +431,12 @@ class Channels:
             return
         ready = followed.sequence.fill(opened.publications)
         self._deliver(followed, ready)
-        if ready:
-            self._telemetry.repairs += 1
-            now = followed.sequence.position
-            logger.info("%s: repaired %d to %d of epoch %s", followed.name, before.offset + 1, now.offset, now.epoch)
-        if followed.sequence.has_gap or followed.sequence.position.offset < opened.position.offset:
+        if not ready:
+            return
+        self._telemetry.repairs += 1
+        now = followed.sequence.position
+        logger.info("%s: repaired %d to %d of epoch %s", followed.name, before.offset + 1, now.offset, now.epoch)
+        if followed.sequence.has_gap or now.offset < opened.position.offset:
             self._missing(followed.name)
 
     def _say_where_it_goes_on(self, followed: _Followed, position: Position) -> None:
@@ -384,9 +453,15 @@ class Channels:
                 await self._beat()
             except BusUnavailable as error:
                 logger.debug("no heartbeat: %s", error)
+            except Exception:
+                logger.exception("a heartbeat failed")
 
     async def _beat(self) -> None:
-        """Look for lost last messages, twice in a row: what was on its way at the first look has come by the next."""
+        """Look for lost last messages, twice in a row: what was on its way at the first look has come by the next.
+
+        For users that is done at every beat by their common counter. One by one, more rarely: that
+        finds what was not published, as a replica did not know that the user is here (a lease was lost).
+        """
         await self._leave_idle()
         if self._unsure or self._behind:
             self._repair_due.set()
@@ -394,10 +469,14 @@ class Channels:
         for name in waiting:
             if self._hub.subscribers(name):
                 self._missing(name)
-        shared = [
-            each for each in self._followed.values() if each.sequence is not None and user_of(each.name) is None
+        self._beats += 1
+        users_too = self._beats % USERS_EVERY == 0
+        looked_at = [
+            each
+            for each in self._followed.values()
+            if each.sequence is not None and (users_too or user_of(each.name) is None)
         ]
-        for each, top in zip(shared, await self._log.tops([each.name for each in shared]), strict=True):
+        for each, top in zip(looked_at, await self._log.tops([each.name for each in looked_at]), strict=True):
             seen = each.seen_top
             if (
                 each.sequence is not None
@@ -410,10 +489,11 @@ class Channels:
 
     async def _beat_for_users(self) -> None:
         """The same for all users at once: one counter tells whether the shared bus channel has brought everything."""
+        before = self._bus_sequence
         counted = await self._log.bus_sequence()
         if self._bus_sequence == 0:
             self._bus_sequence = counted
-        elif self._bus_sequence < self._seen_bus_sequence or counted < self._bus_sequence:
+        elif self._bus_sequence < self._seen_bus_sequence or counted < before:
             self._bus_sequence = counted
             self._unsure = True
             self._repair_due.set()
@@ -422,6 +502,8 @@ class Channels:
     async def _leave_idle(self) -> None:
         now = asyncio.get_running_loop().time()
         for followed in list(self._followed.values()):
+            if followed.idle_since is None:
+                self._idle(followed)  # its last connection may have been dropped without a word
             idle = (
                 followed.idle_since is not None and not followed.joining and not self._hub.subscribers(followed.name)
             )
@@ -433,6 +515,8 @@ class Channels:
 
     async def _open(self, opening: Opening) -> Opened:
         """Read the log, together with whoever else wants to at this moment."""
+        if not self._tasks:
+            raise BusUnavailable("this replica is stopping")
         future: asyncio.Future[Opened] = asyncio.get_running_loop().create_future()
         self._openings.append((opening, future))
         self._opening_due.set()
@@ -441,8 +525,9 @@ class Channels:
     async def _open_loop(self) -> None:
         while True:
             await self._opening_due.wait()
-            self._opening_due.clear()
-            openings, self._openings = self._openings, []
+            openings, self._openings = self._openings[:OPEN_BATCH], self._openings[OPEN_BATCH:]
+            if not self._openings:
+                self._opening_due.clear()
             try:
                 results = await self._log.open([opening for opening, _ in openings])
             except BusUnavailable as error:
@@ -450,6 +535,9 @@ class Channels:
             except asyncio.CancelledError:
                 _fail((future for _, future in openings), BusUnavailable("this replica is stopping"))
                 raise
+            except Exception as error:
+                logger.exception("the log could not be read")
+                _fail((future for _, future in openings), BusUnavailable(f"the log could not be read: {error}"))
             else:
                 for (_, future), opened in zip(openings, results, strict=True):
                     if not future.done():
@@ -458,6 +546,14 @@ class Channels:
 
 def _is_behind(position: Position, top: Position | None) -> bool:
     return top is None or position.epoch != top.epoch or position.offset < top.offset
+
+
+def _has_reached(position: Position, other: Position) -> bool:
+    return position.epoch == other.epoch and position.offset >= other.offset
+
+
+def _is_after(position: Position, other: Position) -> bool:
+    return position.epoch == other.epoch and position.offset > other.offset
 
 
 def _fail(futures: Iterable[asyncio.Future[Opened]], error: BusUnavailable) -> None:

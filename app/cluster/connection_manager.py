@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from app.backends.protocols import Draft, Log, Opened, Opening
+from app.backends.protocols import Draft, Emission, Emissions, Log, Opened, Opening
 from app.cluster.channels import Channels
 from app.cluster.directory import Directory
 from app.cluster.presence import Presence
@@ -57,6 +57,7 @@ class ConnectionManager:
         channels: Channels,
         presence: Presence,
         log: Log,
+        emissions: Emissions,
         *,
         name: str,
         namespaces: Namespaces,
@@ -69,6 +70,7 @@ class ConnectionManager:
         self._channels = channels
         self._presence = presence
         self._log = log
+        self._emissions = emissions
         self._name = name
         self._namespaces = namespaces
         self._limits = limits
@@ -207,7 +209,11 @@ class ConnectionManager:
             update=check_update(publication.data) if options.run else None,
             idempotency_key=idempotency_key,
         )
-        appended = await self._log.append(draft, options, self._directory.lease)
+        try:
+            appended = await self._log.append(draft, options, self._directory.lease)
+        except BusUnavailable:
+            self._channels.doubt(channel)  # nobody else may have been told, and the answer may have been lost
+            raise
         delivery = appended.delivery
         if not appended.published:
             # Nobody else holds the user, so nobody was told: what the log has taken is delivered here.
@@ -215,6 +221,8 @@ class ConnectionManager:
                 self._channels.receive(
                     msgspec.structs.replace(publication, data=appended.data, position=appended.position)
                 )
+            else:
+                self._channels.doubt(channel)  # a repetition: who made the first try may never have had its answer
             delivery = Delivery.LOCAL if self._hub.subscribers(channel) else Delivery.STORED
         return Receipt(appended.message_id, delivery, appended.position)
 
@@ -243,6 +251,24 @@ class ConnectionManager:
             return Receipt(publication.message_id, Delivery.LOCAL if taken else Delivery.OFFLINE)
         taken = self._hub.deliver_to_user(user_id, Message.of(publication))
         return Receipt(publication.message_id, await self._relay(publication, taken))
+
+    async def emit(self, event: str, data: msgspec.Raw, *, user_id: str, session: str | None = None) -> str:
+        """Keep what a client says to the workers behind the cluster; returns its message id.
+
+        Raises:
+            BusUnavailable: it is not kept (after a time-out: it may be).
+        """
+        emission = Emission(
+            event=event,
+            data=data,
+            user=user_id,
+            session=session,
+            replica=self._name,
+            emitted_at=self._timestamp(),
+            message_id=uuid.uuid4().hex,
+        )
+        await self._emissions.append(emission)
+        return emission.message_id
 
     def handle_pubsub_message(self, envelope: Envelope) -> int:
         """Deliver what came in over the bus; how many connections took it."""

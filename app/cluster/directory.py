@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 
 from app.backends.protocols import DirectoryBackend, ReplicaInfo
 from app.clock import Clock
+from app.cluster.tasks import cancel_and_wait
 from app.errors import BusUnavailable
 from app.hub.hub import Hub
 from app.settings import DirectorySettings
@@ -71,9 +72,7 @@ class Directory:
         if not self._tasks:
             return
         tasks, self._tasks = self._tasks, []
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await cancel_and_wait(tasks)
         _tell(self._due, None)
         self._due.clear()
         try:

@@ -22,6 +22,7 @@ from app.backends.keys import Keys
 from app.backends.redis_client import as_bus_unavailable, connect
 from app.backends.scripts import Scripts
 from app.clock import Clock, SystemClock
+from app.cluster.tasks import cancel_and_wait
 from app.errors import BadEnvelope, BusUnavailable
 from app.protocol.envelope import Envelope, decode_envelope, encode_envelope
 from app.protocol.events import Delivery
@@ -56,7 +57,7 @@ class BusSilentError(BusUnavailable):
 class PubSubManager:
     """Publishes envelopes, and hands each that arrives to `handler`, in order, from one task.
 
-    `handler` is synchronous and must not block. `on_resubscribed` is called each time a subscription began again:
+    `handler` is synchronous and must not block. `on_resubscribed` is called each time a subscription has begun:
     whatever was published before it may have been missed.
 
     Nothing is opened before `initialize`; after `close` it may be initialised again.
@@ -164,9 +165,7 @@ class PubSubManager:
         """Cancel the reader and wait until it has ended. Subscriptions stay, and reading may begin again."""
         tasks = [task for task in (self._canary_task, self._listen_task) if task is not None]
         self._canary_task = self._listen_task = None
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await cancel_and_wait(tasks)
         if self._state is BusState.RUNNING:
             self._state = BusState.INITIALIZED
 
@@ -238,12 +237,19 @@ class PubSubManager:
         if self._state is not BusState.RUNNING or self._pubsub is None:
             raise BusUnavailable("the bus is not connected")
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.setdefault(name, []).append(waiter)
-        with as_bus_unavailable():
-            if len(self._waiting[name]) == 1:
-                await self._pubsub.subscribe(name)
-            async with asyncio.timeout(CONFIRM_TIMEOUT_S):
-                await waiter
+        waiting = self._waiting.setdefault(name, [])
+        waiting.append(waiter)
+        try:
+            with as_bus_unavailable():
+                if len(waiting) == 1:
+                    await self._pubsub.subscribe(name)
+                async with asyncio.timeout(CONFIRM_TIMEOUT_S):
+                    await waiter
+        except BaseException:
+            waiting.remove(waiter)  # the next who comes asks again
+            if not waiting and self._waiting.get(name) is waiting:
+                del self._waiting[name]
+            raise
 
     async def unfollow(self, channel: str) -> None:
         name = self._bus_channel(channel)
@@ -321,10 +327,10 @@ class PubSubManager:
                     waiter.set_result(None)
             return
         self._confirmations += 1
-        if self._confirmations == 1:
-            return
-        self.stats.resubscriptions += 1
-        logger.info("subscribed again; what was published meanwhile did not arrive here")
+        if self._confirmations > 1:
+            self.stats.resubscriptions += 1
+            logger.info("subscribed again; what was published meanwhile did not arrive here")
+        # At the first time too: the log may have been read before there was a subscription.
         if self.on_resubscribed is not None:
             self.on_resubscribed()
 

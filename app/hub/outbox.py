@@ -68,6 +68,11 @@ class Outbox:
         self._closed = False
 
     @property
+    def closed(self) -> bool:
+        """True once nothing more goes out."""
+        return self._closed
+
+    @property
     def waiting_bytes(self) -> int:
         """What has not been handed to the socket yet."""
         return self._bytes
@@ -127,6 +132,7 @@ class Outbox:
             self.flush()
         finally:
             self._frames.clear()
+            self._bytes = 0  # whoever waits for room need not wait longer
             self._sink.close(code, reason)
 
     def _schedule(self) -> None:

@@ -99,6 +99,12 @@ class Published(msgspec.Struct, frozen=True, tag="ack"):
     id: RequestId | msgspec.UnsetType = msgspec.UNSET
 
 
+class Emitted(msgspec.Struct, frozen=True, tag="ack"):
+    """The emission is kept: some worker will handle it, at least once."""
+
+    id: RequestId | msgspec.UnsetType = msgspec.UNSET
+
+
 class InitialState(msgspec.Struct, frozen=True, tag="initial_state"):
     """The latest of a run, at the moment from which its progress follows."""
 
@@ -171,6 +177,7 @@ Event = (
     | Subscribed
     | Unsubscribed
     | Published
+    | Emitted
     | InitialState
     | Progress
     | History

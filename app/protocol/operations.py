@@ -71,10 +71,18 @@ class ReadPresence(msgspec.Struct, frozen=True, tag="presence"):
     id: RequestId | None = None
 
 
+class Emit(msgspec.Struct, frozen=True, tag="emit"):
+    """Say something to the workers behind the cluster: `data` (any JSON) under the name of an event."""
+
+    event: Annotated[str, Meta(min_length=1, max_length=128)]
+    data: msgspec.Raw
+    id: RequestId | None = None
+
+
 class Ping(msgspec.Struct, frozen=True, tag="ping"):
     """Ask for a sign of life."""
 
     id: RequestId | None = None
 
 
-Operation = Connect | Send | Subscribe | Unsubscribe | Publish | ReadHistory | ReadPresence | Ping
+Operation = Connect | Send | Subscribe | Unsubscribe | Publish | ReadHistory | ReadPresence | Emit | Ping

@@ -4,11 +4,11 @@ import msgspec
 
 from app.errors import BadData, BadFrame, ErrorCode
 from app.protocol.events import Event
-from app.protocol.operations import Operation, Publish, RequestId, Send
+from app.protocol.operations import Emit, Operation, Publish, RequestId, Send
 from app.protocol.publication import check_data
 
 _OPERATIONS = msgspec.json.Decoder(Operation)
-_TYPES = ("connect", "send", "subscribe", "unsubscribe", "publish", "history", "presence", "ping")
+_TYPES = ("connect", "send", "subscribe", "unsubscribe", "publish", "history", "presence", "emit", "ping")
 
 
 class _Head(msgspec.Struct):
@@ -39,7 +39,7 @@ class PlainCodec:
         """
         try:
             operation: Operation = _OPERATIONS.decode(text)
-            if isinstance(operation, Send | Publish):
+            if isinstance(operation, Send | Publish | Emit):
                 check_data(operation.data, self._max_depth)
         except (msgspec.MsgspecError, RecursionError, ValueError, BadData) as error:
             raise _explain(text, error, self._max_depth) from None

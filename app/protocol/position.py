@@ -37,7 +37,7 @@ def parse_cursor(cursor: str) -> dict[str, Position]:
     try:
         return {
             channel: _parse_position(text)
-            for channel, text in parse_qsl(cursor, strict_parsing=True, errors="strict")
+            for channel, text in parse_qsl(cursor, keep_blank_values=True, strict_parsing=True, errors="strict")
         }
     except ValueError:
         raise BadCursor("the cursor is not one that this cluster has given") from None
@@ -45,6 +45,6 @@ def parse_cursor(cursor: str) -> dict[str, Position]:
 
 def _parse_position(text: str) -> Position:
     epoch, _, offset = text.rpartition(".")
-    if not epoch.isalnum() or not offset.isascii() or not offset.isdigit():
+    if not text.isascii() or not epoch.isalnum() or not offset.isdigit():
         raise ValueError(text)
     return Position(epoch, int(offset))

@@ -17,6 +17,7 @@ from app.protocol.identity import check_user_id, personal_channel, user_of
 from app.protocol.namespace import Namespaces, check_channel
 from app.protocol.operations import (
     Connect,
+    Emit,
     Operation,
     Ping,
     Publish,
@@ -87,6 +88,13 @@ class Muster:
 
 
 @dataclass(frozen=True, slots=True)
+class HandOver:
+    """Keep the emission for the workers, then tell the client."""
+
+    operation: Emit
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
     """Tell the client."""
 
@@ -103,7 +111,7 @@ class Refuse:
     close: CloseCode | None = None
 
 
-Action = Authenticate | Route | Announce | Join | Leave | Recall | Muster | Answer | Refuse
+Action = Authenticate | Route | Announce | Join | Leave | Recall | Muster | HandOver | Answer | Refuse
 
 
 class _State(Enum):
@@ -188,7 +196,9 @@ class Session:
         self._connect = operation
         return Authenticate(operation.token, operation.user)
 
-    def _decide(self, operation: Send | Subscribe | Unsubscribe | Publish | ReadHistory | ReadPresence) -> Action:
+    def _decide(
+        self, operation: Send | Subscribe | Unsubscribe | Publish | ReadHistory | ReadPresence | Emit
+    ) -> Action:
         match operation:
             case Send(to=to):
                 try:
@@ -217,6 +227,8 @@ class Session:
                 if not self._may_read(check_channel(channel)) or not self._namespaces.of(channel).presence:
                     return _not_allowed(f"who is on {channel!r} is not told", operation.id)
                 return Muster(channel, operation.id)
+            case Emit():
+                return HandOver(operation)
             case _:
                 assert_never(operation)
 

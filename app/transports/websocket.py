@@ -30,7 +30,7 @@ from app.hub.connection import Connection
 from app.hub.frames import Encoding, Sink, text_frame
 from app.hub.outbox import Outbox, Turn
 from app.protocol.codes import CloseCode
-from app.protocol.events import Ack, History, Message, Presence, Published
+from app.protocol.events import Ack, Emitted, History, Message, Presence, Published
 from app.protocol.namespace import Namespaces
 from app.protocol.operations import Connect, Subscribe
 from app.protocol.plain import PlainCodec
@@ -40,6 +40,7 @@ from app.protocol.session import (
     Announce,
     Answer,
     Authenticate,
+    HandOver,
     Join,
     Leave,
     Muster,
@@ -245,6 +246,8 @@ class _Driver:
                 await self._announce(action)
             case Recall():
                 await self._recall(action)
+            case HandOver():
+                await self._hand_over(action)
             case Muster():
                 await self._muster(action)
             case Refuse():
@@ -357,6 +360,15 @@ class _Driver:
         else:
             presence = Presence(channel=action.channel, users=users, id=echo(action.request_id))
             self._door.manager.tell(self._connection, presence)
+
+    async def _hand_over(self, action: HandOver) -> None:
+        emit, session = action.operation, self._session
+        try:
+            await self._door.manager.emit(emit.event, emit.data, user_id=session.user or "", session=session.id)
+        except BusUnavailable as error:
+            self._refuse(Refuse(error.code, f"not stored: {error}", emit.id))
+        else:
+            self._door.manager.tell(self._connection, Emitted(id=echo(emit.id)))
 
     async def _route(self, action: Route) -> None:
         send, manager = action.operation, self._door.manager

@@ -59,7 +59,11 @@ class RedisServer:
             self._process.wait()
             self._process = None
 
-    def restart(self) -> None:
+    def restart(self, *, gently: bool = False) -> None:
+        """`gently`: it may finish what it is at; otherwise it is killed."""
+        if gently and self._process is not None:
+            self._process.terminate()
+            self._process.wait()
         self.stop()
         self.start()
 

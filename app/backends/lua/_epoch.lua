@@ -4,15 +4,21 @@
 --   certain  true if this server loses nothing that it has acknowledged when it restarts (appendfsync always)
 
 -- The log's epoch and the offset of its last publication. The epoch is new if there is no log yet, or if the server
--- has restarted since and may have lost the end of it: its offsets might otherwise be given twice.
-local function place(meta, new_epoch)
-  local known = redis.call('HMGET', meta, 'epoch', 'top', 'boot')
-  local epoch, top = known[1], tonumber(known[2] or 0)
-  if not epoch or (known[3] ~= boot and not certain) then
+-- has restarted since and may have lost the end of it: its offsets might otherwise be given twice. What a server may
+-- have lost depends on how it ran before the restart, too: `safe` says whether the log was last written safely.
+local function place(meta, stream, new_epoch)
+  local known = redis.call('HMGET', meta, 'epoch', 'top', 'boot', 'safe')
+  local epoch, top, safe = known[1], tonumber(known[2] or 0), certain and '1' or '0'
+  if not epoch then
+    redis.call('HSET', meta, 'epoch', new_epoch, 'top', 0, 'boot', boot, 'safe', safe)
+    redis.call('DEL', stream) -- not after its meta by itself; but entries without one would refuse new ones
+    return new_epoch, 0
+  end
+  if known[3] ~= boot and not (certain and known[4] == '1') then
     epoch = new_epoch
-    redis.call('HSET', meta, 'epoch', epoch, 'top', top, 'boot', boot)
-  elseif known[3] ~= boot then
-    redis.call('HSET', meta, 'boot', boot)
+  end
+  if known[3] ~= boot or known[4] ~= safe then
+    redis.call('HSET', meta, 'epoch', epoch, 'boot', boot, 'safe', safe)
   end
   return epoch, top
 end

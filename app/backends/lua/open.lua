@@ -4,7 +4,7 @@
 --       -2: read from the start of what is kept), how many to read at the most, '1' to read the state too
 -- Returns {epoch, top, 1 if nothing between the position and the first publication read is missing,
 --          {offset, body, ...}, {state, progress}, tail}
-local epoch, top = place(KEYS[1], ARGV[1])
+local epoch, top = place(KEYS[1], KEYS[2], ARGV[1])
 if redis.call('PTTL', KEYS[1]) == -1 then
   redis.call('PEXPIRE', KEYS[1], ARGV[2])
 end

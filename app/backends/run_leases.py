@@ -1,0 +1,79 @@
+"""The leases of runs: a worker renews those of the runs it is at; a run whose lease ran out has lost its worker.
+
+Whoever lives may look for those, and any number may: workers, replicas, publishers. See `lua/run_lost.lua`.
+"""
+
+import uuid
+from collections.abc import Sequence
+
+import msgspec
+
+from app.backends.keys import Keys
+from app.backends.protocols import Draft
+from app.backends.redis_client import as_bus_unavailable
+from app.backends.redis_log import append_call
+from app.backends.script_texts import Argument
+from app.backends.scripts import Scripts
+from app.clock import Clock, SystemClock, iso8601
+from app.protocol.namespace import Namespaces
+from app.protocol.run import RunUpdate
+
+Call = tuple[list[str], list[Argument]]
+
+RUN_PREFIX = "run:"  # a run's channel is this and its id
+WORKER_LOST = "worker lost"  # the message of a run that FAILED in this way
+BATCH = 100  # runs that one look deals with
+
+
+async def reap_lost_runs(
+    scripts: Scripts, keys: Keys, bus_channel: str, namespaces: Namespaces, clock: Clock | None = None
+) -> int:
+    """Publish FAILED ("worker lost") for each run whose lease has run out; returns for how many that was said.
+
+    May be called by any number of processes at the same time, each every second or so: it is said once. `scripts` are
+    those of the server that keeps what is kept; if that is a second one, replicas hear of it with their next
+    heartbeat.
+
+    Raises:
+        BusUnavailable: not now. Nothing is lost by it, the next call does what this one did not.
+    """
+    with as_bus_unavailable():
+        [expired] = await scripts.run_many("run_expired", [expired_call(keys)])
+        if not expired:
+            return 0
+        calls = lost_calls(keys, bus_channel, namespaces, decoded(expired), clock or SystemClock())
+        return sum(bool(answer) for answer in await scripts.run_many("run_lost", calls))
+
+
+def lease_call(keys: Keys, run_ids: Sequence[str], ttl_s: float) -> Call:
+    """For the script that takes or renews leases, `ttl_s` from now."""
+    return [keys.run_leases], [round(ttl_s * 1000), *run_ids]
+
+
+def expired_call(keys: Keys) -> Call:
+    """For the script that lists the runs whose lease has run out."""
+    return [keys.run_leases], [BATCH]
+
+
+def lost_calls(
+    keys: Keys, bus_channel: str, namespaces: Namespaces, run_ids: Sequence[str], clock: Clock
+) -> list[Call]:
+    """For the script that declares a run lost, if it still is by then."""
+    calls = []
+    for run_id in run_ids:
+        channel = f"{RUN_PREFIX}{run_id}"
+        draft = Draft(
+            channel=channel,
+            data=msgspec.Raw(b"{}"),
+            message_id=uuid.uuid4().hex,
+            sent_at=iso8601(clock.now()),
+            update=RunUpdate(state="FAILED", message=WORKER_LOST),
+        )
+        names, arguments = append_call(keys, bus_channel, draft, namespaces.of(channel), lease="")
+        calls.append(([*names, keys.run_leases], [*arguments, run_id]))
+    return calls
+
+
+def decoded(run_ids: Sequence[bytes]) -> list[str]:
+    """Run ids as the scripts have returned them."""
+    return [run_id.decode() for run_id in run_ids]

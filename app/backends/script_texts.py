@@ -1,0 +1,64 @@
+"""The texts of the Lua scripts, as they are loaded into one Redis server. Pure: whoever loads them does the I/O."""
+
+from collections.abc import Mapping
+from functools import cache
+from importlib import resources
+from typing import Any, Final
+
+from redis.exceptions import NoScriptError
+
+Argument = str | bytes | int
+
+PARTS: Final[dict[str, tuple[str, ...]]] = {  # script -> what stands before it; with () as a function of that name
+    "append": ("_epoch", "_keep", "_reach"),
+    "store": ("_epoch", "_keep"),
+    "announce": ("_reach",),
+    "remember": (),
+    "open": ("_epoch",),
+    "tops": (),
+    "relay": ("_reach",),
+    "lease": (),
+    "hold": (),
+    "presence": (),
+    "run_lease": (),
+    "run_expired": (),
+    "run_lost": ("_epoch", "_keep", "_reach", "append()"),
+}
+
+
+def script_text(name: str, run_id: str, *, certain: bool) -> str:
+    """The script for the server with this run id; `certain`: see `is_certain`."""
+    constants = f"local boot, certain = '{run_id}', {str(certain).lower()}\n"
+    return constants + "\n".join(_part(part) for part in (*PARTS[name], name))
+
+
+def is_certain(config: Mapping[Any, Any], replication: Mapping[str, Any]) -> bool:
+    """True if the server keeps what it has acknowledged: it writes its log with every command, and always has.
+
+    `config`: CONFIG GET appendonly appendfsync, empty if the server does not tell. `replication`: that part of INFO.
+    """
+    promoted = int(replication.get("second_repl_offset", -1)) != -1  # it was a copy, which may have lagged behind
+    return config.get("appendonly") == "yes" and config.get("appendfsync") == "always" and not promoted
+
+
+def are_unknown(results: list[Any]) -> bool:
+    """True if the server has forgotten the scripts that were called (it has restarted)."""
+    return any(isinstance(result, NoScriptError) for result in results)
+
+
+def raise_first_error(results: list[Any]) -> list[Any]:
+    for result in results:
+        if isinstance(result, Exception):
+            raise result
+    return results
+
+
+def _part(part: str) -> str:
+    name = part.removesuffix("()")
+    text = _read(name)
+    return text if name == part else f"local function {name}()\n{text}\nend\n"
+
+
+@cache
+def _read(name: str) -> str:
+    return resources.files(__package__).joinpath("lua", f"{name}.lua").read_text(encoding="utf-8")

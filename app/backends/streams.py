@@ -1,0 +1,250 @@
+"""Durable streams in Redis, sharded by key and read by groups of consumers: what workers outside of the cluster read.
+
+The log (`redis_log.py`) tells many viewers the same; a stream gives each entry to one worker of a group, and keeps it
+until that worker has said that it is done.
+"""
+
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, cast
+
+import msgspec
+from redis.asyncio import Redis
+from redis.exceptions import ResponseError
+from redis.typing import EncodableT, FieldT
+
+from app.backends.keys import Keys
+from app.backends.protocols import Emission
+from app.backends.redis_client import as_bus_unavailable
+
+EMIT_STREAM: Final = "emit"  # what clients emit
+MAXLEN: Final = 100_000  # entries of one shard that are kept, roughly
+DEAD_MAXLEN: Final = 10_000  # dead letters that are kept, roughly
+
+Fields = dict[FieldT, EncodableT]  # as redis-py wants it
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One entry of a stream. `deliveries`: how often it has been given to a consumer, this time included."""
+
+    shard: int
+    id: str
+    fields: Mapping[str, bytes]
+    deliveries: int = 1
+
+    def __getitem__(self, name: str) -> str:
+        """A field as text."""
+        return self.fields[name].decode()
+
+    def json(self, name: str) -> Any:
+        """A field that holds JSON, decoded."""
+        return msgspec.json.decode(self.fields[name])
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """What was taken over. `cursor`: where to look next; "0-0" if all have been looked at.
+
+    `trimmed`: ids that were never acknowledged, whose entries MAXLEN has dropped meanwhile: lost.
+    """
+
+    cursor: str
+    entries: list[Entry]
+    trimmed: list[str]
+
+
+class ShardedStream:
+    """N Redis streams under one name. Entries with the same key stand in the same shard, in order.
+
+    Which shard that is depends on the number of shards: all who use the stream must agree on it. The shards share a
+    hash tag, so that one XREADGROUP can read several of them on a Redis Cluster too. All calls raise BusUnavailable
+    if Redis cannot be reached or refuses. The client stays its owner's to close.
+    """
+
+    def __init__(self, client: Redis, keys: Keys, name: str, *, shards: int = 4, maxlen: int = MAXLEN) -> None:
+        self._redis = client
+        self.name = name
+        self.maxlen = maxlen
+        self.shard_keys = [keys.shard(name, shard) for shard in range(shards)]
+        self.dead_key = keys.dead_letters(name)
+        self._numbers = {key: number for number, key in enumerate(self.shard_keys)}
+
+    def shard_of(self, key: str) -> int:
+        """Where entries with this key stand: the same in every process and in every version of Python."""
+        return zlib.crc32(key.encode()) % len(self.shard_keys)
+
+    # -- writing
+
+    async def append(self, key: str, fields: Mapping[str, str | bytes]) -> str:
+        """Keep an entry; returns its id. Of more than about `maxlen` in a shard the oldest are dropped."""
+        with as_bus_unavailable():
+            entry_id = await self._redis.xadd(
+                self.shard_keys[self.shard_of(key)], cast("Fields", fields), maxlen=self.maxlen, approximate=True
+            )
+        return _text(entry_id)
+
+    # -- reading alone
+
+    async def scan(self, shard: int, after: str, *, count: int) -> tuple[list[Entry], bool]:
+        """The next entries of a shard behind the id `after` ("0-0": from the start of what is kept).
+
+        The second is True if the entry `after` itself is gone by now, and so perhaps others behind it.
+        """
+        key = self.shard_keys[shard]
+        with as_bus_unavailable():
+            async with self._redis.pipeline(transaction=True) as transaction:
+                transaction.xrange(key, "-", "+", 1)
+                transaction.xrange(key, f"({after}", "+", count)
+                first, found = await transaction.execute()
+        gap = after != "0-0" and bool(first) and _order(_text(first[0][0])) > _order(after)
+        return _entries(shard, found, deliveries=0), gap
+
+    async def last_id(self, shard: int) -> str:
+        """The id of a shard's last entry; "0-0" if it has none."""
+        with as_bus_unavailable():
+            found = cast("list[Any]", await self._redis.xrevrange(self.shard_keys[shard], "+", "-", 1))
+        return _text(found[0][0]) if found else "0-0"
+
+    # -- reading as a group
+
+    async def create_group(self, group: str, *, start: str = "0") -> None:
+        """Have a group in each shard that reads from `start` on ("0": all that is kept, "$": what comes from now).
+
+        A group that exists stays where it is.
+        """
+        for key in self.shard_keys:
+            with as_bus_unavailable():
+                try:
+                    await self._redis.xgroup_create(key, group, start, mkstream=True)
+                except ResponseError as error:
+                    if "BUSYGROUP" not in str(error):
+                        raise
+
+    async def read(
+        self,
+        group: str,
+        consumer: str,
+        *,
+        count: int,
+        block_s: float | None = None,
+        shards: Sequence[int] | None = None,
+    ) -> list[Entry]:
+        """Take at most `count` entries of each shard that no consumer of the group was given yet, all in one command.
+
+        Waits up to `block_s` for the first one (None: not at all); the client's time-out has to be longer than that.
+        """
+        wanted = self.shard_keys if shards is None else [self.shard_keys[shard] for shard in shards]
+        block_ms = None if block_s is None else max(1, int(block_s * 1000))  # 0 would wait for ever
+        with as_bus_unavailable():
+            answer = await self._redis.xreadgroup(group, consumer, dict.fromkeys(wanted, ">"), count, block_ms)
+        found = cast("list[tuple[bytes, list[Any]]]", answer or [])
+        return [
+            entry for key, entries in found for entry in _entries(self._numbers[key.decode()], entries, deliveries=1)
+        ]
+
+    async def acknowledge(self, group: str, shard: int, *entry_ids: str) -> int:
+        """Say that these are done: nobody in the group is given them again. Returns how many were not done yet."""
+        with as_bus_unavailable():
+            return int(await self._redis.xack(self.shard_keys[shard], group, *entry_ids))
+
+    # -- what is left behind
+
+    async def claim(
+        self, group: str, consumer: str, shard: int, *, min_idle_s: float, count: int = 1, cursor: str = "0-0"
+    ) -> Claimed:
+        """Take over at most `count` entries that were given to some consumer `min_idle_s` ago and are not done.
+
+        That counts as one more delivery of each.
+        """
+        key = self.shard_keys[shard]
+        with as_bus_unavailable():
+            following, found, trimmed = await self._redis.xautoclaim(
+                key, group, consumer, min_idle_time=int(min_idle_s * 1000), start_id=cursor, count=count
+            )
+            entries = []
+            for raw in found:
+                [pending] = await self._redis.xpending_range(key, group, raw[0], raw[0], 1) or [{}]
+                entries += _entries(shard, [raw], deliveries=int(pending.get("times_delivered", 1)))
+        return Claimed(_text(following), entries, [_text(entry_id) for entry_id in trimmed])
+
+    async def pending(self, group: str, consumer: str, shard: int, *, count: int = 10_000) -> list[str]:
+        """The ids that the consumer was given and that are not done."""
+        with as_bus_unavailable():
+            found = await self._redis.xpending_range(
+                self.shard_keys[shard], group, "-", "+", count, consumername=consumer
+            )
+        return [_text(each["message_id"]) for each in found]
+
+    async def keep(self, group: str, consumer: str, shard: int, entry_ids: Sequence[str]) -> None:
+        """Say that the consumer is still at these: they are idle from now on only. Not a delivery."""
+        if entry_ids:
+            with as_bus_unavailable():
+                await self._redis.xclaim(self.shard_keys[shard], group, consumer, 0, list(entry_ids), justid=True)
+
+    async def give_back(self, group: str, consumer: str, entries: Sequence[Entry], *, idle_s: float) -> None:
+        """Say that the consumer has not begun these: they are idle for `idle_s`, and this delivery does not count."""
+        idle_ms = int(idle_s * 1000)
+        with as_bus_unavailable():
+            async with self._redis.pipeline(transaction=False) as pipeline:
+                for entry in entries:
+                    key, before = self.shard_keys[entry.shard], entry.deliveries - 1
+                    pipeline.xclaim(key, group, consumer, 0, [entry.id], idle=idle_ms, retrycount=before, justid=True)
+                await pipeline.execute()
+
+    async def bury(self, group: str, entry: Entry, fields: Mapping[str, str | bytes]) -> None:
+        """Move an entry to the dead letters, with `fields` added, and out of the group's way: both or neither."""
+        key = self.shard_keys[entry.shard]
+        with as_bus_unavailable():
+            async with self._redis.pipeline(transaction=True) as transaction:
+                transaction.xadd(
+                    self.dead_key, cast("Fields", {**entry.fields, **fields}), maxlen=DEAD_MAXLEN, approximate=True
+                )
+                transaction.xack(key, group, entry.id)
+                await transaction.execute()
+
+    async def forget_consumer(self, group: str, consumer: str) -> None:
+        """Take a consumer that has nothing pending off the group's list."""
+        for shard, key in enumerate(self.shard_keys):
+            if not await self.pending(group, consumer, shard, count=1):
+                with as_bus_unavailable():
+                    await self._redis.xgroup_delconsumer(key, group, consumer)
+
+
+class RedisEmissions:
+    """`Emissions` in a sharded stream; a user's entries keep their order."""
+
+    def __init__(self, stream: ShardedStream) -> None:
+        self._stream = stream
+
+    async def append(self, emission: Emission) -> None:
+        fields: dict[str, str | bytes] = {
+            "event": emission.event,
+            "data": bytes(emission.data),
+            "user": emission.user,
+            "replica": emission.replica,
+            "emitted_at": emission.emitted_at,
+            "message_id": emission.message_id,
+        }
+        if emission.session is not None:
+            fields["session"] = emission.session
+        await self._stream.append(emission.user, fields)
+
+
+def _entries(shard: int, found: Sequence[tuple[bytes, dict[bytes, bytes]]], *, deliveries: int) -> list[Entry]:
+    """An entry that was trimmed while it was on its way has no fields any more."""
+    return [
+        Entry(shard, entry_id.decode(), {name.decode(): value for name, value in (fields or {}).items()}, deliveries)
+        for entry_id, fields in found
+    ]
+
+
+def _order(entry_id: str) -> tuple[int, int]:
+    """What ids are compared by: milliseconds, then a counter."""
+    milliseconds, _, counter = entry_id.partition("-")
+    return int(milliseconds), int(counter or 0)
+
+
+def _text(value: Any) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)

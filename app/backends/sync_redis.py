@@ -1,0 +1,77 @@
+"""Redis for programs without an event loop: the same scripts under the same fence (see `scripts.py`), thread-safe."""
+
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+from redis import BlockingConnectionPool, Redis
+from redis.backoff import NoBackoff
+from redis.exceptions import NoScriptError, ResponseError
+from redis.retry import Retry
+
+from app.backends.redis_client import TIMEOUT_S
+from app.backends.script_texts import Argument, are_unknown, is_certain, raise_first_error, script_text
+from app.errors import BadSetting
+
+
+def connect_sync(url: str, *, max_connections: int = 10) -> Redis:
+    """A client with its own pool, for any number of threads; nothing is opened before the first command.
+
+    No retries, as in `redis_client.connect`. Who finds no connection free waits for one, as long as a command may
+    take.
+    """
+    try:
+        pool = BlockingConnectionPool.from_url(
+            url,
+            max_connections=max_connections,
+            timeout=TIMEOUT_S,
+            socket_timeout=TIMEOUT_S,
+            socket_connect_timeout=TIMEOUT_S,
+            retry=Retry(NoBackoff(), 0),
+        )
+    except ValueError as error:
+        raise BadSetting(f"HELIOGRAPH_REDIS__URL: {error}") from None
+    return Redis.from_pool(pool)
+
+
+class SyncScripts:
+    """Some of the scripts of one Redis server. The client stays its owner's to close."""
+
+    def __init__(self, client: Redis, names: Sequence[str]) -> None:
+        self._redis = client
+        self._names = names
+        self._shas: dict[str, str] = {}
+        self._loading = threading.Lock()
+
+    def run_many(self, name: str, calls: Sequence[tuple[Sequence[str], Sequence[Argument]]]) -> list[Any]:
+        """Run one script many times, in one round trip. Raises what redis-py raises."""
+        for _ in range(2):
+            shas = self._shas
+            if not shas:
+                self._load(stale=shas)
+                shas = self._shas
+            with self._redis.pipeline(transaction=False) as pipeline:
+                for keys, arguments in calls:
+                    pipeline.evalsha(shas[name], len(keys), *keys, *arguments)
+                results = pipeline.execute(raise_on_error=False)
+            if not are_unknown(results):
+                return raise_first_error(results)
+            self._load(stale=shas)
+        raise NoScriptError("Redis forgets its scripts as fast as they are loaded")
+
+    def _load(self, stale: dict[str, str]) -> None:
+        with self._loading:
+            if self._shas is not stale:
+                return  # another thread has loaded them meanwhile
+            # One connection for all steps: if the server restarts between them, the next step fails.
+            with self._redis.client() as connection:  # type: ignore[no-untyped-call]
+                server = connection.info("server")
+                try:
+                    config = connection.config_get("appendonly", "appendfsync")
+                except ResponseError:
+                    config = {}  # managed servers do not tell
+                certain = is_certain(config, connection.info("replication"))
+                self._shas = {
+                    name: connection.script_load(script_text(name, server["run_id"], certain=certain))
+                    for name in self._names
+                }

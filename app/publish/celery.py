@@ -1,0 +1,353 @@
+"""Celery tasks whose progress people watch.
+
+    @app.task(base=ProgressTask, bind=True)
+    def build(self, project):
+        self.progress(progress=40, log="compiling…")
+
+The run's id is the task's, or one of its arguments (`run_argument="run_id"` in the decorator). That it is RUNNING,
+has come to its END or FAILED is said here, on Celery's own signals. While a task runs, one thread of its process
+renews the run's lease in Redis. If the whole worker dies, nobody does; then any other worker (or replica) finds the
+lease run out and says FAILED, "worker lost".
+
+Telling of progress never fails the task and hardly delays it: without Redis, updates are left out, and the end of the
+run is told later. The settings are the cluster's, from the environment (`HELIOGRAPH_REDIS__URL`), or see `configure`.
+"""
+
+import inspect
+import logging
+import math
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Final
+
+from billiard.exceptions import WorkerLostError  # type: ignore[import-untyped]
+from celery import Task, signals  # type: ignore[import-untyped]
+
+from app.backends.run_leases import WORKER_LOST
+from app.errors import BadSetting, HeliographError, PublishError
+from app.publish.publisher import Publisher
+
+__all__ = ["ProgressTask", "configure"]
+
+logger = logging.getLogger("heliograph.celery")
+
+PROGRESS_DEADLINE_S: Final = 2.0  # how long one update may hold up its task
+END_DEADLINE_S: Final = 5.0  # how long the end may; after that it is told in the background
+SILENCE_S: Final = 5.0  # after an update that could not be published, for so long none is tried
+MESSAGE_CHARACTERS: Final = 1000  # of an exception's text
+
+
+@dataclass(frozen=True, slots=True)
+class _Options:
+    publisher: Callable[[], Publisher] = Publisher
+    lease_ttl_s: float = 10.0
+    sweep_interval_s: float = 1.0
+
+
+class ProgressTask(Task):  # type: ignore[misc]
+    """The base of tasks that tell of their progress: `@app.task(base=ProgressTask, bind=True)`.
+
+    `run_argument`: the name of the argument that holds the run's id; without it that is the task's own id.
+    """
+
+    abstract = True
+    run_argument: ClassVar[str | None] = None
+
+    def progress(self, progress: float | None = None, state: str | None = None, log: str | None = None) -> None:
+        """Tell those who watch how far the run is.
+
+        Args:
+            progress: percent; below 0 and above 100 it counts as these. Left out: as it was.
+            state: left out: as this task has said before, at first `RUNNING`.
+            log: one line.
+
+        Raises nothing, whatever the settings, Redis and the arguments: a job is worth more than the news of it.
+        """
+        if self.request.id is None:
+            logger.debug("%s was called as a function: nobody watches", self.name)
+            return
+        run_id = self.run_id(self.request.id, self.request.args or (), self.request.kwargs or {})
+        try:
+            _runs().tell(run_id, state, _in_percent(progress), log)
+        except (BadSetting, TypeError, ValueError) as error:
+            logger.warning("progress of run %s not published: %s", run_id, error)
+
+    def run_id(self, task_id: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
+        """The id of the run that a call of this task is. May be overridden; the same call must give the same id."""
+        if self.run_argument is None:
+            return task_id
+        try:
+            bound = inspect.signature(self.run).bind_partial(*args, **kwargs)
+        except TypeError:
+            return task_id  # the call is wrong, as Celery will say
+        bound.apply_defaults()
+        return str(bound.arguments.get(self.run_argument, task_id))
+
+
+def configure(
+    *, publisher: Callable[[], Publisher] = Publisher, lease_ttl_s: float = 10.0, sweep_interval_s: float = 1.0
+) -> None:
+    """Say how this program's workers publish; to be called where the Celery app is made, before a task runs.
+
+    Args:
+        publisher: makes the Publisher of a process; each process has its own.
+        lease_ttl_s: a run whose worker has not been heard of for so long is lost. It is renewed four times as often.
+        sweep_interval_s: how often each worker looks for lost runs.
+    """
+    global _options, _current
+    _options = _Options(publisher, lease_ttl_s, sweep_interval_s)
+    _current = None
+
+
+@dataclass
+class _Ending:
+    """The end of a run that is still to be told. With its key it is told once, however often that is tried."""
+
+    state: str
+    progress: float | None
+    message: str | None
+    key: str = field(default_factory=lambda: os.urandom(8).hex())
+
+
+class _Runs:
+    """The runs that this process is at, and the ends that it has still to tell."""
+
+    def __init__(self, options: _Options) -> None:
+        self.pid = os.getpid()
+        self._options = options
+        self._publisher = options.publisher()
+        self._lock = threading.Lock()
+        self._states: dict[str, str] = {}  # run id -> what its task has said last
+        self._owed: dict[str, _Ending] = {}
+        self._silent_until = 0.0  # monotonic seconds
+        self._due = threading.Event()
+        self._keeper: threading.Thread | None = None
+        self._sweeper: threading.Thread | None = None
+        self._stopped = threading.Event()
+
+    # -- what a task does
+
+    def begin(self, run_id: str) -> None:
+        with self._lock:
+            self._states[run_id] = "RUNNING"
+            self._owed.pop(run_id, None)  # it runs again: its last end is history
+        self._keep()
+        try:
+            self._publisher.lease_runs([run_id], self._options.lease_ttl_s)
+        except HeliographError as error:
+            logger.warning("no lease for run %s yet: %s", run_id, error)
+        self.tell(run_id, "RUNNING", 0, None)
+
+    def tell(self, run_id: str, state: str | None, progress: float | None, log: str | None) -> None:
+        with self._lock:
+            # Said each time: whoever took this worker for lost has said FAILED meanwhile.
+            state = state or self._states.get(run_id, "RUNNING")
+            if run_id in self._states:
+                self._states[run_id] = state
+            if time.monotonic() < self._silent_until:
+                return
+        try:
+            self._publisher.publish_progress(run_id, state, progress, log, deadline_s=PROGRESS_DEADLINE_S)
+        except PublishError as error:
+            self._silent_until = time.monotonic() + SILENCE_S
+            logger.warning("progress of run %s not published, nor what comes in %g s: %s", run_id, SILENCE_S, error)
+        except (HeliographError, TypeError, ValueError, AttributeError) as error:
+            logger.warning("progress of run %s not published: %s", run_id, error)
+
+    def end(self, run_id: str, state: str, progress: float | None, message: str | None) -> None:
+        """Tell the end; at once if the task ran in this process, else (a child was lost) in the background."""
+        ending = _Ending(state, progress, message)
+        with self._lock:
+            here = run_id in self._states
+        if not (here and self._told(run_id, ending, END_DEADLINE_S)):
+            with self._lock:
+                self._owed[run_id] = ending
+            self._keep()
+            self._due.set()
+
+    def leave(self, run_id: str) -> None:
+        """The task is over. A run whose end has not been told keeps its lease until it has."""
+        with self._lock:
+            if self._states.pop(run_id, None) is None or run_id in self._owed:
+                return
+        self._release(run_id)
+
+    def _told(self, run_id: str, ending: _Ending, deadline_s: float) -> bool:
+        try:
+            self._publisher.publish_progress(
+                run_id,
+                ending.state,
+                ending.progress,
+                ending.message,
+                idempotency_key=ending.key,
+                deadline_s=deadline_s,
+            )
+        except PublishError as error:
+            logger.warning("%s of run %s not published yet: %s", ending.state, run_id, error)
+            return False
+        except HeliographError as error:
+            logger.warning("%s of run %s cannot be published: %s", ending.state, run_id, error)
+        return True
+
+    def _release(self, run_id: str) -> None:
+        try:
+            self._publisher.release_run(run_id)
+        except HeliographError as error:
+            logger.debug(
+                "lease of run %s left to run out: %s", run_id, error
+            )  # of a run that has ended it says nothing
+
+    # -- in the background
+
+    def _keep(self) -> None:
+        with self._lock:
+            if self._keeper is None:
+                self._keeper = threading.Thread(target=self._keep_loop, name="heliograph-leases", daemon=True)
+                self._keeper.start()
+
+    def _keep_loop(self) -> None:
+        while not self._stopped.is_set():
+            self._due.wait(self._options.lease_ttl_s / 4)
+            self._due.clear()
+            with self._lock:
+                held = list({**self._states, **self._owed})
+            try:
+                self._publisher.lease_runs(held, self._options.lease_ttl_s)
+            except HeliographError as error:
+                logger.warning("leases of %d runs not renewed: %s", len(held), error)
+            self.settle(0)
+
+    def settle(self, deadline_s: float) -> None:
+        """Tell the ends that are owed, as far as that is possible now."""
+        with self._lock:
+            owed = dict(self._owed)
+        for run_id, ending in owed.items():
+            if not self._told(run_id, ending, deadline_s):
+                return
+            with self._lock:
+                if self._owed.get(run_id) is ending:
+                    del self._owed[run_id]
+                over = run_id not in self._states and run_id not in self._owed
+            if over:
+                self._release(run_id)
+
+    def start_sweeping(self) -> None:
+        """Look for runs that have lost their worker, any worker, until `stop`."""
+        if self._sweeper is None:
+            self._sweeper = threading.Thread(target=self._sweep_loop, name="heliograph-sweeper", daemon=True)
+            self._sweeper.start()
+
+    def _sweep_loop(self) -> None:
+        while not self._stopped.wait(self._options.sweep_interval_s):
+            try:
+                lost = self._publisher.reap_lost_runs()
+            except HeliographError as error:
+                logger.debug("cannot look for lost runs: %s", error)
+            else:
+                if lost:
+                    logger.warning("%d runs had lost their worker", lost)
+
+    def stop(self) -> None:
+        self.settle(END_DEADLINE_S)
+        self._stopped.set()
+        self._due.set()
+        self._publisher.close()
+
+
+_options = _Options()
+_current: _Runs | None = None
+_making = threading.Lock()
+
+
+def _runs() -> _Runs:
+    """This process's own: a child that was forked shares no connection and no lock with its parent."""
+    global _current
+    with _making:
+        if _current is None or _current.pid != os.getpid():
+            _current = _Runs(_options)
+        return _current
+
+
+def _after_fork() -> None:
+    global _making
+    _making = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
+# -- Celery's signals. They come in the process that runs the task, but for those of tasks that have lost theirs.
+
+
+def _on_prerun(sender: Any, task_id: str, args: Any, kwargs: Any, **_: Any) -> None:
+    if isinstance(sender, ProgressTask):
+        _runs().begin(sender.run_id(task_id, args, kwargs))
+
+
+def _on_success(sender: Any, **_: Any) -> None:
+    if isinstance(sender, ProgressTask):
+        _runs().end(_run_of_request(sender, sender.request), "END", 100, None)
+
+
+def _on_failure(sender: Any, task_id: str, exception: BaseException, args: Any, kwargs: Any, **_: Any) -> None:
+    if isinstance(sender, ProgressTask):
+        lost = isinstance(exception, WorkerLostError)
+        text = WORKER_LOST if lost else _described(exception)
+        _runs().end(sender.run_id(task_id, args or (), kwargs or {}), "FAILED", None, text)
+
+
+def _on_revoked(sender: Any, request: Any, terminated: bool, expired: bool, **_: Any) -> None:
+    if isinstance(sender, ProgressTask):
+        text = "expired" if expired else "terminated" if terminated else "revoked"
+        _runs().end(_run_of_request(sender, request), "FAILED", None, text)
+
+
+def _on_retry(sender: Any, request: Any, reason: Any, **_: Any) -> None:
+    if isinstance(sender, ProgressTask):
+        text = f"to be tried again: {_described(reason)}"
+        _runs().tell(_run_of_request(sender, request), "RETRY", None, text)
+
+
+def _on_postrun(sender: Any, task_id: str, args: Any, kwargs: Any, **_: Any) -> None:
+    if isinstance(sender, ProgressTask):
+        _runs().leave(sender.run_id(task_id, args, kwargs))
+
+
+def _on_worker_ready(**_: Any) -> None:
+    _runs().start_sweeping()
+
+
+def _on_shutdown(**_: Any) -> None:
+    global _current
+    if _current is not None and _current.pid == os.getpid():
+        _current.stop()
+        _current = None
+
+
+def _run_of_request(task: ProgressTask, request: Any) -> str:
+    return task.run_id(str(request.id), request.args or (), request.kwargs or {})
+
+
+def _in_percent(progress: float | None) -> float | None:
+    if progress is None or math.isnan(progress):
+        return None
+    return min(100.0, max(0.0, progress))
+
+
+def _described(error: object) -> str:
+    text = f"{type(error).__name__}: {error}" if isinstance(error, BaseException) else str(error)
+    return text.splitlines()[0][:MESSAGE_CHARACTERS] if text else ""
+
+
+signals.task_prerun.connect(_on_prerun)
+signals.task_success.connect(_on_success)
+signals.task_failure.connect(_on_failure)
+signals.task_revoked.connect(_on_revoked)
+signals.task_retry.connect(_on_retry)
+signals.task_postrun.connect(_on_postrun)
+signals.worker_ready.connect(_on_worker_ready)
+signals.worker_process_shutdown.connect(_on_shutdown)
+signals.worker_shutdown.connect(_on_shutdown)

@@ -1,0 +1,182 @@
+"""One call that keeps, remembers and tells: an entry of a durable stream, its key's latest state, a live message.
+
+    composite = Composite("redis://live:6379/0", "redis://durable:6379/0")
+    stored = await composite.publish("sensor-7", {"celsius": 21.5})
+    latest = await composite.latest("sensor-7")
+    async for item in composite.follow("sensor-7", after=latest.id):
+        print(item.data)
+
+Durable and live Redis may be one server or two: one that writes each command to disk (appendonly yes, appendfsync
+always), and one that keeps nothing and is fast. What holds when one of them dies:
+
+- **The durable one is dead**: `publish` raises BusUnavailable and nothing is sent live. Nobody ever hears of what is
+  not kept. (After a time-out it may have been kept; it was not sent.) Followers wait, and go on when it is back.
+- **The live one is dead**: `publish` succeeds and says so (`heard` is None). The entry and the latest state are kept;
+  followers find the entry in the stream, at most `poll_s` late.
+- **Both are alive**: followers get it at once. A live message that is lost on the way costs `poll_s`, too.
+
+A follower gets every entry of its key, in order and once, as long as it is not so far behind that MAXLEN has dropped
+what it wants: then the first item that follows says so (`gap`).
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self, cast
+
+import msgspec
+
+from app.backends.keys import Keys
+from app.backends.redis_client import as_bus_unavailable, connect
+from app.backends.scripts import Scripts
+from app.backends.streams import MAXLEN, ShardedStream
+from app.errors import BusUnavailable
+from app.publish.live import CHANNEL_PREFIX, Live, Subscription
+
+logger = logging.getLogger("heliograph.composite")
+
+LATEST_TTL_S = 86_400.0
+PAGE = 500  # entries read at once
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """The entry is kept under `id`. `heard`: how many live subscribers got it; None: it was not sent."""
+
+    id: str
+    heard: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One entry of a key. `gap`: entries before this one may be missing, as MAXLEN has dropped them."""
+
+    id: str
+    key: str
+    data: Any
+    gap: bool = False
+
+
+class Composite:
+    """Publishes, and reads what was published, under the guarantees above. Without `durable_url` one server is both.
+
+    `stream`, `prefix`, `shards` and `channel_prefix` are to be the same wherever the same stream is meant. Workers
+    can read it in a group with `Consumer(durable_url, …, stream=stream)`; entries have the fields `key` and `data`.
+    """
+
+    def __init__(
+        self,
+        live_url: str,
+        durable_url: str | None = None,
+        *,
+        stream: str = "composite",
+        prefix: str = "heliograph:",
+        shards: int = 4,
+        maxlen: int = MAXLEN,
+        latest_ttl_s: float = LATEST_TTL_S,
+        channel_prefix: str = CHANNEL_PREFIX,
+    ) -> None:
+        self._live = Live(live_url, channel_prefix=channel_prefix)
+        self._durable = connect(durable_url or live_url)
+        self._scripts = Scripts(self._durable)
+        self._keys = Keys(prefix)
+        self._stream = ShardedStream(self._durable, self._keys, stream, shards=shards, maxlen=maxlen)
+        self._latest_ttl_s = latest_ttl_s
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        await self._live.close()
+        await self._durable.aclose()
+
+    async def publish(self, key: str, data: object) -> Stored:
+        """Keep `data` (anything that encodes to JSON), make it the latest of its key, then send it live.
+
+        Raises:
+            BusUnavailable: it is not kept (after a time-out: it may be), and it was not sent.
+        """
+        encoded = msgspec.json.encode(data)
+        shard_key = self._stream.shard_keys[self._stream.shard_of(key)]
+        with as_bus_unavailable():
+            answer = await self._scripts.run(
+                "remember",
+                [shard_key, self._keys.latest(self._stream.name, key)],
+                [self._stream.maxlen, int(self._latest_ttl_s * 1000), encoded, "key", key],
+            )
+        entry_id = cast("bytes", answer).decode()
+        message = msgspec.json.encode({"id": entry_id, "key": key, "data": msgspec.Raw(encoded)})
+        try:
+            heard = await self._live.publish(key, message)
+        except BusUnavailable as error:
+            logger.warning("%s of %r is kept but not sent live: %s", entry_id, key, error)
+            return Stored(entry_id, heard=None)
+        return Stored(entry_id, heard)
+
+    async def latest(self, key: str) -> Item | None:
+        """What was published last for the key; None if that is longer ago than `latest_ttl_s`."""
+        with as_bus_unavailable():
+            found = await self._durable.hmget(self._keys.latest(self._stream.name, key), "id", "data")
+        entry_id, data = cast("list[bytes | None]", found)
+        if entry_id is None or data is None:
+            return None
+        return Item(entry_id.decode(), key, msgspec.json.decode(data))
+
+    async def follow(self, key: str, *, after: str | None = None, poll_s: float = 1.0) -> AsyncIterator[Item]:
+        """Every entry of the key behind `after` ("0-0": all that are kept; None: those from now on), for ever.
+
+        Live messages are hints only: what is given out is read from the stream. Close it with `contextlib.aclosing`.
+        """
+        position = after
+        gap = False  # noted until there is an item to say it with
+        subscription: Subscription | None = None
+        try:
+            while True:
+                try:
+                    if subscription is None:  # before reading, so that nothing comes between
+                        subscription = await self._subscribe(key)
+                    if position is None:
+                        position = await self._stream.last_id(self._stream.shard_of(key))
+                    entries, trimmed = await self._stream.scan(self._stream.shard_of(key), position, count=PAGE)
+                except BusUnavailable as error:
+                    logger.warning("%r cannot be read (%s); trying again", key, error)
+                    await asyncio.sleep(poll_s)
+                    continue
+                gap = gap or trimmed
+                for entry in entries:
+                    position = entry.id
+                    if entry["key"] == key:
+                        yield Item(entry.id, key, entry.json("data"), gap)
+                        gap = False
+                if len(entries) < PAGE:
+                    subscription = await _wait(subscription, poll_s)
+        finally:
+            if subscription is not None:
+                await subscription.close()
+
+    async def _subscribe(self, key: str) -> Subscription | None:
+        try:
+            return await self._live.subscribe(key)
+        except BusUnavailable as error:
+            logger.debug("%r is not heard live: %s", key, error)
+            return None
+
+
+async def _wait(subscription: Subscription | None, poll_s: float) -> Subscription | None:
+    """Until there may be something to read. Returns the subscription, None if it is lost."""
+    if subscription is None:
+        await asyncio.sleep(poll_s)
+        return None
+    try:
+        await subscription.next(timeout_s=poll_s)
+    except BusUnavailable:
+        await subscription.close()
+        return None
+    return subscription

@@ -1,0 +1,289 @@
+"""A worker that reads a stream together with others: each entry is handled at least once, by one of them.
+
+async def handle(entry: Entry) -> None:
+    await save(entry["user"], entry["event"], entry.json("data"))
+
+await Consumer("redis://localhost:6379/0", "billing", handle).run()
+"""
+
+import asyncio
+import logging
+import os
+import random
+import secrets
+import socket
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+from app.backends.keys import Keys
+from app.backends.redis_client import connect
+from app.backends.streams import EMIT_STREAM, Entry, ShardedStream
+from app.clock import SystemClock, iso8601
+from app.errors import BusUnavailable
+from app.settings import RedisSettings
+
+logger = logging.getLogger("heliograph.consumer")
+
+Handler = Callable[[Entry], Awaitable[object]]
+
+BACKOFF_FIRST_S = 0.1
+BACKOFF_MOST_S = 5.0
+ANSWER_S = 2.0  # what Redis may take for an answer, beyond the time that it was asked to wait
+REASON_CHARACTERS = 500
+CANCEL_AGAIN_S = 0.1
+
+
+@dataclass(slots=True)
+class ConsumerStats:
+    """What a consumer has counted since it was made."""
+
+    handled: int = 0  # entries that the handler has returned from
+    failed: int = 0  # times that it raised
+    claimed: int = 0  # entries taken over from a consumer that said nothing any more (or had failed)
+    dead: int = 0  # entries moved to the dead letters
+    trimmed: int = 0  # entries that nobody acknowledged before MAXLEN dropped them: lost
+    losses: int = 0  # times that Redis could not be reached
+
+
+class Consumer:
+    """One of a group of workers. An entry is acknowledged once `handler` has returned, and not before.
+
+    **At least once.** A worker that dies, at whatever moment, loses nothing: what it was given and did not
+    acknowledge is idle for `claim_idle_s` and then another's. So an entry may be handled twice, and a handler has to
+    put up with that: write under the entry's `message_id`, say. Entries that stand in the stream for so long that
+    MAXLEN drops them are lost; they are counted in `stats.trimmed` where Redis tells of them.
+
+    **Attempts.** If the handler raises, the entry is tried again after `claim_idle_s`, by whichever worker comes
+    first. After `max_attempts` deliveries it goes to the dead letters instead, with the reason. What was left behind
+    is taken over one by one: an entry that kills its worker each time costs its neighbours no attempts.
+
+    **Order.** Entries of a shard are handled one after the other, different shards at the same time. With several
+    workers on a shard there is no order between them; a worker that is given `shards` of its own keeps the order of
+    each key, as long as no entry fails.
+
+    An entry in hand is kept from the others however long the handler takes; a handler that may hang needs a time-out
+    of its own. `shards_total` must be what the writers use.
+    """
+
+    def __init__(
+        self,
+        redis_url: str,
+        group: str,
+        handler: Handler,
+        *,
+        stream: str = EMIT_STREAM,
+        prefix: str = "heliograph:",
+        shards_total: int | None = None,
+        shards: Sequence[int] | None = None,
+        name: str | None = None,
+        start: str = "0",
+        count: int = 50,
+        block_s: float = 1.0,
+        claim_idle_s: float = 30.0,
+        max_attempts: int = 5,
+    ) -> None:
+        self.name = name or f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
+        self.group = group
+        self.stats = ConsumerStats()
+        self._url = redis_url
+        self._keys = Keys(prefix)
+        self._stream_name = stream
+        self._shards_total = shards_total or RedisSettings().emit_shards
+        self._shards = list(range(self._shards_total)) if shards is None else list(shards)
+        self._handler = handler
+        self._start = start
+        self._count = count
+        self._block_s = block_s
+        self._claim_idle_s = claim_idle_s
+        self._max_attempts = max_attempts
+        self._stopping = asyncio.Event()
+        self._in_hand: dict[int, dict[str, Entry]] = defaultdict(dict)  # shard -> given to us, not done, by id
+        self._done: dict[int, set[str]] = defaultdict(set)  # shard -> handled, but Redis does not know it yet
+        self._next_claim_at = 0.0  # event loop's time
+        self._stream: ShardedStream
+
+    def stop(self) -> None:
+        """Have `run` return once the entries in the handler's hands are done; what was not begun is given back."""
+        self._stopping.set()
+
+    async def run(self) -> None:
+        """Read and handle until `stop`. Outlives Redis: when that is gone it tries again, ever more slowly.
+
+        If it is cancelled instead, whatever was in hand is another's after `claim_idle_s`.
+        """
+        client = connect(self._url, timeout_s=self._block_s + ANSWER_S)
+        self._stream = ShardedStream(client, self._keys, self._stream_name, shards=self._shards_total)
+        keeper = asyncio.create_task(self._keep_loop(), name=f"consumer-keep-{self.name}")
+        failures = 0
+        ready = False
+        start = self._start
+        try:
+            while not self._stopping.is_set():
+                try:
+                    if not ready:
+                        await self._stream.create_group(self.group, start=start)
+                        ready, start = True, "0"  # a Redis that loses the group has lost what stood before it too
+                    await self._turn()
+                    failures = 0
+                except BusUnavailable as error:
+                    ready = False
+                    self.stats.losses += 1
+                    delay_s = _backoff_s(failures)
+                    failures += 1
+                    logger.warning("%s: %s; next try in %.1f s", self.name, error, delay_s)
+                    await self._pause(delay_s)
+            await self._leave()
+        finally:
+            while not keeper.done():  # redis-py 8.1 swallows a cancellation now and then
+                keeper.cancel()
+                await asyncio.wait([keeper], timeout=CANCEL_AGAIN_S)
+            self._in_hand.clear()
+            self._stopping.clear()
+            await client.aclose()
+
+    # -- one turn
+
+    async def _turn(self) -> None:
+        """Acknowledge what is owed, take over what was left behind, then read what is new."""
+        for shard in list(self._done):
+            await self._acknowledge(shard)
+        taken_over = await self._take_over()
+        block_s = None if taken_over else self._block_s
+        entries = await self._stream.read(
+            self.group, self.name, count=self._count, block_s=block_s, shards=self._shards
+        )
+        for entry in entries:
+            self._in_hand[entry.shard][entry.id] = entry
+        shards = [list(group) for _, group in groupby(entries, key=lambda entry: entry.shard)]
+        results = await asyncio.gather(*map(self._handle_in_order, shards), return_exceptions=True)
+        if not self._stopping.is_set():
+            self._in_hand.clear()  # what Redis' loss kept from being handled is left to whoever takes it over
+        for error in results:
+            if isinstance(error, BaseException):
+                raise error
+
+    async def _take_over(self) -> int:
+        """Handle what dead consumers (or failed handlers) have left, now and then; returns how much that was.
+
+        At most as many as one read brings: new entries are not held up by old ones.
+        """
+        now = asyncio.get_running_loop().time()
+        if now < self._next_claim_at:
+            return 0
+        taken_over = 0
+        for shard in self._shards:
+            cursor = ""
+            while cursor != "0-0" and taken_over < self._count and not self._stopping.is_set():
+                claimed = await self._stream.claim(
+                    self.group, self.name, shard, min_idle_s=self._claim_idle_s, cursor=cursor or "0-0"
+                )
+                cursor = claimed.cursor
+                if claimed.trimmed:
+                    self.stats.trimmed += len(claimed.trimmed)
+                    logger.error("%s: lost to MAXLEN before anybody was done: %s", self.name, claimed.trimmed)
+                for entry in claimed.entries:
+                    taken_over += 1
+                    self.stats.claimed += 1
+                    self._in_hand[shard][entry.id] = entry
+                    await self._handle_in_order([entry])
+        if taken_over < self._count:
+            self._next_claim_at = now + self._claim_idle_s / 2
+        return taken_over
+
+    async def _handle_in_order(self, entries: list[Entry]) -> None:
+        for entry in entries:
+            if self._stopping.is_set():
+                return  # what is still in hand is given back
+            await self._handle(entry)
+
+    async def _handle(self, entry: Entry) -> None:
+        if entry.id not in self._done[entry.shard]:
+            if entry.deliveries > self._max_attempts:
+                await self._bury(entry, f"delivered {entry.deliveries - 1} times and never acknowledged")
+                return
+            try:
+                await self._handler(entry)
+            except Exception as error:  # noqa: BLE001 - whatever it is, it is the handler's and is counted and logged
+                await self._failed(entry, error)
+                return
+            self.stats.handled += 1
+            self._done[entry.shard].add(entry.id)
+        await self._acknowledge(entry.shard)
+
+    async def _failed(self, entry: Entry, error: Exception) -> None:
+        self.stats.failed += 1
+        logger.warning("%s: attempt %d at %s failed", self.name, entry.deliveries, entry.id, exc_info=error)
+        if entry.deliveries >= self._max_attempts:
+            await self._bury(entry, f"{type(error).__name__}: {error}")
+        else:
+            self._in_hand[entry.shard].pop(entry.id, None)  # idle from now on: tried again after claim_idle_s
+
+    async def _acknowledge(self, shard: int) -> None:
+        """Tell Redis what is done. What it could not be told stays noted, and is told once it is back."""
+        if done := list(self._done[shard]):
+            await self._stream.acknowledge(self.group, shard, *done)
+            self._done[shard].difference_update(done)
+            for entry_id in done:
+                self._in_hand[shard].pop(entry_id, None)
+
+    async def _bury(self, entry: Entry, reason: str) -> None:
+        logger.error("%s: %s goes to the dead letters: %s", self.name, entry.id, reason)
+        await self._stream.bury(
+            self.group,
+            entry,
+            {
+                "dead_reason": reason[:REASON_CHARACTERS].encode(errors="replace"),
+                "dead_group": self.group,
+                "dead_shard": str(entry.shard),
+                "dead_id": entry.id,
+                "dead_attempts": str(min(entry.deliveries, self._max_attempts)),
+                "dead_at": iso8601(SystemClock().now()),
+            },
+        )
+        self._in_hand[entry.shard].pop(entry.id, None)
+        self.stats.dead += 1
+
+    # -- beside the turns
+
+    async def _keep_loop(self) -> None:
+        """Keep what is in hand from being taken over, however long the handler takes."""
+        while True:
+            await asyncio.sleep(self._claim_idle_s / 3)
+            try:
+                for shard in [shard for shard, entries in self._in_hand.items() if entries]:
+                    ours = [entry.id for entry in await self._still_ours(shard)]
+                    await self._stream.keep(self.group, self.name, shard, ours)
+            except BusUnavailable as error:
+                logger.debug("%s: not kept: %s", self.name, error)  # the turn notices and says so
+
+    async def _still_ours(self, shard: int) -> list[Entry]:
+        """What is in hand and was not taken over: after a long silence others may be at it."""
+        ours = await self._stream.pending(self.group, self.name, shard)
+        return [self._in_hand[shard][entry_id] for entry_id in ours if entry_id in self._in_hand[shard]]
+
+    async def _leave(self) -> None:
+        """Give back what was not begun, so that others need not wait, and leave the group's list."""
+        try:
+            for shard in self._shards:
+                await self._acknowledge(shard)
+                await self._stream.give_back(
+                    self.group, self.name, await self._still_ours(shard), idle_s=self._claim_idle_s
+                )
+            await self._stream.forget_consumer(self.group, self.name)
+        except BusUnavailable as error:
+            logger.warning("%s: left without a word: %s", self.name, error)
+
+    async def _pause(self, delay_s: float) -> None:
+        """Wait, but not longer than until `stop`."""
+        try:
+            async with asyncio.timeout(delay_s):
+                await self._stopping.wait()
+        except TimeoutError:
+            pass
+
+
+def _backoff_s(failures: int) -> float:
+    """Seconds until the next try: exponential, with full jitter so that workers do not come back in step."""
+    return random.uniform(0, min(BACKOFF_MOST_S, BACKOFF_FIRST_S * 2**failures))  # noqa: S311 - not a secret

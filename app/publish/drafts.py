@@ -1,0 +1,189 @@
+"""What a publisher wants to say, checked and in the form that the cluster's own scripts take. Pure."""
+
+import math
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from app.backends.keys import Keys
+from app.backends.protocols import Draft
+from app.backends.redis_log import append_call, read_appended
+from app.backends.run_leases import RUN_PREFIX, Call
+from app.clock import Clock, iso8601
+from app.errors import BadChannel, BadData
+from app.protocol.envelope import Envelope, encode_envelope
+from app.protocol.identity import check_user_id, personal_channel, user_of
+from app.protocol.namespace import Namespaces, check_channel
+from app.protocol.position import Position, format_cursor
+from app.protocol.publication import check_data
+from app.protocol.run import RunUpdate, check_update
+
+MAX_KEY_BYTES = 255
+MAX_LINE_CHARACTERS = 32_768  # of a log line: a client that is behind may not hold many of them
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """Where a publication stands in its channel. Of a repetition, it is the place of the first try.
+
+    `epoch` is None and `offset` 0 where nothing is kept (the channel's namespace is ephemeral).
+    """
+
+    channel: str
+    message_id: str
+    epoch: str | None
+    offset: int
+
+    @property
+    def cursor(self) -> str:
+        """For a client that wants what follows; empty where nothing is kept."""
+        return "" if self.epoch is None else format_cursor({self.channel: Position(self.epoch, self.offset)})
+
+
+class Drafting:
+    """Makes drafts and the calls for them. `max_depth`: how deep arrays and objects may nest in data."""
+
+    def __init__(self, keys: Keys, bus_channel: str, namespaces: Namespaces, max_depth: int, clock: Clock) -> None:
+        self.keys = keys
+        self.bus_channel = bus_channel
+        self.namespaces = namespaces
+        self.clock = clock
+        self._max_depth = max_depth
+
+    def publication(self, channel: str, data: object, idempotency_key: str | None = None) -> Draft:
+        """Anything that encodes to JSON (or JSON itself, as `msgspec.Raw`) for a channel."""
+        options = self.namespaces.of(_checked(channel))
+        raw = data if isinstance(data, msgspec.Raw) else _encoded(data)
+        check_data(raw, self._max_depth)
+        return self._draft(channel, raw, idempotency_key, check_update(raw) if options.run else None)
+
+    def for_user(self, user_id: str, data: object, idempotency_key: str | None = None) -> Draft:
+        return self.publication(personal_channel(check_user_id(user_id)), data, idempotency_key)
+
+    def progress(
+        self,
+        run_id: str,
+        state: str | None,
+        progress: float | None,
+        log: str | None,
+        idempotency_key: str | None = None,
+    ) -> Draft:
+        """An update of a run; what is None stays as it was."""
+        channel = check_run_id(run_id)
+        if state is None and progress is None and log is None:
+            raise BadData("an update of a run has a state, a progress or a log line, or several of them")
+        if progress is not None and not (math.isfinite(progress) and 0 <= progress <= 100):
+            raise BadData(f"progress is in percent, 0 to 100; this is {progress!r}")
+        if not self.namespaces.of(channel).run:
+            raise BadChannel(f"the settings say that {channel!r} is no run's channel (HELIOGRAPH_NAMESPACES)")
+        update = RunUpdate(
+            state=None if state is None else as_text(state),
+            progress=progress,
+            message=None if log is None else as_line(log),
+        )
+        return self._draft(channel, msgspec.Raw(b"{}"), idempotency_key, update)
+
+    def line(self, project_id: str | int, line: str, stream: str, idempotency_key: str | None = None) -> Draft:
+        """A line of a project's output; its line end is left out."""
+        return self.publication(
+            f"logs:{project_id}", {"line": as_line(line), "stream": as_text(stream)}, idempotency_key
+        )
+
+    def is_kept(self, draft: Draft) -> bool:
+        return not self.namespaces.of(draft.channel).ephemeral
+
+    def call(self, draft: Draft) -> Call:
+        """Keys and arguments of the append script."""
+        return append_call(self.keys, self.bus_channel, draft, self.namespaces.of(draft.channel), lease="")
+
+    def passing(self, draft: Draft) -> tuple[str, bytes]:
+        """The bus channel and the envelope of a draft that is not kept."""
+        user_id = user_of(draft.channel)
+        envelope = Envelope(
+            message=draft.data,
+            target_user_id=user_id,
+            channel=draft.channel if user_id is None else None,
+            message_id=draft.message_id,
+            sent_at=draft.sent_at,
+        )
+        return self.bus_channel_of(draft), encode_envelope(envelope)
+
+    def announcements(self, drafts: Sequence[Draft], answers: Sequence[list[Any]]) -> list[tuple[str, bytes]]:
+        """Bus channels and envelopes of what the `store` script has kept now; a repetition was announced before."""
+        return [
+            (self.bus_channel_of(draft), answer[5])
+            for draft, answer in zip(drafts, answers, strict=True)
+            if len(answer) > 5
+        ]
+
+    def bus_channel_of(self, draft: Draft) -> str:
+        return self.bus_channel if user_of(draft.channel) is not None else f"{self.bus_channel}:{draft.channel}"
+
+    def _draft(self, channel: str, data: msgspec.Raw, key: str | None, update: RunUpdate | None) -> Draft:
+        return Draft(
+            channel=channel,
+            data=data,
+            message_id=uuid.uuid4().hex,
+            sent_at=iso8601(self.clock.now()),
+            update=update,
+            idempotency_key=_checked_key(key) if key is not None else uuid.uuid4().hex,
+        )
+
+
+def published(draft: Draft, answer: list[Any] | None) -> Published:
+    """What to tell the caller; `answer` is the append or store script's, None if the draft is not kept."""
+    if answer is None:
+        return Published(draft.channel, draft.message_id, None, 0)
+    appended = read_appended(answer[:5], draft)
+    return Published(draft.channel, appended.message_id, appended.position.epoch, appended.position.offset)
+
+
+def check_run_id(run_id: str) -> str:
+    """The channel of the run.
+
+    Raises:
+        BadChannel: empty, too long (508 bytes of UTF-8 at the most) or with control characters.
+    """
+    if not run_id:
+        raise BadChannel("a run id must not be empty")
+    return check_channel(f"{RUN_PREFIX}{run_id}")
+
+
+def as_text(text: str) -> str:
+    """The same, with what is no valid Unicode (halves of surrogate pairs) written as escapes."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def as_line(line: str) -> str:
+    """One line as it is published: without its end, valid, and cut if it is longer than anyone reads."""
+    line = as_text(line.removesuffix("\n").removesuffix("\r"))
+    if len(line) <= MAX_LINE_CHARACTERS:
+        return line
+    return f"{line[:MAX_LINE_CHARACTERS]}… ({len(line) - MAX_LINE_CHARACTERS} characters more)"
+
+
+def _checked(channel: str) -> str:
+    user_id = user_of(channel)
+    if user_id is not None:
+        check_user_id(user_id)
+    return check_channel(channel)
+
+
+def _checked_key(key: str) -> str:
+    try:
+        size = len(key.encode())
+    except UnicodeEncodeError:
+        size = 0
+    if not 1 <= size <= MAX_KEY_BYTES:
+        raise BadData(f"an idempotency key is valid Unicode of 1 to {MAX_KEY_BYTES} bytes of UTF-8")
+    return key
+
+
+def _encoded(data: object) -> msgspec.Raw:
+    try:
+        return msgspec.Raw(msgspec.json.encode(data))
+    except (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError) as error:
+        raise BadData(f"the data cannot be written as JSON: {error}") from None

@@ -1,0 +1,301 @@
+"""`heliograph pipe`: runs a command (or reads standard input) and publishes each line as it comes.
+
+The command has its standard output on a pseudo-terminal, so that it writes line by line, and everything else of its
+own: input, environment, process group. Whatever happens to Redis, it neither waits nor ends for that.
+"""
+
+import errno
+import fcntl
+import os
+import pty
+import selectors
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import termios
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+from typing import IO, Final
+
+from app.publish.feed import MOST_WAITING, Data, Feed, Send, say
+from app.publish.lines import Line, LineSplitter, without_control
+
+LINGER_S: Final = 1.0  # a command's children may hold its output open; after so long without a word we do not wait
+CANNOT_RUN, NOT_FOUND = 126, 127  # as shells have it
+_READ_SIZE: Final = 65_536
+_FORWARDED: Final = ("SIGHUP", "SIGINT", "SIGQUIT", "SIGTERM", "SIGUSR1", "SIGUSR2", "SIGWINCH")
+_FROM_KEYBOARD: Final = (signal.SIGINT, signal.SIGQUIT)
+
+
+@dataclass(frozen=True, slots=True)
+class PipeOptions:
+    """`command`: empty for standard input. `patience_s`: how long to wait for Redis when all has been read."""
+
+    channel: str
+    command: Sequence[str] = ()
+    quiet: bool = False
+    plain: bool = False
+    terminal: bool = True
+    most_waiting: int = MOST_WAITING
+    patience_s: float = 5.0
+
+
+class _Format:
+    """What is published: lines as a log has them."""
+
+    def begin(self) -> Data | None:
+        return None
+
+    def line(self, line: Line, stream: str) -> Data:
+        data: dict[str, object] = {"line": line.text, "stream": stream}
+        if line.more:
+            data["more"] = True
+        return data
+
+    def dropped(self, lines: int) -> Data:
+        return {"dropped": lines, "stream": "dropped"}
+
+    def end(self, exit_code: int | None) -> Data | None:
+        return None if exit_code is None else {"exit_code": exit_code, "stream": "exit"}
+
+
+class _RunFormat(_Format):
+    """What is published on a run's channel: its log, its state, its end."""
+
+    def begin(self) -> Data | None:
+        return {"state": "RUNNING", "progress": 0}
+
+    def line(self, line: Line, stream: str) -> Data:
+        return {"message": line.text}
+
+    def dropped(self, lines: int) -> Data:
+        return {"message": f"… {lines} lines are missing here …"}
+
+    def end(self, exit_code: int | None) -> Data | None:
+        if exit_code:
+            return {"state": "FAILED", "message": f"exit code {exit_code}"}
+        return {"state": "END", "progress": 100}
+
+
+class _Source:
+    """One stream that is read: published, and echoed to our own."""
+
+    def __init__(self, fd: int, stream: str, echo: IO[bytes] | None) -> None:
+        self.fd = fd
+        self.stream = stream
+        self._echo = echo
+        self.splitter = LineSplitter()
+
+    def read(self) -> bytes:
+        """What has come; empty at the end."""
+        try:
+            return os.read(self.fd, _READ_SIZE)
+        except OSError as error:
+            if error.errno == errno.EIO:  # how a pseudo-terminal says that nobody holds its other side any more
+                return b""
+            raise
+
+    def echo(self, data: bytes) -> None:
+        if self._echo is not None:
+            try:
+                self._echo.write(data)
+                self._echo.flush()
+            except BrokenPipeError:
+                self._echo = None  # whoever read our output has left; those who watch have not
+
+
+class Pipe:
+    """One run of `heliograph pipe`. `send` publishes one piece of data, and may block."""
+
+    def __init__(self, options: PipeOptions, send: Send) -> None:
+        self._options = options
+        self._format = _RunFormat() if options.channel.startswith("run:") else _Format()
+        self._feed = Feed(send, self._format.dropped, most_waiting=options.most_waiting)
+        self._selector = selectors.SelectSelector()  # others cannot watch a file (`< build.log`)
+        self._sources: list[_Source] = []
+        self._process: subprocess.Popen[bytes] | None = None
+        self._exited = False
+        self._stopped_by: int | None = None  # the signal that ended reading from standard input
+
+    def run(self) -> int:
+        """Run the command to its end; returns its exit code, 128 + n if signal n killed it."""
+        self._feed.start()
+        self._offer(self._format.begin())
+        exit_code = None  # nobody knows it of what writes into our standard input
+        try:
+            with _signals_as_bytes(_FORWARDED if self._options.command else ("SIGTERM", "SIGHUP")) as signals:
+                self._selector.register(signals, selectors.EVENT_READ, None)
+                if self._options.command:
+                    exit_code = self._run_command()
+                else:
+                    self._read_input()
+        finally:
+            self._selector.close()
+        self._offer(self._format.end(exit_code))
+        self._finish()
+        if exit_code is not None:
+            return exit_code
+        return 0 if self._stopped_by is None else 128 + self._stopped_by
+
+    # -- the two ways
+
+    def _run_command(self) -> int:
+        command = list(self._options.command)
+        try:
+            self._start(command)
+        except OSError as error:
+            text = f"cannot run {command[0]!r}: {error.strerror}"
+            say(text)
+            self._offer(self._format.line(Line(f"heliograph: {text}"), "stderr"))
+            return NOT_FOUND if isinstance(error, FileNotFoundError) else CANNOT_RUN
+        assert self._process is not None  # noqa: S101 - it has been started
+        self._read()
+        code = self._process.wait()
+        return code if code >= 0 else 128 - code
+
+    def _read_input(self) -> None:
+        interrupt = None
+        if not sys.stdin.isatty():
+            # Ctrl-C ends what writes into us; what it says on its way out is read to the end, as `tee -i` does.
+            interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        try:
+            self._add(sys.stdin.fileno(), "stdout", sys.stdout.buffer)
+            self._read()
+        except KeyboardInterrupt:
+            self._stopped_by = signal.SIGINT
+        finally:
+            if interrupt is not None:
+                signal.signal(signal.SIGINT, interrupt)
+
+    def _start(self, command: list[str]) -> None:
+        ours, theirs = _open_terminal() if self._options.terminal else os.pipe()
+        try:
+            self._process = subprocess.Popen(command, stdout=theirs, stderr=subprocess.PIPE)  # noqa: S603 - its purpose
+        except BaseException:
+            os.close(ours)
+            raise
+        finally:
+            os.close(theirs)
+        assert self._process.stderr is not None  # noqa: S101 - asked for
+        self._add(ours, "stdout", sys.stdout.buffer)
+        self._add(self._process.stderr.fileno(), "stderr", sys.stderr.buffer)
+
+    # -- reading
+
+    def _add(self, fd: int, stream: str, echo: IO[bytes]) -> None:
+        source = _Source(fd, stream, None if self._options.quiet else echo)
+        self._sources.append(source)
+        self._selector.register(fd, selectors.EVENT_READ, source)
+
+    def _read(self) -> None:
+        """Read all sources to their ends."""
+        open_sources = len(self._sources)
+        while open_sources and self._stopped_by is None:
+            ready = self._selector.select(LINGER_S if self._exited else None)
+            if not ready and self._exited:
+                break  # the command has ended; what still holds its output says nothing
+            for key, _ in ready:
+                source: _Source | None = key.data
+                if source is None:
+                    self._take_signals(key.fd)
+                elif data := source.read():
+                    source.echo(data)
+                    self._offer_lines(source, source.splitter.feed(data))
+                else:
+                    self._selector.unregister(source.fd)
+                    open_sources -= 1
+        for source in self._sources:
+            self._offer_lines(source, source.splitter.finish())
+
+    def _take_signals(self, fd: int) -> None:
+        for number in os.read(fd, 4096):
+            if number == signal.SIGCHLD:
+                self._exited = self._process is not None and self._process.poll() is not None
+            elif self._process is None:
+                self._stopped_by = number
+            else:
+                self._forward(self._process, number)
+
+    def _forward(self, process: subprocess.Popen[bytes], number: int) -> None:
+        if number == signal.SIGWINCH and self._options.terminal:
+            _copy_size(self._sources[0].fd)
+        if (
+            number not in _FROM_KEYBOARD or not _in_foreground()
+        ):  # a keyboard's signals reach the command by themselves
+            process.send_signal(number)
+
+    # -- publishing
+
+    def _offer_lines(self, source: _Source, lines: Sequence[Line]) -> None:
+        for line in lines:
+            if self._options.plain:
+                line = line._replace(text=without_control(line.text))
+            self._feed.offer(self._format.line(line, source.stream), size=len(line.text))
+
+    def _offer(self, data: Data | None) -> None:
+        if data is not None:
+            self._feed.offer(data, lines=0)
+
+    def _finish(self) -> None:
+        try:
+            lost = self._feed.close(self._options.patience_s)
+        except KeyboardInterrupt:
+            lost = self._feed.close(0)
+        if lost:
+            say(f"{lost} line{'' if lost == 1 else 's'} could not be published: {self._feed.reason}")
+        elif not self._feed.finished:
+            say(f"the end could not be published: {self._feed.reason}")
+
+
+def _open_terminal() -> tuple[int, int]:
+    """A pseudo-terminal that hands on what is written to it as it is: our side, and the command's."""
+    ours, theirs = pty.openpty()
+    attributes = termios.tcgetattr(theirs)
+    attributes[1] &= ~termios.OPOST  # no \r before each \n
+    attributes[3] &= ~termios.ECHO
+    termios.tcsetattr(theirs, termios.TCSANOW, attributes)
+    _copy_size(ours)
+    return ours, theirs
+
+
+def _copy_size(fd: int) -> None:
+    """Make it as large as the terminal that we are on; something wide if we are on none."""
+    columns, rows = shutil.get_terminal_size((160, 40))
+    fcntl.ioctl(fd, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+
+
+def _in_foreground() -> bool:
+    try:
+        return os.tcgetpgrp(sys.stdin.fileno()) == os.getpgrp()
+    except (OSError, ValueError):
+        return False
+
+
+@contextmanager
+def _signals_as_bytes(names: Sequence[str]) -> Iterator[int]:
+    """Have these signals (and SIGCHLD) arrive as bytes that can be read; those that are ignored stay so."""
+    reader, writer = os.pipe()
+    os.set_blocking(reader, False)
+    os.set_blocking(writer, False)
+    known_fd = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    before = {}
+    for name in (*names, "SIGCHLD"):
+        number = signal.Signals[name]
+        if name == "SIGCHLD" or signal.getsignal(number) is not signal.SIG_IGN:
+            before[number] = signal.signal(number, _nothing)
+    try:
+        yield reader
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        signal.set_wakeup_fd(known_fd)
+        os.close(reader)
+        os.close(writer)
+
+
+def _nothing(number: int, frame: FrameType | None) -> None:
+    """The signal is read as a byte instead."""

@@ -1,0 +1,443 @@
+"""The audit: does anybody ever miss, repeat or reorder a kept message, while everything around them breaks?
+
+    python loadtest/audit.py --seconds 60
+
+It starts a real cluster of its own. Publishers on every replica (and one that appends through Redis, repeating with
+an idempotency key until it is answered) number what they send per channel. Subscribers on every replica write down
+what they get and come back elsewhere with their cursor when they are dropped. Meanwhile the bus connections are
+killed several times a second, replicas are killed with -9, Redis is restarted, and some subscribers leave on purpose.
+
+The exit status is 0 if nothing that was acknowledged was lost, nothing came twice or out of order, no gap went
+unsaid, and no socket was closed but those of a killed replica.
+"""
+
+# ruff: noqa: S311 - dice, not secrets
+
+import argparse
+import asyncio
+import contextlib
+import itertools
+import json
+import logging
+import os
+import random
+import signal
+import sys
+import tempfile
+import time
+import uuid
+from collections import Counter, defaultdict
+from collections.abc import Coroutine
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import quote
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+import msgspec  # noqa: E402
+from redis.asyncio import Redis  # noqa: E402
+from websockets.asyncio.client import ClientConnection, connect  # noqa: E402
+from websockets.exceptions import ConnectionClosed, WebSocketException  # noqa: E402
+
+from app.backends.keys import Keys  # noqa: E402
+from app.backends.protocols import Draft  # noqa: E402
+from app.backends.redis_log import RedisLog  # noqa: E402
+from app.backends.scripts import Scripts  # noqa: E402
+from app.errors import BusUnavailable  # noqa: E402
+from app.protocol.namespace import Namespaces  # noqa: E402
+from app.protocol.position import Position, format_cursor, parse_cursor  # noqa: E402
+from app.settings import Namespace  # noqa: E402
+from tests.support.cluster import LocalClusterProcess  # noqa: E402
+from tests.support.redis_server import RedisServer  # noqa: E402
+
+REPLICAS = 3
+CHANNELS = ("audit:a", "audit:b", "audit:{우주여행고양이}")
+USERS = ("민지", "bob")
+HISTORY: Final[dict[str, dict[str, Any]]] = {
+    "audit": {"history_size": 100_000},
+    "#": {"history_size": 100_000, "client_publish": False},
+}
+HURT_S = 3.0  # a socket that ends so soon after its replica was killed was ended by that
+ANSWER_S = 5.0  # how long an acknowledgement may take before nobody knows
+
+Number = tuple[str, int]  # who published it, and which of theirs it is
+
+
+@dataclass
+class Ledger:
+    """What was sent, what came, and what was done to the cluster."""
+
+    acknowledged: dict[str, set[Number]] = field(default_factory=lambda: defaultdict(set))  # by channel
+    unanswered: int = 0
+    killed_at: dict[int, float] = field(default_factory=dict)  # port -> when the replica there was last killed
+    faults: Counter[str] = field(default_factory=Counter)
+    unhurt_closes: list[str] = field(default_factory=list)
+    publishing: bool = True
+
+
+@dataclass
+class Book:
+    """What one subscriber got of one channel."""
+
+    position: Position | None = None
+    got: list[tuple[Position, Number]] = field(default_factory=list)
+    gaps: list[tuple[Position, Position]] = field(default_factory=list)  # said aloud
+    doubled: list[str] = field(default_factory=list)
+    disordered: list[str] = field(default_factory=list)
+    unsignalled: list[str] = field(default_factory=list)
+
+    def begins(self, position: Position, *, recovered: bool) -> None:
+        """`subscribed` says: what comes after `position` follows."""
+        if self.position is not None and position != self.position:
+            if recovered:
+                self.unsignalled.append(f"recovered at {position} instead of {self.position}")
+            else:
+                self.gaps.append((self.position, position))
+        self.position = position
+
+    def take(self, position: Position, number: Number) -> None:
+        before = self.position
+        assert before is not None  # noqa: S101 - `connected` or `subscribed` came first
+        if position.epoch != before.epoch:
+            self.unsignalled.append(f"{before} -> {position}")
+        elif position.offset == before.offset or any(position == seen for seen, _ in self.got[-100:]):
+            self.doubled.append(f"{before} -> {position}")
+        elif position.offset < before.offset:
+            self.disordered.append(f"{before} -> {position}")
+        elif position.offset > before.offset + 1:
+            self.unsignalled.append(f"{before} -> {position}")
+        self.position = position
+        self.got.append((position, number))
+
+
+class Subscriber:
+    """A user on one channel (and on their own), who comes back with their cursor whatever happens."""
+
+    def __init__(self, name: str, ledger: Ledger, ports: list[int], *, user: str, channel: str, leaves: bool) -> None:
+        self.name = name
+        self.books = {f"#{user}": Book(), channel: Book()}
+        self.connects = 0
+        self._ledger = ledger
+        self._ports = ports
+        self._user = user
+        self._channel = channel
+        self._leaves = leaves
+
+    async def run(self) -> None:
+        for port in itertools.chain([self._ports[0]], self._elsewhere()):
+            try:
+                await self._visit(port)
+            except (OSError, TimeoutError, WebSocketException) as error:
+                if isinstance(error, ConnectionClosed):
+                    self._judge(port, error)
+                await asyncio.sleep(random.uniform(0, 0.1))
+
+    def _elsewhere(self) -> Any:
+        while True:
+            yield random.choice(self._ports)
+
+    def _judge(self, port: int, error: ConnectionClosed) -> None:
+        if time.monotonic() - self._ledger.killed_at.get(port, -HURT_S) >= HURT_S:
+            self._ledger.unhurt_closes.append(f"{self.name} on {port}: {error}")
+
+    async def _visit(self, port: int) -> None:
+        """One connection: until it ends, a subscription fails, or we leave."""
+        own = self.books[f"#{self._user}"]
+        query = f"user={quote(self._user)}"
+        if own.position is not None:
+            query += f"&cursor={quote(format_cursor({f'#{self._user}': own.position}), safe='')}"
+        async with connect(
+            f"ws://127.0.0.1:{port}/ws?{query}", proxy=None, compression=None, open_timeout=3
+        ) as socket:
+            self.connects += 1
+            subscribe: dict[str, Any] = {"type": "subscribe", "channel": self._channel, "id": 1}
+            if (position := self.books[self._channel].position) is not None:
+                subscribe["cursor"] = format_cursor({self._channel: position})
+            await socket.send(json.dumps(subscribe))
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(random.uniform(0.2, 4) if self._leaves else None):
+                    while self._note(json.loads(await socket.recv())):
+                        pass
+
+    def _note(self, frame: dict[str, Any]) -> bool:
+        """Write the frame down; False if we had better come again."""
+        match frame["type"]:
+            case "connected":
+                own = self.books[f"#{self._user}"]
+                if own.position is None and frame["cursor"]:
+                    own.begins(parse_cursor(frame["cursor"])[f"#{self._user}"], recovered=False)
+            case "subscribed":
+                channel = frame["channel"]
+                self.books[channel].begins(parse_cursor(frame["cursor"])[channel], recovered=frame["recovered"])
+            case "message":
+                channel = frame["channel"]
+                publisher, number = frame["data"]
+                self.books[channel].take(parse_cursor(frame["cursor"])[channel], (publisher, number))
+            case "error":
+                return False
+        return True
+
+
+async def publish_through(ledger: Ledger, port_of: list[int], name: str, per_s: float) -> None:
+    """Number what goes out through replicas. Without an answer nobody knows, and the next number follows."""
+    numbers = itertools.count(1)
+    ports = itertools.cycle(port_of)
+    while ledger.publishing:
+        port = next(ports)
+        try:
+            async with connect(
+                f"ws://127.0.0.1:{port}/ws?user={name}", proxy=None, compression=None, open_timeout=3
+            ) as socket:
+                await _publish_on(ledger, socket, name, numbers, per_s)
+        except ConnectionClosed as error:
+            if time.monotonic() - ledger.killed_at.get(port, -HURT_S) >= HURT_S:
+                ledger.unhurt_closes.append(f"{name} on {port}: {error}")
+        except (OSError, TimeoutError, WebSocketException):
+            await asyncio.sleep(0.1)
+
+
+async def _publish_on(
+    ledger: Ledger, socket: ClientConnection, name: str, numbers: "itertools.count[int]", per_s: float
+) -> None:
+    while ledger.publishing:
+        number = next(numbers)
+        channel = random.choice([*CHANNELS, *(f"#{user}" for user in USERS)])
+        frame: dict[str, Any] = {"data": [name, number], "id": number}
+        if channel.startswith("#"):
+            frame |= {"type": "send", "to": channel[1:]}
+        else:
+            frame |= {"type": "publish", "channel": channel}
+        ledger.unanswered += 1
+        await socket.send(json.dumps(frame))
+        async with asyncio.timeout(ANSWER_S):
+            while (answer := json.loads(await socket.recv())).get("id") != number:
+                pass
+        if answer["type"] == "ack":
+            ledger.unanswered -= 1
+            ledger.acknowledged[channel].add((name, number))
+        await asyncio.sleep(random.expovariate(per_s))
+
+
+async def append_through(ledger: Ledger, log: RedisLog, name: str, per_s: float) -> None:
+    """Number what goes straight to the log, and repeat each with its idempotency key until it is answered."""
+    namespaces = Namespaces({space: Namespace(**options) for space, options in HISTORY.items()})
+    for number in itertools.count(1):
+        if not ledger.publishing:
+            return
+        channel = random.choice([*CHANNELS, *(f"#{user}" for user in USERS)])
+        draft = Draft(
+            channel=channel,
+            data=msgspec.Raw(msgspec.json.encode([name, number])),
+            message_id=uuid.uuid4().hex,
+            sent_at="2026-01-01T00:00:00Z",
+            idempotency_key=f"{name}-{number}",
+        )
+        while True:
+            try:
+                await log.append(draft, namespaces.of(channel), lease="")
+            except BusUnavailable:
+                await asyncio.sleep(0.1)
+            else:
+                break
+        if random.random() < 0.2:  # as if the answer had been lost
+            with contextlib.suppress(BusUnavailable):
+                await log.append(draft, namespaces.of(channel), lease="")
+        ledger.acknowledged[channel].add((name, number))
+        await asyncio.sleep(random.expovariate(per_s))
+
+
+async def kill_bus_connections(ledger: Ledger, redis: RedisServer) -> None:
+    while True:
+        await asyncio.sleep(random.uniform(0.1, 0.5))
+        killed = await asyncio.to_thread(redis.command, "CLIENT", "KILL", "TYPE", "pubsub")
+        ledger.faults["bus connections killed"] += int(killed) if killed.isdigit() else 0
+
+
+async def kill_replicas(ledger: Ledger, cluster: LocalClusterProcess, every_s: float) -> None:
+    while True:
+        await asyncio.sleep(every_s)
+        index = random.randrange(REPLICAS)
+        pid = (await asyncio.to_thread(cluster.pids)).get(f"replica-{index + 1}")
+        if pid is not None:
+            ledger.killed_at[_ports(cluster)[index]] = time.monotonic()
+            os.kill(pid, signal.SIGKILL)
+            ledger.faults["replicas killed"] += 1
+
+
+async def restart_redis(ledger: Ledger, redis: RedisServer, every_s: float) -> None:
+    for gently in itertools.cycle([True, False]):
+        await asyncio.sleep(every_s)
+        await asyncio.to_thread(redis.restart, gently=gently)
+        ledger.faults["Redis restarted"] += 1
+
+
+def _ports(cluster: LocalClusterProcess) -> list[int]:
+    return [cluster.port + 1 + index for index in range(REPLICAS)]
+
+
+async def _rest(seconds: float, jobs: list[Coroutine[Any, Any, None]]) -> None:
+    """Have the jobs run for so long. One that fails ends the audit."""
+    tasks = [asyncio.create_task(job) for job in jobs]
+    done, _ = await asyncio.wait(tasks, timeout=seconds, return_when=asyncio.FIRST_EXCEPTION)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    for task in done:
+        task.result()
+
+
+async def audit(seconds: float, rate: float, subscribers: int, directory: Path) -> int:
+    """Run it; returns the exit status."""
+    ledger = Ledger()
+    redis = RedisServer(directory, appendonly=True).start()
+    environment = {
+        "HELIOGRAPH_REDIS__URL": redis.url,
+        "HELIOGRAPH_LIMITS__MESSAGES_PER_SECOND": "0",
+        "HELIOGRAPH_LIMITS__CONNECTIONS_PER_USER": "0",
+        "HELIOGRAPH_NAMESPACES": json.dumps(HISTORY),
+    }
+    client = Redis.from_url(redis.url, socket_timeout=1, socket_connect_timeout=1)
+    keys = Keys("heliograph:")
+    log = RedisLog(client, Scripts(client), keys, "events")
+    try:
+        with LocalClusterProcess(directory / "log", replicas=REPLICAS, **environment) as cluster:
+            ports = _ports(cluster)
+            readers = [
+                Subscriber(
+                    f"subscriber-{i}",
+                    ledger,
+                    ports[i % REPLICAS :] + ports[: i % REPLICAS],
+                    user=USERS[i // REPLICAS % len(USERS)],
+                    channel=CHANNELS[i % len(CHANNELS)] if i % 4 else CHANNELS[0],
+                    leaves=i % 2 == 1,
+                )
+                for i in range(subscribers)
+            ]
+            reading = [asyncio.create_task(reader.run(), name=reader.name) for reader in readers]
+            await _wait(lambda: all(book.position for reader in readers for book in reader.books.values()), 20)
+            writing = [
+                asyncio.create_task(publish_through(ledger, ports[i:] + ports[:i], f"publisher-{i + 1}", rate))
+                for i in range(REPLICAS)
+            ]
+            writing.append(asyncio.create_task(append_through(ledger, log, "appender", rate)))
+            pause_s = min(10.0, seconds / 3)
+            await _rest(
+                seconds,
+                [
+                    kill_bus_connections(ledger, redis),
+                    kill_replicas(ledger, cluster, pause_s),
+                    restart_redis(ledger, redis, pause_s * 1.3),
+                ],
+            )
+            ledger.publishing = False
+            await asyncio.wait_for(asyncio.gather(*writing), 30)
+            tops = {name: await _top(client, keys, name) for name in ledger.acknowledged}
+            late = await _settle(readers, tops)
+            for task in [*reading, *writing]:
+                if task.done() and not task.cancelled():
+                    task.result()
+                task.cancel()
+            await asyncio.gather(*reading, return_exceptions=True)
+            output = cluster.output()
+    finally:
+        await client.aclose()
+        redis.stop()
+    return report(ledger, readers, tops, late, output)
+
+
+async def _top(client: "Redis", keys: Keys, channel: str) -> Position:
+    epoch, top = await client.hmget(keys.meta(channel), "epoch", "top")
+    return Position(epoch.decode(), int(top))
+
+
+async def _wait(condition: Any, within_s: float) -> bool:
+    deadline = time.monotonic() + within_s
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        await asyncio.sleep(0.05)
+    return True
+
+
+async def _settle(readers: list[Subscriber], tops: dict[str, Position]) -> list[str]:
+    """Wait until everybody stands where the log does; returns who does not get there."""
+
+    def behind() -> list[str]:
+        return [
+            f"{reader.name} {channel} at {book.position} of {tops[channel]}"
+            for reader in readers
+            for channel, book in reader.books.items()
+            if channel in tops and book.position != tops[channel]
+        ]
+
+    await _wait(lambda: not behind(), 15)
+    return behind()
+
+
+def report(ledger: Ledger, readers: list[Subscriber], tops: dict[str, Position], late: list[str], output: str) -> int:
+    """Print what was found; returns 1 if anything is wrong."""
+    books = [(reader.name, channel, book) for reader in readers for channel, book in reader.books.items()]
+    lost, doubled = [], []
+    at: dict[tuple[str, Position], Number] = {}
+    for name, channel, book in books:
+        numbers = Counter(number for _, number in book.got)
+        doubled += [f"{name} {channel}: {number} twice" for number, count in numbers.items() if count > 1]
+        if not book.gaps:
+            lost += [f"{name} {channel}: {number}" for number in ledger.acknowledged[channel] - set(numbers)]
+        for position, number in book.got:
+            if at.setdefault((channel, position), number) != number:
+                doubled.append(f"{name} {channel}: {position} is {number} and {at[channel, position]}")
+    disordered = [f"{name} {channel}: {each}" for name, channel, book in books for each in book.disordered]
+    for name, channel, book in books:
+        last: dict[str, int] = {}
+        for _, (publisher, number) in book.got:
+            if number < last.get(publisher, 0):
+                disordered.append(f"{name} {channel}: {publisher} {number} after {last[publisher]}")
+            last[publisher] = number
+    doubled += [f"{name} {channel}: {each}" for name, channel, book in books for each in book.doubled]
+    unsignalled = [f"{name} {channel}: {each}" for name, channel, book in books for each in book.unsignalled] + late
+    wrong = {
+        "acknowledged but lost": lost,
+        "doubled": doubled,
+        "out of order": disordered,
+        "unsignalled gaps": unsignalled,
+        "sockets closed without a kill": ledger.unhurt_closes,
+    }
+    facts = {
+        "published and acknowledged": sum(map(len, ledger.acknowledged.values())),
+        "published, no answer or refused": ledger.unanswered,
+        "deliveries": sum(len(book.got) for *_, book in books),
+        "connects of subscribers": sum(reader.connects for reader in readers),
+        **ledger.faults,
+        "repairs inside replicas": output.count(": repaired "),
+        "gaps said aloud": sum(len(book.gaps) for *_, book in books),
+        "tracebacks in the cluster's log": output.count("Traceback"),
+    }
+    for name, count in facts.items():
+        print(f"{name:<34}{count:>8}")
+    print("-" * 42)
+    for name, found in wrong.items():
+        print(f"{name:<34}{len(found):>8}")
+        for line in found[:5]:
+            print(f"    {line}")
+    return 1 if any(wrong.values()) else 0
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--seconds", type=float, default=60, help="how long to break things")
+    parser.add_argument("--rate", type=float, default=30, help="publications a second of each of four publishers")
+    parser.add_argument("--subscribers", type=int, default=12)
+    parser.add_argument("--keep", type=Path, help="a directory for the cluster's log and Redis' files")
+    options = parser.parse_args()
+    logging.basicConfig(level=logging.WARNING)
+    with tempfile.TemporaryDirectory() as temporary:
+        directory = options.keep or Path(temporary)
+        directory.mkdir(parents=True, exist_ok=True)
+        sys.exit(asyncio.run(audit(options.seconds, options.rate, options.subscribers, directory)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,59 @@
+"""Which options hold for a channel, and what a channel may be called."""
+
+import pytest
+
+from app.errors import BadChannel
+from app.protocol.namespace import BUILT_IN, MAX_CHANNEL_BYTES, Namespaces, check_channel
+from app.settings import Namespace
+
+
+@pytest.mark.parametrize(
+    ("channel", "namespace"),
+    [
+        ("run:42", "run"),
+        ("run:20251105_1430_우주여행고양이", "run"),
+        ("logs:a:b", "logs"),
+        ("#bob", "#"),
+        ("#run:42", "#"),
+        ("run", ""),
+        ("RUN:1", ""),
+        ("chat:1", ""),
+        (":x", ""),
+    ],
+)
+def test_what_stands_before_the_first_colon_decides(channel: str, namespace: str) -> None:
+    """Fails if a channel gets the options of another namespace (a user called `run:42` is a user)."""
+    assert Namespaces().of(channel) is BUILT_IN[namespace]
+
+
+def test_the_defaults_are_those_of_the_handbook() -> None:
+    """Fails if history sizes and times are not 100/5 min for users, 1,000/24 h for runs, 10,000/24 h for logs."""
+    kept = {name: (options.history_size, options.history_ttl_s) for name, options in BUILT_IN.items()}
+    assert kept == {"#": (100, 300), "run": (1000, 86_400), "logs": (10_000, 86_400), "": (100, 300)}
+    assert BUILT_IN["run"].final_ttl_s == 3600
+    assert BUILT_IN["run"].run
+    assert BUILT_IN["logs"].replay
+
+
+def test_settings_replace_the_built_in_ones() -> None:
+    """Fails if an operator's options are not taken, or touch other namespaces."""
+    own = Namespace(history_size=7)
+    namespaces = Namespaces({"chat": own, "logs": own})
+    assert namespaces.of("chat:1") is own
+    assert namespaces.of("logs:1") is own
+    assert namespaces.of("run:1") is BUILT_IN["run"]
+    assert BUILT_IN["logs"].history_size == 10_000
+
+
+@pytest.mark.parametrize(
+    "name", ["a", "{braces}", "a b", "#bob", "우주", "x" * MAX_CHANNEL_BYTES, "a:*?[", "👩‍👩‍👧‍👦"]
+)
+def test_a_name_may_be_almost_anything(name: str) -> None:
+    assert check_channel(name) == name
+
+
+@pytest.mark.parametrize("name", ["", "#", "a\x00", "a\nb", "\x7f", "\x85", "\ud800", "x" * 513, "우" * 171])
+def test_a_name_that_cannot_be_one_is_refused(name: str) -> None:
+    """Fails if a name gets in that Redis keys, URLs or JSON would choke on."""
+    with pytest.raises(BadChannel):
+        check_channel(name)

@@ -1,0 +1,36 @@
+"""The Celery application whose real workers the tests start (`celery -A tests.publish.celery_app worker`)."""
+
+import os
+import time
+from typing import Any
+
+from celery import Celery
+
+from app.publish.celery import ProgressTask, configure
+
+configure(lease_ttl_s=1.0, sweep_interval_s=0.2)
+
+app = Celery("tests", broker=os.environ["TEST_BROKER"], set_as_current=False)
+app.conf.update(task_ignore_result=True, worker_send_task_events=False, broker_connection_retry_on_startup=True)
+
+
+@app.task(base=ProgressTask, bind=True, name="count")
+def count(self: Any, steps: int, pause_s: float) -> None:
+    for step in range(1, steps + 1):
+        self.progress(progress=100 * step / steps, log=f"step {step}")
+        time.sleep(pause_s)
+
+
+@app.task(base=ProgressTask, bind=True, name="fail", run_argument="run_id")
+def fail(self: Any, run_id: str, how: str = "plainly") -> None:
+    self.progress(progress=40, state="BUILDING", log=how)
+    if how == "once" and self.request.retries == 0:
+        raise self.retry(exc=OSError("not yet"), countdown=0.1)
+    if how == "plainly":
+        raise ValueError("고양이가 없다")
+
+
+@app.task(base=ProgressTask, bind=True, name="hang", run_argument="run_id")
+def hang(self: Any, run_id: str) -> None:
+    self.progress(progress=40, log=str(os.getpid()))
+    time.sleep(600)

@@ -1,0 +1,98 @@
+"""A real `ansible-playbook` with the callback plugin, watched live on a real cluster."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+from tests.conftest import StartReplica
+from tests.publish.programs import FIXTURES, PLAYBOOK, environment, program
+from tests.support.client import Client
+from tests.support.redis_server import RedisServer, free_port
+
+
+async def _until(viewer: Client, line: str, **fields: str) -> list[dict[str, Any]]:
+    """What the viewer gets, up to and with the message whose line begins so."""
+    seen: list[dict[str, Any]] = []
+    while True:
+        data = (await viewer.next("message", within_s=20))["data"]
+        seen.append(data)
+        if data["line"].startswith(line) and fields.items() <= data.items():
+            return seen
+
+
+async def test_a_playbook_is_seen_live_on_two_replicas_and_whole_by_who_comes_late(
+    start_replica: StartReplica, redis_server: RedisServer, namespace: str, tmp_path: Path
+) -> None:
+    """Fails if a line waits for the playbook's end, or if a viewer misses one, gets one twice or in another order.
+
+    It also fails if what a task hides with `no_log` is published.
+    """
+    first, second = await start_replica("replica-1"), await start_replica("replica-2")
+    gate = tmp_path / "gate"
+    env = environment(redis_server.url, namespace, HELIOGRAPH_LOG_ID="101")
+    async with (
+        Client(first.url, user="ann", path="/ws/logs/101") as ann,
+        Client(second.url, user="bob", path="/ws/logs/101") as bob,
+        program(*PLAYBOOK, "-e", f"gate={gate}", str(FIXTURES / "site.yml"), env=env) as playbook,
+    ):
+        seen_by_ann = await _until(ann, "TASK [Wait for the night]")
+        seen_by_bob = await _until(bob, "TASK [Wait for the night]")
+        assert playbook.running  # it waits for the gate: what has come so far came at once
+        assert [data["line"] for data in seen_by_ann if data["event"] == "changed"] == [
+            "changed: [near]",
+            "step 1",
+            "step 2",
+            "careful",
+        ]
+
+        async with Client(second.url, user="eve", path="/ws/logs/101") as eve:
+            gate.touch()
+            seen_by_ann += await _until(ann, "near ", event="recap")
+            seen_by_bob += await _until(bob, "near ", event="recap")
+            seen_by_eve = await _until(eve, "near ", event="recap")
+            assert await playbook.ends() == 0
+            for viewer in (ann, bob, eve):
+                await viewer.nothing_more()
+
+    assert seen_by_ann == seen_by_bob == seen_by_eve
+    events = [data["event"] for data in seen_by_ann]
+    assert {"ok", "changed", "failed", "ignored", "skipped", "unreachable", "recap"} <= set(events)
+    lines = [data["line"] for data in seen_by_ann]
+    assert lines[:6:5] == ["PLAYBOOK site.yml", "ok: [near]"]
+    for line in (
+        "hello from near",
+        "ok: [near] => (item=moon)",
+        'item: "mars"',
+        "skipping: [near]",
+        "fatal: [near]: FAILED!",
+        "grey",
+        "fatal: [away]: UNREACHABLE!",
+        "RUNNING HANDLER [Close the dome] ***********************************************",
+    ):
+        assert lines.count(line) == 1, line
+    assert [data["stream"] for data in seen_by_ann if data["line"] == "careful"] == ["stderr"]
+    assert "s3cret" not in str(seen_by_ann)
+    assert "no_log: true" in str(seen_by_ann)
+
+
+async def test_a_playbook_neither_fails_nor_waits_when_redis_is_away(namespace: str) -> None:
+    """Fails if the plugin raises into the playbook, holds it up, or loses lines without saying how many."""
+    url = f"redis://127.0.0.1:{free_port()}/0"
+    env = environment(url, namespace, HELIOGRAPH_LOG_ID="101", HELIOGRAPH_WAIT="0.3")
+    began = time.monotonic()
+    async with program(*PLAYBOOK, str(FIXTURES / "small.yml"), env=env) as playbook:
+        assert await playbook.ends() == 0
+    assert time.monotonic() - began < 8
+    assert "10 lines could not be published" in " ".join(playbook.err)
+
+
+async def test_without_an_id_nothing_is_published_and_the_playbook_runs(
+    redis_server: RedisServer, namespace: str
+) -> None:
+    """Fails if enabling the plugin for all playbooks breaks those that nobody wants to watch."""
+    async with program(
+        *PLAYBOOK, str(FIXTURES / "small.yml"), env=environment(redis_server.url, namespace)
+    ) as playbook:
+        assert await playbook.ends() == 0
+    assert "HELIOGRAPH_LOG_ID" in "\n".join(playbook.err)
+    assert redis_server.command("KEYS", f"{namespace}:*") == ""
