@@ -66,8 +66,8 @@ class RedisDirectory:
                     pipeline.srem(self._keys.held_by(lease), *users)
                     await pipeline.execute()
                 reaped += len(users)
-            await self._redis.zrem(self._keys.leases, lease)
             await self._redis.hdel(self._keys.replicas, lease)
+            await self._redis.zrem(self._keys.leases, lease)  # last: while it stands, somebody finishes this
         return reaped
 
     async def replicas(self) -> list[ReplicaInfo]:

@@ -21,6 +21,7 @@ from redis.exceptions import RedisError
 from app.backends.keys import Keys
 from app.backends.redis_client import as_bus_unavailable, connect, script
 from app.clock import Clock, SystemClock
+from app.cluster.tasks import end
 from app.errors import BadEnvelope, BusUnavailable
 from app.protocol.envelope import Envelope, decode_envelope, encode_envelope
 from app.protocol.events import Delivery
@@ -31,7 +32,6 @@ logger = logging.getLogger("heliograph.bus")
 
 BACKOFF_FIRST_S = 0.1
 BACKOFF_MOST_S = 5.0
-CANCEL_AGAIN_S = 0.05
 EXCERPT_BYTES = 100  # how much of a bad payload is logged
 
 Handler = Callable[[Envelope], object]
@@ -154,11 +154,7 @@ class PubSubManager:
         """Cancel the reader and wait until it has ended. Subscriptions stay, and reading may begin again."""
         tasks = [task for task in (self._canary_task, self._listen_task) if task is not None]
         self._canary_task = self._listen_task = None
-        while pending := [task for task in tasks if not task.done()]:
-            # More than once: there are awaits in redis-py at which a cancellation is lost.
-            for task in pending:
-                task.cancel()
-            await asyncio.wait(pending, timeout=CANCEL_AGAIN_S)
+        await end(tasks)
         if self._state is BusState.RUNNING:
             self._state = BusState.INITIALIZED
 
@@ -171,9 +167,8 @@ class PubSubManager:
                     await self._pubsub.unsubscribe()
             await self._drop_subscription()
             if self._client is not None:
-                client, self._client = self._client, None
                 with suppress(RedisError, OSError, TimeoutError):
-                    await client.aclose()
+                    await self._client.aclose()  # it stays good for the next `initialize`
         self._state = BusState.NEW if self.enabled else BusState.DISABLED
 
     # -- out

@@ -1,0 +1,19 @@
+"""Ending tasks. Every task has an owner, who cancels it and waits until it has ended."""
+
+import asyncio
+from collections.abc import Iterable
+
+CANCEL_AGAIN_S = 0.05
+
+
+async def end(tasks: Iterable[asyncio.Task[None]]) -> None:
+    """Cancel the tasks and wait until all have ended, however they did.
+
+    More than once, if it takes that: there are awaits in redis-py at which a cancellation is lost (`asyncio.wait_for`
+    on Python 3.11, gh-86296).
+    """
+    pending = {task for task in tasks if not task.done()}
+    while pending:
+        for task in pending:
+            task.cancel()
+        _, pending = await asyncio.wait(pending, timeout=CANCEL_AGAIN_S)
