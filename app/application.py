@@ -69,7 +69,7 @@ def build_replica(settings: Settings, name: str = "replica-1", bus: PubSubManage
     )
     routes: list[BaseRoute] = [
         WebSocketRoute("/ws", door),
-        WebSocketRoute("/ws/users/{user}", door),
+        WebSocketRoute("/ws/users/{user:path}", door),
         *health_routes(node, bus, hub, telemetry),
     ]
     routes += static_routes()
