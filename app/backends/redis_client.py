@@ -8,6 +8,7 @@ from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
+from redis.maint_notifications import MaintNotificationsConfig
 
 from app.errors import BadSetting, BusUnavailable
 
@@ -28,6 +29,9 @@ def connect(url: str, *, max_connections: int = 50) -> Redis:
             socket_timeout=TIMEOUT_S,
             socket_connect_timeout=TIMEOUT_S,
             retry=Retry(NoBackoff(), 0),
+            # With these on, redis-py 8.1 does not see that an idle connection was closed: after a restart of Redis
+            # the first command on each one in the pool would fail.
+            maint_notifications_config=MaintNotificationsConfig(enabled=False),
         )
     except ValueError as error:
         raise BadSetting(f"HELIOGRAPH_REDIS__URL: {error}") from None
