@@ -121,7 +121,7 @@ def build_replica(settings: Settings, name: str = "replica-1", bus: PubSubManage
     )
     routes: list[BaseRoute] = [
         WebSocketRoute("/ws", door),
-        WebSocketRoute("/ws/users/{user}", door),
+        WebSocketRoute("/ws/users/{user:path}", door),
         *(WebSocketRoute(f"/ws/{kind}/{{{kind}:path}}", door) for kind in CHANNEL_KINDS),
         *health_routes(node, bus, hub, telemetry),
     ]

@@ -15,6 +15,7 @@ from app.errors import BadSetting, BadUserId, HeliographError
 from app.settings import Settings, settings_table, unknown_variables
 from app.telemetry import configure_logging
 
+PORT = click.IntRange(1, 65535)
 DRAIN_MARGIN_S = 5.0  # what a replica may take beyond its drain before it is killed
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def main() -> None:
 
 @main.command()
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@click.option("--port", default=8081, show_default=True, help="Port to listen on.")
+@click.option("--port", default=8081, show_default=True, type=PORT, help="Port to listen on.")
 @click.option("--name", default="replica-1", show_default=True, help="What this replica is called.")
 @click.option("--reload", is_flag=True, help="Start anew when the code changes (for development).")
 def serve(host: str, port: int, name: str, reload: bool) -> None:
@@ -60,7 +61,9 @@ def serve(host: str, port: int, name: str, reload: bool) -> None:
 @main.command()
 @click.option("--replicas", default=3, show_default=True, type=click.IntRange(1, 64), help="How many.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address nginx listens on.")
-@click.option("--port", default=8080, show_default=True, envvar="HELIOGRAPH_PORT", help="Port nginx listens on.")
+@click.option(
+    "--port", default=8080, show_default=True, type=PORT, envvar="HELIOGRAPH_PORT", help="Port nginx listens on."
+)
 @click.option(
     "--connections-per-address",
     default=1000,

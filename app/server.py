@@ -8,6 +8,7 @@ from types import FrameType
 
 import uvicorn
 from starlette.types import ASGIApp
+from uvicorn._types import ASGISendEvent
 from uvicorn.config import LoopFactoryType
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.http11 import Request
@@ -67,6 +68,13 @@ class FrameWebSocket(WebSocketsSansIOProtocol):
         code, reason = self.conn.close_sent.code, self.conn.close_sent.reason
         self.queue.put_nowait({"type": "websocket.disconnect", "code": code, "reason": reason})
         self._await_farewell()
+        if self.transport.can_write_eof():
+            self.transport.write_eof()  # the peer's own close frame can not be read any more: let it end the socket
+
+    async def send(self, message: ASGISendEvent) -> None:
+        await super().send(message)
+        if message["type"] == "websocket.http.response.body" and not message.get("more_body", False):
+            self.handshake_complete = True  # refused, and rightly so: uvicorn would log that it was never completed
 
     def _await_farewell(self) -> None:
         self.stop_keepalive()

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from app.errors import BadSetting
 
@@ -15,7 +15,7 @@ PREFIX = "HELIOGRAPH_"
 
 
 class _Group(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class RedisSettings(_Group):
@@ -188,6 +188,10 @@ class Settings(BaseSettings):
         except ValidationError as error:
             lines = [f"{_variable(problem['loc'])}: {_text(problem)}" for problem in error.errors()]
             raise BadSetting("; ".join(lines)) from None
+        except SettingsError as error:
+            # Its text names the field and no value; the value itself, which may be secret, is in what caused it.
+            field = str(error).partition('"')[2].partition('"')[0]
+            raise BadSetting(f"{_variable((field,))}: must be JSON") from None
         return settings
 
 

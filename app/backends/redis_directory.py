@@ -70,15 +70,15 @@ class RedisDirectory:
                     pipeline.srem(self._keys.held_by(lease), *users)
                     await pipeline.execute()
                 reaped += len(users)
-            await self._redis.zrem(self._keys.leases, lease)
             await self._redis.hdel(self._keys.replicas, lease)
+            await self._redis.zrem(self._keys.leases, lease)  # last: while it stands, somebody finishes this
         return reaped
 
     async def replicas(self) -> list[ReplicaInfo]:
         with as_bus_unavailable():
             seconds, microseconds = await self._redis.time()
             now_ms = int(seconds) * 1000 + int(microseconds) // 1000
-            alive = cast("list[bytes]", await self._redis.zrangebyscore(self._keys.leases, now_ms, "+inf"))
+            alive = cast("list[bytes]", await self._redis.zrangebyscore(self._keys.leases, f"({now_ms}", "+inf"))
             said = await self._redis.hmget(self._keys.replicas, alive) if alive else []
         infos = [msgspec.json.decode(text, type=ReplicaInfo) for text in said if text is not None]
         return sorted(infos, key=lambda info: info.name)

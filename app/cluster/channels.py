@@ -13,7 +13,7 @@ from collections.abc import Iterable
 import msgspec
 
 from app.backends.protocols import LogReader, Opened, Opening, Subscriptions
-from app.cluster.tasks import cancel_and_wait
+from app.cluster.tasks import end
 from app.errors import BusUnavailable
 from app.hub.connection import Connection
 from app.hub.hub import Hub
@@ -97,7 +97,7 @@ class Channels:
 
     async def stop(self) -> None:
         tasks, self._tasks = self._tasks, []
-        await cancel_and_wait(tasks)
+        await end(tasks)
         openings, self._openings = self._openings, []
         _fail((future for _, future in openings), BusUnavailable("this replica is stopping"))
 

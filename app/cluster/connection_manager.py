@@ -89,6 +89,9 @@ class ConnectionManager:
         """
         if self._hub.connections >= self._limits.connections:
             raise ConnectionLimit(f"this replica holds the {self._limits.connections} connections it may")
+        limit = self._limits.connections_per_user
+        if 0 < limit <= self._hub.count(connection.user):
+            raise ConnectionLimit(f"a user may have {limit} connections")
         self._hub.add(connection)
         try:
             total = await self._directory.hold(connection.user)
@@ -97,9 +100,9 @@ class ConnectionManager:
             raise
         if total is None:
             total = self._hub.count(connection.user)
-        if 0 < self._limits.connections_per_user < total:
+        if 0 < limit < total:
             self.disconnect(connection)
-            raise ConnectionLimit(f"a user may have {self._limits.connections_per_user} connections")
+            raise ConnectionLimit(f"a user may have {limit} connections")
 
     def disconnect(self, connection: Connection) -> None:
         """Forget the connection, here at once and in the directory soon. May be called more than once."""
@@ -299,6 +302,7 @@ class ConnectionManager:
                 raise
             logger.warning("message %s reached only the connections on this replica", publication.message_id)
             reach = None
-        if reach is None or (reach is Delivery.OFFLINE and taken):
-            return Delivery.LOCAL if taken else Delivery.OFFLINE
-        return reach
+        if reach is Delivery.REMOTE:
+            return reach
+        # Nobody elsewhere. Who is here the hub knows better than the directory, which hears of it a moment later.
+        return Delivery.LOCAL if taken else Delivery.OFFLINE

@@ -11,12 +11,14 @@ from collections.abc import Awaitable, Callable
 
 from app.backends.protocols import DirectoryBackend, ReplicaInfo
 from app.clock import Clock
-from app.cluster.tasks import cancel_and_wait
+from app.cluster.tasks import end
 from app.errors import BusUnavailable
 from app.hub.hub import Hub
 from app.settings import DirectorySettings
 
 logger = logging.getLogger("heliograph.directory")
+
+AFTER_ERROR_S = 0.5
 
 
 class Directory:
@@ -60,11 +62,12 @@ class Directory:
         if self._tasks:
             return
         self._describe = describe
+        self._enter_all()
         await self._renew()
         self._tasks = [
-            asyncio.create_task(self._renew_loop(), name="directory-renew"),
-            asyncio.create_task(self._write_loop(), name="directory-write"),
-            asyncio.create_task(self._reap_loop(), name="directory-reap"),
+            asyncio.create_task(_for_ever(self._renew_loop), name="directory-renew"),
+            asyncio.create_task(_for_ever(self._write_loop), name="directory-write"),
+            asyncio.create_task(_for_ever(self._reap_loop), name="directory-reap"),
         ]
 
     async def stop(self) -> None:
@@ -72,7 +75,7 @@ class Directory:
         if not self._tasks:
             return
         tasks, self._tasks = self._tasks, []
-        await cancel_and_wait(tasks)
+        await end(tasks)
         _tell(self._due, None)
         self._due.clear()
         try:
@@ -174,6 +177,9 @@ class Directory:
         """Others have written this replica off, or Redis has lost its data: enter everything anew."""
         logger.warning("the lease %s is lost; entering all users again under a new one", self.lease)
         self._new_lease()
+        self._enter_all()
+
+    def _enter_all(self) -> None:
         for user_id in self._hub.user_ids():
             self._due.setdefault(user_id, [])
         for hook in self._new_lease_hooks:
@@ -207,6 +213,16 @@ class Directory:
                 for user_id in due:
                     self._due.setdefault(user_id, [])
             _tell(due, totals)
+
+
+async def _for_ever(loop: Callable[[], Awaitable[None]]) -> None:
+    """Run a loop that ends only by an error that nobody expected; say that one aloud, and begin again."""
+    while True:
+        try:
+            await loop()
+        except Exception:
+            logger.exception("the directory goes on after an error that should not be")
+            await asyncio.sleep(AFTER_ERROR_S)
 
 
 def _tell(due: dict[str, list[asyncio.Future[int | None]]], totals: dict[str, int] | None) -> None:

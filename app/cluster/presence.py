@@ -10,6 +10,7 @@ from collections import Counter
 
 from app.backends.protocols import PresenceBackend, PresenceEntry
 from app.cluster.directory import Directory
+from app.cluster.tasks import end
 from app.errors import BusUnavailable
 from app.protocol.namespace import Namespaces
 
@@ -43,8 +44,7 @@ class Presence:
         """Stop entering. What stands goes with the lease."""
         if self._task is not None:
             task, self._task = self._task, None
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+            await end([task])
 
     def came(self, user: str, channel: str) -> None:
         """One more connection of the user is on the channel here."""

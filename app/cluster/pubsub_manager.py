@@ -22,7 +22,7 @@ from app.backends.keys import Keys
 from app.backends.redis_client import as_bus_unavailable, connect
 from app.backends.scripts import Scripts
 from app.clock import Clock, SystemClock
-from app.cluster.tasks import cancel_and_wait
+from app.cluster.tasks import end
 from app.errors import BadEnvelope, BusUnavailable
 from app.protocol.envelope import Envelope, decode_envelope, encode_envelope
 from app.protocol.events import Delivery
@@ -87,6 +87,7 @@ class PubSubManager:
         self._state = BusState.NEW if self.enabled else BusState.DISABLED
         self._client: Redis | None = None  # for commands; its pool is shared with the directory
         self._pubsub: PubSub | None = None  # on a pool of its own, read by the listen loop alone
+        self._subscribing = asyncio.Lock()  # one at a time opens or closes the listening connection
         self._listen_task: asyncio.Task[None] | None = None
         self._canary_task: asyncio.Task[None] | None = None
         self._canary_heard_at = -math.inf  # monotonic seconds
@@ -151,7 +152,8 @@ class PubSubManager:
         if self._listen_task is not None or self._state not in (BusState.NEW, BusState.LOST):
             return
         await self._subscribe()
-        self._state = BusState.INITIALIZED
+        if self._listen_task is None:
+            self._state = BusState.INITIALIZED
 
     def start_listening(self) -> None:
         """Begin to read, in a task of its own. Does nothing if that goes on already, or if the bus is disabled."""
@@ -165,20 +167,21 @@ class PubSubManager:
         """Cancel the reader and wait until it has ended. Subscriptions stay, and reading may begin again."""
         tasks = [task for task in (self._canary_task, self._listen_task) if task is not None]
         self._canary_task = self._listen_task = None
-        await cancel_and_wait(tasks)
+        await end(tasks)
         if self._state is BusState.RUNNING:
             self._state = BusState.INITIALIZED
 
     async def close(self) -> None:
         """Stop listening, unsubscribe, close every connection. May be called at any time, also twice."""
         await self.stop_listening()
-        if self._pubsub is not None and self._state is BusState.INITIALIZED:
-            with suppress(RedisError, OSError, TimeoutError):  # Redis forgets us when the connection closes
-                await self._pubsub.unsubscribe()
-        await self._drop_subscription()
-        if self._client is not None:
-            client, self._client = self._client, None
-            await client.aclose()
+        async with self._subscribing:
+            if self._pubsub is not None and self._state is BusState.INITIALIZED:
+                with suppress(RedisError, OSError, TimeoutError):  # Redis forgets us when the connection closes
+                    await self._pubsub.unsubscribe()
+            await self._drop_subscription()
+            if self._client is not None:
+                with suppress(RedisError, OSError, TimeoutError):
+                    await self._client.aclose()  # it stays good for the next `initialize`
         self._state = BusState.NEW if self.enabled else BusState.DISABLED
 
     # -- out
@@ -269,28 +272,38 @@ class PubSubManager:
         failures = 0
         while True:
             try:
-                pubsub = self._pubsub or await self._subscribe()
+                began_at = self._clock.monotonic()
+                pubsub = await self._subscribe()
                 self._state = BusState.RUNNING
-                await self._read(pubsub, heard_by=self._clock.monotonic() + self._settings.canary_timeout_s)
+                await self._read(pubsub)
             except (BusUnavailable, RedisError, OSError, TimeoutError) as error:
                 # A connection on which the canary was heard begins the back-off anew.
-                failures = 0 if self.canary_age_s < self._settings.canary_timeout_s else failures + 1
+                failures = 0 if self._canary_heard_at > began_at else failures + 1
                 self._state = BusState.LOST
                 self.stats.connection_losses += 1
                 delay_s = _backoff_s(failures)
                 logger.warning("the bus connection is lost (%s); next try in %.1f s", error, delay_s)
                 await self._drop_subscription()
+                await self._drop_idle_connections()
                 await asyncio.sleep(delay_s)
 
-    async def _read(self, pubsub: PubSub, heard_by: float) -> NoReturn:
-        """Read until the connection breaks or falls silent. `heard_by`: when the first canary is due."""
+    async def _read(self, pubsub: PubSub) -> NoReturn:
+        """Read until the connection breaks or falls silent."""
+        interval_s, timeout_s = self._settings.canary_interval_s, self._settings.canary_timeout_s
+        looked_at = self._clock.monotonic()
+        heard_by = looked_at + timeout_s  # when the next canary is due
         while True:
-            message = await pubsub.get_message(timeout=self._settings.canary_interval_s)
+            message = await pubsub.get_message(timeout=interval_s)
             if message is not None:
                 self._handle_message(message)
-            deadline = max(heard_by, self._canary_heard_at + self._settings.canary_timeout_s)
-            if self._clock.monotonic() > deadline:
-                raise BusSilentError(f"nothing heard for {self._settings.canary_timeout_s:g} s")
+            now = self._clock.monotonic()
+            heard_by = max(heard_by, self._canary_heard_at + timeout_s)
+            if now - looked_at > 2 * interval_s:
+                # This process stood still: the canary may be among what has piled up and was not read yet.
+                heard_by = now + timeout_s
+            elif now > heard_by:
+                raise BusSilentError(f"nothing heard for {timeout_s:g} s")
+            looked_at = now
 
     def _handle_message(self, message: dict[str, object]) -> None:
         """One reply of Redis: a confirmation, the canary, or an envelope. Never raises for what others sent."""
@@ -335,27 +348,30 @@ class PubSubManager:
             self.on_resubscribed()
 
     async def _subscribe(self) -> PubSub:
-        """Open a listening connection of its own and ask for all channels that are wanted.
+        """The listening connection, opened and asked for all channels that are wanted unless there is one.
 
         Raises:
             BusUnavailable: nothing stays open.
         """
-        with as_bus_unavailable():
-            await self.client.ping()
-        url = self._redis_settings.url
-        assert url is not None  # noqa: S101 - self.client has refused otherwise
-        self._pubsub = connect(url, max_connections=1).pubsub(ignore_subscribe_messages=False)
-        try:
+        async with self._subscribing:
+            if self._pubsub is not None:
+                return self._pubsub
             with as_bus_unavailable():
-                wanted = [self.own_channel, *self._wanted]
-                for i in range(0, len(wanted), SUBSCRIBE_BATCH):
-                    await self._pubsub.subscribe(*wanted[i : i + SUBSCRIBE_BATCH])
-                # Last, so that its confirmation says that all others stand.
-                await self._pubsub.subscribe(self.channel)
-        except BaseException:
-            await self._drop_subscription()
-            raise
-        return self._pubsub
+                await self.client.ping()
+            url = self._redis_settings.url
+            assert url is not None  # noqa: S101 - self.client has refused otherwise
+            self._pubsub = connect(url, max_connections=1).pubsub(ignore_subscribe_messages=False)
+            try:
+                with as_bus_unavailable():
+                    wanted = [self.own_channel, *self._wanted]
+                    for i in range(0, len(wanted), SUBSCRIBE_BATCH):
+                        await self._pubsub.subscribe(*wanted[i : i + SUBSCRIBE_BATCH])
+                    # Last, so that its confirmation says that all others stand.
+                    await self._pubsub.subscribe(self.channel)
+            except BaseException:
+                await self._drop_subscription()
+                raise
+            return self._pubsub
 
     async def _drop_subscription(self) -> None:
         self._confirmed_channels.clear()
@@ -365,8 +381,16 @@ class PubSubManager:
                 waiter.set_exception(BusUnavailable("the bus connection is lost"))
         if self._pubsub is not None:
             pubsub, self._pubsub = self._pubsub, None
-            await pubsub.aclose()  # type: ignore[no-untyped-call]
-            await pubsub.connection_pool.aclose()
+            with suppress(RedisError, OSError, TimeoutError):  # it is gone either way
+                await pubsub.aclose()  # type: ignore[no-untyped-call]
+            with suppress(RedisError, OSError, TimeoutError):
+                await pubsub.connection_pool.aclose()
+
+    async def _drop_idle_connections(self) -> None:
+        """Whatever ended the listening connection has most likely ended these: do not let a message find out."""
+        if self._client is not None:
+            with suppress(RedisError, OSError, TimeoutError):
+                await self._client.connection_pool.disconnect(inuse_connections=False)
 
     async def _canary_loop(self) -> None:
         while True:
@@ -385,7 +409,8 @@ def _say_how_it_ended(task: asyncio.Task[None]) -> None:
 
 def _backoff_s(failures: int) -> float:
     """Seconds until the next try: exponential, with full jitter so that replicas do not come back in step."""
-    return random.uniform(0, min(BACKOFF_MOST_S, BACKOFF_FIRST_S * 2**failures))  # noqa: S311 - not a secret
+    doublings = min(failures, 16)  # far beyond the bound, and far from what a float can hold
+    return random.uniform(0, min(BACKOFF_MOST_S, BACKOFF_FIRST_S * 2**doublings))  # noqa: S311 - not a secret
 
 
 _manager: PubSubManager | None = None

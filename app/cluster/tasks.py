@@ -1,19 +1,19 @@
-"""Ending tasks for certain."""
+"""Ending tasks. Every task has an owner, who cancels it and waits until it has ended."""
 
 import asyncio
 from collections.abc import Iterable
 
-AGAIN_S = 0.5
+CANCEL_AGAIN_S = 0.05
 
 
-async def cancel_and_wait(tasks: Iterable[asyncio.Task[None]]) -> None:
-    """Cancel the tasks and wait until they have ended, however they do.
+async def end(tasks: Iterable[asyncio.Task[None]]) -> None:
+    """Cancel the tasks and wait until all have ended, however they did.
 
-    One cancellation may not be enough: a client library that is just about to time out can swallow it, and a loop
-    that goes on for ever would go on.
+    More than once, if it takes that: there are awaits in redis-py at which a cancellation is lost (`asyncio.wait_for`
+    on Python 3.11, gh-86296).
     """
-    pending = set(tasks)
+    pending = {task for task in tasks if not task.done()}
     while pending:
         for task in pending:
             task.cancel()
-        _, pending = await asyncio.wait(pending, timeout=AGAIN_S)
+        _, pending = await asyncio.wait(pending, timeout=CANCEL_AGAIN_S)

@@ -102,13 +102,17 @@ class Hub:
             return 0
         frames: dict[Encoding, bytes] = {}
         overflowed: list[tuple[Connection, CloseCode]] = []
+        closed = 0  # their transports tidy up a moment later
         for connection in connections:
+            if connection.outbox.closed:
+                closed += 1
+                continue
             frame = frames.get(connection.encoding)
             if frame is None:
                 frame = frames[connection.encoding] = connection.encoding.frame(event)
             if (code := connection.outbox.offer(frame)) is not None:
                 overflowed.append((connection, code))
-        taken = len(connections) - len(overflowed)
+        taken = len(connections) - len(overflowed) - closed
         self._telemetry.messages_out += taken
         for connection, code in overflowed:
             self._drop(connection, code)

@@ -48,6 +48,7 @@ class Outbox:
         "_bytes",
         "_closed",
         "_frames",
+        "_greet_at",
         "_held",
         "_limit_bytes",
         "_paused",
@@ -63,6 +64,7 @@ class Outbox:
         self._frames: list[bytes] = []
         self._bytes = 0
         self._held = False  # the greeting has not been said yet
+        self._greet_at = 0  # how many frames were queued before it was held back
         self._paused = False  # the peer does not read
         self._scheduled = False
         self._closed = False
@@ -95,11 +97,14 @@ class Outbox:
         So a connection can be registered before its client is told, and misses nothing in between.
         """
         self.flush()
+        self._greet_at = len(self._frames)
         self._held = True
 
     def open(self, greeting: bytes) -> None:
         """Let frames out, `greeting` before what was held."""
-        self._frames.insert(0, greeting)
+        if self._closed:
+            return
+        self._frames.insert(self._greet_at, greeting)
         self._bytes += len(greeting)
         self._held = False
         self._schedule()
@@ -123,11 +128,14 @@ class Outbox:
         self._sink.write(frames)
 
     def close(self, code: CloseCode, reason: str) -> None:
-        """Write what waits if the peer reads, then say goodbye. Whatever is offered later goes nowhere."""
+        """Write what waits if the peer reads, then say goodbye. Whatever is held or is offered later goes nowhere."""
         if self._closed:
             return
         self._closed = True
-        self._held = False
+        if self._held:
+            # The client was never greeted: nothing that was kept back for it is its to see.
+            del self._frames[self._greet_at :]
+            self._held = False
         try:
             self.flush()
         finally:

@@ -45,6 +45,13 @@ class PlainCodec:
             raise _explain(text, error, self._max_depth) from None
         return operation
 
+    def request_id(self, text: str) -> RequestId | None:
+        """The `id` of a frame that is not going to be carried out; None if there is none that can be read."""
+        try:
+            return _HEAD.decode(text).id
+        except (msgspec.MsgspecError, RecursionError, ValueError):
+            return None
+
 
 def _explain(text: str, error: Exception, max_depth: int) -> BadFrame:
     """Say what is wrong with a frame that could not be read. Slower than reading, so only done when that failed."""
@@ -59,6 +66,8 @@ def _explain(text: str, error: Exception, max_depth: int) -> BadFrame:
             return BadFrame(ErrorCode.BAD_REQUEST, f"a frame is a JSON object, not {_kind(value)}")
     try:
         head = _HEAD.decode(text)
+    except RecursionError:
+        return BadFrame(ErrorCode.TOO_DEEP, f"the frame is nested deeper than {max_depth} levels")
     except msgspec.MsgspecError:
         return BadFrame(ErrorCode.BAD_REQUEST, "'id' is a string of at most 128 characters or a 64-bit integer")
     if isinstance(error, BadData):

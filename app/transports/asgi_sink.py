@@ -1,25 +1,50 @@
-"""Writing to a WebSocket by plain ASGI, under a server that does not offer its transport."""
+"""A WebSocket by plain ASGI, under a server that does not offer its transport."""
 
 import asyncio
+import logging
+from types import TracebackType
+from typing import Self
 
-from starlette.types import Send
+from starlette.types import Message, Receive, Send
 
 from app.hub.outbox import Outbox
 from app.protocol.codes import CloseCode
+
+logger = logging.getLogger("heliograph.websocket")
+
+FAREWELL_TIMEOUT_S = 1.0  # until the server must have taken the last frames and the close
+DISCONNECT: Message = {"type": "websocket.disconnect", "code": 1006}
 
 
 class AsgiSink:
     """A `Sink` that awaits the server's `send` for each frame; while it does, the outbox waits.
 
-    `run` does the writing and ends after `close`; the transport awaits it beside its reading.
+    Used as a context manager: it writes while the block runs, and at its end what is left, the close included.
+    `receive` ends when the sink is closed, as it does under our own server.
     """
 
-    def __init__(self, send: Send) -> None:
+    def __init__(self, receive: Receive, send: Send) -> None:
+        self._receive = receive
         self._send = send
         self._frames: list[bytes] = []
         self._farewell: tuple[CloseCode, str] | None = None
         self._work = asyncio.Event()
+        self._over = asyncio.Event()  # nothing more is to be read: we have closed, or writing has failed
         self._outbox: Outbox | None = None
+        self._writer: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        self._writer = asyncio.create_task(self._write_loop(), name="websocket-write")
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._writer is not None  # noqa: S101 - made on entering
+        if self._farewell is not None:
+            await asyncio.wait([self._writer], timeout=FAREWELL_TIMEOUT_S)
+        self._writer.cancel()
+        await asyncio.gather(self._writer, return_exceptions=True)
 
     def attach(self, outbox: Outbox) -> None:
         """The outbox to be held back while the server is busy."""
@@ -34,18 +59,38 @@ class AsgiSink:
     def close(self, code: CloseCode, reason: str) -> None:
         self._farewell = (code, reason)
         self._work.set()
+        self._over.set()
 
-    async def run(self) -> None:
-        while True:
-            await self._work.wait()
-            self._work.clear()
-            while self._frames:
-                frames, self._frames = self._frames, []
-                for frame in frames:
-                    await self._send({"type": "websocket.send", "text": frame.decode()})
-            if self._farewell is not None:
-                code, reason = self._farewell
-                await self._send({"type": "websocket.close", "code": code, "reason": reason})
-                return
-            if self._outbox is not None:
-                self._outbox.resume()
+    async def receive(self) -> Message:
+        """The next message of the client, or that it is over."""
+        if self._over.is_set():
+            return DISCONNECT
+        reading = asyncio.ensure_future(self._receive())
+        ending = asyncio.create_task(self._over.wait(), name="websocket-over")
+        try:
+            await asyncio.wait((reading, ending), return_when=asyncio.FIRST_COMPLETED)
+            return reading.result() if reading.done() else DISCONNECT
+        finally:
+            reading.cancel()
+            ending.cancel()
+
+    async def _write_loop(self) -> None:
+        try:
+            while self._farewell is None or self._frames:
+                await self._work.wait()
+                self._work.clear()
+                await self._write_all()
+            code, reason = self._farewell
+            await self._send({"type": "websocket.close", "code": int(code), "reason": reason})
+        except (OSError, RuntimeError) as error:  # what servers raise for a peer that has gone
+            logger.debug("a connection ended while it was written to: %s", error)
+        finally:
+            self._over.set()
+
+    async def _write_all(self) -> None:
+        while self._frames:
+            frames, self._frames = self._frames, []
+            for frame in frames:
+                await self._send({"type": "websocket.send", "text": frame.decode()})
+        if self._outbox is not None:
+            self._outbox.resume()

@@ -41,7 +41,8 @@ class Authenticator:
         except jwt.InvalidTokenError as error:
             raise InvalidToken(f"the token is not valid: {error}") from None
         try:
-            return Identity(check_user_id(claims["sub"]), claims.get("exp"))
+            expires_at = claims.get("exp")
+            return Identity(check_user_id(claims["sub"]), None if expires_at is None else float(expires_at))
         except BadUserId as error:
             raise InvalidToken(f"the token's 'sub': {error}") from None
 
@@ -63,4 +64,9 @@ class OriginPolicy:
 
     def admits(self, headers: Headers) -> bool:
         origin = headers.get("origin")
-        return origin is None or origin in self._allowed or urlsplit(origin).netloc == headers.get("host")
+        if origin is None or origin in self._allowed:
+            return True
+        try:
+            return urlsplit(origin).netloc == headers.get("host")
+        except ValueError:
+            return False

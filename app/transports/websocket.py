@@ -5,10 +5,9 @@ import logging
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Protocol, assert_never
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, unquote_to_bytes
 
 from msgspec import UNSET
 from starlette.datastructures import Headers
@@ -129,18 +128,17 @@ class WebSocketDoor:
         self.telemetry.connections_refused += 1
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async with AsyncExitStack() as stack:
-            sink: ServerSink | AsgiSink | None = scope.get("extensions", {}).get(SINK_EXTENSION)
-            encoding = self.frames
-            if sink is None:
-                encoding = self.texts
-                sink = AsgiSink(send)
-                writers = await stack.enter_async_context(asyncio.TaskGroup())
-                writer = writers.create_task(sink.run(), name="websocket-write")
-                stack.callback(writer.cancel)
-            outbox = Outbox(sink, self.turn, self.settings.limits.outbox_bytes)
-            sink.attach(outbox)
-            await _Driver(self, scope, receive, encoding, outbox).run()
+        server_sink: ServerSink | None = scope.get("extensions", {}).get(SINK_EXTENSION)
+        if server_sink is not None:
+            await self._drive(scope, receive, self.frames, server_sink)
+            return
+        async with AsgiSink(receive, send) as sink:
+            await self._drive(scope, sink.receive, self.texts, sink)
+
+    async def _drive(self, scope: Scope, receive: Receive, encoding: Encoding, sink: ServerSink) -> None:
+        outbox = Outbox(sink, self.turn, self.settings.limits.outbox_bytes)
+        sink.attach(outbox)
+        await _Driver(self, scope, receive, encoding, outbox).run()
 
 
 class _Driver:
@@ -194,10 +192,19 @@ class _Driver:
         """In open mode the URL may say who comes, instead of a first frame."""
         if self._door.authenticator.mode != "open":
             return None
-        user = self._scope["path_params"].get("user", self._query.get("user"))
+        user = self._user_in_path()
+        if user is None:
+            user = self._query.get("user")
         if user is None:
             return None
         return Connect(user=user, cursor=self._query.get("cursor"), replay="replay" in self._query)
+
+    def _user_in_path(self) -> str | None:
+        """The user of `/ws/users/…`, bytes that are no UTF-8 as lone surrogates: the server replaces them."""
+        if "user" not in self._scope["path_params"]:
+            return None
+        _, _, name = self._scope["raw_path"].partition(b"/ws/users/")
+        return unquote_to_bytes(name).decode(errors="surrogateescape")
 
     async def _texts(self) -> AsyncIterator[str]:
         """The client's frames, until it leaves."""
@@ -221,7 +228,8 @@ class _Driver:
         self._door.telemetry.messages_in += 1
         if not self._bucket.take(time.monotonic()):
             rate = self._door.settings.limits.messages_per_second
-            self._refuse(Refuse(ErrorCode.RATE_LIMITED, f"more than {rate:g} frames a second; this one is dropped"))
+            text_of_refusal = f"more than {rate:g} frames a second; this one is dropped"
+            self._refuse(Refuse(ErrorCode.RATE_LIMITED, text_of_refusal, self._door.codec.request_id(text)))
             return
         try:
             operation = self._door.codec.decode(text)
@@ -267,7 +275,7 @@ class _Driver:
         except BadUserId as error:
             self._reject(error, CloseCode.BAD_REQUEST)
         else:
-            if self._scope["path_params"].get("user", identity.user) != identity.user:
+            if self._user_in_path() not in (None, identity.user):
                 self._connection.close(CloseCode.NOT_ALLOWED, "the token is for another user than the URL")
                 raise _Disconnected
             await self._register(identity.user)

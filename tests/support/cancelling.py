@@ -12,6 +12,15 @@ from typing import Any
 Function = Callable[..., Coroutine[Any, Any, Any]]
 
 
+async def end(*tasks: "asyncio.Task[Any]") -> None:
+    """Cancel these tasks and wait, again if need be: `wait_for` of Python 3.11 (in redis-py) may swallow one."""
+    while running := [task for task in tasks if not task.done()]:
+        for task in running:
+            task.cancel()
+        await asyncio.wait(running, timeout=0.01)
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
 class Watch:
     """Follows a coroutine to the `at`-th place where it waits (counted from 1).
 

@@ -13,4 +13,5 @@ redis.call('ZADD', KEYS[1], now + ARGV[3], ARGV[1])
 redis.call('HSET', KEYS[2], ARGV[1], ARGV[2])
 -- Only the first lease in an empty Redis sets this: after a loss of data the others must enter their users again.
 redis.call('SET', KEYS[3], now + ARGV[5], 'NX')
-return {1, unpack(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now))}
+-- A few at a time: Lua cannot return thousands, and the next renewal brings the rest.
+return {1, unpack(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', 0, 100))}

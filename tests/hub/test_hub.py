@@ -1,0 +1,239 @@
+"""This replica's connections by user."""
+
+from collections import Counter
+
+import msgspec
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, rule
+
+from app.hub.connection import Connection
+from app.hub.frames import Encoding, text_frame
+from app.hub.hub import Hub
+from app.hub.outbox import Outbox, Turn
+from app.protocol.codes import CloseCode
+from app.protocol.events import Event, Message, Pong
+from app.protocol.plain import PlainCodec
+from app.protocol.publication import Publication
+from app.telemetry import Telemetry
+from tests.support.members import RecordingSink
+
+PUBLICATION = Publication("#bob", msgspec.Raw(b'"hi"'), "m", "t")
+
+
+class CountingCodec(PlainCodec):
+    """Counts how often it had to encode."""
+
+    def __init__(self) -> None:
+        super().__init__(32)
+        self.encoded = 0
+
+    def encode(self, event: Event) -> bytes:
+        self.encoded += 1
+        return super().encode(event)
+
+
+class House:
+    """A hub, and connections whose sockets are lists."""
+
+    def __init__(self) -> None:
+        self.telemetry = Telemetry()
+        self.hub = Hub(self.telemetry)
+        self.turn = Turn(lambda callback: None)
+        self.codec = CountingCodec()
+        self.encoding = Encoding(self.codec, bytes)
+        self.sinks: dict[Connection, RecordingSink] = {}
+
+    def connection(self, user: str, encoding: Encoding | None = None, limit_bytes: int = 10_000) -> Connection:
+        sink = RecordingSink()
+        outbox = Outbox(sink, self.turn, limit_bytes)
+        connection = Connection("c", user, encoding or self.encoding, outbox)
+        self.sinks[connection] = sink
+        return connection
+
+    def add(self, user: str, encoding: Encoding | None = None, limit_bytes: int = 10_000) -> Connection:
+        connection = self.connection(user, encoding, limit_bytes)
+        self.hub.add(connection)
+        return connection
+
+    def got(self, connection: Connection) -> list[object]:
+        self.turn.end()
+        return [frame.get("data") for frame in self.sinks[connection].frames]
+
+
+class TestMembership:
+    def test_users_and_connections_are_counted(self) -> None:
+        """Fails if a user's second connection counts as a user, or is not counted."""
+        house = House()
+        first, _, _ = house.add("bob"), house.add("bob"), house.add("안")
+        house.hub.add(first)
+        assert (house.hub.connections, house.hub.users) == (3, 2)
+        assert (house.hub.count("bob"), house.hub.count("안"), house.hub.count("carol")) == (2, 1, 0)
+        assert sorted(house.hub.user_ids()) == ["bob", "안"]
+
+    def test_removing_tells_whether_it_was_there(self) -> None:
+        """Fails if a connection is forgotten twice, or one that looks the same goes with it."""
+        house = House()
+        first, second = house.add("bob"), house.add("bob")
+        stranger = house.connection("bob")
+        assert not house.hub.remove(stranger)
+        assert house.hub.remove(first)
+        assert not house.hub.remove(first)
+        assert (house.hub.connections, house.hub.count("bob")) == (1, 1)
+        assert house.hub.remove(second)
+        assert (house.hub.connections, house.hub.users, list(house.hub.user_ids())) == (0, 0, [])
+        assert not house.hub.remove(house.connection("nobody"))
+
+    def test_going_through_all_of_them_survives_changes(self) -> None:
+        """Fails if a drain breaks because a client leaves (or comes) while it goes through the hub."""
+        house = House()
+        connections = [house.add(f"user-{number % 3}") for number in range(9)]
+        seen = []
+        for connection in house.hub:
+            seen.append(connection)
+            house.hub.remove(connection)
+            house.add("new")
+        assert Counter(seen) == Counter(connections)
+
+
+class TestDeliver:
+    def test_to_every_connection_of_the_user_and_nobody_else(self) -> None:
+        """Fails if a device is missed, a stranger is reached, or the count is wrong."""
+        house = House()
+        phone, laptop, other = house.add("bob"), house.add("bob"), house.add("bobby")
+        assert house.hub.deliver("bob", PUBLICATION) == 2
+        assert house.hub.deliver("nobody", PUBLICATION) == 0
+        assert (house.got(phone), house.got(laptop), house.got(other)) == (["hi"], ["hi"], [])
+        assert house.telemetry.messages_out == 2
+
+    def test_encoded_once_for_each_encoding(self) -> None:
+        """Fails if a publication is encoded for each connection: that is what makes fan-out slow."""
+        house = House()
+        framed_codec = CountingCodec()
+        framed = Encoding(framed_codec, text_frame)
+        plain_ones = [house.add("bob") for _ in range(50)]
+        framed_ones = [house.add("bob", framed) for _ in range(50)]
+        assert house.hub.deliver("bob", PUBLICATION) == 100
+        assert (house.codec.encoded, framed_codec.encoded) == (1, 1)
+        house.turn.end()
+        payload = PlainCodec(1).encode(Message.of(PUBLICATION))
+        assert all(house.sinks[connection].writes == [[payload]] for connection in plain_ones)
+        assert all(house.sinks[connection].writes == [[text_frame(payload)]] for connection in framed_ones)
+
+    def test_nobody_here_costs_no_encoding(self) -> None:
+        """Fails if a message for users of other replicas is encoded here."""
+        house = House()
+        house.add("alice")
+        house.hub.deliver("bob", PUBLICATION)
+        assert house.codec.encoded == 0
+
+    def test_a_slow_one_is_dropped_and_the_others_are_not(self) -> None:
+        """Fails if a full outbox is ignored, costs others the message, or counts as having taken it."""
+        house = House()
+        slow, fast = house.add("bob", limit_bytes=100), house.add("bob")
+        slow.outbox.pause()
+        taken = [house.hub.deliver("bob", PUBLICATION) for _ in range(5)]
+        assert taken == [2, 1, 1, 1, 1]
+        assert house.sinks[slow].closed is CloseCode.SLOW
+        assert house.hub.count("bob") == 1
+        assert house.got(fast) == ["hi"] * 5
+        assert (house.telemetry.slow_closes, house.telemetry.messages_out) == (1, 6)
+
+    def test_a_closed_one_takes_nothing(self) -> None:
+        """Fails if a connection that was closed, and whose transport tidies up later, counts as having taken it."""
+        house = House()
+        closed, open_one = house.add("bob"), house.add("bob")
+        closed.close(CloseCode.EXPIRED, "expired")
+        assert house.hub.deliver("bob", PUBLICATION) == 1
+        assert (house.got(closed), house.got(open_one)) == ([], ["hi"])
+
+    def test_telling_one_tells_only_that_one(self) -> None:
+        """Fails if an answer goes to all devices of the user, or a full outbox is ignored."""
+        house = House()
+        one, other = house.add("bob", limit_bytes=100), house.add("bob")
+        house.hub.tell(one, Pong(id=1))
+        house.turn.end()
+        assert [frame["type"] for frame in house.sinks[one].frames] == ["pong"]
+        assert house.sinks[other].frames == []
+        one.outbox.pause()
+        for _ in range(10):
+            house.hub.tell(one, Pong())
+        assert house.sinks[one].closed is CloseCode.SLOW
+        assert house.hub.connections == 1
+        assert house.telemetry.slow_closes == 1, "dropped once, however often it is told something after that"
+
+
+class HubModel(RuleBasedStateMachine):
+    """The hub against a multiset of (user, connection)."""
+
+    connections: Bundle[Connection] = Bundle("connections")
+
+    @initialize()
+    def start(self) -> None:
+        self.house = House()
+        self.there: set[Connection] = set()
+        self.expected: Counter[Connection] = Counter()
+
+    @rule(target=connections, user=st.sampled_from("abc"))
+    def add(self, user: str) -> Connection:
+        connection = self.house.add(user)
+        self.there.add(connection)
+        return connection
+
+    @rule(connection=connections)
+    def add_again(self, connection: Connection) -> None:
+        self.house.hub.add(connection)
+        self.there.add(connection)
+
+    @rule(connection=connections)
+    def remove(self, connection: Connection) -> None:
+        assert self.house.hub.remove(connection) == (connection in self.there)
+        self.there.discard(connection)
+
+    @rule(connection=consumes(connections))
+    def remove_for_good(self, connection: Connection) -> None:
+        self.remove(connection)
+
+    @rule(user=st.sampled_from("abcd"))
+    def deliver(self, user: str) -> None:
+        mine = [connection for connection in self.there if connection.user == user]
+        assert self.house.hub.deliver(user, PUBLICATION) == len(mine)
+        self.expected.update(mine)
+
+    @invariant()
+    def it_knows_who_is_there(self) -> None:
+        hub = self.house.hub
+        assert Counter(hub) == Counter(self.there)
+        assert hub.connections == len(self.there)
+        users = Counter(connection.user for connection in self.there)
+        assert {user: hub.count(user) for user in hub.user_ids()} == dict(users)
+        assert hub.users == len(users)
+
+    @invariant()
+    def everybody_has_what_was_theirs(self) -> None:
+        self.house.turn.end()
+        got = {connection: len(sink.frames) for connection, sink in self.house.sinks.items() if sink.frames}
+        assert got == dict(self.expected)
+
+
+TestHubModel = HubModel.TestCase
+TestHubModel.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
+
+
+@pytest.mark.parametrize("size", [0, 1, 125, 126, 127, 65_535, 65_536, 100_000])
+def test_a_text_frame_is_what_the_rfc_says(size: int) -> None:
+    """Fails if a payload of some length gets a frame that a client cannot read (RFC 6455 section 5.2)."""
+    payload = b"x" * size
+    frame = text_frame(payload)
+    assert frame[0] == 0x81
+    if size < 126:
+        head, length = 2, frame[1]
+    elif size < 1 << 16:
+        assert frame[1] == 126
+        head, length = 4, int.from_bytes(frame[2:4])
+    else:
+        assert frame[1] == 127
+        head, length = 10, int.from_bytes(frame[2:10])
+    assert length == size
+    assert frame[head:] == payload

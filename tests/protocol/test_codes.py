@@ -1,0 +1,31 @@
+"""Close codes: who comes back, and who stays away."""
+
+import pytest
+
+from app.protocol.codes import CloseCode
+
+
+@pytest.mark.parametrize("code", CloseCode)
+def test_the_range_says_whether_to_come_back(code: CloseCode) -> None:
+    """Fails if a code of ours stands in the wrong range, or the property does not follow the range."""
+    stays_away = {"INVALID_TOKEN", "BAD_REQUEST", "FORCED", "CONNECTION_LIMIT", "NOT_ALLOWED"}
+    assert code.may_reconnect == (code.name not in stays_away)
+    if code >= 3000:
+        assert code.may_reconnect == (code < 3500)
+
+
+def test_the_numbers_that_clients_know() -> None:
+    """Fails if a number changes: clients are built against them (docs/protocol.md)."""
+    assert {code.name: code.value for code in CloseCode} == {
+        "UNSUPPORTED_DATA": 1003,
+        "INTERNAL_ERROR": 1011,
+        "SHUTDOWN": 3001,
+        "EXPIRED": 3005,
+        "SLOW": 3008,
+        "NO_PONG": 3012,
+        "INVALID_TOKEN": 3500,
+        "BAD_REQUEST": 3501,
+        "FORCED": 3503,
+        "CONNECTION_LIMIT": 3504,
+        "NOT_ALLOWED": 3507,
+    }

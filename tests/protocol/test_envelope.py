@@ -1,0 +1,136 @@
+"""What travels on the bus."""
+
+import json
+from contextlib import suppress
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from app.errors import BadEnvelope, BadUserId
+from app.protocol.envelope import MAX_DEPTH, Envelope, decode_envelope, encode_envelope
+from app.protocol.identity import check_user_id
+from app.protocol.publication import Publication
+
+
+def _is_user_id(text: str) -> bool:
+    try:
+        check_user_id(text)
+    except BadUserId:
+        return False
+    return True
+
+
+texts = st.text(alphabet=st.characters(codec="utf-8"))
+user_ids = st.text(alphabet=st.characters(codec="utf-8"), min_size=1, max_size=60).filter(_is_user_id)
+values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**53), 2**53)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | texts,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(texts, inner, max_size=4),
+    max_leaves=10,
+)
+
+
+@settings(deadline=None)
+@given(user_ids, values, st.none() | texts, st.none() | texts, st.none() | texts)
+def test_an_envelope_comes_out_as_it_went_in(
+    user: str, value: object, sender: str | None, origin: str | None, node_id: str | None
+) -> None:
+    """Fails if a field, a script or the data does not survive the way through Redis."""
+    data = json.dumps(value, ensure_ascii=False)
+    publication = Publication(f"#{user}", msgspec.Raw(data.encode()), "m-1", "2026-01-01", sender, origin)
+    envelope = Envelope.of(publication, user, node_id or "")
+    arrived = decode_envelope(encode_envelope(envelope))
+    assert arrived.node_id == (node_id or "")
+    copy = arrived.publication(message_id="other", sent_at="other")
+    assert bytes(copy.data).decode() == data
+    assert (copy.channel, copy.message_id, copy.sent_at) == (f"#{user}", "m-1", "2026-01-01")
+    assert (copy.sender, copy.origin) == (sender, origin)
+
+
+def test_the_wire_form_is_what_foreign_programs_write() -> None:
+    """Fails if a field is renamed on the bus: replicas of two versions, and foreign programs, share it."""
+    publication = Publication("#bob", msgspec.Raw(b'{"a": 1}'), "m", "t", "alice", "replica-1")
+    assert encode_envelope(Envelope.of(publication, "bob", "n")) == (
+        b'{"target_user_id":"bob","message":{"a": 1},"message_id":"m","sent_at":"t","from":"alice",'
+        b'"origin":"replica-1","node_id":"n"}'
+    )
+
+
+def test_the_two_required_fields_are_enough() -> None:
+    """Fails if a foreign process must write more than its user and its message."""
+    envelope = decode_envelope('{"message":{"한":"글"},"target_user_id":"밥","unknown":[1]}'.encode())
+    publication = envelope.publication(message_id="made-here", sent_at="now")
+    assert (publication.channel, publication.message_id, publication.sent_at) == ("#밥", "made-here", "now")
+    assert publication.sender is None
+    assert publication.origin is None
+    assert encode_envelope(envelope) == '{"target_user_id":"밥","message":{"한":"글"}}'.encode()
+
+
+def _deep(levels: int) -> bytes:
+    return b'{"target_user_id":"b","message":' + b"[" * levels + b"]" * levels + b"}"
+
+
+def test_the_depth_that_foreign_processes_may_use_is_exact() -> None:
+    """Fails if the limit for what the bus carries is off by one."""
+    decode_envelope(_deep(MAX_DEPTH))
+    with pytest.raises(BadEnvelope, match="nested deeper than 128"):
+        decode_envelope(_deep(MAX_DEPTH + 1))
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b"",
+        b"\xff\xfe",
+        b"null",
+        b"[]",
+        b'"text"',
+        b"{}",
+        b'{"message":1}',
+        b'{"target_user_id":"b"}',
+        b'{"target_user_id":1,"message":1}',
+        b'{"target_user_id":null,"message":1}',
+        b'{"target_user_id":"","message":1}',
+        b'{"target_user_id":"a\\u0000b","message":1}',
+        b'{"target_user_id":"' + b"x" * 256 + b'","message":1}',
+        b'{"target_user_id":"\\ud800","message":1}',
+        b'{"target_user_id":"\xff","message":1}',
+        b'{"target_user_id":"b","message":}',
+        b'{"target_user_id":"b","message":NaN}',
+        b'{"target_user_id":"b","message":1e999}',
+        b'{"target_user_id":"b","message":' + b"9" * 5000 + b"}",
+        b'{"target_user_id":"b","message":"\\udc00"}',
+        b'{"target_user_id":"b","message":"\xff"}',
+        b'{"target_user_id":"b","message":1,"message_id":5}',
+        b'{"target_user_id":"b","message":1} {}',
+        _deep(1000),
+        _deep(100_000),
+        b"[" * 100_000,
+    ],
+    ids=lambda payload: repr(payload[:48]),
+)
+def test_bad_payloads_are_bad_envelopes(payload: bytes) -> None:
+    """Fails if something that no client could read passes, or raises what the listen loop does not expect."""
+    with pytest.raises(BadEnvelope) as raised:
+        decode_envelope(payload)
+    assert str(raised.value)
+
+
+def test_no_depth_raises_something_else() -> None:
+    """Fails if some depth breaks the reader with an error that the listen loop would count as a handler's."""
+    for levels in range(900, 1100):
+        with pytest.raises(BadEnvelope):
+            decode_envelope(_deep(levels))
+
+
+@settings(deadline=None)
+@given(st.binary())
+def test_any_bytes_are_an_envelope_or_a_bad_one(payload: bytes) -> None:
+    """Fails if there are bytes that stop the listener."""
+    with suppress(BadEnvelope):
+        decode_envelope(payload)

@@ -1,0 +1,63 @@
+"""A replica as far as the directory sees it: a hub, and a directory that tells of it."""
+
+from typing import TYPE_CHECKING, cast
+
+from app.backends.protocols import DirectoryBackend, ReplicaInfo
+from app.clock import Clock, SystemClock
+from app.cluster.directory import Directory
+from app.hub.connection import Connection
+from app.hub.hub import Hub
+from app.settings import DirectorySettings
+from app.telemetry import Telemetry
+from tests.support.cancelling import end
+from tests.support.replica_info import replica_info
+
+if TYPE_CHECKING:
+    from app.hub.frames import Encoding
+    from app.hub.outbox import Outbox
+
+QUICK = DirectorySettings(lease_ttl_s=0.3, renew_interval_s=0.03, reap_grace_s=0.1)
+BY_HAND = DirectorySettings(lease_ttl_s=2.0, renew_interval_s=1_000.0, reap_grace_s=1.0)  # for a ManualClock
+
+
+class Holder:
+    """`name` is also the beginning of its leases' names."""
+
+    def __init__(
+        self,
+        backend: DirectoryBackend,
+        name: str = "a",
+        settings: DirectorySettings = QUICK,
+        clock: Clock | None = None,
+    ) -> None:
+        self.name = name
+        self.described = 0  # how often the directory has asked, which it does for each renewal
+        self.hub = Hub(Telemetry())
+        self.directory = Directory(backend, self.hub, node_id=name, settings=settings, clock=clock or SystemClock())
+
+    async def start(self) -> None:
+        await self.directory.start(self.describe)
+
+    def describe(self) -> ReplicaInfo:
+        self.described += 1
+        return replica_info(self.name, connections=self.hub.connections, users=self.hub.users)
+
+    def add(self, user: str) -> None:
+        """One more connection, of which the directory has not been told."""
+        # The directory only counts connections: it looks at neither how they encode nor where they write.
+        self.hub.add(Connection(f"of-{user}", user, cast("Encoding", None), cast("Outbox", None)))
+
+    async def connect(self, user: str) -> int | None:
+        """One more connection; how many the user then has everywhere, as the directory says."""
+        self.add(user)
+        return await self.directory.hold(user)
+
+    def disconnect(self, user: str) -> None:
+        """One connection less."""
+        self.hub.remove(next(connection for connection in self.hub if connection.user == user))
+        self.directory.release(user)
+
+    async def crash(self) -> None:
+        """End as a process that is killed: nothing is taken back."""
+        tasks, self.directory._tasks = self.directory._tasks, []
+        await end(*tasks)

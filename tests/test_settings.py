@@ -1,0 +1,287 @@
+"""The environment: what is read, what is refused, and that no secret is ever repeated."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import BaseModel, ValidationError
+
+from app.errors import BadSetting
+from app.settings import Settings, settings_table, unknown_variables
+from tests.support.tokens import SECRET
+
+GOOD: dict[str, tuple[str, Any]] = {
+    "REDIS__URL": ("rediss://:pw@host:6380/1", "rediss://:pw@host:6380/1"),
+    "REDIS__MAX_CONNECTIONS": ("7", 7),
+    "REDIS__PREFIX": ("other:", "other:"),
+    "BUS__CHANNEL": ("ereignisse", "ereignisse"),
+    "BUS__CANARY_INTERVAL_S": ("0.5", 0.5),
+    "BUS__CANARY_TIMEOUT_S": ("9", 9.0),
+    "DIRECTORY__LEASE_TTL_S": ("4.5", 4.5),
+    "DIRECTORY__RENEW_INTERVAL_S": ("1", 1.0),
+    "DIRECTORY__REAP_GRACE_S": ("0", 0.0),
+    "AUTH__MODE": ("open", "open"),
+    "LIMITS__FRAME_BYTES": ("2048", 2048),
+    "LIMITS__DEPTH": ("5", 5),
+    "LIMITS__OUTBOX_BYTES": ("70000", 70_000),
+    "LIMITS__MESSAGES_PER_SECOND": ("0", 0.0),
+    "LIMITS__CONNECTIONS": ("10", 10),
+    "LIMITS__CONNECTIONS_PER_USER": ("0", 0),
+    "LIMITS__CONNECT_TIMEOUT_S": ("1.5", 1.5),
+    "PING__INTERVAL_S": ("5", 5),
+    "PING__TIMEOUT_S": ("3", 3),
+    "DRAIN__PER_SECOND": ("100", 100),
+    "DRAIN__WINDOW_S": ("2", 2.0),
+    "DRAIN__GRACE_S": ("0.5", 0.5),
+    "DRAIN__DEADLINE_S": ("30", 30.0),
+    "LOG__LEVEL": ("debug", "debug"),
+    "CONSOLE__ENABLED": ("false", False),
+    "TRUSTED_PROXIES": ("10.0.0.0/8", "10.0.0.0/8"),
+    "ALLOWED_ORIGINS": ('["https://a.example","https://b.example"]', ("https://a.example", "https://b.example")),
+}
+
+BAD = {
+    "REDIS__URL": "http://host",
+    "REDIS__MAX_CONNECTIONS": "0",
+    "BUS__CHANNEL": "",
+    "BUS__CANARY_INTERVAL_S": "0",
+    "BUS__CANARY_TIMEOUT_S": "soon",
+    "DIRECTORY__LEASE_TTL_S": "-1",
+    "DIRECTORY__RENEW_INTERVAL_S": "nan",
+    "DIRECTORY__REAP_GRACE_S": "-0.1",
+    "AUTH__MODE": "closed",
+    "LIMITS__FRAME_BYTES": "12",
+    "LIMITS__DEPTH": "513",
+    "LIMITS__OUTBOX_BYTES": "1000",
+    "LIMITS__MESSAGES_PER_SECOND": "-1",
+    "LIMITS__CONNECTIONS": "0",
+    "LIMITS__CONNECTIONS_PER_USER": "-1",
+    "LIMITS__CONNECT_TIMEOUT_S": "0",
+    "PING__INTERVAL_S": "0.5",
+    "PING__TIMEOUT_S": "0",
+    "DRAIN__PER_SECOND": "0",
+    "DRAIN__WINDOW_S": "-1",
+    "DRAIN__GRACE_S": "x",
+    "DRAIN__DEADLINE_S": "0",
+    "LOG__LEVEL": "loud",
+    "CONSOLE__ENABLED": "perhaps",
+}
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No variable of the machine that runs the tests counts."""
+    for name in os.environ:
+        if name.upper().startswith("HELIOGRAPH_"):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def environment(monkeypatch: pytest.MonkeyPatch) -> Any:
+    def set_all(**values: str) -> None:
+        for name, value in values.items():
+            monkeypatch.setenv(f"HELIOGRAPH_{name}", value)
+
+    return set_all
+
+
+def names_of(model: type[BaseModel], prefix: str = "") -> set[str]:
+    """Every variable there is, by walking the settings."""
+    names: set[str] = set()
+    for name, field in model.model_fields.items():
+        group = field.annotation
+        if isinstance(group, type) and issubclass(group, BaseModel):
+            names |= names_of(group, f"{name.upper()}__")
+        else:
+            names.add(prefix + name.upper())
+    return names
+
+
+def test_every_setting_is_read_from_its_variable(environment: Any) -> None:
+    """Fails if a variable of some group does not arrive, or a new setting has no test here."""
+    assert names_of(Settings) == {*GOOD, "AUTH__SECRET", "AUTH__SECRET_FILE"}
+    environment(**{name: text for name, (text, _) in GOOD.items()})
+    loaded = Settings.load()
+    for name, (_, value) in GOOD.items():
+        found: Any = loaded
+        for part in name.lower().split("__"):
+            found = getattr(found, part)
+        assert found == value, name
+
+
+def test_without_any_variable_but_the_mode_the_defaults_hold(environment: Any) -> None:
+    """Fails if a default is not good enough to start with."""
+    environment(AUTH__MODE="open")
+    loaded = Settings.load()
+    assert loaded.redis.url is None
+    assert (loaded.bus.channel, loaded.limits.frame_bytes, loaded.ping.interval_s) == ("events", 65_536, 25)
+    assert loaded.console_enabled
+
+
+def test_one_variable_of_a_group_leaves_the_others(environment: Any) -> None:
+    """Fails if setting one value of a group resets the rest of it."""
+    environment(AUTH__MODE="open", LIMITS__DEPTH="3")
+    assert Settings.load().limits.connections_per_user == 20
+
+
+@pytest.mark.parametrize(("name", "value"), BAD.items(), ids=BAD)
+def test_a_bad_value_is_refused_by_name(environment: Any, name: str, value: str) -> None:
+    """Fails if a value that cannot be meant is accepted, or the person who set it is not told which it was."""
+    environment(AUTH__MODE="open")
+    environment(**{name: value})
+    with pytest.raises(BadSetting) as raised:
+        Settings.load()
+    assert str(raised.value).startswith(f"HELIOGRAPH_{name}: ")
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("name", ["DIRECTORY__LEASE_TTL_S", "LIMITS__CONNECT_TIMEOUT_S", "DRAIN__WINDOW_S"])
+def test_infinity_is_no_time(environment: Any, name: str) -> None:
+    """Fails if `inf` passes for seconds: it ends in a traceback where it is first counted with."""
+    environment(AUTH__MODE="open", **{name: "inf"})
+    with pytest.raises(BadSetting, match=f"HELIOGRAPH_{name}: "):
+        Settings.load()
+
+
+def test_all_bad_values_are_named_at_once(environment: Any) -> None:
+    """Fails if one has to start over for each mistake."""
+    environment(AUTH__MODE="open", LIMITS__DEPTH="x", PING__TIMEOUT_S="y")
+    with pytest.raises(BadSetting) as raised:
+        Settings.load()
+    assert "HELIOGRAPH_LIMITS__DEPTH: " in str(raised.value)
+    assert "HELIOGRAPH_PING__TIMEOUT_S: " in str(raised.value)
+
+
+@pytest.mark.parametrize("name", ["AUTH__SECRT", "REDIS__URI", "LIMITS__DEPHT", "LIMITS__DEPTH__MAX"])
+def test_a_typing_error_within_a_group_is_refused(environment: Any, name: str) -> None:
+    """Fails if a misspelt setting is silently ignored: the limit one meant to set would not be."""
+    environment(AUTH__MODE="open", **{name: "5"})
+    with pytest.raises(BadSetting, match="HELIOGRAPH_" + name.removesuffix("__MAX")):
+        Settings.load()
+
+
+def test_typing_errors_outside_of_a_group_are_found(environment: Any) -> None:
+    """Fails if a misspelt group cannot be warned of, or a known variable is."""
+    environment(REDDIS__URL="redis://x", LIMITS__DEPTH="3", PORT="8080", ALLOWED_ORIGIN="[]")
+    assert unknown_variables() == ["HELIOGRAPH_ALLOWED_ORIGIN", "HELIOGRAPH_REDDIS__URL"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("ALLOWED_ORIGINS", "https://app.example.org"),
+        ("ALLOWED_ORIGINS", '["https://app.example.org"'),
+        ("ALLOWED_ORIGINS", '{"a":1}'),
+        ("ALLOWED_ORIGINS", "[5]"),
+        ("LIMITS", "5"),
+        ("LIMITS", '{"depth":'),
+    ],
+)
+def test_what_should_be_json_and_is_not_is_refused_by_name(environment: Any, name: str, value: str) -> None:
+    """Fails if a list that was not written as JSON ends in a traceback instead of a line that says so."""
+    environment(AUTH__MODE="open", **{name: value})
+    with pytest.raises(BadSetting, match=f"HELIOGRAPH_{name}"):
+        Settings.load()
+
+
+class TestSecrets:
+    def test_jwt_without_a_secret_refuses(self) -> None:
+        """Fails if a replica that anybody could make tokens for starts; and jwt is what one gets by default."""
+        with pytest.raises(BadSetting, match=r"HELIOGRAPH_AUTH: .*SECRET.*32 bytes"):
+            Settings.load()
+
+    @pytest.mark.parametrize("size", [0, 1, 31])
+    def test_a_short_secret_refuses(self, environment: Any, size: int) -> None:
+        """Fails if a key that can be guessed is accepted (RFC 7518 section 3.2 asks for 32 bytes)."""
+        environment(AUTH__SECRET="x" * size)
+        with pytest.raises(BadSetting, match="32 bytes"):
+            Settings.load()
+
+    def test_a_secret_of_32_bytes_will_do(self, environment: Any) -> None:
+        """Fails if the limit is off by one, or counts characters."""
+        environment(AUTH__SECRET="안" * 11)
+        assert Settings.load().auth.key() == ("안" * 11).encode()
+
+    def test_a_secret_from_a_file(self, environment: Any, tmp_path: Path) -> None:
+        """Fails if the line break that editors and `docker secret` leave is taken for a part of the secret."""
+        (tmp_path / "secret").write_text(SECRET + "\n")
+        environment(AUTH__SECRET_FILE=str(tmp_path / "secret"))
+        assert Settings.load().auth.key() == SECRET.encode()
+
+    def test_a_file_that_cannot_be_read_refuses(self, environment: Any, tmp_path: Path) -> None:
+        """Fails if a missing secret file is found out when the first client comes."""
+        environment(AUTH__SECRET_FILE=str(tmp_path / "nothing-here"))
+        with pytest.raises(BadSetting, match="SECRET_FILE cannot be read: No such file"):
+            Settings.load()
+
+    def test_a_secret_and_a_file_refuse(self, environment: Any, tmp_path: Path) -> None:
+        """Fails if one of the two is chosen silently."""
+        (tmp_path / "secret").write_text(SECRET)
+        environment(AUTH__SECRET=SECRET, AUTH__SECRET_FILE=str(tmp_path / "secret"))
+        with pytest.raises(BadSetting, match="not both"):
+            Settings.load()
+
+    @pytest.mark.parametrize(
+        "variables",
+        [
+            {"AUTH__SECRET": "hunter2-hunter2"},
+            {"AUTH__SECRET": "hunter2-" * 8, "AUTH__MODE": "hunter2"},
+            {"AUTH__SECRET": "hunter2-" * 8, "LIMITS__DEPTH": "x"},
+            {"AUTH__SECRT": "hunter2-" * 8},
+            {"AUTH": '{"secret":"hunter2"'},
+            {"AUTH": '{"secret":["hunter2"]}'},
+            {"AUTH__MODE": "open", "REDIS__URL": "http://:hunter2@host"},
+        ],
+        ids=str,
+    )
+    def test_no_value_is_repeated(self, environment: Any, variables: dict[str, str]) -> None:
+        """Fails if a refusal puts a secret (or a password in a URL) into a log or onto a screen."""
+        environment(**variables)
+        with pytest.raises(BadSetting) as raised:
+            Settings.load()
+        assert "hunter2" not in str(raised.value)
+        assert raised.value.__suppress_context__, "a traceback would show the value that pydantic has in its error"
+
+    def test_settings_do_not_show_the_secret(self, environment: Any) -> None:
+        """Fails if printing or logging the settings shows the secret."""
+        environment(AUTH__SECRET=SECRET)
+        loaded = Settings.load()
+        for text in (repr(loaded), str(loaded), loaded.model_dump_json()):
+            assert SECRET not in text
+
+
+def test_settings_cannot_be_changed_later(environment: Any) -> None:
+    """Fails if a part of the program can change what another has read."""
+    environment(AUTH__MODE="open")
+    loaded = Settings.load()
+    with pytest.raises(ValidationError):
+        loaded.limits.depth = 5
+    with pytest.raises(ValidationError):
+        loaded.trusted_proxies = "*"
+
+
+@pytest.mark.parametrize(
+    ("mode", "enabled", "shown"),
+    [("open", None, True), ("jwt", None, False), ("open", False, False), ("jwt", True, True)],
+)
+def test_where_the_console_is_shown(environment: Any, mode: str, enabled: bool | None, shown: bool) -> None:
+    """Fails if the page is shown in production without being asked for, or cannot be switched."""
+    environment(AUTH__MODE=mode, AUTH__SECRET=SECRET)
+    if enabled is not None:
+        environment(CONSOLE__ENABLED=str(enabled))
+    assert Settings.load().console_enabled is shown
+
+
+def test_the_table_has_every_variable() -> None:
+    """Fails if a setting lacks its line, or its explanation."""
+    rows = [row.split("|")[1:-1] for row in settings_table().splitlines()[2:]]
+    assert {row[0].strip(" `") for row in rows} == {f"HELIOGRAPH_{name}" for name in names_of(Settings)}
+    assert all(row[2].strip() not in ("", "None") for row in rows)
+
+
+def test_the_handbook_has_every_variable() -> None:
+    """Fails if docs/operations.md does not name a setting, or names one that there is no more."""
+    text = (Path(__file__).parents[1] / "docs" / "operations.md").read_text(encoding="utf-8")
+    missing = [name for name in names_of(Settings) if f"HELIOGRAPH_{name}" not in text]
+    assert missing == []

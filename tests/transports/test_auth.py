@@ -1,0 +1,224 @@
+"""Who a client is: the Authenticator alone, and both modes over real sockets."""
+
+import base64
+import json
+import time
+from typing import Any
+from urllib.parse import quote
+
+import jwt
+import pytest
+from starlette.datastructures import Headers
+
+from app.errors import BadUserId, InvalidToken
+from app.settings import AuthSettings
+from app.transports.auth import Authenticator, Identity, OriginPolicy, make_token
+from tests.conftest import StartReplica
+from tests.support.client import Client
+from tests.support.tokens import JWT, SECRET, token
+
+jwt_mode = Authenticator(AuthSettings(mode="jwt", secret=SECRET))
+open_mode = Authenticator(AuthSettings(mode="open"))
+
+
+def forged(header: dict[str, Any], payload: object, signature: bytes = b"") -> str:
+    """A token that no library would make."""
+    parts = [json.dumps(header).encode(), json.dumps(payload).encode(), signature]
+    return ".".join(base64.urlsafe_b64encode(part).rstrip(b"=").decode() for part in parts)
+
+
+def too_deep() -> str:
+    """A token whose header is nested deeper than a JSON reader goes."""
+    header = b'{"alg":"HS256","x":' + b"[" * 5000 + b"]" * 5000 + b"}"
+    parts = [header, b"{}", b"x"]
+    return ".".join(base64.urlsafe_b64encode(part).rstrip(b"=").decode() for part in parts)
+
+
+BAD_TOKENS = {
+    "empty": "",
+    "no token at all": "hello",
+    "three dots": "...",
+    "not ASCII": "안.녕.하",
+    "wrong key": token(key="another secret of thirty-two bytes"),
+    "expired": token(expires_in=-1),
+    "not yet": token(nbf=time.time() + 100),
+    "no sub": token(None),
+    "empty sub": token(""),
+    "sub with a line break": token("a\nb"),
+    "sub of 300 bytes": token("x" * 300),
+    "alg none": forged({"alg": "none", "typ": "JWT"}, {"sub": "alice"}),
+    "alg NONE": forged({"alg": "NONE"}, {"sub": "alice"}),
+    "another alg": jwt.encode({"sub": "alice"}, SECRET * 3, algorithm="HS512"),
+    "no alg": forged({"typ": "JWT"}, {"sub": "alice"}),
+    "sub is a number": forged({"alg": "HS256"}, {"sub": 5}),
+    "cut off": token()[:-1],
+    "exp is a word": jwt.encode({"sub": "alice", "exp": 1}, SECRET)[:-3] + "abc",
+    "too deep": too_deep(),
+}
+
+
+class TestAuthenticator:
+    @pytest.mark.parametrize("bad", BAD_TOKENS.values(), ids=BAD_TOKENS.keys())
+    def test_a_bad_token_proves_nothing(self, bad: str) -> None:
+        """Fails if a token that was not made with our secret (or names nobody) passes, or raises something else."""
+        with pytest.raises(InvalidToken) as raised:
+            jwt_mode.identify(token=bad, user="alice")
+        assert SECRET not in str(raised.value)
+
+    @pytest.mark.parametrize("sub", [5, None, ["alice"], {"a": 1}, True])
+    def test_a_sub_that_is_no_text_is_refused(self, sub: object) -> None:
+        """Fails if a signed token with a sub of another kind gets through, or breaks the server."""
+        signed = jwt.api_jws.encode(json.dumps({"sub": sub}).encode(), SECRET, "HS256")
+        with pytest.raises(InvalidToken):
+            jwt_mode.identify(token=signed, user=None)
+
+    @pytest.mark.parametrize("exp", ["soon", "NaN", [], None])
+    def test_an_exp_that_is_no_number_is_refused(self, exp: object) -> None:
+        """Fails if a token of our own maker with a broken expiry lives for ever, or breaks the server."""
+        signed = jwt.api_jws.encode(json.dumps({"sub": "alice", "exp": exp}).encode(), SECRET, "HS256")
+        with pytest.raises(InvalidToken):
+            jwt_mode.identify(token=signed, user=None)
+
+    def test_an_exp_in_text_is_a_number_all_the_same(self) -> None:
+        """Fails if what the library accepts (digits in text) is not what the expiry timer can count with."""
+        signed = jwt.api_jws.encode(json.dumps({"sub": "a", "exp": "99999999999"}).encode(), SECRET, "HS256")
+        try:
+            identity = jwt_mode.identify(token=signed, user=None)
+        except InvalidToken:
+            return
+        assert isinstance(identity.expires_at, int | float)
+
+    def test_a_good_token_names_the_user_and_the_time(self) -> None:
+        """Fails if the user is not the token's, or the expiry is lost."""
+        expires_at = int(time.time()) + 60
+        made = make_token(SECRET.encode(), "우주", expires_at)
+        assert jwt_mode.identify(token=made, user="mallory") == Identity("우주", expires_at)
+        assert jwt_mode.identify(token=token("bob", expires_in=None), user=None) == Identity("bob", None)
+
+    def test_jwt_mode_needs_a_token(self) -> None:
+        """Fails if a user without a token is believed."""
+        with pytest.raises(InvalidToken, match="needs a 'token'"):
+            jwt_mode.identify(token=None, user="alice")
+
+    def test_open_mode_believes_everybody_who_could_be_a_user(self) -> None:
+        """Fails if open mode wants a token, or takes an impossible id."""
+        assert open_mode.identify(token="whatever", user="안") == Identity("안")
+        for user in (None, "", "a\x00"):
+            with pytest.raises(BadUserId):
+                open_mode.identify(token=None, user=user)
+
+    @pytest.mark.parametrize("user", ["", "a\nb", "x" * 256])
+    def test_no_token_is_made_for_an_impossible_user(self, user: str) -> None:
+        """Fails if a token is handed out that no replica would accept."""
+        with pytest.raises(BadUserId):
+            make_token(SECRET.encode(), user, 0)
+
+
+class TestOriginPolicy:
+    @pytest.mark.parametrize(
+        ("origin", "admitted"),
+        [
+            (None, True),
+            ("http://here:8080", True),
+            ("https://here:8080", True),
+            ("https://app.example.org", True),
+            ("http://app.example.org", False),
+            ("https://app.example.org:444", False),
+            ("https://app.example.org.evil.test", False),
+            ("https://evil.test/app.example.org", False),
+            ("http://here", False),
+            ("http://here:8081", False),
+            ("http://user@here:8080", False),
+            ("null", False),
+            ("", False),
+            ("here:8080", False),
+            ("http://[", False),
+            ("http://[::1", False),
+            ("\xff\xfe", False),
+        ],
+    )
+    def test_which_pages_may_connect(self, origin: str | None, admitted: bool) -> None:
+        """Fails if a page of another origin gets in, one of ours does not, or nonsense raises."""
+        policy = OriginPolicy(("https://app.example.org",))
+        headers = {"host": "here:8080"} if origin is None else {"host": "here:8080", "origin": origin}
+        assert policy.admits(Headers(headers)) is admitted
+
+
+class TestJwtMode:
+    """Over real sockets."""
+
+    async def test_the_first_frame_carries_the_token(self, start_replica: StartReplica) -> None:
+        """Fails if a good token is refused, or `user` (in the frame or the URL) counts beside it."""
+        one = await start_replica(auth=JWT, redis_url=None)
+        async with Client(one.url, path="/ws?user=mallory") as client:
+            await client.say({"type": "connect", "token": token("alice"), "user": "mallory", "id": 1})
+            connected = await client.next("connected", id=1)
+            assert connected["user"] == "alice"
+            await client.send("alice", "to myself")
+            assert (await client.next("message"))["from"] == "alice"
+
+    async def test_a_bad_token_is_an_error_and_3500(self, start_replica: StartReplica) -> None:
+        """Fails if a client with a bad token is served, or closed without a reason or with an inviting code."""
+        one = await start_replica(auth=JWT, redis_url=None)
+        for name in ("wrong key", "expired", "no sub", "alg none", "too deep"):
+            async with Client(one.url) as client:
+                await client.say({"type": "connect", "token": BAD_TOKENS[name]})
+                assert (await client.next("error"))["code"] == "invalid_token", name
+                assert await client.close_code() == 3500, name
+        assert one.replica.hub.connections == 0
+
+    async def test_without_a_token_nobody_gets_in(self, start_replica: StartReplica) -> None:
+        """Fails if ?user= or a token in the URL stands for a token in the first frame."""
+        one = await start_replica(auth=JWT, redis_url=None, limits={"connect_timeout_s": 0.2})
+        async with Client(one.url, path="/ws?user=alice") as client:
+            await client.say({"type": "connect", "user": "alice"})
+            assert "token" in (await client.next("error"))["message"]
+            assert await client.close_code() == 3500
+        async with Client(one.url, path=f"/ws?token={token()}") as client:
+            assert await client.close_code() == 3501
+
+    async def test_the_url_must_name_the_same_user(self, start_replica: StartReplica) -> None:
+        """Fails if a token for alice opens /ws/users/bob (3507), or does not open /ws/users/alice."""
+        one = await start_replica(auth=JWT, redis_url=None)
+        async with Client(one.url, path="/ws/users/bob") as client:
+            await client.say({"type": "connect", "token": token("alice")})
+            assert await client.close_code() == 3507
+        async with Client(one.url, path="/ws/users/alice") as client:
+            await client.say({"type": "connect", "token": token("alice")})
+            assert (await client.next("connected"))["user"] == "alice"
+        assert one.replica.hub.count("bob") == 0
+
+    async def test_a_token_that_expires_ends_the_connection_with_3005(self, start_replica: StartReplica) -> None:
+        """Fails if a connection outlives its token, ends before it does, or may not come back with a new one."""
+        one = await start_replica(auth=JWT, redis_url=None)
+        async with Client(one.url) as client, Client(one.url) as patient:
+            started_at = time.time()
+            await client.say({"type": "connect", "token": token("alice", expires_in=1.2)})
+            await client.next("connected")
+            await patient.say({"type": "connect", "token": token("alice")})
+            await patient.next("connected")
+            assert await client.close_code() == 3005
+            assert time.time() - started_at >= 1.1
+            await patient.nothing_more()
+            assert (await patient.send("alice", "still here"))["delivery"] == "local"
+        assert one.replica.hub.connections == 0
+
+
+class TestOpenMode:
+    """Over real sockets."""
+
+    async def test_three_ways_to_say_who_one_is(self, start_replica: StartReplica) -> None:
+        """Fails if one of ?user=, /ws/users/{id} and the connect frame does not work, for any script."""
+        one = await start_replica(redis_url=None)
+        for user in ("alice", "안녕", "👩‍👩‍👧", "مرحبا", "a b+c&d=e%41"):
+            async with Client(one.url, user=user) as by_query, Client(one.url) as by_frame:
+                assert by_query.connected["user"] == user
+                await by_frame.say({"type": "connect", "user": user, "id": "x"})
+                assert (await by_frame.next("connected", id="x"))["user"] == user
+
+    async def test_the_path_names_a_user(self, start_replica: StartReplica) -> None:
+        """Fails if a user cannot be named in /ws/users/{id} although it is written as URLs want it."""
+        one = await start_replica(redis_url=None)
+        for user in ("alice", "안녕", "a b", "100%", "a?b#c", "a/b"):
+            async with Client(one.url, path=f"/ws/users/{quote(user, safe='')}") as client:
+                assert (await client.next("connected"))["user"] == user
