@@ -24,6 +24,7 @@ logger = logging.getLogger("heliograph.server")
 
 CLOSE_REASON_BYTES = 123  # RFC 6455 section 5.5: a control frame has 125, two of them are the code
 CLOSE_TIMEOUT_S = 5.0  # how long a peer has to answer a close frame before its socket is cut
+DISCARD_S = 1.0  # how long what a peer still sends is read and thrown away after it broke the protocol
 STOP_TIMEOUT_S = 3  # what uvicorn may take after the drain
 
 
@@ -67,23 +68,22 @@ class FrameWebSocket(WebSocketsSansIOProtocol):
             return
         code, reason = self.conn.close_sent.code, self.conn.close_sent.reason
         self.queue.put_nowait({"type": "websocket.disconnect", "code": code, "reason": reason})
-        self._await_farewell()
-        if self.transport.can_write_eof():
-            self.transport.write_eof()  # the peer's own close frame can not be read any more: let it end the socket
+        # The peer's own close frame cannot be read any more, so there is only the time to go by.
+        self._await_farewell(DISCARD_S)
 
     async def send(self, message: ASGISendEvent) -> None:
         await super().send(message)
         if message["type"] == "websocket.http.response.body" and not message.get("more_body", False):
             self.handshake_complete = True  # refused, and rightly so: uvicorn would log that it was never completed
 
-    def _await_farewell(self) -> None:
+    def _await_farewell(self, timeout_s: float = CLOSE_TIMEOUT_S) -> None:
         self.stop_keepalive()
         self.transport.write(b"".join(self.conn.data_to_send()))
         self.close_sent = True
         if self.read_paused:
             self.read_paused = False
             self.transport.resume_reading()
-        self.close_timer = self.loop.call_later(CLOSE_TIMEOUT_S, self.transport.abort)
+        self.close_timer = self.loop.call_later(timeout_s, self.transport.abort)
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)

@@ -176,3 +176,21 @@ class TestHelp:
         done = python("--help")
         assert done.returncode == 0
         assert "serve" in done.stdout
+
+
+class TestImportedByAServer:
+    """`uvicorn app.main:app`."""
+
+    def test_the_application_is_there(self) -> None:
+        """Fails if importing it opens something, or it is no ASGI application."""
+        code = "import app.main; assert callable(app.main.app); print(app.main.app.__class__.__name__)"
+        done = subprocess.run(
+            [sys.executable, "-W", "error", "-c", code],
+            cwd=ROOT,
+            env={**os.environ, "HELIOGRAPH_AUTH__MODE": "open"},
+            capture_output=True,
+            text=True,
+            timeout=20,
+            check=False,
+        )
+        assert (done.returncode, done.stdout.strip(), done.stderr) == (0, "Starlette", "")

@@ -4,12 +4,16 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 
 import pytest
+import uvicorn
 
 from app.application import Replica, build_replica
 from app.hub.outbox import Outbox, Turn
 from app.protocol.codes import CloseCode
 from app.transports.asgi_sink import AsgiSink
 from tests.support.asgi_socket import AsgiSocket
+from tests.support.client import Client
+from tests.support.raw_socket import RawSocket
+from tests.support.redis_server import free_port
 from tests.support.replicas import settings_for
 from tests.support.waiting import eventually
 
@@ -160,3 +164,55 @@ class TestTheSinkAlone:
             await eventually(lambda: len(sent) == 3)
             outbox.close(CloseCode.SHUTDOWN, "bye")
         assert sent[-1] == {"type": "websocket.close", "code": 3001, "reason": "bye"}
+
+
+class TestUnderStockUvicorn:
+    """`uvicorn app.main:app`: the same application under uvicorn's own WebSocket class."""
+
+    @pytest.fixture
+    async def url(self, replica: Replica) -> AsyncIterator[str]:
+        port = free_port()
+        config = uvicorn.Config(
+            replica.app, host="127.0.0.1", port=port, ws="websockets-sansio", lifespan="off", log_config=None
+        )
+        server = uvicorn.Server(config)
+        task = asyncio.create_task(server._serve(), name="stock-uvicorn")
+        await eventually(lambda: server.started)
+        yield f"http://127.0.0.1:{port}"
+        server.should_exit = True
+        await task
+
+    async def test_a_conversation_and_its_end(self, url: str, replica: Replica) -> None:
+        """Fails if what works in the harness above does not work under the server that people have."""
+        async with Client(url, user="alice") as alice, Client(url, user="bob") as bob:
+            for number in range(50):
+                assert (await alice.send("bob", number))["delivery"] == "local"
+            assert await bob.messages(50) == list(range(50))
+            await bob.socket.send(b"binary")
+            assert await bob.close_code() == 1003
+            await eventually(lambda: replica.hub.count("bob") == 0)
+            (connection,) = replica.hub
+            connection.close(CloseCode.EXPIRED, "the token has expired")
+            assert await alice.close_code() == 3005
+        async with Client(url, path="/ws?user=") as nobody:
+            assert (await nobody.next("error"))["code"] == "bad_request"
+            assert await nobody.close_code() == 3501
+
+    async def test_a_client_that_does_not_read(self, url: str, replica: Replica) -> None:
+        """Fails if back-pressure of the server does not reach the outbox: memory would grow without end."""
+        async with RawSocket(url, "/ws?user=bob", receive_buffer=4096) as slow:
+            assert slow.status == 101
+            await eventually(lambda: replica.hub.count("bob") == 1)
+            for _ in range(400):
+                await replica.manager.send_message("bob", "x" * 50_000)
+                await asyncio.sleep(0)
+                if not replica.hub.count("bob"):
+                    break
+            assert replica.hub.count("bob") == 0
+            assert replica.telemetry.slow_closes == 1
+
+    async def test_refused_handshakes(self, url: str, replica: Replica) -> None:
+        """Fails if a draining replica's 503 needs our own server."""
+        replica.node.draining = True
+        async with RawSocket(url, "/ws?user=alice") as raw:
+            assert raw.status == 503

@@ -1,8 +1,10 @@
 """What goes wrong around the bus, and how it finds its way back without help."""
 
+import asyncio
 import logging
 import statistics
 import time
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -11,6 +13,7 @@ from app.cluster import pubsub_manager
 from app.cluster.pubsub_manager import BACKOFF_FIRST_S, BACKOFF_MOST_S, BusState, PubSubManager
 from app.protocol.events import Delivery
 from tests.cluster.pubsub_manager.conftest import MakeBus
+from tests.support.cancelling import end
 from tests.support.envelopes import content, envelope
 from tests.support.redis_admin import RedisAdmin
 from tests.support.redis_server import RedisServer
@@ -52,6 +55,32 @@ class TestEdges:
             assert len(told) == bus.stats.resubscriptions == bus.stats.connection_losses
             await hears(bus, own_admin)
         assert await own_admin.subscribers(bus.channel) == 1
+
+    async def test_a_cut_of_the_listening_connection_costs_no_publisher_anything(
+        self, make_bus: MakeBus, own_redis: RedisServer, own_admin: RedisAdmin
+    ) -> None:
+        """Fails if messages are lost on healthy connections because another one was cut."""
+        bus = make_bus(own_redis.url)
+        bus.start_listening()
+        await eventually(lambda: bus.ready)
+        answers: Counter[object] = Counter()
+        cuts = 0
+
+        async def publisher() -> None:
+            while cuts < 15:
+                answers[await bus.publish(envelope(), lease="a")] += 1
+
+        publishers = [asyncio.create_task(publisher()) for _ in range(8)]
+        try:
+            while cuts < 15:
+                await own_admin.cut_listeners()
+                await eventually(lambda: bus.stats.connection_losses > cuts, every_s=0.001)
+                await eventually(lambda: bus.state is BusState.RUNNING, every_s=0.001)
+                cuts += 1
+            await asyncio.gather(*publishers)
+        finally:
+            await end(*publishers)
+        assert list(answers) == [Delivery.OFFLINE]
 
     async def test_redis_killed_and_restarted(
         self, make_bus: MakeBus, own_redis: RedisServer, caplog: pytest.LogCaptureFixture
