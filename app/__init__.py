@@ -5,15 +5,22 @@ The way of one message, from the socket of alice on replica-1 to the sockets of 
 1. `transports/websocket.py` reads a text frame from alice's socket.
 2. `protocol/plain.py` makes an operation of it (`Send`), or says what is wrong with it.
 3. `protocol/session.py` decides: alice is connected, "bob" can be a user, so `Route`. No I/O happens here.
-4. `cluster/connection_manager.py`, the router, makes a `Publication` of it and hands it to
-5. `hub/hub.py`: bob's connections on this replica. It is encoded once and queued in the outbox of each;
-   `hub/outbox.py` writes at the end of the turn, by `server.py`, to the socket. Nobody here has waited for Redis.
-6. The router gives an `Envelope` to `cluster/pubsub_manager.py`. One script in Redis (`backends/lua/relay.lua`)
-   looks at who holds bob (`cluster/directory.py` keeps that true) and publishes on the shared `events` channel,
-   unless replica-1 alone does. Its answer goes back to alice in the `ack`.
-7. On every other replica the `PubSubManager` reads the envelope and hands it to `cluster/remote_delivery.py`, which
-   gives it to that replica's hub, and has nothing to publish with: what came in over the bus never goes back to it.
+4. `cluster/connection_manager.py`, the router, makes a `Publication` of it for bob's channel, `#bob`. Log first: one
+   script (`backends/redis_log.py`, `backends/lua/append.lua`) gives it its place, keeps it in the channel's stream and
+   publishes it on the shared `events` channel. It looks at who holds bob (`cluster/directory.py` keeps that true): if
+   replica-1 alone does, nothing is published, and replica-1 goes on with step 6 by itself.
+5. On every replica the `PubSubManager` (`cluster/pubsub_manager.py`) reads the envelope and hands it to
+   `cluster/remote_delivery.py`, which has nothing to publish with: what came in over the bus never goes back to it.
+6. `cluster/channels.py` knows where this replica stands in `#bob`. `protocol/sequence.py` lets through what is next,
+   drops what was there before, and has a missing range read from the log. Bob's sockets stay open meanwhile.
+7. `hub/hub.py` has the connections that listen. The message is encoded once and queued in the outbox of each;
+   `hub/outbox.py` writes at the end of the turn, by `server.py`, to the socket. Alice has her `ack` by now.
 
-Imports go down only: main, cli > server, local_cluster > application > transports > cluster > hub, backends >
+An ephemeral message is local first: in step 4 the router gives it to the hub at once, and `backends/lua/relay.lua`
+publishes it without keeping it. Everything else is the same.
+
+Programs that are no replica run the same script: `publish/`.
+
+Imports go down only: main, cli > server, local_cluster > application > transports > cluster, publish > hub, backends >
 protocol > settings, errors, clock, telemetry. `application.py` alone ties concrete parts together.
 """

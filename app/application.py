@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from starlette.applications import Starlette
@@ -16,6 +17,8 @@ from app.backends.redis_client import connect
 from app.backends.redis_directory import RedisDirectory
 from app.backends.redis_log import RedisLog, TwoServerLog
 from app.backends.redis_presence import RedisPresence
+from app.backends.run_leases import reap_lost_runs
+from app.backends.scripts import Scripts
 from app.backends.streams import EMIT_STREAM, RedisEmissions, ShardedStream
 from app.clock import SystemClock, iso8601
 from app.cluster.channels import Channels
@@ -24,6 +27,7 @@ from app.cluster.directory import Directory
 from app.cluster.node import Node
 from app.cluster.presence import Presence
 from app.cluster.pubsub_manager import PubSubManager
+from app.cluster.run_reaper import RunReaper
 from app.hub.hub import Hub
 from app.protocol.events import Join, Leave
 from app.protocol.namespace import Namespaces
@@ -70,11 +74,13 @@ def build_replica(settings: Settings, name: str = "replica-1", bus: PubSubManage
     emissions: Emissions
     durable: Redis | None = None  # a client of our own, if what is kept has a server of its own
     if bus.enabled:
-        backend = RedisDirectory(bus.client, bus.scripts, bus.keys)
+        backend = RedisDirectory(bus.client, bus.keys, bus.scripts)
         present = RedisPresence(bus.client, bus.scripts, bus.keys, bus.channel)
+        kept_scripts = bus.scripts
         log = RedisLog(bus.client, bus.scripts, bus.keys, bus.channel)
         if settings.redis.durable_url is not None:
             durable = connect(settings.redis.durable_url, max_connections=settings.redis.max_connections)
+            kept_scripts = Scripts(durable)
             log = TwoServerLog(durable, bus.keys, bus.channel, live=bus.client, live_scripts=bus.scripts)
         emissions = RedisEmissions(
             ShardedStream(
@@ -93,7 +99,10 @@ def build_replica(settings: Settings, name: str = "replica-1", bus: PubSubManage
     directory = Directory(backend, hub, node_id=bus.node_id, settings=settings.directory, clock=clock)
     channels = Channels(hub, log, bus, namespaces, settings.channels, telemetry)
     presence = Presence(present, directory, namespaces, grace_s=settings.presence.grace_s)
-    node = Node(name, hub, bus, directory, channels, presence, drain=settings.drain, clock=clock)
+    runs = (
+        RunReaper(partial(reap_lost_runs, kept_scripts, bus.keys, bus.channel, namespaces)) if bus.enabled else None
+    )
+    node = Node(name, hub, bus, directory, channels, presence, runs, drain=settings.drain, clock=clock)
     manager = ConnectionManager(
         hub,
         bus,
@@ -108,6 +117,7 @@ def build_replica(settings: Settings, name: str = "replica-1", bus: PubSubManage
         timestamp=lambda: iso8601(clock.now()),
     )
     bus.handler = manager.handle_pubsub_message
+    hub.on_drop = manager.disconnect
     bus.on_resubscribed = channels.lost_track
     authenticator = Authenticator(settings.auth)
     door = WebSocketDoor.build(

@@ -214,7 +214,8 @@ def _row(location: tuple[str, ...], field: FieldInfo) -> str:
 
 def unknown_variables() -> list[str]:
     """Variables of the environment that look like settings and are none: typing errors, most likely."""
-    known = {*Settings.model_fields, "port"}  # HELIOGRAPH_PORT is for `heliograph up`
+    # The others are read by the commands of `heliograph` and by the Ansible plugin.
+    known = {*Settings.model_fields, "port", "url", "token", "log_id", "wait"}
     names = (name for name in os.environ if name.upper().startswith(PREFIX))
     return sorted(name for name in names if name[len(PREFIX) :].lower().split("__")[0] not in known)
 

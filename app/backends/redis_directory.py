@@ -19,9 +19,9 @@ BATCH = 500  # users in one command: short enough not to hold up Redis
 class RedisDirectory:
     """A `DirectoryBackend` in Redis. The client stays its owner's to close."""
 
-    def __init__(self, client: Redis, scripts: Scripts, keys: Keys) -> None:
+    def __init__(self, client: Redis, keys: Keys, scripts: Scripts | None = None) -> None:
         self._redis = client
-        self._scripts = scripts
+        self._scripts = scripts or Scripts(client)
         self._keys = keys
 
     async def take(self, lease: str, info: ReplicaInfo, ttl_s: float) -> None:

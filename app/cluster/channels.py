@@ -223,8 +223,7 @@ class Channels:
         """A run's viewer gets the latest state, and from that very moment on its progress."""
         opened = await self._open(Opening(channel, with_run=True))
         self._tell_subscribed(connection, channel, opened.position, recovered=True, request_id=request_id)
-        run = opened.run or RunState(state=None, progress=0, logs=[])
-        self._hub.tell(connection, InitialState(state=run.state, progress=run.progress, logs=run.logs))
+        self._hub.tell(connection, _initial_state(opened.run))
         return opened.position
 
     async def _catch_up(
@@ -405,7 +404,7 @@ class Channels:
         """Read what is missing from the log and deliver it."""
         asked = [None if each.sequence is None else each.sequence.position for each in followed]
         openings = [
-            Opening(each.name, after=position, limit=self._settings.page)
+            Opening(each.name, after=position, limit=self._settings.page, with_run=self._namespaces.of(each.name).run)
             for each, position in zip(followed, asked, strict=True)
         ]
         for each, position, opened in zip(followed, asked, await self._log.open(openings), strict=True):
@@ -415,14 +414,14 @@ class Channels:
         """Go on with what was read from `asked` on."""
         if followed.sequence is None:
             self._begin(followed, opened.position)
-            self._say_where_it_goes_on(followed, opened.position)
+            self._say_where_it_goes_on(followed, opened)
             return
         before = followed.sequence.position
         if not opened.complete:
             if before != asked:
                 self._missing(followed.name)  # somebody else was faster: what was read is not about here any more
                 return
-            self._say_where_it_goes_on(followed, opened.position)
+            self._say_where_it_goes_on(followed, opened)
             self._deliver(followed, followed.sequence.restart(opened.position))
             self._telemetry.unfilled_gaps += 1
             logger.warning(
@@ -439,10 +438,12 @@ class Channels:
         if followed.sequence.has_gap or now.offset < opened.position.offset:
             self._missing(followed.name)
 
-    def _say_where_it_goes_on(self, followed: _Followed, position: Position) -> None:
-        """A hole that cannot be filled is said aloud, to everyone who listens."""
-        cursor = format_cursor({followed.name: position})
+    def _say_where_it_goes_on(self, followed: _Followed, opened: Opened) -> None:
+        """A hole that cannot be filled is said aloud, to everyone who listens; a run's viewers get its state anew."""
+        cursor = format_cursor({followed.name: opened.position})
         self._hub.deliver(followed.name, Subscribed(channel=followed.name, cursor=cursor, recovered=False))
+        if self._namespaces.of(followed.name).run:
+            self._hub.deliver(followed.name, _initial_state(opened.run))
 
     # -- the heartbeat
 
@@ -542,6 +543,13 @@ class Channels:
                 for (_, future), opened in zip(openings, results, strict=True):
                     if not future.done():
                         future.set_result(opened)
+
+
+def _initial_state(run: RunState | None) -> InitialState:
+    """What the viewers of a run get first; of one that nobody has heard of, that it has not begun."""
+    if run is None:
+        return InitialState(state=None, progress=0, logs=[])
+    return InitialState(state=run.state, progress=run.progress, logs=run.logs)
 
 
 def _is_behind(position: Position, top: Position | None) -> bool:

@@ -11,6 +11,7 @@ from app.cluster.channels import Channels
 from app.cluster.directory import Directory
 from app.cluster.presence import Presence
 from app.cluster.pubsub_manager import PubSubManager
+from app.cluster.run_reaper import RunReaper
 from app.errors import BusUnavailable
 from app.hub.connection import Connection
 from app.hub.hub import Hub
@@ -35,6 +36,7 @@ class Node:
         directory: Directory,
         channels: Channels,
         presence: Presence,
+        runs: RunReaper | None,
         *,
         drain: DrainSettings,
         clock: Clock,
@@ -47,6 +49,7 @@ class Node:
         self._directory = directory
         self._channels = channels
         self._presence = presence
+        self._runs = runs
         self._drain_settings = drain
         self._clock = clock
         self._started_at = iso8601(clock.now())
@@ -80,11 +83,15 @@ class Node:
         await self._directory.start(self.describe)
         self._channels.start()
         self._presence.start()
+        if self._runs is not None:
+            self._runs.start()
 
     async def stop(self) -> None:
         """Leave the cluster: the users first, then the listener, the subscriptions, the connections."""
         await self._channels.stop()
         await self._presence.stop()
+        if self._runs is not None:
+            await self._runs.stop()
         await self._directory.stop()
         await self._bus.stop_listening()
         await self._bus.close()

@@ -1,6 +1,6 @@
 """Who is connected to this replica and what they listen to, and handing them what is theirs."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import TYPE_CHECKING
 
 from app.hub.connection import Connection
@@ -17,6 +17,7 @@ class Hub:
 
     def __init__(self, telemetry: Telemetry) -> None:
         self._telemetry = telemetry
+        self.on_drop: Callable[[Connection], object] = self.remove  # who has more to tidy up puts itself in here
         self._by_user: dict[str, set[Connection]] = {}
         self._by_channel: dict[str, set[Connection]] = {}
         self._connections = 0
@@ -121,5 +122,5 @@ class Hub:
     def _drop(self, connection: Connection, code: CloseCode) -> None:
         """Close a connection that cannot take what is its own, and forget it."""
         self._telemetry.slow_closes += 1
-        self.remove(connection)
+        self.on_drop(connection)
         connection.close(code, "the connection did not read what was sent to it")

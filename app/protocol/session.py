@@ -189,8 +189,9 @@ class Session:
         if self._state is not _State.NEW:
             return Refuse(ErrorCode.BAD_REQUEST, "this connection has said 'connect' already", operation.id)
         try:
-            parse_cursor(operation.cursor or "")
-        except BadCursor as error:
+            for channel in parse_cursor(operation.cursor or ""):
+                check_channel(channel)
+        except (BadCursor, BadChannel) as error:
             return Refuse(error.code, str(error), operation.id, close=CloseCode.BAD_REQUEST)
         self._state = _State.CONNECTING
         self._connect = operation

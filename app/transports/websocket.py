@@ -30,6 +30,7 @@ from app.hub.frames import Encoding, Sink, text_frame
 from app.hub.outbox import Outbox, Turn
 from app.protocol.codes import CloseCode
 from app.protocol.events import Ack, Emitted, History, Message, Presence, Published
+from app.protocol.identity import user_of
 from app.protocol.namespace import Namespaces
 from app.protocol.operations import Connect, Subscribe
 from app.protocol.plain import PlainCodec
@@ -325,6 +326,9 @@ class _Driver:
                 request_id=action.request_id,
             )
         except BusUnavailable as error:
+            if user_of(action.channel) is not None:
+                # Its own channel it cannot do without: it listens, and is told later where that has begun.
+                await self._door.manager.listen(self._connection, action.channel)
             self._session.not_joined(action.channel)
             text = f"not subscribed to {action.channel!r}, try again: {error}"
             self._refuse(Refuse(error.code, text, action.request_id))
