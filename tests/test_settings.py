@@ -8,12 +8,15 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 from app.errors import BadSetting
-from app.settings import Settings, settings_table, unknown_variables
+from app.settings import Namespace, Settings, settings_table, unknown_variables
 from tests.support.tokens import SECRET
 
 GOOD: dict[str, tuple[str, Any]] = {
     "REDIS__URL": ("rediss://:pw@host:6380/1", "rediss://:pw@host:6380/1"),
+    "REDIS__DURABLE_URL": ("redis://durable/2", "redis://durable/2"),
     "REDIS__MAX_CONNECTIONS": ("7", 7),
+    "REDIS__EMIT_SHARDS": ("8", 8),
+    "REDIS__EMIT_MAXLEN": ("50", 50),
     "REDIS__PREFIX": ("other:", "other:"),
     "BUS__CHANNEL": ("ereignisse", "ereignisse"),
     "BUS__CANARY_INTERVAL_S": ("0.5", 0.5),
@@ -21,6 +24,14 @@ GOOD: dict[str, tuple[str, Any]] = {
     "DIRECTORY__LEASE_TTL_S": ("4.5", 4.5),
     "DIRECTORY__RENEW_INTERVAL_S": ("1", 1.0),
     "DIRECTORY__REAP_GRACE_S": ("0", 0.0),
+    "CHANNELS__HEARTBEAT_S": ("0.25", 0.25),
+    "CHANNELS__LINGER_S": ("0", 0.0),
+    "CHANNELS__PAGE": ("50", 50),
+    "PRESENCE__GRACE_S": ("0", 0.0),
+    "NAMESPACES": (
+        '{"chat":{"history_size":5,"presence":true}}',
+        {"chat": Namespace(history_size=5, presence=True)},
+    ),
     "AUTH__MODE": ("open", "open"),
     "LIMITS__FRAME_BYTES": ("2048", 2048),
     "LIMITS__DEPTH": ("5", 5),
@@ -28,6 +39,7 @@ GOOD: dict[str, tuple[str, Any]] = {
     "LIMITS__MESSAGES_PER_SECOND": ("0", 0.0),
     "LIMITS__CONNECTIONS": ("10", 10),
     "LIMITS__CONNECTIONS_PER_USER": ("0", 0),
+    "LIMITS__CHANNELS_PER_CONNECTION": ("3", 3),
     "LIMITS__CONNECT_TIMEOUT_S": ("1.5", 1.5),
     "PING__INTERVAL_S": ("5", 5),
     "PING__TIMEOUT_S": ("3", 3),
@@ -43,13 +55,21 @@ GOOD: dict[str, tuple[str, Any]] = {
 
 BAD = {
     "REDIS__URL": "http://host",
+    "REDIS__DURABLE_URL": "http://host",
     "REDIS__MAX_CONNECTIONS": "0",
+    "REDIS__EMIT_SHARDS": "1025",
+    "REDIS__EMIT_MAXLEN": "0",
     "BUS__CHANNEL": "",
     "BUS__CANARY_INTERVAL_S": "0",
     "BUS__CANARY_TIMEOUT_S": "soon",
     "DIRECTORY__LEASE_TTL_S": "-1",
     "DIRECTORY__RENEW_INTERVAL_S": "nan",
     "DIRECTORY__REAP_GRACE_S": "-0.1",
+    "CHANNELS__HEARTBEAT_S": "0",
+    "CHANNELS__LINGER_S": "-1",
+    "CHANNELS__PAGE": "0",
+    "PRESENCE__GRACE_S": "-1",
+    "NAMESPACES": "[]",
     "AUTH__MODE": "closed",
     "LIMITS__FRAME_BYTES": "12",
     "LIMITS__DEPTH": "513",
@@ -57,6 +77,7 @@ BAD = {
     "LIMITS__MESSAGES_PER_SECOND": "-1",
     "LIMITS__CONNECTIONS": "0",
     "LIMITS__CONNECTIONS_PER_USER": "-1",
+    "LIMITS__CHANNELS_PER_CONNECTION": "0",
     "LIMITS__CONNECT_TIMEOUT_S": "0",
     "PING__INTERVAL_S": "0.5",
     "PING__TIMEOUT_S": "0",
@@ -134,6 +155,30 @@ def test_a_bad_value_is_refused_by_name(environment: Any, name: str, value: str)
         Settings.load()
     assert str(raised.value).startswith(f"HELIOGRAPH_{name}: ")
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        ('{"chat":{"history_size":0}}', "HELIOGRAPH_NAMESPACES__CHAT__HISTORY_SIZE: "),
+        ('{"chat":{"historysize":9}}', "HELIOGRAPH_NAMESPACES__CHAT__HISTORYSIZE: there is no such setting"),
+        ('{"chat":5}', "HELIOGRAPH_NAMESPACES__CHAT: "),
+        ('{"chat":', "HELIOGRAPH_NAMESPACES: must be JSON"),
+    ],
+)
+def test_a_bad_namespace_is_refused_by_name(environment: Any, value: str, says: str) -> None:
+    """Fails if an option of a namespace is silently ignored, or one is not told which it was."""
+    environment(AUTH__MODE="open", NAMESPACES=value)
+    with pytest.raises(BadSetting) as raised:
+        Settings.load()
+    assert str(raised.value).startswith(says)
+
+
+def test_a_durable_redis_alone_is_refused(environment: Any) -> None:
+    """Fails if what is kept goes to Redis while replicas do not hear each other."""
+    environment(AUTH__MODE="open", REDIS__DURABLE_URL="redis://host")
+    with pytest.raises(BadSetting, match="HELIOGRAPH_REDIS: DURABLE_URL needs URL"):
+        Settings.load()
 
 
 @pytest.mark.parametrize("name", ["DIRECTORY__LEASE_TTL_S", "LIMITS__CONNECT_TIMEOUT_S", "DRAIN__WINDOW_S"])
@@ -232,6 +277,8 @@ class TestSecrets:
             {"AUTH": '{"secret":"hunter2"'},
             {"AUTH": '{"secret":["hunter2"]}'},
             {"AUTH__MODE": "open", "REDIS__URL": "http://:hunter2@host"},
+            {"AUTH__MODE": "open", "REDIS__DURABLE_URL": "http://:hunter2@host"},
+            {"AUTH__MODE": "open", "REDIS__DURABLE_URL": "redis://:hunter2@host"},
         ],
         ids=str,
     )

@@ -1,4 +1,4 @@
-"""This replica's connections by user."""
+"""This replica's connections by user and by channel."""
 
 from collections import Counter
 
@@ -19,7 +19,7 @@ from app.protocol.publication import Publication
 from app.telemetry import Telemetry
 from tests.support.members import RecordingSink
 
-PUBLICATION = Publication("#bob", msgspec.Raw(b'"hi"'), "m", "t")
+MESSAGE = Message.of(Publication("#bob", msgspec.Raw(b'"hi"'), "m", "t"))
 
 
 class CountingCodec(PlainCodec):
@@ -97,13 +97,53 @@ class TestMembership:
         assert Counter(seen) == Counter(connections)
 
 
+class TestSubscriptions:
+    def test_subscribers_are_those_who_asked(self) -> None:
+        """Fails if a subscription reaches the user's other devices, counts twice, or outlives its end."""
+        house = House()
+        phone, laptop = house.add("bob"), house.add("bob")
+        for _ in range(2):
+            house.hub.subscribe(phone, "room:1")
+        house.hub.subscribe(laptop, "room:2")
+        assert set(house.hub.subscribers("room:1")) == {phone}
+        assert phone.channels == {"room:1"}
+        assert (house.hub.channels, list(house.hub.subscribers("room:3"))) == (2, [])
+        house.hub.unsubscribe(laptop, "room:1")
+        assert set(house.hub.subscribers("room:1")) == {phone}
+        for _ in range(2):
+            house.hub.unsubscribe(phone, "room:1")
+        assert (list(house.hub.subscribers("room:1")), phone.channels, house.hub.channels) == ([], set(), 1)
+
+    def test_who_is_forgotten_listens_to_nothing(self) -> None:
+        """Fails if a closed connection stays among a channel's subscribers: it would never be collected."""
+        house = House()
+        bob, carol = house.add("bob"), house.add("carol")
+        for channel in ("room:1", "room:2"):
+            house.hub.subscribe(bob, channel)
+        house.hub.subscribe(carol, "room:2")
+        assert house.hub.remove(bob)
+        assert (house.hub.channels, set(house.hub.subscribers("room:2")), bob.channels) == (1, {carol}, set())
+
+
 class TestDeliver:
+    def test_to_every_subscriber_of_the_channel_and_nobody_else(self) -> None:
+        """Fails if a subscriber is missed, a user's device that did not subscribe is reached, or the count is wrong."""
+        house = House()
+        phone, laptop, carol = house.add("bob"), house.add("bob"), house.add("carol")
+        house.hub.subscribe(phone, "room:1")
+        house.hub.subscribe(carol, "room:1")
+        assert house.hub.deliver("room:1", MESSAGE) == 2
+        assert house.hub.deliver("room:2", MESSAGE) == 0
+        assert house.hub.deliver("bob", MESSAGE) == 0, "a user's name is no channel"
+        assert (house.got(phone), house.got(laptop), house.got(carol)) == (["hi"], [], ["hi"])
+        assert (house.telemetry.messages_out, house.codec.encoded) == (2, 1)
+
     def test_to_every_connection_of_the_user_and_nobody_else(self) -> None:
         """Fails if a device is missed, a stranger is reached, or the count is wrong."""
         house = House()
         phone, laptop, other = house.add("bob"), house.add("bob"), house.add("bobby")
-        assert house.hub.deliver("bob", PUBLICATION) == 2
-        assert house.hub.deliver("nobody", PUBLICATION) == 0
+        assert house.hub.deliver_to_user("bob", MESSAGE) == 2
+        assert house.hub.deliver_to_user("nobody", MESSAGE) == 0
         assert (house.got(phone), house.got(laptop), house.got(other)) == (["hi"], ["hi"], [])
         assert house.telemetry.messages_out == 2
 
@@ -114,10 +154,10 @@ class TestDeliver:
         framed = Encoding(framed_codec, text_frame)
         plain_ones = [house.add("bob") for _ in range(50)]
         framed_ones = [house.add("bob", framed) for _ in range(50)]
-        assert house.hub.deliver("bob", PUBLICATION) == 100
+        assert house.hub.deliver_to_user("bob", MESSAGE) == 100
         assert (house.codec.encoded, framed_codec.encoded) == (1, 1)
         house.turn.end()
-        payload = PlainCodec(1).encode(Message.of(PUBLICATION))
+        payload = PlainCodec(1).encode(MESSAGE)
         assert all(house.sinks[connection].writes == [[payload]] for connection in plain_ones)
         assert all(house.sinks[connection].writes == [[text_frame(payload)]] for connection in framed_ones)
 
@@ -125,7 +165,7 @@ class TestDeliver:
         """Fails if a message for users of other replicas is encoded here."""
         house = House()
         house.add("alice")
-        house.hub.deliver("bob", PUBLICATION)
+        house.hub.deliver_to_user("bob", MESSAGE)
         assert house.codec.encoded == 0
 
     def test_a_slow_one_is_dropped_and_the_others_are_not(self) -> None:
@@ -133,7 +173,7 @@ class TestDeliver:
         house = House()
         slow, fast = house.add("bob", limit_bytes=100), house.add("bob")
         slow.outbox.pause()
-        taken = [house.hub.deliver("bob", PUBLICATION) for _ in range(5)]
+        taken = [house.hub.deliver_to_user("bob", MESSAGE) for _ in range(5)]
         assert taken == [2, 1, 1, 1, 1]
         assert house.sinks[slow].closed is CloseCode.SLOW
         assert house.hub.count("bob") == 1
@@ -145,7 +185,7 @@ class TestDeliver:
         house = House()
         closed, open_one = house.add("bob"), house.add("bob")
         closed.close(CloseCode.EXPIRED, "expired")
-        assert house.hub.deliver("bob", PUBLICATION) == 1
+        assert house.hub.deliver_to_user("bob", MESSAGE) == 1
         assert (house.got(closed), house.got(open_one)) == ([], ["hi"])
 
     def test_telling_one_tells_only_that_one(self) -> None:
@@ -165,7 +205,7 @@ class TestDeliver:
 
 
 class HubModel(RuleBasedStateMachine):
-    """The hub against a multiset of (user, connection)."""
+    """The hub against a multiset of (user, connection), and sets of who listens to what."""
 
     connections: Bundle[Connection] = Bundle("connections")
 
@@ -174,6 +214,7 @@ class HubModel(RuleBasedStateMachine):
         self.house = House()
         self.there: set[Connection] = set()
         self.expected: Counter[Connection] = Counter()
+        self.listening: dict[str, set[Connection]] = {"x": set(), "y": set()}
 
     @rule(target=connections, user=st.sampled_from("abc"))
     def add(self, user: str) -> Connection:
@@ -190,6 +231,8 @@ class HubModel(RuleBasedStateMachine):
     def remove(self, connection: Connection) -> None:
         assert self.house.hub.remove(connection) == (connection in self.there)
         self.there.discard(connection)
+        for listening in self.listening.values():
+            listening.discard(connection)
 
     @rule(connection=consumes(connections))
     def remove_for_good(self, connection: Connection) -> None:
@@ -198,8 +241,34 @@ class HubModel(RuleBasedStateMachine):
     @rule(user=st.sampled_from("abcd"))
     def deliver(self, user: str) -> None:
         mine = [connection for connection in self.there if connection.user == user]
-        assert self.house.hub.deliver(user, PUBLICATION) == len(mine)
+        assert self.house.hub.deliver_to_user(user, MESSAGE) == len(mine)
         self.expected.update(mine)
+
+    @rule(connection=connections, channel=st.sampled_from("xy"))
+    def subscribe(self, connection: Connection, channel: str) -> None:
+        if connection in self.there:
+            self.house.hub.subscribe(connection, channel)
+            self.listening[channel].add(connection)
+
+    @rule(connection=connections, channel=st.sampled_from("xyz"))
+    def unsubscribe(self, connection: Connection, channel: str) -> None:
+        self.house.hub.unsubscribe(connection, channel)
+        self.listening.get(channel, set()).discard(connection)
+
+    @rule(channel=st.sampled_from("xyz"))
+    def deliver_on_channel(self, channel: str) -> None:
+        listening = self.listening.get(channel, set())
+        assert self.house.hub.deliver(channel, MESSAGE) == len(listening)
+        self.expected.update(listening)
+
+    @invariant()
+    def it_knows_who_listens(self) -> None:
+        hub = self.house.hub
+        for channel, listening in self.listening.items():
+            assert set(hub.subscribers(channel)) == listening
+        assert hub.channels == sum(1 for listening in self.listening.values() if listening)
+        for connection in self.there:
+            assert connection.channels == {name for name, them in self.listening.items() if connection in them}
 
     @invariant()
     def it_knows_who_is_there(self) -> None:

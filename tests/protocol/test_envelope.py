@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from app.errors import BadEnvelope, BadUserId
 from app.protocol.envelope import MAX_DEPTH, Envelope, decode_envelope, encode_envelope
 from app.protocol.identity import check_user_id
+from app.protocol.position import Position
 from app.protocol.publication import Publication
 
 
@@ -43,7 +44,7 @@ def test_an_envelope_comes_out_as_it_went_in(
     """Fails if a field, a script or the data does not survive the way through Redis."""
     data = json.dumps(value, ensure_ascii=False)
     publication = Publication(f"#{user}", msgspec.Raw(data.encode()), "m-1", "2026-01-01", sender, origin)
-    envelope = Envelope.of(publication, user, node_id or "")
+    envelope = Envelope.of(publication, node_id or "")
     arrived = decode_envelope(encode_envelope(envelope))
     assert arrived.node_id == (node_id or "")
     copy = arrived.publication(message_id="other", sent_at="other")
@@ -55,10 +56,39 @@ def test_an_envelope_comes_out_as_it_went_in(
 def test_the_wire_form_is_what_foreign_programs_write() -> None:
     """Fails if a field is renamed on the bus: replicas of two versions, and foreign programs, share it."""
     publication = Publication("#bob", msgspec.Raw(b'{"a": 1}'), "m", "t", "alice", "replica-1")
-    assert encode_envelope(Envelope.of(publication, "bob", "n")) == (
-        b'{"target_user_id":"bob","message":{"a": 1},"message_id":"m","sent_at":"t","from":"alice",'
-        b'"origin":"replica-1","node_id":"n"}'
-    )
+    payload = encode_envelope(Envelope.of(publication, "n"))
+    assert json.loads(payload) == {
+        "target_user_id": "bob",
+        "message": {"a": 1},
+        "message_id": "m",
+        "sent_at": "t",
+        "from": "alice",
+        "origin": "replica-1",
+        "node_id": "n",
+    }
+    assert b'"message":{"a": 1}' in payload, "the data as its author wrote it"
+
+
+def test_the_wire_form_on_a_channel() -> None:
+    """Fails if what is for a channel is addressed to a user, or where it stands is renamed or lost on the bus."""
+    publication = Publication("room:1", msgspec.Raw(b'{"a": 1}'), "m", "t")
+    envelope = Envelope.of(publication, "n")
+    assert json.loads(encode_envelope(envelope)) == {
+        "channel": "room:1",
+        "message": {"a": 1},
+        "message_id": "m",
+        "sent_at": "t",
+        "node_id": "n",
+    }
+    kept = msgspec.structs.replace(envelope, epoch="e", offset=7, seq=9)
+    payload = encode_envelope(kept)
+    assert json.loads(payload).items() >= {"epoch": "e", "offset": 7, "seq": 9}.items()
+    arrived = decode_envelope(payload)
+    assert arrived == kept
+    assert arrived.publication() == msgspec.structs.replace(publication, position=Position("e", 7))
+    coming = Envelope(msgspec.Raw(b'"alice"'), channel="room:1", presence="join")
+    assert json.loads(encode_envelope(coming)) == {"channel": "room:1", "message": "alice", "presence": "join"}
+    assert decode_envelope(encode_envelope(coming)) == coming
 
 
 def test_the_two_required_fields_are_enough() -> None:
@@ -68,7 +98,10 @@ def test_the_two_required_fields_are_enough() -> None:
     assert (publication.channel, publication.message_id, publication.sent_at) == ("#밥", "made-here", "now")
     assert publication.sender is None
     assert publication.origin is None
-    assert encode_envelope(envelope) == '{"target_user_id":"밥","message":{"한":"글"}}'.encode()
+    assert publication.position is None
+    payload = encode_envelope(envelope)
+    assert json.loads(payload) == {"target_user_id": "밥", "message": {"한": "글"}}
+    assert '{"한":"글"}'.encode() in payload
 
 
 def _deep(levels: int) -> bytes:
@@ -93,6 +126,15 @@ def test_the_depth_that_foreign_processes_may_use_is_exact() -> None:
         b"{}",
         b'{"message":1}',
         b'{"target_user_id":"b"}',
+        b'{"channel":"room:1"}',
+        b'{"channel":null,"message":1}',
+        b'{"channel":1,"message":1}',
+        b'{"channel":"","message":1}',
+        b'{"channel":"#","message":1}',
+        b'{"channel":"a\\u0000b","message":1}',
+        b'{"channel":"' + b"x" * 513 + b'","message":1}',
+        b'{"channel":"c","message":1,"epoch":5}',
+        b'{"channel":"c","message":1,"offset":"5"}',
         b'{"target_user_id":1,"message":1}',
         b'{"target_user_id":null,"message":1}',
         b'{"target_user_id":"","message":1}',

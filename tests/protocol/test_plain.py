@@ -53,7 +53,11 @@ BAD = {
     "type null": ('{"type":null}', "bad_request", "$.type"),
     "type number": ('{"type":5}', "bad_request", "$.type"),
     "type array": ('{"type":["ping"]}', "bad_request", "$.type"),
-    "unknown type": ('{"type":"teleport"}', "unknown_type", "unknown type 'teleport'; known are connect, send, ping"),
+    "unknown type": (
+        '{"type":"teleport"}',
+        "unknown_type",
+        "unknown type 'teleport'; known are connect, send, subscribe, unsubscribe, publish, history, presence, emit, ping",
+    ),
     "type in capitals": ('{"type":"PING"}', "unknown_type", "unknown type 'PING'"),
     "empty type": ('{"type":""}', "unknown_type", "unknown type ''"),
     "send without to": ('{"type":"send","data":1}', "bad_request", "missing required field `to`"),

@@ -48,11 +48,11 @@ class TestEdges:
         bus = make_bus(own_redis.url, on_resubscribed=lambda: told.append(time.monotonic()))
         bus.start_listening()
         await eventually(lambda: bus.ready)
-        assert told == []
+        assert len(told) == 1, "the log may have been read before there was a subscription"
         for cut in range(1, 4):
             assert await own_admin.cut_listeners() == 1
             await eventually(lambda cut=cut: bus.stats.resubscriptions == cut and bus.ready)
-            assert len(told) == bus.stats.resubscriptions == bus.stats.connection_losses
+            assert len(told) - 1 == bus.stats.resubscriptions == bus.stats.connection_losses
             await hears(bus, own_admin)
         assert await own_admin.subscribers(bus.channel) == 1
 
