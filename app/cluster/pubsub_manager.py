@@ -284,7 +284,6 @@ class PubSubManager:
                 delay_s = _backoff_s(failures)
                 logger.warning("the bus connection is lost (%s); next try in %.1f s", error, delay_s)
                 await self._drop_subscription()
-                await self._drop_idle_connections()
                 await asyncio.sleep(delay_s)
 
     async def _read(self, pubsub: PubSub) -> NoReturn:
@@ -345,7 +344,10 @@ class PubSubManager:
             logger.info("subscribed again; what was published meanwhile did not arrive here")
         # At the first time too: the log may have been read before there was a subscription.
         if self.on_resubscribed is not None:
-            self.on_resubscribed()
+            try:
+                self.on_resubscribed()
+            except Exception:
+                logger.exception("what was to be done after a new subscription failed")
 
     async def _subscribe(self) -> PubSub:
         """The listening connection, opened and asked for all channels that are wanted unless there is one.
@@ -361,6 +363,7 @@ class PubSubManager:
             url = self._redis_settings.url
             assert url is not None  # noqa: S101 - self.client has refused otherwise
             self._pubsub = connect(url, max_connections=1).pubsub(ignore_subscribe_messages=False)
+            self._canary_heard_at = -math.inf  # what the last connection heard says nothing about this one
             try:
                 with as_bus_unavailable():
                     wanted = [self.own_channel, *self._wanted]
@@ -385,12 +388,6 @@ class PubSubManager:
                 await pubsub.aclose()  # type: ignore[no-untyped-call]
             with suppress(RedisError, OSError, TimeoutError):
                 await pubsub.connection_pool.aclose()
-
-    async def _drop_idle_connections(self) -> None:
-        """Whatever ended the listening connection has most likely ended these: do not let a message find out."""
-        if self._client is not None:
-            with suppress(RedisError, OSError, TimeoutError):
-                await self._client.connection_pool.disconnect(inuse_connections=False)
 
     async def _canary_loop(self) -> None:
         while True:
