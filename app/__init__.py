@@ -6,9 +6,9 @@ The way of one message, from the socket of alice on replica-1 to the sockets of 
 2. `protocol/plain.py` makes an operation of it (`Send`), or says what is wrong with it.
 3. `protocol/session.py` decides: alice is connected, "bob" can be a user, so `Route`. No I/O happens here.
 4. `cluster/connection_manager.py`, the router, makes a `Publication` of it for bob's channel, `#bob`. Log first: one
-   script (`backends/redis_log.py`, `backends/lua/append.lua`) gives it its place, keeps it in the channel's stream and
-   publishes it on the shared `events` channel. It looks at who holds bob (`cluster/directory.py` keeps that true): if
-   replica-1 alone does, nothing is published, and replica-1 goes on with step 6 by itself.
+   script (`backends/redis_log.py`, `backends/lua/append.lua`) gives it its place, keeps it in the channel's stream
+   and publishes it on the shared `events` channel. It looks at who holds bob (`cluster/directory.py` keeps that
+   true): if replica-1 alone does, nothing is published, and replica-1 goes on with step 6 by itself.
 5. On every replica the `PubSubManager` (`cluster/pubsub_manager.py`) reads the envelope and hands it to
    `cluster/remote_delivery.py`, which has nothing to publish with: what came in over the bus never goes back to it.
 6. `cluster/channels.py` knows where this replica stands in `#bob`. `protocol/sequence.py` lets through what is next,
@@ -21,6 +21,6 @@ publishes it without keeping it. Everything else is the same.
 
 Programs that are no replica run the same script: `publish/`.
 
-Imports go down only: main, cli > server, local_cluster > application > transports > cluster, publish > hub, backends >
-protocol > settings, errors, clock, telemetry. `application.py` alone ties concrete parts together.
+Imports go down only: main, cli > server, local_cluster > application > transports > cluster, publish > hub,
+backends > protocol > settings, errors, clock, telemetry. `application.py` alone ties concrete parts together.
 """

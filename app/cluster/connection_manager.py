@@ -215,8 +215,10 @@ class ConnectionManager:
         try:
             appended = await self._log.append(draft, options, self._directory.lease)
         except BusUnavailable:
+            self._bus.stats.publish_errors += 1
             self._channels.doubt(channel)  # nobody else may have been told, and the answer may have been lost
             raise
+        self._bus.stats.published += 1
         delivery = appended.delivery
         if not appended.published:
             # Nobody else holds the user, so nobody was told: what the log has taken is delivered here.

@@ -573,7 +573,7 @@ class TestReaping:
         clock.advance(BY_HAND.reap_grace_s)
         await b.directory.renew_now()
         wiretap.broken = "before"
-        await eventually(lambda: wiretap.count("reap") == 1)
+        await eventually(lambda: wiretap.count("doom") == 1)
         assert await backend.holders("bob") == {"a.0": 1}
         wiretap.broken = None
         for _ in range(2):

@@ -1,12 +1,21 @@
 """The guard, by structure: what came in over the bus has no way back to it."""
 
 import ast
+import asyncio
 import inspect
+from types import ModuleType
+from typing import get_type_hints
 
 import msgspec
 import pytest
 
+from app.backends.memory_log import MemoryLog
+from app.backends.protocols import LogReader, Opening, Subscriptions
+from app.backends.redis_log import RedisLog
+from app.clock import SystemClock
+from app.cluster import channels as channels_module
 from app.cluster import remote_delivery
+from app.cluster.channels import Channels
 from app.cluster.directory import Directory
 from app.cluster.pubsub_manager import PubSubManager
 from app.cluster.remote_delivery import RemoteDelivery
@@ -15,22 +24,39 @@ from app.hub.frames import Encoding
 from app.hub.hub import Hub
 from app.hub.outbox import Outbox, Turn
 from app.protocol.envelope import Envelope
+from app.protocol.namespace import Namespaces
 from app.protocol.plain import PlainCodec
+from app.protocol.position import Position, format_cursor
+from app.settings import ChannelSettings
 from app.telemetry import Telemetry
 from tests.support.members import RecordingSink
+
+
+class NoBus:
+    """`Subscriptions` for a replica that every envelope is handed to by the test."""
+
+    async def follow(self, channel: str) -> None:
+        pass
+
+    async def unfollow(self, channel: str) -> None:
+        pass
 
 
 class Here:
     """A hub with bob on it, and the RemoteDelivery of the node `me`."""
 
     def __init__(self) -> None:
-        self.hub = Hub(Telemetry())
-        self.remote = RemoteDelivery(self.hub, "me", lambda: "now")
+        telemetry = Telemetry()
+        self.hub = Hub(telemetry)
+        self.log = MemoryLog(SystemClock())
+        self.channels = Channels(self.hub, self.log, NoBus(), Namespaces(), ChannelSettings(), telemetry)
+        self.remote = RemoteDelivery(self.hub, self.channels, "me", lambda: "now")
         self.sink = RecordingSink()
         self._callbacks: list[object] = []
         self.turn = Turn(self._callbacks.append)
         outbox = Outbox(self.sink, self.turn, 1000)
-        self.hub.add(Connection("c", "bob", Encoding(PlainCodec(8), bytes), outbox))
+        self.bob = Connection("c", "bob", Encoding(PlainCodec(8), bytes), outbox)
+        self.hub.add(self.bob)
 
     def deliver(self, envelope: Envelope) -> int:
         taken = self.remote.deliver_remote(envelope)
@@ -46,32 +72,102 @@ class TestTheGuard:
     """`via_pubsub` names it; this is what enforces it."""
 
     def test_it_holds_nothing_to_publish_with(self) -> None:
-        """Fails if RemoteDelivery is ever given the bus, the directory or the router."""
+        """Fails if RemoteDelivery is ever given the bus, the log, the directory or the router."""
         held = vars(Here().remote).values()
-        assert not [thing for thing in held if isinstance(thing, PubSubManager | Directory)]
+        assert not [thing for thing in held if isinstance(thing, PubSubManager | Directory | RedisLog | MemoryLog)]
+        assert not [thing for thing in held if {"publish", "publish_on", "append", "send_message"} & set(dir(thing))]
         parameters = inspect.signature(RemoteDelivery.__init__).parameters
-        assert [parameter.name for parameter in parameters.values()] == ["self", "hub", "node_id", "timestamp"]
+        assert list(parameters) == ["self", "hub", "channels", "node_id", "timestamp"]
 
-    def test_it_cannot_wait_for_anything(self) -> None:
-        """Fails if deliver_remote becomes a coroutine function: it could then reach the network."""
-        assert not inspect.iscoroutinefunction(RemoteDelivery.deliver_remote)
-        assert not inspect.isasyncgenfunction(RemoteDelivery.deliver_remote)
+    def test_its_channels_can_only_read_and_listen(self) -> None:
+        """Fails if Channels is ever given more than a log to read and a bus to listen to."""
+        hints = get_type_hints(Channels.__init__)
+        assert hints.pop("return") is type(None)
+        assert hints == {
+            "hub": Hub,
+            "log": LogReader,
+            "bus": Subscriptions,
+            "namespaces": Namespaces,
+            "settings": ChannelSettings,
+            "telemetry": Telemetry,
+        }
+        assert _verbs(LogReader) == {"open", "bus_sequence", "tops"}
+        assert _verbs(Subscriptions) == {"follow", "unfollow"}
+
+    def test_its_channels_keep_to_that(self) -> None:
+        """Fails if Channels gets at the rest of what it has at run time: those objects could publish and append."""
+        tree = ast.parse(inspect.getsource(channels_module))
+        used: dict[str, set[str]] = {"_log": set(), "_bus": set()}
+        mentioned = 0
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Attribute) and node.value.attr in used:
+                used[node.value.attr].add(node.attr)
+                mentioned += 1
+        assert used["_log"] <= _verbs(LogReader)
+        assert used["_bus"] <= _verbs(Subscriptions)
+        loaded = [
+            node
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Attribute) and node.attr in used and isinstance(node.ctx, ast.Load)
+        ]
+        assert len(loaded) == mentioned, "neither is handed on to anybody, or kept under another name"
+
+    @pytest.mark.parametrize("module", [remote_delivery, channels_module])
+    def test_neither_file_publishes_or_appends_to_the_log(self, module: ModuleType) -> None:
+        """Fails if one of the two calls what would send a publication on."""
+        called = [
+            (node.func.attr, [ast.unparse(argument) for argument in node.args])
+            for node in ast.walk(ast.parse(inspect.getsource(module)))
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
+        ]
+        assert not [verb for verb, _ in called if verb in ("publish", "publish_on", "send_message", "emit")]
+        assert not [arguments for verb, arguments in called if verb == "append" and "draft" in arguments[0]]
+        imported = _imported(module)
+        assert not [
+            name
+            for name in imported
+            if name.startswith(("app.backends", "app.cluster", "app.publish", "redis"))
+            and name not in ("app.backends.protocols", "app.cluster.channels", "app.cluster.tasks")
+        ]
+
+    @pytest.mark.parametrize(
+        "verb", [RemoteDelivery.deliver_remote, Channels.receive], ids=lambda verb: verb.__name__
+    )
+    def test_it_cannot_wait_for_anything(self, verb: object) -> None:
+        """Fails if delivering becomes a coroutine function: it could then reach the network."""
+        assert not inspect.iscoroutinefunction(verb)
+        assert not inspect.isasyncgenfunction(verb)
 
     def test_its_file_knows_no_bus(self) -> None:
         """Fails if the module imports anything that could publish, or starts a task."""
-        tree = ast.parse(inspect.getsource(remote_delivery))
-        imported = {
-            name
-            for node in ast.walk(tree)
-            for name in (
-                [node.module or ""]
-                if isinstance(node, ast.ImportFrom)
-                else [alias.name for alias in node.names]
-                if isinstance(node, ast.Import)
-                else []
-            )
+        assert _imported(remote_delivery) == {
+            "uuid",
+            "collections.abc",
+            "msgspec",
+            "app.cluster.channels",
+            "app.hub.hub",
+            "app.protocol.envelope",
+            "app.protocol.events",
+            "app.protocol.publication",
         }
-        assert imported == {"uuid", "collections.abc", "app.hub.hub", "app.protocol.envelope"}
+
+
+def _verbs(protocol: type) -> set[str]:
+    return {name for name in dir(protocol) if not name.startswith("_")}
+
+
+def _imported(module: ModuleType) -> set[str]:
+    return {
+        name
+        for node in ast.walk(ast.parse(inspect.getsource(module)))
+        for name in (
+            [node.module or ""]
+            if isinstance(node, ast.ImportFrom)
+            else [alias.name for alias in node.names]
+            if isinstance(node, ast.Import)
+            else []
+        )
+    }
 
 
 class TestDeliverRemote:
@@ -103,3 +199,47 @@ class TestDeliverRemote:
         here = Here()
         assert here.deliver(envelope(user)) == 0
         assert here.sink.frames == []
+
+    def test_what_is_for_a_channel_goes_to_those_who_listen(self) -> None:
+        """Fails if a channel's message goes to users, or to a channel whose name only resembles it."""
+        here = Here()
+        said = Envelope(msgspec.Raw(b'"hi"'), channel="room:1", node_id="other")
+        assert here.deliver(said) == 0
+        here.hub.subscribe(here.bob, "room:1")
+        assert here.deliver(said) == 1
+        assert here.deliver(msgspec.structs.replace(said, channel="room:11")) == 0
+        assert here.deliver(msgspec.structs.replace(said, node_id="me")) == 0
+        (frame,) = here.sink.frames
+        assert (frame["type"], frame["channel"], frame["data"], frame["sent_at"]) == (
+            "message",
+            "room:1",
+            "hi",
+            "now",
+        )
+
+    @pytest.mark.parametrize("happened", ["join", "leave"])
+    def test_who_comes_and_goes_is_told_to_those_who_listen(self, happened: str) -> None:
+        """Fails if one is taken for the other, or for a message."""
+        here = Here()
+        here.hub.subscribe(here.bob, "room:1")
+        assert here.deliver(Envelope(msgspec.Raw(b'"al"'), channel="room:1", presence=happened)) == 1
+        assert here.sink.frames == [{"type": happened, "channel": "room:1", "user": "al"}]
+
+    async def test_what_is_kept_comes_in_order_and_once(self) -> None:
+        """Fails if a kept publication goes past its channel's order: repeated, or before one that is missing."""
+        here = Here()
+        here.channels.start()
+        try:
+            async with asyncio.timeout(5):
+                await here.channels.listen(here.bob, "#bob")
+            [opened] = await here.log.open([Opening("#bob")])
+            epoch, top = opened.position
+            for number in (1, 1, 3, 2, 3):  # node_id: kept publications of its own come back over the bus too
+                kept = Envelope(
+                    msgspec.Raw(b"%d" % number), target_user_id="bob", node_id="me", epoch=epoch, offset=top + number
+                )
+                assert here.deliver(kept) == 0
+        finally:
+            await here.channels.stop()
+        assert [frame["data"] for frame in here.sink.frames] == [1, 2, 3]
+        assert here.sink.frames[-1]["cursor"] == format_cursor({"#bob": Position(epoch, top + 3)})

@@ -100,7 +100,7 @@ async def test_a_killed_replica_takes_nobody_with_it(own_cluster: LocalClusterPr
 
         # What she left behind on the dead replica is forgotten: to be nowhere is to be offline.
         async def forgotten() -> bool:
-            return (await gil.send("ines", "anyone?"))["delivery"] == "offline"
+            return (await gil.send("ines", "anyone?"))["delivery"] == "stored"
 
         await eventually(forgotten, within_s=killed_at + 5 - time.monotonic(), every_s=0.1)
         await eventually(
@@ -127,7 +127,7 @@ async def test_redis_dies_and_comes_back(own_cluster: LocalClusterProcess) -> No
         Client(own_cluster.url, user="mo", source=SOURCES[1]) as mo,
     ):
         os.kill(own_cluster.pids()["redis"], signal.SIGKILL)
-        assert (await kim.send("lea", "without Redis"))["type"] == "ack"
+        assert (await kim.send("lea", "without Redis", ephemeral=True))["type"] == "ack"
         assert await lea.messages(1) == ["without Redis"]
 
         async def reaches_mo() -> bool:

@@ -127,7 +127,7 @@ class TestSubscriptions:
 
 class TestDeliver:
     def test_to_every_subscriber_of_the_channel_and_nobody_else(self) -> None:
-        """Fails if a subscriber is missed, a user's device that did not subscribe is reached, or the count is wrong."""
+        """Fails if a subscriber is missed, a device that did not subscribe is reached, or the count is wrong."""
         house = House()
         phone, laptop, carol = house.add("bob"), house.add("bob"), house.add("carol")
         house.hub.subscribe(phone, "room:1")

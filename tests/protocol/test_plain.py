@@ -56,7 +56,8 @@ BAD = {
     "unknown type": (
         '{"type":"teleport"}',
         "unknown_type",
-        "unknown type 'teleport'; known are connect, send, subscribe, unsubscribe, publish, history, presence, emit, ping",
+        "unknown type 'teleport'; known are "
+        "connect, send, subscribe, unsubscribe, publish, history, presence, emit, ping",
     ),
     "type in capitals": ('{"type":"PING"}', "unknown_type", "unknown type 'PING'"),
     "empty type": ('{"type":""}', "unknown_type", "unknown type ''"),

@@ -9,19 +9,57 @@ from hypothesis import strategies as st
 
 from app.errors import ErrorCode
 from app.protocol.codes import CloseCode
-from app.protocol.events import Connected, Pong
-from app.protocol.operations import Connect, Operation, Ping, Send
-from app.protocol.session import Action, Answer, Authenticate, Refuse, Route, Session
+from app.protocol.events import Connected, Pong, Unsubscribed
+from app.protocol.namespace import Namespaces
+from app.protocol.operations import (
+    Connect,
+    Emit,
+    Operation,
+    Ping,
+    Publish,
+    ReadHistory,
+    ReadPresence,
+    Send,
+    Subscribe,
+    Unsubscribe,
+)
+from app.protocol.position import Position, format_cursor
+from app.protocol.session import (
+    Action,
+    Announce,
+    Answer,
+    Authenticate,
+    HandOver,
+    Join,
+    Leave,
+    Muster,
+    Recall,
+    Refuse,
+    Route,
+    Session,
+)
+from app.settings import Namespace
 
 DATA = msgspec.Raw(b"1")
 
 
-def new_session() -> Session:
-    return Session("session-1", "replica-1", 25)
+MOST_CHANNELS = 3
 
 
-def connected_session() -> Session:
-    session = new_session()
+def new_session(*, open_mode: bool = True) -> Session:
+    namespaces = Namespaces({"told": Namespace(presence=True), "secret": Namespace(client_subscribe=False)})
+    return Session(
+        "session-1",
+        "replica-1",
+        namespaces=namespaces,
+        open_mode=open_mode,
+        ping_interval_s=25,
+        max_channels=MOST_CHANNELS,
+    )
+
+
+def connected_session(*, open_mode: bool = True) -> Session:
+    session = new_session(open_mode=open_mode)
     session.receive(Connect(user="alice"))
     session.identified("alice")
     return session
@@ -38,11 +76,44 @@ class TestConnecting:
         """Fails if a field of `connected` is wrong, or the request's id is lost (0 is one, too)."""
         session = new_session()
         session.receive(Connect(user="u", id=request_id))
-        expected = Connected(user="alice", session="session-1", replica="replica-1", cursor="", ping=25)
+        expected = Connected(user="alice", session="session-1", replica="replica-1", cursor="%23alice=e.1", ping=25)
         if request_id is not None:
             expected = msgspec.structs.replace(expected, id=request_id)
-        assert session.identified("alice") == expected
+        session.identified("alice")
+        assert session.greeting("%23alice=e.1") == expected
         assert session.user == "alice"
+
+    @pytest.mark.parametrize("replay", [False, True])
+    def test_it_listens_to_its_own_channel_first(self, replay: bool) -> None:
+        """Fails if a user does not get what is addressed to them, or what they ask to be replayed."""
+        session = new_session()
+        session.receive(Connect(user="u", replay=replay))
+        assert session.identified("alice") == [Join("#alice", None, replay)]
+
+    def test_it_goes_on_where_its_cursor_says(self) -> None:
+        """Fails if a position is lost or mixed up, or a cursor opens what may not be read."""
+        session = new_session()
+        positions = {
+            "room:1": Position("r", 3),
+            "#bob": Position("b", 1),
+            "secret:1": Position("s", 1),
+            "#alice": Position("a", 7),
+        }
+        session.receive(Connect(user="alice", cursor=format_cursor(positions)))
+        assert session.identified("alice") == [
+            Join("#alice", Position("a", 7), False),
+            Join("room:1", Position("r", 3), False),
+        ]
+        answer = session.receive(Subscribe("room:1"))
+        assert isinstance(answer, Refuse), "it is subscribed already"
+
+    @pytest.mark.parametrize("cursor", ["nonsense", "room=e", "room=.5", "#=e.1", "%23=e.1"])
+    def test_a_cursor_that_nobody_gave_ends_the_conversation(self, cursor: str) -> None:
+        """Fails if a client believes that it goes on somewhere, and does not."""
+        session = new_session()
+        action = session.receive(Connect(user="alice", cursor=cursor, id=3))
+        assert isinstance(action, Refuse)
+        assert (action.request_id, action.close) == (3, CloseCode.BAD_REQUEST)
 
     @pytest.mark.parametrize("identified", [False, True])
     def test_a_second_connect_is_refused_and_costs_nothing_else(self, identified: bool) -> None:
@@ -87,11 +158,80 @@ class TestSending:
         assert action.message.startswith("'to': a user id")
 
 
+class TestChannels:
+    def test_each_request_comes_out_as_what_to_do(self) -> None:
+        """Fails if a channel, a position or an id is lost on the way to the driver."""
+        session = connected_session()
+        cursor = format_cursor({"room:1": Position("e", 5), "other": Position("f", 6)})
+        assert session.receive(Subscribe("room:1", cursor=cursor, replay=True, id=1)) == Join(
+            "room:1", Position("e", 5), True, 1
+        )
+        publish = Publish("room:1", DATA, id=2)
+        assert session.receive(publish) == Announce(publish)
+        history = ReadHistory("room:1", cursor=cursor)
+        assert session.receive(history) == Recall(history, Position("e", 5))
+        assert session.receive(ReadPresence("told:1", id=4)) == Muster("told:1", 4)
+        emit = Emit("clicked", DATA, id=5)
+        assert session.receive(emit) == HandOver(emit)
+        assert session.receive(Unsubscribe("room:1", id=6)) == Leave("room:1", Unsubscribed("room:1", id=6))
+
+    @pytest.mark.parametrize(
+        ("operation", "code"),
+        [
+            (Subscribe("#bob", id=1), ErrorCode.NOT_ALLOWED),
+            (Subscribe("secret:1", id=1), ErrorCode.NOT_ALLOWED),
+            (ReadHistory("#bob", id=1), ErrorCode.NOT_ALLOWED),
+            (ReadHistory("secret:1", id=1), ErrorCode.NOT_ALLOWED),
+            (ReadPresence("#bob", id=1), ErrorCode.NOT_ALLOWED),
+            (ReadPresence("room:1", id=1), ErrorCode.NOT_ALLOWED),
+            (Publish("#bob", DATA, id=1), ErrorCode.NOT_ALLOWED),
+            (Publish("#alice", DATA, id=1), ErrorCode.NOT_ALLOWED),
+            (Publish("run:1", DATA, id=1), ErrorCode.NOT_ALLOWED),
+            (Subscribe("#alice", id=1), ErrorCode.BAD_REQUEST),
+            (Unsubscribe("#alice", id=1), ErrorCode.BAD_REQUEST),
+            (Unsubscribe("room:1", id=1), ErrorCode.BAD_REQUEST),
+        ],
+        ids=repr,
+    )
+    def test_what_is_not_the_clients_is_refused(self, operation: Operation, code: ErrorCode) -> None:
+        """Fails if a client reads or writes what is another's; the connection stays open."""
+        action = connected_session().receive(operation)
+        assert isinstance(action, Refuse)
+        assert (action.code, action.request_id, action.close) == (code, 1, None)
+
+    def test_who_may_publish_is_said_by_the_mode(self) -> None:
+        """Fails if clients with tokens may publish where nobody has allowed it."""
+        action = connected_session(open_mode=False).receive(Publish("room:1", DATA, id=1))
+        assert isinstance(action, Refuse)
+        assert (action.code, action.close) == (ErrorCode.NOT_ALLOWED, None)
+
+    def test_a_connection_has_a_limit_of_channels(self) -> None:
+        """Fails if the limit is off by one, or what was left or not joined counts."""
+        session = connected_session()
+        for number in range(MOST_CHANNELS):
+            assert isinstance(session.receive(Subscribe(f"room:{number}")), Join)
+        refused = session.receive(Subscribe("room:9", id=9))
+        assert isinstance(refused, Refuse)
+        assert (refused.code, refused.request_id, refused.close) == (ErrorCode.CHANNEL_LIMIT, 9, None)
+        session.receive(Unsubscribe("room:0"))
+        assert isinstance(session.receive(Subscribe("room:9")), Join)
+        session.not_joined("room:9")
+        assert isinstance(session.receive(Subscribe("room:9")), Join)
+
+
 ids = st.none() | st.integers(-(2**63), 2**63 - 1) | st.text(max_size=128)
+channels = st.sampled_from(["room:1", "room:2", "told:1", "secret:1", "#alice", "#bob", "#", ""]) | st.text()
+cursors = st.none() | st.text() | st.builds(lambda name: format_cursor({name: Position("e", 1)}), channels)
 operations = st.one_of(
     st.builds(Connect, token=st.none() | st.text(), user=st.none() | st.text(), id=ids),
     st.builds(Send, to=st.text(max_size=300), data=st.just(DATA), id=ids, ephemeral=st.booleans()),
     st.builds(Ping, id=ids),
+    st.builds(Subscribe, channel=channels, cursor=cursors, replay=st.booleans(), id=ids),
+    st.builds(Unsubscribe, channel=channels, id=ids),
+    st.builds(Publish, channel=channels, data=st.just(DATA), id=ids),
+    st.builds(ReadHistory, channel=channels, cursor=cursors, id=ids),
+    st.builds(ReadPresence, channel=channels, id=ids),
+    st.builds(Emit, event=st.text(min_size=1, max_size=128), data=st.just(DATA), id=ids),
 )
 
 
@@ -104,6 +244,7 @@ def test_no_sequence_breaks_the_rules(steps: list[tuple[Operation, bool]]) -> No
     """
     session = new_session()
     asked = identified = False
+    listening: set[str] = set()
     for operation, find_out in steps:
         action: Action = session.receive(operation)
         match action:
@@ -114,12 +255,28 @@ def test_no_sequence_breaks_the_rules(steps: list[tuple[Operation, bool]]) -> No
                 assert isinstance(operation, Connect)
                 assert not asked
                 asked = True
+            case Announce(done) | Recall(done, _) | HandOver(done):
+                assert identified
+                assert done is operation
+            case Join(channel=channel):
+                assert identified
+                assert isinstance(operation, Subscribe)
+                assert channel not in listening
+                listening.add(channel)
+                assert len(listening) <= MOST_CHANNELS
+            case Leave(channel=channel):
+                assert identified
+                assert isinstance(operation, Unsubscribe)
+                listening.remove(channel)
+            case Muster():
+                assert identified
+                assert isinstance(operation, ReadPresence)
             case Answer():
                 assert isinstance(operation, Ping)
             case Refuse(close=close, request_id=request_id):
                 assert not isinstance(operation, Ping)
                 assert request_id == operation.id
-                assert (close is not None) == (isinstance(operation, Send) and not identified)
+                assert (close is not None) == (not isinstance(operation, Connect) and not identified)
         if asked and not identified and find_out:
             session.identified("alice")
             identified = True

@@ -45,6 +45,9 @@ class Wiretap:
     async def holders(self, user_id: str) -> dict[str, int]:
         return await self._pass("holders", self.backend.holders(user_id))
 
+    async def doom(self, lease: str) -> None:
+        await self._pass("doom", self.backend.doom(lease))
+
     async def reap(self, lease: str) -> int:
         return await self._pass("reap", self.backend.reap(lease))
 

@@ -69,7 +69,7 @@ class TestSlowClients:
             await flood(alice, one, "bob", left=0)
             sockets = one.server.server_state.connections
             await eventually(lambda: len(sockets) == 1, within_s=2)
-            assert (await alice.send("bob", 1))["delivery"] == "offline"
+            assert (await alice.send("bob", 1))["delivery"] == "stored"
 
     async def test_a_client_that_reads_in_time_loses_nothing(self, start_replica: StartReplica) -> None:
         """Fails if a pause that stays under the limit costs the connection, a message or the order."""
@@ -122,7 +122,7 @@ class TestDeadClients:
                 await eventually(lambda: one.replica.hub.connections == 0, within_s=0.5)
 
             async def offline() -> bool:
-                return (await alice.send("bob", "?"))["delivery"] == "offline"
+                return (await alice.send("bob", "?"))["delivery"] == "stored"
 
             await eventually(offline, within_s=0.5)
 

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 import httpx
 import pytest
 
+from app.protocol.position import parse_cursor
 from tests.conftest import StartReplica
 from tests.support.client import Client
 from tests.support.raw_socket import BINARY, CONTINUATION, PING, PONG, TEXT, RawSocket
@@ -150,13 +151,8 @@ class TestFirstFrame:
             await client.say({"type": "connect", "user": "alice"})
             connected = await client.next("connected")
             assert connected.pop("session")
-            assert connected == {
-                "type": "connected",
-                "user": "alice",
-                "replica": "replica-1",
-                "cursor": "",
-                "ping": 25,
-            }
+            assert parse_cursor(connected.pop("cursor"))["#alice"].offset == 0
+            assert connected == {"type": "connected", "user": "alice", "replica": "replica-1", "ping": 25}
             await client.say({"type": "ping", "id": "x"})
             assert await client.next("pong", id="x") == {"type": "pong", "id": "x"}
 
@@ -272,7 +268,7 @@ class TestMessages:
             assert (await phone.send("alice", "잘 가"))["delivery"] == "remote"
             assert await alice.messages(1) == ["잘 가"]
             await alice.nothing_more()
-            assert (await alice.send("nobody", 1))["delivery"] == "offline"
+            assert (await alice.send("nobody", 1))["delivery"] == "stored"
 
     async def test_each_socket_once_from_each_of_three_replicas(self, start_replica: StartReplica) -> None:
         """Fails if a socket is missed or written to twice, whichever replica a message is sent on."""
@@ -350,7 +346,7 @@ class TestFaults:
             error = await alice.send("bob", "lost")
             assert (error["type"], error["code"]) == ("error", "unavailable")
             async with Client(one.url, user="alice") as phone:
-                assert (await phone.send("alice", "local"))["delivery"] == "local"
+                assert (await phone.send("alice", "local", ephemeral=True))["delivery"] == "local"
                 assert await alice.messages(1) == ["local"]
             own_redis.start()
 
@@ -369,14 +365,14 @@ class TestFaults:
         self, one: RunningReplica, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
         """Fails if an unforeseen error leaves a socket half alive, hurts others, or is swallowed without a word."""
-        send_message = one.replica.manager.send_message
+        send = one.replica.manager.send
 
         async def failing(user_id: str, *arguments: object, **options: object) -> object:
             if user_id == "bomb":
                 raise ZeroDivisionError("boom")
-            return await send_message(user_id, *arguments, **options)
+            return await send(user_id, *arguments, **options)
 
-        monkeypatch.setattr(one.replica.manager, "send_message", failing, raising=True)
+        monkeypatch.setattr(one.replica.manager, "send", failing, raising=True)
         async with Client(one.url, user="alice") as alice, Client(one.url, user="bob") as bob:
             await alice.say({"type": "send", "to": "bomb", "data": 1})
             assert await alice.close_code() == 1011
@@ -440,7 +436,7 @@ class TestFaults:
         async with Client(two.url, user="alice") as alice:
 
             async def offline() -> bool:
-                return (await alice.send("bob", "?"))["delivery"] == "offline"
+                return (await alice.send("bob", "?"))["delivery"] == "stored"
 
             await eventually(offline, within_s=0.5)
 

@@ -79,6 +79,8 @@ export class Heliograph {
   #events = new Emitter();
   #backoff;
   #seen = new RecentIds();
+  /** @type {undefined | string} where this user's own channel stands, as far as it was heard */
+  #cursor = undefined;
 
   /** @type {State} */
   #state = { state: "closed" };
@@ -134,6 +136,7 @@ export class Heliograph {
     if (credentials) {
       this.close();
       this.#credentials = credentials;
+      this.#cursor = undefined;
     }
     if (this.#state.state === "closed") {
       this.#backoff.reset();
@@ -230,6 +233,8 @@ export class Heliograph {
     const url = new URL(this.#url, globalThis.location?.href);
     url.protocol = url.protocol.replace("http", "ws");
     if (token === undefined && user !== undefined) url.searchParams.set("user", user);
+    // Whoever comes back gets what came meanwhile.
+    if (token === undefined && this.#cursor) url.searchParams.set("cursor", this.#cursor);
 
     const link = new Link(this.#env, {
       connected: (hello) => this.#onConnected(link, hello),
@@ -238,7 +243,7 @@ export class Heliograph {
       closed: (close) => this.#onClosed(link, close),
     });
     this.#opening = link;
-    link.open(url.href, token);
+    link.open(url.href, token, this.#cursor);
   }
 
   #openIn(ms) {
@@ -256,6 +261,7 @@ export class Heliograph {
 
   #onConnected(link, hello) {
     const { user, session, replica } = hello;
+    this.#cursor ??= hello.cursor || undefined;
     if (this.#link) this.#leave(this.#link);
     this.#opening = null;
     this.#link = link;
@@ -286,7 +292,11 @@ export class Heliograph {
 
   #onFrame(link, frame) {
     switch (frame.type) {
+      case "subscribed":
+        if (frame.channel.startsWith("#")) this.#cursor = frame.cursor;
+        break;
       case "message":
+        if (frame.cursor && frame.channel.startsWith("#")) this.#cursor = frame.cursor;
         if (frame.message_id === undefined || this.#seen.add(frame.message_id)) {
           this.#events.emit("message", { ...frame, deliveredBy: link.hello.replica });
         }

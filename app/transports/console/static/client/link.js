@@ -41,13 +41,14 @@ export class Link {
   /**
    * @param {string} url
    * @param {undefined | string | (() => string | Promise<string>)} token sent as the first frame
+   * @param {undefined | string} cursor sent with it: where the client stands
    */
-  async open(url, token) {
+  async open(url, token, cursor) {
     this.#arm(HANDSHAKE_MS, () => this.#end(ABNORMAL, "no answer to the handshake"));
     try {
       // The token comes first: the server gives an open socket only seconds to present one.
       const value = typeof token === "function" ? await token() : token;
-      if (!this.#ended) this.#dial(url, value);
+      if (!this.#ended) this.#dial(url, value, cursor);
     } catch (error) {
       this.#end(ABNORMAL, error.message);
     }
@@ -80,11 +81,11 @@ export class Link {
     this.#socket.close(1000);
   }
 
-  #dial(url, token) {
+  #dial(url, token, cursor) {
     const socket = new this.#env.WebSocket(url);
     this.#socket = socket;
     if (token !== undefined) {
-      socket.onopen = () => this.send(JSON.stringify({ type: "connect", token }));
+      socket.onopen = () => this.send(JSON.stringify({ type: "connect", token, cursor }));
     }
     socket.onmessage = (event) => this.#receive(event.data);
     socket.onclose = (event) => this.#end(event.code, event.reason);
