@@ -56,7 +56,7 @@ class FrameWebSocket(WebSocketsSansIOProtocol):
         reason = reason.encode()[:CLOSE_REASON_BYTES].decode(errors="ignore")
         self.queue.put_nowait({"type": "websocket.disconnect", "code": int(code), "reason": reason})
         self.conn.send_close(code, reason)
-        self._await_farewell()
+        self._await_farewell(CLOSE_TIMEOUT_S)
 
     def handle_parser_exception(self) -> None:
         """What came is against the protocol, or too large (1009). The close frame is on its way out already.
@@ -76,7 +76,7 @@ class FrameWebSocket(WebSocketsSansIOProtocol):
         if message["type"] == "websocket.http.response.body" and not message.get("more_body", False):
             self.handshake_complete = True  # refused, and rightly so: uvicorn would log that it was never completed
 
-    def _await_farewell(self, timeout_s: float = CLOSE_TIMEOUT_S) -> None:
+    def _await_farewell(self, timeout_s: float) -> None:
         self.stop_keepalive()
         self.transport.write(b"".join(self.conn.data_to_send()))
         self.close_sent = True
