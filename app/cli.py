@@ -179,7 +179,7 @@ def pipe(
     Lines are {"line", "stream"}. The exit code is passed on, and published as {"exit_code", "stream": "exit"}. On a
     run's channel lines are its log, and it becomes END or FAILED.
     """
-    from app.protocol.namespace import check_channel
+    from app.protocol.identity import check_channel
     from app.publish.pipe import Pipe, PipeOptions
 
     try:

@@ -255,6 +255,14 @@ async def kill_bus_connections(ledger: Ledger, redis: RedisServer) -> None:
         ledger.faults["bus connections killed"] += int(killed) if killed.isdigit() else 0
 
 
+async def stall_redis(ledger: Ledger, redis: RedisServer) -> None:
+    """For a while nobody is answered: neither publishers nor the bus."""
+    while True:
+        await asyncio.sleep(random.uniform(1, 3))
+        if await asyncio.to_thread(redis.command, "CLIENT", "PAUSE", "400", "ALL") == "OK":
+            ledger.faults["Redis stalled"] += 1
+
+
 async def kill_replicas(ledger: Ledger, cluster: LocalClusterProcess, every_s: float) -> None:
     while True:
         await asyncio.sleep(every_s)
@@ -327,6 +335,7 @@ async def audit(seconds: float, rate: float, subscribers: int, directory: Path) 
                 seconds,
                 [
                     kill_bus_connections(ledger, redis),
+                    stall_redis(ledger, redis),
                     kill_replicas(ledger, cluster, pause_s),
                     restart_redis(ledger, redis, pause_s * 1.3),
                 ],

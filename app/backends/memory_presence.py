@@ -20,9 +20,9 @@ class MemoryPresence:
     async def members(self, channel: str) -> dict[str, int]:
         return {user: sum(leases.values()) for user, leases in self._members.get(channel, {}).items()}
 
-    async def reap(self, lease: str) -> None:
+    async def reap(self, lease: str, announced: Callable[[str], bool]) -> None:
         gone = [
-            PresenceEntry(channel, user, connections=0, announced=True)
+            PresenceEntry(channel, user, connections=0, announced=announced(channel))
             for channel, users in self._members.items()
             for user, leases in users.items()
             if lease in leases

@@ -1,6 +1,6 @@
 """The promises that every backend keeps. The contract tests hold all of them to these words."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -101,8 +101,8 @@ class PresenceBackend(Protocol):
         """The users on the channel, with the connections they have under all leases."""
         ...
 
-    async def reap(self, lease: str) -> None:
-        """Forget every entry under the lease, and announce who is gone with it."""
+    async def reap(self, lease: str, announced: Callable[[str], bool]) -> None:
+        """Forget every entry under the lease; announce who is gone with it, on the channels that are `announced`."""
         ...
 
 

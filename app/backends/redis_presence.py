@@ -1,6 +1,6 @@
 """Presence in Redis."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import cast
 
 import msgspec
@@ -36,13 +36,13 @@ class RedisPresence:
             found = cast("dict[bytes, bytes]", await self._redis.hgetall(self._keys.presence(channel)))
         return {user_id.decode(): int(count) for user_id, count in found.items()}
 
-    async def reap(self, lease: str) -> None:
+    async def reap(self, lease: str, announced: Callable[[str], bool]) -> None:
         with as_bus_unavailable():
             fields = cast("list[bytes]", await self._redis.hkeys(self._keys.present_by(lease)))
             for i in range(0, len(fields), BATCH):
-                # Whoever goes with a replica is announced wherever that is asked for: nobody is left to know better.
                 entries = [
-                    PresenceEntry(*_split(field), connections=0, announced=True) for field in fields[i : i + BATCH]
+                    PresenceEntry(channel, user, connections=0, announced=announced(channel))
+                    for channel, user in map(_split, fields[i : i + BATCH])
                 ]
                 await self._scripts.run_many(
                     "presence", [self._call(lease, entry, reaping=True) for entry in entries]

@@ -22,8 +22,8 @@ from app.hub.connection import Connection
 from app.hub.hub import Hub
 from app.protocol.envelope import Envelope
 from app.protocol.events import Delivery, Error, Event, Message
-from app.protocol.identity import check_user_id, personal_channel
-from app.protocol.namespace import Namespaces, check_channel
+from app.protocol.identity import check_channel, check_user_id, personal_channel
+from app.protocol.namespace import Namespaces
 from app.protocol.operations import RequestId
 from app.protocol.position import Position
 from app.protocol.publication import Publication

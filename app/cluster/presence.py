@@ -34,7 +34,7 @@ class Presence:
         self._work = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         directory.on_new_lease(self._enter_all)
-        directory.on_reap(backend.reap)
+        directory.on_reap(self._reap)
 
     def start(self) -> None:
         if self._task is None:
@@ -70,6 +70,9 @@ class Presence:
             BusUnavailable: nobody can say.
         """
         return await self._backend.members(channel)
+
+    async def _reap(self, lease: str) -> None:
+        await self._backend.reap(lease, lambda channel: self._namespaces.of(channel).join_leave)
 
     def _enter(self, entry: tuple[str, str]) -> None:
         self._due[entry] = None

@@ -12,10 +12,11 @@ import random
 from collections.abc import Callable
 from contextlib import suppress
 from enum import Enum, auto
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from redis.asyncio import Redis
 from redis.asyncio.client import PubSub
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
 from app.backends.keys import Keys
@@ -245,7 +246,7 @@ class PubSubManager:
         try:
             with as_bus_unavailable():
                 if len(waiting) == 1:
-                    await self._pubsub.subscribe(name)
+                    await self._say("SUBSCRIBE", name)
                 async with asyncio.timeout(CONFIRM_TIMEOUT_S):
                     await waiter
         except BaseException:
@@ -260,7 +261,22 @@ class PubSubManager:
         if name in self._confirmed_channels and self._pubsub is not None:
             self._confirmed_channels.discard(name)
             with suppress(RedisError, OSError, TimeoutError):  # the reader notices and rebuilds the connection
-                await self._pubsub.unsubscribe(name)
+                await self._say("UNSUBSCRIBE", name)
+
+    async def _say(self, command: str, name: str) -> None:
+        """Say something on the listening connection, beside its reader.
+
+        Not by `PubSub.subscribe`: if the connection has just ended that connects anew, and reads beside the reader.
+        """
+        pubsub = self._pubsub
+        connection: Any = getattr(pubsub, "connection", None)  # redis-py declares it as None
+        if pubsub is None or connection is None or not connection.is_connected:
+            raise RedisConnectionError("the bus connection is lost")
+        if command == "SUBSCRIBE":
+            pubsub.channels[name.encode()] = None
+        else:
+            pubsub.channels.pop(name.encode(), None)
+        await connection.send_command(command, name, check_health=False)
 
     def _bus_channel(self, channel: str) -> str:
         return f"{self.channel}:{channel}"

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from app.hub.connection import Connection
 from app.protocol.codes import CloseCode
-from app.protocol.events import Event
+from app.protocol.events import Event, Message, Progress
 from app.telemetry import Telemetry
 
 if TYPE_CHECKING:
@@ -90,6 +90,8 @@ class Hub:
 
     def tell(self, connection: Connection, event: Event) -> None:
         """Hand one event to one connection."""
+        if isinstance(event, Message | Progress):
+            self._telemetry.messages_out += 1  # one that it had missed
         if (code := connection.offer(event)) is not None:
             self._drop(connection, code)
 

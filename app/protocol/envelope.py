@@ -10,8 +10,7 @@ A replica adds `message_id`, `sent_at`, `from`, `origin` (its name) and `node_id
 import msgspec
 
 from app.errors import BadChannel, BadData, BadEnvelope, BadUserId
-from app.protocol.identity import check_user_id, personal_channel, user_of
-from app.protocol.namespace import check_channel
+from app.protocol.identity import check_channel, check_user_id, personal_channel, user_of
 from app.protocol.position import Position
 from app.protocol.publication import Publication, check_data
 

@@ -1,10 +1,11 @@
-"""What may be a user id, and the personal channel that belongs to it."""
+"""What may be a user id or the name of a channel, and the personal channel that belongs to a user."""
 
 import re
 
-from app.errors import BadUserId
+from app.errors import BadChannel, BadUserId, HeliographError
 
 MAX_USER_ID_BYTES = 255
+MAX_CHANNEL_BYTES = 512
 
 # Not str.isprintable(): that also refuses the joiners and direction marks which real names and emoji need.
 _CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f-\x9f]")
@@ -19,17 +20,32 @@ def check_user_id(user_id: str) -> str:
     Raises:
         BadUserId: with a text that says what is wrong.
     """
-    if not user_id:
-        raise BadUserId("a user id must not be empty")
+    return _check(user_id, "a user id", MAX_USER_ID_BYTES, BadUserId)
+
+
+def check_channel(channel: str) -> str:
+    """Return `channel` unchanged if it is 1-512 bytes of UTF-8 without control characters, and names something.
+
+    Raises:
+        BadChannel: with a text that says what is wrong.
+    """
+    if channel == "#":
+        raise BadChannel("a channel's name must not be empty")
+    return _check(channel, "a channel's name", MAX_CHANNEL_BYTES, BadChannel)
+
+
+def _check(name: str, what: str, most_bytes: int, error: type[HeliographError]) -> str:
+    if not name:
+        raise error(f"{what} must not be empty")
     try:
-        size = len(user_id.encode())
+        size = len(name.encode())
     except UnicodeEncodeError:
-        raise BadUserId("a user id must be valid Unicode; this one has half of a surrogate pair") from None
-    if size > MAX_USER_ID_BYTES:
-        raise BadUserId(f"a user id has at most {MAX_USER_ID_BYTES} bytes of UTF-8; this one has {size}")
-    if found := _CONTROL_CHARACTER.search(user_id):
-        raise BadUserId(f"a user id must not hold control characters; this one has {found.group()!r}")
-    return user_id
+        raise error(f"{what} must be valid Unicode; this one has half of a surrogate pair") from None
+    if size > most_bytes:
+        raise error(f"{what} has at most {most_bytes} bytes of UTF-8; this one has {size}")
+    if found := _CONTROL_CHARACTER.search(name):
+        raise error(f"{what} must not hold control characters; this one has {found.group()!r}")
+    return name
 
 
 def user_of(channel: str) -> str | None:

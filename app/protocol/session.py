@@ -13,8 +13,8 @@ from msgspec import UNSET, UnsetType
 from app.errors import BadChannel, BadCursor, BadUserId, ErrorCode
 from app.protocol.codes import CloseCode
 from app.protocol.events import Connected, Event, Pong, Unsubscribed
-from app.protocol.identity import check_user_id, personal_channel, user_of
-from app.protocol.namespace import Namespaces, check_channel
+from app.protocol.identity import check_channel, check_user_id, personal_channel, user_of
+from app.protocol.namespace import Namespaces
 from app.protocol.operations import (
     Connect,
     Emit,

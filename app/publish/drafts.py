@@ -15,8 +15,8 @@ from app.backends.run_leases import RUN_PREFIX, Call
 from app.clock import Clock, iso8601
 from app.errors import BadChannel, BadData
 from app.protocol.envelope import Envelope, encode_envelope
-from app.protocol.identity import check_user_id, personal_channel, user_of
-from app.protocol.namespace import Namespaces, check_channel
+from app.protocol.identity import check_channel, check_user_id, personal_channel, user_of
+from app.protocol.namespace import Namespaces
 from app.protocol.position import Position, format_cursor
 from app.protocol.publication import check_data
 from app.protocol.run import RunUpdate, check_update

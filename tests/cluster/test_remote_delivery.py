@@ -4,7 +4,7 @@ import ast
 import asyncio
 import inspect
 from types import ModuleType
-from typing import get_type_hints
+from typing import Any, get_type_hints
 
 import msgspec
 import pytest
@@ -64,7 +64,7 @@ class Here:
         return taken
 
 
-def envelope(user: str = "bob", **fields: str) -> Envelope:
+def envelope(user: str = "bob", **fields: Any) -> Envelope:
     return Envelope(target_user_id=user, message=msgspec.Raw(b'"hi"'), **fields)
 
 

@@ -3,7 +3,8 @@
 import pytest
 
 from app.errors import BadChannel
-from app.protocol.namespace import BUILT_IN, MAX_CHANNEL_BYTES, Namespaces, check_channel
+from app.protocol.identity import MAX_CHANNEL_BYTES, check_channel
+from app.protocol.namespace import BUILT_IN, Namespaces
 from app.settings import Namespace
 
 

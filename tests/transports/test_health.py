@@ -93,7 +93,7 @@ async def test_metrics_count_what_happens(start_replica: StartReplica) -> None:
     before = await metrics(one)
     assert before["heliograph_connections"] == 0
     async with Client(one.url, user="alice") as alice, Client(one.url, user="alice") as phone:
-        await alice.send("alice", 1, ephemeral=True)  # what is kept is published by the log
+        await alice.send("alice", 1)
         await alice.say("nonsense")
         await alice.next("error")
         await phone.messages(1)

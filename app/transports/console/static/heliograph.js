@@ -49,7 +49,7 @@ const mayReconnect = (code) => code < 3500 || code > 3999;
  *
  * @typedef {object} Ack
  * @property {string} message_id
- * @property {"local" | "remote" | "offline"} delivery
+ * @property {"local" | "remote" | "stored" | "offline"} delivery
  * @property {string} sentOn the replica that took it
  * @property {number} rttMs from handing it to the socket to the answer
  *

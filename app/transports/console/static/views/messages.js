@@ -10,7 +10,8 @@ const HIDDEN_FLUSH_MS = 250;
 const DELIVERIES = {
   local: "a connection on this replica",
   remote: "handed to the other replicas",
-  offline: "the user has no connection",
+  stored: "kept for when the user comes back",
+  offline: "the user has no connection, and it is not kept",
 };
 
 /**

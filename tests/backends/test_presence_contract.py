@@ -1,0 +1,260 @@
+"""What `PresenceBackend` promises, of every backend alike; and what Redis adds: leases that run out."""
+
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+
+import msgspec
+import pytest
+from redis.asyncio import Redis
+
+from app.backends.keys import Keys
+from app.backends.memory_presence import MemoryPresence
+from app.backends.protocols import PresenceBackend, PresenceEntry
+from app.backends.redis_directory import RedisDirectory
+from app.backends.redis_presence import BATCH, RedisPresence
+from app.backends.scripts import Scripts
+from tests.support.replica_info import replica_info
+
+LONG_S = 30.0
+
+Told = tuple[str, str, str]  # "join" or "leave", channel, user
+NAMES = [
+    "bob",
+    "김철수",
+    "🐈‍⬛",
+    "مستخدم عربي",
+    "{bob}",
+    "}{:presence",
+    "*?[a-z]\\",
+    'a","b',
+    "with space",
+    "x" * 255,
+]
+
+
+@dataclass
+class Stage:
+    """A backend, and who listens to what it announces. `told()`: all of that since it was last called."""
+
+    presence: PresenceBackend
+    told: Callable[[], Awaitable[list[Told]]]
+
+    async def enter(
+        self, user: str, connections: int, *, lease: str = "a", channel: str = "chat:1", announced: bool = True
+    ) -> bool:
+        return await self.presence.enter(lease, [PresenceEntry(channel, user, connections, announced)])
+
+
+def everywhere(channel: str) -> bool:
+    return True
+
+
+def memory_stage() -> Stage:
+    heard: list[Told] = []
+
+    async def told() -> list[Told]:
+        new = heard.copy()
+        heard.clear()
+        return new
+
+    presence = MemoryPresence(
+        lambda channel, user, joined: heard.append(("join" if joined else "leave", channel, user))
+    )
+    return Stage(presence, told)
+
+
+@pytest.fixture
+async def redis_stage(client: Redis, keys: Keys) -> AsyncIterator[Stage]:
+    """Redis, with the leases a and b."""
+    bus_channel = f"{keys.prefix}events"
+    async with client.pubsub(ignore_subscribe_messages=True) as listener:
+
+        async def told() -> list[Told]:
+            mark = uuid.uuid4().hex.encode()
+            await client.publish(f"{bus_channel}:mark", mark)
+            new: list[Told] = []
+            async for message in listener.listen():
+                if message["data"] == mark:
+                    break
+                said = msgspec.json.decode(message["data"])
+                assert message["channel"].decode() == f"{bus_channel}:{said['channel']}"
+                new.append((said["presence"], said["channel"], said["message"]))
+            return new
+
+        await listener.psubscribe(f"{bus_channel}:*")
+        for lease in ("a", "b"):
+            await RedisDirectory(client, keys).take(lease, replica_info(), LONG_S)
+        yield Stage(RedisPresence(client, Scripts(client), keys, bus_channel), told)
+
+
+@pytest.fixture(params=["memory", "redis"])
+def stage(request: pytest.FixtureRequest) -> Stage:
+    """One after the other: every test that asks for this is part of the contract."""
+    if request.param == "memory":
+        return memory_stage()
+    found: Stage = request.getfixturevalue("redis_stage")
+    return found
+
+
+class TestEntering:
+    async def test_who_is_there_is_counted_and_who_leaves_is_forgotten(self, stage: Stage) -> None:
+        """Fails if somebody on the channel is not listed, or listed with a wrong count, or stays when they left."""
+        assert await stage.presence.members("chat:1") == {}
+        assert await stage.enter("bob", 1)
+        assert await stage.enter("eve", 2)
+        assert await stage.presence.members("chat:1") == {"bob": 1, "eve": 2}
+        assert await stage.enter("eve", 1)
+        assert await stage.enter("bob", 0)
+        assert await stage.presence.members("chat:1") == {"eve": 1}
+
+    async def test_several_entries_in_one_call(self, stage: Stage) -> None:
+        """Fails if entries after the first, or beyond one round trip's batch, are lost."""
+        users = [f"user-{n}" for n in range(BATCH + 1)]
+        assert await stage.presence.enter("a", [PresenceEntry("chat:1", user, 1, False) for user in users])
+        assert await stage.presence.members("chat:1") == dict.fromkeys(users, 1)
+        assert await stage.presence.enter("a", [])
+
+    async def test_totals_are_over_all_leases(self, stage: Stage) -> None:
+        """Fails if a replica's count stands for all, or one replica's leaving takes the user off the others."""
+        await stage.enter("bob", 2, lease="a")
+        await stage.enter("bob", 3, lease="b")
+        assert await stage.presence.members("chat:1") == {"bob": 5}
+        await stage.enter("bob", 0, lease="a")
+        assert await stage.presence.members("chat:1") == {"bob": 3}
+
+    async def test_a_repeated_entry_is_harmless(self, stage: Stage) -> None:
+        """Fails if a call whose answer was lost counts or announces twice when it is made again."""
+        for _ in range(3):
+            assert await stage.enter("bob", 2)
+        assert await stage.presence.members("chat:1") == {"bob": 2}
+        for _ in range(3):
+            assert await stage.enter("bob", 0)
+        assert await stage.presence.members("chat:1") == {}
+        assert await stage.told() == [("join", "chat:1", "bob"), ("leave", "chat:1", "bob")]
+
+    async def test_channels_do_not_touch_each_other(self, stage: Stage) -> None:
+        """Fails if who leaves one channel leaves, or is told of on, another."""
+        await stage.enter("bob", 1, channel="chat:1")
+        await stage.enter("bob", 2, channel="chat:2")
+        await stage.told()
+        await stage.enter("bob", 0, channel="chat:1")
+        assert await stage.presence.members("chat:1") == {}
+        assert await stage.presence.members("chat:2") == {"bob": 2}
+        assert await stage.told() == [("leave", "chat:1", "bob")]
+
+    @pytest.mark.parametrize("name", NAMES)
+    async def test_names_may_be_any_text(self, stage: Stage, name: str) -> None:
+        """Fails if a user or a channel is mangled, in the record, in an announcement, or when its replica dies."""
+        channel = f"chat:{name}"
+        await stage.enter(name, 1, channel=channel)
+        assert await stage.presence.members(channel) == {name: 1}
+        await stage.presence.reap("a", everywhere)
+        assert await stage.presence.members(channel) == {}
+        assert await stage.told() == [("join", channel, name), ("leave", channel, name)]
+
+
+class TestAnnouncing:
+    async def test_only_the_first_joins_and_the_last_leaves(self, stage: Stage) -> None:
+        """Fails if a second device, or a second replica, is told of as a join, or its going as a leave."""
+        await stage.enter("bob", 1, lease="a")
+        assert await stage.told() == [("join", "chat:1", "bob")]
+        await stage.enter("bob", 2, lease="a")
+        await stage.enter("bob", 1, lease="b")
+        await stage.enter("bob", 1, lease="a")
+        await stage.enter("bob", 0, lease="a")
+        assert await stage.told() == []
+        await stage.enter("bob", 0, lease="b")
+        assert await stage.told() == [("leave", "chat:1", "bob")]
+
+    async def test_several_at_once_join_once(self, stage: Stage) -> None:
+        """Fails if a user who is entered with more than one connection does not join."""
+        await stage.enter("bob", 3)
+        assert await stage.told() == [("join", "chat:1", "bob")]
+
+    async def test_who_was_never_there_does_not_leave(self, stage: Stage) -> None:
+        """Fails if a visit shorter than its entry is told of, or leaves a trace."""
+        await stage.enter("bob", 0)
+        assert await stage.presence.members("chat:1") == {}
+        assert await stage.told() == []
+
+    async def test_nothing_is_said_unless_asked_for(self, stage: Stage) -> None:
+        """Fails if subscribers are told who comes and goes on a channel where nobody wants that."""
+        await stage.enter("bob", 1, announced=False)
+        await stage.enter("bob", 0, announced=False)
+        assert await stage.told() == []
+
+
+class TestReaping:
+    async def test_what_stood_under_the_lease_is_gone_and_announced(self, stage: Stage) -> None:
+        """Fails if users of a dead replica stay on their channels, or nobody hears that they left."""
+        await stage.enter("bob", 2, channel="chat:1")
+        await stage.enter("eve", 1, channel="chat:2")
+        await stage.told()
+        await stage.presence.reap("a", everywhere)
+        assert await stage.presence.members("chat:1") == await stage.presence.members("chat:2") == {}
+        assert sorted(await stage.told()) == [("leave", "chat:1", "bob"), ("leave", "chat:2", "eve")]
+
+    async def test_what_stands_under_others_stays(self, stage: Stage) -> None:
+        """Fails if a user who is on a living replica too leaves with the dead one."""
+        await stage.enter("bob", 1, lease="a")
+        await stage.enter("bob", 2, lease="b")
+        await stage.told()
+        await stage.presence.reap("a", everywhere)
+        assert await stage.presence.members("chat:1") == {"bob": 2}
+        assert await stage.told() == []
+
+    async def test_it_announces_only_where_that_is_asked_for(self, stage: Stage) -> None:
+        """Fails if the death of a replica is told as a leave on a channel that never tells of joins."""
+        await stage.enter("bob", 1, channel="chat:1")
+        await stage.enter("bob", 1, channel="quiet:1", announced=False)
+        await stage.told()
+        await stage.presence.reap("a", lambda channel: channel == "chat:1")
+        assert await stage.presence.members("quiet:1") == {}
+        assert await stage.told() == [("leave", "chat:1", "bob")]
+
+    async def test_it_may_be_done_by_several_and_more_than_once(self, stage: Stage) -> None:
+        """Fails if two replicas that reap the same lease count or announce twice."""
+        await stage.enter("bob", 1, lease="a")
+        await stage.enter("eve", 1, lease="b")
+        await stage.told()
+        for _ in range(2):
+            await stage.presence.reap("a", everywhere)
+        await stage.presence.reap("never taken", everywhere)
+        assert await stage.presence.members("chat:1") == {"eve": 1}
+        assert await stage.told() == [("leave", "chat:1", "bob")]
+
+
+class TestLeasesInRedis:
+    """One process has no leases to lose."""
+
+    @pytest.fixture
+    def presence(self, client: Redis, keys: Keys) -> RedisPresence:
+        return RedisPresence(client, Scripts(client), keys, f"{keys.prefix}events")
+
+    @pytest.mark.parametrize("how", ["unknown", "doomed", "reaped"])
+    async def test_a_lease_that_is_not_held_enters_nothing(
+        self, presence: RedisPresence, client: Redis, keys: Keys, how: str
+    ) -> None:
+        """Fails if a replica that was written off enters users whom nobody would ever forget."""
+        directory = RedisDirectory(client, keys)
+        if how != "unknown":
+            await directory.take("a", replica_info(), LONG_S)
+            await directory.doom("a")
+        if how == "reaped":
+            await directory.reap("a")
+        assert not await presence.enter("a", [PresenceEntry("chat:1", "bob", 1, True)])
+        assert await presence.members("chat:1") == {}
+
+    async def test_nothing_is_left_in_redis(self, presence: RedisPresence, client: Redis, keys: Keys) -> None:
+        """Fails if every user, channel or lease that ever was costs Redis memory for ever."""
+        await RedisDirectory(client, keys).take("a", replica_info(), LONG_S)
+        before = set(await client.keys(f"{keys.prefix}*"))
+        entries = [PresenceEntry("chat:1", "bob", connections, True) for connections in (1, 0)]
+        assert await presence.enter("a", entries[:1])
+        assert set(await client.keys(f"{keys.prefix}*")) > before
+        assert await presence.enter("a", entries[1:])
+        assert set(await client.keys(f"{keys.prefix}*")) == before
+        assert await presence.enter("a", entries[:1])
+        await presence.reap("a", everywhere)
+        assert set(await client.keys(f"{keys.prefix}*")) == before
