@@ -286,6 +286,30 @@ class TestMessages:
         finally:
             await asyncio.gather(*(client.socket.close() for client in clients))
 
+    async def test_what_is_sent_before_the_greeting_comes_after_it(
+        self, start_replica: StartReplica, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Fails if the door does not hold a connection back until it is greeted, or a message passes it by."""
+        one, two = await start_replica("replica-1"), await start_replica("replica-2")
+        hold, may_go_on = one.replica.directory.hold, asyncio.Event()
+
+        async def slow_hold(user_id: str) -> int | None:
+            total = await hold(user_id)
+            await may_go_on.wait()
+            return total
+
+        async with Client(one.url, user="alice") as alice, Client(two.url, user="carol") as carol:
+            monkeypatch.setattr(one.replica.directory, "hold", slow_hold)
+            async with RawSocket(one.url, "/ws?user=bob") as bob:
+                await eventually(lambda: one.replica.hub.count("bob") == 1)
+                assert (await alice.send("bob", "local"))["delivery"] == "local"
+                received = one.replica.bus.stats.received
+                assert (await carol.send("bob", "remote"))["delivery"] == "remote"
+                await eventually(lambda: one.replica.bus.stats.received > received)
+                may_go_on.set()
+                frames = [json.loads((await bob.frame())[1]) for _ in range(3)]
+                assert [frame.get("data", frame["type"]) for frame in frames] == ["connected", "local", "remote"]
+
     async def test_a_message_in_fragments_is_one_message(self, one: RunningReplica) -> None:
         """Fails if continuation frames are taken for messages, or a ping between them breaks the message."""
 
