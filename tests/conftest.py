@@ -12,7 +12,17 @@ from tests.support.redis_server import RedisServer
 from tests.support.replicas import RunningReplica, run_replica, settings_for
 from tests.support.waiting import eventually
 
+# Real workers, playbooks and consumers, and channels that are broken and repaired: `-m "not e2e and not slow"` leaves
+# them out, and is done in less than two minutes.
+SLOW = ("tests/publish/", "tests/cluster/test_channels.py", "tests/cluster/test_presence.py")
+
 StartReplica = Callable[..., Awaitable[RunningReplica]]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.nodeid.startswith(SLOW):
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session")

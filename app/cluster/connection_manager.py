@@ -151,8 +151,9 @@ class ConnectionManager:
 
     def unsubscribe(self, connection: Connection, channel: str) -> None:
         """Take the connection off the channel, at once."""
-        self._channels.leave(connection, channel)
-        self._presence.went(connection.user, channel)
+        if channel in connection.channels:
+            self._channels.leave(connection, channel)
+            self._presence.went(connection.user, channel)
 
     async def history(self, channel: str, since: Position | None, limit: int) -> Opened:
         """What is kept of the channel after `since` (or from the start), oldest first, at most `limit`.

@@ -5,7 +5,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-RequestId = Annotated[str, Meta(max_length=128)] | int
+RequestId = Annotated[str, Meta(max_length=128)] | Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 
 
 class Connect(msgspec.Struct, frozen=True, tag="connect"):

@@ -407,6 +407,9 @@ class TestRepair:
                 await subscribe(client, "chat:1")
             for n in range(600):
                 if n % 100 == 50:
+                    await eventually(
+                        lambda: one.replica.node.ready and two.replica.node.ready
+                    )  # there is one to kill
                     kill_bus_connections(own_redis)
                 await publish(one, "chat:1", n)
                 await one.replica.manager.send("b", n)

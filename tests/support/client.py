@@ -31,7 +31,8 @@ class Client:
         from urllib.parse import urlencode
 
         url = f"{self._url}?{urlencode(self._query)}" if self._query else self._url
-        options: dict[str, Any] = {"proxy": None, "compression": None}
+        # Without a limit on what is queued here, a client that has not read everything can close at once.
+        options: dict[str, Any] = {"proxy": None, "compression": None, "max_queue": None}
         if self._source:
             options["local_addr"] = (self._source, 0)
         self.socket = await connect(url, **options)

@@ -302,9 +302,9 @@ class TestMessages:
             monkeypatch.setattr(one.replica.directory, "hold", slow_hold)
             async with RawSocket(one.url, "/ws?user=bob") as bob:
                 await eventually(lambda: one.replica.hub.count("bob") == 1)
-                assert (await alice.send("bob", "local"))["delivery"] == "local"
+                assert (await alice.send("bob", "local", ephemeral=True))["delivery"] == "local"
                 received = one.replica.bus.stats.received
-                assert (await carol.send("bob", "remote"))["delivery"] == "remote"
+                assert (await carol.send("bob", "remote", ephemeral=True))["delivery"] == "remote"
                 await eventually(lambda: one.replica.bus.stats.received > received)
                 may_go_on.set()
                 frames = [json.loads((await bob.frame())[1]) for _ in range(3)]
