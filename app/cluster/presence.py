@@ -99,6 +99,9 @@ class Presence:
             except BusUnavailable as error:
                 logger.debug("%d entries could not be made: %s", len(entries), error)
                 entered = False
+            except Exception:
+                logger.exception("%d entries could not be made; trying again", len(entries))
+                entered = False
             if not entered:
                 self._due = {**due, **self._due}
                 await asyncio.sleep(RETRY_S)
