@@ -13,6 +13,7 @@ from urllib.parse import urlencode
 
 import pytest
 
+from app.cluster.tasks import end
 from app.errors import BusUnavailable
 from app.protocol.envelope import Envelope
 from app.protocol.position import Position, format_cursor, parse_cursor
@@ -59,9 +60,7 @@ async def meanwhile(*jobs: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
     try:
         yield
     finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end(tasks)  # more than one cancellation may be needed: redis-py can lose one
 
 
 def drop_what_comes(replica: RunningReplica) -> Callable[[], None]:
@@ -465,6 +464,7 @@ class TestRepair:
         async with arrive(two, "a") as a:
             await subscribe(a, "chat:1")
             for n in range(10):
+                await eventually(lambda: one.replica.node.ready and two.replica.node.ready)  # there is one to kill
                 kill_bus_connections(own_redis)
                 await publish(one, "chat:1", n)
                 await one.replica.manager.send("a", n)

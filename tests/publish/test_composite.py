@@ -12,6 +12,7 @@ from redis.asyncio import Redis
 
 from app.backends.redis_client import connect
 from app.backends.streams import Entry
+from app.cluster.tasks import end
 from app.errors import BadSetting, BusUnavailable
 from app.publish.composite import Composite, Item
 from app.publish.consumer import Consumer
@@ -59,8 +60,7 @@ async def following(composite: Composite, key: str, **options: Any) -> AsyncIter
     try:
         yield items
     finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        await end([task])  # more than one cancellation may be needed: redis-py can lose one
 
 
 def data(items: list[Item]) -> list[Any]:
