@@ -22,5 +22,5 @@ publishes it without keeping it. Everything else is the same.
 Programs that are no replica run the same script: `publish/`.
 
 Imports go down only: main, cli > server, local_cluster > application > transports > cluster, publish > hub,
-backends > protocol > settings, errors, clock, telemetry. `application.py` alone ties concrete parts together.
+backends > protocol > settings, errors, clock, telemetry, tasks. `application.py` alone ties concrete parts together.
 """

@@ -13,7 +13,6 @@ from collections.abc import Iterable
 import msgspec
 
 from app.backends.protocols import LogReader, Opened, Opening, Subscriptions
-from app.cluster.tasks import end
 from app.errors import BusUnavailable
 from app.hub.connection import Connection
 from app.hub.hub import Hub
@@ -27,6 +26,7 @@ from app.protocol.run import RunProgress, RunState
 from app.protocol.sequence import Missing, Sequence
 from app.protocol.session import echo
 from app.settings import ChannelSettings
+from app.tasks import end
 from app.telemetry import Telemetry
 
 logger = logging.getLogger("heliograph.channels")
@@ -156,11 +156,6 @@ class Channels:
         self._hub.unsubscribe(connection, channel)
         if (followed := self._followed.get(channel)) is not None:
             self._idle(followed)
-
-    def position(self, channel: str) -> Position | None:
-        """Where this replica stands in a channel that it follows."""
-        followed = self._followed.get(channel)
-        return followed.sequence.position if followed is not None and followed.sequence is not None else None
 
     def _follow(self, channel: str) -> _Followed:
         followed = self._followed.get(channel)

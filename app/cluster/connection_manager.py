@@ -82,7 +82,8 @@ class ConnectionManager:
     async def connect(self, connection: Connection) -> None:
         """Register the connection, here and in the directory. Messages wait in its outbox until it is opened.
 
-        Once this returns, no message to the user passes it by, on whichever replica it is sent.
+        Once this returns, no ephemeral message to the user passes it by, on whichever replica it is sent. What is
+        kept comes from where `listen` or `subscribe` begins.
 
         Raises:
             ConnectionLimit: the user or this replica has too many; the connection is not registered.
@@ -136,7 +137,6 @@ class ConnectionManager:
         """Subscribe the connection: see `Channels.join`.
 
         Raises:
-            ChannelLimit: the connection is on as many channels as it may.
             BusUnavailable: not now.
         """
         await self._channels.join(connection, channel, since, replay=replay, request_id=request_id)

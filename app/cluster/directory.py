@@ -11,10 +11,10 @@ from collections.abc import Awaitable, Callable
 
 from app.backends.protocols import DirectoryBackend, ReplicaInfo
 from app.clock import Clock
-from app.cluster.tasks import end
 from app.errors import BusUnavailable
 from app.hub.hub import Hub
 from app.settings import DirectorySettings
+from app.tasks import end
 
 logger = logging.getLogger("heliograph.directory")
 

@@ -10,9 +10,9 @@ from collections import Counter
 
 from app.backends.protocols import PresenceBackend, PresenceEntry
 from app.cluster.directory import Directory
-from app.cluster.tasks import end
 from app.errors import BusUnavailable
 from app.protocol.namespace import Namespaces
+from app.tasks import end
 
 logger = logging.getLogger("heliograph.presence")
 

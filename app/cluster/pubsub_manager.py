@@ -23,11 +23,11 @@ from app.backends.keys import Keys
 from app.backends.redis_client import as_bus_unavailable, connect
 from app.backends.scripts import Scripts
 from app.clock import Clock, SystemClock
-from app.cluster.tasks import end
 from app.errors import BadEnvelope, BusUnavailable
 from app.protocol.envelope import Envelope, decode_envelope, encode_envelope
 from app.protocol.events import Delivery
 from app.settings import BusSettings, RedisSettings, Settings
+from app.tasks import end
 from app.telemetry import BusStats
 
 logger = logging.getLogger("heliograph.bus")

@@ -23,6 +23,7 @@ from app.backends.streams import EMIT_STREAM, Entry, ShardedStream
 from app.clock import SystemClock, iso8601
 from app.errors import BusUnavailable
 from app.settings import RedisSettings
+from app.tasks import end
 
 logger = logging.getLogger("heliograph.consumer")
 
@@ -32,7 +33,6 @@ BACKOFF_FIRST_S = 0.1
 BACKOFF_MOST_S = 5.0
 ANSWER_S = 2.0  # what Redis may take for an answer, beyond the time that it was asked to wait
 REASON_CHARACTERS = 500
-CANCEL_AGAIN_S = 0.1
 
 
 @dataclass(slots=True)
@@ -136,9 +136,7 @@ class Consumer:
                     await self._pause(delay_s)
             await self._leave()
         finally:
-            while not keeper.done():  # redis-py 8.1 swallows a cancellation now and then
-                keeper.cancel()
-                await asyncio.wait([keeper], timeout=CANCEL_AGAIN_S)
+            await end([keeper])
             self._in_hand.clear()
             self._stopping.clear()
             await client.aclose()

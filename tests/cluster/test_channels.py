@@ -13,10 +13,10 @@ from urllib.parse import urlencode
 
 import pytest
 
-from app.cluster.tasks import end
 from app.errors import BusUnavailable
 from app.protocol.envelope import Envelope
 from app.protocol.position import Position, format_cursor, parse_cursor
+from app.tasks import end
 from tests.conftest import StartReplica
 from tests.support.client import Client
 from tests.support.members import Members

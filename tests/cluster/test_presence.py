@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from app.cluster.tasks import end
+from app.tasks import end
 from tests.conftest import StartReplica
 from tests.support.client import Client
 from tests.support.raw_socket import RawSocket

@@ -127,7 +127,7 @@ class TestTheGuard:
             name
             for name in imported
             if name.startswith(("app.backends", "app.cluster", "app.publish", "redis"))
-            and name not in ("app.backends.protocols", "app.cluster.channels", "app.cluster.tasks")
+            and name not in ("app.backends.protocols", "app.cluster.channels", "app.tasks")
         ]
 
     @pytest.mark.parametrize(

@@ -12,12 +12,12 @@ from redis.asyncio import Redis
 
 from app.backends.redis_client import connect
 from app.backends.streams import Entry
-from app.cluster.tasks import end
 from app.errors import BadSetting, BusUnavailable
 from app.publish.composite import Composite, Item
 from app.publish.consumer import Consumer
 from app.publish.live import Live, LiveMessage
 from app.settings import Settings
+from app.tasks import end
 from tests.conftest import StartReplica
 from tests.support.client import Client
 from tests.support.redis_server import RedisServer
