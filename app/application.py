@@ -29,12 +29,15 @@ from app.cluster.presence import Presence
 from app.cluster.pubsub_manager import PubSubManager
 from app.cluster.run_reaper import RunReaper
 from app.hub.hub import Hub
+from app.hub.outbox import Turn
 from app.protocol.events import Join, Leave
 from app.protocol.namespace import Namespaces
+from app.protocol.plain import PlainCodec
 from app.settings import Settings
 from app.telemetry import Telemetry
 from app.transports.auth import Authenticator
 from app.transports.console import console_routes, static_routes
+from app.transports.driver import Parts
 from app.transports.health import health_routes
 from app.transports.websocket import CHANNEL_KINDS, WebSocketDoor
 
@@ -119,16 +122,17 @@ def build_replica(settings: Settings, name: str = "replica-1", bus: PubSubManage
     bus.handler = manager.handle_pubsub_message
     hub.on_drop = manager.disconnect
     bus.on_resubscribed = channels.lost_track
-    authenticator = Authenticator(settings.auth)
-    door = WebSocketDoor.build(
+    parts = Parts(
         manager=manager,
         node=node,
-        authenticator=authenticator,
+        authenticator=Authenticator(settings.auth),
         settings=settings,
         telemetry=telemetry,
         namespaces=namespaces,
-        call_soon=lambda callback: asyncio.get_running_loop().call_soon(callback),
+        codec=PlainCodec(settings.limits.depth),
+        turn=Turn(lambda callback: asyncio.get_running_loop().call_soon(callback)),
     )
+    door = WebSocketDoor.build(parts)
     routes: list[BaseRoute] = [
         WebSocketRoute("/ws", door),
         WebSocketRoute("/ws/users/{user:path}", door),

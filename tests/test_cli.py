@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 from app.cli import main
 from app.errors import InvalidToken
 from app.settings import AuthSettings
-from app.transports.auth import Authenticator
+from app.transports.auth import Authenticator, Credentials
 from tests.support.tokens import SECRET
 
 ROOT = Path(__file__).parents[1]
@@ -121,21 +121,21 @@ class TestServe:
 
 
 class TestToken:
-    def test_a_token_that_a_replica_accepts(self) -> None:
+    async def test_a_token_that_a_replica_accepts(self) -> None:
         """Fails if what the command prints does not open the door, for whom and for how long it was asked."""
         result = run("token", "우주여행고양이", "--expires-in", "60", AUTH__SECRET=SECRET)
         assert result.exit_code == 0
-        identity = Authenticator(AuthSettings(mode="jwt", secret=SECRET)).identify(
-            token=result.stdout.strip(), user=None
+        identity = await Authenticator(AuthSettings(mode="jwt", secret=SECRET)).identify(
+            Credentials(result.stdout.strip(), None)
         )
         assert identity.user == "우주여행고양이"
         assert 50 < identity.expires_at - time.time() <= 60
 
-    def test_a_token_of_another_secret_is_not_accepted(self) -> None:
+    async def test_a_token_of_another_secret_is_not_accepted(self) -> None:
         """Fails if the command signs with something else than the setting."""
         printed = run("token", "bob", AUTH__SECRET="another secret of thirty-two bytes").stdout.strip()
         with pytest.raises(InvalidToken):
-            Authenticator(AuthSettings(mode="jwt", secret=SECRET)).identify(token=printed, user=None)
+            await Authenticator(AuthSettings(mode="jwt", secret=SECRET)).identify(Credentials(printed))
 
     def test_without_a_secret_it_says_what_to_set(self) -> None:
         """Fails if a token is signed with nothing (open mode has no secret), or the refusal does not help."""

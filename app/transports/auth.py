@@ -21,6 +21,14 @@ class Identity:
     expires_at: float | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """What a client says of itself: `token` counts in jwt mode only, `user` in open mode only."""
+
+    token: str | None = None
+    user: str | None = None
+
+
 class Authenticator:
     """Decides who a client is: in jwt mode its token says so, in open mode the client itself."""
 
@@ -28,16 +36,16 @@ class Authenticator:
         self.mode = settings.mode
         self._key = settings.key()
 
-    def identify(self, *, token: str | None, user: str | None) -> Identity:
+    async def identify(self, credentials: Credentials) -> Identity:
         """Raises InvalidToken if the client did not prove who it is, BadUserId if that cannot be a user."""
         if self.mode == "open":
-            if user is None:
+            if credentials.user is None:
                 raise BadUserId("say who you are: ?user= in the URL, or 'user' in the connect frame")
-            return Identity(check_user_id(user))
-        if token is None:
+            return Identity(check_user_id(credentials.user))
+        if credentials.token is None:
             raise InvalidToken("'connect' needs a 'token'")
         try:
-            claims = jwt.decode(token, self._key, algorithms=[ALGORITHM], options={"require": ["sub"]})
+            claims = jwt.decode(credentials.token, self._key, algorithms=[ALGORITHM], options={"require": ["sub"]})
         except jwt.InvalidTokenError as error:
             raise InvalidToken(f"the token is not valid: {error}") from None
         try:

@@ -12,7 +12,7 @@ from starlette.datastructures import Headers
 
 from app.errors import BadUserId, InvalidToken
 from app.settings import AuthSettings
-from app.transports.auth import Authenticator, Identity, OriginPolicy, make_token
+from app.transports.auth import Authenticator, Credentials, Identity, OriginPolicy, make_token
 from tests.conftest import StartReplica
 from tests.support.client import Client
 from tests.support.tokens import JWT, SECRET, token
@@ -59,53 +59,53 @@ BAD_TOKENS = {
 
 class TestAuthenticator:
     @pytest.mark.parametrize("bad", BAD_TOKENS.values(), ids=BAD_TOKENS.keys())
-    def test_a_bad_token_proves_nothing(self, bad: str) -> None:
+    async def test_a_bad_token_proves_nothing(self, bad: str) -> None:
         """Fails if a token that was not made with our secret (or names nobody) passes, or raises something else."""
         with pytest.raises(InvalidToken) as raised:
-            jwt_mode.identify(token=bad, user="alice")
+            await jwt_mode.identify(Credentials(bad, "alice"))
         assert SECRET not in str(raised.value)
 
     @pytest.mark.parametrize("sub", [5, None, ["alice"], {"a": 1}, True])
-    def test_a_sub_that_is_no_text_is_refused(self, sub: object) -> None:
+    async def test_a_sub_that_is_no_text_is_refused(self, sub: object) -> None:
         """Fails if a signed token with a sub of another kind gets through, or breaks the server."""
         signed = jwt.api_jws.encode(json.dumps({"sub": sub}).encode(), SECRET, "HS256")
         with pytest.raises(InvalidToken):
-            jwt_mode.identify(token=signed, user=None)
+            await jwt_mode.identify(Credentials(signed))
 
     @pytest.mark.parametrize("exp", ["soon", "NaN", [], None])
-    def test_an_exp_that_is_no_number_is_refused(self, exp: object) -> None:
+    async def test_an_exp_that_is_no_number_is_refused(self, exp: object) -> None:
         """Fails if a token of our own maker with a broken expiry lives for ever, or breaks the server."""
         signed = jwt.api_jws.encode(json.dumps({"sub": "alice", "exp": exp}).encode(), SECRET, "HS256")
         with pytest.raises(InvalidToken):
-            jwt_mode.identify(token=signed, user=None)
+            await jwt_mode.identify(Credentials(signed))
 
-    def test_an_exp_in_text_is_a_number_all_the_same(self) -> None:
+    async def test_an_exp_in_text_is_a_number_all_the_same(self) -> None:
         """Fails if what the library accepts (digits in text) is not what the expiry timer can count with."""
         signed = jwt.api_jws.encode(json.dumps({"sub": "a", "exp": "99999999999"}).encode(), SECRET, "HS256")
         try:
-            identity = jwt_mode.identify(token=signed, user=None)
+            identity = await jwt_mode.identify(Credentials(signed))
         except InvalidToken:
             return
         assert isinstance(identity.expires_at, int | float)
 
-    def test_a_good_token_names_the_user_and_the_time(self) -> None:
+    async def test_a_good_token_names_the_user_and_the_time(self) -> None:
         """Fails if the user is not the token's, or the expiry is lost."""
         expires_at = int(time.time()) + 60
         made = make_token(SECRET.encode(), "우주", expires_at)
-        assert jwt_mode.identify(token=made, user="mallory") == Identity("우주", expires_at)
-        assert jwt_mode.identify(token=token("bob", expires_in=None), user=None) == Identity("bob", None)
+        assert await jwt_mode.identify(Credentials(made, "mallory")) == Identity("우주", expires_at)
+        assert await jwt_mode.identify(Credentials(token("bob", expires_in=None))) == Identity("bob", None)
 
-    def test_jwt_mode_needs_a_token(self) -> None:
+    async def test_jwt_mode_needs_a_token(self) -> None:
         """Fails if a user without a token is believed."""
         with pytest.raises(InvalidToken, match="needs a 'token'"):
-            jwt_mode.identify(token=None, user="alice")
+            await jwt_mode.identify(Credentials(None, "alice"))
 
-    def test_open_mode_believes_everybody_who_could_be_a_user(self) -> None:
+    async def test_open_mode_believes_everybody_who_could_be_a_user(self) -> None:
         """Fails if open mode wants a token, or takes an impossible id."""
-        assert open_mode.identify(token="whatever", user="안") == Identity("안")
+        assert await open_mode.identify(Credentials("whatever", "안")) == Identity("안")
         for user in (None, "", "a\x00"):
             with pytest.raises(BadUserId):
-                open_mode.identify(token=None, user=user)
+                await open_mode.identify(Credentials(None, user))
 
     @pytest.mark.parametrize("user", ["", "a\nb", "x" * 256])
     def test_no_token_is_made_for_an_impossible_user(self, user: str) -> None:

@@ -1,0 +1,284 @@
+"""What all doors share: one connection from its first operation to its last, whatever it came in by.
+
+A door reads requests or frames and makes operations of them. The driver gives those to the connection's `Session`,
+which decides, and carries out what it says. It decides nothing itself, and knows no wire format.
+"""
+
+import asyncio
+import time
+import uuid
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import assert_never
+
+from msgspec import UNSET
+
+from app.cluster.connection_manager import ConnectionManager
+from app.cluster.node import Node
+from app.errors import (
+    BadData,
+    BadUserId,
+    BusUnavailable,
+    ConnectionLimit,
+    HeliographError,
+    InvalidToken,
+)
+from app.hub.connection import Connection
+from app.hub.frames import Encoding
+from app.hub.outbox import Outbox, Turn
+from app.protocol.codes import CloseCode
+from app.protocol.events import Ack, Emitted, History, Message, Presence, Published
+from app.protocol.identity import user_of
+from app.protocol.namespace import Namespaces
+from app.protocol.operations import Operation, Subscribe
+from app.protocol.plain import PlainCodec
+from app.protocol.position import format_cursor
+from app.protocol.session import (
+    Action,
+    Announce,
+    Answer,
+    Authenticate,
+    HandOver,
+    Join,
+    Leave,
+    Muster,
+    Recall,
+    Refuse,
+    Route,
+    Session,
+    echo,
+)
+from app.settings import Settings
+from app.telemetry import Telemetry
+from app.transports.auth import Authenticator, Credentials
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What every door needs of the replica."""
+
+    manager: ConnectionManager
+    node: Node
+    authenticator: Authenticator
+    settings: Settings
+    telemetry: Telemetry
+    namespaces: Namespaces
+    codec: PlainCodec
+    turn: Turn
+
+
+class Disconnected(Exception):
+    """The connection is over: whoever drives it has nothing more to do."""
+
+
+class Driver:
+    """Carries out what the session of one connection says.
+
+    `only_user`: whom the URL is for; a client that proves to be somebody else is not let in. `channels`: what is
+    subscribed to as soon as the client is known.
+    """
+
+    def __init__(
+        self,
+        parts: Parts,
+        encoding: Encoding,
+        outbox: Outbox,
+        *,
+        only_user: str | None = None,
+        channels: Iterable[str] = (),
+    ) -> None:
+        self._parts = parts
+        self._only_user = only_user
+        self._channels = tuple(channels)
+        session_id = uuid.uuid4().hex
+        self._session = Session(
+            session_id,
+            parts.node.name,
+            namespaces=parts.namespaces,
+            open_mode=parts.authenticator.mode == "open",
+            ping_interval_s=parts.settings.ping.interval_s,
+            max_channels=parts.settings.limits.channels_per_connection,
+        )
+        self.connection = Connection(session_id, "", encoding, outbox)
+        self.registered = False  # the client is known, here and in the directory
+        self._expiry: asyncio.TimerHandle | None = None
+
+    async def receive(self, operation: Operation) -> None:
+        """Carry out one operation of the client.
+
+        Raises:
+            Disconnected: the connection was closed for it.
+        """
+        await self._act(self._session.receive(operation))
+
+    def refuse(self, refusal: Refuse) -> None:
+        """Tell the client what was wrong.
+
+        Raises:
+            Disconnected: the refusal closes the connection.
+        """
+        self._parts.manager.send_error(self.connection, refusal.code, refusal.message, refusal.request_id)
+        if refusal.close is not None:
+            self.connection.close(refusal.close, refusal.message)
+            raise Disconnected
+
+    def end(self) -> None:
+        """Forget the connection. May be called more than once."""
+        if self._expiry is not None:
+            self._expiry.cancel()
+        if self.registered:
+            self._parts.manager.disconnect(self.connection)
+
+    async def _act(self, action: Action) -> None:
+        match action:
+            case Answer(event):
+                self._parts.manager.tell(self.connection, event)
+            case Leave(channel, answer):
+                self._parts.manager.unsubscribe(self.connection, channel)
+                self._parts.manager.tell(self.connection, answer)
+            case Join():
+                await self._join(action)
+            case Announce():
+                await self._announce(action)
+            case Recall():
+                await self._recall(action)
+            case HandOver():
+                await self._hand_over(action)
+            case Muster():
+                await self._muster(action)
+            case Refuse():
+                self.refuse(action)
+            case Authenticate():
+                await self._authenticate(action)
+            case Route():
+                await self._route(action)
+            case _:
+                assert_never(action)
+
+    async def _authenticate(self, action: Authenticate) -> None:
+        try:
+            identity = await self._parts.authenticator.identify(Credentials(action.token, action.user))
+        except InvalidToken as error:
+            self._reject(error, CloseCode.INVALID_TOKEN)
+        except BadUserId as error:
+            self._reject(error, CloseCode.BAD_REQUEST)
+        else:
+            if self._only_user not in (None, identity.user):
+                self.connection.close(CloseCode.NOT_ALLOWED, "the token is for another user than the URL")
+                raise Disconnected
+            await self._register(identity.user)
+            if identity.expires_at is not None:
+                self._expire_in(identity.expires_at - time.time())
+
+    async def _register(self, user: str) -> None:
+        """Make the connection known, then tell the client: from here on it misses nothing."""
+        if self._parts.node.draining:
+            self.connection.close(CloseCode.SHUTDOWN, "this replica is shutting down")
+            raise Disconnected
+        self.connection.user = user
+        self.connection.outbox.hold()
+        try:
+            await self._parts.manager.connect(self.connection)
+        except ConnectionLimit as error:
+            self._parts.telemetry.connections_refused += 1
+            self.connection.close(CloseCode.CONNECTION_LIMIT, str(error))
+            raise Disconnected from None
+        self.registered = True
+        own, *others = self._session.identified(user)
+        if own.since is None and not own.replay:
+            cursor = await self._parts.manager.listen(self.connection, own.channel)
+            self.connection.open(self._session.greeting(cursor))
+        else:
+            cursor = "" if own.since is None else format_cursor({own.channel: own.since})
+            self.connection.open(self._session.greeting(cursor))
+            others.insert(0, own)
+        for join in others:
+            await self._join(join)
+        for channel in self._channels:
+            await self._act(self._session.receive(Subscribe(channel)))
+
+    async def _join(self, action: Join) -> None:
+        try:
+            await self._parts.manager.subscribe(
+                self.connection,
+                action.channel,
+                action.since,
+                replay=action.replay,
+                request_id=action.request_id,
+            )
+        except BusUnavailable as error:
+            if user_of(action.channel) is not None:
+                # Its own channel it cannot do without: it listens, and is told later where that has begun.
+                await self._parts.manager.listen(self.connection, action.channel)
+            self._session.not_joined(action.channel)
+            text = f"not subscribed to {action.channel!r}, try again: {error}"
+            self.refuse(Refuse(error.code, text, action.request_id))
+
+    async def _announce(self, action: Announce) -> None:
+        publish = action.operation
+        try:
+            receipt = await self._parts.manager.publish(
+                publish.channel, publish.data, sender=self._session.user, ephemeral=publish.ephemeral
+            )
+        except BusUnavailable as error:
+            self.refuse(Refuse(error.code, f"not published, try again: {error}", publish.id))
+        except BadData as error:
+            self.refuse(Refuse(error.code, str(error), publish.id))
+        else:
+            cursor = UNSET if receipt.position is None else format_cursor({publish.channel: receipt.position})
+            ack = Published(message_id=receipt.message_id, cursor=cursor, id=echo(publish.id))
+            self._parts.manager.tell(self.connection, ack)
+
+    async def _recall(self, action: Recall) -> None:
+        read = action.operation
+        try:
+            opened = await self._parts.manager.history(read.channel, action.since, read.limit)
+        except BusUnavailable as error:
+            self.refuse(Refuse(error.code, f"the history cannot be read, try again: {error}", read.id))
+            return
+        last = opened.publications[-1].position if opened.publications else action.since
+        history = History(
+            channel=read.channel,
+            publications=[Message.of(publication) for publication in opened.publications],
+            cursor=format_cursor({read.channel: last or opened.position}),
+            id=echo(read.id),
+        )
+        self._parts.manager.tell(self.connection, history)
+
+    async def _muster(self, action: Muster) -> None:
+        try:
+            users = await self._parts.manager.presence(action.channel)
+        except BusUnavailable as error:
+            self.refuse(Refuse(error.code, f"nobody can say, try again: {error}", action.request_id))
+        else:
+            presence = Presence(channel=action.channel, users=users, id=echo(action.request_id))
+            self._parts.manager.tell(self.connection, presence)
+
+    async def _hand_over(self, action: HandOver) -> None:
+        emit, session = action.operation, self._session
+        try:
+            await self._parts.manager.emit(emit.event, emit.data, user_id=session.user or "", session=session.id)
+        except BusUnavailable as error:
+            self.refuse(Refuse(error.code, f"not stored: {error}", emit.id))
+        else:
+            self._parts.manager.tell(self.connection, Emitted(id=echo(emit.id)))
+
+    async def _route(self, action: Route) -> None:
+        send, manager = action.operation, self._parts.manager
+        deliver = manager.send_message if send.ephemeral else manager.send
+        try:
+            receipt = await deliver(send.to, send.data, sender=self._session.user)
+        except BusUnavailable as error:
+            self.refuse(Refuse(error.code, f"not delivered, try again: {error}", send.id))
+        else:
+            ack = Ack(message_id=receipt.message_id, delivery=receipt.delivery, id=echo(send.id))
+            self._parts.manager.tell(self.connection, ack)
+
+    def _reject(self, error: HeliographError, close: CloseCode) -> None:
+        """The client is nobody: say why, and close."""
+        self.refuse(Refuse(error.code, str(error), close=close))
+
+    def _expire_in(self, delay_s: float) -> None:
+        self._expiry = asyncio.get_running_loop().call_later(
+            delay_s, self.connection.close, CloseCode.EXPIRED, "the token has expired"
+        )
