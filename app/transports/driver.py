@@ -7,9 +7,9 @@ which decides, and carries out what it says. It decides nothing itself, and know
 import asyncio
 import time
 import uuid
-from collections.abc import Iterable
+from collections.abc import Coroutine, Iterable
 from dataclasses import dataclass
-from typing import assert_never
+from typing import Any, assert_never
 
 from msgspec import UNSET
 
@@ -34,7 +34,6 @@ from app.protocol.operations import Operation, Subscribe
 from app.protocol.plain import PlainCodec
 from app.protocol.position import format_cursor
 from app.protocol.session import (
-    Action,
     Announce,
     Answer,
     Authenticate,
@@ -103,13 +102,43 @@ class Driver:
         self.registered = False  # the client is known, here and in the directory
         self._expiry: asyncio.TimerHandle | None = None
 
-    async def receive(self, operation: Operation) -> None:
-        """Carry out one operation of the client.
+    def begin(self, operation: Operation) -> Coroutine[Any, Any, None] | None:
+        """Carry out one operation of the client; what takes its time is returned, to be awaited before the next.
 
         Raises:
-            Disconnected: the connection was closed for it.
+            Disconnected: the connection was closed for it. The coroutine may raise that too.
         """
-        await self._act(self._session.receive(operation))
+        action = self._session.receive(operation)
+        match action:
+            case Answer(event):
+                self._parts.manager.tell(self.connection, event)
+            case Leave(channel, answer):
+                self._parts.manager.unsubscribe(self.connection, channel)
+                self._parts.manager.tell(self.connection, answer)
+            case Refuse():
+                self.refuse(action)
+            case Join():
+                return self._join(action)
+            case Announce():
+                return self._announce(action)
+            case Recall():
+                return self._recall(action)
+            case HandOver():
+                return self._hand_over(action)
+            case Muster():
+                return self._muster(action)
+            case Authenticate():
+                return self._authenticate(action)
+            case Route():
+                return self._route(action)
+            case _:
+                assert_never(action)
+        return None
+
+    async def receive(self, operation: Operation) -> None:
+        """Carry out one operation of the client to its end. Raises as `begin` does."""
+        if (work := self.begin(operation)) is not None:
+            await work
 
     def refuse(self, refusal: Refuse) -> None:
         """Tell the client what was wrong.
@@ -128,32 +157,6 @@ class Driver:
             self._expiry.cancel()
         if self.registered:
             self._parts.manager.disconnect(self.connection)
-
-    async def _act(self, action: Action) -> None:
-        match action:
-            case Answer(event):
-                self._parts.manager.tell(self.connection, event)
-            case Leave(channel, answer):
-                self._parts.manager.unsubscribe(self.connection, channel)
-                self._parts.manager.tell(self.connection, answer)
-            case Join():
-                await self._join(action)
-            case Announce():
-                await self._announce(action)
-            case Recall():
-                await self._recall(action)
-            case HandOver():
-                await self._hand_over(action)
-            case Muster():
-                await self._muster(action)
-            case Refuse():
-                self.refuse(action)
-            case Authenticate():
-                await self._authenticate(action)
-            case Route():
-                await self._route(action)
-            case _:
-                assert_never(action)
 
     async def _authenticate(self, action: Authenticate) -> None:
         try:
@@ -195,7 +198,7 @@ class Driver:
         for join in others:
             await self._join(join)
         for channel in self._channels:
-            await self._act(self._session.receive(Subscribe(channel)))
+            await self.receive(Subscribe(channel))
 
     async def _join(self, action: Join) -> None:
         try:
