@@ -169,7 +169,7 @@ class FrameWebSocket(WebSocketsSansIOProtocol):
         if self._receiver is None:
             return
         if self.curr_msg_data_type != "text":
-            self._receiver.receive_binary()
+            self._receiver.receive_binary(data)
             return
         try:
             text = data.decode()

@@ -35,7 +35,7 @@ class Receiver(Protocol):
 
     def receive_text(self, text: str) -> None: ...
 
-    def receive_binary(self) -> None: ...
+    def receive_binary(self, data: bytes) -> None: ...
 
     def lost(self) -> None:
         """Nothing more will come: the client has gone, or the socket was closed. Said once."""
@@ -155,7 +155,7 @@ class _Socket:
         if self._socket is not None and len(self._waiting) >= MOST_WAITING:
             self._socket.pause_reading()
 
-    def receive_binary(self) -> None:
+    def receive_binary(self, data: bytes) -> None:
         self._driver.connection.close(CloseCode.UNSUPPORTED_DATA, "frames are JSON text, not binary")
 
     def lost(self) -> None:
@@ -240,7 +240,7 @@ async def _read_all(sink: AsgiSink, socket: _Socket) -> None:
         if (text := message.get("text")) is not None:
             socket.receive_text(text)
         else:
-            socket.receive_binary()
+            socket.receive_binary(message["bytes"])
         await socket.idle()
     socket.lost()
     await socket.idle()
