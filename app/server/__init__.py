@@ -10,11 +10,13 @@ from types import FrameType
 import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.config import LoopFactoryType
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from app.application import Replica, build_replica
 from app.cluster.pubsub_manager import get_pubsub_manager
 from app.server.websocket import FrameWebSocket
 from app.settings import Settings
+from app.transports.sse import ABORT_EXTENSION
 
 logger = logging.getLogger("heliograph.server")
 
@@ -30,6 +32,14 @@ def settle_garbage_collection() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(GC_THRESHOLD, 20, 100)
+
+
+class AbortableHttp(HttpToolsProtocol):
+    """uvicorn's HTTP protocol, which also lets the application cut off a client that does not read."""
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self.scope["extensions"] = {ABORT_EXTENSION: self.transport.abort}  # type: ignore[dict-item] # not JSON
 
 
 class DrainingServer(uvicorn.Server):
@@ -78,7 +88,7 @@ def server_config(
         host=host,
         port=port,
         loop=loop,
-        http="httptools",
+        http=AbortableHttp,
         ws=FrameWebSocket,
         ws_max_size=settings.limits.frame_bytes,
         ws_ping_interval=settings.ping.interval_s,
