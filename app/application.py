@@ -11,8 +11,10 @@ from starlette.applications import Starlette
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 
 from app.backends.memory import MemoryDirectory, NoEmissions
+from app.backends.memory_census import MemoryCensus
 from app.backends.memory_log import MemoryLog
 from app.backends.memory_presence import MemoryPresence
+from app.backends.redis_census import RedisCensus
 from app.backends.redis_client import connect
 from app.backends.redis_directory import RedisDirectory
 from app.backends.redis_log import RedisLog, TwoServerLog
@@ -21,6 +23,7 @@ from app.backends.run_leases import reap_lost_runs
 from app.backends.scripts import Scripts
 from app.backends.streams import EMIT_STREAM, RedisEmissions, ShardedStream
 from app.clock import SystemClock, iso8601
+from app.cluster.census import Census
 from app.cluster.channels import Channels
 from app.cluster.connection_manager import ConnectionManager
 from app.cluster.directory import Directory
@@ -40,6 +43,7 @@ from app.transports.console import console_routes, static_routes
 from app.transports.driver import Parts
 from app.transports.health import health_routes
 from app.transports.http import ReadingDoor
+from app.transports.http_api import http_api_routes
 from app.transports.polling import PollDoor
 from app.transports.runs import RunDoor
 from app.transports.sse import SseDoor
@@ -48,7 +52,7 @@ from app.transports.websocket import CHANNEL_KINDS, WebSocketDoor
 if TYPE_CHECKING:
     from redis.asyncio import Redis
 
-    from app.backends.protocols import DirectoryBackend, Emissions, Log, PresenceBackend
+    from app.backends.protocols import CensusBackend, DirectoryBackend, Emissions, Log, PresenceBackend
 
 
 @dataclass(frozen=True)
@@ -77,12 +81,14 @@ def build_replica(settings: Settings, name: str = "replica-1", bus: PubSubManage
     namespaces = Namespaces(settings.namespaces)
     backend: DirectoryBackend
     present: PresenceBackend
+    heard: CensusBackend
     log: Log
     emissions: Emissions
     durable: Redis | None = None  # a client of our own, if what is kept has a server of its own
     if bus.enabled:
         backend = RedisDirectory(bus.client, bus.keys, bus.scripts)
         present = RedisPresence(bus.client, bus.scripts, bus.keys, bus.channel)
+        heard = RedisCensus(bus.client, bus.scripts, bus.keys)
         kept_scripts = bus.scripts
         log = RedisLog(bus.client, bus.scripts, bus.keys, bus.channel)
         if settings.redis.durable_url is not None:
@@ -100,16 +106,18 @@ def build_replica(settings: Settings, name: str = "replica-1", bus: PubSubManage
         )
     else:
         backend, log, emissions = MemoryDirectory(clock), MemoryLog(clock), NoEmissions()
+        heard = MemoryCensus()
         present = MemoryPresence(
             lambda channel, user, joined: hub.deliver(channel, (Join if joined else Leave)(channel, user))
         )
     directory = Directory(backend, hub, node_id=bus.node_id, settings=settings.directory, clock=clock)
     channels = Channels(hub, log, bus, namespaces, settings.channels, telemetry)
     presence = Presence(present, directory, namespaces, grace_s=settings.presence.grace_s)
+    census = Census(heard, directory, hub)
     runs = (
         RunReaper(partial(reap_lost_runs, kept_scripts, bus.keys, bus.channel, namespaces)) if bus.enabled else None
     )
-    node = Node(name, hub, bus, directory, channels, presence, runs, drain=settings.drain, clock=clock)
+    node = Node(name, hub, bus, directory, channels, presence, census, runs, drain=settings.drain, clock=clock)
     manager = ConnectionManager(
         hub,
         bus,
@@ -148,6 +156,7 @@ def build_replica(settings: Settings, name: str = "replica-1", bus: PubSubManage
         Route("/api/poll", ReadingDoor(origins, polls.serve)),
         Route("/api/runs/{run_id:path}", ReadingDoor(origins, RunDoor(parts).serve)),
     ]
+    routes += http_api_routes(parts, directory, census, clock)
     routes += static_routes()
     if settings.console_enabled:
         routes += console_routes(node, directory, clock, settings.auth.mode)

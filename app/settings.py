@@ -88,6 +88,16 @@ class PollSettings(_Group):
     answer_bytes: int = Field(default=262_144, ge=1024, description="events in one answer; the next has the rest")
 
 
+def _secret(given: SecretStr | None, file: Path | None, variable: str) -> bytes:
+    """A secret, from wherever it was given; empty if it was not."""
+    if file is not None:
+        try:
+            return file.read_bytes().strip()
+        except OSError as error:
+            raise ValueError(f"{variable} cannot be read: {error.strerror}") from None
+    return given.get_secret_value().encode() if given else b""
+
+
 class AuthSettings(_Group):
     mode: Literal["jwt", "open"] = Field(default="jwt", description="open: anyone may be any user; for development")
     secret: SecretStr | None = Field(default=None, description="the HMAC key that signs tokens, 32 bytes or more")
@@ -105,12 +115,27 @@ class AuthSettings(_Group):
 
     def key(self) -> bytes:
         """The secret, from wherever it was given; empty if it was not."""
-        if self.secret_file is not None:
-            try:
-                return self.secret_file.read_bytes().strip()
-            except OSError as error:
-                raise ValueError(f"SECRET_FILE cannot be read: {error.strerror}") from None
-        return self.secret.get_secret_value().encode() if self.secret else b""
+        return _secret(self.secret, self.secret_file, "SECRET_FILE")
+
+
+class ApiSettings(_Group):
+    key: SecretStr | None = Field(default=None, description="what programs prove themselves with; unset: no API")
+    key_file: Path | None = Field(default=None, description="a file that holds the key")
+    body_bytes: int = Field(default=1_048_576, ge=1024, description="the largest body of a request")
+    batch: int = Field(default=1000, ge=1, description="commands in a batch, and channels in a broadcast")
+
+    @model_validator(mode="after")
+    def _long_enough(self) -> Self:
+        if self.key is not None and self.key_file is not None:
+            raise ValueError("set one of KEY and KEY_FILE, not both")
+        given = self.key is not None or self.key_file is not None
+        if given and len(self.secret()) < 16:
+            raise ValueError("KEY needs 16 bytes or more")
+        return self
+
+    def secret(self) -> bytes:
+        """The key, from wherever it was given; empty if it was not."""
+        return _secret(self.key, self.key_file, "KEY_FILE")
 
 
 class LimitSettings(_Group):
@@ -165,6 +190,7 @@ class Settings(BaseSettings):
     )
     poll: PollSettings = PollSettings()
     auth: Annotated[AuthSettings, Field(validate_default=True)] = AuthSettings.model_construct()
+    api: ApiSettings = ApiSettings()
     limits: LimitSettings = LimitSettings()
     ping: PingSettings = PingSettings()
     drain: DrainSettings = DrainSettings()

@@ -47,6 +47,10 @@ class Keys:
         """Hash: channel and user -> connections, of what a lease has entered, so that it can be forgotten with it."""
         return f"{self.prefix}lease:{lease}:presence"
 
+    def heard_by(self, lease: str) -> str:
+        """Hash: channel -> how many connections of a lease's replica listen to it."""
+        return f"{self.prefix}lease:{lease}:channels"
+
     def shard(self, stream: str, shard: int) -> str:
         """Stream: one of those that make up a sharded stream."""
         return f"{self.prefix}{{stream:{stream}}}:{shard}"

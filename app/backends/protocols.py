@@ -106,6 +106,25 @@ class PresenceBackend(Protocol):
         ...
 
 
+class CensusBackend(Protocol):
+    """How many connections listen to which channel, under the lease of each replica.
+
+    All calls may raise BusUnavailable.
+    """
+
+    async def enter(self, lease: str, counts: Mapping[str, int]) -> bool:
+        """Say how many connections there are now (0: none) on these channels; False if the lease is not held."""
+        ...
+
+    async def counts(self) -> dict[str, dict[str, int]]:
+        """Lease -> channel -> connections."""
+        ...
+
+    async def forget(self, lease: str) -> None:
+        """Forget everything under the lease."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Draft:
     """A publication that has no place in a log yet. For a run `update` stands in for the data."""

@@ -21,6 +21,7 @@ class Hub:
         self._by_user: dict[str, set[Connection]] = {}
         self._by_channel: dict[str, set[Connection]] = {}
         self._connections = 0
+        self.changed_channels: set[str] = set()  # joined or left since whoever counts them has looked
 
     @property
     def connections(self) -> int:
@@ -33,6 +34,9 @@ class Hub:
     @property
     def channels(self) -> int:
         return len(self._by_channel)
+
+    def channel_names(self) -> Iterator[str]:
+        return iter(self._by_channel)
 
     def user_ids(self) -> Iterator[str]:
         return iter(self._by_user)
@@ -71,12 +75,14 @@ class Hub:
     def subscribe(self, connection: Connection, channel: str) -> None:
         self._by_channel.setdefault(channel, set()).add(connection)
         connection.channels.add(channel)
+        self.changed_channels.add(channel)
 
     def unsubscribe(self, connection: Connection, channel: str) -> None:
         connection.channels.discard(channel)
         listening = self._by_channel.get(channel)
         if listening is not None:
             listening.discard(connection)
+            self.changed_channels.add(channel)
             if not listening:
                 del self._by_channel[channel]
 
