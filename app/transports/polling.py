@@ -83,9 +83,7 @@ class PollDoor:
         identity = await self._parts.authenticator.identify(credentials)
         if self._parts.node.draining:
             raise Disconnected(ErrorCode.UNAVAILABLE, "this replica is shutting down")
-        asked = Standing(
-            replace(identity, expires_at=None), tuple(sorted(channels_of(query))), query.get("cursor", "")
-        )
+        asked = Standing(replace(identity, expires_at=None), channels_of(query), query.get("cursor", ""))
         mailbox = self._take(asked)
         if mailbox is None:
             mailbox = await self._open(asked, Connect(credentials.token, credentials.user, asked.cursor), identity)
