@@ -240,8 +240,6 @@ class Mailbox:
             self._entries.append(entry)
             self._bytes += len(entry)
             self._news += self._is_news(entry)
-        if self._bytes >= self._most_bytes:
-            self._outbox.pause()
         self._woken.set()
 
     def close(self, code: CloseCode, reason: str) -> None:
@@ -276,6 +274,7 @@ class Mailbox:
         """
         deadline = asyncio.get_running_loop().time() + wait_s
         self._rest_no_longer()
+        self._asker_gone = False
         if self._bytes < self._most_bytes:
             self._outbox.resume()
             self._outbox.flush()
@@ -306,7 +305,6 @@ class Mailbox:
 
     async def _watch(self, receive: Receive) -> None:
         """Find out when the client has given this poll up."""
-        self._asker_gone = False
         while (await receive())["type"] != "http.disconnect":
             pass
         self._asker_gone = True

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from app.cluster.channels import DRAINED_BYTES
 from app.protocol.codes import CloseCode
 from app.protocol.position import parse_cursor
 from tests.conftest import StartReplica
@@ -96,7 +97,7 @@ class TestAnswers:
     async def test_an_answer_has_its_size_and_more_follows(self, start_replica: StartReplica) -> None:
         """Fails if an answer grows without end, or what did not fit is lost, repeated or waited for."""
         one = await start_replica(redis_url=None, poll={"answer_bytes": 20_000}, channels={"page": 10})
-        await publish(one, "logs:1", *([number, "x" * 1500] for number in range(300)))
+        await publish(one, "logs:1", *([number, "x" * 1500] for number in range(300)))  # 450 KB
         async with Poller(one.url, user="alice", channels="logs:1") as poller:
             numbers: list[int] = []
             polls = 0
@@ -104,6 +105,8 @@ class TestAnswers:
                 polls += 1
                 answer = await poller.ask(wait=5)
                 assert len(answer.content) < 25_000
+                [connection] = list(one.replica.hub)
+                assert connection.outbox._sink._bytes < 20_000 + 3 * DRAINED_BYTES, "the rest stays in the log"
                 poller.cursor = answer.json()["cursor"]
                 numbers += [number for number, _ in told(answer.json()["events"])]
             assert numbers == list(range(300))
@@ -238,6 +241,17 @@ class TestCost:
             await asyncio.wait([waiting])
         await eventually(lambda: one.replica.hub.connections == 0)
         assert not [task for task in asyncio.all_tasks() if task.get_name().startswith("poll-")]
+
+    async def test_one_that_went_away_can_ask_again(self, one: RunningReplica) -> None:
+        """Fails if a request that was given up takes along what comes meanwhile, ephemeral messages too."""
+        async with Poller(one.url, user="alice") as poller:
+            await poller.poll()
+            waiting = asyncio.create_task(poller.poll(wait=50))
+            await waits(one)
+            waiting.cancel()
+            await asyncio.wait([waiting])
+            await one.replica.manager.send_message("alice", "whisper")
+            assert told(await poller.poll(wait=0)) == ["whisper"]
 
     async def test_what_waits_for_nobody_has_a_limit(self, start_replica: StartReplica) -> None:
         """Fails if a client that is slow to poll again costs memory without end, or then misses something."""
