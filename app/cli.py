@@ -12,8 +12,8 @@ import click
 import msgspec
 
 from app.errors import BadSetting, BadUserId, HeliographError
+from app.logs import configure_logging
 from app.settings import Settings, settings_table, unknown_variables
-from app.telemetry import configure_logging
 
 PORT = click.IntRange(1, 65535)
 DRAIN_MARGIN_S = 5.0  # what a replica may take beyond its drain before it is killed
@@ -47,7 +47,7 @@ def serve(host: str, port: int, name: str, reload: bool) -> None:
         _serve_and_reload(host, port, name)
         return
     loaded = _load_settings()
-    configure_logging(loaded.log.level)
+    configure_logging(loaded.log.level, loaded.log.format, replica=name)
     for variable in unknown_variables():
         logger.warning("%s is no setting and is ignored (see `heliograph settings`)", variable)
     from app.server import serve as run  # not before the settings are good: uvicorn takes a while to import

@@ -5,6 +5,7 @@ which decides, and carries out what it says. It decides nothing itself, and know
 """
 
 import asyncio
+import logging
 import time
 import uuid
 from collections.abc import Iterable
@@ -51,6 +52,12 @@ from app.protocol.session import (
 from app.settings import Settings
 from app.telemetry import Telemetry
 from app.transports.auth import Authenticator, Credentials
+
+logger = logging.getLogger("heliograph.driver")
+
+KNOWN_CODES = frozenset(CloseCode) | frozenset(
+    range(1000, 1016)
+)  # others are a client's own, and as many as it likes
 
 
 @dataclass(frozen=True)
@@ -101,6 +108,7 @@ class Driver:
         )
         self.connection = Connection(session_id, "", encoding, outbox)
         self.registered = False  # the client is known, here and in the directory
+        self._ended = False
         self._expiry: asyncio.TimerHandle | None = None
 
     async def receive(self, operation: Operation) -> None:
@@ -117,17 +125,31 @@ class Driver:
         Raises:
             Disconnected: the refusal closes the connection.
         """
+        self._parts.telemetry.frames_refused[refusal.code] += 1
         self._parts.manager.send_error(self.connection, refusal.code, refusal.message, refusal.request_id)
         if refusal.close is not None:
             self.connection.close(refusal.close, refusal.message)
             raise Disconnected
 
-    def end(self) -> None:
-        """Forget the connection. May be called more than once."""
+    def end(self, code: int | None = None) -> None:
+        """Forget the connection. May be called more than once.
+
+        `code`: the close code of the other side, in case it was not closed here.
+        """
+        if not self._ended:
+            self._ended = True
+            self._count_close(self.connection.close_code or code)
         if self._expiry is not None:
             self._expiry.cancel()
         if self.registered:
             self._parts.manager.disconnect(self.connection)
+
+    def _count_close(self, code: int | None) -> None:
+        about = {"user": self.connection.user or None, "connection": self.connection.id}
+        logger.debug("ended (%s)", code, extra=about)
+        if code is not None:
+            known = int(code) if code in KNOWN_CODES else 0
+            self._parts.telemetry.closes[known] = self._parts.telemetry.closes.get(known, 0) + 1
 
     async def _act(self, action: Action) -> None:
         match action:
@@ -184,6 +206,7 @@ class Driver:
             self.connection.close(CloseCode.CONNECTION_LIMIT, str(error))
             raise Disconnected from None
         self.registered = True
+        logger.debug("connected", extra={"user": user, "connection": self.connection.id})
         own, *others = self._session.identified(user)
         if own.since is None and not own.replay:
             cursor = await self._parts.manager.listen(self.connection, own.channel)

@@ -48,8 +48,8 @@ class WebSocketDoor:
         return cls(
             parts,
             OriginPolicy(parts.settings.allowed_origins),
-            frames=Encoding(parts.codec, text_frame),
-            texts=Encoding(parts.codec, bytes),
+            frames=Encoding(parts.codec, text_frame, parts.telemetry.traffic["websocket"]),
+            texts=Encoding(parts.codec, bytes, parts.telemetry.traffic["websocket"]),
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -100,6 +100,8 @@ class _Socket:
         )
         limits = self._parts.settings.limits
         self._connect_by = asyncio.get_running_loop().time() + limits.connect_timeout_s
+        self._traffic = encoding.traffic
+        self._gone = 1006  # the close code that came from the other side
         self._bucket = TokenBucket(limits.messages_per_second, time.monotonic())
 
     async def run(self) -> None:
@@ -111,10 +113,11 @@ class _Socket:
         except Disconnected:
             pass
         except Exception:
-            logger.exception("connection %s failed", self._driver.connection.id)
+            connection = self._driver.connection
+            logger.exception("failed", extra={"user": connection.user, "connection": connection.id})
             self._driver.connection.close(CloseCode.INTERNAL_ERROR, "internal error")
         finally:
-            self._driver.end()
+            self._driver.end(self._gone)
 
     def _connect_from_url(self) -> Connect | None:
         """In open mode the URL may say who comes, instead of a first frame."""
@@ -150,6 +153,7 @@ class _Socket:
                 self._driver.connection.close(CloseCode.BAD_REQUEST, "no 'connect' in time")
                 return
             if message["type"] == "websocket.disconnect":
+                self._gone = message.get("code", self._gone)
                 return
             text = message.get("text")
             if text is None:
@@ -159,7 +163,7 @@ class _Socket:
 
     async def _handle(self, text: str) -> None:
         """One frame of the client."""
-        self._parts.telemetry.messages_in += 1
+        self._traffic.messages_in += 1
         if not self._bucket.take(time.monotonic()):
             rate = self._parts.settings.limits.messages_per_second
             refusal = f"more than {rate:g} frames a second; this one is dropped"
@@ -168,7 +172,6 @@ class _Socket:
         try:
             operation = self._parts.codec.decode(text)
         except BadFrame as error:
-            self._parts.telemetry.bad_frames += 1
             self._driver.refuse(Refuse(error.code, str(error), error.request_id))
         else:
             await self._driver.receive(operation)
