@@ -5,6 +5,7 @@ import json
 import logging
 import sys
 import time
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -107,6 +108,14 @@ def token(user: str, expires_in: int) -> None:
 def settings() -> None:
     """Print every HELIOGRAPH_… variable with its default and meaning (a Markdown table)."""
     click.echo(settings_table())
+
+
+@main.command()
+def asyncapi() -> None:
+    """Print the AsyncAPI 3 document of the socket (docs/asyncapi.json)."""
+    from app.protocol.asyncapi import document
+
+    click.echo(json.dumps(document(metadata.version("heliograph")), indent=2, ensure_ascii=False))
 
 
 @main.command()
