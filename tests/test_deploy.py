@@ -58,6 +58,19 @@ async def test_every_metric_of_ours_is_on_the_dashboard(start_replica: StartRepl
     assert {name for name in ours if not re.search(rf"\b{name}(_total|_bucket|_info)?\b", shown)} == set()
 
 
+async def test_the_handbook_explains_every_metric(start_replica: StartReplica) -> None:
+    """Fails if docs/operations.md leaves a metric out, or tells of one that is none."""
+    one = await start_replica()
+    there = {_in_docs(family.name, family.type) for family in families(await scrape(one))}
+    told = set(METRIC.findall((DEPLOY.parent / "docs" / "operations.md").read_text(encoding="utf-8")))
+    ours = {name for name in there if name.startswith("heliograph_")}
+    assert {name for name in told if name.startswith("heliograph_") and name != "heliograph_bus_"} == ours
+
+
+def _in_docs(name: str, kind: str) -> str:
+    return f"{name}_total" if kind == "counter" else name
+
+
 @pytest.mark.parametrize("place", expressions())
 def test_rates_of_counters_and_nothing_else(place: str) -> None:
     """Fails if a counter is shown as it stands, a gauge as a rate, or brackets do not match."""
