@@ -4,7 +4,14 @@ import asyncio
 import os
 import re
 from collections import Counter
+from unittest.mock import Mock
 
+from starlette.routing import WebSocketRoute as Route
+
+from app.hub.outbox import Outbox
+from app.protocol.codes import CloseCode
+from app.transports.driver import Driver
+from app.transports.websocket import WebSocketDoor
 from tests.conftest import StartReplica
 from tests.support.client import Client
 from tests.support.metrics import Reading, families, read, scrape
@@ -102,6 +109,17 @@ class TestClients:
             assert other("publish_seconds_count") == other("bus_published_total") == 1
         await becomes(one, "connections", 0, transport="websocket")
 
+    async def test_what_a_client_had_missed_goes_out_too(self, start_replica: StartReplica) -> None:
+        """Fails if messages that are read from the log for one client are not counted."""
+        one = await start_replica()
+        async with Client(one.url, user="alice") as alice:
+            for number in range(3):
+                await alice.say({"type": "publish", "channel": "chat:1", "data": number})
+                await alice.next("ack")
+            await alice.say({"type": "subscribe", "channel": "chat:1", "replay": True})
+            assert await alice.messages(3) == [0, 1, 2]
+        assert (await read(one))("messages_out_total", transport="websocket") == 3
+
     async def test_refused_frames_by_code(self, start_replica: StartReplica) -> None:
         """Fails if a frame that is answered with an error is not counted, or under another code."""
         one = await start_replica(redis_url=None, limits={"messages_per_second": 3})
@@ -141,6 +159,17 @@ class TestClients:
             await becomes(one, "closes_total", 1, code=code)
         text = await scrape(one)
         assert 'code="4321"' not in text
+
+    async def test_an_end_that_is_said_twice_is_one(self, start_replica: StartReplica) -> None:
+        """Fails if a transport that tidies up in two places counts twice, or takes the last word for the first."""
+        one = await start_replica(redis_url=None)
+        [door] = [route.app for route in one.replica.app.routes if isinstance(route, Route) and route.path == "/ws"]
+        assert isinstance(door, WebSocketDoor)
+        driver = Driver(door.parts, door.frames, Outbox(Mock(), Mock(), 1))
+        driver.connection.close(CloseCode.SLOW, "")
+        driver.end()
+        driver.end(1000)
+        assert one.replica.telemetry.closes == {3008: 1}
 
     async def test_a_slow_client(self, start_replica: StartReplica) -> None:
         """Fails if a connection that was closed as it did not read is not counted as what it is."""
