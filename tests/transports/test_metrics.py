@@ -4,8 +4,10 @@ import asyncio
 import os
 import re
 from collections import Counter
+from collections.abc import AsyncIterator
 from unittest.mock import Mock
 
+import httpx
 from starlette.routing import WebSocketRoute as Route
 
 from app.hub.outbox import Outbox
@@ -109,6 +111,31 @@ class TestClients:
             assert other("publish_seconds_count") == other("bus_published_total") == 1
         await becomes(one, "connections", 0, transport="websocket")
 
+    async def test_streams_and_polls_have_counters_of_their_own(self, start_replica: StartReplica) -> None:
+        """Fails if what goes out by server-sent events or by polls is counted for sockets, or not at all."""
+        one = await start_replica()
+        async with (
+            Client(one.url, user="alice") as alice,
+            httpx.AsyncClient(base_url=one.url, trust_env=False) as http,
+        ):
+            async with http.stream("GET", "/sse?user=bob") as stream:
+                lines = stream.aiter_lines()
+                assert [line async for line in _until(lines, "connected")]
+                await alice.send("bob", "hi")
+                assert [line async for line in _until(lines, '"message"')]
+                reading = await read(one)
+                assert reading("connections", transport="sse") == 1
+                assert reading("messages_out_total", transport="sse") == 1
+            await becomes_gone(one, "sse")
+            cursor = (await http.get("/api/poll?user=carol")).json()["cursor"]
+            await alice.send("carol", "hi")
+            answer = await http.get("/api/poll", params={"user": "carol", "cursor": cursor, "wait": 5})
+            assert [event["type"] for event in answer.json()["events"]] == ["message"]
+            reading = await read(one)
+            assert reading("connections", transport="poll") == 1
+            assert reading("messages_out_total", transport="poll") == 1
+            assert reading("messages_out_total", transport="websocket") == 0
+
     async def test_what_a_client_had_missed_goes_out_too(self, start_replica: StartReplica) -> None:
         """Fails if messages that are read from the log for one client are not counted."""
         one = await start_replica()
@@ -155,7 +182,7 @@ class TestClients:
             assert await alice.close_code() == 1009
         async with RawSocket(one.url, "/ws?user=bob"):
             pass  # gone without a word
-        for code in ("3501", "1000", "1009", "1005", "other"):
+        for code in ("3501", "1000", "1009", "1006", "other"):
             await becomes(one, "closes_total", 1, code=code)
         text = await scrape(one)
         assert 'code="4321"' not in text
@@ -317,6 +344,18 @@ class TestTheProcess:
         one = await start_replica(redis_url=None)
         info = one.replica.node.describe()
         assert (info.bus_lag_ms, info.canary_age_ms) == (None, None)
+
+
+async def becomes_gone(replica: RunningReplica, transport: str) -> None:
+    await eventually(lambda: replica.replica.telemetry.traffic[transport].connections == 0)
+
+
+async def _until(lines: AsyncIterator[str], what: str) -> AsyncIterator[str]:
+    """The lines up to the first that holds `what`."""
+    async for line in lines:
+        yield line
+        if what in line:
+            return
 
 
 def _grown(before: Reading, after: Reading, name: str, **labels: str) -> float:
