@@ -30,7 +30,10 @@ CLASSES = {
 SPARE_FILES = 200
 END_WITHIN_S = 90.0  # after its time locust waits for what is on its way, and writes the report
 # What a run publishes while a user is away must still be kept when the user comes back, however high the rate.
-NAMESPACES = {"load": {"history_size": 10_000, "client_publish": True}, "#": {"history_size": 10_000, "client_publish": False}}
+NAMESPACES = {
+    "load": {"history_size": 10_000, "client_publish": True},
+    "#": {"history_size": 10_000, "client_publish": False},
+}
 
 
 def parse(words: list[str] | None = None) -> argparse.Namespace:
@@ -50,7 +53,9 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--replicas", type=_positive, help="how many the cluster has (its own: 3; with --url it is asked)"
     )
-    parser.add_argument("--sources", default="", help="addresses of this machine, in different /24s (those of loopback)")
+    parser.add_argument(
+        "--sources", default="", help="addresses of this machine, in different /24s (those of loopback)"
+    )
     parser.add_argument("--report", type=Path, help="directory for the report (artifacts/loadtest/TIME)")
     parser.add_argument("--web", action="store_true", help="with locust's web page; it goes on until Ctrl-C")
     parser.add_argument("--web-port", type=_positive, default=8089, help="where that is (%(default)s)")
@@ -72,7 +77,9 @@ def main() -> int:
     open_files = raise_open_files()
     if options.users + SPARE_FILES > open_files:
         hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-        return _refuse(f"{options.users} users need {options.users + SPARE_FILES} open files; the limit here is {hard}.")
+        return _refuse(
+            f"{options.users} users need {options.users + SPARE_FILES} open files; the limit here is {hard}."
+        )
     options.report.mkdir(parents=True, exist_ok=True)
     with _cluster(options) as url:
         try:
@@ -122,7 +129,7 @@ def _run_locust(options: argparse.Namespace, url: str) -> int:
         command += ["--headless", "--csv", options.report / "locust", "--csv-full-history"]
     command += classes
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    locust = subprocess.Popen([str(word) for word in command], cwd=ROOT, env=environment)
+    locust = subprocess.Popen([str(word) for word in command], cwd=ROOT, env=environment)  # noqa: S603 - our own words
     # Ctrl-C reaches locust too, which ends in its own time: users leave in order, and the report is written.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: locust.terminate())

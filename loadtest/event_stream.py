@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import socket
 from typing import TYPE_CHECKING
@@ -66,10 +67,8 @@ class EventStream:
 
     def close(self) -> None:
         """Go; the reader then sees the end."""
-        try:
+        with contextlib.suppress(OSError):  # it may have ended already
             self._socket.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass  # it has ended already
         self._connection.close()
 
     cut = close  # a stream has no goodbye

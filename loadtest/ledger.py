@@ -38,15 +38,15 @@ class Positions:
         """A message came, which says that it stands here."""
         before = self.position
         assert before is not None  # noqa: S101 - `connected` or `subscribed` came first
-        if position.epoch != before.epoch:
+        forward = position.epoch != before.epoch or position.offset > before.offset
+        if forward and (position.epoch != before.epoch or position.offset != before.offset + 1):
             self.unsignalled.append(f"{before} -> {position}")
-        elif position.offset == before.offset or (position.offset < before.offset and position in self._recent):
+        elif position == before or (not forward and position in self._recent):
             self.doubled.append(f"{before} -> {position}")
-        elif position.offset < before.offset:
+        elif not forward:
             self.disordered.append(f"{before} -> {position}")
-        elif position.offset > before.offset + 1:
-            self.unsignalled.append(f"{before} -> {position}")
-        self.position = position
+        if forward:
+            self.position = position
         self._recent.append(position)
 
 
@@ -121,7 +121,9 @@ class Inbox:
     name: str
     positions: dict[str, Positions] = field(default_factory=dict)  # by channel
     numbers: dict[str, Numbers] = field(default_factory=dict)  # by what the sender calls it
-    complete_up_to: dict[str, Position] = field(default_factory=dict)  # by channel: what must have come when it leaves
+    complete_up_to: dict[str, Position] = field(
+        default_factory=dict
+    )  # by channel: what must have come when it leaves
     verdict: list[str] | None = None  # what it had not got when it left; what is sent later is not for it
 
     def begins(self, channel: str, position: Position, *, recovered: bool) -> None:

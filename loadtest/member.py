@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import random
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import urlencode
 
@@ -15,12 +17,12 @@ from locust import User
 from locust.exception import StopUser
 
 from app.protocol.position import parse_cursor
-from loadtest.event_stream import EventStream
 from loadtest.websocket import Ended, Refused, WebSocket
 
 if TYPE_CHECKING:
     from locust.env import Environment
 
+    from loadtest.event_stream import EventStream
     from loadtest.ledger import Sent
     from loadtest.run import Run
 
@@ -53,7 +55,8 @@ class Frame(msgspec.Struct, rename={"request": "id"}):
     data: Stamp | None = None
 
 
-class Pending(msgspec.Struct, gc=False):
+@dataclass(slots=True)
+class Pending:
     """A message that was sent and is not answered yet."""
 
     sent: Sent
@@ -148,10 +151,8 @@ class Member(User):
         self._pending[request] = pending
         self.run_of.figures.now().sent += 1
         data = Stamp(stream, pending.number, now, self.run_of.load.payload)
-        try:
+        with contextlib.suppress(Ended):  # who reads sees it too, and says so
             self._connection.send(encode({**frame, "data": data, "id": request}))
-        except Ended:
-            pass  # who reads sees it too, and says so
 
     def label(self, frame: Frame, sent_at: float) -> tuple[str, float]:
         """What a message counts as, and since when it is measured."""

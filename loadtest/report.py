@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from html import escape
 from typing import TYPE_CHECKING, Any
@@ -32,7 +33,7 @@ h1 { font-size: 24px; margin: 0; } h2 { font-size: 18px; margin: 32px 0 8px; }
 .when { color: #5a6771; margin: 4px 0 18px; }
 .tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); gap: 12px; }
 .tile, figure, .table { background: #fff; border: 1px solid #dde3e8; border-radius: 8px; }
-.tile { padding: 10px 14px; } .tile b { display: block; font-size: 22px; font-variant-numeric: tabular-nums; }
+.tile { padding: 10px 14px; } .tile b { display: block; font-size: 19px; white-space: nowrap; }
 .tile span { color: #5a6771; font-size: 13px; }
 .charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(440px, 1fr)); gap: 14px; }
 figure { margin: 0; padding: 10px 12px 4px; } figcaption { font-weight: 600; }
@@ -41,8 +42,12 @@ figure svg { width: 100%; height: auto; display: block; }
 .table { overflow-x: auto; } table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 th, td { padding: 5px 14px; text-align: right; border-top: 1px solid #e8edf0; }
 tr:first-child > * { border-top: 0; } th:first-child, td:first-child { text-align: left; }
-th { font-weight: 600; color: #44515b; } .bad td { background: #fdeceb; color: #8c1d18; }
-td ul { margin: 2px 0; padding-left: 18px; font-size: 13px; }
+th { font-weight: 600; color: #44515b; }
+.faults { columns: 2; column-gap: 14px; } .faults div { break-inside: avoid; }
+.faults div { background: #fff; border: 1px solid #dde3e8; border-radius: 8px; }
+.faults div { padding: 5px 14px; margin-bottom: 6px; }
+.faults b { float: right; font-variant-numeric: tabular-nums; } .faults .bad { background: #fdeceb; color: #8c1d18; }
+.faults ul { margin: 2px 0; padding-left: 18px; font-size: 13px; }
 .note { color: #5a6771; font-size: 14px; max-width: 80ch; }
 """
 
@@ -69,9 +74,9 @@ def _page(summary: Summary, run: Run) -> str:
 <h2>Nothing lost, nothing twice</h2>
 {_faults(summary)}
 <h2>How long a message takes</h2>
-<p class="note">From the sender's stamp to the reader, both in this process, by one clock. “churn missed” is what was sent
-while its reader was away, measured from the moment at which the reader began to come back. “answer” is the time until
-the sender had its acknowledgement, “connect” the time until the cluster said welcome.</p>
+<p class="note">From the sender's stamp to the reader, both in this process, by one clock. “churn missed” is
+what was sent while its reader was away, measured from the moment at which the reader began to come back. “answer” is
+the time until the sender had its acknowledgement, “connect” the time until the cluster said welcome.</p>
 {_latencies(summary)}
 <h2>The spread over the replicas</h2>
 {_replicas(summary)}
@@ -101,12 +106,12 @@ def _tiles(summary: Summary) -> str:
 
 
 def _faults(summary: Summary) -> str:
-    rows = []
+    boxes = []
     for kind, count in summary.faults.items():
         examples = "".join(f"<li>{escape(each)}</li>" for each in summary.examples.get(kind, []))
         named = f"<ul>{examples}</ul>" if examples else ""
-        rows.append(f'<tr{" class=bad" if count else ""}><td>{kind}{named}</td><td>{count}</td></tr>')
-    return f'<div class="table"><table>{"".join(rows)}</table></div>'
+        boxes.append(f"<div{' class=bad' if count else ''}><b>{count:,}</b>{kind}{named}</div>")
+    return f'<div class="faults">{"".join(boxes)}</div>'
 
 
 def _latencies(summary: Summary) -> str:
@@ -221,20 +226,22 @@ def _chart(caption: str, series: dict[str, list[Any]], *, integers: bool = False
         disable_xml_declaration=True,
         show_dots=False,
         legend_at_bottom=True,
-        legend_at_bottom_columns=min(6, len(series)),
+        legend_at_bottom_columns=min(3, len(series)),
         legend_box_size=10,
         truncate_legend=-1,
         show_minor_x_labels=False,
         range=(0, max(1, highest)),
         value_formatter=lambda value: f"{value:,.0f}" if integers or highest >= 10 else f"{value:g}",
         y_labels=_steps(highest, integers=integers),
+        y_labels_major=[],
     )
     chart.x_labels = [str(second * every_s) for second in range(length)]
     step = max(1, round(length / TICKS / 5) * 5) if length > 2 * TICKS else 2
     chart.x_labels_major = [str(second * every_s) for second in range(0, length, step)]
     for name, values in series.items():
         chart.add(name, values)
-    return f"<figure><figcaption>{caption}</figcaption>{chart.render(is_unicode=True)}</figure>"
+    picture = re.sub(r"<script.*?</script>", "", chart.render(is_unicode=True), flags=re.DOTALL)  # for tooltips
+    return f"<figure><figcaption>{caption}</figcaption>{picture}</figure>"
 
 
 def _steps(highest: float, *, integers: bool) -> list[float]:

@@ -59,7 +59,7 @@ class Run:
         self.channels = [f"load:{self.id}-{number}" for number in range(1, load.channels + 1)]
         self.connections: Counter[str] = Counter()  # by replica, open at this moment
         self.welcomed: Counter[str] = Counter()  # by replica, `connected` frames that named it
-        self.pairs: list[Pair] = []
+        self.pairs: list[Pair] = []  # those who stay where they are, on two replicas
         self.writers: set[Any] = set()  # users who may still send
         self.stopping = False
         self.began = time.time()
@@ -87,7 +87,8 @@ class Run:
             pair = self._open[scenario] = Pair([member])
             return pair, self.next_replica()
         pair.members.append(member)
-        self.pairs.append(pair)
+        if scenario == "pairs":
+            self.pairs.append(pair)
         return pair, self.next_replica(not_this=pair.members[0].aims_at)
 
     def fire(self, kind: str, name: str, seconds: float, size: int = 0, error: Exception | None = None) -> None:

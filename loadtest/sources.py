@@ -34,14 +34,17 @@ class Target:
     @classmethod
     def of(cls, url: str) -> Self:
         parts = urlsplit(url)
-        if parts.scheme != "http" or not parts.hostname:
-            raise CannotSpread(f"The cluster's address must be like http://127.0.0.1:8080, not {url!r}.")
-        port = parts.port or 80
         try:
-            found = socket.getaddrinfo(parts.hostname, port, socket.AF_INET, socket.SOCK_STREAM)
+            host, port = parts.hostname, parts.port or 80
+        except ValueError:  # the port is no number
+            host, port = None, 0
+        if parts.scheme != "http" or not host:
+            raise CannotSpread(f"The cluster's address must be like http://127.0.0.1:8080, not {url!r}.")
+        try:
+            found = socket.getaddrinfo(host, port, socket.AF_INET, socket.SOCK_STREAM)
         except OSError as error:
-            raise CannotSpread(f"{parts.hostname} has no IPv4 address: {error}.") from None
-        return cls(parts.hostname, str(found[0][4][0]), port)
+            raise CannotSpread(f"{host} has no IPv4 address: {error}.") from None
+        return cls(host, str(found[0][4][0]), port)
 
     def get(self, path: str, source: str | None = None) -> tuple[int, Any]:
         """The status and, if it is JSON, the body. Of what is not JSON, a stream for one, nothing is read."""
@@ -55,7 +58,9 @@ class Target:
             return response.status, json.loads(response.read())
         except (OSError, ValueError, http.client.HTTPException) as error:
             came_from = f" from {source}" if source else ""
-            raise CannotSpread(f"http://{self.host}:{self.port}{path} cannot be reached{came_from}: {error}.") from None
+            raise CannotSpread(
+                f"http://{self.host}:{self.port}{path} cannot be reached{came_from}: {error}."
+            ) from None
         finally:
             connection.close()
 
@@ -99,19 +104,23 @@ def find_sources(target: Target, *, named: list[str], replicas: int | None) -> S
     """
     if not named and not target.address.startswith("127."):
         raise CannotSpread(
-            f"{target.address} is not on this machine: name addresses of this machine, in different /24s, with --sources."
+            f"{target.address} is not on this machine: name addresses of yours, in different /24s, with --sources."
         )
     expected = _names(target)
     wanted = replicas or len(expected)
     if not wanted:
-        raise CannotSpread("The cluster does not say how many replicas it has (GET /api/cluster): say it with --replicas.")
+        raise CannotSpread(
+            "The cluster does not say how many replicas it has (GET /api/cluster): say it with --replicas."
+        )
     networks: dict[str, list[str]] = defaultdict(list)
     for asked, network in enumerate(named or LOOPBACK):
         if not named and asked >= PROBES and len(networks) >= wanted:
             break
         status, answer = target.get("/health", next(_addresses([network])))
         if status != 200 or not isinstance(answer, dict) or "replica" not in answer:
-            raise CannotSpread(f"GET /health from {network} was answered with {status}: is this a Heliograph cluster?")
+            raise CannotSpread(
+                f"GET /health from {network} was answered with {status}: is this a Heliograph cluster?"
+            )
         networks[answer["replica"]].append(network)
     if len(networks) < wanted:
         without = ", ".join(sorted(expected - set(networks))) or f"{wanted - len(networks)} of {wanted}"

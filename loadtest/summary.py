@@ -30,6 +30,7 @@ class Summary:
     seconds: float
     sent: int
     acknowledged: int
+    unknown: int  # the sender left before it was answered
     delivered: int
     deliveries_per_second: float  # while at least nine tenths of the users were there
     sent_per_second: float
@@ -61,6 +62,7 @@ class Summary:
             seconds=round(max(figures.seconds, default=0), 1),
             sent=sum(second.sent for second in figures.seconds.values()),
             acknowledged=sum(each.acknowledged for each in run.ledger.sent.values()),
+            unknown=sum(len(each.unknown) for each in run.ledger.sent.values()),
             delivered=sum(histogram.count for histogram in totals.values()),
             deliveries_per_second=round(deliveries / max(1, len(steady)), 1),
             sent_per_second=round(sent / max(1, len(steady)), 1),
@@ -97,8 +99,9 @@ class Summary:
         lines = [
             "",
             f"{self.users} users on {self.url} for {self.seconds:.0f} s",
-            f"  sent {self.sent} ({self.sent_per_second}/s), acknowledged {self.acknowledged}, "
-            f"delivered {self.delivered} ({self.deliveries_per_second}/s)",
+            f"  sent {self.sent} ({self.sent_per_second}/s), acknowledged {self.acknowledged} "
+            f"(for {self.unknown} the sender did not wait)",
+            f"  delivered {self.delivered} ({self.deliveries_per_second}/s)",
             f"  came back with a cursor {self.returns} times",
             f"  pairs on two replicas: {self.pairs_on_two_replicas} of {self.pairs}",
             "",
@@ -113,8 +116,8 @@ class Summary:
             *(_row(f"answer: {name}", each) for name, each in self.answers.items()),
             _row("connect", self.connects),
             "",
-            f"this process: CPU {self.generator['cpu_percent']:.0f} %, woken up late by {self.generator['lag_p99_ms']} ms "
-            f"(p99), {self.generator['lag_worst_ms']} ms at worst",
+            f"this process: CPU {self.generator['cpu_percent']:.0f} %, woken up late by "
+            f"{self.generator['lag_p99_ms']} ms (p99), {self.generator['lag_worst_ms']} ms at worst",
             "",
         ]
         for kind, count in self.faults.items():
@@ -141,12 +144,14 @@ def _unlike_what_was_meant(run: Run, totals: dict[str, Histogram]) -> dict[str, 
     ]
     several = len(run.sources.networks) > 1
     return {
-        "failed requests": [f"{error.method} {error.name}: {error.error} ({error.occurrences} times)" for error in failures],
+        "failed requests": [
+            f"{error.method} {error.name}: {error.error} ({error.occurrences} times)" for error in failures
+        ],
         "replicas that got nobody": [name for name in run.sources.replicas if not run.welcomed[name]],
         "pairs on one replica": [
             " and ".join(member.name for member in pair.members)
             for pair in run.pairs
-            if several and pair.members[0].scenario == "pairs" and not _on_two_replicas(pair)
+            if several and not _on_two_replicas(pair)
         ],
         "nothing came of": silent,
     }
@@ -171,6 +176,4 @@ def _ms(seconds: float | None) -> float:
 
 
 def _row(name: str, each: dict[str, Any]) -> str:
-    return (
-        f"  {name:<24}{each['count']:>10}{each['p50']:>10}{each['p90']:>10}{each['p99']:>10}{each['longest']:>10}"
-    )
+    return f"  {name:<24}{each['count']:>10}{each['p50']:>10}{each['p90']:>10}{each['p99']:>10}{each['longest']:>10}"

@@ -155,5 +155,3 @@ class PublisherUser(Member):
     def publish(self) -> None:
         channel = next(self._turn)
         self.say("publish", f"{self.name} on {channel}", {"type": "publish", "channel": channel}, channel)
-
-

@@ -7,6 +7,7 @@ gevent 31 µs, wsproto 37 µs, websocket-client 70 µs (200 bytes, Python 3.11, 
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from typing import TYPE_CHECKING
 
@@ -96,10 +97,8 @@ class WebSocket:
 
     def cut(self) -> None:
         """Vanish without a word, as a phone in a tunnel does."""
-        try:
+        with contextlib.suppress(OSError):  # it may have ended already
             self._socket.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass  # it has ended already
         self._socket.close()
 
     def _shake_hands(self) -> None:
