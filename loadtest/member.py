@@ -110,12 +110,14 @@ class Member(User):
         """Send nothing more, and leave as soon as everything that is on its way has come."""
         try:
             self.stopped = True
+            self._come_back()
             _wait(lambda: not self._pending, ANSWER_WITHIN_S)
             self.run_of.writers.discard(self)
             if self.run_of.stopping:
                 _wait(lambda: not self.run_of.writers, ANSWER_WITHIN_S + SETTLE_WITHIN_S)
-            tops = self.run_of.ledger.tops
-            self.inbox.complete_up_to = {channel: tops[channel] for channel in self.channels if channel in tops}
+            if self.replica:  # who was never welcomed has been promised nothing
+                tops = self.run_of.ledger.tops
+                self.inbox.complete_up_to = {channel: tops[channel] for channel in self.channels if channel in tops}
             _wait(lambda: not self.inbox.lost(self.run_of.ledger.sent), SETTLE_WITHIN_S)
             self.run_of.ledger.leave(self.inbox)
         finally:
@@ -124,12 +126,22 @@ class Member(User):
 
     def arrive(self) -> None:
         """Connect, and go on when the cluster has said welcome."""
-        self._staying, self._going = True, False
-        self._life = gevent.spawn(self._live)
-        self._life.link_exception(self._broke)
+        self._begin()
         while not self.here.wait(0.5):
             if self.run_of.stopping or self._state != "running":
                 raise StopUser
+
+    def _begin(self) -> None:
+        self._staying, self._going = True, False
+        self._life = gevent.spawn(self._live)
+        self._life.link_exception(self._broke)
+
+    def _come_back(self) -> None:
+        """Locust may stop a user at any point, while it is away too: then what it has missed is still to come."""
+        if not self._staying:
+            self.leave()  # to the end, if it was stopped in the middle
+            self._begin()
+            self.here.wait(ANSWER_WITHIN_S)
 
     def leave(self, *, abruptly: bool = False) -> None:
         """End the connection, and do not come back until `arrive`."""

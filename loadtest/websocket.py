@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from gevent import Timeout
 from gevent.lock import Semaphore
 from websockets.client import ClientProtocol
-from websockets.exceptions import InvalidHandshake, InvalidStatus
+from websockets.exceptions import InvalidHandshake, InvalidState, InvalidStatus
 from websockets.frames import Frame, Opcode
 from websockets.uri import parse_uri
 
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from loadtest.sources import Target
 
 OPEN_WITHIN_S = 10.0
-CLOSE_WITHIN_S = 5.0
 READ_BYTES = 65_536
 
 
@@ -61,7 +60,7 @@ class WebSocket:
         try:
             self._protocol.send_text(text)
             self._flush()
-        except (OSError, RuntimeError) as error:  # RuntimeError: the closing handshake has begun
+        except (OSError, InvalidState) as error:  # InvalidState: the closing handshake has begun
             raise Ended(self._ending(error)) from None
 
     def receive(self) -> list[bytes]:
@@ -82,17 +81,19 @@ class WebSocket:
             texts = self._texts()
             self._flush()  # pongs
         except OSError as error:
+            self.cut()
             raise Ended(self._ending(error)) from None
         if not texts and (not data or self._protocol.close_expected()):
+            self.cut()
             raise Ended(self._ending())
         return texts
 
     def close(self) -> None:
-        """Say goodbye; the reader then sees the end. May be called on a socket that has ended."""
+        """Say goodbye; the reader then sees the end. The second time it is cut: somebody has waited enough."""
         try:
             self._protocol.send_close(1000)
             self._flush()
-        except (OSError, RuntimeError):
+        except (OSError, InvalidState):
             self.cut()
 
     def cut(self) -> None:
@@ -145,6 +146,7 @@ class WebSocket:
                     self._socket.sendall(data)
 
     def _ending(self, error: BaseException | None = None) -> str:
-        if self._protocol.close_code not in (None, 1006):
-            return f"closed with {self._protocol.close_code} {self._protocol.close_reason}".rstrip()
+        goodbye = self._protocol.close_rcvd
+        if goodbye is not None:
+            return f"closed with {int(goodbye.code)} {goodbye.reason}".rstrip()
         return f"cut: {error}" if error else "cut"
