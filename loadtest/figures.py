@@ -46,12 +46,14 @@ class Second:
 
     delivered: dict[str, Histogram] = field(default_factory=lambda: defaultdict(Histogram))  # by scenario
     sent: int = 0
+    sampled: bool = False  # a busy process may miss a second; the figures below are then unknown, not 0
+    ending: bool = False  # users are leaving: this says nothing about what the cluster can carry
     connections: Counter[str] = field(default_factory=Counter)  # by replica
     users: int = 0
     lost: int = 0
     doubled: int = 0
-    lag_s: float = 0.0  # how late a greenlet of this process was woken up, at worst
     cpu_percent: float = 0.0  # of this process
+    lag_s: float = 0.0  # how late a greenlet of this process was woken up, at worst; never unknown
 
 
 class Figures:

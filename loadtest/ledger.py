@@ -14,6 +14,11 @@ REMEMBERED = 100  # positions that are known again when they come a second time;
 NAMED = 5  # examples of a fault that a report names
 
 
+def place(position: Position | None) -> str:
+    """A position as people read it."""
+    return "nowhere" if position is None else f"{position.epoch}.{position.offset}"
+
+
 @dataclass
 class Positions:
     """One channel as one reader saw it, over all of the reader's connections."""
@@ -29,7 +34,7 @@ class Positions:
         """`subscribed` says: what comes after `position` follows."""
         if self.position is not None and position != self.position:
             if recovered:
-                self.unsignalled.append(f"recovered at {position} instead of {self.position}")
+                self.unsignalled.append(f"recovered at {place(position)} instead of {place(self.position)}")
             else:
                 self.gaps.append((self.position, position))
         self.position = position
@@ -40,11 +45,11 @@ class Positions:
         assert before is not None  # noqa: S101 - `connected` or `subscribed` came first
         forward = position.epoch != before.epoch or position.offset > before.offset
         if forward and (position.epoch != before.epoch or position.offset != before.offset + 1):
-            self.unsignalled.append(f"{before} -> {position}")
+            self.unsignalled.append(f"{place(before)} -> {place(position)}")
         elif position == before or (not forward and position in self._recent):
-            self.doubled.append(f"{before} -> {position}")
+            self.doubled.append(f"{place(before)} -> {place(position)}")
         elif not forward:
-            self.disordered.append(f"{before} -> {position}")
+            self.disordered.append(f"{place(before)} -> {place(position)}")
         if forward:
             self.position = position
         self._recent.append(position)
@@ -166,7 +171,7 @@ class Inbox:
         for channel, top in self.complete_up_to.items():
             at = self.positions[channel].position if channel in self.positions else None
             if at is None or at.epoch != top.epoch or at.offset < top.offset:
-                lost.append(f"{self.name} got {channel} as far as {at}, not as far as {top}")
+                lost.append(f"{self.name} got {channel} as far as {place(at)}, not as far as {place(top)}")
         return lost
 
 
@@ -211,7 +216,7 @@ class Ledger:
                 doubled += [f"{inbox.name} on {channel}: {each}" for each in at.doubled]
                 disordered += [f"{inbox.name} on {channel}: {each}" for each in at.disordered]
                 unsaid += [f"{inbox.name} on {channel}: {each}" for each in at.unsignalled]
-                gaps += [f"{inbox.name} on {channel}: {before} -> {after}" for before, after in at.gaps]
+                gaps += [f"{inbox.name} on {channel}: {place(before)} -> {place(after)}" for before, after in at.gaps]
         unanswered = [
             f"{stream}: no answer to number {number}"
             for stream, sent in self.sent.items()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from html import escape
+from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
 import pygal
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
 
-    from loadtest.figures import Figures
+    from loadtest.figures import Figures, Second
     from loadtest.run import Run
     from loadtest.summary import Summary
 
@@ -31,13 +32,16 @@ h1 { font-size: 24px; margin: 0; } h2 { font-size: 18px; margin: 32px 0 8px; }
 .verdict { font-weight: 600; padding: 2px 14px; border-radius: 14px; color: #fff; }
 .passed { background: #1a7f4b; } .failed { background: #b3261e; }
 .when { color: #5a6771; margin: 4px 0 18px; }
-.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); gap: 12px; }
+.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(166px, 1fr)); gap: 12px; }
 .tile, figure, .table { background: #fff; border: 1px solid #dde3e8; border-radius: 8px; }
-.tile { padding: 10px 14px; } .tile b { display: block; font-size: 19px; white-space: nowrap; }
+.tile { padding: 10px 14px; } .tile b { display: block; font-size: 18px; white-space: nowrap; }
 .tile span { color: #5a6771; font-size: 13px; }
 .charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(440px, 1fr)); gap: 14px; }
 figure { margin: 0; padding: 10px 12px 4px; } figcaption { font-weight: 600; }
 figcaption small { font-weight: 400; color: #5a6771; }
+figure svg .guide.line { stroke: #dde3e8 !important; stroke-dasharray: none !important; }
+.keys { font-size: 13px; color: #44515b; } .keys span { margin-right: 14px; white-space: nowrap; }
+.keys i { display: inline-block; width: 10px; height: 10px; border-radius: 2px; margin-right: 5px; }
 figure svg { width: 100%; height: auto; display: block; }
 .table { overflow-x: auto; } table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 th, td { padding: 5px 14px; text-align: right; border-top: 1px solid #e8edf0; }
@@ -147,8 +151,11 @@ def _charts(run: Run) -> Iterable[str]:
     scenarios = list(figures.totals())
     seconds = [figures.seconds[second] for second in _axis(figures)]
 
-    def series(value: Callable[[Any], float | None]) -> list[float | None]:
+    def series(value: Callable[[Second], float | None]) -> list[float | None]:
         return [value(second) for second in seconds]
+
+    def samples(value: Callable[[Second], float]) -> list[float | None]:
+        return [value(second) if second.sampled else None for second in seconds]
 
     yield _chart(
         "Deliveries a second, by scenario",
@@ -156,7 +163,7 @@ def _charts(run: Run) -> Iterable[str]:
     )
     yield _chart(
         "Connections, by replica",
-        {name: series(lambda second, name=name: second.connections[name]) for name in run.sources.replicas},
+        {name: samples(lambda second, name=name: second.connections[name]) for name in run.sources.replicas},
         integers=True,
     )
     for scenario in scenarios:
@@ -173,7 +180,7 @@ def _charts(run: Run) -> Iterable[str]:
         )
     yield _chart(
         "Messages lost and doubled <small>lost: holes that are open at that moment; doubled: so far</small>",
-        {"lost": series(lambda second: second.lost), "doubled": series(lambda second: second.doubled)},
+        {"lost": samples(lambda second: second.lost), "doubled": samples(lambda second: second.doubled)},
         integers=True,
     )
     yield _locust_chart(run)
@@ -183,7 +190,7 @@ def _charts(run: Run) -> Iterable[str]:
     )
     yield _chart(
         "This process <small>CPU, % of one core: above 90 it is the bottleneck</small>",
-        {"CPU": series(lambda second: second.cpu_percent)},
+        {"CPU": samples(lambda second: second.cpu_percent)},
     )
 
 
@@ -218,22 +225,18 @@ def _chart(caption: str, series: dict[str, list[Any]], *, integers: bool = False
             colors=COLOURS,
             label_font_size=11,
             major_label_font_size=11,
-            legend_font_size=11,
             font_family="system-ui, sans-serif",
             stroke_width=1.8,
         ),
         js=(),
         disable_xml_declaration=True,
         show_dots=False,
-        legend_at_bottom=True,
-        legend_at_bottom_columns=min(3, len(series)),
-        legend_box_size=10,
-        truncate_legend=-1,
+        show_legend=False,
+        truncate_label=-1,
         show_minor_x_labels=False,
         range=(0, max(1, highest)),
         value_formatter=lambda value: f"{value:,.0f}" if integers or highest >= 10 else f"{value:g}",
         y_labels=_steps(highest, integers=integers),
-        y_labels_major=[],
     )
     chart.x_labels = [str(second * every_s) for second in range(length)]
     step = max(1, round(length / TICKS / 5) * 5) if length > 2 * TICKS else 2
@@ -241,7 +244,11 @@ def _chart(caption: str, series: dict[str, list[Any]], *, integers: bool = False
     for name, values in series.items():
         chart.add(name, values)
     picture = re.sub(r"<script.*?</script>", "", chart.render(is_unicode=True), flags=re.DOTALL)  # for tooltips
-    return f"<figure><figcaption>{caption}</figcaption>{picture}</figure>"
+    keys = "".join(
+        f'<span><i style="background:{colour}"></i>{escape(name)}</span>'
+        for name, colour in zip(series, cycle(COLOURS), strict=False)
+    )
+    return f'<figure><figcaption>{caption}</figcaption><div class="keys">{keys}</div>{picture}</figure>'
 
 
 def _steps(highest: float, *, integers: bool) -> list[float]:

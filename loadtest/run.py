@@ -116,6 +116,7 @@ class Run:
         while True:
             gevent.sleep(1)
             second = self.figures.now()
+            second.sampled, second.ending = True, self.stopping
             second.connections = Counter(self.connections)
             second.users = self.environment.runner.user_count
             second.lost = self.ledger.lost_so_far()

@@ -51,10 +51,14 @@ class Summary:
         totals = figures.totals()
         faults = {**run.ledger.faults(), **_unlike_what_was_meant(run, totals)}
         users = max((second.users for second in figures.seconds.values()), default=0)
-        steady = [second for second in figures.seconds.values() if second.users >= SETTLED_FROM * users > 0]
+        steady = [
+            second
+            for second in figures.seconds.values()
+            if second.users >= SETTLED_FROM * users > 0 and not second.ending
+        ]
         deliveries = sum(histogram.count for second in steady for histogram in second.delivered.values())
         sent = sum(second.sent for second in steady)
-        cpu = [second.cpu_percent for second in steady]
+        cpu = [second.cpu_percent for second in steady if second.sampled]
         return cls(
             passed=not any(faults.values()),
             url=f"http://{run.target.host}:{run.target.port}",
