@@ -104,7 +104,7 @@ def _tiles(summary: Summary) -> str:
         (f"{summary.faults['lost']} / {summary.faults['doubled']}", "lost / doubled"),
     ]
     if kept:
-        tiles.insert(2, (f"{kept['p50']:g} / {kept['p99']:g} ms", "p50 / p99 of a kept message"))
+        tiles.insert(2, (f"{kept['p50']:.3g} / {kept['p99']:.3g} ms", "p50 / p99 of a kept message"))
     cells = "".join(f'<div class="tile"><b>{escape(value)}</b><span>{name}</span></div>' for value, name in tiles)
     return f'<div class="tiles">{cells}</div>'
 
