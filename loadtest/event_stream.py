@@ -51,9 +51,11 @@ class EventStream:
         while True:
             try:
                 line = self._response.readline()
-            except (OSError, ValueError, AttributeError, http.client.HTTPException) as error:
-                raise Ended(f"cut: {error}") from None  # AttributeError: we closed it while we read
+            except (OSError, ValueError, http.client.HTTPException) as error:
+                self._connection.close()
+                raise Ended(f"cut: {error}") from None
             if not line:
+                self._connection.close()
                 raise Ended("the stream ended")
             line = line.rstrip(b"\r\n")
             if not line and data:
@@ -66,9 +68,8 @@ class EventStream:
                 self.last_event_id = value.decode()
 
     def close(self) -> None:
-        """Go; the reader then sees the end."""
+        """Go. The reader then sees the end, and closes: what it reads from must not be closed under it."""
         with contextlib.suppress(OSError):  # it may have ended already
             self._socket.shutdown(socket.SHUT_RDWR)
-        self._connection.close()
 
     cut = close  # a stream has no goodbye

@@ -183,6 +183,9 @@ class Ledger:
     inboxes: dict[str, Inbox] = field(default_factory=dict)  # by reader
     tops: dict[str, Position] = field(default_factory=dict)  # by channel: the newest that was acknowledged
     closed: list[str] = field(default_factory=list)  # sockets that ended though nobody wished it
+    broken: list[str] = field(
+        default_factory=list
+    )  # users of ours that failed: they may not have seen what was wrong
 
     def inbox(self, name: str) -> Inbox:
         return self.inboxes.setdefault(name, Inbox(name))
@@ -234,4 +237,5 @@ class Ledger:
             "refused": refused,
             "not answered": unanswered,
             "connections ended unasked": self.closed,
+            "users that broke": self.broken,
         }

@@ -59,6 +59,13 @@ def begin(environment: Environment, **_: Any) -> None:
     environment.heliograph = Run(environment, target, sources, Load(options.rate, payload, options.channels))
 
 
+@events.user_error.add_listener
+def count_broken(user_instance: Any, exception: Exception, **_: Any) -> None:
+    """A task or a start that failed: locust prints it, and goes on."""
+    user = getattr(user_instance, "user", user_instance)
+    user.run_of.ledger.broken.append(f"{user.name}: {exception!r}")
+
+
 @events.test_stopping.add_listener
 def stop_sending(environment: Environment, **_: Any) -> None:
     environment.heliograph.stopping = True

@@ -20,6 +20,8 @@ from app.protocol.position import parse_cursor
 from loadtest.websocket import Ended, Refused, WebSocket
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from locust.env import Environment
 
     from loadtest.event_stream import EventStream
@@ -108,21 +110,34 @@ class Member(User):
 
     def on_stop(self) -> None:
         """Send nothing more, and leave as soon as everything that is on its way has come."""
+        with self._watched():
+            try:
+                self._settle()
+            finally:
+                self.run_of.writers.discard(self)
+                self.leave()
+
+    def _settle(self) -> None:
+        self.stopped = True
+        self._come_back()
+        _wait(lambda: not self._pending, ANSWER_WITHIN_S)
+        self.run_of.writers.discard(self)
+        if self.run_of.stopping:
+            _wait(lambda: not self.run_of.writers, ANSWER_WITHIN_S + SETTLE_WITHIN_S)
+        if self.replica:  # who was never welcomed has been promised nothing
+            tops = self.run_of.ledger.tops
+            self.inbox.complete_up_to = {channel: tops[channel] for channel in self.channels if channel in tops}
+        _wait(lambda: not self.inbox.lost(self.run_of.ledger.sent), SETTLE_WITHIN_S)
+        self.run_of.ledger.leave(self.inbox)
+
+    @contextlib.contextmanager
+    def _watched(self) -> Iterator[None]:
+        """Neither locust nor gevent makes a failure of what runs in here one of the run."""
         try:
-            self.stopped = True
-            self._come_back()
-            _wait(lambda: not self._pending, ANSWER_WITHIN_S)
-            self.run_of.writers.discard(self)
-            if self.run_of.stopping:
-                _wait(lambda: not self.run_of.writers, ANSWER_WITHIN_S + SETTLE_WITHIN_S)
-            if self.replica:  # who was never welcomed has been promised nothing
-                tops = self.run_of.ledger.tops
-                self.inbox.complete_up_to = {channel: tops[channel] for channel in self.channels if channel in tops}
-            _wait(lambda: not self.inbox.lost(self.run_of.ledger.sent), SETTLE_WITHIN_S)
-            self.run_of.ledger.leave(self.inbox)
-        finally:
-            self.run_of.writers.discard(self)
-            self.leave()
+            yield
+        except Exception as error:
+            self.run_of.ledger.broken.append(f"{self.name} on {self.replica or 'no replica'}: {error!r}")
+            raise
 
     def arrive(self) -> None:
         """Connect, and go on when the cluster has said welcome."""
@@ -134,7 +149,6 @@ class Member(User):
     def _begin(self) -> None:
         self._staying, self._going = True, False
         self._life = gevent.spawn(self._live)
-        self._life.link_exception(self._broke)
 
     def _come_back(self) -> None:
         """Locust may stop a user at any point, while it is away too: then what it has missed is still to come."""
@@ -182,28 +196,29 @@ class Member(User):
 
     def _live(self) -> None:
         """Connections, one after the other, for as long as we stay."""
-        while self._staying:
-            self._arrived_at = time.monotonic()
-            try:
-                connection = self.connect()
-            except Refused as error:
-                self.run_of.fire("connect", self.scenario, time.monotonic() - self._arrived_at, error=error)
-                gevent.sleep(random.uniform(*BACK_OFF_S))  # noqa: S311 - dice, not secrets
-                continue
-            if not self._staying:
-                connection.close()
-                return
-            self._going, self._connection = False, connection
-            try:
-                while True:
-                    for text in connection.receive():
-                        self._note(decode(text), len(text))
-            except Ended as error:
-                self._ended(str(error))
+        with self._watched():
+            while self._staying:
+                self._arrived_at = time.monotonic()
+                try:
+                    connection = self.connect()
+                except Refused as error:
+                    self.run_of.fire("connect", self.scenario, time.monotonic() - self._arrived_at, error=error)
+                    gevent.sleep(random.uniform(*BACK_OFF_S))  # noqa: S311 - dice, not secrets
+                else:
+                    self._visit(connection)
 
-    def _broke(self, life: gevent.Greenlet) -> None:
-        """What came was nothing that we understand."""
-        self.run_of.ledger.closed.append(f"{self.name} on {self.replica}: {life.exception!r}")
+    def _visit(self, connection: WebSocket | EventStream) -> None:
+        """One connection, to its end."""
+        if not self._staying:
+            connection.cut()
+            return
+        self._going, self._connection = False, connection
+        try:
+            while True:
+                for text in connection.receive():
+                    self._note(decode(text), len(text))
+        except Ended as error:
+            self._ended(str(error))
 
     def _ended(self, how: str) -> None:
         if self.here.is_set():

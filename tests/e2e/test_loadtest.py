@@ -41,6 +41,7 @@ def test_users_on_all_replicas_lose_nothing(cluster: LocalClusterProcess, tmp_pa
         *("--url", cluster.url, "--users", USERS, "--spawn-rate", 60, "--seconds", 12, "--report", tmp_path)
     )
     assert done.returncode == 0, done.stdout + done.stderr[-4000:]
+    assert "Traceback" not in done.stdout + done.stderr
     summary = summary_in(tmp_path)
     assert summary["passed"]
     assert not any(summary["faults"].values())
@@ -51,7 +52,7 @@ def test_users_on_all_replicas_lose_nothing(cluster: LocalClusterProcess, tmp_pa
     assert summary["returns"] > 0
     assert all(
         summary["latency"][scenario]["count"] > 0
-        for scenario in ("pairs kept", "pairs ephemeral", "channels", "churn live", "churn missed")
+        for scenario in ("pairs kept", "pairs ephemeral", "channels", "sse", "churn live", "churn missed")
     )
     assert summary["acknowledged"] + summary["unknown"] == summary["sent"]
     report = (tmp_path / "report.html").read_text()

@@ -178,7 +178,13 @@ class TestLedger:
         sent.refuse(sent.next())
         sent.next()
         ledger.closed.append("bob on replica-1: cut")
-        assert self.found(ledger) == {"refused": 1, "not answered": 1, "connections ended unasked": 1}
+        ledger.broken.append("bob: KeyError()")
+        assert self.found(ledger) == {
+            "refused": 1,
+            "not answered": 1,
+            "connections ended unasked": 1,
+            "users that broke": 1,
+        }
 
     def test_ephemeral_messages_are_promised_only_to_who_is_there(self) -> None:
         ledger = Ledger()
