@@ -45,6 +45,7 @@ def prepare(environment: Environment, runner: Any, **_: Any) -> None:
         _find_sources(environment)
     except CannotSpread as error:
         _refuse(str(error))
+    environment.heliograph = None
     environment.heliograph_runs = 0
     environment.heliograph_failed = False
 
@@ -68,12 +69,15 @@ def count_broken(user_instance: Any, exception: Exception, **_: Any) -> None:
 
 @events.test_stopping.add_listener
 def stop_sending(environment: Environment, **_: Any) -> None:
-    environment.heliograph.stopping = True
+    if environment.heliograph is not None:  # locust stops what it has never started, too
+        environment.heliograph.stopping = True
 
 
 @events.test_stop.add_listener
 def judge(environment: Environment, **_: Any) -> None:
-    run: Run = environment.heliograph
+    run: Run | None = environment.heliograph
+    if run is None:
+        return
     run.end()
     environment.heliograph_runs += 1
     directory = Path(environment.parsed_options.report)
@@ -90,6 +94,8 @@ def judge(environment: Environment, **_: Any) -> None:
 @events.quitting.add_listener
 def tell(environment: Environment, **_: Any) -> None:
     """Locust's exit status: 0 only if there was a run, and nothing was wrong with any."""
+    if environment.runner is not None:
+        environment.runner.stop()  # after Ctrl-C a run may still go on: it is judged too
     good = environment.heliograph_runs and not environment.heliograph_failed
     environment.process_exit_code = 0 if good else 1
 
