@@ -1,5 +1,6 @@
 """Who is connected to this replica and what they listen to, and handing them what is theirs."""
 
+import logging
 from collections.abc import Callable, Collection, Iterator
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,8 @@ from app.telemetry import Telemetry
 
 if TYPE_CHECKING:
     from app.hub.frames import Encoding
+
+logger = logging.getLogger("heliograph.hub")
 
 
 class Hub:
@@ -54,6 +57,7 @@ class Hub:
         if connection not in mine:
             mine.add(connection)
             self._connections += 1
+            connection.encoding.traffic.connections += 1
 
     def remove(self, connection: Connection) -> bool:
         """Forget the connection and what it listens to; False if it was not here."""
@@ -64,6 +68,7 @@ class Hub:
             return False
         mine.remove(connection)
         self._connections -= 1
+        connection.encoding.traffic.connections -= 1
         if not mine:
             del self._by_user[connection.user]
         return True
@@ -94,7 +99,7 @@ class Hub:
     def tell(self, connection: Connection, event: Event, at: str | None = None) -> None:
         """Hand one event to one connection. `at`: as for `deliver`."""
         if isinstance(event, Message | Progress):
-            self._telemetry.messages_out += 1  # one that it had missed
+            connection.encoding.traffic.messages_out += 1  # one that it had missed
         if (code := connection.offer(event, at)) is not None:
             self._drop(connection, code)
 
@@ -104,22 +109,24 @@ class Hub:
         A connection whose outbox is over is closed and dropped at once, and what it did not read is not offered to
         anyone else.
         """
-        if not connections:
-            return 0
         frames: dict[Encoding, bytes] = {}
         overflowed: list[tuple[Connection, CloseCode]] = []
-        closed = 0  # their transports tidy up a moment later
+        encoding, frame = None, b""
+        taken = 0
         for connection in connections:
-            if connection.outbox.closed:
-                closed += 1
-                continue
-            frame = frames.get(connection.encoding)
-            if frame is None:
-                frame = frames[connection.encoding] = connection.encoding.frame(event, at)
-            if (code := connection.outbox.offer(frame)) is not None:
+            outbox = connection.outbox
+            if outbox.closed:
+                continue  # its transport tidies up a moment later
+            if connection.encoding is not encoding:
+                encoding = connection.encoding
+                if (known := frames.get(encoding)) is None:
+                    known = frames[encoding] = encoding.frame(event, at)
+                frame = known
+            if (code := outbox.offer(frame)) is None:
+                taken += 1
+                encoding.traffic.messages_out += 1
+            else:
                 overflowed.append((connection, code))
-        taken = len(connections) - len(overflowed) - closed
-        self._telemetry.messages_out += taken
         for connection, code in overflowed:
             self._drop(connection, code)
         return taken
@@ -127,5 +134,7 @@ class Hub:
     def _drop(self, connection: Connection, code: CloseCode) -> None:
         """Close a connection that cannot take what is its own, and forget it."""
         self._telemetry.slow_closes += 1
+        about = {"user": connection.user, "connection": connection.id}
+        logger.info("closed: it did not read what was sent to it", extra=about)
         self.on_drop(connection)
         connection.close(code, "the connection did not read what was sent to it")
