@@ -281,32 +281,28 @@ class TestCost:
 
 
 class TestRefusals:
-    @pytest.mark.parametrize("wait", ["-1", "50.1", "soon", "nan", "inf", "1e999"])
-    async def test_a_wait_that_is_none(self, one: RunningReplica, wait: str) -> None:
+    async def test_a_wait_that_is_none(self, one: RunningReplica) -> None:
         """Fails if a request can be made to wait for ever, or fails in the server."""
         async with Poller(one.url, user="alice") as poller:
-            answer = await poller.ask(wait=wait)
-            assert answer.status_code == 400
-            assert "'wait'" in answer.json()["error"]["message"]
+            for wait in ("-1", "50.1", "soon", "nan", "inf", "1e999"):
+                answer = await poller.ask(wait=wait)
+                assert answer.status_code == 400, wait
+                assert "'wait'" in answer.json()["error"]["message"]
 
-    @pytest.mark.parametrize(
-        ("params", "status", "code"),
-        [
+    async def test_what_cannot_be(self, start_replica: StartReplica) -> None:
+        """Fails if a bad request is a fault of the server, or leaves a connection behind."""
+        one = await start_replica(redis_url=None, limits={"channels_per_connection": 3})
+        bad: list[tuple[dict[str, str], int, str]] = [
             ({"user": ""}, 400, "bad_request"),
             ({"cursor": "nonsense"}, 400, "bad_request"),
             ({"cursor": "%23=a.1"}, 400, "bad_request"),
             ({"channels": "news,#bob"}, 403, "not_allowed"),
             ({"channels": "a,b,c,d"}, 400, "channel_limit"),
-        ],
-    )
-    async def test_what_cannot_be(
-        self, start_replica: StartReplica, params: dict[str, str], status: int, code: str
-    ) -> None:
-        """Fails if a bad request is a fault of the server, or leaves a connection behind."""
-        one = await start_replica(redis_url=None, limits={"channels_per_connection": 3})
+        ]
         async with Poller(one.url, user="alice") as poller:
-            answer = await poller.ask(**params)
-            assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
+            for params, status, code in bad:
+                answer = await poller.ask(**params)
+                assert (answer.status_code, answer.json()["error"]["code"]) == (status, code), params
         assert one.replica.hub.connections == 0
 
     async def test_in_jwt_mode_each_poll_needs_the_token(self, start_replica: StartReplica) -> None:

@@ -193,9 +193,14 @@ class TestStream:
 
 
 class TestRefusals:
-    @pytest.mark.parametrize(
-        ("params", "status", "code"),
-        [
+    async def test_what_cannot_be_is_said_before_the_stream(self, start_replica: StartReplica) -> None:
+        """Fails if a bad request begins a stream, is a fault of the server, leaves a connection or says nothing."""
+        one = await start_replica(
+            redis_url=None,
+            namespaces={"closed": {"client_subscribe": False}},
+            limits={"channels_per_connection": 3},
+        )
+        bad: list[tuple[dict[str, str], int, str]] = [
             ({}, 400, "bad_request"),
             ({"user": ""}, 400, "bad_request"),
             ({"user": "x" * 300}, 400, "bad_request"),
@@ -206,23 +211,14 @@ class TestRefusals:
             ({"user": "alice", "channels": "news,#bob"}, 403, "not_allowed"),
             ({"user": "alice", "channels": "closed:1"}, 403, "not_allowed"),
             ({"user": "alice", "channels": "a,b,c,d"}, 400, "channel_limit"),
-        ],
-    )
-    async def test_what_cannot_be_is_said_before_the_stream(
-        self, start_replica: StartReplica, params: dict[str, str], status: int, code: str
-    ) -> None:
-        """Fails if a bad request begins a stream, is a fault of the server, leaves a connection or says nothing."""
-        one = await start_replica(
-            redis_url=None,
-            namespaces={"closed": {"client_subscribe": False}},
-            limits={"channels_per_connection": 3},
-        )
-        async with EventSource(one.url, **params) as events:
-            assert events.response.status_code == status
-            error = await events.error()
-            assert error["code"] == code
-            assert error["message"]
-        assert one.replica.hub.connections == 0
+        ]
+        for params, status, code in bad:
+            async with EventSource(one.url, **params) as events:
+                assert events.response.status_code == status, params
+                error = await events.error()
+                assert error["code"] == code, params
+                assert error["message"]
+            assert one.replica.hub.connections == 0
 
     async def test_bytes_that_are_no_text(self, one: RunningReplica) -> None:
         """Fails if %FF in the URL becomes another user, or a fault of the server."""
@@ -304,20 +300,20 @@ class TestOrigins:
                 assert events.response.headers.get("access-control-allow-origin") == told
                 assert events.response.headers["vary"] == "Origin"
 
-    @pytest.mark.parametrize("path", ["/sse", "/api/poll", "/api/runs/42"])
-    async def test_preflights(self, start_replica: StartReplica, path: str) -> None:
+    async def test_preflights(self, start_replica: StartReplica) -> None:
         """Fails if a page of an allowed origin cannot send its token in a header, or any other can."""
         one = await start_replica(redis_url=None, allowed_origins=(self.ALLOWED,))
         asked = {"Access-Control-Request-Method": "GET", "Access-Control-Request-Headers": "authorization"}
         async with httpx.AsyncClient(base_url=one.url, trust_env=False) as http:
-            answer = await http.options(path, headers={"Origin": self.ALLOWED, **asked})
-            assert answer.status_code == 204
-            assert answer.headers["access-control-allow-origin"] == self.ALLOWED
-            assert "authorization" in answer.headers["access-control-allow-headers"].lower()
-            assert answer.headers["access-control-allow-methods"] == "GET"
-            refused = await http.options(path, headers={"Origin": "https://evil.test", **asked})
-            assert refused.status_code == 403
-            assert "access-control-allow-origin" not in refused.headers
+            for path in ("/sse", "/api/poll", "/api/runs/42"):
+                answer = await http.options(path, headers={"Origin": self.ALLOWED, **asked})
+                assert answer.status_code == 204
+                assert answer.headers["access-control-allow-origin"] == self.ALLOWED
+                assert "authorization" in answer.headers["access-control-allow-headers"].lower()
+                assert answer.headers["access-control-allow-methods"] == "GET"
+                refused = await http.options(path, headers={"Origin": "https://evil.test", **asked})
+                assert refused.status_code == 403
+                assert "access-control-allow-origin" not in refused.headers
 
 
 class TestEnd:
