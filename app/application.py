@@ -13,7 +13,7 @@ from starlette.routing import BaseRoute, WebSocketRoute
 from app.backends.memory import MemoryDirectory, NoEmissions
 from app.backends.memory_log import MemoryLog
 from app.backends.memory_presence import MemoryPresence
-from app.backends.redis_client import connect
+from app.backends.redis_client import Client, connect
 from app.backends.redis_directory import RedisDirectory
 from app.backends.redis_log import RedisLog, TwoServerLog
 from app.backends.redis_presence import RedisPresence
@@ -42,8 +42,6 @@ from app.transports.health import health_routes
 from app.transports.websocket import CHANNEL_KINDS, WebSocketDoor
 
 if TYPE_CHECKING:
-    from redis.asyncio import Redis
-
     from app.backends.protocols import DirectoryBackend, Emissions, Log, PresenceBackend
 
 
@@ -70,12 +68,13 @@ def build_replica(settings: Settings, name: str = "replica-1", bus: PubSubManage
     hub = Hub(telemetry)
     bus = bus or PubSubManager(redis=settings.redis, bus=settings.bus)
     bus.stats = telemetry.bus
+    bus.name = name
     namespaces = Namespaces(settings.namespaces)
     backend: DirectoryBackend
     present: PresenceBackend
     log: Log
     emissions: Emissions
-    durable: Redis | None = None  # a client of our own, if what is kept has a server of its own
+    durable: Client | None = None  # a client of our own, if what is kept has a server of its own
     if bus.enabled:
         backend = RedisDirectory(bus.client, bus.keys, bus.scripts)
         present = RedisPresence(bus.client, bus.scripts, bus.keys, bus.channel)
@@ -83,8 +82,10 @@ def build_replica(settings: Settings, name: str = "replica-1", bus: PubSubManage
         log = RedisLog(bus.client, bus.scripts, bus.keys, bus.channel)
         if settings.redis.durable_url is not None:
             durable = connect(settings.redis.durable_url, max_connections=settings.redis.max_connections)
-            kept_scripts = Scripts(durable)
-            log = TwoServerLog(durable, bus.keys, bus.channel, live=bus.client, live_scripts=bus.scripts)
+            kept_scripts = Scripts(durable, name)
+            log = TwoServerLog(
+                durable, kept_scripts, bus.keys, bus.channel, live=bus.client, live_scripts=bus.scripts
+            )
         emissions = RedisEmissions(
             ShardedStream(
                 durable or bus.client,

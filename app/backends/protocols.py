@@ -6,6 +6,7 @@ from typing import Final, Protocol
 
 import msgspec
 
+from app.errors import BusUnavailable
 from app.protocol.events import Delivery
 from app.protocol.position import Position
 from app.protocol.publication import Publication
@@ -176,8 +177,15 @@ class LogReader(Protocol):
         ...
 
 
+Appending = Callable[[Appended | BusUnavailable], object]  # how the answer to an append is taken
+
+
 class Log(LogReader, Protocol):
     """The kept publications of all channels, in order, each channel for itself."""
+
+    def submit(self, draft: Draft, options: Namespace, lease: str, done: Appending) -> None:
+        """As `append`, without waiting: `done` is called with the answer, in the order of calls."""
+        ...
 
     async def append(self, draft: Draft, options: Namespace, lease: str) -> Appended:
         """Give the draft its place, keep it and publish it, all of it or nothing.

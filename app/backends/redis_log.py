@@ -7,13 +7,12 @@ from dataclasses import replace
 from typing import Any, cast
 
 import msgspec
-from redis.asyncio import Redis
 
+from app.answers import answer
 from app.backends.keys import Keys
-from app.backends.protocols import IDEMPOTENCY_TTL_S, META_TTL_S, Appended, Draft, Opened, Opening
-from app.backends.redis_client import as_bus_unavailable
+from app.backends.protocols import IDEMPOTENCY_TTL_S, META_TTL_S, Appended, Appending, Draft, Opened, Opening
+from app.backends.redis_client import Client, as_bus_unavailable, bus_unavailable
 from app.backends.scripts import Argument, Scripts
-from app.errors import BusUnavailable
 from app.protocol.envelope import decode_envelope, read_logged
 from app.protocol.events import Delivery
 from app.protocol.identity import user_of
@@ -30,18 +29,20 @@ TOPS_BATCH = 500  # channels in one command: short enough not to hold up Redis
 class RedisLog:
     """A `Log` in Redis. `bus_channel` is the shared one, on which publications for users go out."""
 
-    def __init__(self, client: Redis, scripts: Scripts, keys: Keys, bus_channel: str) -> None:
+    def __init__(self, client: Client, scripts: Scripts, keys: Keys, bus_channel: str) -> None:
         self._redis = client
         self._scripts = scripts
         self._keys = keys
         self._bus_channel = bus_channel
 
+    def submit(self, draft: Draft, options: Namespace, lease: str, done: Appending) -> None:
+        def appended(reply: Any) -> None:
+            done(bus_unavailable(reply) if isinstance(reply, Exception) else read_appended(reply, draft))
+
+        self._scripts.call("append", *append_call(self._keys, self._bus_channel, draft, options, lease), appended)
+
     async def append(self, draft: Draft, options: Namespace, lease: str) -> Appended:
-        with as_bus_unavailable():
-            answer = await self._scripts.run(
-                "append", *append_call(self._keys, self._bus_channel, draft, options, lease)
-            )
-        return read_appended(answer, draft)
+        return await answer(lambda done: self.submit(draft, options, lease, done))
 
     async def open(self, openings: Sequence[Opening]) -> list[Opened]:
         calls = [self._open_call(opening) for opening in openings]
@@ -88,41 +89,47 @@ class TwoServerLog(RedisLog):
     finds that). Then the live server announces it to every replica. If the second step fails, the publication stands:
     this replica delivers it at once, the others read it from the log with their next heartbeat. If the first step
     fails, nothing has happened anywhere.
-
-    Concurrent publications may be announced out of order; replicas then read the log once more.
     """
 
-    def __init__(self, durable: Redis, keys: Keys, bus_channel: str, *, live: Redis, live_scripts: Scripts) -> None:
-        super().__init__(durable, Scripts(durable), keys, bus_channel)
+    def __init__(
+        self, durable: Client, scripts: Scripts, keys: Keys, bus_channel: str, *, live: Client, live_scripts: Scripts
+    ) -> None:
+        super().__init__(durable, scripts, keys, bus_channel)
         self._live = live
         self._live_scripts = live_scripts
 
-    async def append(self, draft: Draft, options: Namespace, lease: str) -> Appended:
-        with as_bus_unavailable():
-            answer = await self._scripts.run(
-                "store", *append_call(self._keys, self._bus_channel, draft, options, lease)
-            )
-        appended = read_appended(answer[:5], draft)
-        if len(answer) == 5:
-            return appended  # a repetition
-        envelope: bytes = answer[5]
-        try:
-            delivery = await self._announce(draft.channel, envelope, lease)
-        except BusUnavailable as error:
-            logger.warning("%s: %d is kept but not announced: %s", draft.channel, appended.position.offset, error)
-            return replace(appended, published=False, data=decode_envelope(envelope).message)
-        return replace(appended, delivery=delivery)
+    def submit(self, draft: Draft, options: Namespace, lease: str, done: Appending) -> None:
+        def stored(reply: Any) -> None:
+            if isinstance(reply, Exception):
+                done(bus_unavailable(reply))
+                return
+            appended = read_appended(reply[:5], draft)
+            if len(reply) == 5:
+                done(appended)  # a repetition
+            else:
+                self._announce(draft.channel, reply[5], lease, appended, done)
 
-    async def _announce(self, channel: str, envelope: bytes, lease: str) -> Delivery:
+        self._scripts.call("store", *append_call(self._keys, self._bus_channel, draft, options, lease), stored)
+
+    def _announce(self, channel: str, envelope: bytes, lease: str, appended: Appended, done: Appending) -> None:
         user_id = user_of(channel)
-        with as_bus_unavailable():
-            if user_id is None:
-                await self._live.publish(f"{self._bus_channel}:{channel}", envelope)
-                return Delivery.REMOTE
+
+        def announced(reply: Any) -> None:
+            if isinstance(reply, Exception):
+                offset, error = appended.position.offset, bus_unavailable(reply)
+                logger.warning("%s: %d is kept but not announced: %s", channel, offset, error)
+                done(replace(appended, published=False, data=decode_envelope(envelope).message))
+            elif user_id is None:
+                done(replace(appended, delivery=Delivery.REMOTE))
+            else:
+                delivery = Delivery(_text(reply))
+                done(replace(appended, delivery=Delivery.STORED if delivery is Delivery.OFFLINE else delivery))
+
+        if user_id is None:
+            self._live.link.call(("PUBLISH", f"{self._bus_channel}:{channel}", envelope), announced)
+        else:
             keys = [self._keys.holders(user_id), self._keys.settled_at]
-            reach = await self._live_scripts.run("announce", keys, [lease, self._bus_channel, envelope])
-        delivery = Delivery(_text(reach))
-        return Delivery.STORED if delivery is Delivery.OFFLINE else delivery
+            self._live_scripts.call("announce", keys, [lease, self._bus_channel, envelope], announced)
 
 
 def append_call(

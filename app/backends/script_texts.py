@@ -5,8 +5,6 @@ from functools import cache
 from importlib import resources
 from typing import Any, Final
 
-from redis.exceptions import NoScriptError
-
 Argument = str | bytes | int
 
 PARTS: Final[dict[str, tuple[str, ...]]] = {  # script -> what stands before it; with () as a function of that name
@@ -26,9 +24,9 @@ PARTS: Final[dict[str, tuple[str, ...]]] = {  # script -> what stands before it;
 }
 
 
-def script_text(name: str, run_id: str, *, certain: bool) -> str:
-    """The script for the server with this run id; `certain`: see `is_certain`."""
-    constants = f"local boot, certain = '{run_id}', {str(certain).lower()}\n"
+def script_text(name: str, run_id: str, *, certain: bool, owner: str = "") -> str:
+    """The script for the server with this run id; `certain`: see `is_certain`; `owner`: see `Scripts`."""
+    constants = f"local boot, certain = '{run_id}', {str(certain).lower()} -- {owner.encode().hex()}\n"
     return constants + "\n".join(_part(part) for part in (*PARTS[name], name))
 
 
@@ -39,11 +37,6 @@ def is_certain(config: Mapping[Any, Any], replication: Mapping[str, Any]) -> boo
     """
     promoted = int(replication.get("second_repl_offset", -1)) != -1  # it was a copy, which may have lagged behind
     return config.get("appendonly") == "yes" and config.get("appendfsync") == "always" and not promoted
-
-
-def are_unknown(results: list[Any]) -> bool:
-    """True if the server has forgotten the scripts that were called (it has restarted)."""
-    return any(isinstance(result, NoScriptError) for result in results)
 
 
 def raise_first_error(results: list[Any]) -> list[Any]:

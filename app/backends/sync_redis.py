@@ -10,7 +10,7 @@ from redis.exceptions import NoScriptError, ResponseError
 from redis.retry import Retry
 
 from app.backends.redis_client import TIMEOUT_S
-from app.backends.script_texts import Argument, are_unknown, is_certain, raise_first_error, script_text
+from app.backends.script_texts import Argument, is_certain, raise_first_error, script_text
 from app.errors import BadSetting
 
 
@@ -45,17 +45,20 @@ class SyncScripts:
 
     def run_many(self, name: str, calls: Sequence[tuple[Sequence[str], Sequence[Argument]]]) -> list[Any]:
         """Run one script many times, in one round trip. Raises what redis-py raises."""
+        results: dict[int, Any] = {}
         for _ in range(2):
             shas = self._shas
             if not shas:
                 self._load(stale=shas)
                 shas = self._shas
+            left = [number for number in range(len(calls)) if number not in results]
             with self._redis.pipeline(transaction=False) as pipeline:
-                for keys, arguments in calls:
+                for keys, arguments in (calls[number] for number in left):
                     pipeline.evalsha(shas[name], len(keys), *keys, *arguments)
-                results = pipeline.execute(raise_on_error=False)
-            if not are_unknown(results):
-                return raise_first_error(results)
+                answers = zip(left, pipeline.execute(raise_on_error=False), strict=True)
+            results |= {number: result for number, result in answers if not isinstance(result, NoScriptError)}
+            if len(results) == len(calls):
+                return raise_first_error([results[number] for number in range(len(calls))])
             self._load(stale=shas)
         raise NoScriptError("Redis forgets its scripts as fast as they are loaded")
 

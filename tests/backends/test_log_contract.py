@@ -10,11 +10,11 @@ from typing import Any
 
 import msgspec
 import pytest
-from redis.asyncio import Redis
 
 from app.backends.keys import Keys
 from app.backends.memory_log import MemoryLog
 from app.backends.protocols import IDEMPOTENCY_TTL_S, META_TTL_S, Appended, Draft, Log, Opened, Opening
+from app.backends.redis_client import connect
 from app.backends.redis_log import RedisLog
 from app.backends.scripts import Scripts
 from app.errors import BusUnavailable
@@ -111,7 +111,7 @@ class RedisBench(Bench):
         self.server = server
         self.keys = Keys(f"{namespace}:")
         self.channel = f"{namespace}:events"
-        self.client = Redis.from_url(server.url, socket_timeout=2)
+        self.client = connect(server.url)
         super().__init__(
             RedisLog(self.client, Scripts(self.client), self.keys, self.channel), lambda s: asyncio.sleep(s)
         )

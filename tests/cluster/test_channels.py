@@ -332,18 +332,17 @@ class TestUsers:
         """Fails if what is in the log, but was published to nobody, waits for the next message."""
         one = await start_replica(channels=QUICK, namespaces=LONG)
         log = one.replica.manager._log
-        append = log.append
+        submit = log.submit
 
-        async def lose_the_answer(*arguments: Any) -> Any:
-            await append(*arguments)
-            raise BusUnavailable("the answer was lost")
+        def lose_the_answer(draft: Any, options: Any, lease: str, done: Callable[[Any], object]) -> None:
+            submit(draft, options, lease, lambda _: done(BusUnavailable("the answer was lost")))
 
         async with arrive(one, "bob") as bob:
             await one.replica.bus.client.set(one.replica.bus.keys.settled_at, 0)
-            monkeypatch.setattr(log, "append", lose_the_answer)
+            monkeypatch.setattr(log, "submit", lose_the_answer)
             with pytest.raises(BusUnavailable):
                 await one.replica.manager.send("bob", "kept", idempotency_key="k")
-            monkeypatch.setattr(log, "append", append)
+            monkeypatch.setattr(log, "submit", submit)
             assert await bob.messages(1) == ["kept"]
             receipt = await one.replica.manager.send("bob", "kept", idempotency_key="k")
             assert receipt.position is not None

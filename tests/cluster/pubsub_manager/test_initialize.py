@@ -105,7 +105,7 @@ class TestInitialize:
             assert await own_admin.connections("pubsub") == []
             proxy.refuse_after = -1
             await bus.initialize()
-            assert await own_admin.subscribers(bus.channel) == 1
+            await eventually(lambda: _subscribers_are(own_admin, bus.channel, 1))
             await bus.close()
 
     async def test_redis_may_come_later(self, make_bus: MakeBus, own_redis: RedisServer) -> None:
