@@ -79,12 +79,12 @@ def build_replica(settings: Settings, name: str = "replica-1", bus: PubSubManage
         backend = RedisDirectory(bus.client, bus.keys, bus.scripts)
         present = RedisPresence(bus.client, bus.scripts, bus.keys, bus.channel)
         kept_scripts = bus.scripts
-        log = RedisLog(bus.client, bus.scripts, bus.keys, bus.channel)
+        log = RedisLog(bus.client, bus.scripts, bus.keys, bus.channel, bus.node_id)
         if settings.redis.durable_url is not None:
             durable = connect(settings.redis.durable_url, max_connections=settings.redis.max_connections)
             kept_scripts = Scripts(durable, name)
             log = TwoServerLog(
-                durable, kept_scripts, bus.keys, bus.channel, live=bus.client, live_scripts=bus.scripts
+                durable, kept_scripts, bus.keys, bus.channel, bus.node_id, live=bus.client, live_scripts=bus.scripts
             )
         emissions = RedisEmissions(
             ShardedStream(

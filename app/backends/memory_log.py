@@ -7,7 +7,16 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from app.backends.protocols import IDEMPOTENCY_TTL_S, META_TTL_S, Appended, Appending, Draft, Opened, Opening
+from app.backends.protocols import (
+    IDEMPOTENCY_TTL_S,
+    META_TTL_S,
+    Appended,
+    Appending,
+    BusSequences,
+    Draft,
+    Opened,
+    Opening,
+)
 from app.clock import Clock
 from app.protocol.events import Delivery
 from app.protocol.position import Position
@@ -77,8 +86,8 @@ class MemoryLog:
             for name in channels
         ]
 
-    async def bus_sequence(self) -> int:
-        return 0
+    async def bus_sequences(self) -> BusSequences:
+        return BusSequences(0, 0)
 
     def _open(self, opening: Opening) -> Opened:
         channel = self._channel(opening.channel)

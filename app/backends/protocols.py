@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 import msgspec
 
@@ -107,8 +107,7 @@ class PresenceBackend(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Draft:
+class Draft(msgspec.Struct, frozen=True, gc=False):
     """A publication that has no place in a log yet. For a run `update` stands in for the data."""
 
     channel: str
@@ -122,8 +121,7 @@ class Draft:
     idempotency_key: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Appended:
+class Appended(msgspec.Struct, frozen=True, gc=False):
     """Where a publication stands now.
 
     `published`: the bus brings it to every replica, this one too. Otherwise `data` is what to deliver here.
@@ -161,6 +159,13 @@ class Opening:
     with_run: bool = False
 
 
+class BusSequences(NamedTuple):
+    """Publications on the shared bus channel, and in this replica's own inbox."""
+
+    shared: int
+    own: int
+
+
 class LogReader(Protocol):
     """The kept publications of all channels, to be read. All calls may raise BusUnavailable."""
 
@@ -168,8 +173,8 @@ class LogReader(Protocol):
         """Say where channels stand and read what was asked for, each channel at one moment."""
         ...
 
-    async def bus_sequence(self) -> int:
-        """How many kept publications for users have gone out on the shared bus channel."""
+    async def bus_sequences(self) -> BusSequences:
+        """How many kept publications for users have gone out on the bus so far, where this replica hears of them."""
         ...
 
     async def tops(self, channels: Sequence[str]) -> list[Position | None]:

@@ -70,6 +70,7 @@ class RedisDirectory:
                     await pipeline.execute()
                 reaped += len(users)
             await self._redis.hdel(self._keys.replicas, lease)
+            await self._redis.hdel(self._keys.bus_sequences, lease.rpartition(".")[0])
             await self._redis.zrem(self._keys.leases, lease)  # last: while it stands, somebody finishes this
         return reaped
 

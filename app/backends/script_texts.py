@@ -5,6 +5,8 @@ from functools import cache
 from importlib import resources
 from typing import Any, Final
 
+from app.backends.protocols import META_TTL_S
+
 Argument = str | bytes | int
 
 PARTS: Final[dict[str, tuple[str, ...]]] = {  # script -> what stands before it; with () as a function of that name
@@ -13,7 +15,7 @@ PARTS: Final[dict[str, tuple[str, ...]]] = {  # script -> what stands before it;
     "announce": ("_reach",),
     "remember": (),
     "open": ("_epoch",),
-    "tops": (),
+    "tops": ("_epoch",),
     "relay": ("_reach",),
     "lease": (),
     "hold": (),
@@ -24,9 +26,16 @@ PARTS: Final[dict[str, tuple[str, ...]]] = {  # script -> what stands before it;
 }
 
 
-def script_text(name: str, run_id: str, *, certain: bool, owner: str = "") -> str:
-    """The script for the server with this run id; `certain`: see `is_certain`; `owner`: see `Scripts`."""
-    constants = f"local boot, certain = '{run_id}', {str(certain).lower()} -- {owner.encode().hex()}\n"
+def script_text(name: str, run_id: str, *, certain: bool, directed: bool, owner: str = "") -> str:
+    """The script for the server with this run id; `certain`: see `is_certain`; `owner`: see `Scripts`.
+
+    `directed`: messages to users go to the replicas that hold them only (`BusSettings.routing`).
+    """
+    fence = f"'{run_id[:16]}{'1' if certain else '0'}'"
+    constants = (
+        f"local fence, certain, directed = {fence}, {str(certain).lower()}, {str(directed).lower()}\n"
+        f"local meta_ms = {META_TTL_S * 1000} -- {owner.encode().hex()}\n"
+    )
     return constants + "\n".join(_part(part) for part in (*PARTS[name], name))
 
 

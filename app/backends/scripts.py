@@ -28,12 +28,13 @@ class Scripts:
 
     `owner` stands in each script. If Redis forgets its scripts while calls are on their way, a call fails until the
     scripts have been loaded again; had somebody else loaded the same, a later call might be carried out before an
-    earlier one is repeated. Who needs that order has a name of its own.
+    earlier one is repeated. Who needs that order has a name of its own. `directed`: see `script_text`.
     """
 
-    def __init__(self, client: Client, owner: str = "") -> None:
+    def __init__(self, client: Client, owner: str = "", *, directed: bool = False) -> None:
         self._link = client.link
         self._owner = owner
+        self._directed = directed
         self._shas: dict[str, str] = {}
         self._names: dict[str, str] = {}  # the other way round
         self._is_loading = False
@@ -98,7 +99,10 @@ class Scripts:
             self._loaded({}, error)
             return
         run_id, certain = _lines(server)["run_id"], is_certain(_pairs(config), _lines(replication))
-        texts = {name: script_text(name, run_id, certain=certain, owner=self._owner) for name in PARTS}
+        texts = {
+            name: script_text(name, run_id, certain=certain, directed=self._directed, owner=self._owner)
+            for name in PARTS
+        }
 
         def loaded(shas: list[Any]) -> None:
             self._loaded(dict(zip(texts, shas, strict=True)), _first_error(shas))

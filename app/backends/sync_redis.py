@@ -37,9 +37,10 @@ def connect_sync(url: str, *, max_connections: int = 10) -> Redis:
 class SyncScripts:
     """Some of the scripts of one Redis server. The client stays its owner's to close."""
 
-    def __init__(self, client: Redis, names: Sequence[str]) -> None:
+    def __init__(self, client: Redis, names: Sequence[str], *, directed: bool = False) -> None:
         self._redis = client
         self._names = names
+        self._directed = directed
         self._shas: dict[str, str] = {}
         self._loading = threading.Lock()
 
@@ -75,6 +76,8 @@ class SyncScripts:
                     config = {}  # managed servers do not tell
                 certain = is_certain(config, connection.info("replication"))
                 self._shas = {
-                    name: connection.script_load(script_text(name, server["run_id"], certain=certain))
+                    name: connection.script_load(
+                        script_text(name, server["run_id"], certain=certain, directed=self._directed)
+                    )
                     for name in self._names
                 }

@@ -122,6 +122,11 @@ class PubSubManager:
         return f"{self._settings.channel}@{self.node_id}"
 
     @property
+    def inbox(self) -> str:
+        """The bus channel for what is sent to this replica alone (`BusSettings.routing`)."""
+        return f"{self.own_channel}:in"
+
+    @property
     def canary_age_s(self) -> float:
         """Seconds since this replica last heard itself; infinite if it never did."""
         return self._clock.monotonic() - self._canary_heard_at
@@ -146,7 +151,7 @@ class PubSubManager:
     def scripts(self) -> Scripts:
         """The Lua scripts, over the same client."""
         if self._scripts is None:
-            self._scripts = Scripts(self.client, self.name)
+            self._scripts = Scripts(self.client, self.name, directed=self._settings.routing == "directed")
         return self._scripts
 
     # -- life
@@ -385,7 +390,7 @@ class PubSubManager:
             wire.hold()
             self._wire = wire
             self._canary_heard_at = -math.inf  # what the last connection heard says nothing about this one
-            wanted = [self.own_channel, *self._wanted]
+            wanted = [self.own_channel, self.inbox, *self._wanted]
             for i in range(0, len(wanted), SUBSCRIBE_BATCH):
                 wire.say("SUBSCRIBE", *wanted[i : i + SUBSCRIBE_BATCH])
             wire.say("SUBSCRIBE", self.channel)  # last, so that its confirmation says that all others stand

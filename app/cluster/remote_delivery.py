@@ -29,7 +29,7 @@ class RemoteDelivery:
     def deliver_remote(self, envelope: Envelope) -> int:
         """How many connections took it at once; a kept publication goes to those of its channel, in order."""
         if envelope.epoch is not None:
-            self._channels.receive(envelope.publication(), envelope.seq)
+            self._channels.receive(envelope.publication(), envelope.seq, envelope.own_seq)
             return 0
         if envelope.presence is not None:
             user = msgspec.json.decode(envelope.message, type=str)

@@ -31,7 +31,8 @@ class Envelope(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, rename
     epoch: str | None = None
     offset: int = 0
     presence: str | None = None  # "join" or "leave": the message is the user who comes or goes
-    seq: int = 0  # counts the kept publications on the shared bus channel, so that a missing one shows
+    seq: int = 0  # counts the kept publications for users on the shared bus channel, so that a missing one shows
+    own_seq: int = 0  # counts those in the inbox of the replica that this is sent to
 
     @classmethod
     def of(cls, publication: Publication, node_id: str) -> "Envelope":
@@ -97,8 +98,8 @@ def decode_envelope(payload: bytes) -> Envelope:
 
 
 def read_logged(body: bytes, position: Position) -> Publication:
-    """A publication as the log has kept it: an envelope that was checked before it was written."""
-    envelope = _decoder.decode(body)
+    """A publication as the log has kept it: an envelope without its first brace, checked before it was written."""
+    envelope = _decoder.decode(b"{" + body)
     return Publication(
         channel=envelope.address,
         data=envelope.message,

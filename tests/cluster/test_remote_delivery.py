@@ -94,7 +94,7 @@ class TestTheGuard:
             "settings": ChannelSettings,
             "telemetry": Telemetry,
         }
-        assert _verbs(LogReader) == {"open", "bus_sequence", "tops"}
+        assert _verbs(LogReader) == {"open", "bus_sequences", "tops"}
         assert _verbs(Subscriptions) == {"follow", "unfollow"}
 
     def test_its_channels_keep_to_that(self) -> None:
