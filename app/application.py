@@ -20,7 +20,7 @@ from app.backends.redis_presence import RedisPresence
 from app.backends.run_leases import reap_lost_runs
 from app.backends.scripts import Scripts
 from app.backends.streams import EMIT_STREAM, RedisEmissions, ShardedStream
-from app.clock import SystemClock, iso8601
+from app.clock import SystemClock, Timestamps
 from app.cluster.channels import Channels
 from app.cluster.connection_manager import ConnectionManager
 from app.cluster.directory import Directory
@@ -118,7 +118,7 @@ def build_replica(settings: Settings, name: str = "replica-1", bus: PubSubManage
         name=name,
         namespaces=namespaces,
         limits=settings.limits,
-        timestamp=lambda: iso8601(clock.now()),
+        timestamp=Timestamps(clock),
     )
     bus.handler = manager.handle_pubsub_message
     hub.on_drop = manager.disconnect

@@ -321,13 +321,17 @@ class Channels:
 
     # -- what comes
 
-    def receive(self, publication: Publication, shared: int = 0, own: int = 0) -> None:
-        """Take what the bus has brought, with its number, or what was appended here and published to nobody.
-
-        Numbers are those of publications for users, on the shared bus channel or in this replica's own inbox.
-        """
+    def count(self, shared: int, own: int) -> None:
+        """Take the number of a publication for a user: on the shared bus channel, or in this replica's own inbox."""
         if (shared and self._shared.misses_before(shared)) or (own and self._own.misses_before(own)):
             self._doubt_all()
+
+    def follows(self, channel: str) -> bool:
+        """True if what is published on the channel is of any interest here."""
+        return channel in self._followed
+
+    def receive(self, publication: Publication) -> None:
+        """Take what the bus has brought, or what was appended here and published to nobody."""
         followed = self._followed.get(publication.channel)
         if followed is None:
             return

@@ -5,9 +5,8 @@ what the log holds. Ephemeral: local first. Connections here get it at once, the
 """
 
 import logging
-import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
+from itertools import count
 
 import msgspec
 
@@ -35,8 +34,7 @@ from app.settings import LimitSettings, Namespace
 logger = logging.getLogger("heliograph.router")
 
 
-@dataclass(frozen=True, slots=True)
-class Receipt:
+class Receipt(msgspec.Struct, frozen=True, gc=False):
     """What the sender of a message is told. `position`: its place in the channel; None if it is not kept."""
 
     message_id: str
@@ -79,6 +77,7 @@ class ConnectionManager:
         self._namespaces = namespaces
         self._limits = limits
         self._timestamp = timestamp
+        self._message_ids = map(f"{bus.node_id}-{{:x}}".format, count(1))  # unlike any other replica's, and quick
         self._remote = RemoteDelivery(hub, channels, bus.node_id, timestamp)
 
     # -- connections
@@ -255,7 +254,7 @@ class ConnectionManager:
             session=session,
             replica=self._name,
             emitted_at=self._timestamp(),
-            message_id=uuid.uuid4().hex,
+            message_id=next(self._message_ids),
         )
         await self._emissions.append(emission)
         return emission.message_id
@@ -325,7 +324,8 @@ class ConnectionManager:
 
     def _relay(self, user_id: str, publication: Publication, done: Routing) -> None:
         """Local first: the user's connections here have it before the bus takes it to the others."""
-        taken = self._hub.deliver_to_user(user_id, Message.of(publication))
+        here = self._hub.count(user_id)
+        taken = self._hub.deliver_to_user(user_id, Message.of(publication)) if here else 0
         self._bus.relay(
             Envelope.of(publication, self._bus.node_id),
             self._directory.lease,
@@ -334,7 +334,8 @@ class ConnectionManager:
 
     def _relay_on(self, publication: Publication, done: Routing) -> None:
         """The same for a channel."""
-        self._hub.deliver(publication.channel, Message.of(publication))
+        if self._hub.subscribers(publication.channel):
+            self._hub.deliver(publication.channel, Message.of(publication))
         receipt = Receipt(publication.message_id, Delivery.REMOTE)
         self._bus.relay_on(
             publication.channel,
@@ -346,7 +347,7 @@ class ConnectionManager:
         return Publication(
             channel=channel,
             data=data,
-            message_id=uuid.uuid4().hex,
+            message_id=next(self._message_ids),
             sent_at=self._timestamp(),
             sender=sender,
             origin=self._name,

@@ -363,7 +363,9 @@ class TestScripts:
         done: list[int] = []
         for number in range(4_000):
             scripts.call("remember", ["stream", "latest"], [10_000, 60_000, number], _note(done, number))
-            if number % 100 == 50:
+            if number % 50 == 0:
+                await linked.link.ask("ECHO", "between")
+            if number % 1_000 == 525:
                 await asyncio.sleep(0)
                 other.link.call(("SCRIPT", "FLUSH"), lambda _: None)
                 others.call("tops", [], [], lambda _: None)
