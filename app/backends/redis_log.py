@@ -150,7 +150,7 @@ class TwoServerLog(RedisLog):
         def announced(reply: Any) -> None:
             if isinstance(reply, Exception):
                 offset, error = appended.position.offset, bus_unavailable(reply)
-                logger.warning("%s: %d is kept but not announced: %s", channel, offset, error)
+                logger.warning("%d is kept but not announced: %s", offset, error, extra={"channel": channel})
                 done(msgspec.structs.replace(appended, published=False, data=decode_envelope(envelope).message))
             elif user_id is None:
                 done(msgspec.structs.replace(appended, delivery=Delivery.REMOTE))

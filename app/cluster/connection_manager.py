@@ -7,6 +7,7 @@ what the log holds. Ephemeral: local first. Connections here get it at once, the
 import logging
 from collections.abc import Callable
 from itertools import count
+from time import monotonic
 
 import msgspec
 
@@ -308,17 +309,21 @@ class ConnectionManager:
             update=update,
             idempotency_key=idempotency_key,
         )
+        began_at = monotonic()
         self._log.submit(
-            draft, options, self._directory.lease, lambda appended: done(self._kept(publication, appended))
+            draft, options, self._directory.lease, lambda appended: done(self._kept(publication, appended, began_at))
         )
 
-    def _kept(self, publication: Publication, appended: Appended | BusUnavailable) -> Receipt | BusUnavailable:
+    def _kept(
+        self, publication: Publication, appended: Appended | BusUnavailable, began_at: float
+    ) -> Receipt | BusUnavailable:
         channel = publication.channel
         if isinstance(appended, BusUnavailable):
             self._bus.stats.publish_errors += 1
             self._channels.doubt(channel)  # nobody else may have been told, and the answer may have been lost
             return appended
         self._bus.stats.published += 1
+        self._bus.stats.publish_time.observe(monotonic() - began_at)
         delivery = appended.delivery
         if not appended.published:
             # Nobody else holds the user, so nobody was told: what the log has taken is delivered here.

@@ -101,6 +101,7 @@ class PubSubManager:
         self._listen_task: asyncio.Task[None] | None = None
         self._canary_task: asyncio.Task[None] | None = None
         self._canary_heard_at = -math.inf  # monotonic seconds
+        self._canary_lag_s = 0.0
         self._wanted: dict[str, None] = {}  # bus channels of the public channels that are followed
         self._confirmed_channels: set[str] = set()  # of those, the ones that the present connection listens on
         self._waiting: dict[str, list[asyncio.Future[None]]] = {}  # who waits for a confirmation
@@ -131,6 +132,11 @@ class PubSubManager:
     def canary_age_s(self) -> float:
         """Seconds since this replica last heard itself; infinite if it never did."""
         return self._clock.monotonic() - self._canary_heard_at
+
+    @property
+    def lag_s(self) -> float:
+        """Seconds from publishing to hearing it here: the last canary's, or those that one has been missing for."""
+        return max(self._canary_lag_s, self.canary_age_s - self._settings.canary_interval_s)
 
     @property
     def ready(self) -> bool:
@@ -212,7 +218,8 @@ class PubSubManager:
             return
         keys = (self.keys.holders(envelope.target_user_id or ""), self.keys.settled_at)
         arguments = (lease, self.channel, encode_envelope(envelope))
-        self.scripts.call("relay", keys, arguments, lambda reply: done(self._published(reply, _DELIVERIES.get)))
+        began_at = self._clock.monotonic()
+        self.scripts.call("relay", keys, arguments, lambda reply: done(self._relayed(reply, began_at)))
 
     def relay_on(self, channel: str, envelope: Envelope, done: Relaying) -> None:
         """Send an ephemeral envelope to every replica that follows the channel; then `done`, as for `relay`."""
@@ -220,14 +227,16 @@ class PubSubManager:
             done(None)
             return
         command = ("PUBLISH", self._bus_channel(channel), encode_envelope(envelope))
-        self.client.link.call(command, lambda reply: done(self._published(reply, lambda _: Delivery.REMOTE)))
+        began_at = self._clock.monotonic()
+        self.client.link.call(command, lambda reply: done(self._relayed(reply, began_at)))
 
-    def _published(self, reply: Any, reach: Callable[[Any], Delivery | None]) -> Delivery | BusUnavailable | None:
+    def _relayed(self, reply: Any, began_at: float) -> Delivery | BusUnavailable:
         if isinstance(reply, Exception):
             self.stats.publish_errors += 1
             return bus_unavailable(reply)
         self.stats.published += 1
-        return reach(reply)
+        self.stats.publish_time.observe(self._clock.monotonic() - began_at)
+        return _DELIVERIES.get(reply, Delivery.REMOTE)  # PUBLISH answers with a number
 
     async def publish(self, envelope: Envelope, *, lease: str) -> Delivery | None:
         """Send the envelope to all replicas, unless the one that holds `lease` is known to hold the whole user.
@@ -332,11 +341,18 @@ class PubSubManager:
         kind, channel, payload = message
         if kind == b"message":
             if channel == self._own:
-                self._canary_heard_at = self._clock.monotonic()
+                self._heard_canary(payload)
             else:
                 self._handle_payload(payload)
         elif kind == b"subscribe":
             self._confirmed(channel.decode())
+
+    def _heard_canary(self, payload: bytes) -> None:
+        """The canary carries when it was sent, by this replica's own clock."""
+        self._canary_heard_at = self._clock.monotonic()
+        with suppress(ValueError):  # somebody else's
+            self._canary_lag_s = max(0.0, self._canary_heard_at - float(payload))
+            self.stats.lag.observe(self._canary_lag_s)
 
     def _handle_payload(self, payload: bytes) -> None:
         if payload.endswith(self._own_ending) and not payload.startswith(KEPT):
@@ -356,7 +372,11 @@ class PubSubManager:
             self.handler(envelope)
         except Exception:
             self.stats.handler_errors += 1
-            logger.exception("the handler failed on %r", payload[:EXCERPT_BYTES])
+            if envelope.node_id is None:  # by a foreign process; what clients say is not logged
+                logger.exception("the handler failed on %r", payload[:EXCERPT_BYTES])
+            else:
+                about = {"channel": envelope.address}
+                logger.exception("the handler failed on message %s", envelope.message_id, extra=about)
 
     def _confirmed(self, name: str) -> None:
         if name != self.channel:
@@ -415,7 +435,7 @@ class PubSubManager:
         while True:
             try:
                 with as_bus_unavailable():
-                    await self.client.publish(self.own_channel, b"")
+                    await self.client.publish(self.own_channel, repr(self._clock.monotonic()))
             except BusUnavailable as error:
                 logger.debug("the canary did not get out: %s", error)  # the reader notices and says so
             await asyncio.sleep(self._settings.canary_interval_s)
