@@ -316,6 +316,15 @@ class ConnectionManager:
 
     def _kept(
         self, publication: Publication, appended: Appended | BusUnavailable, began_at: float
+    ) -> Receipt | HeliographError:
+        try:
+            return self._receipt(publication, appended, began_at)
+        except Exception:
+            logger.exception("message %s could not be dealt with", publication.message_id)
+            return HeliographError("internal error")
+
+    def _receipt(
+        self, publication: Publication, appended: Appended | BusUnavailable, began_at: float
     ) -> Receipt | BusUnavailable:
         channel = publication.channel
         if isinstance(appended, BusUnavailable):

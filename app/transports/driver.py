@@ -308,6 +308,8 @@ class Driver:
             failed = "not delivered" if isinstance(operation, Send) else "not published"
             text = f"{failed}, try again: {result}" if isinstance(result, BusUnavailable) else str(result)
             self.refuse(Refuse(result.code, text, operation.id))
+            if result.code is ErrorCode.INTERNAL:
+                self.connection.close(CloseCode.INTERNAL_ERROR, "internal error")
             return
         if isinstance(operation, Send):
             event = Ack(message_id=result.message_id, delivery=result.delivery, id=echo(operation.id))
