@@ -13,14 +13,14 @@ from starlette.routing import BaseRoute, Route, WebSocketRoute
 from app.backends.memory import MemoryDirectory, NoEmissions
 from app.backends.memory_log import MemoryLog
 from app.backends.memory_presence import MemoryPresence
-from app.backends.redis_client import connect
+from app.backends.redis_client import Client, connect
 from app.backends.redis_directory import RedisDirectory
 from app.backends.redis_log import RedisLog, TwoServerLog
 from app.backends.redis_presence import RedisPresence
 from app.backends.run_leases import reap_lost_runs
 from app.backends.scripts import Scripts
 from app.backends.streams import EMIT_STREAM, RedisEmissions, ShardedStream
-from app.clock import SystemClock, iso8601
+from app.clock import SystemClock, Timestamps
 from app.cluster.channels import Channels
 from app.cluster.connection_manager import ConnectionManager
 from app.cluster.directory import Directory
@@ -48,8 +48,6 @@ from app.transports.sse import SseDoor
 from app.transports.websocket import CHANNEL_KINDS, WebSocketDoor
 
 if TYPE_CHECKING:
-    from redis.asyncio import Redis
-
     from app.backends.protocols import DirectoryBackend, Emissions, Log, PresenceBackend
 
 
@@ -76,21 +74,24 @@ def build_replica(settings: Settings, name: str = "replica-1", bus: PubSubManage
     hub = Hub(telemetry)
     bus = bus or PubSubManager(redis=settings.redis, bus=settings.bus)
     bus.stats = telemetry.bus
+    bus.name = name
     namespaces = Namespaces(settings.namespaces)
     backend: DirectoryBackend
     present: PresenceBackend
     log: Log
     emissions: Emissions
-    durable: Redis | None = None  # a client of our own, if what is kept has a server of its own
+    durable: Client | None = None  # a client of our own, if what is kept has a server of its own
     if bus.enabled:
         backend = RedisDirectory(bus.client, bus.keys, bus.scripts)
         present = RedisPresence(bus.client, bus.scripts, bus.keys, bus.channel)
         kept_scripts = bus.scripts
-        log = RedisLog(bus.client, bus.scripts, bus.keys, bus.channel)
+        log = RedisLog(bus.client, bus.scripts, bus.keys, bus.channel, bus.node_id)
         if settings.redis.durable_url is not None:
             durable = connect(settings.redis.durable_url, max_connections=settings.redis.max_connections)
-            kept_scripts = Scripts(durable)
-            log = TwoServerLog(durable, bus.keys, bus.channel, live=bus.client, live_scripts=bus.scripts)
+            kept_scripts = Scripts(durable, name)
+            log = TwoServerLog(
+                durable, kept_scripts, bus.keys, bus.channel, bus.node_id, live=bus.client, live_scripts=bus.scripts
+            )
         emissions = RedisEmissions(
             ShardedStream(
                 durable or bus.client,
@@ -124,7 +125,7 @@ def build_replica(settings: Settings, name: str = "replica-1", bus: PubSubManage
         name=name,
         namespaces=namespaces,
         limits=settings.limits,
-        timestamp=lambda: iso8601(clock.now()),
+        timestamp=Timestamps(clock),
     )
     bus.handler = manager.handle_pubsub_message
     hub.on_drop = manager.disconnect

@@ -48,6 +48,10 @@ class RedisSettings(_Group):
 
 class BusSettings(_Group):
     channel: str = Field(default="events", min_length=1, description="the Redis channel all replicas listen on")
+    routing: Literal["shared", "directed"] = Field(
+        default="shared",
+        description="directed: a user's messages go only to the replicas that hold the user, not to all",
+    )
     canary_interval_s: float = Field(default=1.0, gt=0, description="how often a replica sends itself a token")
     canary_timeout_s: float = Field(default=3.0, gt=0, description="unready when none was heard for so long")
 

@@ -60,9 +60,9 @@ class Keys:
         return f"{self.prefix}{{stream:{stream}}}:latest:{key}"
 
     @property
-    def bus_sequence(self) -> str:
-        """Counter: kept publications on the shared bus channel."""
-        return f"{self.prefix}bus:seq"
+    def bus_sequences(self) -> str:
+        """Hash: how many kept publications for users have gone out on the `shared` bus channel, and to each inbox."""
+        return f"{self.prefix}bus:sequences"
 
     @property
     def leases(self) -> str:

@@ -29,7 +29,9 @@ class RemoteDelivery:
     def deliver_remote(self, envelope: Envelope) -> int:
         """How many connections took it at once; a kept publication goes to those of its channel, in order."""
         if envelope.epoch is not None:
-            self._channels.receive(envelope.publication(), envelope.seq)
+            self._channels.count(envelope.seq, envelope.own_seq)
+            if self._channels.follows(envelope.address):
+                self._channels.receive(envelope.publication())
             return 0
         if envelope.presence is not None:
             user = msgspec.json.decode(envelope.message, type=str)
@@ -45,4 +47,6 @@ class RemoteDelivery:
 
     def _stamped(self, envelope: Envelope) -> Publication:
         """A foreign process need not say when, nor give it a name."""
+        if envelope.message_id and envelope.sent_at:
+            return envelope.publication()
         return envelope.publication(message_id=uuid.uuid4().hex, sent_at=self._timestamp())
