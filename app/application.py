@@ -1,7 +1,7 @@
 """The composition root: the one place that names concrete classes and ties them together."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 from starlette.applications import Starlette
 from starlette.routing import BaseRoute, WebSocketRoute
 
-from app.backends.memory import MemoryDirectory, NoEmissions
+from app.backends.memory import MemoryDirectory, NoCommands, NoEmissions
 from app.backends.memory_log import MemoryLog
 from app.backends.memory_presence import MemoryPresence
 from app.backends.redis_client import connect
+from app.backends.redis_commands import RedisCommands
 from app.backends.redis_directory import RedisDirectory
 from app.backends.redis_log import RedisLog, TwoServerLog
 from app.backends.redis_presence import RedisPresence
@@ -22,6 +23,7 @@ from app.backends.scripts import Scripts
 from app.backends.streams import EMIT_STREAM, RedisEmissions, ShardedStream
 from app.clock import SystemClock, iso8601
 from app.cluster.channels import Channels
+from app.cluster.commands import Commands
 from app.cluster.connection_manager import ConnectionManager
 from app.cluster.directory import Directory
 from app.cluster.node import Node
@@ -44,7 +46,7 @@ from app.transports.websocket import CHANNEL_KINDS, WebSocketDoor
 if TYPE_CHECKING:
     from redis.asyncio import Redis
 
-    from app.backends.protocols import DirectoryBackend, Emissions, Log, PresenceBackend
+    from app.backends.protocols import CommandLog, DirectoryBackend, Emissions, Log, PresenceBackend
 
 
 @dataclass(frozen=True)
@@ -75,10 +77,12 @@ def build_replica(settings: Settings, name: str = "replica-1", bus: PubSubManage
     present: PresenceBackend
     log: Log
     emissions: Emissions
+    command_log: CommandLog
     durable: Redis | None = None  # a client of our own, if what is kept has a server of its own
     if bus.enabled:
         backend = RedisDirectory(bus.client, bus.keys, bus.scripts)
         present = RedisPresence(bus.client, bus.scripts, bus.keys, bus.channel)
+        command_log = RedisCommands(bus.client, bus.keys, bus.channel)
         kept_scripts = bus.scripts
         log = RedisLog(bus.client, bus.scripts, bus.keys, bus.channel)
         if settings.redis.durable_url is not None:
@@ -95,25 +99,28 @@ def build_replica(settings: Settings, name: str = "replica-1", bus: PubSubManage
             )
         )
     else:
-        backend, log, emissions = MemoryDirectory(clock), MemoryLog(clock), NoEmissions()
+        backend, log, emissions, command_log = MemoryDirectory(clock), MemoryLog(clock), NoEmissions(), NoCommands()
         present = MemoryPresence(
             lambda channel, user, joined: hub.deliver(channel, (Join if joined else Leave)(channel, user))
         )
     directory = Directory(backend, hub, node_id=bus.node_id, settings=settings.directory, clock=clock)
     channels = Channels(hub, log, bus, namespaces, settings.channels, telemetry)
     presence = Presence(present, directory, namespaces, grace_s=settings.presence.grace_s)
+    commands = Commands(hub, command_log, node_id=bus.node_id, clock=clock)
     runs = (
         RunReaper(partial(reap_lost_runs, kept_scripts, bus.keys, bus.channel, namespaces)) if bus.enabled else None
     )
-    node = Node(name, hub, bus, directory, channels, presence, runs, drain=settings.drain, clock=clock)
+    node = Node(name, hub, bus, directory, channels, presence, commands, runs, drain=settings.drain, clock=clock)
     manager = ConnectionManager(
         hub,
         bus,
         directory,
         channels,
         presence,
+        commands,
         log,
         emissions,
+        command_log,
         name=name,
         namespaces=namespaces,
         limits=settings.limits,
@@ -121,7 +128,7 @@ def build_replica(settings: Settings, name: str = "replica-1", bus: PubSubManage
     )
     bus.handler = manager.handle_pubsub_message
     hub.on_drop = manager.disconnect
-    bus.on_resubscribed = channels.lost_track
+    bus.on_resubscribed = _in_turn(channels.lost_track, commands.lost_track)
     parts = Parts(
         manager=manager,
         node=node,
@@ -155,3 +162,13 @@ def build_replica(settings: Settings, name: str = "replica-1", bus: PubSubManage
 
     app = Starlette(routes=routes, lifespan=lifespan)
     return Replica(app, node, hub, bus, directory, manager, telemetry)
+
+
+def _in_turn(*calls: Callable[[], object]) -> Callable[[], None]:
+    """One call that makes several."""
+
+    def call_all() -> None:
+        for call in calls:
+            call()
+
+    return call_all

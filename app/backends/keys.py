@@ -65,6 +65,11 @@ class Keys:
         return f"{self.prefix}bus:seq"
 
     @property
+    def commands(self) -> str:
+        """Stream: what replicas were told to do with users' connections, for those that the bus did not reach."""
+        return f"{self.prefix}commands"
+
+    @property
     def leases(self) -> str:
         """Sorted set: lease -> when it runs out (ms since the epoch by Redis' clock; 0: being reaped)."""
         return f"{self.prefix}leases"

@@ -8,6 +8,7 @@ from importlib import metadata
 from app.backends.protocols import ReplicaInfo
 from app.clock import Clock, iso8601
 from app.cluster.channels import Channels
+from app.cluster.commands import Commands
 from app.cluster.directory import Directory
 from app.cluster.presence import Presence
 from app.cluster.pubsub_manager import PubSubManager
@@ -36,6 +37,7 @@ class Node:
         directory: Directory,
         channels: Channels,
         presence: Presence,
+        commands: Commands,
         runs: RunReaper | None,
         *,
         drain: DrainSettings,
@@ -49,6 +51,7 @@ class Node:
         self._directory = directory
         self._channels = channels
         self._presence = presence
+        self._commands = commands
         self._runs = runs
         self._drain_settings = drain
         self._clock = clock
@@ -83,6 +86,7 @@ class Node:
         await self._directory.start(self.describe)
         self._channels.start()
         self._presence.start()
+        self._commands.start()
         if self._runs is not None:
             self._runs.start()
 
@@ -90,6 +94,7 @@ class Node:
         """Leave the cluster: the users first, then the listener, the subscriptions, the connections."""
         await self._channels.stop()
         await self._presence.stop()
+        await self._commands.stop()
         if self._runs is not None:
             await self._runs.stop()
         await self._directory.stop()

@@ -249,6 +249,12 @@ class Session:
         """Subscribing failed: the client may try again."""
         self._channels.discard(channel)
 
+    def expelled(self, channel: str) -> bool:
+        """The server takes the client off the channel; False if it was not on it (nor about to be)."""
+        was_on = channel in self._channels
+        self._channels.discard(channel)
+        return was_on
+
     def _may_read(self, channel: str) -> bool:
         owner = user_of(channel)
         return owner == self.user if owner is not None else self._namespaces.of(channel).client_subscribe

@@ -27,7 +27,7 @@ from app.hub.connection import Connection
 from app.hub.frames import Encoding
 from app.hub.outbox import Outbox, Turn
 from app.protocol.codes import CloseCode
-from app.protocol.events import Ack, Emitted, History, Message, Presence, Published
+from app.protocol.events import Ack, Emitted, History, Message, Presence, Published, Unsubscribed
 from app.protocol.identity import user_of
 from app.protocol.namespace import Namespaces
 from app.protocol.operations import Operation, Subscribe
@@ -100,6 +100,7 @@ class Driver:
             max_channels=parts.settings.limits.channels_per_connection,
         )
         self.connection = Connection(session_id, "", encoding, outbox)
+        self.connection.on_expelled = self._expel
         self.registered = False  # the client is known, here and in the directory
         self._expiry: asyncio.TimerHandle | None = None
 
@@ -199,13 +200,15 @@ class Driver:
 
     async def _join(self, action: Join) -> None:
         try:
-            await self._parts.manager.subscribe(
+            joined = await self._parts.manager.subscribe(
                 self.connection,
                 action.channel,
                 action.since,
                 replay=action.replay,
                 request_id=action.request_id,
             )
+            if not joined:
+                self._parts.manager.tell(self.connection, Unsubscribed(channel=action.channel))
         except BusUnavailable as error:
             if user_of(action.channel) is not None:
                 # Its own channel it cannot do without: it listens, and is told later where that has begun.
@@ -213,6 +216,14 @@ class Driver:
             self._session.not_joined(action.channel)
             text = f"not subscribed to {action.channel!r}, try again: {error}"
             self.refuse(Refuse(error.code, text, action.request_id))
+
+    def _expel(self, channel: str) -> None:
+        """The server takes the client off a channel. While it is still being subscribed, `_join` tells it."""
+        is_on = channel in self.connection.channels
+        if self._session.expelled(channel):
+            self._parts.manager.unsubscribe(self.connection, channel)
+            if is_on:
+                self._parts.manager.tell(self.connection, Unsubscribed(channel=channel))
 
     async def _announce(self, action: Announce) -> None:
         publish = action.operation
