@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from starlette.applications import Starlette
-from starlette.routing import BaseRoute, WebSocketRoute
+from starlette.routing import BaseRoute, Route, WebSocketRoute
 
 from app.backends.memory import MemoryDirectory, NoCommands, NoEmissions
 from app.backends.memory_log import MemoryLog
@@ -21,6 +21,7 @@ from app.backends.redis_presence import RedisPresence
 from app.backends.run_leases import reap_lost_runs
 from app.backends.scripts import Scripts
 from app.backends.streams import EMIT_STREAM, RedisEmissions, ShardedStream
+from app.backends.tickets import MemoryTickets, RedisTickets
 from app.clock import SystemClock, iso8601
 from app.cluster.channels import Channels
 from app.cluster.commands import Commands
@@ -41,12 +42,13 @@ from app.transports.auth import Authenticator
 from app.transports.console import console_routes, static_routes
 from app.transports.driver import Parts
 from app.transports.health import health_routes
+from app.transports.tickets import TicketDoor
 from app.transports.websocket import CHANNEL_KINDS, WebSocketDoor
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
 
-    from app.backends.protocols import CommandLog, DirectoryBackend, Emissions, Log, PresenceBackend
+    from app.backends.protocols import CommandLog, DirectoryBackend, Emissions, Log, PresenceBackend, Tickets
 
 
 @dataclass(frozen=True)
@@ -78,11 +80,13 @@ def build_replica(settings: Settings, name: str = "replica-1", bus: PubSubManage
     log: Log
     emissions: Emissions
     command_log: CommandLog
+    tickets: Tickets
     durable: Redis | None = None  # a client of our own, if what is kept has a server of its own
     if bus.enabled:
         backend = RedisDirectory(bus.client, bus.keys, bus.scripts)
         present = RedisPresence(bus.client, bus.scripts, bus.keys, bus.channel)
         command_log = RedisCommands(bus.client, bus.keys, bus.channel)
+        tickets = RedisTickets(bus.client, bus.keys)
         kept_scripts = bus.scripts
         log = RedisLog(bus.client, bus.scripts, bus.keys, bus.channel)
         if settings.redis.durable_url is not None:
@@ -100,6 +104,7 @@ def build_replica(settings: Settings, name: str = "replica-1", bus: PubSubManage
         )
     else:
         backend, log, emissions, command_log = MemoryDirectory(clock), MemoryLog(clock), NoEmissions(), NoCommands()
+        tickets = MemoryTickets(clock)
         present = MemoryPresence(
             lambda channel, user, joined: hub.deliver(channel, (Join if joined else Leave)(channel, user))
         )
@@ -129,10 +134,11 @@ def build_replica(settings: Settings, name: str = "replica-1", bus: PubSubManage
     bus.handler = manager.handle_pubsub_message
     hub.on_drop = manager.disconnect
     bus.on_resubscribed = _in_turn(channels.lost_track, commands.lost_track)
+    authenticator = Authenticator(settings.auth, tickets)
     parts = Parts(
         manager=manager,
         node=node,
-        authenticator=Authenticator(settings.auth),
+        authenticator=authenticator,
         settings=settings,
         telemetry=telemetry,
         namespaces=namespaces,
@@ -144,6 +150,7 @@ def build_replica(settings: Settings, name: str = "replica-1", bus: PubSubManage
         WebSocketRoute("/ws", door),
         WebSocketRoute("/ws/users/{user:path}", door),
         *(WebSocketRoute(f"/ws/{kind}/{{{kind}:path}}", door) for kind in CHANNEL_KINDS),
+        Route("/api/ticket", TicketDoor(authenticator, door.origins).serve, methods=["POST"]),
         *health_routes(node, bus, hub, telemetry),
     ]
     routes += static_routes()
@@ -156,6 +163,7 @@ def build_replica(settings: Settings, name: str = "replica-1", bus: PubSubManage
         try:
             yield
         finally:
+            await authenticator.stop()
             await node.stop()
             if durable is not None:
                 await durable.aclose()

@@ -95,7 +95,7 @@ def token(user: str, expires_in: int) -> None:
     key = _load_settings().auth.key()
     if not key:
         raise click.ClickException("set HELIOGRAPH_AUTH__SECRET (or …_FILE): a token is signed with it")
-    from app.transports.auth import make_token
+    from app.transports.tokens import make_token
 
     try:
         click.echo(make_token(key, user, int(time.time()) + expires_in))

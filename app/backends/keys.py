@@ -64,6 +64,10 @@ class Keys:
         """Counter: kept publications on the shared bus channel."""
         return f"{self.prefix}bus:seq"
 
+    def ticket(self, name: str) -> str:
+        """String: whom a ticket stands for, JSON."""
+        return f"{self.prefix}ticket:{name}"
+
     @property
     def commands(self) -> str:
         """Stream: what replicas were told to do with users' connections, for those that the bus did not reach."""

@@ -248,6 +248,18 @@ class CommandLog(CommandReader, Protocol):
         ...
 
 
+class Tickets(Protocol):
+    """What tickets stand for, under names that do not give the tickets away. All calls may raise BusUnavailable."""
+
+    async def keep(self, name: str, value: bytes, ttl_s: float) -> None:
+        """Keep the value for `ttl_s` seconds."""
+        ...
+
+    async def take(self, name: str) -> bytes | None:
+        """Give the value and forget it: of all who ask, on all replicas, one gets it. None if there is none."""
+        ...
+
+
 class Subscriptions(Protocol):
     """The bus, as far as one can listen with it: there is nothing here to publish with."""
 

@@ -20,14 +20,16 @@ from app.errors import (
     BadUserId,
     BusUnavailable,
     ConnectionLimit,
+    ErrorCode,
     HeliographError,
     InvalidToken,
+    KeysUnavailable,
 )
 from app.hub.connection import Connection
 from app.hub.frames import Encoding
 from app.hub.outbox import Outbox, Turn
 from app.protocol.codes import CloseCode
-from app.protocol.events import Ack, Emitted, History, Message, Presence, Published, Unsubscribed
+from app.protocol.events import Ack, Emitted, History, Message, Presence, Published, Refreshed, Unsubscribed
 from app.protocol.identity import user_of
 from app.protocol.namespace import Namespaces
 from app.protocol.operations import Operation, Subscribe
@@ -44,13 +46,14 @@ from app.protocol.session import (
     Muster,
     Recall,
     Refuse,
+    Renew,
     Route,
     Session,
     echo,
 )
 from app.settings import Settings
 from app.telemetry import Telemetry
-from app.transports.auth import Authenticator, Credentials
+from app.transports.auth import Authenticator, Credentials, Identity
 
 
 @dataclass(frozen=True)
@@ -151,6 +154,8 @@ class Driver:
                 self.refuse(action)
             case Authenticate():
                 await self._authenticate(action)
+            case Renew():
+                await self._renew(action)
             case Route():
                 await self._route(action)
             case _:
@@ -158,25 +163,47 @@ class Driver:
 
     async def _authenticate(self, action: Authenticate) -> None:
         try:
-            identity = await self._parts.authenticator.identify(Credentials(action.token, action.user))
+            credentials = Credentials(action.token, action.user, action.ticket)
+            identity = await self._parts.authenticator.identify(credentials)
         except InvalidToken as error:
             self._reject(error, CloseCode.INVALID_TOKEN)
+        except (BusUnavailable, KeysUnavailable) as error:
+            self._reject(error, CloseCode.TRY_AGAIN_LATER)
         except BadUserId as error:
             self._reject(error, CloseCode.BAD_REQUEST)
         else:
             if self._only_user not in (None, identity.user):
                 self.connection.close(CloseCode.NOT_ALLOWED, "the token is for another user than the URL")
                 raise Disconnected
-            await self._register(identity.user)
-            if identity.expires_at is not None:
-                self._expire_in(identity.expires_at - time.time())
+            await self._register(identity)
+            self._expire_at(identity.expires_at)
 
-    async def _register(self, user: str) -> None:
+    async def _renew(self, action: Renew) -> None:
+        """A new token takes the old one's place. One that is no good changes nothing: the old one runs on."""
+        try:
+            identity = await self._parts.authenticator.identify(Credentials(action.token))
+        except (InvalidToken, KeysUnavailable) as error:
+            self.refuse(Refuse(error.code, f"not refreshed: {error}", action.request_id))
+            return
+        if identity.user != self._session.user:
+            text = "not refreshed: the token is another user's"
+            self.refuse(Refuse(ErrorCode.NOT_ALLOWED, text, action.request_id))
+            return
+        self._expire_at(identity.expires_at)
+        lost, granted = self._session.renewed(identity.channels)
+        expires_in = None if identity.expires_at is None else max(0, int(identity.expires_at - time.time()))
+        self._parts.manager.tell(self.connection, Refreshed(expires_in=expires_in, id=echo(action.request_id)))
+        for channel in lost:
+            await self._act(Leave(channel, Unsubscribed(channel=channel)))
+        for each in granted:
+            await self._act(each)
+
+    async def _register(self, identity: Identity) -> None:
         """Make the connection known, then tell the client: from here on it misses nothing."""
         if self._parts.node.draining:
             self.connection.close(CloseCode.SHUTDOWN, "this replica is shutting down")
             raise Disconnected
-        self.connection.user = user
+        self.connection.user = identity.user
         self.connection.outbox.hold()
         try:
             await self._parts.manager.connect(self.connection)
@@ -185,7 +212,7 @@ class Driver:
             self.connection.close(CloseCode.CONNECTION_LIMIT, str(error))
             raise Disconnected from None
         self.registered = True
-        own, *others = self._session.identified(user)
+        own, *others = self._session.identified(identity.user, identity.channels)
         if own.since is None and not own.replay:
             cursor = await self._parts.manager.listen(self.connection, own.channel)
             self.connection.open(self._session.greeting(cursor))
@@ -197,6 +224,8 @@ class Driver:
             await self._join(join)
         for channel in self._channels:
             await self._act(self._session.receive(Subscribe(channel)))
+        for each in self._session.granted():
+            await self._act(each)
 
     async def _join(self, action: Join) -> None:
         try:
@@ -289,7 +318,12 @@ class Driver:
         """The client is nobody: say why, and close."""
         self.refuse(Refuse(error.code, str(error), close=close))
 
-    def _expire_in(self, delay_s: float) -> None:
-        self._expiry = asyncio.get_running_loop().call_later(
-            delay_s, self.connection.close, CloseCode.EXPIRED, "the token has expired"
-        )
+    def _expire_at(self, when: float | None) -> None:
+        """Close the connection then (seconds since the epoch; None: never)."""
+        if self._expiry is not None:
+            self._expiry.cancel()
+            self._expiry = None
+        if when is not None:
+            self._expiry = asyncio.get_running_loop().call_later(
+                when - time.time(), self.connection.close, CloseCode.EXPIRED, "the token has expired"
+            )

@@ -11,7 +11,7 @@ from urllib.parse import parse_qsl, unquote_to_bytes
 from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
 
-from app.errors import BadFrame, ErrorCode
+from app.errors import BadFrame, ErrorCode, InvalidToken
 from app.hub.frames import Encoding, Sink, text_frame
 from app.hub.outbox import Outbox
 from app.protocol.codes import CloseCode
@@ -19,7 +19,7 @@ from app.protocol.operations import Connect
 from app.protocol.session import Refuse
 from app.protocol.token_bucket import TokenBucket
 from app.transports.asgi_sink import AsgiSink
-from app.transports.auth import OriginPolicy
+from app.transports.auth import OriginPolicy, credentials_of
 from app.transports.driver import Disconnected, Driver, Parts
 
 logger = logging.getLogger("heliograph.websocket")
@@ -104,7 +104,7 @@ class _Socket:
 
     async def run(self) -> None:
         try:
-            if (connect := self._connect_from_url()) is not None:
+            if (connect := self._connect_at_once()) is not None:
                 await self._driver.receive(connect)
             async for text in self._texts():
                 await self._handle(text)
@@ -116,16 +116,29 @@ class _Socket:
         finally:
             self._driver.end()
 
-    def _connect_from_url(self) -> Connect | None:
-        """In open mode the URL may say who comes, instead of a first frame."""
-        if self._parts.authenticator.mode != "open":
+    def _connect_at_once(self) -> Connect | None:
+        """The handshake may say who comes, instead of a first frame.
+
+        Raises:
+            Disconnected: it says so in a way that is refused.
+        """
+        try:
+            credentials = credentials_of(self._scope, self._query)
+        except InvalidToken as error:
+            self._driver.refuse(Refuse(error.code, str(error), close=CloseCode.INVALID_TOKEN))
+            raise
+        user = None
+        if self._parts.authenticator.mode == "open":
+            user = credentials.user if (named := self._user_in_path()) is None else named
+        if user is credentials.token is credentials.ticket is None:
             return None
-        user = self._user_in_path()
-        if user is None:
-            user = self._query.get("user")
-        if user is None:
-            return None
-        return Connect(user=user, cursor=self._query.get("cursor"), replay="replay" in self._query)
+        return Connect(
+            token=credentials.token,
+            user=user,
+            ticket=credentials.ticket,
+            cursor=self._query.get("cursor"),
+            replay="replay" in self._query,
+        )
 
     def _user_in_path(self) -> str | None:
         """The user of `/ws/users/…`, bytes that are no UTF-8 as lone surrogates: the server replaces them."""
