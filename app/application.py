@@ -38,6 +38,7 @@ from app.protocol.namespace import Namespaces
 from app.protocol.plain import PlainCodec
 from app.settings import Settings
 from app.telemetry import Telemetry
+from app.transports.addresses import Addresses
 from app.transports.auth import Authenticator
 from app.transports.console import console_routes, static_routes
 from app.transports.driver import Parts
@@ -139,6 +140,7 @@ def build_replica(settings: Settings, name: str = "replica-1", bus: PubSubManage
         manager=manager,
         node=node,
         authenticator=authenticator,
+        addresses=Addresses(settings.limits.connections_per_address),
         settings=settings,
         telemetry=telemetry,
         namespaces=namespaces,

@@ -10,7 +10,6 @@ import uvicorn
 from starlette.types import ASGIApp
 from uvicorn._types import ASGISendEvent
 from uvicorn.config import LoopFactoryType
-from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.http11 import Request
 
 from app.application import Replica, build_replica
@@ -18,6 +17,7 @@ from app.cluster.pubsub_manager import get_pubsub_manager
 from app.hub.outbox import Outbox
 from app.protocol.codes import CloseCode
 from app.settings import Settings
+from app.transports.fair_websocket import FairWebSocket
 from app.transports.websocket import SINK_EXTENSION
 
 logger = logging.getLogger("heliograph.server")
@@ -28,7 +28,7 @@ DISCARD_S = 1.0  # how long what a peer still sends is read and thrown away afte
 STOP_TIMEOUT_S = 3  # what uvicorn may take after the drain
 
 
-class FrameWebSocket(WebSocketsSansIOProtocol):
+class FrameWebSocket(FairWebSocket):
     """uvicorn's WebSocket protocol, which also lets the application write frames that are ready to go.
 
     It offers itself in the ASGI scope as a `ServerSink`. Handshake, reading, fragments, ping, pong and the closing
@@ -82,7 +82,7 @@ class FrameWebSocket(WebSocketsSansIOProtocol):
         self.close_sent = True
         if self.read_paused:
             self.read_paused = False
-            self.transport.resume_reading()
+            self.resume_parsing()
         self.close_timer = self.loop.call_later(timeout_s, self.transport.abort)
 
     def connection_lost(self, exc: Exception | None) -> None:

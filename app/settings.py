@@ -158,8 +158,12 @@ class LimitSettings(_Group):
     depth: int = Field(default=32, ge=1, le=512, description="how deep arrays and objects may nest in data")
     outbox_bytes: int = Field(default=1_048_576, ge=65_536, description="what may wait for a client; more is slow")
     messages_per_second: float = Field(default=100, ge=0, description="operations of one connection (0: no limit)")
+    refusals: int = Field(default=1000, ge=1, description="operations over that rate that get an answer; more closes")
     connections: int = Field(default=20_000, ge=1, description="connections of one replica")
     connections_per_user: int = Field(default=20, ge=0, description="over all replicas (0: no limit)")
+    connections_per_address: int = Field(
+        default=0, ge=0, description="on one replica (0: no limit); nginx has its own"
+    )
     channels_per_connection: int = Field(default=100, ge=1, description="channels that one connection may be on")
     connect_timeout_s: float = Field(default=5.0, gt=0, description="until the first frame must have come")
 

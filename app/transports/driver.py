@@ -53,6 +53,7 @@ from app.protocol.session import (
 )
 from app.settings import Settings
 from app.telemetry import Telemetry
+from app.transports.addresses import Addresses
 from app.transports.auth import Authenticator, Credentials, Identity
 
 
@@ -63,6 +64,7 @@ class Parts:
     manager: ConnectionManager
     node: Node
     authenticator: Authenticator
+    addresses: Addresses
     settings: Settings
     telemetry: Telemetry
     namespaces: Namespaces

@@ -59,9 +59,14 @@ class WebSocketDoor:
             await _deny(scope, send, 503, "this replica is shutting down; try again")
         elif not self.origins.admits(Headers(scope=scope)):
             await _deny(scope, send, 403, "pages of this origin may not connect (HELIOGRAPH_ALLOWED_ORIGINS)")
+        elif not self.parts.addresses.enter(scope):
+            await _deny(scope, send, 429, self.parts.addresses.refusal)
         else:
-            await send({"type": "websocket.accept"})
-            await self._serve(scope, receive, send)
+            try:
+                await send({"type": "websocket.accept"})
+                await self._serve(scope, receive, send)
+            finally:
+                self.parts.addresses.leave(scope)
             return
         self.parts.telemetry.connections_refused += 1
 
@@ -100,7 +105,9 @@ class _Socket:
         )
         limits = self._parts.settings.limits
         self._connect_by = asyncio.get_running_loop().time() + limits.connect_timeout_s
-        self._bucket = TokenBucket(limits.messages_per_second, time.monotonic())
+        now = time.monotonic()
+        self._bucket = TokenBucket(limits.messages_per_second, now)
+        self._patience = TokenBucket(limits.messages_per_second, now, limits.refusals)
 
     async def run(self) -> None:
         try:
@@ -173,10 +180,8 @@ class _Socket:
     async def _handle(self, text: str) -> None:
         """One frame of the client."""
         self._parts.telemetry.messages_in += 1
-        if not self._bucket.take(time.monotonic()):
-            rate = self._parts.settings.limits.messages_per_second
-            refusal = f"more than {rate:g} frames a second; this one is dropped"
-            self._driver.refuse(Refuse(ErrorCode.RATE_LIMITED, refusal, self._parts.codec.request_id(text)))
+        if not self._bucket.take(now := time.monotonic()):
+            self._refuse_one_too_many(text, now)
             return
         try:
             operation = self._parts.codec.decode(text)
@@ -185,6 +190,17 @@ class _Socket:
             self._driver.refuse(Refuse(error.code, str(error), error.request_id))
         else:
             await self._driver.receive(operation)
+
+    def _refuse_one_too_many(self, text: str, now: float) -> None:
+        """A frame over the rate is answered and dropped. Answers cost too: who goes on regardless is closed."""
+        limits = self._parts.settings.limits
+        if not self._patience.take(now):
+            refusal = (
+                f"{limits.refusals} frames over the rate of {limits.messages_per_second:g} a second were refused"
+            )
+            self._driver.refuse(Refuse(ErrorCode.RATE_LIMITED, refusal, close=CloseCode.TOO_MANY_ERRORS))
+        refusal = f"more than {limits.messages_per_second:g} frames a second; this one is dropped"
+        self._driver.refuse(Refuse(ErrorCode.RATE_LIMITED, refusal, self._parts.codec.request_id(text)))
 
 
 async def _deny(scope: Scope, send: Send, status: int, reason: str) -> None:
