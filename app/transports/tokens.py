@@ -62,16 +62,16 @@ class TokenReader:
     async def _candidates(self, header: dict[str, Any]) -> list[tuple[Any, str]]:
         """The keys that the token may be signed with, and its algorithm: one that is the key's own to choose."""
         algorithm, kid = header.get("alg"), header.get("kid")
-        if not isinstance(kid, str | None):
-            raise InvalidToken("the token is not valid: its 'kid' is no string")
+        if not isinstance(kid, str | None) or not isinstance(algorithm, str):
+            raise InvalidToken("the token is not valid: its 'alg' and 'kid' are strings")
         keys = await self._keys.find(kid)
         if not keys:
             raise InvalidToken(f"the token is signed with a key that is not known here (kid {str(kid)[:SHOWN]!r})")
-        found = [(key.material, str(algorithm)) for key in keys if algorithm in key.algorithms]
+        found = [(key.material, algorithm) for key in keys if algorithm in key.algorithms]
         if not found:
             accepted = ", ".join(sorted(set().union(*(key.algorithms for key in keys))))
-            claimed = str(algorithm)[:SHOWN]
-            raise InvalidToken(f"the token's algorithm is {claimed!r}; with the key that is set it can be {accepted}")
+            claimed = repr(algorithm[:SHOWN])
+            raise InvalidToken(f"the token's algorithm is {claimed}; with the key that is set it can be {accepted}")
         return found
 
     def _claims(self, token: str, candidates: list[tuple[Any, str]]) -> dict[str, Any]:
