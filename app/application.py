@@ -39,10 +39,14 @@ from app.protocol.plain import PlainCodec
 from app.settings import Settings
 from app.telemetry import Telemetry
 from app.transports.addresses import Addresses
-from app.transports.auth import Authenticator
+from app.transports.auth import Authenticator, OriginPolicy
 from app.transports.console import console_routes, static_routes
 from app.transports.driver import Parts
 from app.transports.health import health_routes
+from app.transports.http import ReadingDoor
+from app.transports.polling import PollDoor
+from app.transports.runs import RunDoor
+from app.transports.sse import SseDoor
 from app.transports.tickets import TicketDoor
 from app.transports.websocket import CHANNEL_KINDS, WebSocketDoor
 
@@ -148,12 +152,17 @@ def build_replica(settings: Settings, name: str = "replica-1", bus: PubSubManage
         turn=Turn(lambda callback: asyncio.get_running_loop().call_soon(callback)),
     )
     door = WebSocketDoor.build(parts)
+    origins = OriginPolicy(settings.allowed_origins)
+    polls = PollDoor(parts)
     routes: list[BaseRoute] = [
         WebSocketRoute("/ws", door),
         WebSocketRoute("/ws/users/{user:path}", door),
         *(WebSocketRoute(f"/ws/{kind}/{{{kind}:path}}", door) for kind in CHANNEL_KINDS),
-        Route("/api/ticket", TicketDoor(authenticator, door.origins).serve, methods=["POST"]),
+        Route("/api/ticket", TicketDoor(authenticator, origins).serve, methods=["POST"]),
         *health_routes(node, bus, hub, telemetry),
+        Route("/sse", ReadingDoor(origins, parts.addresses, SseDoor.build(parts).serve)),
+        Route("/api/poll", ReadingDoor(origins, parts.addresses, polls.serve)),
+        Route("/api/runs/{run_id:path}", ReadingDoor(origins, parts.addresses, RunDoor(parts).serve)),
     ]
     routes += static_routes()
     if settings.console_enabled:
@@ -165,6 +174,7 @@ def build_replica(settings: Settings, name: str = "replica-1", bus: PubSubManage
         try:
             yield
         finally:
+            await polls.stop()
             await authenticator.stop()
             await node.stop()
             if durable is not None:

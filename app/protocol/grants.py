@@ -1,7 +1,6 @@
 """What a token gives its bearer beyond what a channel's namespace gives to everybody. It gives, and never takes."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 
 from app.errors import BadChannel, InvalidToken
@@ -20,19 +19,20 @@ _READ = frozenset({Right.SUBSCRIBE})
 
 @dataclass(frozen=True, slots=True)
 class Grants:
-    """The rights on channels by name, and by how names begin. `at_once`: what is subscribed to without asking."""
+    """Rights on channels. `at_once`: what is subscribed to without asking. A rule that ends in `*` is a beginning."""
 
     at_once: tuple[str, ...] = ()
-    names: Mapping[str, frozenset[Right]] = field(default_factory=dict)
-    prefixes: Mapping[str, frozenset[Right]] = field(default_factory=dict)
+    rules: tuple[tuple[str, frozenset[Right]], ...] = ()
 
     def allow(self, right: Right, channel: str) -> bool:
         """Whether the token gives this right. A personal channel is its user's, and no token's to give."""
         if user_of(channel) is not None:
             return False
-        if right in self.names.get(channel, ()):
-            return True
-        return any(channel.startswith(prefix) and right in rights for prefix, rights in self.prefixes.items())
+        return any(right in rights and _matches(pattern, channel) for pattern, rights in self.rules)
+
+
+def _matches(pattern: str, channel: str) -> bool:
+    return channel.startswith(pattern[:-1]) if pattern.endswith("*") else channel == pattern
 
 
 NO_GRANTS = Grants()
@@ -49,17 +49,12 @@ def read_grants(claim: object) -> Grants:
         InvalidToken: it is neither of the two.
     """
     if isinstance(claim, list):
-        rules = [(_pattern(name), _READ) for name in claim]
-        return _grants(rules, tuple(dict.fromkeys(name for name, _ in rules if not name.endswith("*"))))
+        names = tuple(dict.fromkeys(map(_pattern, claim)))
+        at_once = tuple(name for name in names if not name.endswith("*"))
+        return Grants(at_once, tuple((name, _READ) for name in names))
     if isinstance(claim, dict):
-        return _grants([(_pattern(name), _rights(name, rights)) for name, rights in claim.items()])
+        return Grants(rules=tuple((_pattern(name), _rights(name, rights)) for name, rights in claim.items()))
     raise InvalidToken("the token's 'channels' is a list of channels, or an object of channels and rights")
-
-
-def _grants(rules: list[tuple[str, frozenset[Right]]], at_once: tuple[str, ...] = ()) -> Grants:
-    names = {name: rights for name, rights in rules if not name.endswith("*")}
-    prefixes = {name[:-1]: rights for name, rights in rules if name.endswith("*")}
-    return Grants(at_once, names, prefixes)
 
 
 def _pattern(name: object) -> str:

@@ -174,36 +174,42 @@ class Session:
         except (BadChannel, BadCursor) as error:
             return Refuse(error.code, str(error), operation.id)
 
-    def identified(self, user: str, grants: Grants = NO_GRANTS) -> list[Join]:
-        """The client is `user`; returns what it listens to at once: its own channel, then those of its cursor."""
+    def identified(
+        self, user: str, channels: Iterable[str] = (), grants: Grants = NO_GRANTS, *, only_these: bool = False
+    ) -> tuple[Join, list[Join | Refuse]]:
+        """The client is `user`; returns how it comes to its own channel, and to the others it listens to at once.
+
+        Those are the ones that its cursor names (as far as they are its to read), `channels`, and what its token
+        subscribes it to; or, `only_these`, all but the first.
+        """
         self.user = user
         self._grants = grants
         self._state = _State.CONNECTED
         own = personal_channel(user)
+        named = dict.fromkeys([*channels, *grants.at_once])
         positions = parse_cursor(self._connect.cursor or "")
-        joins = [Join(own, positions.pop(own, None), self._connect.replay)]
-        for channel, position in positions.items():
-            action = self._subscribe(Subscribe(channel), position)
-            if isinstance(action, Join):
-                joins.append(action)
-        return joins
-
-    def granted(self) -> list[Join | Refuse]:
-        """What the token subscribes the client to at once, beside what it listens to already."""
-        return self._grant(self._grants.at_once)
+        wanted = named if only_these else {**dict.fromkeys(positions), **named}
+        others = []
+        for channel in wanted:
+            if channel != own:
+                try:
+                    action = self._subscribe(Subscribe(channel), positions.get(channel))
+                except BadChannel as error:
+                    action = Refuse(error.code, str(error))
+                if isinstance(action, Join) or channel in named:
+                    others.append(action)
+        return Join(own, positions.get(own), self._connect.replay), others
 
     def renewed(self, grants: Grants) -> tuple[list[str], list[Join | Refuse]]:
         """Another token counts from now on: the channels that are to be left, and those that it brings."""
         before, self._grants = self._grants, grants
         lost = [channel for channel in self._channels if not self._may_read(channel)]
         self._channels.difference_update(lost)
-        return lost, self._grant([channel for channel in grants.at_once if channel not in before.at_once])
-
-    def _grant(self, channels: Iterable[str]) -> list[Join | Refuse]:
-        return [self._subscribe(Subscribe(channel), None) for channel in channels if channel not in self._channels]
+        new = [each for each in grants.at_once if each not in before.at_once and each not in self._channels]
+        return lost, [self._subscribe(Subscribe(channel), None) for channel in new]
 
     def greeting(self, cursor: str) -> Connected:
-        """What opens the conversation. `cursor`: where the user's own channel stands."""
+        """What opens the conversation. `cursor`: where the client stands, in all channels of which that is known."""
         return Connected(
             user=self.user or "",
             session=self.id,

@@ -28,27 +28,26 @@ class Addresses:
             "close one, or try again later"
         )
 
-    def enter(self, scope: Scope) -> bool:
-        """One connection more, unless that would be too many. Whoever enters must `leave`."""
+    def enter(self, scope: Scope) -> str | None:
+        """One connection more: the address to `leave` with; None if that would be too many."""
         if self._limit == 0:
-            return True
-        name = _name(scope)
-        if self._connections[name] >= self._limit:
-            return False
-        self._connections[name] += 1
-        return True
+            return ""
+        address = _address(scope)
+        if self._connections[address] >= self._limit:
+            return None
+        self._connections[address] += 1
+        return address
 
-    def leave(self, scope: Scope) -> None:
+    def leave(self, address: str) -> None:
         """One connection fewer."""
         if self._limit == 0:
             return
-        name = _name(scope)
-        self._connections[name] -= 1
-        if self._connections[name] <= 0:
-            del self._connections[name]
+        self._connections[address] -= 1
+        if self._connections[address] <= 0:
+            del self._connections[address]
 
 
-def _name(scope: Scope) -> str:
+def _address(scope: Scope) -> str:
     """What counts as one address. Clients of a Unix socket are one."""
     host = (scope.get("client") or ("",))[0]
     try:

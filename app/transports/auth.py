@@ -120,6 +120,10 @@ class OriginPolicy:
     def __init__(self, allowed: tuple[str, ...]) -> None:
         self._allowed = frozenset(allowed)
 
+    def allows(self, origin: str | None) -> bool:
+        """Whether this is one of the origins that may read from elsewhere."""
+        return origin in self._allowed
+
     def admits(self, headers: Headers) -> bool:
         origins = headers.getlist("origin")
         if not origins:

@@ -7,9 +7,9 @@ which decides, and carries out what it says. It decides nothing itself, and know
 import asyncio
 import time
 import uuid
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import assert_never
+from collections.abc import Coroutine, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NoReturn, assert_never
 
 from msgspec import UNSET
 
@@ -32,7 +32,7 @@ from app.protocol.codes import CloseCode
 from app.protocol.events import Ack, Emitted, History, Message, Presence, Published, Refreshed, Unsubscribed
 from app.protocol.identity import user_of
 from app.protocol.namespace import Namespaces
-from app.protocol.operations import Operation, Subscribe
+from app.protocol.operations import Connect, Operation
 from app.protocol.plain import PlainCodec
 from app.protocol.position import format_cursor
 from app.protocol.session import (
@@ -56,6 +56,8 @@ from app.telemetry import Telemetry
 from app.transports.addresses import Addresses
 from app.transports.auth import Authenticator, Credentials, Identity
 
+_OTHER_USER = "the token is for another user than the URL"
+
 
 @dataclass(frozen=True)
 class Parts:
@@ -73,7 +75,11 @@ class Parts:
 
 
 class Disconnected(Exception):
-    """The connection is over: whoever drives it has nothing more to do."""
+    """The connection is over, and why: whoever drives it has nothing more to do."""
+
+    def __init__(self, code: ErrorCode, message: str) -> None:
+        super().__init__(message)
+        self.code = code
 
 
 class Driver:
@@ -109,13 +115,43 @@ class Driver:
         self.registered = False  # the client is known, here and in the directory
         self._expiry: asyncio.TimerHandle | None = None
 
-    async def receive(self, operation: Operation) -> None:
-        """Carry out one operation of the client.
+    async def enter(self, connect: Connect, identity: Identity) -> Sequence[Join]:
+        """Let in a client that has proved who it is, and that says with one request all that it will ever say.
+
+        It hears of its own channel, of `channels` and of no other. Each channel that is returned is still to be
+        joined (`join`).
 
         Raises:
-            Disconnected: the connection was closed for it.
+            Disconnected: it is not let in, or one of the channels is not its to listen to.
         """
-        await self._act(self._session.receive(operation))
+        action = self._session.receive(connect)
+        if isinstance(action, Refuse):
+            self.refuse(action)
+        joins = []
+        for channel in await self._register(identity, one_request=True):
+            assert isinstance(channel, Join)  # noqa: S101 - what is refused refuses the client
+            joins.append(channel)
+        return joins
+
+    async def join(self, action: Join) -> None:
+        """Subscribe to one of the channels that `enter` has returned.
+
+        Raises:
+            BusUnavailable: not now; it can be tried again.
+        """
+        joined = await self._parts.manager.subscribe(
+            self.connection, action.channel, action.since, replay=action.replay, request_id=action.request_id
+        )
+        if not joined:
+            self._parts.manager.tell(self.connection, Unsubscribed(channel=action.channel))
+
+    def begin(self, operation: Operation) -> Coroutine[Any, Any, None] | None:
+        """Carry out one operation of the client; what takes its time is returned, to be awaited before the next.
+
+        Raises:
+            Disconnected: the connection was closed for it. The coroutine may raise that too.
+        """
+        return self._act(self._session.receive(operation))
 
     def refuse(self, refusal: Refuse) -> None:
         """Tell the client what was wrong.
@@ -126,7 +162,17 @@ class Driver:
         self._parts.manager.send_error(self.connection, refusal.code, refusal.message, refusal.request_id)
         if refusal.close is not None:
             self.connection.close(refusal.close, refusal.message)
-            raise Disconnected
+            raise Disconnected(refusal.code, refusal.message)
+
+    def expire_at(self, when: float | None) -> None:
+        """Close the connection then (seconds since the epoch; None: never)."""
+        if self._expiry is not None:
+            self._expiry.cancel()
+            self._expiry = None
+        if when is not None:
+            self._expiry = asyncio.get_running_loop().call_later(
+                when - time.time(), self.connection.close, CloseCode.EXPIRED, "the token has expired"
+            )
 
     def end(self) -> None:
         """Forget the connection. May be called more than once."""
@@ -135,33 +181,34 @@ class Driver:
         if self.registered:
             self._parts.manager.disconnect(self.connection)
 
-    async def _act(self, action: Action) -> None:
+    def _act(self, action: Action) -> Coroutine[Any, Any, None] | None:
         match action:
             case Answer(event):
                 self._parts.manager.tell(self.connection, event)
             case Leave(channel, answer):
                 self._parts.manager.unsubscribe(self.connection, channel)
                 self._parts.manager.tell(self.connection, answer)
-            case Join():
-                await self._join(action)
-            case Announce():
-                await self._announce(action)
-            case Recall():
-                await self._recall(action)
-            case HandOver():
-                await self._hand_over(action)
-            case Muster():
-                await self._muster(action)
             case Refuse():
                 self.refuse(action)
+            case Join():
+                return self._join(action)
+            case Announce():
+                return self._announce(action)
+            case Recall():
+                return self._recall(action)
+            case HandOver():
+                return self._hand_over(action)
+            case Muster():
+                return self._muster(action)
             case Authenticate():
-                await self._authenticate(action)
+                return self._authenticate(action)
             case Renew():
-                await self._renew(action)
+                return self._renew(action)
             case Route():
-                await self._route(action)
+                return self._route(action)
             case _:
                 assert_never(action)
+        return None
 
     async def _authenticate(self, action: Authenticate) -> None:
         try:
@@ -175,10 +222,8 @@ class Driver:
             self._reject(error, CloseCode.BAD_REQUEST)
         else:
             if self._only_user not in (None, identity.user):
-                self.connection.close(CloseCode.NOT_ALLOWED, "the token is for another user than the URL")
-                raise Disconnected
-            await self._register(identity)
-            self._expire_at(identity.expires_at)
+                self._turn_away(CloseCode.NOT_ALLOWED, ErrorCode.NOT_ALLOWED, _OTHER_USER)
+            await self._act_all(await self._register(identity))
 
     async def _renew(self, action: Renew) -> None:
         """A new token takes the old one's place. One that is no good changes nothing: the old one runs on."""
@@ -191,55 +236,52 @@ class Driver:
             text = "not refreshed: the token is another user's"
             self.refuse(Refuse(ErrorCode.NOT_ALLOWED, text, action.request_id))
             return
-        self._expire_at(identity.expires_at)
+        self.expire_at(identity.expires_at)
         lost, granted = self._session.renewed(identity.channels)
         expires_in = None if identity.expires_at is None else max(0, int(identity.expires_at - time.time()))
         self._parts.manager.tell(self.connection, Refreshed(expires_in=expires_in, id=echo(action.request_id)))
-        for channel in lost:
-            await self._act(Leave(channel, Unsubscribed(channel=channel)))
-        for each in granted:
-            await self._act(each)
+        await self._act_all([Leave(channel, Unsubscribed(channel=channel)) for channel in lost])
+        await self._act_all(granted)
 
-    async def _register(self, identity: Identity) -> None:
-        """Make the connection known, then tell the client: from here on it misses nothing."""
+    async def _act_all(self, actions: Iterable[Action]) -> None:
+        for action in actions:
+            if (work := self._act(action)) is not None:
+                await work
+
+    async def _register(self, identity: Identity, *, one_request: bool = False) -> list[Join | Refuse]:
+        """Make the connection known, then tell the client: from here on it misses nothing.
+
+        Returns what is still to be done about the channels that it asked for.
+        """
         if self._parts.node.draining:
-            self.connection.close(CloseCode.SHUTDOWN, "this replica is shutting down")
-            raise Disconnected
+            self._turn_away(CloseCode.SHUTDOWN, ErrorCode.UNAVAILABLE, "this replica is shutting down")
+        own, others = self._session.identified(
+            identity.user, self._channels, identity.channels, only_these=one_request
+        )
+        refusal = next((each for each in others if isinstance(each, Refuse)), None)
+        if one_request and refusal is not None:
+            self.refuse(replace(refusal, close=CloseCode.BAD_REQUEST))
         self.connection.user = identity.user
         self.connection.outbox.hold()
         try:
             await self._parts.manager.connect(self.connection)
         except ConnectionLimit as error:
             self._parts.telemetry.connections_refused += 1
-            self.connection.close(CloseCode.CONNECTION_LIMIT, str(error))
-            raise Disconnected from None
+            self._turn_away(CloseCode.CONNECTION_LIMIT, error.code, str(error))
         self.registered = True
-        own, *others = self._session.identified(identity.user, identity.channels)
+        self.expire_at(identity.expires_at)
+        cursor = ""
         if own.since is None and not own.replay:
             cursor = await self._parts.manager.listen(self.connection, own.channel)
-            self.connection.open(self._session.greeting(cursor))
         else:
-            cursor = "" if own.since is None else format_cursor({own.channel: own.since})
-            self.connection.open(self._session.greeting(cursor))
             others.insert(0, own)
-        for join in others:
-            await self._join(join)
-        for channel in self._channels:
-            await self._act(self._session.receive(Subscribe(channel)))
-        for each in self._session.granted():
-            await self._act(each)
+        known = {each.channel: each.since for each in others if isinstance(each, Join) and each.since is not None}
+        self.connection.open(self._session.greeting("&".join(filter(None, (cursor, format_cursor(known))))))
+        return others
 
     async def _join(self, action: Join) -> None:
         try:
-            joined = await self._parts.manager.subscribe(
-                self.connection,
-                action.channel,
-                action.since,
-                replay=action.replay,
-                request_id=action.request_id,
-            )
-            if not joined:
-                self._parts.manager.tell(self.connection, Unsubscribed(channel=action.channel))
+            await self.join(action)
         except BusUnavailable as error:
             if user_of(action.channel) is not None:
                 # Its own channel it cannot do without: it listens, and is told later where that has begun.
@@ -249,7 +291,7 @@ class Driver:
             self.refuse(Refuse(error.code, text, action.request_id))
 
     def _expel(self, channel: str) -> None:
-        """The server takes the client off a channel. While it is still being subscribed, `_join` tells it."""
+        """The server takes the client off a channel. While it is still being subscribed, `join` tells it."""
         is_on = channel in self.connection.channels
         if self._session.expelled(channel):
             self._parts.manager.unsubscribe(self.connection, channel)
@@ -320,12 +362,7 @@ class Driver:
         """The client is nobody: say why, and close."""
         self.refuse(Refuse(error.code, str(error), close=close))
 
-    def _expire_at(self, when: float | None) -> None:
-        """Close the connection then (seconds since the epoch; None: never)."""
-        if self._expiry is not None:
-            self._expiry.cancel()
-            self._expiry = None
-        if when is not None:
-            self._expiry = asyncio.get_running_loop().call_later(
-                when - time.time(), self.connection.close, CloseCode.EXPIRED, "the token has expired"
-            )
+    def _turn_away(self, close: CloseCode, code: ErrorCode, message: str) -> NoReturn:
+        """Close the connection without an error before it."""
+        self.connection.close(close, message)
+        raise Disconnected(code, message)

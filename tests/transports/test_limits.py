@@ -5,10 +5,11 @@ import json
 import time
 from contextlib import AsyncExitStack
 
+import httpx
 import pytest
 
+from app.server.websocket import FAREWELL_BYTES, MOST_PETTY, SMALL_BYTES
 from app.transports.addresses import Addresses
-from app.transports.fair_websocket import FAREWELL_BYTES, MOST_CONTROL_FRAMES, MOST_FRAGMENTS, SLICE_BYTES
 from tests.conftest import StartReplica
 from tests.support.client import Client
 from tests.support.raw_socket import CONTINUATION, PING, PONG, TEXT, RawSocket
@@ -43,21 +44,27 @@ class TestAddresses:
             ("unix:", "unix:", True),
         ):
             addresses = Addresses(1)
-            assert addresses.enter({"client": (one, 1)})
-            assert addresses.enter({"client": (other, 2)}) is not same
+            assert addresses.enter({"client": (one, 1)}) is not None
+            assert (addresses.enter({"client": (other, 2)}) is None) is same
         addresses = Addresses(1)
-        assert addresses.enter({"client": None})
-        assert not addresses.enter({})
+        assert addresses.enter({"client": None}) is not None
+        assert addresses.enter({}) is None
 
     def test_nothing_stays_of_who_left(self) -> None:
         """Fails if memory grows with every address that ever came."""
         addresses = Addresses(2)
-        scope = {"client": ("10.0.0.1", 1)}
-        assert [addresses.enter(scope) for _ in range(3)] == [True, True, False]
-        addresses.leave(scope)
-        assert addresses.enter(scope)
+        entered = [addresses.enter({"client": ("10.0.0.1", port)}) for port in range(3)]
+        assert entered == ["10.0.0.1", "10.0.0.1", None]
         for _ in range(2):
-            addresses.leave(scope)
+            addresses.leave("10.0.0.1")
+        assert not addresses._connections
+
+    def test_without_a_limit_nothing_is_counted(self) -> None:
+        """Fails if a limit that nobody has set costs anything, or refuses."""
+        addresses = Addresses(0)
+        entered = [addresses.enter({"client": ("10.0.0.1", port)}) for port in range(100)]
+        assert None not in entered
+        addresses.leave("")
         assert not addresses._connections
 
     async def test_one_too_many_is_refused_and_may_come_later(self, start_replica: StartReplica) -> None:
@@ -76,6 +83,20 @@ class TestAddresses:
             silent.abort()
             await eventually(lambda: _gets_in(one))
         await eventually(lambda: not _addresses(one))
+
+    async def test_every_door_counts(self, start_replica: StartReplica) -> None:
+        """Fails if a stream or a poll takes no place, can be had beyond the limit, or keeps its place."""
+        one = await start_replica(redis_url=None, limits={"connections_per_address": 1})
+        async with httpx.AsyncClient(base_url=one.url, trust_env=False) as http:
+            async with http.stream("GET", "/sse?user=alice") as stream:
+                assert stream.status_code == 200
+                for path in ("/sse?user=bob", "/api/poll?user=bob", "/api/runs/1"):
+                    refused = await http.get(path)
+                    assert (refused.status_code, refused.json()["error"]["code"]) == (429, "connection_limit")
+                    assert "one address may have 1 connections" in refused.json()["error"]["message"]
+            await eventually(lambda: not _addresses(one))
+            assert (await http.get("/api/poll?user=bob")).status_code == 200
+            assert (await http.get("/api/poll?user=bob")).status_code == 200
 
     async def test_behind_a_trusted_proxy_the_client_counts(self, start_replica: StartReplica) -> None:
         """Fails if everybody behind nginx is one client, or a client may say that it is another."""
@@ -143,28 +164,45 @@ class TestRate:
         """Fails if pings, which are no operations, can be sent without any limit; or some cannot be sent."""
         one = await start_replica(redis_url=None)
         async with RawSocket(one.url, "/ws?user=alice") as raw:
-            await pour(raw, frames(b"", int(MOST_CONTROL_FRAMES) - 10, opcode))
+            await pour(raw, frames(b"", int(MOST_PETTY) - 10, opcode))
             await raw.say({"type": "ping"})
             await raw.next("pong")
             await pour(raw, frames(b"", 20, opcode))
             code, reason = await raw.closed()
-            assert (code, reason) == (3509, "more than 10 control frames a second")
+            assert code == 3509
+            assert reason.startswith("more than 10 control frames")
 
-    async def test_fragments_without_end(self, start_replica: StartReplica) -> None:
-        """Fails if a message of empty fragments, which no size limit ends, grows for ever."""
+    @pytest.mark.parametrize("size", [0, 1, SMALL_BYTES - 1])
+    async def test_small_fragments_without_end(self, start_replica: StartReplica, size: int) -> None:
+        """Fails if a message of empty fragments, which no size limit ends, grows for ever, or one of crumbs costs."""
         one = await start_replica(redis_url=None)
         async with RawSocket(one.url, "/ws?user=alice") as raw:
-            await raw.send(TEXT, b"", fin=False)
-            await pour(raw, bytes([CONTINUATION, 0x80, 0, 0, 0, 0]) * (MOST_FRAGMENTS + 10))
+            await raw.send(TEXT, b"[", fin=False)
+            await pour(raw, _wire(CONTINUATION, b" " * size, fin=False) * 200)
             code, reason = await raw.closed()
-            assert (code, reason) == (3509, "a message may have 1024 fragments")
+            assert code == 3509
+            assert "fragments under 64 bytes" in reason
 
-
-class TestSlices:
-    async def test_what_comes_in_one_read_stays_whole_and_in_order(self, start_replica: StartReplica) -> None:
-        """Fails if a frame that lies across two slices is lost, doubled or broken, or one waits for ever."""
+    async def test_other_fragments_are_only_limited_in_all(self, start_replica: StartReplica) -> None:
+        """Fails if a client whose library cuts what it sends into pieces is closed for that."""
         one = await start_replica(redis_url=None)
-        sizes = [0, 1, 100, SLICE_BYTES - 200, SLICE_BYTES, SLICE_BYTES + 1, 60_000, 3, 20_000] * 6
+        async with RawSocket(one.url, "/ws?user=alice") as raw:
+            await raw.send(TEXT, b'{"type":"ping","id":"x"' + b" " * SMALL_BYTES, fin=False)
+            await pour(raw, _wire(CONTINUATION, b" " * SMALL_BYTES, fin=False) * 900)
+            await raw.send(CONTINUATION, b"}")
+            assert (await raw.next("pong"))["id"] == "x"
+            for _ in range(300):
+                await raw.send(TEXT, b'{"type":"ping"' + b" " * SMALL_BYTES, fin=False)
+                await raw.send(CONTINUATION, b"}")
+            for _ in range(300):
+                await raw.next("pong")
+
+
+class TestManyFramesAtOnce:
+    async def test_what_comes_in_one_read_stays_whole_and_in_order(self, start_replica: StartReplica) -> None:
+        """Fails if a frame that lies across two reads is lost, doubled or broken, or one waits for ever."""
+        one = await start_replica(redis_url=None)
+        sizes = [0, 1, 100, 4000, 60_000, 3, 20_000] * 6
         async with RawSocket(one.url, "/ws?user=alice") as raw:
             wire = b""
             for number, size in enumerate(sizes):
@@ -180,7 +218,7 @@ class TestSlices:
             assert acks == list(range(len(sizes)))
 
     async def test_who_was_closed_and_goes_on_is_not_listened_to(self, start_replica: StartReplica) -> None:
-        """Fails if all that a closed client still sends is parsed, which keeps the others waiting."""
+        """Fails if all that a closed client still sends is read, which keeps the others waiting."""
         one = await start_replica(redis_url=None)
         async with RawSocket(one.url) as raw:
             await raw.say({"type": "send", "to": "bob", "data": 1})
@@ -218,8 +256,9 @@ class TestOthers:
             frames(b"1", 100_000),
             frames(b"[[[[[[[[", 50_000),
             frames(b"", 100_000, PING),
+            bytes([TEXT, 0x81, 0, 0, 0, 0]) + b"[" + bytes([CONTINUATION, 0x81, 0, 0, 0, 0, 32]) * 100_000,
         ],
-        ids=["operations", "nonsense", "nesting", "control frames"],
+        ids=["operations", "nonsense", "nesting", "control frames", "crumbs"],
     )
     async def test_a_flood_does_not_keep_them_waiting(
         self, start_replica: StartReplica, wire: bytes, capsys: pytest.CaptureFixture[str]
