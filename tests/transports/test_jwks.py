@@ -20,8 +20,8 @@ from tests.support.redis_server import free_port
 from tests.support.tokens import token
 from tests.support.waiting import eventually
 
-RSA_TOKEN = token("alice", key=RSA, algorithm="RS256", kid="rsa-1")
-EC_TOKEN = token("bob", key=P256, algorithm="ES256", kid="ec-1")
+RSA_TOKEN = token("alice", key=RSA, algorithm="RS256", kid="rsa-1", expires_in=None)
+EC_TOKEN = token("bob", key=P256, algorithm="ES256", kid="ec-1", expires_in=None)
 MAX_AGE_S = 600
 
 
