@@ -9,6 +9,7 @@ from importlib import metadata
 from app.backends.protocols import ReplicaInfo
 from app.clock import Clock, iso8601
 from app.cluster.channels import Channels
+from app.cluster.commands import Commands
 from app.cluster.directory import Directory
 from app.cluster.presence import Presence
 from app.cluster.pubsub_manager import PubSubManager
@@ -38,6 +39,7 @@ class Node:
         directory: Directory,
         channels: Channels,
         presence: Presence,
+        commands: Commands,
         runs: RunReaper | None,
         pulse: Pulse,
         *,
@@ -52,6 +54,7 @@ class Node:
         self._directory = directory
         self._channels = channels
         self._presence = presence
+        self._commands = commands
         self._runs = runs
         self._pulse = pulse
         self._drain_settings = drain
@@ -92,6 +95,7 @@ class Node:
         await self._directory.start(self.describe)
         self._channels.start()
         self._presence.start()
+        self._commands.start()
         self._pulse.start()
         if self._runs is not None:
             self._runs.start()
@@ -100,6 +104,7 @@ class Node:
         """Leave the cluster: the users first, then the listener, the subscriptions, the connections."""
         await self._channels.stop()
         await self._presence.stop()
+        await self._commands.stop()
         await self._pulse.stop()
         if self._runs is not None:
             await self._runs.stop()

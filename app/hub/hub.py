@@ -48,6 +48,10 @@ class Hub:
         """How many connections the user has here."""
         return len(self._by_user.get(user_id, ()))
 
+    def connections_of(self, user_id: str) -> list[Connection]:
+        """The connections of the user, as they are now."""
+        return list(self._by_user.get(user_id, ()))
+
     def subscribers(self, channel: str) -> Collection[Connection]:
         """The connections that listen to the channel here."""
         return self._by_channel.get(channel, ())

@@ -8,18 +8,23 @@ from uvicorn.config import Config
 from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from uvicorn.server import ServerState
-from websockets.frames import Frame
+from websockets.frames import Frame, Opcode
 from websockets.http11 import Request
 from websockets.protocol import Protocol, Side, State
 
 from app.hub.outbox import Outbox
 from app.protocol.codes import CloseCode
+from app.protocol.token_bucket import TokenBucket
 from app.server.frame_splitter import FrameSplitter
 from app.transports.websocket import SERVER_SOCKET, Receiver
 
 CLOSE_REASON_BYTES = 123  # RFC 6455 section 5.5: a control frame has 125, two of them are the code
 CLOSE_TIMEOUT_S = 5.0  # how long a peer has to answer a close frame before its socket is cut
+FAREWELL_BYTES = 65_536  # what is still read of a client that was closed, for its own close frame
 DISCARD_S = 1.0  # how long what a peer still sends is read and thrown away after it broke the protocol
+PETTY_PER_SECOND = 10.0  # control frames and small fragments, which are no operations and cost as much
+MOST_PETTY = 100.0  # in one go
+SMALL_BYTES = 64
 
 
 class _Nowhere:
@@ -58,7 +63,14 @@ class FrameWebSocket(WebSocketsSansIOProtocol):
     handed to it in the turn of the loop in which it was read: no queue, no task, no `await`. The application may
     return then, so that an idle socket costs little more than itself. Handshake, fragments, ping, pong and the
     closing handshake stay with uvicorn and websockets.
+
+    Who sends without end does not keep the others waiting: control frames and small fragments, which are no
+    operations, are limited here, and a client that was closed is hardly listened to.
     """
+
+    _petty: TokenBucket | None = None  # from the first such frame on
+    _said_after_close = 0  # bytes
+    _is_broken = False  # what comes cannot be understood any more
 
     def __init__(
         self,
@@ -150,15 +162,33 @@ class FrameWebSocket(WebSocketsSansIOProtocol):
     def data_received(self, data: bytes) -> None:
         if self._splitter is None:
             super().data_received(data)
-        else:
+        elif not self.close_sent:
             self._splitter.feed(data)
+        elif not self._is_broken:
+            self._said_after_close += len(data)
+            if self._said_after_close <= FAREWELL_BYTES:
+                self._splitter.feed(data)
+            else:
+                self.transport.pause_reading()  # until it is cut
 
     def _receive_frame(self, frame: bytes) -> None:
         """Anything but a text in one frame."""
+        if self.close_sent and frame[0] & 0x0F != Opcode.CLOSE:
+            return
+        if _is_petty(frame) and not self._may_be_petty():
+            text = f"more than {PETTY_PER_SECOND:g} control frames or fragments under {SMALL_BYTES} bytes a second"
+            self.close(CloseCode.TOO_MANY_ERRORS, text)
+            return
         super().data_received(frame)
         parser = self._parser
         if parser is not None and parser.state is State.OPEN and parser.current_size is None:
             self._parser = None  # at rest between two messages
+
+    def _may_be_petty(self) -> bool:
+        now = self.loop.time()
+        if self._petty is None:
+            self._petty = TokenBucket(PETTY_PER_SECOND, now, MOST_PETTY)
+        return self._petty.take(now)
 
     def send_receive_event_to_app(self) -> None:
         """A message of several frames is complete, or is no text."""
@@ -188,6 +218,7 @@ class FrameWebSocket(WebSocketsSansIOProtocol):
         if self.close_sent or self.conn.close_sent is None:
             return
         # The peer's own close frame cannot be read any more, so there is only the time to go by.
+        self._is_broken = True
         self._await_farewell(DISCARD_S)
         self._end(self.conn.close_sent.code)
 
@@ -232,6 +263,13 @@ class FrameWebSocket(WebSocketsSansIOProtocol):
         receiver, self._receiver = self._receiver, None
         if receiver is not None:
             self.loop.call_soon(receiver.lost, code)
+
+
+def _is_petty(frame: bytes) -> bool:
+    if frame[0] & 0x0F in (Opcode.PING, Opcode.PONG):
+        return True
+    is_last = frame[0] & 0x80
+    return not is_last and len(frame) > 1 and frame[1] & 0x7F < SMALL_BYTES
 
 
 def _ignore(text: str) -> None: ...
