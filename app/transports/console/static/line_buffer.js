@@ -55,7 +55,7 @@ export class LineBuffer {
     if (2 * line.text.length > this.widest) this.widest = Math.max(this.widest, columns(line.text));
     if (this.#matches && this.#lets(line)) this.#matches.push(this.total);
     this.#lines.push(line);
-    if (this.#lines.length >= this.#limit * 1.1) this.#drop(this.#lines.length - this.#limit);
+    if (this.#lines.length >= this.#limit + this.#limit / 10) this.#drop(this.#lines.length - this.#limit);
   }
 
   clear() {

@@ -76,10 +76,10 @@ export class Credentials {
   /**
    * When to renew the token, in milliseconds; null if that is not known or cannot be done.
    *
-   * @param {number} [expiresInS] as the server says
+   * @param {?number} [expiresInS] as the server says, if it does; null: it is good for ever
    */
   renewInMs(expiresInS) {
-    if (!this.#getToken) return null;
+    if (!this.#getToken || expiresInS === null) return null;
     const restMs = expiresInS === undefined ? lifetimeMs(this.#token) : expiresInS * 1000;
     return Number.isFinite(restMs) ? Math.max(0, USED_UP * restMs) : null;
   }

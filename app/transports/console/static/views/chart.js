@@ -95,8 +95,8 @@ export class Chart {
     ]);
     for (let ago = reachMs; ago >= 0; ago -= MINUTE_MS) {
       const words = ago ? `−${ago / MINUTE_MS} min` : "now";
-      const anchor = ago === reachMs ? "start" : ago ? "middle" : "end";
-      if (this.#width > 360 || ago === reachMs || ago === 0) nodes.push(label(this.#x(now - ago), HEIGHT - 4, anchor, words));
+      const anchor = ago ? "middle" : "end";
+      if (this.#width > 330 || ago === reachMs || ago === 0) nodes.push(label(this.#x(now - ago), HEIGHT - 4, anchor, words));
     }
     return nodes;
   }

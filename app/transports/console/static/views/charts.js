@@ -12,8 +12,8 @@ const ms = (value) => `${value < 10 ? Number(value.toFixed(1)) : Math.round(valu
 const FIGURES = [
   { title: "Connections", of: (report) => report.connections, format: count, least: 4 },
   { title: "Users", of: (report) => report.users, format: count, least: 4 },
-  { title: "Messages in, per second", of: (report) => report.messages_per_second?.in, format: count, least: 4 },
-  { title: "Messages out, per second", of: (report) => report.messages_per_second?.out, format: count, least: 4 },
+  { title: "Messages in, per second", of: (report) => report.messages_in_per_second, format: count, least: 4 },
+  { title: "Messages out, per second", of: (report) => report.messages_out_per_second, format: count, least: 4 },
   { title: "Bus lag", of: (report) => report.bus_lag_ms, format: ms, least: 2 },
   { title: "Canary age", of: (report) => report.canary_age_ms, format: ms, least: 1000 },
 ];

@@ -85,6 +85,7 @@ export class ConnectionView {
     replica.textContent = state.replica ?? "–";
     if (state.replica) replica.dataset.hue = hue(state.replica);
     else delete replica.dataset.hue;
+    byId("transport").dataset.transport = state.transport ?? "";
     byId("transport").textContent = state.transport ? `by ${TRANSPORTS[state.transport]}` : "";
 
     // The button that was pressed is hidden now; who uses the keyboard goes on from here. Not from
