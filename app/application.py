@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from starlette.applications import Starlette
-from starlette.routing import BaseRoute, WebSocketRoute
+from starlette.routing import BaseRoute, Route, WebSocketRoute
 
 from app.backends.memory import MemoryDirectory, NoEmissions
 from app.backends.memory_log import MemoryLog
@@ -35,10 +35,14 @@ from app.protocol.namespace import Namespaces
 from app.protocol.plain import PlainCodec
 from app.settings import Settings
 from app.telemetry import Telemetry
-from app.transports.auth import Authenticator
+from app.transports.auth import Authenticator, OriginPolicy
 from app.transports.console import console_routes, static_routes
 from app.transports.driver import Parts
 from app.transports.health import health_routes
+from app.transports.http import ReadingDoor
+from app.transports.polling import PollDoor
+from app.transports.runs import RunDoor
+from app.transports.sse import SseDoor
 from app.transports.websocket import CHANNEL_KINDS, WebSocketDoor
 
 if TYPE_CHECKING:
@@ -133,11 +137,16 @@ def build_replica(settings: Settings, name: str = "replica-1", bus: PubSubManage
         turn=Turn(lambda callback: asyncio.get_running_loop().call_soon(callback)),
     )
     door = WebSocketDoor.build(parts)
+    origins = OriginPolicy(settings.allowed_origins)
+    polls = PollDoor(parts)
     routes: list[BaseRoute] = [
         WebSocketRoute("/ws", door),
         WebSocketRoute("/ws/users/{user:path}", door),
         *(WebSocketRoute(f"/ws/{kind}/{{{kind}:path}}", door) for kind in CHANNEL_KINDS),
         *health_routes(node, bus, hub, telemetry),
+        Route("/sse", ReadingDoor(origins, SseDoor.build(parts).serve)),
+        Route("/api/poll", ReadingDoor(origins, polls.serve)),
+        Route("/api/runs/{run_id:path}", ReadingDoor(origins, RunDoor(parts).serve)),
     ]
     routes += static_routes()
     if settings.console_enabled:
@@ -149,6 +158,7 @@ def build_replica(settings: Settings, name: str = "replica-1", bus: PubSubManage
         try:
             yield
         finally:
+            await polls.stop()
             await node.stop()
             if durable is not None:
                 await durable.aclose()

@@ -15,6 +15,7 @@ class ErrorCode(StrEnum):
     CONNECTION_LIMIT = "connection_limit"
     CHANNEL_LIMIT = "channel_limit"
     NOT_ALLOWED = "not_allowed"
+    NOT_FOUND = "not_found"
     UNAVAILABLE = "unavailable"
     INTERNAL = "internal"
 

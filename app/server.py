@@ -10,6 +10,7 @@ import uvicorn
 from starlette.types import ASGIApp
 from uvicorn._types import ASGISendEvent
 from uvicorn.config import LoopFactoryType
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.http11 import Request
 
@@ -18,6 +19,7 @@ from app.cluster.pubsub_manager import get_pubsub_manager
 from app.hub.outbox import Outbox
 from app.protocol.codes import CloseCode
 from app.settings import Settings
+from app.transports.sse import ABORT_EXTENSION
 from app.transports.websocket import SINK_EXTENSION
 
 logger = logging.getLogger("heliograph.server")
@@ -104,6 +106,14 @@ class FrameWebSocket(WebSocketsSansIOProtocol):
             self._outbox.resume()
 
 
+class AbortableHttp(HttpToolsProtocol):
+    """uvicorn's HTTP protocol, which also lets the application cut off a client that does not read."""
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self.scope["extensions"] = {ABORT_EXTENSION: self.transport.abort}  # type: ignore[dict-item] # not JSON
+
+
 class DrainingServer(uvicorn.Server):
     """The first SIGTERM or SIGINT drains the replica and then stops; the second stops at once."""
 
@@ -149,7 +159,7 @@ def server_config(
         host=host,
         port=port,
         loop=loop,
-        http="httptools",
+        http=AbortableHttp,
         ws=FrameWebSocket,
         ws_max_size=settings.limits.frame_bytes,
         ws_ping_interval=settings.ping.interval_s,

@@ -83,6 +83,11 @@ class PresenceSettings(_Group):
     grace_s: float = Field(default=2.0, ge=0, description="who is back on a channel within this time never left it")
 
 
+class PollSettings(_Group):
+    linger_s: float = Field(default=5.0, ge=0, description="who polls again within this time is still connected")
+    answer_bytes: int = Field(default=262_144, ge=1024, description="events in one answer; the next has the rest")
+
+
 class AuthSettings(_Group):
     mode: Literal["jwt", "open"] = Field(default="jwt", description="open: anyone may be any user; for development")
     secret: SecretStr | None = Field(default=None, description="the HMAC key that signs tokens, 32 bytes or more")
@@ -158,6 +163,7 @@ class Settings(BaseSettings):
     namespaces: dict[str, Namespace] = Field(
         default={}, description="options of namespaces by name, JSON; they replace the built-in ones of that name"
     )
+    poll: PollSettings = PollSettings()
     auth: Annotated[AuthSettings, Field(validate_default=True)] = AuthSettings.model_construct()
     limits: LimitSettings = LimitSettings()
     ping: PingSettings = PingSettings()

@@ -75,6 +75,7 @@ class Channels:
         self._settings = settings
         self._telemetry = telemetry
         self._followed: dict[str, _Followed] = {}
+        self._catching_up: dict[Connection, dict[str, Position]] = {}  # how far those have been told that are joining
         self._openings: list[tuple[Opening, asyncio.Future[Opened]]] = []
         self._opening_due = asyncio.Event()
         self._behind: dict[str, None] = {}  # channels of which something is missing, in order
@@ -129,9 +130,11 @@ class Channels:
             del followed.joining[connection]
             self._idle(followed)
             raise
+        finally:
+            self._catching_up.pop(connection, None)
         del followed.joining[connection]
         for publication in missed:
-            self._hub.tell(connection, self._event(publication))
+            self._hub.tell(connection, *self._event(publication))
         self._attach(connection, channel)
 
     async def listen(self, connection: Connection, channel: str) -> str:
@@ -146,6 +149,14 @@ class Channels:
         except BusUnavailable:
             return ""
         return format_cursor({channel: sequence.position})
+
+    def cursor_of(self, connection: Connection) -> str:
+        """Where the connection stands in all of its channels, after all that it has been told."""
+        followed = {name: self._followed.get(name) for name in connection.channels}
+        positions = {
+            name: each.sequence.position for name, each in followed.items() if each is not None and each.sequence
+        }
+        return format_cursor({**positions, **self._catching_up.get(connection, {})})
 
     def _attach(self, connection: Connection, channel: str) -> None:
         self._hub.subscribe(connection, channel)
@@ -218,7 +229,7 @@ class Channels:
         """A run's viewer gets the latest state, and from that very moment on its progress."""
         opened = await self._open(Opening(channel, with_run=True))
         self._tell_subscribed(connection, channel, opened.position, recovered=True, request_id=request_id)
-        self._hub.tell(connection, _initial_state(opened.run))
+        self._hub.tell(connection, _initial_state(opened.run), format_cursor({channel: opened.position}))
         return opened.position
 
     async def _catch_up(
@@ -277,8 +288,9 @@ class Channels:
         for publication in publications:
             while connection.outbox.waiting_bytes > DRAINED_BYTES:  # noqa: ASYNC110 - the outbox has no events
                 await asyncio.sleep(DRAIN_POLL_S)
-            self._hub.tell(connection, self._event(publication))
+            self._hub.tell(connection, *self._event(publication))
             last = publication.position or last
+            self._catching_up[connection] = {publication.channel: last}
         return last
 
     def _tell_subscribed(
@@ -291,9 +303,11 @@ class Channels:
         request_id: RequestId | None = None,
     ) -> None:
         cursor = format_cursor({channel: position})
-        self._hub.tell(
-            connection, Subscribed(channel=channel, cursor=cursor, recovered=recovered, id=echo(request_id))
-        )
+        # A run's viewer stands there only with the state, which follows.
+        at = "" if self._namespaces.of(channel).run else cursor
+        subscribed = Subscribed(channel=channel, cursor=cursor, recovered=recovered, id=echo(request_id))
+        self._hub.tell(connection, subscribed, at)
+        self._catching_up[connection] = {channel: position}
 
     # -- what comes
 
@@ -337,21 +351,23 @@ class Channels:
 
     def _deliver(self, followed: _Followed, publications: list[Publication]) -> None:
         for publication in publications:
-            self._hub.deliver(followed.name, self._event(publication))
+            self._hub.deliver(followed.name, *self._event(publication))
             for held in followed.joining.values():
                 held.append(publication)
 
-    def _event(self, publication: Publication) -> Event:
-        """What subscribers are told of a publication."""
+    def _event(self, publication: Publication) -> tuple[Event, str | None]:
+        """What subscribers are told of a publication, and where they stand then, if that does not say so."""
         if not self._namespaces.of(publication.channel).run:
-            return Message.of(publication)
+            return Message.of(publication), None
         progress = msgspec.json.decode(publication.data, type=RunProgress)
-        return Progress(
+        event = Progress(
             run_id=publication.channel.partition(":")[2],
             state=progress.state,
             progress=progress.progress,
             message=progress.message,
         )
+        position = publication.position
+        return event, None if position is None else format_cursor({publication.channel: position})
 
     # -- repairing
 
@@ -436,9 +452,11 @@ class Channels:
     def _say_where_it_goes_on(self, followed: _Followed, opened: Opened) -> None:
         """A hole that cannot be filled is said aloud, to everyone who listens; a run's viewers get its state anew."""
         cursor = format_cursor({followed.name: opened.position})
-        self._hub.deliver(followed.name, Subscribed(channel=followed.name, cursor=cursor, recovered=False))
-        if self._namespaces.of(followed.name).run:
-            self._hub.deliver(followed.name, _initial_state(opened.run))
+        run = self._namespaces.of(followed.name).run
+        subscribed = Subscribed(channel=followed.name, cursor=cursor, recovered=False)
+        self._hub.deliver(followed.name, subscribed, "" if run else cursor)
+        if run:
+            self._hub.deliver(followed.name, _initial_state(opened.run), cursor)
 
     # -- the heartbeat
 

@@ -164,6 +164,15 @@ class ConnectionManager:
         [opened] = await self._log.open([Opening(channel, after=since, replay=since is None, limit=limit)])
         return opened
 
+    async def run(self, channel: str) -> Opened:
+        """The latest of a run, and where its channel stands.
+
+        Raises:
+            BusUnavailable: the log cannot be read.
+        """
+        [opened] = await self._log.open([Opening(channel, with_run=True)])
+        return opened
+
     async def presence(self, channel: str) -> dict[str, int]:
         """Who is on the channel, over all replicas: see `Presence.members`."""
         return await self._presence.members(channel)

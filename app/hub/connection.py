@@ -22,9 +22,9 @@ class Connection:
         """The client may be told now; see `Outbox`."""
         self.outbox.open(self.encoding.frame(greeting))
 
-    def offer(self, event: Event) -> CloseCode | None:
-        """Queue one event for this connection alone; the answer is that of `Outbox.offer`."""
-        return self.outbox.offer(self.encoding.frame(event))
+    def offer(self, event: Event, at: str | None = None) -> CloseCode | None:
+        """Queue one event for this connection alone (`at`: see `Encoding`); the answer is that of `Outbox.offer`."""
+        return self.outbox.offer(self.encoding.frame(event, at))
 
     def close(self, code: CloseCode, reason: str) -> None:
         self.outbox.close(code, reason)

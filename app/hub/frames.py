@@ -40,6 +40,6 @@ class Encoding:
         self._codec = codec
         self._frame = frame
 
-    def frame(self, event: Event) -> bytes:
-        """One event, ready to be written."""
+    def frame(self, event: Event, at: str | None = None) -> bytes:
+        """One event, ready to be written. `at`: where its channel stands then, if not as its own cursor says."""
         return self._frame(self._codec.encode(event))

@@ -84,18 +84,21 @@ class Hub:
         """Hand the event to every connection the user has here; how many took it."""
         return self._fan_out(self._by_user.get(user_id, ()), event)
 
-    def deliver(self, channel: str, event: Event) -> int:
-        """Hand the event to every connection that listens to the channel here; how many took it."""
-        return self._fan_out(self._by_channel.get(channel, ()), event)
+    def deliver(self, channel: str, event: Event, at: str | None = None) -> int:
+        """Hand the event to every connection that listens to the channel here; how many took it.
 
-    def tell(self, connection: Connection, event: Event) -> None:
-        """Hand one event to one connection."""
+        `at`: where the channel stands then, if not as the event's own cursor says.
+        """
+        return self._fan_out(self._by_channel.get(channel, ()), event, at)
+
+    def tell(self, connection: Connection, event: Event, at: str | None = None) -> None:
+        """Hand one event to one connection. `at`: as for `deliver`."""
         if isinstance(event, Message | Progress):
             self._telemetry.messages_out += 1  # one that it had missed
-        if (code := connection.offer(event)) is not None:
+        if (code := connection.offer(event, at)) is not None:
             self._drop(connection, code)
 
-    def _fan_out(self, connections: Collection[Connection], event: Event) -> int:
+    def _fan_out(self, connections: Collection[Connection], event: Event, at: str | None = None) -> int:
         """Encoded once for each encoding, not once for each connection.
 
         A connection whose outbox is over is closed and dropped at once, and what it did not read is not offered to
@@ -112,7 +115,7 @@ class Hub:
                 continue
             frame = frames.get(connection.encoding)
             if frame is None:
-                frame = frames[connection.encoding] = connection.encoding.frame(event)
+                frame = frames[connection.encoding] = connection.encoding.frame(event, at)
             if (code := connection.outbox.offer(frame)) is not None:
                 overflowed.append((connection, code))
         taken = len(connections) - len(overflowed) - closed

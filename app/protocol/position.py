@@ -43,6 +43,24 @@ def parse_cursor(cursor: str) -> dict[str, Position]:
         raise BadCursor("the cursor is not one that this cluster has given") from None
 
 
+class Bookmark:
+    """Where one client stands in all of its channels, after all that it has been told."""
+
+    __slots__ = ("_parts",)
+
+    def __init__(self) -> None:
+        self._parts: dict[str, str] = {}
+
+    def keep(self, cursor: str) -> None:
+        """The client has come as far as this cursor says, in the channels that it names."""
+        for part in cursor.split("&") if cursor else ():
+            self._parts[part.partition("=")[0]] = part
+
+    def __str__(self) -> str:
+        """The whole cursor."""
+        return "&".join(self._parts.values())
+
+
 def _parse_position(text: str) -> Position:
     epoch, _, offset = text.rpartition(".")
     if not text.isascii() or not epoch.isalnum() or not offset.isdigit():

@@ -4,6 +4,7 @@ The driver (a transport) reads frames, has its codec make operations of them, gi
 carries out the action it gets back. A second transport or codec needs a driver, never a second set of rules.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import assert_never
@@ -161,21 +162,32 @@ class Session:
         except (BadChannel, BadCursor) as error:
             return Refuse(error.code, str(error), operation.id)
 
-    def identified(self, user: str) -> list[Join]:
-        """The client is `user`; returns what it listens to at once: its own channel, then those of its cursor."""
+    def identified(
+        self, user: str, channels: Iterable[str] = (), *, only_these: bool = False
+    ) -> tuple[Join, list[Join | Refuse]]:
+        """The client is `user`; returns how it comes to its own channel, and to the others it listens to at once.
+
+        Those are the ones that its cursor names (as far as they are its to read), and `channels`; or `only_these`.
+        """
         self.user = user
         self._state = _State.CONNECTED
         own = personal_channel(user)
+        named = dict.fromkeys(channels)
         positions = parse_cursor(self._connect.cursor or "")
-        joins = [Join(own, positions.pop(own, None), self._connect.replay)]
-        for channel, position in positions.items():
-            action = self._subscribe(Subscribe(channel), position)
-            if isinstance(action, Join):
-                joins.append(action)
-        return joins
+        wanted = named if only_these else {**dict.fromkeys(positions), **named}
+        others = []
+        for channel in wanted:
+            if channel != own:
+                try:
+                    action = self._subscribe(Subscribe(channel), positions.get(channel))
+                except BadChannel as error:
+                    action = Refuse(error.code, str(error))
+                if isinstance(action, Join) or channel in named:
+                    others.append(action)
+        return Join(own, positions.get(own), self._connect.replay), others
 
     def greeting(self, cursor: str) -> Connected:
-        """What opens the conversation. `cursor`: where the user's own channel stands."""
+        """What opens the conversation. `cursor`: where the client stands, in all channels of which that is known."""
         return Connected(
             user=self.user or "",
             session=self.id,

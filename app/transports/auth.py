@@ -1,10 +1,12 @@
 """Who a client is, and whether a page from elsewhere may speak for it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 import jwt
 from starlette.datastructures import Headers
+from starlette.types import Scope
 
 from app.errors import BadUserId, InvalidToken
 from app.protocol.identity import check_user_id
@@ -27,6 +29,12 @@ class Credentials:
 
     token: str | None = None
     user: str | None = None
+
+
+def credentials_of(scope: Scope, query: Mapping[str, str]) -> Credentials:
+    """What an HTTP request says of itself: `Authorization: Bearer …`, `?user=`."""
+    scheme, _, token = Headers(scope=scope).get("authorization", "").partition(" ")
+    return Credentials(token.strip() if scheme.lower() == "bearer" else None, query.get("user"))
 
 
 class Authenticator:
@@ -61,7 +69,7 @@ def make_token(key: bytes, user: str, expires_at: int) -> str:
 
 
 class OriginPolicy:
-    """Which pages may open a socket. CORS does not cover WebSockets: without this any page in a browser could.
+    """Which pages may connect. CORS does not cover WebSockets: without this any page in a browser could.
 
     A request without an `Origin` does not come from a page. One with it must come from the host it asks for, or
     from one of `allowed` (exactly, such as `https://app.example.org`).
@@ -69,6 +77,10 @@ class OriginPolicy:
 
     def __init__(self, allowed: tuple[str, ...]) -> None:
         self._allowed = frozenset(allowed)
+
+    def allows(self, origin: str | None) -> bool:
+        """Whether this is one of the origins that may read from elsewhere."""
+        return origin in self._allowed
 
     def admits(self, headers: Headers) -> bool:
         origin = headers.get("origin")

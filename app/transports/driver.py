@@ -7,9 +7,9 @@ which decides, and carries out what it says. It decides nothing itself, and know
 import asyncio
 import time
 import uuid
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import assert_never
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import NoReturn, assert_never
 
 from msgspec import UNSET
 
@@ -20,6 +20,7 @@ from app.errors import (
     BadUserId,
     BusUnavailable,
     ConnectionLimit,
+    ErrorCode,
     HeliographError,
     InvalidToken,
 )
@@ -30,7 +31,7 @@ from app.protocol.codes import CloseCode
 from app.protocol.events import Ack, Emitted, History, Message, Presence, Published
 from app.protocol.identity import user_of
 from app.protocol.namespace import Namespaces
-from app.protocol.operations import Operation, Subscribe
+from app.protocol.operations import Connect, Operation
 from app.protocol.plain import PlainCodec
 from app.protocol.position import format_cursor
 from app.protocol.session import (
@@ -50,7 +51,9 @@ from app.protocol.session import (
 )
 from app.settings import Settings
 from app.telemetry import Telemetry
-from app.transports.auth import Authenticator, Credentials
+from app.transports.auth import Authenticator, Credentials, Identity
+
+_OTHER_USER = "the token is for another user than the URL"
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,11 @@ class Parts:
 
 
 class Disconnected(Exception):
-    """The connection is over: whoever drives it has nothing more to do."""
+    """The connection is over, and why: whoever drives it has nothing more to do."""
+
+    def __init__(self, code: ErrorCode, message: str) -> None:
+        super().__init__(message)
+        self.code = code
 
 
 class Driver:
@@ -103,6 +110,34 @@ class Driver:
         self.registered = False  # the client is known, here and in the directory
         self._expiry: asyncio.TimerHandle | None = None
 
+    async def enter(self, connect: Connect, identity: Identity) -> Sequence[Join]:
+        """Let in a client that has proved who it is, and that says with one request all that it will ever say.
+
+        It hears of its own channel, of `channels` and of no other. Each channel that is returned is still to be
+        joined (`join`).
+
+        Raises:
+            Disconnected: it is not let in, or one of the channels is not its to listen to.
+        """
+        action = self._session.receive(connect)
+        if isinstance(action, Refuse):
+            self.refuse(action)
+        joins = []
+        for channel in await self._register(identity, one_request=True):
+            assert isinstance(channel, Join)  # noqa: S101 - what is refused refuses the client
+            joins.append(channel)
+        return joins
+
+    async def join(self, action: Join) -> None:
+        """Subscribe to one of the channels that `enter` has returned.
+
+        Raises:
+            BusUnavailable: not now; it can be tried again.
+        """
+        await self._parts.manager.subscribe(
+            self.connection, action.channel, action.since, replay=action.replay, request_id=action.request_id
+        )
+
     async def receive(self, operation: Operation) -> None:
         """Carry out one operation of the client.
 
@@ -120,7 +155,16 @@ class Driver:
         self._parts.manager.send_error(self.connection, refusal.code, refusal.message, refusal.request_id)
         if refusal.close is not None:
             self.connection.close(refusal.close, refusal.message)
-            raise Disconnected
+            raise Disconnected(refusal.code, refusal.message)
+
+    def expire_at(self, when: float | None) -> None:
+        """Close the connection then (seconds since the epoch; None: never)."""
+        if self._expiry is not None:
+            self._expiry.cancel()
+        if when is not None:
+            self._expiry = asyncio.get_running_loop().call_later(
+                when - time.time(), self.connection.close, CloseCode.EXPIRED, "the token has expired"
+            )
 
     def end(self) -> None:
         """Forget the connection. May be called more than once."""
@@ -164,48 +208,42 @@ class Driver:
             self._reject(error, CloseCode.BAD_REQUEST)
         else:
             if self._only_user not in (None, identity.user):
-                self.connection.close(CloseCode.NOT_ALLOWED, "the token is for another user than the URL")
-                raise Disconnected
-            await self._register(identity.user)
-            if identity.expires_at is not None:
-                self._expire_in(identity.expires_at - time.time())
+                self._turn_away(CloseCode.NOT_ALLOWED, ErrorCode.NOT_ALLOWED, _OTHER_USER)
+            for each in await self._register(identity):
+                await self._act(each)
 
-    async def _register(self, user: str) -> None:
-        """Make the connection known, then tell the client: from here on it misses nothing."""
+    async def _register(self, identity: Identity, *, one_request: bool = False) -> list[Join | Refuse]:
+        """Make the connection known, then tell the client: from here on it misses nothing.
+
+        Returns what is still to be done about the channels that it asked for.
+        """
         if self._parts.node.draining:
-            self.connection.close(CloseCode.SHUTDOWN, "this replica is shutting down")
-            raise Disconnected
-        self.connection.user = user
+            self._turn_away(CloseCode.SHUTDOWN, ErrorCode.UNAVAILABLE, "this replica is shutting down")
+        own, others = self._session.identified(identity.user, self._channels, only_these=one_request)
+        refusal = next((each for each in others if isinstance(each, Refuse)), None)
+        if one_request and refusal is not None:
+            self.refuse(replace(refusal, close=CloseCode.BAD_REQUEST))
+        self.connection.user = identity.user
         self.connection.outbox.hold()
         try:
             await self._parts.manager.connect(self.connection)
         except ConnectionLimit as error:
             self._parts.telemetry.connections_refused += 1
-            self.connection.close(CloseCode.CONNECTION_LIMIT, str(error))
-            raise Disconnected from None
+            self._turn_away(CloseCode.CONNECTION_LIMIT, error.code, str(error))
         self.registered = True
-        own, *others = self._session.identified(user)
+        self.expire_at(identity.expires_at)
+        cursor = ""
         if own.since is None and not own.replay:
             cursor = await self._parts.manager.listen(self.connection, own.channel)
-            self.connection.open(self._session.greeting(cursor))
         else:
-            cursor = "" if own.since is None else format_cursor({own.channel: own.since})
-            self.connection.open(self._session.greeting(cursor))
             others.insert(0, own)
-        for join in others:
-            await self._join(join)
-        for channel in self._channels:
-            await self._act(self._session.receive(Subscribe(channel)))
+        known = {each.channel: each.since for each in others if isinstance(each, Join) and each.since is not None}
+        self.connection.open(self._session.greeting("&".join(filter(None, (cursor, format_cursor(known))))))
+        return others
 
     async def _join(self, action: Join) -> None:
         try:
-            await self._parts.manager.subscribe(
-                self.connection,
-                action.channel,
-                action.since,
-                replay=action.replay,
-                request_id=action.request_id,
-            )
+            await self.join(action)
         except BusUnavailable as error:
             if user_of(action.channel) is not None:
                 # Its own channel it cannot do without: it listens, and is told later where that has begun.
@@ -278,7 +316,7 @@ class Driver:
         """The client is nobody: say why, and close."""
         self.refuse(Refuse(error.code, str(error), close=close))
 
-    def _expire_in(self, delay_s: float) -> None:
-        self._expiry = asyncio.get_running_loop().call_later(
-            delay_s, self.connection.close, CloseCode.EXPIRED, "the token has expired"
-        )
+    def _turn_away(self, close: CloseCode, code: ErrorCode, message: str) -> NoReturn:
+        """Close the connection without an error before it."""
+        self.connection.close(close, message)
+        raise Disconnected(code, message)

@@ -1,0 +1,95 @@
+"""What the doors that speak plain HTTP share: who may ask, how a refusal looks, what a URL says."""
+
+from collections.abc import Awaitable, Callable
+from typing import Final
+from urllib.parse import parse_qsl
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.types import Receive, Scope, Send
+
+from app.errors import BusUnavailable, ErrorCode, HeliographError
+from app.transports.auth import OriginPolicy
+from app.transports.driver import Disconnected
+
+STATUS: Final = {
+    ErrorCode.INVALID_TOKEN: 401,
+    ErrorCode.NOT_ALLOWED: 403,
+    ErrorCode.NOT_FOUND: 404,
+    ErrorCode.RATE_LIMITED: 429,
+    ErrorCode.CONNECTION_LIMIT: 429,
+    ErrorCode.INTERNAL: 500,
+    ErrorCode.UNAVAILABLE: 503,
+}  # any other: 400
+RETRY_AFTER_S = 1
+PREFLIGHT_S = 600  # how long a browser need not ask again
+ASKED_WITH = "Authorization, Cache-Control, Last-Event-ID"  # the headers that a page may send
+
+
+def refusal(code: ErrorCode, message: str) -> Response:
+    """`{"error":{"code","message"}}` with the status that belongs to the code."""
+    status = STATUS.get(code, 400)
+    headers = {"Retry-After": str(RETRY_AFTER_S)} if status in (429, 503) else {}
+    if status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    return JSONResponse({"error": {"code": code.value, "message": message}}, status, headers)
+
+
+def query_of(scope: Scope) -> dict[str, str]:
+    """The URL's query. Bytes that are no UTF-8 become lone surrogates, which no name may hold."""
+    query = scope["query_string"].decode("ascii", errors="surrogateescape")
+    return dict(parse_qsl(query, keep_blank_values=True, errors="surrogateescape"))
+
+
+def channels_of(query: dict[str, str]) -> tuple[str, ...]:
+    """`?channels=a,b`: each once."""
+    return tuple(dict.fromkeys(channel for channel in query.get("channels", "").split(",") if channel))
+
+
+class ReadingDoor:
+    """The ASGI application behind a path from which clients only read.
+
+    `serve` answers a GET, and may raise what a driver or an authenticator does. A page of another origin may ask if
+    that origin is allowed, and is told so as CORS has it; any other page is refused.
+    """
+
+    def __init__(self, origins: OriginPolicy, serve: Callable[[Request], Awaitable[Response]]) -> None:
+        self._origins = origins
+        self._serve = serve
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive)
+        response = await self._answer(request)
+        response.headers.setdefault("Cache-Control", "no-store")
+        response.headers["Vary"] = "Origin"
+        origin = request.headers.get("origin")
+        if origin is not None and self._origins.allows(origin):
+            response.headers["Access-Control-Allow-Origin"] = origin
+            response.headers["Access-Control-Expose-Headers"] = "Retry-After"
+        await response(scope, receive, send)
+
+    async def _answer(self, request: Request) -> Response:
+        if not self._origins.admits(request.headers):
+            return refusal(ErrorCode.NOT_ALLOWED, "pages of this origin may not connect (HELIOGRAPH_ALLOWED_ORIGINS)")
+        if request.method == "OPTIONS":
+            return Response(
+                status_code=204,
+                headers={
+                    "Allow": "GET, OPTIONS",
+                    "Access-Control-Allow-Methods": "GET",
+                    "Access-Control-Allow-Headers": ASKED_WITH,
+                    "Access-Control-Max-Age": str(PREFLIGHT_S),
+                },
+            )
+        if request.method != "GET":
+            answer = refusal(ErrorCode.BAD_REQUEST, f"{request.method} means nothing here; use GET")
+            answer.status_code, answer.headers["Allow"] = 405, "GET, OPTIONS"
+            return answer
+        try:
+            return await self._serve(request)
+        except Disconnected as refused:
+            return refusal(refused.code, str(refused))
+        except BusUnavailable as error:
+            return refusal(error.code, f"not now, try again: {error}")
+        except HeliographError as error:
+            return refusal(error.code, str(error))

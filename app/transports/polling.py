@@ -1,0 +1,339 @@
+"""`/api/poll`: the door for those who can only ask. The same events with the same cursors, a handful at a time.
+
+A client that polls is connected as any other, and stays so from one poll to the next: neither the directory nor
+presence hears of each request, and what comes between two of them waits here. A poll that goes on exactly where
+the last answer ended is given what waits, without asking Redis; any other begins anew from its cursor.
+"""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Receive
+
+from app.errors import BusUnavailable, ErrorCode, HeliographError
+from app.hub.outbox import Outbox
+from app.protocol.codes import CloseCode
+from app.protocol.events import Connected, InitialState, Subscribed
+from app.protocol.identity import personal_channel
+from app.protocol.operations import Connect
+from app.protocol.position import Bookmark, Position, parse_cursor
+from app.protocol.session import Join
+from app.tasks import end
+from app.transports.auth import Identity, credentials_of
+from app.transports.driver import Disconnected, Driver, Parts
+from app.transports.entry import Entry, EntryEncoding
+from app.transports.http import channels_of, query_of
+
+logger = logging.getLogger("heliograph.polling")
+
+DEFAULT_WAIT_S = 25.0
+MOST_WAIT_S = 50.0
+ENDED = {
+    CloseCode.EXPIRED: ErrorCode.INVALID_TOKEN,
+    CloseCode.FORCED: ErrorCode.NOT_ALLOWED,
+    CloseCode.INTERNAL_ERROR: ErrorCode.INTERNAL,
+}  # what a poll is told whose connection was closed while it waited; any other comes back and goes on
+
+
+class BadWait(HeliographError):
+    """A time to wait that is none."""
+
+    code = ErrorCode.BAD_REQUEST
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """`cursor`: all that the client has been told, to be given with the next poll."""
+
+    user: str
+    replica: str
+    cursor: str
+    events: list[msgspec.Raw]
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What makes one poll the continuation of another."""
+
+    who: Identity
+    channels: tuple[str, ...]
+    cursor: str
+
+
+class PollDoor:
+    """Answers `GET /api/poll`, and keeps the connections of its clients meanwhile."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._encoding = EntryEncoding(parts.codec, bytes)
+        self._settings = parts.settings.poll
+        self._resting: dict[Standing, list[Mailbox]] = {}  # those that no poll waits for, oldest first
+        self._joining: set[asyncio.Task[None]] = set()
+
+    async def serve(self, request: Request) -> Response:
+        query = query_of(request.scope)
+        wait_s = wait_of(query)
+        credentials = credentials_of(request.scope, query)
+        identity = await self._parts.authenticator.identify(credentials)
+        if self._parts.node.draining:
+            raise Disconnected(ErrorCode.UNAVAILABLE, "this replica is shutting down")
+        asked = Standing(
+            replace(identity, expires_at=None), tuple(sorted(channels_of(query))), query.get("cursor", "")
+        )
+        mailbox = self._take(asked)
+        if mailbox is None:
+            mailbox = await self._open(asked, Connect(credentials.token, credentials.user, asked.cursor), identity)
+        else:
+            mailbox.driver.expire_at(identity.expires_at)
+        try:
+            events = await mailbox.collect(wait_s if asked.cursor else 0, request.receive)
+        except BaseException:
+            mailbox.end()
+            raise
+        self._rest(mailbox, replace(asked, cursor=mailbox.cursor))
+        answer = Answer(identity.user, self._parts.node.name, mailbox.cursor, events)
+        return Response(msgspec.json.encode(answer), media_type="application/json")
+
+    async def stop(self) -> None:
+        """Let go of all clients."""
+        for mailbox in [each for mailboxes in self._resting.values() for each in mailboxes]:
+            mailbox.end()
+        await end(self._joining)
+
+    async def _open(self, asked: Standing, connect: Connect, identity: Identity) -> "Mailbox":
+        while True:
+            mailbox = Mailbox(self._parts, self._encoding, asked, self._joining)
+            try:
+                await mailbox.begin(connect, identity)
+            except Disconnected as refused:
+                mailbox.end()
+                # One that nobody waits for makes room: most likely its answer got lost and the client asks again.
+                if refused.code is not ErrorCode.CONNECTION_LIMIT or not self._make_room(identity.user):
+                    raise
+            except BaseException:
+                mailbox.end()
+                raise
+            else:
+                return mailbox
+
+    def _make_room(self, user: str) -> bool:
+        for asked, mailboxes in self._resting.items():
+            if asked.who.user == user:
+                mailboxes[0].end()
+                return True
+        return False
+
+    def _take(self, asked: Standing) -> "Mailbox | None":
+        mailboxes = self._resting.get(asked)
+        if not mailboxes or not asked.cursor:
+            return None
+        mailbox = mailboxes.pop()
+        if not mailboxes:
+            del self._resting[asked]
+        return mailbox
+
+    def _rest(self, mailbox: "Mailbox", at: Standing) -> None:
+        if mailbox.closed is not None:
+            mailbox.end()
+            return
+        self._resting.setdefault(at, []).append(mailbox)
+        mailbox.rest(self._settings.linger_s, lambda: self._forget(mailbox, at))
+
+    def _forget(self, mailbox: "Mailbox", at: Standing) -> None:
+        mailboxes = self._resting.get(at, [])
+        if mailbox in mailboxes:
+            mailboxes.remove(mailbox)
+            if not mailboxes:
+                del self._resting[at]
+
+
+class Mailbox:
+    """The connection of a client that polls, and the `Sink` in which lies what it has not been given yet."""
+
+    def __init__(
+        self, parts: Parts, encoding: EntryEncoding, asked: Standing, tasks: set[asyncio.Task[None]]
+    ) -> None:
+        self.closed: tuple[CloseCode, str] | None = None
+        self._most_bytes = parts.settings.poll.answer_bytes
+        self._outbox = Outbox(self, parts.turn, parts.settings.limits.outbox_bytes)
+        self.driver = Driver(parts, encoding, self._outbox, channels=asked.channels)
+        self._known: dict[str, Position] = {}  # where the client said it stands
+        self._tasks = tasks
+        self._joining: asyncio.Task[None] | None = None
+        self._failure: BusUnavailable | None = None  # why the client cannot be told what it asked for
+        self._entries: deque[Entry] = deque()
+        self._bytes = 0
+        self._news = 0  # how many of the entries the client is to see
+        self._bookmark = Bookmark()
+        self._woken = asyncio.Event()
+        self._asker_gone = False
+        self._rests_until: asyncio.TimerHandle | None = None
+        self._on_end: Callable[[], None] | None = None
+
+    @property
+    def cursor(self) -> str:
+        """Where the client stands, after all that it was given."""
+        return str(self._bookmark)
+
+    # -- the connection
+
+    async def begin(self, connect: Connect, identity: Identity) -> None:
+        """Connect, and begin to join the channels.
+
+        Raises:
+            Disconnected: the client is not let in.
+            BadCursor: it goes on from nowhere.
+        """
+        self._known = parse_cursor(connect.cursor or "")
+        joins = await self.driver.enter(connect, identity)
+        self._joining = asyncio.create_task(self._join_all(joins), name="poll-join")
+        self._tasks.add(self._joining)
+        self._joining.add_done_callback(self._tasks.discard)
+        self._joining.add_done_callback(lambda _: self._woken.set())
+
+    async def _join_all(self, joins: Sequence[Join]) -> None:
+        try:
+            for join in joins:
+                await self.driver.join(join)
+        except BusUnavailable as error:
+            self._failure = error
+        except Exception:
+            logger.exception("a poll failed")
+            self.driver.connection.close(CloseCode.INTERNAL_ERROR, "internal error")
+        finally:
+            if self.closed is not None:
+                self.driver.end()
+
+    def end(self) -> None:
+        """Disconnect. May be called more than once."""
+        self._rest_no_longer()
+        if self._joining is not None:
+            self._joining.cancel()
+        self._outbox.close(CloseCode.INTERNAL_ERROR, "nobody polls any more")
+        self.driver.end()
+
+    # -- between polls
+
+    def rest(self, for_s: float, on_end: Callable[[], None]) -> None:
+        """Wait for the next poll, at most so long. `on_end` is called when there is no waiting any more."""
+        self._outbox.pause()
+        self._on_end = on_end
+        self._rests_until = asyncio.get_running_loop().call_later(for_s, self.end)
+
+    def _rest_no_longer(self) -> None:
+        if self._rests_until is not None:
+            self._rests_until.cancel()
+            self._rests_until = None
+        if self._on_end is not None:
+            on_end, self._on_end = self._on_end, None
+            on_end()
+
+    # -- as a sink
+
+    def write(self, frames: list[bytes]) -> None:
+        for entry in frames:
+            assert isinstance(entry, Entry)  # noqa: S101 - by the encoding of this door
+            self._entries.append(entry)
+            self._bytes += len(entry)
+            self._news += self._is_news(entry)
+        if self._bytes >= self._most_bytes:
+            self._outbox.pause()
+        self._woken.set()
+
+    def close(self, code: CloseCode, reason: str) -> None:
+        self.closed = (code, reason)
+        self._woken.set()
+        if self._rests_until is not None:
+            self.end()
+
+    def _is_news(self, entry: Entry) -> bool:
+        """Whether the client is to see it. That it goes on from where it said it stands is nothing new to it."""
+        event, known = entry.event, self._known
+        match event:
+            case Connected():
+                if personal_channel(event.user) not in parse_cursor(event.cursor):
+                    self._failure = BusUnavailable("where your own channel stands cannot be read")
+                return False
+            case Subscribed():
+                return not (event.recovered and event.channel in known)
+            case InitialState():
+                return not parse_cursor(entry.at).items() <= known.items()
+            case _:
+                return True
+
+    # -- polls
+
+    async def collect(self, wait_s: float, receive: Receive) -> list[msgspec.Raw]:
+        """What there is for the client; if there is nothing, what comes first, or nothing after `wait_s` seconds.
+
+        Raises:
+            BusUnavailable: where the client stands cannot be said.
+            Disconnected: the connection was closed, and the client would not get further with the next poll.
+        """
+        deadline = asyncio.get_running_loop().time() + wait_s
+        self._rest_no_longer()
+        if self._bytes < self._most_bytes:
+            self._outbox.resume()
+            self._outbox.flush()
+        if not (self._news and self._is_joined()):
+            watching = asyncio.create_task(self._watch(receive), name="poll-watch")
+            try:
+                await self._wait(lambda: self._is_joined() or self._bytes >= self._most_bytes)
+                self._outbox.flush()
+                with suppress(TimeoutError):
+                    async with asyncio.timeout_at(deadline):
+                        await self._wait(lambda: self._news)
+            finally:
+                await end([watching])
+        if self._failure is not None:
+            raise self._failure
+        events = [] if self._asker_gone else self._take()
+        if self.closed is not None and not events and (code := ENDED.get(self.closed[0])) is not None:
+            raise Disconnected(code, self.closed[1])
+        return events
+
+    def _is_joined(self) -> bool:
+        return self._joining is None or self._joining.done()
+
+    async def _wait(self, condition: Callable[[], object]) -> None:
+        while not (condition() or self.closed is not None or self._failure is not None or self._asker_gone):
+            self._woken.clear()
+            await self._woken.wait()
+
+    async def _watch(self, receive: Receive) -> None:
+        """Find out when the client has given this poll up."""
+        self._asker_gone = False
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        self._asker_gone = True
+        self._woken.set()
+
+    def _take(self) -> list[msgspec.Raw]:
+        events, size = [], 0
+        while self._entries and (size == 0 or size + len(self._entries[0]) <= self._most_bytes):
+            entry = self._entries.popleft()
+            self._bookmark.keep(entry.at)
+            self._bytes -= len(entry)
+            if self._is_news(entry):
+                self._news -= 1
+                size += len(entry)
+                events.append(msgspec.Raw(entry))
+        return events
+
+
+def wait_of(query: dict[str, str]) -> float:
+    """`?wait=`: how long the client would wait for something to come, in seconds."""
+    text = query.get("wait", "")
+    try:
+        wait_s = float(text) if text else DEFAULT_WAIT_S
+    except ValueError:
+        wait_s = -1
+    if not 0 <= wait_s <= MOST_WAIT_S:
+        raise BadWait(f"'wait' is a number of seconds from 0 to {MOST_WAIT_S:g}, not {text[:32]!r}")
+    return wait_s

@@ -1,0 +1,44 @@
+"""`/api/runs/{run_id}`: the latest of a run, for who only asks now and then."""
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from app.errors import ErrorCode
+from app.protocol.identity import check_channel
+from app.protocol.position import format_cursor
+from app.transports.auth import credentials_of
+from app.transports.driver import Parts
+from app.transports.http import query_of, refusal
+
+
+class Run(msgspec.Struct, frozen=True):
+    """`cursor`: what follows it on the run's channel is newer than this."""
+
+    run_id: str
+    state: str | None
+    progress: float
+    logs: list[str]
+    cursor: str
+
+
+class RunDoor:
+    """Answers with what a subscriber to the run would be told first."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+
+    async def serve(self, request: Request) -> Response:
+        run_id = request.path_params["run_id"]
+        channel = check_channel(f"run:{run_id}")
+        if self._parts.authenticator.mode != "open":
+            await self._parts.authenticator.identify(credentials_of(request.scope, query_of(request.scope)))
+        if not self._parts.namespaces.of(channel).client_subscribe:
+            return refusal(ErrorCode.NOT_ALLOWED, f"{channel!r} is not yours to read")
+        opened = await self._parts.manager.run(channel)
+        if opened.run is None:
+            return refusal(ErrorCode.NOT_FOUND, f"nothing is known of a run {run_id!r} (finished runs are forgotten)")
+        run = Run(
+            run_id, opened.run.state, opened.run.progress, opened.run.logs, format_cursor({channel: opened.position})
+        )
+        return Response(msgspec.json.encode(run), media_type="application/json")

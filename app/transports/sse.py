@@ -1,0 +1,204 @@
+"""`/sse`: the door for `EventSource`. One request says it all; what follows is a stream of events."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from app.errors import BusUnavailable
+from app.hub.outbox import Outbox
+from app.protocol.codes import CloseCode
+from app.protocol.operations import Connect
+from app.protocol.position import Bookmark, parse_cursor
+from app.protocol.session import Join, Refuse
+from app.tasks import end
+from app.transports.auth import credentials_of
+from app.transports.driver import Driver, Parts
+from app.transports.entry import Entry, EntryEncoding
+from app.transports.http import channels_of, query_of
+
+logger = logging.getLogger("heliograph.sse")
+
+ABORT_EXTENSION = "heliograph.abort"  # in the ASGI scope: cuts the client's connection at once
+RETRY_MS = 1000  # when a client comes back after the stream has ended
+FAREWELL_TIMEOUT_S = 1.0  # until a client must have taken the last event
+PIECE_BYTES = 65_536  # handed to the server at once
+REJOIN_S = 1.0  # until a channel that could not be joined is tried again
+KEEP_ALIVE = Entry(b":\n\n")
+
+
+class Disconnect(msgspec.Struct, frozen=True, tag="disconnect"):
+    """The last event of a stream: what a close frame is on a socket."""
+
+    code: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class SseDoor:
+    """Answers `GET /sse` with a stream, or refuses it before that has begun."""
+
+    parts: Parts
+    encoding: EntryEncoding
+
+    @classmethod
+    def build(cls, parts: Parts) -> "SseDoor":
+        return cls(parts, EntryEncoding(parts.codec, event_block))
+
+    async def serve(self, request: Request) -> Response:
+        query = query_of(request.scope)
+        cursor = request.headers.get("last-event-id") or query.get("cursor")
+        credentials = credentials_of(request.scope, query)
+        identity = await self.parts.authenticator.identify(credentials)
+        stream = EventStream(self.parts)
+        driver = Driver(self.parts, self.encoding, stream.outbox, channels=channels_of(query))
+        connect = Connect(token=credentials.token, user=credentials.user, cursor=cursor)
+        try:
+            joins = await driver.enter(connect, identity)
+        except BaseException:
+            driver.end()
+            raise
+        stream.begin(driver, joins)
+        return stream
+
+
+class EventStream(Response):
+    """A `Sink` that writes what comes as an event stream, by plain ASGI. It is what the server is given to send.
+
+    While the server takes what was written, the outbox waits: a client that does not read is found out there.
+    """
+
+    media_type = "text/event-stream"
+
+    def __init__(self, parts: Parts) -> None:
+        self.status_code = 200
+        self.background = None
+        self.init_headers({"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
+        self.outbox = Outbox(self, parts.turn, parts.settings.limits.outbox_bytes)
+        self._keep_alive_s = parts.settings.ping.interval_s
+        self._driver: Driver
+        self._joins: Sequence[Join] = ()
+        self._entries: list[bytes] = []
+        self._bookmark = Bookmark()
+        self._farewell: Disconnect | None = None
+        self._work = asyncio.Event()
+        self._deadline: asyncio.Timeout | None = None  # by which the stream must have ended; none: it has not begun
+        self._alive_at: asyncio.TimerHandle
+
+    def begin(self, driver: Driver, joins: Sequence[Join]) -> None:
+        """What the client is told comes by this driver; these channels it has still to join."""
+        self._driver, self._joins = driver, joins
+
+    def write(self, frames: list[bytes]) -> None:
+        self._entries += frames
+        self.outbox.pause()
+        self._work.set()
+
+    def close(self, code: CloseCode, reason: str) -> None:
+        self._farewell = Disconnect(code, reason)
+        self._work.set()
+        self._end_within(FAREWELL_TIMEOUT_S)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        loop = asyncio.get_running_loop()
+        tasks = [asyncio.create_task(self._watch(receive), name="sse-watch")]
+        if self._joins:
+            tasks.append(asyncio.create_task(self._join_all(), name="sse-join"))
+        self._alive_at = loop.call_later(self._keep_alive_s, self._keep_alive)
+        try:
+            async with asyncio.timeout(None if self._farewell is None else FAREWELL_TIMEOUT_S) as self._deadline:
+                await self._write_all(send)
+        except TimeoutError:
+            # The client is gone, or did not take what was left for it.
+            abort: Callable[[], None] | None = scope.get("extensions", {}).get(ABORT_EXTENSION)
+            if abort is not None:
+                abort()
+        except OSError as error:  # what servers raise for a peer that has gone
+            logger.debug("a stream ended while it was written to: %s", error)
+        finally:
+            self._deadline = None
+            self._alive_at.cancel()
+            self.outbox.close(CloseCode.INTERNAL_ERROR, "the stream has ended")  # so that nobody waits for room
+            try:
+                await end(tasks)
+            finally:
+                self._driver.end()
+
+    async def _write_all(self, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        await send({"type": "http.response.body", "body": b"retry: %d\n\n" % RETRY_MS, "more_body": True})
+        while self._farewell is None or self._entries:
+            await self._work.wait()
+            self._work.clear()
+            while self._entries:
+                await send({"type": "http.response.body", "body": self._piece(), "more_body": True})
+            self.outbox.resume()
+        last = b"data: %b\n\n" % msgspec.json.encode(self._farewell)
+        await send({"type": "http.response.body", "body": last, "more_body": False})
+
+    def _piece(self) -> bytes:
+        """Some of what is to be written; what the server takes at once is not much more than it would buffer."""
+        lines: list[bytes] = []
+        size = taken = 0
+        for entry in self._entries:
+            if size >= PIECE_BYTES:
+                break
+            assert isinstance(entry, Entry)  # noqa: S101 - by the encoding of this door
+            if entry.at:
+                self._bookmark.keep(entry.at)
+                lines += (b"id: ", str(self._bookmark).encode(), b"\n")
+            lines.append(entry)
+            size += len(entry)
+            taken += 1
+        del self._entries[:taken]
+        return b"".join(lines)
+
+    def _keep_alive(self) -> None:
+        self._alive_at = asyncio.get_running_loop().call_later(self._keep_alive_s, self._keep_alive)
+        if (code := self.outbox.offer(KEEP_ALIVE)) is not None:
+            self._driver.connection.close(code, "the connection did not read what was sent to it")
+
+    async def _watch(self, receive: Receive) -> None:
+        """Find out when the client has gone."""
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        self._end_within(0)
+
+    def _end_within(self, delay_s: float) -> None:
+        if self._deadline is not None and not self._deadline.expired():
+            self._deadline.reschedule(asyncio.get_running_loop().time() + delay_s)
+
+    async def _join_all(self) -> None:
+        """Join the channels. Without Redis that is tried again, as the client has no way to ask once more."""
+        try:
+            waiting = [join for join in self._joins if not await self._join(join, first=True)]
+            while waiting:
+                await asyncio.sleep(REJOIN_S)
+                if not self._entries and not self.outbox.waiting_bytes:  # the bookmark says how far it was told
+                    waiting = [join for join in waiting if not await self._join(join)]
+        except Exception:
+            logger.exception("stream %s failed", self._driver.connection.id)
+            self._driver.connection.close(CloseCode.INTERNAL_ERROR, "internal error")
+
+    async def _join(self, join: Join, *, first: bool = False) -> bool:
+        try:
+            since = parse_cursor(str(self._bookmark)).get(join.channel, join.since)
+            await self._driver.join(join if first else replace(join, since=since))
+        except BusUnavailable as error:
+            if first:
+                text = f"not subscribed to {join.channel!r} yet, trying again: {error}"
+                self._driver.refuse(Refuse(error.code, text))
+            return False
+        return True
+
+
+def event_block(payload: bytes) -> bytes:
+    """An encoded event as one block of the stream. JSON may be spread over lines, as its author wrote it."""
+    if b"\n" in payload or b"\r" in payload:
+        payload = b"\ndata: ".join(payload.splitlines())
+    return b"data: %b\n\n" % payload
