@@ -494,6 +494,38 @@ export async function other_channels_over_a_stream_mean_another_stream_and_nothi
   equal([world.requests[0].aborted, world.requests[1].aborted], [true, false]);
 }
 
+export async function over_http_a_channel_that_is_refused_costs_the_others_nothing() {
+  const world = new World();
+  const client = world.client({ transports: ["sse"] });
+  const errors = [];
+  client.subscribe("secret").on("error", ({ code }) => errors.push(`secret ${code}`));
+  client.subscribe("news").on("error", ({ code }) => errors.push(`news ${code}`));
+  client.connect();
+  await settle();
+  world.answer({ error: { code: "not_allowed", message: "'secret' is not yours to subscribe to" } }, 403);
+  await settle();
+  equal(world.request.url.searchParams.get("channels"), "news");
+  world.stream().greet();
+  await settle();
+  equal([client.state.transport, errors, world.requests.length], ["sse", ["secret not_allowed"], 2]);
+}
+
+export async function what_runs_out_during_a_poll_is_renewed() {
+  const world = new World();
+  const client = world.client({ user: undefined, getToken: () => "t", transports: ["poll"] });
+  client.connect();
+  await settle();
+  world.answer({ user: "alice", replica: "replica-1", cursor: "", events: [] });
+  await settle();
+  world.answer({ error: { code: "invalid_token", message: "the token has expired" } }, 401);
+  await settle();
+  equal([client.state.state, client.state.code], ["reconnecting", 3005]);
+  await world.pass(1_000);
+  world.answer({ error: { code: "invalid_token", message: "the token is not valid" } }, 401);
+  await settle();
+  equal([client.state.state, client.state.code], ["closed", 3500], "it cannot be good for ever");
+}
+
 export async function sending_without_a_socket_tries_to_get_one_and_says_if_there_is_none() {
   const world = new World();
   const client = world.client();

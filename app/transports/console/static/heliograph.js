@@ -42,6 +42,8 @@ const STABLE_MS = 5_000;
 const OVERLAP_MS = 1_000;
 // After a hint that the network has changed, an answer is expected sooner than in quiet times.
 const HINT_PROBE_MS = 3_000;
+// What may be wrong with a channel, so that all would be well without it.
+const CHANNEL_ERRORS = new Set(["not_allowed", "bad_request", "channel_limit"]);
 const LONGEST_TIMER_MS = 2 ** 31 - 1;
 const RENEW_AGAIN_MS = 5_000;
 
@@ -203,6 +205,7 @@ export class Heliograph {
       followed = new Channel(channel);
       this.#channels.set(channel, followed);
     }
+    followed.refused = false; // whoever asks again wants to know anew
     followed.subscriptions.add(subscription);
     // Who comes second hears how a run stands without asking anew.
     if (followed.run) {
@@ -348,7 +351,7 @@ export class Heliograph {
       const link = this.#link;
       if (!link) return;
       if (link.send) this.#rosters.get(link).sync(this.#channels);
-      else if (!this.#opening && !sameNames(link.channels, this.#channels)) this.#open(link.transport);
+      else if (!this.#opening && !sameNames(link.channels, this.#givenChannels())) this.#open(link.transport);
     });
   }
 
@@ -382,9 +385,13 @@ export class Heliograph {
   #place(link) {
     const own = this.#own ? [this.#own] : [];
     if (link.send) return { cursor: formatCursor(own) };
-    const channels = [...this.#channels.values()];
+    const channels = this.#givenChannels();
     const cursors = [formatCursor(own), ...channels.map(({ resumeCursor }) => resumeCursor)];
     return { channels: channels.map(({ name }) => name), cursor: cursors.filter(Boolean).join("&") };
+  }
+
+  #givenChannels() {
+    return [...this.#channels.values()].filter(({ refused }) => !refused);
   }
 
   #openIn(ms) {
@@ -425,7 +432,7 @@ export class Heliograph {
       link,
       this.#env,
       () => this.#requests.nextId(),
-      (channel, error) => this.#channels.get(channel)?.emit("error", error),
+      (channel, error) => this.#channels.get(channel)?.refuse(error),
     );
   }
 
@@ -537,7 +544,8 @@ export class Heliograph {
 
     if (link === this.#opening) {
       this.#opening = null;
-      if (this.#link) this.#onSuccessorFailed(link, close);
+      if (this.#refuseChannels(link, close)) this.#open(link.transport);
+      else if (this.#link) this.#onSuccessorFailed(link, close);
       else this.#retryOrStop(link, close);
       return;
     }
@@ -549,6 +557,21 @@ export class Heliograph {
     } else {
       this.#retryOrStop(link, close);
     }
+  }
+
+  /**
+   * Over HTTP, one channel that is not given refuses the whole request. It goes on without those that are to blame: that
+   * are named, or else that were not there before.
+   *
+   * @returns {boolean} whether there are any
+   */
+  #refuseChannels(link, { error, reason }) {
+    if (!CHANNEL_ERRORS.has(error)) return false;
+    const asked = this.#givenChannels().filter(({ name }) => link.channels.has(name));
+    const named = asked.filter(({ name }) => reason.includes(name));
+    const blamed = named.length ? named : asked.filter(({ name }) => !this.#link?.channels?.has(name));
+    for (const channel of blamed) channel.refuse(new HeliographError(error, reason));
+    return blamed.length > 0;
   }
 
   /** The connection in use still serves. */
@@ -673,5 +696,5 @@ export class Heliograph {
   }
 }
 
-/** @param {Set<string>} names @param {Map<string, any>} others by name */
-const sameNames = (names, others) => names.size === others.size && [...names].every((name) => others.has(name));
+/** @param {Set<string>} names @param {Channel[]} channels */
+const sameNames = (names, channels) => names.size === channels.length && channels.every(({ name }) => names.has(name));

@@ -15,6 +15,8 @@ export class Channel {
   position = null;
   /** @type {?{state: ?string, progress: number, logs: string[]}} if this is a run: how it is now */
   run = null;
+  /** The server does not give it to this client: over HTTP, asking again would cost all others. */
+  refused = false;
   /** @type {Set<import("./subscription.js").Subscription>} who listens */
   subscriptions = new Set();
 
@@ -29,6 +31,7 @@ export class Channel {
   forget() {
     this.position = null;
     this.run = null;
+    this.refused = false;
     this.#stateFrom = null;
   }
 
@@ -42,6 +45,7 @@ export class Channel {
    * @returns {boolean} whether messages may be missing between what was heard and what comes now
    */
   begin({ cursor, recovered }) {
+    this.refused = false;
     const before = this.position;
     const begins = positionIn(cursor);
     if (before?.epoch === begins.epoch && before.offset >= begins.offset) return false;
@@ -76,6 +80,12 @@ export class Channel {
     if (message !== null && message !== undefined) this.run.logs.push(message);
     if (this.run.logs.length > 2 * RUN_LOGS) this.run.logs.splice(0, this.run.logs.length - RUN_LOGS);
     return true;
+  }
+
+  /** @param {import("./error.js").HeliographError} error why it is not given */
+  refuse(error) {
+    this.refused = true;
+    this.emit("error", error);
   }
 
   /** Tells everyone who listens. */

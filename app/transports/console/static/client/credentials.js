@@ -30,9 +30,9 @@ export class Credentials {
     this.#getTicket = getTicket;
   }
 
-  /** A token can be had that lasts longer than the present one. */
+  /** There is more where these came from. */
   get renewable() {
-    return this.#getToken !== undefined;
+    return this.#getToken !== undefined || this.#getTicket !== undefined;
   }
 
   /** The token, from the page if it can give one. */

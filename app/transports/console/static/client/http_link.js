@@ -1,15 +1,17 @@
-import { ABNORMAL, INVALID_TOKEN } from "./codes.js";
+import { ABNORMAL, EXPIRED, INVALID_TOKEN } from "./codes.js";
 import { NoCredentials } from "./credentials.js";
 
 // What a refusal means, in the close code with which a socket would have been refused.
 const CODES = { 400: 3501, 401: 3500, 403: 3507 };
 
-/** A request was refused or a stream was ended, with the close code that says so on a socket. */
+/**
+ * A request was refused or a stream was ended, with the close code that says so on a socket. `error`: the server's own
+ * code; `unasked`: see `SocketLink`.
+ */
 export class Refused extends Error {
-  constructor(code, message, unasked = false) {
+  constructor(code, message, { error, unasked = false } = {}) {
     super(message);
-    this.code = code;
-    this.unasked = unasked;
+    Object.assign(this, { code, error, unasked });
   }
 }
 
@@ -57,8 +59,8 @@ export class HttpLink {
     } catch (error) {
       if (this.#ended) return;
       this.close();
-      const code = error instanceof Refused ? error.code : ABNORMAL;
-      this.#handlers.closed({ code, reason: error.message, unasked: error.unasked === true });
+      const { code, unasked, error: said } = error instanceof Refused ? error : { code: ABNORMAL };
+      this.#handlers.closed({ code, reason: error.message, unasked, error: said });
     }
   }
 
@@ -89,7 +91,7 @@ export class HttpLink {
     try {
       known = await credentials.forRequest(first);
     } catch (error) {
-      throw new Refused(error instanceof NoCredentials ? INVALID_TOKEN : ABNORMAL, error.message, true);
+      throw new Refused(error instanceof NoCredentials ? INVALID_TOKEN : ABNORMAL, error.message, { unasked: true });
     }
     const address = new URL(url);
     for (const [name, value] of Object.entries({ ...known.query, ...query })) {
@@ -100,8 +102,11 @@ export class HttpLink {
       cache: "no-store",
       signal: this.#abort.signal,
     });
-    if (!response.ok) throw await refusal(response);
-    return response;
+    if (response.ok) return response;
+    const refused = await refusal(response);
+    // What was good when the connection began has run out; who can get more comes back with that.
+    if (refused.code === INVALID_TOKEN && this.hello && credentials.renewable) refused.code = EXPIRED;
+    throw refused;
   }
 
   /** Takes the channels and the cursor of this moment. */
@@ -136,5 +141,6 @@ async function refusal(response) {
     // No JSON: not from the server.
   }
   const known = typeof error?.code === "string";
-  return new Refused((known && CODES[response.status]) || ABNORMAL, error?.message ?? `HTTP ${response.status}`);
+  const code = (known && CODES[response.status]) || ABNORMAL;
+  return new Refused(code, error?.message ?? `HTTP ${response.status}`, { error: known ? error.code : undefined });
 }
