@@ -362,6 +362,9 @@ export class Heliograph {
     const { Link } = TRANSPORTS[transport];
     const link = new Link(this.#env, {
       connected: (hello) => this.#onConnected(link, hello),
+      moved: (replica) => {
+        if (link === this.#link) this.#setState({ ...this.#state, replica });
+      },
       frame: (frame) => this.#onFrame(link, frame),
       garbled: (error) => this.#events.emit("error", new HeliographError("bad_frame", error.message)),
       closed: (close) => this.#onClosed(link, close),

@@ -121,6 +121,13 @@ export class HttpLink {
     this.#handlers.connected(hello);
   }
 
+  /** Another replica answers: one request goes here, the next there. */
+  serveBy(replica) {
+    if (replica === this.hello.replica) return;
+    this.hello.replica = replica;
+    this.#handlers.moved(replica);
+  }
+
   /** @param {object} frame as on a socket */
   deliver(frame) {
     if (frame === null || typeof frame !== "object") this.#handlers.garbled(new TypeError("not an object"));

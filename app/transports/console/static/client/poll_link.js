@@ -14,7 +14,7 @@ export class PollLink extends HttpLink {
       const { user, replica, cursor, events } = await response.json();
       if (this.ended) return;
       if (!this.hello) this.welcome({ type: "connected", user, replica, cursor });
-      else this.hello.replica = replica;
+      else this.serveBy(replica);
       for (const event of events) {
         if (this.ended) return;
         this.deliver(event);

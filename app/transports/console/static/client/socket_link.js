@@ -11,6 +11,7 @@ const PONG_MS = 10_000;
  *
  * @typedef {object} Handlers
  * @property {(hello: object) => void} connected the handshake is done
+ * @property {(replica: string) => void} moved another replica serves it now
  * @property {(frame: object) => void} frame any other frame, except `pong`
  * @property {(error: Error) => void} garbled a frame that is not a JSON object
  * @property {(close: {code: number, reason: string, unasked?: boolean, error?: string}) => void} closed it ended, and

@@ -17,6 +17,7 @@ export class LinePane {
   #unseen = 0;
   #scheduled = false;
   #height = 0;
+  #noted = false; // it is said at the beginning that older lines were dropped
   #top = 0; // where it was scrolled to when that was looked at last
 
   #window = element("div", { class: "lines-window" });
@@ -97,15 +98,17 @@ export class LinePane {
     const { shown, dropped, widest } = this.#buffer;
     const noted = dropped > 0;
     const head = noted ? ROW_PX : 0;
+    // So much has what is looked at moved up; the note has moved it down.
+    const gone = this.#buffer.takeGone() * ROW_PX - (noted && !this.#noted ? ROW_PX : 0);
+    this.#noted = noted;
     this.#space.style.height = `${head + shown * ROW_PX}px`;
     this.#space.style.minWidth = `calc(${widest}ch + var(--gutter))`;
     this.#note.hidden = !noted;
     if (noted) this.#note.textContent = `${counted(dropped, "older line")} dropped here`;
     this.#empty.hidden = shown > 0;
 
-    const gone = this.#buffer.takeGone();
     if (this.#following) this.scroller.scrollTop = head + shown * ROW_PX;
-    else if (gone) this.scroller.scrollTop -= gone * ROW_PX;
+    else if (gone) this.scroller.scrollTop -= gone;
     this.#top = this.scroller.scrollTop;
 
     const first = Math.max(0, Math.floor((this.#top - head) / ROW_PX) - SPARE_ROWS);
