@@ -2,7 +2,7 @@
 
 The way of one message, from the socket of alice on replica-1 to the sockets of bob:
 
-1. `transports/websocket.py` reads a text frame from alice's socket.
+1. `server/websocket.py` reads a text frame from alice's socket and hands it to `transports/websocket.py`.
 2. `protocol/plain.py` makes an operation of it (`Send`), or says what is wrong with it.
 3. `protocol/session.py` decides: alice is connected, "bob" can be a user, so `Route`. No I/O happens here.
    `transports/driver.py`, which all doors share, carries out what it says.
@@ -15,7 +15,7 @@ The way of one message, from the socket of alice on replica-1 to the sockets of 
 6. `cluster/channels.py` knows where this replica stands in `#bob`. `protocol/sequence.py` lets through what is next,
    drops what was there before, and has a missing range read from the log. Bob's sockets stay open meanwhile.
 7. `hub/hub.py` has the connections that listen. The message is encoded once and queued in the outbox of each;
-   `hub/outbox.py` writes at the end of the turn, by `server.py`, to the socket. Alice has her `ack` by now.
+   `hub/outbox.py` writes at the end of the turn, by `server/websocket.py`, to the socket. Alice has her `ack` by now.
 
 An ephemeral message is local first: in step 4 the router gives it to the hub at once, and `backends/lua/relay.lua`
 publishes it without keeping it. Everything else is the same.

@@ -104,21 +104,23 @@ class Hub:
         A connection whose outbox is over is closed and dropped at once, and what it did not read is not offered to
         anyone else.
         """
-        if not connections:
-            return 0
         frames: dict[Encoding, bytes] = {}
         overflowed: list[tuple[Connection, CloseCode]] = []
-        closed = 0  # their transports tidy up a moment later
+        encoding, frame = None, b""
+        taken = 0
         for connection in connections:
-            if connection.outbox.closed:
-                closed += 1
-                continue
-            frame = frames.get(connection.encoding)
-            if frame is None:
-                frame = frames[connection.encoding] = connection.encoding.frame(event, at)
-            if (code := connection.outbox.offer(frame)) is not None:
+            outbox = connection.outbox
+            if outbox.closed:
+                continue  # its transport tidies up a moment later
+            if connection.encoding is not encoding:
+                encoding = connection.encoding
+                if (known := frames.get(encoding)) is None:
+                    known = frames[encoding] = encoding.frame(event, at)
+                frame = known
+            if (code := outbox.offer(frame)) is None:
+                taken += 1
+            else:
                 overflowed.append((connection, code))
-        taken = len(connections) - len(overflowed) - closed
         self._telemetry.messages_out += taken
         for connection, code in overflowed:
             self._drop(connection, code)

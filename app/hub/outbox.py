@@ -14,6 +14,8 @@ from app.protocol.codes import CloseCode
 
 logger = logging.getLogger("heliograph.outbox")
 
+SLICE = 2000  # outboxes written in a row; then whatever else the loop has to do comes in between
+
 
 class Turn:
     """The outboxes that this turn of the loop has filled.
@@ -31,8 +33,10 @@ class Turn:
         self._filled.append(outbox)
 
     def end(self) -> None:
-        """Write what waits, one write for each connection."""
-        filled, self._filled = self._filled, []
+        """Write what waits, one write for each connection; of very many some at a time, in order."""
+        filled, self._filled = self._filled[:SLICE], self._filled[SLICE:]
+        if self._filled:
+            self._call_soon(self.end)
         for outbox in filled:
             try:
                 outbox.flush()
@@ -46,7 +50,6 @@ class Outbox:
 
     __slots__ = (
         "_bytes",
-        "_closed",
         "_frames",
         "_greet_at",
         "_held",
@@ -55,6 +58,7 @@ class Outbox:
         "_scheduled",
         "_sink",
         "_turn",
+        "closed",
     )
 
     def __init__(self, sink: Sink, turn: Turn, limit_bytes: int) -> None:
@@ -67,12 +71,7 @@ class Outbox:
         self._greet_at = 0  # how many frames were queued before it was held back
         self._paused = False  # the peer does not read
         self._scheduled = False
-        self._closed = False
-
-    @property
-    def closed(self) -> bool:
-        """True once nothing more goes out."""
-        return self._closed
+        self.closed = False  # True once nothing more goes out
 
     @property
     def waiting_bytes(self) -> int:
@@ -81,7 +80,7 @@ class Outbox:
 
     def offer(self, frame: bytes) -> CloseCode | None:
         """Queue a frame. The answer is why the connection must be closed now, or None."""
-        if self._closed:
+        if self.closed:
             return None
         self._frames.append(frame)
         self._bytes += len(frame)
@@ -102,7 +101,7 @@ class Outbox:
 
     def open(self, greeting: bytes) -> None:
         """Let frames out, `greeting` before what was held."""
-        if self._closed:
+        if self.closed:
             return
         self._frames.insert(self._greet_at, greeting)
         self._bytes += len(greeting)
@@ -121,17 +120,18 @@ class Outbox:
     def flush(self) -> None:
         """Write everything that waits, unless it has to wait longer."""
         self._scheduled = False
-        if self._held or self._paused or not self._frames:
+        frames = self._frames
+        if not frames or self._held or self._paused:
             return
-        frames, self._frames = self._frames, []
+        self._frames = []
         self._bytes = 0
         self._sink.write(frames)
 
     def close(self, code: CloseCode, reason: str) -> None:
         """Write what waits if the peer reads, then say goodbye. Whatever is held or is offered later goes nowhere."""
-        if self._closed:
+        if self.closed:
             return
-        self._closed = True
+        self.closed = True
         if self._held:
             # The client was never greeted: nothing that was kept back for it is its to see.
             del self._frames[self._greet_at :]
@@ -144,6 +144,6 @@ class Outbox:
             self._sink.close(code, reason)
 
     def _schedule(self) -> None:
-        if self._frames and not (self._scheduled or self._held or self._paused or self._closed):
+        if self._frames and not (self._scheduled or self._held or self._paused or self.closed):
             self._scheduled = True
             self._turn.add(self)

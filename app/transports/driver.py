@@ -7,9 +7,9 @@ which decides, and carries out what it says. It decides nothing itself, and know
 import asyncio
 import time
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Coroutine, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import NoReturn, assert_never
+from typing import Any, NoReturn, assert_never
 
 from msgspec import UNSET
 
@@ -138,13 +138,13 @@ class Driver:
             self.connection, action.channel, action.since, replay=action.replay, request_id=action.request_id
         )
 
-    async def receive(self, operation: Operation) -> None:
-        """Carry out one operation of the client.
+    def begin(self, operation: Operation) -> Coroutine[Any, Any, None] | None:
+        """Carry out one operation of the client; what takes its time is returned, to be awaited before the next.
 
         Raises:
-            Disconnected: the connection was closed for it.
+            Disconnected: the connection was closed for it. The coroutine may raise that too.
         """
-        await self._act(self._session.receive(operation))
+        return self._act(self._session.receive(operation))
 
     def refuse(self, refusal: Refuse) -> None:
         """Tell the client what was wrong.
@@ -173,31 +173,32 @@ class Driver:
         if self.registered:
             self._parts.manager.disconnect(self.connection)
 
-    async def _act(self, action: Action) -> None:
+    def _act(self, action: Action) -> Coroutine[Any, Any, None] | None:
         match action:
             case Answer(event):
                 self._parts.manager.tell(self.connection, event)
             case Leave(channel, answer):
                 self._parts.manager.unsubscribe(self.connection, channel)
                 self._parts.manager.tell(self.connection, answer)
-            case Join():
-                await self._join(action)
-            case Announce():
-                await self._announce(action)
-            case Recall():
-                await self._recall(action)
-            case HandOver():
-                await self._hand_over(action)
-            case Muster():
-                await self._muster(action)
             case Refuse():
                 self.refuse(action)
+            case Join():
+                return self._join(action)
+            case Announce():
+                return self._announce(action)
+            case Recall():
+                return self._recall(action)
+            case HandOver():
+                return self._hand_over(action)
+            case Muster():
+                return self._muster(action)
             case Authenticate():
-                await self._authenticate(action)
+                return self._authenticate(action)
             case Route():
-                await self._route(action)
+                return self._route(action)
             case _:
                 assert_never(action)
+        return None
 
     async def _authenticate(self, action: Authenticate) -> None:
         try:
@@ -210,7 +211,8 @@ class Driver:
             if self._only_user not in (None, identity.user):
                 self._turn_away(CloseCode.NOT_ALLOWED, ErrorCode.NOT_ALLOWED, _OTHER_USER)
             for each in await self._register(identity):
-                await self._act(each)
+                if (work := self._act(each)) is not None:
+                    await work
 
     async def _register(self, identity: Identity, *, one_request: bool = False) -> list[Join | Refuse]:
         """Make the connection known, then tell the client: from here on it misses nothing.

@@ -3,9 +3,10 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections import deque
+from collections.abc import Coroutine
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 from urllib.parse import parse_qsl, unquote_to_bytes
 
 from starlette.datastructures import Headers
@@ -15,7 +16,7 @@ from app.errors import BadFrame, ErrorCode
 from app.hub.frames import Encoding, Sink, text_frame
 from app.hub.outbox import Outbox
 from app.protocol.codes import CloseCode
-from app.protocol.operations import Connect
+from app.protocol.operations import Connect, Operation
 from app.protocol.session import Refuse
 from app.protocol.token_bucket import TokenBucket
 from app.transports.asgi_sink import AsgiSink
@@ -25,13 +26,32 @@ from app.transports.driver import Disconnected, Driver, Parts
 logger = logging.getLogger("heliograph.websocket")
 
 CHANNEL_KINDS = {"runs": "run", "logs": "logs"}  # what stands in the path -> the namespace
-SINK_EXTENSION = "heliograph.sink"  # in the ASGI scope: our server's own socket, to be written to without a detour
+SERVER_SOCKET = "heliograph.socket"  # in the ASGI scope: our server's own socket, to be used without a detour
+MOST_WAITING = 64  # frames that wait for one that takes its time, until the socket is read no further
 
 
-class ServerSink(Sink, Protocol):
-    """What `app.server` offers under `SINK_EXTENSION`: takes WebSocket frames and tells of back-pressure."""
+class Receiver(Protocol):
+    """Who is told what a client says. Nothing of this may block."""
 
-    def attach(self, outbox: Outbox) -> None: ...
+    def receive_text(self, text: str) -> None: ...
+
+    def receive_binary(self, data: bytes) -> None: ...
+
+    def lost(self) -> None:
+        """Nothing more will come: the client has gone, or the socket was closed. Said once."""
+        ...
+
+
+class ServerSocket(Sink, Protocol):
+    """What `app.server` offers under `SERVER_SOCKET`: takes WebSocket frames and tells of back-pressure."""
+
+    def attach(self, outbox: Outbox, receiver: Receiver) -> None:
+        """Have the socket to oneself from now on; the application may return."""
+        ...
+
+    def pause_reading(self) -> None: ...
+
+    def resume_reading(self) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -66,112 +86,185 @@ class WebSocketDoor:
         self.parts.telemetry.connections_refused += 1
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
-        server_sink: ServerSink | None = scope.get("extensions", {}).get(SINK_EXTENSION)
-        if server_sink is not None:
-            await self._drive(scope, receive, self.frames, server_sink)
+        server_socket: ServerSocket | None = scope.get("extensions", {}).get(SERVER_SOCKET)
+        if server_socket is not None:
+            outbox = self._outbox(server_socket)
+            socket = _Socket(self.parts, scope, self.frames, outbox, server_socket)
+            server_socket.attach(outbox, socket)
+            socket.begin()
             return
         async with AsgiSink(receive, send) as sink:
-            await self._drive(scope, sink.receive, self.texts, sink)
+            outbox = self._outbox(sink)
+            sink.attach(outbox)
+            socket = _Socket(self.parts, scope, self.texts, outbox)
+            socket.begin()
+            await _read_all(sink, socket)
 
-    async def _drive(self, scope: Scope, receive: Receive, encoding: Encoding, sink: ServerSink) -> None:
-        outbox = Outbox(sink, self.parts.turn, self.parts.settings.limits.outbox_bytes)
-        sink.attach(outbox)
-        await _Socket(self, scope, receive, encoding, outbox).run()
+    def _outbox(self, sink: Sink) -> Outbox:
+        return Outbox(sink, self.parts.turn, self.parts.settings.limits.outbox_bytes)
 
 
 class _Socket:
-    """Reads one socket from its first frame to its last."""
+    """One socket from its first frame to its last: a `Receiver`.
+
+    What can be done at once is done at once, without a task. While something takes its time, the frames behind it
+    wait, in order.
+    """
+
+    __slots__ = ("_bucket", "_connect", "_driver", "_is_lost", "_parts", "_socket", "_timer", "_waiting", "_work")
 
     def __init__(
-        self, door: WebSocketDoor, scope: Scope, receive: Receive, encoding: Encoding, outbox: Outbox
+        self, parts: Parts, scope: Scope, encoding: Encoding, outbox: Outbox, socket: ServerSocket | None = None
     ) -> None:
-        self._parts = door.parts
-        self._scope = scope
-        self._receive = receive
+        self._parts = parts
+        self._socket = socket  # to be told when to read no further; None where whoever reads waits until we are idle
         # Bytes that are no UTF-8 become lone surrogates here, which neither a user id nor a channel may hold.
-        query = scope["query_string"].decode("ascii")
-        self._query = dict(parse_qsl(query, keep_blank_values=True, errors="surrogateescape"))
-        self._driver = Driver(
-            self._parts,
-            encoding,
-            outbox,
-            only_user=self._user_in_path(),
-            channels=self._channels_from_url(),
-        )
-        limits = self._parts.settings.limits
-        self._connect_by = asyncio.get_running_loop().time() + limits.connect_timeout_s
-        self._bucket = TokenBucket(limits.messages_per_second, time.monotonic())
+        text = scope["query_string"].decode("ascii")
+        query = dict(parse_qsl(text, keep_blank_values=True, errors="surrogateescape"))
+        user = _user_in_path(scope)
+        self._connect = _connect_in_url(query, user) if parts.authenticator.mode == "open" else None
+        self._driver = Driver(parts, encoding, outbox, only_user=user, channels=_channels_in_url(scope, query))
+        self._bucket = TokenBucket(parts.settings.limits.messages_per_second, time.monotonic())
+        self._work: asyncio.Task[None] | None = None  # what takes its time
+        self._waiting: deque[str] | None = None  # the frames behind it
+        self._timer: asyncio.TimerHandle | None = None
+        self._is_lost = False
 
-    async def run(self) -> None:
-        try:
-            if (connect := self._connect_from_url()) is not None:
-                await self._driver.receive(connect)
-            async for text in self._texts():
-                await self._handle(text)
-        except Disconnected:
-            pass
-        except Exception:
-            logger.exception("connection %s failed", self._driver.connection.id)
-            self._driver.connection.close(CloseCode.INTERNAL_ERROR, "internal error")
-        finally:
+    def begin(self) -> None:
+        """Let the client in, if the URL says who it is; give it some time to say so, if it does not."""
+        if self._connect is not None:
+            connect, self._connect = self._connect, None
+            self._carry_out(connect)
+        timeout_s = self._parts.settings.limits.connect_timeout_s
+        self._timer = asyncio.get_running_loop().call_later(timeout_s, self._give_up)
+
+    async def idle(self) -> None:
+        """Wait until nothing is under way."""
+        while self._work is not None:
+            await asyncio.wait([self._work])
+
+    # -- Receiver
+
+    def receive_text(self, text: str) -> None:
+        if self._work is None:
+            self._handle(text)
+            return
+        if self._waiting is None:
+            self._waiting = deque()
+        self._waiting.append(text)
+        if self._socket is not None and len(self._waiting) >= MOST_WAITING:
+            self._socket.pause_reading()
+
+    def receive_binary(self, data: bytes) -> None:
+        self._driver.connection.close(CloseCode.UNSUPPORTED_DATA, "frames are JSON text, not binary")
+
+    def lost(self) -> None:
+        self._is_lost = True
+        self._waiting = None
+        self._stop_timer()
+        if self._work is None:
             self._driver.end()
 
-    def _connect_from_url(self) -> Connect | None:
-        """In open mode the URL may say who comes, instead of a first frame."""
-        if self._parts.authenticator.mode != "open":
-            return None
-        user = self._user_in_path()
-        if user is None:
-            user = self._query.get("user")
-        if user is None:
-            return None
-        return Connect(user=user, cursor=self._query.get("cursor"), replay="replay" in self._query)
+    # -- what the frames ask for
 
-    def _user_in_path(self) -> str | None:
-        """The user of `/ws/users/…`, bytes that are no UTF-8 as lone surrogates: the server replaces them."""
-        if "user" not in self._scope["path_params"]:
-            return None
-        _, _, name = self._scope["raw_path"].partition(b"/ws/users/")
-        return unquote_to_bytes(name).decode(errors="surrogateescape")
-
-    def _channels_from_url(self) -> list[str]:
-        """`?channels=a,b`, or the channel that the path names."""
-        params = self._scope["path_params"]
-        named = [f"{namespace}:{params[kind]}" for kind, namespace in CHANNEL_KINDS.items() if kind in params]
-        return named + [channel for channel in self._query.get("channels", "").split(",") if channel]
-
-    async def _texts(self) -> AsyncIterator[str]:
-        """The client's frames, until it leaves."""
-        while True:
-            try:
-                async with asyncio.timeout_at(None if self._driver.registered else self._connect_by):
-                    message = await self._receive()
-            except TimeoutError:
-                self._driver.connection.close(CloseCode.BAD_REQUEST, "no 'connect' in time")
-                return
-            if message["type"] == "websocket.disconnect":
-                return
-            text = message.get("text")
-            if text is None:
-                self._driver.connection.close(CloseCode.UNSUPPORTED_DATA, "frames are JSON text, not binary")
-                return
-            yield text
-
-    async def _handle(self, text: str) -> None:
+    def _handle(self, text: str) -> None:
         """One frame of the client."""
         self._parts.telemetry.messages_in += 1
-        if not self._bucket.take(time.monotonic()):
-            rate = self._parts.settings.limits.messages_per_second
-            refusal = f"more than {rate:g} frames a second; this one is dropped"
-            self._driver.refuse(Refuse(ErrorCode.RATE_LIMITED, refusal, self._parts.codec.request_id(text)))
-            return
         try:
+            if not self._bucket.take(time.monotonic()):
+                rate = self._parts.settings.limits.messages_per_second
+                refusal = f"more than {rate:g} frames a second; this one is dropped"
+                self._driver.refuse(Refuse(ErrorCode.RATE_LIMITED, refusal, self._parts.codec.request_id(text)))
+                return
             operation = self._parts.codec.decode(text)
         except BadFrame as error:
             self._parts.telemetry.bad_frames += 1
             self._driver.refuse(Refuse(error.code, str(error), error.request_id))
         else:
-            await self._driver.receive(operation)
+            self._carry_out(operation)
+
+    def _carry_out(self, operation: Operation) -> None:
+        try:
+            work = self._driver.begin(operation)
+        except Disconnected:
+            return
+        except Exception:
+            logger.exception("connection %s failed", self._driver.connection.id)
+            self._fail()
+            return
+        if work is not None:
+            self._work = asyncio.create_task(self._do(work), name="websocket-work")
+
+    async def _do(self, work: Coroutine[Any, Any, None]) -> None:
+        try:
+            await work
+        except Disconnected:
+            pass
+        except Exception:
+            logger.exception("connection %s failed", self._driver.connection.id)
+            self._fail()
+        finally:
+            self._work = None
+            if self._driver.registered:
+                self._stop_timer()
+            if self._is_lost:
+                self._driver.end()
+            else:
+                self._go_on()
+
+    def _go_on(self) -> None:
+        """Do what has waited."""
+        while self._waiting and self._work is None:
+            self._handle(self._waiting.popleft())
+        if self._socket is not None and not self._waiting:
+            self._waiting = None
+            self._socket.resume_reading()
+
+    def _fail(self) -> None:
+        self._driver.connection.close(CloseCode.INTERNAL_ERROR, "internal error")
+
+    def _give_up(self) -> None:
+        self._timer = None
+        if self._work is None and not self._driver.registered:
+            self._driver.connection.close(CloseCode.BAD_REQUEST, "no 'connect' in time")
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
+async def _read_all(sink: AsgiSink, socket: _Socket) -> None:
+    """Read a socket by plain ASGI, one frame after the other."""
+    while (message := await sink.receive())["type"] != "websocket.disconnect":
+        if (text := message.get("text")) is not None:
+            socket.receive_text(text)
+        else:
+            socket.receive_binary(message["bytes"])
+        await socket.idle()
+    socket.lost()
+    await socket.idle()
+
+
+def _connect_in_url(query: dict[str, str], user: str | None) -> Connect | None:
+    """In open mode the URL may say who comes, instead of a first frame."""
+    user = query.get("user") if user is None else user
+    return None if user is None else Connect(user=user, cursor=query.get("cursor"), replay="replay" in query)
+
+
+def _user_in_path(scope: Scope) -> str | None:
+    """The user of `/ws/users/…`, bytes that are no UTF-8 as lone surrogates: the server replaces them."""
+    if "user" not in scope["path_params"]:
+        return None
+    _, _, name = scope["raw_path"].partition(b"/ws/users/")
+    return unquote_to_bytes(name).decode(errors="surrogateescape")
+
+
+def _channels_in_url(scope: Scope, query: dict[str, str]) -> list[str]:
+    """`?channels=a,b`, or the channel that the path names."""
+    params = scope["path_params"]
+    named = [f"{namespace}:{params[kind]}" for kind, namespace in CHANNEL_KINDS.items() if kind in params]
+    return named + [channel for channel in query.get("channels", "").split(",") if channel]
 
 
 async def _deny(scope: Scope, send: Send, status: int, reason: str) -> None:

@@ -1,0 +1,82 @@
+"""Cuts the bytes of a client into whole WebSocket frames. Pure.
+
+Nearly all that clients send is short text in one frame, so that is unmasked and decoded here. Every other frame is
+handed on as it came, whole, to a parser that knows all of RFC 6455; it always stands between two frames.
+"""
+
+from collections.abc import Callable
+
+from websockets.speedups import apply_mask
+
+_TEXT = 0x81  # final, no extension, opcode 1
+_FINAL = 0x80
+_MASKED = 0x80
+_FIRST_CONTROL_OPCODE = 8
+_HEAD_BYTES = {126: 8, 127: 14}  # with the mask, by the length in the second byte; 6 for any other
+
+
+class FrameSplitter:
+    """Calls `on_text` with each text, `on_frame` with each other frame, in order.
+
+    A frame that breaks the rules, or whose payload has more than `max_bytes`, is not waited for: what is there of it
+    goes to `on_frame`, whose parser refuses it.
+    """
+
+    __slots__ = ("_fragmented", "_max_bytes", "_on_frame", "_rest", "_wanted", "on_text")
+
+    def __init__(self, on_text: Callable[[str], object], on_frame: Callable[[bytes], object], max_bytes: int) -> None:
+        self.on_text = on_text
+        self._on_frame = on_frame
+        self._max_bytes = max_bytes
+        self._rest: bytearray | None = None  # the beginning of a frame
+        self._wanted = 0  # how many bytes that has to have before it is looked at again
+        self._fragmented = False  # a message has begun whose last fragment has not come
+
+    def feed(self, data: bytes) -> None:
+        """Go on with what came next."""
+        if self._rest is not None:
+            self._rest += data
+            if len(self._rest) < self._wanted:
+                return
+            data, self._rest = bytes(self._rest), None
+        at, size = 0, len(data)
+        while at < size:
+            if size - at < 2:
+                self._keep(data[at:], 2)
+                return
+            first, second = data[at], data[at + 1]
+            length = second & 0x7F
+            head = _HEAD_BYTES.get(length, 6)
+            if not second & _MASKED:
+                self._on_frame(data[at:])
+                return
+            if size - at < head:
+                self._keep(data[at:], head)
+                return
+            if head != 6:
+                length = int.from_bytes(data[at + 2 : at + head - 4])
+            if length > self._max_bytes:
+                self._on_frame(data[at:])
+                return
+            start = at + head
+            end = start + length
+            if end > size:
+                self._keep(data[at:], head + length)
+                return
+            if first == _TEXT and not self._fragmented:
+                payload = apply_mask(data[start:end], data[start - 4 : start])
+                try:
+                    text = payload.decode()
+                except UnicodeDecodeError:
+                    self._on_frame(data[at:end])
+                else:
+                    self.on_text(text)
+            else:
+                if first & 0x0F < _FIRST_CONTROL_OPCODE:
+                    self._fragmented = not first & _FINAL
+                self._on_frame(data[at:end])
+            at = end
+
+    def _keep(self, rest: bytes, wanted: int) -> None:
+        self._rest = bytearray(rest)
+        self._wanted = wanted
