@@ -1,6 +1,6 @@
 /**
- * The JavaScript client and the console's plain parts, without a server: each exported function is one case, and fails
- * by throwing. Sockets, requests and time are played by hand. `test_client.py` runs them in Chromium.
+ * The JavaScript client and the console's plain parts, without a server: each exported function is one case, and
+ * fails by throwing. Sockets, requests and time are played by hand. `test_client.py` runs them in Chromium.
  */
 import { Heliograph } from "/static/heliograph.js";
 import { LineBuffer } from "/static/line_buffer.js";
@@ -52,7 +52,7 @@ class World {
         for (const frame of frames) this.onmessage?.({ data: JSON.stringify(frame) });
       }
       greet(more = {}) {
-        this.say({ type: "connected", user: "alice", session: "s", replica: "replica-1", cursor: "", ping: 25, ...more });
+        this.say({ type: "connected", user: "alice", replica: "replica-1", cursor: "", ping: 25, ...more });
       }
       end(code, reason = "") {
         this.onclose?.({ code, reason });
@@ -174,7 +174,8 @@ export async function subscriptions_go_on_from_the_newest_cursor_on_another_conn
   client.on("message", ({ data }) => heard.push(data));
   await settle();
   world.socket.subscribe("뉴스", ["e", 4]);
-  world.socket.say(message("뉴스", ["e", 5], "five"), message("#alice", ["u", 1], "mine"), message("뉴스", ["e", 6], "six"));
+  world.socket.say(message("뉴스", ["e", 5], "five"), message("#alice", ["u", 1], "mine"));
+  world.socket.say(message("뉴스", ["e", 6], "six"));
   world.socket.end(1006);
   await world.pass(300);
   equal(world.socket.url.searchParams.get("cursor"), cursor("#alice", ["u", 1]), "the own cursor");
@@ -429,7 +430,8 @@ export async function events_are_read_however_the_stream_is_cut() {
   await settle();
   const stream = world.stream();
   stream.greet();
-  const bytes = new TextEncoder().encode(`:\r\n\r\nid: x\r\ndata: ${JSON.stringify(message("#alice", ["e", 1], "우주 🚀"))}\r\n\r\n`);
+  const data = JSON.stringify(message("#alice", ["e", 1], "우주 🚀"));
+  const bytes = new TextEncoder().encode(`:\r\n\r\nid: x\r\ndata: ${data}\r\n\r\n`);
   for (const byte of bytes) {
     stream.raw(Uint8Array.of(byte));
     await turn();
@@ -551,7 +553,10 @@ export async function sending_without_a_socket_tries_to_get_one_and_says_if_ther
   equal([data, (await sent).message_id], [2, "m"]);
 }
 
-const jwt = (expiresInS) => `h.${btoa(JSON.stringify({ sub: "alice", exp: Date.now() / 1000 + expiresInS })).replaceAll("=", "")}.s`;
+function jwt(expiresInS) {
+  const claims = JSON.stringify({ sub: "alice", exp: Date.now() / 1000 + expiresInS });
+  return `h.${btoa(claims).replaceAll("=", "")}.s`;
+}
 
 export async function a_token_is_renewed_in_band_before_it_expires() {
   const world = new World();
@@ -611,7 +616,8 @@ export async function over_http_a_token_goes_into_a_header_and_a_ticket_is_used_
   byToken.close();
 
   let last = 0;
-  const byTicket = world.client({ user: undefined, getTicket: async () => `ticket-${(last += 1)}`, transports: ["poll"] });
+  const getTicket = async () => `ticket-${(last += 1)}`;
+  const byTicket = world.client({ user: undefined, getTicket, transports: ["poll"] });
   byTicket.connect();
   await settle();
   equal([world.request.headers, world.request.url.search], [{}, "?ticket=ticket-1&wait=0"]);
@@ -664,8 +670,8 @@ export async function lines_are_bounded_filtered_and_counted() {
   lines.setFilter("");
   equal([lines.shown, lines.line(0).text, lines.line(lines.shown - 1).text], [105, "line 20", "line 124"]);
   lines.clear();
-  lines.add({ text: "\u001b[31mred\u001b[0m\ttab\r\u0000" });
-  equal([lines.line(0).text, lines.shown], ["red\ttab␍␀", 1]);
+  lines.add({ text: "\u001b[31mred\u001b[0m\ttab\r\n\u0000\u007f" });
+  equal([lines.line(0).text, lines.shown], ["red\ttab␍␊␀␡", 1]);
 }
 
 export async function a_run_goes_on_where_its_log_was_whatever_tells_of_it() {
@@ -674,7 +680,11 @@ export async function a_run_goes_on_where_its_log_was_whatever_tells_of_it() {
   const client = {
     state: { state: "connected", transport: "websocket" },
     on: (_, listener) => (listeners.state = listener),
-    subscribe: () => (subscription = { heard: {}, on: (type, fn) => (subscription.heard[type] = fn), unsubscribe: () => (subscription = null) }),
+    subscribe: () => {
+      const heard = {};
+      subscription = { heard, on: (type, fn) => (heard[type] = fn), unsubscribe: () => (subscription = null) };
+      return subscription;
+    },
   };
   const watch = new RunWatch(client);
   const lines = [];

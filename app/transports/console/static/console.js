@@ -92,6 +92,7 @@ cluster.start();
 function invitation(user) {
   if (auth !== "open") return ["Write to somebody below."];
   const other = ["alice", "bob"].find((name) => name !== user);
-  const link = element("a", { href: `/?user=${other}${location.hash}`, target: "_blank" }, `Open a second window as ${other}`);
+  const address = { href: `/?user=${other}${location.hash}`, target: "_blank" };
+  const link = element("a", address, `Open a second window as ${other}`);
   return [link, " and write to each other."];
 }

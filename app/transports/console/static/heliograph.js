@@ -563,8 +563,8 @@ export class Heliograph {
   }
 
   /**
-   * Over HTTP, one channel that is not given refuses the whole request. It goes on without those that are to blame: that
-   * are named, or else that were not there before.
+   * Over HTTP, one channel that is not given refuses the whole request. It goes on without those that are to
+   * blame: that are named, or else that were not there before.
    *
    * @returns {boolean} whether there are any
    */
@@ -700,4 +700,5 @@ export class Heliograph {
 }
 
 /** @param {Set<string>} names @param {Channel[]} channels */
-const sameNames = (names, channels) => names.size === channels.length && channels.every(({ name }) => names.has(name));
+const sameNames = (names, channels) =>
+  names.size === channels.length && channels.every(({ name }) => names.has(name));

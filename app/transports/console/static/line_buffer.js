@@ -1,6 +1,6 @@
 // Colours and cursor movements of a terminal.
 const ESCAPES = /\u001b(?:\[[0-?]*[ -/]*[@-~]|\][^\u0007\u001b]*(?:\u0007|\u001b\\)|[@-Z\\-_])/g;
-const CONTROLS = /[\u0000-\u0008\u000b-\u001f\u007f]/g;
+const CONTROLS = /[\u0000-\u0008\u000a-\u001f\u007f]/g;
 
 /**
  * Lines of a log, as many as fit, and which of them a filter lets through.
@@ -104,8 +104,9 @@ export class LineBuffer {
 }
 
 /** As one line that can be read: without a terminal's colours, other control characters as symbols. */
-const readable = (text) =>
-  text.replace(ESCAPES, "").replace(CONTROLS, (control) => String.fromCharCode(0x2400 + (control.charCodeAt(0) % 127)));
+const readable = (text) => text.replace(ESCAPES, "").replace(CONTROLS, symbol);
+
+const symbol = (control) => (control === "\u007f" ? "␡" : String.fromCharCode(0x2400 + control.charCodeAt(0)));
 
 /** How wide a text is, roughly: what lies beyond the alphabets (Korean, Chinese, …) takes two columns. */
 function columns(text) {

@@ -5,8 +5,8 @@ import { NoCredentials } from "./credentials.js";
 const CODES = { 400: 3501, 401: 3500, 403: 3507 };
 
 /**
- * A request was refused or a stream was ended, with the close code that says so on a socket. `error`: the server's own
- * code; `unasked`: see `SocketLink`.
+ * A request was refused or a stream was ended, with the close code that says so on a socket. `error`: the
+ * server's own code; `unasked`: see `SocketLink`.
  */
 export class Refused extends Error {
   constructor(code, message, { error, unasked = false } = {}) {

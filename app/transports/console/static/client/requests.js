@@ -3,7 +3,11 @@ import { HeliographError } from "./error.js";
 /** Frames with an id that wait for their answers. */
 export class Requests {
   #env;
-  /** @type {Map<string, {text: string, link: ?object, sentAt: number, timer: *, resolve: Function, reject: Function}>} */
+  /**
+   * By id.
+   *
+   * @type {Map<string, {text: string, link: ?object, sentAt: number, timer: *, resolve: Function, reject: Function}>}
+   */
   #pending = new Map();
   #lastId = 0;
 

@@ -14,9 +14,9 @@ const PONG_MS = 10_000;
  * @property {(replica: string) => void} moved another replica serves it now
  * @property {(frame: object) => void} frame any other frame, except `pong`
  * @property {(error: Error) => void} garbled a frame that is not a JSON object
- * @property {(close: {code: number, reason: string, unasked?: boolean, error?: string}) => void} closed it ended, and
- *   not by `close()`; `unasked`: the page had no credentials, so that the server was never asked; `error`: the code of
- *   the answer that refused a request over HTTP
+ * @property {(close: {code: number, reason: string, unasked?: boolean, error?: string}) => void} closed it
+ *   ended, and not by `close()`; `unasked`: the page had no credentials, so that the server was never asked;
+ *   `error`: the code of the answer that refused a request over HTTP
  */
 export class SocketLink {
   transport = "websocket";

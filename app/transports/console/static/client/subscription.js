@@ -32,7 +32,7 @@ export class Subscription {
   }
 
   /**
-   * @param {"message" | "initial_state" | "progress" | "join" | "leave" | "subscribed" | "unsubscribed" | "error"} event
+   * @param {string} event see above
    * @param {(value: any) => void} listener
    * @returns {() => void} takes the listener off again
    */

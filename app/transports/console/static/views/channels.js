@@ -1,7 +1,7 @@
 import { announce, byId, element } from "../dom.js";
 import { milliseconds } from "../format.js";
 import { addressOf } from "../navigation.js";
-import { body, Feed, head, part } from "./feed.js";
+import { body, Feed, head, LATENCY, part } from "./feed.js";
 import { replicaName } from "./replica.js";
 
 const PRESENCE_MS = 10_000; // where nobody tells who comes and goes, one has to ask
@@ -107,7 +107,7 @@ export class ChannelsView {
             "li",
             { "data-user": user },
             element("bdi", { class: "name" }, user),
-            connections > 1 ? element("span", { class: "aside", title: `${connections} connections` }, ` ×${connections}`) : "",
+            connections > 1 ? element("span", { class: "aside", title: "connections" }, ` ×${connections}`) : "",
             user === me ? element("span", { class: "badge" }, "you") : "",
           ),
         ),
@@ -165,7 +165,8 @@ class JoinedChannel {
     this.panel = element("div", { class: "log-frame", "data-channel": name }, this.#log, jump);
     this.#feed = new Feed(this.#log, jump);
     this.#link = element("a", { href: addressOf("channels", name) }, element("bdi", {}, name), this.#count);
-    const close = element("button", { type: "button", class: "close", "aria-label": `Leave ${name}`, title: "Leave" }, "×");
+    const close = element("button", { type: "button", class: "close", title: "Leave" }, "×");
+    close.setAttribute("aria-label", `Leave ${name}`);
     close.addEventListener("click", leave);
     this.tab = element("li", {}, this.#link, close);
     this.#subscribe();
@@ -217,8 +218,10 @@ class JoinedChannel {
 
   #move(user, came) {
     const verb = came ? "joined" : "left";
-    this.#feed.addNote("plain", element("bdi", { class: "name" }, user), ` ${verb}`);
-    if (this.#isFront) announce(`${user} ${verb}`);
+    if (user !== this.#client.state.user) {
+      this.#feed.addNote("plain", element("bdi", { class: "name" }, user), ` ${verb}`);
+      if (this.#isFront) announce(`${user} ${verb}`);
+    }
     if (came && !this.users?.has(user)) this.users?.set(user, 1);
     else if (!came) this.users?.delete(user);
     this.#changed();
@@ -255,7 +258,7 @@ function entry(event, receivedAt, own) {
       {},
       event.origin ? part("sent on ", replicaName(event.origin)) : part("published from outside"),
       part("→ ", replicaName(event.deliveredBy)),
-      part(element("data", { title: "From sending to arrival, by the clocks of both machines" }, milliseconds(receivedAt - sentAt))),
+      part(element("data", { title: LATENCY }, milliseconds(receivedAt - sentAt))),
     ),
   );
 }

@@ -56,7 +56,7 @@ export class Chart {
   draw(at) {
     this.#at = at;
     const { samples } = this.#history;
-    const told = samples.some(({ reports }) => [...reports.values()].some((report) => this.#value(report) !== undefined));
+    const told = samples.some(({ reports }) => this.#all(reports).length > 0);
     this.node.hidden = samples.length > 0 && !told;
     this.#showValues();
     if (this.#width <= 0 || !told) return;
@@ -96,7 +96,8 @@ export class Chart {
     for (let ago = reachMs; ago >= 0; ago -= MINUTE_MS) {
       const words = ago ? `−${ago / MINUTE_MS} min` : "now";
       const anchor = ago ? "middle" : "end";
-      if (this.#width > 330 || ago === reachMs || ago === 0) nodes.push(label(this.#x(now - ago), HEIGHT - 4, anchor, words));
+      const fits = this.#width > 330 || ago === reachMs || ago === 0;
+      if (fits) nodes.push(label(this.#x(now - ago), HEIGHT - 4, anchor, words));
     }
     return nodes;
   }
@@ -122,7 +123,8 @@ export class Chart {
       make("line", { class: "cross", x1: x, x2: x, y1: MARGIN.top, y2: HEIGHT - MARGIN.bottom }),
       ...[...sample.reports].flatMap(([name, report]) => {
         const value = this.#value(report);
-        return value === undefined ? [] : [make("circle", { class: "dot", "data-hue": hue(name), cx: x, cy: y(value), r: "4" })];
+        if (value === undefined) return [];
+        return [make("circle", { class: "dot", "data-hue": hue(name), cx: x, cy: y(value), r: 4 })];
       }),
     ];
   }

@@ -109,6 +109,9 @@ export class Feed {
   }
 }
 
+/** What the figure beside a message is. */
+export const LATENCY = "From sending to arrival, by the clocks of both machines";
+
 export function time(date) {
   return element("time", { datetime: Number.isNaN(date.getTime()) ? null : date.toISOString() }, clock(date));
 }

@@ -33,8 +33,9 @@ export class LinePane {
    */
   constructor(frame, buffer, label) {
     this.#buffer = buffer;
-    this.scroller = element("div", { class: "lines", tabindex: "0", role: "log", "aria-live": "off", "aria-label": label });
-    this.scroller.append(this.#space);
+    // Not live: nobody could listen to what may be a thousand lines a second.
+    this.scroller = element("div", { class: "lines", tabindex: "0", role: "log", "aria-live": "off" }, this.#space);
+    this.scroller.setAttribute("aria-label", label);
     frame.append(this.scroller, this.#empty, this.#jump);
     this.scroller.addEventListener("scroll", () => this.#onScroll(), { passive: true });
     this.#jump.addEventListener("click", () => {
@@ -119,7 +120,8 @@ export class LinePane {
       this.#rows.push(row);
       this.#window.append(row.node);
     }
-    this.#rows.forEach((row, i) => row.show(first + i < end ? this.#buffer.line(first + i) : null, this.#buffer.filter));
+    const { filter } = this.#buffer;
+    this.#rows.forEach((row, i) => row.show(first + i < end ? this.#buffer.line(first + i) : null, filter));
     this.#showJump();
   }
 
@@ -157,11 +159,12 @@ class Row {
 
 /** The text with every place marked where it holds what was searched. */
 function marked(text, filter) {
-  const parts = [];
   const lower = text.toLowerCase();
+  // Some letters grow in lower case; the places would be wrong then.
+  if (lower.length !== text.length) return [text];
+  const parts = [];
   let from = 0;
-  // Where lower case is longer than the text (some letters grow), places would be wrong: nothing is marked then.
-  for (let at = lower.length === text.length ? lower.indexOf(filter) : -1; at >= 0; at = lower.indexOf(filter, from)) {
+  for (let at = lower.indexOf(filter); at >= 0; at = lower.indexOf(filter, from)) {
     parts.push(text.slice(from, at), element("mark", {}, text.slice(at, at + filter.length)));
     from = at + filter.length;
   }

@@ -5,7 +5,8 @@ import { addressOf } from "../navigation.js";
 import { LinePane } from "./line_pane.js";
 import { showSource } from "./source.js";
 
-const RATE_MS = 1_000;
+const SUM_MS = 250;
+const RATE_OVER = 4; // so many of these make the second over which the rate is taken
 const FILTER_MS = 120; // after the last letter
 
 /** The lines of one log, as they come. */
@@ -17,14 +18,14 @@ export class LogView {
   #pane = new LinePane(byId("log-lines"), this.#lines, "The log");
   #source = "off";
   #detail = "";
-  #came = 0; // since the rate was shown last
+  #came = [0]; // lines in each of the last quarters of a second, the present one first
   #filterTimer = null;
 
   /** @param {import("../heliograph.js").Heliograph} client */
   constructor(client) {
     this.#client = client;
     client.on("state", () => this.#showSource());
-    this.#pane.explain("Give the id of a log to watch it.");
+    this.#explain();
     byId("log-form").addEventListener("submit", (event) => {
       event.preventDefault();
       location.hash = addressOf("logs", byId("log-id").value.trim());
@@ -33,7 +34,10 @@ export class LogView {
       clearTimeout(this.#filterTimer);
       this.#filterTimer = setTimeout(() => this.#filter(), FILTER_MS);
     });
-    setInterval(() => this.#showSum(), RATE_MS);
+    setInterval(() => {
+      this.#showSum();
+      this.#came = [0, ...this.#came].slice(0, RATE_OVER);
+    }, SUM_MS);
   }
 
   /**
@@ -70,7 +74,7 @@ export class LogView {
     const number = cursor ? Number(cursor.slice(cursor.lastIndexOf(".") + 1)) : undefined;
     const text = typeof data?.line === "string" ? data.line : typeof data === "string" ? data : JSON.stringify(data);
     this.#lines.add({ text, number, at: new Date(sent_at), stream: data?.stream === "stderr" ? "stderr" : "stdout" });
-    this.#came += 1;
+    this.#came[0] += 1;
     this.#pane.added(1);
   }
 
@@ -93,7 +97,8 @@ export class LogView {
   }
 
   #explain() {
-    this.#pane.explain(this.#lines.filter ? "No line holds that." : this.#id ? "Nothing was said yet." : "Give the id of a log to watch it.");
+    if (this.#lines.filter) this.#pane.explain("No line holds that.");
+    else this.#pane.explain(this.#id ? "Nothing was said yet." : "Give the id of a log to watch it.");
   }
 
   #showSource() {
@@ -106,10 +111,10 @@ export class LogView {
   }
 
   #showSum() {
-    const rate = this.#came;
-    this.#came = 0;
+    const rate = this.#came.reduce((sum, count) => sum + count, 0);
     const { total, shown, filter } = this.#lines;
     const sum = filter ? `${shown.toLocaleString()} of ${counted(total, "line")}` : counted(total, "line");
-    byId("log-sum").textContent = this.#id ? [sum, rate && `${rate.toLocaleString()}/s`].filter(Boolean).join(" · ") : "";
+    const words = [this.#id && sum, rate && `${rate.toLocaleString()}/s`].filter(Boolean).join(" · ");
+    if (byId("log-sum").textContent !== words) byId("log-sum").textContent = words;
   }
 }

@@ -1,6 +1,6 @@
 import { announce, byId, element } from "../dom.js";
 import { milliseconds } from "../format.js";
-import { body, Feed, head, part } from "./feed.js";
+import { body, Feed, head, LATENCY, part } from "./feed.js";
 import { replicaName } from "./replica.js";
 
 const DELIVERIES = {
@@ -41,8 +41,7 @@ export class MessagesView {
           {},
           message.origin ? part("sent on ", replicaName(message.origin)) : part("published from outside"),
           part("→ delivered by ", replicaName(message.deliveredBy)),
-          part(element("data", { class: "latency", title: "From sending to arrival, by the clocks of both machines" },
-            milliseconds(receivedAt - sentAt))),
+          part(element("data", { class: "latency", title: LATENCY }, milliseconds(receivedAt - sentAt))),
         ),
       );
     });
