@@ -6,15 +6,15 @@ import re
 import signal
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.async_api import Browser, BrowserContext, Page, WebSocketRoute, async_playwright, expect
+from playwright.async_api import Browser, BrowserContext, Page, WebSocketRoute, expect
 
 from app.publish.publisher import Publisher
-from tests.support.cluster import SOURCES, LocalClusterProcess
+from tests.support.cluster import ROOT, SOURCES, LocalClusterProcess
 from tests.support.forwarder import forward_from
 from tests.support.waiting import eventually
 
@@ -33,16 +33,6 @@ requestAnimationFrame(function look(now) {
     requestAnimationFrame(look);
 });
 """
-
-
-@pytest.fixture
-async def browser() -> AsyncIterator[Browser]:
-    async with async_playwright() as playwright:
-        chromium = await playwright.chromium.launch(
-            executable_path="/usr/bin/chromium", args=["--no-sandbox", "--disable-gpu"]
-        )
-        yield chromium
-        await chromium.close()
 
 
 @pytest.fixture
@@ -473,3 +463,15 @@ async def test_it_falls_back_to_events_and_to_polling_through_nginx(
         return bool((await collected(page, "websocket"))["state"]["transport"] == "websocket")
 
     await eventually(has_socket, within_s=10, every_s=0.1)
+
+
+async def test_the_page_in_ten_lines(cluster: LocalClusterProcess, browser: Browser, publisher: Publisher) -> None:
+    """Fails if the page that docs/javascript.md begins with does not work as it stands there."""
+    [html] = re.findall(r"```html\n(.*?)```", (ROOT / "docs/javascript.md").read_text(encoding="utf-8"), re.DOTALL)
+    page = await browser.new_page()
+    await page.goto(f"{cluster.url}/health")
+    async with page.expect_websocket() as opened:
+        await page.set_content(html)
+    await (await opened.value).wait_for_event("framereceived", lambda frame: "subscribed" in str(frame))
+    publisher.publish("news", "우주여행고양이 <b>")
+    await expect(page.locator("#news li")).to_have_text("우주여행고양이 <b>")
