@@ -470,8 +470,9 @@ async def test_the_page_in_ten_lines(cluster: LocalClusterProcess, browser: Brow
     [html] = re.findall(r"```html\n(.*?)```", (ROOT / "docs/javascript.md").read_text(encoding="utf-8"), re.DOTALL)
     page = await browser.new_page()
     await page.goto(f"{cluster.url}/health")
-    async with page.expect_websocket() as opened:
-        await page.set_content(html)
-    await (await opened.value).wait_for_event("framereceived", lambda frame: "subscribed" in str(frame))
+    frames: list[str] = []
+    page.on("websocket", lambda socket: socket.on("framereceived", lambda frame: frames.append(str(frame))))
+    await page.set_content(html)
+    await eventually(lambda: any('"subscribed"' in frame for frame in frames))
     publisher.publish("news", "우주여행고양이 <b>")
     await expect(page.locator("#news li")).to_have_text("우주여행고양이 <b>")
