@@ -629,7 +629,8 @@ export async function over_http_a_token_goes_into_a_header_and_a_ticket_is_used_
 export async function somebody_else_begins_anew() {
   const world = new World();
   const client = await connected(world);
-  client.subscribe("news");
+  const begun = [];
+  client.subscribe("news").on("subscribed", ({ anew }) => begun.push(anew));
   await settle();
   world.socket.subscribe("news", ["e", 5]);
   world.socket.say(message("#alice", ["u", 3], "for alice"));
@@ -639,6 +640,13 @@ export async function somebody_else_begins_anew() {
   world.socket.greet({ user: "bob" });
   await settle();
   equal(world.socket.asked("subscribe").map((frame) => frame.cursor), [undefined]);
+  world.socket.subscribe("news", ["e", 5]);
+  world.socket.end(1006);
+  await world.pass(300);
+  world.socket.greet({ user: "bob" });
+  await settle();
+  world.socket.subscribe("news", ["e", 5], true);
+  equal(begun, [true, true, false]);
 }
 
 export async function a_subscription_that_the_server_ends_stays_ended_until_it_is_asked_for_again() {

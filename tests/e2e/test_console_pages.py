@@ -213,6 +213,29 @@ async def test_a_thousand_lines_a_second(
     assert rows < 100, f"{rows} rows exist: all lines are in the page"
 
 
+async def test_a_log_is_shown_once_to_who_comes_back(
+    cluster: LocalClusterProcess, browser: Browser, publisher: Publisher
+) -> None:
+    """Fails if a log is shown twice to somebody who connects anew, or a cut loses or doubles lines."""
+    publisher.log_many("again", [(f"line {i}", "stdout") for i in range(30)])
+    gate = SocketGate()
+    context = await browser.new_context()
+    await gate.guard(context)
+    page = await open_page(context, cluster.port, "agnes", "#/logs/again")
+    await expect(page.locator("#log-sum")).to_have_text(re.compile("^30 lines"))
+    await gate.close()
+    await expect(page.locator("#transport")).to_have_text("by server-sent events", timeout=15_000)
+    publisher.log("again", "line 30")
+    await expect(page.locator("#log-sum")).to_have_text(re.compile("^31 lines"))
+    await expect(page.locator("#log-source")).to_have_text("Live by sse")
+    gate.shut = False
+    await page.click("#disconnect")
+    await page.click("#connect")
+    await expect(page.locator("#log-source")).to_have_text("Live")
+    publisher.log("again", "line 31")
+    await expect(page.locator("#log-sum")).to_have_text(re.compile("^32 lines"))
+
+
 async def test_reading_further_up_stays_where_it_is_when_old_lines_are_dropped(
     cluster: LocalClusterProcess, browser: Browser
 ) -> None:

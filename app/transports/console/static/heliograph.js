@@ -211,7 +211,7 @@ export class Heliograph {
     if (followed.run) {
       queueMicrotask(() => {
         if (!followed.subscriptions.has(subscription)) return;
-        subscription.hear("subscribed", { channel, recovered: true, lost: false });
+        subscription.hear("subscribed", { channel, recovered: true, lost: false, anew: false });
         subscription.hear("initial_state", { type: "initial_state", ...followed.run, logs: [...followed.run.logs] });
       });
     }
@@ -534,9 +534,10 @@ export class Heliograph {
     link.lastSubscribed = frame.channel; // the state of a run follows, without its name
     const channel = isOwn ? this.#own : this.#channels.get(frame.channel);
     if (!channel) return;
+    const anew = channel.position === null;
     const lost = channel.begin(frame);
     if (isOwn && lost) this.#events.emit("lost", { channel: channel.name });
-    if (!isOwn) channel.emit("subscribed", { channel: channel.name, recovered: frame.recovered, lost });
+    if (!isOwn) channel.emit("subscribed", { channel: channel.name, recovered: frame.recovered, lost, anew });
   }
 
   #onClosed(link, close) {

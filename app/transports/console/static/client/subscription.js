@@ -4,8 +4,9 @@ import { Emitter } from "./emitter.js";
  * One listener's part in a channel, as `subscribe` gives it.
  *
  * Events: `message`, `initial_state`, `progress`, `join`, `leave` (the server's frames), `subscribed`
- * (`{channel, recovered, lost}`; with `lost`, messages are missing before those that follow), `unsubscribed`
- * (the server has ended it; it does not come back by itself) and `error` (a HeliographError: not subscribed).
+ * (`{channel, recovered, lost, anew}`; with `lost`, messages are missing before those that follow; `anew`: nothing was
+ * heard before, or by somebody else), `unsubscribed` (the server has ended it; it does not come back by itself) and
+ * `error` (a HeliographError: not subscribed).
  */
 export class Subscription {
   channel;

@@ -59,8 +59,12 @@ export class LogView {
     this.#explain();
     this.#source = "connecting";
     this.#subscription = this.#client.subscribe(`logs:${id}`, (message) => this.#add(message));
-    this.#subscription.on("subscribed", ({ lost }) => {
+    this.#subscription.on("subscribed", ({ lost, anew }) => {
       this.#source = "live";
+      if (anew) {
+        this.#lines.clear();
+        this.#pane.changed();
+      }
       if (lost) this.#mark("lines are missing here");
       this.#showSource();
     });
