@@ -23,5 +23,6 @@ publishes it without keeping it. Everything else is the same.
 Programs that are no replica run the same script: `publish/`.
 
 Imports go down only: main, cli > server, local_cluster > application > transports > cluster, publish > hub,
-backends > protocol > settings, errors, clock, telemetry, tasks. `application.py` alone ties concrete parts together.
+backends > protocol > settings, errors, clock, logs, telemetry, tasks. `application.py` alone ties concrete parts
+together.
 """

@@ -27,6 +27,7 @@ from app.cluster.directory import Directory
 from app.cluster.node import Node
 from app.cluster.presence import Presence
 from app.cluster.pubsub_manager import PubSubManager
+from app.cluster.pulse import Pulse
 from app.cluster.run_reaper import RunReaper
 from app.hub.hub import Hub
 from app.hub.outbox import Turn
@@ -40,6 +41,7 @@ from app.transports.console import console_routes, static_routes
 from app.transports.driver import Parts
 from app.transports.health import health_routes
 from app.transports.http import ReadingDoor
+from app.transports.metrics import metrics_route
 from app.transports.polling import PollDoor
 from app.transports.runs import RunDoor
 from app.transports.sse import SseDoor
@@ -109,7 +111,8 @@ def build_replica(settings: Settings, name: str = "replica-1", bus: PubSubManage
     runs = (
         RunReaper(partial(reap_lost_runs, kept_scripts, bus.keys, bus.channel, namespaces)) if bus.enabled else None
     )
-    node = Node(name, hub, bus, directory, channels, presence, runs, drain=settings.drain, clock=clock)
+    pulse = Pulse(telemetry, clock)
+    node = Node(name, hub, bus, directory, channels, presence, runs, pulse, drain=settings.drain, clock=clock)
     manager = ConnectionManager(
         hub,
         bus,
@@ -143,7 +146,8 @@ def build_replica(settings: Settings, name: str = "replica-1", bus: PubSubManage
         WebSocketRoute("/ws", door),
         WebSocketRoute("/ws/users/{user:path}", door),
         *(WebSocketRoute(f"/ws/{kind}/{{{kind}:path}}", door) for kind in CHANNEL_KINDS),
-        *health_routes(node, bus, hub, telemetry),
+        *health_routes(node, bus),
+        metrics_route(node, bus, hub, telemetry),
         Route("/sse", ReadingDoor(origins, SseDoor.build(parts).serve)),
         Route("/api/poll", ReadingDoor(origins, polls.serve)),
         Route("/api/runs/{run_id:path}", ReadingDoor(origins, RunDoor(parts).serve)),

@@ -5,6 +5,7 @@ import json
 import logging
 import sys
 import time
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -12,8 +13,8 @@ import click
 import msgspec
 
 from app.errors import BadSetting, BadUserId, HeliographError
+from app.logs import configure_logging
 from app.settings import Settings, settings_table, unknown_variables
-from app.telemetry import configure_logging
 
 PORT = click.IntRange(1, 65535)
 DRAIN_MARGIN_S = 5.0  # what a replica may take beyond its drain before it is killed
@@ -47,7 +48,7 @@ def serve(host: str, port: int, name: str, reload: bool) -> None:
         _serve_and_reload(host, port, name)
         return
     loaded = _load_settings()
-    configure_logging(loaded.log.level)
+    configure_logging(loaded.log.level, loaded.log.format, replica=name)
     for variable in unknown_variables():
         logger.warning("%s is no setting and is ignored (see `heliograph settings`)", variable)
     from app.server import serve as run  # not before the settings are good: uvicorn takes a while to import
@@ -107,6 +108,14 @@ def token(user: str, expires_in: int) -> None:
 def settings() -> None:
     """Print every HELIOGRAPH_… variable with its default and meaning (a Markdown table)."""
     click.echo(settings_table())
+
+
+@main.command()
+def asyncapi() -> None:
+    """Print the AsyncAPI 3 document of the socket (docs/asyncapi.json)."""
+    from app.protocol.asyncapi import document
+
+    click.echo(json.dumps(document(metadata.version("heliograph")), indent=2, ensure_ascii=False))
 
 
 @main.command()

@@ -138,6 +138,7 @@ class DrainSettings(_Group):
 
 class LogSettings(_Group):
     level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="what is logged")
+    format: Literal["text", "json"] = Field(default="text", description="lines for people, or JSON for programs")
 
 
 class ConsoleSettings(_Group):

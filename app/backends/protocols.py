@@ -17,7 +17,10 @@ META_TTL_S: Final = 86_400  # a log's epoch and offset outlive its publications 
 
 
 class ReplicaInfo(msgspec.Struct, frozen=True):
-    """What a replica says of itself with each renewal of its lease."""
+    """What a replica says of itself with each renewal of its lease.
+
+    One of an older version leaves out what came later. None: it cannot say (it has no bus, or has heard nothing).
+    """
 
     name: str
     node_id: str
@@ -28,6 +31,10 @@ class ReplicaInfo(msgspec.Struct, frozen=True):
     started_at: str
     renewed_at: float  # seconds since the epoch, by that replica's clock
     version: str
+    messages_in_per_second: float = 0.0  # operations of clients, over the last two seconds
+    messages_out_per_second: float = 0.0  # messages to connections, likewise
+    bus_lag_ms: float | None = None  # from publishing to hearing it here
+    canary_age_ms: float | None = None  # since it last heard itself
 
 
 @dataclass(frozen=True, slots=True)

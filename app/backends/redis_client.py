@@ -6,10 +6,12 @@ from contextlib import contextmanager
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.maint_notifications import MaintNotificationsConfig
 
 from app.errors import BadSetting, BusUnavailable
+from app.telemetry import REDIS_ERRORS
 
 TIMEOUT_S = 1.0  # a command that takes longer has failed as far as a waiting person is concerned
 
@@ -45,4 +47,11 @@ def as_bus_unavailable() -> Iterator[None]:
     try:
         yield
     except (RedisError, OSError, TimeoutError) as error:
+        REDIS_ERRORS[_kind(error)] += 1
         raise BusUnavailable(f"Redis: {str(error) or type(error).__name__}") from error
+
+
+def _kind(error: Exception) -> str:
+    if isinstance(error, ResponseError):
+        return "refused"
+    return "timeout" if isinstance(error, RedisTimeoutError | TimeoutError) else "connection"

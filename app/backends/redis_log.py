@@ -109,7 +109,8 @@ class TwoServerLog(RedisLog):
         try:
             delivery = await self._announce(draft.channel, envelope, lease)
         except BusUnavailable as error:
-            logger.warning("%s: %d is kept but not announced: %s", draft.channel, appended.position.offset, error)
+            about = {"channel": draft.channel}
+            logger.warning("%d is kept but not announced: %s", appended.position.offset, error, extra=about)
             return replace(appended, published=False, data=decode_envelope(envelope).message)
         return replace(appended, delivery=delivery)
 

@@ -435,9 +435,8 @@ class Channels:
             self._say_where_it_goes_on(followed, opened)
             self._deliver(followed, followed.sequence.restart(opened.position))
             self._telemetry.unfilled_gaps += 1
-            logger.warning(
-                "%s: what followed %s.%d is lost; going on at %s.%d", followed.name, *before, *opened.position
-            )
+            about = {"channel": followed.name}
+            logger.warning("what followed %s.%d is lost; going on at %s.%d", *before, *opened.position, extra=about)
             return
         ready = followed.sequence.fill(opened.publications)
         self._deliver(followed, ready)
@@ -445,7 +444,8 @@ class Channels:
             return
         self._telemetry.repairs += 1
         now = followed.sequence.position
-        logger.info("%s: repaired %d to %d of epoch %s", followed.name, before.offset + 1, now.offset, now.epoch)
+        about = {"channel": followed.name}
+        logger.info("repaired %d to %d of epoch %s", before.offset + 1, now.offset, now.epoch, extra=about)
         if followed.sequence.has_gap or now.offset < opened.position.offset:
             self._missing(followed.name)
 

@@ -8,6 +8,7 @@ import logging
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
+from time import monotonic
 
 import msgspec
 
@@ -222,6 +223,7 @@ class ConnectionManager:
             update=check_update(publication.data) if options.run else None,
             idempotency_key=idempotency_key,
         )
+        began_at = monotonic()
         try:
             appended = await self._log.append(draft, options, self._directory.lease)
         except BusUnavailable:
@@ -229,6 +231,7 @@ class ConnectionManager:
             self._channels.doubt(channel)  # nobody else may have been told, and the answer may have been lost
             raise
         self._bus.stats.published += 1
+        self._bus.stats.publish_time.observe(monotonic() - began_at)
         delivery = appended.delivery
         if not appended.published:
             # Nobody else holds the user, so nobody was told: what the log has taken is delivered here.

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 import random
 from importlib import metadata
 
@@ -11,6 +12,7 @@ from app.cluster.channels import Channels
 from app.cluster.directory import Directory
 from app.cluster.presence import Presence
 from app.cluster.pubsub_manager import PubSubManager
+from app.cluster.pulse import Pulse
 from app.cluster.run_reaper import RunReaper
 from app.errors import BusUnavailable
 from app.hub.connection import Connection
@@ -37,6 +39,7 @@ class Node:
         channels: Channels,
         presence: Presence,
         runs: RunReaper | None,
+        pulse: Pulse,
         *,
         drain: DrainSettings,
         clock: Clock,
@@ -50,6 +53,7 @@ class Node:
         self._channels = channels
         self._presence = presence
         self._runs = runs
+        self._pulse = pulse
         self._drain_settings = drain
         self._clock = clock
         self._started_at = iso8601(clock.now())
@@ -61,6 +65,7 @@ class Node:
 
     def describe(self) -> ReplicaInfo:
         """What the other replicas, and the console, may know."""
+        messages_in, messages_out = self._pulse.messages_per_second
         return ReplicaInfo(
             name=self.name,
             node_id=self.node_id,
@@ -71,6 +76,10 @@ class Node:
             started_at=self._started_at,
             renewed_at=self._clock.now(),
             version=VERSION,
+            messages_in_per_second=round(messages_in, 1),
+            messages_out_per_second=round(messages_out, 1),
+            bus_lag_ms=_milliseconds(self._bus.lag_s),
+            canary_age_ms=_milliseconds(self._bus.canary_age_s),
         )
 
     async def start(self) -> None:
@@ -83,6 +92,7 @@ class Node:
         await self._directory.start(self.describe)
         self._channels.start()
         self._presence.start()
+        self._pulse.start()
         if self._runs is not None:
             self._runs.start()
 
@@ -90,6 +100,7 @@ class Node:
         """Leave the cluster: the users first, then the listener, the subscriptions, the connections."""
         await self._channels.stop()
         await self._presence.stop()
+        await self._pulse.stop()
         if self._runs is not None:
             await self._runs.stop()
         await self._directory.stop()
@@ -135,3 +146,7 @@ class Node:
 def _part(connections: list[Connection], i: int, parts: int) -> list[Connection]:
     """The i-th of so many parts of the list, in order."""
     return connections[len(connections) * i // parts : len(connections) * (i + 1) // parts]
+
+
+def _milliseconds(seconds: float) -> float | None:
+    return round(1000 * seconds, 2) if math.isfinite(seconds) else None

@@ -92,6 +92,7 @@ class PubSubManager:
         self._listen_task: asyncio.Task[None] | None = None
         self._canary_task: asyncio.Task[None] | None = None
         self._canary_heard_at = -math.inf  # monotonic seconds
+        self._canary_lag_s = 0.0
         self._wanted: dict[str, None] = {}  # bus channels of the public channels that are followed
         self._confirmed_channels: set[str] = set()  # of those, the ones that the present connection listens on
         self._waiting: dict[str, list[asyncio.Future[None]]] = {}  # who waits for a confirmation
@@ -117,6 +118,11 @@ class PubSubManager:
     def canary_age_s(self) -> float:
         """Seconds since this replica last heard itself; infinite if it never did."""
         return self._clock.monotonic() - self._canary_heard_at
+
+    @property
+    def lag_s(self) -> float:
+        """Seconds from publishing to hearing it here: the last canary's, or those that one has been missing for."""
+        return max(self._canary_lag_s, self.canary_age_s - self._settings.canary_interval_s)
 
     @property
     def ready(self) -> bool:
@@ -203,6 +209,7 @@ class PubSubManager:
             logger.error("the bus is not initialised: message %s is lost to other replicas", envelope.message_id)
             raise BusUnavailable("the bus is not initialised; the message is lost")
         keys = [self.keys.holders(envelope.target_user_id or ""), self.keys.settled_at]
+        began_at = self._clock.monotonic()
         try:
             with as_bus_unavailable():
                 reach = await self.scripts.run("relay", keys, [lease, self.channel, encode_envelope(envelope)])
@@ -210,6 +217,7 @@ class PubSubManager:
             self.stats.publish_errors += 1
             raise
         self.stats.published += 1
+        self.stats.publish_time.observe(self._clock.monotonic() - began_at)
         return Delivery(reach.decode())
 
     async def publish_on(self, channel: str, envelope: Envelope) -> None:
@@ -220,6 +228,7 @@ class PubSubManager:
         """
         if not self.enabled:
             return
+        began_at = self._clock.monotonic()
         try:
             with as_bus_unavailable():
                 await self.client.publish(self._bus_channel(channel), encode_envelope(envelope))
@@ -227,6 +236,7 @@ class PubSubManager:
             self.stats.publish_errors += 1
             raise
         self.stats.published += 1
+        self.stats.publish_time.observe(self._clock.monotonic() - began_at)
 
     # -- what is listened to
 
@@ -327,9 +337,16 @@ class PubSubManager:
             self._confirmed(channel.decode())
         elif message["type"] == "message" and isinstance(payload, bytes):
             if channel == self.own_channel.encode():
-                self._canary_heard_at = self._clock.monotonic()
+                self._heard_canary(payload)
             else:
                 self._handle_payload(payload)
+
+    def _heard_canary(self, payload: bytes) -> None:
+        """The canary carries when it was sent, by this replica's own clock."""
+        self._canary_heard_at = self._clock.monotonic()
+        with suppress(ValueError):  # somebody else's
+            self._canary_lag_s = max(0.0, self._canary_heard_at - float(payload))
+            self.stats.lag.observe(self._canary_lag_s)
 
     def _handle_payload(self, payload: bytes) -> None:
         try:
@@ -345,7 +362,11 @@ class PubSubManager:
             self.handler(envelope)
         except Exception:
             self.stats.handler_errors += 1
-            logger.exception("the handler failed on %r", payload[:EXCERPT_BYTES])
+            if envelope.node_id is None:  # by a foreign process; what clients say is not logged
+                logger.exception("the handler failed on %r", payload[:EXCERPT_BYTES])
+            else:
+                about = {"channel": envelope.address}
+                logger.exception("the handler failed on message %s", envelope.message_id, extra=about)
 
     def _confirmed(self, name: str) -> None:
         if name != self.channel:
@@ -409,7 +430,7 @@ class PubSubManager:
         while True:
             try:
                 with as_bus_unavailable():
-                    await self.client.publish(self.own_channel, b"")
+                    await self.client.publish(self.own_channel, repr(self._clock.monotonic()))
             except BusUnavailable as error:
                 logger.debug("the canary did not get out: %s", error)  # the reader notices and says so
             await asyncio.sleep(self._settings.canary_interval_s)

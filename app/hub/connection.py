@@ -9,7 +9,7 @@ from app.protocol.events import Event
 class Connection:
     """Compared by identity: a user may have any number of them."""
 
-    __slots__ = ("channels", "encoding", "id", "outbox", "user")
+    __slots__ = ("channels", "close_code", "encoding", "id", "outbox", "user")
 
     def __init__(self, connection_id: str, user: str, encoding: Encoding, outbox: Outbox) -> None:
         self.id = connection_id
@@ -17,6 +17,7 @@ class Connection:
         self.encoding = encoding
         self.outbox = outbox
         self.channels: set[str] = set()  # what it listens to
+        self.close_code: CloseCode | None = None  # why it was closed here
 
     def open(self, greeting: Event) -> None:
         """The client may be told now; see `Outbox`."""
@@ -27,4 +28,5 @@ class Connection:
         return self.outbox.offer(self.encoding.frame(event, at))
 
     def close(self, code: CloseCode, reason: str) -> None:
+        self.close_code = self.close_code or code
         self.outbox.close(code, reason)

@@ -1,5 +1,6 @@
 """Who is connected to this replica and what they listen to, and handing them what is theirs."""
 
+import logging
 from collections.abc import Callable, Collection, Iterator
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,8 @@ from app.telemetry import Telemetry
 
 if TYPE_CHECKING:
     from app.hub.frames import Encoding
+
+logger = logging.getLogger("heliograph.hub")
 
 
 class Hub:
@@ -54,6 +57,7 @@ class Hub:
         if connection not in mine:
             mine.add(connection)
             self._connections += 1
+            connection.encoding.traffic.connections += 1
 
     def remove(self, connection: Connection) -> bool:
         """Forget the connection and what it listens to; False if it was not here."""
@@ -64,6 +68,7 @@ class Hub:
             return False
         mine.remove(connection)
         self._connections -= 1
+        connection.encoding.traffic.connections -= 1
         if not mine:
             del self._by_user[connection.user]
         return True
@@ -94,7 +99,7 @@ class Hub:
     def tell(self, connection: Connection, event: Event, at: str | None = None) -> None:
         """Hand one event to one connection. `at`: as for `deliver`."""
         if isinstance(event, Message | Progress):
-            self._telemetry.messages_out += 1  # one that it had missed
+            connection.encoding.traffic.messages_out += 1  # one that it had missed
         if (code := connection.offer(event, at)) is not None:
             self._drop(connection, code)
 
@@ -119,9 +124,9 @@ class Hub:
                 frame = known
             if (code := outbox.offer(frame)) is None:
                 taken += 1
+                encoding.traffic.messages_out += 1
             else:
                 overflowed.append((connection, code))
-        self._telemetry.messages_out += taken
         for connection, code in overflowed:
             self._drop(connection, code)
         return taken
@@ -129,5 +134,7 @@ class Hub:
     def _drop(self, connection: Connection, code: CloseCode) -> None:
         """Close a connection that cannot take what is its own, and forget it."""
         self._telemetry.slow_closes += 1
+        about = {"user": connection.user, "connection": connection.id}
+        logger.info("closed: it did not read what was sent to it", extra=about)
         self.on_drop(connection)
         connection.close(code, "the connection did not read what was sent to it")

@@ -106,7 +106,7 @@ class FrameWebSocket(WebSocketsSansIOProtocol):
             return
         self.conn.send_close(code, reason.encode()[:CLOSE_REASON_BYTES].decode(errors="ignore"))
         self._await_farewell(CLOSE_TIMEOUT_S)
-        self._end()
+        self._end(code)
 
     def pause_reading(self) -> None:
         if not self.read_paused and not self.transport.is_closing():
@@ -189,19 +189,19 @@ class FrameWebSocket(WebSocketsSansIOProtocol):
             return
         # The peer's own close frame cannot be read any more, so there is only the time to go by.
         self._await_farewell(DISCARD_S)
-        self._end()
+        self._end(self.conn.close_sent.code)
 
     def handle_close(self, event: Frame) -> None:
         super().handle_close(event)
-        self._end()
+        self._end(1005 if self.conn.close_rcvd is None else self.conn.close_rcvd.code)
 
     def shutdown(self) -> None:
         super().shutdown()
-        self._end()
+        self._end(1012)
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
-        self._end()
+        self._end(1006)
         if self._outbox is not None:
             self._outbox.close(CloseCode.INTERNAL_ERROR, "the socket is gone")  # so that nobody waits for it to drain
 
@@ -225,13 +225,13 @@ class FrameWebSocket(WebSocketsSansIOProtocol):
         self.resume_reading()
         self.close_timer = self.loop.call_later(timeout_s, self.transport.abort)
 
-    def _end(self) -> None:
+    def _end(self, code: int) -> None:
         """Nothing more that the client says counts. Its receiver is told so, once, in a turn of its own."""
         if self._splitter is not None:
             self._splitter.on_text = _ignore
         receiver, self._receiver = self._receiver, None
         if receiver is not None:
-            self.loop.call_soon(receiver.lost)
+            self.loop.call_soon(receiver.lost, code)
 
 
 def _ignore(text: str) -> None: ...

@@ -5,6 +5,7 @@ which decides, and carries out what it says. It decides nothing itself, and know
 """
 
 import asyncio
+import logging
 import time
 import uuid
 from collections.abc import Coroutine, Iterable, Sequence
@@ -54,6 +55,11 @@ from app.telemetry import Telemetry
 from app.transports.auth import Authenticator, Credentials, Identity
 
 _OTHER_USER = "the token is for another user than the URL"
+
+logger = logging.getLogger("heliograph.driver")
+
+# Other close codes are a client's own, and as many as it likes.
+KNOWN_CODES = frozenset(CloseCode) | frozenset(range(1000, 1016))
 
 
 @dataclass(frozen=True)
@@ -108,6 +114,7 @@ class Driver:
         )
         self.connection = Connection(session_id, "", encoding, outbox)
         self.registered = False  # the client is known, here and in the directory
+        self._ended = False
         self._expiry: asyncio.TimerHandle | None = None
 
     async def enter(self, connect: Connect, identity: Identity) -> Sequence[Join]:
@@ -152,10 +159,16 @@ class Driver:
         Raises:
             Disconnected: the refusal closes the connection.
         """
+        self._parts.telemetry.frames_refused[refusal.code] += 1
         self._parts.manager.send_error(self.connection, refusal.code, refusal.message, refusal.request_id)
         if refusal.close is not None:
             self.connection.close(refusal.close, refusal.message)
             raise Disconnected(refusal.code, refusal.message)
+
+    @property
+    def about(self) -> dict[str, str | None]:
+        """Whom a line in the log is about."""
+        return {"user": self.connection.user or None, "connection": self.connection.id}
 
     def expire_at(self, when: float | None) -> None:
         """Close the connection then (seconds since the epoch; None: never)."""
@@ -166,12 +179,24 @@ class Driver:
                 when - time.time(), self.connection.close, CloseCode.EXPIRED, "the token has expired"
             )
 
-    def end(self) -> None:
-        """Forget the connection. May be called more than once."""
+    def end(self, code: int | None = None) -> None:
+        """Forget the connection. May be called more than once.
+
+        `code`: the close code of the other side, in case it was not closed here.
+        """
+        if not self._ended:
+            self._ended = True
+            self._count_close(self.connection.close_code or code)
         if self._expiry is not None:
             self._expiry.cancel()
         if self.registered:
             self._parts.manager.disconnect(self.connection)
+
+    def _count_close(self, code: int | None) -> None:
+        logger.debug("ended (%s)", code, extra=self.about)
+        if code is not None:
+            known = int(code) if code in KNOWN_CODES else 0
+            self._parts.telemetry.closes[known] = self._parts.telemetry.closes.get(known, 0) + 1
 
     def _act(self, action: Action) -> Coroutine[Any, Any, None] | None:
         match action:
@@ -233,6 +258,7 @@ class Driver:
             self._parts.telemetry.connections_refused += 1
             self._turn_away(CloseCode.CONNECTION_LIMIT, error.code, str(error))
         self.registered = True
+        logger.debug("connected", extra=self.about)
         self.expire_at(identity.expires_at)
         cursor = ""
         if own.since is None and not own.replay:

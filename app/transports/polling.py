@@ -71,7 +71,7 @@ class PollDoor:
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
-        self._encoding = EntryEncoding(parts.codec, bytes)
+        self._encoding = EntryEncoding(parts.codec, bytes, parts.telemetry.traffic["poll"])
         self._settings = parts.settings.poll
         self._resting: dict[Standing, list[Mailbox]] = {}  # those that no poll waits for, oldest first
         self._joining: set[asyncio.Task[None]] = set()
@@ -204,7 +204,7 @@ class Mailbox:
         except BusUnavailable as error:
             self._failure = error
         except Exception:
-            logger.exception("a poll failed")
+            logger.exception("a poll failed", extra=self.driver.about)
             self.driver.connection.close(CloseCode.INTERNAL_ERROR, "internal error")
         finally:
             if self.closed is not None:

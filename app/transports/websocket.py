@@ -37,8 +37,8 @@ class Receiver(Protocol):
 
     def receive_binary(self, data: bytes) -> None: ...
 
-    def lost(self) -> None:
-        """Nothing more will come: the client has gone, or the socket was closed. Said once."""
+    def lost(self, code: int) -> None:
+        """Nothing more will come: the client has gone, or the socket was closed, with this code. Said once."""
         ...
 
 
@@ -68,8 +68,8 @@ class WebSocketDoor:
         return cls(
             parts,
             OriginPolicy(parts.settings.allowed_origins),
-            frames=Encoding(parts.codec, text_frame),
-            texts=Encoding(parts.codec, bytes),
+            frames=Encoding(parts.codec, text_frame, parts.telemetry.traffic["websocket"]),
+            texts=Encoding(parts.codec, bytes, parts.telemetry.traffic["websocket"]),
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -111,7 +111,7 @@ class _Socket:
     wait, in order.
     """
 
-    __slots__ = ("_bucket", "_connect", "_driver", "_is_lost", "_parts", "_socket", "_timer", "_waiting", "_work")
+    __slots__ = ("_bucket", "_close_code", "_connect", "_driver", "_parts", "_socket", "_timer", "_waiting", "_work")
 
     def __init__(
         self, parts: Parts, scope: Scope, encoding: Encoding, outbox: Outbox, socket: ServerSocket | None = None
@@ -128,7 +128,7 @@ class _Socket:
         self._work: asyncio.Task[None] | None = None  # what takes its time
         self._waiting: deque[str] | None = None  # the frames behind it
         self._timer: asyncio.TimerHandle | None = None
-        self._is_lost = False
+        self._close_code: int | None = None  # with which the socket ended
 
     def begin(self) -> None:
         """Let the client in, if the URL says who it is; give it some time to say so, if it does not."""
@@ -158,18 +158,18 @@ class _Socket:
     def receive_binary(self, data: bytes) -> None:
         self._driver.connection.close(CloseCode.UNSUPPORTED_DATA, "frames are JSON text, not binary")
 
-    def lost(self) -> None:
-        self._is_lost = True
+    def lost(self, code: int) -> None:
+        self._close_code = code
         self._waiting = None
         self._stop_timer()
         if self._work is None:
-            self._driver.end()
+            self._driver.end(code)
 
     # -- what the frames ask for
 
     def _handle(self, text: str) -> None:
         """One frame of the client."""
-        self._parts.telemetry.messages_in += 1
+        self._driver.connection.encoding.traffic.messages_in += 1
         try:
             if not self._bucket.take(time.monotonic()):
                 rate = self._parts.settings.limits.messages_per_second
@@ -178,7 +178,6 @@ class _Socket:
                 return
             operation = self._parts.codec.decode(text)
         except BadFrame as error:
-            self._parts.telemetry.bad_frames += 1
             self._driver.refuse(Refuse(error.code, str(error), error.request_id))
         else:
             self._carry_out(operation)
@@ -189,7 +188,7 @@ class _Socket:
         except Disconnected:
             return
         except Exception:
-            logger.exception("connection %s failed", self._driver.connection.id)
+            logger.exception("failed", extra=self._driver.about)
             self._fail()
             return
         if work is not None:
@@ -201,14 +200,14 @@ class _Socket:
         except Disconnected:
             pass
         except Exception:
-            logger.exception("connection %s failed", self._driver.connection.id)
+            logger.exception("failed", extra=self._driver.about)
             self._fail()
         finally:
             self._work = None
             if self._driver.registered:
                 self._stop_timer()
-            if self._is_lost:
-                self._driver.end()
+            if self._close_code is not None:
+                self._driver.end(self._close_code)
             else:
                 self._go_on()
 
@@ -242,7 +241,7 @@ async def _read_all(sink: AsgiSink, socket: _Socket) -> None:
         else:
             socket.receive_binary(message["bytes"])
         await socket.idle()
-    socket.lost()
+    socket.lost(message.get("code", 1006))
     await socket.idle()
 
 

@@ -421,7 +421,9 @@ class TestRepair:
                 await client.nothing_more()
         assert two.replica.telemetry.repairs > 0
         assert two.replica.telemetry.unfilled_gaps == 0
-        assert any("chat:1: repaired" in each.getMessage() for each in caplog.records)
+        assert any(
+            getattr(each, "channel", "") == "chat:1" and "repaired" in each.getMessage() for each in caplog.records
+        )
 
     async def test_a_gap_longer_than_a_page(self, start_replica: StartReplica) -> None:
         """Fails if only the first page of what is missing is read."""

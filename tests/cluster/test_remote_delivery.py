@@ -55,7 +55,7 @@ class Here:
         self._callbacks: list[object] = []
         self.turn = Turn(self._callbacks.append)
         outbox = Outbox(self.sink, self.turn, 1000)
-        self.bob = Connection("c", "bob", Encoding(PlainCodec(8), bytes), outbox)
+        self.bob = Connection("c", "bob", Encoding(PlainCodec(8), bytes, telemetry.traffic["websocket"]), outbox)
         self.hub.add(self.bob)
 
     def deliver(self, envelope: Envelope) -> int:

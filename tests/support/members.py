@@ -14,6 +14,7 @@ from app.hub.outbox import Outbox, Turn
 from app.protocol.codes import CloseCode
 from app.protocol.events import Connected
 from app.protocol.plain import PlainCodec
+from app.telemetry import Traffic
 from tests.support.replicas import settings_for
 from tests.support.waiting import eventually
 
@@ -76,7 +77,7 @@ class Member:
     def __init__(self, replica: Replica) -> None:
         self.replica = replica
         self.turn = Turn(asyncio.get_running_loop().call_soon)
-        self.encoding = Encoding(PlainCodec(32), bytes)
+        self.encoding = Encoding(PlainCodec(32), bytes, Traffic())
         self.send = replica.manager.send_message
 
     async def connect(self, user: str, **options: Any) -> Device:
