@@ -1,4 +1,5 @@
-const KEPT_MS = 5 * 60_000;
+const MINUTE_MS = 60_000;
+const KEPT_MS = 5 * MINUTE_MS;
 
 /**
  * What the replicas reported in the last minutes.
@@ -8,8 +9,6 @@ const KEPT_MS = 5 * 60_000;
  * @property {Map<string, object>} reports by the name of the replica
  */
 export class ClusterHistory {
-  /** How far it reaches back. */
-  reachMs = KEPT_MS;
   /** @type {Sample[]} oldest first */
   samples = [];
 
@@ -24,6 +23,13 @@ export class ClusterHistory {
     this.samples.push({ at, reports });
     const old = this.samples.findIndex((sample) => sample.at >= at - KEPT_MS);
     if (old > 0) this.samples.splice(0, old);
+  }
+
+  /** How far to look back: some whole minutes, as many as have been seen. */
+  get reachMs() {
+    const { samples } = this;
+    const seenMs = samples.length ? samples[samples.length - 1].at - samples[0].at : 0;
+    return Math.min(KEPT_MS, MINUTE_MS * Math.max(1, Math.ceil(seenMs / MINUTE_MS)));
   }
 
   /** @returns {string[]} the names of all replicas that were seen, in order */

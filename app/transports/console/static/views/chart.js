@@ -4,7 +4,7 @@ import { hue } from "./replica.js";
 
 const SVG = "http://www.w3.org/2000/svg";
 const HEIGHT = 150;
-const MARGIN = { top: 10, right: 10, bottom: 20, left: 44 };
+const MARGIN = { top: 10, right: 10, bottom: 20, left: 56 };
 // Longer without a sample (the page was hidden, the replica gone), and the line is broken.
 const BREAK_MS = 7_000;
 const MINUTE_MS = 60_000;
