@@ -49,6 +49,7 @@ from app.errors import BusUnavailable  # noqa: E402
 from app.protocol.namespace import Namespaces  # noqa: E402
 from app.protocol.position import Position, format_cursor, parse_cursor  # noqa: E402
 from app.settings import Namespace  # noqa: E402
+from loadtest.ledger import Positions  # noqa: E402
 from tests.support.cluster import LocalClusterProcess  # noqa: E402
 from tests.support.redis_server import RedisServer  # noqa: E402
 
@@ -77,38 +78,15 @@ class Ledger:
     publishing: bool = True
 
 
-@dataclass
-class Book:
+class Book(Positions):
     """What one subscriber got of one channel."""
 
-    position: Position | None = None
-    got: list[tuple[Position, Number]] = field(default_factory=list)
-    gaps: list[tuple[Position, Position]] = field(default_factory=list)  # said aloud
-    doubled: list[str] = field(default_factory=list)
-    disordered: list[str] = field(default_factory=list)
-    unsignalled: list[str] = field(default_factory=list)
+    def __init__(self) -> None:
+        super().__init__()
+        self.got: list[tuple[Position, Number]] = []
 
-    def begins(self, position: Position, *, recovered: bool) -> None:
-        """`subscribed` says: what comes after `position` follows."""
-        if self.position is not None and position != self.position:
-            if recovered:
-                self.unsignalled.append(f"recovered at {position} instead of {self.position}")
-            else:
-                self.gaps.append((self.position, position))
-        self.position = position
-
-    def take(self, position: Position, number: Number) -> None:
-        before = self.position
-        assert before is not None  # noqa: S101 - `connected` or `subscribed` came first
-        if position.epoch != before.epoch:
-            self.unsignalled.append(f"{before} -> {position}")
-        elif position.offset == before.offset or any(position == seen for seen, _ in self.got[-100:]):
-            self.doubled.append(f"{before} -> {position}")
-        elif position.offset < before.offset:
-            self.disordered.append(f"{before} -> {position}")
-        elif position.offset > before.offset + 1:
-            self.unsignalled.append(f"{before} -> {position}")
-        self.position = position
+    def note(self, position: Position, number: Number) -> None:
+        self.take(position)
         self.got.append((position, number))
 
 
@@ -174,7 +152,7 @@ class Subscriber:
             case "message":
                 channel = frame["channel"]
                 publisher, number = frame["data"]
-                self.books[channel].take(parse_cursor(frame["cursor"])[channel], (publisher, number))
+                self.books[channel].note(parse_cursor(frame["cursor"])[channel], (publisher, number))
             case "error":
                 return False
         return True
