@@ -257,7 +257,8 @@ class Mailbox:
                     self._failure = BusUnavailable("where your own channel stands cannot be read")
                 return False
             case Subscribed():
-                return not (event.recovered and event.channel in known)
+                # The state of a run does not name it: it is known by what is said just before it.
+                return not (event.recovered and parse_cursor(event.cursor).items() <= known.items())
             case InitialState():
                 return not parse_cursor(entry.at).items() <= known.items()
             case _:

@@ -160,7 +160,8 @@ class TestAnswers:
             assert await poller.poll(wait=0.1) == [], "it has seen that state"
             await forget(one)
             await publish(one, "run:7", {"state": "END", "progress": 100})
-            [state] = await poller.poll()
+            [begun, state] = await poller.poll()
+            assert (begun["type"], begun["channel"]) == ("subscribed", "run:7"), "whose state follows"
             assert (state["type"], state["state"], state["logs"]) == ("initial_state", "END", ["half"])
 
     async def test_another_replica_goes_on(self, start_replica: StartReplica) -> None:
