@@ -35,22 +35,6 @@ class _Nowhere:
 _NOWHERE: Final[Any] = _Nowhere()
 
 
-class _Batch:
-    """The frames that were joined last: the sockets of a channel, which are written to in a row, share the result."""
-
-    def __init__(self) -> None:
-        self._frames: list[bytes] = []
-        self._joined = b""
-
-    def join(self, frames: list[bytes]) -> bytes:
-        if frames != self._frames:  # the same objects, mostly, which takes no looking into them
-            self._frames, self._joined = frames, b"".join(frames)
-        return self._joined
-
-
-_batch = _Batch()
-
-
 class FrameWebSocket(WebSocketsSansIOProtocol):
     """uvicorn's WebSocket protocol, which also lets the application have the socket to itself.
 
@@ -98,7 +82,7 @@ class FrameWebSocket(WebSocketsSansIOProtocol):
 
     def write(self, frames: list[bytes]) -> None:
         if not self.close_sent and not self.transport.is_closing():
-            self.transport.write(frames[0] if len(frames) == 1 else _batch.join(frames))
+            self.transport.write(frames[0] if len(frames) == 1 else b"".join(frames))
 
     def close(self, code: CloseCode, reason: str) -> None:
         """Say goodbye, and cut the socket if the peer does not answer: one that does not read never would."""
@@ -211,7 +195,7 @@ class FrameWebSocket(WebSocketsSansIOProtocol):
     def pause_writing(self) -> None:
         super().pause_writing()
         if self._outbox is not None:
-            self._outbox.pause()
+            self._outbox.pause(self.transport.get_write_buffer_size())
 
     def resume_writing(self) -> None:
         super().resume_writing()

@@ -76,7 +76,7 @@ class Member:
 
     def __init__(self, replica: Replica) -> None:
         self.replica = replica
-        self.turn = Turn(asyncio.get_running_loop().call_soon)
+        self.turn = replica.turn
         self.encoding = Encoding(PlainCodec(32), bytes, Traffic())
         self.send = replica.manager.send_message
 
