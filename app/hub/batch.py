@@ -48,25 +48,29 @@ class Batch:
         ahead, events = self._ahead, len(self._events)
         encoding: Encoding | None = None
         frames: list[bytes] = []
-        size = 0
+        size = taken = 0
         for connection in self.listeners:
             if ahead and connection in ahead:
                 if (code := self.hand_to(connection)) is not None:
                     overflowed.append((connection, code))
                 continue
-            outbox = connection.outbox
-            if outbox.closed:
-                continue  # its transport tidies up a moment later
             if connection.encoding is not encoding:
-                encoding = connection.encoding
+                if encoding is not None:
+                    encoding.traffic.messages_out += taken * events
+                encoding, taken = connection.encoding, 0
                 frames = self._encoded(encoding)
                 if encoding.joins and len(frames) > 1:
                     frames = [b"".join(frames)]
                 size = sum(map(len, frames))
+            outbox = connection.outbox
+            if outbox.closed:
+                continue  # its transport tidies up a moment later
             if (code := outbox.offer_all(frames, size)) is None:
-                encoding.traffic.messages_out += events
+                taken += 1
             else:
                 overflowed.append((connection, code))
+        if encoding is not None:
+            encoding.traffic.messages_out += taken * events
         return overflowed
 
     def _encoded(self, encoding: Encoding) -> list[bytes]:

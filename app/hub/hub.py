@@ -32,7 +32,8 @@ class Hub:
         self._batch: Batch | None = None
         self.on_drop: Callable[[Connection], object] = self.remove  # who has more to tidy up puts itself in here
         self._by_user: dict[str, set[Connection]] = {}
-        self._by_channel: dict[str, set[Connection]] = {}
+        # Dictionaries without values: they are gone through in the order of joining, which is about that in memory.
+        self._by_channel: dict[str, dict[Connection, None]] = {}
         self._connections = 0
 
     @property
@@ -84,12 +85,12 @@ class Hub:
         return True
 
     def subscribe(self, connection: Connection, channel: str) -> None:
-        listening = self._by_channel.setdefault(channel, set())
+        listening = self._by_channel.setdefault(channel, {})
         if connection in listening:
             return
         if self._batch is not None and self._batch.listeners is listening:
             self._batch.pass_over(connection)
-        listening.add(connection)
+        listening[connection] = None
         connection.channels.add(channel)
 
     def unsubscribe(self, connection: Connection, channel: str) -> None:
@@ -98,7 +99,7 @@ class Hub:
         if listening is not None:
             if self._batch is not None and self._batch.listeners is listening:
                 self._catch_up(connection)
-            listening.discard(connection)
+            listening.pop(connection, None)
             if not listening:
                 del self._by_channel[channel]
 

@@ -14,6 +14,7 @@ from app.protocol.codes import CloseCode
 
 logger = logging.getLogger("heliograph.outbox")
 
+_NOTHING: list[bytes] = []  # of every outbox that is empty; shared, so nobody changes it
 SLICE = 1000  # outboxes written in a row; then whatever else the loop has to do comes in between
 
 
@@ -86,15 +87,17 @@ class Outbox:
         "_shared",
         "_sink",
         "_turn",
+        "_write",
         "closed",
     )
 
     def __init__(self, sink: Sink, turn: Turn, limit_bytes: int) -> None:
         self._sink = sink
+        self._write = sink.write
         self._turn = turn
         self._limit_bytes = limit_bytes
-        self._frames: list[bytes] = []
-        self._shared = False  # that list is others' too, and is copied before it is changed
+        self._frames = _NOTHING
+        self._shared = True  # that list is others' too, and is copied before it is changed
         self._bytes = 0
         self._buffered = 0  # what the sink itself keeps while it is paused
         self._held = False  # the greeting has not been said yet
@@ -175,9 +178,9 @@ class Outbox:
         frames = self._frames
         if not frames or self._held or self._paused:
             return
-        self._frames, self._shared = [], False
+        self._frames, self._shared = _NOTHING, True
         self._bytes = 0
-        self._sink.write(frames)
+        self._write(frames)
 
     def close(self, code: CloseCode, reason: str) -> None:
         """Write what waits if the peer reads, then say goodbye. Whatever is held or is offered later goes nowhere."""
@@ -193,9 +196,14 @@ class Outbox:
         try:
             self.flush()
         finally:
-            self._frames, self._shared = [], False
-            self._bytes = 0  # whoever waits for room need not wait longer
+            self.abandon()
             self._sink.close(code, reason)
+
+    def abandon(self) -> None:
+        """The sink is gone: nothing more goes out."""
+        self.closed = True
+        self._frames, self._shared = _NOTHING, True
+        self._bytes = 0  # whoever waits for room need not wait longer
 
     def _unshare(self) -> None:
         if self._shared:
