@@ -67,6 +67,7 @@ class Replica:
     directory: Directory
     manager: ConnectionManager
     telemetry: Telemetry
+    turn: Turn
 
 
 def build_replica(settings: Settings, name: str = "replica-1", bus: PubSubManager | None = None) -> Replica:
@@ -76,7 +77,8 @@ def build_replica(settings: Settings, name: str = "replica-1", bus: PubSubManage
     """
     clock = SystemClock()
     telemetry = Telemetry()
-    hub = Hub(telemetry)
+    turn = Turn(lambda callback: asyncio.get_running_loop().call_soon(callback))
+    hub = Hub(telemetry, turn)
     bus = bus or PubSubManager(redis=settings.redis, bus=settings.bus)
     bus.stats = telemetry.bus
     bus.name = name
@@ -155,7 +157,7 @@ def build_replica(settings: Settings, name: str = "replica-1", bus: PubSubManage
         telemetry=telemetry,
         namespaces=namespaces,
         codec=PlainCodec(settings.limits.depth),
-        turn=Turn(lambda callback: asyncio.get_running_loop().call_soon(callback)),
+        turn=turn,
     )
     door = WebSocketDoor.build(parts)
     origins = OriginPolicy(settings.allowed_origins)
@@ -188,7 +190,7 @@ def build_replica(settings: Settings, name: str = "replica-1", bus: PubSubManage
                 await durable.aclose()
 
     app = Starlette(routes=routes, lifespan=lifespan)
-    return Replica(app, node, hub, bus, directory, manager, telemetry)
+    return Replica(app, node, hub, bus, directory, manager, telemetry, turn)
 
 
 def _in_turn(*calls: Callable[[], object]) -> Callable[[], None]:

@@ -52,14 +52,14 @@ class Here:
 
     def __init__(self) -> None:
         telemetry = Telemetry()
-        self.hub = Hub(telemetry)
+        self._callbacks: list[object] = []
+        self.turn = Turn(self._callbacks.append)
+        self.hub = Hub(telemetry, self.turn)
         self.log = MemoryLog(SystemClock())
         self.channels = Channels(self.hub, self.log, NoBus(), Namespaces(), ChannelSettings(), telemetry)
         self.commands = Commands(self.hub, NoCommands(), node_id="me", clock=SystemClock())
         self.remote = RemoteDelivery(self.hub, self.channels, self.commands, "me", lambda: "now")
         self.sink = RecordingSink()
-        self._callbacks: list[object] = []
-        self.turn = Turn(self._callbacks.append)
         outbox = Outbox(self.sink, self.turn, 1000)
         self.bob = Connection("c", "bob", Encoding(PlainCodec(8), bytes, telemetry.traffic["websocket"]), outbox)
         self.hub.add(self.bob)

@@ -10,7 +10,7 @@ from typing import Any, Self
 from app.application import Replica, build_replica
 from app.hub.connection import Connection
 from app.hub.frames import Encoding
-from app.hub.outbox import Outbox, Turn
+from app.hub.outbox import Outbox
 from app.protocol.codes import CloseCode
 from app.protocol.events import Connected
 from app.protocol.plain import PlainCodec
@@ -76,7 +76,7 @@ class Member:
 
     def __init__(self, replica: Replica) -> None:
         self.replica = replica
-        self.turn = Turn(asyncio.get_running_loop().call_soon)
+        self.turn = replica.turn
         self.encoding = Encoding(PlainCodec(32), bytes, Traffic())
         self.send = replica.manager.send_message
 
