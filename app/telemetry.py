@@ -1,25 +1,54 @@
-"""What a replica counts. Plain integers that cost nothing to raise; Prometheus reads them when it asks."""
+"""What a replica counts: plain integers that cost nothing to raise. `transports/metrics.py` shows them."""
 
-import logging
-from collections.abc import Callable, Iterator
+from bisect import bisect_left
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
-from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
-from prometheus_client.registry import Collector
+from app.errors import ErrorCode
+
+TRANSPORTS: Final = ("websocket", "sse", "poll", "api")
+REDIS_ERRORS: Final = {"timeout": 0, "connection": 0, "refused": 0}  # of the process: its clients are made all over
+FAST_S: Final = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
+
+
+class Histogram:
+    """How often what was observed (in seconds) fell below each bound, and what it comes to in all."""
+
+    __slots__ = ("bounds", "counts", "total_s")
+
+    def __init__(self, bounds: Sequence[float] = FAST_S) -> None:
+        self.bounds = tuple(bounds)
+        self.counts = [0] * (len(bounds) + 1)  # one for each bound, and one for what is above all of them
+        self.total_s = 0.0
+
+    def observe(self, seconds: float) -> None:
+        self.counts[bisect_left(self.bounds, seconds)] += 1
+        self.total_s += seconds
+
+
+@dataclass(slots=True)
+class Traffic:
+    """What passes through one transport."""
+
+    connections: int = 0  # at this moment
+    messages_in: int = 0  # operations read from clients
+    messages_out: int = 0  # messages handed to connections
 
 
 @dataclass(slots=True)
 class BusStats:
-    """Counted by the PubSubManager since it was made."""
+    """Counted by the PubSubManager and the router since they were made."""
 
-    received: int = 0  # envelopes handed to the handler
+    received: int = 0  # envelopes that came, and were handed to the handler unless they were this replica's own
     malformed: int = 0  # payloads that were no envelope
     handler_errors: int = 0  # envelopes on which the handler raised
     published: int = 0  # envelopes that Redis took, sent to other replicas or found to be needless
     publish_errors: int = 0  # envelopes that Redis did not take, or not in time
     connection_losses: int = 0  # times the listening connection had to be built anew
     resubscriptions: int = 0  # times a subscription began after the first: anything may have been missed before
+    publish_time: Histogram = field(default_factory=Histogram)  # from taking an operation to what Redis says to it
+    lag: Histogram = field(default_factory=Histogram)  # of each canary, from publishing to hearing it
 
 
 @dataclass(slots=True)
@@ -27,58 +56,19 @@ class Telemetry:
     """All counters of one replica."""
 
     bus: BusStats = field(default_factory=BusStats)
-    messages_in: int = 0  # operations read from clients
-    messages_out: int = 0  # messages handed to connections
-    bad_frames: int = 0  # frames of clients that were no operation
+    traffic: dict[str, Traffic] = field(default_factory=lambda: {name: Traffic() for name in TRANSPORTS})
+    frames_refused: dict[ErrorCode, int] = field(default_factory=lambda: dict.fromkeys(ErrorCode, 0))
+    closes: dict[int, int] = field(default_factory=dict)  # by close code; 0: one that nobody knows
     slow_closes: int = 0  # connections closed because they did not read
     connections_refused: int = 0  # by a limit or while draining
     repairs: int = 0  # ranges of a channel that were read from the log because the bus had not brought them
     unfilled_gaps: int = 0  # ranges that the log did not have any more either; clients were told
+    loop_lag: Histogram = field(default_factory=Histogram)  # how late the event loop wakes what is due
 
-    def render(self, gauges: dict[str, Callable[[], float]]) -> bytes:
-        """Everything in Prometheus' text format. `gauges`: what is measured at this moment, by name."""
-        registry = CollectorRegistry()
-        registry.register(_Reading(self, gauges))
-        return generate_latest(registry)
+    @property
+    def messages_in(self) -> int:
+        return sum(each.messages_in for each in self.traffic.values())
 
-
-_HELP = {
-    "messages_in": "Operations read from clients",
-    "messages_out": "Messages handed to connections",
-    "bad_frames": "Frames of clients that were no operation",
-    "slow_closes": "Connections closed because they did not read",
-    "connections_refused": "Connections refused by a limit or while draining",
-    "repairs": "Ranges of a channel read from the log because the bus had not brought them",
-    "unfilled_gaps": "Ranges of a channel that were lost; clients were told",
-}
-
-_BUS_HELP = {
-    "received": "Envelopes from the bus that were handed on",
-    "malformed": "Payloads on the bus that were no envelope",
-    "handler_errors": "Envelopes on which the handler raised",
-    "published": "Envelopes that Redis took",
-    "publish_errors": "Envelopes that Redis did not take, or not in time",
-    "connection_losses": "Times the listening connection had to be built anew",
-    "resubscriptions": "Subscriptions after the first",
-}
-
-
-class _Reading(Collector):
-    def __init__(self, telemetry: Telemetry, gauges: dict[str, Callable[[], float]]) -> None:
-        self._telemetry = telemetry
-        self._gauges = gauges
-
-    def collect(self) -> Iterator[Metric]:
-        for name, text in _HELP.items():
-            yield CounterMetricFamily(f"heliograph_{name}", text, value=getattr(self._telemetry, name))
-        for name, text in _BUS_HELP.items():
-            yield CounterMetricFamily(f"heliograph_bus_{name}", text, value=getattr(self._telemetry.bus, name))
-        for name, read in self._gauges.items():
-            yield GaugeMetricFamily(f"heliograph_{name}", name.replace("_", " ").capitalize(), value=read())
-
-
-def configure_logging(level: str) -> None:
-    """Lines for people on standard error. uvicorn's own lines are kept to warnings: it logs URLs, and so tokens."""
-    logging.basicConfig(level=level.upper(), format="%(asctime)s %(levelname)-7s %(name)s: %(message)s")
-    logging.getLogger("uvicorn").setLevel(logging.WARNING)
-    logging.getLogger("websockets").setLevel(logging.WARNING)
+    @property
+    def messages_out(self) -> int:
+        return sum(each.messages_out for each in self.traffic.values())

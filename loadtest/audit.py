@@ -37,18 +37,20 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 import msgspec  # noqa: E402
-from redis.asyncio import Redis  # noqa: E402
 from websockets.asyncio.client import ClientConnection, connect  # noqa: E402
 from websockets.exceptions import ConnectionClosed, WebSocketException  # noqa: E402
 
 from app.backends.keys import Keys  # noqa: E402
 from app.backends.protocols import Draft  # noqa: E402
+from app.backends.redis_client import Client  # noqa: E402
+from app.backends.redis_client import connect as connect_redis  # noqa: E402
 from app.backends.redis_log import RedisLog  # noqa: E402
 from app.backends.scripts import Scripts  # noqa: E402
 from app.errors import BusUnavailable  # noqa: E402
 from app.protocol.namespace import Namespaces  # noqa: E402
 from app.protocol.position import Position, format_cursor, parse_cursor  # noqa: E402
 from app.settings import Namespace  # noqa: E402
+from loadtest.ledger import Positions  # noqa: E402
 from tests.support.cluster import LocalClusterProcess  # noqa: E402
 from tests.support.redis_server import RedisServer  # noqa: E402
 
@@ -77,38 +79,15 @@ class Ledger:
     publishing: bool = True
 
 
-@dataclass
-class Book:
+class Book(Positions):
     """What one subscriber got of one channel."""
 
-    position: Position | None = None
-    got: list[tuple[Position, Number]] = field(default_factory=list)
-    gaps: list[tuple[Position, Position]] = field(default_factory=list)  # said aloud
-    doubled: list[str] = field(default_factory=list)
-    disordered: list[str] = field(default_factory=list)
-    unsignalled: list[str] = field(default_factory=list)
+    def __init__(self) -> None:
+        super().__init__()
+        self.got: list[tuple[Position, Number]] = []
 
-    def begins(self, position: Position, *, recovered: bool) -> None:
-        """`subscribed` says: what comes after `position` follows."""
-        if self.position is not None and position != self.position:
-            if recovered:
-                self.unsignalled.append(f"recovered at {position} instead of {self.position}")
-            else:
-                self.gaps.append((self.position, position))
-        self.position = position
-
-    def take(self, position: Position, number: Number) -> None:
-        before = self.position
-        assert before is not None  # noqa: S101 - `connected` or `subscribed` came first
-        if position.epoch != before.epoch:
-            self.unsignalled.append(f"{before} -> {position}")
-        elif position.offset == before.offset or any(position == seen for seen, _ in self.got[-100:]):
-            self.doubled.append(f"{before} -> {position}")
-        elif position.offset < before.offset:
-            self.disordered.append(f"{before} -> {position}")
-        elif position.offset > before.offset + 1:
-            self.unsignalled.append(f"{before} -> {position}")
-        self.position = position
+    def note(self, position: Position, number: Number) -> None:
+        self.take(position)
         self.got.append((position, number))
 
 
@@ -174,7 +153,7 @@ class Subscriber:
             case "message":
                 channel = frame["channel"]
                 publisher, number = frame["data"]
-                self.books[channel].take(parse_cursor(frame["cursor"])[channel], (publisher, number))
+                self.books[channel].note(parse_cursor(frame["cursor"])[channel], (publisher, number))
             case "error":
                 return False
         return True
@@ -306,7 +285,7 @@ async def audit(seconds: float, rate: float, subscribers: int, directory: Path) 
         "HELIOGRAPH_LIMITS__CONNECTIONS_PER_USER": "0",
         "HELIOGRAPH_NAMESPACES": json.dumps(HISTORY),
     }
-    client = Redis.from_url(redis.url, socket_timeout=1, socket_connect_timeout=1)
+    client = connect_redis(redis.url)
     keys = Keys("heliograph:")
     log = RedisLog(client, Scripts(client), keys, "events")
     try:
@@ -356,7 +335,7 @@ async def audit(seconds: float, rate: float, subscribers: int, directory: Path) 
     return report(ledger, readers, tops, late, output)
 
 
-async def _top(client: "Redis", keys: Keys, channel: str) -> Position:
+async def _top(client: Client, keys: Keys, channel: str) -> Position:
     epoch, top = await client.hmget(keys.meta(channel), "epoch", "top")
     return Position(epoch.decode(), int(top))
 

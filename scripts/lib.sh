@@ -115,7 +115,7 @@ leave_services_disabled() {
     done
 }
 
-# make_venv run|dev: bring .venv up to date. It is made anew for another Python or after the checkout has moved;
+# make_venv run|loadtest|dev: bring .venv up to date. It is made anew for another Python or after the checkout has moved;
 # packages are installed when what pyproject.toml or constraints.txt say has changed.
 make_venv() {
     find_python || die "Python 3.11 or newer is needed, this machine has $(python3 -V)."
@@ -132,10 +132,14 @@ make_venv() {
         "$python" -m venv .venv
         printf '%s\n' "$made_for" >.venv/made-for
     fi
-    # What "dev" needs holds what "run" needs.
-    case $(cat .venv/packages 2>/dev/null) in
-        "$1 $wanted" | "dev $wanted") return ;;
-    esac
+    # What "dev" needs holds what the others need, and each of them what "run" needs.
+    local groups="$1 dev"
+    [ "$1" != run ] || groups="run loadtest dev"
+    local group installed
+    installed=$(cat .venv/packages 2>/dev/null || true)
+    for group in $groups; do
+        [ "$installed" != "$group $wanted" ] || return 0
+    done
     say "installing the pinned Python packages into .venv"
     rm -f .venv/packages
     .venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e "$what"

@@ -64,9 +64,18 @@ class Keys:
         return f"{self.prefix}{{stream:{stream}}}:latest:{key}"
 
     @property
-    def bus_sequence(self) -> str:
-        """Counter: kept publications on the shared bus channel."""
-        return f"{self.prefix}bus:seq"
+    def bus_sequences(self) -> str:
+        """Hash: how many kept publications for users have gone out on the `shared` bus channel, and to each inbox."""
+        return f"{self.prefix}bus:sequences"
+
+    def ticket(self, name: str) -> str:
+        """String: whom a ticket stands for, JSON."""
+        return f"{self.prefix}ticket:{name}"
+
+    @property
+    def commands(self) -> str:
+        """Stream: what replicas were told to do with users' connections, for those that the bus did not reach."""
+        return f"{self.prefix}commands"
 
     @property
     def leases(self) -> str:

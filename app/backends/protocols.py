@@ -2,10 +2,12 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 import msgspec
 
+from app.errors import BusUnavailable
+from app.protocol.envelope import Envelope
 from app.protocol.events import Delivery
 from app.protocol.position import Position
 from app.protocol.publication import Publication
@@ -13,11 +15,15 @@ from app.protocol.run import RunState, RunUpdate
 from app.settings import Namespace
 
 IDEMPOTENCY_TTL_S: Final = 300  # for how long a repetition is recognised
+COMMAND_TTL_S: Final = 3600  # longer than a replica's connections outlive its link to Redis, in all likelihood
 META_TTL_S: Final = 86_400  # a log's epoch and offset outlive its publications by so long
 
 
 class ReplicaInfo(msgspec.Struct, frozen=True):
-    """What a replica says of itself with each renewal of its lease."""
+    """What a replica says of itself with each renewal of its lease.
+
+    One of an older version leaves out what came later. None: it cannot say (it has no bus, or has heard nothing).
+    """
 
     name: str
     node_id: str
@@ -28,6 +34,10 @@ class ReplicaInfo(msgspec.Struct, frozen=True):
     started_at: str
     renewed_at: float  # seconds since the epoch, by that replica's clock
     version: str
+    messages_in_per_second: float = 0.0  # operations of clients, over the last two seconds
+    messages_out_per_second: float = 0.0  # messages to connections, likewise
+    bus_lag_ms: float | None = None  # from publishing to hearing it here
+    canary_age_ms: float | None = None  # since it last heard itself
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,8 +135,7 @@ class CensusBackend(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Draft:
+class Draft(msgspec.Struct, frozen=True, gc=False):
     """A publication that has no place in a log yet. For a run `update` stands in for the data."""
 
     channel: str
@@ -140,8 +149,7 @@ class Draft:
     idempotency_key: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Appended:
+class Appended(msgspec.Struct, frozen=True, gc=False):
     """Where a publication stands now.
 
     `published`: the bus brings it to every replica, this one too. Otherwise `data` is what to deliver here.
@@ -179,6 +187,13 @@ class Opening:
     with_run: bool = False
 
 
+class BusSequences(NamedTuple):
+    """Publications on the shared bus channel, and in this replica's own inbox."""
+
+    shared: int
+    own: int
+
+
 class LogReader(Protocol):
     """The kept publications of all channels, to be read. All calls may raise BusUnavailable."""
 
@@ -186,8 +201,8 @@ class LogReader(Protocol):
         """Say where channels stand and read what was asked for, each channel at one moment."""
         ...
 
-    async def bus_sequence(self) -> int:
-        """How many kept publications for users have gone out on the shared bus channel."""
+    async def bus_sequences(self) -> BusSequences:
+        """How many kept publications for users have gone out on the bus so far, where this replica hears of them."""
         ...
 
     async def tops(self, channels: Sequence[str]) -> list[Position | None]:
@@ -195,8 +210,15 @@ class LogReader(Protocol):
         ...
 
 
+Appending = Callable[[Appended | BusUnavailable], object]  # how the answer to an append is taken
+
+
 class Log(LogReader, Protocol):
     """The kept publications of all channels, in order, each channel for itself."""
+
+    def submit(self, draft: Draft, options: Namespace, lease: str, done: Appending) -> None:
+        """As `append`, without waiting: `done` is called with the answer, in the order of calls."""
+        ...
 
     async def append(self, draft: Draft, options: Namespace, lease: str) -> Appended:
         """Give the draft its place, keep it and publish it, all of it or nothing.
@@ -233,6 +255,47 @@ class Emissions(Protocol):
         Raises:
             BusUnavailable: it is not kept (after a time-out: it may be).
         """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """A command as it was kept: under which name, in which envelope, how many seconds ago."""
+
+    entry: str
+    payload: bytes
+    age_s: float
+
+
+class CommandReader(Protocol):
+    """The commands that replicas were given of late, oldest first. All calls may raise BusUnavailable."""
+
+    async def after(self, entry: str | None, age_s: float) -> list[Told]:
+        """Those behind `entry`, or, without one, those of the last `age_s` seconds. More may follow."""
+        ...
+
+
+class CommandLog(CommandReader, Protocol):
+    """Where commands are kept, so that a replica which the bus does not reach finds them."""
+
+    async def tell(self, envelope: Envelope) -> None:
+        """Publish the command to all replicas and keep it for COMMAND_TTL_S.
+
+        Raises:
+            BusUnavailable: some replica may not hear of it. It may be told again without harm.
+        """
+        ...
+
+
+class Tickets(Protocol):
+    """What tickets stand for, under names that do not give the tickets away. All calls may raise BusUnavailable."""
+
+    async def keep(self, name: str, value: bytes, ttl_s: float) -> None:
+        """Keep the value for `ttl_s` seconds."""
+        ...
+
+    async def take(self, name: str) -> bytes | None:
+        """Give the value and forget it: of all who ask, on all replicas, one gets it. None if there is none."""
         ...
 
 

@@ -39,6 +39,30 @@ REPAIR_BATCH = 50  # channels repaired in one round trip: each may bring a page
 USERS_EVERY = 5  # heartbeats: how often users' channels are compared with the log one by one
 
 
+class _Tally:
+    """Follows the numbers of kept publications on one bus channel: what is missing for whomever shows there."""
+
+    __slots__ = ("last", "seen")
+
+    def __init__(self) -> None:
+        self.last: int | None = None  # the highest number that has come; unknown after a new subscription
+        self.seen = 0  # what had been sent at the last heartbeat
+
+    def misses_before(self, number: int) -> bool:
+        """Take the number of what has come; True if something between it and the one before it is missing."""
+        last = self.last
+        self.last = number if last is None else max(last, number)
+        return last is not None and last < number - 1
+
+    def is_behind(self, last: int | None, count: int) -> bool:
+        """Take what had been sent when `last` had come; True if what had been sent one heartbeat ago is missing."""
+        behind = self.last is not None and (self.last < self.seen or count < (last or 0))
+        if behind or self.last is None:
+            self.last = count
+        self.seen = count
+        return behind
+
+
 class _Followed:
     """One channel that this replica follows."""
 
@@ -81,8 +105,8 @@ class Channels:
         self._behind: dict[str, None] = {}  # channels of which something is missing, in order
         self._unsure = False  # anything may be missing: look at all channels
         self._repair_due = asyncio.Event()
-        self._bus_sequence = 0  # of the last kept publication for a user on the shared bus channel; 0: unknown
-        self._seen_bus_sequence = 0  # where that stood at the last heartbeat
+        self._shared = _Tally()  # of what the shared bus channel has brought
+        self._own = _Tally()  # of what the inbox has
         self._beats = 0
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -112,10 +136,11 @@ class Channels:
         *,
         replay: bool = False,
         request_id: RequestId | None = None,
-    ) -> None:
+    ) -> bool:
         """Subscribe the connection: it is told `subscribed`, then what it missed, then what comes, in order.
 
-        `since`: where the client stands. `replay`: without that, everything that is kept.
+        `since`: where the client stands. `replay`: without that, everything that is kept. Returns False if it was
+        taken off the channel meanwhile: it is not subscribed.
 
         Raises:
             BusUnavailable: the log or the bus cannot be reached; the connection is not subscribed.
@@ -127,15 +152,17 @@ class Channels:
             last = await self._tell_first(connection, channel, sequence, since, replay, request_id)
             missed = await self._meet(connection, followed, sequence, last, held)
         except BaseException:
-            del followed.joining[connection]
+            followed.joining.pop(connection, None)
             self._idle(followed)
             raise
         finally:
             self._catching_up.pop(connection, None)
-        del followed.joining[connection]
+        if followed.joining.pop(connection, None) is None:
+            return False
         for publication in missed:
             self._hub.tell(connection, *self._event(publication))
         self._attach(connection, channel)
+        return True
 
     async def listen(self, connection: Connection, channel: str) -> str:
         """Subscribe without a word to what comes; returns where that begins, as a cursor ('' if nobody can say).
@@ -163,9 +190,10 @@ class Channels:
         self._follow(channel).idle_since = None
 
     def leave(self, connection: Connection, channel: str) -> None:
-        """Unsubscribe the connection."""
+        """Unsubscribe the connection, or stop subscribing it."""
         self._hub.unsubscribe(connection, channel)
         if (followed := self._followed.get(channel)) is not None:
+            followed.joining.pop(connection, None)
             self._idle(followed)
 
     def _follow(self, channel: str) -> _Followed:
@@ -260,7 +288,7 @@ class Channels:
 
         Returns those that it has not been told: they follow `last` without a hole and end where the channel stands.
         """
-        while not connection.outbox.closed:
+        while connection in followed.joining and not connection.outbox.closed:
             if not _has_reached(sequence.position, last):
                 await self._repair([followed])  # the log was read further than the bus has brought it yet
             missed = [each for each in held if each.position is not None and _is_after(each.position, last)]
@@ -311,10 +339,17 @@ class Channels:
 
     # -- what comes
 
-    def receive(self, publication: Publication, bus_sequence: int = 0) -> None:
-        """Take what the bus has brought (or what was appended here and published to nobody)."""
-        if bus_sequence:
-            self._count(bus_sequence)
+    def count(self, shared: int, own: int) -> None:
+        """Take the number of a publication for a user: on the shared bus channel, or in this replica's own inbox."""
+        if (shared and self._shared.misses_before(shared)) or (own and self._own.misses_before(own)):
+            self._doubt_all()
+
+    def follows(self, channel: str) -> bool:
+        """True if what is published on the channel is of any interest here."""
+        return channel in self._followed
+
+    def receive(self, publication: Publication) -> None:
+        """Take what the bus has brought, or what was appended here and published to nobody."""
         followed = self._followed.get(publication.channel)
         if followed is None:
             return
@@ -330,16 +365,12 @@ class Channels:
 
     def lost_track(self) -> None:
         """The bus subscription began again: anything may have been missed."""
-        self._unsure = True
-        self._bus_sequence = 0
-        self._repair_due.set()
+        self._shared.last = self._own.last = None
+        self._doubt_all()
 
-    def _count(self, bus_sequence: int) -> None:
-        """Find out from the numbers on the shared bus channel that something for some user is missing."""
-        if 0 < self._bus_sequence < bus_sequence - 1:
-            self._unsure = True
-            self._repair_due.set()
-        self._bus_sequence = max(self._bus_sequence, bus_sequence)
+    def _doubt_all(self) -> None:
+        self._unsure = True
+        self._repair_due.set()
 
     def _accept(self, followed: _Followed, publication: Publication) -> None:
         assert followed.sequence is not None  # noqa: S101 - the callers have looked
@@ -435,9 +466,8 @@ class Channels:
             self._say_where_it_goes_on(followed, opened)
             self._deliver(followed, followed.sequence.restart(opened.position))
             self._telemetry.unfilled_gaps += 1
-            logger.warning(
-                "%s: what followed %s.%d is lost; going on at %s.%d", followed.name, *before, *opened.position
-            )
+            about = {"channel": followed.name}
+            logger.warning("what followed %s.%d is lost; going on at %s.%d", *before, *opened.position, extra=about)
             return
         ready = followed.sequence.fill(opened.publications)
         self._deliver(followed, ready)
@@ -445,7 +475,8 @@ class Channels:
             return
         self._telemetry.repairs += 1
         now = followed.sequence.position
-        logger.info("%s: repaired %d to %d of epoch %s", followed.name, before.offset + 1, now.offset, now.epoch)
+        about = {"channel": followed.name}
+        logger.info("repaired %d to %d of epoch %s", before.offset + 1, now.offset, now.epoch, extra=about)
         if followed.sequence.has_gap or now.offset < opened.position.offset:
             self._missing(followed.name)
 
@@ -502,16 +533,12 @@ class Channels:
         await self._beat_for_users()
 
     async def _beat_for_users(self) -> None:
-        """The same for all users at once: one counter tells whether the shared bus channel has brought everything."""
-        before = self._bus_sequence
-        counted = await self._log.bus_sequence()
-        if self._bus_sequence == 0:
-            self._bus_sequence = counted
-        elif self._bus_sequence < self._seen_bus_sequence or counted < before:
-            self._bus_sequence = counted
-            self._unsure = True
-            self._repair_due.set()
-        self._seen_bus_sequence = counted
+        """The same for all users at once: the bus's own counters tell whether it has brought everything."""
+        shared_before, own_before = self._shared.last, self._own.last
+        counted = await self._log.bus_sequences()
+        behind = self._shared.is_behind(shared_before, counted.shared)
+        if self._own.is_behind(own_before, counted.own) or behind:
+            self._doubt_all()
 
     async def _leave_idle(self) -> None:
         now = asyncio.get_running_loop().time()

@@ -2,17 +2,18 @@
 
 import asyncio
 import logging
+import math
 import random
+from collections.abc import Sequence
 from importlib import metadata
+from typing import Protocol
 
 from app.backends.protocols import ReplicaInfo
 from app.clock import Clock, iso8601
-from app.cluster.census import Census
 from app.cluster.channels import Channels
 from app.cluster.directory import Directory
-from app.cluster.presence import Presence
 from app.cluster.pubsub_manager import PubSubManager
-from app.cluster.run_reaper import RunReaper
+from app.cluster.pulse import Pulse
 from app.errors import BusUnavailable
 from app.hub.connection import Connection
 from app.hub.hub import Hub
@@ -26,8 +27,19 @@ VERSION = metadata.version("heliograph")
 SLICE_S = 0.05  # a drain tells and closes its clients in slices of this length
 
 
+class Service(Protocol):
+    """A part of the replica that works by itself, between `start` and `stop`; both may be called more than once."""
+
+    def start(self) -> None: ...
+
+    async def stop(self) -> None: ...
+
+
 class Node:
-    """One replica. `name` is for people and stays, `node_id` is new at each boot."""
+    """One replica. `name` is for people and stays, `node_id` is new at each boot.
+
+    `services`: what runs while the replica is a member, in the order in which it is started and stopped.
+    """
 
     def __init__(
         self,
@@ -36,9 +48,8 @@ class Node:
         bus: PubSubManager,
         directory: Directory,
         channels: Channels,
-        presence: Presence,
-        census: Census,
-        runs: RunReaper | None,
+        pulse: Pulse,
+        services: Sequence[Service],
         *,
         drain: DrainSettings,
         clock: Clock,
@@ -50,9 +61,8 @@ class Node:
         self._bus = bus
         self._directory = directory
         self._channels = channels
-        self._presence = presence
-        self._census = census
-        self._runs = runs
+        self._pulse = pulse
+        self._services: tuple[Service, ...] = (channels, pulse, *services)
         self._drain_settings = drain
         self._clock = clock
         self._started_at = iso8601(clock.now())
@@ -64,6 +74,7 @@ class Node:
 
     def describe(self) -> ReplicaInfo:
         """What the other replicas, and the console, may know."""
+        messages_in, messages_out = self._pulse.messages_per_second
         return ReplicaInfo(
             name=self.name,
             node_id=self.node_id,
@@ -74,6 +85,10 @@ class Node:
             started_at=self._started_at,
             renewed_at=self._clock.now(),
             version=VERSION,
+            messages_in_per_second=round(messages_in, 1),
+            messages_out_per_second=round(messages_out, 1),
+            bus_lag_ms=_milliseconds(self._bus.lag_s),
+            canary_age_ms=_milliseconds(self._bus.canary_age_s),
         )
 
     async def start(self) -> None:
@@ -84,19 +99,13 @@ class Node:
             logger.warning("started without the bus (%s); not ready until Redis is there", error)
         self._bus.start_listening()
         await self._directory.start(self.describe)
-        self._channels.start()
-        self._presence.start()
-        self._census.start()
-        if self._runs is not None:
-            self._runs.start()
+        for service in self._services:
+            service.start()
 
     async def stop(self) -> None:
         """Leave the cluster: the users first, then the listener, the subscriptions, the connections."""
-        await self._channels.stop()
-        await self._presence.stop()
-        await self._census.stop()
-        if self._runs is not None:
-            await self._runs.stop()
+        for service in self._services:
+            await service.stop()
         await self._directory.stop()
         await self._bus.stop_listening()
         await self._bus.close()
@@ -140,3 +149,7 @@ class Node:
 def _part(connections: list[Connection], i: int, parts: int) -> list[Connection]:
     """The i-th of so many parts of the list, in order."""
     return connections[len(connections) * i // parts : len(connections) * (i + 1) // parts]
+
+
+def _milliseconds(seconds: float) -> float | None:
+    return round(1000 * seconds, 2) if math.isfinite(seconds) else None

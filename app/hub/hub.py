@@ -1,9 +1,12 @@
 """Who is connected to this replica and what they listen to, and handing them what is theirs."""
 
+import logging
 from collections.abc import Callable, Collection, Iterator
 from typing import TYPE_CHECKING
 
+from app.hub.batch import Batch
 from app.hub.connection import Connection
+from app.hub.outbox import Turn
 from app.protocol.codes import CloseCode
 from app.protocol.events import Event, Message, Progress
 from app.telemetry import Telemetry
@@ -11,15 +14,26 @@ from app.telemetry import Telemetry
 if TYPE_CHECKING:
     from app.hub.frames import Encoding
 
+logger = logging.getLogger("heliograph.hub")
+
+FEW = 8  # listeners that are told one by one, as a batch would not pay
+
 
 class Hub:
-    """This replica's connections by user and by channel. Nothing in here knows of other replicas."""
+    """This replica's connections by user and by channel. Nothing in here knows of other replicas.
 
-    def __init__(self, telemetry: Telemetry) -> None:
+    What a turn brings to a channel with many listeners is put by, and handed out in one go at the turn's end, or when
+    another channel's turn has come. Whatever else is said to one of them is said after it all the same.
+    """
+
+    def __init__(self, telemetry: Telemetry, turn: Turn) -> None:
         self._telemetry = telemetry
+        self._turn = turn
+        self._batch: Batch | None = None
         self.on_drop: Callable[[Connection], object] = self.remove  # who has more to tidy up puts itself in here
         self._by_user: dict[str, set[Connection]] = {}
-        self._by_channel: dict[str, set[Connection]] = {}
+        # Dictionaries without values: they are gone through in the order of joining, which is about that in memory.
+        self._by_channel: dict[str, dict[Connection, None]] = {}
         self._connections = 0
         self.changed_channels: set[str] = set()  # joined or left since whoever counts them has looked
 
@@ -49,6 +63,10 @@ class Hub:
         """How many connections the user has here."""
         return len(self._by_user.get(user_id, ()))
 
+    def connections_of(self, user_id: str) -> list[Connection]:
+        """The connections of the user, as they are now."""
+        return list(self._by_user.get(user_id, ()))
+
     def subscribers(self, channel: str) -> Collection[Connection]:
         """The connections that listen to the channel here."""
         return self._by_channel.get(channel, ())
@@ -58,6 +76,7 @@ class Hub:
         if connection not in mine:
             mine.add(connection)
             self._connections += 1
+            connection.encoding.traffic.connections += 1
 
     def remove(self, connection: Connection) -> bool:
         """Forget the connection and what it listens to; False if it was not here."""
@@ -68,12 +87,18 @@ class Hub:
             return False
         mine.remove(connection)
         self._connections -= 1
+        connection.encoding.traffic.connections -= 1
         if not mine:
             del self._by_user[connection.user]
         return True
 
     def subscribe(self, connection: Connection, channel: str) -> None:
-        self._by_channel.setdefault(channel, set()).add(connection)
+        listening = self._by_channel.setdefault(channel, {})
+        if connection in listening:
+            return
+        if self._batch is not None and self._batch.listeners is listening:
+            self._batch.pass_over(connection)
+        listening[connection] = None
         connection.channels.add(channel)
         self.changed_channels.add(channel)
 
@@ -81,59 +106,79 @@ class Hub:
         connection.channels.discard(channel)
         listening = self._by_channel.get(channel)
         if listening is not None:
-            listening.discard(connection)
+            if self._batch is not None and self._batch.listeners is listening:
+                self._catch_up(connection)
+            listening.pop(connection, None)
             self.changed_channels.add(channel)
             if not listening:
                 del self._by_channel[channel]
 
     def deliver_to_user(self, user_id: str, event: Event) -> int:
         """Hand the event to every connection the user has here; how many took it."""
-        return self._fan_out(self._by_user.get(user_id, ()), event)
+        return self._tell_each(self._by_user.get(user_id, ()), event)
 
     def deliver(self, channel: str, event: Event, at: str | None = None) -> int:
-        """Hand the event to every connection that listens to the channel here; how many took it.
+        """Hand the event to every connection that listens to the channel here; how many those are.
 
         `at`: where the channel stands then, if not as the event's own cursor says.
         """
-        return self._fan_out(self._by_channel.get(channel, ()), event, at)
+        listening = self._by_channel.get(channel, ())
+        if len(listening) < FEW:
+            return self._tell_each(listening, event, at)
+        if self._batch is None or self._batch.listeners is not listening:
+            self._hand_out()
+            self._batch = Batch(listening)
+            self._turn.before_writing(self._hand_out)
+        self._batch.add(event, at)
+        return len(listening)
 
     def tell(self, connection: Connection, event: Event, at: str | None = None) -> None:
         """Hand one event to one connection. `at`: as for `deliver`."""
         if isinstance(event, Message | Progress):
-            self._telemetry.messages_out += 1  # one that it had missed
+            connection.encoding.traffic.messages_out += 1  # one that it had missed
+        self._catch_up(connection)
         if (code := connection.offer(event, at)) is not None:
             self._drop(connection, code)
 
-    def _fan_out(self, connections: Collection[Connection], event: Event, at: str | None = None) -> int:
+    def _tell_each(self, connections: Collection[Connection], event: Event, at: str | None = None) -> int:
         """Encoded once for each encoding, not once for each connection.
 
         A connection whose outbox is over is closed and dropped at once, and what it did not read is not offered to
         anyone else.
         """
         frames: dict[Encoding, bytes] = {}
-        overflowed: list[tuple[Connection, CloseCode]] = []
-        encoding, frame = None, b""
         taken = 0
-        for connection in connections:
-            outbox = connection.outbox
+        for connection in list(connections):
+            encoding, outbox = connection.encoding, connection.outbox
+            self._catch_up(connection)
             if outbox.closed:
                 continue  # its transport tidies up a moment later
-            if connection.encoding is not encoding:
-                encoding = connection.encoding
-                if (known := frames.get(encoding)) is None:
-                    known = frames[encoding] = encoding.frame(event, at)
-                frame = known
+            if (frame := frames.get(encoding)) is None:
+                frame = frames[encoding] = encoding.frame(event, at)
             if (code := outbox.offer(frame)) is None:
                 taken += 1
+                encoding.traffic.messages_out += 1
             else:
-                overflowed.append((connection, code))
-        self._telemetry.messages_out += taken
-        for connection, code in overflowed:
-            self._drop(connection, code)
+                self._drop(connection, code)
         return taken
+
+    def _catch_up(self, connection: Connection) -> None:
+        """Hand the connection what is put by for it, as something else is next."""
+        batch = self._batch
+        if batch is not None and connection in batch.listeners and (code := batch.hand_to(connection)) is not None:
+            self._drop(connection, code)
+
+    def _hand_out(self) -> None:
+        """Hand out what was put by."""
+        batch, self._batch = self._batch, None
+        if batch is not None:
+            for connection, code in batch.hand_out():
+                self._drop(connection, code)
 
     def _drop(self, connection: Connection, code: CloseCode) -> None:
         """Close a connection that cannot take what is its own, and forget it."""
         self._telemetry.slow_closes += 1
+        about = {"user": connection.user, "connection": connection.id}
+        logger.info("closed: it did not read what was sent to it", extra=about)
         self.on_drop(connection)
         connection.close(code, "the connection did not read what was sent to it")

@@ -1,6 +1,7 @@
 """The WebSocket class that uvicorn is given: frames go out as they are, text comes in without a detour."""
 
 import asyncio
+from collections.abc import Callable
 from typing import Any, Final
 
 from uvicorn._types import ASGISendEvent
@@ -8,18 +9,23 @@ from uvicorn.config import Config
 from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from uvicorn.server import ServerState
-from websockets.frames import Frame
+from websockets.frames import Frame, Opcode
 from websockets.http11 import Request
 from websockets.protocol import Protocol, Side, State
 
 from app.hub.outbox import Outbox
 from app.protocol.codes import CloseCode
+from app.protocol.token_bucket import TokenBucket
 from app.server.frame_splitter import FrameSplitter
 from app.transports.websocket import SERVER_SOCKET, Receiver
 
 CLOSE_REASON_BYTES = 123  # RFC 6455 section 5.5: a control frame has 125, two of them are the code
 CLOSE_TIMEOUT_S = 5.0  # how long a peer has to answer a close frame before its socket is cut
+FAREWELL_BYTES = 65_536  # what is still read of a client that was closed, for its own close frame
 DISCARD_S = 1.0  # how long what a peer still sends is read and thrown away after it broke the protocol
+PETTY_PER_SECOND = 10.0  # control frames and small fragments, which are no operations and cost as much
+MOST_PETTY = 100.0  # in one go
+SMALL_BYTES = 64
 
 
 class _Nowhere:
@@ -35,22 +41,6 @@ class _Nowhere:
 _NOWHERE: Final[Any] = _Nowhere()
 
 
-class _Batch:
-    """The frames that were joined last: the sockets of a channel, which are written to in a row, share the result."""
-
-    def __init__(self) -> None:
-        self._frames: list[bytes] = []
-        self._joined = b""
-
-    def join(self, frames: list[bytes]) -> bytes:
-        if frames != self._frames:  # the same objects, mostly, which takes no looking into them
-            self._frames, self._joined = frames, b"".join(frames)
-        return self._joined
-
-
-_batch = _Batch()
-
-
 class FrameWebSocket(WebSocketsSansIOProtocol):
     """uvicorn's WebSocket protocol, which also lets the application have the socket to itself.
 
@@ -58,7 +48,14 @@ class FrameWebSocket(WebSocketsSansIOProtocol):
     handed to it in the turn of the loop in which it was read: no queue, no task, no `await`. The application may
     return then, so that an idle socket costs little more than itself. Handshake, fragments, ping, pong and the
     closing handshake stay with uvicorn and websockets.
+
+    Who sends without end does not keep the others waiting: control frames and small fragments, which are no
+    operations, are limited here, and a client that was closed is hardly listened to.
     """
+
+    _petty: TokenBucket | None = None  # from the first such frame on
+    _said_after_close = 0  # bytes
+    _is_broken = False  # what comes cannot be understood any more
 
     def __init__(
         self,
@@ -96,9 +93,10 @@ class FrameWebSocket(WebSocketsSansIOProtocol):
         self._parser = None
         del self.scope, self.request, self.response
 
-    def write(self, frames: list[bytes]) -> None:
-        if not self.close_sent and not self.transport.is_closing():
-            self.transport.write(frames[0] if len(frames) == 1 else _batch.join(frames))
+    @property
+    def write(self) -> Callable[[list[bytes]], None]:
+        """The transport's own method: nothing of Python is in between. The outbox ends before the transport does."""
+        return self.transport.writelines
 
     def close(self, code: CloseCode, reason: str) -> None:
         """Say goodbye, and cut the socket if the peer does not answer: one that does not read never would."""
@@ -106,7 +104,7 @@ class FrameWebSocket(WebSocketsSansIOProtocol):
             return
         self.conn.send_close(code, reason.encode()[:CLOSE_REASON_BYTES].decode(errors="ignore"))
         self._await_farewell(CLOSE_TIMEOUT_S)
-        self._end()
+        self._end(code)
 
     def pause_reading(self) -> None:
         if not self.read_paused and not self.transport.is_closing():
@@ -150,15 +148,33 @@ class FrameWebSocket(WebSocketsSansIOProtocol):
     def data_received(self, data: bytes) -> None:
         if self._splitter is None:
             super().data_received(data)
-        else:
+        elif not self.close_sent:
             self._splitter.feed(data)
+        elif not self._is_broken:
+            self._said_after_close += len(data)
+            if self._said_after_close <= FAREWELL_BYTES:
+                self._splitter.feed(data)
+            else:
+                self.transport.pause_reading()  # until it is cut
 
     def _receive_frame(self, frame: bytes) -> None:
         """Anything but a text in one frame."""
+        if self.close_sent and frame[0] & 0x0F != Opcode.CLOSE:
+            return
+        if _is_petty(frame) and not self._may_be_petty():
+            text = f"more than {PETTY_PER_SECOND:g} control frames or fragments under {SMALL_BYTES} bytes a second"
+            self.close(CloseCode.TOO_MANY_ERRORS, text)
+            return
         super().data_received(frame)
         parser = self._parser
         if parser is not None and parser.state is State.OPEN and parser.current_size is None:
             self._parser = None  # at rest between two messages
+
+    def _may_be_petty(self) -> bool:
+        now = self.loop.time()
+        if self._petty is None:
+            self._petty = TokenBucket(PETTY_PER_SECOND, now, MOST_PETTY)
+        return self._petty.take(now)
 
     def send_receive_event_to_app(self) -> None:
         """A message of several frames is complete, or is no text."""
@@ -188,20 +204,21 @@ class FrameWebSocket(WebSocketsSansIOProtocol):
         if self.close_sent or self.conn.close_sent is None:
             return
         # The peer's own close frame cannot be read any more, so there is only the time to go by.
+        self._is_broken = True
         self._await_farewell(DISCARD_S)
-        self._end()
+        self._end(self.conn.close_sent.code)
 
     def handle_close(self, event: Frame) -> None:
         super().handle_close(event)
-        self._end()
+        self._end(1005 if self.conn.close_rcvd is None else self.conn.close_rcvd.code)
 
     def shutdown(self) -> None:
         super().shutdown()
-        self._end()
+        self._end(1012)
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
-        self._end()
+        self._end(1006)
         if self._outbox is not None:
             self._outbox.close(CloseCode.INTERNAL_ERROR, "the socket is gone")  # so that nobody waits for it to drain
 
@@ -211,7 +228,7 @@ class FrameWebSocket(WebSocketsSansIOProtocol):
     def pause_writing(self) -> None:
         super().pause_writing()
         if self._outbox is not None:
-            self._outbox.pause()
+            self._outbox.pause(self.transport.get_write_buffer_size())
 
     def resume_writing(self) -> None:
         super().resume_writing()
@@ -225,13 +242,22 @@ class FrameWebSocket(WebSocketsSansIOProtocol):
         self.resume_reading()
         self.close_timer = self.loop.call_later(timeout_s, self.transport.abort)
 
-    def _end(self) -> None:
+    def _end(self, code: int) -> None:
         """Nothing more that the client says counts. Its receiver is told so, once, in a turn of its own."""
         if self._splitter is not None:
             self._splitter.on_text = _ignore
+        if self._outbox is not None:
+            self._outbox.abandon()  # what is written from here on would follow the close frame
         receiver, self._receiver = self._receiver, None
         if receiver is not None:
-            self.loop.call_soon(receiver.lost)
+            self.loop.call_soon(receiver.lost, code)
+
+
+def _is_petty(frame: bytes) -> bool:
+    if frame[0] & 0x0F in (Opcode.PING, Opcode.PONG):
+        return True
+    is_last = frame[0] & 0x80
+    return not is_last and len(frame) > 1 and frame[1] & 0x7F < SMALL_BYTES
 
 
 def _ignore(text: str) -> None: ...

@@ -5,35 +5,37 @@ which decides, and carries out what it says. It decides nothing itself, and know
 """
 
 import asyncio
+import logging
 import time
 import uuid
 from collections.abc import Coroutine, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, NoReturn, assert_never
 
 from msgspec import UNSET
 
-from app.cluster.connection_manager import ConnectionManager
+from app.cluster.connection_manager import ConnectionManager, Receipt
 from app.cluster.node import Node
 from app.errors import (
-    BadData,
     BadUserId,
     BusUnavailable,
     ConnectionLimit,
     ErrorCode,
     HeliographError,
     InvalidToken,
+    KeysUnavailable,
 )
 from app.hub.connection import Connection
 from app.hub.frames import Encoding
 from app.hub.outbox import Outbox, Turn
 from app.protocol.codes import CloseCode
-from app.protocol.events import Ack, Emitted, History, Message, Presence, Published
+from app.protocol.events import Ack, Emitted, History, Message, Presence, Published, Refreshed, Unsubscribed
 from app.protocol.identity import user_of
 from app.protocol.namespace import Namespaces
-from app.protocol.operations import Connect, Operation
+from app.protocol.operations import Connect, Operation, Publish, Send
 from app.protocol.plain import PlainCodec
-from app.protocol.position import format_cursor
+from app.protocol.position import cursor_of, format_cursor
 from app.protocol.session import (
     Action,
     Announce,
@@ -45,15 +47,23 @@ from app.protocol.session import (
     Muster,
     Recall,
     Refuse,
+    Renew,
     Route,
     Session,
     echo,
 )
 from app.settings import Settings
 from app.telemetry import Telemetry
+from app.transports.addresses import Addresses
 from app.transports.auth import Authenticator, Credentials, Identity
 
+MOST_UNDER_WAY = 100  # messages of one client that the router has not answered yet
 _OTHER_USER = "the token is for another user than the URL"
+
+logger = logging.getLogger("heliograph.driver")
+
+# Other close codes are a client's own, and as many as it likes.
+KNOWN_CODES = frozenset(CloseCode) | frozenset(range(1000, 1016))
 
 
 @dataclass(frozen=True)
@@ -63,6 +73,7 @@ class Parts:
     manager: ConnectionManager
     node: Node
     authenticator: Authenticator
+    addresses: Addresses
     settings: Settings
     telemetry: Telemetry
     namespaces: Namespaces
@@ -107,8 +118,12 @@ class Driver:
             max_channels=parts.settings.limits.channels_per_connection,
         )
         self.connection = Connection(session_id, "", encoding, outbox)
+        self.connection.on_expelled = self._expel
         self.registered = False  # the client is known, here and in the directory
+        self._ended = False
         self._expiry: asyncio.TimerHandle | None = None
+        self._under_way = 0  # messages that the router has not answered
+        self._room: asyncio.Future[None] | None = None  # who waits until there are fewer
 
     async def enter(self, connect: Connect, identity: Identity) -> Sequence[Join]:
         """Let in a client that has proved who it is, and that says with one request all that it will ever say.
@@ -134,9 +149,11 @@ class Driver:
         Raises:
             BusUnavailable: not now; it can be tried again.
         """
-        await self._parts.manager.subscribe(
+        joined = await self._parts.manager.subscribe(
             self.connection, action.channel, action.since, replay=action.replay, request_id=action.request_id
         )
+        if not joined:
+            self._parts.manager.tell(self.connection, Unsubscribed(channel=action.channel))
 
     def begin(self, operation: Operation) -> Coroutine[Any, Any, None] | None:
         """Carry out one operation of the client; what takes its time is returned, to be awaited before the next.
@@ -152,26 +169,45 @@ class Driver:
         Raises:
             Disconnected: the refusal closes the connection.
         """
+        self._parts.telemetry.frames_refused[refusal.code] += 1
         self._parts.manager.send_error(self.connection, refusal.code, refusal.message, refusal.request_id)
         if refusal.close is not None:
             self.connection.close(refusal.close, refusal.message)
             raise Disconnected(refusal.code, refusal.message)
 
+    @property
+    def about(self) -> dict[str, str | None]:
+        """Whom a line in the log is about."""
+        return {"user": self.connection.user or None, "connection": self.connection.id}
+
     def expire_at(self, when: float | None) -> None:
         """Close the connection then (seconds since the epoch; None: never)."""
         if self._expiry is not None:
             self._expiry.cancel()
+            self._expiry = None
         if when is not None:
             self._expiry = asyncio.get_running_loop().call_later(
                 when - time.time(), self.connection.close, CloseCode.EXPIRED, "the token has expired"
             )
 
-    def end(self) -> None:
-        """Forget the connection. May be called more than once."""
+    def end(self, code: int | None = None) -> None:
+        """Forget the connection. May be called more than once.
+
+        `code`: the close code of the other side, in case it was not closed here.
+        """
+        if not self._ended:
+            self._ended = True
+            self._count_close(self.connection.close_code or code)
         if self._expiry is not None:
             self._expiry.cancel()
         if self.registered:
             self._parts.manager.disconnect(self.connection)
+
+    def _count_close(self, code: int | None) -> None:
+        logger.debug("ended (%s)", code, extra=self.about)
+        if code is not None:
+            known = int(code) if code in KNOWN_CODES else 0
+            self._parts.telemetry.closes[known] = self._parts.telemetry.closes.get(known, 0) + 1
 
     def _act(self, action: Action) -> Coroutine[Any, Any, None] | None:
         match action:
@@ -184,8 +220,6 @@ class Driver:
                 self.refuse(action)
             case Join():
                 return self._join(action)
-            case Announce():
-                return self._announce(action)
             case Recall():
                 return self._recall(action)
             case HandOver():
@@ -194,25 +228,51 @@ class Driver:
                 return self._muster(action)
             case Authenticate():
                 return self._authenticate(action)
-            case Route():
-                return self._route(action)
+            case Renew():
+                return self._renew(action)
+            case Route(operation) | Announce(operation):
+                return self._dispatch(operation)
             case _:
                 assert_never(action)
         return None
 
     async def _authenticate(self, action: Authenticate) -> None:
         try:
-            identity = await self._parts.authenticator.identify(Credentials(action.token, action.user))
+            credentials = Credentials(action.token, action.user, action.ticket)
+            identity = await self._parts.authenticator.identify(credentials)
         except InvalidToken as error:
             self._reject(error, CloseCode.INVALID_TOKEN)
+        except (BusUnavailable, KeysUnavailable) as error:
+            self._reject(error, CloseCode.TRY_AGAIN_LATER)
         except BadUserId as error:
             self._reject(error, CloseCode.BAD_REQUEST)
         else:
             if self._only_user not in (None, identity.user):
                 self._turn_away(CloseCode.NOT_ALLOWED, ErrorCode.NOT_ALLOWED, _OTHER_USER)
-            for each in await self._register(identity):
-                if (work := self._act(each)) is not None:
-                    await work
+            await self._act_all(await self._register(identity))
+
+    async def _renew(self, action: Renew) -> None:
+        """A new token takes the old one's place. One that is no good changes nothing: the old one runs on."""
+        try:
+            identity = await self._parts.authenticator.identify(Credentials(action.token))
+        except (InvalidToken, KeysUnavailable) as error:
+            self.refuse(Refuse(error.code, f"not refreshed: {error}", action.request_id))
+            return
+        if identity.user != self._session.user:
+            text = "not refreshed: the token is another user's"
+            self.refuse(Refuse(ErrorCode.NOT_ALLOWED, text, action.request_id))
+            return
+        self.expire_at(identity.expires_at)
+        lost, granted = self._session.renewed(identity.channels)
+        expires_in = None if identity.expires_at is None else max(0, int(identity.expires_at - time.time()))
+        self._parts.manager.tell(self.connection, Refreshed(expires_in=expires_in, id=echo(action.request_id)))
+        await self._act_all([Leave(channel, Unsubscribed(channel=channel)) for channel in lost])
+        await self._act_all(granted)
+
+    async def _act_all(self, actions: Iterable[Action]) -> None:
+        for action in actions:
+            if (work := self._act(action)) is not None:
+                await work
 
     async def _register(self, identity: Identity, *, one_request: bool = False) -> list[Join | Refuse]:
         """Make the connection known, then tell the client: from here on it misses nothing.
@@ -221,7 +281,9 @@ class Driver:
         """
         if self._parts.node.draining:
             self._turn_away(CloseCode.SHUTDOWN, ErrorCode.UNAVAILABLE, "this replica is shutting down")
-        own, others = self._session.identified(identity.user, self._channels, only_these=one_request)
+        own, others = self._session.identified(
+            identity.user, self._channels, identity.channels, only_these=one_request
+        )
         refusal = next((each for each in others if isinstance(each, Refuse)), None)
         if one_request and refusal is not None:
             self.refuse(replace(refusal, close=CloseCode.BAD_REQUEST))
@@ -233,6 +295,7 @@ class Driver:
             self._parts.telemetry.connections_refused += 1
             self._turn_away(CloseCode.CONNECTION_LIMIT, error.code, str(error))
         self.registered = True
+        logger.debug("connected", extra=self.about)
         self.expire_at(identity.expires_at)
         cursor = ""
         if own.since is None and not own.replay:
@@ -254,20 +317,50 @@ class Driver:
             text = f"not subscribed to {action.channel!r}, try again: {error}"
             self.refuse(Refuse(error.code, text, action.request_id))
 
-    async def _announce(self, action: Announce) -> None:
-        publish = action.operation
-        try:
-            receipt = await self._parts.manager.publish(
-                publish.channel, publish.data, sender=self._session.user, ephemeral=publish.ephemeral
-            )
-        except BusUnavailable as error:
-            self.refuse(Refuse(error.code, f"not published, try again: {error}", publish.id))
-        except BadData as error:
-            self.refuse(Refuse(error.code, str(error), publish.id))
+    def _expel(self, channel: str) -> None:
+        """The server takes the client off a channel. While it is still being subscribed, `join` tells it."""
+        is_on = channel in self.connection.channels
+        if self._session.expelled(channel):
+            self._parts.manager.unsubscribe(self.connection, channel)
+            if is_on:
+                self._parts.manager.tell(self.connection, Unsubscribed(channel=channel))
+
+    def _dispatch(self, operation: Send | Publish) -> Coroutine[Any, Any, None] | None:
+        """Hand a message to the router. Others may follow before it is answered, but not any number of them."""
+        if self._under_way >= MOST_UNDER_WAY:
+            return self._dispatch_later(operation)
+        self._under_way += 1
+        manager = self._parts.manager
+        manager.dispatch(operation, sender=self._session.user, done=partial(self._dispatched, operation))
+        return None
+
+    async def _dispatch_later(self, operation: Send | Publish) -> None:
+        while self._under_way >= MOST_UNDER_WAY:
+            self._room = asyncio.get_running_loop().create_future()
+            await self._room
+        self._dispatch(operation)
+
+    def _dispatched(self, operation: Send | Publish, result: Receipt | HeliographError) -> None:
+        """The router's answer, told to the client."""
+        self._under_way -= 1
+        if self._room is not None:
+            if not self._room.done():
+                self._room.set_result(None)
+            self._room = None
+        event: Ack | Published
+        if isinstance(result, HeliographError):
+            failed = "not delivered" if isinstance(operation, Send) else "not published"
+            text = f"{failed}, try again: {result}" if isinstance(result, BusUnavailable) else str(result)
+            self.refuse(Refuse(result.code, text, operation.id))
+            if result.code is ErrorCode.INTERNAL:
+                self.connection.close(CloseCode.INTERNAL_ERROR, "internal error")
+            return
+        if isinstance(operation, Send):
+            event = Ack(message_id=result.message_id, delivery=result.delivery, id=echo(operation.id))
         else:
-            cursor = UNSET if receipt.position is None else format_cursor({publish.channel: receipt.position})
-            ack = Published(message_id=receipt.message_id, cursor=cursor, id=echo(publish.id))
-            self._parts.manager.tell(self.connection, ack)
+            cursor = UNSET if result.position is None else cursor_of(operation.channel, result.position)
+            event = Published(message_id=result.message_id, cursor=cursor, id=echo(operation.id))
+        self._parts.manager.tell(self.connection, event)
 
     async def _recall(self, action: Recall) -> None:
         read = action.operation
@@ -302,17 +395,6 @@ class Driver:
             self.refuse(Refuse(error.code, f"not stored: {error}", emit.id))
         else:
             self._parts.manager.tell(self.connection, Emitted(id=echo(emit.id)))
-
-    async def _route(self, action: Route) -> None:
-        send, manager = action.operation, self._parts.manager
-        deliver = manager.send_message if send.ephemeral else manager.send
-        try:
-            receipt = await deliver(send.to, send.data, sender=self._session.user)
-        except BusUnavailable as error:
-            self.refuse(Refuse(error.code, f"not delivered, try again: {error}", send.id))
-        else:
-            ack = Ack(message_id=receipt.message_id, delivery=receipt.delivery, id=echo(send.id))
-            self._parts.manager.tell(self.connection, ack)
 
     def _reject(self, error: HeliographError, close: CloseCode) -> None:
         """The client is nobody: say why, and close."""

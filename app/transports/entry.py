@@ -6,6 +6,7 @@ from msgspec import UNSET
 
 from app.hub.frames import Codec, Encoding
 from app.protocol.events import Connected, Event, Message, Subscribed
+from app.telemetry import Traffic
 
 
 class Entry(bytes):
@@ -18,8 +19,8 @@ class Entry(bytes):
 class EntryEncoding(Encoding):
     """An encoding whose frames are entries."""
 
-    def __init__(self, codec: Codec, frame: Callable[[bytes], bytes]) -> None:
-        super().__init__(codec, frame)
+    def __init__(self, codec: Codec, frame: Callable[[bytes], bytes], traffic: Traffic) -> None:
+        super().__init__(codec, frame, traffic)
 
     def frame(self, event: Event, at: str | None = None) -> Entry:
         entry = Entry(super().frame(event, at))

@@ -48,7 +48,7 @@ class SseDoor:
 
     @classmethod
     def build(cls, parts: Parts) -> "SseDoor":
-        return cls(parts, EntryEncoding(parts.codec, event_block))
+        return cls(parts, EntryEncoding(parts.codec, event_block, parts.telemetry.traffic["sse"]))
 
     async def serve(self, request: Request) -> Response:
         query = query_of(request.scope)
@@ -182,7 +182,7 @@ class EventStream(Response):
                 if not self._entries and not self.outbox.waiting_bytes:  # the bookmark says how far it was told
                     waiting = [join for join in waiting if not await self._join(join)]
         except Exception:
-            logger.exception("stream %s failed", self._driver.connection.id)
+            logger.exception("failed", extra=self._driver.about)
             self._driver.connection.close(CloseCode.INTERNAL_ERROR, "internal error")
 
     async def _join(self, join: Join, *, first: bool = False) -> bool:

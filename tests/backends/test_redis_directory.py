@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import json
 import time
 from typing import Any
 
@@ -222,3 +223,17 @@ async def _works(call: Any) -> bool:
     except BusUnavailable:
         return False
     return True
+
+
+class TestVersions:
+    async def test_what_an_older_replica_says_of_itself_is_understood(self, client: Redis, keys: Keys) -> None:
+        """Fails if a cluster cannot be seen while replicas of two versions are in it."""
+        directory = RedisDirectory(client, keys)
+        await directory.take("old.0", replica_info("old"), LONG_S)
+        await directory.renew("old.0", replica_info("old"), LONG_S)
+        said = json.loads(await client.hget(keys.replicas, "old.0"))
+        for later in ("messages_in_per_second", "messages_out_per_second", "bus_lag_ms", "canary_age_ms"):
+            del said[later]
+        await client.hset(keys.replicas, "old.0", json.dumps({**said, "of_a_later_version": 1}))
+        [info] = await directory.replicas()
+        assert info == replica_info("old")

@@ -16,7 +16,7 @@ from app.protocol.codes import CloseCode
 from app.protocol.events import Event, Message, Pong
 from app.protocol.plain import PlainCodec
 from app.protocol.publication import Publication
-from app.telemetry import Telemetry
+from app.telemetry import Telemetry, Traffic
 from tests.support.members import RecordingSink
 
 MESSAGE = Message.of(Publication("#bob", msgspec.Raw(b'"hi"'), "m", "t"))
@@ -39,10 +39,10 @@ class House:
 
     def __init__(self) -> None:
         self.telemetry = Telemetry()
-        self.hub = Hub(self.telemetry)
         self.turn = Turn(lambda callback: None)
+        self.hub = Hub(self.telemetry, self.turn)
         self.codec = CountingCodec()
-        self.encoding = Encoding(self.codec, bytes)
+        self.encoding = Encoding(self.codec, bytes, self.telemetry.traffic["websocket"])
         self.sinks: dict[Connection, RecordingSink] = {}
 
     def connection(self, user: str, encoding: Encoding | None = None, limit_bytes: int = 10_000) -> Connection:
@@ -151,7 +151,7 @@ class TestDeliver:
         """Fails if a publication is encoded for each connection: that is what makes fan-out slow."""
         house = House()
         framed_codec = CountingCodec()
-        framed = Encoding(framed_codec, text_frame)
+        framed = Encoding(framed_codec, text_frame, Traffic())
         plain_ones = [house.add("bob") for _ in range(50)]
         framed_ones = [house.add("bob", framed) for _ in range(50)]
         assert house.hub.deliver_to_user("bob", MESSAGE) == 100

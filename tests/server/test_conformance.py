@@ -39,7 +39,7 @@ class Echo:
         if self._outbox.offer(frame) is not None:
             self._outbox.close(CloseCode.SLOW, "too slow")
 
-    def lost(self) -> None:
+    def lost(self, code: int) -> None:
         self._outbox.close(CloseCode.INTERNAL_ERROR, "gone")
 
 

@@ -35,20 +35,29 @@ def free_port_block(size: int) -> int:
 class LocalClusterProcess:
     """`with LocalClusterProcess(log) as cluster:` is ready when the block begins, and gone when it ends."""
 
-    def __init__(self, log: Path, *, replicas: int = 3, **environment: str) -> None:
+    def __init__(self, log: Path, *, replicas: int = 3, own_session: bool = False, **environment: str) -> None:
+        """`own_session`: Ctrl-C in this terminal does not reach it."""
         first = free_port_block(replicas + 2)  # Redis, nginx, replicas
         self.port = first + 1
         self.url = f"http://127.0.0.1:{self.port}"
         self.redis_port = first
         self.log = log
         self._replicas = replicas
+        self._own_session = own_session
         self._environment = {**os.environ, "HELIOGRAPH_AUTH__MODE": "open", **environment}
         self.process: subprocess.Popen[bytes]
 
     def __enter__(self) -> Self:
         command = [sys.executable, "-m", "app", "up", "--replicas", str(self._replicas), "--port", str(self.port)]
         with self.log.open("wb") as log:
-            self.process = subprocess.Popen(command, cwd=ROOT, env=self._environment, stdout=log, stderr=log)
+            self.process = subprocess.Popen(
+                command,
+                cwd=ROOT,
+                env=self._environment,
+                stdout=log,
+                stderr=log,
+                start_new_session=self._own_session,
+            )
         try:
             self.wait(lambda: self.status("/ready") == 200 and "the cluster is ready" in self.output(), within_s=30)
         except BaseException:

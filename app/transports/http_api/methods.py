@@ -78,6 +78,7 @@ class Methods:
         self._namespaces = parts.namespaces
         self._max_depth = parts.settings.limits.depth
         self._most = parts.settings.api.batch
+        self._traffic = parts.telemetry.traffic["api"]
         self._clock = clock
         self._directory = directory
         self._census = census
@@ -108,6 +109,7 @@ class Methods:
     # -- the methods
 
     async def publish(self, params: models.Publish) -> models.Published:
+        self._traffic.messages_in += 1
         receipt = await self._manager.publish(
             params.channel, params.data, idempotency_key=params.idempotency_key or None
         )

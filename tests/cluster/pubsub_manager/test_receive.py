@@ -173,6 +173,27 @@ class TestReceive:
         assert listening.bus.stats.handler_errors == 1
         assert listening.bus.stats.received == 4
 
+    async def test_what_clients_say_is_not_logged_even_then(
+        self, listening: Listening, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """Fails if a message that a client has sent by another replica ends up in the log."""
+        keep = listening.bus.handler
+        assert keep is not None
+
+        def fail(received: Envelope) -> None:
+            if received.message_id == "m1":
+                raise KeyError("this handler is broken")
+            keep(received)
+
+        listening.bus.handler = fail
+        await listening.hears(
+            '{"message":"my secret","target_user_id":"bob","message_id":"m1","node_id":"another"}', GOOD % '"two"'
+        )
+        [record] = [record for record in caplog.records if record.levelno >= logging.ERROR]
+        assert record.getMessage() == "the handler failed on message m1"
+        assert record.__dict__["channel"] == "#bob"
+        assert "my secret" not in caplog.text
+
     async def test_without_a_handler_envelopes_are_counted_and_dropped(
         self, listening: Listening, caplog: pytest.LogCaptureFixture
     ) -> None:

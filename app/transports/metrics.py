@@ -1,0 +1,137 @@
+"""`/metrics`: what Prometheus reads. Every metric has its name, its meaning and its source here, and nowhere else."""
+
+import platform
+from collections.abc import Iterator, Mapping
+from itertools import accumulate
+
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, ProcessCollector, generate_latest
+from prometheus_client.metrics_core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+    Metric,
+)
+from prometheus_client.registry import Collector
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from app.cluster.node import VERSION, Node
+from app.cluster.pubsub_manager import PubSubManager
+from app.hub.hub import Hub
+from app.telemetry import REDIS_ERRORS, Histogram, Telemetry
+
+PREFIX = "heliograph_"
+
+
+def metrics_route(node: Node, bus: PubSubManager, hub: Hub, telemetry: Telemetry) -> Route:
+    registry = CollectorRegistry()
+    registry.register(_Replica(node, bus, hub, telemetry))
+    ProcessCollector(registry=registry)
+
+    async def metrics(_: Request) -> Response:
+        return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+
+    return Route("/metrics", metrics)
+
+
+class _Replica(Collector):
+    def __init__(self, node: Node, bus: PubSubManager, hub: Hub, telemetry: Telemetry) -> None:
+        self._node = node
+        self._bus = bus
+        self._hub = hub
+        self._telemetry = telemetry
+
+    def collect(self) -> Iterator[Metric]:
+        yield from self._state()
+        yield from self._clients()
+        yield from self._channels()
+        yield from self._redis()
+        if self._bus.enabled:
+            yield from self._bus_link()
+
+    def _state(self) -> Iterator[Metric]:
+        node = self._node
+        about = {"replica": node.name, "version": VERSION, "python": platform.python_version()}
+        yield InfoMetricFamily(f"{PREFIX}build", "What runs here", value=about)
+        yield _gauge("ready", "1 if new clients are welcome", node.ready)
+        yield _gauge("draining", "1 while the replica sends its clients away before it stops", node.draining)
+        left = self._hub.connections if node.draining else 0
+        yield _gauge("drain_connections_left", "Connections that a drain has still to send away", left)
+        yield _histogram("event_loop_lag_seconds", "How late the loop wakes what is due", self._telemetry.loop_lag)
+
+    def _clients(self) -> Iterator[Metric]:
+        counted, traffic = self._telemetry, self._telemetry.traffic
+        connections = {name: each.connections for name, each in traffic.items()}
+        yield _gauges("connections", "Clients that are known, by transport", "transport", connections)
+        yield _gauge("users", "Users with a connection", self._hub.users)
+        came = {name: each.messages_in for name, each in traffic.items()}
+        yield _counters("messages_in", "Operations read from clients", "transport", came)
+        went = {name: each.messages_out for name, each in traffic.items()}
+        yield _counters("messages_out", "Messages handed to connections", "transport", went)
+        refused = {code.value: count for code, count in counted.frames_refused.items()}
+        yield _counters("frames_refused", "Operations that were answered with an error, by its code", "code", refused)
+        closes = {str(code) if code else "other": count for code, count in sorted(counted.closes.items())}
+        yield _counters("closes", "Connections that ended, by close code, whoever closed", "code", closes)
+        yield _counter("slow_closes", "Connections closed because they did not read", counted.slow_closes)
+        text = "Connections refused by a limit, for their origin, or while draining"
+        yield _counter("connections_refused", text, counted.connections_refused)
+
+    def _channels(self) -> Iterator[Metric]:
+        counted = self._telemetry
+        yield _gauge("channels", "Channels that connections listen to, users' own among them", self._hub.channels)
+        text = "Ranges of a channel that were read from the log, as the bus had not brought them"
+        yield _counter("repairs", text, counted.repairs)
+        text = "Ranges of a channel that the log had lost too; clients were told"
+        yield _counter("unfilled_gaps", text, counted.unfilled_gaps)
+
+    def _redis(self) -> Iterator[Metric]:
+        stats = self._bus.stats
+        text = "From taking an operation until it is kept or relayed, of those that were"
+        yield _histogram("publish_seconds", text, stats.publish_time)
+        yield _counters("redis_errors", "Calls of Redis that failed, by the way they did", "kind", REDIS_ERRORS)
+
+    def _bus_link(self) -> Iterator[Metric]:
+        bus, stats = self._bus, self._bus.stats
+        yield _gauge("bus_canary_age_seconds", "Since the replica last heard itself on the bus", bus.canary_age_s)
+        text = "From publishing to hearing it here: the last canary's, or for how long one has been missing"
+        yield _gauge("bus_lag_seconds", text, bus.lag_s)
+        yield _histogram("bus_canary_seconds", "From publishing a canary to hearing it here", stats.lag)
+        yield _counter("bus_received", "Envelopes from the bus that were handed on", stats.received)
+        yield _counter("bus_malformed", "Payloads on the bus that were no envelope", stats.malformed)
+        yield _counter("bus_handler_errors", "Envelopes on which the handler raised", stats.handler_errors)
+        yield _counter("bus_published", "Messages that Redis took", stats.published)
+        text = "Messages that Redis did not take, or not in time"
+        yield _counter("bus_publish_errors", text, stats.publish_errors)
+        text = "Times the listening connection had to be built anew"
+        yield _counter("bus_connection_losses", text, stats.connection_losses)
+        yield _counter("bus_resubscriptions", "Subscriptions after the first", stats.resubscriptions)
+
+
+def _gauge(name: str, text: str, value: float) -> Metric:
+    return GaugeMetricFamily(PREFIX + name, text, value=value)
+
+
+def _gauges(name: str, text: str, label: str, values: Mapping[str, float]) -> Metric:
+    family = GaugeMetricFamily(PREFIX + name, text, labels=[label])
+    for key, value in values.items():
+        family.add_metric([key], value)
+    return family
+
+
+def _counter(name: str, text: str, value: int) -> Metric:
+    return CounterMetricFamily(PREFIX + name, text, value=value)
+
+
+def _counters(name: str, text: str, label: str, values: Mapping[str, int]) -> Metric:
+    family = CounterMetricFamily(PREFIX + name, text, labels=[label])
+    for key, value in values.items():
+        family.add_metric([key], value)
+    return family
+
+
+def _histogram(name: str, text: str, histogram: Histogram) -> Metric:
+    bounds = [*(f"{bound:g}" for bound in histogram.bounds), "+Inf"]
+    buckets = list(zip(bounds, accumulate(histogram.counts), strict=True))
+    return HistogramMetricFamily(PREFIX + name, text, buckets=buckets, sum_value=histogram.total_s)
