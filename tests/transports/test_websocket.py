@@ -408,18 +408,17 @@ class TestFaults:
             assert (await bob.send("bob", 1))["type"] == "ack"
 
     async def test_a_fault_behind_the_answer_of_redis_ends_that_connection_alone(
-        self, start_replica: StartReplica, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+        self, one: RunningReplica, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
         """Fails if an unforeseen error in a callback leaves a client without an answer, and its socket half alive."""
-        one = await start_replica()
-        receipt = one.replica.manager._receipt
+        subscribers = one.replica.hub.subscribers
 
-        def failing(publication: Any, *arguments: Any) -> Any:
-            if publication.channel == "#bomb":
+        def failing(channel: str) -> Any:
+            if channel == "#bomb":
                 raise ZeroDivisionError("boom")
-            return receipt(publication, *arguments)
+            return subscribers(channel)
 
-        monkeypatch.setattr(one.replica.manager, "_receipt", failing)
+        monkeypatch.setattr(one.replica.hub, "subscribers", failing)
         async with Client(one.url, user="alice") as alice, Client(one.url, user="bob") as bob:
             await alice.say({"type": "send", "to": "bomb", "data": 1})
             assert await alice.close_code() == 1011
@@ -444,19 +443,13 @@ class TestFaults:
         self, start_replica: StartReplica, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Fails if a broken socket stays in the hub or the directory, or costs the user's other device a message."""
-        from app.server import FrameWebSocket
-
         one, two = await start_replica("replica-1"), await start_replica("replica-2")
-        write = FrameWebSocket.write
         async with Client(one.url, user="bob") as phone, Client(one.url, user="bob") as laptop:
-            broken = next(iter(one.replica.hub)).outbox._sink
 
-            def failing(self: FrameWebSocket, frames: list[bytes]) -> None:
-                if self is broken:
-                    raise OSError("no route to host")
-                write(self, frames)
+            def failing(frames: list[bytes]) -> None:
+                raise OSError("no route to host")
 
-            monkeypatch.setattr(FrameWebSocket, "write", failing)
+            monkeypatch.setattr(next(iter(one.replica.hub)).outbox, "_write", failing)
             async with Client(two.url, user="alice") as alice:
                 await alice.send("bob", "hi")
                 await eventually(lambda: one.replica.hub.count("bob") == 1)
