@@ -10,6 +10,7 @@ from app.protocol.operations import Emit, Operation, Publish, RequestId, Send
 from app.protocol.publication import check_data
 
 _OPERATIONS = msgspec.json.Decoder(Operation)
+_WITH_DATA = (Send, Publish, Emit)
 _TYPES = tuple(str(operation.__struct_config__.tag) for operation in get_args(Operation))
 
 
@@ -41,7 +42,7 @@ class PlainCodec:
         """
         try:
             operation: Operation = _OPERATIONS.decode(text)
-            if isinstance(operation, Send | Publish | Emit):
+            if isinstance(operation, _WITH_DATA):
                 check_data(operation.data, self._max_depth)
         except (msgspec.MsgspecError, RecursionError, ValueError, BadData) as error:
             raise _explain(text, error, self._max_depth) from None

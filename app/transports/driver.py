@@ -211,6 +211,8 @@ class Driver:
 
     def _act(self, action: Action) -> Coroutine[Any, Any, None] | None:
         match action:
+            case Route(operation) | Announce(operation):  # by far the most
+                return self._dispatch(operation)
             case Answer(event):
                 self._parts.manager.tell(self.connection, event)
             case Leave(channel, answer):
@@ -230,8 +232,6 @@ class Driver:
                 return self._authenticate(action)
             case Renew():
                 return self._renew(action)
-            case Route(operation) | Announce(operation):
-                return self._dispatch(operation)
             case _:
                 assert_never(action)
         return None
