@@ -40,6 +40,7 @@ class Directory:
         self._clock = clock
         self._describe: Callable[[], ReplicaInfo]
         self._generation = 0  # of the lease: a lease that was reaped never comes back under its name
+        self.lease = self._lease_name()  # the name under which this replica's entries stand
         self._taken = False  # the current lease stands in the backend, as far as we know
         self._due: dict[str, list[asyncio.Future[int | None]]] = {}  # user -> who waits for the entry
         self._work = asyncio.Event()  # something is due
@@ -48,11 +49,6 @@ class Directory:
         self._tasks: list[asyncio.Task[None]] = []
         self._new_lease_hooks: list[Callable[[], None]] = []
         self._reap_hooks: list[Callable[[str], Awaitable[None]]] = []
-
-    @property
-    def lease(self) -> str:
-        """The name under which this replica's entries stand."""
-        return f"{self._node_id}.{self._generation}"
 
     async def start(self, describe: Callable[[], ReplicaInfo]) -> None:
         """Take the lease and keep it. Without Redis this goes on in the background until it succeeds.
@@ -187,7 +183,11 @@ class Directory:
 
     def _new_lease(self) -> None:
         self._generation += 1
+        self.lease = self._lease_name()
         self._taken = False
+
+    def _lease_name(self) -> str:
+        return f"{self._node_id}.{self._generation}"
 
     # -- the entries
 
