@@ -9,9 +9,12 @@ The way of one message, from the socket of alice on replica-1 to the sockets of 
 4. `cluster/connection_manager.py`, the router, makes a `Publication` of it for bob's channel, `#bob`. Log first: one
    script (`backends/redis_log.py`, `backends/lua/append.lua`) gives it its place, keeps it in the channel's stream
    and publishes it on the shared `events` channel. It looks at who holds bob (`cluster/directory.py` keeps that
-   true): if replica-1 alone does, nothing is published, and replica-1 goes on with step 6 by itself.
-5. On every replica the `PubSubManager` (`cluster/pubsub_manager.py`) reads the envelope and hands it to
-   `cluster/remote_delivery.py`, which has nothing to publish with: what came in over the bus never goes back to it.
+   true): if replica-1 alone does, nothing is published, and replica-1 goes on with step 6 by itself. The call goes
+   out with all others of this turn of the loop (`backends/scripts.py`, `backends/link.py`), and a callback is given
+   its answer, which becomes alice's `ack`.
+5. On every replica a connection of the `PubSubManager` (`cluster/pubsub_manager.py`, `backends/wire.py`) brings the
+   envelope, and it goes to `cluster/remote_delivery.py`, which has nothing to publish with: what came in over the bus
+   never goes back to it.
 6. `cluster/channels.py` knows where this replica stands in `#bob`. `protocol/sequence.py` lets through what is next,
    drops what was there before, and has a missing range read from the log. Bob's sockets stay open meanwhile.
 7. `hub/hub.py` has the connections that listen. The message is encoded once and queued in the outbox of each;
@@ -23,6 +26,6 @@ publishes it without keeping it. Everything else is the same.
 Programs that are no replica run the same script: `publish/`.
 
 Imports go down only: main, cli > server, local_cluster > application > transports > cluster, publish > hub,
-backends > protocol > settings, errors, clock, logs, telemetry, tasks. `application.py` alone ties concrete parts
-together.
+backends > protocol > settings, errors, clock, logs, telemetry, tasks, answers. `application.py` alone ties the
+concrete parts together.
 """

@@ -11,9 +11,11 @@ from starlette.applications import Starlette
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 
 from app.backends.memory import MemoryDirectory, NoCommands, NoEmissions
+from app.backends.memory_census import MemoryCensus
 from app.backends.memory_log import MemoryLog
 from app.backends.memory_presence import MemoryPresence
-from app.backends.redis_client import connect
+from app.backends.redis_census import RedisCensus
+from app.backends.redis_client import Client, connect
 from app.backends.redis_commands import RedisCommands
 from app.backends.redis_directory import RedisDirectory
 from app.backends.redis_log import RedisLog, TwoServerLog
@@ -22,12 +24,13 @@ from app.backends.run_leases import reap_lost_runs
 from app.backends.scripts import Scripts
 from app.backends.streams import EMIT_STREAM, RedisEmissions, ShardedStream
 from app.backends.tickets import MemoryTickets, RedisTickets
-from app.clock import SystemClock, iso8601
+from app.clock import SystemClock, Timestamps
+from app.cluster.census import Census
 from app.cluster.channels import Channels
 from app.cluster.commands import Commands
 from app.cluster.connection_manager import ConnectionManager
 from app.cluster.directory import Directory
-from app.cluster.node import Node
+from app.cluster.node import Node, Service
 from app.cluster.presence import Presence
 from app.cluster.pubsub_manager import PubSubManager
 from app.cluster.pulse import Pulse
@@ -45,6 +48,7 @@ from app.transports.console import console_routes, static_routes
 from app.transports.driver import Parts
 from app.transports.health import health_routes
 from app.transports.http import ReadingDoor
+from app.transports.http_api import http_api_routes
 from app.transports.metrics import metrics_route
 from app.transports.polling import PollDoor
 from app.transports.runs import RunDoor
@@ -53,9 +57,15 @@ from app.transports.tickets import TicketDoor
 from app.transports.websocket import CHANNEL_KINDS, WebSocketDoor
 
 if TYPE_CHECKING:
-    from redis.asyncio import Redis
-
-    from app.backends.protocols import CommandLog, DirectoryBackend, Emissions, Log, PresenceBackend, Tickets
+    from app.backends.protocols import (
+        CensusBackend,
+        CommandLog,
+        DirectoryBackend,
+        Emissions,
+        Log,
+        PresenceBackend,
+        Tickets,
+    )
 
 
 @dataclass(frozen=True)
@@ -69,6 +79,7 @@ class Replica:
     directory: Directory
     manager: ConnectionManager
     telemetry: Telemetry
+    turn: Turn
 
 
 def build_replica(settings: Settings, name: str = "replica-1", bus: PubSubManager | None = None) -> Replica:
@@ -78,28 +89,34 @@ def build_replica(settings: Settings, name: str = "replica-1", bus: PubSubManage
     """
     clock = SystemClock()
     telemetry = Telemetry()
-    hub = Hub(telemetry)
+    turn = Turn(lambda callback: asyncio.get_running_loop().call_soon(callback))
+    hub = Hub(telemetry, turn)
     bus = bus or PubSubManager(redis=settings.redis, bus=settings.bus)
     bus.stats = telemetry.bus
+    bus.name = name
     namespaces = Namespaces(settings.namespaces)
     backend: DirectoryBackend
     present: PresenceBackend
+    heard: CensusBackend
     log: Log
     emissions: Emissions
     command_log: CommandLog
     tickets: Tickets
-    durable: Redis | None = None  # a client of our own, if what is kept has a server of its own
+    durable: Client | None = None  # a client of our own, if what is kept has a server of its own
     if bus.enabled:
         backend = RedisDirectory(bus.client, bus.keys, bus.scripts)
         present = RedisPresence(bus.client, bus.scripts, bus.keys, bus.channel)
         command_log = RedisCommands(bus.client, bus.keys, bus.channel)
         tickets = RedisTickets(bus.client, bus.keys)
+        heard = RedisCensus(bus.client, bus.scripts, bus.keys)
         kept_scripts = bus.scripts
-        log = RedisLog(bus.client, bus.scripts, bus.keys, bus.channel)
+        log = RedisLog(bus.client, bus.scripts, bus.keys, bus.channel, bus.node_id)
         if settings.redis.durable_url is not None:
             durable = connect(settings.redis.durable_url, max_connections=settings.redis.max_connections)
-            kept_scripts = Scripts(durable)
-            log = TwoServerLog(durable, bus.keys, bus.channel, live=bus.client, live_scripts=bus.scripts)
+            kept_scripts = Scripts(durable, name)
+            log = TwoServerLog(
+                durable, kept_scripts, bus.keys, bus.channel, bus.node_id, live=bus.client, live_scripts=bus.scripts
+            )
         emissions = RedisEmissions(
             ShardedStream(
                 durable or bus.client,
@@ -112,20 +129,21 @@ def build_replica(settings: Settings, name: str = "replica-1", bus: PubSubManage
     else:
         backend, log, emissions, command_log = MemoryDirectory(clock), MemoryLog(clock), NoEmissions(), NoCommands()
         tickets = MemoryTickets(clock)
+        backend, log, emissions = MemoryDirectory(clock), MemoryLog(clock), NoEmissions()
+        heard = MemoryCensus()
         present = MemoryPresence(
             lambda channel, user, joined: hub.deliver(channel, (Join if joined else Leave)(channel, user))
         )
     directory = Directory(backend, hub, node_id=bus.node_id, settings=settings.directory, clock=clock)
     channels = Channels(hub, log, bus, namespaces, settings.channels, telemetry)
     presence = Presence(present, directory, namespaces, grace_s=settings.presence.grace_s)
+    census = Census(heard, directory, hub)
     commands = Commands(hub, command_log, node_id=bus.node_id, clock=clock)
-    runs = (
-        RunReaper(partial(reap_lost_runs, kept_scripts, bus.keys, bus.channel, namespaces)) if bus.enabled else None
-    )
     pulse = Pulse(telemetry, clock)
-    node = Node(
-        name, hub, bus, directory, channels, presence, commands, runs, pulse, drain=settings.drain, clock=clock
-    )
+    services: list[Service] = [presence, census, commands]
+    if bus.enabled:
+        services.append(RunReaper(partial(reap_lost_runs, kept_scripts, bus.keys, bus.channel, namespaces)))
+    node = Node(name, hub, bus, directory, channels, pulse, services, drain=settings.drain, clock=clock)
     manager = ConnectionManager(
         hub,
         bus,
@@ -139,7 +157,7 @@ def build_replica(settings: Settings, name: str = "replica-1", bus: PubSubManage
         name=name,
         namespaces=namespaces,
         limits=settings.limits,
-        timestamp=lambda: iso8601(clock.now()),
+        timestamp=Timestamps(clock),
     )
     bus.handler = manager.handle_pubsub_message
     hub.on_drop = manager.disconnect
@@ -154,7 +172,7 @@ def build_replica(settings: Settings, name: str = "replica-1", bus: PubSubManage
         telemetry=telemetry,
         namespaces=namespaces,
         codec=PlainCodec(settings.limits.depth),
-        turn=Turn(lambda callback: asyncio.get_running_loop().call_soon(callback)),
+        turn=turn,
     )
     door = WebSocketDoor.build(parts)
     origins = OriginPolicy(settings.allowed_origins)
@@ -170,6 +188,7 @@ def build_replica(settings: Settings, name: str = "replica-1", bus: PubSubManage
         Route("/api/poll", ReadingDoor(origins, parts.addresses, polls.serve)),
         Route("/api/runs/{run_id:path}", ReadingDoor(origins, parts.addresses, RunDoor(parts).serve)),
     ]
+    routes += http_api_routes(parts, directory, census, clock)
     routes += static_routes()
     if settings.console_enabled:
         routes += console_routes(node, directory, clock, settings.auth.mode)
@@ -187,7 +206,7 @@ def build_replica(settings: Settings, name: str = "replica-1", bus: PubSubManage
                 await durable.aclose()
 
     app = Starlette(routes=routes, lifespan=lifespan)
-    return Replica(app, node, hub, bus, directory, manager, telemetry)
+    return Replica(app, node, hub, bus, directory, manager, telemetry, turn)
 
 
 def _in_turn(*calls: Callable[[], object]) -> Callable[[], None]:

@@ -49,6 +49,10 @@ class RedisSettings(_Group):
 
 class BusSettings(_Group):
     channel: str = Field(default="events", min_length=1, description="the Redis channel all replicas listen on")
+    routing: Literal["shared", "directed"] = Field(
+        default="shared",
+        description="directed: a user's messages go only to the replicas that hold the user, not to all",
+    )
     canary_interval_s: float = Field(default=1.0, gt=0, description="how often a replica sends itself a token")
     canary_timeout_s: float = Field(default=3.0, gt=0, description="unready when none was heard for so long")
 
@@ -158,6 +162,28 @@ def _read(name: str, path: Path) -> bytes:
         raise ValueError(f"{name} cannot be read: {error.strerror}") from None
 
 
+class ApiSettings(_Group):
+    key: SecretStr | None = Field(default=None, description="what programs prove themselves with; unset: no API")
+    key_file: Path | None = Field(default=None, description="a file that holds the key")
+    body_bytes: int = Field(default=1_048_576, ge=1024, description="the largest body of a request")
+    batch: int = Field(default=1000, ge=1, description="commands in a batch, and channels in a broadcast")
+
+    @model_validator(mode="after")
+    def _long_enough(self) -> Self:
+        if self.key is not None and self.key_file is not None:
+            raise ValueError("set one of KEY and KEY_FILE, not both")
+        given = self.key is not None or self.key_file is not None
+        if given and len(self.secret()) < 16:
+            raise ValueError("KEY needs 16 bytes or more")
+        return self
+
+    def secret(self) -> bytes:
+        """The key, from wherever it was given; empty if it was not."""
+        if self.key_file is not None:
+            return _read("KEY_FILE", self.key_file).strip()
+        return self.key.get_secret_value().encode() if self.key else b""
+
+
 class LimitSettings(_Group):
     frame_bytes: int = Field(default=65_536, ge=1024, description="the largest frame of a client; more closes 1009")
     depth: int = Field(default=32, ge=1, le=512, description="how deep arrays and objects may nest in data")
@@ -215,6 +241,7 @@ class Settings(BaseSettings):
     )
     poll: PollSettings = PollSettings()
     auth: Annotated[AuthSettings, Field(validate_default=True)] = AuthSettings.model_construct()
+    api: ApiSettings = ApiSettings()
     limits: LimitSettings = LimitSettings()
     ping: PingSettings = PingSettings()
     drain: DrainSettings = DrainSettings()

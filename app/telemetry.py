@@ -40,7 +40,7 @@ class Traffic:
 class BusStats:
     """Counted by the PubSubManager and the router since they were made."""
 
-    received: int = 0  # envelopes handed to the handler
+    received: int = 0  # envelopes that came, and were handed to the handler unless they were this replica's own
     malformed: int = 0  # payloads that were no envelope
     handler_errors: int = 0  # envelopes on which the handler raised
     published: int = 0  # envelopes that Redis took, sent to other replicas or found to be needless

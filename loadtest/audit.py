@@ -37,12 +37,13 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 import msgspec  # noqa: E402
-from redis.asyncio import Redis  # noqa: E402
 from websockets.asyncio.client import ClientConnection, connect  # noqa: E402
 from websockets.exceptions import ConnectionClosed, WebSocketException  # noqa: E402
 
 from app.backends.keys import Keys  # noqa: E402
 from app.backends.protocols import Draft  # noqa: E402
+from app.backends.redis_client import Client  # noqa: E402
+from app.backends.redis_client import connect as connect_redis  # noqa: E402
 from app.backends.redis_log import RedisLog  # noqa: E402
 from app.backends.scripts import Scripts  # noqa: E402
 from app.errors import BusUnavailable  # noqa: E402
@@ -284,7 +285,7 @@ async def audit(seconds: float, rate: float, subscribers: int, directory: Path) 
         "HELIOGRAPH_LIMITS__CONNECTIONS_PER_USER": "0",
         "HELIOGRAPH_NAMESPACES": json.dumps(HISTORY),
     }
-    client = Redis.from_url(redis.url, socket_timeout=1, socket_connect_timeout=1)
+    client = connect_redis(redis.url)
     keys = Keys("heliograph:")
     log = RedisLog(client, Scripts(client), keys, "events")
     try:
@@ -334,7 +335,7 @@ async def audit(seconds: float, rate: float, subscribers: int, directory: Path) 
     return report(ledger, readers, tops, late, output)
 
 
-async def _top(client: "Redis", keys: Keys, channel: str) -> Position:
+async def _top(client: Client, keys: Keys, channel: str) -> Position:
     epoch, top = await client.hmget(keys.meta(channel), "epoch", "top")
     return Position(epoch.decode(), int(top))
 

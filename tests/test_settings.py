@@ -12,6 +12,8 @@ from app.settings import Namespace, Settings, settings_table, unknown_variables
 from tests.support.tokens import SECRET
 
 GOOD: dict[str, tuple[str, Any]] = {
+    "API__BODY_BYTES": ("2048", 2048),
+    "API__BATCH": ("5", 5),
     "REDIS__URL": ("rediss://:pw@host:6380/1", "rediss://:pw@host:6380/1"),
     "REDIS__DURABLE_URL": ("redis://durable/2", "redis://durable/2"),
     "REDIS__MAX_CONNECTIONS": ("7", 7),
@@ -19,6 +21,7 @@ GOOD: dict[str, tuple[str, Any]] = {
     "REDIS__EMIT_MAXLEN": ("50", 50),
     "REDIS__PREFIX": ("other:", "other:"),
     "BUS__CHANNEL": ("ereignisse", "ereignisse"),
+    "BUS__ROUTING": ("directed", "directed"),
     "BUS__CANARY_INTERVAL_S": ("0.5", 0.5),
     "BUS__CANARY_TIMEOUT_S": ("9", 9.0),
     "DIRECTORY__LEASE_TTL_S": ("4.5", 4.5),
@@ -72,6 +75,7 @@ BAD = {
     "REDIS__EMIT_SHARDS": "1025",
     "REDIS__EMIT_MAXLEN": "0",
     "BUS__CHANNEL": "",
+    "BUS__ROUTING": "both",
     "BUS__CANARY_INTERVAL_S": "0",
     "BUS__CANARY_TIMEOUT_S": "soon",
     "DIRECTORY__LEASE_TTL_S": "-1",
@@ -145,7 +149,7 @@ def names_of(model: type[BaseModel], prefix: str = "") -> set[str]:
 
 def test_every_setting_is_read_from_its_variable(environment: Any) -> None:
     """Fails if a variable of some group does not arrive, or a new setting has no test here."""
-    assert names_of(Settings) == {*GOOD, "AUTH__SECRET", "AUTH__SECRET_FILE", "AUTH__PUBLIC_KEY_FILE"}
+    assert names_of(Settings) == {*GOOD, *SECRETS}
     environment(**{name: text for name, (text, _) in GOOD.items()})
     loaded = Settings.load()
     for name, (_, value) in GOOD.items():
@@ -252,6 +256,44 @@ def test_what_should_be_json_and_is_not_is_refused_by_name(environment: Any, nam
     environment(AUTH__MODE="open", **{name: value})
     with pytest.raises(BadSetting, match=f"HELIOGRAPH_{name}"):
         Settings.load()
+
+
+SECRETS = {
+    "API__KEY",
+    "API__KEY_FILE",
+    "AUTH__SECRET",
+    "AUTH__SECRET_FILE",
+    "AUTH__PUBLIC_KEY_FILE",
+}  # which have tests of their own, below
+
+
+class TestApiKey:
+    def test_from_the_variable(self, environment: Any) -> None:
+        """Fails if the key is not what was given."""
+        environment(AUTH__MODE="open", API__KEY="sixteen bytes...")
+        assert Settings.load().api.secret() == b"sixteen bytes..."
+
+    def test_from_a_file(self, environment: Any, tmp_path: Path) -> None:
+        """Fails if the key is not what the file holds, or its line end belongs to it."""
+        file = tmp_path / "key"
+        file.write_text("another sixteen bytes\n")
+        environment(AUTH__MODE="open", API__KEY_FILE=str(file))
+        assert Settings.load().api.secret() == b"another sixteen bytes"
+
+    @pytest.mark.parametrize(
+        ("values", "says"),
+        [
+            ({"API__KEY": "short"}, "16 bytes"),
+            ({"API__KEY": ""}, "16 bytes"),
+            ({"API__KEY_FILE": "/nonesuch"}, "KEY_FILE cannot be read"),
+            ({"API__KEY": "sixteen bytes...", "API__KEY_FILE": "/nonesuch"}, "not both"),
+        ],
+    )
+    def test_one_that_protects_nothing_is_refused(self, environment: Any, values: dict[str, str], says: str) -> None:
+        """Fails if a replica starts with a key that can be guessed, or without the one that was meant."""
+        environment(AUTH__MODE="open", **values)
+        with pytest.raises(BadSetting, match=f"HELIOGRAPH_API: .*{says}"):
+            Settings.load()
 
 
 class TestSecrets:

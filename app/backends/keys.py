@@ -47,6 +47,10 @@ class Keys:
         """Hash: channel and user -> connections, of what a lease has entered, so that it can be forgotten with it."""
         return f"{self.prefix}lease:{lease}:presence"
 
+    def heard_by(self, lease: str) -> str:
+        """Hash: channel -> how many connections of a lease's replica listen to it."""
+        return f"{self.prefix}lease:{lease}:channels"
+
     def shard(self, stream: str, shard: int) -> str:
         """Stream: one of those that make up a sharded stream."""
         return f"{self.prefix}{{stream:{stream}}}:{shard}"
@@ -60,9 +64,9 @@ class Keys:
         return f"{self.prefix}{{stream:{stream}}}:latest:{key}"
 
     @property
-    def bus_sequence(self) -> str:
-        """Counter: kept publications on the shared bus channel."""
-        return f"{self.prefix}bus:seq"
+    def bus_sequences(self) -> str:
+        """Hash: how many kept publications for users have gone out on the `shared` bus channel, and to each inbox."""
+        return f"{self.prefix}bus:sequences"
 
     def ticket(self, name: str) -> str:
         """String: whom a ticket stands for, JSON."""

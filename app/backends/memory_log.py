@@ -7,7 +7,16 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from app.backends.protocols import IDEMPOTENCY_TTL_S, META_TTL_S, Appended, Draft, Opened, Opening
+from app.backends.protocols import (
+    IDEMPOTENCY_TTL_S,
+    META_TTL_S,
+    Appended,
+    Appending,
+    BusSequences,
+    Draft,
+    Opened,
+    Opening,
+)
 from app.clock import Clock
 from app.protocol.events import Delivery
 from app.protocol.position import Position
@@ -39,7 +48,13 @@ class MemoryLog:
         self._channels: dict[str, _Channel] = {}
         self._swept_at = clock.monotonic()
 
+    def submit(self, draft: Draft, options: Namespace, lease: str, done: Appending) -> None:
+        done(self._append(draft, options))
+
     async def append(self, draft: Draft, options: Namespace, lease: str) -> Appended:
+        return self._append(draft, options)
+
+    def _append(self, draft: Draft, options: Namespace) -> Appended:
         now = self._clock.monotonic()
         channel = self._channel(draft.channel)
         if (repeated := self._answered(channel, draft.idempotency_key, now)) is not None:
@@ -71,8 +86,8 @@ class MemoryLog:
             for name in channels
         ]
 
-    async def bus_sequence(self) -> int:
-        return 0
+    async def bus_sequences(self) -> BusSequences:
+        return BusSequences(0, 0)
 
     def _open(self, opening: Opening) -> Opened:
         channel = self._channel(opening.channel)

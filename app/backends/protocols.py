@@ -2,10 +2,11 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 import msgspec
 
+from app.errors import BusUnavailable
 from app.protocol.envelope import Envelope
 from app.protocol.events import Delivery
 from app.protocol.position import Position
@@ -115,8 +116,26 @@ class PresenceBackend(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Draft:
+class CensusBackend(Protocol):
+    """How many connections listen to which channel, under the lease of each replica.
+
+    All calls may raise BusUnavailable.
+    """
+
+    async def enter(self, lease: str, counts: Mapping[str, int]) -> bool:
+        """Say how many connections there are now (0: none) on these channels; False if the lease is not held."""
+        ...
+
+    async def counts(self) -> dict[str, dict[str, int]]:
+        """Lease -> channel -> connections."""
+        ...
+
+    async def forget(self, lease: str) -> None:
+        """Forget everything under the lease."""
+        ...
+
+
+class Draft(msgspec.Struct, frozen=True, gc=False):
     """A publication that has no place in a log yet. For a run `update` stands in for the data."""
 
     channel: str
@@ -130,8 +149,7 @@ class Draft:
     idempotency_key: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Appended:
+class Appended(msgspec.Struct, frozen=True, gc=False):
     """Where a publication stands now.
 
     `published`: the bus brings it to every replica, this one too. Otherwise `data` is what to deliver here.
@@ -169,6 +187,13 @@ class Opening:
     with_run: bool = False
 
 
+class BusSequences(NamedTuple):
+    """Publications on the shared bus channel, and in this replica's own inbox."""
+
+    shared: int
+    own: int
+
+
 class LogReader(Protocol):
     """The kept publications of all channels, to be read. All calls may raise BusUnavailable."""
 
@@ -176,8 +201,8 @@ class LogReader(Protocol):
         """Say where channels stand and read what was asked for, each channel at one moment."""
         ...
 
-    async def bus_sequence(self) -> int:
-        """How many kept publications for users have gone out on the shared bus channel."""
+    async def bus_sequences(self) -> BusSequences:
+        """How many kept publications for users have gone out on the bus so far, where this replica hears of them."""
         ...
 
     async def tops(self, channels: Sequence[str]) -> list[Position | None]:
@@ -185,8 +210,15 @@ class LogReader(Protocol):
         ...
 
 
+Appending = Callable[[Appended | BusUnavailable], object]  # how the answer to an append is taken
+
+
 class Log(LogReader, Protocol):
     """The kept publications of all channels, in order, each channel for itself."""
+
+    def submit(self, draft: Draft, options: Namespace, lease: str, done: Appending) -> None:
+        """As `append`, without waiting: `done` is called with the answer, in the order of calls."""
+        ...
 
     async def append(self, draft: Draft, options: Namespace, lease: str) -> Appended:
         """Give the draft its place, keep it and publish it, all of it or nothing.

@@ -10,14 +10,25 @@ from redis.exceptions import RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.maint_notifications import MaintNotificationsConfig
 
+from app.backends.link import Link
 from app.errors import BadSetting, BusUnavailable
 from app.telemetry import REDIS_ERRORS
 
 TIMEOUT_S = 1.0  # a command that takes longer has failed as far as a waiting person is concerned
 
 
-def connect(url: str, *, max_connections: int = 50, timeout_s: float = TIMEOUT_S) -> Redis:
-    """A client with its own pool; nothing is opened before the first command.
+class Client(Redis):
+    """redis-py's client with its pool, for what is rare; and `link`, for what is done for each message."""
+
+    link: Link
+
+    async def aclose(self, close_connection_pool: bool | None = None) -> None:
+        await self.link.close()
+        await super().aclose(close_connection_pool)
+
+
+def connect(url: str, *, max_connections: int = 50, timeout_s: float = TIMEOUT_S) -> Client:
+    """A client with its own pool and link; nothing is opened before the first command.
 
     `timeout_s`: until a command has failed; one that blocks needs more than it asks Redis to wait.
 
@@ -38,7 +49,10 @@ def connect(url: str, *, max_connections: int = 50, timeout_s: float = TIMEOUT_S
         )
     except ValueError as error:
         raise BadSetting(f"the address of Redis (HELIOGRAPH_REDIS__URL, …_DURABLE_URL): {error}") from None
-    return Redis.from_pool(pool)
+    client = Client(connection_pool=pool)
+    client.auto_close_connection_pool = True
+    client.link = Link(pool, TIMEOUT_S)
+    return client
 
 
 @contextmanager
@@ -47,8 +61,13 @@ def as_bus_unavailable() -> Iterator[None]:
     try:
         yield
     except (RedisError, OSError, TimeoutError) as error:
-        REDIS_ERRORS[_kind(error)] += 1
-        raise BusUnavailable(f"Redis: {str(error) or type(error).__name__}") from error
+        raise bus_unavailable(error) from error
+
+
+def bus_unavailable(error: Exception) -> BusUnavailable:
+    """The one error that callers know; it is counted."""
+    REDIS_ERRORS[_kind(error)] += 1
+    return BusUnavailable(f"Redis: {str(error) or type(error).__name__}")
 
 
 def _kind(error: Exception) -> str:

@@ -5,11 +5,10 @@ from itertools import islice
 from typing import cast
 
 import msgspec
-from redis.asyncio import Redis
 
 from app.backends.keys import Keys
 from app.backends.protocols import Renewal, ReplicaInfo
-from app.backends.redis_client import as_bus_unavailable
+from app.backends.redis_client import Client, as_bus_unavailable
 from app.backends.scripts import Scripts
 
 SETTLE_MS = 5_000  # longer than a replica needs to notice that Redis is back and to enter its users again
@@ -19,7 +18,7 @@ BATCH = 500  # users in one command: short enough not to hold up Redis
 class RedisDirectory:
     """A `DirectoryBackend` in Redis. The client stays its owner's to close."""
 
-    def __init__(self, client: Redis, keys: Keys, scripts: Scripts | None = None) -> None:
+    def __init__(self, client: Client, keys: Keys, scripts: Scripts | None = None) -> None:
         self._redis = client
         self._scripts = scripts or Scripts(client)
         self._keys = keys
@@ -71,6 +70,7 @@ class RedisDirectory:
                     await pipeline.execute()
                 reaped += len(users)
             await self._redis.hdel(self._keys.replicas, lease)
+            await self._redis.hdel(self._keys.bus_sequences, lease.rpartition(".")[0])
             await self._redis.zrem(self._keys.leases, lease)  # last: while it stands, somebody finishes this
         return reaped
 

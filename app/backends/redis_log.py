@@ -1,20 +1,27 @@
 """The log in Redis: a stream for each channel, written by one script that also publishes."""
 
 import logging
-import secrets
+import time
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import msgspec
-from redis.asyncio import Redis
 
+from app.answers import answer
 from app.backends.keys import Keys
-from app.backends.protocols import IDEMPOTENCY_TTL_S, META_TTL_S, Appended, Draft, Opened, Opening
-from app.backends.redis_client import as_bus_unavailable
+from app.backends.protocols import (
+    IDEMPOTENCY_TTL_S,
+    META_TTL_S,
+    Appended,
+    Appending,
+    BusSequences,
+    Draft,
+    Opened,
+    Opening,
+)
+from app.backends.redis_client import Client, as_bus_unavailable, bus_unavailable
 from app.backends.scripts import Argument, Scripts
-from app.errors import BusUnavailable
-from app.protocol.envelope import decode_envelope, read_logged
+from app.protocol.envelope import Envelope, decode_envelope, encode_envelope, read_logged
 from app.protocol.events import Delivery
 from app.protocol.identity import user_of
 from app.protocol.position import Position
@@ -24,24 +31,41 @@ from app.settings import Namespace
 logger = logging.getLogger("heliograph.log")
 
 _READ_NOTHING, _READ_ALL = -1, -2
+LEAST_TTL_S = 10.0  # of a history that may be kept a second longer
+MOST_PLACES = 10_000  # channels whose keys are remembered
+DELIVERIES: Final = {**{delivery.value: delivery for delivery in Delivery}, "here": Delivery.LOCAL}
 TOPS_BATCH = 500  # channels in one command: short enough not to hold up Redis
 
 
 class RedisLog:
-    """A `Log` in Redis. `bus_channel` is the shared one, on which publications for users go out."""
+    """A `Log` in Redis. `bus_channel` is the shared one; `node_id`: whose inbox counts in `bus_sequences`."""
 
-    def __init__(self, client: Redis, scripts: Scripts, keys: Keys, bus_channel: str) -> None:
+    def __init__(self, client: Client, scripts: Scripts, keys: Keys, bus_channel: str, node_id: str = "") -> None:
         self._redis = client
         self._scripts = scripts
         self._keys = keys
         self._bus_channel = bus_channel
+        self._node_id = node_id
+        self._calls = AppendCalls(keys, bus_channel)
+        self._second = -1
+        self._due_now = ""
+
+    def submit(self, draft: Draft, options: Namespace, lease: str, done: Appending) -> None:
+        def appended(reply: Any) -> None:
+            done(bus_unavailable(reply) if isinstance(reply, Exception) else read_appended(reply, draft))
+
+        self._scripts.call("append", *self._calls.of(draft, options, lease, self._due()), appended)
+
+    def _due(self) -> str:
+        """This replica's name for the present second, by its own clock: nobody else's clock has a say in it."""
+        second = int(time.monotonic())
+        if second != self._second:
+            self._second = second
+            self._due_now = f"{self._node_id}.{second}" if self._node_id else ""
+        return self._due_now
 
     async def append(self, draft: Draft, options: Namespace, lease: str) -> Appended:
-        with as_bus_unavailable():
-            answer = await self._scripts.run(
-                "append", *append_call(self._keys, self._bus_channel, draft, options, lease)
-            )
-        return read_appended(answer, draft)
+        return await answer(lambda done: self.submit(draft, options, lease, done))
 
     async def open(self, openings: Sequence[Opening]) -> list[Opened]:
         calls = [self._open_call(opening) for opening in openings]
@@ -60,9 +84,11 @@ class RedisLog:
             Position(epoch.decode(), top) if epoch else None for epoch, top in zip(flat[::2], flat[1::2], strict=True)
         ]
 
-    async def bus_sequence(self) -> int:
+    async def bus_sequences(self) -> BusSequences:
         with as_bus_unavailable():
-            return int(await self._redis.get(self._keys.bus_sequence) or 0)
+            counts = await self._redis.hmget(self._keys.bus_sequences, ["shared", self._node_id])
+        shared, own = (int(count or 0) for count in counts)
+        return BusSequences(shared, own)
 
     def _open_call(self, opening: Opening) -> tuple[list[str], list[Argument]]:
         channel, keys = opening.channel, self._keys
@@ -71,7 +97,6 @@ class RedisLog:
         else:
             epoch, offset = "", _READ_ALL if opening.replay else _READ_NOTHING
         return [keys.meta(channel), keys.stream(channel), keys.state(channel), keys.tail(channel)], [
-            new_epoch(),
             META_TTL_S * 1000,
             epoch,
             offset,
@@ -87,106 +112,145 @@ class TwoServerLog(RedisLog):
     (the bus sequence lives there too: what was kept and never announced is missing from the count, and the heartbeat
     finds that). Then the live server announces it to every replica. If the second step fails, the publication stands:
     this replica delivers it at once, the others read it from the log with their next heartbeat. If the first step
-    fails, nothing has happened anywhere.
-
-    Concurrent publications may be announced out of order; replicas then read the log once more.
+    fails, nothing has happened anywhere. The durable server does not know who holds a user, so what it keeps is
+    announced on the shared bus channel, however `BusSettings.routing` is set.
     """
 
-    def __init__(self, durable: Redis, keys: Keys, bus_channel: str, *, live: Redis, live_scripts: Scripts) -> None:
-        super().__init__(durable, Scripts(durable), keys, bus_channel)
+    def __init__(
+        self,
+        durable: Client,
+        scripts: Scripts,
+        keys: Keys,
+        bus_channel: str,
+        node_id: str = "",
+        *,
+        live: Client,
+        live_scripts: Scripts,
+    ) -> None:
+        super().__init__(durable, scripts, keys, bus_channel, node_id)
         self._live = live
         self._live_scripts = live_scripts
 
-    async def append(self, draft: Draft, options: Namespace, lease: str) -> Appended:
-        with as_bus_unavailable():
-            answer = await self._scripts.run(
-                "store", *append_call(self._keys, self._bus_channel, draft, options, lease)
-            )
-        appended = read_appended(answer[:5], draft)
-        if len(answer) == 5:
-            return appended  # a repetition
-        envelope: bytes = answer[5]
-        try:
-            delivery = await self._announce(draft.channel, envelope, lease)
-        except BusUnavailable as error:
-            about = {"channel": draft.channel}
-            logger.warning("%d is kept but not announced: %s", appended.position.offset, error, extra=about)
-            return replace(appended, published=False, data=decode_envelope(envelope).message)
-        return replace(appended, delivery=delivery)
+    def submit(self, draft: Draft, options: Namespace, lease: str, done: Appending) -> None:
+        def stored(reply: Any) -> None:
+            if isinstance(reply, Exception):
+                done(bus_unavailable(reply))
+                return
+            appended = read_appended(reply[0], draft)
+            if len(reply) == 1:
+                done(appended)  # a repetition
+            else:
+                self._announce(draft.channel, reply[1], lease, appended, done)
 
-    async def _announce(self, channel: str, envelope: bytes, lease: str) -> Delivery:
+        self._scripts.call("store", *self._calls.of(draft, options, lease), stored)
+
+    def _announce(self, channel: str, envelope: bytes, lease: str, appended: Appended, done: Appending) -> None:
         user_id = user_of(channel)
-        with as_bus_unavailable():
-            if user_id is None:
-                await self._live.publish(f"{self._bus_channel}:{channel}", envelope)
-                return Delivery.REMOTE
+
+        def announced(reply: Any) -> None:
+            if isinstance(reply, Exception):
+                offset, error = appended.position.offset, bus_unavailable(reply)
+                logger.warning("%d is kept but not announced: %s", offset, error, extra={"channel": channel})
+                done(msgspec.structs.replace(appended, published=False, data=decode_envelope(envelope).message))
+            elif user_id is None:
+                done(msgspec.structs.replace(appended, delivery=Delivery.REMOTE))
+            else:
+                delivery = DELIVERIES[reply.decode()]
+                done(
+                    msgspec.structs.replace(
+                        appended, delivery=Delivery.STORED if delivery is Delivery.OFFLINE else delivery
+                    )
+                )
+
+        if user_id is None:
+            self._live.link.call(("PUBLISH", f"{self._bus_channel}:{channel}", envelope), announced)
+        else:
             keys = [self._keys.holders(user_id), self._keys.settled_at]
-            reach = await self._live_scripts.run("announce", keys, [lease, self._bus_channel, envelope])
-        delivery = Delivery(_text(reach))
-        return Delivery.STORED if delivery is Delivery.OFFLINE else delivery
+            self._live_scripts.call("announce", keys, [lease, self._bus_channel, envelope], announced)
 
 
-def append_call(
-    keys: Keys, bus_channel: str, draft: Draft, options: Namespace, lease: str
-) -> tuple[list[str], list[Argument]]:
-    """Keys and arguments of the append script; publishers outside of the cluster call it too."""
-    channel = draft.channel
-    user_id = user_of(channel)
-    update = draft.update or RunUpdate()
-    return [
-        keys.meta(channel),
-        keys.stream(channel),
-        keys.idempotency(channel, draft.idempotency_key or ""),
-        keys.holders(user_id or ""),
-        keys.settled_at,
-        keys.bus_sequence,
-        keys.state(channel),
-        keys.tail(channel),
-    ], [
-        new_epoch(),
-        options.history_size,
-        int(options.history_ttl_s * 1000),
-        META_TTL_S * 1000,
-        IDEMPOTENCY_TTL_S * 1000 if draft.idempotency_key else 0,
-        bus_channel if user_id is not None else f"{bus_channel}:{channel}",
-        lease,
-        "1" if user_id is not None else "",
-        draft.message_id,
-        _head(draft),
-        b"" if draft.update is not None else bytes(draft.data),
-        _json_or_nothing(update.state),
-        _json_or_nothing(update.progress),
-        _json_or_nothing(update.message),
-        TAIL_SIZE,
-        int(options.final_ttl_s * 1000),
-    ]
+class AppendCalls:
+    """Keys and arguments of the append script (and of the store script): see `lua/_keep.lua`.
+
+    What is the same for a channel's publications is worked out once.
+    """
+
+    def __init__(self, keys: Keys, bus_channel: str) -> None:
+        self._keys = keys
+        self._bus_channel = bus_channel
+        self._places: dict[str, tuple[tuple[str, ...], str]] = {}  # channel -> keys, bus channel
+
+    def of(self, draft: Draft, options: Namespace, lease: str, due: str = "") -> tuple[Sequence[str], list[Argument]]:
+        """`lease`: that of the replica that asks, '' if a program does; `due`: see `lua/_keep.lua`."""
+        channel = draft.channel
+        names, bus_channel = self._places.get(channel) or self._place(channel, run=options.run)
+        arguments: list[Argument] = [
+            options.history_size,
+            int(options.history_ttl_s * 1000),
+            due if options.history_ttl_s >= LEAST_TTL_S and not options.run else "",
+            bus_channel,
+            (lease or "-") if channel.startswith("#") else "",
+            _fields(draft),
+        ]
+        if draft.idempotency_key or options.run:
+            key = draft.idempotency_key
+            arguments += [
+                self._keys.idempotency(channel, key) if key else "",
+                IDEMPOTENCY_TTL_S * 1000,
+                draft.message_id,
+            ]
+        if options.run:
+            update = draft.update or RunUpdate()
+            arguments += [
+                _json_or_nothing(update.state),
+                _json_or_nothing(update.progress),
+                _json_or_nothing(update.message),
+                TAIL_SIZE,
+                int(options.final_ttl_s * 1000),
+            ]
+        return names, arguments
+
+    def _place(self, channel: str, *, run: bool) -> tuple[tuple[str, ...], str]:
+        keys, user_id = self._keys, user_of(channel)
+        names: tuple[str, ...] = (keys.meta(channel), keys.stream(channel))
+        bus_channel = f"{self._bus_channel}:{channel}"
+        if user_id is not None:
+            names += (keys.holders(user_id), keys.settled_at, keys.bus_sequences)
+            bus_channel = self._bus_channel
+        elif run:
+            names += (keys.state(channel), keys.tail(channel))
+        if len(self._places) >= MOST_PLACES:
+            self._places.clear()
+        self._places[channel] = names, bus_channel
+        return names, bus_channel
 
 
-def read_appended(answer: list[Any], draft: Draft) -> Appended:
+def read_appended(answer: bytes, draft: Draft) -> Appended:
     """What the append script has answered."""
-    epoch, offset, delivery, published, message_id = answer
-    position = Position(_text(epoch), int(offset))
-    return Appended(position, Delivery(_text(delivery)), bool(published), _text(message_id), draft.data)
+    epoch, offset, delivery, *repeated = answer.decode().split(".", 3)
+    return Appended(
+        position=Position(epoch, int(offset)),
+        delivery=DELIVERIES[delivery],
+        published=delivery != "here",
+        message_id=repeated[0] if repeated else draft.message_id,
+        data=draft.data,
+    )
 
 
-def new_epoch() -> str:
-    """A name for a log that begins, unlike any before it."""
-    return secrets.token_hex(4)
-
-
-def _head(draft: Draft) -> bytes:
-    """The envelope's fields but for the message, as JSON without braces: the script puts the rest around it."""
+def _fields(draft: Draft) -> bytes:
+    """The envelope's fields as the script wants them."""
     user_id = user_of(draft.channel)
-    fields = {
-        "target_user_id": user_id,
-        "channel": None if user_id is not None else draft.channel,
-        "message_id": draft.message_id,
-        "sent_at": draft.sent_at,
-        "from": draft.sender,
-        "origin": draft.origin,
-        "node_id": draft.node_id,
-    }
-    return msgspec.json.encode({name: value for name, value in fields.items() if value is not None})[1:-1]
+    envelope = Envelope(
+        message=draft.data if draft.update is None else msgspec.Raw(b""),
+        target_user_id=user_id,
+        channel=None if user_id is not None else draft.channel,
+        message_id=draft.message_id,
+        sent_at=draft.sent_at,
+        sender=draft.sender,
+        origin=draft.origin,
+        node_id=draft.node_id,
+    )
+    return encode_envelope(envelope)[1 if draft.update is None else len(b'{"message":') :]
 
 
 def _json_or_nothing(value: str | float | None) -> bytes:

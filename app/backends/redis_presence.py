@@ -4,11 +4,10 @@ from collections.abc import Callable, Sequence
 from typing import cast
 
 import msgspec
-from redis.asyncio import Redis
 
 from app.backends.keys import Keys
 from app.backends.protocols import PresenceEntry
-from app.backends.redis_client import as_bus_unavailable
+from app.backends.redis_client import Client, as_bus_unavailable
 from app.backends.scripts import Argument, Scripts
 
 BATCH = 500  # entries in one round trip
@@ -17,7 +16,7 @@ BATCH = 500  # entries in one round trip
 class RedisPresence:
     """A `PresenceBackend` in Redis. Announcements go out on the channels' bus channels."""
 
-    def __init__(self, client: Redis, scripts: Scripts, keys: Keys, bus_channel: str) -> None:
+    def __init__(self, client: Client, scripts: Scripts, keys: Keys, bus_channel: str) -> None:
         self._redis = client
         self._scripts = scripts
         self._keys = keys

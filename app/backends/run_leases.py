@@ -11,14 +11,14 @@ import msgspec
 from app.backends.keys import Keys
 from app.backends.protocols import Draft
 from app.backends.redis_client import as_bus_unavailable
-from app.backends.redis_log import append_call
+from app.backends.redis_log import AppendCalls
 from app.backends.script_texts import Argument
 from app.backends.scripts import Scripts
 from app.clock import Clock, SystemClock, iso8601
 from app.protocol.namespace import Namespaces
 from app.protocol.run import RunUpdate
 
-Call = tuple[list[str], list[Argument]]
+Call = tuple[Sequence[str], list[Argument]]
 
 RUN_PREFIX = "run:"  # a run's channel is this and its id
 WORKER_LOST = "worker lost"  # the message of a run that FAILED in this way
@@ -59,7 +59,8 @@ def lost_calls(
     keys: Keys, bus_channel: str, namespaces: Namespaces, run_ids: Sequence[str], clock: Clock
 ) -> list[Call]:
     """For the script that declares a run lost, if it still is by then."""
-    calls = []
+    append_calls = AppendCalls(keys, bus_channel)
+    calls: list[Call] = []
     for run_id in run_ids:
         channel = f"{RUN_PREFIX}{run_id}"
         draft = Draft(
@@ -69,7 +70,7 @@ def lost_calls(
             sent_at=iso8601(clock.now()),
             update=RunUpdate(state="FAILED", message=WORKER_LOST),
         )
-        names, arguments = append_call(keys, bus_channel, draft, namespaces.of(channel), lease="")
+        names, arguments = append_calls.of(draft, namespaces.of(channel), lease="")
         calls.append(([*names, keys.run_leases], [*arguments, run_id]))
     return calls
 

@@ -5,7 +5,7 @@ from functools import cache
 from importlib import resources
 from typing import Any, Final
 
-from redis.exceptions import NoScriptError
+from app.backends.protocols import META_TTL_S
 
 Argument = str | bytes | int
 
@@ -15,20 +15,28 @@ PARTS: Final[dict[str, tuple[str, ...]]] = {  # script -> what stands before it;
     "announce": ("_reach",),
     "remember": (),
     "open": ("_epoch",),
-    "tops": (),
+    "tops": ("_epoch",),
     "relay": ("_reach",),
     "lease": (),
     "hold": (),
     "presence": (),
+    "census": (),
     "run_lease": (),
     "run_expired": (),
     "run_lost": ("_epoch", "_keep", "_reach", "append()"),
 }
 
 
-def script_text(name: str, run_id: str, *, certain: bool) -> str:
-    """The script for the server with this run id; `certain`: see `is_certain`."""
-    constants = f"local boot, certain = '{run_id}', {str(certain).lower()}\n"
+def script_text(name: str, run_id: str, *, certain: bool, directed: bool, owner: str = "") -> str:
+    """The script for the server with this run id; `certain`: see `is_certain`; `owner`: see `Scripts`.
+
+    `directed`: messages to users go to the replicas that hold them only (`BusSettings.routing`).
+    """
+    fence = f"'{run_id[:16]}{'1' if certain else '0'}'"
+    constants = (
+        f"local fence, certain, directed = {fence}, {str(certain).lower()}, {str(directed).lower()}\n"
+        f"local meta_ms = {META_TTL_S * 1000} -- {owner.encode().hex()}\n"
+    )
     return constants + "\n".join(_part(part) for part in (*PARTS[name], name))
 
 
@@ -39,11 +47,6 @@ def is_certain(config: Mapping[Any, Any], replication: Mapping[str, Any]) -> boo
     """
     promoted = int(replication.get("second_repl_offset", -1)) != -1  # it was a copy, which may have lagged behind
     return config.get("appendonly") == "yes" and config.get("appendfsync") == "always" and not promoted
-
-
-def are_unknown(results: list[Any]) -> bool:
-    """True if the server has forgotten the scripts that were called (it has restarted)."""
-    return any(isinstance(result, NoScriptError) for result in results)
 
 
 def raise_first_error(results: list[Any]) -> list[Any]:

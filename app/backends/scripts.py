@@ -5,60 +5,156 @@ a restart it is unknown (NOSCRIPT), is loaded anew with the new run id, and sees
 No command is needed for that on the way of a message.
 """
 
-import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
-from redis.asyncio import Redis
 from redis.exceptions import NoScriptError, ResponseError
 
-from app.backends.script_texts import PARTS, Argument, are_unknown, is_certain, raise_first_error, script_text
+from app.answers import answer
+from app.backends.link import MOST_OUTSTANDING, Command, Done, LinkFull, Unknown
+from app.backends.redis_client import Client
+from app.backends.script_texts import PARTS, Argument, is_certain, raise_first_error, script_text
 
 __all__ = ["Argument", "Scripts"]
 
+MOST_TIMES = 5  # that a call is begun anew because its script was unknown
+
+Call = tuple[str, Sequence[Argument], Sequence[Argument], Done]  # of which script, with what, and whom to tell
+
 
 class Scripts:
-    """The scripts of one Redis server. The client stays its owner's to close."""
+    """The scripts of one Redis server, called over the client's link. The client stays its owner's to close.
 
-    def __init__(self, client: Redis) -> None:
-        self._redis = client
+    `owner` stands in each script. If Redis forgets its scripts while calls are on their way, a call fails until the
+    scripts have been loaded again; had somebody else loaded the same, a later call might be carried out before an
+    earlier one is repeated. Who needs that order has a name of its own. `directed`: see `script_text`.
+    """
+
+    def __init__(self, client: Client, owner: str = "", *, directed: bool = False) -> None:
+        self._link = client.link
+        self._owner = owner
+        self._directed = directed
         self._shas: dict[str, str] = {}
-        self._loading = asyncio.Lock()
+        self._names: dict[str, str] = {}  # the other way round
+        self._is_loading = False
+        self._again: list[tuple[Call, int]] = []  # what Redis did not know so many times: to be repeated, before ...
+        self._waiting: list[Call] = []  # ... what was called while the scripts are being loaded
+
+    def call(self, name: str, keys: Sequence[str], arguments: Sequence[Argument], done: Done) -> None:
+        """Run one script; `done` is called with its reply or with the error, in the order of calls."""
+        if self._shas and not self._is_loading:
+            self._link.call(("EVALSHA", self._shas[name], len(keys), *keys, *arguments), done, self._unknown)
+        elif len(self._waiting) >= MOST_OUTSTANDING:
+            done(LinkFull(f"{len(self._waiting)} calls wait for the scripts to be loaded"))
+        else:
+            self._waiting.append((name, keys, arguments, done))
+            self._load()
 
     async def run(self, name: str, keys: Sequence[str], arguments: Sequence[Argument]) -> Any:
-        """Run one script. Raises what redis-py raises."""
-        [result] = await self.run_many(name, [(keys, arguments)])
-        return result
+        """Run one script and wait for its reply. Raises what redis-py raises."""
+        return await answer(lambda done: self.call(name, keys, arguments, done))
 
     async def run_many(self, name: str, calls: Sequence[tuple[Sequence[str], Sequence[Argument]]]) -> list[Any]:
         """Run one script many times, in one round trip."""
-        for _ in range(2):
-            shas = self._shas
-            if not shas:
-                await self._load(stale=shas)
-                shas = self._shas
-            async with self._redis.pipeline(transaction=False) as pipeline:
-                for keys, arguments in calls:
-                    pipeline.evalsha(shas[name], len(keys), *keys, *arguments)
-                results = await pipeline.execute(raise_on_error=False)
-            if not are_unknown(results):
-                return raise_first_error(results)
-            await self._load(stale=shas)
-        raise NoScriptError("Redis forgets its scripts as fast as they are loaded")
+        if not calls:
+            return []
 
-    async def _load(self, stale: dict[str, str]) -> None:
-        async with self._loading:
-            if self._shas is not stale:
-                return  # somebody else has loaded them meanwhile
-            # One connection for both steps: if the server restarts between them, the second step fails.
-            async with self._redis.client() as connection:
-                server = await connection.info("server")
-                try:
-                    config = await connection.config_get("appendonly", "appendfsync")
-                except ResponseError:
-                    config = {}  # managed servers do not tell
-                certain = is_certain(config, await connection.info("replication"))
-                self._shas = {
-                    name: await connection.script_load(script_text(name, server["run_id"], certain=certain))
-                    for name in PARTS
-                }
+        def ask(done: Done) -> None:
+            collected = _collect(len(calls), done)
+            for keys, arguments in calls:
+                self.call(name, keys, arguments, collected)
+
+        return raise_first_error(await answer(ask))
+
+    # -- loading
+
+    def _unknown(self, command: Command, done: Done, times: int = 1) -> None:
+        """Redis has forgotten its scripts, so it has not run this one: have them loaded, and call it again."""
+        if times > MOST_TIMES:
+            done(NoScriptError("Redis forgets its scripts as fast as they are loaded"))
+            return
+        name, key_count = self._names[str(command[1])], int(command[2])
+        self._again.append(((name, command[3 : 3 + key_count], command[3 + key_count :], done), times))
+        self._load()
+
+    def _load(self) -> None:
+        if self._is_loading:
+            return
+        self._is_loading = True
+        look = [("INFO", "server"), ("CONFIG", "GET", "appendonly", "appendfsync"), ("INFO", "replication")]
+        collected = _collect(len(look), self._looked)
+        for command in look:
+            self._link.call(command, collected)
+
+    def _looked(self, replies: list[Any]) -> None:
+        """Load what belongs to this server, over the same connection: a restart of the server ends that."""
+        server, config, replication = replies
+        if isinstance(config, ResponseError):
+            config = {}  # managed servers do not tell
+        error = _first_error([server, config, replication])
+        if error is None and "run_id" not in _lines(server):
+            error = ResponseError("INFO does not say which server this is (run_id)")
+        if error is not None:
+            self._loaded({}, error)
+            return
+        run_id, certain = _lines(server)["run_id"], is_certain(_pairs(config), _lines(replication))
+        texts = {
+            name: script_text(name, run_id, certain=certain, directed=self._directed, owner=self._owner)
+            for name in PARTS
+        }
+
+        def loaded(shas: list[Any]) -> None:
+            self._loaded(dict(zip(texts, shas, strict=True)), _first_error(shas))
+
+        collected = _collect(len(texts), loaded)
+        connection = self._link.connections
+        for text in texts.values():
+            self._link.call(("SCRIPT", "LOAD", text), collected, connection=connection)
+
+    def _loaded(self, shas: dict[str, bytes], error: Exception | None) -> None:
+        """Repeat what Redis did not know, all of which has come back by now, then call what has waited."""
+        self._is_loading = False
+        again, self._again = self._again, []
+        waiting, self._waiting = self._waiting, []
+        self._shas = {name: sha.decode() for name, sha in shas.items()} if error is None else {}
+        self._names = {sha: name for name, sha in self._shas.items()}
+        for call, times in again:
+            self._begin(call, partial(self._unknown, times=times + 1), error)
+        for call in waiting:
+            self._begin(call, self._unknown, error)
+
+    def _begin(self, call: Call, unknown: Unknown, error: Exception | None) -> None:
+        name, keys, arguments, done = call
+        if error is not None:
+            done(error)
+        else:
+            self._link.call(("EVALSHA", self._shas[name], len(keys), *keys, *arguments), done, unknown)
+
+
+def _collect(count: int, done: Callable[[list[Any]], object]) -> Done:
+    """A callback for so many replies; `done` is called with all of them, in order."""
+    results: list[Any] = []
+
+    def collect(result: Any) -> None:
+        results.append(result)
+        if len(results) == count:
+            done(results)
+
+    return collect
+
+
+def _first_error(results: Sequence[Any]) -> Exception | None:
+    return next((result for result in results if isinstance(result, Exception)), None)
+
+
+def _lines(info: bytes | str) -> dict[str, str]:
+    """What INFO has answered: `name:value` lines."""
+    text = info.decode() if isinstance(info, bytes) else info
+    return dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
+
+
+def _pairs(config: Any) -> dict[str, str]:
+    """What CONFIG GET has answered, in either version of the protocol."""
+    pairs = config.items() if isinstance(config, dict) else zip(config[::2], config[1::2], strict=True)
+    return {name.decode(): value.decode() for name, value in pairs}

@@ -10,7 +10,7 @@ from redis.exceptions import NoScriptError, ResponseError
 from redis.retry import Retry
 
 from app.backends.redis_client import TIMEOUT_S
-from app.backends.script_texts import Argument, are_unknown, is_certain, raise_first_error, script_text
+from app.backends.script_texts import Argument, is_certain, raise_first_error, script_text
 from app.errors import BadSetting
 
 
@@ -37,25 +37,29 @@ def connect_sync(url: str, *, max_connections: int = 10) -> Redis:
 class SyncScripts:
     """Some of the scripts of one Redis server. The client stays its owner's to close."""
 
-    def __init__(self, client: Redis, names: Sequence[str]) -> None:
+    def __init__(self, client: Redis, names: Sequence[str], *, directed: bool = False) -> None:
         self._redis = client
         self._names = names
+        self._directed = directed
         self._shas: dict[str, str] = {}
         self._loading = threading.Lock()
 
     def run_many(self, name: str, calls: Sequence[tuple[Sequence[str], Sequence[Argument]]]) -> list[Any]:
         """Run one script many times, in one round trip. Raises what redis-py raises."""
+        results: dict[int, Any] = {}
         for _ in range(2):
             shas = self._shas
             if not shas:
                 self._load(stale=shas)
                 shas = self._shas
+            left = [number for number in range(len(calls)) if number not in results]
             with self._redis.pipeline(transaction=False) as pipeline:
-                for keys, arguments in calls:
+                for keys, arguments in (calls[number] for number in left):
                     pipeline.evalsha(shas[name], len(keys), *keys, *arguments)
-                results = pipeline.execute(raise_on_error=False)
-            if not are_unknown(results):
-                return raise_first_error(results)
+                answers = zip(left, pipeline.execute(raise_on_error=False), strict=True)
+            results |= {number: result for number, result in answers if not isinstance(result, NoScriptError)}
+            if len(results) == len(calls):
+                return raise_first_error([results[number] for number in range(len(calls))])
             self._load(stale=shas)
         raise NoScriptError("Redis forgets its scripts as fast as they are loaded")
 
@@ -72,6 +76,8 @@ class SyncScripts:
                     config = {}  # managed servers do not tell
                 certain = is_certain(config, connection.info("replication"))
                 self._shas = {
-                    name: connection.script_load(script_text(name, server["run_id"], certain=certain))
+                    name: connection.script_load(
+                        script_text(name, server["run_id"], certain=certain, directed=self._directed)
+                    )
                     for name in self._names
                 }

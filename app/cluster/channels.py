@@ -39,6 +39,30 @@ REPAIR_BATCH = 50  # channels repaired in one round trip: each may bring a page
 USERS_EVERY = 5  # heartbeats: how often users' channels are compared with the log one by one
 
 
+class _Tally:
+    """Follows the numbers of kept publications on one bus channel: what is missing for whomever shows there."""
+
+    __slots__ = ("last", "seen")
+
+    def __init__(self) -> None:
+        self.last: int | None = None  # the highest number that has come; unknown after a new subscription
+        self.seen = 0  # what had been sent at the last heartbeat
+
+    def misses_before(self, number: int) -> bool:
+        """Take the number of what has come; True if something between it and the one before it is missing."""
+        last = self.last
+        self.last = number if last is None else max(last, number)
+        return last is not None and last < number - 1
+
+    def is_behind(self, last: int | None, count: int) -> bool:
+        """Take what had been sent when `last` had come; True if what had been sent one heartbeat ago is missing."""
+        behind = self.last is not None and (self.last < self.seen or count < (last or 0))
+        if behind or self.last is None:
+            self.last = count
+        self.seen = count
+        return behind
+
+
 class _Followed:
     """One channel that this replica follows."""
 
@@ -81,8 +105,8 @@ class Channels:
         self._behind: dict[str, None] = {}  # channels of which something is missing, in order
         self._unsure = False  # anything may be missing: look at all channels
         self._repair_due = asyncio.Event()
-        self._bus_sequence = 0  # of the last kept publication for a user on the shared bus channel; 0: unknown
-        self._seen_bus_sequence = 0  # where that stood at the last heartbeat
+        self._shared = _Tally()  # of what the shared bus channel has brought
+        self._own = _Tally()  # of what the inbox has
         self._beats = 0
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -315,10 +339,17 @@ class Channels:
 
     # -- what comes
 
-    def receive(self, publication: Publication, bus_sequence: int = 0) -> None:
-        """Take what the bus has brought (or what was appended here and published to nobody)."""
-        if bus_sequence:
-            self._count(bus_sequence)
+    def count(self, shared: int, own: int) -> None:
+        """Take the number of a publication for a user: on the shared bus channel, or in this replica's own inbox."""
+        if (shared and self._shared.misses_before(shared)) or (own and self._own.misses_before(own)):
+            self._doubt_all()
+
+    def follows(self, channel: str) -> bool:
+        """True if what is published on the channel is of any interest here."""
+        return channel in self._followed
+
+    def receive(self, publication: Publication) -> None:
+        """Take what the bus has brought, or what was appended here and published to nobody."""
         followed = self._followed.get(publication.channel)
         if followed is None:
             return
@@ -334,16 +365,12 @@ class Channels:
 
     def lost_track(self) -> None:
         """The bus subscription began again: anything may have been missed."""
-        self._unsure = True
-        self._bus_sequence = 0
-        self._repair_due.set()
+        self._shared.last = self._own.last = None
+        self._doubt_all()
 
-    def _count(self, bus_sequence: int) -> None:
-        """Find out from the numbers on the shared bus channel that something for some user is missing."""
-        if 0 < self._bus_sequence < bus_sequence - 1:
-            self._unsure = True
-            self._repair_due.set()
-        self._bus_sequence = max(self._bus_sequence, bus_sequence)
+    def _doubt_all(self) -> None:
+        self._unsure = True
+        self._repair_due.set()
 
     def _accept(self, followed: _Followed, publication: Publication) -> None:
         assert followed.sequence is not None  # noqa: S101 - the callers have looked
@@ -506,16 +533,12 @@ class Channels:
         await self._beat_for_users()
 
     async def _beat_for_users(self) -> None:
-        """The same for all users at once: one counter tells whether the shared bus channel has brought everything."""
-        before = self._bus_sequence
-        counted = await self._log.bus_sequence()
-        if self._bus_sequence == 0:
-            self._bus_sequence = counted
-        elif self._bus_sequence < self._seen_bus_sequence or counted < before:
-            self._bus_sequence = counted
-            self._unsure = True
-            self._repair_due.set()
-        self._seen_bus_sequence = counted
+        """The same for all users at once: the bus's own counters tell whether it has brought everything."""
+        shared_before, own_before = self._shared.last, self._own.last
+        counted = await self._log.bus_sequences()
+        behind = self._shared.is_behind(shared_before, counted.shared)
+        if self._own.is_behind(own_before, counted.own) or behind:
+            self._doubt_all()
 
     async def _leave_idle(self) -> None:
         now = asyncio.get_running_loop().time()

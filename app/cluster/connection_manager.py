@@ -5,21 +5,21 @@ what the log holds. Ephemeral: local first. Connections here get it at once, the
 """
 
 import logging
-import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
+from itertools import count
 from time import monotonic
 
 import msgspec
 
-from app.backends.protocols import CommandLog, Draft, Emission, Emissions, Log, Opened, Opening
+from app.answers import answer
+from app.backends.protocols import Appended, CommandLog, Draft, Emission, Emissions, Log, Opened, Opening
 from app.cluster.channels import Channels
 from app.cluster.commands import Commands
 from app.cluster.directory import Directory
 from app.cluster.presence import Presence
 from app.cluster.pubsub_manager import PubSubManager
 from app.cluster.remote_delivery import RemoteDelivery
-from app.errors import BadChannel, BusUnavailable, ConnectionLimit, ErrorCode
+from app.errors import BadChannel, BadData, BusUnavailable, ConnectionLimit, ErrorCode, HeliographError
 from app.hub.connection import Connection
 from app.hub.hub import Hub
 from app.protocol.codes import CloseCode
@@ -28,23 +28,25 @@ from app.protocol.envelope import Envelope
 from app.protocol.events import Delivery, Error, Event, Message
 from app.protocol.identity import check_channel, check_user_id, personal_channel, user_of
 from app.protocol.namespace import Namespaces
-from app.protocol.operations import RequestId
+from app.protocol.operations import Publish, RequestId, Send
 from app.protocol.position import Position
 from app.protocol.publication import Publication
 from app.protocol.run import check_update
 from app.protocol.session import echo
-from app.settings import LimitSettings
+from app.settings import LimitSettings, Namespace
 
 logger = logging.getLogger("heliograph.router")
 
 
-@dataclass(frozen=True, slots=True)
-class Receipt:
+class Receipt(msgspec.Struct, frozen=True, gc=False):
     """What the sender of a message is told. `position`: its place in the channel; None if it is not kept."""
 
     message_id: str
     delivery: Delivery
     position: Position | None = None
+
+
+Routing = Callable[[Receipt | HeliographError], object]  # how the sender of a message hears what became of it
 
 
 class ConnectionManager:
@@ -83,6 +85,7 @@ class ConnectionManager:
         self._namespaces = namespaces
         self._limits = limits
         self._timestamp = timestamp
+        self._message_ids = map(f"{bus.node_id}-{{:x}}".format, count(1))  # unlike any other replica's, and quick
         self._remote = RemoteDelivery(hub, channels, commands, bus.node_id, timestamp)
 
     # -- connections
@@ -219,7 +222,7 @@ class ConnectionManager:
         envelope = Envelope(
             message=msgspec.Raw(b"null"),
             target_user_id=user_id,
-            message_id=uuid.uuid4().hex,
+            message_id=next(self._message_ids),
             sent_at=self._timestamp(),
             origin=self._name,
             node_id=self._bus.node_id,
@@ -229,6 +232,15 @@ class ConnectionManager:
         await self._command_log.tell(envelope)
 
     # -- messages
+
+    def dispatch(self, operation: Send | Publish, *, sender: str | None, done: Routing) -> None:
+        """Route what a client has sent. No task, no wait: `done` is called in the turn in which Redis has answered.
+
+        It is given the receipt, or the error (see `publish` and `send_message`); one client's messages keep their
+        order. It may be called before this returns.
+        """
+        channel = personal_channel(operation.to) if isinstance(operation, Send) else operation.channel
+        self._route(channel, operation.data, sender, operation.ephemeral, None, done)
 
     async def send(
         self, user_id: str, message: object, *, sender: str | None = None, idempotency_key: str | None = None
@@ -258,41 +270,10 @@ class ConnectionManager:
             BadChannel, BadData: it cannot be published.
             BusUnavailable: it was not kept, so nobody gets it (after a time-out: it may have been).
         """
-        options = self._namespaces.of(check_channel(channel))
-        publication = self._publication(channel, message, sender)
-        if ephemeral or options.ephemeral:
-            return await self._publish_ephemeral(publication)
-        draft = Draft(
-            channel=channel,
-            data=publication.data,
-            message_id=publication.message_id,
-            sent_at=publication.sent_at,
-            sender=sender,
-            origin=self._name,
-            node_id=self._bus.node_id,
-            update=check_update(publication.data) if options.run else None,
-            idempotency_key=idempotency_key,
+        check_channel(channel)
+        return await answer(
+            lambda done: self._route(channel, _raw(message), sender, ephemeral, idempotency_key, done)
         )
-        began_at = monotonic()
-        try:
-            appended = await self._log.append(draft, options, self._directory.lease)
-        except BusUnavailable:
-            self._bus.stats.publish_errors += 1
-            self._channels.doubt(channel)  # nobody else may have been told, and the answer may have been lost
-            raise
-        self._bus.stats.published += 1
-        self._bus.stats.publish_time.observe(monotonic() - began_at)
-        delivery = appended.delivery
-        if not appended.published:
-            # Nobody else holds the user, so nobody was told: what the log has taken is delivered here.
-            if appended.message_id == publication.message_id:
-                self._channels.receive(
-                    msgspec.structs.replace(publication, data=appended.data, position=appended.position)
-                )
-            else:
-                self._channels.doubt(channel)  # a repetition: who made the first try may never have had its answer
-            delivery = Delivery.LOCAL if self._hub.subscribers(channel) else Delivery.STORED
-        return Receipt(appended.message_id, delivery, appended.position)
 
     async def send_message(
         self,
@@ -313,12 +294,12 @@ class ConnectionManager:
             BadUserId: `user_id` cannot be one.
             BusUnavailable: nobody here, and the other replicas cannot be reached: nothing was delivered.
         """
-        publication = self._publication(personal_channel(check_user_id(user_id)), message, sender)
+        channel = personal_channel(check_user_id(user_id))
         if via_pubsub:
+            publication = self._publication(channel, _raw(message), sender)
             taken = self._remote.deliver_remote(Envelope.of(publication, node_id=""))
             return Receipt(publication.message_id, Delivery.LOCAL if taken else Delivery.OFFLINE)
-        taken = self._hub.deliver_to_user(user_id, Message.of(publication))
-        return Receipt(publication.message_id, await self._relay(publication, taken))
+        return await answer(lambda done: self._route(channel, _raw(message), sender, True, None, done))
 
     async def emit(self, event: str, data: msgspec.Raw, *, user_id: str, session: str | None = None) -> str:
         """Keep what a client says to the workers behind the cluster; returns its message id.
@@ -333,7 +314,7 @@ class ConnectionManager:
             session=session,
             replica=self._name,
             emitted_at=self._timestamp(),
-            message_id=uuid.uuid4().hex,
+            message_id=next(self._message_ids),
         )
         await self._emissions.append(emission)
         return emission.message_id
@@ -342,32 +323,122 @@ class ConnectionManager:
         """Deliver what came in over the bus; how many connections took it."""
         return self._remote.deliver_remote(envelope)
 
-    async def _publish_ephemeral(self, publication: Publication) -> Receipt:
-        self._hub.deliver(publication.channel, Message.of(publication))
-        await self._bus.publish_on(publication.channel, Envelope.of(publication, self._bus.node_id))
-        return Receipt(publication.message_id, Delivery.REMOTE)
+    def _route(
+        self,
+        channel: str,
+        data: msgspec.Raw,
+        sender: str | None,
+        ephemeral: bool,
+        idempotency_key: str | None,
+        done: Routing,
+    ) -> None:
+        options = self._namespaces.of(channel)
+        publication = self._publication(channel, data, sender)
+        if not (ephemeral or options.ephemeral):
+            self._keep(publication, options, idempotency_key, done)
+        elif (user_id := user_of(channel)) is not None:
+            self._relay(user_id, publication, done)
+        else:
+            self._relay_on(publication, done)
 
-    def _publication(self, channel: str, message: object, sender: str | None) -> Publication:
+    def _keep(self, publication: Publication, options: Namespace, idempotency_key: str | None, done: Routing) -> None:
+        """Log first: what is delivered is what the log holds."""
+        try:
+            update = check_update(publication.data) if options.run else None
+        except BadData as error:
+            done(error)
+            return
+        draft = Draft(
+            channel=publication.channel,
+            data=publication.data,
+            message_id=publication.message_id,
+            sent_at=publication.sent_at,
+            sender=publication.sender,
+            origin=self._name,
+            node_id=self._bus.node_id,
+            update=update,
+            idempotency_key=idempotency_key,
+        )
+        began_at = monotonic()
+        self._log.submit(
+            draft, options, self._directory.lease, lambda appended: done(self._kept(publication, appended, began_at))
+        )
+
+    def _kept(
+        self, publication: Publication, appended: Appended | BusUnavailable, began_at: float
+    ) -> Receipt | HeliographError:
+        try:
+            return self._receipt(publication, appended, began_at)
+        except Exception:
+            logger.exception("message %s could not be dealt with", publication.message_id)
+            return HeliographError("internal error")
+
+    def _receipt(
+        self, publication: Publication, appended: Appended | BusUnavailable, began_at: float
+    ) -> Receipt | BusUnavailable:
+        channel = publication.channel
+        if isinstance(appended, BusUnavailable):
+            self._bus.stats.publish_errors += 1
+            self._channels.doubt(channel)  # nobody else may have been told, and the answer may have been lost
+            return appended
+        self._bus.stats.published += 1
+        self._bus.stats.publish_time.observe(monotonic() - began_at)
+        delivery = appended.delivery
+        if not appended.published:
+            # Nobody else holds the user, so nobody was told: what the log has taken is delivered here.
+            if appended.message_id == publication.message_id:
+                self._channels.receive(
+                    msgspec.structs.replace(publication, data=appended.data, position=appended.position)
+                )
+            else:
+                self._channels.doubt(channel)  # a repetition: who made the first try may never have had its answer
+            delivery = Delivery.LOCAL if self._hub.subscribers(channel) else Delivery.STORED
+        return Receipt(appended.message_id, delivery, appended.position)
+
+    def _relay(self, user_id: str, publication: Publication, done: Routing) -> None:
+        """Local first: the user's connections here have it before the bus takes it to the others."""
+        here = self._hub.count(user_id)
+        taken = self._hub.deliver_to_user(user_id, Message.of(publication)) if here else 0
+        self._bus.relay(
+            Envelope.of(publication, self._bus.node_id),
+            self._directory.lease,
+            lambda reach: done(_relayed(publication.message_id, taken, reach)),
+        )
+
+    def _relay_on(self, publication: Publication, done: Routing) -> None:
+        """The same for a channel."""
+        if self._hub.subscribers(publication.channel):
+            self._hub.deliver(publication.channel, Message.of(publication))
+        receipt = Receipt(publication.message_id, Delivery.REMOTE)
+        self._bus.relay_on(
+            publication.channel,
+            Envelope.of(publication, self._bus.node_id),
+            lambda reach: done(reach if isinstance(reach, BusUnavailable) else receipt),
+        )
+
+    def _publication(self, channel: str, data: msgspec.Raw, sender: str | None) -> Publication:
         return Publication(
             channel=channel,
-            data=message if isinstance(message, msgspec.Raw) else msgspec.Raw(msgspec.json.encode(message)),
-            message_id=uuid.uuid4().hex,
+            data=data,
+            message_id=next(self._message_ids),
             sent_at=self._timestamp(),
             sender=sender,
             origin=self._name,
         )
 
-    async def _relay(self, publication: Publication, taken: int) -> Delivery:
-        """Take the publication to the other replicas; `taken` connections here have it already."""
-        envelope = Envelope.of(publication, self._bus.node_id)
-        try:
-            reach = await self._bus.publish(envelope, lease=self._directory.lease)
-        except BusUnavailable:
-            if not taken:
-                raise
-            logger.warning("message %s reached only the connections on this replica", publication.message_id)
-            reach = None
-        if reach is Delivery.REMOTE:
+
+def _raw(message: object) -> msgspec.Raw:
+    return message if isinstance(message, msgspec.Raw) else msgspec.Raw(msgspec.json.encode(message))
+
+
+def _relayed(message_id: str, taken: int, reach: Delivery | BusUnavailable | None) -> Receipt | BusUnavailable:
+    """What the sender is told; `taken` connections here have it already."""
+    if isinstance(reach, BusUnavailable):
+        if not taken:
             return reach
-        # Nobody elsewhere. Who is here the hub knows better than the directory, which hears of it a moment later.
-        return Delivery.LOCAL if taken else Delivery.OFFLINE
+        logger.warning("message %s reached only the connections on this replica", message_id)
+        return Receipt(message_id, Delivery.LOCAL)
+    if reach is Delivery.REMOTE:
+        return Receipt(message_id, reach)
+    # Nobody elsewhere. Who is here the hub knows better than the directory, which hears of it a moment later.
+    return Receipt(message_id, Delivery.LOCAL if taken else Delivery.OFFLINE)

@@ -1,8 +1,9 @@
 """The bus: what one replica says to all, over Redis pub/sub.
 
-Pub/sub is a hint, not a record: whatever is published while this replica is not subscribed is gone, and redis-py
-says nothing about it. So exactly one task reads, it watches for the confirmation of each new subscription, and a
-canary (a token that the replica sends to itself) tells whether what is published still arrives.
+Pub/sub is a hint, not a record: whatever is published while this replica is not subscribed is gone, and nothing says
+so. One connection listens, and what it brings is handed over in the turn in which it comes. One task watches it: for
+the confirmation of each new subscription, and for the canary (a token that the replica sends to itself), which tells
+whether what is published still arrives.
 """
 
 import asyncio
@@ -12,19 +13,19 @@ import random
 from collections.abc import Callable
 from contextlib import suppress
 from enum import Enum, auto
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
 
-from redis.asyncio import Redis
-from redis.asyncio.client import PubSub
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
+from app.answers import answer
 from app.backends.keys import Keys
-from app.backends.redis_client import as_bus_unavailable, connect
+from app.backends.redis_client import Client, as_bus_unavailable, bus_unavailable, connect
 from app.backends.scripts import Scripts
+from app.backends.wire import Wire
 from app.clock import Clock, SystemClock
 from app.errors import BadEnvelope, BusUnavailable
-from app.protocol.envelope import Envelope, decode_envelope, encode_envelope
+from app.protocol.envelope import KEPT, Envelope, decode_envelope, encode_envelope, ending_of
 from app.protocol.events import Delivery
 from app.settings import BusSettings, RedisSettings, Settings
 from app.tasks import end
@@ -39,6 +40,9 @@ SUBSCRIBE_BATCH = 500  # channels in one SUBSCRIBE
 EXCERPT_BYTES = 100  # how much of a bad payload is logged
 
 Handler = Callable[[Envelope], object]
+Relaying = Callable[[Delivery | BusUnavailable | None], object]  # how the answer to a publish is taken
+
+_DELIVERIES: Final = {delivery.encode(): delivery for delivery in Delivery}
 
 
 class BusState(Enum):
@@ -56,7 +60,7 @@ class BusSilentError(BusUnavailable):
 
 
 class PubSubManager:
-    """Publishes envelopes, and hands each that arrives to `handler`, in order, from one task.
+    """Publishes envelopes, and hands each that arrives to `handler`, in order.
 
     `handler` is synchronous and must not block. `on_resubscribed` is called each time a subscription has begun:
     whatever was published before it may have been missed.
@@ -80,14 +84,19 @@ class PubSubManager:
         self._settings = bus or BusSettings()
         self.enabled = enabled and self._redis_settings.url is not None
         self.node_id = node_id or random.randbytes(8).hex()  # noqa: S311 - a name, not a secret
+        self.name = ""  # of the replica; its scripts are its own by that
         self.handler = handler
         self.on_resubscribed = on_resubscribed
         self.stats = stats or BusStats()
         self.keys = Keys(self._redis_settings.prefix)
         self._clock = clock or SystemClock()
         self._state = BusState.NEW if self.enabled else BusState.DISABLED
-        self._client: Redis | None = None  # for commands; its pool is shared with the directory
-        self._pubsub: PubSub | None = None  # on a pool of its own, read by the listen loop alone
+        self._client: Client | None = None  # for commands; shared with the directory
+        self._scripts: Scripts | None = None
+        self._wire: Wire | None = None  # what listens; it reads while the listen loop runs
+        self._lost: asyncio.Future[Exception]  # why that has ended
+        self._own = self.own_channel.encode()
+        self._own_ending = ending_of(self.node_id)
         self._subscribing = asyncio.Lock()  # one at a time opens or closes the listening connection
         self._listen_task: asyncio.Task[None] | None = None
         self._canary_task: asyncio.Task[None] | None = None
@@ -115,6 +124,11 @@ class PubSubManager:
         return f"{self._settings.channel}@{self.node_id}"
 
     @property
+    def inbox(self) -> str:
+        """The bus channel for what is sent to this replica alone (`BusSettings.routing`)."""
+        return f"{self.own_channel}:in"
+
+    @property
     def canary_age_s(self) -> float:
         """Seconds since this replica last heard itself; infinite if it never did."""
         return self._clock.monotonic() - self._canary_heard_at
@@ -132,20 +146,19 @@ class PubSubManager:
         return self._state is BusState.RUNNING and self.canary_age_s < self._settings.canary_timeout_s
 
     @property
-    def client(self) -> Redis:
+    def client(self) -> Client:
         """The client for commands. It connects when it is used, so it exists before Redis does."""
         if self._client is None:
             if self._redis_settings.url is None:
                 raise BusUnavailable("no Redis is configured")
             self._client = connect(self._redis_settings.url, max_connections=self._redis_settings.max_connections)
-            self._scripts = Scripts(self._client)
         return self._client
 
     @property
     def scripts(self) -> Scripts:
         """The Lua scripts, over the same client."""
-        if self._client is None:
-            _ = self.client
+        if self._scripts is None:
+            self._scripts = Scripts(self.client, self.name, directed=self._settings.routing == "directed")
         return self._scripts
 
     # -- life
@@ -182,9 +195,8 @@ class PubSubManager:
         """Stop listening, unsubscribe, close every connection. May be called at any time, also twice."""
         await self.stop_listening()
         async with self._subscribing:
-            if self._pubsub is not None and self._state is BusState.INITIALIZED:
-                with suppress(RedisError, OSError, TimeoutError):  # Redis forgets us when the connection closes
-                    await self._pubsub.unsubscribe()
+            if self._wire is not None and self._state is BusState.INITIALIZED:
+                self._wire.say("UNSUBSCRIBE")
             await self._drop_subscription()
             if self._client is not None:
                 with suppress(RedisError, OSError, TimeoutError):
@@ -192,6 +204,39 @@ class PubSubManager:
         self._state = BusState.NEW if self.enabled else BusState.DISABLED
 
     # -- out
+
+    def relay(self, envelope: Envelope, lease: str, done: Relaying) -> None:
+        """As `publish`, without waiting: `done` is called with the answer, in the order of calls."""
+        if not self.enabled:
+            logger.debug("the bus is disabled: message %s stays on this replica", envelope.message_id)
+            done(None)
+            return
+        if self._state is BusState.NEW:
+            self.stats.publish_errors += 1
+            logger.error("the bus is not initialised: message %s is lost to other replicas", envelope.message_id)
+            done(BusUnavailable("the bus is not initialised; the message is lost"))
+            return
+        keys = (self.keys.holders(envelope.target_user_id or ""), self.keys.settled_at)
+        arguments = (lease, self.channel, encode_envelope(envelope))
+        began_at = self._clock.monotonic()
+        self.scripts.call("relay", keys, arguments, lambda reply: done(self._relayed(reply, began_at)))
+
+    def relay_on(self, channel: str, envelope: Envelope, done: Relaying) -> None:
+        """Send an ephemeral envelope to every replica that follows the channel; then `done`, as for `relay`."""
+        if not self.enabled:
+            done(None)
+            return
+        command = ("PUBLISH", self._bus_channel(channel), encode_envelope(envelope))
+        began_at = self._clock.monotonic()
+        self.client.link.call(command, lambda reply: done(self._relayed(reply, began_at)))
+
+    def _relayed(self, reply: Any, began_at: float) -> Delivery | BusUnavailable:
+        if isinstance(reply, Exception):
+            self.stats.publish_errors += 1
+            return bus_unavailable(reply)
+        self.stats.published += 1
+        self.stats.publish_time.observe(self._clock.monotonic() - began_at)
+        return _DELIVERIES.get(reply, Delivery.REMOTE)  # PUBLISH answers with a number
 
     async def publish(self, envelope: Envelope, *, lease: str) -> Delivery | None:
         """Send the envelope to all replicas, unless the one that holds `lease` is known to hold the whole user.
@@ -201,42 +246,7 @@ class PubSubManager:
         Raises:
             BusUnavailable: the message went to nobody but the local connections, or nobody knows (a time-out).
         """
-        if not self.enabled:
-            logger.debug("the bus is disabled: message %s stays on this replica", envelope.message_id)
-            return None
-        if self._state is BusState.NEW:
-            self.stats.publish_errors += 1
-            logger.error("the bus is not initialised: message %s is lost to other replicas", envelope.message_id)
-            raise BusUnavailable("the bus is not initialised; the message is lost")
-        keys = [self.keys.holders(envelope.target_user_id or ""), self.keys.settled_at]
-        began_at = self._clock.monotonic()
-        try:
-            with as_bus_unavailable():
-                reach = await self.scripts.run("relay", keys, [lease, self.channel, encode_envelope(envelope)])
-        except BusUnavailable:
-            self.stats.publish_errors += 1
-            raise
-        self.stats.published += 1
-        self.stats.publish_time.observe(self._clock.monotonic() - began_at)
-        return Delivery(reach.decode())
-
-    async def publish_on(self, channel: str, envelope: Envelope) -> None:
-        """Send an ephemeral envelope to every replica that follows the channel.
-
-        Raises:
-            BusUnavailable: it went to nobody but the local connections, or nobody knows (a time-out).
-        """
-        if not self.enabled:
-            return
-        began_at = self._clock.monotonic()
-        try:
-            with as_bus_unavailable():
-                await self.client.publish(self._bus_channel(channel), encode_envelope(envelope))
-        except BusUnavailable:
-            self.stats.publish_errors += 1
-            raise
-        self.stats.published += 1
-        self.stats.publish_time.observe(self._clock.monotonic() - began_at)
+        return await answer(lambda done: self.relay(envelope, lease, done))
 
     # -- what is listened to
 
@@ -248,7 +258,7 @@ class PubSubManager:
         self._wanted[name] = None
         if name in self._confirmed_channels:
             return
-        if self._state is not BusState.RUNNING or self._pubsub is None:
+        if self._state is not BusState.RUNNING:
             raise BusUnavailable("the bus is not connected")
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         waiting = self._waiting.setdefault(name, [])
@@ -256,7 +266,7 @@ class PubSubManager:
         try:
             with as_bus_unavailable():
                 if len(waiting) == 1:
-                    await self._say("SUBSCRIBE", name)
+                    self._say("SUBSCRIBE", name)
                 async with asyncio.timeout(CONFIRM_TIMEOUT_S):
                     await waiter
         except BaseException:
@@ -268,25 +278,15 @@ class PubSubManager:
     async def unfollow(self, channel: str) -> None:
         name = self._bus_channel(channel)
         self._wanted.pop(name, None)
-        if name in self._confirmed_channels and self._pubsub is not None:
+        if name in self._confirmed_channels:
             self._confirmed_channels.discard(name)
-            with suppress(RedisError, OSError, TimeoutError):  # the reader notices and rebuilds the connection
-                await self._say("UNSUBSCRIBE", name)
+            with suppress(RedisError):  # it is lost: the next one is not asked for this channel
+                self._say("UNSUBSCRIBE", name)
 
-    async def _say(self, command: str, name: str) -> None:
-        """Say something on the listening connection, beside its reader.
-
-        Not by `PubSub.subscribe`: if the connection has just ended that connects anew, and reads beside the reader.
-        """
-        pubsub = self._pubsub
-        connection: Any = getattr(pubsub, "connection", None)  # redis-py declares it as None
-        if pubsub is None or connection is None or not connection.is_connected:
+    def _say(self, command: str, name: str) -> None:
+        if self._wire is None or self._lost.done():
             raise RedisConnectionError("the bus connection is lost")
-        if command == "SUBSCRIBE":
-            pubsub.channels[name.encode()] = None
-        else:
-            pubsub.channels.pop(name.encode(), None)
-        await connection.send_command(command, name, check_health=False)
+        self._wire.say(command, name)
 
     def _bus_channel(self, channel: str) -> str:
         return f"{self.channel}:{channel}"
@@ -299,9 +299,9 @@ class PubSubManager:
         while True:
             try:
                 began_at = self._clock.monotonic()
-                pubsub = await self._subscribe()
+                wire = await self._subscribe()
                 self._state = BusState.RUNNING
-                await self._read(pubsub)
+                await self._read(wire)
             except (BusUnavailable, RedisError, OSError, TimeoutError) as error:
                 # A connection on which the canary was heard begins the back-off anew.
                 failures = 0 if self._canary_heard_at > began_at else failures + 1
@@ -312,34 +312,40 @@ class PubSubManager:
                 await self._drop_subscription()
                 await asyncio.sleep(delay_s)
 
-    async def _read(self, pubsub: PubSub) -> NoReturn:
-        """Read until the connection breaks or falls silent."""
+    async def _read(self, wire: Wire) -> NoReturn:
+        """Let the connection read until it breaks or falls silent."""
         interval_s, timeout_s = self._settings.canary_interval_s, self._settings.canary_timeout_s
         looked_at = self._clock.monotonic()
         heard_by = looked_at + timeout_s  # when the next canary is due
-        while True:
-            message = await pubsub.get_message(timeout=interval_s)
-            if message is not None:
-                self._handle_message(message)
-            now = self._clock.monotonic()
-            heard_by = max(heard_by, self._canary_heard_at + timeout_s)
-            if now - looked_at > 2 * interval_s:
-                # This process stood still: the canary may be among what has piled up and was not read yet.
-                heard_by = now + timeout_s
-            elif now > heard_by:
-                raise BusSilentError(f"nothing heard for {timeout_s:g} s")
-            looked_at = now
+        wire.release()
+        try:
+            while True:
+                await asyncio.wait([self._lost], timeout=interval_s)
+                if self._lost.done():
+                    raise self._lost.result()
+                now = self._clock.monotonic()
+                heard_by = max(heard_by, self._canary_heard_at + timeout_s)
+                if now - looked_at > 2 * interval_s:
+                    # This process stood still: the canary may be among what has piled up and was not read yet.
+                    heard_by = now + timeout_s
+                elif now > heard_by:
+                    raise BusSilentError(f"nothing heard for {timeout_s:g} s")
+                looked_at = now
+        finally:
+            wire.hold()
 
-    def _handle_message(self, message: dict[str, object]) -> None:
-        """One reply of Redis: a confirmation, the canary, or an envelope. Never raises for what others sent."""
-        channel, payload = message["channel"], message["data"]
-        if message["type"] == "subscribe" and isinstance(channel, bytes):
-            self._confirmed(channel.decode())
-        elif message["type"] == "message" and isinstance(payload, bytes):
-            if channel == self.own_channel.encode():
+    def _handle_message(self, message: Any) -> None:
+        """What Redis says: a confirmation, the canary, or an envelope. Never raises for what others sent."""
+        if isinstance(message, Exception):
+            raise message  # it refuses what it was asked for
+        kind, channel, payload = message
+        if kind == b"message":
+            if channel == self._own:
                 self._heard_canary(payload)
             else:
                 self._handle_payload(payload)
+        elif kind == b"subscribe":
+            self._confirmed(channel.decode())
 
     def _heard_canary(self, payload: bytes) -> None:
         """The canary carries when it was sent, by this replica's own clock."""
@@ -349,6 +355,10 @@ class PubSubManager:
             self.stats.lag.observe(self._canary_lag_s)
 
     def _handle_payload(self, payload: bytes) -> None:
+        if payload.endswith(self._own_ending) and not payload.startswith(KEPT):
+            # What this replica has said itself. RemoteDelivery would drop it; this saves reading it.
+            self.stats.received += 1
+            return
         try:
             envelope = decode_envelope(payload)
         except BadEnvelope as error:
@@ -386,32 +396,30 @@ class PubSubManager:
             except Exception:
                 logger.exception("what was to be done after a new subscription failed")
 
-    async def _subscribe(self) -> PubSub:
+    async def _subscribe(self) -> Wire:
         """The listening connection, opened and asked for all channels that are wanted unless there is one.
+
+        It holds back what comes until the listen loop runs.
 
         Raises:
             BusUnavailable: nothing stays open.
         """
         async with self._subscribing:
-            if self._pubsub is not None:
-                return self._pubsub
+            if self._wire is not None and not self._lost.done():
+                return self._wire
+            await self._drop_subscription()
             with as_bus_unavailable():
-                await self.client.ping()
-            url = self._redis_settings.url
-            assert url is not None  # noqa: S101 - self.client has refused otherwise
-            self._pubsub = connect(url, max_connections=1).pubsub(ignore_subscribe_messages=False)
+                await self.client.link.ping()
+                self._lost = asyncio.get_running_loop().create_future()
+                wire = await Wire.open(self.client.connection_pool, self._handle_message, self._lost.set_result)
+            wire.hold()
+            self._wire = wire
             self._canary_heard_at = -math.inf  # what the last connection heard says nothing about this one
-            try:
-                with as_bus_unavailable():
-                    wanted = [self.own_channel, *self._wanted]
-                    for i in range(0, len(wanted), SUBSCRIBE_BATCH):
-                        await self._pubsub.subscribe(*wanted[i : i + SUBSCRIBE_BATCH])
-                    # Last, so that its confirmation says that all others stand.
-                    await self._pubsub.subscribe(self.channel)
-            except BaseException:
-                await self._drop_subscription()
-                raise
-            return self._pubsub
+            wanted = [self.own_channel, self.inbox, *self._wanted]
+            for i in range(0, len(wanted), SUBSCRIBE_BATCH):
+                wire.say("SUBSCRIBE", *wanted[i : i + SUBSCRIBE_BATCH])
+            wire.say("SUBSCRIBE", self.channel)  # last, so that its confirmation says that all others stand
+            return wire
 
     async def _drop_subscription(self) -> None:
         self._confirmed_channels.clear()
@@ -419,12 +427,9 @@ class PubSubManager:
         for waiter in (waiter for waiters in waiting.values() for waiter in waiters):
             if not waiter.done():
                 waiter.set_exception(BusUnavailable("the bus connection is lost"))
-        if self._pubsub is not None:
-            pubsub, self._pubsub = self._pubsub, None
-            with suppress(RedisError, OSError, TimeoutError):  # it is gone either way
-                await pubsub.aclose()  # type: ignore[no-untyped-call]
-            with suppress(RedisError, OSError, TimeoutError):
-                await pubsub.connection_pool.aclose()
+        if self._wire is not None:
+            wire, self._wire = self._wire, None
+            await wire.close()
 
     async def _canary_loop(self) -> None:
         while True:

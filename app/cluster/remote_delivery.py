@@ -36,7 +36,9 @@ class RemoteDelivery:
         A command is carried out on the user's connections here.
         """
         if envelope.epoch is not None:
-            self._channels.receive(envelope.publication(), envelope.seq)
+            self._channels.count(envelope.seq, envelope.own_seq)
+            if self._channels.follows(envelope.address):
+                self._channels.receive(envelope.publication())
             return 0
         if envelope.command is not None:
             return self._commands.receive(envelope)
@@ -54,4 +56,6 @@ class RemoteDelivery:
 
     def _stamped(self, envelope: Envelope) -> Publication:
         """A foreign process need not say when, nor give it a name."""
+        if envelope.message_id and envelope.sent_at:
+            return envelope.publication()
         return envelope.publication(message_id=uuid.uuid4().hex, sent_at=self._timestamp())

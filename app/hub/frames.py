@@ -37,13 +37,17 @@ def text_frame(payload: bytes) -> bytes:
 class Encoding:
     """A codec and the framing around it. Connections that share an `Encoding` object share its bytes.
 
-    `traffic` counts what goes out in it: that of the transport it belongs to.
+    `traffic` counts what goes out in it: that of the transport it belongs to. `joins`: frames one behind the other
+    are the same as one frame, so that a row of them is joined once for everybody.
     """
 
-    def __init__(self, codec: Codec, frame: Callable[[bytes], bytes], traffic: Traffic) -> None:
+    def __init__(
+        self, codec: Codec, frame: Callable[[bytes], bytes], traffic: Traffic, *, joins: bool = False
+    ) -> None:
         self._codec = codec
         self._frame = frame
         self.traffic = traffic
+        self.joins = joins
 
     def frame(self, event: Event, at: str | None = None) -> bytes:
         """One event, ready to be written. `at`: where its channel stands then, if not as its own cursor says."""

@@ -4,7 +4,9 @@ import logging
 from collections.abc import Callable, Collection, Iterator
 from typing import TYPE_CHECKING
 
+from app.hub.batch import Batch
 from app.hub.connection import Connection
+from app.hub.outbox import Turn
 from app.protocol.codes import CloseCode
 from app.protocol.events import Event, Message, Progress
 from app.telemetry import Telemetry
@@ -14,16 +16,26 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("heliograph.hub")
 
+FEW = 8  # listeners that are told one by one, as a batch would not pay
+
 
 class Hub:
-    """This replica's connections by user and by channel. Nothing in here knows of other replicas."""
+    """This replica's connections by user and by channel. Nothing in here knows of other replicas.
 
-    def __init__(self, telemetry: Telemetry) -> None:
+    What a turn brings to a channel with many listeners is put by, and handed out in one go at the turn's end, or when
+    another channel's turn has come. Whatever else is said to one of them is said after it all the same.
+    """
+
+    def __init__(self, telemetry: Telemetry, turn: Turn) -> None:
         self._telemetry = telemetry
+        self._turn = turn
+        self._batch: Batch | None = None
         self.on_drop: Callable[[Connection], object] = self.remove  # who has more to tidy up puts itself in here
         self._by_user: dict[str, set[Connection]] = {}
-        self._by_channel: dict[str, set[Connection]] = {}
+        # Dictionaries without values: they are gone through in the order of joining, which is about that in memory.
+        self._by_channel: dict[str, dict[Connection, None]] = {}
         self._connections = 0
+        self.changed_channels: set[str] = set()  # joined or left since whoever counts them has looked
 
     @property
     def connections(self) -> int:
@@ -36,6 +48,9 @@ class Hub:
     @property
     def channels(self) -> int:
         return len(self._by_channel)
+
+    def channel_names(self) -> Iterator[str]:
+        return iter(self._by_channel)
 
     def user_ids(self) -> Iterator[str]:
         return iter(self._by_user)
@@ -78,62 +93,87 @@ class Hub:
         return True
 
     def subscribe(self, connection: Connection, channel: str) -> None:
-        self._by_channel.setdefault(channel, set()).add(connection)
+        listening = self._by_channel.setdefault(channel, {})
+        if connection in listening:
+            return
+        if self._batch is not None and self._batch.listeners is listening:
+            self._batch.pass_over(connection)
+        listening[connection] = None
         connection.channels.add(channel)
+        self.changed_channels.add(channel)
 
     def unsubscribe(self, connection: Connection, channel: str) -> None:
         connection.channels.discard(channel)
         listening = self._by_channel.get(channel)
         if listening is not None:
-            listening.discard(connection)
+            if self._batch is not None and self._batch.listeners is listening:
+                self._catch_up(connection)
+            listening.pop(connection, None)
+            self.changed_channels.add(channel)
             if not listening:
                 del self._by_channel[channel]
 
     def deliver_to_user(self, user_id: str, event: Event) -> int:
         """Hand the event to every connection the user has here; how many took it."""
-        return self._fan_out(self._by_user.get(user_id, ()), event)
+        return self._tell_each(self._by_user.get(user_id, ()), event)
 
     def deliver(self, channel: str, event: Event, at: str | None = None) -> int:
-        """Hand the event to every connection that listens to the channel here; how many took it.
+        """Hand the event to every connection that listens to the channel here; how many those are.
 
         `at`: where the channel stands then, if not as the event's own cursor says.
         """
-        return self._fan_out(self._by_channel.get(channel, ()), event, at)
+        listening = self._by_channel.get(channel, ())
+        if len(listening) < FEW:
+            return self._tell_each(listening, event, at)
+        if self._batch is None or self._batch.listeners is not listening:
+            self._hand_out()
+            self._batch = Batch(listening)
+            self._turn.before_writing(self._hand_out)
+        self._batch.add(event, at)
+        return len(listening)
 
     def tell(self, connection: Connection, event: Event, at: str | None = None) -> None:
         """Hand one event to one connection. `at`: as for `deliver`."""
         if isinstance(event, Message | Progress):
             connection.encoding.traffic.messages_out += 1  # one that it had missed
+        self._catch_up(connection)
         if (code := connection.offer(event, at)) is not None:
             self._drop(connection, code)
 
-    def _fan_out(self, connections: Collection[Connection], event: Event, at: str | None = None) -> int:
+    def _tell_each(self, connections: Collection[Connection], event: Event, at: str | None = None) -> int:
         """Encoded once for each encoding, not once for each connection.
 
         A connection whose outbox is over is closed and dropped at once, and what it did not read is not offered to
         anyone else.
         """
         frames: dict[Encoding, bytes] = {}
-        overflowed: list[tuple[Connection, CloseCode]] = []
-        encoding, frame = None, b""
         taken = 0
-        for connection in connections:
-            outbox = connection.outbox
+        for connection in list(connections):
+            encoding, outbox = connection.encoding, connection.outbox
+            self._catch_up(connection)
             if outbox.closed:
                 continue  # its transport tidies up a moment later
-            if connection.encoding is not encoding:
-                encoding = connection.encoding
-                if (known := frames.get(encoding)) is None:
-                    known = frames[encoding] = encoding.frame(event, at)
-                frame = known
+            if (frame := frames.get(encoding)) is None:
+                frame = frames[encoding] = encoding.frame(event, at)
             if (code := outbox.offer(frame)) is None:
                 taken += 1
                 encoding.traffic.messages_out += 1
             else:
-                overflowed.append((connection, code))
-        for connection, code in overflowed:
-            self._drop(connection, code)
+                self._drop(connection, code)
         return taken
+
+    def _catch_up(self, connection: Connection) -> None:
+        """Hand the connection what is put by for it, as something else is next."""
+        batch = self._batch
+        if batch is not None and connection in batch.listeners and (code := batch.hand_to(connection)) is not None:
+            self._drop(connection, code)
+
+    def _hand_out(self) -> None:
+        """Hand out what was put by."""
+        batch, self._batch = self._batch, None
+        if batch is not None:
+            for connection, code in batch.hand_out():
+                self._drop(connection, code)
 
     def _drop(self, connection: Connection, code: CloseCode) -> None:
         """Close a connection that cannot take what is its own, and forget it."""

@@ -14,7 +14,8 @@ from app.protocol.codes import CloseCode
 
 logger = logging.getLogger("heliograph.outbox")
 
-SLICE = 2000  # outboxes written in a row; then whatever else the loop has to do comes in between
+_NOTHING: list[bytes] = []  # of every outbox that is empty; shared, so nobody changes it
+SLICE = 1000  # outboxes written in a row; then whatever else the loop has to do comes in between
 
 
 class Turn:
@@ -26,17 +27,35 @@ class Turn:
     def __init__(self, call_soon: Callable[[Callable[[], None]], object]) -> None:
         self._call_soon = call_soon
         self._filled: list[Outbox] = []
+        self._hand_out: Callable[[], None] | None = None
+        self._due = False
+
+    def before_writing(self, hand_out: Callable[[], None]) -> None:
+        """Have `hand_out` called once, at the turn's end: it fills outboxes."""
+        self._hand_out = hand_out
+        self._schedule()
 
     def add(self, outbox: "Outbox") -> None:
-        if not self._filled:
-            self._call_soon(self.end)
         self._filled.append(outbox)
+        if not self._due:
+            self._schedule()
+
+    def hand_out(self) -> None:
+        """Fill the outboxes now with what is meant for them."""
+        hand_out, self._hand_out = self._hand_out, None
+        if hand_out is not None:
+            hand_out()
 
     def end(self) -> None:
         """Write what waits, one write for each connection; of very many some at a time, in order."""
+        try:
+            self.hand_out()
+        except Exception:
+            logger.exception("messages could not be handed out")
         filled, self._filled = self._filled[:SLICE], self._filled[SLICE:]
+        self._due = False
         if self._filled:
-            self._call_soon(self.end)
+            self._schedule()
         for outbox in filled:
             try:
                 outbox.flush()
@@ -44,11 +63,20 @@ class Turn:
                 logger.exception("a write failed; its connection is dropped")
                 outbox.close(CloseCode.INTERNAL_ERROR, "a write failed")
 
+    def _schedule(self) -> None:
+        if not self._due:
+            self._due = True
+            self._call_soon(self.end)
+
 
 class Outbox:
-    """The frames of one connection, in order. They go to `sink`; more than `limit_bytes` of them are too many."""
+    """The frames of one connection, in order. They go to `sink`; more than `limit_bytes` of them are too many.
+
+    What the sink could not get rid of before it paused counts too.
+    """
 
     __slots__ = (
+        "_buffered",
         "_bytes",
         "_frames",
         "_greet_at",
@@ -56,17 +84,22 @@ class Outbox:
         "_limit_bytes",
         "_paused",
         "_scheduled",
+        "_shared",
         "_sink",
         "_turn",
+        "_write",
         "closed",
     )
 
     def __init__(self, sink: Sink, turn: Turn, limit_bytes: int) -> None:
         self._sink = sink
+        self._write = sink.write
         self._turn = turn
         self._limit_bytes = limit_bytes
-        self._frames: list[bytes] = []
+        self._frames = _NOTHING
+        self._shared = True  # that list is others' too, and is copied before it is changed
         self._bytes = 0
+        self._buffered = 0  # what the sink itself keeps while it is paused
         self._held = False  # the greeting has not been said yet
         self._greet_at = 0  # how many frames were queued before it was held back
         self._paused = False  # the peer does not read
@@ -82,9 +115,28 @@ class Outbox:
         """Queue a frame. The answer is why the connection must be closed now, or None."""
         if self.closed:
             return None
+        if self._shared:
+            self._unshare()
         self._frames.append(frame)
         self._bytes += len(frame)
-        if self._bytes > self._limit_bytes:
+        if self._bytes + self._buffered > self._limit_bytes:
+            return CloseCode.SLOW
+        if not self._scheduled:
+            self._schedule()
+        return None
+
+    def offer_all(self, frames: list[bytes], size: int) -> CloseCode | None:
+        """The same for some frames, of that size in all: a list which others may have too, and nobody changes."""
+        if self.closed:
+            return None
+        if self._frames:
+            self._frames = self._frames + frames
+            self._shared = False
+        else:
+            self._frames = frames
+            self._shared = True
+        self._bytes += size
+        if self._bytes + self._buffered > self._limit_bytes:
             return CloseCode.SLOW
         if not self._scheduled:
             self._schedule()
@@ -103,18 +155,21 @@ class Outbox:
         """Let frames out, `greeting` before what was held."""
         if self.closed:
             return
+        self._unshare()
         self._frames.insert(self._greet_at, greeting)
         self._bytes += len(greeting)
         self._held = False
         self._schedule()
 
-    def pause(self) -> None:
-        """The peer does not keep up: let frames wait here."""
+    def pause(self, buffered: int = 0) -> None:
+        """The peer does not keep up, and the sink has so many bytes of it: let frames wait here."""
         self._paused = True
+        self._buffered = buffered
 
     def resume(self) -> None:
         """The peer reads again."""
         self._paused = False
+        self._buffered = 0
         self._schedule()
 
     def flush(self) -> None:
@@ -123,25 +178,36 @@ class Outbox:
         frames = self._frames
         if not frames or self._held or self._paused:
             return
-        self._frames = []
+        self._frames, self._shared = _NOTHING, True
         self._bytes = 0
-        self._sink.write(frames)
+        self._write(frames)
 
     def close(self, code: CloseCode, reason: str) -> None:
         """Write what waits if the peer reads, then say goodbye. Whatever is held or is offered later goes nowhere."""
         if self.closed:
             return
+        self._turn.hand_out()
         self.closed = True
         if self._held:
             # The client was never greeted: nothing that was kept back for it is its to see.
+            self._unshare()
             del self._frames[self._greet_at :]
             self._held = False
         try:
             self.flush()
         finally:
-            self._frames.clear()
-            self._bytes = 0  # whoever waits for room need not wait longer
+            self.abandon()
             self._sink.close(code, reason)
+
+    def abandon(self) -> None:
+        """The sink is gone: nothing more goes out."""
+        self.closed = True
+        self._frames, self._shared = _NOTHING, True
+        self._bytes = 0  # whoever waits for room need not wait longer
+
+    def _unshare(self) -> None:
+        if self._shared:
+            self._frames, self._shared = self._frames.copy(), False
 
     def _schedule(self) -> None:
         if self._frames and not (self._scheduled or self._held or self._paused or self.closed):

@@ -6,7 +6,7 @@ import msgspec
 
 from app.errors import ErrorCode
 from app.protocol.operations import RequestId
-from app.protocol.position import format_cursor
+from app.protocol.position import cursor_of
 from app.protocol.publication import Publication
 
 
@@ -72,7 +72,7 @@ class Message(msgspec.Struct, frozen=True, gc=False, tag="message", rename={"sen
             cursor=(
                 msgspec.UNSET
                 if publication.position is None
-                else format_cursor({publication.channel: publication.position})
+                else cursor_of(publication.channel, publication.position)
             ),
             sender=msgspec.UNSET if publication.sender is None else publication.sender,
             origin=msgspec.UNSET if publication.origin is None else publication.origin,

@@ -35,6 +35,8 @@ def check_channel(channel: str) -> str:
 
 
 def _check(name: str, what: str, most_bytes: int, error: type[HeliographError]) -> str:
+    if name.isascii() and name.isprintable() and 0 < len(name) <= most_bytes:
+        return name  # as almost all are
     if not name:
         raise error(f"{what} must not be empty")
     try:

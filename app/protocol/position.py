@@ -1,6 +1,7 @@
 """Where something stands in a channel, and the cursor a client keeps to come back to it."""
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import NamedTuple
 from urllib.parse import parse_qsl, quote
 
@@ -23,7 +24,17 @@ def format_cursor(positions: Mapping[str, Position]) -> str:
 
     Cursors can be joined with `&`.
     """
-    return "&".join(f"{quote(channel, safe='')}={epoch}.{offset}" for channel, (epoch, offset) in positions.items())
+    return "&".join(cursor_of(channel, position) for channel, position in positions.items())
+
+
+def cursor_of(channel: str, position: Position) -> str:
+    """The cursor of one channel."""
+    return f"{_quoted(channel)}={position.epoch}.{position.offset}"
+
+
+@lru_cache(maxsize=10_000)
+def _quoted(channel: str) -> str:
+    return quote(channel, safe="")
 
 
 def parse_cursor(cursor: str) -> dict[str, Position]:

@@ -10,7 +10,7 @@ import msgspec
 
 from app.backends.keys import Keys
 from app.backends.protocols import Draft
-from app.backends.redis_log import append_call, read_appended
+from app.backends.redis_log import AppendCalls, read_appended
 from app.backends.run_leases import RUN_PREFIX, Call
 from app.clock import Clock, iso8601
 from app.errors import BadChannel, BadData
@@ -52,6 +52,7 @@ class Drafting:
         self.namespaces = namespaces
         self.clock = clock
         self._max_depth = max_depth
+        self._calls = AppendCalls(keys, bus_channel)
 
     def publication(self, channel: str, data: object, idempotency_key: str | None = None) -> Draft:
         """Anything that encodes to JSON (or JSON itself, as `msgspec.Raw`) for a channel."""
@@ -97,7 +98,7 @@ class Drafting:
 
     def call(self, draft: Draft) -> Call:
         """Keys and arguments of the append script."""
-        return append_call(self.keys, self.bus_channel, draft, self.namespaces.of(draft.channel), lease="")
+        return self._calls.of(draft, self.namespaces.of(draft.channel), lease="")
 
     def passing(self, draft: Draft) -> tuple[str, bytes]:
         """The bus channel and the envelope of a draft that is not kept."""
@@ -114,9 +115,9 @@ class Drafting:
     def announcements(self, drafts: Sequence[Draft], answers: Sequence[list[Any]]) -> list[tuple[str, bytes]]:
         """Bus channels and envelopes of what the `store` script has kept now; a repetition was announced before."""
         return [
-            (self.bus_channel_of(draft), answer[5])
+            (self.bus_channel_of(draft), answer[1])
             for draft, answer in zip(drafts, answers, strict=True)
-            if len(answer) > 5
+            if len(answer) > 1
         ]
 
     def bus_channel_of(self, draft: Draft) -> str:
@@ -133,11 +134,11 @@ class Drafting:
         )
 
 
-def published(draft: Draft, answer: list[Any] | None) -> Published:
+def published(draft: Draft, answer: bytes | list[bytes] | None) -> Published:
     """What to tell the caller; `answer` is the append or store script's, None if the draft is not kept."""
     if answer is None:
         return Published(draft.channel, draft.message_id, None, 0)
-    appended = read_appended(answer[:5], draft)
+    appended = read_appended(answer if isinstance(answer, bytes) else answer[0], draft)
     return Published(draft.channel, appended.message_id, appended.position.epoch, appended.position.offset)
 
 

@@ -99,6 +99,7 @@ class _Base:
         if not self._url:
             raise BadSetting(f"a publisher needs the URL of Redis: as `url`, or in {PREFIX}REDIS__URL")
         self._deadline_s = deadline_s
+        self._directed = environment.bus.routing == "directed"
         self._script = "append" if self._durable_url is None else "store"
         self._drafting = Drafting(
             Keys(environment.redis.prefix if prefix is None else prefix),
@@ -138,7 +139,7 @@ class Publisher(_Base):
         self._redis = self._live  # keeps what is kept
         if self._durable_url is not None:
             self._redis = connect_sync(self._durable_url, max_connections=MAX_CONNECTIONS)
-        self._scripts = SyncScripts(self._redis, _SCRIPTS)
+        self._scripts = SyncScripts(self._redis, _SCRIPTS, directed=self._directed)
         self._closing = threading.Event()
 
     def __enter__(self) -> Self:
@@ -318,7 +319,7 @@ class AsyncPublisher(_Base):
         self._redis = self._live  # keeps what is kept
         if self._durable_url is not None:
             self._redis = connect(self._durable_url, max_connections=MAX_CONNECTIONS)
-        self._scripts = Scripts(self._redis)
+        self._scripts = Scripts(self._redis, directed=self._directed)
         self._free = asyncio.Semaphore(MAX_CONNECTIONS)  # the pool raises when it is empty; here they wait
 
     async def __aenter__(self) -> Self:

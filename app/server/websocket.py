@@ -1,6 +1,7 @@
 """The WebSocket class that uvicorn is given: frames go out as they are, text comes in without a detour."""
 
 import asyncio
+from collections.abc import Callable
 from typing import Any, Final
 
 from uvicorn._types import ASGISendEvent
@@ -38,22 +39,6 @@ class _Nowhere:
 
 
 _NOWHERE: Final[Any] = _Nowhere()
-
-
-class _Batch:
-    """The frames that were joined last: the sockets of a channel, which are written to in a row, share the result."""
-
-    def __init__(self) -> None:
-        self._frames: list[bytes] = []
-        self._joined = b""
-
-    def join(self, frames: list[bytes]) -> bytes:
-        if frames != self._frames:  # the same objects, mostly, which takes no looking into them
-            self._frames, self._joined = frames, b"".join(frames)
-        return self._joined
-
-
-_batch = _Batch()
 
 
 class FrameWebSocket(WebSocketsSansIOProtocol):
@@ -108,9 +93,10 @@ class FrameWebSocket(WebSocketsSansIOProtocol):
         self._parser = None
         del self.scope, self.request, self.response
 
-    def write(self, frames: list[bytes]) -> None:
-        if not self.close_sent and not self.transport.is_closing():
-            self.transport.write(frames[0] if len(frames) == 1 else _batch.join(frames))
+    @property
+    def write(self) -> Callable[[list[bytes]], None]:
+        """The transport's own method: nothing of Python is in between. The outbox ends before the transport does."""
+        return self.transport.writelines
 
     def close(self, code: CloseCode, reason: str) -> None:
         """Say goodbye, and cut the socket if the peer does not answer: one that does not read never would."""
@@ -242,7 +228,7 @@ class FrameWebSocket(WebSocketsSansIOProtocol):
     def pause_writing(self) -> None:
         super().pause_writing()
         if self._outbox is not None:
-            self._outbox.pause()
+            self._outbox.pause(self.transport.get_write_buffer_size())
 
     def resume_writing(self) -> None:
         super().resume_writing()
@@ -260,6 +246,8 @@ class FrameWebSocket(WebSocketsSansIOProtocol):
         """Nothing more that the client says counts. Its receiver is told so, once, in a turn of its own."""
         if self._splitter is not None:
             self._splitter.on_text = _ignore
+        if self._outbox is not None:
+            self._outbox.abandon()  # what is written from here on would follow the close frame
         receiver, self._receiver = self._receiver, None
         if receiver is not None:
             self.loop.call_soon(receiver.lost, code)

@@ -10,14 +10,14 @@ import time
 import uuid
 from collections.abc import Coroutine, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, NoReturn, assert_never
 
 from msgspec import UNSET
 
-from app.cluster.connection_manager import ConnectionManager
+from app.cluster.connection_manager import ConnectionManager, Receipt
 from app.cluster.node import Node
 from app.errors import (
-    BadData,
     BadUserId,
     BusUnavailable,
     ConnectionLimit,
@@ -33,9 +33,9 @@ from app.protocol.codes import CloseCode
 from app.protocol.events import Ack, Emitted, History, Message, Presence, Published, Refreshed, Unsubscribed
 from app.protocol.identity import user_of
 from app.protocol.namespace import Namespaces
-from app.protocol.operations import Connect, Operation
+from app.protocol.operations import Connect, Operation, Publish, Send
 from app.protocol.plain import PlainCodec
-from app.protocol.position import format_cursor
+from app.protocol.position import cursor_of, format_cursor
 from app.protocol.session import (
     Action,
     Announce,
@@ -57,6 +57,7 @@ from app.telemetry import Telemetry
 from app.transports.addresses import Addresses
 from app.transports.auth import Authenticator, Credentials, Identity
 
+MOST_UNDER_WAY = 100  # messages of one client that the router has not answered yet
 _OTHER_USER = "the token is for another user than the URL"
 
 logger = logging.getLogger("heliograph.driver")
@@ -121,6 +122,8 @@ class Driver:
         self.registered = False  # the client is known, here and in the directory
         self._ended = False
         self._expiry: asyncio.TimerHandle | None = None
+        self._under_way = 0  # messages that the router has not answered
+        self._room: asyncio.Future[None] | None = None  # who waits until there are fewer
 
     async def enter(self, connect: Connect, identity: Identity) -> Sequence[Join]:
         """Let in a client that has proved who it is, and that says with one request all that it will ever say.
@@ -217,8 +220,6 @@ class Driver:
                 self.refuse(action)
             case Join():
                 return self._join(action)
-            case Announce():
-                return self._announce(action)
             case Recall():
                 return self._recall(action)
             case HandOver():
@@ -229,8 +230,8 @@ class Driver:
                 return self._authenticate(action)
             case Renew():
                 return self._renew(action)
-            case Route():
-                return self._route(action)
+            case Route(operation) | Announce(operation):
+                return self._dispatch(operation)
             case _:
                 assert_never(action)
         return None
@@ -324,20 +325,42 @@ class Driver:
             if is_on:
                 self._parts.manager.tell(self.connection, Unsubscribed(channel=channel))
 
-    async def _announce(self, action: Announce) -> None:
-        publish = action.operation
-        try:
-            receipt = await self._parts.manager.publish(
-                publish.channel, publish.data, sender=self._session.user, ephemeral=publish.ephemeral
-            )
-        except BusUnavailable as error:
-            self.refuse(Refuse(error.code, f"not published, try again: {error}", publish.id))
-        except BadData as error:
-            self.refuse(Refuse(error.code, str(error), publish.id))
+    def _dispatch(self, operation: Send | Publish) -> Coroutine[Any, Any, None] | None:
+        """Hand a message to the router. Others may follow before it is answered, but not any number of them."""
+        if self._under_way >= MOST_UNDER_WAY:
+            return self._dispatch_later(operation)
+        self._under_way += 1
+        manager = self._parts.manager
+        manager.dispatch(operation, sender=self._session.user, done=partial(self._dispatched, operation))
+        return None
+
+    async def _dispatch_later(self, operation: Send | Publish) -> None:
+        while self._under_way >= MOST_UNDER_WAY:
+            self._room = asyncio.get_running_loop().create_future()
+            await self._room
+        self._dispatch(operation)
+
+    def _dispatched(self, operation: Send | Publish, result: Receipt | HeliographError) -> None:
+        """The router's answer, told to the client."""
+        self._under_way -= 1
+        if self._room is not None:
+            if not self._room.done():
+                self._room.set_result(None)
+            self._room = None
+        event: Ack | Published
+        if isinstance(result, HeliographError):
+            failed = "not delivered" if isinstance(operation, Send) else "not published"
+            text = f"{failed}, try again: {result}" if isinstance(result, BusUnavailable) else str(result)
+            self.refuse(Refuse(result.code, text, operation.id))
+            if result.code is ErrorCode.INTERNAL:
+                self.connection.close(CloseCode.INTERNAL_ERROR, "internal error")
+            return
+        if isinstance(operation, Send):
+            event = Ack(message_id=result.message_id, delivery=result.delivery, id=echo(operation.id))
         else:
-            cursor = UNSET if receipt.position is None else format_cursor({publish.channel: receipt.position})
-            ack = Published(message_id=receipt.message_id, cursor=cursor, id=echo(publish.id))
-            self._parts.manager.tell(self.connection, ack)
+            cursor = UNSET if result.position is None else cursor_of(operation.channel, result.position)
+            event = Published(message_id=result.message_id, cursor=cursor, id=echo(operation.id))
+        self._parts.manager.tell(self.connection, event)
 
     async def _recall(self, action: Recall) -> None:
         read = action.operation
@@ -372,17 +395,6 @@ class Driver:
             self.refuse(Refuse(error.code, f"not stored: {error}", emit.id))
         else:
             self._parts.manager.tell(self.connection, Emitted(id=echo(emit.id)))
-
-    async def _route(self, action: Route) -> None:
-        send, manager = action.operation, self._parts.manager
-        deliver = manager.send_message if send.ephemeral else manager.send
-        try:
-            receipt = await deliver(send.to, send.data, sender=self._session.user)
-        except BusUnavailable as error:
-            self.refuse(Refuse(error.code, f"not delivered, try again: {error}", send.id))
-        else:
-            ack = Ack(message_id=receipt.message_id, delivery=receipt.delivery, id=echo(send.id))
-            self._parts.manager.tell(self.connection, ack)
 
     def _reject(self, error: HeliographError, close: CloseCode) -> None:
         """The client is nobody: say why, and close."""

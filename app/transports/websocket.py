@@ -69,7 +69,7 @@ class WebSocketDoor:
         return cls(
             parts,
             OriginPolicy(parts.settings.allowed_origins),
-            frames=Encoding(parts.codec, text_frame, parts.telemetry.traffic["websocket"]),
+            frames=Encoding(parts.codec, text_frame, parts.telemetry.traffic["websocket"], joins=True),
             texts=Encoding(parts.codec, bytes, parts.telemetry.traffic["websocket"]),
         )
 

@@ -26,6 +26,7 @@ from tests.support.replicas import RunningReplica
 from tests.support.waiting import eventually
 
 QUICK = {"heartbeat_s": 0.1, "linger_s": 0.2}
+DIRECTED = {"routing": "directed"}
 LONG = {"chat": {"history_size": 100_000}, "#": {"history_size": 100_000}}  # histories that no test outruns
 
 
@@ -86,13 +87,14 @@ class Pair:
     there: RunningReplica
 
 
-@pytest.fixture(params=["memory", "redis"])
+@pytest.fixture(params=["memory", "redis", "directed"])
 async def pair(request: pytest.FixtureRequest, start_replica: StartReplica) -> Pair:
     if request.param == "memory":
         alone = await start_replica("replica-1", redis_url=None, channels=QUICK, namespaces=LONG)
         return Pair(alone, alone)
-    here = await start_replica("replica-1", channels=QUICK, namespaces=LONG)
-    return Pair(here, await start_replica("replica-2", channels=QUICK, namespaces=LONG))
+    bus = DIRECTED if request.param == "directed" else {}
+    here = await start_replica("replica-1", channels=QUICK, namespaces=LONG, bus=bus)
+    return Pair(here, await start_replica("replica-2", channels=QUICK, namespaces=LONG, bus=bus))
 
 
 class TestSubscribing:
@@ -301,9 +303,10 @@ class TestUsers:
                 assert await bob.messages(1) == ["live"]
                 await bob.nothing_more()
 
-    async def test_five_hundred_in_a_row_to_two_devices(self, start_replica: StartReplica) -> None:
+    @pytest.mark.parametrize("bus", [{}, DIRECTED], ids=["shared", "directed"])
+    async def test_five_hundred_in_a_row_to_two_devices(self, start_replica: StartReplica, bus: Any) -> None:
         """Fails if a burst to a user on two other replicas stalls or loses its order."""
-        one, two, three = [await start_replica(f"replica-{n}") for n in (1, 2, 3)]
+        one, two, three = [await start_replica(f"replica-{n}", bus=bus) for n in (1, 2, 3)]
         async with arrive(one, "al") as al, arrive(two, "bob") as phone, arrive(three, "bob") as laptop:
             for n in range(500):
                 await al.say({"type": "send", "to": "bob", "data": n, "id": n})
@@ -311,12 +314,17 @@ class TestUsers:
                 assert await device.messages(500, within_s=10) == list(range(500))
                 await device.nothing_more()
 
-    async def test_a_last_message_to_a_user_that_was_lost(self, start_replica: StartReplica) -> None:
-        """Fails if the common counter of the shared bus channel does not give away what did not come."""
-        one, two = [await start_replica(f"replica-{n}") for n in (1, 2)]
+    @pytest.mark.parametrize("bus", [{}, DIRECTED], ids=["shared", "directed"])
+    @pytest.mark.parametrize("before", [[], [1]], ids=["the first of all", "one of many"])
+    async def test_a_last_message_to_a_user_that_was_lost(
+        self, start_replica: StartReplica, bus: Any, before: list[int]
+    ) -> None:
+        """Fails if the counter of the bus channel that should have brought it does not give it away."""
+        one, two = [await start_replica(f"replica-{n}", bus=bus) for n in (1, 2)]
         async with arrive(one, "al") as al, arrive(two, "bob") as bob:
-            await al.send("bob", 1)
-            assert await bob.messages(1) == [1]
+            for n in before:
+                await al.send("bob", n)
+            assert await bob.messages(len(before)) == before
             await asyncio.sleep(1.1)  # one heartbeat
             mend = drop_what_comes(two)
             assert (await al.send("bob", "lost"))["delivery"] == "remote"
@@ -332,18 +340,17 @@ class TestUsers:
         """Fails if what is in the log, but was published to nobody, waits for the next message."""
         one = await start_replica(channels=QUICK, namespaces=LONG)
         log = one.replica.manager._log
-        append = log.append
+        submit = log.submit
 
-        async def lose_the_answer(*arguments: Any) -> Any:
-            await append(*arguments)
-            raise BusUnavailable("the answer was lost")
+        def lose_the_answer(draft: Any, options: Any, lease: str, done: Callable[[Any], object]) -> None:
+            submit(draft, options, lease, lambda _: done(BusUnavailable("the answer was lost")))
 
         async with arrive(one, "bob") as bob:
             await one.replica.bus.client.set(one.replica.bus.keys.settled_at, 0)
-            monkeypatch.setattr(log, "append", lose_the_answer)
+            monkeypatch.setattr(log, "submit", lose_the_answer)
             with pytest.raises(BusUnavailable):
                 await one.replica.manager.send("bob", "kept", idempotency_key="k")
-            monkeypatch.setattr(log, "append", append)
+            monkeypatch.setattr(log, "submit", submit)
             assert await bob.messages(1) == ["kept"]
             receipt = await one.replica.manager.send("bob", "kept", idempotency_key="k")
             assert receipt.position is not None

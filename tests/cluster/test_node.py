@@ -91,20 +91,20 @@ class TestStop:
         def record(owner: object, name: str) -> None:
             method = getattr(owner, name)
 
-            async def recorded(*arguments: object) -> object:
+            def recorded(*arguments: object) -> object:
                 steps.append(name)
-                return await method(*arguments)
+                return method(*arguments)
 
             monkeypatch.setattr(owner, name, recorded)
 
         bus = one.replica.bus
         record(one.replica.directory._backend, "reap")
         record(bus, "stop_listening")
-        record(bus._pubsub, "unsubscribe")
+        record(bus._wire, "say")
         record(bus._client, "aclose")
         await one.replica.node.stop()
         # `close` stops the listener again, as it may be called alone.
-        assert steps == ["reap", "stop_listening", "stop_listening", "unsubscribe", "aclose"]
+        assert steps == ["reap", "stop_listening", "stop_listening", "say", "aclose"]
 
     async def test_stopping_twice_or_before_starting_is_harmless(self, members: Members) -> None:
         """Fails if a stop depends on what came before it."""

@@ -39,8 +39,8 @@ class House:
 
     def __init__(self) -> None:
         self.telemetry = Telemetry()
-        self.hub = Hub(self.telemetry)
         self.turn = Turn(lambda callback: None)
+        self.hub = Hub(self.telemetry, self.turn)
         self.codec = CountingCodec()
         self.encoding = Encoding(self.codec, bytes, self.telemetry.traffic["websocket"])
         self.sinks: dict[Connection, RecordingSink] = {}

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from app.errors import BadEnvelope, BadUserId
 from app.protocol.command import DisconnectUser, UnsubscribeUser
-from app.protocol.envelope import MAX_DEPTH, Envelope, decode_envelope, encode_envelope
+from app.protocol.envelope import MAX_DEPTH, Envelope, decode_envelope, encode_envelope, ending_of
 from app.protocol.identity import check_user_id
 from app.protocol.position import Position
 from app.protocol.publication import Publication
@@ -201,3 +201,23 @@ def test_any_bytes_are_an_envelope_or_a_bad_one(payload: bytes) -> None:
     """Fails if there are bytes that stop the listener."""
     with suppress(BadEnvelope):
         decode_envelope(payload)
+
+
+def test_an_ephemeral_envelope_tells_by_its_end_whose_it_is() -> None:
+    """Fails if a field is added behind the node id: a replica would no longer know its own messages from afar."""
+    publication = Publication("#bob", msgspec.Raw(b"1"), "m", "now", sender="alice", origin="replica-1")
+    encoded = encode_envelope(Envelope.of(publication, "n1"))
+    assert encoded.endswith(ending_of("n1"))
+    assert not encoded.endswith(ending_of("n2"))
+    inside = b'{"target_user_id":"bob","message":{"node_id":"n1"}}'
+    assert not inside.endswith(ending_of("n1")), "what somebody says in a message is no sender"
+
+
+@pytest.mark.parametrize(
+    "message", [b"[" * 200 + b"]" * 200, b'"\xff"'], ids=["deeper than a reader can bear", "no UTF-8"]
+)
+def test_data_that_would_break_a_reader_are_refused_whoever_sends_them(message: bytes) -> None:
+    """Fails if it is enough to call oneself a replica to get through what closes every socket of a channel."""
+    for node_id in (b"", b',"node_id":"n1"'):
+        with pytest.raises(BadEnvelope):
+            decode_envelope(b'{"target_user_id":"bob","message":' + message + node_id + b"}")

@@ -277,9 +277,9 @@ async def test_the_cluster_keeps_on_one_server_and_tells_on_the_other(
         await bob.next("ack", id=3)
         assert await alice.messages(1) == ["하나"]
         kinds = {key.removeprefix(f"{namespace}:").rpartition(":")[2] for key in live.command("KEYS", "*").split()}
-        assert not kinds & {"meta", "log", "seq", "state", "tail"}
+        assert not kinds & {"meta", "log", "sequences", "state", "tail"}
         kept = {key.removeprefix(f"{namespace}:") for key in durable.command("KEYS", "*").split()}
-        assert {"{#bob}:log", "{#bob}:meta", "{news}:log", "bus:seq"} <= kept
+        assert {"{#bob}:log", "{#bob}:meta", "{news}:log", "bus:sequences"} <= kept
         assert not any("holders" in key or "leases" in key for key in kept)
     async with Client(first.url, user="carol") as carol:
         await carol.say({"type": "history", "channel": "#carol"})

@@ -41,7 +41,7 @@ def lines(server: RedisServer, namespace: str, project_id: str = "7") -> list[tu
     """What stands in the project's stream: text and stream of each line."""
     with Redis.from_url(server.url) as redis:
         found: Any = redis.xrange(f"{namespace}:{{logs:{project_id}}}:log")
-    data = [json.loads(fields[b"b"])["message"] for _, fields in found]
+    data = [json.loads(b"{" + fields[b"b"])["message"] for _, fields in found]
     return [(each["line"], each["stream"]) for each in data]
 
 

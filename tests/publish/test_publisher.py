@@ -72,7 +72,7 @@ def redis(redis_server: RedisServer) -> Iterator[Redis]:
 def entries(redis: Redis, namespace: str, channel: str) -> list[dict[str, Any]]:
     """The envelopes in the channel's stream."""
     found: Any = redis.xrange(f"{namespace}:{{{channel}}}:log")
-    return [json.loads(fields[b"b"]) for _, fields in found]
+    return [json.loads(b"{" + fields[b"b"]) for _, fields in found]
 
 
 async def test_every_verb_reaches_its_viewers(start_replica: StartReplica, publisher: Both) -> None:

@@ -8,6 +8,7 @@ from app.cluster.directory import Directory
 from app.hub.connection import Connection
 from app.hub.frames import Encoding
 from app.hub.hub import Hub
+from app.hub.outbox import Turn
 from app.protocol.plain import PlainCodec
 from app.settings import DirectorySettings
 from app.telemetry import Telemetry, Traffic
@@ -34,7 +35,7 @@ class Holder:
     ) -> None:
         self.name = name
         self.described = 0  # how often the directory has asked, which it does for each renewal
-        self.hub = Hub(Telemetry())
+        self.hub = Hub(Telemetry(), Turn(lambda callback: None))
         self.directory = Directory(backend, self.hub, node_id=name, settings=settings, clock=clock or SystemClock())
 
     async def start(self) -> None:

@@ -10,7 +10,7 @@ from typing import Any, Self
 from app.application import Replica, build_replica
 from app.hub.connection import Connection
 from app.hub.frames import Encoding
-from app.hub.outbox import Outbox, Turn
+from app.hub.outbox import Outbox
 from app.protocol.codes import CloseCode
 from app.protocol.events import Connected
 from app.protocol.plain import PlainCodec
@@ -76,7 +76,7 @@ class Member:
 
     def __init__(self, replica: Replica) -> None:
         self.replica = replica
-        self.turn = Turn(asyncio.get_running_loop().call_soon)
+        self.turn = replica.turn
         self.encoding = Encoding(PlainCodec(32), bytes, Traffic())
         self.send = replica.manager.send_message
 
@@ -99,8 +99,9 @@ class Member:
 class Members:
     """`async with Members(url, namespace) as members:` — the replicas of one cluster, stopped at the block's end."""
 
-    def __init__(self, redis_url: str | None, namespace: str) -> None:
+    def __init__(self, redis_url: str | None, namespace: str, routing: str = "shared") -> None:
         self._redis_url = redis_url
+        self._routing = routing
         self._namespace = namespace
         self._started: list[Member] = []
 
@@ -115,6 +116,7 @@ class Members:
     async def start(self, name: str = "replica-1", *, ready: bool = True, **options: Any) -> Member:
         """Have one more replica join. `ready=False` does not wait until it has heard its canary."""
         options.setdefault("redis_url", self._redis_url)
+        options["bus"] = {"routing": self._routing, **options.get("bus", {})}
         member = Member(build_replica(settings_for(namespace=self._namespace, **options), name))
         self._started.append(member)
         await member.replica.node.start()

@@ -4,6 +4,7 @@ import signal
 import socket
 import subprocess
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
@@ -18,11 +19,12 @@ def free_port() -> int:
 class RedisServer:
     """One redis-server process. `restart` keeps the port; data survive only with `appendonly`."""
 
-    def __init__(self, directory: Path, *, appendonly: bool = False) -> None:
+    def __init__(self, directory: Path, *, appendonly: bool = False, options: Sequence[str] = ()) -> None:
         self.port = free_port()
         self.url = f"redis://127.0.0.1:{self.port}/0"
         self._directory = directory
         self._appendonly = appendonly
+        self._options = options
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> Self:
@@ -41,6 +43,7 @@ class RedisServer:
                 "yes" if self._appendonly else "no",
                 "--appendfsync",
                 "always",
+                *self._options,
             ],
             stdout=subprocess.DEVNULL,
         )

@@ -15,6 +15,7 @@ class TcpProxy:
         self._tasks: set[asyncio.Task[None]] = set()
         self.port = 0
         self.refuse_after = -1  # so many more connections are let through, the rest is closed at once (-1: all are)
+        self.cut_after = -1  # so many more bytes from the server, then the connection ends (-1: never)
 
     @property
     def url(self) -> str:
@@ -34,6 +35,14 @@ class TcpProxy:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
+    def let_through(self, data: bytes) -> bytes:
+        """What of this, coming from the server, still reaches the client."""
+        if self.cut_after < 0:
+            return data
+        passed = data[: self.cut_after]
+        self.cut_after -= len(passed)
+        return passed
+
     def deafen(self, said: bytes = b"") -> int:
         """The clients that are connected now and have sent `said` hear nothing from the server any more.
 
@@ -52,7 +61,7 @@ class TcpProxy:
         task = asyncio.current_task()
         assert task is not None
         self._tasks.add(task)
-        link = _Link()
+        link = _Link(self)
         self._links.append(link)
         try:
             far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._target_port)
@@ -71,7 +80,8 @@ class TcpProxy:
 class _Link:
     """One connection through the proxy."""
 
-    def __init__(self) -> None:
+    def __init__(self, proxy: TcpProxy) -> None:
+        self._proxy = proxy
         self.said = b""  # the beginning of what the client has sent
         self.deaf = False
 
@@ -86,8 +96,11 @@ class _Link:
     async def down(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError):
             while data := await reader.read(65536):
-                if not self.deaf:
-                    writer.write(data)
-                    await writer.drain()
+                if self.deaf:
+                    continue
+                writer.write(self._proxy.let_through(data))
+                await writer.drain()
+                if self._proxy.cut_after == 0:
+                    break
         if not self.deaf:
             writer.close()

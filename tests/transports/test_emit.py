@@ -35,7 +35,7 @@ async def test_a_worker_gets_what_a_client_emits(
         first = {name: value.decode() for name, value in got[0].fields.items()}
         assert (first["event"], first["user"], first["replica"]) == ("주문", "우주", "replica-1")
         assert first["session"] == client.connected["session"]
-        assert len(first["message_id"]) == 32
+        assert first["message_id"]
         assert first["emitted_at"].endswith("Z")
         assert set(first) == {"event", "data", "user", "session", "replica", "emitted_at", "message_id"}
 

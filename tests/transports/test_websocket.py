@@ -4,11 +4,13 @@ import asyncio
 import json
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
+from typing import Any
 
 import httpx
 import pytest
 
 from app.protocol.position import parse_cursor
+from app.transports.driver import MOST_UNDER_WAY
 from tests.conftest import StartReplica
 from tests.support.client import Client
 from tests.support.raw_socket import BINARY, CONTINUATION, PING, PONG, TEXT, RawSocket
@@ -390,20 +392,53 @@ class TestFaults:
         self, one: RunningReplica, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
         """Fails if an unforeseen error leaves a socket half alive, hurts others, or is swallowed without a word."""
-        send = one.replica.manager.send
+        dispatch = one.replica.manager.dispatch
 
-        async def failing(user_id: str, *arguments: object, **options: object) -> object:
-            if user_id == "bomb":
+        def failing(operation: Any, **options: Any) -> None:
+            if operation.to == "bomb":
                 raise ZeroDivisionError("boom")
-            return await send(user_id, *arguments, **options)
+            dispatch(operation, **options)
 
-        monkeypatch.setattr(one.replica.manager, "send", failing, raising=True)
+        monkeypatch.setattr(one.replica.manager, "dispatch", failing, raising=True)
         async with Client(one.url, user="alice") as alice, Client(one.url, user="bob") as bob:
             await alice.say({"type": "send", "to": "bomb", "data": 1})
             assert await alice.close_code() == 1011
             await eventually(lambda: one.replica.hub.count("alice") == 0)
             assert "ZeroDivisionError" in caplog.text
             assert (await bob.send("bob", 1))["type"] == "ack"
+
+    async def test_a_fault_behind_the_answer_of_redis_ends_that_connection_alone(
+        self, start_replica: StartReplica, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """Fails if an unforeseen error in a callback leaves a client without an answer, and its socket half alive."""
+        one = await start_replica()
+        receipt = one.replica.manager._receipt
+
+        def failing(publication: Any, *arguments: Any) -> Any:
+            if publication.channel == "#bomb":
+                raise ZeroDivisionError("boom")
+            return receipt(publication, *arguments)
+
+        monkeypatch.setattr(one.replica.manager, "_receipt", failing)
+        async with Client(one.url, user="alice") as alice, Client(one.url, user="bob") as bob:
+            await alice.say({"type": "send", "to": "bomb", "data": 1})
+            assert await alice.close_code() == 1011
+            assert "ZeroDivisionError" in caplog.text
+            assert (await bob.send("bob", 1))["type"] == "ack"
+
+    async def test_no_client_has_any_number_of_messages_under_way(
+        self, start_replica: StartReplica, own_redis: RedisServer
+    ) -> None:
+        """Fails if one client that sends without waiting fills what all share, or if the limit costs it a message."""
+        one = await start_replica(redis_url=own_redis.url)
+        async with Client(one.url, user="alice") as alice, Client(one.url, user="bob") as bob:
+            own_redis.freeze()
+            for number in range(3 * MOST_UNDER_WAY):
+                await alice.say({"type": "send", "to": "bob", "data": number, "id": number})
+            await asyncio.sleep(0.3)
+            assert len(one.replica.bus.client.link._outstanding) < 2 * MOST_UNDER_WAY
+            own_redis.thaw()
+            assert await bob.messages(3 * MOST_UNDER_WAY, within_s=10) == list(range(3 * MOST_UNDER_WAY))
 
     async def test_a_socket_whose_write_fails_is_dropped_alone(
         self, start_replica: StartReplica, monkeypatch: pytest.MonkeyPatch

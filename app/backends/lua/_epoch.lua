@@ -1,24 +1,40 @@
--- Stands before every script that reads or writes a log, behind a line that sets two constants:
---   boot     the run id of the Redis server that the script was loaded into. Scripts do not survive a restart, so
---            a script never runs under another server than that.
+-- Stands before every script that reads or writes a log, behind a line that sets constants:
+--   fence    the run id (its beginning) of the Redis server that the script was loaded into, and '1' if that is certain. Scripts do
+--            not survive a restart, so a script never runs under another server than that.
 --   certain  true if this server loses nothing that it has acknowledged when it restarts (appendfsync always)
 
--- The log's epoch and the offset of its last publication. The epoch is new if there is no log yet, or if the server
--- has restarted since and may have lost the end of it: its offsets might otherwise be given twice. What a server may
--- have lost depends on how it ran before the restart, too: `safe` says whether the log was last written safely.
-local function place(meta, stream, new_epoch)
-  local known = redis.call('HMGET', meta, 'epoch', 'top', 'boot', 'safe')
-  local epoch, top, safe = known[1], tonumber(known[2] or 0), certain and '1' or '0'
+-- A name for a log that begins, unlike any before it.
+local function new_epoch(meta)
+  local time = redis.call('TIME')
+  return string.sub(redis.sha1hex(meta .. fence .. time[1] .. '.' .. time[2]), 1, 8)
+end
+
+-- True if the log that was last written behind this fence stands as it was then: the server has not restarted since,
+-- or has lost nothing by that. How it ran before the restart counts too, so the end of the fence says that.
+local function stands(other)
+  if not other then return false end
+  return other == fence or string.sub(other, 1, -2) == string.sub(fence, 1, -2)
+    or (certain and string.sub(other, -1) == '1')
+end
+
+-- The log's epoch, the offset of its last publication, and `due` (see _keep.lua). The epoch is new if there is no log
+-- yet, or if the server has restarted since and may have lost the end of it: its offsets might otherwise be given
+-- twice.
+local function place(meta, stream)
+  local known = redis.call('HMGET', meta, 'epoch', 'top', 'fence', 'due')
+  local epoch = known[1]
+  if known[3] == fence then
+    return epoch, tonumber(known[2]), known[4]
+  end
   if not epoch then
-    redis.call('HSET', meta, 'epoch', new_epoch, 'top', 0, 'boot', boot, 'safe', safe)
+    epoch = new_epoch(meta)
+    redis.call('HSET', meta, 'epoch', epoch, 'top', 0, 'fence', fence)
     redis.call('DEL', stream) -- not after its meta by itself; but entries without one would refuse new ones
-    return new_epoch, 0
+    return epoch, 0
   end
-  if known[3] ~= boot and not (certain and known[4] == '1') then
-    epoch = new_epoch
+  if not stands(known[3]) then
+    epoch = new_epoch(meta)
   end
-  if known[3] ~= boot or known[4] ~= safe then
-    redis.call('HSET', meta, 'epoch', epoch, 'boot', boot, 'safe', safe)
-  end
-  return epoch, top
+  redis.call('HSET', meta, 'epoch', epoch, 'fence', fence)
+  return epoch, tonumber(known[2])
 end

@@ -1,60 +1,73 @@
 -- Stands before every script that appends to a log: gives a publication its place in the channel's log and keeps it.
--- KEYS: meta, stream, idempotency key, holders, settled_at, bus sequence, state, tail
--- ARGV: new epoch, history size, ttl in ms, how much longer meta stays in ms, ttl of the idempotency key in ms (0: none),
---       bus channel, asking replica's lease, '1' if the channel is a user's, message id,
---       head (the envelope's fields, without braces), data (JSON; '' for a run),
---       for a run: state, progress and message (JSON, '' if not given), size of its tail, its ttl in ms after the end
+-- KEYS: meta, stream, then of a user: holders, settled_at, sequences; of a run: state, tail
+-- ARGV: history size, ttl in ms, due (see `keep`), bus channel, the asking replica's lease if the channel is a user's
+--       ('-': a program asks; '' if the channel is no user's), the envelope's fields as JSON without the first brace
+--       (of a run: without the message too, beginning with a comma),
+--       then if the publication has an idempotency key or is a run's: that key's name ('' for none) and its ttl in ms,
+--       message id,
+--       then of a run: state, progress and message (JSON, '' if not given), size of its tail, its ttl in ms after the end
+-- Few and short arguments, and no string that need not be made: each costs Redis as much as reading a key.
+--
+-- An answer is a string: epoch, offset, delivery and (of a repetition) message id with dots between them. The delivery
+-- is 'remote', 'stored' or 'local' (see Delivery in app/protocol/events.py), or 'here': local, and nothing was published.
 
 -- What the first publication with this idempotency key was answered; nothing if this is the first.
 local function answered()
-  local seen = ARGV[5] ~= '0' and redis.call('GET', KEYS[3])
-  return seen and cjson.decode(seen)
+  if (ARGV[7] or '') == '' then return nil end
+  return redis.call('GET', ARGV[7])
 end
 
-local function remember_answer(answer)
-  if ARGV[5] ~= '0' then
-    redis.call('SET', KEYS[3], cjson.encode(answer), 'PX', ARGV[5])
+-- Remembers the answer for repetitions; they are told the message id too.
+local function remembered(answer)
+  if (ARGV[7] or '') ~= '' then
+    redis.call('SET', ARGV[7], answer .. '.' .. ARGV[9], 'PX', ARGV[8])
   end
+  return answer
 end
 
--- Brings a run's state up to date; returns the data of the publication that tells of it, and how long to keep the run.
+-- Brings a run's state up to date; returns the fields of the envelope that tells of it, and how long to keep the run.
 local function reduce()
-  local ttl = ARGV[3]
-  local was = redis.call('HMGET', KEYS[7], 'state', 'progress')
-  local state = ARGV[12] ~= '' and ARGV[12] or was[1] or 'null'
-  local progress = ARGV[13] ~= '' and ARGV[13] or was[2] or '0'
+  local ttl = ARGV[2]
+  local was = redis.call('HMGET', KEYS[3], 'state', 'progress')
+  local state = ARGV[10] ~= '' and ARGV[10] or was[1] or 'null'
+  local progress = ARGV[11] ~= '' and ARGV[11] or was[2] or '0'
   if state == '"END"' or state == '"FAILED"' then
-    ttl = ARGV[16]
+    ttl = ARGV[14]
   end
-  redis.call('HSET', KEYS[7], 'state', state, 'progress', progress)
-  redis.call('PEXPIRE', KEYS[7], ttl)
-  if ARGV[14] ~= '' then
-    redis.call('RPUSH', KEYS[8], ARGV[14])
-    redis.call('LTRIM', KEYS[8], -ARGV[15], -1)
+  redis.call('HSET', KEYS[3], 'state', state, 'progress', progress)
+  redis.call('PEXPIRE', KEYS[3], ttl)
+  if ARGV[12] ~= '' then
+    redis.call('RPUSH', KEYS[4], ARGV[12])
+    redis.call('LTRIM', KEYS[4], -ARGV[13], -1)
   end
-  redis.call('PEXPIRE', KEYS[8], ttl)
-  local message = ARGV[14] ~= '' and ARGV[14] or 'null'
-  return '{"state":' .. state .. ',"progress":' .. progress .. ',"message":' .. message .. '}', ttl
+  redis.call('PEXPIRE', KEYS[4], ttl)
+  local message = ARGV[12] ~= '' and ARGV[12] or 'null'
+  local data = '{"state":' .. state .. ',"progress":' .. progress .. ',"message":' .. message .. '}'
+  return '"message":' .. data .. ARGV[6], ttl
 end
 
--- Returns the publication's epoch and offset, and the rest of its envelope.
+-- Returns the publication's epoch and offset, and its envelope's fields without the first brace, as the log keeps them.
+-- The times to live begin anew with each publication. `due` is one asker's name for the present second: if that asker
+-- has had them begun anew within it, they are left as they are, so they are a second longer. '': always, exactly.
 local function keep()
-  local epoch, top = place(KEYS[1], KEYS[2], ARGV[1])
-  local offset = top + 1
-  redis.call('HSET', KEYS[1], 'top', offset)
-  local data, ttl = ARGV[11], ARGV[3]
-  if data == '' then
-    data, ttl = reduce()
+  local epoch, top, due = place(KEYS[1], KEYS[2])
+  local offset, body, ttl = string.format('%d', top + 1), ARGV[6], ARGV[2]
+  if ARGV[10] then
+    body, ttl = reduce()
   end
-  local body = ARGV[10] .. ',"message":' .. data .. '}'
-  redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[2], offset .. '-0', 'b', '{' .. body)
-  redis.call('PEXPIRE', KEYS[2], ttl)
-  redis.call('PEXPIRE', KEYS[1], ttl + ARGV[4])
+  redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[1], offset .. '-0', 'b', body)
+  if due == ARGV[3] and due ~= '' then
+    redis.call('HSET', KEYS[1], 'top', offset)
+  else
+    local longer = ARGV[3] == '' and 0 or 1000
+    redis.call('HSET', KEYS[1], 'top', offset, 'due', ARGV[3])
+    redis.call('PEXPIRE', KEYS[2], ttl + longer)
+    redis.call('PEXPIRE', KEYS[1], ttl + longer + meta_ms)
+  end
   return epoch, offset, body
 end
 
--- What goes out on the bus. Publications for users are counted, so that a missing one shows.
-local function envelope(epoch, offset, body)
-  local sequence = ARGV[8] == '1' and ',"seq":' .. redis.call('INCR', KEYS[6]) or ''
-  return '{"epoch":"' .. epoch .. '","offset":' .. offset .. sequence .. ',' .. body
+-- What goes out on the bus. `count`: the name and number that let a missing one show.
+local function envelope(epoch, offset, body, count)
+  return '{"epoch":"' .. epoch .. '","offset":' .. offset .. count .. ',' .. body
 end

@@ -1,6 +1,8 @@
 -- Gives a publication its place in the channel's log, keeps it and publishes it: all of that, or none.
+-- `directed`: to a user who is elsewhere, to the inboxes of the replicas that hold them; otherwise on the bus channel,
+-- and so to all. What one channel of the bus brings is counted, so that a missing one shows.
 -- KEYS, ARGV: see _keep.lua
--- Returns {epoch, offset, delivery, 1 if published, message id}; for a repetition those of the first try
+-- Returns the answer (see _keep.lua); to a repetition the first one's
 local first = answered()
 if first then
   return first
@@ -8,16 +10,22 @@ end
 
 local epoch, offset, body = keep()
 
--- A user whom only the asking replica holds gets it there, and nobody else need hear of it.
-local delivery, publish = 'remote', true
-if ARGV[8] == '1' then
-  delivery, publish = reach(KEYS[4], KEYS[5], ARGV[7])
-  if delivery == 'offline' then delivery = 'stored' end
-end
-if publish then
-  redis.call('PUBLISH', ARGV[6], envelope(epoch, offset, body))
+if ARGV[5] == '' then
+  redis.call('PUBLISH', ARGV[4], envelope(epoch, offset, body, ''))
+  return remembered(epoch .. '.' .. offset .. '.remote')
 end
 
-local answer = {epoch, offset, delivery, publish and 1 or 0, ARGV[9]}
-remember_answer(answer)
-return answer
+-- A user whom only the asking replica holds gets it there, and nobody else need hear of it.
+local delivery, publish, leases = reach(KEYS[3], KEYS[4], ARGV[5])
+if directed and delivery == 'remote' then
+  each_node(leases, function(node)
+    local count = ',"own_seq":' .. redis.call('HINCRBY', KEYS[5], node, 1)
+    redis.call('PUBLISH', ARGV[4] .. '@' .. node .. ':in', envelope(epoch, offset, body, count))
+  end)
+elseif publish then
+  local count = ',"seq":' .. redis.call('HINCRBY', KEYS[5], 'shared', 1)
+  redis.call('PUBLISH', ARGV[4], envelope(epoch, offset, body, count))
+end
+if delivery == 'offline' then delivery = 'stored' end
+if not publish then delivery = 'here' end
+return remembered(epoch .. '.' .. offset .. '.' .. delivery)

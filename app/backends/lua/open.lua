@@ -1,21 +1,21 @@
 -- Where a channel stands, what is in its log after a position, and a run's state: all at one moment.
 -- KEYS: meta, stream, state, tail
--- ARGV: new epoch, ms that a new meta stays, epoch and offset after which to read (offset -1: read nothing,
+-- ARGV: ms that a new meta stays, epoch and offset after which to read (offset -1: read nothing,
 --       -2: read from the start of what is kept), how many to read at the most, '1' to read the state too
 -- Returns {epoch, top, 1 if nothing between the position and the first publication read is missing,
 --          {offset, body, ...}, {state, progress}, tail}
-local epoch, top = place(KEYS[1], KEYS[2], ARGV[1])
+local epoch, top = place(KEYS[1], KEYS[2])
 if redis.call('PTTL', KEYS[1]) == -1 then
-  redis.call('PEXPIRE', KEYS[1], ARGV[2])
+  redis.call('PEXPIRE', KEYS[1], ARGV[1])
 end
 
-local after, complete, found = tonumber(ARGV[4]), 1, {}
-if after >= 0 and (ARGV[3] ~= epoch or after > top) then
+local after, complete, found = tonumber(ARGV[3]), 1, {}
+if after >= 0 and (ARGV[2] ~= epoch or after > top) then
   complete, after = 0, -1
 end
 if after ~= -1 then
   local start = after == -2 and '-' or '(' .. after .. '-0'
-  for _, entry in ipairs(redis.call('XRANGE', KEYS[2], start, '+', 'COUNT', ARGV[5])) do
+  for _, entry in ipairs(redis.call('XRANGE', KEYS[2], start, '+', 'COUNT', ARGV[4])) do
     found[#found + 1] = tonumber(string.match(entry[1], '^%d+'))
     found[#found + 1] = entry[2][2]
   end
@@ -26,7 +26,7 @@ if after ~= -1 then
 end
 
 local state, tail = {}, {}
-if ARGV[6] == '1' then
+if ARGV[5] == '1' then
   state = redis.call('HMGET', KEYS[3], 'state', 'progress')
   tail = redis.call('LRANGE', KEYS[4], 0, -1)
 end

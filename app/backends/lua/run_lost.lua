@@ -3,16 +3,16 @@
 -- Stands behind append.lua as the function `append`.
 -- KEYS: as append.lua, then: leases of runs
 -- ARGV: as append.lua, then: run id
--- Returns what append.lua returns, or nothing if there was nothing to say
+-- Returns what append.lua returns, or '' if there was nothing to say
 local leases, run_id = KEYS[#KEYS], ARGV[#ARGV]
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local deadline = redis.call('ZSCORE', leases, run_id)
 if not deadline or tonumber(deadline) > now then
-  return {}
+  return ''
 end
 
-local state, appended = redis.call('HGET', KEYS[7], 'state'), {}
+local state, appended = redis.call('HGET', KEYS[3], 'state'), ''
 if state ~= '"END"' and state ~= '"FAILED"' then
   appended = append()
 end

@@ -1,13 +1,12 @@
 -- Gives a publication its place in the channel's log and keeps it, on a server that nobody listens to: it is to be
 -- announced on another.
--- KEYS, ARGV: see _keep.lua; the holders, settled_at, the bus channel and the lease are not looked at
--- Returns {epoch, offset, 'stored', 1, message id, what to announce}; for a repetition without the last
+-- KEYS, ARGV: see _keep.lua; the holders, settled_at and the bus channel are not looked at
+-- Returns {answer (see _keep.lua), what to announce}; for a repetition without the last
 local first = answered()
 if first then
-  return first
+  return {first}
 end
 
 local epoch, offset, body = keep()
-local frame = envelope(epoch, offset, body)
-remember_answer({epoch, offset, 'stored', 1, ARGV[9]})
-return {epoch, offset, 'stored', 1, ARGV[9], frame}
+local count = ARGV[5] ~= '' and ',"seq":' .. redis.call('HINCRBY', KEYS[5], 'shared', 1) or ''
+return {remembered(epoch .. '.' .. offset .. '.stored'), envelope(epoch, offset, body, count)}

@@ -3,9 +3,8 @@
 -- Returns {epoch, top, ...}; an epoch is '' where there is no log, or one whose past is not certain any more
 local tops = {}
 for i, meta in ipairs(KEYS) do
-  local known = redis.call('HMGET', meta, 'epoch', 'top', 'boot', 'safe')
-  local sure = known[1] and (known[3] == boot or (certain and known[4] == '1'))
-  tops[2 * i - 1] = sure and known[1] or ''
+  local known = redis.call('HMGET', meta, 'epoch', 'top', 'fence')
+  tops[2 * i - 1] = known[1] and stands(known[3]) and known[1] or ''
   tops[2 * i] = tonumber(known[2] or 0)
 end
 return tops

@@ -195,6 +195,7 @@ class TestEdges:
         self,
         make_bus: MakeBus,
         redis_server: RedisServer,
+        admin: RedisAdmin,
         monkeypatch: pytest.MonkeyPatch,
         caplog: pytest.LogCaptureFixture,
     ) -> None:
@@ -203,11 +204,12 @@ class TestEdges:
         bus.start_listening()
         await eventually(lambda: bus.ready)
 
-        def broken(message: dict[str, object]) -> None:
+        def broken(payload: bytes) -> None:
             raise ZeroDivisionError("a bug in here")
 
-        monkeypatch.setattr(bus, "_handle_message", broken)
+        monkeypatch.setattr(pubsub_manager, "decode_envelope", broken)
         began = time.monotonic()
+        await admin.publish(bus.channel, '{"target_user_id":"bob","message":1}')
         await eventually(lambda: not bus.ready)
         assert time.monotonic() - began < TIMEOUT_S + 0.5
         [record] = [record for record in caplog.records if record.levelno == logging.CRITICAL]

@@ -18,7 +18,7 @@ from tests.support.waiting import eventually
 
 
 class TestInitialize:
-    async def test_pings_and_subscribes_to_the_shared_and_the_own_channel(
+    async def test_pings_and_subscribes_to_the_shared_channel_and_the_two_of_its_own(
         self, make_bus: MakeBus, own_redis: RedisServer, own_admin: RedisAdmin, namespace: str
     ) -> None:
         """Fails if a channel is missing, if Redis is not asked whether it answers, or if anybody reads already."""
@@ -26,7 +26,7 @@ class TestInitialize:
         assert bus.state is BusState.NEW
         await bus.initialize()
         await eventually(lambda: own_redis.calls("subscribe"))
-        assert await own_admin.channels(namespace) == {bus.channel, bus.own_channel}
+        assert await own_admin.channels(namespace) == {bus.channel, bus.own_channel, bus.inbox}
         assert own_redis.calls("ping") >= 2  # redis-cli's own when the server was started, and ours
         assert bus.state is BusState.INITIALIZED
         assert not bus.ready
@@ -105,7 +105,7 @@ class TestInitialize:
             assert await own_admin.connections("pubsub") == []
             proxy.refuse_after = -1
             await bus.initialize()
-            assert await own_admin.subscribers(bus.channel) == 1
+            await eventually(lambda: _subscribers_are(own_admin, bus.channel, 1))
             await bus.close()
 
     async def test_redis_may_come_later(self, make_bus: MakeBus, own_redis: RedisServer) -> None:

@@ -6,9 +6,9 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
-from redis.asyncio import ConnectionPool, Redis
-from redis.asyncio.client import PubSub
 
+from app.backends.link import Link
+from app.backends.wire import Wire
 from app.cluster.pubsub_manager import BusState, PubSubManager
 from tests.cluster.pubsub_manager.conftest import MakeBus
 from tests.support.cancelling import Watch, end
@@ -170,11 +170,10 @@ class Hold:
 
 # What the listen loop waits for, and whether the listener must have lost its connection to come there.
 AWAITS: dict[str, tuple[type | Any, str, bool]] = {
-    "the ping": (Redis, "ping", False),
-    "subscribing": (PubSub, "subscribe", False),
-    "reading": (PubSub, "get_message", False),
-    "closing the lost connection": (PubSub, "aclose", True),
-    "closing its pool": (ConnectionPool, "aclose", True),
+    "the ping": (Link, "ping", False),
+    "connecting": (Wire, "open", False),
+    "reading": (asyncio, "wait", False),
+    "closing the lost connection": (Wire, "close", True),
     "the back-off": (asyncio, "sleep", True),
 }
 
@@ -199,7 +198,7 @@ class TestCancelled:
             bus.start_listening()
             await eventually(lambda: bus.ready)
         hold = Hold(when)
-        monkeypatch.setattr(owner, name, hold.around(getattr(owner, name), work_first=name == "aclose"))
+        monkeypatch.setattr(owner, name, hold.around(getattr(owner, name), work_first=name == "close"))
         if lost:
             await admin.cut_listeners()
         else:

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 from redis.asyncio import Redis
-from redis.asyncio.client import PubSub
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from app.backends.wire import Wire
 from app.cluster.pubsub_manager import BusState, PubSubManager
 from app.errors import BusUnavailable
 from tests.cluster.pubsub_manager.conftest import MakeBus
@@ -42,11 +42,12 @@ class TestShutdown:
 
             return noted
 
-        monkeypatch.setattr(PubSub, "unsubscribe", noting("unsubscribe", PubSub.unsubscribe))
-        monkeypatch.setattr(PubSub, "aclose", noting("close the subscription", PubSub.aclose))
-        monkeypatch.setattr(Redis, "aclose", noting("close the client", Redis.aclose))
+        monkeypatch.setattr(Wire, "say", noting("unsubscribe", Wire.say))
+        monkeypatch.setattr(Wire, "close", noting("close a connection", Wire.close))
+        monkeypatch.setattr(Redis, "aclose", noting("close the pool", Redis.aclose))
         await bus.close()
-        assert steps == [("unsubscribe", True), ("close the subscription", True), ("close the client", True)]
+        the_listener, the_link = ("close a connection", True), ("close a connection", True)
+        assert steps == [("unsubscribe", True), the_listener, the_link, ("close the pool", True)]
 
     async def test_frees_every_connection(
         self, make_bus: MakeBus, own_redis: RedisServer, own_admin: RedisAdmin
@@ -138,7 +139,7 @@ class TestShutdown:
         bus = await ready(make_bus(redis_server.url))
         close = Redis.aclose
 
-        async def badly(client: Redis) -> None:
+        async def badly(client: Redis, *arguments: object) -> None:
             await close(client)
             raise RedisTimeoutError("Timed out closing connection after 1.0")
 

@@ -1,0 +1,141 @@
+"""One connection to Redis, without a stream, a task or an await on the way of a reply.
+
+redis-py makes the connection: addresses, TLS, AUTH, SELECT, credential providers and time-outs are its business, and
+it knows more of them than we should. Then its transport is taken over, and from there on `hiredis` reads what comes,
+in the turn of the loop in which it comes. Two attributes of redis-py's connection that are not public are used for
+that; making the same connection ourselves would take more of them.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, cast
+
+import hiredis
+from redis._parsers import BaseParser
+from redis.asyncio import ConnectionPool
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import InvalidResponse, RedisError
+
+logger = logging.getLogger("heliograph.redis")
+
+CLOSE_TIMEOUT_S = 1.0
+MOST_HELD_BYTES = 65_536
+_NOT_YET = object()
+
+
+class Wire(asyncio.Protocol):
+    """`receive` is called with each reply, in order; `lost` once, with the reason, when the connection has ended.
+
+    An error that `receive` raises ends the connection and is the reason.
+    """
+
+    def __init__(
+        self, transport: asyncio.Transport, receive: Callable[[Any], object], lost: Callable[[Exception], object]
+    ) -> None:
+        self._transport = transport
+        self._receive = receive
+        self._lost = lost
+        self._reader = hiredis.Reader(
+            protocolError=InvalidResponse, replyError=BaseParser.parse_error, notEnoughData=_NOT_YET
+        )
+        self._holds = False
+        self._held_bytes = 0
+        self._reason: Exception | None = None
+        self._closed = asyncio.get_running_loop().create_future()
+        self._keep: object = None  # what would close the transport if it were collected
+        self.reads = 0  # how often something came
+        self.is_paused = False  # Redis does not read what we write as fast as we do
+        self.on_resume: Callable[[], object] | None = None
+
+    @classmethod
+    async def open(
+        cls, pool: ConnectionPool, receive: Callable[[Any], object], lost: Callable[[Exception], object]
+    ) -> "Wire":
+        """A new connection, made as the pool makes its own, and not one of them.
+
+        Raises what redis-py raises; nothing stays open then.
+        """
+        connection: Any = pool.make_connection()  # type: ignore[no-untyped-call]
+        try:
+            await connection.connect()
+        except BaseException:
+            with suppress(RedisError, OSError):
+                await connection.disconnect(nowait=True)
+            raise
+        writer = connection._writer
+        connection._reader = connection._writer = None
+        wire = cls(cast("asyncio.Transport", writer.transport), receive, lost)
+        wire._keep = writer
+        writer.transport.set_protocol(wire)
+        if writer.transport.is_closing():
+            wire.connection_lost(None)
+        return wire
+
+    def write(self, data: bytes) -> None:
+        self._transport.write(data)
+
+    def say(self, *command: str | bytes | int) -> None:
+        """Send one command at once."""
+        self._transport.write(hiredis.pack_command(command))  # type: ignore[arg-type] # its stub has one word
+
+    def hold(self) -> None:
+        """Hand nothing over: what comes waits here, and when that is much, in the socket."""
+        self._holds = True
+
+    def release(self) -> None:
+        """Hand over what has waited, and what comes."""
+        self._holds = False
+        self._held_bytes = 0
+        if not self._transport.is_closing():
+            self._transport.resume_reading()
+        self._hand_over()
+
+    async def close(self) -> None:
+        """End the connection at once; what was not written yet is not written."""
+        self._transport.abort()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_TIMEOUT_S):
+                await asyncio.shield(self._closed)
+
+    def give_up(self, reason: Exception) -> None:
+        """End the connection for this reason."""
+        self._reason = self._reason or reason
+        self._transport.abort()
+
+    # -- asyncio's side
+
+    def data_received(self, data: bytes) -> None:
+        self.reads += 1
+        self._reader.feed(data)
+        if not self._holds:
+            self._hand_over()
+            return
+        self._held_bytes += len(data)
+        if self._held_bytes > MOST_HELD_BYTES:
+            self._transport.pause_reading()
+
+    def _hand_over(self) -> None:
+        gets, receive = self._reader.gets, self._receive
+        try:
+            while (reply := gets()) is not _NOT_YET:
+                receive(reply)
+        except Exception as error:  # noqa: BLE001 - whoever listens to `lost` is told
+            self.give_up(error)
+
+    def pause_writing(self) -> None:
+        self.is_paused = True
+
+    def resume_writing(self) -> None:
+        self.is_paused = False
+        if self.on_resume is not None:
+            self.on_resume()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._closed.done():
+            return
+        self._closed.set_result(None)
+        self._keep = None
+        text = f"the connection to Redis has ended ({exc})" if exc else "Redis has closed the connection"
+        self._lost(self._reason or RedisConnectionError(text))
