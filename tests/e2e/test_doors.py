@@ -21,7 +21,7 @@ from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.e2e
 
-RUN = "20251105_1430_우주여행고양이"
+RUN = "20251105_1430_우주여행고양이_셋"
 
 
 @pytest.fixture

@@ -25,6 +25,6 @@ async def test_each_state_follows_the_name_of_its_run(start_replica: StartReplic
             await one.replica.manager.publish(run, {"state": "RUNNING", "progress": progress})
 
     await advance(10)
-    assert await poll(one.url) == ["news", "run:a", 10, "run:b", 10, "run:c", 0]
+    assert await poll(one.url) == ["run:a", 10, "news", "run:b", 10, "run:c", 0]
     await advance(20)
     assert await poll(two.url) == ["run:a", 20, "run:b", 20]
