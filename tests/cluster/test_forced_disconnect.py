@@ -83,7 +83,7 @@ class TestDisconnect:
                 http.get("/api/poll", params={"user": "bob", "wait": 8, "cursor": first["cursor"]})
             )
             async with http.stream("GET", "/sse?user=bob") as stream:
-                await eventually(lambda: two.replica.hub.count("bob") == 2)
+                await eventually(lambda: two.replica.hub.count("bob") == 2 and not _resting(two))
                 await one.replica.manager.disconnect_user("bob", reason="enough")
                 async with asyncio.timeout(WITHIN_S):
                     text = "".join([each async for each in stream.aiter_text()])
@@ -277,6 +277,12 @@ async def _looked_twice(*replicas: RunningReplica) -> None:
 
 async def _is(call: Any, expected: object) -> bool:
     return bool(await call == expected)
+
+
+def _resting(one: RunningReplica) -> object:
+    """The connections of clients between two polls."""
+    [door] = [route.app for route in one.replica.app.routes if getattr(route, "path", "") == "/api/poll"]
+    return door._serve.__self__._resting
 
 
 def _waits(one: RunningReplica) -> bool:
