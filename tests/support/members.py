@@ -10,7 +10,7 @@ from typing import Any, Self
 from app.application import Replica, build_replica
 from app.hub.connection import Connection
 from app.hub.frames import Encoding
-from app.hub.outbox import Outbox, Turn
+from app.hub.outbox import Outbox
 from app.protocol.codes import CloseCode
 from app.protocol.events import Connected
 from app.protocol.plain import PlainCodec
