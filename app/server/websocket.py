@@ -22,7 +22,7 @@ CLOSE_TIMEOUT_S = 5.0  # how long a peer has to answer a close frame before its 
 DISCARD_S = 1.0  # how long what a peer still sends is read and thrown away after it broke the protocol
 
 _PING_HEAD = b"\x89\x04"  # final, opcode 9, four bytes
-_NO_CODE, _LOST, _BAD_UTF8, _RESTART = 1005, 1006, 1007, 1012  # RFC 6455 section 7.4.1; the last from the registry beside it
+_NO_CODE, _LOST, _BAD_UTF8, _RESTART = 1005, 1006, 1007, 1012  # RFC 6455 section 7.4.1, and its registry
 
 
 class Sockets:
