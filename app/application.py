@@ -1,7 +1,7 @@
 """The composition root: the one place that names concrete classes and ties them together."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -10,21 +10,27 @@ from typing import TYPE_CHECKING
 from starlette.applications import Starlette
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 
-from app.backends.memory import MemoryDirectory, NoEmissions
+from app.backends.memory import MemoryDirectory, NoCommands, NoEmissions
+from app.backends.memory_census import MemoryCensus
 from app.backends.memory_log import MemoryLog
 from app.backends.memory_presence import MemoryPresence
+from app.backends.redis_census import RedisCensus
 from app.backends.redis_client import Client, connect
+from app.backends.redis_commands import RedisCommands
 from app.backends.redis_directory import RedisDirectory
 from app.backends.redis_log import RedisLog, TwoServerLog
 from app.backends.redis_presence import RedisPresence
 from app.backends.run_leases import reap_lost_runs
 from app.backends.scripts import Scripts
 from app.backends.streams import EMIT_STREAM, RedisEmissions, ShardedStream
+from app.backends.tickets import MemoryTickets, RedisTickets
 from app.clock import SystemClock, Timestamps
+from app.cluster.census import Census
 from app.cluster.channels import Channels
+from app.cluster.commands import Commands
 from app.cluster.connection_manager import ConnectionManager
 from app.cluster.directory import Directory
-from app.cluster.node import Node
+from app.cluster.node import Node, Service
 from app.cluster.presence import Presence
 from app.cluster.pubsub_manager import PubSubManager
 from app.cluster.pulse import Pulse
@@ -36,19 +42,30 @@ from app.protocol.namespace import Namespaces
 from app.protocol.plain import PlainCodec
 from app.settings import Settings
 from app.telemetry import Telemetry
+from app.transports.addresses import Addresses
 from app.transports.auth import Authenticator, OriginPolicy
 from app.transports.console import console_routes, static_routes
 from app.transports.driver import Parts
 from app.transports.health import health_routes
 from app.transports.http import ReadingDoor
+from app.transports.http_api import http_api_routes
 from app.transports.metrics import metrics_route
 from app.transports.polling import PollDoor
 from app.transports.runs import RunDoor
 from app.transports.sse import SseDoor
+from app.transports.tickets import TicketDoor
 from app.transports.websocket import CHANNEL_KINDS, WebSocketDoor
 
 if TYPE_CHECKING:
-    from app.backends.protocols import DirectoryBackend, Emissions, Log, PresenceBackend
+    from app.backends.protocols import (
+        CensusBackend,
+        CommandLog,
+        DirectoryBackend,
+        Emissions,
+        Log,
+        PresenceBackend,
+        Tickets,
+    )
 
 
 @dataclass(frozen=True)
@@ -80,12 +97,18 @@ def build_replica(settings: Settings, name: str = "replica-1", bus: PubSubManage
     namespaces = Namespaces(settings.namespaces)
     backend: DirectoryBackend
     present: PresenceBackend
+    heard: CensusBackend
     log: Log
     emissions: Emissions
+    command_log: CommandLog
+    tickets: Tickets
     durable: Client | None = None  # a client of our own, if what is kept has a server of its own
     if bus.enabled:
         backend = RedisDirectory(bus.client, bus.keys, bus.scripts)
         present = RedisPresence(bus.client, bus.scripts, bus.keys, bus.channel)
+        command_log = RedisCommands(bus.client, bus.keys, bus.channel)
+        tickets = RedisTickets(bus.client, bus.keys)
+        heard = RedisCensus(bus.client, bus.scripts, bus.keys)
         kept_scripts = bus.scripts
         log = RedisLog(bus.client, bus.scripts, bus.keys, bus.channel, bus.node_id)
         if settings.redis.durable_url is not None:
@@ -104,26 +127,33 @@ def build_replica(settings: Settings, name: str = "replica-1", bus: PubSubManage
             )
         )
     else:
+        backend, log, emissions, command_log = MemoryDirectory(clock), MemoryLog(clock), NoEmissions(), NoCommands()
+        tickets = MemoryTickets(clock)
         backend, log, emissions = MemoryDirectory(clock), MemoryLog(clock), NoEmissions()
+        heard = MemoryCensus()
         present = MemoryPresence(
             lambda channel, user, joined: hub.deliver(channel, (Join if joined else Leave)(channel, user))
         )
     directory = Directory(backend, hub, node_id=bus.node_id, settings=settings.directory, clock=clock)
     channels = Channels(hub, log, bus, namespaces, settings.channels, telemetry)
     presence = Presence(present, directory, namespaces, grace_s=settings.presence.grace_s)
-    runs = (
-        RunReaper(partial(reap_lost_runs, kept_scripts, bus.keys, bus.channel, namespaces)) if bus.enabled else None
-    )
+    census = Census(heard, directory, hub)
+    commands = Commands(hub, command_log, node_id=bus.node_id, clock=clock)
     pulse = Pulse(telemetry, clock)
-    node = Node(name, hub, bus, directory, channels, presence, runs, pulse, drain=settings.drain, clock=clock)
+    services: list[Service] = [presence, census, commands]
+    if bus.enabled:
+        services.append(RunReaper(partial(reap_lost_runs, kept_scripts, bus.keys, bus.channel, namespaces)))
+    node = Node(name, hub, bus, directory, channels, pulse, services, drain=settings.drain, clock=clock)
     manager = ConnectionManager(
         hub,
         bus,
         directory,
         channels,
         presence,
+        commands,
         log,
         emissions,
+        command_log,
         name=name,
         namespaces=namespaces,
         limits=settings.limits,
@@ -131,11 +161,13 @@ def build_replica(settings: Settings, name: str = "replica-1", bus: PubSubManage
     )
     bus.handler = manager.handle_pubsub_message
     hub.on_drop = manager.disconnect
-    bus.on_resubscribed = channels.lost_track
+    bus.on_resubscribed = _in_turn(channels.lost_track, commands.lost_track)
+    authenticator = Authenticator(settings.auth, tickets)
     parts = Parts(
         manager=manager,
         node=node,
-        authenticator=Authenticator(settings.auth),
+        authenticator=authenticator,
+        addresses=Addresses(settings.limits.connections_per_address),
         settings=settings,
         telemetry=telemetry,
         namespaces=namespaces,
@@ -149,12 +181,14 @@ def build_replica(settings: Settings, name: str = "replica-1", bus: PubSubManage
         WebSocketRoute("/ws", door),
         WebSocketRoute("/ws/users/{user:path}", door),
         *(WebSocketRoute(f"/ws/{kind}/{{{kind}:path}}", door) for kind in CHANNEL_KINDS),
+        Route("/api/ticket", TicketDoor(authenticator, origins).serve, methods=["POST"]),
         *health_routes(node, bus),
         metrics_route(node, bus, hub, telemetry),
-        Route("/sse", ReadingDoor(origins, SseDoor.build(parts).serve)),
-        Route("/api/poll", ReadingDoor(origins, polls.serve)),
-        Route("/api/runs/{run_id:path}", ReadingDoor(origins, RunDoor(parts).serve)),
+        Route("/sse", ReadingDoor(origins, parts.addresses, SseDoor.build(parts).serve)),
+        Route("/api/poll", ReadingDoor(origins, parts.addresses, polls.serve)),
+        Route("/api/runs/{run_id:path}", ReadingDoor(origins, parts.addresses, RunDoor(parts).serve)),
     ]
+    routes += http_api_routes(parts, directory, census, clock)
     routes += static_routes()
     if settings.console_enabled:
         routes += console_routes(node, directory, clock, settings.auth.mode)
@@ -166,9 +200,20 @@ def build_replica(settings: Settings, name: str = "replica-1", bus: PubSubManage
             yield
         finally:
             await polls.stop()
+            await authenticator.stop()
             await node.stop()
             if durable is not None:
                 await durable.aclose()
 
     app = Starlette(routes=routes, lifespan=lifespan)
     return Replica(app, node, hub, bus, directory, manager, telemetry, turn)
+
+
+def _in_turn(*calls: Callable[[], object]) -> Callable[[], None]:
+    """One call that makes several."""
+
+    def call_all() -> None:
+        for call in calls:
+            call()
+
+    return call_all

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NoReturn
 import click
 import msgspec
 
-from app.errors import BadSetting, BadUserId, HeliographError
+from app.errors import BadSetting, BadUserId, HeliographError, InvalidToken
 from app.logs import configure_logging
 from app.settings import Settings, settings_table, unknown_variables
 
@@ -91,17 +91,38 @@ def up(replicas: int, host: str, port: int, connections_per_address: int) -> Non
 @main.command()
 @click.argument("user")
 @click.option("--expires-in", default=3600, show_default=True, help="Seconds for which the token is good.")
-def token(user: str, expires_in: int) -> None:
-    """Print a token for USER, signed with HELIOGRAPH_AUTH__SECRET."""
+@click.option(
+    "--channels",
+    metavar="CHANNELS",
+    help="What it gives beyond the namespaces: news,run:* (to listen to) or JSON, as in docs/protocol.md.",
+)
+def token(user: str, expires_in: int, channels: str | None) -> None:
+    """Print a token for USER, signed with HELIOGRAPH_AUTH__SECRET.
+
+    \b
+    heliograph token alice --channels 'news,run:*'
+    heliograph token alice --channels '{"chat:*": ["subscribe", "publish"]}'
+    """
     key = _load_settings().auth.key()
     if not key:
         raise click.ClickException("set HELIOGRAPH_AUTH__SECRET (or …_FILE): a token is signed with it")
-    from app.transports.auth import make_token
+    from app.transports.tokens import make_token
 
+    claim = None if channels is None else _channels(channels)
     try:
-        click.echo(make_token(key, user, int(time.time()) + expires_in))
-    except BadUserId as error:
+        click.echo(make_token(key, user, int(time.time()) + expires_in, claim))
+    except (BadUserId, InvalidToken) as error:
         raise click.ClickException(str(error)) from None
+
+
+def _channels(written: str) -> object:
+    if written.lstrip()[:1] not in ("[", "{"):
+        return [channel.strip() for channel in written.split(",")]
+    try:
+        claim: object = json.loads(written)
+    except (ValueError, RecursionError) as error:
+        raise click.UsageError(f"--channels is not valid JSON: {error}") from None
+    return claim
 
 
 @main.command()

@@ -78,6 +78,12 @@ class InvalidToken(HeliographError):
     code = ErrorCode.INVALID_TOKEN
 
 
+class KeysUnavailable(HeliographError):
+    """The keys that tokens are checked with cannot be had: temporary, the client may try again."""
+
+    code = ErrorCode.UNAVAILABLE
+
+
 class ConnectionLimit(HeliographError):
     """The user, or this replica, has as many connections as the settings allow."""
 

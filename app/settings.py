@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic.fields import FieldInfo
@@ -93,28 +94,94 @@ class PollSettings(_Group):
 
 
 class AuthSettings(_Group):
+    """In jwt mode tokens are checked with exactly one of SECRET, SECRET_FILE, PUBLIC_KEY_FILE and JWKS_URL."""
+
     mode: Literal["jwt", "open"] = Field(default="jwt", description="open: anyone may be any user; for development")
     secret: SecretStr | None = Field(default=None, description="the HMAC key that signs tokens, 32 bytes or more")
     secret_file: Path | None = Field(default=None, description="a file that holds the secret")
+    public_key_file: Path | None = Field(
+        default=None, description="a PEM file: the RSA or EC key to check tokens with"
+    )
+    jwks_url: str | None = Field(default=None, description="where RSA and EC keys are published (JSON Web Key Set)")
+    jwks_max_age_s: float = Field(
+        default=600, gt=0, description="how old those keys may be before they are read anew"
+    )
+    jwks_timeout_s: float = Field(default=3.0, gt=0, description="how long reading them may take")
+    audience: str | None = Field(default=None, min_length=1, description="what a token's aud must name; unset: any")
+    issuer: str | None = Field(default=None, min_length=1, description="what a token's iss must be; unset: any")
+    leeway_s: float = Field(default=0, ge=0, le=300, description="by how much clocks may differ: for exp and nbf")
+    ticket_ttl_s: float = Field(default=30, gt=0, le=300, description="how long a ticket may be used")
+
+    @field_validator("jwks_url")
+    @classmethod
+    def _safe_url(cls, url: str | None) -> str | None:
+        if url is None:
+            return None
+        parts = urlsplit(url)
+        if parts.username is not None or parts.password is not None:
+            raise ValueError("must not hold a password")
+        if parts.scheme == "https" and parts.hostname:
+            return url
+        if parts.scheme == "http" and parts.hostname in ("localhost", "127.0.0.1", "::1"):
+            return url
+        raise ValueError("must begin with https:// (http:// only for this machine): who can change it is every user")
 
     @model_validator(mode="after")
-    def _need_secret(self) -> Self:
-        if self.secret is not None and self.secret_file is not None:
-            raise ValueError("set one of SECRET and SECRET_FILE, not both")
-        if self.mode == "jwt" and len(self.key()) < 32:
+    def _need_a_key(self) -> Self:
+        names = ("SECRET", "SECRET_FILE", "PUBLIC_KEY_FILE", "JWKS_URL")
+        given = [name for name in names if getattr(self, name.lower()) is not None]
+        if len(given) > 1:
+            raise ValueError(f"set one of {' and '.join(given)}, not {'both' if len(given) == 2 else 'all'}")
+        if self.mode == "open":
+            return self
+        if not given:
             raise ValueError(
-                "MODE jwt needs SECRET or SECRET_FILE with at least 32 bytes (or set MODE to open, for development)"
+                "MODE jwt needs SECRET or SECRET_FILE with at least 32 bytes, or PUBLIC_KEY_FILE, or JWKS_URL "
+                "(or set MODE to open, for development)"
             )
+        if given[0].startswith("SECRET") and len(self.key()) < 32:
+            raise ValueError(f"{given[0]} needs at least 32 bytes in MODE jwt; it has {len(self.key())}")
+        self.public_key()
         return self
 
     def key(self) -> bytes:
         """The secret, from wherever it was given; empty if it was not."""
         if self.secret_file is not None:
-            try:
-                return self.secret_file.read_bytes().strip()
-            except OSError as error:
-                raise ValueError(f"SECRET_FILE cannot be read: {error.strerror}") from None
+            return _read("SECRET_FILE", self.secret_file).strip()
         return self.secret.get_secret_value().encode() if self.secret else b""
+
+    def public_key(self) -> bytes | None:
+        """What the file of the public key holds."""
+        return None if self.public_key_file is None else _read("PUBLIC_KEY_FILE", self.public_key_file)
+
+
+def _read(name: str, path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ValueError(f"{name} cannot be read: {error.strerror}") from None
+
+
+class ApiSettings(_Group):
+    key: SecretStr | None = Field(default=None, description="what programs prove themselves with; unset: no API")
+    key_file: Path | None = Field(default=None, description="a file that holds the key")
+    body_bytes: int = Field(default=1_048_576, ge=1024, description="the largest body of a request")
+    batch: int = Field(default=1000, ge=1, description="commands in a batch, and channels in a broadcast")
+
+    @model_validator(mode="after")
+    def _long_enough(self) -> Self:
+        if self.key is not None and self.key_file is not None:
+            raise ValueError("set one of KEY and KEY_FILE, not both")
+        given = self.key is not None or self.key_file is not None
+        if given and len(self.secret()) < 16:
+            raise ValueError("KEY needs 16 bytes or more")
+        return self
+
+    def secret(self) -> bytes:
+        """The key, from wherever it was given; empty if it was not."""
+        if self.key_file is not None:
+            return _read("KEY_FILE", self.key_file).strip()
+        return self.key.get_secret_value().encode() if self.key else b""
 
 
 class LimitSettings(_Group):
@@ -122,8 +189,12 @@ class LimitSettings(_Group):
     depth: int = Field(default=32, ge=1, le=512, description="how deep arrays and objects may nest in data")
     outbox_bytes: int = Field(default=1_048_576, ge=65_536, description="what may wait for a client; more is slow")
     messages_per_second: float = Field(default=100, ge=0, description="operations of one connection (0: no limit)")
+    refusals: int = Field(default=1000, ge=1, description="operations over that rate that get an answer; more closes")
     connections: int = Field(default=20_000, ge=1, description="connections of one replica")
     connections_per_user: int = Field(default=20, ge=0, description="over all replicas (0: no limit)")
+    connections_per_address: int = Field(
+        default=0, ge=0, description="on one replica (0: no limit); nginx has its own"
+    )
     channels_per_connection: int = Field(default=100, ge=1, description="channels that one connection may be on")
     connect_timeout_s: float = Field(default=5.0, gt=0, description="until the first frame must have come")
 
@@ -170,6 +241,7 @@ class Settings(BaseSettings):
     )
     poll: PollSettings = PollSettings()
     auth: Annotated[AuthSettings, Field(validate_default=True)] = AuthSettings.model_construct()
+    api: ApiSettings = ApiSettings()
     limits: LimitSettings = LimitSettings()
     ping: PingSettings = PingSettings()
     drain: DrainSettings = DrainSettings()

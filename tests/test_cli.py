@@ -9,8 +9,11 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from app.backends.tickets import MemoryTickets
 from app.cli import main
+from app.clock import SystemClock
 from app.errors import InvalidToken
+from app.protocol.grants import read_grants
 from app.settings import AuthSettings
 from app.transports.auth import Authenticator, Credentials
 from tests.support.tokens import SECRET
@@ -125,9 +128,9 @@ class TestToken:
         """Fails if what the command prints does not open the door, for whom and for how long it was asked."""
         result = run("token", "우주여행고양이", "--expires-in", "60", AUTH__SECRET=SECRET)
         assert result.exit_code == 0
-        identity = await Authenticator(AuthSettings(mode="jwt", secret=SECRET)).identify(
-            Credentials(result.stdout.strip(), None)
-        )
+        identity = await Authenticator(
+            AuthSettings(mode="jwt", secret=SECRET), MemoryTickets(SystemClock())
+        ).identify(Credentials(result.stdout.strip(), None))
         assert identity.user == "우주여행고양이"
         assert 50 < identity.expires_at - time.time() <= 60
 
@@ -135,7 +138,32 @@ class TestToken:
         """Fails if the command signs with something else than the setting."""
         printed = run("token", "bob", AUTH__SECRET="another secret of thirty-two bytes").stdout.strip()
         with pytest.raises(InvalidToken):
-            await Authenticator(AuthSettings(mode="jwt", secret=SECRET)).identify(Credentials(printed))
+            await Authenticator(AuthSettings(mode="jwt", secret=SECRET), MemoryTickets(SystemClock())).identify(
+                Credentials(printed)
+            )
+
+    @pytest.mark.parametrize(
+        ("written", "claim"),
+        [
+            ("news, run:*", ["news", "run:*"]),
+            ("안녕", ["안녕"]),
+            ('["a,b"]', ["a,b"]),
+            ('{"chat:*": ["subscribe", "publish"]}', {"chat:*": ["subscribe", "publish"]}),
+        ],
+    )
+    async def test_a_token_with_channels(self, written: str, claim: object) -> None:
+        """Fails if what the token gives is not what was written."""
+        printed = run("token", "bob", "--channels", written, AUTH__SECRET=SECRET).stdout.strip()
+        reader = Authenticator(AuthSettings(mode="jwt", secret=SECRET), MemoryTickets(SystemClock()))
+        assert (await reader.identify(Credentials(printed))).channels == read_grants(claim)
+
+    @pytest.mark.parametrize("written", ["", "#bob", "a*b", "{", '{"a": "subscribe"}', "a,,b"])
+    def test_channels_that_cannot_be_meant(self, written: str) -> None:
+        """Fails if a token is printed that no replica would accept."""
+        result = run("token", "bob", "--channels", written, AUTH__SECRET=SECRET)
+        assert result.exit_code != 0
+        assert "channels" in result.stderr
+        assert result.stdout == ""
 
     def test_without_a_secret_it_says_what_to_set(self) -> None:
         """Fails if a token is signed with nothing (open mode has no secret), or the refusal does not help."""

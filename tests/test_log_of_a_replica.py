@@ -45,7 +45,9 @@ async def test_neither_tokens_nor_bodies_are_logged_at_any_level(log: Path) -> N
         await eventually(lambda: any("serves on" in each["message"] for each in lines(log)), within_s=30)
         good, expired = token("alice\u202e고양이"), token(expires_in=-60)
         url = f"http://127.0.0.1:{port}"
-        async with Client(url, path=f"/ws?token={good}") as alice:
+        async with Client(url, path=f"/ws?token={good}") as careless:
+            assert await careless.close_code() == 3500
+        async with Client(url) as alice:
             await alice.say({"type": "connect", "token": good})
             await alice.next("connected")
             await alice.say({"type": "send", "to": "alice\u202e고양이", "data": BODY})
@@ -58,7 +60,7 @@ async def test_neither_tokens_nor_bodies_are_logged_at_any_level(log: Path) -> N
         with pytest.raises(InvalidStatus):
             async with Client(url, path=f"/nowhere?token={good}"):
                 pass
-        await eventually(lambda: sum(each["message"].startswith("ended") for each in lines(log)) == 2)
+        await eventually(lambda: sum(each["message"].startswith("ended") for each in lines(log)) == 3)
     finally:
         process.terminate()
         await process.wait()

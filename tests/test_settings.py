@@ -12,6 +12,8 @@ from app.settings import Namespace, Settings, settings_table, unknown_variables
 from tests.support.tokens import SECRET
 
 GOOD: dict[str, tuple[str, Any]] = {
+    "API__BODY_BYTES": ("2048", 2048),
+    "API__BATCH": ("5", 5),
     "REDIS__URL": ("rediss://:pw@host:6380/1", "rediss://:pw@host:6380/1"),
     "REDIS__DURABLE_URL": ("redis://durable/2", "redis://durable/2"),
     "REDIS__MAX_CONNECTIONS": ("7", 7),
@@ -34,11 +36,20 @@ GOOD: dict[str, tuple[str, Any]] = {
         {"chat": Namespace(history_size=5, presence=True)},
     ),
     "AUTH__MODE": ("open", "open"),
+    "AUTH__JWKS_URL": ("https://id.example/jwks", "https://id.example/jwks"),
+    "AUTH__JWKS_MAX_AGE_S": ("60", 60.0),
+    "AUTH__JWKS_TIMEOUT_S": ("1", 1.0),
+    "AUTH__AUDIENCE": ("heliograph", "heliograph"),
+    "AUTH__ISSUER": ("https://id.example", "https://id.example"),
+    "AUTH__LEEWAY_S": ("5", 5.0),
+    "AUTH__TICKET_TTL_S": ("10", 10.0),
     "LIMITS__FRAME_BYTES": ("2048", 2048),
     "LIMITS__DEPTH": ("5", 5),
     "LIMITS__OUTBOX_BYTES": ("70000", 70_000),
     "LIMITS__MESSAGES_PER_SECOND": ("0", 0.0),
+    "LIMITS__REFUSALS": ("7", 7),
     "LIMITS__CONNECTIONS": ("10", 10),
+    "LIMITS__CONNECTIONS_PER_ADDRESS": ("4", 4),
     "LIMITS__CONNECTIONS_PER_USER": ("0", 0),
     "LIMITS__CHANNELS_PER_CONNECTION": ("3", 3),
     "LIMITS__CONNECT_TIMEOUT_S": ("1.5", 1.5),
@@ -76,11 +87,20 @@ BAD = {
     "PRESENCE__GRACE_S": "-1",
     "NAMESPACES": "[]",
     "AUTH__MODE": "closed",
+    "AUTH__JWKS_URL": "http://id.example/jwks",
+    "AUTH__JWKS_MAX_AGE_S": "0",
+    "AUTH__JWKS_TIMEOUT_S": "0",
+    "AUTH__AUDIENCE": "",
+    "AUTH__ISSUER": "",
+    "AUTH__LEEWAY_S": "301",
+    "AUTH__TICKET_TTL_S": "0",
     "LIMITS__FRAME_BYTES": "12",
     "LIMITS__DEPTH": "513",
     "LIMITS__OUTBOX_BYTES": "1000",
     "LIMITS__MESSAGES_PER_SECOND": "-1",
+    "LIMITS__REFUSALS": "0",
     "LIMITS__CONNECTIONS": "0",
+    "LIMITS__CONNECTIONS_PER_ADDRESS": "-1",
     "LIMITS__CONNECTIONS_PER_USER": "-1",
     "LIMITS__CHANNELS_PER_CONNECTION": "0",
     "LIMITS__CONNECT_TIMEOUT_S": "0",
@@ -129,7 +149,7 @@ def names_of(model: type[BaseModel], prefix: str = "") -> set[str]:
 
 def test_every_setting_is_read_from_its_variable(environment: Any) -> None:
     """Fails if a variable of some group does not arrive, or a new setting has no test here."""
-    assert names_of(Settings) == {*GOOD, "AUTH__SECRET", "AUTH__SECRET_FILE"}
+    assert names_of(Settings) == {*GOOD, *SECRETS}
     environment(**{name: text for name, (text, _) in GOOD.items()})
     loaded = Settings.load()
     for name, (_, value) in GOOD.items():
@@ -238,6 +258,44 @@ def test_what_should_be_json_and_is_not_is_refused_by_name(environment: Any, nam
         Settings.load()
 
 
+SECRETS = {
+    "API__KEY",
+    "API__KEY_FILE",
+    "AUTH__SECRET",
+    "AUTH__SECRET_FILE",
+    "AUTH__PUBLIC_KEY_FILE",
+}  # which have tests of their own, below
+
+
+class TestApiKey:
+    def test_from_the_variable(self, environment: Any) -> None:
+        """Fails if the key is not what was given."""
+        environment(AUTH__MODE="open", API__KEY="sixteen bytes...")
+        assert Settings.load().api.secret() == b"sixteen bytes..."
+
+    def test_from_a_file(self, environment: Any, tmp_path: Path) -> None:
+        """Fails if the key is not what the file holds, or its line end belongs to it."""
+        file = tmp_path / "key"
+        file.write_text("another sixteen bytes\n")
+        environment(AUTH__MODE="open", API__KEY_FILE=str(file))
+        assert Settings.load().api.secret() == b"another sixteen bytes"
+
+    @pytest.mark.parametrize(
+        ("values", "says"),
+        [
+            ({"API__KEY": "short"}, "16 bytes"),
+            ({"API__KEY": ""}, "16 bytes"),
+            ({"API__KEY_FILE": "/nonesuch"}, "KEY_FILE cannot be read"),
+            ({"API__KEY": "sixteen bytes...", "API__KEY_FILE": "/nonesuch"}, "not both"),
+        ],
+    )
+    def test_one_that_protects_nothing_is_refused(self, environment: Any, values: dict[str, str], says: str) -> None:
+        """Fails if a replica starts with a key that can be guessed, or without the one that was meant."""
+        environment(AUTH__MODE="open", **values)
+        with pytest.raises(BadSetting, match=f"HELIOGRAPH_API: .*{says}"):
+            Settings.load()
+
+
 class TestSecrets:
     def test_jwt_without_a_secret_refuses(self) -> None:
         """Fails if a replica that anybody could make tokens for starts; and jwt is what one gets by default."""
@@ -275,11 +333,55 @@ class TestSecrets:
         with pytest.raises(BadSetting, match="not both"):
             Settings.load()
 
+    def test_a_public_key_file_that_cannot_be_read_refuses(self, environment: Any, tmp_path: Path) -> None:
+        """Fails if a missing key file is found out when the first client comes."""
+        environment(AUTH__PUBLIC_KEY_FILE=str(tmp_path / "nothing-here"))
+        with pytest.raises(BadSetting, match="PUBLIC_KEY_FILE cannot be read: No such file"):
+            Settings.load()
+
+    @pytest.mark.parametrize("mode", ["jwt", "open"])
+    def test_two_kinds_of_key_refuse(self, environment: Any, tmp_path: Path, mode: str) -> None:
+        """Fails if a replica checks tokens with one of two keys and does not say with which."""
+        environment(AUTH__SECRET=SECRET, AUTH__JWKS_URL="https://id.example/jwks", AUTH__MODE=mode)
+        with pytest.raises(BadSetting, match="one of SECRET and JWKS_URL, not both"):
+            Settings.load()
+        environment(AUTH__PUBLIC_KEY_FILE=str(tmp_path / "key.pem"))
+        with pytest.raises(BadSetting, match="one of SECRET and PUBLIC_KEY_FILE and JWKS_URL, not all"):
+            Settings.load()
+
+    @pytest.mark.parametrize(
+        ("url", "good"),
+        [
+            ("https://id.example/.well-known/jwks.json", True),
+            ("http://localhost:8000/jwks", True),
+            ("http://127.0.0.1/jwks", True),
+            ("http://[::1]:8000/jwks", True),
+            ("http://id.example/jwks", False),
+            ("http://localhost.id.example/jwks", False),
+            ("http://localhost@id.example/jwks", False),
+            ("https://", False),
+            ("file:///etc/jwks", False),
+            ("id.example/jwks", False),
+            ("http://[", False),
+        ],
+    )
+    def test_keys_come_over_a_safe_line(self, environment: Any, url: str, good: bool) -> None:
+        """Fails if keys are fetched in a way that anyone in between could change."""
+        environment(AUTH__JWKS_URL=url)
+        if good:
+            assert Settings.load().auth.jwks_url == url
+        else:
+            with pytest.raises(BadSetting, match="HELIOGRAPH_AUTH__JWKS_URL"):
+                Settings.load()
+
     @pytest.mark.parametrize(
         "variables",
         [
             {"AUTH__SECRET": "hunter2-hunter2"},
             {"AUTH__SECRET": "hunter2-" * 8, "AUTH__MODE": "hunter2"},
+            {"AUTH__SECRET": "hunter2-" * 8, "AUTH__JWKS_URL": "https://id.example"},
+            {"AUTH__JWKS_URL": "https://me:hunter2@id.example"},
+            {"AUTH__JWKS_URL": "http://id.example/hunter2"},
             {"AUTH__SECRET": "hunter2-" * 8, "LIMITS__DEPTH": "x"},
             {"AUTH__SECRT": "hunter2-" * 8},
             {"AUTH": '{"secret":"hunter2"'},

@@ -47,6 +47,10 @@ class Keys:
         """Hash: channel and user -> connections, of what a lease has entered, so that it can be forgotten with it."""
         return f"{self.prefix}lease:{lease}:presence"
 
+    def heard_by(self, lease: str) -> str:
+        """Hash: channel -> how many connections of a lease's replica listen to it."""
+        return f"{self.prefix}lease:{lease}:channels"
+
     def shard(self, stream: str, shard: int) -> str:
         """Stream: one of those that make up a sharded stream."""
         return f"{self.prefix}{{stream:{stream}}}:{shard}"
@@ -63,6 +67,15 @@ class Keys:
     def bus_sequences(self) -> str:
         """Hash: how many kept publications for users have gone out on the `shared` bus channel, and to each inbox."""
         return f"{self.prefix}bus:sequences"
+
+    def ticket(self, name: str) -> str:
+        """String: whom a ticket stands for, JSON."""
+        return f"{self.prefix}ticket:{name}"
+
+    @property
+    def commands(self) -> str:
+        """Stream: what replicas were told to do with users' connections, for those that the bus did not reach."""
+        return f"{self.prefix}commands"
 
     @property
     def leases(self) -> str:

@@ -2,9 +2,10 @@
 
 from collections.abc import Mapping
 
-from app.backends.protocols import Emission, Renewal, ReplicaInfo
+from app.backends.protocols import Emission, Renewal, ReplicaInfo, Told
 from app.clock import Clock
 from app.errors import BusUnavailable
+from app.protocol.envelope import Envelope
 
 
 class MemoryDirectory:
@@ -64,3 +65,13 @@ class NoEmissions:
 
     async def append(self, emission: Emission) -> None:
         raise BusUnavailable("'emit' needs Redis (HELIOGRAPH_REDIS__URL): the workers read it there")
+
+
+class NoCommands:
+    """A `CommandLog` for a replica on its own: it has carried the command out by itself, and there is nobody else."""
+
+    async def tell(self, envelope: Envelope) -> None:
+        pass
+
+    async def after(self, entry: str | None, age_s: float) -> list[Told]:
+        return []

@@ -7,6 +7,7 @@ from typing import Final, NamedTuple, Protocol
 import msgspec
 
 from app.errors import BusUnavailable
+from app.protocol.envelope import Envelope
 from app.protocol.events import Delivery
 from app.protocol.position import Position
 from app.protocol.publication import Publication
@@ -14,6 +15,7 @@ from app.protocol.run import RunState, RunUpdate
 from app.settings import Namespace
 
 IDEMPOTENCY_TTL_S: Final = 300  # for how long a repetition is recognised
+COMMAND_TTL_S: Final = 3600  # longer than a replica's connections outlive its link to Redis, in all likelihood
 META_TTL_S: Final = 86_400  # a log's epoch and offset outlive its publications by so long
 
 
@@ -111,6 +113,25 @@ class PresenceBackend(Protocol):
 
     async def reap(self, lease: str, announced: Callable[[str], bool]) -> None:
         """Forget every entry under the lease; announce who is gone with it, on the channels that are `announced`."""
+        ...
+
+
+class CensusBackend(Protocol):
+    """How many connections listen to which channel, under the lease of each replica.
+
+    All calls may raise BusUnavailable.
+    """
+
+    async def enter(self, lease: str, counts: Mapping[str, int]) -> bool:
+        """Say how many connections there are now (0: none) on these channels; False if the lease is not held."""
+        ...
+
+    async def counts(self) -> dict[str, dict[str, int]]:
+        """Lease -> channel -> connections."""
+        ...
+
+    async def forget(self, lease: str) -> None:
+        """Forget everything under the lease."""
         ...
 
 
@@ -234,6 +255,47 @@ class Emissions(Protocol):
         Raises:
             BusUnavailable: it is not kept (after a time-out: it may be).
         """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """A command as it was kept: under which name, in which envelope, how many seconds ago."""
+
+    entry: str
+    payload: bytes
+    age_s: float
+
+
+class CommandReader(Protocol):
+    """The commands that replicas were given of late, oldest first. All calls may raise BusUnavailable."""
+
+    async def after(self, entry: str | None, age_s: float) -> list[Told]:
+        """Those behind `entry`, or, without one, those of the last `age_s` seconds. More may follow."""
+        ...
+
+
+class CommandLog(CommandReader, Protocol):
+    """Where commands are kept, so that a replica which the bus does not reach finds them."""
+
+    async def tell(self, envelope: Envelope) -> None:
+        """Publish the command to all replicas and keep it for COMMAND_TTL_S.
+
+        Raises:
+            BusUnavailable: some replica may not hear of it. It may be told again without harm.
+        """
+        ...
+
+
+class Tickets(Protocol):
+    """What tickets stand for, under names that do not give the tickets away. All calls may raise BusUnavailable."""
+
+    async def keep(self, name: str, value: bytes, ttl_s: float) -> None:
+        """Keep the value for `ttl_s` seconds."""
+        ...
+
+    async def take(self, name: str) -> bytes | None:
+        """Give the value and forget it: of all who ask, on all replicas, one gets it. None if there is none."""
         ...
 
 

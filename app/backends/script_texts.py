@@ -20,6 +20,7 @@ PARTS: Final[dict[str, tuple[str, ...]]] = {  # script -> what stands before it;
     "lease": (),
     "hold": (),
     "presence": (),
+    "census": (),
     "run_lease": (),
     "run_expired": (),
     "run_lost": ("_epoch", "_keep", "_reach", "append()"),

@@ -136,10 +136,11 @@ class Channels:
         *,
         replay: bool = False,
         request_id: RequestId | None = None,
-    ) -> None:
+    ) -> bool:
         """Subscribe the connection: it is told `subscribed`, then what it missed, then what comes, in order.
 
-        `since`: where the client stands. `replay`: without that, everything that is kept.
+        `since`: where the client stands. `replay`: without that, everything that is kept. Returns False if it was
+        taken off the channel meanwhile: it is not subscribed.
 
         Raises:
             BusUnavailable: the log or the bus cannot be reached; the connection is not subscribed.
@@ -151,15 +152,17 @@ class Channels:
             last = await self._tell_first(connection, channel, sequence, since, replay, request_id)
             missed = await self._meet(connection, followed, sequence, last, held)
         except BaseException:
-            del followed.joining[connection]
+            followed.joining.pop(connection, None)
             self._idle(followed)
             raise
         finally:
             self._catching_up.pop(connection, None)
-        del followed.joining[connection]
+        if followed.joining.pop(connection, None) is None:
+            return False
         for publication in missed:
             self._hub.tell(connection, *self._event(publication))
         self._attach(connection, channel)
+        return True
 
     async def listen(self, connection: Connection, channel: str) -> str:
         """Subscribe without a word to what comes; returns where that begins, as a cursor ('' if nobody can say).
@@ -187,9 +190,10 @@ class Channels:
         self._follow(channel).idle_since = None
 
     def leave(self, connection: Connection, channel: str) -> None:
-        """Unsubscribe the connection."""
+        """Unsubscribe the connection, or stop subscribing it."""
         self._hub.unsubscribe(connection, channel)
         if (followed := self._followed.get(channel)) is not None:
+            followed.joining.pop(connection, None)
             self._idle(followed)
 
     def _follow(self, channel: str) -> _Followed:
@@ -284,7 +288,7 @@ class Channels:
 
         Returns those that it has not been told: they follow `last` without a hole and end where the channel stands.
         """
-        while not connection.outbox.closed:
+        while connection in followed.joining and not connection.outbox.closed:
             if not _has_reached(sequence.position, last):
                 await self._repair([followed])  # the log was read further than the bus has brought it yet
             missed = [each for each in held if each.position is not None and _is_after(each.position, last)]

@@ -12,15 +12,18 @@ from time import monotonic
 import msgspec
 
 from app.answers import answer
-from app.backends.protocols import Appended, Draft, Emission, Emissions, Log, Opened, Opening
+from app.backends.protocols import Appended, CommandLog, Draft, Emission, Emissions, Log, Opened, Opening
 from app.cluster.channels import Channels
+from app.cluster.commands import Commands
 from app.cluster.directory import Directory
 from app.cluster.presence import Presence
 from app.cluster.pubsub_manager import PubSubManager
 from app.cluster.remote_delivery import RemoteDelivery
-from app.errors import BadData, BusUnavailable, ConnectionLimit, ErrorCode, HeliographError
+from app.errors import BadChannel, BadData, BusUnavailable, ConnectionLimit, ErrorCode, HeliographError
 from app.hub.connection import Connection
 from app.hub.hub import Hub
+from app.protocol.codes import CloseCode
+from app.protocol.command import Command, DisconnectUser, UnsubscribeUser
 from app.protocol.envelope import Envelope
 from app.protocol.events import Delivery, Error, Event, Message
 from app.protocol.identity import check_channel, check_user_id, personal_channel, user_of
@@ -59,8 +62,10 @@ class ConnectionManager:
         directory: Directory,
         channels: Channels,
         presence: Presence,
+        commands: Commands,
         log: Log,
         emissions: Emissions,
+        command_log: CommandLog,
         *,
         name: str,
         namespaces: Namespaces,
@@ -72,14 +77,16 @@ class ConnectionManager:
         self._directory = directory
         self._channels = channels
         self._presence = presence
+        self._commands = commands
         self._log = log
+        self._command_log = command_log
         self._emissions = emissions
         self._name = name
         self._namespaces = namespaces
         self._limits = limits
         self._timestamp = timestamp
         self._message_ids = map(f"{bus.node_id}-{{:x}}".format, count(1))  # unlike any other replica's, and quick
-        self._remote = RemoteDelivery(hub, channels, bus.node_id, timestamp)
+        self._remote = RemoteDelivery(hub, channels, commands, bus.node_id, timestamp)
 
     # -- connections
 
@@ -137,14 +144,16 @@ class ConnectionManager:
         *,
         replay: bool = False,
         request_id: RequestId | None = None,
-    ) -> None:
-        """Subscribe the connection: see `Channels.join`.
+    ) -> bool:
+        """Subscribe the connection: see `Channels.join`. False if it was taken off the channel meanwhile.
 
         Raises:
             BusUnavailable: not now.
         """
-        await self._channels.join(connection, channel, since, replay=replay, request_id=request_id)
-        self._presence.came(connection.user, channel)
+        joined = await self._channels.join(connection, channel, since, replay=replay, request_id=request_id)
+        if joined:
+            self._presence.came(connection.user, channel)
+        return joined
 
     async def listen(self, connection: Connection, channel: str) -> str:
         """Subscribe the connection to its user's own channel; returns where that stands, as a cursor.
@@ -154,9 +163,10 @@ class ConnectionManager:
         return await self._channels.listen(connection, channel)
 
     def unsubscribe(self, connection: Connection, channel: str) -> None:
-        """Take the connection off the channel, at once."""
-        if channel in connection.channels:
-            self._channels.leave(connection, channel)
+        """Take the connection off the channel, at once, also while it is still being subscribed."""
+        was_on = channel in connection.channels
+        self._channels.leave(connection, channel)
+        if was_on:
             self._presence.went(connection.user, channel)
 
     async def history(self, channel: str, since: Position | None, limit: int) -> Opened:
@@ -180,6 +190,46 @@ class ConnectionManager:
     async def presence(self, channel: str) -> dict[str, int]:
         """Who is on the channel, over all replicas: see `Presence.members`."""
         return await self._presence.members(channel)
+
+    # -- what a server says about users
+
+    async def disconnect_user(
+        self, user_id: str, *, code: CloseCode = CloseCode.FORCED, reason: str = "disconnected by the server"
+    ) -> None:
+        """Close every connection that the user has now, on every replica: here at once, everywhere within 2 seconds.
+
+        A replica that the bus does not reach carries it out when it is back. Whoever is disconnected may connect
+        again if their token is still good: to keep them out, give them no other.
+
+        Raises:
+            BadUserId: `user_id` cannot be one.
+            BusUnavailable: it was carried out here; others may not hear of it. It may be told again without harm.
+        """
+        await self._tell_all(check_user_id(user_id), DisconnectUser(code, reason))
+
+    async def unsubscribe_user(self, user_id: str, channel: str) -> None:
+        """Take every connection that the user has now off the channel; otherwise like `disconnect_user`.
+
+        Raises:
+            BadUserId, BadChannel: they cannot be; or it is the user's own channel, which nobody leaves.
+            BusUnavailable: as for `disconnect_user`.
+        """
+        if user_of(check_channel(channel)) is not None:
+            raise BadChannel("a personal channel cannot be left; the user can be disconnected")
+        await self._tell_all(check_user_id(user_id), UnsubscribeUser(channel))
+
+    async def _tell_all(self, user_id: str, command: Command) -> None:
+        envelope = Envelope(
+            message=msgspec.Raw(b"null"),
+            target_user_id=user_id,
+            message_id=next(self._message_ids),
+            sent_at=self._timestamp(),
+            origin=self._name,
+            node_id=self._bus.node_id,
+            command=command,
+        )
+        self._commands.carry_out(envelope)
+        await self._command_log.tell(envelope)
 
     # -- messages
 

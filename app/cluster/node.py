@@ -4,16 +4,16 @@ import asyncio
 import logging
 import math
 import random
+from collections.abc import Sequence
 from importlib import metadata
+from typing import Protocol
 
 from app.backends.protocols import ReplicaInfo
 from app.clock import Clock, iso8601
 from app.cluster.channels import Channels
 from app.cluster.directory import Directory
-from app.cluster.presence import Presence
 from app.cluster.pubsub_manager import PubSubManager
 from app.cluster.pulse import Pulse
-from app.cluster.run_reaper import RunReaper
 from app.errors import BusUnavailable
 from app.hub.connection import Connection
 from app.hub.hub import Hub
@@ -27,8 +27,19 @@ VERSION = metadata.version("heliograph")
 SLICE_S = 0.05  # a drain tells and closes its clients in slices of this length
 
 
+class Service(Protocol):
+    """A part of the replica that works by itself, between `start` and `stop`; both may be called more than once."""
+
+    def start(self) -> None: ...
+
+    async def stop(self) -> None: ...
+
+
 class Node:
-    """One replica. `name` is for people and stays, `node_id` is new at each boot."""
+    """One replica. `name` is for people and stays, `node_id` is new at each boot.
+
+    `services`: what runs while the replica is a member, in the order in which it is started and stopped.
+    """
 
     def __init__(
         self,
@@ -37,9 +48,8 @@ class Node:
         bus: PubSubManager,
         directory: Directory,
         channels: Channels,
-        presence: Presence,
-        runs: RunReaper | None,
         pulse: Pulse,
+        services: Sequence[Service],
         *,
         drain: DrainSettings,
         clock: Clock,
@@ -51,9 +61,8 @@ class Node:
         self._bus = bus
         self._directory = directory
         self._channels = channels
-        self._presence = presence
-        self._runs = runs
         self._pulse = pulse
+        self._services: tuple[Service, ...] = (channels, pulse, *services)
         self._drain_settings = drain
         self._clock = clock
         self._started_at = iso8601(clock.now())
@@ -90,19 +99,13 @@ class Node:
             logger.warning("started without the bus (%s); not ready until Redis is there", error)
         self._bus.start_listening()
         await self._directory.start(self.describe)
-        self._channels.start()
-        self._presence.start()
-        self._pulse.start()
-        if self._runs is not None:
-            self._runs.start()
+        for service in self._services:
+            service.start()
 
     async def stop(self) -> None:
         """Leave the cluster: the users first, then the listener, the subscriptions, the connections."""
-        await self._channels.stop()
-        await self._presence.stop()
-        await self._pulse.stop()
-        if self._runs is not None:
-            await self._runs.stop()
+        for service in self._services:
+            await service.stop()
         await self._directory.stop()
         await self._bus.stop_listening()
         await self._bus.close()

@@ -1,8 +1,8 @@
 """The guard: what came in over the bus is delivered here and can go nowhere else.
 
-`RemoteDelivery` holds the hub and the channels, which can only read and listen, and no bus. Its one verb is a plain
-function: it has nothing to publish with and nothing to await. `via_pubsub=True` names this path; the structure
-enforces it.
+`RemoteDelivery` holds the hub, and the channels and the commands, which can only read and listen, and no bus. Its one
+verb is a plain function: it has nothing to publish with and nothing to await. `via_pubsub=True` names this path; the
+structure enforces it.
 """
 
 import uuid
@@ -11,6 +11,7 @@ from collections.abc import Callable
 import msgspec
 
 from app.cluster.channels import Channels
+from app.cluster.commands import Commands
 from app.hub.hub import Hub
 from app.protocol.envelope import Envelope
 from app.protocol.events import Join, Leave, Message
@@ -20,19 +21,27 @@ from app.protocol.publication import Publication
 class RemoteDelivery:
     """Hands what other processes have published to the connections of this replica."""
 
-    def __init__(self, hub: Hub, channels: Channels, node_id: str, timestamp: Callable[[], str]) -> None:
+    def __init__(
+        self, hub: Hub, channels: Channels, commands: Commands, node_id: str, timestamp: Callable[[], str]
+    ) -> None:
         self._hub = hub
         self._channels = channels
+        self._commands = commands
         self._node_id = node_id
         self._timestamp = timestamp
 
     def deliver_remote(self, envelope: Envelope) -> int:
-        """How many connections took it at once; a kept publication goes to those of its channel, in order."""
+        """How many connections took it at once; a kept publication goes to those of its channel, in order.
+
+        A command is carried out on the user's connections here.
+        """
         if envelope.epoch is not None:
             self._channels.count(envelope.seq, envelope.own_seq)
             if self._channels.follows(envelope.address):
                 self._channels.receive(envelope.publication())
             return 0
+        if envelope.command is not None:
+            return self._commands.receive(envelope)
         if envelope.presence is not None:
             user = msgspec.json.decode(envelope.message, type=str)
             happened = Join if envelope.presence == "join" else Leave

@@ -1,15 +1,21 @@
 """One socket or stream, as the hub sees it: whose it is, how to encode for it, where to write."""
 
+import time
+from typing import TYPE_CHECKING
+
 from app.hub.frames import Encoding
 from app.hub.outbox import Outbox
 from app.protocol.codes import CloseCode
 from app.protocol.events import Event
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 
 class Connection:
     """Compared by identity: a user may have any number of them."""
 
-    __slots__ = ("channels", "close_code", "encoding", "id", "outbox", "user")
+    __slots__ = ("channels", "close_code", "encoding", "id", "on_expelled", "outbox", "since", "user")
 
     def __init__(self, connection_id: str, user: str, encoding: Encoding, outbox: Outbox) -> None:
         self.id = connection_id
@@ -17,6 +23,8 @@ class Connection:
         self.encoding = encoding
         self.outbox = outbox
         self.channels: set[str] = set()  # what it listens to
+        self.since = time.monotonic()
+        self.on_expelled: Callable[[str], object] | None = None  # it is to leave this channel, whatever it wants
         self.close_code: CloseCode | None = None  # why it was closed here
 
     def open(self, greeting: Event) -> None:

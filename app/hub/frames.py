@@ -37,8 +37,8 @@ def text_frame(payload: bytes) -> bytes:
 class Encoding:
     """A codec and the framing around it. Connections that share an `Encoding` object share its bytes.
 
-    `traffic` counts what goes out in it: that of the transport it belongs to. `joins`: frames in a row are as good as
-    one, so they are joined once for everybody.
+    `traffic` counts what goes out in it: that of the transport it belongs to. `joins`: frames one behind the other
+    are the same as one frame, so that a row of them is joined once for everybody.
     """
 
     def __init__(

@@ -35,6 +35,7 @@ class Hub:
         # Dictionaries without values: they are gone through in the order of joining, which is about that in memory.
         self._by_channel: dict[str, dict[Connection, None]] = {}
         self._connections = 0
+        self.changed_channels: set[str] = set()  # joined or left since whoever counts them has looked
 
     @property
     def connections(self) -> int:
@@ -48,6 +49,9 @@ class Hub:
     def channels(self) -> int:
         return len(self._by_channel)
 
+    def channel_names(self) -> Iterator[str]:
+        return iter(self._by_channel)
+
     def user_ids(self) -> Iterator[str]:
         return iter(self._by_user)
 
@@ -58,6 +62,10 @@ class Hub:
     def count(self, user_id: str) -> int:
         """How many connections the user has here."""
         return len(self._by_user.get(user_id, ()))
+
+    def connections_of(self, user_id: str) -> list[Connection]:
+        """The connections of the user, as they are now."""
+        return list(self._by_user.get(user_id, ()))
 
     def subscribers(self, channel: str) -> Collection[Connection]:
         """The connections that listen to the channel here."""
@@ -92,6 +100,7 @@ class Hub:
             self._batch.pass_over(connection)
         listening[connection] = None
         connection.channels.add(channel)
+        self.changed_channels.add(channel)
 
     def unsubscribe(self, connection: Connection, channel: str) -> None:
         connection.channels.discard(channel)
@@ -100,6 +109,7 @@ class Hub:
             if self._batch is not None and self._batch.listeners is listening:
                 self._catch_up(connection)
             listening.pop(connection, None)
+            self.changed_channels.add(channel)
             if not listening:
                 del self._by_channel[channel]
 

@@ -16,6 +16,7 @@ from app.protocol.events import (
     Pong,
     Presence,
     Published,
+    Refreshed,
     Subscribed,
     Unsubscribed,
 )
@@ -27,6 +28,7 @@ from app.protocol.operations import (
     Publish,
     ReadHistory,
     ReadPresence,
+    Refresh,
     Send,
     Subscribe,
     Unsubscribe,
@@ -37,6 +39,7 @@ Struct = type[msgspec.Struct]
 # What answers each operation, if nothing is wrong with it.
 ANSWERS: Final[dict[Struct, Struct]] = {
     Connect: Connected,
+    Refresh: Refreshed,
     Send: Ack,
     Subscribe: Subscribed,
     Unsubscribe: Unsubscribed,
@@ -50,8 +53,9 @@ ANSWERS: Final[dict[Struct, Struct]] = {
 _QUERY: Final = {
     "user": "Who connects, in open mode",
     "channels": "What to subscribe to at once, separated by commas",
-    "cursor": "Where the client stands, in open mode with `user`",
-    "replay": "Everything that is kept of the user's own channel, in open mode with `user`",
+    "ticket": "Who connects, by a ticket of POST /api/ticket; good once",
+    "cursor": "Where the client stands, if the handshake says who connects",
+    "replay": "Everything that is kept of the user's own channel, if the handshake says who connects",
 }
 _TEMPLATE: Final = "#/components/schemas/{name}"
 
@@ -90,8 +94,9 @@ def document(version: str) -> dict[str, Any]:
     }
 
 
-# `subscribed` also comes unasked: where a channel goes on after a hole that could not be filled.
-_ONLY_ANSWERS: Final = frozenset(ANSWERS.values()) - {Subscribed}
+# Two also come unasked: `subscribed` where a token opens a channel, and where one goes on after a hole that could not
+# be filled; `unsubscribed` where the server takes the client off a channel.
+_ONLY_ANSWERS: Final = frozenset(ANSWERS.values()) - {Subscribed, Unsubscribed}
 
 
 def _socket(messages: list[Struct]) -> dict[str, Any]:

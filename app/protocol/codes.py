@@ -8,6 +8,7 @@ class CloseCode(IntEnum):
 
     UNSUPPORTED_DATA = 1003
     INTERNAL_ERROR = 1011
+    TRY_AGAIN_LATER = 1013
 
     SHUTDOWN = 3001
     EXPIRED = 3005
@@ -19,6 +20,7 @@ class CloseCode(IntEnum):
     FORCED = 3503
     CONNECTION_LIMIT = 3504
     NOT_ALLOWED = 3507
+    TOO_MANY_ERRORS = 3509
 
     @property
     def may_reconnect(self) -> bool:

@@ -5,11 +5,13 @@ The wire form is JSON with two required fields, so that any program that can `PU
     PUBLISH events '{"target_user_id":"bob","message":{"text":"hello"}}'
 
 A replica adds `message_id`, `sent_at`, `from`, `origin` (its name) and `node_id` (its identity since boot).
+With a `command` the envelope is no message: every replica does with the user's connections what it says.
 """
 
 import msgspec
 
 from app.errors import BadChannel, BadData, BadEnvelope, BadUserId
+from app.protocol.command import Command, UnsubscribeUser
 from app.protocol.identity import check_channel, check_user_id, personal_channel, user_of
 from app.protocol.position import Position
 from app.protocol.publication import Publication, check_again, check_data
@@ -31,6 +33,7 @@ class Envelope(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, rename
     epoch: str | None = None
     offset: int = 0
     presence: str | None = None  # "join" or "leave": the message is the user who comes or goes
+    command: Command | None = None  # what to do with the user's connections; the message counts nothing then
     seq: int = 0  # counts the kept publications for users on the shared bus channel, so that a missing one shows
     own_seq: int = 0  # counts those in the inbox of the replica that this is sent to
 
@@ -97,6 +100,10 @@ def decode_envelope(payload: bytes) -> Envelope:
         envelope = _decoder.decode(payload)
         if envelope.target_user_id is not None:
             check_user_id(envelope.target_user_id)
+            if isinstance(envelope.command, UnsubscribeUser):
+                check_channel(envelope.command.channel)
+        elif envelope.command is not None:
+            raise BadEnvelope("a command needs 'target_user_id'")
         elif envelope.channel is None:
             raise BadEnvelope("it has no 'target_user_id'")
         else:

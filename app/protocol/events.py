@@ -30,6 +30,13 @@ class Connected(msgspec.Struct, frozen=True, tag="connected"):
     id: RequestId | msgspec.UnsetType = msgspec.UNSET
 
 
+class Refreshed(msgspec.Struct, frozen=True, tag="refreshed"):
+    """The new token counts. `expires_in`: seconds for which it is good; None: for good."""
+
+    expires_in: int | None
+    id: RequestId | msgspec.UnsetType = msgspec.UNSET
+
+
 class Ack(msgspec.Struct, frozen=True, tag="ack"):
     """The message is on its way."""
 
@@ -171,6 +178,7 @@ class Error(msgspec.Struct, frozen=True, tag="error"):
 
 Event = (
     Connected
+    | Refreshed
     | Ack
     | Pong
     | Message

@@ -6,6 +6,7 @@ BUILT_IN = {
     "#": Namespace(history_size=100, history_ttl_s=300, client_publish=False),
     "run": Namespace(history_size=1000, history_ttl_s=86_400, client_publish=False, run=True, presence=True),
     "logs": Namespace(history_size=10_000, history_ttl_s=86_400, client_publish=False, replay=True, presence=True),
+    "chat": Namespace(presence=True, join_leave=True),
     "": Namespace(),
 }
 

@@ -9,7 +9,7 @@ RequestId = Annotated[str, Meta(max_length=128)] | Annotated[int, Meta(ge=-(2**6
 
 
 class Connect(msgspec.Struct, frozen=True, tag="connect"):
-    """Say who you are; must come first. `user` counts in open mode only, `token` in jwt mode only.
+    """Say who you are; must come first. `user` counts in open mode only, `token` in jwt mode only, `ticket` in both.
 
     `cursor`, `replay`: as in `Subscribe`, for the user's own channel (and any other that the cursor names).
     """
@@ -18,6 +18,14 @@ class Connect(msgspec.Struct, frozen=True, tag="connect"):
     user: str | None = None
     cursor: str | None = None
     replay: bool = False
+    id: RequestId | None = None
+    ticket: str | None = None
+
+
+class Refresh(msgspec.Struct, frozen=True, tag="refresh"):
+    """Go on with a new token of the same user."""
+
+    token: str
     id: RequestId | None = None
 
 
@@ -85,4 +93,4 @@ class Ping(msgspec.Struct, frozen=True, tag="ping"):
     id: RequestId | None = None
 
 
-Operation = Connect | Send | Subscribe | Unsubscribe | Publish | ReadHistory | ReadPresence | Emit | Ping
+Operation = Connect | Refresh | Send | Subscribe | Unsubscribe | Publish | ReadHistory | ReadPresence | Emit | Ping

@@ -1,5 +1,7 @@
 """The plain JSON codec: one JSON object a text frame, `type` first (docs/protocol.md)."""
 
+from typing import get_args
+
 import msgspec
 
 from app.errors import BadData, BadFrame, ErrorCode
@@ -8,7 +10,7 @@ from app.protocol.operations import Emit, Operation, Publish, RequestId, Send
 from app.protocol.publication import check_data
 
 _OPERATIONS = msgspec.json.Decoder(Operation)
-_TYPES = ("connect", "send", "subscribe", "unsubscribe", "publish", "history", "presence", "emit", "ping")
+_TYPES = tuple(str(operation.__struct_config__.tag) for operation in get_args(Operation))
 
 
 class _Head(msgspec.Struct):

@@ -14,6 +14,7 @@ from msgspec import UNSET, UnsetType
 from app.errors import BadChannel, BadCursor, BadUserId, ErrorCode
 from app.protocol.codes import CloseCode
 from app.protocol.events import Connected, Event, Pong, Unsubscribed
+from app.protocol.grants import NO_GRANTS, Grants, Right
 from app.protocol.identity import check_channel, check_user_id, personal_channel, user_of
 from app.protocol.namespace import Namespaces
 from app.protocol.operations import (
@@ -24,6 +25,7 @@ from app.protocol.operations import (
     Publish,
     ReadHistory,
     ReadPresence,
+    Refresh,
     RequestId,
     Send,
     Subscribe,
@@ -38,6 +40,15 @@ class Authenticate:
 
     token: str | None
     user: str | None
+    ticket: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Renew:
+    """Find out whether this token is good and the same user's, then call `Session.renewed`."""
+
+    token: str
+    request_id: RequestId | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +123,7 @@ class Refuse:
     close: CloseCode | None = None
 
 
-Action = Authenticate | Route | Announce | Join | Leave | Recall | Muster | HandOver | Answer | Refuse
+Action = Authenticate | Renew | Route | Announce | Join | Leave | Recall | Muster | HandOver | Answer | Refuse
 
 
 class _State(Enum):
@@ -146,6 +157,7 @@ class Session:
         self._max_channels = max_channels
         self._state = _State.NEW
         self._connect = Connect()
+        self._grants = NO_GRANTS
         self._channels: set[str] = set()
 
     def receive(self, operation: Operation) -> Action:
@@ -163,16 +175,18 @@ class Session:
             return Refuse(error.code, str(error), operation.id)
 
     def identified(
-        self, user: str, channels: Iterable[str] = (), *, only_these: bool = False
+        self, user: str, channels: Iterable[str] = (), grants: Grants = NO_GRANTS, *, only_these: bool = False
     ) -> tuple[Join, list[Join | Refuse]]:
         """The client is `user`; returns how it comes to its own channel, and to the others it listens to at once.
 
-        Those are the ones that its cursor names (as far as they are its to read), and `channels`; or `only_these`.
+        Those are the ones that its cursor names (as far as they are its to read), `channels`, and what its token
+        subscribes it to; or, `only_these`, all but the first.
         """
         self.user = user
+        self._grants = grants
         self._state = _State.CONNECTED
         own = personal_channel(user)
-        named = dict.fromkeys(channels)
+        named = dict.fromkeys([*channels, *grants.at_once])
         positions = parse_cursor(self._connect.cursor or "")
         wanted = named if only_these else {**dict.fromkeys(positions), **named}
         others = []
@@ -185,6 +199,14 @@ class Session:
                 if isinstance(action, Join) or channel in named:
                     others.append(action)
         return Join(own, positions.get(own), self._connect.replay), others
+
+    def renewed(self, grants: Grants) -> tuple[list[str], list[Join | Refuse]]:
+        """Another token counts from now on: the channels that are to be left, and those that it brings."""
+        before, self._grants = self._grants, grants
+        lost = [channel for channel in self._channels if not self._may_read(channel)]
+        self._channels.difference_update(lost)
+        new = [each for each in grants.at_once if each not in before.at_once and each not in self._channels]
+        return lost, [self._subscribe(Subscribe(channel), None) for channel in new]
 
     def greeting(self, cursor: str) -> Connected:
         """What opens the conversation. `cursor`: where the client stands, in all channels of which that is known."""
@@ -207,12 +229,16 @@ class Session:
             return Refuse(error.code, str(error), operation.id, close=CloseCode.BAD_REQUEST)
         self._state = _State.CONNECTING
         self._connect = operation
-        return Authenticate(operation.token, operation.user)
+        return Authenticate(operation.token, operation.user, operation.ticket)
 
     def _decide(
-        self, operation: Send | Subscribe | Unsubscribe | Publish | ReadHistory | ReadPresence | Emit
+        self, operation: Refresh | Send | Subscribe | Unsubscribe | Publish | ReadHistory | ReadPresence | Emit
     ) -> Action:
         match operation:
+            case Refresh(token=token):
+                if self._open_mode:
+                    return Refuse(ErrorCode.BAD_REQUEST, "there is nothing to refresh in open mode", operation.id)
+                return Renew(token, operation.id)
             case Send(to=to):
                 try:
                     check_user_id(to)
@@ -220,9 +246,7 @@ class Session:
                     return Refuse(error.code, f"'to': {error}", operation.id)
                 return Route(operation)
             case Publish(channel=channel):
-                options = self._namespaces.of(check_channel(channel))
-                allowed = self._open_mode if options.client_publish is None else options.client_publish
-                if not allowed or user_of(channel) is not None:
+                if not self._may_publish(check_channel(channel)):
                     return _not_allowed(f"clients may not publish on {channel!r}", operation.id)
                 return Announce(operation)
             case Subscribe(channel=channel, cursor=cursor):
@@ -261,9 +285,24 @@ class Session:
         """Subscribing failed: the client may try again."""
         self._channels.discard(channel)
 
+    def expelled(self, channel: str) -> bool:
+        """The server takes the client off the channel; False if it was not on it (nor about to be)."""
+        was_on = channel in self._channels
+        self._channels.discard(channel)
+        return was_on
+
     def _may_read(self, channel: str) -> bool:
         owner = user_of(channel)
-        return owner == self.user if owner is not None else self._namespaces.of(channel).client_subscribe
+        if owner is not None:
+            return owner == self.user
+        return self._namespaces.of(channel).client_subscribe or self._grants.allow(Right.SUBSCRIBE, channel)
+
+    def _may_publish(self, channel: str) -> bool:
+        if user_of(channel) is not None:
+            return False
+        namespace = self._namespaces.of(channel).client_publish
+        everybody = self._open_mode if namespace is None else namespace
+        return everybody or self._grants.allow(Right.PUBLISH, channel)
 
 
 def _not_allowed(message: str, request_id: RequestId | None) -> Refuse:

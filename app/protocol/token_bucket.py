@@ -2,20 +2,23 @@
 
 
 class TokenBucket:
-    """`rate` a second on average (0: no limit), with bursts of one second's worth. Times are monotonic seconds."""
+    """`rate` a second on average (0: no limit), with bursts of `most` (by default one second's worth).
 
-    __slots__ = ("_at", "_rate", "_tokens")
+    Times are monotonic seconds.
+    """
 
-    def __init__(self, rate: float, now: float) -> None:
+    __slots__ = ("_at", "_most", "_rate", "_tokens")
+
+    def __init__(self, rate: float, now: float, most: float | None = None) -> None:
         self._rate = rate
-        self._tokens = max(rate, 1.0)
+        self._most = self._tokens = max(rate, 1.0) if most is None else most
         self._at = now
 
     def take(self, now: float) -> bool:
         """Use one token if there is one."""
         if self._rate == 0:
             return True
-        self._tokens = min(max(self._rate, 1.0), self._tokens + (now - self._at) * self._rate)
+        self._tokens = min(self._most, self._tokens + (now - self._at) * self._rate)
         self._at = now
         if self._tokens < 1:
             return False

@@ -12,6 +12,7 @@ from websockets.protocol import Protocol as Parser
 
 from app.hub.outbox import Outbox
 from app.protocol.codes import CloseCode
+from app.protocol.token_bucket import TokenBucket
 from app.server.deadlines import Deadlines
 from app.server.frame_splitter import FrameSplitter
 from app.server.opening import Opening
@@ -19,7 +20,11 @@ from app.transports.websocket import SERVER_SOCKET, Receiver
 
 CLOSE_REASON_BYTES = 123  # RFC 6455 section 5.5: a control frame has 125, two of them are the code
 CLOSE_TIMEOUT_S = 5.0  # how long a peer has to answer a close frame before its socket is cut
+FAREWELL_BYTES = 65_536  # what is still read of a client that was closed, for its own close frame
 DISCARD_S = 1.0  # how long what a peer still sends is read and thrown away after it broke the protocol
+PETTY_PER_SECOND = 10.0  # control frames and small fragments, which are no operations and cost as much
+MOST_PETTY = 100.0  # in one go
+SMALL_BYTES = 64
 
 _PING_HEAD = b"\x89\x04"  # final, opcode 9, four bytes
 _NO_CODE, _LOST, _BAD_UTF8, _RESTART = 1005, 1006, 1007, 1012  # RFC 6455 section 7.4.1, and its registry
@@ -63,19 +68,25 @@ class FrameWebSocket(asyncio.Protocol):
     no `await`. Fragments, ping, pong, the closing handshake and breaches of the protocol are websockets' affair: its
     parser is made when such a frame comes, and let go when that is done with. An idle socket has none, no timer and
     no coroutine.
+
+    Who sends without end does not keep the others waiting: control frames and small fragments, which are no
+    operations, are limited here, and a client that was closed is hardly listened to.
     """
 
     __slots__ = (
         "_early",
         "_ended",
         "_fragments",
+        "_is_broken",
         "_is_open",
         "_is_text",
         "_outbox",
         "_parser",
+        "_petty",
         "_ping",
         "_read_paused",
         "_receiver",
+        "_said_after_close",
         "_sockets",
         "_splitter",
         "_timer",
@@ -93,9 +104,12 @@ class FrameWebSocket(asyncio.Protocol):
         self._fragments: list[bytes] = []
         self._is_text = False
         self._ping: bytes | None = None  # what the pong has to bring back
+        self._petty: TokenBucket | None = None  # since the first such frame
         self._read_paused = False
         self._is_open = False  # the handshake is done
         self._ended: int | None = None  # the close code, once nothing more counts
+        self._said_after_close = 0  # bytes
+        self._is_broken = False  # what comes cannot be understood any more
         self._timer: asyncio.TimerHandle | None = None  # after which a peer that does not say goodbye is cut off
         sockets.state.connections.add(self)  # type: ignore[arg-type] # to uvicorn one of its own; it calls `shutdown`
 
@@ -149,12 +163,18 @@ class FrameWebSocket(asyncio.Protocol):
     # -- from the transport
 
     def data_received(self, data: bytes) -> None:
-        if self._splitter is not None:
+        if self._splitter is None:
+            self._early += data
+            if len(self._early) > self._sockets.max_bytes:
+                self.transport.abort()
+        elif self._ended is None:
             self._splitter.feed(data)
-            return
-        self._early += data
-        if len(self._early) > self._sockets.max_bytes:
-            self.transport.abort()
+        elif not self._is_broken:
+            self._said_after_close += len(data)
+            if self._said_after_close <= FAREWELL_BYTES:
+                self._splitter.feed(data)
+            else:
+                self.transport.pause_reading()  # until it is cut
 
     def pause_writing(self) -> None:
         if self._outbox is not None:
@@ -200,6 +220,12 @@ class FrameWebSocket(asyncio.Protocol):
     # -- what is not a text in one frame
 
     def _receive_frame(self, data: bytes) -> None:
+        if self._ended is not None and data[0] & 0x0F != Opcode.CLOSE:
+            return
+        if _is_petty(data) and not self._may_be_petty():
+            text = f"more than {PETTY_PER_SECOND:g} control frames or fragments under {SMALL_BYTES} bytes a second"
+            self.close(CloseCode.TOO_MANY_ERRORS, text)
+            return
         parser = self._get_parser()
         parser.receive_data(data)
         if parser.parser_exc is not None:
@@ -209,6 +235,12 @@ class FrameWebSocket(asyncio.Protocol):
             self._handle(parser, event)
         if parser.state is State.OPEN and parser.current_size is None:
             self._parser = None  # at rest between two messages
+
+    def _may_be_petty(self) -> bool:
+        now = self._sockets.loop.time()
+        if self._petty is None:
+            self._petty = TokenBucket(PETTY_PER_SECOND, now, MOST_PETTY)
+        return self._petty.take(now)
 
     def _handle(self, parser: Parser, event: Event) -> None:
         assert isinstance(event, Frame)  # noqa: S101 - the handshake is over
@@ -258,6 +290,7 @@ class FrameWebSocket(asyncio.Protocol):
         may overtake the close frame.
         """
         if self._ended is None and parser.close_sent is not None:
+            self._is_broken = True
             self._end(parser.close_sent.code)
             # The peer's own close frame cannot be read any more, so there is only the time to go by.
             self._await_farewell(DISCARD_S)
@@ -300,3 +333,10 @@ class FrameWebSocket(asyncio.Protocol):
 
 
 def _ignore(text: str) -> None: ...
+
+
+def _is_petty(frame: bytes) -> bool:
+    if frame[0] & 0x0F in (Opcode.PING, Opcode.PONG):
+        return True
+    is_last = frame[0] & 0x80
+    return not is_last and len(frame) > 1 and frame[1] & 0x7F < SMALL_BYTES

@@ -1,71 +1,113 @@
 """Who a client is, and whether a page from elsewhere may speak for it."""
 
+import hashlib
+import secrets
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from urllib.parse import urlsplit
+from typing import Final
 
-import jwt
+import msgspec
 from starlette.datastructures import Headers
 from starlette.types import Scope
 
+from app.backends.protocols import Tickets
 from app.errors import BadUserId, InvalidToken
 from app.protocol.identity import check_user_id
 from app.settings import AuthSettings
+from app.transports.tokens import Identity, TokenReader
 
-ALGORITHM = "HS256"
+__all__ = ["Authenticator", "Credentials", "Identity", "OriginPolicy", "credentials_of"]
 
-
-@dataclass(frozen=True, slots=True)
-class Identity:
-    """A user, until when (seconds since the epoch; None: for good)."""
-
-    user: str
-    expires_at: float | None = None
+TICKET_BYTES: Final = 32
+IN_URL: Final = (
+    "a token does not belong in a URL, where logs and histories keep it: give it in the first frame, or in an "
+    "'Authorization: Bearer' header, or get a ticket for it with POST /api/ticket and give that as ?ticket="
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """What a client says of itself: `token` counts in jwt mode only, `user` in open mode only."""
+    """What a client says of itself: a token or a ticket count in jwt mode, a user or a ticket in open mode."""
 
     token: str | None = None
     user: str | None = None
+    ticket: str | None = None
 
 
 def credentials_of(scope: Scope, query: Mapping[str, str]) -> Credentials:
-    """What an HTTP request says of itself: `Authorization: Bearer …`, `?user=`."""
-    scheme, _, token = Headers(scope=scope).get("authorization", "").partition(" ")
-    return Credentials(token.strip() if scheme.lower() == "bearer" else None, query.get("user"))
+    """What a request or a handshake says of its client: `Authorization: Bearer …`, `?ticket=`, `?user=`.
+
+    Raises:
+        InvalidToken: it says so in a place where a token must not be, or says two things.
+    """
+    if "token" in query or "access_token" in query:
+        raise InvalidToken(IN_URL)
+    written = [value.partition(" ") for value in Headers(scope=scope).getlist("authorization")]
+    bearers = [token.strip() for scheme, _, token in written if scheme.lower() == "bearer"]
+    if len(bearers) + ("ticket" in query) > 1:
+        raise InvalidToken("say once who you are: one 'Authorization: Bearer' header, or one ticket")
+    return Credentials(bearers[0] if bearers else None, query.get("user"), query.get("ticket"))
 
 
 class Authenticator:
-    """Decides who a client is: in jwt mode its token says so, in open mode the client itself."""
+    """Decides who a client is: in jwt mode its token says so, in open mode the client itself.
 
-    def __init__(self, settings: AuthSettings) -> None:
+    A ticket stands for either, once, within a few seconds, on any replica.
+    """
+
+    def __init__(self, settings: AuthSettings, tickets: Tickets) -> None:
         self.mode = settings.mode
-        self._key = settings.key()
+        self.ticket_ttl_s = settings.ticket_ttl_s
+        self._tickets = tickets
+        self._tokens = TokenReader(settings) if settings.mode == "jwt" else None
 
     async def identify(self, credentials: Credentials) -> Identity:
-        """Raises InvalidToken if the client did not prove who it is, BadUserId if that cannot be a user."""
-        if self.mode == "open":
-            if credentials.user is None:
-                raise BadUserId("say who you are: ?user= in the URL, or 'user' in the connect frame")
-            return Identity(check_user_id(credentials.user))
-        if credentials.token is None:
-            raise InvalidToken("'connect' needs a 'token'")
-        try:
-            claims = jwt.decode(credentials.token, self._key, algorithms=[ALGORITHM], options={"require": ["sub"]})
-        except jwt.InvalidTokenError as error:
-            raise InvalidToken(f"the token is not valid: {error}") from None
-        try:
-            expires_at = claims.get("exp")
-            return Identity(check_user_id(claims["sub"]), None if expires_at is None else float(expires_at))
-        except BadUserId as error:
-            raise InvalidToken(f"the token's 'sub': {error}") from None
+        """Who gives these credentials.
+
+        Raises:
+            InvalidToken: the client did not prove who it is.
+            BadUserId: that cannot be a user.
+            KeysUnavailable, BusUnavailable: nobody can say at the moment.
+        """
+        if credentials.ticket is not None:
+            return await self._redeem(credentials.ticket)
+        if self._tokens is not None:
+            if credentials.token is None:
+                raise InvalidToken("say who you are: 'connect' needs a 'token' (or a 'ticket')")
+            return await self._tokens.read(credentials.token)
+        if credentials.user is None:
+            raise BadUserId("say who you are: ?user= in the URL, or 'user' in the connect frame")
+        return Identity(check_user_id(credentials.user))
+
+    async def issue_ticket(self, identity: Identity) -> str:
+        """A ticket that stands for this identity.
+
+        Raises:
+            BusUnavailable: it could not be kept.
+        """
+        ticket = secrets.token_urlsafe(TICKET_BYTES)
+        await self._tickets.keep(_name(ticket), msgspec.json.encode(identity), self.ticket_ttl_s)
+        return ticket
+
+    async def stop(self) -> None:
+        """End what is under way."""
+        if self._tokens is not None:
+            await self._tokens.stop()
+
+    async def _redeem(self, ticket: str) -> Identity:
+        kept = await self._tickets.take(_name(ticket))
+        if kept is None:
+            raise InvalidToken("the ticket is not valid: unknown, used before, or too old")
+        identity = msgspec.json.decode(kept, type=Identity)
+        if identity.expires_at is not None and identity.expires_at <= time.time():
+            raise InvalidToken("the ticket is not valid: its token has expired")
+        return identity
 
 
-def make_token(key: bytes, user: str, expires_at: int) -> str:
-    """A token for `user`, signed with the secret that the replicas check it against."""
-    return jwt.encode({"sub": check_user_id(user), "exp": expires_at}, key, algorithm=ALGORITHM)
+def _name(ticket: str) -> str:
+    """What a ticket is kept under. Who can read that has no ticket."""
+    return hashlib.sha256(ticket.encode(errors="surrogatepass")).hexdigest()
 
 
 class OriginPolicy:
@@ -83,10 +125,10 @@ class OriginPolicy:
         return origin in self._allowed
 
     def admits(self, headers: Headers) -> bool:
-        origin = headers.get("origin")
-        if origin is None or origin in self._allowed:
+        origins = headers.getlist("origin")
+        if not origins:
             return True
-        try:
-            return urlsplit(origin).netloc == headers.get("host")
-        except ValueError:
-            return False
+        if len(origins) > 1:
+            return False  # browsers send one
+        host = headers.get("host")
+        return origins[0] in self._allowed or (bool(host) and origins[0] in (f"http://{host}", f"https://{host}"))

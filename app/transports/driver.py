@@ -24,12 +24,13 @@ from app.errors import (
     ErrorCode,
     HeliographError,
     InvalidToken,
+    KeysUnavailable,
 )
 from app.hub.connection import Connection
 from app.hub.frames import Encoding
 from app.hub.outbox import Outbox, Turn
 from app.protocol.codes import CloseCode
-from app.protocol.events import Ack, Emitted, History, Message, Presence, Published
+from app.protocol.events import Ack, Emitted, History, Message, Presence, Published, Refreshed, Unsubscribed
 from app.protocol.identity import user_of
 from app.protocol.namespace import Namespaces
 from app.protocol.operations import Connect, Operation, Publish, Send
@@ -46,12 +47,14 @@ from app.protocol.session import (
     Muster,
     Recall,
     Refuse,
+    Renew,
     Route,
     Session,
     echo,
 )
 from app.settings import Settings
 from app.telemetry import Telemetry
+from app.transports.addresses import Addresses
 from app.transports.auth import Authenticator, Credentials, Identity
 
 MOST_UNDER_WAY = 100  # messages of one client that the router has not answered yet
@@ -70,6 +73,7 @@ class Parts:
     manager: ConnectionManager
     node: Node
     authenticator: Authenticator
+    addresses: Addresses
     settings: Settings
     telemetry: Telemetry
     namespaces: Namespaces
@@ -114,6 +118,7 @@ class Driver:
             max_channels=parts.settings.limits.channels_per_connection,
         )
         self.connection = Connection(session_id, "", encoding, outbox)
+        self.connection.on_expelled = self._expel
         self.registered = False  # the client is known, here and in the directory
         self._ended = False
         self._expiry: asyncio.TimerHandle | None = None
@@ -144,9 +149,11 @@ class Driver:
         Raises:
             BusUnavailable: not now; it can be tried again.
         """
-        await self._parts.manager.subscribe(
+        joined = await self._parts.manager.subscribe(
             self.connection, action.channel, action.since, replay=action.replay, request_id=action.request_id
         )
+        if not joined:
+            self._parts.manager.tell(self.connection, Unsubscribed(channel=action.channel))
 
     def begin(self, operation: Operation) -> Coroutine[Any, Any, None] | None:
         """Carry out one operation of the client; what takes its time is returned, to be awaited before the next.
@@ -177,6 +184,7 @@ class Driver:
         """Close the connection then (seconds since the epoch; None: never)."""
         if self._expiry is not None:
             self._expiry.cancel()
+            self._expiry = None
         if when is not None:
             self._expiry = asyncio.get_running_loop().call_later(
                 when - time.time(), self.connection.close, CloseCode.EXPIRED, "the token has expired"
@@ -220,6 +228,8 @@ class Driver:
                 return self._muster(action)
             case Authenticate():
                 return self._authenticate(action)
+            case Renew():
+                return self._renew(action)
             case Route(operation) | Announce(operation):
                 return self._dispatch(operation)
             case _:
@@ -228,17 +238,41 @@ class Driver:
 
     async def _authenticate(self, action: Authenticate) -> None:
         try:
-            identity = await self._parts.authenticator.identify(Credentials(action.token, action.user))
+            credentials = Credentials(action.token, action.user, action.ticket)
+            identity = await self._parts.authenticator.identify(credentials)
         except InvalidToken as error:
             self._reject(error, CloseCode.INVALID_TOKEN)
+        except (BusUnavailable, KeysUnavailable) as error:
+            self._reject(error, CloseCode.TRY_AGAIN_LATER)
         except BadUserId as error:
             self._reject(error, CloseCode.BAD_REQUEST)
         else:
             if self._only_user not in (None, identity.user):
                 self._turn_away(CloseCode.NOT_ALLOWED, ErrorCode.NOT_ALLOWED, _OTHER_USER)
-            for each in await self._register(identity):
-                if (work := self._act(each)) is not None:
-                    await work
+            await self._act_all(await self._register(identity))
+
+    async def _renew(self, action: Renew) -> None:
+        """A new token takes the old one's place. One that is no good changes nothing: the old one runs on."""
+        try:
+            identity = await self._parts.authenticator.identify(Credentials(action.token))
+        except (InvalidToken, KeysUnavailable) as error:
+            self.refuse(Refuse(error.code, f"not refreshed: {error}", action.request_id))
+            return
+        if identity.user != self._session.user:
+            text = "not refreshed: the token is another user's"
+            self.refuse(Refuse(ErrorCode.NOT_ALLOWED, text, action.request_id))
+            return
+        self.expire_at(identity.expires_at)
+        lost, granted = self._session.renewed(identity.channels)
+        expires_in = None if identity.expires_at is None else max(0, int(identity.expires_at - time.time()))
+        self._parts.manager.tell(self.connection, Refreshed(expires_in=expires_in, id=echo(action.request_id)))
+        await self._act_all([Leave(channel, Unsubscribed(channel=channel)) for channel in lost])
+        await self._act_all(granted)
+
+    async def _act_all(self, actions: Iterable[Action]) -> None:
+        for action in actions:
+            if (work := self._act(action)) is not None:
+                await work
 
     async def _register(self, identity: Identity, *, one_request: bool = False) -> list[Join | Refuse]:
         """Make the connection known, then tell the client: from here on it misses nothing.
@@ -247,7 +281,9 @@ class Driver:
         """
         if self._parts.node.draining:
             self._turn_away(CloseCode.SHUTDOWN, ErrorCode.UNAVAILABLE, "this replica is shutting down")
-        own, others = self._session.identified(identity.user, self._channels, only_these=one_request)
+        own, others = self._session.identified(
+            identity.user, self._channels, identity.channels, only_these=one_request
+        )
         refusal = next((each for each in others if isinstance(each, Refuse)), None)
         if one_request and refusal is not None:
             self.refuse(replace(refusal, close=CloseCode.BAD_REQUEST))
@@ -280,6 +316,14 @@ class Driver:
             self._session.not_joined(action.channel)
             text = f"not subscribed to {action.channel!r}, try again: {error}"
             self.refuse(Refuse(error.code, text, action.request_id))
+
+    def _expel(self, channel: str) -> None:
+        """The server takes the client off a channel. While it is still being subscribed, `join` tells it."""
+        is_on = channel in self.connection.channels
+        if self._session.expelled(channel):
+            self._parts.manager.unsubscribe(self.connection, channel)
+            if is_on:
+                self._parts.manager.tell(self.connection, Unsubscribed(channel=channel))
 
     def _dispatch(self, operation: Send | Publish) -> Coroutine[Any, Any, None] | None:
         """Hand a message to the router. Others may follow before it is answered, but not any number of them."""

@@ -9,6 +9,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from app.errors import BusUnavailable, ErrorCode, HeliographError
+from app.transports.addresses import Addresses
 from app.transports.auth import OriginPolicy
 from app.transports.driver import Disconnected
 
@@ -53,11 +54,24 @@ class ReadingDoor:
     that origin is allowed, and is told so as CORS has it; any other page is refused.
     """
 
-    def __init__(self, origins: OriginPolicy, serve: Callable[[Request], Awaitable[Response]]) -> None:
+    def __init__(
+        self, origins: OriginPolicy, addresses: Addresses, serve: Callable[[Request], Awaitable[Response]]
+    ) -> None:
         self._origins = origins
+        self._addresses = addresses
         self._serve = serve
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        address = self._addresses.enter(scope)
+        if address is None:
+            await refusal(ErrorCode.CONNECTION_LIMIT, self._addresses.refusal)(scope, receive, send)
+            return
+        try:
+            await self._serve_one(scope, receive, send)
+        finally:
+            self._addresses.leave(address)
+
+    async def _serve_one(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
         response = await self._answer(request)
         response.headers.setdefault("Cache-Control", "no-store")

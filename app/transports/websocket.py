@@ -5,6 +5,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Coroutine
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 from urllib.parse import parse_qsl, unquote_to_bytes
@@ -12,7 +13,7 @@ from urllib.parse import parse_qsl, unquote_to_bytes
 from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
 
-from app.errors import BadFrame, ErrorCode
+from app.errors import BadFrame, ErrorCode, InvalidToken
 from app.hub.frames import Encoding, Sink, text_frame
 from app.hub.outbox import Outbox
 from app.protocol.codes import CloseCode
@@ -20,7 +21,7 @@ from app.protocol.operations import Connect, Operation
 from app.protocol.session import Refuse
 from app.protocol.token_bucket import TokenBucket
 from app.transports.asgi_sink import AsgiSink
-from app.transports.auth import OriginPolicy
+from app.transports.auth import OriginPolicy, credentials_of
 from app.transports.driver import Disconnected, Driver, Parts
 
 logger = logging.getLogger("heliograph.websocket")
@@ -79,24 +80,30 @@ class WebSocketDoor:
             await _deny(scope, send, 503, "this replica is shutting down; try again")
         elif not self.origins.admits(Headers(scope=scope)):
             await _deny(scope, send, 403, "pages of this origin may not connect (HELIOGRAPH_ALLOWED_ORIGINS)")
+        elif (address := self.parts.addresses.enter(scope)) is None:
+            await _deny(scope, send, 429, self.parts.addresses.refusal)
         else:
-            await send({"type": "websocket.accept"})
-            await self._serve(scope, receive, send)
+            try:
+                await send({"type": "websocket.accept"})
+            except BaseException:
+                self.parts.addresses.leave(address)
+                raise
+            await self._serve(scope, receive, send, address)
             return
         self.parts.telemetry.connections_refused += 1
 
-    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _serve(self, scope: Scope, receive: Receive, send: Send, address: str) -> None:
         server_socket: ServerSocket | None = scope.get("extensions", {}).get(SERVER_SOCKET)
         if server_socket is not None:
             outbox = self._outbox(server_socket)
-            socket = _Socket(self.parts, scope, self.frames, outbox, server_socket)
+            socket = _Socket(self.parts, scope, address, self.frames, outbox, server_socket)
             server_socket.attach(outbox, socket)
             socket.begin()
             return
         async with AsgiSink(receive, send) as sink:
             outbox = self._outbox(sink)
             sink.attach(outbox)
-            socket = _Socket(self.parts, scope, self.texts, outbox)
+            socket = _Socket(self.parts, scope, address, self.texts, outbox)
             socket.begin()
             await _read_all(sink, socket)
 
@@ -111,20 +118,40 @@ class _Socket:
     wait, in order.
     """
 
-    __slots__ = ("_bucket", "_close_code", "_connect", "_driver", "_parts", "_socket", "_timer", "_waiting", "_work")
+    __slots__ = (
+        "_address",
+        "_bucket",
+        "_close_code",
+        "_connect",
+        "_driver",
+        "_parts",
+        "_patience",
+        "_socket",
+        "_timer",
+        "_waiting",
+        "_work",
+    )
 
     def __init__(
-        self, parts: Parts, scope: Scope, encoding: Encoding, outbox: Outbox, socket: ServerSocket | None = None
+        self,
+        parts: Parts,
+        scope: Scope,
+        address: str,
+        encoding: Encoding,
+        outbox: Outbox,
+        socket: ServerSocket | None = None,
     ) -> None:
         self._parts = parts
+        self._address = address  # which has entered, and leaves with this socket
         self._socket = socket  # to be told when to read no further; None where whoever reads waits until we are idle
         # Bytes that are no UTF-8 become lone surrogates here, which neither a user id nor a channel may hold.
         text = scope["query_string"].decode("ascii")
         query = dict(parse_qsl(text, keep_blank_values=True, errors="surrogateescape"))
         user = _user_in_path(scope)
-        self._connect = _connect_in_url(query, user) if parts.authenticator.mode == "open" else None
+        self._connect = _connect_in_url(scope, query, user, open_mode=parts.authenticator.mode == "open")
         self._driver = Driver(parts, encoding, outbox, only_user=user, channels=_channels_in_url(scope, query))
         self._bucket = TokenBucket(parts.settings.limits.messages_per_second, time.monotonic())
+        self._patience: TokenBucket | None = None  # with who is over that rate
         self._work: asyncio.Task[None] | None = None  # what takes its time
         self._waiting: deque[str] | None = None  # the frames behind it
         self._timer: asyncio.TimerHandle | None = None
@@ -132,8 +159,11 @@ class _Socket:
 
     def begin(self) -> None:
         """Let the client in, if the URL says who it is; give it some time to say so, if it does not."""
-        if self._connect is not None:
-            connect, self._connect = self._connect, None
+        connect, self._connect = self._connect, None
+        if isinstance(connect, Refuse):
+            with suppress(Disconnected):
+                self._driver.refuse(connect)
+        elif connect is not None:
             self._carry_out(connect)
         timeout_s = self._parts.settings.limits.connect_timeout_s
         self._timer = asyncio.get_running_loop().call_later(timeout_s, self._give_up)
@@ -162,6 +192,7 @@ class _Socket:
         self._close_code = code
         self._waiting = None
         self._stop_timer()
+        self._parts.addresses.leave(self._address)
         if self._work is None:
             self._driver.end(code)
 
@@ -171,16 +202,26 @@ class _Socket:
         """One frame of the client."""
         self._driver.connection.encoding.traffic.messages_in += 1
         try:
-            if not self._bucket.take(time.monotonic()):
-                rate = self._parts.settings.limits.messages_per_second
-                refusal = f"more than {rate:g} frames a second; this one is dropped"
-                self._driver.refuse(Refuse(ErrorCode.RATE_LIMITED, refusal, self._parts.codec.request_id(text)))
+            if not self._bucket.take(now := time.monotonic()):
+                self._refuse_one_too_many(text, now)
                 return
             operation = self._parts.codec.decode(text)
         except BadFrame as error:
             self._driver.refuse(Refuse(error.code, str(error), error.request_id))
         else:
             self._carry_out(operation)
+
+    def _refuse_one_too_many(self, text: str, now: float) -> None:
+        """A frame over the rate is answered and dropped. Answers cost too: who goes on regardless is closed."""
+        limits = self._parts.settings.limits
+        if self._patience is None:
+            self._patience = TokenBucket(limits.messages_per_second, now, limits.refusals)
+        if self._patience.take(now):
+            refusal = f"more than {limits.messages_per_second:g} frames a second; this one is dropped"
+            self._driver.refuse(Refuse(ErrorCode.RATE_LIMITED, refusal, self._parts.codec.request_id(text)))
+        else:
+            reason = f"{limits.refusals} frames over the rate of {limits.messages_per_second:g} a second were refused"
+            self._driver.connection.close(CloseCode.TOO_MANY_ERRORS, reason)
 
     def _carry_out(self, operation: Operation) -> None:
         try:
@@ -245,10 +286,27 @@ async def _read_all(sink: AsgiSink, socket: _Socket) -> None:
     await socket.idle()
 
 
-def _connect_in_url(query: dict[str, str], user: str | None) -> Connect | None:
-    """In open mode the URL may say who comes, instead of a first frame."""
-    user = query.get("user") if user is None else user
-    return None if user is None else Connect(user=user, cursor=query.get("cursor"), replay="replay" in query)
+def _connect_in_url(
+    scope: Scope, query: dict[str, str], user: str | None, *, open_mode: bool
+) -> Connect | Refuse | None:
+    """The handshake may say who comes, instead of a first frame; `user`: whom the path names."""
+    try:
+        credentials = credentials_of(scope, query)
+    except InvalidToken as error:
+        return Refuse(error.code, str(error), close=CloseCode.INVALID_TOKEN)
+    if user is None:
+        user = credentials.user
+    if not open_mode:
+        user = None
+    if user is credentials.token is credentials.ticket is None:
+        return None
+    return Connect(
+        token=credentials.token,
+        user=user,
+        ticket=credentials.ticket,
+        cursor=query.get("cursor"),
+        replay="replay" in query,
+    )
 
 
 def _user_in_path(scope: Scope) -> str | None:

@@ -9,13 +9,16 @@ from typing import Any, get_type_hints
 import msgspec
 import pytest
 
+from app.backends.memory import NoCommands
 from app.backends.memory_log import MemoryLog
-from app.backends.protocols import LogReader, Opening, Subscriptions
+from app.backends.protocols import CommandReader, LogReader, Opening, Subscriptions
 from app.backends.redis_log import RedisLog
-from app.clock import SystemClock
+from app.clock import Clock, SystemClock
 from app.cluster import channels as channels_module
+from app.cluster import commands as commands_module
 from app.cluster import remote_delivery
 from app.cluster.channels import Channels
+from app.cluster.commands import Commands
 from app.cluster.directory import Directory
 from app.cluster.pubsub_manager import PubSubManager
 from app.cluster.remote_delivery import RemoteDelivery
@@ -23,6 +26,8 @@ from app.hub.connection import Connection
 from app.hub.frames import Encoding
 from app.hub.hub import Hub
 from app.hub.outbox import Outbox, Turn
+from app.protocol.codes import CloseCode
+from app.protocol.command import Command, DisconnectUser, UnsubscribeUser
 from app.protocol.envelope import Envelope
 from app.protocol.namespace import Namespaces
 from app.protocol.plain import PlainCodec
@@ -52,7 +57,8 @@ class Here:
         self.hub = Hub(telemetry, self.turn)
         self.log = MemoryLog(SystemClock())
         self.channels = Channels(self.hub, self.log, NoBus(), Namespaces(), ChannelSettings(), telemetry)
-        self.remote = RemoteDelivery(self.hub, self.channels, "me", lambda: "now")
+        self.commands = Commands(self.hub, NoCommands(), node_id="me", clock=SystemClock())
+        self.remote = RemoteDelivery(self.hub, self.channels, self.commands, "me", lambda: "now")
         self.sink = RecordingSink()
         outbox = Outbox(self.sink, self.turn, 1000)
         self.bob = Connection("c", "bob", Encoding(PlainCodec(8), bytes, telemetry.traffic["websocket"]), outbox)
@@ -80,7 +86,7 @@ class TestTheGuard:
         assert not [thing for thing in held if isinstance(thing, PubSubManager | Directory | RedisLog | MemoryLog)]
         assert not [thing for thing in held if {*SENDING, "append"} & set(dir(thing))]
         parameters = inspect.signature(RemoteDelivery.__init__).parameters
-        assert list(parameters) == ["self", "hub", "channels", "node_id", "timestamp"]
+        assert list(parameters) == ["self", "hub", "channels", "commands", "node_id", "timestamp"]
 
     def test_its_channels_can_only_read_and_listen(self) -> None:
         """Fails if Channels is ever given more than a log to read and a bus to listen to."""
@@ -96,6 +102,19 @@ class TestTheGuard:
         }
         assert _verbs(LogReader) == {"open", "bus_sequences", "tops"}
         assert _verbs(Subscriptions) == {"follow", "unfollow"}
+
+    def test_its_commands_can_only_be_read(self) -> None:
+        """Fails if Commands is ever given more than commands to read: it could give them, without end."""
+        hints = get_type_hints(Commands.__init__)
+        assert hints.pop("return") is type(None)
+        assert hints == {"hub": Hub, "log": CommandReader, "node_id": str, "clock": Clock}
+        assert _verbs(CommandReader) == {"after"}
+        used = [
+            node.attr
+            for node in ast.walk(ast.parse(inspect.getsource(commands_module)))
+            if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "self._log"
+        ]
+        assert used == ["after"]
 
     def test_its_channels_keep_to_that(self) -> None:
         """Fails if Channels gets at the rest of what it has at run time: those objects could publish and append."""
@@ -115,9 +134,9 @@ class TestTheGuard:
         ]
         assert len(loaded) == mentioned, "neither is handed on to anybody, or kept under another name"
 
-    @pytest.mark.parametrize("module", [remote_delivery, channels_module])
-    def test_neither_file_publishes_or_appends_to_the_log(self, module: ModuleType) -> None:
-        """Fails if one of the two calls what would send a publication on."""
+    @pytest.mark.parametrize("module", [remote_delivery, channels_module, commands_module])
+    def test_no_file_publishes_or_appends_to_the_log(self, module: ModuleType) -> None:
+        """Fails if one of them calls what would send a publication on."""
         called = [
             (node.func.attr, [ast.unparse(argument) for argument in node.args])
             for node in ast.walk(ast.parse(inspect.getsource(module)))
@@ -130,11 +149,13 @@ class TestTheGuard:
             name
             for name in imported
             if name.startswith(("app.backends", "app.cluster", "app.publish", "redis"))
-            and name not in ("app.backends.protocols", "app.cluster.channels", "app.tasks")
+            and name not in ("app.backends.protocols", "app.cluster.channels", "app.cluster.commands")
         ]
 
     @pytest.mark.parametrize(
-        "verb", [RemoteDelivery.deliver_remote, Channels.receive], ids=lambda verb: verb.__name__
+        "verb",
+        [RemoteDelivery.deliver_remote, Channels.receive, Commands.receive],
+        ids=lambda verb: verb.__qualname__,
     )
     def test_it_cannot_wait_for_anything(self, verb: object) -> None:
         """Fails if delivering becomes a coroutine function: it could then reach the network."""
@@ -148,6 +169,7 @@ class TestTheGuard:
             "collections.abc",
             "msgspec",
             "app.cluster.channels",
+            "app.cluster.commands",
             "app.hub.hub",
             "app.protocol.envelope",
             "app.protocol.events",
@@ -246,3 +268,49 @@ class TestDeliverRemote:
             await here.channels.stop()
         assert [frame["data"] for frame in here.sink.frames] == [1, 2, 3]
         assert here.sink.frames[-1]["cursor"] == format_cursor({"#bob": Position(epoch, top + 3)})
+
+
+class TestCommands:
+    def test_a_disconnect_closes_what_the_user_has_here(self) -> None:
+        """Fails if it does not, if somebody else's connection is closed, or the command is shown as a message."""
+        here = Here()
+        assert here.deliver(command(DisconnectUser(reason="enough"), user="bobb")) == 0
+        assert here.sink.closed is None
+        assert here.deliver(command(DisconnectUser(reason="enough"))) == 1
+        assert (here.sink.closed, here.sink.reason, here.sink.frames) == (CloseCode.FORCED, "enough", [])
+
+    def test_an_unsubscribe_reaches_whoever_drives_the_connection(self) -> None:
+        """Fails if the channel's name does not arrive, or a connection that nobody drives breaks it."""
+        here = Here()
+        assert here.deliver(command(UnsubscribeUser("room:1"))) == 1
+        left: list[str] = []
+        here.bob.on_expelled = left.append
+        here.deliver(command(UnsubscribeUser("room:1")))
+        assert left == ["room:1"]
+
+    def test_its_own_command_was_carried_out_before(self) -> None:
+        """Fails if the replica that gives a command carries it out again when it comes back: who is new goes too."""
+        here = Here()
+        assert here.deliver(command(DisconnectUser(), node_id="me")) == 0
+        assert here.sink.closed is None
+
+    def test_a_command_that_comes_twice_counts_once(self) -> None:
+        """Fails if the bus and the look at what was kept each carry a command out."""
+        here = Here()
+        left: list[str] = []
+        here.bob.on_expelled = left.append
+        for _ in range(2):
+            here.deliver(command(UnsubscribeUser("room:1"), message_id="m"))
+        assert left == ["room:1"]
+
+    def test_an_old_command_spares_who_came_after_it(self) -> None:
+        """Fails if somebody who connected after a command is disconnected by it, since it was found late."""
+        here = Here()
+        assert here.commands.carry_out(command(DisconnectUser()), age_s=5.0) == 0
+        assert here.sink.closed is None
+        here.bob.since -= 6.0
+        assert here.commands.carry_out(command(DisconnectUser()), age_s=5.0) == 1
+
+
+def command(what: Command, user: str = "bob", **fields: Any) -> Envelope:
+    return Envelope(msgspec.Raw(b"null"), target_user_id=user, command=what, **fields)

@@ -1,13 +1,25 @@
 """One cluster for the tests that leave it as they found it; those that break it start their own."""
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from playwright.async_api import Browser, async_playwright
 
 from tests.support.cluster import ROOT, LocalClusterProcess
 
 ARTIFACTS = ROOT / "artifacts"
+
+
+QUIET = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking", "--disable-sync")
+
+
+@pytest.fixture
+async def browser() -> AsyncIterator[Browser]:
+    async with async_playwright() as playwright:
+        chromium = await playwright.chromium.launch(executable_path="/usr/bin/chromium", args=[*QUIET])
+        yield chromium
+        await chromium.close()
 
 
 @pytest.fixture(scope="session")

@@ -1,25 +1,14 @@
 """The console in a real Chromium, through nginx."""
 
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from playwright.async_api import Browser, Page, async_playwright, expect
+from playwright.async_api import Browser, Page, expect
 
 from tests.support.cluster import SOURCES, LocalClusterProcess
 from tests.support.forwarder import forward_from
 
 pytestmark = pytest.mark.e2e
-
-QUIET = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking", "--disable-sync")
-
-
-@pytest.fixture
-async def browser() -> AsyncIterator[Browser]:
-    async with async_playwright() as playwright:
-        chromium = await playwright.chromium.launch(executable_path="/usr/bin/chromium", args=[*QUIET])
-        yield chromium
-        await chromium.close()
 
 
 async def connect(browser: Browser, port: int, user: str) -> Page:

@@ -15,6 +15,7 @@ from app.protocol.operations import Operation
 from tests.conftest import StartReplica
 from tests.support.client import Client
 from tests.support.replicas import RunningReplica
+from tests.support.tokens import JWT, token
 
 DOCUMENT = document(metadata.version("heliograph"))
 COMMITTED = Path(__file__).parents[2] / "docs" / "asyncapi.json"
@@ -77,7 +78,7 @@ CHAT = {"presence": True, "join_leave": True}
 
 @pytest.fixture
 async def conversation(start_replica: StartReplica) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Everything that two clients can say and be told, on a replica that drains at the end: (said, heard)."""
+    """Everything that clients can say and be told, on a replica that drains and one with tokens: (said, heard)."""
     one = await start_replica(
         namespaces={"chat": CHAT, "run": {"run": True, "client_publish": True}},
         presence={"grace_s": 0.05},
@@ -109,7 +110,14 @@ async def conversation(start_replica: StartReplica) -> tuple[list[dict[str, Any]
         drain = asyncio.create_task(one.replica.node.drain())
         await alice.next("reconnect")
     await drain
-    return alice.said + carol.said, alice.heard + carol.heard
+    closed = await start_replica("replica-2", auth=JWT, redis_url=None)
+    async with Heard(closed) as dave:
+        await dave.ask("connect", "connected", token=token("dave", channels=["news"]))
+        await dave.next("subscribed", channel="news")
+        await dave.ask("refresh", "refreshed", token=token("dave"))
+        await closed.replica.manager.unsubscribe_user("dave", "news")
+        await dave.next("unsubscribed", channel="news")
+    return alice.said + carol.said + dave.said, alice.heard + carol.heard + dave.heard
 
 
 async def test_a_conversation_is_as_it_says(

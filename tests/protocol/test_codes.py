@@ -8,7 +8,7 @@ from app.protocol.codes import CloseCode
 @pytest.mark.parametrize("code", CloseCode)
 def test_the_range_says_whether_to_come_back(code: CloseCode) -> None:
     """Fails if a code of ours stands in the wrong range, or the property does not follow the range."""
-    stays_away = {"INVALID_TOKEN", "BAD_REQUEST", "FORCED", "CONNECTION_LIMIT", "NOT_ALLOWED"}
+    stays_away = {"INVALID_TOKEN", "BAD_REQUEST", "FORCED", "CONNECTION_LIMIT", "NOT_ALLOWED", "TOO_MANY_ERRORS"}
     assert code.may_reconnect == (code.name not in stays_away)
     if code >= 3000:
         assert code.may_reconnect == (code < 3500)
@@ -19,6 +19,7 @@ def test_the_numbers_that_clients_know() -> None:
     assert {code.name: code.value for code in CloseCode} == {
         "UNSUPPORTED_DATA": 1003,
         "INTERNAL_ERROR": 1011,
+        "TRY_AGAIN_LATER": 1013,
         "SHUTDOWN": 3001,
         "EXPIRED": 3005,
         "SLOW": 3008,
@@ -28,4 +29,5 @@ def test_the_numbers_that_clients_know() -> None:
         "FORCED": 3503,
         "CONNECTION_LIMIT": 3504,
         "NOT_ALLOWED": 3507,
+        "TOO_MANY_ERRORS": 3509,
     }

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.errors import BadEnvelope, BadUserId
+from app.protocol.command import DisconnectUser, UnsubscribeUser
 from app.protocol.envelope import MAX_DEPTH, Envelope, decode_envelope, encode_envelope, ending_of
 from app.protocol.identity import check_user_id
 from app.protocol.position import Position
@@ -89,6 +90,30 @@ def test_the_wire_form_on_a_channel() -> None:
     coming = Envelope(msgspec.Raw(b'"alice"'), channel="room:1", presence="join")
     assert json.loads(encode_envelope(coming)) == {"channel": "room:1", "message": "alice", "presence": "join"}
     assert decode_envelope(encode_envelope(coming)) == coming
+
+
+def test_the_wire_form_of_a_command() -> None:
+    """Fails if a command is renamed on the bus, or one that no replica could carry out is let in."""
+    kick = Envelope(msgspec.Raw(b"null"), target_user_id="bob", command=DisconnectUser(reason="enough"))
+    assert json.loads(encode_envelope(kick)) == {
+        "target_user_id": "bob",
+        "message": None,
+        "command": {"type": "disconnect", "code": 3503, "reason": "enough"},
+    }
+    off = Envelope(msgspec.Raw(b"null"), target_user_id="bob", command=UnsubscribeUser("방:1"))
+    assert json.loads(encode_envelope(off))["command"] == {"type": "unsubscribe", "channel": "방:1"}
+    for envelope in (kick, off):
+        assert decode_envelope(encode_envelope(envelope)) == envelope
+    for bad in (
+        '{"message":null,"channel":"news","command":{"type":"disconnect"}}',
+        '{"message":null,"command":{"type":"disconnect"}}',
+        '{"message":null,"target_user_id":"bob","command":{"type":"explode"}}',
+        '{"message":null,"target_user_id":"bob","command":{"type":"disconnect","code":9}}',
+        '{"message":null,"target_user_id":"bob","command":{"type":"unsubscribe","channel":""}}',
+        '{"message":null,"target_user_id":"bob","command":"disconnect"}',
+    ):
+        with pytest.raises(BadEnvelope):
+            decode_envelope(bad.encode())
 
 
 def test_the_two_required_fields_are_enough() -> None:

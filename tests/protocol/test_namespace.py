@@ -18,7 +18,8 @@ from app.settings import Namespace
         ("#run:42", "#"),
         ("run", ""),
         ("RUN:1", ""),
-        ("chat:1", ""),
+        ("chat:1", "chat"),
+        ("games:1", ""),
         (":x", ""),
     ],
 )
@@ -30,7 +31,8 @@ def test_what_stands_before_the_first_colon_decides(channel: str, namespace: str
 def test_the_defaults_are_those_of_the_handbook() -> None:
     """Fails if history sizes and times are not 100/5 min for users, 1,000/24 h for runs, 10,000/24 h for logs."""
     kept = {name: (options.history_size, options.history_ttl_s) for name, options in BUILT_IN.items()}
-    assert kept == {"#": (100, 300), "run": (1000, 86_400), "logs": (10_000, 86_400), "": (100, 300)}
+    few = (100, 300)
+    assert kept == {"#": few, "run": (1000, 86_400), "logs": (10_000, 86_400), "chat": few, "": few}
     assert BUILT_IN["run"].final_ttl_s == 3600
     assert BUILT_IN["run"].run
     assert BUILT_IN["logs"].replay

@@ -57,7 +57,7 @@ BAD = {
         '{"type":"teleport"}',
         "unknown_type",
         "unknown type 'teleport'; known are "
-        "connect, send, subscribe, unsubscribe, publish, history, presence, emit, ping",
+        "connect, refresh, send, subscribe, unsubscribe, publish, history, presence, emit, ping",
     ),
     "type in capitals": ('{"type":"PING"}', "unknown_type", "unknown type 'PING'"),
     "empty type": ('{"type":""}', "unknown_type", "unknown type ''"),

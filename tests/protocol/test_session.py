@@ -19,6 +19,7 @@ from app.protocol.operations import (
     Publish,
     ReadHistory,
     ReadPresence,
+    Refresh,
     Send,
     Subscribe,
     Unsubscribe,
@@ -35,6 +36,7 @@ from app.protocol.session import (
     Muster,
     Recall,
     Refuse,
+    Renew,
     Route,
     Session,
 )
@@ -231,18 +233,19 @@ operations = st.one_of(
     st.builds(Publish, channel=channels, data=st.just(DATA), id=ids),
     st.builds(ReadHistory, channel=channels, cursor=cursors, id=ids),
     st.builds(ReadPresence, channel=channels, id=ids),
+    st.builds(Refresh, token=st.text(), id=ids),
     st.builds(Emit, event=st.text(min_size=1, max_size=128), data=st.just(DATA), id=ids),
 )
 
 
 @settings(deadline=None)
-@given(st.lists(st.tuples(operations, st.booleans())))
-def test_no_sequence_breaks_the_rules(steps: list[tuple[Operation, bool]]) -> None:
+@given(st.lists(st.tuples(operations, st.booleans())), st.booleans())
+def test_no_sequence_breaks_the_rules(steps: list[tuple[Operation, bool]], open_mode: bool) -> None:
     """Fails if some sequence raises, routes before the client is identified, or asks twice who the client is.
 
     The boolean says whether the driver has found out who it is before the next operation.
     """
-    session = new_session()
+    session = new_session(open_mode=open_mode)
     asked = identified = False
     listening: set[str] = set()
     for operation, find_out in steps:
@@ -255,6 +258,10 @@ def test_no_sequence_breaks_the_rules(steps: list[tuple[Operation, bool]]) -> No
                 assert isinstance(operation, Connect)
                 assert not asked
                 asked = True
+            case Renew():
+                assert identified
+                assert isinstance(operation, Refresh)
+                assert not open_mode
             case Announce(done) | Recall(done, _) | HandOver(done):
                 assert identified
                 assert done is operation

@@ -17,6 +17,13 @@ def test_a_burst_of_one_second_and_then_the_rate() -> None:
     assert [bucket.take(100.0) for _ in range(11)] == [True] * 10 + [False]
 
 
+def test_another_burst() -> None:
+    """Fails if a burst cannot be larger than one second's worth, or grows beyond what it may be."""
+    bucket = TokenBucket(10, now=0.0, most=25)
+    assert [bucket.take(0.0) for _ in range(26)] == [True] * 25 + [False]
+    assert [bucket.take(100.0) for _ in range(26)] == [True] * 25 + [False]
+
+
 def test_zero_is_no_limit() -> None:
     """Fails if 0 refuses everything."""
     bucket = TokenBucket(0, now=0.0)

@@ -83,6 +83,12 @@ class Client:
         await self.next("pong")
         assert [frame for frame in self._seen if frame["type"] == "message"] == []
 
+    async def only(self, *types: str) -> list[dict[str, Any]]:
+        """What has come of these types and was not asked for yet; whatever was sent before has arrived."""
+        await self.say({"type": "ping"})
+        await self.next("pong")
+        return [frame for frame in self._seen if frame["type"] in types]
+
     async def close_code(self, within_s: float = 5.0) -> int:
         """Wait until the server closes; the code it gives."""
         async with asyncio.timeout(within_s):

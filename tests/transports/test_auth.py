@@ -2,6 +2,7 @@
 
 import base64
 import json
+import logging
 import time
 from typing import Any
 from urllib.parse import quote
@@ -9,16 +10,22 @@ from urllib.parse import quote
 import jwt
 import pytest
 from starlette.datastructures import Headers
+from websockets.asyncio.client import connect
 
+from app.backends.tickets import MemoryTickets
+from app.clock import SystemClock
 from app.errors import BadUserId, InvalidToken
 from app.settings import AuthSettings
-from app.transports.auth import Authenticator, Credentials, Identity, OriginPolicy, make_token
+from app.transports.auth import Authenticator, Credentials, Identity, OriginPolicy
+from app.transports.tokens import make_token
 from tests.conftest import StartReplica
 from tests.support.client import Client
+from tests.support.replicas import OPEN
 from tests.support.tokens import JWT, SECRET, token
 
-jwt_mode = Authenticator(AuthSettings(mode="jwt", secret=SECRET))
-open_mode = Authenticator(AuthSettings(mode="open"))
+tickets = MemoryTickets(SystemClock())
+jwt_mode = Authenticator(AuthSettings(mode="jwt", secret=SECRET), tickets)
+open_mode = Authenticator(AuthSettings(mode="open"), tickets)
 
 
 def forged(header: dict[str, Any], payload: object, signature: bytes = b"") -> str:
@@ -132,6 +139,18 @@ class TestOriginPolicy:
             ("null", False),
             ("", False),
             ("here:8080", False),
+            ("http://HERE:8080", False),
+            ("HTTP://here:8080", False),
+            ("http://here.:8080", False),
+            ("http://here:8080/", False),
+            ("http://here:08080", False),
+            ("ftp://here:8080", False),
+            ("https://APP.example.org", False),
+            ("https://app.example.org.", False),
+            ("https://app.example.org:443", False),
+            ("https://app.example.org/", False),
+            ("https://app.example.org https://evil.test", False),
+            (" https://app.example.org", False),
             ("http://[", False),
             ("http://[::1", False),
             ("\xff\xfe", False),
@@ -168,14 +187,71 @@ class TestJwtMode:
         assert one.replica.hub.connections == 0
 
     async def test_without_a_token_nobody_gets_in(self, start_replica: StartReplica) -> None:
-        """Fails if ?user= or a token in the URL stands for a token in the first frame."""
+        """Fails if ?user=, or nothing at all, stands for a token in the first frame."""
         one = await start_replica(auth=JWT, redis_url=None, limits={"connect_timeout_s": 0.2})
         async with Client(one.url, path="/ws?user=alice") as client:
             await client.say({"type": "connect", "user": "alice"})
             assert "token" in (await client.next("error"))["message"]
             assert await client.close_code() == 3500
-        async with Client(one.url, path=f"/ws?token={token()}") as client:
+        async with Client(one.url, path="/ws") as client:
             assert await client.close_code() == 3501
+
+    async def test_the_handshake_may_carry_the_token(self, start_replica: StartReplica) -> None:
+        """Fails if a program that can set headers has to send a first frame, or its URL counts beside the token."""
+        one = await start_replica(auth=JWT, redis_url=None)
+        for header in (f"Bearer {token('alice')}", f"bearer  {token('alice')}"):
+            async with connect(
+                _ws(one.url, "?user=mallory"), additional_headers={"Authorization": header}, proxy=None
+            ) as socket:
+                assert json.loads(await socket.recv())["user"] == "alice"
+                await socket.send('{"type":"connect","token":"x","id":1}')
+                assert json.loads(await socket.recv())["id"] == 1  # an error: it has connected
+
+    @pytest.mark.parametrize(
+        ("headers", "says"),
+        [
+            ([("Authorization", "Bearer nonsense")], "not valid"),
+            ([("Authorization", f"Bearer {token(expires_in=-1)}")], "expired"),
+            ([("Authorization", f"Bearer {token('a')}"), ("Authorization", f"Bearer {token('b')}")], "say once"),
+        ],
+    )
+    async def test_a_handshake_with_a_bad_token(
+        self, start_replica: StartReplica, headers: list[tuple[str, str]], says: str
+    ) -> None:
+        """Fails if a bad header is overlooked, or one of two is chosen: 3500, and why."""
+        one = await start_replica(auth=JWT, redis_url=None)
+        async with connect(_ws(one.url), additional_headers=headers, proxy=None) as socket:
+            error = json.loads(await socket.recv())
+            assert error["code"] == "invalid_token"
+            assert says in error["message"]
+            await socket.wait_closed()
+            assert socket.close_code == 3500
+
+    async def test_another_scheme_is_for_somebody_else(self, start_replica: StartReplica) -> None:
+        """Fails if a proxy's own `Authorization: Basic` keeps clients from giving a token in the first frame."""
+        one = await start_replica(auth=JWT, redis_url=None)
+        async with connect(_ws(one.url), additional_headers={"Authorization": "Basic YTpi"}, proxy=None) as socket:
+            await socket.send(json.dumps({"type": "connect", "token": token("alice")}))
+            assert json.loads(await socket.recv())["user"] == "alice"
+
+    @pytest.mark.parametrize("name", ["token", "access_token"])
+    @pytest.mark.parametrize("auth", [JWT, OPEN], ids=["jwt", "open"])
+    async def test_a_token_in_the_url_is_refused(
+        self, start_replica: StartReplica, caplog: pytest.LogCaptureFixture, name: str, auth: dict[str, str]
+    ) -> None:
+        """Fails if a good token counts in a URL, where logs keep it, or the client is not told what to do instead."""
+        one = await start_replica(auth=auth, redis_url=None)
+        secret = token("alice")
+        with caplog.at_level(logging.DEBUG, "heliograph"):
+            async with Client(one.url, path=f"/ws?{name}={secret}&user=alice") as client:
+                error = await client.next("error")
+                assert error["code"] == "invalid_token"
+                for way in ("first frame", "Authorization", "/api/ticket"):
+                    assert way in error["message"]
+                assert secret not in error["message"]
+                assert await client.close_code() == 3500
+        assert secret not in "".join(record.getMessage() for record in caplog.records if "heliograph" in record.name)
+        assert one.replica.hub.connections == 0
 
     async def test_the_url_must_name_the_same_user(self, start_replica: StartReplica) -> None:
         """Fails if a token for alice opens /ws/users/bob (3507), or does not open /ws/users/alice."""
@@ -202,6 +278,10 @@ class TestJwtMode:
             await patient.nothing_more()
             assert (await patient.send("alice", "still here"))["delivery"] == "local"
         assert one.replica.hub.connections == 0
+
+
+def _ws(url: str, query: str = "") -> str:
+    return f"{url.replace('http', 'ws', 1)}/ws{query}"
 
 
 class TestOpenMode:

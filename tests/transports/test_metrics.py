@@ -95,7 +95,7 @@ class TestClients:
             async with Client(two.url, user="bob") as bob:
                 await bob.send("alice", 2)
                 await phone.messages(1)
-            await alice.say({"type": "subscribe", "channel": "chat:1"})
+            await alice.say({"type": "subscribe", "channel": "talk:1"})
             await alice.next("subscribed")
             reading = await read(one)
             assert reading("messages_in_total", transport="websocket") == 2, "one send, one subscribe"
@@ -141,9 +141,9 @@ class TestClients:
         one = await start_replica()
         async with Client(one.url, user="alice") as alice:
             for number in range(3):
-                await alice.say({"type": "publish", "channel": "chat:1", "data": number})
+                await alice.say({"type": "publish", "channel": "talk:1", "data": number})
                 await alice.next("ack")
-            await alice.say({"type": "subscribe", "channel": "chat:1", "replay": True})
+            await alice.say({"type": "subscribe", "channel": "talk:1", "replay": True})
             assert await alice.messages(3) == [0, 1, 2]
         assert (await read(one))("messages_out_total", transport="websocket") == 3
 
@@ -232,19 +232,19 @@ class TestTheBus:
         one = await start_replica("replica-1", redis_url=own_redis.url)
         two = await start_replica("replica-2", redis_url=own_redis.url)
         async with Client(one.url, user="alice") as alice, Client(two.url, user="bob") as bob:
-            await bob.say({"type": "subscribe", "channel": "chat:1"})
+            await bob.say({"type": "subscribe", "channel": "talk:1"})
             await bob.next("subscribed")
             lost = 0
             while not (await read(two))("repairs_total"):
                 own_redis.command("CLIENT", "KILL", "TYPE", "pubsub")
-                await alice.say({"type": "publish", "channel": "chat:1", "data": lost})
+                await alice.say({"type": "publish", "channel": "talk:1", "data": lost})
                 lost += 1
                 assert await bob.messages(1, within_s=10) == [lost - 1]
             reading = await read(two)
             assert reading("bus_connection_losses_total") >= 1
             assert reading("unfilled_gaps_total") == 0
             own_redis.command("FLUSHALL")
-            await alice.say({"type": "publish", "channel": "chat:1", "data": "after the end of the world"})
+            await alice.say({"type": "publish", "channel": "talk:1", "data": "after the end of the world"})
             await bob.next("subscribed", recovered=False, within_s=10)
             assert (await read(two))("unfilled_gaps_total") >= 1
 

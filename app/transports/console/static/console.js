@@ -3,11 +3,15 @@ import { Cluster } from "./cluster.js";
 import { byId, element } from "./dom.js";
 import { Heliograph } from "./heliograph.js";
 import { Navigation } from "./navigation.js";
+import { ChannelsView } from "./views/channels.js";
+import { ChartsView } from "./views/charts.js";
 import { ClusterView } from "./views/cluster.js";
 import { Composer } from "./views/composer.js";
-import { closeText, ConnectionView, hasFailed } from "./views/connection.js";
+import { closeText, ConnectionView, hasFailed, TRANSPORTS } from "./views/connection.js";
+import { LogView } from "./views/log.js";
 import { MessagesView } from "./views/messages.js";
 import { replicaName } from "./views/replica.js";
+import { RunView } from "./views/run.js";
 
 const client = new Heliograph();
 let auth = "open";
@@ -15,14 +19,26 @@ const cluster = new Cluster();
 
 const connection = new ConnectionView(client);
 const replicas = new ClusterView(cluster);
+new ChartsView(cluster);
 const messages = new MessagesView((user) => composer.addressTo(user));
 const composer = new Composer((to, data) => {
   messages.addOutgoing(to, data, client.send(to, data));
 });
 
+const [run, log, channels] = [new RunView(client), new LogView(client), new ChannelsView(client)];
+
 new Navigation(byId("navigation"), [
   { name: "messages", title: "Messages", section: byId("messages-view") },
-  { name: "replicas", title: "Replicas", section: byId("cluster-view") },
+  { name: "runs", title: "Run", section: byId("run-view"), open: (id) => run.open(id) },
+  { name: "logs", title: "Log", section: byId("log-view"), open: (id) => log.open(id) },
+  {
+    name: "channels",
+    title: "Channels",
+    section: byId("channels-view"),
+    open: (name) => channels.open(name),
+    leave: () => channels.leave(),
+  },
+  { name: "cluster", title: "Cluster", section: byId("cluster-view") },
 ]);
 
 client.on("message", (message) => {
@@ -31,6 +47,8 @@ client.on("message", (message) => {
   replicas.flash(message.origin);
   replicas.flash(message.deliveredBy);
 });
+
+client.on("lost", () => messages.addNote("error", "Messages are missing here"));
 
 client.on("error", (error) => messages.addNote("error", `${error.code}: ${error.message}`));
 
@@ -41,7 +59,7 @@ client.on("state", (state) => {
   if (state.state === "connected") {
     const moved = last.state === "connected";
     const words = moved ? ["Moved from ", replicaName(last.replica), " to "] : ["Connected to "];
-    messages.addNote("plain", ...words, replicaName(state.replica));
+    messages.addNote("plain", ...words, replicaName(state.replica), ` by ${TRANSPORTS[state.transport]}`);
     byId("invitation").replaceChildren(...invitation(state.user));
   } else if (state.state === "reconnecting" && last.state !== "reconnecting") {
     messages.addNote("plain", `Disconnected: ${closeText(state)}`);
@@ -74,6 +92,7 @@ cluster.start();
 function invitation(user) {
   if (auth !== "open") return ["Write to somebody below."];
   const other = ["alice", "bob"].find((name) => name !== user);
-  const link = element("a", { href: `/?user=${other}`, target: "_blank" }, `Open a second window as ${other}`);
+  const address = { href: `/?user=${other}${location.hash}`, target: "_blank" };
+  const link = element("a", address, `Open a second window as ${other}`);
   return [link, " and write to each other."];
 }

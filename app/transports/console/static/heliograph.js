@@ -5,18 +5,36 @@
  *
  *     const heliograph = new Heliograph({ user: "alice" });
  *     heliograph.on("message", ({ from, data }) => console.log(from, data));
+ *     heliograph.subscribe("news", ({ data }) => console.log("news:", data));
  *     heliograph.connect();
  *     const { delivery } = await heliograph.send("bob", "hello");
  */
 import { Backoff } from "./client/backoff.js";
+import { Channel } from "./client/channel.js";
+import { mayReconnect } from "./client/codes.js";
+import { Credentials } from "./client/credentials.js";
 import { Emitter } from "./client/emitter.js";
 import { HeliographError } from "./client/error.js";
-import { Link } from "./client/link.js";
+import { Ladder } from "./client/ladder.js";
+import { PollLink } from "./client/poll_link.js";
+import { formatCursor, positionOf } from "./client/position.js";
 import { RecentIds } from "./client/recent_ids.js";
+import { Requests } from "./client/requests.js";
+import { Roster } from "./client/roster.js";
+import { SocketLink } from "./client/socket_link.js";
+import { StreamLink } from "./client/stream_link.js";
+import { Subscription } from "./client/subscription.js";
 
 export { HeliographError };
 
-const SEND_TIMEOUT_MS = 10_000;
+// From best to worst, with the door of each, as seen from the WebSocket's.
+const TRANSPORTS = {
+  websocket: { Link: SocketLink, path: null },
+  sse: { Link: StreamLink, path: "sse" },
+  poll: { Link: PollLink, path: "api/poll" },
+};
+const REQUEST_TIMEOUT_MS = 10_000;
+const HANDSHAKE_MS = 5_000;
 // A connection that lasted so long was a success; the next loss starts again with short delays.
 const STABLE_MS = 5_000;
 // How long the old connection is still listened to when a new one has taken over: what was on its
@@ -24,19 +42,23 @@ const STABLE_MS = 5_000;
 const OVERLAP_MS = 1_000;
 // After a hint that the network has changed, an answer is expected sooner than in quiet times.
 const HINT_PROBE_MS = 3_000;
-
-/** Close codes 3500–3999 mean that coming back would end the same way. */
-const mayReconnect = (code) => code < 3500 || code > 3999;
+// What may be wrong with a channel, so that all would be well without it.
+const CHANNEL_ERRORS = new Set(["not_allowed", "bad_request", "channel_limit"]);
+const LONGEST_TIMER_MS = 2 ** 31 - 1;
+const RENEW_AGAIN_MS = 5_000;
 
 /**
+ * @typedef {"websocket" | "sse" | "poll"} Transport
+ *
  * @typedef {object} State
  * @property {"connecting" | "connected" | "reconnecting" | "closed"} state
  * @property {number} [retryInMs] when reconnecting: how long until the next attempt; 0 during one
  * @property {number} [code] why it closed; on `reconnecting` and `closed`
  * @property {string} [reason] the same in words; may be empty
  * @property {string} [user] on `connected`
- * @property {string} [session] on `connected`
+ * @property {string} [session] on `connected`, by WebSocket and SSE
  * @property {string} [replica] on `connected`: who serves this client
+ * @property {Transport} [transport] on `connected`
  *
  * @typedef {object} Message
  * @property {string} channel
@@ -44,23 +66,30 @@ const mayReconnect = (code) => code < 3500 || code > 3999;
  * @property {string} [from] absent when a program outside the cluster published it
  * @property {string} message_id
  * @property {string} sent_at ISO 8601
+ * @property {string} [cursor] absent from what is not kept
  * @property {string} [origin] the replica on which it was sent; absent as `from` may be
  * @property {string} deliveredBy the replica whose connection brought it
  *
  * @typedef {object} Ack
  * @property {string} message_id
- * @property {"local" | "remote" | "stored" | "offline"} delivery
+ * @property {"local" | "remote" | "stored" | "offline"} [delivery] of a message to a user
+ * @property {string} [cursor] of a publication that is kept: its place in the channel
  * @property {string} sentOn the replica that took it
  * @property {number} rttMs from handing it to the socket to the answer
  *
- * @typedef {string | (() => string | Promise<string>)} Token a function is asked before each
- *   connection, so that it can give a fresh one
+ * @typedef {object} Who how to say who one is: one of these
+ * @property {string} [user] where the server runs in open mode
+ * @property {string} [token] in jwt mode: a token that is never renewed
+ * @property {() => string | Promise<string>} [getToken] in jwt mode: asked for a token before each connection, and
+ *   again before the token expires. If it gives nothing, the client closes for good; if it throws, it tries again
+ * @property {() => string | Promise<string>} [getTicket] in jwt mode, for a page that is given no token: asked for
+ *   a single-use ticket before each connection and each poll
  *
- * @typedef {object} Options
+ * @typedef {Who & object} Options
  * @property {string} [url] the server's WebSocket door; default: `/ws` on the page's own origin
- * @property {string} [user] who to be, where the server runs in open mode
- * @property {Token} [token] who to be, where it runs in jwt mode
+ * @property {Transport[]} [transports] those that may be used, best first; default: all
  * @property {typeof WebSocket} [WebSocket] this and what follows: for tests and for Node
+ * @property {typeof fetch} [fetch]
  * @property {typeof setTimeout} [setTimeout]
  * @property {typeof clearTimeout} [clearTimeout]
  * @property {() => number} [random] in [0, 1)
@@ -69,8 +98,9 @@ const mayReconnect = (code) => code < 3500 || code > 3999;
  */
 
 /**
- * Events: `state` ({@link State}), `connected` (the server's frame), `message` ({@link Message}),
- * `error` ({@link HeliographError}, for what belongs to no call).
+ * Events: `state` ({@link State}), `connected` (the server's frame), `message` ({@link Message} to this user),
+ * `lost` (messages to this user are missing before those that follow), `error` ({@link HeliographError}, for what
+ * belongs to no call and no subscription).
  */
 export class Heliograph {
   #env;
@@ -78,39 +108,46 @@ export class Heliograph {
   #credentials;
   #events = new Emitter();
   #backoff;
+  #ladder;
+  #requests;
   #seen = new RecentIds();
-  /** @type {undefined | string} where this user's own channel stands, as far as it was heard */
-  #cursor = undefined;
+
+  /** @type {?Channel} this user's own channel, once that is known */
+  #own = null;
+  /** @type {Map<string, Channel>} what is subscribed to, or shall be */
+  #channels = new Map();
+  #syncing = false;
 
   /** @type {State} */
   #state = { state: "closed" };
-  /** @type {?Link} the connection in use */
-  #link = null;
-  /** @type {?Link} the one being opened: the first, a replacement, or a successor beside `#link` */
-  #opening = null;
-  /** @type {Set<Link>} replaced, and still listened to for a moment */
-  #leaving = new Set();
+  // Links: SocketLink, StreamLink or PollLink.
+  #link = null; // the connection in use
+  #opening = null; // the one being opened: the first, a replacement, or a successor beside `#link`
+  #leaving = new Set(); // replaced, and still listened to for a moment
+  /** @type {Map<SocketLink, Roster>} of each socket that is connected */
+  #rosters = new Map();
   #openTimer = null; // until the next `#open()`
+  #climbTimer = null; // until a better transport is tried
   #stableTimer = null;
-
-  /** @type {Map<string, {text: string, link: ?Link, sentAt: number, timer: *, resolve: Function, reject: Function}>} */
-  #requests = new Map();
-  #lastId = 0;
+  #renewTimer = null;
 
   /** @param {Options} options */
   constructor(options = {}) {
-    const { url = "/ws", user, token } = options;
-    this.#url = url;
-    this.#credentials = { user, token };
+    this.#url = options.url ?? "/ws";
     this.#env = {
       WebSocket: options.WebSocket ?? globalThis.WebSocket,
-      // Wrapped: the browser's timers refuse to be called as methods of another object.
+      // Wrapped: the browser's functions refuse to be called as methods of another object.
+      fetch: options.fetch ?? ((...request) => fetch(...request)),
       setTimeout: options.setTimeout ?? ((fn, ms) => setTimeout(fn, ms)),
       clearTimeout: options.clearTimeout ?? ((timer) => clearTimeout(timer)),
       now: options.now ?? (() => performance.now()),
       host: options.host ?? globalThis.window ?? null,
     };
-    this.#backoff = new Backoff(options.random ?? Math.random);
+    const random = options.random ?? Math.random;
+    this.#credentials = new Credentials(options, this.#env);
+    this.#backoff = new Backoff(random);
+    this.#ladder = new Ladder(options.transports ?? Object.keys(TRANSPORTS), random);
+    this.#requests = new Requests(this.#env);
   }
 
   /** @returns {State} */
@@ -119,7 +156,7 @@ export class Heliograph {
   }
 
   /**
-   * @param {"state" | "connected" | "message" | "error"} event
+   * @param {"state" | "connected" | "message" | "lost" | "error"} event
    * @param {(value: any) => void} listener
    * @returns {() => void} takes the listener off again
    */
@@ -130,13 +167,14 @@ export class Heliograph {
   /**
    * Connects, or cuts the wait for the next attempt short. What comes of it is told by `state`.
    *
-   * @param {{user?: string, token?: Token}} [credentials] to be somebody else from now on
+   * @param {Who} [who] to be somebody else from now on
    */
-  connect(credentials) {
-    if (credentials) {
+  connect(who) {
+    if (who) {
       this.close();
-      this.#credentials = credentials;
-      this.#cursor = undefined;
+      this.#credentials = new Credentials(who, this.#env);
+      this.#own = null;
+      for (const channel of this.#channels.values()) channel.forget();
     }
     if (this.#state.state === "closed") {
       this.#backoff.reset();
@@ -148,9 +186,37 @@ export class Heliograph {
     }
   }
 
-  /** Leaves and stays away. What was not answered yet is rejected. */
+  /** Leaves and stays away. What was not answered yet is rejected; subscriptions go on with the next `connect`. */
   close() {
     if (this.#state.state !== "closed") this.#stop({ code: 1000, reason: "" });
+  }
+
+  /**
+   * Listens to a channel, from now on and over all reconnects, until `unsubscribe`. May be called before `connect`.
+   *
+   * @param {string} channel
+   * @param {(event: object) => void} [handler] of each message; of a run: of its state and its progress
+   * @returns {Subscription}
+   */
+  subscribe(channel, handler) {
+    const subscription = new Subscription(channel, handler, (over) => this.#release(over));
+    let followed = this.#channels.get(channel);
+    if (!followed) {
+      followed = new Channel(channel);
+      this.#channels.set(channel, followed);
+    }
+    followed.refused = false; // whoever asks again wants to know anew
+    followed.subscriptions.add(subscription);
+    // Who comes second hears how a run stands without asking anew.
+    if (followed.run) {
+      queueMicrotask(() => {
+        if (!followed.subscriptions.has(subscription)) return;
+        subscription.hear("subscribed", { channel, recovered: true, lost: false, anew: false });
+        subscription.hear("initial_state", { type: "initial_state", ...followed.run, logs: [...followed.run.logs] });
+      });
+    }
+    this.#sync();
+    return subscription;
   }
 
   /**
@@ -158,98 +224,183 @@ export class Heliograph {
    * `timeout` allows; what was written to a connection that then broke is never sent again, because
    * nobody knows whether it arrived.
    *
+   * Sending needs the WebSocket. Over another transport it is tried at once to get one; if that
+   * fails, the call is rejected with `no_socket`.
+   *
    * @param {string} to the user
    * @param {*} data anything that JSON can carry
-   * @param {{timeout?: number}} [options] milliseconds until `timeout`
+   * @param {{timeout?: number, ephemeral?: boolean}} [options] milliseconds until `timeout`; whether it is not kept
    * @returns {Promise<Ack>} rejects with a {@link HeliographError}
    */
-  send(to, data, { timeout = SEND_TIMEOUT_MS } = {}) {
-    return this.#request({ type: "send", to, data }, timeout);
+  send(to, data, { timeout, ephemeral } = {}) {
+    return this.#request({ type: "send", to, data, ephemeral }, timeout);
+  }
+
+  /**
+   * Publishes on a channel; otherwise as `send`.
+   *
+   * @param {string} channel
+   * @param {*} data
+   * @param {{timeout?: number, ephemeral?: boolean}} [options]
+   * @returns {Promise<Ack>}
+   */
+  publish(channel, data, { timeout, ephemeral } = {}) {
+    return this.#request({ type: "publish", channel, data, ephemeral }, timeout);
+  }
+
+  /**
+   * Hands an event to the workers behind the cluster; otherwise as `send`.
+   *
+   * @param {string} event
+   * @param {*} data
+   * @param {{timeout?: number}} [options]
+   * @returns {Promise<Ack>}
+   */
+  emit(event, data, { timeout } = {}) {
+    return this.#request({ type: "emit", event, data }, timeout);
+  }
+
+  /**
+   * Who is on a channel, with how many connections; otherwise as `send`.
+   *
+   * @param {string} channel
+   * @param {{timeout?: number}} [options]
+   * @returns {Promise<{users: Record<string, number>}>}
+   */
+  presence(channel, { timeout } = {}) {
+    return this.#request({ type: "presence", channel }, timeout);
+  }
+
+  /**
+   * What is kept of a channel, oldest first; otherwise as `send`.
+   *
+   * @param {string} channel
+   * @param {{limit?: number, cursor?: string, timeout?: number}} [options] what stands after `cursor`
+   * @returns {Promise<{publications: Message[], cursor: string}>}
+   */
+  history(channel, { limit, cursor, timeout } = {}) {
+    return this.#request({ type: "history", channel, limit, cursor }, timeout);
+  }
+
+  /**
+   * How a run stands, by an HTTP request of its own: works where no connection does.
+   *
+   * @param {string} runId
+   * @returns {Promise<?{run_id: string, state: ?string, progress: number, logs: string[]}>} null: no such run;
+   *   rejects with a {@link HeliographError}
+   */
+  async getRun(runId) {
+    const { query, headers } = await this.#credentials.forRequest(false);
+    const url = new URL(`api/runs/${encodeURIComponent(runId)}`, this.#address("http"));
+    for (const [name, value] of Object.entries(query)) url.searchParams.set(name, value);
+    const response = await this.#env.fetch(url.href, { headers, cache: "no-store" });
+    if (response.status === 404) return null;
+    const answer = await response.json().catch(() => ({}));
+    if (!response.ok) {
+      throw new HeliographError(answer.error?.code ?? "http", answer.error?.message ?? `HTTP ${response.status}`);
+    }
+    return answer;
   }
 
   // --- requests: frames with an id, and the answers to them
 
-  #request(frame, timeoutMs) {
-    return new Promise((resolve, reject) => {
-      if (this.#state.state === "closed") throw new HeliographError("closed", "Not connected");
-      this.#lastId += 1;
-      const id = this.#lastId.toString(36);
-      const text = JSON.stringify({ ...frame, id });
-      const timer = this.#env.setTimeout(
-        () => this.#fail(id, new HeliographError("timeout", `No answer within ${timeoutMs / 1000} s`)),
-        timeoutMs,
-      );
-      const request = { text, link: null, sentAt: 0, timer, resolve, reject };
-      this.#requests.set(id, request);
-      if (this.#link) this.#transmit(request);
-    });
+  async #request(frame, timeout = REQUEST_TIMEOUT_MS) {
+    if (this.#state.state === "closed") throw new HeliographError("closed", "Not connected");
+    const answer = this.#requests.add(frame, timeout);
+    this.#transmit();
+    return answer;
   }
 
-  #transmit(request) {
-    request.link = this.#link;
-    request.sentAt = this.#env.now();
-    request.link.send(request.text);
+  /** Writes what waits; where nothing can be written, tries to get a socket. */
+  #transmit() {
+    if (!this.#requests.waiting || !this.#link) return;
+    const link = this.#link;
+    if (link.send) this.#requests.transmit(link, () => link === this.#link);
+    else if (!this.#ladder.has("websocket")) this.#refuseWaiting();
+    else if (!this.#opening) this.#open("websocket");
   }
 
-  #answer(frame) {
-    const request = this.#take(frame.id);
-    request?.resolve({
-      ...frame,
-      sentOn: request.link.hello.replica,
-      rttMs: this.#env.now() - request.sentAt,
-    });
-  }
-
-  #fail(id, error) {
-    const request = this.#take(id);
-    request?.reject(error);
-    return request !== undefined;
-  }
-
-  #take(id) {
-    const request = this.#requests.get(id);
-    if (request) {
-      this.#requests.delete(id);
-      this.#env.clearTimeout(request.timer);
-    }
-    return request;
+  #refuseWaiting() {
+    const { transport } = this.#link;
+    const words = `The server is reached by ${transport === "sse" ? "server-sent events" : "polling"} only`;
+    this.#requests.failAllOf(null, new HeliographError("no_socket", `${words}; sending needs a WebSocket`));
   }
 
   /** Rejects what was written to this link; with null, what still waited for one. */
   #failAllOf(link, { code, reason }) {
     const why = reason ? `${code}: ${reason}` : `${code}`;
-    for (const [id, request] of this.#requests) {
-      if (request.link === link) {
-        this.#fail(id, new HeliographError("closed", `The connection closed before the answer came (${why})`));
-      }
-    }
+    const words = `The connection closed before the answer came (${why})`;
+    this.#requests.failAllOf(link, new HeliographError("closed", words));
+  }
+
+  // --- subscriptions
+
+  #release(subscription) {
+    const channel = this.#channels.get(subscription.channel);
+    if (!channel?.subscriptions.delete(subscription)) return;
+    if (!channel.subscriptions.size) this.#channels.delete(channel.name);
+    this.#sync();
+  }
+
+  /** Brings the connection in line with what is wanted, once for all that this turn asks for. */
+  #sync() {
+    if (this.#syncing) return;
+    this.#syncing = true;
+    queueMicrotask(() => {
+      this.#syncing = false;
+      const link = this.#link;
+      if (!link) return;
+      if (link.send) this.#rosters.get(link).sync(this.#channels);
+      else if (!this.#opening && !sameNames(link.channels, this.#givenChannels())) this.#open(link.transport);
+    });
   }
 
   // --- the connection's life
 
-  #open() {
+  #open(transport = this.#ladder.rung) {
     this.#cancelOpen();
-    const { user, token } = this.#credentials;
-    const url = new URL(this.#url, globalThis.location?.href);
-    url.protocol = url.protocol.replace("http", "ws");
-    if (token === undefined && user !== undefined) url.searchParams.set("user", user);
-    // Whoever comes back gets what came meanwhile.
-    if (token === undefined && this.#cursor) url.searchParams.set("cursor", this.#cursor);
-
+    const { Link } = TRANSPORTS[transport];
     const link = new Link(this.#env, {
       connected: (hello) => this.#onConnected(link, hello),
+      moved: (replica) => {
+        if (link === this.#link) this.#setState({ ...this.#state, replica });
+      },
       frame: (frame) => this.#onFrame(link, frame),
       garbled: (error) => this.#events.emit("error", new HeliographError("bad_frame", error.message)),
       closed: (close) => this.#onClosed(link, close),
     });
     this.#opening = link;
-    link.open(url.href, token, this.#cursor);
+    link.open(this.#door(transport), this.#credentials, () => this.#place(link), HANDSHAKE_MS);
+  }
+
+  #address(scheme) {
+    const url = new URL(this.#url, globalThis.location?.href);
+    url.protocol = scheme + (/^(https|wss):$/.test(url.protocol) ? "s" : "");
+    return url;
+  }
+
+  #door(transport) {
+    const { path } = TRANSPORTS[transport];
+    return path === null ? this.#address("ws") : new URL(path, this.#address("http"));
+  }
+
+  /** Where a new connection goes on: a socket in the user's own channel, and later, one by one, in the others. */
+  #place(link) {
+    const own = this.#own ? [this.#own] : [];
+    if (link.send) return { cursor: formatCursor(own) };
+    const channels = this.#givenChannels();
+    const cursors = [formatCursor(own), ...channels.map(({ resumeCursor }) => resumeCursor)];
+    return { channels: channels.map(({ name }) => name), cursor: cursors.filter(Boolean).join("&") };
+  }
+
+  #givenChannels() {
+    return [...this.#channels.values()].filter(({ refused }) => !refused);
   }
 
   #openIn(ms) {
     this.#cancelOpen();
     this.#openTimer = this.#env.setTimeout(() => {
-      this.#open();
+      this.#open(this.#link?.transport);
       if (!this.#link) this.#setState({ ...this.#state, retryInMs: 0 });
     }, ms);
   }
@@ -261,52 +412,95 @@ export class Heliograph {
 
   #onConnected(link, hello) {
     const { user, session, replica } = hello;
-    this.#cursor ??= hello.cursor || undefined;
-    if (this.#link) this.#leave(this.#link);
+    this.#own ??= new Channel(`#${user}`);
+    this.#own.position ??= hello.cursor ? positionOf(hello.cursor, this.#own.name) : null;
+    const left = this.#link;
     this.#opening = null;
     this.#link = link;
+    if (link.send) this.#rosters.set(link, this.#roster(link));
+    if (left) this.#leave(left);
+    this.#ladder.held(link.transport);
     this.#env.clearTimeout(this.#stableTimer);
     this.#stableTimer = this.#env.setTimeout(() => this.#backoff.reset(), STABLE_MS);
-    this.#setState({ state: "connected", user, session, replica });
+    this.#climbLater();
+    this.#renewIn(this.#credentials.renewInMs(hello.expires_in));
+    this.#sync();
+    this.#setState({ state: "connected", user, session, replica, transport: link.transport });
     this.#events.emit("connected", hello);
-    for (const request of this.#requests.values()) {
-      // A listener may have hung up by now.
-      if (!request.link && this.#link) this.#transmit(request);
-    }
+    this.#transmit();
   }
 
-  /** Make before break: the old link goes when nothing more is due on it. */
+  #roster(link) {
+    return new Roster(
+      link,
+      this.#env,
+      () => this.#requests.nextId(),
+      (channel, error) => this.#channels.get(channel)?.refuse(error),
+    );
+  }
+
+  /** Make before break: the old link goes when nothing more is due on it, and the new one has everything. */
   #leave(link) {
     this.#leaving.add(link);
     const look = () => {
       if (!this.#leaving.has(link)) return;
-      if ([...this.#requests.values()].some((request) => request.link === link)) {
+      const roster = this.#rosters.get(this.#link);
+      if (this.#requests.isOn(link) || (roster && !roster.settled)) {
         this.#env.setTimeout(look, OVERLAP_MS);
       } else {
         this.#leaving.delete(link);
-        link.close();
+        this.#hangUp(link);
       }
     };
     this.#env.setTimeout(look, OVERLAP_MS);
   }
 
+  #hangUp(link) {
+    link.close();
+    this.#rosters.get(link)?.close();
+    this.#rosters.delete(link);
+  }
+
   #onFrame(link, frame) {
     switch (frame.type) {
-      case "subscribed":
-        if (frame.channel.startsWith("#")) this.#cursor = frame.cursor;
-        break;
       case "message":
-        if (frame.cursor && frame.channel.startsWith("#")) this.#cursor = frame.cursor;
-        if (frame.message_id === undefined || this.#seen.add(frame.message_id)) {
-          this.#events.emit("message", { ...frame, deliveredBy: link.hello.replica });
+        this.#onMessage(link, frame);
+        break;
+      case "initial_state": {
+        const channel = this.#channelOf(link, link.lastSubscribed);
+        if (!channel) break;
+        channel.beginRun(frame, link);
+        channel.emit("initial_state", frame);
+        break;
+      }
+      case "progress":
+        for (const channel of this.#channels.values()) {
+          const isIts = channel.run && channel.name.slice(channel.name.indexOf(":") + 1) === frame.run_id;
+          if (isIts && channel.advanceRun(frame, link)) channel.emit("progress", frame);
+        }
+        break;
+      case "join":
+      case "leave":
+        if (link === this.#link) this.#channelOf(link, frame.channel)?.emit(frame.type, frame);
+        break;
+      case "subscribed":
+        this.#onSubscribed(link, frame);
+        break;
+      case "unsubscribed":
+        if (link === this.#link && (this.#rosters.get(link)?.unsubscribed(frame) ?? true)) {
+          this.#channels.get(frame.channel)?.emit("unsubscribed", frame);
         }
         break;
       case "ack":
-        this.#answer(frame);
+      case "history":
+      case "presence":
+      case "refreshed":
+        this.#requests.answer(frame);
         break;
       case "error": {
         const error = new HeliographError(frame.code, frame.message);
-        if (!this.#fail(frame.id, error)) this.#events.emit("error", error);
+        if (this.#requests.fail(frame.id, error) || this.#rosters.get(link)?.failed(frame.id, error)) break;
+        this.#events.emit("error", error);
         break;
       }
       case "reconnect":
@@ -316,17 +510,47 @@ export class Heliograph {
     }
   }
 
+  /** The channel, if what this link says of it counts: on a socket, only what follows the answer to `subscribe`. */
+  #channelOf(link, name) {
+    if (name === this.#own?.name) return this.#own;
+    const roster = this.#rosters.get(link);
+    return roster && !roster.hears(name) ? undefined : this.#channels.get(name);
+  }
+
+  #onMessage(link, frame) {
+    const channel = this.#channelOf(link, frame.channel);
+    if (!channel) return;
+    const isNew = frame.cursor ? channel.accept(frame, link === this.#link) : this.#seen.add(frame.message_id);
+    if (!isNew) return;
+    const message = { ...frame, deliveredBy: link.hello.replica };
+    if (channel === this.#own) this.#events.emit("message", message);
+    else channel.emit("message", message);
+  }
+
+  #onSubscribed(link, frame) {
+    const roster = this.#rosters.get(link);
+    const isOwn = frame.channel === this.#own?.name;
+    if (roster && !isOwn && !roster.subscribed(frame)) return;
+    link.lastSubscribed = frame.channel; // the state of a run follows, without its name
+    const channel = isOwn ? this.#own : this.#channels.get(frame.channel);
+    if (!channel) return;
+    const anew = channel.position === null;
+    const lost = channel.begin(frame);
+    if (isOwn && lost) this.#events.emit("lost", { channel: channel.name });
+    if (!isOwn) channel.emit("subscribed", { channel: channel.name, recovered: frame.recovered, lost, anew });
+  }
+
   #onClosed(link, close) {
     this.#failAllOf(link, close);
+    this.#rosters.get(link)?.close();
+    this.#rosters.delete(link);
     if (this.#leaving.delete(link)) return;
 
     if (link === this.#opening) {
       this.#opening = null;
-      if (!this.#link) this.#retryOrStop(close);
-      // A successor failed and the old connection still serves: try again beside it, unless the
-      // server has said that this is pointless (the limit of connections, say); then it is served
-      // to the end and followed by an ordinary reconnect.
-      else if (mayReconnect(close.code)) this.#openIn(this.#backoff.next());
+      if (this.#refuseChannels(link, close)) this.#open(link.transport);
+      else if (this.#link) this.#onSuccessorFailed(link, close);
+      else this.#retryOrStop(link, close);
       return;
     }
 
@@ -335,39 +559,114 @@ export class Heliograph {
     if (this.#opening && mayReconnect(close.code)) {
       this.#setState({ state: "reconnecting", retryInMs: 0, ...close });
     } else {
-      this.#retryOrStop(close);
+      this.#retryOrStop(link, close);
     }
   }
 
-  #retryOrStop(close) {
+  /**
+   * Over HTTP, one channel that is not given refuses the whole request. It goes on without those that are to
+   * blame: that are named, or else that were not there before.
+   *
+   * @returns {boolean} whether there are any
+   */
+  #refuseChannels(link, { error, reason }) {
+    if (!CHANNEL_ERRORS.has(error)) return false;
+    const asked = this.#givenChannels().filter(({ name }) => link.channels.has(name));
+    const named = asked.filter(({ name }) => reason.includes(name));
+    const blamed = named.length ? named : asked.filter(({ name }) => !this.#link?.channels?.has(name));
+    for (const channel of blamed) channel.refuse(new HeliographError(error, reason));
+    return blamed.length > 0;
+  }
+
+  /** The connection in use still serves. */
+  #onSuccessorFailed(link, close) {
+    if (link.transport !== this.#link.transport) {
+      if (link.transport === "websocket") this.#refuseWaiting();
+      this.#climbLater();
+      this.#sync();
+    } else if (mayReconnect(close.code)) {
+      this.#openIn(this.#backoff.next());
+    }
+    // Else the server has said that another try is pointless (the limit of connections, say): the old
+    // connection is served to its end, and followed by an ordinary reconnect.
+  }
+
+  #retryOrStop(link, close) {
     if (!mayReconnect(close.code)) {
       this.#stop(close);
       return;
     }
+    const { code, reason } = close;
+    const wasUp = link.hello !== null;
+    if (!wasUp && !close.unasked && this.#ladder.failed(link.transport)) {
+      this.#open();
+      if (this.#state.state === "connected") this.#setState({ state: "reconnecting", retryInMs: 0, code, reason });
+      return;
+    }
     const retryInMs = this.#backoff.next();
     this.#openIn(retryInMs);
-    this.#setState({ state: "reconnecting", retryInMs, ...close });
+    this.#setState({ state: "reconnecting", retryInMs, code, reason });
   }
 
-  #stop(close) {
+  #stop({ code, reason }) {
     this.#listen(false);
     this.#cancelOpen();
-    this.#env.clearTimeout(this.#stableTimer);
+    for (const timer of [this.#stableTimer, this.#climbTimer, this.#renewTimer]) this.#env.clearTimeout(timer);
     const links = [this.#link, this.#opening, ...this.#leaving].filter(Boolean);
     this.#link = this.#opening = null;
     this.#leaving.clear();
     for (const link of links) {
-      link.close();
-      this.#failAllOf(link, close);
+      this.#hangUp(link);
+      this.#failAllOf(link, { code, reason });
     }
-    this.#failAllOf(null, close);
-    this.#setState({ state: "closed", ...close });
+    this.#failAllOf(null, { code, reason });
+    this.#setState({ state: "closed", code, reason });
   }
 
   // Called last in every transition: a listener may call `connect` or `close` at once.
   #setState(state) {
     this.#state = state;
     this.#events.emit("state", state);
+  }
+
+  // --- getting higher: from a transport that had to do back to a better one
+
+  #climbLater() {
+    this.#env.clearTimeout(this.#climbTimer);
+    if (this.#ladder.canClimb) this.#climbTimer = this.#env.setTimeout(() => this.#climb(), this.#ladder.climbInMs);
+  }
+
+  #climb() {
+    if (this.#link && !this.#opening && this.#openTimer === null) this.#open(this.#ladder.nextClimb());
+    else this.#climbLater();
+  }
+
+  // --- staying who one is
+
+  #renewIn(ms) {
+    this.#env.clearTimeout(this.#renewTimer);
+    if (ms !== null) this.#renewTimer = this.#env.setTimeout(() => this.#renew(), Math.min(ms, LONGEST_TIMER_MS));
+  }
+
+  /** A new token, before the old one has expired: in band on a socket, with a new stream for the others. */
+  async #renew() {
+    const link = this.#link;
+    if (!link) return;
+    if (!link.send) {
+      if (link.transport === "sse" && !this.#opening) this.#open("sse");
+      return;
+    }
+    try {
+      const token = await this.#credentials.token();
+      if (link !== this.#link) return;
+      const { expires_in } = await this.#request({ type: "refresh", token });
+      if (link === this.#link) this.#renewIn(this.#credentials.renewInMs(expires_in));
+    } catch (error) {
+      if (link !== this.#link) return;
+      const words = `The token was not renewed: ${error.message}`;
+      this.#events.emit("error", new HeliographError(error.code ?? "token", words));
+      this.#renewIn(RENEW_AGAIN_MS);
+    }
   }
 
   // --- hints from the outside
@@ -391,10 +690,16 @@ export class Heliograph {
 
   /** Attempts at once what waits for its time, and finds out whether the connection is alive. */
   #hurry() {
-    if (this.#link) this.#link.probe(HINT_PROBE_MS);
-    else if (!this.#opening) {
+    if (this.#link) {
+      this.#link.probe(HINT_PROBE_MS);
+      if (this.#ladder.canClimb) this.#climb();
+    } else if (!this.#opening) {
       this.#open();
       this.#setState({ ...this.#state, retryInMs: 0 });
     }
   }
 }
+
+/** @param {Set<string>} names @param {Channel[]} channels */
+const sameNames = (names, channels) =>
+  names.size === channels.length && channels.every(({ name }) => names.has(name));

@@ -1,23 +1,25 @@
 import { element } from "./dom.js";
 
 /**
- * Which view is in front, as told by the address (`#/messages`).
- *
- * A view is one section of the page; the style sheet decides whether those that are not in front
- * are hidden (on a phone) or stand beside it.
+ * Which view is in front, as told by the address: `#/messages`, `#/runs/42`.
  *
  * @typedef {object} View
  * @property {string} name as in the address
  * @property {string} title
- * @property {HTMLElement} section
+ * @property {HTMLElement} section shown while the view is in front
+ * @property {(subject: string) => string} [open] it comes to the front; `subject` is what follows its name in the
+ *   address, and may be empty. Returns what is shown, to which its link leads back
+ * @property {() => void} [leave] it goes from the front
  */
 export class Navigation {
   #views;
   #links;
+  /** @type {?View} */
+  #front = null;
 
   /**
    * @param {HTMLElement} nav
-   * @param {View[]} views the first is in front at the start
+   * @param {View[]} views the first is in front where the address names none
    */
   constructor(nav, views) {
     this.#views = views;
@@ -28,12 +30,29 @@ export class Navigation {
   }
 
   #show() {
-    const wanted = this.#views.findIndex(({ name }) => location.hash === `#/${name}`);
-    const front = Math.max(0, wanted);
-    this.#views.forEach(({ section }, index) => section.classList.toggle("front", index === front));
-    this.#links.forEach((link, index) => {
-      if (index === front) link.setAttribute("aria-current", "page");
-      else link.removeAttribute("aria-current");
+    const [, name, subject] = /^#\/([^/]*)\/?(.*)$/s.exec(location.hash) ?? [];
+    const view = this.#views.find((each) => each.name === name) ?? this.#views[0];
+    if (view !== this.#front) this.#front?.leave?.();
+    this.#front = view;
+    document.querySelector("main").dataset.view = view.name;
+    this.#views.forEach(({ section }, index) => {
+      section.hidden = section !== view.section;
+      if (section.hidden) this.#links[index].removeAttribute("aria-current");
+      else this.#links[index].setAttribute("aria-current", "page");
     });
+    const shown = view.open?.(decoded(subject ?? "")) ?? "";
+    this.#links[this.#views.indexOf(view)].href = addressOf(view.name, shown);
+  }
+}
+
+/** The address of a view and its subject, for a link. */
+export const addressOf = (name, subject) => (subject ? `#/${name}/${encodeURIComponent(subject)}` : `#/${name}`);
+
+/** What a person types into the address bar need not be encoded well. */
+function decoded(text) {
+  try {
+    return decodeURIComponent(text);
+  } catch {
+    return text;
   }
 }

@@ -23,6 +23,8 @@ const REASONS = {
   3507: "not allowed",
 };
 
+export const TRANSPORTS = { websocket: "WebSocket", sse: "server-sent events", poll: "polling" };
+
 /** Why a connection ended, as one line. */
 export const closeText = ({ code, reason }) => [code, reason || REASONS[code]].filter(Boolean).join(" · ");
 
@@ -83,6 +85,8 @@ export class ConnectionView {
     replica.textContent = state.replica ?? "–";
     if (state.replica) replica.dataset.hue = hue(state.replica);
     else delete replica.dataset.hue;
+    byId("transport").dataset.transport = state.transport ?? "";
+    byId("transport").textContent = state.transport ? `by ${TRANSPORTS[state.transport]}` : "";
 
     // The button that was pressed is hidden now; who uses the keyboard goes on from here. Not from
     // its successor, or a second Enter would undo what the first did.

@@ -1,25 +1,29 @@
-const HANDSHAKE_MS = 10_000;
-const PONG_MS = 10_000;
+import { ABNORMAL, INVALID_TOKEN, NO_PONG } from "./codes.js";
+import { NoCredentials } from "./credentials.js";
 
-// Close codes of the client's own making. No pong is the server's code for the same finding; the
-// rest is what a browser reports for a connection that failed without a close frame.
-const NO_PONG = 3012;
-const ABNORMAL = 1006;
+const PONG_MS = 10_000;
 
 /**
  * One WebSocket from its opening to its end: handshake, and proof that the other side is alive.
  *
- * It never reconnects; that is decided by whoever holds it. After its end it calls nobody.
+ * It never reconnects; that is decided by whoever holds it. After its end it calls nobody. The same holds for the
+ * other transports, `StreamLink` and `PollLink`.
  *
  * @typedef {object} Handlers
  * @property {(hello: object) => void} connected the handshake is done
+ * @property {(replica: string) => void} moved another replica serves it now
  * @property {(frame: object) => void} frame any other frame, except `pong`
  * @property {(error: Error) => void} garbled a frame that is not a JSON object
- * @property {(close: {code: number, reason: string}) => void} closed it ended, and not by `close()`
+ * @property {(close: {code: number, reason: string, unasked?: boolean, error?: string}) => void} closed it
+ *   ended, and not by `close()`; `unasked`: the page had no credentials, so that the server was never asked;
+ *   `error`: the code of the answer that refused a request over HTTP
  */
-export class Link {
+export class SocketLink {
+  transport = "websocket";
   /** @type {?object} the server's `connected` frame, once it came */
   hello = null;
+  /** @type {string} the channel that the server has begun last: the state of a run follows without its name */
+  lastSubscribed = "";
 
   #env;
   #handlers;
@@ -39,19 +43,22 @@ export class Link {
   }
 
   /**
-   * @param {string} url
-   * @param {undefined | string | (() => string | Promise<string>)} token sent as the first frame
-   * @param {undefined | string} cursor sent with it: where the client stands
+   * @param {URL} url
+   * @param {import("./credentials.js").Credentials} credentials
+   * @param {() => {cursor: string}} place where the client stands in its own channel; channels are subscribed later
+   * @param {number} withinMs the handshake must be done
    */
-  async open(url, token, cursor) {
-    this.#arm(HANDSHAKE_MS, () => this.#end(ABNORMAL, "no answer to the handshake"));
+  async open(url, credentials, place, withinMs) {
+    this.#arm(withinMs, () => this.#end(ABNORMAL, "no answer to the handshake"));
+    let known;
     try {
       // The token comes first: the server gives an open socket only seconds to present one.
-      const value = typeof token === "function" ? await token() : token;
-      if (!this.#ended) this.#dial(url, value, cursor);
+      known = await credentials.forSocket();
     } catch (error) {
-      this.#end(ABNORMAL, error.message);
+      if (!this.#ended) this.#giveUp(error);
+      return;
     }
+    if (!this.#ended) this.#dial(url, known, place().cursor);
   }
 
   /** @param {string} text one encoded frame */
@@ -81,11 +88,14 @@ export class Link {
     this.#socket.close(1000);
   }
 
-  #dial(url, token, cursor) {
-    const socket = new this.#env.WebSocket(url);
+  #dial(url, { query, token }, cursor) {
+    for (const [name, value] of Object.entries(query)) url.searchParams.set(name, value);
+    // Whoever comes back gets what came meanwhile.
+    if (token === undefined && cursor) url.searchParams.set("cursor", cursor);
+    const socket = new this.#env.WebSocket(url.href);
     this.#socket = socket;
     if (token !== undefined) {
-      socket.onopen = () => this.send(JSON.stringify({ type: "connect", token, cursor }));
+      socket.onopen = () => this.send(JSON.stringify({ type: "connect", token, cursor: cursor || undefined }));
     }
     socket.onmessage = (event) => this.#receive(event.data);
     socket.onclose = (event) => this.#end(event.code, event.reason);
@@ -133,6 +143,12 @@ export class Link {
   #arm(ms, callback) {
     this.#env.clearTimeout(this.#timer);
     this.#timer = this.#env.setTimeout(callback, ms);
+  }
+
+  #giveUp(error) {
+    this.close();
+    const code = error instanceof NoCredentials ? INVALID_TOKEN : ABNORMAL;
+    this.#handlers.closed({ code, reason: error.message, unasked: true });
   }
 
   #end(code, reason) {

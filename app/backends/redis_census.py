@@ -1,0 +1,48 @@
+"""The census in Redis."""
+
+from collections.abc import Mapping
+from itertools import islice
+from typing import cast
+
+from redis.asyncio import Redis
+
+from app.backends.keys import Keys
+from app.backends.redis_client import as_bus_unavailable
+from app.backends.scripts import Argument, Scripts
+
+BATCH = 500  # channels in one command: short enough not to hold up Redis
+
+
+class RedisCensus:
+    """A `CensusBackend` in Redis: a hash for each lease."""
+
+    def __init__(self, client: Redis, scripts: Scripts, keys: Keys) -> None:
+        self._redis = client
+        self._scripts = scripts
+        self._keys = keys
+
+    async def enter(self, lease: str, counts: Mapping[str, int]) -> bool:
+        entries = iter(counts.items())
+        keys = [self._keys.leases, self._keys.heard_by(lease)]
+        while batch := list(islice(entries, BATCH)):
+            arguments: list[Argument] = [lease, *(part for entry in batch for part in entry)]
+            with as_bus_unavailable():
+                if not await self._scripts.run("census", keys, arguments):
+                    return False
+        return True
+
+    async def counts(self) -> dict[str, dict[str, int]]:
+        with as_bus_unavailable():
+            leases = cast("list[bytes]", await self._redis.zrange(self._keys.leases, 0, -1))
+            return {lease: await self._counts_of(lease) for lease in map(bytes.decode, leases)}
+
+    async def forget(self, lease: str) -> None:
+        with as_bus_unavailable():
+            await self._redis.unlink(self._keys.heard_by(lease))
+
+    async def _counts_of(self, lease: str) -> dict[str, int]:
+        """Read in steps: a replica may have tens of thousands of channels."""
+        return {
+            channel.decode(): int(count)
+            async for channel, count in self._redis.hscan_iter(self._keys.heard_by(lease), count=BATCH)
+        }

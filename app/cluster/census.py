@@ -1,0 +1,83 @@
+"""Which channels are listened to in the whole cluster: this replica's counts, kept true under its lease.
+
+Nothing is done for it on the way of a message. The hub notes which channels somebody has joined or left, and their
+counts are entered together, twice a second.
+"""
+
+import asyncio
+import logging
+from collections import Counter
+from fnmatch import fnmatchcase
+
+from app.backends.protocols import CensusBackend
+from app.cluster.directory import Directory
+from app.errors import BusUnavailable
+from app.hub.hub import Hub
+from app.tasks import end
+
+logger = logging.getLogger("heliograph.census")
+
+INTERVAL_S = 0.5
+
+
+class Census:
+    """This replica's part in the record of the channels that have subscribers."""
+
+    def __init__(self, backend: CensusBackend, directory: Directory, hub: Hub) -> None:
+        self._backend = backend
+        self._directory = directory
+        self._hub = hub
+        self._task: asyncio.Task[None] | None = None
+        directory.on_new_lease(self._enter_all)
+        directory.on_reap(backend.forget)
+
+    def start(self) -> None:
+        if self._task is None:
+            self._task = asyncio.create_task(self._loop(), name="census")
+
+    async def stop(self) -> None:
+        """Stop entering. What stands goes with the lease."""
+        if self._task is not None:
+            task, self._task = self._task, None
+            await end([task])
+
+    async def by_lease(self) -> dict[str, dict[str, int]]:
+        """Lease -> channel -> connections that listen to it. What has changed within the last second may be missing.
+
+        Raises:
+            BusUnavailable: nobody can say.
+        """
+        return await self._backend.counts()
+
+    async def channels(self, pattern: str = "") -> dict[str, int]:
+        """The channels that somebody listens to, with how many connections, over all replicas: see `by_lease`.
+
+        `pattern`: as in a shell, `chat:*`; empty for all.
+        """
+        total: Counter[str] = Counter()
+        for counts in (await self.by_lease()).values():
+            total.update(counts)
+        return {channel: count for channel, count in total.items() if not pattern or fnmatchcase(channel, pattern)}
+
+    def _enter_all(self) -> None:
+        """A new lease begins without entries."""
+        self._hub.changed_channels.update(self._hub.channel_names())
+
+    async def _loop(self) -> None:
+        while True:
+            await asyncio.sleep(INTERVAL_S)
+            changed = self._hub.changed_channels
+            if not changed:
+                continue
+            self._hub.changed_channels = set()
+            entered = False
+            try:
+                counts = {channel: len(self._hub.subscribers(channel)) for channel in changed}
+                entered = await self._backend.enter(self._directory.lease, counts)
+            except BusUnavailable as error:
+                logger.debug("%d channels could not be entered: %s", len(changed), error)
+            except Exception:
+                logger.exception("%d channels could not be entered; trying again", len(changed))
+            finally:
+                if not entered:
+                    self._hub.changed_channels |= changed

@@ -1,0 +1,21 @@
+"""What a server may have every replica do with a user's connections. It travels in an envelope, like a message."""
+
+import msgspec
+
+from app.protocol.codes import CloseCode
+
+
+class DisconnectUser(msgspec.Struct, frozen=True, tag="disconnect"):
+    """Close every connection of the user."""
+
+    code: CloseCode = CloseCode.FORCED
+    reason: str = "disconnected by the server"
+
+
+class UnsubscribeUser(msgspec.Struct, frozen=True, tag="unsubscribe"):
+    """Take every connection of the user off the channel."""
+
+    channel: str
+
+
+Command = DisconnectUser | UnsubscribeUser

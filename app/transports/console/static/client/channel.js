@@ -1,0 +1,95 @@
+import { formatCursor, positionIn } from "./position.js";
+
+// As many messages of a run are kept as the server keeps.
+const RUN_LOGS = 1000;
+
+/**
+ * One channel as this client has heard it, over however many connections: in order, nothing twice.
+ *
+ * While a connection replaces another, both bring the same messages. What is kept is told apart by its
+ * position; a run's progress, which has none, counts from the connection alone that gave its state last.
+ */
+export class Channel {
+  name;
+  /** @type {?import("./position.js").Position} up to where it was heard */
+  position = null;
+  /** @type {?{state: ?string, progress: number, logs: string[]}} if this is a run: how it is now */
+  run = null;
+  /** The server does not give it to this client: over HTTP, asking again would cost all others. */
+  refused = false;
+  /** @type {Set<import("./subscription.js").Subscription>} who listens */
+  subscriptions = new Set();
+
+  #stateFrom = null; // the connection that gave the run's state
+
+  /** @param {string} name */
+  constructor(name) {
+    this.name = name;
+  }
+
+  /** Forgets what was heard: somebody else listens from now on. */
+  forget() {
+    this.position = null;
+    this.run = null;
+    this.refused = false;
+    this.#stateFrom = null;
+  }
+
+  /** Where a new connection has to go on; empty for a run, whose state is given anew. */
+  get resumeCursor() {
+    return this.run ? "" : formatCursor([this]);
+  }
+
+  /**
+   * @param {{cursor: string, recovered: boolean}} frame `subscribed`
+   * @returns {boolean} whether messages may be missing between what was heard and what comes now
+   */
+  begin({ cursor, recovered }) {
+    this.refused = false;
+    const before = this.position;
+    const begins = positionIn(cursor);
+    if (before?.epoch === begins.epoch && before.offset >= begins.offset) return false;
+    if (!before || !recovered) this.position = begins;
+    return before !== null && !recovered && !this.run;
+  }
+
+  /**
+   * @param {{cursor: string}} frame a `message` that is kept
+   * @param {boolean} inUse it came by the connection in use, not by one that is being left
+   * @returns {boolean} whether it is new
+   */
+  accept({ cursor }, inUse) {
+    const { epoch, offset } = positionIn(cursor);
+    const known = this.position;
+    if (known && (known.epoch === epoch ? offset <= known.offset : !inUse)) return false;
+    this.position = { epoch, offset };
+    return true;
+  }
+
+  /** The run's state as of now, by this connection. */
+  beginRun({ state, progress, logs }, link) {
+    this.#stateFrom = link;
+    this.run = { state, progress, logs: [...logs] };
+  }
+
+  /** @returns {boolean} whether the update is new */
+  advanceRun({ state, progress, message }, link) {
+    if (link !== this.#stateFrom) return false;
+    this.run.state = state;
+    this.run.progress = progress;
+    if (message !== null && message !== undefined) this.run.logs.push(message);
+    if (this.run.logs.length > 2 * RUN_LOGS) this.run.logs.splice(0, this.run.logs.length - RUN_LOGS);
+    return true;
+  }
+
+  /** @param {import("./error.js").HeliographError} error why it is not given */
+  refuse(error) {
+    this.refused = true;
+    this.emit("error", error);
+  }
+
+  /** Tells everyone who listens. */
+  emit(type, value) {
+    for (const subscription of [...this.subscriptions]) subscription.hear(type, value);
+  }
+}

@@ -1,0 +1,97 @@
+// A token is renewed when this part of its life is over.
+const USED_UP = 0.8;
+
+/** There is nobody to connect as: the page said so. */
+export class NoCredentials extends Error {}
+
+/**
+ * Who the client is, for each connection anew.
+ *
+ * In open mode a name. In jwt mode a token, which goes into the first frame of a socket and the header of an HTTP
+ * request, never into a URL; or a single-use ticket, which may stand there.
+ */
+export class Credentials {
+  #env;
+  #user;
+  #getToken;
+  #getTicket;
+  #token;
+  #freshUntil = 0;
+
+  /**
+   * @param {{user?: string, token?: string, getToken?: Function, getTicket?: Function}} options
+   * @param {object} env `now`
+   */
+  constructor({ user, token, getToken, getTicket }, env) {
+    this.#env = env;
+    this.#user = user;
+    this.#token = token;
+    this.#getToken = getToken;
+    this.#getTicket = getTicket;
+  }
+
+  /** There is more where these came from. */
+  get renewable() {
+    return this.#getToken !== undefined || this.#getTicket !== undefined;
+  }
+
+  /** The token, from the page if it can give one. */
+  async token() {
+    if (this.#getToken) {
+      this.#token = (await this.#getToken()) || undefined;
+      if (!this.#token) throw new NoCredentials("no token");
+      this.#freshUntil = this.#env.now() + USED_UP * lifetimeMs(this.#token);
+    }
+    return this.#token;
+  }
+
+  /** For a socket: what stands in its URL, and the token of its first frame. */
+  async forSocket() {
+    const token = await this.token();
+    if (token !== undefined) return { query: {}, token };
+    return { query: await this.#query() };
+  }
+
+  /**
+   * For an HTTP request: what stands in its URL, and its headers.
+   *
+   * @param {boolean} [first] a connection begins: a new token is asked for; later only when it is nearly used up
+   */
+  async forRequest(first = true) {
+    if (this.#getTicket) return { query: await this.#query(), headers: {} };
+    const token = first || this.#env.now() >= this.#freshUntil ? await this.token() : this.#token;
+    if (token !== undefined) return { query: {}, headers: { Authorization: `Bearer ${token}` } };
+    return { query: await this.#query(), headers: {} };
+  }
+
+  async #query() {
+    if (this.#getTicket) {
+      const ticket = await this.#getTicket();
+      if (!ticket) throw new NoCredentials("no ticket");
+      return { ticket };
+    }
+    return this.#user === undefined ? {} : { user: this.#user };
+  }
+
+  /**
+   * When to renew the token, in milliseconds; null if that is not known or cannot be done.
+   *
+   * @param {?number} [expiresInS] as the server says, if it does; null: it is good for ever
+   */
+  renewInMs(expiresInS) {
+    if (!this.#getToken || expiresInS === null) return null;
+    const restMs = expiresInS === undefined ? lifetimeMs(this.#token) : expiresInS * 1000;
+    return Number.isFinite(restMs) ? Math.max(0, USED_UP * restMs) : null;
+  }
+}
+
+/** How long a JWT has to live by its own `exp`; for ever if that cannot be read. */
+function lifetimeMs(token) {
+  try {
+    const payload = token.split(".")[1].replaceAll("-", "+").replaceAll("_", "/");
+    const { exp } = JSON.parse(atob(payload));
+    return typeof exp === "number" ? exp * 1000 - Date.now() : Infinity;
+  } catch {
+    return Infinity;
+  }
+}

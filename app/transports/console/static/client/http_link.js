@@ -1,0 +1,153 @@
+import { ABNORMAL, EXPIRED, INVALID_TOKEN } from "./codes.js";
+import { NoCredentials } from "./credentials.js";
+
+// What a refusal means, in the close code with which a socket would have been refused.
+const CODES = { 400: 3501, 401: 3500, 403: 3507 };
+
+/**
+ * A request was refused or a stream was ended, with the close code that says so on a socket. `error`: the
+ * server's own code; `unasked`: see `SocketLink`.
+ */
+export class Refused extends Error {
+  constructor(code, message, { error, unasked = false } = {}) {
+    super(message);
+    Object.assign(this, { code, error, unasked });
+  }
+}
+
+/**
+ * What the transports over HTTP share: requests with credentials, one deadline, and an end. See `SocketLink` for what
+ * a link is. These bring what the server says and take nothing.
+ */
+export class HttpLink {
+  /** @type {?object} who serves this client, once that is known */
+  hello = null;
+  /** @type {Set<string>} what it is subscribed to: for all its life, as an address cannot be changed */
+  channels = new Set();
+  /** @type {string} the channel that the server has begun last: the state of a run follows without its name */
+  lastSubscribed = "";
+
+  #env;
+  #handlers;
+  #timer = null;
+  #abort = new AbortController();
+  #ended = false;
+
+  /**
+   * @param {object} env `fetch`, `setTimeout`, `clearTimeout`, `now`
+   * @param {import("./socket_link.js").Handlers} handlers
+   */
+  constructor(env, handlers) {
+    this.#env = env;
+    this.#handlers = handlers;
+  }
+
+  get ended() {
+    return this.#ended;
+  }
+
+  /**
+   * @param {URL} url
+   * @param {import("./credentials.js").Credentials} credentials
+   * @param {() => {channels: string[], cursor: string}} place
+   * @param {number} withinMs the first answer must be there
+   */
+  async open(url, credentials, place, withinMs) {
+    this.expectWithin(withinMs, "no answer");
+    try {
+      await this.run(url, credentials, place);
+    } catch (error) {
+      if (this.#ended) return;
+      this.close();
+      const { code, unasked, error: said } = error instanceof Refused ? error : { code: ABNORMAL };
+      this.#handlers.closed({ code, reason: error.message, unasked, error: said });
+    }
+  }
+
+  /** Nothing is sent on it, and nothing asked: what is silent for too long has ended. */
+  probe() {}
+
+  /** Ends it from this side; no handler is called any more. */
+  close() {
+    if (this.#ended) return;
+    this.#ended = true;
+    this.#env.clearTimeout(this.#timer);
+    this.#abort.abort();
+  }
+
+  /** Ends with this reason unless it is called again in time. */
+  expectWithin(ms, reason) {
+    this.#env.clearTimeout(this.#timer);
+    this.#timer = this.#env.setTimeout(() => {
+      if (this.#ended) return;
+      this.close();
+      this.#handlers.closed({ code: ABNORMAL, reason });
+    }, ms);
+  }
+
+  /** @returns {Promise<Response>} one that is OK; throws Refused */
+  async request(url, query, credentials, first) {
+    let known;
+    try {
+      known = await credentials.forRequest(first);
+    } catch (error) {
+      throw new Refused(error instanceof NoCredentials ? INVALID_TOKEN : ABNORMAL, error.message, { unasked: true });
+    }
+    const address = new URL(url);
+    for (const [name, value] of Object.entries({ ...known.query, ...query })) {
+      if (value !== "") address.searchParams.set(name, value);
+    }
+    const response = await this.#env.fetch(address.href, {
+      headers: known.headers,
+      cache: "no-store",
+      signal: this.#abort.signal,
+    });
+    if (response.ok) return response;
+    const refused = await refusal(response);
+    // What was good when the connection began has run out; who can get more comes back with that.
+    if (refused.code === INVALID_TOKEN && this.hello && credentials.renewable) refused.code = EXPIRED;
+    throw refused;
+  }
+
+  /** Takes the channels and the cursor of this moment. */
+  begin(place) {
+    const { channels, cursor } = place();
+    this.channels = new Set(channels);
+    return { channels: channels.join(","), cursor };
+  }
+
+  welcome(hello) {
+    this.hello = hello;
+    this.#handlers.connected(hello);
+  }
+
+  /** Another replica answers: one request goes here, the next there. */
+  serveBy(replica) {
+    if (replica === this.hello.replica) return;
+    this.hello.replica = replica;
+    this.#handlers.moved(replica);
+  }
+
+  /** @param {object} frame as on a socket */
+  deliver(frame) {
+    if (frame === null || typeof frame !== "object") this.#handlers.garbled(new TypeError("not an object"));
+    else this.#handlers.frame(frame);
+  }
+
+  garbled(error) {
+    this.#handlers.garbled(error);
+  }
+}
+
+/** Only what the server itself has said can be for good: anything else may be a proxy's opinion of this transport. */
+async function refusal(response) {
+  let error;
+  try {
+    ({ error } = await response.json());
+  } catch {
+    // No JSON: not from the server.
+  }
+  const known = typeof error?.code === "string";
+  const code = (known && CODES[response.status]) || ABNORMAL;
+  return new Refused(code, error?.message ?? `HTTP ${response.status}`, { error: known ? error.code : undefined });
+}

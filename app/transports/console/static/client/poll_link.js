@@ -1,0 +1,27 @@
+import { HttpLink } from "./http_link.js";
+
+const WAIT_S = 25;
+const SLACK_MS = 10_000;
+
+/** Long polls, one after the other: each says where the next goes on. */
+export class PollLink extends HttpLink {
+  transport = "poll";
+
+  async run(url, credentials, place) {
+    const query = { ...this.begin(place), wait: "0" }; // the first is to say at once who answers
+    for (let first = true; !this.ended; first = false) {
+      const response = await this.request(url, query, credentials, first);
+      const { user, replica, cursor, events } = await response.json();
+      if (this.ended) return;
+      if (!this.hello) this.welcome({ type: "connected", user, replica, cursor });
+      else this.serveBy(replica);
+      for (const event of events) {
+        if (this.ended) return;
+        this.deliver(event);
+      }
+      query.cursor = cursor;
+      query.wait = String(WAIT_S);
+      this.expectWithin(WAIT_S * 1000 + SLACK_MS, "no answer");
+    }
+  }
+}

@@ -1,0 +1,90 @@
+// Refusals that are about this moment: the channel may be had a little later.
+const FOR_NOW = new Set(["unavailable", "rate_limited"]);
+const AGAIN_MS = 1_000;
+
+/** Brings the channels of one socket in line with those that are wanted, and knows which of them it has. */
+export class Roster {
+  #link;
+  #env;
+  #nextId;
+  #onRefused;
+  /** @type {Map<string, {id: string, channel: object, timer: *, state: "asked" | "on" | "off"}>} */
+  #asked = new Map();
+
+  /**
+   * @param {import("./socket_link.js").SocketLink} link
+   * @param {object} env `setTimeout`, `clearTimeout`
+   * @param {() => string} nextId
+   * @param {(channel: string, error: import("./error.js").HeliographError) => void} onRefused
+   */
+  constructor(link, env, nextId, onRefused) {
+    this.#link = link;
+    this.#env = env;
+    this.#nextId = nextId;
+    this.#onRefused = onRefused;
+  }
+
+  /** @param {Map<string, import("./channel.js").Channel>} wanted */
+  sync(wanted) {
+    for (const [name, asked] of this.#asked) {
+      if (wanted.has(name)) continue;
+      this.#env.clearTimeout(asked.timer);
+      this.#asked.delete(name);
+      if (asked.state !== "off") {
+        this.#link.send(JSON.stringify({ type: "unsubscribe", channel: name, id: this.#nextId() }));
+      }
+    }
+    for (const channel of wanted.values()) if (!this.#asked.has(channel.name)) this.#ask(channel);
+  }
+
+  /** Every channel has been answered: nothing is missing here any more. */
+  get settled() {
+    return [...this.#asked.values()].every(({ state }) => state !== "asked");
+  }
+
+  /** What comes on this channel follows the `subscribed` that was asked for, and no earlier one. */
+  hears(channel) {
+    return this.#asked.get(channel)?.state === "on";
+  }
+
+  /** @returns {boolean} whether the frame is about what is wanted now */
+  subscribed({ channel, id }) {
+    const asked = this.#asked.get(channel);
+    if (!asked || (id === undefined ? asked.state !== "on" : id !== asked.id)) return false;
+    asked.state = "on";
+    return true;
+  }
+
+  /** @returns {boolean} whether the server has ended by itself what is wanted */
+  unsubscribed({ channel, id }) {
+    const asked = this.#asked.get(channel);
+    if (!asked || id !== undefined) return false;
+    asked.state = "off";
+    return true;
+  }
+
+  /** @returns {boolean} whether the error answers one of these */
+  failed(id, error) {
+    for (const [name, asked] of this.#asked) {
+      if (asked.state !== "asked" || asked.id !== id) continue;
+      asked.state = "off";
+      if (FOR_NOW.has(error.code)) asked.timer = this.#env.setTimeout(() => this.#ask(asked.channel), AGAIN_MS);
+      else this.#onRefused(name, error);
+      return true;
+    }
+    return false;
+  }
+
+  /** The socket has ended. */
+  close() {
+    for (const { timer } of this.#asked.values()) this.#env.clearTimeout(timer);
+    this.#asked.clear();
+  }
+
+  #ask(channel) {
+    const id = this.#nextId();
+    const cursor = channel.resumeCursor || undefined;
+    this.#asked.set(channel.name, { id, channel, timer: null, state: "asked" });
+    this.#link.send(JSON.stringify({ type: "subscribe", channel: channel.name, cursor, id }));
+  }
+}

@@ -1,0 +1,30 @@
+"""`/api/publish` and its kind: what other programs ask of the cluster, with a key.
+
+Compatible with the conventions of Centrifugo's HTTP API, so that client libraries for it work unchanged.
+"""
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import BaseRoute, Route
+
+from app.clock import Clock
+from app.cluster.census import Census
+from app.cluster.directory import Directory
+from app.transports.driver import Parts
+from app.transports.http_api.door import ApiDoor
+from app.transports.http_api.methods import METHODS, Methods
+from app.transports.openapi import openapi_document
+
+
+def http_api_routes(parts: Parts, directory: Directory, census: Census, clock: Clock) -> list[BaseRoute]:
+    """A route for each method, and the document that describes them."""
+    methods = Methods(parts, directory, census, clock)
+    document = openapi_document()
+
+    async def openapi(_: Request) -> Response:
+        return JSONResponse(document)
+
+    return [
+        Route("/api/openapi.json", openapi, methods=["GET"]),
+        *(Route(f"/api/{name}", ApiDoor(name, methods, parts.settings.api)) for name in METHODS),
+    ]

@@ -1,0 +1,90 @@
+"""One path of the server API: the key, the body, and how an answer looks."""
+
+import hmac
+from typing import Final
+
+import msgspec
+from starlette.datastructures import Headers
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from app.settings import ApiSettings
+from app.transports.http_api import models
+from app.transports.http_api.methods import BAD_REQUEST, UNAUTHORIZED, ApiError, Methods
+
+WHITESPACE: Final = b" \t\r\n"
+
+
+class ApiDoor:
+    """The ASGI application behind `POST /api/{method}`.
+
+    200 with `{"result":…}`, or with `{"error":{"code","message"}}` if the method could not be carried out. 401 for a
+    bad key, 400 for a body that is no JSON object, 413 for one that is too large.
+    """
+
+    def __init__(self, method: str, methods: Methods, settings: ApiSettings) -> None:
+        self._method = method
+        self._methods = methods
+        self._key = settings.secret()
+        self._most_bytes = settings.body_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive)
+        try:
+            response = await self._answer(request)
+        except ClientDisconnect:
+            return  # in the middle of its body: nothing was done
+        await response(scope, receive, send)
+
+    async def _answer(self, request: Request) -> Response:
+        if request.method != "POST":
+            return _error(405, BAD_REQUEST, f"{request.method} means nothing here; use POST", {"Allow": "POST"})
+        if not self._admits(request.headers):
+            return _error(401, UNAUTHORIZED, self._why_not())
+        body = await self._body(request)
+        if body is None:
+            text = f"the body has more than {self._most_bytes} bytes (HELIOGRAPH_API__BODY_BYTES); nothing was done"
+            return _error(413, BAD_REQUEST, text, {"Connection": "close"})
+        try:
+            if not isinstance(msgspec.json.decode(body), dict):
+                return _error(400, BAD_REQUEST, "the body must be a JSON object")
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ValueError) as error:
+            return _error(400, BAD_REQUEST, f"the body is not JSON that every client can read: {error}")
+        try:
+            result = await self._methods.call(self._method, body)
+        except ApiError as error:
+            return _json(200, {"error": error.body})
+        # A batch is answered as it stands: cent and its kind look for `replies` at the top.
+        return _json(200, result if isinstance(result, models.Replies) else {"result": result})
+
+    def _admits(self, headers: Headers) -> bool:
+        given = headers.get("x-api-key")
+        if given is None:
+            scheme, _, given = headers.get("authorization", "").partition(" ")
+            if scheme.lower() != "apikey":
+                return False
+        return bool(self._key) and hmac.compare_digest(given.strip().encode(), self._key)
+
+    def _why_not(self) -> str:
+        if not self._key:
+            return "the server API is off: set HELIOGRAPH_API__KEY or HELIOGRAPH_API__KEY_FILE"
+        return "the X-API-Key header must hold the key of this cluster (HELIOGRAPH_API__KEY)"
+
+    async def _body(self, request: Request) -> bytes | None:
+        """The body; None if it is too large, which is known before it has all come."""
+        parts, size = [], 0
+        async for part in request.stream():
+            size += len(part)
+            if size > self._most_bytes:
+                return None
+            parts.append(part)
+        return b"".join(parts)
+
+
+def _error(status: int, code: int, message: str, headers: dict[str, str] | None = None) -> Response:
+    return _json(status, {"error": models.Error(code, message)}, headers)
+
+
+def _json(status: int, body: object, headers: dict[str, str] | None = None) -> Response:
+    return Response(msgspec.json.encode(body), status, headers, media_type="application/json")

@@ -1,0 +1,291 @@
+"""The methods of the server API: parameters in, a result out, or an `ApiError`."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from datetime import datetime
+from typing import Any, Final, NamedTuple, TypeVar
+
+import msgspec
+from pydantic import ValidationError
+
+from app.clock import Clock
+from app.cluster.census import Census
+from app.cluster.directory import Directory
+from app.errors import BusUnavailable, HeliographError
+from app.protocol.codes import CloseCode
+from app.protocol.identity import check_channel
+from app.protocol.position import Position
+from app.protocol.publication import Publication, check_data
+from app.transports.driver import Parts
+from app.transports.http_api import models
+
+logger = logging.getLogger("heliograph.api")
+
+INTERNAL = 100  # also: Redis cannot be reached
+UNAUTHORIZED = 101
+UNKNOWN_METHOD = 104
+LIMIT_EXCEEDED = 106
+BAD_REQUEST = 107
+NOT_AVAILABLE = 108  # the channel's namespace has no such thing
+UNRECOVERABLE = 112
+
+MOST_PUBLICATIONS = 1000  # in one answer
+NOT_SUPPORTED: Final = frozenset({"client", "session", "whitelist", "b64data", "skip_history"})  # but meant seriously
+
+_Result = TypeVar("_Result", bound=msgspec.Struct)
+
+
+class ApiError(Exception):
+    """What is answered instead of a result."""
+
+    def __init__(self, code: int, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+    @property
+    def body(self) -> models.Error:
+        return models.Error(self.code, str(self))
+
+
+class Method(NamedTuple):
+    """What a method is for, takes and gives."""
+
+    summary: str
+    params: type[models.Params]
+    result: type[msgspec.Struct]
+
+
+METHODS: Final = {
+    "publish": Method("Publish on a channel, or to a user", models.Publish, models.Published),
+    "broadcast": Method("Publish the same on several channels", models.Broadcast, models.Broadcasted),
+    "presence": Method("Who is on a channel", models.OfChannel, models.Present),
+    "presence_stats": Method("How many are on a channel", models.OfChannel, models.PresenceStats),
+    "history": Method("What is kept of a channel, and where it stands", models.ReadHistory, models.History),
+    "channels": Method("The channels that somebody listens to", models.ListChannels, models.Channels),
+    "info": Method("The replicas", models.Nothing, models.Info),
+    "disconnect": Method("Close every connection of a user", models.Disconnect, models.Done),
+    "unsubscribe": Method("Take a user off a channel", models.Unsubscribe, models.Done),
+    "batch": Method("Several commands in one request", models.Batch, models.Replies),
+}
+
+
+class Methods:
+    """Carries them out on this replica, for the whole cluster."""
+
+    def __init__(self, parts: Parts, directory: Directory, census: Census, clock: Clock) -> None:
+        self._manager = parts.manager
+        self._namespaces = parts.namespaces
+        self._max_depth = parts.settings.limits.depth
+        self._most = parts.settings.api.batch
+        self._traffic = parts.telemetry.traffic["api"]
+        self._clock = clock
+        self._directory = directory
+        self._census = census
+
+    async def call(self, name: str, body: bytes | msgspec.Raw) -> msgspec.Struct:
+        """Carry out a method with its parameters (JSON).
+
+        Raises:
+            ApiError: saying why not. With code 100 nobody may know how far it got.
+        """
+        params = self._read(name, body)
+        run: Callable[[Any], Coroutine[Any, Any, msgspec.Struct]] = getattr(self, name)
+        return await self._carried_out(run(params))
+
+    async def _carried_out(self, work: Coroutine[Any, Any, _Result]) -> _Result:
+        try:
+            return await work
+        except ApiError:
+            raise
+        except BusUnavailable as error:
+            raise ApiError(INTERNAL, f"not now, try again: {error}") from None
+        except HeliographError as error:
+            raise ApiError(BAD_REQUEST, str(error)) from None
+        except Exception:
+            logger.exception("a method of the server API failed")
+            raise ApiError(INTERNAL, "internal error") from None
+
+    # -- the methods
+
+    async def publish(self, params: models.Publish) -> models.Published:
+        self._traffic.messages_in += 1
+        receipt = await self._manager.publish(
+            params.channel, params.data, idempotency_key=params.idempotency_key or None
+        )
+        return models.Published() if receipt.position is None else _published(receipt.position)
+
+    async def broadcast(self, params: models.Broadcast) -> models.Broadcasted:
+        if len(params.channels) > self._most:
+            raise ApiError(
+                LIMIT_EXCEEDED, f"a broadcast goes to at most {self._most} channels; nothing was published"
+            )
+        publishes = [
+            models.Publish.model_construct(channel=channel, data=params.data, idempotency_key=params.idempotency_key)
+            for channel in params.channels
+        ]
+        return models.Broadcasted(await asyncio.gather(*map(self._respond, publishes)))
+
+    async def presence(self, params: models.OfChannel) -> models.Present:
+        return models.Present(
+            {
+                f"{user}/{number}": models.ClientInfo(f"{user}/{number}", user)
+                for user, connections in (await self._present(params.channel)).items()
+                for number in range(1, connections + 1)
+            }
+        )
+
+    async def presence_stats(self, params: models.OfChannel) -> models.PresenceStats:
+        users = await self._present(params.channel)
+        return models.PresenceStats(num_clients=sum(users.values()), num_users=len(users))
+
+    async def history(self, params: models.ReadHistory) -> models.History:
+        if self._namespaces.of(check_channel(params.channel)).ephemeral:
+            raise ApiError(NOT_AVAILABLE, f"nothing is kept of {params.channel!r}: its namespace is ephemeral")
+        limit = MOST_PUBLICATIONS if params.limit < 0 else params.limit
+        since = None if params.since is None else Position(params.since.epoch, params.since.offset)
+        if params.reverse or not limit:
+            top = (await self._manager.history(params.channel, None, 1)).position
+            if since is not None and (since.epoch != top.epoch or since.offset > top.offset):
+                raise _unrecoverable(params.channel)
+            found = await self._before(params.channel, top, since, limit) if limit else []
+        else:
+            opened = await self._manager.history(params.channel, since, limit)
+            if not opened.complete:
+                raise _unrecoverable(params.channel)
+            top, found = opened.position, opened.publications
+        return models.History([_listed(each) for each in found], top.offset, top.epoch)
+
+    async def channels(self, params: models.ListChannels) -> models.Channels:
+        counts = await self._census.channels(params.pattern)
+        return models.Channels({channel: models.ChannelInfo(count) for channel, count in counts.items()})
+
+    async def info(self, _: models.Nothing) -> models.Info:
+        replicas, heard = await self._directory.replicas(), await self._census.by_lease()
+        by_node = {lease.rpartition(".")[0]: counts for lease, counts in heard.items()}
+        now = self._clock.now()
+        return models.Info(
+            [
+                models.Node(
+                    uid=each.node_id,
+                    name=each.name,
+                    version=each.version,
+                    num_clients=each.connections,
+                    num_users=each.users,
+                    num_channels=len(by_node.get(each.node_id, ())),
+                    num_subs=sum(by_node.get(each.node_id, {}).values()),
+                    uptime=max(0, round(now - datetime.fromisoformat(each.started_at).timestamp())),
+                )
+                for each in replicas
+            ]
+        )
+
+    async def disconnect(self, params: models.Disconnect) -> models.Done:
+        try:
+            code = CloseCode(params.disconnect.code or CloseCode.FORCED)
+        except ValueError:
+            known = ", ".join(str(int(each)) for each in CloseCode if each >= 3000)
+            raise ApiError(BAD_REQUEST, f"'disconnect.code' is one of {known}") from None
+        reason = params.disconnect.reason or "disconnected by the server"
+        await self._manager.disconnect_user(params.user, code=code, reason=reason)
+        return models.Done()
+
+    async def unsubscribe(self, params: models.Unsubscribe) -> models.Done:
+        await self._manager.unsubscribe_user(params.user, params.channel)
+        return models.Done()
+
+    async def batch(self, params: models.Batch) -> models.Replies:
+        if len(params.commands) > self._most:
+            raise ApiError(LIMIT_EXCEEDED, f"a batch has at most {self._most} commands; nothing was done")
+        if params.parallel:
+            return models.Replies(await asyncio.gather(*map(self._reply, params.commands)))
+        return models.Replies([await self._reply(command) for command in params.commands])
+
+    # -- what they share
+
+    async def _respond(self, publish: models.Publish) -> models.Response:
+        try:
+            return models.Response(result=await self._carried_out(self.publish(publish)))
+        except ApiError as error:
+            return models.Response(error=error.body)
+
+    async def _reply(self, command: dict[str, msgspec.Raw]) -> dict[str, object]:
+        try:
+            if len(command) != 1:
+                raise ApiError(BAD_REQUEST, "a command is an object with one field: the method, with its parameters")
+            [(name, body)] = command.items()
+            if name == "batch" or name not in METHODS:
+                raise ApiError(UNKNOWN_METHOD, f"there is no method {name!r} in a batch")
+            return {name: await self.call(name, body)}
+        except ApiError as error:
+            return {"error": error.body}
+
+    async def _present(self, channel: str) -> dict[str, int]:
+        if not self._namespaces.of(check_channel(channel)).presence:
+            raise ApiError(NOT_AVAILABLE, f"who is on {channel!r} is not kept: its namespace has no presence")
+        return await self._manager.presence(channel)
+
+    async def _before(self, channel: str, top: Position, since: Position | None, limit: int) -> list[Publication]:
+        """The last publications (before `since`), the newest first."""
+        last = top.offset if since is None else since.offset - 1
+        after = Position(top.epoch, max(0, last - limit))
+        opened = await self._manager.history(channel, after, limit)
+        if not opened.complete:  # there is less than that: whatever is kept begins later
+            opened = await self._manager.history(channel, None, limit)
+        found = [each for each in opened.publications if each.position is not None and each.position.offset <= last]
+        return found[::-1]
+
+    def _read(self, name: str, body: bytes | msgspec.Raw) -> models.Params:
+        """The parameters, checked.
+
+        Raises:
+            ApiError: saying what is wrong with them.
+        """
+        model = METHODS[name].params
+        try:
+            fields = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
+            if unsupported := NOT_SUPPORTED & fields.keys():
+                raise ApiError(BAD_REQUEST, f"not supported, so nothing was done: {', '.join(sorted(unsupported))}")
+            values = {field: _value(field, text) for field, text in fields.items() if field in model.model_fields}
+            if isinstance(data := values.get("data"), msgspec.Raw):
+                check_data(data, self._max_depth)
+            return model.model_validate({field: value for field, value in values.items() if value is not None})
+        except HeliographError as error:
+            raise ApiError(BAD_REQUEST, str(error)) from None
+        except ValidationError as error:
+            raise ApiError(BAD_REQUEST, _explain(error)) from None
+        except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+            raise ApiError(BAD_REQUEST, f"the parameters cannot be read: {error}") from None
+
+
+def _value(field: str, text: msgspec.Raw) -> object:
+    """A parameter. `data` stays as its author wrote it."""
+    if field == "data":
+        return text
+    if field == "commands":
+        return msgspec.json.decode(text, type=list[dict[str, msgspec.Raw]])
+    return msgspec.json.decode(text)
+
+
+def _explain(error: ValidationError) -> str:
+    return "; ".join(
+        f"'{'.'.join(map(str, problem['loc']))}': {problem['msg'].lower()}"
+        for problem in error.errors(include_url=False, include_input=False, include_context=False)
+    )
+
+
+def _published(position: Position) -> models.Published:
+    return models.Published(position.offset, position.epoch)
+
+
+def _listed(publication: Publication) -> models.Publication:
+    sender = publication.sender
+    return models.Publication(
+        offset=publication.position.offset if publication.position is not None else 0,
+        data=publication.data,
+        info=None if sender is None else models.ClientInfo(sender, sender),
+    )
+
+
+def _unrecoverable(channel: str) -> ApiError:
+    return ApiError(UNRECOVERABLE, f"what followed that position on {channel!r} is not kept any more")

@@ -1,0 +1,171 @@
+"""What the methods of the server API take and give. Unknown fields are ignored."""
+
+from typing import Annotated, Any
+
+import msgspec
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
+
+Json = Annotated[msgspec.Raw, WithJsonSchema({"description": "any JSON"})]
+
+IDEMPOTENCY_KEY = Field(
+    default=None,
+    max_length=256,
+    description="a repetition with the same key within 300 s is answered as the first try was, and changes nothing",
+)
+
+
+class Params(BaseModel):
+    """JSON values of other types are refused, not converted."""
+
+    model_config = ConfigDict(strict=True, frozen=True, arbitrary_types_allowed=True)
+
+
+class Publish(Params):
+    channel: str = Field(description="`chat:1`, or `#bob` for everything that bob listens with")
+    data: Json
+    idempotency_key: str | None = IDEMPOTENCY_KEY
+
+
+class Broadcast(Params):
+    channels: list[str] = Field(min_length=1)
+    data: Json
+    idempotency_key: str | None = IDEMPOTENCY_KEY
+
+
+class OfChannel(Params):
+    channel: str
+
+
+class StreamPosition(Params):
+    offset: int = Field(default=0, ge=0)
+    epoch: str = ""
+
+
+class ReadHistory(OfChannel):
+    limit: int = Field(default=0, ge=-1, le=1000, description="0: only where the channel stands; -1: 1000")
+    since: StreamPosition | None = Field(default=None, description="only what was published after it")
+    reverse: bool = Field(default=False, description="the newest first (with `since`: what was published before it)")
+
+
+class ListChannels(Params):
+    pattern: str = Field(default="", max_length=512, description="as in a shell: `chat:*`; empty for all")
+
+
+class Reason(Params):
+    code: int = Field(default=3503, description="one of the close codes of the protocol")
+    reason: str = Field(default="", max_length=100)
+
+
+class Disconnect(Params):
+    user: str
+    disconnect: Reason = Reason()
+
+
+class Unsubscribe(OfChannel):
+    user: str
+
+
+class Nothing(Params):
+    """No parameters."""
+
+
+class Batch(Params):
+    commands: list[dict[str, Json]] = Field(
+        description="each an object with one field: the method, with its parameters"
+    )
+    parallel: bool = Field(default=False, description="do not wait for one before the next")
+
+
+# -- results
+
+
+class Error(msgspec.Struct, frozen=True):
+    code: int
+    message: str
+
+
+class Published(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Both are missing for what is not kept."""
+
+    offset: int = 0
+    epoch: str = ""
+
+
+class Response(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One of the two."""
+
+    result: Published | None = None
+    error: Error | None = None
+
+
+class Broadcasted(msgspec.Struct, frozen=True):
+    """One response for each channel, in order."""
+
+    responses: list[Response]
+
+
+class ClientInfo(msgspec.Struct, frozen=True):
+    client: str
+    user: str
+
+
+class Publication(msgspec.Struct, frozen=True, omit_defaults=True):
+    """`info`: who sent it; missing where a program published it."""
+
+    offset: int
+    data: Any
+    info: ClientInfo | None = None
+
+
+class Present(msgspec.Struct, frozen=True):
+    """An entry for each connection. Which is which is not kept: they are numbered."""
+
+    presence: dict[str, ClientInfo]
+
+
+class PresenceStats(msgspec.Struct, frozen=True):
+    num_clients: int
+    num_users: int
+
+
+class History(msgspec.Struct, frozen=True):
+    """`offset`, `epoch`: where the channel stands."""
+
+    publications: list[Publication]
+    offset: int
+    epoch: str
+
+
+class ChannelInfo(msgspec.Struct, frozen=True):
+    num_clients: int
+
+
+class Channels(msgspec.Struct, frozen=True):
+    channels: dict[str, ChannelInfo]
+
+
+class Node(msgspec.Struct, frozen=True):
+    """One replica. `uptime` in seconds."""
+
+    uid: str
+    name: str
+    version: str
+    num_clients: int
+    num_users: int
+    num_channels: int
+    num_subs: int
+    uptime: int
+
+
+class Info(msgspec.Struct, frozen=True):
+    nodes: list[Node]
+
+
+class Done(msgspec.Struct, frozen=True):
+    """It is done."""
+
+
+class Replies(msgspec.Struct, frozen=True):
+    """One for each command, in order: the method with its result, or `error`."""
+
+    replies: list[dict[str, Any]]

@@ -1,0 +1,128 @@
+"""Public keys that somebody else publishes at a URL, as a JSON Web Key Set."""
+
+import asyncio
+import ipaddress
+import json
+import logging
+import math
+from collections.abc import Sequence
+from urllib.parse import urlsplit
+
+import httpx
+
+from app.clock import Clock
+from app.errors import KeysUnavailable
+from app.tasks import end
+from app.transports.keys import Key, jwk_key
+
+logger = logging.getLogger("heliograph.jwks")
+
+AGAIN_S = 5.0  # between two requests, whatever tokens ask for: who makes up key ids cannot have them made
+MOST_BYTES = 1_048_576
+
+
+class KeySet:
+    """`Keys` from a URL, read when the first token comes and again when they are old or a token names another.
+
+    Where that fails, the keys that were read before go on. Callers who need it wait for one and the same request.
+    """
+
+    def __init__(self, url: str, *, max_age_s: float, timeout_s: float, clock: Clock) -> None:
+        self._url = url
+        self._max_age_s = max_age_s
+        self._timeout_s = timeout_s
+        self._clock = clock
+        self._keys: list[Key] = []
+        self._read_at = -math.inf  # monotonic seconds
+        self._tried_at = -math.inf
+        self._failure = ""
+        self._client: httpx.AsyncClient | None = None
+        self._reading: asyncio.Task[None] | None = None
+
+    async def find(self, kid: str | None) -> Sequence[Key]:
+        if not self._keys:
+            await self._read()
+        elif self._clock.monotonic() - self._read_at > self._max_age_s:
+            self._begin_to_read()  # meanwhile the old ones are good
+        if not self._keys:
+            raise KeysUnavailable(f"tokens cannot be checked at the moment: {self._failure}")
+        if kid is None:
+            return self._keys
+        if not (found := self._named(kid)):
+            if not await self._read():
+                raise KeysUnavailable("the token's key is unknown, and the key set could not be read again just now")
+            found = self._named(kid)
+        return found
+
+    async def stop(self) -> None:
+        if self._reading is not None:
+            await end([self._reading])
+        if self._client is not None:
+            client, self._client = self._client, None
+            await client.aclose()
+
+    def _named(self, kid: str) -> list[Key]:
+        return [key for key in self._keys if key.kid == kid]
+
+    async def _read(self) -> bool:
+        """Read the key set, together with whoever else wants to; True if it has been read just now."""
+        asked_at = self._clock.monotonic()
+        self._begin_to_read()
+        if self._reading is not None:
+            await asyncio.wait([self._reading])
+        return self._read_at >= asked_at
+
+    def _begin_to_read(self) -> None:
+        if self._reading is None and self._clock.monotonic() - self._tried_at >= AGAIN_S:
+            self._tried_at = self._clock.monotonic()
+            self._reading = asyncio.create_task(self._try_to_read(), name="jwks-read")
+
+    async def _try_to_read(self) -> None:
+        try:
+            self._keys = _keys_in(await self._fetch())
+            self._read_at, self._failure = self._clock.monotonic(), ""
+        except (httpx.HTTPError, httpx.InvalidURL, TimeoutError, OSError, ValueError, RecursionError) as error:
+            self._failure = f"the key set cannot be read ({str(error) or type(error).__name__})"
+            logger.warning("%s: %s; %d keys known before go on", self._url, self._failure, len(self._keys))
+        finally:
+            self._reading = None
+
+    async def _fetch(self) -> bytes:
+        if self._client is None:
+            # A proxy of the environment is for the world outside.
+            outside = not is_loopback(self._url)
+            self._client = httpx.AsyncClient(timeout=self._timeout_s, trust_env=outside, follow_redirects=False)
+        body = bytearray()
+        async with (
+            asyncio.timeout(self._timeout_s),
+            self._client.stream("GET", self._url, headers={"Accept": "application/json"}) as response,
+        ):
+            if response.status_code != 200:
+                raise ValueError(f"it answers {response.status_code}")
+            async for chunk in response.aiter_bytes():
+                body += chunk
+                if len(body) > MOST_BYTES:
+                    raise ValueError(f"it is larger than {MOST_BYTES} bytes")
+        return bytes(body)
+
+
+def is_loopback(url: str) -> bool:
+    """True if the URL's host is this machine."""
+    host = urlsplit(url).hostname or ""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _keys_in(body: bytes) -> list[Key]:
+    document = json.loads(body)
+    listed = document.get("keys") if isinstance(document, dict) else None
+    if not isinstance(listed, list):
+        raise ValueError("it is no key set: there is no list of 'keys'")
+    keys = [key for key in map(jwk_key, listed) if key is not None]
+    if not keys:
+        raise ValueError(f"none of its {len(listed)} keys is an RSA or EC key to check tokens with")
+    if len(keys) < len(listed):
+        logger.info("%d of the %d keys in the set are not for checking tokens", len(listed) - len(keys), len(listed))
+    return keys

@@ -1,0 +1,115 @@
+"""The keys that tokens are checked with. Each key knows its algorithms, so that a token cannot choose another's.
+
+A token names its algorithm itself. If that alone decided, a public key could be taken for an HMAC secret, which
+everybody knows. So a key is used with the algorithms of its own kind (RFC 7518 section 3) and with no other.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+import jwt
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
+from cryptography.hazmat.primitives.serialization import load_pem_public_key
+
+HMAC_BITS: Final = (256, 384, 512)
+RSA_ALGORITHMS: Final = frozenset({"RS256", "RS384", "RS512", "PS256", "PS384", "PS512"})
+RSA_LEAST_BITS: Final = 2048
+EC_ALGORITHMS: Final = {"secp256r1": "ES256", "secp384r1": "ES384", "secp521r1": "ES512"}  # curve -> its only one
+
+
+@dataclass(frozen=True)
+class Key:
+    """One key, and the algorithms it may be used with. `kid`: its name in a key set."""
+
+    material: Any
+    algorithms: frozenset[str]
+    kid: str | None = None
+
+
+class Keys(Protocol):
+    """Where keys come from."""
+
+    async def find(self, kid: str | None) -> Sequence[Key]:
+        """The keys that a token which names `kid` may be signed with.
+
+        Raises:
+            KeysUnavailable: nobody can say at the moment.
+        """
+        ...
+
+    async def stop(self) -> None:
+        """End what is under way."""
+        ...
+
+
+class OneKey:
+    """`Keys` of which there is one; a token's `kid` counts nothing."""
+
+    def __init__(self, key: Key) -> None:
+        self._keys = (key,)
+
+    async def find(self, kid: str | None) -> Sequence[Key]:
+        return self._keys
+
+    async def stop(self) -> None:
+        pass
+
+
+def hmac_key(secret: bytes) -> Key:
+    """A shared secret, for the hashes that are no longer than it (RFC 7518 section 3.2).
+
+    Raises:
+        ValueError: it is a key of another kind, with a text that says so.
+    """
+    if secret.startswith(b"-----BEGIN"):
+        raise ValueError("holds a PEM key, which is no shared secret (PUBLIC_KEY_FILE is for public keys)")
+    return Key(secret, frozenset(f"HS{bits}" for bits in HMAC_BITS if len(secret) * 8 >= bits))
+
+
+def public_key(pem: bytes) -> Key:
+    """A public key in PEM.
+
+    Raises:
+        ValueError: it is none that tokens can be checked with, with a text that says why.
+    """
+    if b"PRIVATE KEY-----" in pem:
+        raise ValueError("holds a private key: give replicas the public one alone")
+    try:
+        material = load_pem_public_key(pem)
+    except (ValueError, UnsupportedAlgorithm):
+        raise ValueError("holds no public key in PEM (-----BEGIN PUBLIC KEY-----)") from None
+    return Key(material, _algorithms(material))
+
+
+def jwk_key(jwk: object) -> Key | None:
+    """A key of a JSON Web Key Set (RFC 7517); None if tokens cannot be checked with it."""
+    if not isinstance(jwk, Mapping) or jwk.get("kty") not in ("RSA", "EC") or jwk.get("use", "sig") != "sig":
+        return None
+    kid, named = jwk.get("kid"), jwk.get("alg")
+    try:
+        # Which of the library's classes reads it; what it may be used with is decided here.
+        reader = jwt.algorithms.RSAAlgorithm if jwk["kty"] == "RSA" else jwt.algorithms.ECAlgorithm
+        material = reader.from_jwk(dict(jwk))
+        algorithms = _algorithms(material)
+    except (jwt.PyJWTError, ValueError, TypeError, KeyError, AttributeError):
+        return None  # one that cannot be read is none, whatever is wrong with it
+    if named is not None:
+        algorithms &= {named}
+    if not algorithms or not isinstance(kid, str | None):
+        return None
+    return Key(material, algorithms, kid)
+
+
+def _algorithms(material: object) -> frozenset[str]:
+    if isinstance(material, RSAPublicKey):
+        if material.key_size < RSA_LEAST_BITS:
+            raise ValueError(f"holds an RSA key of {material.key_size} bits; at least {RSA_LEAST_BITS} are needed")
+        return RSA_ALGORITHMS
+    if isinstance(material, EllipticCurvePublicKey):
+        if (algorithm := EC_ALGORITHMS.get(material.curve.name)) is None:
+            raise ValueError(f"holds a key on the curve {material.curve.name}; P-256, P-384 and P-521 will do")
+        return frozenset({algorithm})
+    raise ValueError("holds a key of another kind; RSA and EC will do")

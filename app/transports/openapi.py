@@ -1,0 +1,187 @@
+"""The OpenAPI document of everything that speaks plain HTTP."""
+
+from typing import Any
+
+import msgspec
+from pydantic.json_schema import models_json_schema
+
+from app.cluster.node import VERSION
+from app.transports.http_api import models
+from app.transports.http_api.methods import METHODS, Method
+
+Object = dict[str, Any]
+
+_REF = "#/components/schemas/{model}"
+_MSGSPEC_REF = "#/components/schemas/{name}"
+
+_REFUSED = {
+    "type": "object",
+    "required": ["error"],
+    "properties": {
+        "error": {
+            "type": "object",
+            "required": ["code", "message"],
+            "properties": {"code": {"type": "string"}, "message": {"type": "string"}},
+        }
+    },
+}
+_ANY_OBJECT = {"type": "object"}
+
+
+def openapi_document() -> Object:
+    """The document, as `/api/openapi.json` serves it."""
+    _, params = models_json_schema([(method.params, "validation") for method in METHODS.values()], ref_template=_REF)
+    _, results = msgspec.json.schema_components(
+        [models.Error, *{method.result for method in METHODS.values()}], ref_template=_MSGSPEC_REF
+    )
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "Heliograph", "version": VERSION, "license": {"name": "MIT", "identifier": "MIT"}},
+        "paths": {
+            **{f"/api/{name}": {"post": _method(name, method)} for name, method in METHODS.items()},
+            **_READING,
+        },
+        "components": {
+            "schemas": {**results, **params.get("$defs", {}), "Refused": _REFUSED},
+            "securitySchemes": {
+                "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+                "token": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"},
+            },
+        },
+    }
+
+
+def _method(name: str, method: Method) -> Object:
+    error = {"type": "object", "required": ["error"], "properties": {"error": _ref("Error")}}
+    result = {"type": "object", "required": ["result"], "properties": {"result": _ref(method.result.__name__)}}
+    if method.result is models.Replies:
+        result = _ref("Replies")
+    return {
+        "operationId": name,
+        "summary": method.summary,
+        "security": [{"key": []}],
+        "requestBody": {"required": True, "content": _json(_ref(method.params.__name__))},
+        "responses": {
+            "200": {
+                "description": "the result, or why it could not be carried out",
+                "content": _json({"anyOf": [result, error]}),
+            },
+            "400": {"description": "the body is no JSON object", "content": _json(error)},
+            "401": {"description": "the key is not the cluster's", "content": _json(error)},
+            "413": {"description": "the body is too large", "content": _json(error)},
+        },
+    }
+
+
+def _reading(
+    summary: str, answer: Object, *, parameters: list[Object] | None = None, others: dict[str, str], **more: Any
+) -> Object:
+    """Something that is only read. `others`: what else may be answered, with the refusal of all doors as the body."""
+    return {
+        "get": {
+            "summary": summary,
+            "parameters": parameters or [],
+            "responses": {
+                "200": {"description": "OK", "content": _json(answer)},
+                **{status: {"description": why, "content": _json(_ref("Refused"))} for status, why in others.items()},
+            },
+            **more,
+        }
+    }
+
+
+def _json(schema: Object) -> Object:
+    return {"application/json": {"schema": schema}}
+
+
+def _ref(name: str) -> Object:
+    return {"$ref": _REF.format(model=name)}
+
+
+def _query(name: str, description: str, **schema: Any) -> Object:
+    return {"name": name, "in": "query", "description": description, "schema": {"type": "string", **schema}}
+
+
+_WHO = [
+    _query("user", "who asks, in open mode"),
+    _query("ticket", "who asks, in jwt mode, where a header cannot be set"),
+]
+_WHAT = [
+    _query("channels", "names, separated by commas; none: the user's own"),
+    _query("cursor", "where the client stands"),
+]
+_REFUSALS = {
+    "400": "the request cannot be understood",
+    "401": "nobody has proved who asks",
+    "403": "not allowed",
+    "429": "too many connections",
+    "503": "not now: Redis is away, or this replica drains",
+}
+_PUBLIC: list[Object] = [{}, {"token": []}]
+
+_READING: Object = {
+    "/health": _reading("Whether the process runs", _ANY_OBJECT, others={}),
+    "/ready": {
+        "get": {
+            "summary": "Whether new clients are welcome",
+            "responses": {
+                "200": {"description": "they are", "content": _json(_ANY_OBJECT)},
+                "503": {"description": "they are not, and why", "content": _json(_ANY_OBJECT)},
+            },
+        }
+    },
+    "/sse": {
+        "get": {
+            "summary": "Server-sent events, with the cursor as id",
+            "security": _PUBLIC,
+            "parameters": [*_WHO, *_WHAT],
+            "responses": {
+                "200": {"description": "a stream", "content": {"text/event-stream": {"schema": {"type": "string"}}}},
+                **{
+                    status: {"description": why, "content": _json(_ref("Refused"))}
+                    for status, why in _REFUSALS.items()
+                },
+            },
+        }
+    },
+    "/api/poll": _reading(
+        "What is new since the cursor; waits for it",
+        {
+            "type": "object",
+            "required": ["user", "replica", "cursor", "events"],
+            "properties": {
+                "user": {"type": "string"},
+                "replica": {"type": "string"},
+                "cursor": {"type": "string"},
+                "events": {"type": "array", "items": _ANY_OBJECT},
+            },
+        },
+        parameters=[
+            *_WHO,
+            *_WHAT,
+            _query("wait", "seconds to wait for something new", type="number", minimum=0, maximum=50),
+        ],
+        others=_REFUSALS,
+        security=_PUBLIC,
+    ),
+    "/api/runs/{run_id}": _reading(
+        "The latest of a run",
+        {
+            "type": "object",
+            "required": ["run_id", "state", "progress", "logs", "cursor"],
+            "properties": {
+                "run_id": {"type": "string"},
+                "state": {"type": ["string", "null"]},
+                "progress": {"type": "number"},
+                "logs": {"type": "array", "items": {"type": "string"}},
+                "cursor": {"type": "string"},
+            },
+        },
+        parameters=[
+            {"name": "run_id", "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}},
+            _WHO[1],
+        ],
+        others={"404": "nothing is known of it", **_REFUSALS},
+        security=_PUBLIC,
+    ),
+}

@@ -1,0 +1,130 @@
+"""What a JSON Web Token (RFC 7519) proves: who its bearer is, until when, and what the bearer may do."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jwt
+
+from app.clock import SystemClock
+from app.errors import BadSetting, BadUserId, InvalidToken
+from app.protocol.grants import NO_GRANTS, Grants, read_grants
+from app.protocol.identity import check_user_id
+from app.settings import AuthSettings
+from app.transports.keys import Keys, OneKey, hmac_key, public_key
+
+SHOWN = 32  # characters of what a token claims that an error repeats
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """A user, until when (seconds since the epoch; None: for good), and what their token gives them."""
+
+    user: str
+    expires_at: float | None = None
+    channels: Grants = NO_GRANTS
+
+
+class TokenReader:
+    """Checks tokens: the signature, the times, whom they are for, and what they say."""
+
+    def __init__(self, settings: AuthSettings) -> None:
+        self._keys = keys_of(settings)
+        self._audience = settings.audience
+        self._issuer = None if settings.issuer is None else [settings.issuer]
+        self._leeway_s = settings.leeway_s
+
+    async def read(self, token: str) -> Identity:
+        """The bearer of the token.
+
+        Raises:
+            InvalidToken: it proves nothing.
+            KeysUnavailable: nobody can say at the moment.
+        """
+        try:
+            header = jwt.get_unverified_header(token)
+        except (jwt.PyJWTError, ValueError, TypeError, RecursionError) as error:
+            raise _invalid(error) from None
+        claims = self._claims(token, await self._candidates(header))
+        try:
+            user = check_user_id(claims["sub"])
+        except BadUserId as error:
+            raise InvalidToken(f"the token's 'sub': {error}") from None
+        expires_at = claims.get("exp")
+        return Identity(
+            user,
+            None if expires_at is None else float(expires_at) + self._leeway_s,
+            read_grants(claims["channels"]) if claims.get("channels") is not None else NO_GRANTS,
+        )
+
+    async def stop(self) -> None:
+        await self._keys.stop()
+
+    async def _candidates(self, header: dict[str, Any]) -> list[tuple[Any, str]]:
+        """The keys that the token may be signed with, and its algorithm: one that is the key's own to choose."""
+        algorithm, kid = header.get("alg"), header.get("kid")
+        if not isinstance(kid, str | None) or not isinstance(algorithm, str):
+            raise InvalidToken("the token is not valid: its 'alg' and 'kid' are strings")
+        keys = await self._keys.find(kid)
+        if not keys:
+            raise InvalidToken(f"the token is signed with a key that is not known here (kid {str(kid)[:SHOWN]!r})")
+        found = [(key.material, algorithm) for key in keys if algorithm in key.algorithms]
+        if not found:
+            accepted = ", ".join(sorted(set().union(*(key.algorithms for key in keys))))
+            claimed = repr(algorithm[:SHOWN])
+            raise InvalidToken(f"the token's algorithm is {claimed}; with the key that is set it can be {accepted}")
+        return found
+
+    def _claims(self, token: str, candidates: list[tuple[Any, str]]) -> dict[str, Any]:
+        failure: Exception = InvalidToken("no key")
+        for key, algorithm in candidates:
+            try:
+                return jwt.decode(
+                    token,
+                    key,
+                    algorithms=[algorithm],
+                    audience=self._audience,
+                    issuer=self._issuer,
+                    leeway=self._leeway_s,
+                    options={"require": ["sub"], "verify_aud": self._audience is not None, "verify_iat": False},
+                )
+            except jwt.InvalidSignatureError as error:
+                failure = error  # it may be another's
+            except (jwt.PyJWTError, ValueError, TypeError, OverflowError, RecursionError) as error:
+                raise _invalid(error) from None
+        raise _invalid(failure)
+
+
+def keys_of(settings: AuthSettings) -> Keys:
+    """The keys that the settings give.
+
+    Raises:
+        BadSetting: they hold none that could be used.
+    """
+    if settings.jwks_url is not None:
+        from app.transports.jwks import KeySet  # its HTTP client takes a while to import
+
+        return KeySet(
+            settings.jwks_url,
+            max_age_s=settings.jwks_max_age_s,
+            timeout_s=settings.jwks_timeout_s,
+            clock=SystemClock(),
+        )
+    pem = settings.public_key()
+    try:
+        return OneKey(hmac_key(settings.key()) if pem is None else public_key(pem))
+    except ValueError as error:
+        name = "SECRET" if settings.secret is not None else "SECRET_FILE" if pem is None else "PUBLIC_KEY_FILE"
+        raise BadSetting(f"HELIOGRAPH_AUTH__{name}: {error}") from None
+
+
+def _invalid(error: Exception) -> InvalidToken:
+    return InvalidToken(f"the token is not valid: {error}")
+
+
+def make_token(key: bytes, user: str, expires_at: int, channels: object = None) -> str:
+    """A token for `user`, signed with the secret that the replicas check it against."""
+    claims: dict[str, object] = {"sub": check_user_id(user), "exp": expires_at}
+    if channels is not None:
+        read_grants(channels)
+        claims["channels"] = channels
+    return jwt.encode(claims, key, algorithm="HS256")

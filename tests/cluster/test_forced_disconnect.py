@@ -1,0 +1,263 @@
+"""`disconnect_user` and `unsubscribe_user`: on every replica within two seconds, whatever the bus does meanwhile."""
+
+import asyncio
+import json
+import logging
+import time
+from contextlib import AsyncExitStack
+from typing import Any
+
+import pytest
+
+from app.errors import BadChannel, BadUserId, BusUnavailable
+from app.protocol.codes import CloseCode
+from tests.conftest import StartReplica
+from tests.support.client import Client
+from tests.support.redis_admin import Eavesdropper, RedisAdmin
+from tests.support.redis_server import RedisServer
+from tests.support.replicas import RunningReplica
+from tests.support.tcp_proxy import TcpProxy
+from tests.support.waiting import eventually
+
+WITHIN_S = 2.0  # what is promised
+DEAF = {"canary_interval_s": 60, "canary_timeout_s": 120}  # nobody notices that the bus connection is deaf
+
+
+async def three(start_replica: StartReplica, **options: Any) -> list[RunningReplica]:
+    return list(await asyncio.gather(*(start_replica(f"replica-{number}", **options) for number in (1, 2, 3))))
+
+
+async def closed_with(*clients: Client) -> set[int]:
+    """How the clients are closed, all of them within the time that is promised."""
+    return set(await asyncio.gather(*(client.close_code(WITHIN_S) for client in clients)))
+
+
+class TestDisconnect:
+    async def test_every_connection_on_every_replica(self, start_replica: StartReplica) -> None:
+        """Fails if a device of bob stays on some replica, somebody else goes, or the reason is lost."""
+        replicas = await three(start_replica)
+        async with AsyncExitStack() as stack:
+            enter = stack.enter_async_context
+            bobs = [await enter(Client(each.url, user="bob")) for each in replicas for _ in range(2)]
+            alices = [await enter(Client(each.url, user="alice")) for each in replicas]
+            await replicas[0].replica.manager.disconnect_user("bob", reason="그만")
+            assert await closed_with(*bobs) == {3503}
+            assert {bob.socket.close_reason for bob in bobs} == {"그만"}
+            for alice in alices:
+                await alice.nothing_more()
+            for each in replicas:
+                await eventually(lambda each=each: not each.replica.hub.count("bob"))
+
+    async def test_a_user_who_is_nowhere(self, start_replica: StartReplica) -> None:
+        """Fails if that is an error, or an impossible user is none."""
+        one = await start_replica()
+        await one.replica.manager.disconnect_user("nobody")
+        with pytest.raises(BadUserId):
+            await one.replica.manager.disconnect_user("")
+
+    async def test_who_comes_back_is_not_disconnected_again(self, start_replica: StartReplica) -> None:
+        """Fails if a command is carried out again by the look at what was kept, or by its own replica."""
+        one, two = await start_replica("replica-1"), await start_replica("replica-2")
+        async with Client(one.url, user="bob") as bob:
+            await one.replica.manager.disconnect_user("bob")
+            assert await bob.close_code(WITHIN_S) == 3503
+        async with Client(one.url, user="bob") as here, Client(two.url, user="bob") as there:
+            await _looked_twice(one, two)
+            await here.nothing_more()
+            await there.nothing_more()
+
+    async def test_another_code(self, start_replica: StartReplica) -> None:
+        """Fails if a caller that wants the client to come back cannot say so."""
+        one, two = await start_replica("replica-1"), await start_replica("replica-2")
+        async with Client(two.url, user="bob") as bob:
+            await one.replica.manager.disconnect_user("bob", code=CloseCode.EXPIRED)
+            assert await bob.close_code(WITHIN_S) == 3005
+
+    async def test_one_replica_alone(self, start_replica: StartReplica) -> None:
+        """Fails if it takes Redis to disconnect who is here."""
+        one = await start_replica(redis_url=None)
+        async with Client(one.url, user="bob") as bob:
+            await one.replica.manager.disconnect_user("bob")
+            assert await bob.close_code(WITHIN_S) == 3503
+
+    async def test_it_is_told_once_and_never_again(
+        self, start_replica: StartReplica, redis_server: RedisServer, namespace: str
+    ) -> None:
+        """Fails if a replica publishes what came in over the bus: one command, told and kept by one replica."""
+        replicas = await three(start_replica)
+        async with (
+            Eavesdropper(redis_server.url, f"{namespace}:events") as heard,
+            Client(replicas[1].url, user="bob") as bob,
+        ):
+            await replicas[0].replica.manager.disconnect_user("bob")
+            assert await bob.close_code(WITHIN_S) == 3503
+            await _looked_twice(*replicas)
+        told = [payload for payload in heard.payloads if b'"command"' in payload]
+        assert len(told) == 1
+        assert json.loads(told[0])["command"]["type"] == "disconnect"
+        async with RedisAdmin(redis_server.url) as admin:
+            assert await admin.redis.xlen(f"{namespace}:commands") == 1
+
+
+class TestWithoutTheBus:
+    async def test_a_bus_connection_that_is_deaf(
+        self, start_replica: StartReplica, redis_server: RedisServer
+    ) -> None:
+        """Fails if a replica that hears nothing, and has not noticed it, keeps a user who was disconnected."""
+        async with TcpProxy(redis_server.port) as proxy:
+            one = await start_replica("replica-1")
+            two = await start_replica("replica-2", redis_url=proxy.url, bus=DEAF)
+            async with Client(two.url, user="bob") as bob:
+                assert proxy.deafen(b"SUBSCRIBE") == 1
+                await one.replica.manager.disconnect_user("bob")
+                assert await bob.close_code(WITHIN_S) == 3503
+
+    async def test_a_bus_connection_that_is_cut(self, start_replica: StartReplica, redis_server: RedisServer) -> None:
+        """Fails if what was told between two subscriptions is lost to this replica."""
+        one, two = await start_replica("replica-1"), await start_replica("replica-2")
+        async with RedisAdmin(redis_server.url) as admin, Client(two.url, user="bob") as bob:
+            await admin.cut_listeners()
+            await one.replica.manager.disconnect_user("bob")
+            assert await bob.close_code(WITHIN_S) == 3503
+
+    async def test_a_replica_that_lost_redis_does_it_when_it_is_back(
+        self, start_replica: StartReplica, redis_server: RedisServer
+    ) -> None:
+        """Fails if a replica that was cut off forgets it, or disconnects who has come since."""
+        proxy = TcpProxy(redis_server.port)
+        async with AsyncExitStack() as stack:
+            one = await start_replica("replica-1")
+            async with proxy:
+                two = await start_replica("replica-2", redis_url=proxy.url)
+                bob = await stack.enter_async_context(Client(two.url, user="bob"))
+            await eventually(lambda: not two.replica.node.ready)
+            await one.replica.manager.disconnect_user("bob")
+            late = await stack.enter_async_context(Client(two.url, user="bob"))
+            await bob.nothing_more()  # nobody could have told replica-2
+            async with proxy:
+                await eventually(lambda: two.replica.node.ready, within_s=10)
+                assert await bob.close_code(WITHIN_S) == 3503
+                await late.nothing_more()
+
+    async def test_without_redis_it_is_done_here_and_said(
+        self, start_replica: StartReplica, own_redis: RedisServer
+    ) -> None:
+        """Fails if the caller is not told that other replicas did not hear of it, or bob stays here."""
+        one = await start_replica(redis_url=own_redis.url)
+        async with Client(one.url, user="bob") as bob:
+            own_redis.stop()
+            with pytest.raises(BusUnavailable):
+                await one.replica.manager.disconnect_user("bob")
+            assert await bob.close_code(WITHIN_S) == 3503
+
+
+class TestUnsubscribe:
+    async def test_every_connection_leaves_the_channel(self, start_replica: StartReplica) -> None:
+        """Fails if one still gets messages, is not told, stays in the presence, or cannot come again."""
+        replicas = await three(start_replica, namespaces={"room": {"presence": True}}, presence={"grace_s": 0})
+        manager = replicas[0].replica.manager
+        async with AsyncExitStack() as stack:
+            bobs = [await stack.enter_async_context(Client(each.url, user="bob")) for each in replicas]
+            alice = await stack.enter_async_context(Client(replicas[2].url, user="alice"))
+            for client in (*bobs, alice):
+                await client.say({"type": "subscribe", "channel": "room:1"})
+                await client.next("subscribed")
+            await manager.unsubscribe_user("bob", "room:1")
+            for bob in bobs:
+                assert await bob.next("unsubscribed", within_s=WITHIN_S) == {
+                    "type": "unsubscribed",
+                    "channel": "room:1",
+                }
+            await manager.publish("room:1", "for alice")
+            assert await alice.messages(1) == ["for alice"]
+            for bob in bobs:
+                await bob.nothing_more()
+            await eventually(lambda: _is(manager.presence("room:1"), {"alice": 1}))
+            await bobs[1].say({"type": "subscribe", "channel": "room:1", "id": 7})
+            await bobs[1].next("subscribed", id=7)
+            await manager.publish("room:1", "for both")
+            assert await bobs[1].messages(1) == ["for both"]
+
+    async def test_who_is_not_on_it_hears_nothing(self, start_replica: StartReplica) -> None:
+        """Fails if a client is told of a channel that it never was on."""
+        one = await start_replica(redis_url=None)
+        async with Client(one.url, user="bob") as bob:
+            await one.replica.manager.unsubscribe_user("bob", "room:1")
+            await bob.say({"type": "ping"})
+            assert json.loads(await bob.socket.recv())["type"] == "pong"
+
+    async def test_nobody_leaves_their_own_channel(self, start_replica: StartReplica) -> None:
+        """Fails if a user can be cut off from what is addressed to them, or a channel that cannot be is let pass."""
+        one = await start_replica(redis_url=None)
+        for channel in ("#bob", "#alice", "", "#"):
+            with pytest.raises(BadChannel):
+                await one.replica.manager.unsubscribe_user("bob", channel)
+
+    async def test_while_it_is_being_subscribed(self, start_replica: StartReplica) -> None:
+        """Fails if who is still reading the channel's past when the command comes is subscribed all the same."""
+        one = await start_replica(redis_url=None)
+        manager = one.replica.manager
+        for number in range(600):  # more than a page
+            await manager.publish("logs:1", {"number": number, "filler": "x" * 20_000})
+        async with Client(one.url, user="bob") as bob:
+            bob.socket.transport.pause_reading()
+            await bob.say({"type": "subscribe", "channel": "logs:1", "id": 1})
+            await eventually(lambda: one.replica.hub.count("bob") and _waits(one))
+            await manager.unsubscribe_user("bob", "logs:1")
+            bob.socket.transport.resume_reading()
+            await bob.next("subscribed", id=1)
+            await bob.next("unsubscribed", channel="logs:1")
+            assert len(await bob.messages(500)) == 500  # the page that had been read before
+            await bob.nothing_more()
+            assert not one.replica.hub.subscribers("logs:1")
+            await bob.say({"type": "unsubscribe", "channel": "logs:1", "id": 2})
+            assert (await bob.next("error", id=2))["message"] == "not subscribed to 'logs:1'"
+
+
+async def test_it_is_quick(start_replica: StartReplica, caplog: pytest.LogCaptureFixture) -> None:
+    """Fails if a command waits for the look at what was kept although the bus has brought it."""
+    one, two = await start_replica("replica-1"), await start_replica("replica-2")
+    with caplog.at_level(logging.INFO, "heliograph.commands"):
+        took = []
+        for _ in range(5):
+            async with Client(two.url, user="bob") as bob:
+                began_at = time.monotonic()
+                await one.replica.manager.disconnect_user("bob")
+                await bob.close_code(WITHIN_S)
+                took.append(time.monotonic() - began_at)
+    assert min(took) < 0.5
+    assert not [record for record in caplog.records if "had not brought" in record.getMessage()]
+
+
+async def _looked_twice(*replicas: RunningReplica) -> None:
+    """Wait until each replica has looked for commands again, after what it was at."""
+
+    async def looked(replica: RunningReplica) -> None:
+        commands = replica.replica.manager._commands
+        looks = 0
+        after = commands._log.after
+
+        async def counted(*arguments: Any) -> Any:
+            nonlocal looks
+            found = await after(*arguments)
+            looks += 1
+            return found
+
+        commands._log.after = counted  # type: ignore[method-assign]
+        commands.lost_track()
+        await eventually(lambda: looks >= 1)
+        looks = 0
+        commands.lost_track()
+        await eventually(lambda: looks >= 1)
+        commands._log.after = after  # type: ignore[method-assign]
+
+    await asyncio.gather(*map(looked, replicas))
+
+
+async def _is(call: Any, expected: object) -> bool:
+    return bool(await call == expected)
+
+
+def _waits(one: RunningReplica) -> bool:
+    [connection] = one.replica.hub.connections_of("bob")
+    return connection.outbox.waiting_bytes > 65_536

@@ -1,0 +1,112 @@
+"""An `EventSource`: reads `/sse` as a browser does, block by block, and keeps the last id."""
+
+import asyncio
+import json
+from types import TracebackType
+from typing import Any, Self
+
+import httpx
+
+
+class EventSource:
+    """`async with EventSource(url, user="bob", channels="news") as events:` has its answer when the block begins.
+
+    `params` are those of the URL. `last_event_id` is what a browser would send when it comes back. `source` is the
+    loopback address that it comes from.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        *,
+        last_event_id: str | None = None,
+        headers: dict[str, str] | None = None,
+        source: str | None = None,
+        **params: str,
+    ) -> None:
+        self._http = httpx.AsyncClient(
+            base_url=base_url,
+            timeout=600,
+            trust_env=False,
+            transport=httpx.AsyncHTTPTransport(local_address=source) if source else None,
+        )
+        self._params = params
+        self._headers = headers or {}
+        if last_event_id is not None:
+            self._headers = {"Last-Event-ID": last_event_id, **self._headers}
+        self.last_event_id = last_event_id or ""
+        self.comments = 0
+        self.retry_ms: int | None = None
+        self.response: httpx.Response
+        self._buffer = b""
+        self._seen: list[dict[str, Any]] = []
+
+    async def __aenter__(self) -> Self:
+        request = self._http.build_request("GET", "/sse", params=self._params, headers=self._headers)
+        self.response = await self._http.send(request, stream=True)
+        self._bytes = self.response.aiter_bytes()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.response.aclose()
+        await self._http.aclose()
+
+    async def error(self) -> dict[str, Any]:
+        """The body of a refusal."""
+        await self.response.aread()
+        return dict(self.response.json()["error"])
+
+    async def event(self, within_s: float = 5.0) -> dict[str, Any]:
+        """The next event. Raises EOFError if the stream has ended."""
+        async with asyncio.timeout(within_s):
+            while True:
+                if (event := self._parse(await self._block())) is not None:
+                    return event
+
+    async def next(self, *types: str, within_s: float = 5.0) -> dict[str, Any]:
+        """The next event of one of these types; others are kept for later."""
+        async with asyncio.timeout(within_s):
+            for index, event in enumerate(self._seen):
+                if event["type"] in types:
+                    return self._seen.pop(index)
+            while (event := await self.event(within_s))["type"] not in types:
+                self._seen.append(event)
+            return event
+
+    async def ended(self, within_s: float = 5.0) -> list[dict[str, Any]]:
+        """What comes until the server ends the stream."""
+        events = []
+        try:
+            while True:
+                events.append(await self.event(within_s))
+        except EOFError:
+            return events
+
+    async def _block(self) -> bytes:
+        while b"\n\n" not in self._buffer:
+            try:
+                self._buffer += await anext(self._bytes)
+            except StopAsyncIteration:
+                raise EOFError("the stream has ended") from None
+        block, _, self._buffer = self._buffer.partition(b"\n\n")
+        return block
+
+    def _parse(self, block: bytes) -> dict[str, Any] | None:
+        data = []
+        for line in block.split(b"\n"):
+            field, _, value = line.partition(b":")
+            value = value.removeprefix(b" ")
+            match field:
+                case b"data":
+                    data.append(value)
+                case b"id":
+                    self.last_event_id = value.decode()
+                case b"retry":
+                    self.retry_ms = int(value)
+                case b"":
+                    self.comments += 1
+                case _:
+                    raise AssertionError(f"a field that nobody asked for: {line!r}")
+        return dict(json.loads(b"\n".join(data))) if data else None

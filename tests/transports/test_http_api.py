@@ -1,0 +1,459 @@
+"""The server API over HTTP: what programs may ask with a key, and what they are told when it cannot be done."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.conftest import StartReplica
+from tests.support.client import Client
+from tests.support.redis_server import RedisServer
+from tests.support.replicas import RunningReplica
+from tests.support.waiting import eventually
+
+KEY = "a key of more than sixteen bytes"
+OPTIONS: dict[str, Any] = {
+    "api": {"key": KEY, "body_bytes": 4096, "batch": 5},
+    "namespaces": {"chat": {"presence": True, "history_size": 50}, "cursors": {"ephemeral": True}},
+}
+
+Call = Callable[..., Awaitable[Any]]
+
+
+@pytest.fixture(params=["memory", "redis"])
+async def one(request: pytest.FixtureRequest, start_replica: StartReplica) -> RunningReplica:
+    """A replica with an API, with and without Redis: both answer alike."""
+    if request.param == "memory":
+        return await start_replica(redis_url=None, **OPTIONS)
+    return await start_replica(**OPTIONS)
+
+
+@pytest.fixture
+async def http(one: RunningReplica) -> AsyncIterator[httpx.AsyncClient]:
+    headers = {"X-API-Key": KEY}
+    async with httpx.AsyncClient(base_url=one.url, headers=headers, trust_env=False) as client:
+        yield client
+
+
+async def call(http: httpx.AsyncClient, method: str, **params: Any) -> Any:
+    """The result of a method that is carried out."""
+    answer = await http.post(f"/api/{method}", json=params)
+    assert answer.status_code == 200, answer.text
+    assert "error" not in answer.json(), answer.text
+    return answer.json() if method == "batch" else answer.json()["result"]
+
+
+async def refused(http: httpx.AsyncClient, method: str, **params: Any) -> tuple[int, str]:
+    """Code and text of what a method answers that is not carried out."""
+    answer = await http.post(f"/api/{method}", json=params)
+    assert answer.status_code == 200, answer.text
+    error = answer.json()["error"]
+    return error["code"], error["message"]
+
+
+class TestPublishing:
+    async def test_subscribers_get_it_and_the_answer_says_where_it_stands(
+        self, one: RunningReplica, http: httpx.AsyncClient
+    ) -> None:
+        """Fails if a publication of a program does not reach clients, or its position is not the one they see."""
+        async with Client(one.url, path="/ws?user=alice&channels=chat:우주") as alice:
+            subscribed = await alice.next("subscribed")
+            result = await call(http, "publish", channel="chat:우주", data={"글": "안녕 🚀"})
+            message = await alice.next("message")
+            assert message["data"] == {"글": "안녕 🚀"}
+            assert "from" not in message
+            assert result["offset"] == 1
+            assert message["cursor"].endswith(f"={result['epoch']}.1")
+            assert subscribed["cursor"].endswith(f"={result['epoch']}.0")
+
+    async def test_a_user_is_addressed_by_their_own_channel(
+        self, one: RunningReplica, http: httpx.AsyncClient
+    ) -> None:
+        """Fails if `#bob` is not bob."""
+        async with Client(one.url, user="bob") as bob:
+            assert (await call(http, "publish", channel="#bob", data=[1, 2]))["offset"] == 1
+            assert await bob.messages(1) == [[1, 2]]
+
+    async def test_what_is_not_kept_has_no_position(self, http: httpx.AsyncClient) -> None:
+        """Fails if an ephemeral publication claims a place in a log."""
+        assert await call(http, "publish", channel="cursors:1", data=1) == {}
+
+    async def test_data_is_handed_on_byte_for_byte(self, one: RunningReplica, http: httpx.AsyncClient) -> None:
+        """Fails if data are parsed and written anew: large numbers, repeated keys and spaces would change."""
+        data = '{"n": 123456789012345678901234567890, "a":1.0,"a":2}'
+        async with Client(one.url, path="/ws?user=alice&channels=chat:1") as alice:
+            await alice.next("subscribed")
+            answer = await http.post("/api/publish", content=f'{{"channel":"chat:1","data":{data}}}')
+            assert "result" in answer.json()
+            frame = await alice.socket.recv()
+            assert data in str(frame)
+
+    async def test_a_repetition_with_the_same_key_is_published_once(
+        self, one: RunningReplica, http: httpx.AsyncClient
+    ) -> None:
+        """Fails if a program that does not know whether it was heard cannot simply try again."""
+        async with Client(one.url, path="/ws?user=alice&channels=chat:1") as alice:
+            await alice.next("subscribed")
+            first = await call(http, "publish", channel="chat:1", data=1, idempotency_key="k")
+            assert await call(http, "publish", channel="chat:1", data=1, idempotency_key="k") == first
+            await call(http, "publish", channel="chat:1", data=2)
+            assert await alice.messages(2) == [1, 2]
+
+    async def test_broadcast_answers_for_each_channel(self, one: RunningReplica, http: httpx.AsyncClient) -> None:
+        """Fails if one channel that cannot be published on costs the others, or the order of the answers."""
+        async with Client(one.url, path="/ws?user=alice&channels=chat:1,chat:2") as alice:
+            await alice.next("subscribed")
+            await alice.next("subscribed")
+            result = await call(http, "broadcast", channels=["chat:1", "bad\u0000", "chat:2"], data="all")
+            first, bad, second = result["responses"]
+            assert (first["result"]["offset"], second["result"]["offset"]) == (1, 1)
+            assert bad["error"]["code"] == 107
+            assert await alice.messages(2) == ["all", "all"]
+
+    async def test_a_run_is_brought_up_to_date(self, one: RunningReplica, http: httpx.AsyncClient) -> None:
+        """Fails if a run cannot be reported by HTTP."""
+        await call(http, "publish", channel="run:배포", data={"state": "RUNNING", "progress": 40, "message": "반"})
+        answer = await http.get("/api/runs/배포")
+        assert answer.json()["progress"] == 40
+        code, text = await refused(http, "publish", channel="run:배포", data=[1])
+        assert code == 107
+        assert "update" in text
+
+
+class TestReading:
+    async def publish(self, http: httpx.AsyncClient, count: int) -> str:
+        results = [await call(http, "publish", channel="chat:1", data=number) for number in range(1, count + 1)]
+        return str(results[-1]["epoch"])
+
+    @pytest.mark.parametrize(
+        ("params", "expected"),
+        [
+            ({}, []),
+            ({"limit": 3}, [1, 2, 3]),
+            ({"limit": -1}, [*range(1, 11)]),
+            ({"limit": 3, "reverse": True}, [10, 9, 8]),
+            ({"limit": -1, "reverse": True}, [*range(10, 0, -1)]),
+            ({"limit": 3, "since": 7}, [8, 9, 10]),
+            ({"limit": 2, "since": 7}, [8, 9]),
+            ({"limit": 5, "since": 10}, []),
+            ({"limit": 3, "since": 5, "reverse": True}, [4, 3, 2]),
+            ({"limit": 100, "since": 3, "reverse": True}, [2, 1]),
+            ({"limit": 5, "since": 1, "reverse": True}, []),
+        ],
+    )
+    async def test_history(self, http: httpx.AsyncClient, params: dict[str, Any], expected: list[int]) -> None:
+        """Fails if a range of what is kept is not what was asked for, in the order that was asked for."""
+        epoch = await self.publish(http, 10)
+        if "since" in params:
+            params = {**params, "since": {"offset": params["since"], "epoch": epoch}}
+        result = await call(http, "history", channel="chat:1", **params)
+        assert [each["data"] for each in result["publications"]] == expected
+        assert [each["offset"] for each in result["publications"]] == expected
+        assert (result["offset"], result["epoch"]) == (10, epoch)
+
+    async def test_history_of_what_was_trimmed(self, http: httpx.AsyncClient) -> None:
+        """Fails if a hole is passed over in silence, or the newest cannot be read once the oldest are gone."""
+        epoch = await self.publish(http, 400)
+        since = {"offset": 1, "epoch": epoch}
+        assert (await refused(http, "history", channel="chat:1", limit=10, since=since))[0] == 112
+        newest = await call(http, "history", channel="chat:1", limit=1000, reverse=True)
+        offsets = [each["offset"] for each in newest["publications"]]
+        assert offsets[0] == 400
+        assert offsets == list(range(400, 400 - len(offsets), -1))
+        assert 50 <= len(offsets) < 400
+
+    async def test_history_of_another_log(self, http: httpx.AsyncClient) -> None:
+        """Fails if a position of a log that is gone is taken for one of today's."""
+        await self.publish(http, 3)
+        since = {"offset": 1, "epoch": "nonesuch"}
+        for params in ({"limit": 10}, {"limit": 10, "reverse": True}, {"limit": 0}):
+            assert (await refused(http, "history", channel="chat:1", since=since, **params))[0] == 112
+
+    async def test_nothing_is_kept_of_what_is_ephemeral(self, http: httpx.AsyncClient) -> None:
+        """Fails if an empty history says that nothing has happened, where nobody can know."""
+        assert (await refused(http, "history", channel="cursors:1", limit=1))[0] == 108
+
+    async def test_presence(self, one: RunningReplica, http: httpx.AsyncClient) -> None:
+        """Fails if who is on a channel is not said, with every connection."""
+        path = "/ws?user={}&channels=chat:1"
+        async with Client(one.url, path=path.format("alice")), Client(one.url, path=path.format("alice")) as second:
+            await second.next("subscribed")
+
+            async def counted() -> bool:
+                stats = await call(http, "presence_stats", channel="chat:1")
+                return bool(stats == {"num_clients": 2, "num_users": 1})
+
+            await eventually(counted)
+            present = (await call(http, "presence", channel="chat:1"))["presence"]
+            assert [each["user"] for each in present.values()] == ["alice", "alice"]
+            assert all(each["client"] == name for name, each in present.items())
+        for method in ("presence", "presence_stats"):
+            code, text = await refused(http, method, channel="news")
+            assert code == 108
+            assert "presence" in text
+
+    async def test_channels(self, one: RunningReplica, http: httpx.AsyncClient) -> None:
+        """Fails if a channel that somebody listens to is not listed, or one that everybody has left is."""
+        async with Client(one.url, path="/ws?user=김철수&channels=chat:1,chat:2,news") as client:
+            for _ in range(3):
+                await client.next("subscribed")
+
+            async def listed() -> bool:
+                return set((await call(http, "channels"))["channels"]) == {"#김철수", "chat:1", "chat:2", "news"}
+
+            await eventually(listed)
+            found = (await call(http, "channels", pattern="chat:*"))["channels"]
+            assert found == {"chat:1": {"num_clients": 1}, "chat:2": {"num_clients": 1}}
+            await client.say({"type": "unsubscribe", "channel": "chat:2"})
+
+            async def left() -> bool:
+                return set((await call(http, "channels", pattern="chat:*"))["channels"]) == {"chat:1"}
+
+            await eventually(left)
+
+        async def gone() -> bool:
+            return (await call(http, "channels"))["channels"] == {}
+
+        await eventually(gone)
+
+    async def test_info(self, one: RunningReplica, http: httpx.AsyncClient) -> None:
+        """Fails if a replica is not listed as it is."""
+        async with Client(one.url, path="/ws?user=alice&channels=chat:1") as alice:
+            await alice.next("subscribed")
+
+            async def counted() -> bool:
+                [node] = (await call(http, "info"))["nodes"]
+                counts = [node[name] for name in ("num_clients", "num_users", "num_channels", "num_subs")]
+                return counts == [1, 1, 2, 2]
+
+            await eventually(counted)
+            [node] = (await call(http, "info"))["nodes"]
+            assert (node["name"], node["uid"]) == ("replica-1", one.replica.node.node_id)
+            assert 0 <= node["uptime"] < 120
+
+
+class TestUsers:
+    async def test_disconnect(self, one: RunningReplica, http: httpx.AsyncClient) -> None:
+        """Fails if a user stays connected, or is not told why."""
+        async with Client(one.url, user="alice") as alice, Client(one.url, user="bob") as bob:
+            await call(http, "disconnect", user="alice")
+            assert await alice.close_code() == 3503
+            await call(http, "disconnect", user="bob", disconnect={"code": 3001, "reason": "moving"})
+            assert await bob.close_code() == 3001
+        code, text = await refused(http, "disconnect", user="alice", disconnect={"code": 99})
+        assert code == 107
+        assert "3503" in text
+
+    async def test_unsubscribe(self, one: RunningReplica, http: httpx.AsyncClient) -> None:
+        """Fails if a user is told what they were taken off."""
+        async with Client(one.url, path="/ws?user=alice&channels=chat:1") as alice:
+            await alice.next("subscribed")
+            await call(http, "unsubscribe", user="alice", channel="chat:1")
+            assert (await alice.next("unsubscribed"))["channel"] == "chat:1"
+            await call(http, "publish", channel="chat:1", data="not for alice")
+            await call(http, "publish", channel="#alice", data="for alice")
+            assert await alice.messages(1) == ["for alice"]
+
+    async def test_what_would_mean_more_than_was_asked_is_not_done(
+        self, one: RunningReplica, http: httpx.AsyncClient
+    ) -> None:
+        """Fails if a field that narrows a command down is ignored: everybody would be disconnected."""
+        async with Client(one.url, user="alice"):
+            code, text = await refused(http, "disconnect", user="alice", whitelist=["this one"])
+            assert code == 107
+            assert "whitelist" in text
+            assert one.replica.hub.count("alice") == 1
+
+
+class TestBatch:
+    @pytest.mark.parametrize("parallel", [False, True])
+    async def test_replies_stand_in_order_and_one_that_fails_costs_no_other(
+        self, http: httpx.AsyncClient, parallel: bool
+    ) -> None:
+        """Fails if a reply is not that of its command."""
+        commands = [
+            {"publish": {"channel": "chat:1", "data": 1}},
+            {"publish": {"channel": ""}},
+            {"nonesuch": {}},
+            {"presence_stats": {"channel": "chat:1"}},
+            {"publish": {"channel": "chat:1", "data": 1}, "info": {}},
+        ]
+        replies = (await call(http, "batch", commands=commands, parallel=parallel))["replies"]
+        assert replies[0]["publish"]["offset"] == 1
+        assert [reply.get("error", {}).get("code") for reply in replies] == [None, 107, 104, None, 107]
+        assert replies[3]["presence_stats"] == {"num_clients": 0, "num_users": 0}
+
+    async def test_commands_are_carried_out_one_after_the_other(self, http: httpx.AsyncClient) -> None:
+        """Fails if a command does not see what the one before it has done."""
+        commands = [
+            {"publish": {"channel": "chat:1", "data": "new"}},
+            {"history": {"channel": "chat:1", "limit": 5}},
+        ]
+        replies = (await call(http, "batch", commands=commands))["replies"]
+        assert [each["data"] for each in replies[1]["history"]["publications"]] == ["new"]
+
+    async def test_more_than_the_limit_is_refused_whole(self, http: httpx.AsyncClient) -> None:
+        """Fails if half of what is too much is done."""
+        publish = {"publish": {"channel": "chat:1", "data": 1}}
+        assert (await refused(http, "batch", commands=[publish] * 6))[0] == 106
+        assert (await refused(http, "broadcast", channels=["chat:1"] * 6, data=1))[0] == 106
+        assert (await call(http, "history", channel="chat:1"))["offset"] == 0
+
+
+class TestRefusals:
+    @pytest.fixture
+    async def one(self, start_replica: StartReplica) -> RunningReplica:
+        """Without Redis: what is refused never gets as far as that."""
+        return await start_replica(redis_url=None, **OPTIONS)
+
+    @pytest.mark.parametrize(
+        "headers",
+        [
+            {},
+            {"X-API-Key": ""},
+            {"X-API-Key": KEY[:-1]},
+            {"X-API-Key": KEY + "x"},
+            {"Authorization": f"Bearer {KEY}"},
+            {"Authorization": KEY},
+            {"X-API-Key": "ключ".encode().decode("latin-1")},
+        ],
+    )
+    async def test_without_the_key_nothing_is_done(self, one: RunningReplica, headers: dict[str, str]) -> None:
+        """Fails if somebody without the key is let in, or learns more than that."""
+        async with httpx.AsyncClient(base_url=one.url, trust_env=False) as http:
+            raw = [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]
+            answer = await http.post("/api/publish", json={"channel": "chat:1", "data": 1}, headers=raw)
+            assert answer.status_code == 401
+            assert answer.json()["error"]["code"] == 101
+            assert KEY not in answer.text
+
+    async def test_the_key_may_stand_in_the_authorization_header(self, one: RunningReplica) -> None:
+        """Fails if clients that send it there are refused."""
+        headers = {"Authorization": f"apikey {KEY}"}
+        async with httpx.AsyncClient(base_url=one.url, headers=headers, trust_env=False) as http:
+            await call(http, "publish", channel="chat:1", data=1)
+
+    async def test_without_a_key_in_the_settings_there_is_no_api(self, start_replica: StartReplica) -> None:
+        """Fails if an installation that has set no key is open to all, or does not say what to set."""
+        one = await start_replica(redis_url=None)
+        async with httpx.AsyncClient(base_url=one.url, trust_env=False) as http:
+            for headers in ({}, {"X-API-Key": ""}, {"X-API-Key": "x"}):
+                answer = await http.post("/api/info", json={}, headers=headers)
+                assert answer.status_code == 401
+                assert "HELIOGRAPH_API__KEY" in answer.text
+
+    @pytest.mark.parametrize("body", ["", "{", "[]", "5", "null", '"x"', "NaN", '{"a":NaN}', b"\xff", "[" * 3000])
+    async def test_a_body_that_is_no_json_object(self, http: httpx.AsyncClient, body: str | bytes) -> None:
+        """Fails if such a body is a fault of the server, or is taken for no parameters."""
+        answer = await http.post("/api/publish", content=body)
+        assert answer.status_code == 400
+        assert "JSON" in answer.json()["error"]["message"]
+
+    @pytest.mark.parametrize(
+        ("params", "named"),
+        [
+            ({"data": 1}, "channel"),
+            ({"channel": "chat:1"}, "data"),
+            ({"channel": 5, "data": 1}, "channel"),
+            ({"channel": "", "data": 1}, "empty"),
+            ({"channel": "x" * 513, "data": 1}, "512"),
+            ({"channel": "a\nb", "data": 1}, "control"),
+            ({"channel": "chat:1", "data": 1, "idempotency_key": "k" * 257}, "idempotency_key"),
+            ({"channel": "chat:1", "data": 1, "b64data": "AA=="}, "b64data"),
+        ],
+    )
+    async def test_the_answer_names_what_is_wrong(
+        self, http: httpx.AsyncClient, params: dict[str, Any], named: str
+    ) -> None:
+        """Fails if who made a mistake is not told which."""
+        code, text = await refused(http, "publish", **params)
+        assert code == 107
+        assert named in text
+
+    @pytest.mark.parametrize("data", ["[" * 40 + "]" * 40, "1e999", '"\\ud800"'])
+    async def test_data_that_a_client_could_not_read(self, http: httpx.AsyncClient, data: str) -> None:
+        """Fails if what breaks a browser is kept and sent."""
+        answer = await http.post("/api/publish", content=f'{{"channel":"chat:1","data":{data}}}')
+        assert answer.status_code == 400 or answer.json()["error"]["code"] == 107
+        assert (await call(http, "history", channel="chat:1"))["offset"] == 0
+
+    async def test_a_body_that_is_too_large(self, http: httpx.AsyncClient) -> None:
+        """Fails if memory can be filled from outside, or the answer does not say which limit that was."""
+        answer = await http.post("/api/publish", json={"channel": "chat:1", "data": "x" * 5000})
+        assert answer.status_code == 413
+        assert "HELIOGRAPH_API__BODY_BYTES" in answer.text
+
+    async def test_other_verbs_and_methods(self, http: httpx.AsyncClient) -> None:
+        """Fails if a mistyped request changes something or is answered as if it had."""
+        assert (await http.get("/api/publish")).status_code == 405
+        assert (await http.put("/api/publish", json={})).status_code == 405
+        assert (await http.post("/api/nonesuch", json={})).status_code == 404
+
+
+class TestCluster:
+    async def test_without_redis_the_answer_says_so(
+        self, own_redis: RedisServer, start_replica: StartReplica
+    ) -> None:
+        """Fails if a publication that nobody gets is answered with success, or a person is left to guess."""
+        one = await start_replica(redis_url=own_redis.url, **OPTIONS)
+        async with httpx.AsyncClient(base_url=one.url, headers={"X-API-Key": KEY}, trust_env=False) as http:
+            await call(http, "publish", channel="chat:1", data=1)
+            own_redis.stop()
+            for method, params in {
+                "publish": {"channel": "chat:1", "data": 2},
+                "history": {"channel": "chat:1"},
+                "channels": {},
+                "info": {},
+            }.items():
+                code, text = await refused(http, method, **params)
+                assert code == 100
+                assert "try again" in text
+
+    async def test_a_replica_that_is_gone_is_counted_no_longer(self, start_replica: StartReplica) -> None:
+        """Fails if channels of a replica that has left stay listed, or those of two are not added up."""
+        one, two = await start_replica("replica-1", **OPTIONS), await start_replica("replica-2", **OPTIONS)
+        path = "/ws?user=alice&channels=chat:1"
+        async with (
+            httpx.AsyncClient(base_url=one.url, headers={"X-API-Key": KEY}, trust_env=False) as http,
+            Client(one.url, path=path) as here,
+        ):
+            await here.next("subscribed")
+            async with Client(two.url, path=path) as there:
+                await there.next("subscribed")
+
+                async def both() -> bool:
+                    found = (await call(http, "channels", pattern="chat:1"))["channels"]
+                    return bool(found == {"chat:1": {"num_clients": 2}})
+
+                await eventually(both)
+                await two.stop()
+
+            async def one_left() -> bool:
+                found = (await call(http, "channels", pattern="chat:1"))["channels"]
+                nodes = (await call(http, "info"))["nodes"]
+                return bool(found == {"chat:1": {"num_clients": 1}} and len(nodes) == 1)
+
+            await eventually(one_left)
+
+    async def test_many_at_once(self, one: RunningReplica, http: httpx.AsyncClient) -> None:
+        """Fails if publications that are made at the same time get in each other's way."""
+        async with Client(one.url, path="/ws?user=alice&channels=chat:1") as alice:
+            await alice.next("subscribed")
+            results = await asyncio.gather(
+                *(call(http, "publish", channel="chat:1", data=number) for number in range(40))
+            )
+            assert sorted(result["offset"] for result in results) == list(range(1, 41))
+            by_offset = {result["offset"]: number for number, result in enumerate(results)}
+            assert await alice.messages(40) == [by_offset[offset] for offset in range(1, 41)]
+
+    async def test_the_document_names_every_method(self, http: httpx.AsyncClient) -> None:
+        """Fails if the OpenAPI document is not JSON or leaves a method out."""
+        document = (await http.get("/api/openapi.json")).json()
+        posts = {path.removeprefix("/api/") for path, item in document["paths"].items() if "post" in item}
+        assert posts >= {"publish", "broadcast", "presence", "presence_stats", "history", "channels", "info"}
+        assert posts >= {"disconnect", "unsubscribe", "batch"}
+        for reference in set(json.dumps(document).split('"#/components/schemas/')[1:]):
+            assert reference.split('"')[0] in document["components"]["schemas"]

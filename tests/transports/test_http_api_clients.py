@@ -1,0 +1,127 @@
+"""Others' clients against our API, unchanged: `cent`, and a tester that reads the OpenAPI document."""
+
+import subprocess
+import sys
+import tempfile
+from collections.abc import AsyncIterator
+
+import cent
+import pytest
+
+from tests.conftest import StartReplica
+from tests.support.client import Client
+from tests.support.replicas import RunningReplica
+
+KEY = "a key of more than sixteen bytes"
+
+
+@pytest.fixture
+async def one(start_replica: StartReplica) -> RunningReplica:
+    return await start_replica(
+        api={"key": KEY}, namespaces={"chat": {"presence": True}}, poll={}, limits={"messages_per_second": 0}
+    )
+
+
+@pytest.fixture
+async def api(one: RunningReplica) -> AsyncIterator[cent.AsyncClient]:
+    async with cent.AsyncClient(f"{one.url}/api", api_key=KEY) as client:
+        yield client
+
+
+async def test_every_method_of_cent(one: RunningReplica, api: cent.AsyncClient) -> None:
+    """Fails if a program that is written for that API gets something it cannot read."""
+    async with Client(one.url, path="/ws?user=김철수&channels=chat:1") as client:
+        await client.next("subscribed")
+        published = await api.publish(cent.PublishRequest(channel="chat:1", data={"글": "안녕"}, idempotency_key="k"))
+        again = await api.publish(cent.PublishRequest(channel="chat:1", data={"글": "안녕"}, idempotency_key="k"))
+        assert (published.offset, published.epoch) == (again.offset, again.epoch) == (1, published.epoch)
+        broadcast = await api.broadcast(cent.BroadcastRequest(channels=["chat:1", "#김철수"], data=2))
+        assert [each.result.offset for each in broadcast.responses if each.result] == [2, 1]
+        assert await client.messages(3) == [{"글": "안녕"}, 2, 2]
+
+        history = await api.history(cent.HistoryRequest(channel="chat:1", limit=10))
+        assert [each.data for each in history.publications] == [{"글": "안녕"}, 2]
+        since = cent.StreamPosition(offset=1, epoch=history.epoch)
+        history = await api.history(cent.HistoryRequest(channel="chat:1", limit=10, since=since, reverse=False))
+        assert [each.offset for each in history.publications] == [2]
+
+        stats = await api.presence_stats(cent.PresenceStatsRequest(channel="chat:1"))
+        presence = await api.presence(cent.PresenceRequest(channel="chat:1"))
+        assert (stats.num_clients, stats.num_users) == (1, 1)
+        assert [info.user for info in presence.presence.values()] == ["김철수"]
+        assert isinstance((await api.channels(cent.ChannelsRequest(pattern="chat:*"))).channels, dict)
+        info = await api.info(cent.InfoRequest())
+        assert [node.name for node in info.nodes] == ["replica-1"]
+
+        batch = await api.batch(
+            cent.BatchRequest(
+                requests=[
+                    cent.PublishRequest(channel="chat:1", data=3),
+                    cent.BroadcastRequest(channels=["chat:2"], data=4),
+                    cent.PresenceStatsRequest(channel="chat:1"),
+                ],
+                parallel=True,
+            )
+        )
+        assert [type(reply).__name__ for reply in batch.replies] == [
+            "PublishResult",
+            "BroadcastResult",
+            "PresenceStatsResult",
+        ]
+        assert await client.messages(1) == [3]
+        await api.unsubscribe(cent.UnsubscribeRequest(user="김철수", channel="chat:1"))
+        await client.next("unsubscribed")
+        await api.disconnect(
+            cent.DisconnectRequest(user="김철수", disconnect=cent.Disconnect(code=3503, reason="out"))
+        )
+        assert await client.close_code() == 3503
+
+
+async def test_the_errors_of_cent(one: RunningReplica, api: cent.AsyncClient) -> None:
+    """Fails if a mistake reaches a program as anything but the error that its client has for it."""
+    with pytest.raises(cent.CentApiResponseError) as refused:
+        await api.presence(cent.PresenceRequest(channel="news"))
+    assert refused.value.code == 108
+    async with cent.AsyncClient(f"{one.url}/api", api_key="another key altogether") as stranger:
+        with pytest.raises(cent.CentUnauthorizedError):
+            await stranger.info(cent.InfoRequest())
+
+
+async def test_the_plain_client_of_cent(one: RunningReplica) -> None:
+    """Fails if a program that waits (Django, a script) gets something else than one that does not."""
+    script = (
+        "import sys, cent; api = cent.Client(sys.argv[1], api_key=sys.argv[2]);"
+        "print(api.publish(cent.PublishRequest(channel='chat:1', data=1)).offset);"
+        "print(api.history(cent.HistoryRequest(channel='chat:1', limit=-1)).publications[0].data)"
+    )
+    process = await run(sys.executable, "-c", script, f"{one.url}/api", KEY)
+    assert process == (0, "1\n1\n")
+
+
+@pytest.mark.slow
+async def test_a_tester_that_reads_the_document_finds_nothing(one: RunningReplica) -> None:
+    """Fails if an answer is not as the OpenAPI document says, or something that is allowed breaks the server.
+
+    Two checks are left out, both by the convention of the API: what cannot be carried out is answered with 200 and an
+    error, and unknown fields are ignored. A stream does not end, so it is not read to its end.
+    """
+    status, output = await run(
+        *(sys.executable, "-m", "schemathesis.cli", "run", f"{one.url}/api/openapi.json"),
+        *("--max-examples", "25", "--seed", "1", "--exclude-path", "/sse", "--no-color"),
+        *("--exclude-checks", "negative_data_rejection,positive_data_acceptance"),
+        *("--header", f"X-API-Key: {KEY}", "--request-timeout", "10"),
+        cwd=tempfile.gettempdir(),
+    )
+    assert status == 0, output
+
+
+async def run(*command: str, cwd: str | None = None) -> tuple[int, str]:
+    """Exit status and output of a program, which has the loop to itself for as long as it runs."""
+    import asyncio
+
+    process = await asyncio.create_subprocess_exec(
+        *command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    output, _ = await process.communicate()
+    assert process.returncode is not None
+    return process.returncode, output.decode()

@@ -1,0 +1,153 @@
+"""One cursor, every transport, any replica: a client that keeps moving misses and repeats nothing."""
+
+import asyncio
+import random
+from urllib.parse import urlencode
+
+import pytest
+
+from app.protocol.position import Bookmark, parse_cursor
+from tests.conftest import StartReplica
+from tests.support.client import Client
+from tests.support.event_source import EventSource
+from tests.support.poller import Poller
+from tests.support.replicas import RunningReplica
+
+USER = "우주여행고양이"
+CHANNELS = ("news", "방:42")
+OWN = f"#{USER}"
+KEPT = {"history_size": 5000}
+NAMESPACES = {"": KEPT, "#": {**KEPT, "client_publish": False}}
+
+
+class Wanderer:
+    """Reads by one door after the other. Keeps what it has got of each channel, and where it stands."""
+
+    def __init__(self) -> None:
+        self.got: dict[str, list[int]] = {OWN: [], **{channel: [] for channel in CHANNELS}}
+        self.lost: list[str] = []  # channels whose recovery was denied
+        self.cursor = ""
+
+    def take(self, event: dict[str, object]) -> None:
+        if event["type"] == "message":
+            self.got[str(event["channel"])].append(event["data"]["number"])  # type: ignore[index]
+        elif event["type"] == "subscribed" and self.cursor and not event["recovered"]:
+            self.lost.append(str(event["channel"]))
+
+    @property
+    def count(self) -> int:
+        return sum(map(len, self.got.values()))
+
+    async def websocket(self, replica: RunningReplica, count: int) -> None:
+        """Read until `count` messages more have come."""
+        query = {"user": USER, "channels": ",".join(CHANNELS), "cursor": self.cursor}
+        bookmark, subscribed, until = Bookmark(), 0, self.count + count
+        async with Client(replica.url, path=f"/ws?{urlencode(query)}") as client:
+            while self.count < until or subscribed < len(CHANNELS) + bool(self.cursor):
+                event = await client.next("connected", "subscribed", "message")
+                subscribed += event["type"] == "subscribed"
+                bookmark.keep(event["cursor"])
+                self.take(event)
+        self.cursor = str(bookmark)
+
+    async def sse(self, replica: RunningReplica, count: int) -> None:
+        until = self.count + count
+        channels = ",".join(CHANNELS)
+        async with EventSource(replica.url, last_event_id=self.cursor, user=USER, channels=channels) as events:
+            while self.count < until:
+                self.take(await events.event())
+            self.cursor = events.last_event_id
+
+    async def poll(self, replica: RunningReplica, count: int) -> None:
+        until = self.count + count
+        async with Poller(replica.url, cursor=self.cursor, user=USER, channels=",".join(CHANNELS)) as poller:
+            while self.count < until:
+                for event in await poller.poll():
+                    self.take(event)
+                self.cursor = poller.cursor
+
+
+async def three(start_replica: StartReplica) -> list[RunningReplica]:
+    return [await start_replica(f"replica-{number}", namespaces=NAMESPACES) for number in (1, 2, 3)]
+
+
+async def publish(replicas: list[RunningReplica], each: int, dice: random.Random) -> None:
+    """Messages numbered from 1 on each of the channels, published on any replica."""
+    for number in range(1, each + 1):
+        for channel in (OWN, *CHANNELS):
+            data = {"number": number, "text": f"{number}번째 메시지"}
+            await dice.choice(replicas).replica.manager.publish(channel, data)
+        await asyncio.sleep(0)
+
+
+async def test_from_socket_to_stream_to_polls_and_back(start_replica: StartReplica) -> None:
+    """Fails if a door leaves a channel out of its cursor, or says it is elsewhere than what it has told."""
+    replicas, dice, each = await three(start_replica), random.Random(1), 120
+    wanderer = Wanderer()
+    await wanderer.websocket(replicas[0], 0)
+    assert set(parse_cursor(wanderer.cursor)) == {OWN, *CHANNELS}
+    publishing = asyncio.create_task(publish(replicas, each, dice))
+    await wanderer.websocket(replicas[0], 20)
+    await wanderer.sse(replicas[1], 50)
+    await wanderer.poll(replicas[2], 50)
+    await wanderer.websocket(replicas[1], 50)
+    await wanderer.sse(replicas[2], 1)
+    await wanderer.websocket(replicas[0], 3 * each - wanderer.count)
+    await publishing
+    assert wanderer.got == {channel: list(range(1, each + 1)) for channel in (OWN, *CHANNELS)}
+    assert wanderer.lost == []
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_any_way_through_doors_and_replicas(start_replica: StartReplica, seed: int) -> None:
+    """Fails if some order of doors, replicas and moments loses or repeats something."""
+    replicas, dice, each = await three(start_replica), random.Random(seed), 100
+    wanderer = Wanderer()
+    await wanderer.websocket(replicas[0], 0)
+    publishing = asyncio.create_task(publish(replicas, each, dice))
+    while (left := 3 * each - wanderer.count) > 0:
+        door = dice.choice((wanderer.websocket, wanderer.sse, wanderer.poll))
+        await door(dice.choice(replicas), min(left, dice.choice((1, 2, 7, 40))))
+    await publishing
+    assert wanderer.got == {channel: list(range(1, each + 1)) for channel in (OWN, *CHANNELS)}
+    assert wanderer.lost == []
+
+
+async def test_what_a_drain_says_is_whole(start_replica: StartReplica) -> None:
+    """Fails if `reconnect` leaves out a channel, or its cursor is not where the client stands."""
+    one = await start_replica("replica-1", drain={"grace_s": 0.5, "window_s": 0})
+    two = await start_replica("replica-2")
+    async with Client(one.url, path=f"/ws?{urlencode({'user': USER, 'channels': ','.join(CHANNELS)})}") as client:
+        for _ in CHANNELS:
+            await client.next("subscribed")
+        last = {}
+        for number in range(3):
+            for channel in (OWN, *CHANNELS):
+                await two.replica.manager.publish(channel, number)
+                last |= parse_cursor((await client.next("message"))["cursor"])
+        one.server.handle_exit(15, None)
+        assert parse_cursor((await client.next("reconnect"))["cursor"]) == last
+        assert set(last) == {OWN, *CHANNELS}
+    await one.task
+
+
+async def test_what_a_drain_says_to_one_that_is_still_catching_up(start_replica: StartReplica) -> None:
+    """Fails if a client that is sent off in the middle of its history would lose the rest of it, or begin anew."""
+    one = await start_replica("replica-1", namespaces=NAMESPACES, channels={"page": 10}, drain={"grace_s": 0.3})
+    two = await start_replica("replica-2", namespaces=NAMESPACES)
+    block = "x" * 20_000
+    begin = (await two.replica.manager.publish("news", "first")).position
+    for number in range(300):
+        await two.replica.manager.publish("news", [number, block])
+    assert begin is not None
+    query = {"user": USER, "cursor": f"news={begin.epoch}.{begin.offset}"}
+    async with Client(one.url, path=f"/ws?{urlencode(query)}") as client:
+        await client.next("message")  # and read no further: what is left does not fit into the socket
+        [connection] = list(one.replica.hub)
+        cursor = parse_cursor(one.replica.manager._channels.cursor_of(connection))
+        assert begin.offset < cursor["news"].offset < begin.offset + 300
+        one.server.handle_exit(15, None)
+        reconnect = await client.next("reconnect")
+        told = [frame for frame in client._seen if frame["type"] == "message"]
+        assert parse_cursor(reconnect["cursor"])["news"] == parse_cursor(told[-1]["cursor"])["news"]
+    await one.task

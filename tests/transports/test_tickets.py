@@ -1,0 +1,243 @@
+"""Tickets: what may stand in a URL instead of a token, once, for a few seconds, on any replica."""
+
+import asyncio
+import time
+from typing import Any
+
+import httpx
+import pytest
+
+from app.backends.keys import Keys
+from app.backends.protocols import Tickets
+from app.backends.redis_client import connect
+from app.backends.tickets import MemoryTickets, RedisTickets
+from app.clock import SystemClock
+from app.errors import InvalidToken
+from app.settings import AuthSettings
+from app.transports.auth import Authenticator, Credentials
+from tests.conftest import StartReplica
+from tests.support.client import Client
+from tests.support.manual_clock import ManualClock
+from tests.support.redis_admin import RedisAdmin
+from tests.support.redis_server import RedisServer
+from tests.support.replicas import RunningReplica
+from tests.support.tokens import JWT, SECRET, bearer, token
+from tests.support.waiting import eventually
+
+
+async def post(replica: RunningReplica, query: str = "", **headers: str) -> httpx.Response:
+    async with httpx.AsyncClient(base_url=replica.url, trust_env=False) as http:
+        return await http.post(f"/api/ticket{query}", headers=headers)
+
+
+async def ticket(replica: RunningReplica, *arguments: Any, **options: Any) -> str:
+    response = await post(replica, **bearer(*arguments, **options))
+    assert response.status_code == 200
+    return str(response.json()["ticket"])
+
+
+async def close_of(replica: RunningReplica, query: str) -> tuple[str, int]:
+    """What a client that comes with this query is told before it is closed, and how."""
+    async with Client(replica.url, path=f"/ws?{query}") as client:
+        error = await client.next("error")
+        return error["message"], await client.close_code()
+
+
+class TestTheDoor:
+    async def test_a_ticket_for_a_token(self, start_replica: StartReplica) -> None:
+        """Fails if a good token gets no ticket, its answer may be cached, or two tickets are the same."""
+        one = await start_replica(auth=JWT, redis_url=None)
+        first, second = await post(one, **bearer("alice")), await post(one, **bearer("alice"))
+        assert first.status_code == 200
+        assert first.headers["cache-control"] == "no-store"
+        assert first.json() == {"ticket": first.json()["ticket"], "expires_in": 30}
+        assert len(first.json()["ticket"]) >= 40
+        assert first.json()["ticket"] != second.json()["ticket"]
+
+    @pytest.mark.parametrize(
+        ("query", "headers", "says"),
+        [
+            ("", {}, "say who you are"),
+            ("?user=alice", {}, "say who you are"),
+            ("", {"Authorization": "Bearer"}, "not valid"),
+            ("", {"Authorization": "Bearer nonsense"}, "not valid"),
+            ("", {"Authorization": f"Basic {token()}"}, "say who you are"),
+            (f"?token={token()}", {}, "does not belong in a URL"),
+            (f"?access_token={token()}", {}, "does not belong in a URL"),
+            ("?ticket=abc", {}, "not for another ticket"),
+            ("?ticket=abc", bearer(), "say once who you are"),
+        ],
+    )
+    async def test_no_ticket_without_a_token(
+        self, start_replica: StartReplica, query: str, headers: dict[str, str], says: str
+    ) -> None:
+        """Fails if somebody gets a ticket who did not prove who they are, or is not told what to do: 401."""
+        one = await start_replica(auth=JWT, redis_url=None)
+        response = await post(one, query, **headers)
+        assert response.status_code == 401
+        assert response.headers["www-authenticate"] == "Bearer"
+        assert response.json()["error"]["code"] == "invalid_token"
+        assert says in response.json()["error"]["message"]
+
+    async def test_other_methods_and_origins(self, start_replica: StartReplica) -> None:
+        """Fails if a ticket can be had with a link, or by a page of another origin."""
+        one = await start_replica(auth=JWT, redis_url=None)
+        async with httpx.AsyncClient(base_url=one.url, trust_env=False, headers=bearer()) as http:
+            assert (await http.get("/api/ticket")).status_code == 405
+            response = await http.post("/api/ticket", headers={"Origin": "https://evil.test"})
+            assert (response.status_code, response.json()["error"]["code"]) == (403, "not_allowed")
+            assert (await http.post("/api/ticket", headers={"Origin": one.url})).status_code == 200
+
+    async def test_open_mode_gives_them_to_anybody(self, start_replica: StartReplica) -> None:
+        """Fails if a page that is written for tickets does not work in development."""
+        one = await start_replica(redis_url=None)
+        response = await post(one, "?user=%EC%9A%B0%EC%A3%BC")
+        async with Client(one.url, path=f"/ws?ticket={response.json()['ticket']}") as client:
+            assert (await client.next("connected"))["user"] == "우주"
+        assert (await post(one)).status_code == 400
+
+    async def test_without_redis_there_are_none(self, start_replica: StartReplica, own_redis: RedisServer) -> None:
+        """Fails if the caller is not told to try again, or a client that comes with one is told to stay away."""
+        one = await start_replica(auth=JWT, redis_url=own_redis.url)
+        own_redis.stop()
+        response = await post(one, **bearer())
+        assert (response.status_code, response.json()["error"]["code"]) == (503, "unavailable")
+        assert response.headers["retry-after"] == "1"
+        message, code = await close_of(one, "ticket=abc")
+        assert code == 1013
+        assert "Redis" in message
+
+
+class TestUse:
+    async def test_it_opens_a_socket_on_any_replica_once(self, start_replica: StartReplica) -> None:
+        """Fails if only the replica that gave it takes it, or somebody who has seen the URL can use it again."""
+        one, two = await start_replica("replica-1", auth=JWT), await start_replica("replica-2", auth=JWT)
+        given = await ticket(one, "alice")
+        async with Client(two.url, path=f"/ws?ticket={given}&user=mallory") as client:
+            assert (await client.next("connected"))["user"] == "alice"
+            for replica in (one, two):
+                message, code = await close_of(replica, f"ticket={given}")
+                assert code == 3500
+                assert "used before" in message
+
+    async def test_of_many_at_once_one_gets_in(self, start_replica: StartReplica) -> None:
+        """Fails if a ticket can be used twice by being quick."""
+        one, two = await start_replica("replica-1", auth=JWT), await start_replica("replica-2", auth=JWT)
+        given = await ticket(one)
+
+        async def tries(replica: RunningReplica) -> str:
+            async with Client(replica.url, path=f"/ws?ticket={given}") as client:
+                return str((await client.next("connected", "error"))["type"])
+
+        got = await asyncio.gather(*(tries(replica) for replica in (one, two) * 5))
+        assert sorted(got) == ["connected", *["error"] * 9]
+
+    async def test_it_stands_for_all_that_the_token_says(self, start_replica: StartReplica) -> None:
+        """Fails if a ticket lengthens a token's life, or takes away what the token gives."""
+        one = await start_replica(auth=JWT, redis_url=None, namespaces={"vip": {"client_subscribe": False}})
+        given = await ticket(one, "alice", expires_in=1.5, channels=["vip:1"])
+        async with Client(one.url, path=f"/ws?ticket={given}") as client:
+            assert (await client.next("subscribed"))["channel"] == "vip:1"
+            assert await client.close_code() == 3005
+
+    async def test_in_the_first_frame_too(self, start_replica: StartReplica) -> None:
+        """Fails if a client that has a ticket must put it into the URL."""
+        one = await start_replica(auth=JWT, redis_url=None)
+        async with Client(one.url) as client:
+            await client.say({"type": "connect", "ticket": await ticket(one, "bob"), "id": 1})
+            assert (await client.next("connected", id=1))["user"] == "bob"
+
+    async def test_with_a_cursor_and_channels(self, start_replica: StartReplica) -> None:
+        """Fails if a client that comes back with a ticket cannot say where it stands."""
+        one = await start_replica(auth=JWT, redis_url=None)
+        async with Client(one.url, path=f"/ws?ticket={await ticket(one)}") as client:
+            cursor = (await client.next("connected"))["cursor"]
+        await one.replica.manager.send("alice", "missed")
+        path = f"/ws?ticket={await ticket(one)}&channels=news&cursor={cursor.replace('#', '%23')}"
+        async with Client(one.url, path=path) as client:
+            assert await client.messages(1) == ["missed"]
+            assert (await client.next("subscribed", channel="news"))["recovered"] is False
+
+    @pytest.mark.parametrize("bad", ["", "abc", "%00", "%FF", "a" * 5000, "안"])
+    async def test_nonsense_is_no_ticket(self, start_replica: StartReplica, bad: str) -> None:
+        """Fails if what nobody has given opens the door, or breaks it."""
+        one = await start_replica(auth=JWT)
+        assert (await close_of(one, f"ticket={bad}"))[1] == 3500
+
+    async def test_the_ticket_itself_is_nowhere_in_redis(
+        self, start_replica: StartReplica, redis_server: RedisServer, namespace: str
+    ) -> None:
+        """Fails if who can read Redis' keys can use the tickets there, or one stays for ever."""
+        one = await start_replica(auth=JWT)
+        given = await ticket(one)
+        async with RedisAdmin(redis_server.url) as admin:
+            [key] = await admin.redis.keys(f"{namespace}:ticket:*")
+            assert given.encode() not in key
+            assert given.encode() not in await admin.redis.get(key)
+            assert 0 < await admin.redis.ttl(key) <= 30
+
+
+class TestTime:
+    async def test_after_its_time_it_is_nothing(self) -> None:
+        """Fails if a ticket can be used after 30 seconds, or not until then."""
+        clock = ManualClock()
+        authenticator = Authenticator(AuthSettings(mode="jwt", secret=SECRET), MemoryTickets(clock))
+        alice = await authenticator.identify(Credentials(token("alice", expires_in=None)))
+        early, late = await authenticator.issue_ticket(alice), await authenticator.issue_ticket(alice)
+        clock.advance(29.9)
+        assert await authenticator.identify(Credentials(ticket=early)) == alice
+        clock.advance(0.2)
+        with pytest.raises(InvalidToken, match="too old"):
+            await authenticator.identify(Credentials(ticket=late))
+
+    async def test_a_token_that_expired_meanwhile(self) -> None:
+        """Fails if a ticket outlives the token that it was given for."""
+        authenticator = Authenticator(AuthSettings(mode="jwt", secret=SECRET), MemoryTickets(ManualClock()))
+        alice = await authenticator.identify(Credentials(token("alice", expires_in=1.2)))
+        given = await authenticator.issue_ticket(alice)
+        assert alice.expires_at is not None
+        await eventually(lambda: time.time() > alice.expires_at)
+        with pytest.raises(InvalidToken, match="has expired"):
+            await authenticator.identify(Credentials(ticket=given))
+
+
+class TestKeeping:
+    """What `Tickets` promises, of both backends."""
+
+    @pytest.fixture(params=["memory", "redis"])
+    async def tickets(self, request: pytest.FixtureRequest, redis_server: RedisServer, namespace: str) -> Any:
+        if request.param == "memory":
+            yield MemoryTickets(SystemClock())
+            return
+        client = connect(redis_server.url)
+        yield RedisTickets(client, Keys(f"{namespace}:"))
+        await client.aclose()
+
+    async def test_it_is_taken_once(self, tickets: Tickets) -> None:
+        """Fails if two can take it, or one gets what was kept for another."""
+        await tickets.keep("a", b"alice", 30)
+        await tickets.keep("b", b"bob", 30)
+        assert await tickets.take("a") == b"alice"
+        assert await tickets.take("a") is None
+        assert await tickets.take("b") == b"bob"
+        assert await tickets.take("c") is None
+
+    async def test_it_ends(self, tickets: Tickets) -> None:
+        """Fails if it can be taken after its time."""
+        await tickets.keep("a", b"alice", 0.05)
+        began_at = time.monotonic()
+        await eventually(lambda: time.monotonic() - began_at > 0.06)
+        assert await tickets.take("a") is None
+
+    async def test_memory_does_not_grow(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Fails if tickets that nobody uses stay in memory, or more are kept than there is room for."""
+        clock = ManualClock()
+        tickets = MemoryTickets(clock)
+        await tickets.keep("a", b"alice", 30)
+        clock.advance(31)
+        await tickets.keep("b", b"bob", 30)
+        assert list(tickets._kept) == ["b"]
+        monkeypatch.setattr("app.backends.tickets.MOST_KEPT", 3)
+        for name in "cdefg":
+            await tickets.keep(name, b"x", 30)
+        assert list(tickets._kept) == ["e", "f", "g"]
