@@ -17,8 +17,9 @@ The way of one message, from the socket of alice on replica-1 to the sockets of 
    never goes back to it.
 6. `cluster/channels.py` knows where this replica stands in `#bob`. `protocol/sequence.py` lets through what is next,
    drops what was there before, and has a missing range read from the log. Bob's sockets stay open meanwhile.
-7. `hub/hub.py` has the connections that listen. The message is encoded once and queued in the outbox of each;
-   `hub/outbox.py` writes at the end of the turn, by `server/websocket.py`, to the socket. Alice has her `ack` by now.
+7. `hub/hub.py` has the connections that listen. The message is encoded once and put into the outbox of each (of a
+   channel that many listen to, joined with what else the turn brings: `hub/batch.py`). `hub/outbox.py` writes at the
+   end of the turn, to the transport of `server/websocket.py`. Alice has her `ack` by now.
 
 An ephemeral message is local first: in step 4 the router gives it to the hub at once, and `backends/lua/relay.lua`
 publishes it without keeping it. Everything else is the same.

@@ -1,22 +1,21 @@
-"""The WebSocket class that uvicorn is given: frames go out as they are, text comes in without a detour."""
+"""Our WebSocket on uvicorn's transport: frames go out as they are, text comes in without a detour."""
 
 import asyncio
+import os
 from collections.abc import Callable
-from typing import Any, Final
 
-from uvicorn._types import ASGISendEvent
-from uvicorn.config import Config
-from uvicorn.protocols.utils import ClientDisconnected
-from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from starlette.types import ASGIApp, Scope
 from uvicorn.server import ServerState
 from websockets.frames import Frame, Opcode
-from websockets.http11 import Request
-from websockets.protocol import Protocol, Side, State
+from websockets.protocol import Event, Side, State
+from websockets.protocol import Protocol as Parser
 
 from app.hub.outbox import Outbox
 from app.protocol.codes import CloseCode
 from app.protocol.token_bucket import TokenBucket
+from app.server.deadlines import Deadlines
 from app.server.frame_splitter import FrameSplitter
+from app.server.opening import Opening
 from app.transports.websocket import SERVER_SOCKET, Receiver
 
 CLOSE_REASON_BYTES = 123  # RFC 6455 section 5.5: a control frame has 125, two of them are the code
@@ -27,128 +26,148 @@ PETTY_PER_SECOND = 10.0  # control frames and small fragments, which are no oper
 MOST_PETTY = 100.0  # in one go
 SMALL_BYTES = 64
 
-
-class _Nowhere:
-    """Stands in for uvicorn's queue of events and its flow control, which an attached socket does not use."""
-
-    def put_nowait(self, event: object) -> None: ...
-
-    def clear(self) -> None: ...
-
-    def set(self) -> None: ...
+_PING_HEAD = b"\x89\x04"  # final, opcode 9, four bytes
+_NO_CODE, _LOST, _BAD_UTF8, _RESTART = 1005, 1006, 1007, 1012  # RFC 6455 section 7.4.1, and its registry
 
 
-_NOWHERE: Final[Any] = _Nowhere()
+class Sockets:
+    """What all sockets of one server share: the application, the limits, and who is to be pinged when."""
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        server_state: ServerState,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        max_bytes: int,
+        ping_interval_s: float,
+        ping_timeout_s: float,
+    ) -> None:
+        self.app = app
+        self.state = server_state
+        self.loop = loop
+        self.max_bytes = max_bytes
+        self.pings = Deadlines(loop, ping_interval_s, FrameWebSocket.ping)
+        self.pongs = Deadlines(loop, ping_timeout_s, FrameWebSocket.give_up)
+
+    def open(self, transport: asyncio.Transport, scope: Scope, accept: bytes) -> "FrameWebSocket":
+        """Have the application answer a handshake, to which `accept` is the key."""
+        socket = FrameWebSocket(self, transport)
+        scope["extensions"] = {"websocket.http.response": {}, SERVER_SOCKET: socket}
+        opening = Opening(socket, accept, self.state.default_headers)
+        task = self.loop.create_task(opening.run(self.app, scope), name="websocket-open")
+        self.state.tasks.add(task)
+        task.add_done_callback(self.state.tasks.discard)
+        return socket
 
 
-class FrameWebSocket(WebSocketsSansIOProtocol):
-    """uvicorn's WebSocket protocol, which also lets the application have the socket to itself.
+class FrameWebSocket(asyncio.Protocol):
+    """A `ServerSocket` for the application, a protocol with a `shutdown` for uvicorn.
 
-    It offers itself in the ASGI scope as a `ServerSocket`. Once a receiver is attached, each text of the client is
-    handed to it in the turn of the loop in which it was read: no queue, no task, no `await`. The application may
-    return then, so that an idle socket costs little more than itself. Handshake, fragments, ping, pong and the
-    closing handshake stay with uvicorn and websockets.
+    Each text of the client is handed to the receiver in the turn of the loop in which it was read: no queue, no task,
+    no `await`. Fragments, ping, pong, the closing handshake and breaches of the protocol are websockets' affair: its
+    parser is made when such a frame comes, and let go when that is done with. An idle socket has none, no timer and
+    no coroutine.
 
     Who sends without end does not keep the others waiting: control frames and small fragments, which are no
     operations, are limited here, and a client that was closed is hardly listened to.
     """
 
-    _petty: TokenBucket | None = None  # from the first such frame on
-    _said_after_close = 0  # bytes
-    _is_broken = False  # what comes cannot be understood any more
+    __slots__ = (
+        "_early",
+        "_ended",
+        "_fragments",
+        "_is_broken",
+        "_is_open",
+        "_is_text",
+        "_outbox",
+        "_parser",
+        "_petty",
+        "_ping",
+        "_read_paused",
+        "_receiver",
+        "_said_after_close",
+        "_sockets",
+        "_splitter",
+        "_timer",
+        "transport",
+    )
 
-    def __init__(
-        self,
-        config: Config,
-        server_state: ServerState,
-        app_state: dict[str, Any],
-        _loop: asyncio.AbstractEventLoop | None = None,
-    ) -> None:
-        self._parser: Protocol | None = None
+    def __init__(self, sockets: Sockets, transport: asyncio.Transport) -> None:
+        self._sockets = sockets
+        self.transport = transport
         self._outbox: Outbox | None = None
         self._receiver: Receiver | None = None
         self._splitter: FrameSplitter | None = None
-        super().__init__(config, server_state, app_state, _loop)
-
-    @property
-    def conn(self) -> Any:
-        """What knows RFC 6455. An attached socket has one only while it is needed: hardly ever."""
-        if self._parser is None:
-            self._parser = Protocol(Side.SERVER, state=State.OPEN, max_size=self.config.ws_max_size)
-        return self._parser
-
-    @conn.setter
-    def conn(self, parser: Protocol) -> None:
-        self._parser = parser
+        self._parser: Parser | None = None
+        self._early = b""  # what came before somebody was there to receive it
+        self._fragments: list[bytes] = []
+        self._is_text = False
+        self._ping: bytes | None = None  # what the pong has to bring back
+        self._petty: TokenBucket | None = None  # since the first such frame
+        self._read_paused = False
+        self._is_open = False  # the handshake is done
+        self._ended: int | None = None  # the close code, once nothing more counts
+        self._said_after_close = 0  # bytes
+        self._is_broken = False  # what comes cannot be understood any more
+        self._timer: asyncio.TimerHandle | None = None  # after which a peer that does not say goodbye is cut off
+        sockets.state.connections.add(self)  # type: ignore[arg-type] # to uvicorn one of its own; it calls `shutdown`
 
     # -- for the application
 
+    @property
+    def attached(self) -> bool:
+        return self._splitter is not None
+
+    def opened(self) -> None:
+        self._is_open = True
+        self._sockets.pings.put(self)
+
     def attach(self, outbox: Outbox, receiver: Receiver) -> None:
         """See `ServerSocket`."""
+        self._splitter = FrameSplitter(receiver.receive_text, self._receive_frame, self._sockets.max_bytes)
+        if self._ended is not None:
+            outbox.abandon()
+            self._sockets.loop.call_soon(receiver.lost, self._ended)
+            return
         self._outbox = outbox
         self._receiver = receiver
-        self._splitter = FrameSplitter(receiver.receive_text, self._receive_frame, self.config.ws_max_size)
-        # What the handshake needed. All of it together is larger than what an idle socket needs from here on.
-        self.queue = self.writable = _NOWHERE
-        self._parser = None
-        del self.scope, self.request, self.response
+        if self._early:
+            self._sockets.loop.call_soon(self._splitter.feed, self._early)
+            self._early = b""
 
     @property
     def write(self) -> Callable[[list[bytes]], None]:
-        """The transport's own method: nothing of Python is in between. The outbox ends before the transport does."""
+        """The transport's own method, so that no Python is in between. The outbox ends before the transport does."""
         return self.transport.writelines
 
     def close(self, code: CloseCode, reason: str) -> None:
         """Say goodbye, and cut the socket if the peer does not answer: one that does not read never would."""
-        if self.close_sent or self.disconnected or self.transport.is_closing():
+        if self._ended is not None or self.transport.is_closing():
             return
-        self.conn.send_close(code, reason.encode()[:CLOSE_REASON_BYTES].decode(errors="ignore"))
-        self._await_farewell(CLOSE_TIMEOUT_S)
         self._end(code)
+        self._get_parser().send_close(code, reason.encode()[:CLOSE_REASON_BYTES].decode(errors="ignore"))
+        self._await_farewell(CLOSE_TIMEOUT_S)
 
     def pause_reading(self) -> None:
-        if not self.read_paused and not self.transport.is_closing():
-            self.read_paused = True
+        if not self._read_paused and not self.transport.is_closing():
+            self._read_paused = True
             self.transport.pause_reading()
 
     def resume_reading(self) -> None:
-        if self.read_paused:
-            self.read_paused = False
+        if self._read_paused:
+            self._read_paused = False
             if not self.transport.is_closing():
                 self.transport.resume_reading()
 
-    # -- from uvicorn
-
-    def handle_connect(self, event: Request) -> None:
-        super().handle_connect(event)
-        if not self.close_sent:
-            self.scope["extensions"][SERVER_SOCKET] = self  # type: ignore[assignment] # not JSON, and meant so
-
-    async def run_asgi(self) -> None:
-        """As uvicorn does, but an application that has attached a receiver may return before the socket ends."""
-        try:
-            await self.app(self.scope, self.receive, self.send)
-        except ClientDisconnected:
-            pass
-        except Exception:
-            self.logger.exception("the application failed")
-            self.send_500_response()
-        else:
-            if not self.handshake_complete:
-                self.logger.error("the application returned before the handshake was complete")
-                self.send_500_response()
-        if self._splitter is None and self.close_timer is None:
-            self.transport.close()
-
-    async def send(self, message: ASGISendEvent) -> None:
-        await super().send(message)
-        if message["type"] == "websocket.http.response.body" and not message.get("more_body", False):
-            self.handshake_complete = True  # refused, and rightly so: uvicorn would log that it was never completed
+    # -- from the transport
 
     def data_received(self, data: bytes) -> None:
         if self._splitter is None:
-            super().data_received(data)
-        elif not self.close_sent:
+            self._early += data
+            if len(self._early) > self._sockets.max_bytes:
+                self.transport.abort()
+        elif self._ended is None:
             self._splitter.feed(data)
         elif not self._is_broken:
             self._said_after_close += len(data)
@@ -157,100 +176,163 @@ class FrameWebSocket(WebSocketsSansIOProtocol):
             else:
                 self.transport.pause_reading()  # until it is cut
 
-    def _receive_frame(self, frame: bytes) -> None:
-        """Anything but a text in one frame."""
-        if self.close_sent and frame[0] & 0x0F != Opcode.CLOSE:
+    def pause_writing(self) -> None:
+        if self._outbox is not None:
+            self._outbox.pause(self.transport.get_write_buffer_size())
+
+    def resume_writing(self) -> None:
+        if self._outbox is not None:
+            self._outbox.resume()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._sockets.state.connections.discard(self)
+        self._stop_timer()
+        self._end(_LOST)
+
+    # -- from uvicorn
+
+    def shutdown(self) -> None:
+        """The server stops."""
+        self._stop_timer()
+        if self._is_open and self._ended is None:
+            self._end(_RESTART)
+            parser = self._get_parser()
+            parser.send_close(_RESTART)
+            self._flush(parser)
+        self.transport.close()
+
+    # -- pings
+
+    def ping(self) -> None:
+        self._ping = os.urandom(4)
+        self.transport.write(_PING_HEAD + self._ping)
+        self._sockets.pongs.put(self)
+
+    def give_up(self) -> None:
+        self.close(CloseCode.NO_PONG, "no pong came back")
+
+    def _pong(self, payload: bytes) -> None:
+        if payload == self._ping:
+            self._ping = None
+            self._sockets.pongs.take_out(self)
+            self._sockets.pings.put(self)
+
+    # -- what is not a text in one frame
+
+    def _receive_frame(self, data: bytes) -> None:
+        if self._ended is not None and data[0] & 0x0F != Opcode.CLOSE:
             return
-        if _is_petty(frame) and not self._may_be_petty():
+        if _is_petty(data) and not self._may_be_petty():
             text = f"more than {PETTY_PER_SECOND:g} control frames or fragments under {SMALL_BYTES} bytes a second"
             self.close(CloseCode.TOO_MANY_ERRORS, text)
             return
-        super().data_received(frame)
-        parser = self._parser
-        if parser is not None and parser.state is State.OPEN and parser.current_size is None:
+        parser = self._get_parser()
+        parser.receive_data(data)
+        if parser.parser_exc is not None:
+            self._broken(parser)
+            return
+        for event in parser.events_received():
+            self._handle(parser, event)
+        if parser.state is State.OPEN and parser.current_size is None:
             self._parser = None  # at rest between two messages
 
     def _may_be_petty(self) -> bool:
-        now = self.loop.time()
+        now = self._sockets.loop.time()
         if self._petty is None:
             self._petty = TokenBucket(PETTY_PER_SECOND, now, MOST_PETTY)
         return self._petty.take(now)
 
-    def send_receive_event_to_app(self) -> None:
+    def _handle(self, parser: Parser, event: Event) -> None:
+        assert isinstance(event, Frame)  # noqa: S101 - the handshake is over
+        match event.opcode:
+            case Opcode.PING:
+                self._flush(parser)  # the pong
+            case Opcode.PONG:
+                self._pong(bytes(event.data))
+            case Opcode.CLOSE:
+                self._closed(parser)
+            case Opcode.CONT:
+                self._fragments.append(bytes(event.data))
+            case kind:
+                self._is_text = kind is Opcode.TEXT
+                self._fragments = [bytes(event.data)]
+        if event.fin and event.opcode in (Opcode.TEXT, Opcode.BINARY, Opcode.CONT):
+            self._complete(parser)
+
+    def _complete(self, parser: Parser) -> None:
         """A message of several frames is complete, or is no text."""
-        if self._splitter is None:
-            super().send_receive_event_to_app()
-            return
-        data, self.frames = b"".join(self.frames), []
+        data, self._fragments = b"".join(self._fragments), []
         if self._receiver is None:
             return
-        if self.curr_msg_data_type != "text":
+        if not self._is_text:
             self._receiver.receive_binary(data)
             return
         try:
             text = data.decode()
         except UnicodeDecodeError as error:
-            self.conn.fail(1007, f"{error.reason} at position {error.start}")
-            self.handle_parser_exception()
+            parser.fail(_BAD_UTF8, f"{error.reason} at position {error.start}")
+            self._broken(parser)
         else:
             self._receiver.receive_text(text)
 
-    def handle_parser_exception(self) -> None:
-        """What came is against the protocol, or too large (1009). The close frame is on its way out already.
+    def _closed(self, parser: Parser) -> None:
+        """The peer says goodbye, or answers ours."""
+        self._stop_timer()
+        if self._ended is None:
+            self._end(_NO_CODE if parser.close_rcvd is None else parser.close_rcvd.code)
+            self._flush(parser)
+        self.transport.close()
+
+    def _broken(self, parser: Parser) -> None:
+        """What came is against the protocol, or too large (1009).
 
         The rest of it is read and thrown away: a socket that is closed with unread bytes is reset, and the reset
         may overtake the close frame.
         """
-        if self.close_sent or self.conn.close_sent is None:
-            return
-        # The peer's own close frame cannot be read any more, so there is only the time to go by.
-        self._is_broken = True
-        self._await_farewell(DISCARD_S)
-        self._end(self.conn.close_sent.code)
+        if self._ended is None and parser.close_sent is not None:
+            self._is_broken = True
+            self._end(parser.close_sent.code)
+            # The peer's own close frame cannot be read any more, so there is only the time to go by.
+            self._await_farewell(DISCARD_S)
 
-    def handle_close(self, event: Frame) -> None:
-        super().handle_close(event)
-        self._end(1005 if self.conn.close_rcvd is None else self.conn.close_rcvd.code)
+    def _get_parser(self) -> Parser:
+        if self._parser is None:
+            self._parser = Parser(Side.SERVER, state=State.OPEN, max_size=self._sockets.max_bytes)
+        return self._parser
 
-    def shutdown(self) -> None:
-        super().shutdown()
-        self._end(1012)
+    def _flush(self, parser: Parser) -> None:
+        """Write what the parser has to say."""
+        self.transport.write(b"".join(parser.data_to_send()))
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        super().connection_lost(exc)
-        self._end(1006)
-        if self._outbox is not None:
-            self._outbox.close(CloseCode.INTERNAL_ERROR, "the socket is gone")  # so that nobody waits for it to drain
-
-    def keepalive_timeout(self) -> None:
-        self.close(CloseCode.NO_PONG, "no pong came back")
-
-    def pause_writing(self) -> None:
-        super().pause_writing()
-        if self._outbox is not None:
-            self._outbox.pause(self.transport.get_write_buffer_size())
-
-    def resume_writing(self) -> None:
-        super().resume_writing()
-        if self._outbox is not None:
-            self._outbox.resume()
+    # -- the end
 
     def _await_farewell(self, timeout_s: float) -> None:
-        self.stop_keepalive()
-        self.transport.write(b"".join(self.conn.data_to_send()))
-        self.close_sent = True
+        self._flush(self._get_parser())
         self.resume_reading()
-        self.close_timer = self.loop.call_later(timeout_s, self.transport.abort)
+        self._timer = self._sockets.loop.call_later(timeout_s, self.transport.abort)
 
     def _end(self, code: int) -> None:
-        """Nothing more that the client says counts. Its receiver is told so, once, in a turn of its own."""
+        """Nothing more that is said counts. The receiver is told so, once, in a turn of its own."""
+        if self._ended is not None:
+            return
+        self._ended = code
+        self._sockets.pings.take_out(self)
+        self._sockets.pongs.take_out(self)
         if self._splitter is not None:
             self._splitter.on_text = _ignore
         if self._outbox is not None:
             self._outbox.abandon()  # what is written from here on would follow the close frame
         receiver, self._receiver = self._receiver, None
         if receiver is not None:
-            self.loop.call_soon(receiver.lost, code)
+            self._sockets.loop.call_soon(receiver.lost, code)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
+def _ignore(text: str) -> None: ...
 
 
 def _is_petty(frame: bytes) -> bool:
@@ -258,6 +340,3 @@ def _is_petty(frame: bytes) -> bool:
         return True
     is_last = frame[0] & 0x80
     return not is_last and len(frame) > 1 and frame[1] & 0x7F < SMALL_BYTES
-
-
-def _ignore(text: str) -> None: ...

@@ -6,8 +6,8 @@ which decides, and carries out what it says. It decides nothing itself, and know
 
 import asyncio
 import logging
+import secrets
 import time
-import uuid
 from collections.abc import Coroutine, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -108,7 +108,7 @@ class Driver:
         self._parts = parts
         self._only_user = only_user
         self._channels = tuple(channels)
-        session_id = uuid.uuid4().hex
+        session_id = secrets.token_hex(16)
         self._session = Session(
             session_id,
             parts.node.name,

@@ -7,6 +7,7 @@ import time
 from contextlib import AsyncExitStack
 from typing import Any
 
+import httpx
 import pytest
 
 from app.errors import BadChannel, BadUserId, BusUnavailable
@@ -72,6 +73,26 @@ class TestDisconnect:
         async with Client(two.url, user="bob") as bob:
             await one.replica.manager.disconnect_user("bob", code=CloseCode.EXPIRED)
             assert await bob.close_code(WITHIN_S) == 3005
+
+    async def test_streams_and_polls_alike(self, start_replica: StartReplica) -> None:
+        """Fails if only sockets are closed, or a client on another door is not told why."""
+        one, two = await start_replica("replica-1"), await start_replica("replica-2")
+        async with httpx.AsyncClient(base_url=two.url, trust_env=False, timeout=10) as http:
+            first = (await http.get("/api/poll?user=bob")).json()
+            waiting = asyncio.create_task(
+                http.get("/api/poll", params={"user": "bob", "wait": 8, "cursor": first["cursor"]})
+            )
+            async with http.stream("GET", "/sse?user=bob") as stream:
+                await eventually(lambda: two.replica.hub.count("bob") == 2 and not _resting(two))
+                await one.replica.manager.disconnect_user("bob", reason="enough")
+                async with asyncio.timeout(WITHIN_S):
+                    text = "".join([each async for each in stream.aiter_text()])
+                    answer = await waiting
+            assert '{"type":"disconnect","code":3503,"reason":"enough"}' in text
+            assert (answer.status_code, answer.json()["error"]) == (
+                403,
+                {"code": "not_allowed", "message": "enough"},
+            )
 
     async def test_one_replica_alone(self, start_replica: StartReplica) -> None:
         """Fails if it takes Redis to disconnect who is here."""
@@ -256,6 +277,12 @@ async def _looked_twice(*replicas: RunningReplica) -> None:
 
 async def _is(call: Any, expected: object) -> bool:
     return bool(await call == expected)
+
+
+def _resting(one: RunningReplica) -> object:
+    """The connections of clients between two polls."""
+    [door] = [route.app for route in one.replica.app.routes if getattr(route, "path", "") == "/api/poll"]
+    return door._serve.__self__._resting
 
 
 def _waits(one: RunningReplica) -> bool:

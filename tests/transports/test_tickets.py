@@ -157,6 +157,30 @@ class TestUse:
             assert (await client.next("subscribed"))["channel"] == "vip:1"
             assert await client.close_code() == 3005
 
+    async def test_on_every_door(self, start_replica: StartReplica) -> None:
+        """Fails if an EventSource, or a poll, cannot be opened with a ticket, or can be twice, or with a token."""
+        one = await start_replica(auth=JWT, redis_url=None, namespaces={"vip": {"client_subscribe": False}})
+        async with httpx.AsyncClient(base_url=one.url, trust_env=False, timeout=10) as http:
+            given = await ticket(one, "alice", channels=["vip:1"])
+            async with http.stream("GET", f"/sse?ticket={given}") as stream:
+                assert stream.status_code == 200
+                async for line in stream.aiter_lines():
+                    if '"subscribed"' in line:
+                        break
+                assert '"channel":"vip:1"' in line
+            given = await ticket(one, "alice", channels=["vip:1"])
+            answer = (await http.get(f"/api/poll?ticket={given}")).json()
+            assert answer["user"] == "alice"
+            assert [event["channel"] for event in answer["events"] if event["type"] == "subscribed"] == ["vip:1"]
+            for path in ("/sse", "/api/poll"):
+                for query in (f"ticket={given}", f"token={token()}", "user=alice", ""):
+                    refused = await http.get(f"{path}?{query}")
+                    assert (refused.status_code, refused.json()["error"]["code"]) == (401, "invalid_token"), query
+                with_header = await http.get(f"{path}?channels=%23bob", headers=bearer("alice"))
+                assert with_header.status_code == 403
+            run = await http.get("/api/runs/42", headers=bearer("alice"))
+            assert run.status_code == 404
+
     async def test_in_the_first_frame_too(self, start_replica: StartReplica) -> None:
         """Fails if a client that has a ticket must put it into the URL."""
         one = await start_replica(auth=JWT, redis_url=None)

@@ -408,17 +408,18 @@ class TestFaults:
             assert (await bob.send("bob", 1))["type"] == "ack"
 
     async def test_a_fault_behind_the_answer_of_redis_ends_that_connection_alone(
-        self, one: RunningReplica, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+        self, start_replica: StartReplica, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
         """Fails if an unforeseen error in a callback leaves a client without an answer, and its socket half alive."""
-        subscribers = one.replica.hub.subscribers
+        one = await start_replica()
+        receipt = one.replica.manager._receipt
 
-        def failing(channel: str) -> Any:
-            if channel == "#bomb":
+        def failing(publication: Any, *arguments: Any) -> Any:
+            if publication.channel == "#bomb":
                 raise ZeroDivisionError("boom")
-            return subscribers(channel)
+            return receipt(publication, *arguments)
 
-        monkeypatch.setattr(one.replica.hub, "subscribers", failing)
+        monkeypatch.setattr(one.replica.manager, "_receipt", failing)
         async with Client(one.url, user="alice") as alice, Client(one.url, user="bob") as bob:
             await alice.say({"type": "send", "to": "bomb", "data": 1})
             assert await alice.close_code() == 1011

@@ -1,0 +1,89 @@
+"""A socket until the application has it: ASGI asks, the application accepts or refuses."""
+
+import asyncio
+import logging
+from http import HTTPStatus
+from typing import Any, Protocol
+
+from starlette.types import ASGIApp, Message, Scope
+
+from app.server.handshake import agreement, refusal
+
+logger = logging.getLogger("heliograph.server")
+
+_REFUSED: Message = {"type": "websocket.http.response.start", "status": HTTPStatus.FORBIDDEN, "headers": []}
+
+
+class Socket(Protocol):
+    """What is asked of the socket itself."""
+
+    transport: asyncio.Transport
+
+    @property
+    def attached(self) -> bool: ...
+
+    def opened(self) -> None:
+        """Frames may come and go from here on."""
+        ...
+
+
+class Opening:
+    """Runs the ASGI application for one handshake, to which `accept` is the answer.
+
+    Once it has accepted, the application has to attach to the socket, which the scope holds; that is neither read
+    nor written by ASGI events.
+    """
+
+    def __init__(self, socket: Socket, accept: bytes, default_headers: list[tuple[bytes, bytes]]) -> None:
+        self._socket = socket
+        self._accept = accept
+        self._default_headers = default_headers
+        self._is_announced = False
+        self._refused: Message | None = None
+        self._body = b""
+        self._answered = False
+
+    async def run(self, app: ASGIApp, scope: Scope) -> None:
+        try:
+            await app(scope, self._receive, self._send)
+        except Exception:
+            logger.exception("the application failed on a handshake")
+        if not self._answered:
+            self._refuse({**_REFUSED, "status": HTTPStatus.INTERNAL_SERVER_ERROR})
+        if not self._socket.attached:
+            self._socket.transport.close()
+
+    async def _receive(self) -> Message:
+        if self._is_announced:
+            raise RuntimeError("attach to the socket in the scope: it cannot be read by ASGI events")
+        self._is_announced = True
+        return {"type": "websocket.connect"}
+
+    async def _send(self, message: Message) -> None:
+        kind = message["type"]
+        if kind == "websocket.accept" and not self._answered:
+            self._answered = True
+            headers = [*self._default_headers, *message.get("headers", ())]
+            if (subprotocol := message.get("subprotocol")) is not None:
+                headers.append((b"sec-websocket-protocol", subprotocol.encode()))
+            self._write(agreement(self._accept, headers))
+            self._socket.opened()
+        elif kind == "websocket.close" and not self._answered:
+            self._refuse(_REFUSED)
+        elif kind == "websocket.http.response.start" and not self._answered and self._refused is None:
+            self._refused = message
+        elif kind == "websocket.http.response.body" and not self._answered and self._refused is not None:
+            self._body += message.get("body", b"")
+            if not message.get("more_body", False):
+                self._refuse(self._refused)
+        else:
+            raise RuntimeError(f"{kind} is not for this moment: a handshake is answered once, then attach")
+
+    def _refuse(self, start: dict[str, Any] | Message) -> None:
+        self._answered = True
+        headers = [*self._default_headers, *start.get("headers", ())]
+        self._write(refusal(start["status"], headers, self._body))
+
+    def _write(self, data: bytes) -> None:
+        if not self._socket.transport.is_closing():
+            self._socket.transport.write(data)

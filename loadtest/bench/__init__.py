@@ -1,0 +1,1 @@
+"""How fast is it, beside others? `scripts/bench`; the results and how they came about are in docs/performance.md."""

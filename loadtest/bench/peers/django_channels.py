@@ -1,0 +1,40 @@
+"""Django Channels with its Redis pub/sub layer, under uvicorn."""
+
+import os
+from typing import Any
+
+import django
+from channels.generic.websocket import AsyncWebsocketConsumer
+from channels.routing import ProtocolTypeRouter, URLRouter
+from django.conf import settings
+from django.urls import re_path
+
+settings.configure(
+    SECRET_KEY="benchmark",  # noqa: S106 - Django wants one, and nothing here uses it
+    CHANNEL_LAYERS={
+        "default": {
+            "BACKEND": "channels_redis.pubsub.RedisPubSubChannelLayer",
+            "CONFIG": {"hosts": [os.environ["REDIS_URL"]]},
+        }
+    },
+)
+django.setup()
+
+
+class Consumer(AsyncWebsocketConsumer):  # type: ignore[misc]
+    """Everybody but the publisher is in one group."""
+
+    async def connect(self) -> None:
+        if "publisher" not in self.scope["path"]:
+            await self.channel_layer.group_add("all", self.channel_name)
+        await self.accept()
+        await self.send(text_data="{}")
+
+    async def receive(self, text_data: str = "", bytes_data: bytes | None = None) -> None:
+        await self.channel_layer.group_send("all", {"type": "said", "text": text_data})
+
+    async def said(self, event: dict[str, Any]) -> None:
+        await self.send(text_data=event["text"])
+
+
+app = ProtocolTypeRouter({"websocket": URLRouter([re_path(r"^ws/", Consumer.as_asgi())])})

@@ -1,0 +1,220 @@
+"""What is measured: how each system is started, and how one speaks to it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+HERE = Path(__file__).parent
+ROOT = HERE.parent.parent
+PEERS = HERE / "peers"
+HOME = Path(
+    os.environ.get("HELIOGRAPH_BENCH_HOME", ROOT / "artifacts" / "bench-home")
+)  # where scripts/bench installs
+NCHAN = [Path(folder) / "ngx_nchan_module.so" for folder in ("/usr/lib/nginx/modules", "/usr/share/nginx/modules")]
+
+BODY_BYTES = 128
+_BODY = json.dumps({"at": "{mark}", "text": ""}, separators=(",", ":"))
+# The mark takes 26 bytes in the place of the 6 of its name.
+BODY = _BODY.replace('""', '"' + "x" * (BODY_BYTES - len(_BODY) - 20) + '"')
+
+
+@dataclass(frozen=True)
+class Speech:
+    """Paths, and what is sent and waited for after the handshake; `{n}` is the number of a connection."""
+
+    sub_path: str
+    pub_path: str
+    publish: str
+    sub_steps: Sequence[tuple[str, str]] = ()
+    pub_steps: Sequence[tuple[str, str]] = ()
+    answer: str = ""  # TEXT|REPLY: a ping in the system's own protocol
+
+
+@dataclass(frozen=True)
+class System:
+    """`command(port, redis_port)`; `missing()` says what has to be installed, or nothing."""
+
+    name: str
+    label: str
+    command: Callable[[int, int], list[str]]
+    speech: Speech
+    missing: Callable[[], str]
+    environment: dict[str, str] = field(default_factory=dict)
+
+
+def _nothing() -> str:
+    return ""
+
+
+def _heliograph(port: int, redis_port: int) -> list[str]:
+    return [sys.executable, "-m", "app", "serve", "--host", "127.0.0.1", "--port", str(port), "--name", "replica-1"]
+
+
+def _speak_heliograph(options: str) -> Speech:
+    return Speech(
+        "/ws?user=u{n}&channels=all",
+        "/ws?user=publisher",
+        f'{{"type":"publish","channel":"all","data":{BODY}{options}}}',
+        sub_steps=[("expect", '"connected"'), ("expect", '"subscribed"')],
+        pub_steps=[("expect", '"connected"')],
+    )
+
+
+_HELIOGRAPH_ENVIRONMENT = {
+    "HELIOGRAPH_AUTH__MODE": "open",
+    "HELIOGRAPH_LIMITS__MESSAGES_PER_SECOND": "0",
+    "HELIOGRAPH_LIMITS__CONNECTIONS_PER_USER": "0",
+    "HELIOGRAPH_LIMITS__CONNECTIONS_PER_ADDRESS": "0",
+    "HELIOGRAPH_LOG__LEVEL": "warning",
+}
+
+
+def _python_peer(module: str, *options: str) -> Callable[[int, int], list[str]]:
+    def command(port: int, redis_port: int) -> list[str]:
+        server = [str(HOME / "venv/bin/python"), "-m", "uvicorn", f"{module}:app", "--host", "127.0.0.1"]
+        server += ["--port", str(port), "--ws", "websockets-sansio", "--loop", "uvloop", "--http", "httptools"]
+        return [
+            *server,
+            *("--log-level", "warning", "--no-access-log", "--ws-per-message-deflate", "false", "--backlog", "4096"),
+            *options,
+        ]
+
+    return command
+
+
+def _no_venv() -> str:
+    return "" if (HOME / "venv/bin/python").exists() else "its Python packages (scripts/bench installs them)"
+
+
+_SOCKETIO = Speech(
+    "/socket.io/?EIO=4&transport=websocket&n={n}",
+    "/socket.io/?EIO=4&transport=websocket&publisher=1",
+    f'42["say",{BODY}]',
+    sub_steps=[("expect", "0{"), ("send", "40"), ("expect", "40{")],
+    pub_steps=[("expect", "0{"), ("send", "40"), ("expect", "40{")],
+    answer="2|3",
+)
+
+
+def _plain(greeting: str) -> Speech:
+    steps = [("expect", greeting)]
+    return Speech("/ws/u{n}", "/ws/publisher", BODY, sub_steps=steps, pub_steps=steps)
+
+
+def _node(port: int, redis_port: int) -> list[str]:
+    return ["node", str(PEERS / "socketio.js"), str(port)]
+
+
+def _no_node() -> str:
+    if shutil.which("node") is None:
+        return "Node.js"
+    return "" if (HOME / "node_modules/socket.io").exists() else "its Node.js packages (scripts/bench installs them)"
+
+
+def _nginx() -> str | None:
+    return shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
+
+
+def _nchan(port: int, redis_port: int) -> list[str]:
+    module = next(each for each in NCHAN if each.exists())
+    folder = HOME / "nchan" / str(port)
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = "".join(f"{kind}_temp_path {folder}/{kind}; " for kind in ("client_body", "proxy", "fastcgi"))
+    temporary += "".join(f"{kind}_temp_path {folder}/{kind}; " for kind in ("uwsgi", "scgi"))
+    user = "user root;" if os.geteuid() == 0 else ""
+    (folder / "nginx.conf").write_text(
+        f"""load_module {module}; {user} pid {folder}/pid; error_log {folder}/errors warn;
+worker_processes 1; daemon off;
+events {{ worker_connections 16384; }}
+http {{
+  access_log off; {temporary} nchan_shared_memory_size 512M;
+  upstream redis {{ nchan_redis_server redis://127.0.0.1:{redis_port}; nchan_redis_storage_mode nostore; }}
+  server {{
+    listen 127.0.0.1:{port} backlog=4096; nchan_store_messages off; nchan_redis_pass redis;
+    location ~ ^/sub/ {{ nchan_subscriber websocket; nchan_channel_id all; nchan_redis_pass redis; }}
+    location = /pub {{ nchan_publisher websocket; nchan_channel_id all; nchan_redis_pass redis; }}
+  }}
+}}
+"""
+    )
+    return [str(_nginx()), "-e", "stderr", "-p", str(folder), "-c", str(folder / "nginx.conf")]
+
+
+def _no_nchan() -> str:
+    return "" if _nginx() and any(each.exists() for each in NCHAN) else "nginx and libnginx-mod-nchan"
+
+
+def _centrifugo(port: int, redis_port: int) -> list[str]:
+    server = [str(HOME / "centrifugo"), "--http_server.port", str(port), "--http_server.address", "127.0.0.1"]
+    return [*server, "--log.level", "none"]
+
+
+_CENTRIFUGO_ENVIRONMENT = {
+    "GOMAXPROCS": "1",
+    "CENTRIFUGO_CLIENT_INSECURE": "true",
+    "CENTRIFUGO_CLIENT_ALLOWED_ORIGINS": "*",
+    "CENTRIFUGO_ENGINE_TYPE": "redis",
+    "CENTRIFUGO_CHANNEL_WITHOUT_NAMESPACE_ALLOW_PUBLISH_FOR_CLIENT": "true",
+    "CENTRIFUGO_CHANNEL_WITHOUT_NAMESPACE_ALLOW_SUBSCRIBE_FOR_CLIENT": "true",
+}
+_CENTRIFUGO_SPEECH = Speech(
+    "/connection/websocket",
+    "/connection/websocket",
+    f'{{"id":3,"publish":{{"channel":"all","data":{BODY}}}}}',
+    sub_steps=[
+        ("send", '{"id":1,"connect":{}}'),
+        ("expect", '"connect"'),
+        ("send", '{"id":2,"subscribe":{"channel":"all"}}'),
+        ("expect", '"subscribe"'),
+    ],
+    pub_steps=[("send", '{"id":1,"connect":{}}'), ("expect", '"connect"')],
+    answer="{}|{}",
+)
+
+
+def _no_centrifugo() -> str:
+    return "" if (HOME / "centrifugo").exists() else "centrifugo (scripts/bench installs it where Go is)"
+
+
+SYSTEMS = [
+    System(
+        "heliograph",
+        "Heliograph, kept",
+        _heliograph,
+        _speak_heliograph(""),
+        _nothing,
+        _HELIOGRAPH_ENVIRONMENT,
+    ),
+    System(
+        "heliograph-ephemeral",
+        "Heliograph, ephemeral",
+        _heliograph,
+        _speak_heliograph(',"ephemeral":true'),
+        _nothing,
+        _HELIOGRAPH_ENVIRONMENT,
+    ),
+    System("centrifugo", "Centrifugo (Go)", _centrifugo, _CENTRIFUGO_SPEECH, _no_centrifugo, _CENTRIFUGO_ENVIRONMENT),
+    System("nchan", "Nchan (C)", _nchan, Speech("/sub/{n}", "/pub", BODY), _no_nchan),
+    System("socketio-node", "Socket.IO (Node.js)", _node, _SOCKETIO, _no_node, {"NODE_PATH": f"{HOME}/node_modules"}),
+    System("naive", "one send_json per socket", _python_peer("naive"), _plain('"connected"'), _no_venv),
+    System("python-socketio", "python-socketio", _python_peer("python_socketio"), _SOCKETIO, _no_venv),
+    System(
+        "channels", "Django Channels", _python_peer("django_channels", "--lifespan", "off"), _plain("{}"), _no_venv
+    ),
+    System(
+        "epoll",
+        "the bound: C, epoll, send()",
+        lambda port, redis_port: [str(HOME / "epoll"), str(port)],
+        Speech("/sub", "/pub", BODY, sub_steps=[("expect", "{}")], pub_steps=[("expect", "{}")]),
+        lambda: "" if (HOME / "epoll").exists() else "a C compiler",
+    ),
+]
