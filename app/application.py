@@ -47,7 +47,7 @@ from app.transports.auth import Authenticator, OriginPolicy
 from app.transports.console import console_routes, static_routes
 from app.transports.driver import Parts
 from app.transports.health import health_routes
-from app.transports.http import ReadingDoor
+from app.transports.http import PageDoor
 from app.transports.http_api import http_api_routes
 from app.transports.metrics import metrics_route
 from app.transports.polling import PollDoor
@@ -181,12 +181,12 @@ def build_replica(settings: Settings, name: str = "replica-1", bus: PubSubManage
         WebSocketRoute("/ws", door),
         WebSocketRoute("/ws/users/{user:path}", door),
         *(WebSocketRoute(f"/ws/{kind}/{{{kind}:path}}", door) for kind in CHANNEL_KINDS),
-        Route("/api/ticket", TicketDoor(authenticator, origins).serve, methods=["POST"]),
+        Route("/api/ticket", PageDoor(origins, parts.addresses, TicketDoor(authenticator).serve, "POST")),
         *health_routes(node, bus),
         metrics_route(node, bus, hub, telemetry),
-        Route("/sse", ReadingDoor(origins, parts.addresses, SseDoor.build(parts).serve)),
-        Route("/api/poll", ReadingDoor(origins, parts.addresses, polls.serve)),
-        Route("/api/runs/{run_id:path}", ReadingDoor(origins, parts.addresses, RunDoor(parts).serve)),
+        Route("/sse", PageDoor(origins, parts.addresses, SseDoor.build(parts).serve)),
+        Route("/api/poll", PageDoor(origins, parts.addresses, polls.serve)),
+        Route("/api/runs/{run_id:path}", PageDoor(origins, parts.addresses, RunDoor(parts).serve)),
     ]
     routes += http_api_routes(parts, directory, census, clock)
     routes += static_routes()

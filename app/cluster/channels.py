@@ -522,12 +522,11 @@ class Channels:
             if each.sequence is not None and (users_too or user_of(each.name) is None)
         ]
         for each, top in zip(looked_at, await self._log.tops([each.name for each in looked_at]), strict=True):
-            seen = each.seen_top
-            if (
-                each.sequence is not None
-                and seen is not None
-                and (_is_behind(each.sequence.position, seen) or not top)
-            ):
+            position = None if each.sequence is None else each.sequence.position
+            # A log that is gone shows at the first look: the repair begins one anew, which looks sound at the next.
+            is_gone = top is None
+            was_ahead = each.seen_top is not None and position is not None and _is_behind(position, each.seen_top)
+            if is_gone or was_ahead:
                 self._missing(each.name)
             each.seen_top = top
         await self._beat_for_users()

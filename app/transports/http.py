@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
-from app.errors import BusUnavailable, ErrorCode, HeliographError
+from app.errors import BusUnavailable, ErrorCode, HeliographError, KeysUnavailable
 from app.transports.addresses import Addresses
 from app.transports.auth import OriginPolicy
 from app.transports.driver import Disconnected
@@ -47,16 +47,21 @@ def channels_of(query: dict[str, str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(channel for channel in query.get("channels", "").split(",") if channel))
 
 
-class ReadingDoor:
-    """The ASGI application behind a path from which clients only read.
+class PageDoor:
+    """The ASGI application behind a path that pages ask too, by one method: GET unless another is named.
 
-    `serve` answers a GET, and may raise what a driver or an authenticator does. A page of another origin may ask if
+    `serve` answers it, and may raise what a driver or an authenticator does. A page of another origin may ask if
     that origin is allowed, and is told so as CORS has it; any other page is refused.
     """
 
     def __init__(
-        self, origins: OriginPolicy, addresses: Addresses, serve: Callable[[Request], Awaitable[Response]]
+        self,
+        origins: OriginPolicy,
+        addresses: Addresses,
+        serve: Callable[[Request], Awaitable[Response]],
+        method: str = "GET",
     ) -> None:
+        self._method = method
         self._origins = origins
         self._addresses = addresses
         self._serve = serve
@@ -89,21 +94,21 @@ class ReadingDoor:
             return Response(
                 status_code=204,
                 headers={
-                    "Allow": "GET, OPTIONS",
-                    "Access-Control-Allow-Methods": "GET",
+                    "Allow": f"{self._method}, OPTIONS",
+                    "Access-Control-Allow-Methods": self._method,
                     "Access-Control-Allow-Headers": ASKED_WITH,
                     "Access-Control-Max-Age": str(PREFLIGHT_S),
                 },
             )
-        if request.method != "GET":
-            answer = refusal(ErrorCode.BAD_REQUEST, f"{request.method} means nothing here; use GET")
-            answer.status_code, answer.headers["Allow"] = 405, "GET, OPTIONS"
+        if request.method != self._method:
+            answer = refusal(ErrorCode.BAD_REQUEST, f"{request.method} means nothing here; use {self._method}")
+            answer.status_code, answer.headers["Allow"] = 405, f"{self._method}, OPTIONS"
             return answer
         try:
             return await self._serve(request)
         except Disconnected as refused:
             return refusal(refused.code, str(refused))
-        except BusUnavailable as error:
+        except (BusUnavailable, KeysUnavailable) as error:
             return refusal(error.code, f"not now, try again: {error}")
         except HeliographError as error:
             return refusal(error.code, str(error))

@@ -19,6 +19,8 @@ logger = logging.getLogger("heliograph.jwks")
 
 AGAIN_S = 5.0  # between two requests, whatever tokens ask for: who makes up key ids cannot have them made
 MOST_BYTES = 1_048_576
+# Not compressed: what is short on its way may be far larger than MOST_BYTES before anybody can count it.
+HEADERS = {"Accept": "application/json", "Accept-Encoding": "identity"}
 
 
 class KeySet:
@@ -95,11 +97,13 @@ class KeySet:
         body = bytearray()
         async with (
             asyncio.timeout(self._timeout_s),
-            self._client.stream("GET", self._url, headers={"Accept": "application/json"}) as response,
+            self._client.stream("GET", self._url, headers=HEADERS) as response,
         ):
             if response.status_code != 200:
                 raise ValueError(f"it answers {response.status_code}")
-            async for chunk in response.aiter_bytes():
+            if (encoding := response.headers.get("Content-Encoding", "identity")) != "identity":
+                raise ValueError(f"it is compressed ({encoding}), which was not asked for")
+            async for chunk in response.aiter_raw():
                 body += chunk
                 if len(body) > MOST_BYTES:
                     raise ValueError(f"it is larger than {MOST_BYTES} bytes")

@@ -3,30 +3,19 @@
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from app.errors import BusUnavailable, ErrorCode, HeliographError, InvalidToken, KeysUnavailable
-from app.transports.auth import Authenticator, OriginPolicy, credentials_of
-from app.transports.http import refusal
+from app.errors import InvalidToken
+from app.transports.auth import Authenticator, credentials_of
+from app.transports.http import query_of
 
 
 class TicketDoor:
-    """Answers `POST /api/ticket`."""
+    """Gives whoever proves who they are a ticket for it."""
 
-    def __init__(self, authenticator: Authenticator, origins: OriginPolicy) -> None:
+    def __init__(self, authenticator: Authenticator) -> None:
         self._authenticator = authenticator
-        self._origins = origins
 
     async def serve(self, request: Request) -> Response:
-        if not self._origins.admits(request.headers):
-            return refusal(ErrorCode.NOT_ALLOWED, "pages of this origin may not connect (HELIOGRAPH_ALLOWED_ORIGINS)")
-        try:
-            return await self._issue(request)
-        except (BusUnavailable, KeysUnavailable) as error:
-            return refusal(error.code, f"not now, try again: {error}")
-        except HeliographError as error:
-            return refusal(error.code, str(error))
-
-    async def _issue(self, request: Request) -> Response:
-        credentials = credentials_of(request.scope, request.query_params)
+        credentials = credentials_of(request.scope, query_of(request.scope))
         if credentials.ticket is not None:
             raise InvalidToken("a ticket is given for a token, and not for another ticket")
         identity = await self._authenticator.identify(credentials)

@@ -499,6 +499,20 @@ class TestRepair:
             await publish(one, "#a", 2)
             assert await a.messages(2) == [2, 2]
 
+    async def test_a_log_that_is_emptied_before_anybody_looked_at_it(
+        self, own_redis: RedisServer, start_replica: StartReplica
+    ) -> None:
+        """Fails if a loss goes unnoticed where no heartbeat saw the log before it, and nothing is published after."""
+        one = await start_replica("replica-1", redis_url=own_redis.url, channels={"heartbeat_s": 1})
+        async with arrive(one, "a") as a:
+            for channel in ("chat:1", "chat:2"):  # the second is new after a repair, as the first is not
+                before = [position(await subscribe(a, channel))]
+                for _ in range(2):
+                    own_redis.command("FLUSHALL")
+                    said = await a.next("subscribed", channel=channel, recovered=False)
+                    assert position(said).epoch not in [each.epoch for each in before]
+                    before.append(position(said))
+
     async def test_redis_down_and_back(self, own_redis: RedisServer, start_replica: StartReplica) -> None:
         """Fails if a refused subscription or publication leaves something behind that stands in the way later."""
         one = await start_replica("replica-1", redis_url=own_redis.url, channels=QUICK, namespaces=LONG)

@@ -336,6 +336,15 @@ class TestRefusals:
         async with httpx.AsyncClient(base_url=one.url, headers=headers, trust_env=False) as http:
             await call(http, "publish", channel="chat:1", data=1)
 
+    async def test_a_key_may_be_any_text(self, start_replica: StartReplica) -> None:
+        """Fails if a key that is not ASCII is refused, sent as curl sends it."""
+        key = "ключ от кластера"
+        one = await start_replica(redis_url=None, api={"key": key})
+        async with httpx.AsyncClient(
+            base_url=one.url, headers=[(b"X-API-Key", key.encode())], trust_env=False
+        ) as http:
+            await call(http, "publish", channel="chat:1", data=1)
+
     async def test_without_a_key_in_the_settings_there_is_no_api(self, start_replica: StartReplica) -> None:
         """Fails if an installation that has set no key is open to all, or does not say what to set."""
         one = await start_replica(redis_url=None)

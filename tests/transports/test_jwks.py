@@ -1,6 +1,7 @@
 """Keys from a URL, over a real HTTP server on loopback."""
 
 import asyncio
+import gzip
 import json
 from collections.abc import AsyncIterator
 from typing import Any
@@ -181,6 +182,16 @@ class TestFailure:
         await eventually(lambda: reader.keys._failure)
         assert await reader.user(RSA_TOKEN) == "alice"
         assert await reader.user(EC_TOKEN) == "bob"
+
+    async def test_what_is_compressed_is_not_unpacked(self, server: KeyServer, reader: Reader) -> None:
+        """Fails if a few bytes of a key server can become any number of them in memory."""
+        good = server.body
+        server.headers, server.body = "Content-Encoding: gzip\r\n", gzip.compress(good)
+        with pytest.raises(KeysUnavailable, match="compressed"):
+            await reader.user(RSA_TOKEN)
+        server.headers, server.body = "", good
+        reader.later()
+        assert await reader.user(RSA_TOKEN) == "alice"
 
     async def test_a_server_that_does_not_answer(self, server: KeyServer) -> None:
         """Fails if a client waits for ever."""

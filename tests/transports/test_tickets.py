@@ -88,6 +88,22 @@ class TestTheDoor:
             assert (response.status_code, response.json()["error"]["code"]) == (403, "not_allowed")
             assert (await http.post("/api/ticket", headers={"Origin": one.url})).status_code == 200
 
+    async def test_a_page_of_an_allowed_origin_may_read_its_ticket(self, start_replica: StartReplica) -> None:
+        """Fails if a browser keeps the ticket, or asking for it, from a page that may connect."""
+        page = "https://app.example.org"
+        one = await start_replica(auth=JWT, redis_url=None, allowed_origins=(page,))
+        async with httpx.AsyncClient(base_url=one.url, trust_env=False, headers={"Origin": page}) as http:
+            asked = await http.options("/api/ticket", headers={"Access-Control-Request-Method": "POST"})
+            assert (asked.status_code, asked.headers["access-control-allow-methods"]) == (204, "POST")
+            assert "authorization" in asked.headers["access-control-allow-headers"].lower()
+            given, refused = await http.post("/api/ticket", headers=bearer()), await http.post("/api/ticket")
+            assert (given.status_code, refused.status_code) == (200, 401)
+            for response in (asked, given, refused):
+                assert response.headers["access-control-allow-origin"] == page
+            elsewhere = await http.options("/api/ticket", headers={"Origin": "https://evil.test"})
+            assert elsewhere.status_code == 403
+            assert "access-control-allow-origin" not in elsewhere.headers
+
     async def test_open_mode_gives_them_to_anybody(self, start_replica: StartReplica) -> None:
         """Fails if a page that is written for tickets does not work in development."""
         one = await start_replica(redis_url=None)
@@ -95,6 +111,7 @@ class TestTheDoor:
         async with Client(one.url, path=f"/ws?ticket={response.json()['ticket']}") as client:
             assert (await client.next("connected"))["user"] == "우주"
         assert (await post(one)).status_code == 400
+        assert (await post(one, "?user=%ff")).status_code == 400  # no UTF-8: nobody, as at every other door
 
     async def test_without_redis_there_are_none(self, start_replica: StartReplica, own_redis: RedisServer) -> None:
         """Fails if the caller is not told to try again, or a client that comes with one is told to stay away."""

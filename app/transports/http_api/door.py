@@ -64,7 +64,7 @@ class ApiDoor:
             scheme, _, given = headers.get("authorization", "").partition(" ")
             if scheme.lower() != "apikey":
                 return False
-        return bool(self._key) and hmac.compare_digest(given.strip().encode(), self._key)
+        return bool(self._key) and hmac.compare_digest(given.encode("latin-1").strip(), self._key)
 
     def _why_not(self) -> str:
         if not self._key:

@@ -1,0 +1,34 @@
+"""The channels of a cluster, listed for whoever asks with whatever pattern."""
+
+import asyncio
+from unittest.mock import Mock
+
+from app.backends.memory_census import MemoryCensus
+from app.cluster.census import BATCH, Census
+from app.tasks import end
+
+
+class TestPatterns:
+    async def test_others_have_their_turn_while_a_hard_pattern_is_compared(self) -> None:
+        """Fails if whoever lists many channels holds up everything else on the replica meanwhile."""
+        backend = MemoryCensus()
+        names = [f"{'a' * 500}{number}" for number in range(2000)]
+        await backend.enter("lease", dict.fromkeys(names, 1))
+        await backend.enter("other", {names[7]: 2})
+        census = Census(backend, Mock(), Mock())
+        turns = 0
+
+        async def somebody_else() -> None:
+            nonlocal turns
+            while True:
+                turns += 1
+                await asyncio.sleep(0)
+
+        other = asyncio.create_task(somebody_else())
+        try:
+            assert await census.channels("*" + "a" * 255 + "b*" + "a" * 200) == {}
+        finally:
+            await end([other])
+        assert turns >= len(names) // BATCH
+        assert await census.channels("*a7") == {names[7]: 3}
+        assert set(await census.channels()) == set(names)
