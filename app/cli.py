@@ -82,6 +82,7 @@ def up(replicas: int, host: str, port: int, connections_per_address: int) -> Non
         host=host,
         port=port,
         redis_url=loaded.redis.url,
+        console=loaded.console_enabled,
         connections_per_address=connections_per_address,
         replicas_stop_within_s=loaded.drain.deadline_s + DRAIN_MARGIN_S,
     )
@@ -125,13 +126,13 @@ def _channels(written: str) -> object:
     return claim
 
 
-@main.command()
+@main.command(short_help="Print every setting with its default and meaning.")
 def settings() -> None:
     """Print every HELIOGRAPH_… variable with its default and meaning (a Markdown table)."""
     click.echo(settings_table())
 
 
-@main.command()
+@main.command(short_help="Print the AsyncAPI document of the socket.")
 def asyncapi() -> None:
     """Print the AsyncAPI 3 document of the socket (docs/asyncapi.json)."""
     from app.protocol.asyncapi import document
@@ -139,7 +140,7 @@ def asyncapi() -> None:
     click.echo(json.dumps(document(metadata.version("heliograph")), indent=2, ensure_ascii=False))
 
 
-@main.command()
+@main.command(short_help="Publish one message.")
 @click.argument("words", nargs=-1, required=True, metavar="CHANNEL DATA")
 @click.option("--user", help="Publish to this user: DATA is all that is given then.")
 @click.option("--text", is_flag=True, help="DATA is text, even if it looks like JSON.")
@@ -174,7 +175,7 @@ def publish(
         click.echo(published.cursor)
 
 
-@main.command()
+@main.command(short_help="Run a command and publish each line of it at once.")
 @click.argument("channel")
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
 @click.option("--quiet", "-q", is_flag=True, help="Publish only; do not show the output here.")
@@ -233,7 +234,7 @@ def pipe(
     sys.exit(code)
 
 
-@main.command()
+@main.command(short_help="Watch a channel, a log or a run live.")
 @click.argument("channel")
 @click.option(
     "--url",

@@ -5,6 +5,12 @@
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cd "$root" || exit
 
+# Where .venv is active, `python3` is the one in it, and .venv would be made anew by the Python that goes away with it.
+PATH=:$PATH:
+PATH=${PATH//":$root/.venv/bin:"/:}
+PATH=${PATH#:}
+PATH=${PATH%:}
+
 missing=()
 python=
 

@@ -80,6 +80,9 @@ class LocalCluster:
 
     async def _start(self, directory: Path) -> None:
         open_files = raise_open_files()
+        if self._options.redis_url is not None:
+            other = _without_password(self._options.redis_url)
+            self._terminal.say(f"HELIOGRAPH_REDIS__URL is set: with the Redis at {other}, and none of its own")
         await self._start_stage(self._redis, programs.redis(self._options, directory))
         await self._start_stage(self._replicas, programs.replicas(self._options))
         await self._start_stage(self._nginx, programs.nginx(self._options, directory, open_files))
@@ -148,7 +151,9 @@ class LocalCluster:
     def _where_everything_is(self, directory: Path) -> Iterator[str]:
         options = self._options
         yield "the cluster is ready"
-        yield f"  console    {options.url}"
+        if options.console:
+            yield f"  console    {options.url}"
+        yield f"  clients    {options.url.replace('http', 'ws', 1)}ws"
         for number, port in enumerate(options.replica_ports, start=1):
             yield f"  replica-{number}  http://127.0.0.1:{port}/metrics"
         yield f"  Redis      redis-cli -u {_without_password(options.replica_redis_url)}"

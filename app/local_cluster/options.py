@@ -23,6 +23,8 @@ class LocalClusterOptions:
     """Of the Redis that is started, on 127.0.0.1; `port - 1` by default."""
     redis_url: str | None = None
     """A Redis that runs already; none is started then."""
+    console: bool = True
+    """Whether the replicas serve one."""
     connections_per_address: int = 1000
     """How many connections nginx accepts from one address at a time (0: no limit)."""
     replicas_stop_within_s: float = 25.0

@@ -74,7 +74,10 @@ class Authenticator:
             return await self._redeem(credentials.ticket)
         if self._tokens is not None:
             if credentials.token is None:
-                raise InvalidToken("say who you are: 'connect' needs a 'token' (or a 'ticket')")
+                raise InvalidToken(
+                    "say who you are: with a 'token' (or a 'ticket') in the connect frame, or with the header"
+                    " 'Authorization: Bearer' or ?ticket="
+                )
             return await self._tokens.read(credentials.token)
         if credentials.user is None:
             raise BadUserId("say who you are: ?user= in the URL, or 'user' in the connect frame")

@@ -117,6 +117,7 @@ _REFUSALS = {
     "429": "too many connections",
     "503": "not now: Redis is away, or this replica drains",
 }
+_TICKET_REFUSALS = ("400", "401", "403", "503")
 _PUBLIC: list[Object] = [{}, {"token": []}]
 
 _READING: Object = {
@@ -127,6 +128,29 @@ _READING: Object = {
             "responses": {
                 "200": {"description": "they are", "content": _json(_ANY_OBJECT)},
                 "503": {"description": "they are not, and why", "content": _json(_ANY_OBJECT)},
+            },
+        }
+    },
+    "/api/ticket": {
+        "post": {
+            "summary": "A ticket for the caller's token, to be used once in a URL",
+            "security": _PUBLIC,
+            "parameters": [_WHO[0]],
+            "responses": {
+                "200": {
+                    "description": "the ticket",
+                    "content": _json(
+                        {
+                            "type": "object",
+                            "required": ["ticket", "expires_in"],
+                            "properties": {"ticket": {"type": "string"}, "expires_in": {"type": "integer"}},
+                        }
+                    ),
+                },
+                **{
+                    status: {"description": _REFUSALS[status], "content": _json(_ref("Refused"))}
+                    for status in _TICKET_REFUSALS
+                },
             },
         }
     },

@@ -463,6 +463,6 @@ class TestCluster:
         document = (await http.get("/api/openapi.json")).json()
         posts = {path.removeprefix("/api/") for path, item in document["paths"].items() if "post" in item}
         assert posts >= {"publish", "broadcast", "presence", "presence_stats", "history", "channels", "info"}
-        assert posts >= {"disconnect", "unsubscribe", "batch"}
+        assert posts >= {"disconnect", "unsubscribe", "batch", "ticket"}
         for reference in set(json.dumps(document).split('"#/components/schemas/')[1:]):
             assert reference.split('"')[0] in document["components"]["schemas"]

@@ -24,7 +24,10 @@ export class LogView {
   /** @param {import("../heliograph.js").Heliograph} client */
   constructor(client) {
     this.#client = client;
-    client.on("state", () => this.#showSource());
+    client.on("state", () => {
+      this.#explain();
+      this.#showSource();
+    });
     this.#explain();
     byId("log-form").addEventListener("submit", (event) => {
       event.preventDefault();
@@ -102,7 +105,9 @@ export class LogView {
 
   #explain() {
     if (this.#lines.filter) this.#pane.explain("No line holds that.");
-    else this.#pane.explain(this.#id ? "Nothing was said yet." : "Give the id of a log to watch it.");
+    else if (!this.#id) this.#pane.explain("Give the id of a log to watch it.");
+    else if (this.#client.state.state === "closed") this.#pane.explain("Connect to watch it.");
+    else this.#pane.explain("Nothing was said yet.");
   }
 
   #showSource() {

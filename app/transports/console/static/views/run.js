@@ -49,7 +49,6 @@ export class RunView {
     byId("run-progress").hidden = false;
     this.#lines.clear();
     this.#pane.changed();
-    this.#pane.explain("Nothing was said yet.");
     this.#showState({ state: null, progress: 0 });
   }
 
@@ -57,7 +56,6 @@ export class RunView {
     this.#state = state;
     const percent = Math.min(100, Math.max(0, progress));
     byId("run-percent").textContent = state === null ? "–" : `${PERCENT.format(percent)} %`;
-    byId("run-state").textContent = state ?? "Not heard of";
     byId("run-progress").dataset.state = state ?? "";
     byId("run-bar").setAttribute("aria-valuenow", String(percent));
     byId("run-fill").style.setProperty("--done", percent / 100);
@@ -82,6 +80,9 @@ export class RunView {
 
   #showSource() {
     const { source, error } = this.#source;
+    const off = source === "off";
+    if (this.#watch.runId) this.#pane.explain(off ? "Connect to watch it." : "Nothing was said yet.");
+    byId("run-state").textContent = this.#state ?? (off ? "Not known" : "Not heard of");
     const ended = this.#state === "END" || this.#state === "FAILED";
     const shown = ended && (source === "live" || source === "polling") ? "ended" : source;
     showSource(byId("run-source"), shown, error);
