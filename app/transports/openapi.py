@@ -5,6 +5,7 @@ from typing import Any
 import msgspec
 from pydantic.json_schema import models_json_schema
 
+from app.backends.protocols import ReplicaInfo
 from app.cluster.node import VERSION
 from app.transports.http_api import models
 from app.transports.http_api.methods import METHODS, Method
@@ -32,7 +33,7 @@ def openapi_document() -> Object:
     """The document, as `/api/openapi.json` serves it."""
     _, params = models_json_schema([(method.params, "validation") for method in METHODS.values()], ref_template=_REF)
     _, results = msgspec.json.schema_components(
-        [models.Error, *{method.result for method in METHODS.values()}], ref_template=_MSGSPEC_REF
+        [models.Error, ReplicaInfo, *{method.result for method in METHODS.values()}], ref_template=_MSGSPEC_REF
     )
     return {
         "openapi": "3.1.0",
@@ -40,6 +41,7 @@ def openapi_document() -> Object:
         "paths": {
             **{f"/api/{name}": {"post": _method(name, method)} for name, method in METHODS.items()},
             **_READING,
+            "/api/ticket": {"post": _TICKET},
         },
         "components": {
             "schemas": {**results, **params.get("$defs", {}), "Refused": _REFUSED},
@@ -68,6 +70,7 @@ def _method(name: str, method: Method) -> Object:
             },
             "400": {"description": "the body is no JSON object", "content": _json(error)},
             "401": {"description": "the key is not the cluster's", "content": _json(error)},
+            "405": {"description": "it takes a POST", "content": _json(error)},
             "413": {"description": "the body is too large", "content": _json(error)},
         },
     }
@@ -119,6 +122,29 @@ _REFUSALS = {
 }
 _PUBLIC: list[Object] = [{}, {"token": []}]
 
+_TICKET: Object = {
+    "summary": "A ticket, for one use within seconds, that may stand in a URL",
+    "security": _PUBLIC,
+    "parameters": [_WHO[0]],
+    "responses": {
+        "200": {
+            "description": "OK",
+            "content": _json(
+                {
+                    "type": "object",
+                    "required": ["ticket", "expires_in"],
+                    "properties": {"ticket": {"type": "string"}, "expires_in": {"type": "integer"}},
+                }
+            ),
+        },
+        **{
+            status: {"description": why, "content": _json(_ref("Refused"))}
+            for status, why in _REFUSALS.items()
+            if status != "429"
+        },
+    },
+}
+
 _READING: Object = {
     "/health": _reading("Whether the process runs", _ANY_OBJECT, others={}),
     "/ready": {
@@ -130,6 +156,27 @@ _READING: Object = {
             },
         }
     },
+    "/api/cluster": _reading(
+        "The replicas whose lease is alive (where the console is on)",
+        {
+            "type": "object",
+            "required": ["auth", "replica", "replicas"],
+            "properties": {
+                "auth": {"enum": ["jwt", "open"]},
+                "replica": {"type": "string"},
+                "replicas": {
+                    "type": "array",
+                    "items": {
+                        "allOf": [_ref("ReplicaInfo")],
+                        "required": ["seen_ms"],
+                        "properties": {"seen_ms": {"type": "integer"}},
+                    },
+                },
+                "error": {"type": "string", "description": "why this replica can see no other"},
+            },
+        },
+        others={},
+    ),
     "/sse": {
         "get": {
             "summary": "Server-sent events, with the cursor as id",
