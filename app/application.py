@@ -188,10 +188,10 @@ def build_replica(settings: Settings, name: str = "replica-1", bus: PubSubManage
         Route("/api/poll", PageDoor(origins, parts.addresses, polls.serve)),
         Route("/api/runs/{run_id:path}", PageDoor(origins, parts.addresses, RunDoor(parts).serve)),
     ]
-    routes += http_api_routes(parts, directory, census, clock)
     routes += static_routes()
     if settings.console_enabled:
         routes += console_routes(node, directory, clock, settings.auth.mode)
+    routes += http_api_routes(parts, directory, census, clock)
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:

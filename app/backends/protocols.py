@@ -38,6 +38,8 @@ class ReplicaInfo(msgspec.Struct, frozen=True):
     messages_out_per_second: float = 0.0  # messages to connections, likewise
     bus_lag_ms: float | None = None  # from publishing to hearing it here
     canary_age_ms: float | None = None  # since it last heard itself
+    channels: int = 0  # that connections listen to
+    subscriptions: int = 0  # of all connections to all channels
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,21 +44,16 @@ class Census:
             task, self._task = self._task, None
             await end([task])
 
-    async def by_lease(self) -> dict[str, dict[str, int]]:
-        """Lease -> channel -> connections that listen to it. What has changed within the last second may be missing.
+    async def channels(self, pattern: str = "") -> dict[str, int]:
+        """The channels that somebody listens to, with how many connections, over all replicas.
+
+        What has changed within the last second may be missing. `pattern`: as in a shell, `chat:*`; empty for all.
 
         Raises:
             BusUnavailable: nobody can say.
         """
-        return await self._backend.counts()
-
-    async def channels(self, pattern: str = "") -> dict[str, int]:
-        """The channels that somebody listens to, with how many connections, over all replicas: see `by_lease`.
-
-        `pattern`: as in a shell, `chat:*`; empty for all.
-        """
         total: Counter[str] = Counter()
-        for counts in (await self.by_lease()).values():
+        for counts in (await self._backend.counts()).values():
             total.update(counts)
         found, names = {}, iter(total)
         while batch := list(islice(names, BATCH)):

@@ -267,10 +267,11 @@ class ConnectionManager:
         """Publish on a channel. Kept, unless this is `ephemeral` or the channel's namespace is.
 
         Raises:
-            BadChannel, BadData: it cannot be published.
+            BadChannel, BadUserId, BadData: it cannot be published.
             BusUnavailable: it was not kept, so nobody gets it (after a time-out: it may have been).
         """
-        check_channel(channel)
+        if (user_id := user_of(check_channel(channel))) is not None:
+            check_user_id(user_id)
         return await answer(
             lambda done: self._route(channel, _raw(message), sender, ephemeral, idempotency_key, done)
         )

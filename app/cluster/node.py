@@ -89,6 +89,8 @@ class Node:
             messages_out_per_second=round(messages_out, 1),
             bus_lag_ms=_milliseconds(self._bus.lag_s),
             canary_age_ms=_milliseconds(self._bus.canary_age_s),
+            channels=self._hub.channels,
+            subscriptions=self._hub.subscriptions,
         )
 
     async def start(self) -> None:

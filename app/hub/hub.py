@@ -35,6 +35,7 @@ class Hub:
         # Dictionaries without values: they are gone through in the order of joining, which is about that in memory.
         self._by_channel: dict[str, dict[Connection, None]] = {}
         self._connections = 0
+        self._subscriptions = 0
         self.changed_channels: set[str] = set()  # joined or left since whoever counts them has looked
 
     @property
@@ -48,6 +49,11 @@ class Hub:
     @property
     def channels(self) -> int:
         return len(self._by_channel)
+
+    @property
+    def subscriptions(self) -> int:
+        """Of all connections to all channels."""
+        return self._subscriptions
 
     def channel_names(self) -> Iterator[str]:
         return iter(self._by_channel)
@@ -99,16 +105,20 @@ class Hub:
         if self._batch is not None and self._batch.listeners is listening:
             self._batch.pass_over(connection)
         listening[connection] = None
+        self._subscriptions += 1
         connection.channels.add(channel)
         self.changed_channels.add(channel)
 
     def unsubscribe(self, connection: Connection, channel: str) -> None:
         connection.channels.discard(channel)
         listening = self._by_channel.get(channel)
-        if listening is not None:
-            if self._batch is not None and self._batch.listeners is listening:
-                self._catch_up(connection)
-            listening.pop(connection, None)
+        if listening is None:
+            return
+        if self._batch is not None and self._batch.listeners is listening:
+            self._catch_up(connection)  # a slow one is dropped there: then this is done already
+        if connection in listening:
+            del listening[connection]
+            self._subscriptions -= 1
             self.changed_channels.add(channel)
             if not listening:
                 del self._by_channel[channel]

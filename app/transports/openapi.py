@@ -5,6 +5,7 @@ from typing import Any
 import msgspec
 from pydantic.json_schema import models_json_schema
 
+from app.backends.protocols import ReplicaInfo
 from app.cluster.node import VERSION
 from app.transports.http_api import models
 from app.transports.http_api.methods import METHODS, Method
@@ -32,7 +33,7 @@ def openapi_document() -> Object:
     """The document, as `/api/openapi.json` serves it."""
     _, params = models_json_schema([(method.params, "validation") for method in METHODS.values()], ref_template=_REF)
     _, results = msgspec.json.schema_components(
-        [models.Error, *{method.result for method in METHODS.values()}], ref_template=_MSGSPEC_REF
+        [models.Error, ReplicaInfo, *{method.result for method in METHODS.values()}], ref_template=_MSGSPEC_REF
     )
     return {
         "openapi": "3.1.0",
@@ -68,6 +69,7 @@ def _method(name: str, method: Method) -> Object:
             },
             "400": {"description": "the body is no JSON object", "content": _json(error)},
             "401": {"description": "the key is not the cluster's", "content": _json(error)},
+            "405": {"description": "it takes a POST", "content": _json(error)},
             "413": {"description": "the body is too large", "content": _json(error)},
         },
     }
@@ -117,7 +119,7 @@ _REFUSALS = {
     "429": "too many connections",
     "503": "not now: Redis is away, or this replica drains",
 }
-_TICKET_REFUSALS = ("400", "401", "403", "503")
+_TICKET_REFUSALS = ("400", "401", "403", "429", "503")
 _PUBLIC: list[Object] = [{}, {"token": []}]
 
 _READING: Object = {
@@ -154,6 +156,27 @@ _READING: Object = {
             },
         }
     },
+    "/api/cluster": _reading(
+        "The replicas whose lease is alive (where the console is on)",
+        {
+            "type": "object",
+            "required": ["auth", "replica", "replicas"],
+            "properties": {
+                "auth": {"enum": ["jwt", "open"]},
+                "replica": {"type": "string"},
+                "replicas": {
+                    "type": "array",
+                    "items": {
+                        "allOf": [_ref("ReplicaInfo")],
+                        "required": ["seen_ms"],
+                        "properties": {"seen_ms": {"type": "integer"}},
+                    },
+                },
+                "error": {"type": "string", "description": "why this replica can see no other"},
+            },
+        },
+        others={},
+    ),
     "/sse": {
         "get": {
             "summary": "Server-sent events, with the cursor as id",

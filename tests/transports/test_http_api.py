@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
+from app.transports.http_api.methods import MOST_QUESTIONS
 from tests.conftest import StartReplica
 from tests.support.client import Client
 from tests.support.redis_server import RedisServer
@@ -267,6 +268,12 @@ class TestUsers:
             assert "whitelist" in text
             assert one.replica.hub.count("alice") == 1
 
+    async def test_a_field_that_narrows_nothing_down_is_no_mistake(self, http: httpx.AsyncClient) -> None:
+        """Fails if a client that always sends all of its fields cannot be used."""
+        await call(http, "disconnect", user="alice", client="", session=None, whitelist=[])
+        result = await call(http, "publish", channel="chat:1", data=1, skip_history=False, b64data="")
+        assert result["offset"] == 1
+
 
 class TestBatch:
     @pytest.mark.parametrize("parallel", [False, True])
@@ -294,6 +301,28 @@ class TestBatch:
         ]
         replies = (await call(http, "batch", commands=commands))["replies"]
         assert [each["data"] for each in replies[1]["history"]["publications"]] == ["new"]
+
+    async def test_questions_do_not_crowd_out_messages(
+        self, start_replica: StartReplica, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Fails if a batch asks Redis for so much at once that nobody else is answered in time."""
+        one = await start_replica(redis_url=None, **{**OPTIONS, "api": {"key": KEY, "batch": 100}})
+        read, under_way, most = one.replica.manager.history, 0, 0
+
+        async def counted(*arguments: Any) -> Any:
+            nonlocal under_way, most
+            under_way += 1
+            most = max(most, under_way)
+            await asyncio.sleep(0)
+            under_way -= 1
+            return await read(*arguments)
+
+        monkeypatch.setattr(one.replica.manager, "history", counted)
+        async with httpx.AsyncClient(base_url=one.url, headers={"X-API-Key": KEY}, trust_env=False) as http:
+            commands = [{"history": {"channel": f"chat:{number}", "limit": 1}} for number in range(100)]
+            replies = (await call(http, "batch", commands=commands, parallel=True))["replies"]
+        assert [list(reply) for reply in replies] == [["history"]] * 100
+        assert 2 <= most <= MOST_QUESTIONS
 
     async def test_more_than_the_limit_is_refused_whole(self, http: httpx.AsyncClient) -> None:
         """Fails if half of what is too much is done."""
@@ -370,6 +399,7 @@ class TestRefusals:
             ({"channel": "", "data": 1}, "empty"),
             ({"channel": "x" * 513, "data": 1}, "512"),
             ({"channel": "a\nb", "data": 1}, "control"),
+            ({"channel": "#" + "u" * 256, "data": 1}, "user id"),
             ({"channel": "chat:1", "data": 1, "idempotency_key": "k" * 257}, "idempotency_key"),
             ({"channel": "chat:1", "data": 1, "b64data": "AA=="}, "b64data"),
         ],
@@ -391,15 +421,22 @@ class TestRefusals:
 
     async def test_a_body_that_is_too_large(self, http: httpx.AsyncClient) -> None:
         """Fails if memory can be filled from outside, or the answer does not say which limit that was."""
-        answer = await http.post("/api/publish", json={"channel": "chat:1", "data": "x" * 5000})
-        assert answer.status_code == 413
-        assert "HELIOGRAPH_API__BODY_BYTES" in answer.text
+        for size in (5000, 20_000_000):  # the second is still on its way when the answer comes
+            answer = await http.post("/api/publish", json={"channel": "chat:1", "data": "x" * size})
+            assert answer.status_code == 413
+            assert "HELIOGRAPH_API__BODY_BYTES" in answer.text
+        assert (await call(http, "history", channel="chat:1"))["offset"] == 0
 
     async def test_other_verbs_and_methods(self, http: httpx.AsyncClient) -> None:
         """Fails if a mistyped request changes something or is answered as if it had."""
         assert (await http.get("/api/publish")).status_code == 405
         assert (await http.put("/api/publish", json={})).status_code == 405
-        assert (await http.post("/api/nonesuch", json={})).status_code == 404
+        assert (await http.get("/api/nonesuch")).status_code == 404
+        code, text = await refused(http, "history_remove", channel="chat:1")
+        assert code == 104
+        assert "history_remove" in text
+        async with httpx.AsyncClient(base_url=http.base_url, trust_env=False) as stranger:
+            assert (await stranger.post("/api/nonesuch", json={})).status_code == 401
 
 
 class TestCluster:
@@ -420,6 +457,26 @@ class TestCluster:
                 code, text = await refused(http, method, **params)
                 assert code == 100
                 assert "try again" in text
+
+    @pytest.mark.parametrize("parallel", [False, True])
+    @pytest.mark.parametrize("method", ["publish", "presence"])
+    async def test_a_batch_is_not_tried_to_its_end_without_redis(
+        self, own_redis: RedisServer, start_replica: StartReplica, method: str, parallel: bool
+    ) -> None:
+        """Fails if each command of a batch waits for a Redis that does not answer, or is made after a hole."""
+        options = {**OPTIONS, "api": {"key": KEY, "batch": 100}}
+        one = await start_replica(redis_url=own_redis.url, **options)
+        async with httpx.AsyncClient(base_url=one.url, headers={"X-API-Key": KEY}, trust_env=False) as http:
+            await call(http, "publish", channel="chat:1", data=1)
+            own_redis.freeze()
+            commands = [{method: {"channel": "chat:1", "data": number}} for number in range(100)]
+            async with asyncio.timeout(20):
+                replies = (await call(http, "batch", commands=commands, parallel=parallel))["replies"]
+            own_redis.thaw()
+        assert [reply["error"]["code"] for reply in replies] == [100] * 100
+        assert "try again" in replies[0]["error"]["message"]
+        if not parallel:
+            assert all("not tried" in reply["error"]["message"] for reply in replies[1:])
 
     async def test_a_replica_that_is_gone_is_counted_no_longer(self, start_replica: StartReplica) -> None:
         """Fails if channels of a replica that has left stay listed, or those of two are not added up."""
@@ -464,5 +521,6 @@ class TestCluster:
         posts = {path.removeprefix("/api/") for path, item in document["paths"].items() if "post" in item}
         assert posts >= {"publish", "broadcast", "presence", "presence_stats", "history", "channels", "info"}
         assert posts >= {"disconnect", "unsubscribe", "batch", "ticket"}
+        assert document["paths"].keys() >= {"/health", "/ready", "/api/cluster", "/api/poll", "/api/runs/{run_id}"}
         for reference in set(json.dumps(document).split('"#/components/schemas/')[1:]):
             assert reference.split('"')[0] in document["components"]["schemas"]

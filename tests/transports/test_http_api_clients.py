@@ -1,5 +1,6 @@
 """Others' clients against our API, unchanged: `cent`, and a tester that reads the OpenAPI document."""
 
+import asyncio
 import subprocess
 import sys
 import tempfile
@@ -89,13 +90,34 @@ async def test_the_errors_of_cent(one: RunningReplica, api: cent.AsyncClient) ->
 
 async def test_the_plain_client_of_cent(one: RunningReplica) -> None:
     """Fails if a program that waits (Django, a script) gets something else than one that does not."""
-    script = (
-        "import sys, cent; api = cent.Client(sys.argv[1], api_key=sys.argv[2]);"
-        "print(api.publish(cent.PublishRequest(channel='chat:1', data=1)).offset);"
-        "print(api.history(cent.HistoryRequest(channel='chat:1', limit=-1)).publications[0].data)"
-    )
-    process = await run(sys.executable, "-c", script, f"{one.url}/api", KEY)
-    assert process == (0, "1\n1\n")
+    async with Client(one.url, path="/ws?user=alice&channels=chat:1") as alice:
+        await alice.next("subscribed")
+        await asyncio.to_thread(ask_and_wait, cent.Client(f"{one.url}/api", api_key=KEY))
+        assert await alice.messages(3) == [1, 2, 3]
+        await alice.next("unsubscribed")
+        assert await alice.close_code() == 3503
+
+
+def ask_and_wait(api: cent.Client) -> None:
+    """Every method."""
+    assert api.publish(cent.PublishRequest(channel="chat:1", data=1)).offset == 1
+    broadcast = api.broadcast(cent.BroadcastRequest(channels=["chat:1", "chat:2"], data=2))
+    assert [each.result.offset for each in broadcast.responses if each.result] == [2, 1]
+    history = api.history(cent.HistoryRequest(channel="chat:1", limit=-1, reverse=True))
+    assert [each.data for each in history.publications] == [2, 1]
+    assert api.presence_stats(cent.PresenceStatsRequest(channel="chat:2")).num_users == 0
+    assert api.presence(cent.PresenceRequest(channel="chat:2")).presence == {}
+    assert api.channels(cent.ChannelsRequest(pattern="nonesuch*")).channels == {}
+    assert [node.name for node in api.info(cent.InfoRequest()).nodes] == ["replica-1"]
+    publish = cent.PublishRequest(channel="chat:1", data=3)
+    [reply] = api.batch(cent.BatchRequest(requests=[publish])).replies
+    assert isinstance(reply, cent.PublishResult)
+    assert reply.offset == 3
+    with pytest.raises(cent.CentApiResponseError) as refused:
+        api.history_remove(cent.HistoryRemoveRequest(channel="chat:1"))
+    assert refused.value.code == 104
+    api.unsubscribe(cent.UnsubscribeRequest(user="alice", channel="chat:1"))
+    api.disconnect(cent.DisconnectRequest(user="alice"))
 
 
 @pytest.mark.slow
@@ -117,8 +139,6 @@ async def test_a_tester_that_reads_the_document_finds_nothing(one: RunningReplic
 
 async def run(*command: str, cwd: str | None = None) -> tuple[int, str]:
     """Exit status and output of a program, which has the loop to itself for as long as it runs."""
-    import asyncio
-
     process = await asyncio.create_subprocess_exec(
         *command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )

@@ -12,12 +12,12 @@ from app.cluster.census import Census
 from app.cluster.directory import Directory
 from app.transports.driver import Parts
 from app.transports.http_api.door import ApiDoor
-from app.transports.http_api.methods import METHODS, Methods
+from app.transports.http_api.methods import Methods
 from app.transports.openapi import openapi_document
 
 
 def http_api_routes(parts: Parts, directory: Directory, census: Census, clock: Clock) -> list[BaseRoute]:
-    """A route for each method, and the document that describes them."""
+    """The document that describes the methods, and the methods: whatever no other route under `/api/` has taken."""
     methods = Methods(parts, directory, census, clock)
     document = openapi_document()
 
@@ -26,5 +26,5 @@ def http_api_routes(parts: Parts, directory: Directory, census: Census, clock: C
 
     return [
         Route("/api/openapi.json", openapi, methods=["GET"]),
-        *(Route(f"/api/{name}", ApiDoor(name, methods, parts.settings.api)) for name in METHODS),
+        Route("/api/{method}", ApiDoor(methods, parts.settings.api)),
     ]

@@ -11,20 +11,19 @@ from starlette.types import Receive, Scope, Send
 
 from app.settings import ApiSettings
 from app.transports.http_api import models
-from app.transports.http_api.methods import BAD_REQUEST, UNAUTHORIZED, ApiError, Methods
+from app.transports.http_api.methods import BAD_REQUEST, METHODS, UNAUTHORIZED, UNKNOWN_METHOD, ApiError, Methods
 
 WHITESPACE: Final = b" \t\r\n"
 
 
 class ApiDoor:
-    """The ASGI application behind `POST /api/{method}`.
+    """The ASGI application behind `POST /api/{method}`, whatever the method.
 
     200 with `{"result":…}`, or with `{"error":{"code","message"}}` if the method could not be carried out. 401 for a
     bad key, 400 for a body that is no JSON object, 413 for one that is too large.
     """
 
-    def __init__(self, method: str, methods: Methods, settings: ApiSettings) -> None:
-        self._method = method
+    def __init__(self, methods: Methods, settings: ApiSettings) -> None:
         self._methods = methods
         self._key = settings.secret()
         self._most_bytes = settings.body_bytes
@@ -38,6 +37,9 @@ class ApiDoor:
         await response(scope, receive, send)
 
     async def _answer(self, request: Request) -> Response:
+        name = request.path_params["method"]
+        if request.method != "POST" and name not in METHODS:
+            return _error(404, UNKNOWN_METHOD, f"there is nothing at {request.url.path[:128]!r}")
         if request.method != "POST":
             return _error(405, BAD_REQUEST, f"{request.method} means nothing here; use POST", {"Allow": "POST"})
         if not self._admits(request.headers):
@@ -45,14 +47,14 @@ class ApiDoor:
         body = await self._body(request)
         if body is None:
             text = f"the body has more than {self._most_bytes} bytes (HELIOGRAPH_API__BODY_BYTES); nothing was done"
-            return _error(413, BAD_REQUEST, text, {"Connection": "close"})
+            return _error(413, BAD_REQUEST, text)
         try:
             if not isinstance(msgspec.json.decode(body), dict):
                 return _error(400, BAD_REQUEST, "the body must be a JSON object")
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ValueError) as error:
             return _error(400, BAD_REQUEST, f"the body is not JSON that every client can read: {error}")
         try:
-            result = await self._methods.call(self._method, body)
+            result = await self._methods.call(name, body)
         except ApiError as error:
             return _json(200, {"error": error.body})
         # A batch is answered as it stands: cent and its kind look for `replies` at the top.
@@ -72,7 +74,10 @@ class ApiDoor:
         return "the X-API-Key header must hold the key of this cluster (HELIOGRAPH_API__KEY)"
 
     async def _body(self, request: Request) -> bytes | None:
-        """The body; None if it is too large, which is known before it has all come."""
+        """The body; None if it is too large, which is known before it has all come.
+
+        What is still on its way then is dropped by the server, so that the client gets to reading the answer.
+        """
         parts, size = [], 0
         async for part in request.stream():
             size += len(part)

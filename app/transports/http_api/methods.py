@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, NamedTuple, TypeVar
 
@@ -31,7 +32,14 @@ NOT_AVAILABLE = 108  # the channel's namespace has no such thing
 UNRECOVERABLE = 112
 
 MOST_PUBLICATIONS = 1000  # in one answer
-NOT_SUPPORTED: Final = frozenset({"client", "session", "whitelist", "b64data", "skip_history"})  # but meant seriously
+MOST_QUESTIONS = 16  # of batches, under way at the same time: what publishes need not wait behind their answers
+NOT_SUPPORTED: Final = (
+    "b64data",
+    "client",
+    "session",
+    "skip_history",
+    "whitelist",
+)  # but meant seriously, if not empty
 
 _Result = TypeVar("_Result", bound=msgspec.Struct)
 
@@ -46,6 +54,27 @@ class ApiError(Exception):
     @property
     def body(self) -> models.Error:
         return models.Error(self.code, str(self))
+
+
+class NotNow(ApiError):
+    """Redis cannot be reached. It may be tried again."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(INTERNAL, message)
+
+
+@dataclass
+class Outage:
+    """What there is still to do in a batch is not tried once Redis cannot be reached: each would wait for nothing.
+
+    Where one was to come after the other, none is made after a hole either.
+    """
+
+    reason: str | None = None
+
+    def check(self) -> None:
+        if self.reason is not None:
+            raise NotNow(f"not tried, as one before it failed: {self.reason}")
 
 
 class Method(NamedTuple):
@@ -82,6 +111,7 @@ class Methods:
         self._clock = clock
         self._directory = directory
         self._census = census
+        self._questions = asyncio.Semaphore(MOST_QUESTIONS)
 
     async def call(self, name: str, body: bytes | msgspec.Raw) -> msgspec.Struct:
         """Carry out a method with its parameters (JSON).
@@ -89,6 +119,8 @@ class Methods:
         Raises:
             ApiError: saying why not. With code 100 nobody may know how far it got.
         """
+        if name not in METHODS:
+            raise ApiError(UNKNOWN_METHOD, f"there is no method {name[:64]!r}; there are {', '.join(METHODS)}")
         params = self._read(name, body)
         run: Callable[[Any], Coroutine[Any, Any, msgspec.Struct]] = getattr(self, name)
         return await self._carried_out(run(params))
@@ -99,7 +131,7 @@ class Methods:
         except ApiError:
             raise
         except BusUnavailable as error:
-            raise ApiError(INTERNAL, f"not now, try again: {error}") from None
+            raise NotNow(f"not now, try again: {error}") from None
         except HeliographError as error:
             raise ApiError(BAD_REQUEST, str(error)) from None
         except Exception:
@@ -161,8 +193,6 @@ class Methods:
         return models.Channels({channel: models.ChannelInfo(count) for channel, count in counts.items()})
 
     async def info(self, _: models.Nothing) -> models.Info:
-        replicas, heard = await self._directory.replicas(), await self._census.by_lease()
-        by_node = {lease.rpartition(".")[0]: counts for lease, counts in heard.items()}
         now = self._clock.now()
         return models.Info(
             [
@@ -172,11 +202,11 @@ class Methods:
                     version=each.version,
                     num_clients=each.connections,
                     num_users=each.users,
-                    num_channels=len(by_node.get(each.node_id, ())),
-                    num_subs=sum(by_node.get(each.node_id, {}).values()),
+                    num_channels=each.channels,
+                    num_subs=each.subscriptions,
                     uptime=max(0, round(now - datetime.fromisoformat(each.started_at).timestamp())),
                 )
-                for each in replicas
+                for each in await self._directory.replicas()
             ]
         )
 
@@ -197,9 +227,11 @@ class Methods:
     async def batch(self, params: models.Batch) -> models.Replies:
         if len(params.commands) > self._most:
             raise ApiError(LIMIT_EXCEEDED, f"a batch has at most {self._most} commands; nothing was done")
+        outage = Outage()
+        replies = (self._reply(command, outage) for command in params.commands)
         if params.parallel:
-            return models.Replies(await asyncio.gather(*map(self._reply, params.commands)))
-        return models.Replies([await self._reply(command) for command in params.commands])
+            return models.Replies(await asyncio.gather(*replies))
+        return models.Replies([await reply for reply in replies])
 
     # -- what they share
 
@@ -209,14 +241,22 @@ class Methods:
         except ApiError as error:
             return models.Response(error=error.body)
 
-    async def _reply(self, command: dict[str, msgspec.Raw]) -> dict[str, object]:
+    async def _reply(self, command: dict[str, msgspec.Raw], outage: Outage) -> dict[str, object]:
         try:
             if len(command) != 1:
                 raise ApiError(BAD_REQUEST, "a command is an object with one field: the method, with its parameters")
             [(name, body)] = command.items()
-            if name == "batch" or name not in METHODS:
-                raise ApiError(UNKNOWN_METHOD, f"there is no method {name!r} in a batch")
-            return {name: await self.call(name, body)}
+            if name == "batch":
+                raise ApiError(UNKNOWN_METHOD, "there is no batch in a batch")
+            outage.check()
+            if name in ("publish", "broadcast"):
+                return {name: await self.call(name, body)}
+            async with self._questions:
+                outage.check()
+                return {name: await self.call(name, body)}
+        except NotNow as error:
+            outage.reason = outage.reason or str(error)
+            return {"error": error.body}
         except ApiError as error:
             return {"error": error.body}
 
@@ -244,8 +284,8 @@ class Methods:
         model = METHODS[name].params
         try:
             fields = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
-            if unsupported := NOT_SUPPORTED & fields.keys():
-                raise ApiError(BAD_REQUEST, f"not supported, so nothing was done: {', '.join(sorted(unsupported))}")
+            if unsupported := [each for each in NOT_SUPPORTED if msgspec.json.decode(fields.get(each, b"null"))]:
+                raise ApiError(BAD_REQUEST, f"not supported, so nothing was done: {', '.join(unsupported)}")
             values = {field: _value(field, text) for field, text in fields.items() if field in model.model_fields}
             if isinstance(data := values.get("data"), msgspec.Raw):
                 check_data(data, self._max_depth)
