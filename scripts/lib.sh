@@ -7,7 +7,7 @@ cd "$root" || exit
 
 # Where .venv is active, `python3` is the one in it, and .venv would be made anew by the Python that goes away with it.
 PATH=:$PATH:
-PATH=${PATH//":$root/.venv/bin:"/:}
+while [[ $PATH == *":$root/.venv/bin:"* ]]; do PATH=${PATH/":$root/.venv/bin:"/:}; done
 PATH=${PATH#:}
 PATH=${PATH%:}
 

@@ -164,6 +164,28 @@ def test_a_taken_port_is_refused_with_one_line(cluster: LocalClusterProcess) -> 
     assert "Traceback" not in output
 
 
+async def test_it_says_where_everything_is(cluster: LocalClusterProcess, tmp_path: Path) -> None:
+    """Fails if it names a console that there is not, or uses another Redis without a word."""
+    assert f"console    http://localhost:{cluster.port}/\n" in cluster.output()
+    assert f"clients    ws://localhost:{cluster.port}/ws\n" in cluster.output()
+    assert "HELIOGRAPH_REDIS__URL" not in cluster.output()
+    redis = f"redis://127.0.0.1:{cluster.redis_port}/0"
+    with LocalClusterProcess(
+        tmp_path / "log",
+        replicas=1,
+        HELIOGRAPH_AUTH__MODE="jwt",
+        HELIOGRAPH_AUTH__SECRET="x" * 32,
+        HELIOGRAPH_REDIS__URL=redis,
+        HELIOGRAPH_REDIS__PREFIX="other:",
+        HELIOGRAPH_BUS__CHANNEL="other",
+    ) as other:
+        output = other.output()
+        assert f"HELIOGRAPH_REDIS__URL is set: with the Redis at {redis}, and none of its own" in output
+        assert f"clients    ws://localhost:{other.port}/ws\n" in output
+        assert "console" not in output
+        assert other.status("/") == 404
+
+
 def test_ctrl_c_stops_everything_in_order(tmp_path: Path) -> None:
     """Fails if SIGINT leaves a process behind, or stops Redis before the replicas."""
     with LocalClusterProcess(tmp_path / "log") as own:

@@ -152,6 +152,24 @@ async def test_a_run_that_fails_and_one_that_nobody_has_heard_of(
     await expect(page.locator("#run-state")).to_have_text("FAILED")
 
 
+async def test_who_is_not_connected_is_told_to_connect(
+    cluster: LocalClusterProcess, browser: Browser, publisher: Publisher
+) -> None:
+    """Fails if a page without a connection says of a run or a log that there is nothing of it."""
+    publisher.publish_progress("unseen", state="RUNNING", progress=12, log="a line")
+    page = await browser.new_page()
+    await page.goto(f"http://localhost:{cluster.port}/#/runs/unseen")
+    await expect(page.get_by_text("Connect to watch it.").locator("visible=true")).to_be_visible()
+    await expect(page.locator("#run-state")).to_have_text("Not known")
+    await page.goto(f"http://localhost:{cluster.port}/#/logs/unseen")
+    await expect(page.get_by_text("Connect to watch it.").locator("visible=true")).to_be_visible()
+    await page.fill("#user", "rita")
+    await page.press("#user", "Enter")
+    await expect(page.get_by_text("Nothing was said yet.").locator("visible=true")).to_be_visible()
+    await page.go_back()
+    await expect(page.locator("#run-state")).to_have_text("RUNNING")
+
+
 class Writer(threading.Thread):
     """Writes numbered lines to a log, a thousand a second."""
 
