@@ -132,14 +132,15 @@ class Outbox:
         if self._frames:
             self._frames = self._frames + frames
             self._shared = False
+            self._bytes += size
         else:
-            self._frames = frames
-            self._shared = True
-        self._bytes += size
+            self._frames, self._shared = frames, True
+            self._bytes = size
         if self._bytes + self._buffered > self._limit_bytes:
             return CloseCode.SLOW
-        if not self._scheduled:
-            self._schedule()
+        if not (self._scheduled or self._held or self._paused):
+            self._scheduled = True
+            self._turn.add(self)
         return None
 
     def hold(self) -> None:
