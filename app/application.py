@@ -44,7 +44,7 @@ from app.settings import Settings
 from app.telemetry import Telemetry
 from app.transports.addresses import Addresses
 from app.transports.auth import Authenticator, OriginPolicy
-from app.transports.console import console_routes, static_routes
+from app.transports.console import Console, static_routes
 from app.transports.driver import Parts
 from app.transports.health import health_routes
 from app.transports.http import PageDoor
@@ -175,22 +175,23 @@ def build_replica(settings: Settings, name: str = "replica-1", bus: PubSubManage
         turn=turn,
     )
     door = WebSocketDoor.build(parts)
-    origins = OriginPolicy(settings.allowed_origins)
+    page_door = partial(PageDoor, OriginPolicy(settings.allowed_origins), parts.addresses)
     polls = PollDoor(parts)
     routes: list[BaseRoute] = [
         WebSocketRoute("/ws", door),
         WebSocketRoute("/ws/users/{user:path}", door),
         *(WebSocketRoute(f"/ws/{kind}/{{{kind}:path}}", door) for kind in CHANNEL_KINDS),
-        Route("/api/ticket", PageDoor(origins, parts.addresses, TicketDoor(authenticator).serve, "POST")),
+        Route("/api/ticket", page_door(TicketDoor(authenticator).serve, "POST")),
         *health_routes(node, bus),
         metrics_route(node, bus, hub, telemetry),
-        Route("/sse", PageDoor(origins, parts.addresses, SseDoor.build(parts).serve)),
-        Route("/api/poll", PageDoor(origins, parts.addresses, polls.serve)),
-        Route("/api/runs/{run_id:path}", PageDoor(origins, parts.addresses, RunDoor(parts).serve)),
+        Route("/sse", page_door(SseDoor.build(parts).serve)),
+        Route("/api/poll", page_door(polls.serve)),
+        Route("/api/runs/{run_id:path}", page_door(RunDoor(parts).serve)),
     ]
     routes += static_routes()
     if settings.console_enabled:
-        routes += console_routes(node, directory, clock, settings.auth.mode)
+        console = Console(node, directory, clock, settings.auth.mode)
+        routes += [Route("/", console.page), Route("/api/cluster", page_door(console.cluster))]
     routes += http_api_routes(parts, directory, census, clock)
 
     @asynccontextmanager

@@ -175,7 +175,7 @@ _READING: Object = {
                 "error": {"type": "string", "description": "why this replica can see no other"},
             },
         },
-        others={},
+        others={status: _REFUSALS[status] for status in ("403", "429")},
     ),
     "/sse": {
         "get": {

@@ -1,11 +1,12 @@
 """The console: a page to see the cluster and talk through it, and what the page asks for."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
-from starlette.routing import BaseRoute, Mount, Route
+from starlette.routing import BaseRoute, Mount
 from starlette.staticfiles import StaticFiles
 from starlette.types import Message, Receive, Scope, Send
 
@@ -27,26 +28,32 @@ HEADERS = {
 }
 
 
-def console_routes(node: Node, directory: Directory, clock: Clock, auth_mode: str) -> list[BaseRoute]:
-    async def page(_: Request) -> Response:
+@dataclass(frozen=True)
+class Console:
+    """The page, and what it asks for."""
+
+    node: Node
+    directory: Directory
+    clock: Clock
+    auth_mode: str
+
+    async def page(self, _: Request) -> Response:
         return FileResponse(STATIC / "index.html", headers=HEADERS)
 
-    async def cluster(_: Request) -> Response:
+    async def cluster(self, _: Request) -> Response:
         """The replicas whose lease is alive; this one alone, and why, if Redis cannot be asked."""
-        answer: dict[str, object] = {"auth": auth_mode, "replica": node.name}
+        answer: dict[str, object] = {"auth": self.auth_mode, "replica": self.node.name}
         try:
-            replicas = await directory.replicas()
+            replicas = await self.directory.replicas()
         except BusUnavailable as error:
-            replicas = [node.describe()]
+            replicas = [self.node.describe()]
             answer["error"] = str(error)
-        now = clock.now()
+        now = self.clock.now()
         answer["replicas"] = [
             {**msgspec.structs.asdict(info), "seen_ms": max(0, round((now - info.renewed_at) * 1000))}
             for info in replicas
         ]
         return JSONResponse(answer)
-
-    return [Route("/", page), Route("/api/cluster", cluster)]
 
 
 def static_routes() -> list[BaseRoute]:
