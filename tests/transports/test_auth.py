@@ -104,7 +104,7 @@ class TestAuthenticator:
 
     async def test_jwt_mode_needs_a_token(self) -> None:
         """Fails if a user without a token is believed."""
-        with pytest.raises(InvalidToken, match="needs a 'token'"):
+        with pytest.raises(InvalidToken, match="say who you are: with a 'token'"):
             await jwt_mode.identify(Credentials(None, "alice"))
 
     async def test_open_mode_believes_everybody_who_could_be_a_user(self) -> None:
