@@ -129,7 +129,6 @@ def build_replica(settings: Settings, name: str = "replica-1", bus: PubSubManage
     else:
         backend, log, emissions, command_log = MemoryDirectory(clock), MemoryLog(clock), NoEmissions(), NoCommands()
         tickets = MemoryTickets(clock)
-        backend, log, emissions = MemoryDirectory(clock), MemoryLog(clock), NoEmissions()
         heard = MemoryCensus()
         present = MemoryPresence(
             lambda channel, user, joined: hub.deliver(channel, (Join if joined else Leave)(channel, user))

@@ -1,7 +1,6 @@
 """One path of the server API: the key, the body, and how an answer looks."""
 
 import hmac
-from typing import Final
 
 import msgspec
 from starlette.datastructures import Headers
@@ -12,8 +11,6 @@ from starlette.types import Receive, Scope, Send
 from app.settings import ApiSettings
 from app.transports.http_api import models
 from app.transports.http_api.methods import BAD_REQUEST, METHODS, UNAUTHORIZED, UNKNOWN_METHOD, ApiError, Methods
-
-WHITESPACE: Final = b" \t\r\n"
 
 
 class ApiDoor:
