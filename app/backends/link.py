@@ -193,7 +193,10 @@ class Link:
         elif unknown is not None and isinstance(reply, NoScriptError):
             unknown(command, done)
         else:
-            _tell(done, reply)
+            try:
+                done(reply)
+            except Exception:
+                logger.exception("what was to be done with an answer of Redis failed")
 
     # -- time
 

@@ -62,11 +62,7 @@ class MemoryLog:
         channel.top += 1
         position = Position(channel.epoch, channel.top)
         data = draft.data if draft.update is None else _reduce(channel, draft.update)
-        channel.publications.append(
-            Publication(
-                draft.channel, data, draft.message_id, draft.sent_at, draft.sender, draft.origin, position=position
-            )
-        )
+        channel.publications.append(draft.publication(data, position))
         while len(channel.publications) > options.history_size:
             channel.publications.popleft()
         ended = draft.update is not None and channel.state in END_STATES

@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Final, cast
 
 import msgspec
@@ -51,10 +52,8 @@ class RedisLog:
         self._due_now = ""
 
     def submit(self, draft: Draft, options: Namespace, lease: str, done: Appending) -> None:
-        def appended(reply: Any) -> None:
-            done(bus_unavailable(reply) if isinstance(reply, Exception) else read_appended(reply, draft))
-
-        self._scripts.call("append", *self._calls.of(draft, options, lease, self._due()), appended)
+        names, arguments = self._calls.of(draft, options, lease, self._due())
+        self._scripts.call("append", names, arguments, partial(_appended, draft, done))
 
     def _due(self) -> str:
         """This replica's name for the present second, by its own clock: nobody else's clock has a say in it."""
@@ -223,6 +222,10 @@ class AppendCalls:
             self._places.clear()
         self._places[channel] = names, bus_channel
         return names, bus_channel
+
+
+def _appended(draft: Draft, done: Appending, reply: Any) -> None:
+    done(bus_unavailable(reply) if isinstance(reply, Exception) else read_appended(reply, draft))
 
 
 def read_appended(answer: bytes, draft: Draft) -> Appended:

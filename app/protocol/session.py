@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import assert_never
 
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import UNSET, UnsetType
 
 from app.errors import BadChannel, BadCursor, BadUserId, ErrorCode
 from app.protocol.codes import CloseCode
@@ -49,18 +49,6 @@ class Renew:
 
     token: str
     request_id: RequestId | None
-
-
-class Route(Struct, frozen=True, gc=False):
-    """Hand the message to the router and answer with what it says."""
-
-    operation: Send
-
-
-class Announce(Struct, frozen=True, gc=False):
-    """Publish on a channel and answer with its place."""
-
-    operation: Publish
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +109,8 @@ class Refuse:
     close: CloseCode | None = None
 
 
-Action = Authenticate | Renew | Route | Announce | Join | Leave | Recall | Muster | HandOver | Answer | Refuse
+# A message goes to the router as it is, and is answered with what the router says of it.
+Action = Send | Publish | Authenticate | Renew | Join | Leave | Recall | Muster | HandOver | Answer | Refuse
 
 
 class _State(Enum):
@@ -160,11 +149,11 @@ class Session:
 
     def receive(self, operation: Operation) -> Action:
         """Decide on one operation of the client."""
-        if isinstance(operation, Ping):
-            return Answer(Pong(id=echo(operation.id)))
-        if isinstance(operation, Connect):
-            return self._begin(operation)
         if self._state is not _State.CONNECTED:
+            if isinstance(operation, Connect):
+                return self._begin(operation)
+            if isinstance(operation, Ping):
+                return Answer(Pong(id=echo(operation.id)))
             text = "the first frame must be 'connect'"
             return Refuse(ErrorCode.BAD_REQUEST, text, operation.id, close=CloseCode.BAD_REQUEST)
         try:
@@ -219,7 +208,7 @@ class Session:
 
     def _begin(self, operation: Connect) -> Action:
         if self._state is not _State.NEW:
-            return Refuse(ErrorCode.BAD_REQUEST, "this connection has said 'connect' already", operation.id)
+            return _said_already(operation)
         try:
             for channel in parse_cursor(operation.cursor or ""):
                 check_channel(channel)
@@ -229,24 +218,26 @@ class Session:
         self._connect = operation
         return Authenticate(operation.token, operation.user, operation.ticket)
 
-    def _decide(
-        self, operation: Refresh | Send | Subscribe | Unsubscribe | Publish | ReadHistory | ReadPresence | Emit
-    ) -> Action:
+    def _decide(self, operation: Operation) -> Action:
         match operation:
+            case Send():  # by far the most, with the next
+                try:
+                    check_user_id(operation.to)
+                except BadUserId as error:
+                    return Refuse(error.code, f"'to': {error}", operation.id)
+                return operation
+            case Publish():
+                if not self._may_publish(check_channel(operation.channel)):
+                    return _not_allowed(f"clients may not publish on {operation.channel!r}", operation.id)
+                return operation
+            case Ping():
+                return Answer(Pong(id=echo(operation.id)))
+            case Connect():
+                return _said_already(operation)
             case Refresh(token=token):
                 if self._open_mode:
                     return Refuse(ErrorCode.BAD_REQUEST, "there is nothing to refresh in open mode", operation.id)
                 return Renew(token, operation.id)
-            case Send(to=to):
-                try:
-                    check_user_id(to)
-                except BadUserId as error:
-                    return Refuse(error.code, f"'to': {error}", operation.id)
-                return Route(operation)
-            case Publish(channel=channel):
-                if not self._may_publish(check_channel(channel)):
-                    return _not_allowed(f"clients may not publish on {channel!r}", operation.id)
-                return Announce(operation)
             case Subscribe(channel=channel, cursor=cursor):
                 return self._subscribe(operation, parse_cursor(cursor or "").get(channel))
             case Unsubscribe(channel=channel):
@@ -301,6 +292,10 @@ class Session:
         namespace = self._namespaces.of(channel).client_publish
         everybody = self._open_mode if namespace is None else namespace
         return everybody or self._grants.allow(Right.PUBLISH, channel)
+
+
+def _said_already(operation: Connect) -> Refuse:
+    return Refuse(ErrorCode.BAD_REQUEST, "this connection has said 'connect' already", operation.id)
 
 
 def _not_allowed(message: str, request_id: RequestId | None) -> Refuse:

@@ -128,6 +128,7 @@ class _Socket:
         "_patience",
         "_socket",
         "_timer",
+        "_traffic",
         "_waiting",
         "_work",
     )
@@ -150,6 +151,7 @@ class _Socket:
         user = _user_in_path(scope)
         self._connect = _connect_in_url(scope, query, user, open_mode=parts.authenticator.mode == "open")
         self._driver = Driver(parts, encoding, outbox, only_user=user, channels=_channels_in_url(scope, query))
+        self._traffic = encoding.traffic
         self._bucket = TokenBucket(parts.settings.limits.messages_per_second, time.monotonic())
         self._patience: TokenBucket | None = None  # with who is over that rate
         self._work: asyncio.Task[None] | None = None  # what takes its time
@@ -200,7 +202,7 @@ class _Socket:
 
     def _handle(self, text: str) -> None:
         """One frame of the client."""
-        self._driver.connection.encoding.traffic.messages_in += 1
+        self._traffic.messages_in += 1
         try:
             if not self._bucket.take(now := time.monotonic()):
                 self._refuse_one_too_many(text, now)

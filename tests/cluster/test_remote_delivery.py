@@ -173,7 +173,6 @@ class TestTheGuard:
             "app.hub.hub",
             "app.protocol.envelope",
             "app.protocol.events",
-            "app.protocol.publication",
         }
 
 
