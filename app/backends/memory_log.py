@@ -101,7 +101,7 @@ class MemoryLog:
         complete = (
             after is None
             or after.offset == channel.top
-            or (bool(found) and found[0].position == Position(channel.epoch, after.offset + 1))
+            or (bool(found) and found[0].position == after.next)
         )
         return Opened(position, complete, found[: opening.limit], run)
 

@@ -257,7 +257,7 @@ class TestDeliverRemote:
             async with asyncio.timeout(5):
                 await here.channels.listen(here.bob, "#bob")
             [opened] = await here.log.open([Opening("#bob")])
-            epoch, top = opened.position
+            epoch, top = opened.position.epoch, opened.position.offset
             for number in (1, 1, 3, 2, 3):  # node_id: kept publications of its own come back over the bus too
                 kept = Envelope(
                     msgspec.Raw(b"%d" % number), target_user_id="bob", node_id="me", epoch=epoch, offset=top + number
