@@ -98,11 +98,7 @@ class MemoryLog:
             return Opened(position, complete=True, publications=[], run=run)
         start = 0 if after is None else after.offset
         found = [each for each in channel.publications if each.position is not None and each.position.offset > start]
-        complete = (
-            after is None
-            or after.offset == channel.top
-            or (bool(found) and found[0].position == after.next)
-        )
+        complete = after is None or after.offset == channel.top or (bool(found) and found[0].position == after.next)
         return Opened(position, complete, found[: opening.limit], run)
 
     def _channel(self, name: str) -> _Channel:

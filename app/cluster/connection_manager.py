@@ -33,7 +33,7 @@ from app.protocol.operations import Publish, RequestId, Send
 from app.protocol.position import Position
 from app.protocol.run import check_update
 from app.protocol.session import echo
-from app.settings import LimitSettings, Namespace
+from app.settings import LimitSettings
 
 logger = logging.getLogger("heliograph.router")
 
