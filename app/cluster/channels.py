@@ -51,8 +51,9 @@ class _Tally:
     def misses_before(self, number: int) -> bool:
         """Take the number of what has come; True if something between it and the one before it is missing."""
         last = self.last
-        self.last = number if last is None else max(last, number)
-        return last is not None and last < number - 1
+        if last is None or number > last:
+            self.last = number
+        return last is not None and number > last + 1
 
     def is_behind(self, last: int | None, count: int) -> bool:
         """Take what had been sent when `last` had come; True if what had been sent one heartbeat ago is missing."""

@@ -239,8 +239,11 @@ class ConnectionManager:
         It is given the receipt, or the error (see `publish` and `send_message`); one client's messages keep their
         order. It may be called before this returns.
         """
-        channel = personal_channel(operation.to) if isinstance(operation, Send) else operation.channel
-        self._route(channel, operation.data, sender, operation.ephemeral, None, done)
+        if isinstance(operation, Send):
+            channel, user_id = personal_channel(operation.to), operation.to
+        else:
+            channel, user_id = operation.channel, None  # a client publishes on no personal channel
+        self._route(channel, user_id, operation.data, sender, operation.ephemeral, None, done)
 
     async def send(
         self, user_id: str, message: object, *, sender: str | None = None, idempotency_key: str | None = None
@@ -273,7 +276,7 @@ class ConnectionManager:
         if (user_id := user_of(check_channel(channel))) is not None:
             check_user_id(user_id)
         return await answer(
-            lambda done: self._route(channel, _raw(message), sender, ephemeral, idempotency_key, done)
+            lambda done: self._route(channel, user_id, _raw(message), sender, ephemeral, idempotency_key, done)
         )
 
     async def send_message(
@@ -297,9 +300,9 @@ class ConnectionManager:
         """
         channel = personal_channel(check_user_id(user_id))
         if via_pubsub:
-            envelope = self._envelope(channel, _raw(message), sender)
+            envelope = self._envelope(channel, user_id, _raw(message), sender)
             return _receipt_of(envelope, Delivery.LOCAL if self._remote.deliver(envelope) else Delivery.OFFLINE)
-        return await answer(lambda done: self._route(channel, _raw(message), sender, True, None, done))
+        return await answer(lambda done: self._route(channel, user_id, _raw(message), sender, True, None, done))
 
     async def emit(self, event: str, data: msgspec.Raw, *, user_id: str, session: str | None = None) -> str:
         """Keep what a client says to the workers behind the cluster; returns its message id.
@@ -326,6 +329,7 @@ class ConnectionManager:
     def _route(
         self,
         channel: str,
+        user_id: str | None,
         data: msgspec.Raw,
         sender: str | None,
         ephemeral: bool,
@@ -334,7 +338,7 @@ class ConnectionManager:
     ) -> None:
         options = self._namespaces.of(channel)
         if ephemeral or options.ephemeral:
-            self._relay(channel, data, sender, done)
+            self._relay(self._envelope(channel, user_id, data, sender), done)
             return
         try:
             update = check_update(data) if options.run else None
@@ -383,17 +387,15 @@ class ConnectionManager:
             delivery = Delivery.LOCAL if self._hub.subscribers(channel) else Delivery.STORED
         return Receipt(appended.message_id, delivery, appended.position)
 
-    def _relay(self, channel: str, data: msgspec.Raw, sender: str | None, done: Routing) -> None:
+    def _relay(self, envelope: Envelope, done: Routing) -> None:
         """Local first: the connections here have it before the bus takes it to the others."""
-        envelope = self._envelope(channel, data, sender)
         taken = self._remote.deliver(envelope)
         if envelope.target_user_id is None:
-            self._bus.relay_on(channel, envelope, partial(_announced, envelope, done))
+            self._bus.relay_on(envelope, partial(_announced, envelope, done))
         else:
             self._bus.relay(envelope, self._directory.lease, partial(_relayed, envelope, taken, done))
 
-    def _envelope(self, channel: str, data: msgspec.Raw, sender: str | None) -> Envelope:
-        user_id = user_of(channel)
+    def _envelope(self, channel: str, user_id: str | None, data: msgspec.Raw, sender: str | None) -> Envelope:
         return Envelope(
             message=data,
             target_user_id=user_id,

@@ -223,12 +223,12 @@ class PubSubManager:
         arguments = (lease, self.channel, encode_envelope(envelope))
         self.scripts.call("relay", keys, arguments, partial(self._relayed, monotonic(), done))
 
-    def relay_on(self, channel: str, envelope: Envelope, done: Relaying) -> None:
-        """Send an ephemeral envelope to every replica that follows the channel; then `done`, as for `relay`."""
+    def relay_on(self, envelope: Envelope, done: Relaying) -> None:
+        """Send an ephemeral envelope to every replica that follows its channel; then `done`, as for `relay`."""
         if not self.enabled:
             done(None)
             return
-        command = ("PUBLISH", self._bus_channel(channel), encode_envelope(envelope))
+        command = ("PUBLISH", self._bus_channel(envelope.address), encode_envelope(envelope))
         self.client.link.call(command, partial(self._relayed, monotonic(), done))
 
     def _relayed(self, began_at: float, done: Relaying, reply: Any) -> None:

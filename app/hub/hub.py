@@ -149,7 +149,7 @@ class Hub:
             connection.encoding.traffic.messages_out += 1  # one that it had missed
         if self._batch is not None:
             self._catch_up(connection)
-        if (code := connection.offer(event, at)) is not None:
+        if (code := connection.outbox.offer(connection.encoding.frame(event, at))) is not None:
             self._drop(connection, code)
 
     def _tell_each(self, connections: Collection[Connection], event: Event, at: str | None = None) -> int:

@@ -38,7 +38,7 @@ def format_cursor(positions: Mapping[str, Position]) -> str:
 
 def cursor_of(channel: str, position: Position) -> str:
     """The cursor of one channel."""
-    return f"{_quoted(channel)}={position}"
+    return f"{_quoted(channel)}={position.epoch}.{position.offset}"
 
 
 @lru_cache(maxsize=10_000)

@@ -6,7 +6,6 @@ carries out the action it gets back. A second transport or codec needs a driver,
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from enum import Enum, auto
 from typing import assert_never
 
 from msgspec import UNSET, UnsetType
@@ -113,12 +112,6 @@ class Refuse:
 Action = Send | Publish | Authenticate | Renew | Join | Leave | Recall | Muster | HandOver | Answer | Refuse
 
 
-class _State(Enum):
-    NEW = auto()  # nobody knows who this is; only `connect` is accepted
-    CONNECTING = auto()  # the driver is finding out
-    CONNECTED = auto()
-
-
 class Session:
     """The protocol state of one connection.
 
@@ -142,14 +135,15 @@ class Session:
         self._open_mode = open_mode
         self._ping_interval_s = ping_interval_s
         self._max_channels = max_channels
-        self._state = _State.NEW
+        self._is_connecting = False  # the driver is finding out who this is
+        self._is_known = False  # before that only `connect` is accepted
         self._connect = Connect()
         self._grants = NO_GRANTS
         self._channels: set[str] = set()
 
     def receive(self, operation: Operation) -> Action:
         """Decide on one operation of the client."""
-        if self._state is not _State.CONNECTED:
+        if not self._is_known:
             if isinstance(operation, Connect):
                 return self._begin(operation)
             if isinstance(operation, Ping):
@@ -171,7 +165,7 @@ class Session:
         """
         self.user = user
         self._grants = grants
-        self._state = _State.CONNECTED
+        self._is_known = True
         own = personal_channel(user)
         named = dict.fromkeys([*channels, *grants.at_once])
         positions = parse_cursor(self._connect.cursor or "")
@@ -207,14 +201,14 @@ class Session:
         )
 
     def _begin(self, operation: Connect) -> Action:
-        if self._state is not _State.NEW:
+        if self._is_connecting:
             return _said_already(operation)
         try:
             for channel in parse_cursor(operation.cursor or ""):
                 check_channel(channel)
         except (BadCursor, BadChannel) as error:
             return Refuse(error.code, str(error), operation.id, close=CloseCode.BAD_REQUEST)
-        self._state = _State.CONNECTING
+        self._is_connecting = True
         self._connect = operation
         return Authenticate(operation.token, operation.user, operation.ticket)
 
