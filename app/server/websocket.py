@@ -9,6 +9,7 @@ from uvicorn.server import ServerState
 from websockets.frames import Frame, Opcode
 from websockets.protocol import Event, Side, State
 from websockets.protocol import Protocol as Parser
+from websockets.speedups import apply_mask
 
 from app.hub.outbox import Outbox
 from app.protocol.codes import CloseCode
@@ -27,6 +28,7 @@ MOST_PETTY = 100.0  # in one go
 SMALL_BYTES = 64
 
 _PING_HEAD = b"\x89\x04"  # final, opcode 9, four bytes
+_PONG_HEAD = b"\x8a\x84"  # final, opcode 10, four bytes under a mask
 _NO_CODE, _LOST, _BAD_UTF8, _RESTART = 1005, 1006, 1007, 1012  # RFC 6455 section 7.4.1, and its registry
 
 
@@ -211,16 +213,19 @@ class FrameWebSocket(asyncio.Protocol):
     def give_up(self) -> None:
         self.close(CloseCode.NO_PONG, "no pong came back")
 
-    def _pong(self, payload: bytes) -> None:
-        if payload == self._ping:
-            self._ping = None
-            self._sockets.pongs.take_out(self)
-            self._sockets.pings.put(self)
+    def _pong(self) -> None:
+        """What was asked for came back."""
+        self._ping = None
+        self._sockets.pongs.take_out(self)
+        self._sockets.pings.put(self)
 
     # -- what is not a text in one frame
 
     def _receive_frame(self, data: bytes) -> None:
         if self._ended is not None and data[0] & 0x0F != Opcode.CLOSE:
+            return
+        if data.startswith(_PONG_HEAD) and apply_mask(data[6:], data[2:6]) == self._ping:
+            self._pong()  # all that idle sockets ever say, so it is understood without a parser
             return
         if _is_petty(data) and not self._may_be_petty():
             text = f"more than {PETTY_PER_SECOND:g} control frames or fragments under {SMALL_BYTES} bytes a second"
@@ -248,7 +253,7 @@ class FrameWebSocket(asyncio.Protocol):
             case Opcode.PING:
                 self._flush(parser)  # the pong
             case Opcode.PONG:
-                self._pong(bytes(event.data))
+                pass  # one that was not asked for means nothing
             case Opcode.CLOSE:
                 self._closed(parser)
             case Opcode.CONT:
