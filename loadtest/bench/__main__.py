@@ -13,6 +13,7 @@ from loadtest.bench.measure import Failed, Work, measure
 from loadtest.bench.page import ROOT_PAGE, write_page
 from loadtest.bench.parts import PARTS
 from loadtest.bench.systems import ROOT, SYSTEMS, System
+
 SHOWN = {
     "deliveries_per_s": "{:9,.0f}/s",
     "cpu_us": "{:6.2f} µs each",
@@ -104,7 +105,9 @@ def run(turns: list[tuple[Work, int, System]], results: Path) -> None:
         with results.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
         left = (time.monotonic() - began) / done * (len(turns) - done)
-        print(f"  {system.name:22} {_line(figures)}   [{done}/{len(turns)}, about {left / 60:.0f} min left]", flush=True)
+        print(
+            f"  {system.name:22} {_line(figures)}   [{done}/{len(turns)}, about {left / 60:.0f} min left]", flush=True
+        )
 
 
 def _line(figures: dict[str, Any]) -> str:

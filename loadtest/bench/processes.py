@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Self
 from loadtest.bench.systems import HOME, PEERS, ROOT, System
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from types import TracebackType
 
 TICKS = os.sysconf("SC_CLK_TCK")
@@ -133,7 +134,7 @@ class Server:
 
     def metric(self, name: str) -> float:
         """What `/metrics` of a replica of Heliograph says; all labels added up if there are several."""
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=10) as answer:  # noqa: S310
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=10) as answer:
             lines = answer.read().decode().splitlines()
         return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name))
 
@@ -156,7 +157,7 @@ def redis_server(log: Path) -> Server:
     return Server(command, port, OTHER_CORE, dict(os.environ), log)
 
 
-def server_of(system: System, redis_port: int, log: Path, settings: dict[str, str]) -> Server:
+def server_of(system: System, redis_port: int, log: Path, settings: Mapping[str, str]) -> Server:
     """`settings`: of its environment, for this measurement only."""
     port = free_port()
     url = f"redis://127.0.0.1:{redis_port}/0"
@@ -164,7 +165,7 @@ def server_of(system: System, redis_port: int, log: Path, settings: dict[str, st
     environment["CENTRIFUGO_ENGINE_REDIS_ADDRESS"] = url.rpartition("/")[0]
     if "uvicorn" in system.command(port, redis_port):
         environment["PYTHONPATH"] = str(PEERS)
-    environment |= system.environment | settings
+    environment |= system.environment | dict(settings)
     return Server(system.command(port, redis_port), port, SERVER_CORE, environment, log)
 
 

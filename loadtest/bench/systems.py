@@ -62,7 +62,18 @@ def _nothing() -> str:
 
 
 def _heliograph(port: int, redis_port: int) -> list[str]:
-    return [sys.executable, "-m", "app", "serve", "--host", "127.0.0.1", "--port", str(port), "--name", f"replica-{port}"]
+    return [
+        sys.executable,
+        "-m",
+        "app",
+        "serve",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--name",
+        f"replica-{port}",
+    ]
 
 
 def _heliograph_system(name: str, label: str, options: str) -> System:
@@ -88,10 +99,10 @@ def _heliograph_system(name: str, label: str, options: str) -> System:
             pub_steps=[known],
         ),
         to_channel=Speech(
-            "/ws?user=u{n}&channels=c{n}",
+            "/ws?user=u{n}",
             "/ws?user=publisher",
             '{"type":"publish","channel":"c{n}",' + end,
-            sub_steps=[known, subscribed],
+            sub_steps=[known, ("send", '{"type":"subscribe","channel":"c{n}"}'), subscribed],
             pub_steps=[known],
         ),
         environment=_HELIOGRAPH_ENVIRONMENT,
