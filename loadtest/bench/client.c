@@ -39,6 +39,7 @@
 #define STEPS 8
 #define BUCKETS 4096
 #define PUBLISHERS 1024
+#define MOST_BYTES 16384
 
 enum { OPENING, SHAKING, STEPPING, READY };
 
@@ -133,9 +134,9 @@ static void send_all(int fd, const void *data, size_t size) {
 }
 
 static void send_frame(int fd, int opcode, const char *text, size_t size) {
-    unsigned char frame[4200];
+    unsigned char frame[MOST_BYTES + 16];
     size_t head = 2;
-    if (size > 4096) fail("a frame is too long", text);
+    if (size > MOST_BYTES) fail("a frame is too long", text);
     frame[0] = (unsigned char)(0x80 | opcode);
     if (size < 126) {
         frame[1] = (unsigned char)(0x80 | size);
@@ -356,7 +357,7 @@ static void add_step(struct role *role, int is_send, const char *text) {
 }
 
 static void read_orders(void) {
-    static char line[8192];
+    static char line[2 * MOST_BYTES];
     while (fgets(line, sizeof line, stdin) != NULL) {
         line[strcspn(line, "\n")] = 0;
         if (strcmp(line, "go") == 0) return;

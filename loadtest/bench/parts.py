@@ -93,10 +93,7 @@ def _connects(quick: bool, seconds: float) -> list[Work]:
 
 def _stall(quick: bool, seconds: float) -> list[Work]:
     # Long messages: who does not read is known once the buffers on the way are full; those of the kernel are large.
-    return [
-        Work("stall", 200, rate=50, padding=3500, stalled=count, warmup=2, seconds=8 if quick else 14)
-        for count in (0, 1)
-    ]
+    return [Work("stall", 200, rate=50, padding=12_000, stalled=count, warmup=2, seconds=8) for count in (0, 1)]
 
 
 def _held(quick: bool, seconds: float) -> list[Work]:
@@ -113,6 +110,6 @@ PARTS = [
     Part("replicas", "what replicas pay that hold neither side", _replicas, runs=2, without=SLOW),
     Part("idle", "memory and CPU of idle connections", _idle),
     Part("connects", "what a connect costs when few and when many are connected", _connects, runs=2),
-    Part("stall", "p99 of the others when one does not read", _stall, runs=2, without=SLOW),
+    Part("stall", "p99 of the others when one does not read", _stall, runs=2, without=SLOW + BOUND),
     Part("held", "how long the server is held by one message to very many", _held, runs=2, without=SLOW + BOUND),
 ]
