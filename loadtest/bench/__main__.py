@@ -20,8 +20,9 @@ SHOWN = {
     "sides_us": "{:6.2f} µs on both sides",
     "foreign_us": "{:6.2f} µs a foreign message",
     "envelopes": "{:.2f} envelopes each",
-    "held_us": "held for {:,.0f} µs",
-    "all_served_us": "everybody served after {:,.0f} µs",
+    "held_ms": "held for {:,.1f} ms",
+    "other_ms": "another's message {:,.1f} ms",
+    "all_served_ms": "everybody served after {:,.1f} ms",
     "memory_kib": "{:6.1f} KiB each",
     "idle_cpu": "{:6.2%} CPU idle",
     "connects_per_s": "{:6,.0f} connects/s",
@@ -46,7 +47,7 @@ def main() -> int:
     parser.add_argument("--systems", default=known, help=f"which, separated by commas (all: {known})")
     parser.add_argument("--only", default="", help="which parts, separated by commas (all: see below)")
     parser.add_argument("--runs", type=int, default=3, help="of each point; the median counts (3)")
-    parser.add_argument("--seconds", type=float, default=3.0, help="of each point that sends (3)")
+    parser.add_argument("--seconds", type=float, help="of each point that sends (3; quick: 2)")
     parser.add_argument("--quick", action="store_true", help="one run, and fewer points: a few minutes")
     parser.add_argument("--results", type=Path, default=ROOT / "artifacts/bench/results.jsonl", help="added to")
     parser.add_argument("--page", type=Path, default=ROOT_PAGE, help="whose tables and plots are made anew")
@@ -65,7 +66,7 @@ def main() -> int:
             (work, number, system)
             for part in PARTS
             if part.name in chosen
-            for work in part.works(options.quick, options.seconds)
+            for work in part.works(options.quick, options.seconds or (2.0 if options.quick else 3.0))
             for number in range(min(runs, part.runs))
             for system in part.of(systems, work)
         ]

@@ -10,6 +10,7 @@
  *   addressed 1           each message is for one subscriber, whose number replaces {n} in it; they take turns, and
  *                         publisher 0 begins with subscriber 0, 1 with 1 (otherwise all subscribers get each message)
  *   answer TEXT|REPLY     a frame that is TEXT is answered with REPLY
+ *   pings 1               each message is a WebSocket ping, from the subscriber itself; the server's pong brings it back
  *   window 4              messages under way at once (addressed: from each publisher); or:
  *   rate 10               messages a second
  *   warmup 1  seconds 3   patience 60   (until all are connected)
@@ -62,7 +63,7 @@ struct connection {
 
 static struct role subscriber, publisher;
 static char *publish_text, *answer_text, *answer_reply;
-static int port, pub_port, subscribers, publishers = 1, addressed, first, stalled, concurrency = 200, window_size, source_net;
+static int port, pub_port, subscribers, publishers = 1, addressed, first, pings, stalled, concurrency = 200, window_size, source_net;
 static double rate, warmup_s = 1, seconds = 3, patience_s = 60;
 
 static int poller, ready_count, in_flight;
@@ -163,7 +164,7 @@ static void say(int by, int to, uint64_t stamp) {
     char *marked = expanded(publish_text, "{mark}", mark), *text = numbered(marked, first + to);
     received_of[next_number++ % RING] = 0;
     under_way_of[by]++;
-    send_frame(all[subscribers + by].fd, 1, text, strlen(text));
+    send_frame(all[pings ? to : subscribers + by].fd, pings ? 9 : 1, text, strlen(text));
     published++;
     free(marked);
     free(text);
@@ -285,7 +286,7 @@ static void take(struct connection *c, unsigned char *data, size_t size, uint64_
         }
         if (size - at < head + length) break;
         int opcode = data[at] & 0x0f;
-        if (opcode == 1)
+        if (opcode == 1 || (opcode == 10 && pings))
             take_text(c, data + at + head, length, now);
         else if (opcode == 9)
             send_frame(c->fd, 10, (char *)data + at + head, length);
@@ -368,6 +369,7 @@ static void read_orders(void) {
         else if (strcmp(line, "pub_port") == 0) pub_port = atoi(value);
         else if (strcmp(line, "publishers") == 0) publishers = atoi(value);
         else if (strcmp(line, "addressed") == 0) addressed = atoi(value);
+        else if (strcmp(line, "pings") == 0) pings = atoi(value);
         else if (strcmp(line, "first") == 0) first = atoi(value);
         else if (strcmp(line, "patience") == 0) patience_s = atof(value);
         else if (strcmp(line, "subscribers") == 0) subscribers = atoi(value);

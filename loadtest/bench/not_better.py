@@ -47,8 +47,9 @@ def _compared(records: list[Record]) -> list[tuple[str, list[Record], str, bool]
         ("CPU while idle", idle, "idle_cpu", False),
         ("connects/s when many are connected", connects, "connects_per_s", True),
         ("p99 when one does not read", selected(records, "stall", stalled=1), "p99_us", False),
-        ("how long the server is held", held, "held_us", False),
-        ("until the last of very many is served", held, "all_served_us", False),
+        ("how long the server is held", held, "held_ms", False),
+        ("how long another's message waits meanwhile", held, "other_ms", False),
+        ("until the last of very many is served", held, "all_served_ms", False),
     ]
 
 

@@ -81,7 +81,6 @@ class Server:
                 raise RuntimeError(f"{self._command[0]} ended at once; see {self._log}")
             with socket.socket() as probe:
                 if probe.connect_ex(("127.0.0.1", self.port)) == 0:
-                    time.sleep(1.0)  # what it does in the background at its start
                     return
             time.sleep(0.05)
         raise RuntimeError(f"{self._command[0]} does not listen; see {self._log}")

@@ -67,7 +67,13 @@ RECORDS = [
     record("heliograph", "replicas", foreign(3.5, 1.0), **{**BETWEEN, "replicas": 8}),
     record("heliograph", "replicas", foreign(-0.04, 0.0), **{**BETWEEN, "replicas": 8}, routing="directed"),
     record("nchan", "replicas", {"sides_us": 120.0, "foreign_us": 0.02}, **{**BETWEEN, "replicas": 4}),
-    record("heliograph", "held", {"held_us": 12_300, "all_served_us": 260_000}, subscribers=19_500, rate=0.2),
+    record(
+        "heliograph",
+        "held",
+        {"held_ms": 12.3, "other_ms": 99.0, "all_served_ms": 260.0},
+        subscribers=19_500,
+        rate=0.2,
+    ),
 ]
 
 
@@ -111,7 +117,7 @@ class TestPage:
             "| Heliograph, kept | directed | 8 | 200.0 | -0.04 | 0.00 |",
             "| Nchan (C) |  | 4 | 120.0 | 0.02 |  |",
             "| Heliograph, kept | 2.00 | 3.00 | 1.50 | yes |",
-            "| Heliograph, kept | 12.3 | 260 |",
+            "| Heliograph, kept | 12.3 | 99.0 | 260.0 |",
         ],
     )
     def test_each_part_has_its_place(self, page: str, row: str) -> None:
@@ -244,8 +250,7 @@ class TestMeasuring:
         """Fails if the one message is not sent while the other is looked at."""
         figures = measure(HELIOGRAPH, Work("held", 200, rate=0.2, warmup=1, seconds=6), self.log)
         assert figures["delivered"] == 200
-        assert 0 < figures["p50_us"] < figures["held_us"]
-        assert figures["all_served_us"] > 0
+        assert min(figures["held_ms"], figures["other_ms"], figures["all_served_ms"]) > 0
 
     def test_a_server_that_refuses_is_no_result(self) -> None:
         """Fails if a system that was spoken to in the wrong way gets figures."""
