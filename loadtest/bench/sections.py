@@ -190,7 +190,7 @@ def _held(records: list[Record], folder: Path) -> str:
         f"One message to {most:,} connections",
         selected(mine, "held", subscribers=most),
         columns,
-        "Meanwhile another connection of the same server sends a WebSocket ping 200 times a second, and a third "
+        "Meanwhile other connections of the same server send a WebSocket ping 200 times a second, and one "
         "writes to itself as often. The longest wait for a pong is how long the server was held, or a little more: "
         "all clients share a core. A message comes later if those that were there before go out first.",
     )

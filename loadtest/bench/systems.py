@@ -52,9 +52,9 @@ class System:
     command: Callable[[int, int], list[str]]
     speech: Speech
     missing: Callable[[], str]
+    environment: dict[str, str] = field(default_factory=dict)
     to_user: Speech | None = None  # each message is for one user, `u{n}`
     to_channel: Speech | None = None  # each message is for one of many channels; None: what is sent goes to one only
-    environment: dict[str, str] = field(default_factory=dict)
 
 
 def _nothing() -> str:
