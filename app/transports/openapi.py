@@ -32,6 +32,21 @@ _ANY_OBJECT = {"type": "object"}
 def openapi_document() -> Object:
     """The document, as `/api/openapi.json` serves it."""
     _, params = models_json_schema([(method.params, "validation") for method in METHODS.values()], ref_template=_REF)
+    schemas = params["$defs"]
+    for method in METHODS.values():
+        _or_null(schemas[method.params.__name__])
+    schemas["Batch"]["properties"]["commands"]["items"] = {
+        "oneOf": [
+            {
+                "type": "object",
+                "required": [name],
+                "properties": {name: _ref(method.params.__name__)},
+                "additionalProperties": False,
+            }
+            for name, method in METHODS.items()
+            if method.params is not models.Batch
+        ]
+    }
     _, results = msgspec.json.schema_components(
         [models.Error, ReplicaInfo, *{method.result for method in METHODS.values()}], ref_template=_MSGSPEC_REF
     )
@@ -43,13 +58,20 @@ def openapi_document() -> Object:
             **_READING,
         },
         "components": {
-            "schemas": {**results, **params.get("$defs", {}), "Refused": _REFUSED},
+            "schemas": {**results, **schemas, "Refused": _REFUSED},
             "securitySchemes": {
                 "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
                 "token": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"},
             },
         },
     }
+
+
+def _or_null(schema: Object) -> None:
+    """A parameter that may be left out may be null, which means the same."""
+    for name, value in schema.get("properties", {}).items():
+        if name not in schema.get("required", ()) and {"type": "null"} not in value.get("anyOf", ()):
+            schema["properties"][name] = {"anyOf": [value, {"type": "null"}]}
 
 
 def _method(name: str, method: Method) -> Object:

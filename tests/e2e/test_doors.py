@@ -100,6 +100,14 @@ async def test_a_cursor_of_many_channels_passes_nginx(cluster: LocalClusterProce
             assert await poller.poll(wait=0) == []
 
 
+async def test_a_body_that_nginx_does_not_let_in(cluster: LocalClusterProcess) -> None:
+    """Fails if who publishes too much at once through nginx gets a page for people, or no answer."""
+    async with httpx.AsyncClient(base_url=cluster.url, trust_env=False) as http:
+        answer = await http.post("/api/publish", json={"channel": "news", "data": "x" * 3_000_000})
+    assert answer.status_code == 413
+    assert "client_max_body_size" in answer.json()["error"]["message"]
+
+
 async def test_a_run_is_the_same_on_every_replica(cluster: LocalClusterProcess) -> None:
     """Fails if S1.4 does not hold through nginx, for ids of any script."""
     from app.publish.publisher import AsyncPublisher

@@ -22,16 +22,16 @@ from tests.support.members import RecordingSink
 MESSAGE = Message.of(Publication("#bob", msgspec.Raw(b'"hi"'), "m", "t"))
 
 
-class CountingCodec(PlainCodec):
+class CountingCodec:
     """Counts how often it had to encode."""
 
     def __init__(self) -> None:
-        super().__init__(32)
+        self._codec = PlainCodec(32)
         self.encoded = 0
 
     def encode(self, event: Event) -> bytes:
         self.encoded += 1
-        return super().encode(event)
+        return self._codec.encode(event)
 
 
 class House:
@@ -108,11 +108,13 @@ class TestSubscriptions:
         assert set(house.hub.subscribers("room:1")) == {phone}
         assert phone.channels == {"room:1"}
         assert (house.hub.channels, list(house.hub.subscribers("room:3"))) == (2, [])
+        assert house.hub.subscriptions == 2
         house.hub.unsubscribe(laptop, "room:1")
         assert set(house.hub.subscribers("room:1")) == {phone}
         for _ in range(2):
             house.hub.unsubscribe(phone, "room:1")
         assert (list(house.hub.subscribers("room:1")), phone.channels, house.hub.channels) == ([], set(), 1)
+        assert house.hub.subscriptions == 1
 
     def test_who_is_forgotten_listens_to_nothing(self) -> None:
         """Fails if a closed connection stays among a channel's subscribers: it would never be collected."""
@@ -123,6 +125,7 @@ class TestSubscriptions:
         house.hub.subscribe(carol, "room:2")
         assert house.hub.remove(bob)
         assert (house.hub.channels, set(house.hub.subscribers("room:2")), bob.channels) == (1, {carol}, set())
+        assert house.hub.subscriptions == 1
 
 
 class TestDeliver:

@@ -293,6 +293,15 @@ class TestBatch:
         assert [reply.get("error", {}).get("code") for reply in replies] == [None, 107, 104, None, 107]
         assert replies[3]["presence_stats"] == {"num_clients": 0, "num_users": 0}
 
+    @pytest.mark.parametrize("parallel", [False, True])
+    async def test_publications_keep_their_order(self, start_replica: StartReplica, parallel: bool) -> None:
+        """Fails if what is published in one batch stands in the channel's log in another order."""
+        one = await start_replica(**{**OPTIONS, "api": {"key": KEY, "batch": 300}})
+        async with httpx.AsyncClient(base_url=one.url, headers={"X-API-Key": KEY}, trust_env=False) as http:
+            commands = [{"publish": {"channel": "chat:1", "data": number}} for number in range(300)]
+            replies = (await call(http, "batch", commands=commands, parallel=parallel))["replies"]
+        assert [reply["publish"]["offset"] for reply in replies] == list(range(1, 301))
+
     async def test_commands_are_carried_out_one_after_the_other(self, http: httpx.AsyncClient) -> None:
         """Fails if a command does not see what the one before it has done."""
         commands = [

@@ -211,13 +211,11 @@ class Methods:
         )
 
     async def disconnect(self, params: models.Disconnect) -> models.Done:
-        try:
-            code = CloseCode(params.disconnect.code or CloseCode.FORCED)
-        except ValueError:
-            known = ", ".join(str(int(each)) for each in CloseCode if each >= 3000)
-            raise ApiError(BAD_REQUEST, f"'disconnect.code' is one of {known}") from None
+        code = params.disconnect.code or CloseCode.FORCED
+        if code not in models.CLOSE_CODES:
+            raise ApiError(BAD_REQUEST, f"'disconnect.code' is one of {', '.join(map(str, models.CLOSE_CODES))}")
         reason = params.disconnect.reason or "disconnected by the server"
-        await self._manager.disconnect_user(params.user, code=code, reason=reason)
+        await self._manager.disconnect_user(params.user, code=CloseCode(code), reason=reason)
         return models.Done()
 
     async def unsubscribe(self, params: models.Unsubscribe) -> models.Done:

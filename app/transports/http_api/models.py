@@ -1,17 +1,44 @@
 """What the methods of the server API take and give. Unknown fields are ignored."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import msgspec
-from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+
+from app.protocol.codes import CloseCode
+from app.protocol.identity import MAX_CHANNEL_BYTES, MAX_USER_ID_BYTES
 
 Json = Annotated[msgspec.Raw, WithJsonSchema({"description": "any JSON"})]
+
+# What the document says of names. The rules are elsewhere, and say more clearly what is wrong with one.
+_NAME: Final = {"minLength": 1, "pattern": r"^[^\u0000-\u001f\u007f-\u009f]*$"}
+Channel = Annotated[
+    str,
+    Field(
+        description="`chat:1`; `#bob` is all that bob listens with. At most 512 bytes of UTF-8",
+        json_schema_extra={**_NAME, "maxLength": MAX_CHANNEL_BYTES},
+    ),
+]
+User = Annotated[
+    str,
+    Field(
+        description="at most 255 bytes of UTF-8",
+        json_schema_extra={**_NAME, "maxLength": MAX_USER_ID_BYTES},
+    ),
+]
+# JSON has one kind of number: 5.0 is an integer in it.
+Integer = Annotated[int, BeforeValidator(lambda value: int(value) if _is_whole(value) else value)]
+CLOSE_CODES: Final = tuple(int(code) for code in CloseCode if code >= 3000)
 
 IDEMPOTENCY_KEY = Field(
     default=None,
     max_length=256,
     description="a repetition with the same key within 300 s is answered as the first try was, and changes nothing",
 )
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, float) and value.is_integer()
 
 
 class Params(BaseModel):
@@ -21,28 +48,28 @@ class Params(BaseModel):
 
 
 class Publish(Params):
-    channel: str = Field(description="`chat:1`, or `#bob` for everything that bob listens with")
+    channel: Channel
     data: Json
     idempotency_key: str | None = IDEMPOTENCY_KEY
 
 
 class Broadcast(Params):
-    channels: list[str] = Field(min_length=1)
+    channels: list[Channel] = Field(min_length=1)
     data: Json
     idempotency_key: str | None = IDEMPOTENCY_KEY
 
 
 class OfChannel(Params):
-    channel: str
+    channel: Channel
 
 
 class StreamPosition(Params):
-    offset: int = Field(default=0, ge=0)
+    offset: Integer = Field(default=0, ge=0)
     epoch: str = ""
 
 
 class ReadHistory(OfChannel):
-    limit: int = Field(default=0, ge=-1, le=1000, description="0: only where the channel stands; -1: 1000")
+    limit: Integer = Field(default=0, ge=-1, le=1000, description="0: only where the channel stands; -1: 1000")
     since: StreamPosition | None = Field(default=None, description="only what was published after it")
     reverse: bool = Field(default=False, description="the newest first (with `since`: what was published before it)")
 
@@ -52,17 +79,19 @@ class ListChannels(Params):
 
 
 class Reason(Params):
-    code: int = Field(default=3503, description="one of the close codes of the protocol")
+    code: Integer = Field(
+        default=3503, description="a close code; 0: 3503", json_schema_extra={"enum": [0, *CLOSE_CODES]}
+    )
     reason: str = Field(default="", max_length=100)
 
 
 class Disconnect(Params):
-    user: str
+    user: User
     disconnect: Reason = Reason()
 
 
 class Unsubscribe(OfChannel):
-    user: str
+    user: User
 
 
 class Nothing(Params):
