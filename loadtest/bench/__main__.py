@@ -47,8 +47,8 @@ def main() -> int:
     parser.add_argument("--systems", default=known, help=f"which, separated by commas (all: {known})")
     parser.add_argument("--only", default="", help="which parts, separated by commas (all: see below)")
     parser.add_argument("--runs", type=int, default=3, help="of each point; the median counts (3)")
-    parser.add_argument("--seconds", type=float, help="of each point that sends (3; quick: 2)")
-    parser.add_argument("--quick", action="store_true", help="one run, and fewer points: a few minutes")
+    parser.add_argument("--seconds", type=float, help="of each point that sends (3; quick: 1.5)")
+    parser.add_argument("--quick", action="store_true", help="one run, and fewer points: about ten minutes")
     parser.add_argument("--results", type=Path, default=ROOT / "artifacts/bench/results.jsonl", help="added to")
     parser.add_argument("--page", type=Path, default=ROOT_PAGE, help="whose tables and plots are made anew")
     parser.add_argument("--only-page", action="store_true", help="measure nothing, make the page of what is there")
@@ -66,7 +66,7 @@ def main() -> int:
             (work, number, system)
             for part in PARTS
             if part.name in chosen
-            for work in part.works(options.quick, options.seconds or (2.0 if options.quick else 3.0))
+            for work in part.works(options.quick, options.seconds or (1.5 if options.quick else 3.0))
             for number in range(min(runs, part.runs))
             for system in part.of(systems, work)
         ]

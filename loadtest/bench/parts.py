@@ -84,16 +84,19 @@ def _replicas(quick: bool, seconds: float) -> list[Work]:
 
 
 def _idle(quick: bool, seconds: float) -> list[Work]:
-    return [Work("idle", count, seconds=3 if quick else 6) for count in ((1000,) if quick else (1000, 5000))]
+    return [Work("idle", count, seconds=2 if quick else 6) for count in ((1000,) if quick else (1000, 5000))]
 
 
 def _connects(quick: bool, seconds: float) -> list[Work]:
-    return [Work("connects", 1000, before=before) for before in (10, 3000 if quick else 5000)]
+    return [Work("connects", 1000, before=before) for before in (10, 2000 if quick else 5000)]
 
 
 def _stall(quick: bool, seconds: float) -> list[Work]:
     # Long messages: who does not read is known once the buffers on the way are full; those of the kernel are large.
-    return [Work("stall", 200, rate=50, padding=12_000, stalled=count, warmup=2, seconds=8) for count in (0, 1)]
+    return [
+        Work("stall", 200, rate=50, padding=15_000, stalled=count, warmup=2, seconds=5 if quick else 8)
+        for count in (0, 1)
+    ]
 
 
 def _held(quick: bool, seconds: float) -> list[Work]:

@@ -172,7 +172,7 @@ def _stall(records: list[Record], folder: Path) -> str:
     if not rows:
         return ""
     head = ["", "all read", "one does not", "ratio", "closed with 3008"]
-    about = "50 messages of 12 kB a second. p99 of the others, in ms."
+    about = "50 messages of 15 kB a second. p99 of the others, in ms."
     return f"### One of 200 does not read\n\n{about}\n\n" + table(head, rows)
 
 
