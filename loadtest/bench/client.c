@@ -2,14 +2,18 @@
  *
  * It is told what to do by lines on its standard input, "name value", ended by "go":
  *
- *   port 8001             subscribers 1000      stalled 0           concurrency 200
+ *   port 8001             subscribers 1000      stalled 0           concurrency 200     first 0  (the first one's number)
+ *   pub_port 8002         publishers 1          (another replica for those who publish)
  *   sub_path /ws?user=u{n}    sub_send TEXT     sub_expect TEXT     (steps, in order; {n} is the number of a connection)
  *   pub_path ...              pub_send TEXT     pub_expect TEXT
- *   publish TEXT          what the publisher sends; {mark} becomes 26 bytes with a number and the time
+ *   publish TEXT          what a publisher sends; {mark} becomes 26 bytes with a number and the time
+ *   addressed 1           each message is for one subscriber, whose number replaces {n} in it; they take turns, and
+ *                         publisher 0 begins with subscriber 0, 1 with 1 (otherwise all subscribers get each message)
  *   answer TEXT|REPLY     a frame that is TEXT is answered with REPLY
- *   window 4              broadcasts under way at once; or:
- *   rate 10               broadcasts a second
- *   warmup 1  seconds 3
+ *   pings 1               each message is a WebSocket ping, from the subscriber itself; the server's pong brings it back
+ *   window 4              messages under way at once (addressed: from each publisher); or:
+ *   rate 10               messages a second
+ *   warmup 1  seconds 3   patience 60   (until all are connected)
  *
  * Without "publish" the connections are only opened and kept, until standard input ends.
  * It says "ready {json}" when all are connected, "begin" and "end {json}" around what is measured.
@@ -35,6 +39,8 @@
 #define RING 65536    /* broadcasts that are remembered */
 #define STEPS 8
 #define BUCKETS 4096
+#define PUBLISHERS 1024
+#define MOST_BYTES 16384
 
 enum { OPENING, SHAKING, STEPPING, READY };
 
@@ -57,17 +63,18 @@ struct connection {
 
 static struct role subscriber, publisher;
 static char *publish_text, *answer_text, *answer_reply;
-static int port, subscribers, stalled, concurrency = 200, window_size, source_net;
-static double rate, warmup_s = 1, seconds = 3;
+static int port, pub_port, subscribers, publishers = 1, addressed, first, pings, stalled, concurrency = 200, window_size, source_net;
+static double rate, warmup_s = 1, seconds = 3, patience_s = 60;
 
 static int poller, ready_count, in_flight;
 static struct connection *all;
 static unsigned char buffer[1 << 18];
 
 static uint32_t received_of[RING];
+static int under_way_of[PUBLISHERS]; /* addressed */
 static uint32_t next_number, done_number;
 static uint64_t delivered, published, measured_from, measured_until, last_delivery;
-static uint64_t histogram[BUCKETS], latencies, other_frames;
+static uint64_t histogram[BUCKETS], latencies, longest, other_frames;
 static uint32_t expected_each;
 
 static uint64_t now_ns(void) {
@@ -128,9 +135,9 @@ static void send_all(int fd, const void *data, size_t size) {
 }
 
 static void send_frame(int fd, int opcode, const char *text, size_t size) {
-    unsigned char frame[4200];
+    unsigned char frame[MOST_BYTES + 16];
     size_t head = 2;
-    if (size > 4096) fail("a frame is too long", text);
+    if (size > MOST_BYTES) fail("a frame is too long", text);
     frame[0] = (unsigned char)(0x80 | opcode);
     if (size < 126) {
         frame[1] = (unsigned char)(0x80 | size);
@@ -145,34 +152,53 @@ static void send_frame(int fd, int opcode, const char *text, size_t size) {
     send_all(fd, frame, head + 4 + size);
 }
 
-static void broadcast(uint64_t stamp) {
+static char *numbered(const char *text, int number) {
+    char digits[16];
+    snprintf(digits, sizeof digits, "%06d", number);
+    return expanded(text, "{n}", digits);
+}
+
+static void say(int by, int to, uint64_t stamp) {
     char mark[MARK_BYTES + 1];
     snprintf(mark, sizeof mark, "@%08x:%016llx", next_number, (unsigned long long)stamp);
-    char *text = expanded(publish_text, "{mark}", mark);
+    char *marked = expanded(publish_text, "{mark}", mark), *text = numbered(marked, first + to);
     received_of[next_number++ % RING] = 0;
-    send_frame(all[subscribers].fd, 1, text, strlen(text));
+    under_way_of[by]++;
+    send_frame(all[pings ? to : subscribers + by].fd, pings ? 9 : 1, text, strlen(text));
     published++;
+    free(marked);
     free(text);
 }
 
+static void fill_windows(void) {
+    if (addressed) {
+        for (int by = 0; by < publishers; by++)
+            while (under_way_of[by] < window_size) say(by, by, now_ns());
+    } else {
+        while (next_number - done_number < (uint32_t)window_size) say(0, 0, now_ns());
+    }
+}
+
 static void open_next(void) {
-    static int next;
-    while (next <= subscribers && in_flight < concurrency && (next < subscribers || publish_text != NULL)) {
-        if (next == subscribers && in_flight > 0) return; /* the publisher comes last */
+    static int next, subscribed;
+    while (next < subscribers + publishers && in_flight < concurrency && (next < subscribers || publish_text != NULL)) {
+        if (next == subscribers && in_flight > 0 && !subscribed) return; /* publishers come last */
+        subscribed = next >= subscribers;
         struct connection *c = &all[next];
-        c->number = next++;
-        c->is_publisher = c->number == subscribers;
+        c->is_publisher = next >= subscribers;
+        c->number = c->is_publisher ? next - subscribers : next;
+        next++;
         c->fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
         if (c->fd < 0) fail("socket", strerror(errno));
         int one = 1;
         setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
         int little = 2048;
-        if (c->number < stalled) setsockopt(c->fd, SOL_SOCKET, SO_RCVBUF, &little, sizeof little);
+        if (!c->is_publisher && c->number < stalled) setsockopt(c->fd, SOL_SOCKET, SO_RCVBUF, &little, sizeof little);
         setsockopt(c->fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, &one, sizeof one);
         struct sockaddr_in a = {.sin_family = AF_INET};
-        a.sin_addr.s_addr = htonl(0x7f000001u + ((uint32_t)source_net << 16) + ((uint32_t)c->number & 63) * 256);
+        a.sin_addr.s_addr = htonl(0x7f000001u + ((uint32_t)source_net << 16) + ((uint32_t)next & 63) * 256);
         if (bind(c->fd, (struct sockaddr *)&a, sizeof a) < 0) fail("bind", strerror(errno));
-        a.sin_port = htons((uint16_t)port);
+        a.sin_port = htons((uint16_t)(c->is_publisher ? pub_port : port));
         a.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
         if (connect(c->fd, (struct sockaddr *)&a, sizeof a) < 0 && errno != EINPROGRESS) fail("connect", strerror(errno));
         struct epoll_event e = {.events = EPOLLOUT, .data.ptr = c};
@@ -182,9 +208,7 @@ static void open_next(void) {
 }
 
 static void shake(struct connection *c) {
-    char number[16], request[2048];
-    snprintf(number, sizeof number, "%06d", c->number);
-    char *path = expanded(c->is_publisher ? publisher.path : subscriber.path, "{n}", number);
+    char request[2048], *path = numbered(c->is_publisher ? publisher.path : subscriber.path, first + c->number);
     int size = snprintf(request, sizeof request,
                         "GET %s HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
                         "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n",
@@ -199,10 +223,8 @@ static void shake(struct connection *c) {
 /* Say what is to be said until something is to be heard. */
 static void go_on(struct connection *c) {
     struct role *role = c->is_publisher ? &publisher : &subscriber;
-    char number[16];
-    snprintf(number, sizeof number, "%06d", c->number);
     while (c->step < role->count && role->steps[c->step].is_send) {
-        char *text = expanded(role->steps[c->step++].text, "{n}", number);
+        char *text = numbered(role->steps[c->step++].text, first + c->number);
         send_frame(c->fd, 1, text, strlen(text));
         free(text);
     }
@@ -241,8 +263,10 @@ static void take_text(struct connection *c, const unsigned char *text, size_t si
         if (sent >= measured_from) {
             histogram[bucket_of(now - sent)]++;
             latencies++;
+            if (now - sent > longest) longest = now - sent;
         }
     }
+    if (addressed) under_way_of[c->number % publishers]--;
     if (++received_of[number % RING] == expected_each) done_number++;
 }
 
@@ -262,7 +286,7 @@ static void take(struct connection *c, unsigned char *data, size_t size, uint64_
         }
         if (size - at < head + length) break;
         int opcode = data[at] & 0x0f;
-        if (opcode == 1)
+        if (opcode == 1 || (opcode == 10 && pings))
             take_text(c, data + at + head, length, now);
         else if (opcode == 9)
             send_frame(c->fd, 10, (char *)data + at + head, length);
@@ -313,9 +337,10 @@ static void readable(struct connection *c, uint64_t now) {
     take(c, data, size, now);
 }
 
-static void wait_for_events(int timeout_ms) {
+static void wait_for_events(uint64_t timeout_ns) {
     struct epoll_event events[512];
-    int count = epoll_wait(poller, events, 512, timeout_ms);
+    struct timespec timeout = {.tv_sec = (time_t)(timeout_ns / 1000000000u), .tv_nsec = (long)(timeout_ns % 1000000000u)};
+    int count = epoll_pwait2(poller, events, 512, &timeout, NULL);
     uint64_t now = now_ns();
     for (int i = 0; i < count; i++) {
         struct connection *c = events[i].data.ptr;
@@ -333,7 +358,7 @@ static void add_step(struct role *role, int is_send, const char *text) {
 }
 
 static void read_orders(void) {
-    static char line[8192];
+    static char line[2 * MOST_BYTES];
     while (fgets(line, sizeof line, stdin) != NULL) {
         line[strcspn(line, "\n")] = 0;
         if (strcmp(line, "go") == 0) return;
@@ -341,6 +366,12 @@ static void read_orders(void) {
         if (value == NULL) fail("not understood", line);
         *value++ = 0;
         if (strcmp(line, "port") == 0) port = atoi(value);
+        else if (strcmp(line, "pub_port") == 0) pub_port = atoi(value);
+        else if (strcmp(line, "publishers") == 0) publishers = atoi(value);
+        else if (strcmp(line, "addressed") == 0) addressed = atoi(value);
+        else if (strcmp(line, "pings") == 0) pings = atoi(value);
+        else if (strcmp(line, "first") == 0) first = atoi(value);
+        else if (strcmp(line, "patience") == 0) patience_s = atof(value);
         else if (strcmp(line, "subscribers") == 0) subscribers = atoi(value);
         else if (strcmp(line, "stalled") == 0) stalled = atoi(value);
         else if (strcmp(line, "concurrency") == 0) concurrency = atoi(value);
@@ -377,21 +408,23 @@ int main(void) {
     setvbuf(stdout, NULL, _IOLBF, 0);
     read_orders();
     poller = epoll_create1(0);
-    int total = subscribers + (publish_text != NULL);
-    all = calloc((size_t)subscribers + 1, sizeof *all);
+    if (pub_port == 0) pub_port = port;
+    if (publishers < 1 || publishers > PUBLISHERS) fail("publishers", "1 to 1024");
+    int total = subscribers + (publish_text != NULL ? publishers : 0);
+    all = calloc((size_t)(subscribers + publishers), sizeof *all);
     expected_each = (uint32_t)(subscribers - stalled);
     uint64_t began = now_ns();
     open_next();
     while (ready_count < total) {
-        wait_for_events(1000);
-        if (now_ns() - began > 60000000000ull) fail("60 s", "and not everybody is connected");
+        wait_for_events(1000000000);
+        if ((double)(now_ns() - began) > patience_s * 1e9) fail("out of patience", "not everybody is connected");
     }
     printf("ready {\"connect_s\": %.4f, \"connections\": %d}\n", (double)(now_ns() - began) / 1e9, ready_count);
     if (publish_text == NULL) {
         struct epoll_event e = {.events = EPOLLIN | EPOLLHUP, .data.ptr = NULL};
         fcntl(0, F_SETFL, O_NONBLOCK);
         epoll_ctl(poller, EPOLL_CTL_ADD, 0, &e);
-        for (;;) wait_for_events(1000);
+        for (;;) wait_for_events(1000000000);
     }
     uint64_t start = now_ns(), sent_until = start;
     measured_from = start + (uint64_t)(warmup_s * 1e9);
@@ -410,24 +443,24 @@ int main(void) {
         }
         if (now >= measured_until) break;
         if (now - last_delivery > 10000000000ull && rate == 0) fail("10 s", "without a delivery");
-        int timeout_ms = 100;
+        uint64_t timeout_ns = 100000000;
         if (rate > 0) {
             uint64_t gap = (uint64_t)(1e9 / rate);
             while (sent_until <= now) {
-                broadcast(sent_until);
+                int number = (int)next_number;
+                say(number % publishers, number % subscribers, sent_until);
                 sent_until += gap;
             }
-            timeout_ms = (int)((sent_until - now) / 1000000);
-            if (timeout_ms > 100) timeout_ms = 100;
+            if (sent_until - now < timeout_ns) timeout_ns = sent_until - now;
         } else {
-            while (next_number - done_number < (uint32_t)window_size) broadcast(now_ns());
+            fill_windows();
         }
-        wait_for_events(timeout_ms);
+        wait_for_events(timeout_ns);
     }
     printf("end {\"seconds\": %.4f, \"delivered\": %llu, \"published\": %llu, \"p50_us\": %.1f, \"p99_us\": %.1f, "
-           "\"p999_us\": %.1f, \"other_frames\": %llu, \"client_cpu\": %.3f}\n",
+           "\"p999_us\": %.1f, \"longest_us\": %.1f, \"other_frames\": %llu, \"client_cpu\": %.3f}\n",
            seconds, (unsigned long long)delivered, (unsigned long long)(published - published_before),
-           percentile_us(0.5), percentile_us(0.99), percentile_us(0.999), (unsigned long long)other_frames,
+           percentile_us(0.5), percentile_us(0.99), percentile_us(0.999), (double)longest / 1e3, (unsigned long long)other_frames,
            (cpu_s() - cpu_before) / seconds);
     return 0;
 }

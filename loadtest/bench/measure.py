@@ -6,19 +6,24 @@ import json
 import random
 import subprocess
 import time
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import IO, TYPE_CHECKING, Any
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from typing import IO, TYPE_CHECKING, Any, Literal
 
 from loadtest.bench.processes import Server, client_command, redis_server, server_of
+from loadtest.bench.systems import FILL
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from loadtest.bench.systems import Speech, System
 
+STARTING_S = 1.0  # what servers do in the background at their start
 SETTLE_S = 2.0  # from the last connect until the memory is looked at
+OTHERS_PER_S = 200
+PINGING = 40  # they share the pings: one alone would ask too much of a server that limits them
+PATIENCE_S = 180  # until so many are connected
 
 
 class Failed(Exception):
@@ -29,42 +34,58 @@ class Failed(Exception):
 class Work:
     """One point: how many listen, and how they are spoken to. Neither window nor rate: nothing is sent."""
 
-    name: str
+    name: str  # of the part it belongs to
     subscribers: int
     window: int = 0
     rate: float = 0
-    stalled: int = 0
+    stalled: int = 0  # so many of them do not read
+    to: Literal["all", "user", "channel"] = "all"  # whom a message is for
+    publishers: int = 1
+    before: int = 0  # so many are connected already
+    replicas: int = 1
+    routing: Literal["shared", "directed"] = "shared"
+    padding: int = 0  # bytes that each message is longer
     warmup: float = 1.0
     seconds: float = 3.0
 
     @property
     def point(self) -> str:
         how = f"window {self.window}" if self.window else f"{self.rate:g}/s" if self.rate else "idle"
+        to = "" if self.to == "all" else f", each message to one {self.to}"
         stalled = f", {self.stalled} of them stalled" if self.stalled else ""
-        return f"{self.name}: {self.subscribers} subscribers{stalled}, {how}"
+        before = f", {self.before} connected already" if self.before else ""
+        replicas = f", {self.replicas} replicas, {self.routing}" if self.replicas > 1 else ""
+        return f"{self.name}: {self.subscribers} subscribers{stalled}{before}{replicas}{to}, {how}"
+
+
+def speech_of(system: System, work: Work) -> Speech | None:
+    """How the system is spoken to for this; None if it has no like of it."""
+    return {"all": system.speech, "user": system.to_user, "channel": system.to_channel}[work.to]
 
 
 def measure(system: System, work: Work, log: Path) -> dict[str, Any]:
     """The figures of one system and one point."""
-    with redis_server(log) as redis, server_of(system, redis.port, log) as server:
-        if work.window or work.rate:
-            return _fan_out(system.speech, work, server, redis)
-        return _idle(system.speech, work, server)
+    how = {"idle": _idle, "connects": _connects, "replicas": _replicas, "stall": _stall, "held": _held}
+    settings = {"HELIOGRAPH_BUS__ROUTING": work.routing}
+    with ExitStack() as stack:
+        redis = stack.enter_context(redis_server(log))
+        servers = [
+            stack.enter_context(server_of(system, redis.port, log, settings)) for _ in range(max(1, work.replicas))
+        ]
+        time.sleep(STARTING_S)
+        return how.get(work.name, _sent)(system, work, servers, redis)
 
 
-def _fan_out(speech: Speech, work: Work, server: Server, redis: Server) -> dict[str, Any]:
-    lines = [f"publish {speech.publish}", f"pub_path {speech.pub_path}"]
-    lines += [f"pub_{kind} {text}" for kind, text in speech.pub_steps]
-    lines += [f"window {work.window}" if work.window else f"rate {work.rate}"]
-    lines += [f"warmup {work.warmup}", f"seconds {work.seconds}", f"stalled {work.stalled}"]
-    with _client(speech, work, server.port, lines) as client:
+def _sent(system: System, work: Work, servers: list[Server], redis: Server) -> dict[str, Any]:
+    """Messages from the first server to those who listen at the second, or at the first if it is alone."""
+    with _client(_speech(system, work), work, servers) as client:
         _heard(client, "ready")
         _heard(client, "begin")
-        before, redis_before = server.cpu_s, sum(redis.cpu_s)
+        before, redis_before = _cpu_s(servers), sum(redis.cpu_s)
         figures = _heard(client, "end")
         if not figures["delivered"]:
             raise Failed("nothing was delivered")
-        after, redis_after = server.cpu_s, sum(redis.cpu_s)
+        after, redis_after = _cpu_s(servers), sum(redis.cpu_s)
     count = figures["delivered"]
     user, kernel = after[0] - before[0], after[1] - before[1]
     return {
@@ -78,9 +99,17 @@ def _fan_out(speech: Speech, work: Work, server: Server, redis: Server) -> dict[
     }
 
 
-def _idle(speech: Speech, work: Work, server: Server) -> dict[str, Any]:
+def _stall(system: System, work: Work, servers: list[Server], redis: Server) -> dict[str, Any]:
+    figures = _sent(system, work, servers, redis)
+    if _is_ours(system):
+        figures["closed_3008"] = servers[0].metric('heliograph_closes_total{code="3008"}')
+    return figures
+
+
+def _idle(system: System, work: Work, servers: list[Server], redis: Server) -> dict[str, Any]:
+    server = servers[0]
     memory, cpu = server.memory_kib, sum(server.cpu_s)
-    with _client(speech, work, server.port, []) as client:
+    with _client(system.speech, work, servers) as client:
         figures = _heard(client, "ready")
         connected = sum(server.cpu_s)
         time.sleep(SETTLE_S)
@@ -100,10 +129,114 @@ def _idle(speech: Speech, work: Work, server: Server) -> dict[str, Any]:
     }
 
 
+def _connects(system: System, work: Work, servers: list[Server], redis: Server) -> dict[str, Any]:
+    """What it takes to connect some more when many are there."""
+    there = replace(work, subscribers=work.before)
+    with _client(system.speech, there, servers) as earlier:
+        _heard(earlier, "ready")
+        time.sleep(SETTLE_S)
+        cpu = servers[0].running_s
+        with _client(system.speech, work, servers, [f"first {work.before}"]) as client:
+            figures = _heard(client, "ready")
+            used = servers[0].running_s - cpu
+    return {
+        **figures,
+        "connects_per_s": figures["connections"] / figures["connect_s"],
+        "connect_us": used / work.subscribers * 1e6,
+    }
+
+
+def _replicas(system: System, work: Work, servers: list[Server], redis: Server) -> dict[str, Any]:
+    """What those replicas pay for a message that hold neither side of it, beyond what they pay for nothing."""
+    sides, others = servers[:2], servers[2:]
+    resting = _running_s(others)
+    time.sleep(work.seconds)
+    nothing = _running_s(others) - resting
+    with _client(_speech(system, work), work, servers) as client:
+        _heard(client, "ready")
+        _heard(client, "begin")
+        came = _received(system, others)
+        before, others_before = _running_s(sides), _running_s(others)
+        figures = _heard(client, "end")
+        after, others_after = _running_s(sides), _running_s(others)
+        came = _received(system, others) - came
+    if not figures["delivered"]:
+        raise Failed("nothing was delivered")
+    foreign = figures["delivered"] * len(others)
+    figures["sides_us"] = (after - before) / figures["delivered"] * 1e6
+    if others:
+        figures["foreign_us"] = (others_after - others_before - nothing) / foreign * 1e6
+    if others and _is_ours(system):
+        figures["envelopes"] = came / foreign
+    return figures
+
+
+def _held(system: System, work: Work, servers: list[Server], redis: Server) -> dict[str, Any]:
+    """While one message goes to everybody, others ping the same server, and one writes to himself."""
+    assert system.to_user is not None  # noqa: S101 - parts ask for nobody else
+    other = Work("held", 1, rate=OTHERS_PER_S, to="user", warmup=0.2, seconds=work.seconds - 2)
+    pinging = replace(system.to_user, publish="{mark}")
+    with ExitStack() as stack:
+        many = stack.enter_context(_client(system.speech, work, servers, [f"patience {PATIENCE_S}"]))
+        connected = _heard(many, "ready")
+        _heard(many, "begin")
+        orders = ["pings 1", f"first {work.subscribers}"]
+        pings = stack.enter_context(_client(pinging, replace(other, subscribers=PINGING), servers, orders))
+        writes = stack.enter_context(_client(system.to_user, other, servers, [f"first {work.subscribers + PINGING}"]))
+        for word in ("ready", "begin"):
+            _heard(pings, word)
+            _heard(writes, word)
+        pong, message = _heard(pings, "end"), _heard(writes, "end")
+        figures = _heard(many, "end")
+    if figures["delivered"] < work.subscribers:
+        raise Failed(f"{figures['delivered']} of {work.subscribers} were served in time")
+    if not pong["delivered"] or not message["delivered"]:
+        raise Failed("the other connections were not answered")
+    return {
+        "connections": connected["connections"],
+        "delivered": figures["delivered"],
+        "held_ms": pong["longest_us"] / 1000,
+        "other_ms": message["longest_us"] / 1000,
+        "all_served_ms": figures["longest_us"] / 1000,
+    }
+
+
+def _speech(system: System, work: Work) -> Speech:
+    speech = speech_of(system, work)
+    if speech is None:
+        raise Failed(f"it has no message to one {work.to}")
+    return replace(speech, publish=speech.publish.replace(FILL, FILL + "x" * work.padding))
+
+
+def _is_ours(system: System) -> bool:
+    return system.name.startswith("heliograph")
+
+
+def _received(system: System, servers: list[Server]) -> float:
+    return sum(each.metric("heliograph_bus_received_total") for each in servers) if _is_ours(system) else 0.0
+
+
+def _running_s(servers: list[Server]) -> float:
+    return sum(each.running_s for each in servers)
+
+
+def _cpu_s(servers: list[Server]) -> tuple[float, float]:
+    used = [each.cpu_s for each in servers]
+    return sum(user for user, _ in used), sum(kernel for _, kernel in used)
+
+
 @contextmanager
-def _client(speech: Speech, work: Work, port: int, lines: list[str]) -> Iterator[subprocess.Popen[str]]:
+def _client(
+    speech: Speech, work: Work, servers: list[Server], more: Sequence[str] = ()
+) -> Iterator[subprocess.Popen[str]]:
     """The load client, told what to do. It ends with its standard input."""
-    orders = [f"port {port}", f"subscribers {work.subscribers}", f"sub_path {speech.sub_path}"]
+    orders = [f"port {servers[:2][-1].port}", f"pub_port {servers[0].port}"]
+    orders += [f"subscribers {work.subscribers}", f"sub_path {speech.sub_path}", *more]
+    if work.window or work.rate:
+        orders += [f"publish {speech.publish}", f"pub_path {speech.pub_path}", f"publishers {work.publishers}"]
+        orders += [f"pub_{kind} {text}" for kind, text in speech.pub_steps]
+        orders += [f"window {work.window}" if work.window else f"rate {work.rate}", f"addressed {work.to != 'all':d}"]
+        orders += [f"warmup {work.warmup}", f"seconds {work.seconds}", f"stalled {work.stalled}"]
     orders += [f"sub_{kind} {text}" for kind, text in speech.sub_steps]
     if speech.answer:
         orders.append(f"answer {speech.answer}")
@@ -114,7 +247,7 @@ def _client(speech: Speech, work: Work, port: int, lines: list[str]) -> Iterator
     )
     try:
         assert client.stdin is not None  # noqa: S101 - see above
-        client.stdin.write("\n".join([*orders, *lines, "go", ""]))
+        client.stdin.write("\n".join([*orders, "go", ""]))
         client.stdin.flush()
         yield client
     finally:

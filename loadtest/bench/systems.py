@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,12 +24,16 @@ NCHAN = [Path(folder) / "ngx_nchan_module.so" for folder in ("/usr/lib/nginx/mod
 BODY_BYTES = 128
 _BODY = json.dumps({"at": "{mark}", "text": ""}, separators=(",", ":"))
 # The mark takes 26 bytes in the place of the 6 of its name.
-BODY = _BODY.replace('""', '"' + "x" * (BODY_BYTES - len(_BODY) - 20) + '"')
+FILL = "x" * (BODY_BYTES - len(_BODY) - 20)
+BODY = _BODY.replace('""', f'"{FILL}"')
 
 
 @dataclass(frozen=True)
 class Speech:
-    """Paths, and what is sent and waited for after the handshake; `{n}` is the number of a connection."""
+    """Paths, and what is sent and waited for after the handshake.
+
+    `{n}` is the number of a connection; in `publish` and `pub_path` that of whom it is for.
+    """
 
     sub_path: str
     pub_path: str
@@ -49,6 +53,8 @@ class System:
     speech: Speech
     missing: Callable[[], str]
     environment: dict[str, str] = field(default_factory=dict)
+    to_user: Speech | None = None  # each message is for one user, `u{n}`
+    to_channel: Speech | None = None  # each message is for one of many channels; None: what is sent goes to one only
 
 
 def _nothing() -> str:
@@ -56,22 +62,57 @@ def _nothing() -> str:
 
 
 def _heliograph(port: int, redis_port: int) -> list[str]:
-    return [sys.executable, "-m", "app", "serve", "--host", "127.0.0.1", "--port", str(port), "--name", "replica-1"]
+    return [
+        sys.executable,
+        "-m",
+        "app",
+        "serve",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--name",
+        f"replica-{port}",
+    ]
 
 
-def _speak_heliograph(options: str) -> Speech:
-    return Speech(
-        "/ws?user=u{n}&channels=all",
-        "/ws?user=publisher",
-        f'{{"type":"publish","channel":"all","data":{BODY}{options}}}',
-        sub_steps=[("expect", '"connected"'), ("expect", '"subscribed"')],
-        pub_steps=[("expect", '"connected"')],
+def _heliograph_system(name: str, label: str, options: str) -> System:
+    known, subscribed = ("expect", '"connected"'), ("expect", '"subscribed"')
+    end = f'"data":{BODY}{options}}}'
+    return System(
+        name,
+        label,
+        _heliograph,
+        Speech(
+            "/ws?user=u{n}&channels=all",
+            "/ws?user=publisher",
+            '{"type":"publish","channel":"all",' + end,
+            sub_steps=[known, subscribed],
+            pub_steps=[known],
+        ),
+        _nothing,
+        to_user=Speech(
+            "/ws?user=u{n}",
+            "/ws?user=p{n}",
+            '{"type":"send","to":"u{n}",' + end,
+            sub_steps=[known],
+            pub_steps=[known],
+        ),
+        to_channel=Speech(
+            "/ws?user=u{n}",
+            "/ws?user=publisher",
+            '{"type":"publish","channel":"c{n}",' + end,
+            sub_steps=[known, ("send", '{"type":"subscribe","channel":"c{n}"}'), subscribed],
+            pub_steps=[known],
+        ),
+        environment=_HELIOGRAPH_ENVIRONMENT,
     )
 
 
 _HELIOGRAPH_ENVIRONMENT = {
     "HELIOGRAPH_AUTH__MODE": "open",
     "HELIOGRAPH_LIMITS__MESSAGES_PER_SECOND": "0",
+    "HELIOGRAPH_LIMITS__CONNECTIONS": "100000",
     "HELIOGRAPH_LIMITS__CONNECTIONS_PER_USER": "0",
     "HELIOGRAPH_LIMITS__CONNECTIONS_PER_ADDRESS": "0",
     "HELIOGRAPH_LOG__LEVEL": "warning",
@@ -103,11 +144,16 @@ _SOCKETIO = Speech(
     pub_steps=[("expect", "0{"), ("send", "40"), ("expect", "40{")],
     answer="2|3",
 )
+_SOCKETIO_TO_USER = replace(_SOCKETIO, publish=f'42["tell","u{{n}}",{BODY}]')
 
 
 def _plain(greeting: str) -> Speech:
     steps = [("expect", greeting)]
     return Speech("/ws/u{n}", "/ws/publisher", BODY, sub_steps=steps, pub_steps=steps)
+
+
+def _plain_to_user(greeting: str) -> Speech:
+    return replace(_plain(greeting), publish=f'{{"to":"u{{n}}","message":{BODY}}}')
 
 
 def _node(port: int, redis_port: int) -> list[str]:
@@ -134,13 +180,15 @@ def _nchan(port: int, redis_port: int) -> list[str]:
     (folder / "nginx.conf").write_text(
         f"""load_module {module}; {user} pid {folder}/pid; error_log {folder}/errors warn;
 worker_processes 1; daemon off;
-events {{ worker_connections 16384; }}
+events {{ worker_connections 65536; }}
 http {{
   access_log off; {temporary} nchan_shared_memory_size 512M;
   upstream redis {{ nchan_redis_server redis://127.0.0.1:{redis_port}; nchan_redis_storage_mode nostore; }}
   server {{
     listen 127.0.0.1:{port} backlog=4096; nchan_store_messages off; nchan_redis_pass redis;
     location ~ ^/sub/ {{ nchan_subscriber websocket; nchan_channel_id all; nchan_redis_pass redis; }}
+    location ~ ^/user/(.+)$ {{ nchan_subscriber websocket; nchan_channel_id $1; nchan_redis_pass redis; }}
+    location ~ ^/tell/(.+)$ {{ nchan_publisher websocket; nchan_channel_id $1; nchan_redis_pass redis; }}
     location = /pub {{ nchan_publisher websocket; nchan_channel_id all; nchan_redis_pass redis; }}
   }}
 }}
@@ -179,6 +227,16 @@ _CENTRIFUGO_SPEECH = Speech(
     pub_steps=[("send", '{"id":1,"connect":{}}'), ("expect", '"connect"')],
     answer="{}|{}",
 )
+_CENTRIFUGO_TO_USER = replace(
+    _CENTRIFUGO_SPEECH,
+    publish=f'{{"id":3,"publish":{{"channel":"u{{n}}","data":{BODY}}}}}',
+    sub_steps=[
+        ("send", '{"id":1,"connect":{}}'),
+        ("expect", '"connect"'),
+        ("send", '{"id":2,"subscribe":{"channel":"u{n}"}}'),
+        ("expect", '"subscribe"'),
+    ],
+)
 
 
 def _no_centrifugo() -> str:
@@ -186,29 +244,62 @@ def _no_centrifugo() -> str:
 
 
 SYSTEMS = [
+    _heliograph_system("heliograph", "Heliograph, kept", ""),
+    _heliograph_system("heliograph-ephemeral", "Heliograph, ephemeral", ',"ephemeral":true'),
     System(
-        "heliograph",
-        "Heliograph, kept",
-        _heliograph,
-        _speak_heliograph(""),
-        _nothing,
-        _HELIOGRAPH_ENVIRONMENT,
+        "centrifugo",
+        "Centrifugo (Go)",
+        _centrifugo,
+        _CENTRIFUGO_SPEECH,
+        _no_centrifugo,
+        to_user=_CENTRIFUGO_TO_USER,
+        to_channel=_CENTRIFUGO_TO_USER,
+        environment=_CENTRIFUGO_ENVIRONMENT,
     ),
     System(
-        "heliograph-ephemeral",
-        "Heliograph, ephemeral",
-        _heliograph,
-        _speak_heliograph(',"ephemeral":true'),
-        _nothing,
-        _HELIOGRAPH_ENVIRONMENT,
+        "nchan",
+        "Nchan (C)",
+        _nchan,
+        Speech("/sub/{n}", "/pub", BODY),
+        _no_nchan,
+        to_user=Speech("/user/u{n}", "/tell/u{n}", BODY),
     ),
-    System("centrifugo", "Centrifugo (Go)", _centrifugo, _CENTRIFUGO_SPEECH, _no_centrifugo, _CENTRIFUGO_ENVIRONMENT),
-    System("nchan", "Nchan (C)", _nchan, Speech("/sub/{n}", "/pub", BODY), _no_nchan),
-    System("socketio-node", "Socket.IO (Node.js)", _node, _SOCKETIO, _no_node, {"NODE_PATH": f"{HOME}/node_modules"}),
-    System("naive", "one send_json per socket", _python_peer("naive"), _plain('"connected"'), _no_venv),
-    System("python-socketio", "python-socketio", _python_peer("python_socketio"), _SOCKETIO, _no_venv),
     System(
-        "channels", "Django Channels", _python_peer("django_channels", "--lifespan", "off"), _plain("{}"), _no_venv
+        "socketio-node",
+        "Socket.IO (Node.js)",
+        _node,
+        _SOCKETIO,
+        _no_node,
+        to_user=_SOCKETIO_TO_USER,
+        to_channel=_SOCKETIO_TO_USER,
+        environment={"NODE_PATH": f"{HOME}/node_modules"},
+    ),
+    System(
+        "naive",
+        "one send_json per socket",
+        _python_peer("naive"),
+        _plain('"connected"'),
+        _no_venv,
+        to_user=_plain_to_user('"connected"'),
+        to_channel=_plain_to_user('"connected"'),
+    ),
+    System(
+        "python-socketio",
+        "python-socketio",
+        _python_peer("python_socketio"),
+        _SOCKETIO,
+        _no_venv,
+        to_user=_SOCKETIO_TO_USER,
+        to_channel=_SOCKETIO_TO_USER,
+    ),
+    System(
+        "channels",
+        "Django Channels",
+        _python_peer("django_channels", "--lifespan", "off"),
+        _plain("{}"),
+        _no_venv,
+        to_user=_plain_to_user("{}"),
+        to_channel=_plain_to_user("{}"),
     ),
     System(
         "epoll",

@@ -2,14 +2,15 @@
 
 import subprocess
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
 import loadtest.bench.__main__ as bench
 from loadtest.bench import processes
-from loadtest.bench.measure import Failed, Work, measure
+from loadtest.bench.measure import Failed, Work, measure, speech_of
 from loadtest.bench.page import BEGIN, END, write_page
+from loadtest.bench.parts import PARTS, Part
 from loadtest.bench.systems import BODY, BODY_BYTES, HERE, SYSTEMS, Speech, System
 
 HELIOGRAPH = SYSTEMS[0]
@@ -21,7 +22,7 @@ def record(system: str, name: str, figures: dict[str, float], run: int = 0, **wo
 
 def sent(per_s: float, p99_ms: float = 5.0) -> dict[str, float]:
     figures = {"deliveries_per_s": per_s, "cpu_us": 1e6 / per_s, "kernel_us": 0.5e6 / per_s, "server_cpu": 1.0}
-    return {**figures, "client_cpu": 0.5, "p50_us": p99_ms * 500, "p99_us": p99_ms * 1000}
+    return {**figures, "redis_us": 5.0, "client_cpu": 0.5, "p50_us": p99_ms * 500, "p99_us": p99_ms * 1000}
 
 
 def idle(kib: float) -> dict[str, float]:
@@ -29,19 +30,50 @@ def idle(kib: float) -> dict[str, float]:
     return {**figures, "connects_per_s": 3000.0, "connect_us": 300.0}
 
 
+def connects(us: float) -> dict[str, float]:
+    return {"connects_per_s": 1e6 / us, "connect_us": us}
+
+
+def foreign(us: float, envelopes: float) -> dict[str, float]:
+    return {"sides_us": 200.0, "foreign_us": us, "envelopes": envelopes}
+
+
+BETWEEN: dict[str, Any] = {"subscribers": 50, "to": "user", "publishers": 50, "replicas": 2}
 RECORDS = [
     *(
         record("heliograph", "growth", sent(per_s), run, subscribers=1000)
         for run, per_s in enumerate((3e5, 5e5, 4e5))
     ),
     record("nchan", "growth", sent(1e5), subscribers=1000),
-    record("heliograph", "rate", sent(2e4, 4.0), subscribers=1000, rate=20),
-    record("nchan", "rate", sent(2e4, 3.0), subscribers=1000, rate=20),
-    record("channels", "rate", sent(5e3, -1.0), subscribers=1000, rate=20),
+    record("heliograph", "rate", sent(2e4, 4.0), subscribers=1000, rate=10),
+    record("nchan", "rate", sent(2e4, 3.0), subscribers=1000, rate=10),
+    record("channels", "rate", sent(5e3, -1.0), subscribers=1000, rate=10),
     record("heliograph", "idle", idle(5.0), subscribers=5000),
     record("nchan", "idle", idle(11.0), subscribers=5000),
     record("heliograph", "stall", sent(1e4, 2.0), subscribers=200, rate=50),
-    record("heliograph", "stall", sent(1e4, 3.0), subscribers=200, rate=50, stalled=1),
+    record("heliograph", "stall", {**sent(1e4, 3.0), "closed_3008": 1.0}, subscribers=200, rate=50, stalled=1),
+    *(record(name, "unicast", sent(3e4), **BETWEEN, window=8) for name in ("heliograph", "heliograph-ephemeral")),
+    record("nchan", "unicast", sent(6e4), **BETWEEN, window=8),
+    *(
+        record(name, "unicast", sent(2e3, p99), **BETWEEN, rate=2000)
+        for name, p99 in (("heliograph", 4), ("nchan", 1))
+    ),
+    *(record("heliograph", "channels", sent(1e4), subscribers=count, to="channel") for count in (10, 10_000)),
+    *(
+        record("heliograph", "connects", connects(us), subscribers=1000, before=n)
+        for n, us in ((10, 300), (5000, 350))
+    ),
+    record("heliograph", "replicas", {"sides_us": 200.0}, **{**BETWEEN, "replicas": 2}),
+    record("heliograph", "replicas", foreign(3.5, 1.0), **{**BETWEEN, "replicas": 8}),
+    record("heliograph", "replicas", foreign(-0.04, 0.0), **{**BETWEEN, "replicas": 8}, routing="directed"),
+    record("nchan", "replicas", {"sides_us": 120.0, "foreign_us": 0.02}, **{**BETWEEN, "replicas": 4}),
+    record(
+        "heliograph",
+        "held",
+        {"held_ms": 12.3, "other_ms": 99.0, "all_served_ms": 260.0},
+        subscribers=19_500,
+        rate=0.2,
+    ),
 ]
 
 
@@ -49,7 +81,7 @@ class TestPage:
     @pytest.fixture
     def page(self, tmp_path: Path) -> str:
         path = tmp_path / "performance.md"
-        path.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n", encoding="utf-8")
+        path.write_text(f"before\n{BEGIN}\nwhat was measured before\n{END}\nafter\n", encoding="utf-8")
         write_page(path, RECORDS)
         assert (tmp_path / "images/bench-cpu.svg").read_text().startswith("<?xml")
         return path.read_text(encoding="utf-8")
@@ -58,20 +90,39 @@ class TestPage:
         """Fails if what people wrote is lost, or what was measured before is still there."""
         assert page.startswith(f"before\n{BEGIN}\n")
         assert page.endswith(f"{END}\nafter\n")
-        assert "old" not in page
+        assert "what was measured before" not in page
 
     def test_medians_and_how_far_they_are_apart(self, page: str) -> None:
         """Fails if the best run is shown for all, or a spread is kept quiet."""
         assert "| Heliograph, kept | 400,000 (300,000–500,000) |" in page
         assert "| Nchan (C) | 100,000 |" in page
-        assert "| Heliograph, kept | 2.00 | 3.00 | 1.50 |" in page
 
     def test_what_is_not_better_is_said(self, page: str) -> None:
         """Fails if the page is silent about who is ahead, or names somebody who was too slow to have a latency."""
         worse = page.partition("### What is not better")[2]
-        assert "p99 at 20 messages a second: Nchan (C) is ahead of Heliograph, kept." in worse
+        assert "- p99 at 10 messages a second: ahead of kept: Nchan (C).\n" in worse
+        assert "- user to user, messages/s: ahead of both: Nchan (C).\n" in worse
         assert "Django" not in worse
         assert "memory" not in worse
+
+    @pytest.mark.parametrize(
+        "row",
+        [
+            "| Heliograph, kept | 30,000 | 33.33 |",
+            "| Heliograph, kept | 2,000 | 2,000 | 4,000 |",
+            "| µs CPU a message | 10 | 10,000 |",
+            "| Heliograph, kept | 300 | 350 |",
+            "| Heliograph, kept | shared | 2 | 200.0 |  |  |",
+            "| Heliograph, kept | shared | 8 | 200.0 | 3.50 | 1.00 |",
+            "| Heliograph, kept | directed | 8 | 200.0 | -0.04 | 0.00 |",
+            "| Nchan (C) |  | 4 | 120.0 | 0.02 |  |",
+            "| Heliograph, kept | 2.00 | 3.00 | 1.50 | yes |",
+            "| Heliograph, kept | 12.3 | 99.0 | 260.0 |",
+        ],
+    )
+    def test_each_part_has_its_place(self, page: str, row: str) -> None:
+        """Fails if something is measured and not shown, or in the wrong unit."""
+        assert row in page
 
     def test_it_is_the_same_for_the_same_results(self, page: str, tmp_path: Path) -> None:
         """Fails if each run changes every plot in the repository."""
@@ -94,7 +145,42 @@ def test_what_is_missing_is_left_out_aloud(
 def test_all_systems_carry_the_same_message() -> None:
     """Fails if one of them has less to carry than the others."""
     assert len(BODY.replace("{mark}", "x" * 26)) == BODY_BYTES
-    assert all(BODY in system.speech.publish for system in SYSTEMS)
+    spoken = [speech for each in SYSTEMS for speech in (each.speech, each.to_user, each.to_channel) if speech]
+    assert all(BODY in speech.publish for speech in spoken)
+    for each in SYSTEMS:
+        assert all("{n}" in speech.publish + speech.pub_path for speech in (each.to_user, each.to_channel) if speech)
+
+
+@pytest.mark.parametrize("part", PARTS, ids=lambda part: part.name)
+def test_every_part_measures_heliograph(part: Part) -> None:
+    """Fails if a part has no points, is measured under another name, or leaves out whom it is about."""
+    for quick in (True, False):
+        points = part.works(quick, 3.0)
+        assert points
+        assert {each.name for each in points} == {part.name}
+        assert all(system in part.of(SYSTEMS, each) for each in points for system in SYSTEMS[:2])
+
+
+def test_only_who_can_is_asked() -> None:
+    """Fails if a system is asked for what it has no like of: it would be shown as broken."""
+    systems = {each.name: each for each in SYSTEMS}
+    for part in PARTS:
+        for work in part.works(False, 3.0):
+            of = part.of(SYSTEMS, work)
+            assert all(speech_of(system, work) for system in of)
+            assert systems["epoll"] not in of or work.to == "all"
+            assert systems["nchan"] not in of or work.routing == "shared"
+
+
+@pytest.mark.parametrize("arguments", [["--only", "nothing"], ["--systems", "nobody"]])
+def test_an_unknown_name_is_refused(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Fails if a misspelt part measures nothing and says nothing."""
+    monkeypatch.setattr("sys.argv", ["bench", "--results", str(tmp_path / "r.jsonl"), *arguments])
+    with pytest.raises(SystemExit):
+        bench.main()
+    assert f"{arguments[1]}" in capsys.readouterr().err
 
 
 @pytest.mark.e2e
@@ -129,6 +215,42 @@ class TestMeasuring:
         assert figures["connections"] == 1000
         assert 0 < figures["memory_kib"] < 20
         assert figures["idle_cpu"] < 0.2
+
+    @pytest.mark.parametrize("system", SYSTEMS[:2], ids=lambda system: system.name)
+    def test_a_message_reaches_the_one_it_is_for(self, system: System) -> None:
+        """Fails if messages to users of another replica are lost, or a window is not kept."""
+        work = Work("unicast", 5, to="user", publishers=5, replicas=2, window=4, warmup=0.3, seconds=1)
+        figures = measure(system, work, self.log)
+        assert figures["delivered"] == pytest.approx(figures["published"], abs=5 * 4 * 2)
+        assert figures["delivered"] > 500
+
+    def test_each_channel_gets_its_share(self) -> None:
+        """Fails if messages to many channels are lost."""
+        work = Work("channels", 30, to="channel", rate=300, warmup=0.5, seconds=1)
+        figures = measure(HELIOGRAPH, work, self.log)
+        assert figures["delivered"] == pytest.approx(300, abs=30)
+
+    @pytest.mark.parametrize(("routing", "envelopes"), [("shared", 1), ("directed", 0)])
+    def test_who_holds_neither_side_hears_it_only_if_all_do(
+        self, routing: Literal["shared", "directed"], envelopes: int
+    ) -> None:
+        """Fails if directed routing reaches a replica in vain, or if what is counted is something else."""
+        work = Work("replicas", 5, to="user", publishers=5, replicas=3, routing=routing, rate=200, seconds=1)
+        figures = measure(HELIOGRAPH, work, self.log)
+        assert figures["envelopes"] == pytest.approx(envelopes, abs=0.1 * envelopes)
+        assert figures["sides_us"] > 0
+
+    def test_more_connect_when_some_are_there(self) -> None:
+        """Fails if those who come later take the names of those who are there."""
+        figures = measure(HELIOGRAPH, Work("connects", 50, before=20), self.log)
+        assert figures["connections"] == 50
+        assert figures["connect_us"] > 0
+
+    def test_somebody_else_is_served_meanwhile(self) -> None:
+        """Fails if the one message is not sent while the other is looked at."""
+        figures = measure(HELIOGRAPH, Work("held", 200, rate=0.2, warmup=1, seconds=6), self.log)
+        assert figures["delivered"] == 200
+        assert min(figures["held_ms"], figures["other_ms"], figures["all_served_ms"]) > 0
 
     def test_a_server_that_refuses_is_no_result(self) -> None:
         """Fails if a system that was spoken to in the wrong way gets figures."""

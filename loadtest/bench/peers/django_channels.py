@@ -1,5 +1,6 @@
 """Django Channels with its Redis pub/sub layer, under uvicorn."""
 
+import json
 import os
 from typing import Any
 
@@ -22,16 +23,21 @@ django.setup()
 
 
 class Consumer(AsyncWebsocketConsumer):  # type: ignore[misc]
-    """Everybody but the publisher is in one group."""
+    """Everybody but the publisher is in one group, and in one of his own."""
 
     async def connect(self) -> None:
         if "publisher" not in self.scope["path"]:
             await self.channel_layer.group_add("all", self.channel_name)
+            await self.channel_layer.group_add(self.scope["path"].rpartition("/")[2], self.channel_name)
         await self.accept()
         await self.send(text_data="{}")
 
     async def receive(self, text_data: str = "", bytes_data: bytes | None = None) -> None:
-        await self.channel_layer.group_send("all", {"type": "said", "text": text_data})
+        data = json.loads(text_data)
+        if "to" in data:
+            await self.channel_layer.group_send(data["to"], {"type": "said", "text": json.dumps(data["message"])})
+        else:
+            await self.channel_layer.group_send("all", {"type": "said", "text": text_data})
 
     async def said(self, event: dict[str, Any]) -> None:
         await self.send(text_data=event["text"])

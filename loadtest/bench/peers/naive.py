@@ -22,8 +22,12 @@ async def listen() -> None:
     async for message in pubsub.listen():
         if message["type"] == "message":
             data = json.loads(message["data"])
-            for socket in list(connected.values()):
-                await socket.send_json(data)
+            to = data.get("to")
+            if to is None:
+                for socket in list(connected.values()):
+                    await socket.send_json(data)
+            elif to in connected:
+                await connected[to].send_json(data["message"])
 
 
 async def chat(socket: WebSocket) -> None:

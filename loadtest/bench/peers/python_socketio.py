@@ -16,10 +16,17 @@ app = socketio.ASGIApp(server)
 
 @server.event
 async def connect(sid: str, environ: dict[str, Any], auth: object = None) -> None:
-    if "publisher" not in environ.get("QUERY_STRING", ""):
+    query = environ.get("QUERY_STRING", "")
+    if "publisher" not in query:
         await server.enter_room(sid, "all")
+        await server.enter_room(sid, "u" + query.rpartition("n=")[2])
 
 
 @server.on("say")
 async def say(sid: str, data: object) -> None:
     await server.emit("said", data, room="all")
+
+
+@server.on("tell")
+async def tell(sid: str, user: str, data: object) -> None:
+    await server.emit("said", data, room=user)

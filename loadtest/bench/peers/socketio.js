@@ -16,8 +16,10 @@ const io = new Server(http, {
 });
 
 io.on("connection", (socket) => {
-  if (!socket.handshake.query.publisher) socket.join("all");
+  const { publisher, n } = socket.handshake.query;
+  if (!publisher) socket.join(["all", `u${n}`]);
   socket.on("say", (data) => io.to("all").emit("said", data));
+  socket.on("tell", (user, data) => io.to(user).emit("said", data));
 });
 
 http.listen({ port: Number(port), host: "127.0.0.1", backlog: 4096 });

@@ -1,0 +1,118 @@
+"""The parts of the benchmark: what each is about, its points, and who is measured."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from loadtest.bench.measure import Work, speech_of
+from loadtest.bench.processes import OPEN_FILES
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from loadtest.bench.systems import System
+
+PAIRS = 50
+HELD = min(50_000, OPEN_FILES - 500)  # each side has a file for each connection
+SLOW = ("python-socketio", "channels")  # what these parts ask for is beyond them
+BOUND = ("epoll",)
+
+
+@dataclass(frozen=True)
+class Part:
+    """`works(quick, seconds)`: its points. `runs`: no more than so many of each. `without`: who is left out."""
+
+    name: str
+    what: str
+    works: Callable[[bool, float], list[Work]]
+    runs: int = 99
+    without: tuple[str, ...] = ()
+
+    def of(self, systems: list[System], work: Work) -> list[System]:
+        """Who is measured at this point. How a bus is routed is a choice that only Heliograph has."""
+        return [
+            each
+            for each in systems
+            if each.name not in self.without
+            and speech_of(each, work) is not None
+            and (each.name.startswith("heliograph") or (work.routing == "shared" and work.replicas <= 4))
+        ]
+
+
+def _growth(quick: bool, seconds: float) -> list[Work]:
+    counts = (100, 1000) if quick else (100, 1000, 2000, 5000)
+    return [Work("growth", count, window=4, seconds=seconds) for count in counts]
+
+
+def _alone(quick: bool, seconds: float) -> list[Work]:
+    return [Work("alone", 1000, window=1, seconds=seconds)]
+
+
+def _rate(quick: bool, seconds: float) -> list[Work]:
+    rates = (10,) if quick else (1, 10, 20, 40)
+    return [Work("rate", 1000, rate=rate, seconds=seconds if quick else max(seconds, 4)) for rate in rates]
+
+
+def _unicast(quick: bool, seconds: float) -> list[Work]:
+    return [
+        Work("unicast", PAIRS, to="user", publishers=PAIRS, replicas=2, window=8, seconds=seconds),
+        Work("unicast", PAIRS, to="user", publishers=PAIRS, replicas=2, rate=2000, seconds=seconds),
+    ]
+
+
+def _channels(quick: bool, seconds: float) -> list[Work]:
+    counts = (10, 5000) if quick else (10, 100, 1000, 10_000)
+    return [Work("channels", count, to="channel", rate=1000, seconds=seconds) for count in counts]
+
+
+def _replicas(quick: bool, seconds: float) -> list[Work]:
+    return [
+        Work(
+            "replicas",
+            PAIRS,
+            to="user",
+            publishers=PAIRS,
+            replicas=count,
+            routing=routing,
+            rate=1000,
+            seconds=seconds,
+        )
+        for count in ((4,) if quick else (2, 4, 8))
+        for routing in ("shared", "directed")
+    ]
+
+
+def _idle(quick: bool, seconds: float) -> list[Work]:
+    return [Work("idle", count, seconds=2 if quick else 6) for count in ((1000,) if quick else (1000, 5000))]
+
+
+def _connects(quick: bool, seconds: float) -> list[Work]:
+    return [Work("connects", 1000, before=before) for before in (10, 2000 if quick else 5000)]
+
+
+def _stall(quick: bool, seconds: float) -> list[Work]:
+    # Long messages: who does not read is known once the buffers on the way are full; those of the kernel are large.
+    return [
+        Work("stall", 200, rate=50, padding=15_000, stalled=count, warmup=2, seconds=5 if quick else 8)
+        for count in (0, 1)
+    ]
+
+
+def _held(quick: bool, seconds: float) -> list[Work]:
+    # One message while everything warms up, one five seconds later.
+    return [Work("held", min(HELD, 5000) if quick else HELD, rate=0.2, warmup=1, seconds=8)]
+
+
+PARTS = [
+    Part("growth", "one to many, four messages under way, against the number of subscribers", _growth),
+    Part("alone", "one to 1,000, one message under way", _alone),
+    Part("rate", "one to 1,000 at fixed rates: latency", _rate),
+    Part("unicast", "from user to user on another replica: saturated, and at 2,000 a second", _unicast),
+    Part("channels", "the cost of a message against the number of channels", _channels, runs=2, without=SLOW),
+    Part("replicas", "what replicas pay that hold neither side", _replicas, runs=2, without=SLOW),
+    Part("idle", "memory and CPU of idle connections", _idle),
+    Part("connects", "what a connect costs when few and when many are connected", _connects, runs=2),
+    Part("stall", "p99 of the others when one does not read", _stall, runs=2, without=SLOW + BOUND),
+    Part("held", "how long the server is held by one message to very many", _held, runs=2, without=SLOW + BOUND),
+]
