@@ -35,7 +35,6 @@ _READ_NOTHING, _READ_ALL = -1, -2
 LEAST_TTL_S = 10.0  # of a history that may be kept a second longer
 MOST_PLACES = 10_000  # channels whose keys are remembered
 DELIVERIES: Final = {**{delivery.value: delivery for delivery in Delivery}, "here": Delivery.LOCAL}
-TOPS_BATCH = 500  # channels in one command: short enough not to hold up Redis
 
 
 class RedisLog:
@@ -73,12 +72,8 @@ class RedisLog:
         return [_opened(opening, answer) for opening, answer in zip(openings, answers, strict=True)]
 
     async def tops(self, channels: Sequence[str]) -> list[Position | None]:
-        batches = [channels[i : i + TOPS_BATCH] for i in range(0, len(channels), TOPS_BATCH)]
         with as_bus_unavailable():
-            answers = await self._scripts.run_many(
-                "tops", [(list(map(self._keys.meta, batch)), ()) for batch in batches]
-            )
-        flat = [part for answer in answers for part in answer]
+            flat = await self._scripts.run("tops", list(map(self._keys.meta, channels)), ())
         return [
             Position(epoch.decode(), top) if epoch else None for epoch, top in zip(flat[::2], flat[1::2], strict=True)
         ]

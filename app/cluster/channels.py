@@ -8,7 +8,7 @@ began again; and a heartbeat that finds the log ahead of what has come, which sh
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
 
 import msgspec
 
@@ -34,6 +34,7 @@ logger = logging.getLogger("heliograph.channels")
 DRAINED_BYTES = 65_536  # a client that catches up gets the next page when no more than this waits for it
 DRAIN_POLL_S = 0.01
 MOST_HELD = 1024  # live publications kept for a connection that catches up; older ones it reads from the log
+LOOK_BATCH = 200  # channels compared with the log in one go
 OPEN_BATCH = 200  # channels opened in one round trip
 REPAIR_BATCH = 50  # channels repaired in one round trip: each may bring a page
 USERS_EVERY = 5  # heartbeats: how often users' channels are compared with the log one by one
@@ -437,10 +438,16 @@ class Channels:
 
     async def _look(self, followed: list[_Followed]) -> None:
         """Compare where channels stand with the log, and note those that are behind it."""
-        tops = await self._log.tops([each.name for each in followed])
-        for each, top in zip(followed, tops, strict=True):
+        async for each, top in self._tops(followed):
             if each.sequence is not None and _is_behind(each.sequence.position, top):
                 self._behind[each.name] = None
+
+    async def _tops(self, followed: list[_Followed]) -> AsyncIterator[tuple[_Followed, Position | None]]:
+        """Where these channels stand in the log, some at a time: however many, neither Redis nor the loop is held up."""
+        for i in range(0, len(followed), LOOK_BATCH):
+            some = followed[i : i + LOOK_BATCH]
+            for each, top in zip(some, await self._log.tops([each.name for each in some]), strict=True):
+                yield each, top
 
     async def _repair(self, followed: list[_Followed]) -> None:
         """Read what is missing from the log and deliver it."""
@@ -521,7 +528,7 @@ class Channels:
         looked_at = [
             each for each in self._followed.values() if (users_too or not each.is_users) and each.sequence is not None
         ]
-        for each, top in zip(looked_at, await self._log.tops([each.name for each in looked_at]), strict=True):
+        async for each, top in self._tops(looked_at):
             position = None if each.sequence is None else each.sequence.position
             # A log that is gone shows at the first look: the repair begins one anew, which looks sound at the next.
             is_gone = top is None
