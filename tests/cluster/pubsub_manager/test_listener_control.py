@@ -258,11 +258,11 @@ class TestCancelled:
 async def _a_life(bus: PubSubManager, admin: RedisAdmin, watch: Watch) -> None:
     """Have the listener go everywhere."""
     try:
-        await eventually(lambda: bus.ready, every_s=0.001)
+        await eventually(lambda: bus.ready)
         await admin.publish(bus.channel, HELLO)
-        await eventually(lambda: bus.stats.received, every_s=0.001)
+        await eventually(lambda: bus.stats.received)
         await admin.cut_listeners()
-        await eventually(lambda: bus.stats.resubscriptions and bus.ready, every_s=0.001)
+        await eventually(lambda: bus.stats.resubscriptions and bus.ready)
     finally:
         watch.over()
 
@@ -281,7 +281,7 @@ async def leaves_nothing(bus: PubSubManager, admin: RedisAdmin) -> None:
     """Close the bus and see that no connection is left of it."""
     await bus.close()
     assert bus_tasks() == []
-    await eventually(lambda: _no_connections(admin), every_s=0.002)
+    await eventually(lambda: _no_connections(admin))
 
 
 async def _no_connections(admin: RedisAdmin) -> bool:
