@@ -415,6 +415,7 @@ class TestStartAndStop:
             await stopping
             assert await a.connect("dave") is None
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("turns", range(2))
     @pytest.mark.parametrize("loop", ["_renew_loop", "_write_loop", "_reap_loop"])
     async def test_wherever_its_tasks_wait_a_stop_ends_them(
@@ -575,6 +576,7 @@ class TestReaping:
             clock.advance(BY_HAND.reap_grace_s)
         await eventually(lambda: holds(backend, "bob"))
 
+    @pytest.mark.slow
     async def test_a_process_that_is_frozen_and_thaws_and_is_killed(
         self, holder: StartHolder, redis_server: RedisServer, redis_backend: RedisDirectory, namespace: str
     ) -> None:

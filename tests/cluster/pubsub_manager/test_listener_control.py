@@ -210,6 +210,7 @@ class TestCancelled:
         await works_again(bus, admin)
         await leaves_nothing(bus, admin)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("turns", range(2))
     async def test_wherever_the_listener_waits_a_stop_ends_it(
         self, make_bus: MakeBus, own_redis: RedisServer, own_admin: RedisAdmin, turns: int
@@ -221,6 +222,7 @@ class TestCancelled:
         """
         await self._stop_everywhere(make_bus, own_redis, own_admin, "_listen_loop", turns, at_least=15)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("turns", range(2))
     async def test_wherever_the_canary_waits_a_stop_ends_it(
         self, make_bus: MakeBus, own_redis: RedisServer, own_admin: RedisAdmin, turns: int
