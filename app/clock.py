@@ -16,29 +16,28 @@ class Clock(Protocol):
 class SystemClock:
     """The machine's own clock."""
 
-    def now(self) -> float:
-        return time.time()
-
-    def monotonic(self) -> float:
-        return time.monotonic()
+    now = staticmethod(time.time)
+    monotonic = staticmethod(time.monotonic)
 
 
 class Timestamps:
     """The present as `iso8601` writes it, worked out once for each millisecond."""
 
     def __init__(self, clock: Clock) -> None:
-        self._clock = clock
-        self._second = self._millisecond = -1
+        self._now = clock.now
+        self._second = -1
+        self._begin = self._end = 0.0  # of the millisecond that `_text` tells
         self._up_to_the_second = self._text = ""
 
     def __call__(self) -> str:
-        millisecond = int(self._clock.now() * 1000)
-        if millisecond != self._millisecond:
+        now = self._now()
+        if not self._begin <= now < self._end:
+            millisecond = int(now * 1000)
             second, fraction = divmod(millisecond, 1000)
             if second != self._second:
                 self._second = second
                 self._up_to_the_second = iso8601(second).removesuffix("000Z")
-            self._millisecond = millisecond
+            self._begin, self._end = millisecond / 1000, (millisecond + 1) / 1000
             self._text = f"{self._up_to_the_second}{fraction:03d}Z"
         return self._text
 

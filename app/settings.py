@@ -186,7 +186,7 @@ class ApiSettings(_Group):
 
 class LimitSettings(_Group):
     frame_bytes: int = Field(default=65_536, ge=1024, description="the largest frame of a client; more closes 1009")
-    depth: int = Field(default=32, ge=1, le=512, description="how deep arrays and objects may nest in data")
+    depth: int = Field(default=32, ge=1, le=128, description="how deep arrays and objects may nest in data")
     outbox_bytes: int = Field(default=1_048_576, ge=65_536, description="what may wait for a client; more is slow")
     messages_per_second: float = Field(default=100, ge=0, description="operations of one connection (0: no limit)")
     refusals: int = Field(default=1000, ge=1, description="operations over that rate that get an answer; more closes")

@@ -95,7 +95,7 @@ BAD = {
     "AUTH__LEEWAY_S": "301",
     "AUTH__TICKET_TTL_S": "0",
     "LIMITS__FRAME_BYTES": "12",
-    "LIMITS__DEPTH": "513",
+    "LIMITS__DEPTH": "129",
     "LIMITS__OUTBOX_BYTES": "1000",
     "LIMITS__MESSAGES_PER_SECOND": "-1",
     "LIMITS__REFUSALS": "0",

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from itertools import islice, takewhile
 from typing import Any
 
-import hiredis
+from hiredis import pack_command
 from redis.asyncio import ConnectionPool
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, RedisError
@@ -87,7 +87,7 @@ class Link:
         if self._wire is None and not self._reach():
             done(self._failure)
             return
-        packed = hiredis.pack_command(command)  # type: ignore[arg-type] # its stub has one word
+        packed = pack_command(command)  # type: ignore[arg-type] # its stub has one word
         self._unsent.append(packed)
         self._unsent_bytes += len(packed)
         self._outstanding.append((done, self._tick, command, unknown))
@@ -193,7 +193,10 @@ class Link:
         elif unknown is not None and isinstance(reply, NoScriptError):
             unknown(command, done)
         else:
-            _tell(done, reply)
+            try:
+                done(reply)
+            except Exception:
+                logger.exception("what was to be done with an answer of Redis failed")
 
     # -- time
 

@@ -62,11 +62,7 @@ class MemoryLog:
         channel.top += 1
         position = Position(channel.epoch, channel.top)
         data = draft.data if draft.update is None else _reduce(channel, draft.update)
-        channel.publications.append(
-            Publication(
-                draft.channel, data, draft.message_id, draft.sent_at, draft.sender, draft.origin, position=position
-            )
-        )
+        channel.publications.append(draft.publication(data, position))
         while len(channel.publications) > options.history_size:
             channel.publications.popleft()
         ended = draft.update is not None and channel.state in END_STATES
@@ -102,11 +98,7 @@ class MemoryLog:
             return Opened(position, complete=True, publications=[], run=run)
         start = 0 if after is None else after.offset
         found = [each for each in channel.publications if each.position is not None and each.position.offset > start]
-        complete = (
-            after is None
-            or after.offset == channel.top
-            or (bool(found) and found[0].position == Position(channel.epoch, after.offset + 1))
-        )
+        complete = after is None or after.offset == channel.top or (bool(found) and found[0].position == after.next)
         return Opened(position, complete, found[: opening.limit], run)
 
     def _channel(self, name: str) -> _Channel:

@@ -150,6 +150,10 @@ class Draft(msgspec.Struct, frozen=True, gc=False):
     update: RunUpdate | None = None
     idempotency_key: str | None = None
 
+    def publication(self, data: msgspec.Raw, position: Position) -> Publication:
+        """What has become of it: `data` as the log has taken it, at that position."""
+        return Publication(self.channel, data, self.message_id, self.sent_at, self.sender, self.origin, position)
+
 
 class Appended(msgspec.Struct, frozen=True, gc=False):
     """Where a publication stands now.

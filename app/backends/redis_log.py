@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Final, cast
 
 import msgspec
@@ -51,10 +52,8 @@ class RedisLog:
         self._due_now = ""
 
     def submit(self, draft: Draft, options: Namespace, lease: str, done: Appending) -> None:
-        def appended(reply: Any) -> None:
-            done(bus_unavailable(reply) if isinstance(reply, Exception) else read_appended(reply, draft))
-
-        self._scripts.call("append", *self._calls.of(draft, options, lease, self._due()), appended)
+        names, arguments = self._calls.of(draft, options, lease, self._due())
+        self._scripts.call("append", names, arguments, partial(_appended, draft, done))
 
     def _due(self) -> str:
         """This replica's name for the present second, by its own clock: nobody else's clock has a say in it."""
@@ -93,7 +92,7 @@ class RedisLog:
     def _open_call(self, opening: Opening) -> tuple[list[str], list[Argument]]:
         channel, keys = opening.channel, self._keys
         if opening.after is not None:
-            epoch, offset = opening.after
+            epoch, offset = opening.after.epoch, opening.after.offset
         else:
             epoch, offset = "", _READ_ALL if opening.replay else _READ_NOTHING
         return [keys.meta(channel), keys.stream(channel), keys.state(channel), keys.tail(channel)], [
@@ -169,6 +168,17 @@ class TwoServerLog(RedisLog):
             self._live_scripts.call("announce", keys, [lease, self._bus_channel, envelope], announced)
 
 
+class _Place(msgspec.Struct, frozen=True, gc=False):
+    """What is the same in all calls for one channel."""
+
+    options: Namespace
+    keys: tuple[str, ...]
+    bus_channel: str
+    ttl_ms: int
+    ttl_may_wait: bool  # see `due` in `lua/_keep.lua`
+    is_users: bool
+
+
 class AppendCalls:
     """Keys and arguments of the append script (and of the store script): see `lua/_keep.lua`.
 
@@ -178,18 +188,20 @@ class AppendCalls:
     def __init__(self, keys: Keys, bus_channel: str) -> None:
         self._keys = keys
         self._bus_channel = bus_channel
-        self._places: dict[str, tuple[tuple[str, ...], str]] = {}  # channel -> keys, bus channel
+        self._places: dict[str, _Place] = {}  # by channel
 
     def of(self, draft: Draft, options: Namespace, lease: str, due: str = "") -> tuple[Sequence[str], list[Argument]]:
         """`lease`: that of the replica that asks, '' if a program does; `due`: see `lua/_keep.lua`."""
         channel = draft.channel
-        names, bus_channel = self._places.get(channel) or self._place(channel, run=options.run)
+        place = self._places.get(channel)
+        if place is None or place.options is not options:
+            place = self._place(channel, options)
         arguments: list[Argument] = [
             options.history_size,
-            int(options.history_ttl_s * 1000),
-            due if options.history_ttl_s >= LEAST_TTL_S and not options.run else "",
-            bus_channel,
-            (lease or "-") if channel.startswith("#") else "",
+            place.ttl_ms,
+            due if place.ttl_may_wait else "",
+            place.bus_channel,
+            (lease or "-") if place.is_users else "",
             _fields(draft),
         ]
         if draft.idempotency_key or options.run:
@@ -208,21 +220,32 @@ class AppendCalls:
                 TAIL_SIZE,
                 int(options.final_ttl_s * 1000),
             ]
-        return names, arguments
+        return place.keys, arguments
 
-    def _place(self, channel: str, *, run: bool) -> tuple[tuple[str, ...], str]:
+    def _place(self, channel: str, options: Namespace) -> "_Place":
         keys, user_id = self._keys, user_of(channel)
         names: tuple[str, ...] = (keys.meta(channel), keys.stream(channel))
         bus_channel = f"{self._bus_channel}:{channel}"
         if user_id is not None:
             names += (keys.holders(user_id), keys.settled_at, keys.bus_sequences)
             bus_channel = self._bus_channel
-        elif run:
+        elif options.run:
             names += (keys.state(channel), keys.tail(channel))
         if len(self._places) >= MOST_PLACES:
             self._places.clear()
-        self._places[channel] = names, bus_channel
-        return names, bus_channel
+        place = self._places[channel] = _Place(
+            options=options,
+            keys=names,
+            bus_channel=bus_channel,
+            ttl_ms=int(options.history_ttl_s * 1000),
+            ttl_may_wait=options.history_ttl_s >= LEAST_TTL_S and not options.run,
+            is_users=user_id is not None,
+        )
+        return place
+
+
+def _appended(draft: Draft, done: Appending, reply: Any) -> None:
+    done(bus_unavailable(reply) if isinstance(reply, Exception) else read_appended(reply, draft))
 
 
 def read_appended(answer: bytes, draft: Draft) -> Appended:

@@ -51,8 +51,9 @@ class _Tally:
     def misses_before(self, number: int) -> bool:
         """Take the number of what has come; True if something between it and the one before it is missing."""
         last = self.last
-        self.last = number if last is None else max(last, number)
-        return last is not None and last < number - 1
+        if last is None or number > last:
+            self.last = number
+        return last is not None and number > last + 1
 
     def is_behind(self, last: int | None, count: int) -> bool:
         """Take what had been sent when `last` had come; True if what had been sent one heartbeat ago is missing."""
@@ -66,10 +67,11 @@ class _Tally:
 class _Followed:
     """One channel that this replica follows."""
 
-    __slots__ = ("early", "idle_since", "joining", "name", "seen_top", "sequence")
+    __slots__ = ("early", "idle_since", "is_users", "joining", "name", "seen_top", "sequence")
 
     def __init__(self, name: str) -> None:
         self.name = name
+        self.is_users = user_of(name) is not None
         self.sequence: Sequence | None = None  # none until the log has said where the channel stands
         self.early: list[Publication] = []  # what the bus has brought before that
         self.joining: dict[Connection, deque[Publication]] = {}  # the latest that came while a connection catches up
@@ -204,15 +206,13 @@ class Channels:
 
     def _is_stale(self, followed: _Followed) -> bool:
         """A user's channel whose last connection was dropped: others have not published here since."""
-        return (
-            user_of(followed.name) is not None and not followed.joining and not self._hub.subscribers(followed.name)
-        )
+        return followed.is_users and not followed.joining and not self._hub.subscribers(followed.name)
 
     def _idle(self, followed: _Followed) -> None:
         """Nobody may listen any more. A user's channel is left at once, others a while later: people come back."""
         if followed.joining or self._hub.subscribers(followed.name):
             return
-        if user_of(followed.name) is not None:
+        if followed.is_users:
             # Others do not publish to a user who is not here: the position would only grow old.
             self._followed.pop(followed.name, None)
         else:
@@ -221,7 +221,7 @@ class Channels:
     async def _positioned(self, followed: _Followed) -> Sequence:
         """Find out where the channel stands, and listen to it from there on."""
         if followed.sequence is None:
-            if user_of(followed.name) is None:
+            if not followed.is_users:
                 await self._bus.follow(followed.name)
             opened = await self._open(Opening(followed.name))
             self._begin(followed, opened.position)
@@ -467,7 +467,7 @@ class Channels:
             self._deliver(followed, followed.sequence.restart(opened.position))
             self._telemetry.unfilled_gaps += 1
             about = {"channel": followed.name}
-            logger.warning("what followed %s.%d is lost; going on at %s.%d", *before, *opened.position, extra=about)
+            logger.warning("what followed %s is lost; going on at %s", before, opened.position, extra=about)
             return
         ready = followed.sequence.fill(opened.publications)
         self._deliver(followed, ready)
@@ -507,6 +507,10 @@ class Channels:
         For users that is done at every beat by their common counter. One by one, more rarely: that
         finds what was not published, as a replica did not know that the user is here (a lease was lost).
         """
+        self._beats += 1
+        users_too = self._beats % USERS_EVERY == 0
+        if users_too:
+            self._find_idle()
         await self._leave_idle()
         if self._unsure or self._behind:
             self._repair_due.set()
@@ -514,12 +518,8 @@ class Channels:
         for name in waiting:
             if self._hub.subscribers(name):
                 self._missing(name)
-        self._beats += 1
-        users_too = self._beats % USERS_EVERY == 0
         looked_at = [
-            each
-            for each in self._followed.values()
-            if each.sequence is not None and (users_too or user_of(each.name) is None)
+            each for each in self._followed.values() if (users_too or not each.is_users) and each.sequence is not None
         ]
         for each, top in zip(looked_at, await self._log.tops([each.name for each in looked_at]), strict=True):
             position = None if each.sequence is None else each.sequence.position
@@ -539,11 +539,15 @@ class Channels:
         if self._own.is_behind(own_before, counted.own) or behind:
             self._doubt_all()
 
-    async def _leave_idle(self) -> None:
-        now = asyncio.get_running_loop().time()
+    def _find_idle(self) -> None:
+        """The last connection of a channel may have been dropped without a word."""
         for followed in list(self._followed.values()):
             if followed.idle_since is None:
-                self._idle(followed)  # its last connection may have been dropped without a word
+                self._idle(followed)
+
+    async def _leave_idle(self) -> None:
+        now = asyncio.get_running_loop().time()
+        for followed in [each for each in self._followed.values() if each.idle_since is not None]:
             idle = (
                 followed.idle_since is not None and not followed.joining and not self._hub.subscribers(followed.name)
             )

@@ -6,6 +6,7 @@ what the log holds. Ephemeral: local first. Connections here get it at once, the
 
 import logging
 from collections.abc import Callable
+from functools import partial
 from itertools import count
 from time import monotonic
 
@@ -25,15 +26,14 @@ from app.hub.hub import Hub
 from app.protocol.codes import CloseCode
 from app.protocol.command import Command, DisconnectUser, UnsubscribeUser
 from app.protocol.envelope import Envelope
-from app.protocol.events import Delivery, Error, Event, Message
+from app.protocol.events import Delivery, Error, Event
 from app.protocol.identity import check_channel, check_user_id, personal_channel, user_of
 from app.protocol.namespace import Namespaces
 from app.protocol.operations import Publish, RequestId, Send
 from app.protocol.position import Position
-from app.protocol.publication import Publication
 from app.protocol.run import check_update
 from app.protocol.session import echo
-from app.settings import LimitSettings, Namespace
+from app.settings import LimitSettings
 
 logger = logging.getLogger("heliograph.router")
 
@@ -239,8 +239,11 @@ class ConnectionManager:
         It is given the receipt, or the error (see `publish` and `send_message`); one client's messages keep their
         order. It may be called before this returns.
         """
-        channel = personal_channel(operation.to) if isinstance(operation, Send) else operation.channel
-        self._route(channel, operation.data, sender, operation.ephemeral, None, done)
+        if isinstance(operation, Send):
+            channel, user_id = personal_channel(operation.to), operation.to
+        else:
+            channel, user_id = operation.channel, None  # a client publishes on no personal channel
+        self._route(channel, user_id, operation.data, sender, operation.ephemeral, None, done)
 
     async def send(
         self, user_id: str, message: object, *, sender: str | None = None, idempotency_key: str | None = None
@@ -273,7 +276,7 @@ class ConnectionManager:
         if (user_id := user_of(check_channel(channel))) is not None:
             check_user_id(user_id)
         return await answer(
-            lambda done: self._route(channel, _raw(message), sender, ephemeral, idempotency_key, done)
+            lambda done: self._route(channel, user_id, _raw(message), sender, ephemeral, idempotency_key, done)
         )
 
     async def send_message(
@@ -297,10 +300,9 @@ class ConnectionManager:
         """
         channel = personal_channel(check_user_id(user_id))
         if via_pubsub:
-            publication = self._publication(channel, _raw(message), sender)
-            taken = self._remote.deliver_remote(Envelope.of(publication, node_id=""))
-            return Receipt(publication.message_id, Delivery.LOCAL if taken else Delivery.OFFLINE)
-        return await answer(lambda done: self._route(channel, _raw(message), sender, True, None, done))
+            envelope = self._envelope(channel, user_id, _raw(message), sender)
+            return _receipt_of(envelope, Delivery.LOCAL if self._remote.deliver(envelope) else Delivery.OFFLINE)
+        return await answer(lambda done: self._route(channel, user_id, _raw(message), sender, True, None, done))
 
     async def emit(self, event: str, data: msgspec.Raw, *, user_id: str, session: str | None = None) -> str:
         """Keep what a client says to the workers behind the cluster; returns its message id.
@@ -327,6 +329,7 @@ class ConnectionManager:
     def _route(
         self,
         channel: str,
+        user_id: str | None,
         data: msgspec.Raw,
         sender: str | None,
         ephemeral: bool,
@@ -334,50 +337,40 @@ class ConnectionManager:
         done: Routing,
     ) -> None:
         options = self._namespaces.of(channel)
-        publication = self._publication(channel, data, sender)
-        if not (ephemeral or options.ephemeral):
-            self._keep(publication, options, idempotency_key, done)
-        elif (user_id := user_of(channel)) is not None:
-            self._relay(user_id, publication, done)
-        else:
-            self._relay_on(publication, done)
-
-    def _keep(self, publication: Publication, options: Namespace, idempotency_key: str | None, done: Routing) -> None:
-        """Log first: what is delivered is what the log holds."""
+        if ephemeral or options.ephemeral:
+            self._relay(self._envelope(channel, user_id, data, sender), done)
+            return
         try:
-            update = check_update(publication.data) if options.run else None
+            update = check_update(data) if options.run else None
         except BadData as error:
             done(error)
             return
         draft = Draft(
-            channel=publication.channel,
-            data=publication.data,
-            message_id=publication.message_id,
-            sent_at=publication.sent_at,
-            sender=publication.sender,
+            channel=channel,
+            data=data,
+            message_id=next(self._message_ids),
+            sent_at=self._timestamp(),
+            sender=sender,
             origin=self._name,
             node_id=self._bus.node_id,
             update=update,
             idempotency_key=idempotency_key,
         )
-        began_at = monotonic()
-        self._log.submit(
-            draft, options, self._directory.lease, lambda appended: done(self._kept(publication, appended, began_at))
-        )
+        self._log.submit(draft, options, self._directory.lease, partial(self._kept, draft, monotonic(), done))
 
-    def _kept(
-        self, publication: Publication, appended: Appended | BusUnavailable, began_at: float
-    ) -> Receipt | HeliographError:
+    def _kept(self, draft: Draft, began_at: float, done: Routing, appended: Appended | BusUnavailable) -> None:
+        """Log first: what is delivered is what the log holds."""
         try:
-            return self._receipt(publication, appended, began_at)
+            result: Receipt | HeliographError = self._receipt(draft, appended, began_at)
         except Exception:
-            logger.exception("message %s could not be dealt with", publication.message_id)
-            return HeliographError("internal error")
+            logger.exception("message %s could not be dealt with", draft.message_id)
+            result = HeliographError("internal error")
+        done(result)
 
     def _receipt(
-        self, publication: Publication, appended: Appended | BusUnavailable, began_at: float
+        self, draft: Draft, appended: Appended | BusUnavailable, began_at: float
     ) -> Receipt | BusUnavailable:
-        channel = publication.channel
+        channel = draft.channel
         if isinstance(appended, BusUnavailable):
             self._bus.stats.publish_errors += 1
             self._channels.doubt(channel)  # nobody else may have been told, and the answer may have been lost
@@ -387,44 +380,31 @@ class ConnectionManager:
         delivery = appended.delivery
         if not appended.published:
             # Nobody else holds the user, so nobody was told: what the log has taken is delivered here.
-            if appended.message_id == publication.message_id:
-                self._channels.receive(
-                    msgspec.structs.replace(publication, data=appended.data, position=appended.position)
-                )
+            if appended.message_id == draft.message_id:
+                self._channels.receive(draft.publication(appended.data, appended.position))
             else:
                 self._channels.doubt(channel)  # a repetition: who made the first try may never have had its answer
             delivery = Delivery.LOCAL if self._hub.subscribers(channel) else Delivery.STORED
         return Receipt(appended.message_id, delivery, appended.position)
 
-    def _relay(self, user_id: str, publication: Publication, done: Routing) -> None:
-        """Local first: the user's connections here have it before the bus takes it to the others."""
-        here = self._hub.count(user_id)
-        taken = self._hub.deliver_to_user(user_id, Message.of(publication)) if here else 0
-        self._bus.relay(
-            Envelope.of(publication, self._bus.node_id),
-            self._directory.lease,
-            lambda reach: done(_relayed(publication.message_id, taken, reach)),
-        )
+    def _relay(self, envelope: Envelope, done: Routing) -> None:
+        """Local first: the connections here have it before the bus takes it to the others."""
+        taken = self._remote.deliver(envelope)
+        if envelope.target_user_id is None:
+            self._bus.relay_on(envelope, partial(_announced, envelope, done))
+        else:
+            self._bus.relay(envelope, self._directory.lease, partial(_relayed, envelope, taken, done))
 
-    def _relay_on(self, publication: Publication, done: Routing) -> None:
-        """The same for a channel."""
-        if self._hub.subscribers(publication.channel):
-            self._hub.deliver(publication.channel, Message.of(publication))
-        receipt = Receipt(publication.message_id, Delivery.REMOTE)
-        self._bus.relay_on(
-            publication.channel,
-            Envelope.of(publication, self._bus.node_id),
-            lambda reach: done(reach if isinstance(reach, BusUnavailable) else receipt),
-        )
-
-    def _publication(self, channel: str, data: msgspec.Raw, sender: str | None) -> Publication:
-        return Publication(
-            channel=channel,
-            data=data,
+    def _envelope(self, channel: str, user_id: str | None, data: msgspec.Raw, sender: str | None) -> Envelope:
+        return Envelope(
+            message=data,
+            target_user_id=user_id,
+            channel=channel if user_id is None else None,
             message_id=next(self._message_ids),
             sent_at=self._timestamp(),
             sender=sender,
             origin=self._name,
+            node_id=self._bus.node_id,
         )
 
 
@@ -432,14 +412,24 @@ def _raw(message: object) -> msgspec.Raw:
     return message if isinstance(message, msgspec.Raw) else msgspec.Raw(msgspec.json.encode(message))
 
 
-def _relayed(message_id: str, taken: int, reach: Delivery | BusUnavailable | None) -> Receipt | BusUnavailable:
-    """What the sender is told; `taken` connections here have it already."""
-    if isinstance(reach, BusUnavailable):
-        if not taken:
-            return reach
-        logger.warning("message %s reached only the connections on this replica", message_id)
-        return Receipt(message_id, Delivery.LOCAL)
+def _announced(envelope: Envelope, done: Routing, reach: Delivery | BusUnavailable | None) -> None:
+    """Say to the sender what became of an ephemeral publication on a channel."""
+    done(reach if isinstance(reach, BusUnavailable) else _receipt_of(envelope, Delivery.REMOTE))
+
+
+def _relayed(envelope: Envelope, taken: int, done: Routing, reach: Delivery | BusUnavailable | None) -> None:
+    """Say to the sender what became of an ephemeral message; `taken` connections here have it already."""
     if reach is Delivery.REMOTE:
-        return Receipt(message_id, reach)
-    # Nobody elsewhere. Who is here the hub knows better than the directory, which hears of it a moment later.
-    return Receipt(message_id, Delivery.LOCAL if taken else Delivery.OFFLINE)
+        done(_receipt_of(envelope, reach))
+    elif not isinstance(reach, BusUnavailable):
+        # Nobody elsewhere. Who is here the hub knows better than the directory, which hears of it a moment later.
+        done(_receipt_of(envelope, Delivery.LOCAL if taken else Delivery.OFFLINE))
+    elif taken:
+        logger.warning("message %s reached only the connections on this replica", envelope.message_id)
+        done(_receipt_of(envelope, Delivery.LOCAL))
+    else:
+        done(reach)
+
+
+def _receipt_of(envelope: Envelope, delivery: Delivery) -> Receipt:
+    return Receipt(envelope.message_id or "", delivery)

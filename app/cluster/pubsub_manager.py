@@ -13,6 +13,8 @@ import random
 from collections.abc import Callable
 from contextlib import suppress
 from enum import Enum, auto
+from functools import partial
+from time import monotonic
 from typing import Any, Final, NoReturn
 
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -89,6 +91,7 @@ class PubSubManager:
         self.on_resubscribed = on_resubscribed
         self.stats = stats or BusStats()
         self.keys = Keys(self._redis_settings.prefix)
+        self._settled_at = self.keys.settled_at
         self._clock = clock or SystemClock()
         self._state = BusState.NEW if self.enabled else BusState.DISABLED
         self._client: Client | None = None  # for commands; shared with the directory
@@ -216,27 +219,26 @@ class PubSubManager:
             logger.error("the bus is not initialised: message %s is lost to other replicas", envelope.message_id)
             done(BusUnavailable("the bus is not initialised; the message is lost"))
             return
-        keys = (self.keys.holders(envelope.target_user_id or ""), self.keys.settled_at)
+        keys = (self.keys.holders(envelope.target_user_id or ""), self._settled_at)
         arguments = (lease, self.channel, encode_envelope(envelope))
-        began_at = self._clock.monotonic()
-        self.scripts.call("relay", keys, arguments, lambda reply: done(self._relayed(reply, began_at)))
+        self.scripts.call("relay", keys, arguments, partial(self._relayed, monotonic(), done))
 
-    def relay_on(self, channel: str, envelope: Envelope, done: Relaying) -> None:
-        """Send an ephemeral envelope to every replica that follows the channel; then `done`, as for `relay`."""
+    def relay_on(self, envelope: Envelope, done: Relaying) -> None:
+        """Send an ephemeral envelope to every replica that follows its channel; then `done`, as for `relay`."""
         if not self.enabled:
             done(None)
             return
-        command = ("PUBLISH", self._bus_channel(channel), encode_envelope(envelope))
-        began_at = self._clock.monotonic()
-        self.client.link.call(command, lambda reply: done(self._relayed(reply, began_at)))
+        command = ("PUBLISH", self._bus_channel(envelope.address), encode_envelope(envelope))
+        self.client.link.call(command, partial(self._relayed, monotonic(), done))
 
-    def _relayed(self, reply: Any, began_at: float) -> Delivery | BusUnavailable:
+    def _relayed(self, began_at: float, done: Relaying, reply: Any) -> None:
         if isinstance(reply, Exception):
             self.stats.publish_errors += 1
-            return bus_unavailable(reply)
+            done(bus_unavailable(reply))
+            return
         self.stats.published += 1
-        self.stats.publish_time.observe(self._clock.monotonic() - began_at)
-        return _DELIVERIES.get(reply, Delivery.REMOTE)  # PUBLISH answers with a number
+        self.stats.publish_time.observe(monotonic() - began_at)
+        done(_DELIVERIES.get(reply, Delivery.REMOTE))  # PUBLISH answers with a number
 
     async def publish(self, envelope: Envelope, *, lease: str) -> Delivery | None:
         """Send the envelope to all replicas, unless the one that holds `lease` is known to hold the whole user.
@@ -340,10 +342,10 @@ class PubSubManager:
             raise message  # it refuses what it was asked for
         kind, channel, payload = message
         if kind == b"message":
-            if channel == self._own:
-                self._heard_canary(payload)
-            else:
+            if channel != self._own:
                 self._handle_payload(payload)
+            else:
+                self._heard_canary(payload)
         elif kind == b"subscribe":
             self._confirmed(channel.decode())
 
@@ -362,21 +364,26 @@ class PubSubManager:
         try:
             envelope = decode_envelope(payload)
         except BadEnvelope as error:
-            self.stats.malformed += 1
-            logger.warning("skipped what is no envelope (%s): %r", error, payload[:EXCERPT_BYTES])
-            return
-        self.stats.received += 1
-        if self.handler is None:
+            self._skip(payload, error)
             return
         try:
-            self.handler(envelope)
+            if self.handler is not None:
+                self.handler(envelope)
+            self.stats.received += 1
+        except BadEnvelope as error:
+            self._skip(payload, error)
         except Exception:
+            self.stats.received += 1
             self.stats.handler_errors += 1
             if envelope.node_id is None:  # by a foreign process; what clients say is not logged
                 logger.exception("the handler failed on %r", payload[:EXCERPT_BYTES])
             else:
                 about = {"channel": envelope.address}
                 logger.exception("the handler failed on message %s", envelope.message_id, extra=about)
+
+    def _skip(self, payload: bytes, error: BadEnvelope) -> None:
+        self.stats.malformed += 1
+        logger.warning("skipped what is no envelope (%s): %r", error, payload[:EXCERPT_BYTES])
 
     def _confirmed(self, name: str) -> None:
         if name != self.channel:

@@ -15,7 +15,6 @@ from app.cluster.commands import Commands
 from app.hub.hub import Hub
 from app.protocol.envelope import Envelope
 from app.protocol.events import Join, Leave, Message
-from app.protocol.publication import Publication
 
 
 class RemoteDelivery:
@@ -38,6 +37,7 @@ class RemoteDelivery:
         if envelope.epoch is not None:
             self._channels.count(envelope.seq, envelope.own_seq)
             if self._channels.follows(envelope.address):
+                envelope.check()
                 self._channels.receive(envelope.publication())
             return 0
         if envelope.command is not None:
@@ -48,14 +48,23 @@ class RemoteDelivery:
             return self._hub.deliver(envelope.address, happened(envelope.address, user))
         if envelope.node_id == self._node_id:
             return 0  # our own: it was delivered here before it was published
-        if envelope.target_user_id is None:
-            return self._hub.deliver(envelope.address, Message.of(self._stamped(envelope)))
-        if not self._hub.count(envelope.target_user_id):
-            return 0
-        return self._hub.deliver_to_user(envelope.target_user_id, Message.of(self._stamped(envelope)))
+        return self.deliver(envelope)
 
-    def _stamped(self, envelope: Envelope) -> Publication:
+    def deliver(self, envelope: Envelope) -> int:
+        """Hand what is ephemeral to the connections here that it is for; how many took it."""
+        user_id = envelope.target_user_id
+        if user_id is None:
+            return self._hub.deliver(envelope.address, self._message(envelope))
+        return self._hub.deliver_to_user(user_id, self._message(envelope)) if self._hub.count(user_id) else 0
+
+    def _message(self, envelope: Envelope) -> Message:
         """A foreign process need not say when, nor give it a name."""
-        if envelope.message_id and envelope.sent_at:
-            return envelope.publication()
-        return envelope.publication(message_id=uuid.uuid4().hex, sent_at=self._timestamp())
+        envelope.check()
+        return Message(
+            channel=envelope.address,
+            data=envelope.message,
+            message_id=envelope.message_id or uuid.uuid4().hex,
+            sent_at=envelope.sent_at or self._timestamp(),
+            sender=envelope.sender or msgspec.UNSET,
+            origin=envelope.origin or msgspec.UNSET,
+        )

@@ -31,10 +31,6 @@ class Connection:
         """The client may be told now; see `Outbox`."""
         self.outbox.open(self.encoding.frame(greeting))
 
-    def offer(self, event: Event, at: str | None = None) -> CloseCode | None:
-        """Queue one event for this connection alone (`at`: see `Encoding`); the answer is that of `Outbox.offer`."""
-        return self.outbox.offer(self.encoding.frame(event, at))
-
     def close(self, code: CloseCode, reason: str) -> None:
         self.close_code = self.close_code or code
         self.outbox.close(code, reason)

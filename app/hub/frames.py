@@ -7,7 +7,8 @@ from app.protocol.codes import CloseCode
 from app.protocol.events import Event
 from app.telemetry import Traffic
 
-_FIN_TEXT = 0x81  # RFC 6455 section 5.2: a final frame with opcode 1; a server does not mask
+# RFC 6455 section 5.2: a final frame with opcode 1 (0x81); a server does not mask.
+_SHORT_HEADS = [bytes((0x81, size)) for size in range(126)]
 
 
 class Codec(Protocol):
@@ -28,10 +29,10 @@ def text_frame(payload: bytes) -> bytes:
     """`payload` (UTF-8) as one unmasked WebSocket text frame."""
     size = len(payload)
     if size < 126:
-        return bytes((_FIN_TEXT, size)) + payload
+        return _SHORT_HEADS[size] + payload
     if size < 1 << 16:
-        return bytes((_FIN_TEXT, 126)) + size.to_bytes(2) + payload
-    return bytes((_FIN_TEXT, 127)) + size.to_bytes(8) + payload
+        return b"\x81\x7e" + size.to_bytes(2) + payload
+    return b"\x81\x7f" + size.to_bytes(8) + payload
 
 
 class Encoding:

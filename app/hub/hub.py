@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("heliograph.hub")
 
+_MESSAGES = (Message, Progress)
 FEW = 8  # listeners that are told one by one, as a batch would not pay
 
 
@@ -144,10 +145,11 @@ class Hub:
 
     def tell(self, connection: Connection, event: Event, at: str | None = None) -> None:
         """Hand one event to one connection. `at`: as for `deliver`."""
-        if isinstance(event, Message | Progress):
+        if isinstance(event, _MESSAGES):
             connection.encoding.traffic.messages_out += 1  # one that it had missed
-        self._catch_up(connection)
-        if (code := connection.offer(event, at)) is not None:
+        if self._batch is not None:
+            self._catch_up(connection)
+        if (code := connection.outbox.offer(connection.encoding.frame(event, at))) is not None:
             self._drop(connection, code)
 
     def _tell_each(self, connections: Collection[Connection], event: Event, at: str | None = None) -> int:
@@ -158,9 +160,10 @@ class Hub:
         """
         frames: dict[Encoding, bytes] = {}
         taken = 0
-        for connection in list(connections):
+        for connection in tuple(connections):
             encoding, outbox = connection.encoding, connection.outbox
-            self._catch_up(connection)
+            if self._batch is not None:
+                self._catch_up(connection)
             if outbox.closed:
                 continue  # its transport tidies up a moment later
             if (frame := frames.get(encoding)) is None:

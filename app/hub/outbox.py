@@ -116,13 +116,15 @@ class Outbox:
         if self.closed:
             return None
         if self._shared:
-            self._unshare()
-        self._frames.append(frame)
+            self._frames, self._shared = [*self._frames, frame], False
+        else:
+            self._frames.append(frame)
         self._bytes += len(frame)
         if self._bytes + self._buffered > self._limit_bytes:
             return CloseCode.SLOW
-        if not self._scheduled:
-            self._schedule()
+        if not (self._scheduled or self._held or self._paused):
+            self._scheduled = True
+            self._turn.add(self)
         return None
 
     def offer_all(self, frames: list[bytes], size: int) -> CloseCode | None:

@@ -5,7 +5,6 @@ from typing import get_args
 import msgspec
 
 from app.errors import BadData, BadFrame, ErrorCode
-from app.protocol.events import Event
 from app.protocol.operations import Emit, Operation, Publish, RequestId, Send
 from app.protocol.publication import check_data
 
@@ -29,10 +28,7 @@ class PlainCodec:
 
     def __init__(self, max_depth: int) -> None:
         self._max_depth = max_depth
-        self._encoder = msgspec.json.Encoder()
-
-    def encode(self, event: Event) -> bytes:
-        return self._encoder.encode(event)
+        self.encode = msgspec.json.Encoder().encode  # an event to the bytes of one frame
 
     def decode(self, text: str) -> Operation:
         """Read one frame.

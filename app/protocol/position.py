@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import NamedTuple
 from urllib.parse import parse_qsl, quote
+
+import msgspec
 
 from app.errors import BadCursor
 
 
-class Position(NamedTuple):
+class Position(msgspec.Struct, frozen=True, gc=False):
     """The place of one publication in its channel's log.
 
     `offset` counts up by one with each publication, from 1; 0 stands before the first. Offsets can be compared within
@@ -17,6 +18,14 @@ class Position(NamedTuple):
 
     epoch: str
     offset: int
+
+    def __str__(self) -> str:
+        return f"{self.epoch}.{self.offset}"
+
+    @property
+    def next(self) -> "Position":
+        """The place of the publication that follows."""
+        return Position(self.epoch, self.offset + 1)
 
 
 def format_cursor(positions: Mapping[str, Position]) -> str:

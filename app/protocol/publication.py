@@ -7,6 +7,7 @@ import msgspec
 from app.errors import BadData, DataTooDeep
 from app.protocol.position import Position
 
+_anything = msgspec.json.Decoder()
 _STRING_OR_BRACKET = re.compile(rb'"(?:[^"\\]|\\.)*"|[][{}]')
 
 
@@ -35,14 +36,13 @@ def check_data(data: msgspec.Raw, max_depth: int) -> None:
         BadData: the JSON cannot be read everywhere.
         DataTooDeep: arrays and objects stand more than `max_depth` levels inside each other.
     """
-    raw = bytes(data)
     try:
-        msgspec.json.decode(raw)
+        _anything.decode(data)
     except RecursionError:
         raise DataTooDeep(f"data is nested deeper than {max_depth} levels") from None
     except (msgspec.MsgspecError, UnicodeDecodeError, ValueError) as error:
         raise BadData(f"data is not JSON that every client can read: {error}") from None
-    _check_depth(raw, max_depth)
+    _check_depth(data, max_depth)
 
 
 def check_again(data: msgspec.Raw, max_depth: int) -> None:
@@ -51,17 +51,18 @@ def check_again(data: msgspec.Raw, max_depth: int) -> None:
     Raises:
         BadData, DataTooDeep: it is no UTF-8; it is nested too deep.
     """
+    try:
+        str(data, "utf-8")
+    except UnicodeDecodeError as error:
+        raise BadData(f"data is not JSON that every client can read: {error}") from None
+    _check_depth(data, max_depth)
+
+
+def _check_depth(data: msgspec.Raw, max_depth: int) -> None:
+    """Most data are too short for that; counting brackets, far cheaper than following them, settles most others."""
+    if len(data) <= 2 * max_depth:
+        return
     raw = bytes(data)
-    if not raw.isascii():
-        try:
-            raw.decode()
-        except UnicodeDecodeError as error:
-            raise BadData(f"data is not JSON that every client can read: {error}") from None
-    _check_depth(raw, max_depth)
-
-
-def _check_depth(raw: bytes, max_depth: int) -> None:
-    """Counting brackets is far cheaper than following them, and settles it for almost every message."""
     if raw.count(b"[") + raw.count(b"{") > max_depth and _depth(raw) > max_depth:
         raise DataTooDeep(f"data is nested deeper than {max_depth} levels")
 

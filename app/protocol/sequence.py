@@ -38,15 +38,15 @@ class Sequence:
         """What may be delivered now, in order; or what must be read first."""
         position = publication.position
         assert position is not None  # noqa: S101 - an ephemeral publication has no place in an order
-        epoch, top = self.position
-        if position.epoch != epoch:
-            return Missing(self.position, epoch_changed=True)
-        if position.offset <= top:
+        last = self.position
+        if position.epoch != last.epoch:
+            return Missing(last, epoch_changed=True)
+        if position.offset <= last.offset:
             return []
-        if position.offset > top + 1:
+        if position.offset > last.offset + 1:
             if len(self._early) < MOST_EARLY:
                 self._early[position.offset] = publication
-            return Missing(self.position)
+            return Missing(last)
         self.position = position
         if not self._early:
             return [publication]
@@ -79,11 +79,11 @@ class Sequence:
 
     def _release(self) -> list[Publication]:
         """What was held back and follows without a gap; what is behind the position by now is dropped."""
-        epoch, top = self.position
+        top = self.position.offset
         released = []
         while (early := self._early.pop(top + 1, None)) is not None:
             released.append(early)
             top += 1
-        self.position = Position(epoch, top)
+        self.position = Position(self.position.epoch, top)
         self._early = {offset: early for offset, early in self._early.items() if offset > top}
         return released

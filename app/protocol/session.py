@@ -6,10 +6,9 @@ carries out the action it gets back. A second transport or codec needs a driver,
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from enum import Enum, auto
 from typing import assert_never
 
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import UNSET, UnsetType
 
 from app.errors import BadChannel, BadCursor, BadUserId, ErrorCode
 from app.protocol.codes import CloseCode
@@ -49,18 +48,6 @@ class Renew:
 
     token: str
     request_id: RequestId | None
-
-
-class Route(Struct, frozen=True, gc=False):
-    """Hand the message to the router and answer with what it says."""
-
-    operation: Send
-
-
-class Announce(Struct, frozen=True, gc=False):
-    """Publish on a channel and answer with its place."""
-
-    operation: Publish
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,13 +108,8 @@ class Refuse:
     close: CloseCode | None = None
 
 
-Action = Authenticate | Renew | Route | Announce | Join | Leave | Recall | Muster | HandOver | Answer | Refuse
-
-
-class _State(Enum):
-    NEW = auto()  # nobody knows who this is; only `connect` is accepted
-    CONNECTING = auto()  # the driver is finding out
-    CONNECTED = auto()
+# A message goes to the router as it is, and is answered with what the router says of it.
+Action = Send | Publish | Authenticate | Renew | Join | Leave | Recall | Muster | HandOver | Answer | Refuse
 
 
 class Session:
@@ -153,18 +135,19 @@ class Session:
         self._open_mode = open_mode
         self._ping_interval_s = ping_interval_s
         self._max_channels = max_channels
-        self._state = _State.NEW
+        self._is_connecting = False  # the driver is finding out who this is
+        self._is_known = False  # before that only `connect` is accepted
         self._connect = Connect()
         self._grants = NO_GRANTS
         self._channels: set[str] = set()
 
     def receive(self, operation: Operation) -> Action:
         """Decide on one operation of the client."""
-        if isinstance(operation, Ping):
-            return Answer(Pong(id=echo(operation.id)))
-        if isinstance(operation, Connect):
-            return self._begin(operation)
-        if self._state is not _State.CONNECTED:
+        if not self._is_known:
+            if isinstance(operation, Connect):
+                return self._begin(operation)
+            if isinstance(operation, Ping):
+                return Answer(Pong(id=echo(operation.id)))
             text = "the first frame must be 'connect'"
             return Refuse(ErrorCode.BAD_REQUEST, text, operation.id, close=CloseCode.BAD_REQUEST)
         try:
@@ -182,7 +165,7 @@ class Session:
         """
         self.user = user
         self._grants = grants
-        self._state = _State.CONNECTED
+        self._is_known = True
         own = personal_channel(user)
         named = dict.fromkeys([*channels, *grants.at_once])
         positions = parse_cursor(self._connect.cursor or "")
@@ -218,35 +201,37 @@ class Session:
         )
 
     def _begin(self, operation: Connect) -> Action:
-        if self._state is not _State.NEW:
-            return Refuse(ErrorCode.BAD_REQUEST, "this connection has said 'connect' already", operation.id)
+        if self._is_connecting:
+            return _said_already(operation)
         try:
             for channel in parse_cursor(operation.cursor or ""):
                 check_channel(channel)
         except (BadCursor, BadChannel) as error:
             return Refuse(error.code, str(error), operation.id, close=CloseCode.BAD_REQUEST)
-        self._state = _State.CONNECTING
+        self._is_connecting = True
         self._connect = operation
         return Authenticate(operation.token, operation.user, operation.ticket)
 
-    def _decide(
-        self, operation: Refresh | Send | Subscribe | Unsubscribe | Publish | ReadHistory | ReadPresence | Emit
-    ) -> Action:
+    def _decide(self, operation: Operation) -> Action:
         match operation:
+            case Send():  # by far the most, with the next
+                try:
+                    check_user_id(operation.to)
+                except BadUserId as error:
+                    return Refuse(error.code, f"'to': {error}", operation.id)
+                return operation
+            case Publish():
+                if not self._may_publish(check_channel(operation.channel)):
+                    return _not_allowed(f"clients may not publish on {operation.channel!r}", operation.id)
+                return operation
+            case Ping():
+                return Answer(Pong(id=echo(operation.id)))
+            case Connect():
+                return _said_already(operation)
             case Refresh(token=token):
                 if self._open_mode:
                     return Refuse(ErrorCode.BAD_REQUEST, "there is nothing to refresh in open mode", operation.id)
                 return Renew(token, operation.id)
-            case Send(to=to):
-                try:
-                    check_user_id(to)
-                except BadUserId as error:
-                    return Refuse(error.code, f"'to': {error}", operation.id)
-                return Route(operation)
-            case Publish(channel=channel):
-                if not self._may_publish(check_channel(channel)):
-                    return _not_allowed(f"clients may not publish on {channel!r}", operation.id)
-                return Announce(operation)
             case Subscribe(channel=channel, cursor=cursor):
                 return self._subscribe(operation, parse_cursor(cursor or "").get(channel))
             case Unsubscribe(channel=channel):
@@ -301,6 +286,10 @@ class Session:
         namespace = self._namespaces.of(channel).client_publish
         everybody = self._open_mode if namespace is None else namespace
         return everybody or self._grants.allow(Right.PUBLISH, channel)
+
+
+def _said_already(operation: Connect) -> Refuse:
+    return Refuse(ErrorCode.BAD_REQUEST, "this connection has said 'connect' already", operation.id)
 
 
 def _not_allowed(message: str, request_id: RequestId | None) -> Refuse:

@@ -150,7 +150,7 @@ class View:
     def _progress(self, frame: Mapping[str, Any]) -> list[Print]:
         self.state, self.progress = frame["state"], frame["progress"]
         if self.position is not None:
-            self.position = self.position._replace(offset=self.position.offset + 1)
+            self.position = self.position.next
         return [] if frame["message"] is None else [Print(frame["message"])]
 
     def _history(self, frame: Mapping[str, Any]) -> list[Print]:
@@ -161,7 +161,7 @@ class View:
         printed = []
         for publication in frame["publications"]:
             at = _position(publication, self._channel)
-            if at is None or was.epoch != until.epoch or at != (was.epoch, was.offset + 1):
+            if at is None or was.epoch != until.epoch or at != was.next:
                 break
             was = at
             if publication["data"].get("message") is not None:

@@ -10,9 +10,8 @@ from websockets.speedups import apply_mask
 
 _TEXT = 0x81  # final, no extension, opcode 1
 _FINAL = 0x80
-_MASKED = 0x80
+_MASKED = 0x80  # the highest bit of the second byte; the rest is the length, or 126 or 127 if more bytes tell it
 _FIRST_CONTROL_OPCODE = 8
-_HEAD_BYTES = {126: 8, 127: 14}  # with the mask, by the length in the second byte; 6 for any other
 
 
 class FrameSplitter:
@@ -44,24 +43,22 @@ class FrameSplitter:
             if size - at < 2:
                 self._keep(data[at:], 2)
                 return
-            first, second = data[at], data[at + 1]
-            length = second & 0x7F
-            head = _HEAD_BYTES.get(length, 6)
-            if not second & _MASKED:
+            first, length = data[at], data[at + 1] - _MASKED
+            if length < 0:
                 self._on_frame(data[at:])
                 return
-            if size - at < head:
-                self._keep(data[at:], head)
+            start = at + (6 if length < 126 else 8 if length == 126 else 14)
+            if start > size:
+                self._keep(data[at:], start - at)
                 return
-            if head != 6:
-                length = int.from_bytes(data[at + 2 : at + head - 4])
+            if length > 125:
+                length = int.from_bytes(data[at + 2 : start - 4])
             if length > self._max_bytes:
                 self._on_frame(data[at:])
                 return
-            start = at + head
             end = start + length
             if end > size:
-                self._keep(data[at:], head + length)
+                self._keep(data[at:], end - at)
                 return
             if first == _TEXT and not self._fragmented:
                 payload = apply_mask(data[start:end], data[start - 4 : start])

@@ -38,7 +38,6 @@ from app.protocol.plain import PlainCodec
 from app.protocol.position import cursor_of, format_cursor
 from app.protocol.session import (
     Action,
-    Announce,
     Answer,
     Authenticate,
     HandOver,
@@ -48,7 +47,6 @@ from app.protocol.session import (
     Recall,
     Refuse,
     Renew,
-    Route,
     Session,
     echo,
 )
@@ -211,8 +209,8 @@ class Driver:
 
     def _act(self, action: Action) -> Coroutine[Any, Any, None] | None:
         match action:
-            case Route(operation) | Announce(operation):  # by far the most
-                return self._dispatch(operation)
+            case Send() | Publish():  # by far the most
+                return self._dispatch(action)
             case Answer(event):
                 self._parts.manager.tell(self.connection, event)
             case Leave(channel, answer):

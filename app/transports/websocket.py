@@ -2,11 +2,11 @@
 
 import asyncio
 import logging
-import time
 from collections import deque
 from collections.abc import Coroutine
 from contextlib import suppress
 from dataclasses import dataclass
+from time import monotonic
 from typing import Any, Protocol
 from urllib.parse import parse_qsl, unquote_to_bytes
 
@@ -123,11 +123,13 @@ class _Socket:
         "_bucket",
         "_close_code",
         "_connect",
+        "_decode",
         "_driver",
         "_parts",
         "_patience",
         "_socket",
         "_timer",
+        "_traffic",
         "_waiting",
         "_work",
     )
@@ -150,7 +152,9 @@ class _Socket:
         user = _user_in_path(scope)
         self._connect = _connect_in_url(scope, query, user, open_mode=parts.authenticator.mode == "open")
         self._driver = Driver(parts, encoding, outbox, only_user=user, channels=_channels_in_url(scope, query))
-        self._bucket = TokenBucket(parts.settings.limits.messages_per_second, time.monotonic())
+        self._decode = parts.codec.decode
+        self._traffic = encoding.traffic
+        self._bucket = TokenBucket(parts.settings.limits.messages_per_second, monotonic())
         self._patience: TokenBucket | None = None  # with who is over that rate
         self._work: asyncio.Task[None] | None = None  # what takes its time
         self._waiting: deque[str] | None = None  # the frames behind it
@@ -200,12 +204,12 @@ class _Socket:
 
     def _handle(self, text: str) -> None:
         """One frame of the client."""
-        self._driver.connection.encoding.traffic.messages_in += 1
+        self._traffic.messages_in += 1
         try:
-            if not self._bucket.take(now := time.monotonic()):
+            if not self._bucket.take(now := monotonic()):
                 self._refuse_one_too_many(text, now)
                 return
-            operation = self._parts.codec.decode(text)
+            operation = self._decode(text)
         except BadFrame as error:
             self._driver.refuse(Refuse(error.code, str(error), error.request_id))
         else:

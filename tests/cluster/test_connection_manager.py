@@ -283,6 +283,10 @@ class TestBusReceive:
             b'{"target_user_id":"bob","message":"\\ud800"}',
             b'{"target_user_id":"bob","message":' + b"[" * 200 + b"]" * 200 + b"}",
         ]
+        bad += [  # whoever calls itself a replica can break no reader either
+            b'{"target_user_id":"bob","message":"\xff","node_id":"n1"}',
+            b'{"target_user_id":"bob","message":' + b"[" * 200 + b"]" * 200 + b',"node_id":"n1"}',
+        ]
         for payload in bad:
             await bus.client.publish(bus.channel, payload)
         await foreign(one, "bob", "fine")

@@ -22,16 +22,16 @@ from tests.support.members import RecordingSink
 MESSAGE = Message.of(Publication("#bob", msgspec.Raw(b'"hi"'), "m", "t"))
 
 
-class CountingCodec(PlainCodec):
+class CountingCodec:
     """Counts how often it had to encode."""
 
     def __init__(self) -> None:
-        super().__init__(32)
+        self._codec = PlainCodec(32)
         self.encoded = 0
 
     def encode(self, event: Event) -> bytes:
         self.encoded += 1
-        return super().encode(event)
+        return self._codec.encode(event)
 
 
 class House:
