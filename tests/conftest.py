@@ -14,7 +14,8 @@ from tests.support.replicas import RunningReplica, run_replica, settings_for
 from tests.support.waiting import eventually
 
 # Real workers, playbooks and consumers, and channels that are broken and repaired: `-m "not e2e and not slow"` leaves
-# them out, and is done in less than two minutes.
+# them out, and is to be done in two minutes. What else it leaves out is marked in its place: sweeps over every place
+# to stop, floods, and what waits for whole seconds.
 SLOW = ("tests/publish/", "tests/cluster/test_channels.py", "tests/cluster/test_presence.py")
 
 # What a replica does now and then, or gives others time for, is sooner or shorter here.

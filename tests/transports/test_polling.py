@@ -319,6 +319,7 @@ class TestRefusals:
                 assert told(await eve.poll(wait=0)) == []
             assert told(await poller.poll()) == ["secret"]
 
+    @pytest.mark.slow
     async def test_a_token_that_expires_ends_the_wait(self, start_replica: StartReplica) -> None:
         """Fails if a poll outlives its token, or a new token does not count for a client that is here already."""
         one = await start_replica(redis_url=None, auth=JWT)

@@ -52,6 +52,7 @@ class Bearer(Client):
 
 
 class TestRefresh:
+    @pytest.mark.slow
     async def test_a_new_token_takes_the_old_ones_place(self, one: RunningReplica) -> None:
         """Fails if the connection ends with the first token, outlives the second, or the time is told wrongly."""
         first_s = soon()
@@ -63,6 +64,7 @@ class TestRefresh:
             assert await alice.close_code(within_s=8) == 3005
             assert time.time() > ends_at - 0.1
 
+    @pytest.mark.slow
     async def test_a_token_without_an_end(self, one: RunningReplica) -> None:
         """Fails if the old end stays, or a client cannot tell that there is none."""
         ends_in_s = soon()

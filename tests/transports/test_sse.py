@@ -145,6 +145,7 @@ class TestStream:
             await one.replica.manager.send("eve", "yours")
             assert (await eve.event())["data"] == "yours"
 
+    @pytest.mark.slow
     async def test_keep_alives(self, start_replica: StartReplica) -> None:
         """Fails if a quiet stream sends nothing: proxies would cut it."""
         one = await start_replica(redis_url=None, ping={"interval_s": 1})
