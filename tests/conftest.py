@@ -7,14 +7,28 @@ from typing import Any
 
 import pytest
 
+from app.backends import redis_client
 from app.cluster.pubsub_manager import reset_pubsub_manager
 from tests.support.redis_server import RedisServer
 from tests.support.replicas import RunningReplica, run_replica, settings_for
 from tests.support.waiting import eventually
 
 # Real workers, playbooks and consumers, and channels that are broken and repaired: `-m "not e2e and not slow"` leaves
-# them out, and is done in less than two minutes.
+# them out, and is to be done in two minutes. What else it leaves out is marked in its place: sweeps over every place
+# to stop, floods, and what waits for whole seconds.
 SLOW = ("tests/publish/", "tests/cluster/test_channels.py", "tests/cluster/test_presence.py")
+
+# What a replica does now and then, or gives others time for, is sooner or shorter here.
+SOONER = {
+    "app.cluster.census.INTERVAL_S": 0.05,
+    "app.cluster.commands.LOOK_S": 0.2,
+    "app.cluster.directory.AFTER_ERROR_S": 0.1,
+    "app.cluster.presence.RETRY_S": 0.1,
+    "app.cluster.pulse.INTERVAL_S": 0.1,
+    "app.server.websocket.DISCARD_S": 0.3,
+    "app.transports.asgi_sink.FAREWELL_TIMEOUT_S": 0.3,
+    "app.transports.sse.REJOIN_S": 0.1,
+}
 
 StartReplica = Callable[..., Awaitable[RunningReplica]]
 
@@ -23,6 +37,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.nodeid.startswith(SLOW):
             item.add_marker(pytest.mark.slow)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def sooner() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        for name, interval_s in SOONER.items():
+            patch.setattr(name, interval_s)
+        yield
+
+
+@pytest.fixture
+def short_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command that Redis does not answer fails after 0.3 s instead of one."""
+    monkeypatch.setattr(redis_client, "TIMEOUT_S", 0.3)
+    monkeypatch.setitem(redis_client.connect.__kwdefaults__, "timeout_s", 0.3)
 
 
 @pytest.fixture(scope="session")

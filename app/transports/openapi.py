@@ -1,5 +1,6 @@
 """The OpenAPI document of everything that speaks plain HTTP."""
 
+from functools import cache
 from typing import Any
 
 import msgspec
@@ -29,6 +30,7 @@ _REFUSED = {
 _ANY_OBJECT = {"type": "object"}
 
 
+@cache
 def openapi_document() -> Object:
     """The document, as `/api/openapi.json` serves it."""
     _, params = models_json_schema([(method.params, "validation") for method in METHODS.values()], ref_template=_REF)

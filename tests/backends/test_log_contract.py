@@ -532,6 +532,7 @@ class TestRestarts:
         assert (await own.read("run:1", with_run=True)).run is None
         assert (await own.log.bus_sequences()).shared == 1
 
+    @pytest.mark.usefixtures("short_timeout")
     async def test_a_frozen_redis_is_unavailable_in_time(self, own: RedisBench) -> None:
         """Fails if a publisher waits for ever."""
         await own.append("c", 1)

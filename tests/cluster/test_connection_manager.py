@@ -104,6 +104,7 @@ class TestRouting:
         await all_arrived(one, phone, laptop, other)
         assert (phone.got, laptop.got, other.got) == (["hi"], ["hi"], [])
 
+    @pytest.mark.usefixtures("short_timeout")
     async def test_local_comes_first_while_redis_is_frozen(
         self, own_members: Members, own_redis: RedisServer
     ) -> None:

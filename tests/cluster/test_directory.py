@@ -44,12 +44,6 @@ async def redis_backend(redis_server: RedisServer, namespace: str) -> AsyncItera
 
 
 @pytest.fixture
-def short_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A command that Redis does not answer fails after 0.3 s instead of one."""
-    monkeypatch.setattr("app.backends.redis_client.TIMEOUT_S", 0.3)
-
-
-@pytest.fixture
 async def own_backend(own_redis: RedisServer, namespace: str) -> AsyncIterator[RedisDirectory]:
     """A directory in the test's own Redis."""
     client = connect(own_redis.url)
@@ -421,6 +415,7 @@ class TestStartAndStop:
             await stopping
             assert await a.connect("dave") is None
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("turns", range(2))
     @pytest.mark.parametrize("loop", ["_renew_loop", "_write_loop", "_reap_loop"])
     async def test_wherever_its_tasks_wait_a_stop_ends_them(
@@ -581,6 +576,7 @@ class TestReaping:
             clock.advance(BY_HAND.reap_grace_s)
         await eventually(lambda: holds(backend, "bob"))
 
+    @pytest.mark.slow
     async def test_a_process_that_is_frozen_and_thaws_and_is_killed(
         self, holder: StartHolder, redis_server: RedisServer, redis_backend: RedisDirectory, namespace: str
     ) -> None:
@@ -627,9 +623,9 @@ async def _a_life(a: Holder, backend: DirectoryBackend, watch: Watch) -> None:
     try:
         await a.connect("carol")
         a.disconnect("carol")
-        await eventually(lambda: holds(backend, "carol"), every_s=0.001)
-        await eventually(lambda: holds(backend, "bob"), every_s=0.001)
-        await eventually(lambda: a.described > 6, every_s=0.001)
+        await eventually(lambda: holds(backend, "carol"))
+        await eventually(lambda: holds(backend, "bob"))
+        await eventually(lambda: a.described > 6)
     finally:
         watch.over()
 

@@ -7,13 +7,13 @@ import time
 from contextlib import AsyncExitStack
 from typing import Any
 
-import httpx
 import pytest
 
 from app.errors import BadChannel, BadUserId, BusUnavailable
 from app.protocol.codes import CloseCode
 from tests.conftest import StartReplica
 from tests.support.client import Client
+from tests.support.http import http_client
 from tests.support.redis_admin import Eavesdropper, RedisAdmin
 from tests.support.redis_server import RedisServer
 from tests.support.replicas import RunningReplica
@@ -77,7 +77,7 @@ class TestDisconnect:
     async def test_streams_and_polls_alike(self, start_replica: StartReplica) -> None:
         """Fails if only sockets are closed, or a client on another door is not told why."""
         one, two = await start_replica("replica-1"), await start_replica("replica-2")
-        async with httpx.AsyncClient(base_url=two.url, trust_env=False, timeout=10) as http:
+        async with http_client(two.url, timeout=10) as http:
             first = (await http.get("/api/poll?user=bob")).json()
             waiting = asyncio.create_task(
                 http.get("/api/poll", params={"user": "bob", "wait": 8, "cursor": first["cursor"]})
@@ -153,6 +153,9 @@ class TestWithoutTheBus:
                 bob = await stack.enter_async_context(Client(two.url, user="bob"))
             await eventually(lambda: not two.replica.node.ready)
             await one.replica.manager.disconnect_user("bob")
+            # How old a command is, is known to some milliseconds: the answer that brings it takes its time.
+            later = time.monotonic() + 0.2
+            await eventually(lambda: time.monotonic() > later)
             late = await stack.enter_async_context(Client(two.url, user="bob"))
             await bob.nothing_more()  # nobody could have told replica-2
             async with proxy:

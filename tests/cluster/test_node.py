@@ -143,6 +143,7 @@ class TestStop:
             await one.replica.node.start()
             await eventually(lambda: one.replica.node.ready)
 
+    @pytest.mark.usefixtures("short_timeout")
     async def test_stopping_while_redis_is_frozen_takes_no_longer_than_one_time_out(
         self, own_redis: RedisServer, namespace: str
     ) -> None:
@@ -245,6 +246,7 @@ class TestDrain:
         assert fast.of("reconnect")
         assert slow.sink.closed is fast.sink.closed is CloseCode.SHUTDOWN
 
+    @pytest.mark.usefixtures("short_timeout")
     async def test_draining_goes_on_while_redis_is_frozen(self, own_redis: RedisServer, namespace: str) -> None:
         """Fails if clients are not sent off because the directory cannot be told."""
         async with Members(own_redis.url, namespace) as members:

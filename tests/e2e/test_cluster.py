@@ -102,7 +102,7 @@ async def test_a_killed_replica_takes_nobody_with_it(own_cluster: LocalClusterPr
         async def forgotten() -> bool:
             return (await gil.send("ines", "anyone?"))["delivery"] == "stored"
 
-        await eventually(forgotten, within_s=killed_at + 5 - time.monotonic(), every_s=0.1)
+        await eventually(forgotten, within_s=killed_at + 5 - time.monotonic())
         await eventually(
             lambda: own_cluster.members().get(victim, {}).get("node_id") not in (None, old_node), within_s=5
         )
@@ -133,11 +133,9 @@ async def test_redis_dies_and_comes_back(own_cluster: LocalClusterProcess) -> No
         async def reaches_mo() -> bool:
             return (await kim.send("mo", "with Redis")).get("delivery") == "remote"
 
-        await eventually(reaches_mo, within_s=15, every_s=0.2)
+        await eventually(reaches_mo, within_s=15)
         assert await mo.messages(1) == ["with Redis"]
-        await eventually(
-            lambda: all(replica["ready"] for replica in own_cluster.members().values()), within_s=10, every_s=0.2
-        )
+        await eventually(lambda: all(replica["ready"] for replica in own_cluster.members().values()), within_s=10)
 
 
 async def test_nginx_keeps_metrics_in_and_query_strings_out_of_its_log(cluster: LocalClusterProcess) -> None:

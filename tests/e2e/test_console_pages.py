@@ -443,7 +443,7 @@ async def test_a_drain_loses_and_repeats_nothing_on_any_transport(
             async def has_moved(transport: str = transport) -> bool:
                 return set((await collected(page, transport))["served"]) != {victim}
 
-            await eventually(has_moved, within_s=20, every_s=0.1)
+            await eventually(has_moved, within_s=20)
         await eventually(lambda: len(published) > 300, within_s=20)
     finally:
         stop.set()
@@ -453,7 +453,7 @@ async def test_a_drain_loses_and_repeats_nothing_on_any_transport(
         async def has_all(transport: str = transport) -> bool:
             return len((await collected(page, transport))["heard"]) >= len(published)
 
-        await eventually(has_all, within_s=15, every_s=0.1)
+        await eventually(has_all, within_s=15)
         found = await collected(page, transport)
         assert found["heard"] == list(range(len(published))), transport
         assert found["lost"] == 0, transport
@@ -496,14 +496,14 @@ async def test_it_falls_back_to_events_and_to_polling_through_nginx(
         wanted = (["by polling"], ["mine"], {"one": 21, "two": 20})
         return (found["heard"][-1:], found["mine"], found["runs"]) == wanted
 
-    await eventually(has_heard, within_s=10, every_s=0.1)
+    await eventually(has_heard, within_s=10)
     gate.shut = False
     await page.evaluate("dispatchEvent(new Event('online'))")
 
     async def has_socket() -> bool:
         return bool((await collected(page, "websocket"))["state"]["transport"] == "websocket")
 
-    await eventually(has_socket, within_s=10, every_s=0.1)
+    await eventually(has_socket, within_s=10)
 
 
 async def test_the_page_in_ten_lines(cluster: LocalClusterProcess, browser: Browser, publisher: Publisher) -> None:

@@ -3,9 +3,12 @@
 import asyncio
 import json
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
-import httpx
+from tests.support.http import http_client
+
+if TYPE_CHECKING:
+    import httpx
 
 
 class EventSource:
@@ -24,11 +27,10 @@ class EventSource:
         source: str | None = None,
         **params: str,
     ) -> None:
-        self._http = httpx.AsyncClient(
-            base_url=base_url,
+        self._http = http_client(
+            base_url,
             timeout=600,
-            trust_env=False,
-            transport=httpx.AsyncHTTPTransport(local_address=source) if source else None,
+            source=source,
         )
         self._params = params
         self._headers = headers or {}

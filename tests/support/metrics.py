@@ -1,15 +1,15 @@
 """Reading /metrics as Prometheus does."""
 
-import httpx
 from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.support.http import http_client
 from tests.support.replicas import RunningReplica
 
 
 async def scrape(replica: RunningReplica) -> str:
     """The text of /metrics."""
-    async with httpx.AsyncClient(base_url=replica.url, trust_env=False) as http:
+    async with http_client(replica.url) as http:
         response = await http.get("/metrics")
     assert response.status_code == 200
     assert response.headers["content-type"].startswith("text/plain; version=")

@@ -5,6 +5,8 @@ from typing import Any, Self
 
 import httpx
 
+from tests.support.http import http_client
+
 
 class Poller:
     """`async with Poller(url, user="bob", channels="news") as poller:`; `params` are those of each poll's URL."""
@@ -20,12 +22,11 @@ class Poller:
     ) -> None:
         self.cursor = cursor
         self._params = params
-        self.http = httpx.AsyncClient(
-            base_url=base_url,
+        self.http = http_client(
+            base_url,
             timeout=70,
-            trust_env=False,
             headers=headers,
-            transport=httpx.AsyncHTTPTransport(local_address=source) if source else None,
+            source=source,
         )
 
     async def __aenter__(self) -> Self:

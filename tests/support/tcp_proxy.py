@@ -54,7 +54,7 @@ class TcpProxy:
         return len(deaf)
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if self.refuse_after == 0:
+        if self.refuse_after == 0 or not self._server.is_serving():  # accepted while the proxy was closing
             writer.close()
             return
         self.refuse_after -= self.refuse_after > 0

@@ -1,5 +1,6 @@
 """Tokens of the jwt mode."""
 
+import math
 import time
 from typing import Any
 
@@ -7,6 +8,15 @@ import jwt
 
 SECRET = "a secret of thirty-two bytes or so"
 JWT = {"mode": "jwt", "secret": SECRET}
+
+
+def soon() -> float:
+    """In how many seconds a token ends that lives as short as may be: half a second or a little more.
+
+    Its end falls on a whole second, as fractions are dropped when a token is checked.
+    """
+    now = time.time()
+    return math.ceil(now + 0.5) - now
 
 
 def token(

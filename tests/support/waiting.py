@@ -5,11 +5,10 @@ import inspect
 from collections.abc import Awaitable, Callable
 
 
-async def eventually(
-    condition: Callable[[], object | Awaitable[object]], *, within_s: float = 5.0, every_s: float = 0.01
-) -> None:
+async def eventually(condition: Callable[[], object | Awaitable[object]], *, within_s: float = 5.0) -> None:
     """Return as soon as `condition()` is true; fail if that takes longer than `within_s`."""
     deadline = asyncio.get_running_loop().time() + within_s
+    pause_s = 0.001
     while True:
         result = condition()
         if inspect.isawaitable(result):
@@ -17,4 +16,5 @@ async def eventually(
         if result:
             return
         assert asyncio.get_running_loop().time() < deadline, f"not true within {within_s} s"
-        await asyncio.sleep(every_s)
+        await asyncio.sleep(pause_s)
+        pause_s = min(2 * pause_s, 0.01)

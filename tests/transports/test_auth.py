@@ -21,7 +21,7 @@ from app.transports.tokens import make_token
 from tests.conftest import StartReplica
 from tests.support.client import Client
 from tests.support.replicas import OPEN
-from tests.support.tokens import JWT, SECRET, token
+from tests.support.tokens import JWT, SECRET, soon, token
 
 tickets = MemoryTickets(SystemClock())
 jwt_mode = Authenticator(AuthSettings(mode="jwt", secret=SECRET), tickets)
@@ -268,13 +268,14 @@ class TestJwtMode:
         """Fails if a connection outlives its token, ends before it does, or may not come back with a new one."""
         one = await start_replica(auth=JWT, redis_url=None)
         async with Client(one.url) as client, Client(one.url) as patient:
-            started_at = time.time()
-            await client.say({"type": "connect", "token": token("alice", expires_in=1.2)})
+            ends_in_s = soon()
+            ends_at = time.time() + ends_in_s
+            await client.say({"type": "connect", "token": token("alice", expires_in=ends_in_s)})
             await client.next("connected")
             await patient.say({"type": "connect", "token": token("alice")})
             await patient.next("connected")
             assert await client.close_code() == 3005
-            assert time.time() - started_at >= 1.1
+            assert time.time() >= ends_at - 0.1
             await patient.nothing_more()
             assert (await patient.send("alice", "still here"))["delivery"] == "local"
         assert one.replica.hub.connections == 0

@@ -146,6 +146,7 @@ class TestDeadClients:
             assert await raw.body() == b""
         await eventually(lambda: one.replica.hub.connections == 0, within_s=0.5)
 
+    @pytest.mark.slow
     async def test_a_client_that_answers_no_ping_is_closed_with_3012(self, start_replica: StartReplica) -> None:
         """Fails if a peer that went away without a word is kept, or one that answers is not."""
         one = await start_replica(redis_url=None, ping={"interval_s": 1, "timeout_s": 1})

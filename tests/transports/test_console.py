@@ -8,6 +8,7 @@ import pytest
 from app.transports.console import STATIC
 from tests.conftest import StartReplica
 from tests.support.client import Client
+from tests.support.http import http_client
 from tests.support.redis_server import RedisServer
 from tests.support.replicas import RunningReplica
 from tests.support.tokens import JWT
@@ -17,7 +18,7 @@ FILES = sorted(str(path.relative_to(STATIC)) for path in STATIC.rglob("*") if pa
 
 
 async def get(replica: RunningReplica, path: str) -> httpx.Response:
-    async with httpx.AsyncClient(base_url=replica.url, trust_env=False) as http:
+    async with http_client(replica.url) as http:
         return await http.get(path)
 
 

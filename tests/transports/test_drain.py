@@ -3,11 +3,11 @@
 import asyncio
 import time
 
-import httpx
 import pytest
 
 from tests.conftest import StartReplica
 from tests.support.client import Client
+from tests.support.http import http_client
 from tests.support.raw_socket import RawSocket
 from tests.support.replicas import RunningReplica
 from tests.support.waiting import eventually
@@ -52,7 +52,7 @@ async def test_while_it_drains_it_refuses_and_says_so(start_replica: StartReplic
     async with Client(one.url, user="alice") as alice, Client(two.url, user="bob") as bob:
         one.server.handle_exit(SIGTERM, None)
         await alice.next("reconnect")
-        async with httpx.AsyncClient(base_url=one.url, trust_env=False) as http:
+        async with http_client(one.url) as http:
             ready = await http.get("/ready")
             assert ready.status_code == 503
             assert ready.json()["draining"] is True

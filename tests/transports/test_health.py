@@ -3,13 +3,14 @@
 import httpx
 
 from tests.conftest import StartReplica
+from tests.support.http import http_client
 from tests.support.redis_server import RedisServer
 from tests.support.replicas import RunningReplica
 from tests.support.waiting import eventually
 
 
 async def get(replica: RunningReplica, path: str) -> httpx.Response:
-    async with httpx.AsyncClient(base_url=replica.url, trust_env=False) as http:
+    async with http_client(replica.url) as http:
         return await http.get(path)
 
 

@@ -11,6 +11,7 @@ import pytest
 from app.transports.http_api.methods import MOST_QUESTIONS
 from tests.conftest import StartReplica
 from tests.support.client import Client
+from tests.support.http import http_client
 from tests.support.redis_server import RedisServer
 from tests.support.replicas import RunningReplica
 from tests.support.waiting import eventually
@@ -35,7 +36,7 @@ async def one(request: pytest.FixtureRequest, start_replica: StartReplica) -> Ru
 @pytest.fixture
 async def http(one: RunningReplica) -> AsyncIterator[httpx.AsyncClient]:
     headers = {"X-API-Key": KEY}
-    async with httpx.AsyncClient(base_url=one.url, headers=headers, trust_env=False) as client:
+    async with http_client(one.url, headers=headers) as client:
         yield client
 
 
@@ -297,7 +298,7 @@ class TestBatch:
     async def test_publications_keep_their_order(self, start_replica: StartReplica, parallel: bool) -> None:
         """Fails if what is published in one batch stands in the channel's log in another order."""
         one = await start_replica(**{**OPTIONS, "api": {"key": KEY, "batch": 300}})
-        async with httpx.AsyncClient(base_url=one.url, headers={"X-API-Key": KEY}, trust_env=False) as http:
+        async with http_client(one.url, headers={"X-API-Key": KEY}) as http:
             commands = [{"publish": {"channel": "chat:1", "data": number}} for number in range(300)]
             replies = (await call(http, "batch", commands=commands, parallel=parallel))["replies"]
         assert [reply["publish"]["offset"] for reply in replies] == list(range(1, 301))
@@ -327,7 +328,7 @@ class TestBatch:
             return await read(*arguments)
 
         monkeypatch.setattr(one.replica.manager, "history", counted)
-        async with httpx.AsyncClient(base_url=one.url, headers={"X-API-Key": KEY}, trust_env=False) as http:
+        async with http_client(one.url, headers={"X-API-Key": KEY}) as http:
             commands = [{"history": {"channel": f"chat:{number}", "limit": 1}} for number in range(100)]
             replies = (await call(http, "batch", commands=commands, parallel=True))["replies"]
         assert [list(reply) for reply in replies] == [["history"]] * 100
@@ -361,7 +362,7 @@ class TestRefusals:
     )
     async def test_without_the_key_nothing_is_done(self, one: RunningReplica, headers: dict[str, str]) -> None:
         """Fails if somebody without the key is let in, or learns more than that."""
-        async with httpx.AsyncClient(base_url=one.url, trust_env=False) as http:
+        async with http_client(one.url) as http:
             raw = [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]
             answer = await http.post("/api/publish", json={"channel": "chat:1", "data": 1}, headers=raw)
             assert answer.status_code == 401
@@ -371,22 +372,20 @@ class TestRefusals:
     async def test_the_key_may_stand_in_the_authorization_header(self, one: RunningReplica) -> None:
         """Fails if clients that send it there are refused."""
         headers = {"Authorization": f"apikey {KEY}"}
-        async with httpx.AsyncClient(base_url=one.url, headers=headers, trust_env=False) as http:
+        async with http_client(one.url, headers=headers) as http:
             await call(http, "publish", channel="chat:1", data=1)
 
     async def test_a_key_may_be_any_text(self, start_replica: StartReplica) -> None:
         """Fails if a key that is not ASCII is refused, sent as curl sends it."""
         key = "ключ от кластера"
         one = await start_replica(redis_url=None, api={"key": key})
-        async with httpx.AsyncClient(
-            base_url=one.url, headers=[(b"X-API-Key", key.encode())], trust_env=False
-        ) as http:
+        async with http_client(one.url, headers=[(b"X-API-Key", key.encode())]) as http:
             await call(http, "publish", channel="chat:1", data=1)
 
     async def test_without_a_key_in_the_settings_there_is_no_api(self, start_replica: StartReplica) -> None:
         """Fails if an installation that has set no key is open to all, or does not say what to set."""
         one = await start_replica(redis_url=None)
-        async with httpx.AsyncClient(base_url=one.url, trust_env=False) as http:
+        async with http_client(one.url) as http:
             for headers in ({}, {"X-API-Key": ""}, {"X-API-Key": "x"}):
                 answer = await http.post("/api/info", json={}, headers=headers)
                 assert answer.status_code == 401
@@ -444,7 +443,7 @@ class TestRefusals:
         code, text = await refused(http, "history_remove", channel="chat:1")
         assert code == 104
         assert "history_remove" in text
-        async with httpx.AsyncClient(base_url=http.base_url, trust_env=False) as stranger:
+        async with http_client(http.base_url) as stranger:
             assert (await stranger.post("/api/nonesuch", json={})).status_code == 401
 
 
@@ -454,7 +453,7 @@ class TestCluster:
     ) -> None:
         """Fails if a publication that nobody gets is answered with success, or a person is left to guess."""
         one = await start_replica(redis_url=own_redis.url, **OPTIONS)
-        async with httpx.AsyncClient(base_url=one.url, headers={"X-API-Key": KEY}, trust_env=False) as http:
+        async with http_client(one.url, headers={"X-API-Key": KEY}) as http:
             await call(http, "publish", channel="chat:1", data=1)
             own_redis.stop()
             for method, params in {
@@ -467,6 +466,7 @@ class TestCluster:
                 assert code == 100
                 assert "try again" in text
 
+    @pytest.mark.usefixtures("short_timeout")
     @pytest.mark.parametrize("parallel", [False, True])
     @pytest.mark.parametrize("method", ["publish", "presence"])
     async def test_a_batch_is_not_tried_to_its_end_without_redis(
@@ -475,7 +475,7 @@ class TestCluster:
         """Fails if each command of a batch waits for a Redis that does not answer, or is made after a hole."""
         options = {**OPTIONS, "api": {"key": KEY, "batch": 100}}
         one = await start_replica(redis_url=own_redis.url, **options)
-        async with httpx.AsyncClient(base_url=one.url, headers={"X-API-Key": KEY}, trust_env=False) as http:
+        async with http_client(one.url, headers={"X-API-Key": KEY}) as http:
             await call(http, "publish", channel="chat:1", data=1)
             own_redis.freeze()
             commands = [{method: {"channel": "chat:1", "data": number}} for number in range(100)]
@@ -492,7 +492,7 @@ class TestCluster:
         one, two = await start_replica("replica-1", **OPTIONS), await start_replica("replica-2", **OPTIONS)
         path = "/ws?user=alice&channels=chat:1"
         async with (
-            httpx.AsyncClient(base_url=one.url, headers={"X-API-Key": KEY}, trust_env=False) as http,
+            http_client(one.url, headers={"X-API-Key": KEY}) as http,
             Client(one.url, path=path) as here,
         ):
             await here.next("subscribed")

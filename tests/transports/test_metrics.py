@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from unittest.mock import Mock
 
-import httpx
+import pytest
 from starlette.routing import WebSocketRoute as Route
 
 from app.hub.outbox import Outbox
@@ -16,6 +16,7 @@ from app.transports.driver import Driver
 from app.transports.websocket import WebSocketDoor
 from tests.conftest import StartReplica
 from tests.support.client import Client
+from tests.support.http import http_client
 from tests.support.metrics import Reading, families, read, scrape
 from tests.support.raw_socket import RawSocket
 from tests.support.redis_server import RedisServer
@@ -116,7 +117,7 @@ class TestClients:
         one = await start_replica()
         async with (
             Client(one.url, user="alice") as alice,
-            httpx.AsyncClient(base_url=one.url, trust_env=False) as http,
+            http_client(one.url) as http,
         ):
             async with http.stream("GET", "/sse?user=bob") as stream:
                 lines = stream.aiter_lines()
@@ -248,6 +249,7 @@ class TestTheBus:
             await bob.next("subscribed", recovered=False, within_s=10)
             assert (await read(two))("unfilled_gaps_total") >= 1
 
+    @pytest.mark.usefixtures("short_timeout")
     async def test_what_redis_refuses_and_what_it_does_not_answer(
         self, start_replica: StartReplica, own_redis: RedisServer
     ) -> None:
@@ -316,7 +318,7 @@ class TestTheProcess:
         lag = one.replica.telemetry.loop_lag
         await eventually(lambda: sum(lag.counts))
         before = sum(lag.counts[-3:])
-        deadline = asyncio.get_running_loop().time() + 1.1
+        deadline = asyncio.get_running_loop().time() + 0.7
         while asyncio.get_running_loop().time() < deadline:
             pass
         await eventually(lambda: sum(lag.counts[-3:]) > before)
@@ -332,7 +334,7 @@ class TestTheProcess:
                 info = {each.name: each for each in await two.replica.directory.replicas()}["replica-1"]
                 return info.messages_in_per_second > 0 and info.messages_out_per_second > info.messages_in_per_second
 
-            await eventually(told, every_s=0.05)
+            await eventually(told)
         info = one.replica.node.describe()
         assert info.bus_lag_ms is not None
         assert 0 < info.bus_lag_ms < 1000

@@ -2,9 +2,8 @@
 
 from typing import Any
 
-import httpx
-
 from tests.conftest import StartReplica
+from tests.support.http import http_client
 
 
 async def test_each_state_follows_the_name_of_its_run(start_replica: StartReplica) -> None:
@@ -15,8 +14,8 @@ async def test_each_state_follows_the_name_of_its_run(start_replica: StartReplic
     async def poll(url: str) -> list[Any]:
         nonlocal cursor
         params = {"user": "alice", "channels": "run:a,news,run:b,run:c", "wait": "5", "cursor": cursor}
-        async with httpx.AsyncClient(trust_env=False) as client:
-            answer = (await client.get(f"{url}/api/poll", params=params)).json()
+        async with http_client(url) as client:
+            answer = (await client.get("/api/poll", params=params)).json()
         cursor = answer["cursor"]
         return [event.get("channel", event.get("progress")) for event in answer["events"]]
 

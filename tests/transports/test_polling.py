@@ -14,7 +14,7 @@ from tests.support.client import Client
 from tests.support.poller import Poller
 from tests.support.redis_server import RedisServer
 from tests.support.replicas import RunningReplica
-from tests.support.tokens import JWT, token
+from tests.support.tokens import JWT, soon, token
 from tests.support.waiting import eventually
 
 SIGTERM = 15
@@ -319,15 +319,17 @@ class TestRefusals:
                 assert told(await eve.poll(wait=0)) == []
             assert told(await poller.poll()) == ["secret"]
 
+    @pytest.mark.slow
     async def test_a_token_that_expires_ends_the_wait(self, start_replica: StartReplica) -> None:
         """Fails if a poll outlives its token, or a new token does not count for a client that is here already."""
         one = await start_replica(redis_url=None, auth=JWT)
         async with Poller(one.url) as poller:
-            poller.http.headers["Authorization"] = f"Bearer {token('alice', expires_in=1)}"
+            first_s = soon()
+            poller.http.headers["Authorization"] = f"Bearer {token('alice', expires_in=first_s)}"
             await poller.poll()
             poller.http.headers["Authorization"] = f"Bearer {token('alice', expires_in=60)}"
-            assert await poller.poll(wait=1.5) == [], "the new token counts"
-            poller.http.headers["Authorization"] = f"Bearer {token('alice', expires_in=1)}"
+            assert await poller.poll(wait=first_s + 0.1) == [], "the new token counts"
+            poller.http.headers["Authorization"] = f"Bearer {token('alice', expires_in=soon())}"
             answer = await poller.ask(wait=50)
             assert (answer.status_code, answer.json()["error"]["code"]) == (401, "invalid_token")
 

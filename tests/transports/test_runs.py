@@ -5,6 +5,7 @@ from urllib.parse import quote
 import httpx
 
 from tests.conftest import StartReplica
+from tests.support.http import http_client
 from tests.support.poller import Poller
 from tests.support.redis_server import RedisServer
 from tests.support.replicas import RunningReplica
@@ -15,7 +16,7 @@ RUN = "20251105_1430_우주여행고양이"
 
 
 async def ask(replica: RunningReplica, run_id: str, **headers: str) -> httpx.Response:
-    async with httpx.AsyncClient(base_url=replica.url, trust_env=False) as http:
+    async with http_client(replica.url) as http:
         return await http.get(f"/api/runs/{quote(run_id, safe='')}", headers=headers)
 
 

@@ -5,7 +5,6 @@ import json
 import socket
 from typing import Any
 
-import httpx
 import pytest
 
 from app.hub.outbox import Outbox
@@ -14,9 +13,10 @@ from app.transports.sse import event_block
 from tests.conftest import StartReplica
 from tests.support.client import Client
 from tests.support.event_source import EventSource
+from tests.support.http import http_client
 from tests.support.redis_server import RedisServer
 from tests.support.replicas import RunningReplica
-from tests.support.tokens import JWT, token
+from tests.support.tokens import JWT, soon, token
 from tests.support.waiting import eventually
 
 SIGTERM = 15
@@ -145,6 +145,7 @@ class TestStream:
             await one.replica.manager.send("eve", "yours")
             assert (await eve.event())["data"] == "yours"
 
+    @pytest.mark.slow
     async def test_keep_alives(self, start_replica: StartReplica) -> None:
         """Fails if a quiet stream sends nothing: proxies would cut it."""
         one = await start_replica(redis_url=None, ping={"interval_s": 1})
@@ -224,7 +225,7 @@ class TestRefusals:
 
     async def test_bytes_that_are_no_text(self, one: RunningReplica) -> None:
         """Fails if %FF in the URL becomes another user, or a fault of the server."""
-        async with httpx.AsyncClient(base_url=one.url, trust_env=False) as http:
+        async with http_client(one.url) as http:
             for query in ("user=%FF", "user=alice&channels=%ED%A0%80", "user=alice&cursor=%FF%3D1"):
                 answer = await http.get(f"/sse?{query}")
                 assert (answer.status_code, answer.json()["error"]["code"]) == (400, "bad_request"), query
@@ -251,7 +252,7 @@ class TestRefusals:
 
     async def test_other_methods(self, one: RunningReplica) -> None:
         """Fails if HEAD holds a stream open that nobody can read, or a POST begins one."""
-        async with httpx.AsyncClient(base_url=one.url, trust_env=False) as http:
+        async with http_client(one.url) as http:
             for method in ("HEAD", "POST", "DELETE"):
                 answer = await http.request(method, "/sse?user=alice")
                 assert (answer.status_code, answer.headers["allow"]) == (405, "GET, OPTIONS")
@@ -273,7 +274,7 @@ class TestToken:
     async def test_the_stream_ends_when_the_token_does(self, start_replica: StartReplica) -> None:
         """Fails if a stream outlives its token, or ends without saying why."""
         one = await start_replica(redis_url=None, auth=JWT)
-        headers = {"Authorization": f"Bearer {token('alice', expires_in=1)}"}
+        headers = {"Authorization": f"Bearer {token('alice', expires_in=soon())}"}
         async with EventSource(one.url, headers=headers) as events:
             assert (await events.ended())[-1] == {
                 "type": "disconnect",
@@ -306,7 +307,7 @@ class TestOrigins:
         """Fails if a page of an allowed origin cannot send its token in a header, or any other can."""
         one = await start_replica(redis_url=None, allowed_origins=(self.ALLOWED,))
         asked = {"Access-Control-Request-Method": "GET", "Access-Control-Request-Headers": "authorization"}
-        async with httpx.AsyncClient(base_url=one.url, trust_env=False) as http:
+        async with http_client(one.url) as http:
             for path in ("/sse", "/api/poll", "/api/runs/42"):
                 answer = await http.options(path, headers={"Origin": self.ALLOWED, **asked})
                 assert answer.status_code == 204
@@ -407,6 +408,7 @@ class TestWithoutRedis:
                 kinds.append(await events.next("message", "subscribed", within_s=10))
             assert kinds[-1]["data"] == "after"
 
+    @pytest.mark.usefixtures("short_timeout")
     async def test_one_that_begins_without_redis_joins_later(
         self, start_replica: StartReplica, own_redis: RedisServer
     ) -> None:

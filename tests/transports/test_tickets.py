@@ -17,16 +17,17 @@ from app.settings import AuthSettings
 from app.transports.auth import Authenticator, Credentials
 from tests.conftest import StartReplica
 from tests.support.client import Client
+from tests.support.http import http_client
 from tests.support.manual_clock import ManualClock
 from tests.support.redis_admin import RedisAdmin
 from tests.support.redis_server import RedisServer
 from tests.support.replicas import RunningReplica
-from tests.support.tokens import JWT, SECRET, bearer, token
+from tests.support.tokens import JWT, SECRET, bearer, soon, token
 from tests.support.waiting import eventually
 
 
 async def post(replica: RunningReplica, query: str = "", **headers: str) -> httpx.Response:
-    async with httpx.AsyncClient(base_url=replica.url, trust_env=False) as http:
+    async with http_client(replica.url) as http:
         return await http.post(f"/api/ticket{query}", headers=headers)
 
 
@@ -82,7 +83,7 @@ class TestTheDoor:
     async def test_other_methods_and_origins(self, start_replica: StartReplica) -> None:
         """Fails if a ticket can be had with a link, or by a page of another origin."""
         one = await start_replica(auth=JWT, redis_url=None)
-        async with httpx.AsyncClient(base_url=one.url, trust_env=False, headers=bearer()) as http:
+        async with http_client(one.url, headers=bearer()) as http:
             assert (await http.get("/api/ticket")).status_code == 405
             response = await http.post("/api/ticket", headers={"Origin": "https://evil.test"})
             assert (response.status_code, response.json()["error"]["code"]) == (403, "not_allowed")
@@ -92,7 +93,7 @@ class TestTheDoor:
         """Fails if a browser keeps the ticket, or asking for it, from a page that may connect."""
         page = "https://app.example.org"
         one = await start_replica(auth=JWT, redis_url=None, allowed_origins=(page,))
-        async with httpx.AsyncClient(base_url=one.url, trust_env=False, headers={"Origin": page}) as http:
+        async with http_client(one.url, headers={"Origin": page}) as http:
             asked = await http.options("/api/ticket", headers={"Access-Control-Request-Method": "POST"})
             assert (asked.status_code, asked.headers["access-control-allow-methods"]) == (204, "POST")
             assert "authorization" in asked.headers["access-control-allow-headers"].lower()
@@ -152,7 +153,7 @@ class TestUse:
     async def test_it_stands_for_all_that_the_token_says(self, start_replica: StartReplica) -> None:
         """Fails if a ticket lengthens a token's life, or takes away what the token gives."""
         one = await start_replica(auth=JWT, redis_url=None, namespaces={"vip": {"client_subscribe": False}})
-        given = await ticket(one, "alice", expires_in=1.5, channels=["vip:1"])
+        given = await ticket(one, "alice", expires_in=soon(), channels=["vip:1"])
         async with Client(one.url, path=f"/ws?ticket={given}") as client:
             assert (await client.next("subscribed"))["channel"] == "vip:1"
             assert await client.close_code() == 3005
@@ -160,7 +161,7 @@ class TestUse:
     async def test_on_every_door(self, start_replica: StartReplica) -> None:
         """Fails if an EventSource, or a poll, cannot be opened with a ticket, or can be twice, or with a token."""
         one = await start_replica(auth=JWT, redis_url=None, namespaces={"vip": {"client_subscribe": False}})
-        async with httpx.AsyncClient(base_url=one.url, trust_env=False, timeout=10) as http:
+        async with http_client(one.url, timeout=10) as http:
             given = await ticket(one, "alice", channels=["vip:1"])
             async with http.stream("GET", f"/sse?ticket={given}") as stream:
                 assert stream.status_code == 200
@@ -234,7 +235,7 @@ class TestTime:
     async def test_a_token_that_expired_meanwhile(self) -> None:
         """Fails if a ticket outlives the token that it was given for."""
         authenticator = Authenticator(AuthSettings(mode="jwt", secret=SECRET), MemoryTickets(ManualClock()))
-        alice = await authenticator.identify(Credentials(token("alice", expires_in=1.2)))
+        alice = await authenticator.identify(Credentials(token("alice", expires_in=soon())))
         given = await authenticator.issue_ticket(alice)
         assert alice.expires_at is not None
         await eventually(lambda: time.time() > alice.expires_at)

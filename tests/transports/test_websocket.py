@@ -6,13 +6,13 @@ from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
-import httpx
 import pytest
 
 from app.protocol.position import parse_cursor
 from app.transports.driver import MOST_UNDER_WAY
 from tests.conftest import StartReplica
 from tests.support.client import Client
+from tests.support.http import http_client
 from tests.support.raw_socket import BINARY, CONTINUATION, PING, PONG, TEXT, RawSocket
 from tests.support.redis_server import RedisServer
 from tests.support.replicas import RunningReplica
@@ -72,7 +72,7 @@ class TestHandshake:
         for path in ("/ws/", "/ws/users", "/wss", "/", "/health"):
             async with RawSocket(one.url, path) as raw:
                 assert raw.status in (403, 404), path
-        async with httpx.AsyncClient(base_url=one.url, trust_env=False) as http:
+        async with http_client(one.url) as http:
             assert (await http.get("/ws")).status_code in (400, 404, 426)
 
     async def test_no_compression_is_agreed_on(self, one: RunningReplica) -> None:

@@ -74,8 +74,8 @@ class TestEdges:
         try:
             for cut in range(15):
                 await own_admin.cut_listeners()
-                await eventually(lambda cut=cut: bus.stats.connection_losses > cut, every_s=0.001)
-                await eventually(lambda: bus.state is BusState.RUNNING, every_s=0.001)
+                await eventually(lambda cut=cut: bus.stats.connection_losses > cut)
+                await eventually(lambda: bus.state is BusState.RUNNING)
             for task in publishers:
                 if task.done():
                     await task  # its error says more than that there was one

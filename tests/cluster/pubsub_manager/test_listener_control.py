@@ -210,6 +210,7 @@ class TestCancelled:
         await works_again(bus, admin)
         await leaves_nothing(bus, admin)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("turns", range(2))
     async def test_wherever_the_listener_waits_a_stop_ends_it(
         self, make_bus: MakeBus, own_redis: RedisServer, own_admin: RedisAdmin, turns: int
@@ -221,6 +222,7 @@ class TestCancelled:
         """
         await self._stop_everywhere(make_bus, own_redis, own_admin, "_listen_loop", turns, at_least=15)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("turns", range(2))
     async def test_wherever_the_canary_waits_a_stop_ends_it(
         self, make_bus: MakeBus, own_redis: RedisServer, own_admin: RedisAdmin, turns: int
@@ -258,11 +260,11 @@ class TestCancelled:
 async def _a_life(bus: PubSubManager, admin: RedisAdmin, watch: Watch) -> None:
     """Have the listener go everywhere."""
     try:
-        await eventually(lambda: bus.ready, every_s=0.001)
+        await eventually(lambda: bus.ready)
         await admin.publish(bus.channel, HELLO)
-        await eventually(lambda: bus.stats.received, every_s=0.001)
+        await eventually(lambda: bus.stats.received)
         await admin.cut_listeners()
-        await eventually(lambda: bus.stats.resubscriptions and bus.ready, every_s=0.001)
+        await eventually(lambda: bus.stats.resubscriptions and bus.ready)
     finally:
         watch.over()
 
@@ -281,7 +283,7 @@ async def leaves_nothing(bus: PubSubManager, admin: RedisAdmin) -> None:
     """Close the bus and see that no connection is left of it."""
     await bus.close()
     assert bus_tasks() == []
-    await eventually(lambda: _no_connections(admin), every_s=0.002)
+    await eventually(lambda: _no_connections(admin))
 
 
 async def _no_connections(admin: RedisAdmin) -> bool:
