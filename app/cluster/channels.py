@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Iterable
 import msgspec
 
 from app.backends.protocols import LogReader, Opened, Opening, Subscriptions
+from app.cluster.openings import Openings
 from app.errors import BusUnavailable
 from app.hub.connection import Connection
 from app.hub.hub import Hub
@@ -35,7 +36,6 @@ DRAINED_BYTES = 65_536  # a client that catches up gets the next page when no mo
 DRAIN_POLL_S = 0.01
 MOST_HELD = 1024  # live publications kept for a connection that catches up; older ones it reads from the log
 LOOK_BATCH = 200  # channels compared with the log in one go
-OPEN_BATCH = 200  # channels opened in one round trip
 REPAIR_BATCH = 50  # channels repaired in one round trip: each may bring a page
 USERS_EVERY = 5  # heartbeats: how often users' channels are compared with the log one by one
 
@@ -103,8 +103,7 @@ class Channels:
         self._telemetry = telemetry
         self._followed: dict[str, _Followed] = {}
         self._catching_up: dict[Connection, dict[str, Position]] = {}  # how far those have been told that are joining
-        self._openings: list[tuple[Opening, asyncio.Future[Opened]]] = []
-        self._opening_due = asyncio.Event()
+        self._openings = Openings(log)
         self._behind: dict[str, None] = {}  # channels of which something is missing, in order
         self._unsure = False  # anything may be missing: look at all channels
         self._repair_due = asyncio.Event()
@@ -116,9 +115,9 @@ class Channels:
     # -- life
 
     def start(self) -> None:
+        self._openings.start()
         if not self._tasks:
             self._tasks = [
-                asyncio.create_task(self._open_loop(), name="channels-open"),
                 asyncio.create_task(self._repair_loop(), name="channels-repair"),
                 asyncio.create_task(self._heartbeat_loop(), name="channels-heartbeat"),
             ]
@@ -126,8 +125,7 @@ class Channels:
     async def stop(self) -> None:
         tasks, self._tasks = self._tasks, []
         await end(tasks)
-        openings, self._openings = self._openings, []
-        _fail((future for _, future in openings), BusUnavailable("this replica is stopping"))
+        await self._openings.stop()
 
     # -- joining and leaving
 
@@ -224,7 +222,7 @@ class Channels:
         if followed.sequence is None:
             if not followed.is_users:
                 await self._bus.follow(followed.name)
-            opened = await self._open(Opening(followed.name))
+            opened = await self._openings.open(Opening(followed.name))
             self._begin(followed, opened.position)
         assert followed.sequence is not None  # noqa: S101 - begun above
         return followed.sequence
@@ -256,7 +254,7 @@ class Channels:
 
     async def _tell_state(self, connection: Connection, channel: str, request_id: RequestId | None) -> Position:
         """A run's viewer gets the latest state, and from that very moment on its progress."""
-        opened = await self._open(Opening(channel, with_run=True))
+        opened = await self._openings.open(Opening(channel, with_run=True))
         self._tell_subscribed(connection, channel, opened.position, recovered=True, request_id=request_id)
         self._hub.tell(connection, _initial_state(opened.run), format_cursor({channel: opened.position}))
         return opened.position
@@ -265,7 +263,9 @@ class Channels:
         self, connection: Connection, channel: str, since: Position | None, request_id: RequestId | None
     ) -> Position:
         """Tell what the client has missed, page by page; returns up to where."""
-        opened = await self._open(Opening(channel, after=since, replay=since is None, limit=self._settings.page))
+        opened = await self._openings.open(
+            Opening(channel, after=since, replay=since is None, limit=self._settings.page)
+        )
         if not opened.complete:
             self._tell_subscribed(connection, channel, opened.position, recovered=False, request_id=request_id)
             return opened.position
@@ -303,7 +303,7 @@ class Channels:
 
     async def _read_on(self, connection: Connection, channel: str, last: Position) -> Position:
         """Tell the next page after `last`; returns up to where."""
-        opened = await self._open(Opening(channel, after=last, limit=self._settings.page))
+        opened = await self._openings.open(Opening(channel, after=last, limit=self._settings.page))
         if not opened.complete:
             # What was next has been trimmed while the client read the page before.
             self._tell_subscribed(connection, channel, opened.position, recovered=False)
@@ -443,7 +443,7 @@ class Channels:
                 self._behind[each.name] = None
 
     async def _tops(self, followed: list[_Followed]) -> AsyncIterator[tuple[_Followed, Position | None]]:
-        """Where these channels stand in the log, some at a time: however many, neither Redis nor the loop is held up."""
+        """Where these channels stand in the log, some at a time: many of them hold up neither Redis nor the loop."""
         for i in range(0, len(followed), LOOK_BATCH):
             some = followed[i : i + LOOK_BATCH]
             for each, top in zip(some, await self._log.tops([each.name for each in some]), strict=True):
@@ -562,38 +562,6 @@ class Channels:
                 del self._followed[followed.name]
                 await self._bus.unfollow(followed.name)
 
-    # -- reading the log
-
-    async def _open(self, opening: Opening) -> Opened:
-        """Read the log, together with whoever else wants to at this moment."""
-        if not self._tasks:
-            raise BusUnavailable("this replica is stopping")
-        future: asyncio.Future[Opened] = asyncio.get_running_loop().create_future()
-        self._openings.append((opening, future))
-        self._opening_due.set()
-        return await future
-
-    async def _open_loop(self) -> None:
-        while True:
-            await self._opening_due.wait()
-            openings, self._openings = self._openings[:OPEN_BATCH], self._openings[OPEN_BATCH:]
-            if not self._openings:
-                self._opening_due.clear()
-            try:
-                results = await self._log.open([opening for opening, _ in openings])
-            except BusUnavailable as error:
-                _fail((future for _, future in openings), error)
-            except asyncio.CancelledError:
-                _fail((future for _, future in openings), BusUnavailable("this replica is stopping"))
-                raise
-            except Exception as error:
-                logger.exception("the log could not be read")
-                _fail((future for _, future in openings), BusUnavailable(f"the log could not be read: {error}"))
-            else:
-                for (_, future), opened in zip(openings, results, strict=True):
-                    if not future.done():
-                        future.set_result(opened)
-
 
 def _initial_state(run: RunState | None) -> InitialState:
     """What the viewers of a run get first; of one that nobody has heard of, that it has not begun."""
@@ -612,9 +580,3 @@ def _has_reached(position: Position, other: Position) -> bool:
 
 def _is_after(position: Position, other: Position) -> bool:
     return position.epoch == other.epoch and position.offset > other.offset
-
-
-def _fail(futures: Iterable[asyncio.Future[Opened]], error: BusUnavailable) -> None:
-    for future in futures:
-        if not future.done():
-            future.set_exception(error)

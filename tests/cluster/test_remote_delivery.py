@@ -16,10 +16,12 @@ from app.backends.redis_log import RedisLog
 from app.clock import Clock, SystemClock
 from app.cluster import channels as channels_module
 from app.cluster import commands as commands_module
+from app.cluster import openings as openings_module
 from app.cluster import remote_delivery
 from app.cluster.channels import Channels
 from app.cluster.commands import Commands
 from app.cluster.directory import Directory
+from app.cluster.openings import Openings
 from app.cluster.pubsub_manager import PubSubManager
 from app.cluster.remote_delivery import RemoteDelivery
 from app.errors import BadEnvelope
@@ -117,9 +119,16 @@ class TestTheGuard:
         ]
         assert used == ["after"]
 
-    def test_its_channels_keep_to_that(self) -> None:
+    def test_its_openings_can_only_read(self) -> None:
+        """Fails if what Channels hands the log on to is ever given more than a log to read."""
+        hints = get_type_hints(Openings.__init__)
+        assert hints.pop("return") is type(None)
+        assert hints == {"log": LogReader}
+
+    @pytest.mark.parametrize("module", [channels_module, openings_module])
+    def test_its_channels_keep_to_that(self, module: ModuleType) -> None:
         """Fails if Channels gets at the rest of what it has at run time: those objects could publish and append."""
-        tree = ast.parse(inspect.getsource(channels_module))
+        tree = ast.parse(inspect.getsource(module))
         used: dict[str, set[str]] = {"_log": set(), "_bus": set()}
         mentioned = 0
         for node in ast.walk(tree):
@@ -135,7 +144,7 @@ class TestTheGuard:
         ]
         assert len(loaded) == mentioned, "neither is handed on to anybody, or kept under another name"
 
-    @pytest.mark.parametrize("module", [remote_delivery, channels_module, commands_module])
+    @pytest.mark.parametrize("module", [remote_delivery, channels_module, openings_module, commands_module])
     def test_no_file_publishes_or_appends_to_the_log(self, module: ModuleType) -> None:
         """Fails if one of them calls what would send a publication on."""
         called = [
@@ -150,7 +159,8 @@ class TestTheGuard:
             name
             for name in imported
             if name.startswith(("app.backends", "app.cluster", "app.publish", "redis"))
-            and name not in ("app.backends.protocols", "app.cluster.channels", "app.cluster.commands")
+            and name
+            not in ("app.backends.protocols", "app.cluster.channels", "app.cluster.commands", "app.cluster.openings")
         ]
 
     @pytest.mark.parametrize(

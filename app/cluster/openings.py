@@ -1,0 +1,76 @@
+"""Opening channels in the log: whoever wants to at one moment does so in one round trip."""
+
+import asyncio
+import logging
+from collections.abc import Iterable
+
+from app.backends.protocols import LogReader, Opened, Opening
+from app.errors import BusUnavailable
+from app.tasks import end
+
+logger = logging.getLogger("heliograph.channels")
+
+OPEN_BATCH = 200  # channels opened in one round trip
+
+
+class Openings:
+    """A task that opens what is asked for; a storm of connects costs a handful of commands."""
+
+    def __init__(self, log: LogReader) -> None:
+        self._log = log
+        self._wanted: list[tuple[Opening, asyncio.Future[Opened]]] = []
+        self._due = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        if self._task is None:
+            self._task = asyncio.create_task(self._loop(), name="channels-open")
+
+    async def stop(self) -> None:
+        """Whoever waits is told that it was in vain."""
+        if self._task is not None:
+            task, self._task = self._task, None
+            await end([task])
+        wanted, self._wanted = self._wanted, []
+        _fail((future for _, future in wanted), BusUnavailable("this replica is stopping"))
+
+    async def open(self, opening: Opening) -> Opened:
+        """Say where a channel stands, and read of it what was asked for.
+
+        Raises:
+            BusUnavailable: the log cannot be read, or this replica is stopping.
+        """
+        if self._task is None:
+            raise BusUnavailable("this replica is stopping")
+        future: asyncio.Future[Opened] = asyncio.get_running_loop().create_future()
+        self._wanted.append((opening, future))
+        self._due.set()
+        return await future
+
+    async def _loop(self) -> None:
+        while True:
+            await self._due.wait()
+            wanted, self._wanted = self._wanted[:OPEN_BATCH], self._wanted[OPEN_BATCH:]
+            if not self._wanted:
+                self._due.clear()
+            futures = [future for _, future in wanted]
+            try:
+                results = await self._log.open([opening for opening, _ in wanted])
+            except BusUnavailable as error:
+                _fail(futures, error)
+            except asyncio.CancelledError:
+                _fail(futures, BusUnavailable("this replica is stopping"))
+                raise
+            except Exception as error:
+                logger.exception("the log could not be read")
+                _fail(futures, BusUnavailable(f"the log could not be read: {error}"))
+            else:
+                for future, opened in zip(futures, results, strict=True):
+                    if not future.done():
+                        future.set_result(opened)
+
+
+def _fail(futures: Iterable[asyncio.Future[Opened]], error: BusUnavailable) -> None:
+    for future in futures:
+        if not future.done():
+            future.set_exception(error)
