@@ -11,7 +11,7 @@ import random
 from collections import deque
 from collections.abc import Callable
 from itertools import islice, takewhile
-from typing import Any
+from typing import Any, Protocol
 
 from hiredis import pack_command
 from redis.asyncio import ConnectionPool
@@ -27,7 +27,6 @@ logger = logging.getLogger("heliograph.redis")
 
 Command = tuple[str | bytes | int, ...]
 Done = Callable[[Any], object]
-Unknown = Callable[[Command, Done], object]
 
 MOST_OUTSTANDING = 50_000  # commands that wait for their answer
 MOST_UNSENT_BYTES = 64 * 1024 * 1024  # what Redis has not read yet
@@ -38,6 +37,12 @@ BACKOFF_MOST_S = 1.0
 
 class LinkFull(RedisError):
     """Redis is so far behind that no more is asked of it. Nothing was sent."""
+
+
+class Growing(Protocol):
+    """A command that says at the last moment what it is, so that its owner may add to it until then."""
+
+    def command(self) -> Command: ...
 
 
 class Link:
@@ -58,8 +63,9 @@ class Link:
         self._failure: Exception = RedisConnectionError("not connected")  # why the last one failed
         # The commands that wait for their answer. Those at the end are still in `_unsent`; of those at the front,
         # `_given_up` have failed already, and what comes for them is dropped.
-        self._outstanding: deque[tuple[Done, int, Command, Unknown | None]] = deque()
+        self._outstanding: deque[tuple[Done, int, Callable[[], object] | None]] = deque()
         self._unsent: list[bytes] = []
+        self.growing: Growing | None = None  # the last of them, as long as it may be added to; not in `_unsent` yet
         self._unsent_bytes = 0
         self._given_up = 0
         self._flush_is_due = False
@@ -71,12 +77,17 @@ class Link:
     # -- asking
 
     def call(
-        self, command: Command, done: Done, unknown: Unknown | None = None, *, connection: int | None = None
+        self,
+        command: Command | Growing,
+        done: Done,
+        unknown: Callable[[], object] | None = None,
+        *,
+        connection: int | None = None,
     ) -> None:
         """Send a command; `done` is called with the reply, or with the error (a RedisError), in the order of calls.
 
-        It may be called before this returns. A command that is the call of a script which Redis does not know goes
-        to `unknown` instead, with its `done`. `connection`: which one it has to be (see `connections`).
+        It may be called before this returns. If the command is the call of a script which Redis does not know,
+        `unknown` is called instead. `connection`: which one it has to be (see `connections`).
         """
         if len(self._outstanding) >= MOST_OUTSTANDING or self._unsent_bytes > MOST_UNSENT_BYTES:
             done(LinkFull(f"{len(self._outstanding)} commands wait for their answer already"))
@@ -87,10 +98,13 @@ class Link:
         if self._wire is None and not self._reach():
             done(self._failure)
             return
-        packed = pack_command(command)  # type: ignore[arg-type] # its stub has one word
-        self._unsent.append(packed)
-        self._unsent_bytes += len(packed)
-        self._outstanding.append((done, self._tick, command, unknown))
+        if self.growing is not None:
+            self._stop_growing()
+        if isinstance(command, tuple):
+            self._pack(command)
+        else:
+            self.growing = command
+        self._outstanding.append((done, self._tick, unknown))
         if not self._flush_is_due:
             self._flush_is_due = True
             loop = asyncio.get_running_loop()
@@ -167,9 +181,10 @@ class Link:
     def _fail_all(self, error: Exception) -> None:
         outstanding, self._outstanding = self._outstanding, deque()
         given_up, self._given_up = self._given_up, 0
+        self.growing = None
         self._forget_unsent(len(self._unsent))
         for done, *_ in islice(outstanding, given_up, None):
-            _tell(done, error)
+            tell(done, error)
 
     def _forget_unsent(self, count: int) -> None:
         self._unsent_bytes -= sum(map(len, self._unsent[:count]))
@@ -177,9 +192,20 @@ class Link:
 
     # -- out and in
 
+    def _pack(self, command: Command) -> None:
+        packed = pack_command(command)  # type: ignore[arg-type] # its stub has one word
+        self._unsent.append(packed)
+        self._unsent_bytes += len(packed)
+
+    def _stop_growing(self) -> None:
+        grown, self.growing = self.growing, None
+        if grown is not None:
+            self._pack(grown.command())
+
     def _flush(self) -> None:
         """Write what this turn has asked for, in one go; if Redis does not read, it waits here."""
         self._flush_is_due = False
+        self._stop_growing()
         if self._wire is None or self._wire.is_paused or not self._unsent:
             return
         unsent, self._unsent = self._unsent, []
@@ -187,16 +213,13 @@ class Link:
         self._wire.write(unsent[0] if len(unsent) == 1 else b"".join(unsent))
 
     def _on_reply(self, reply: Any) -> None:
-        done, _, command, unknown = self._outstanding.popleft()
+        done, _, unknown = self._outstanding.popleft()
         if self._given_up:
             self._given_up -= 1
         elif unknown is not None and isinstance(reply, NoScriptError):
-            unknown(command, done)
+            unknown()
         else:
-            try:
-                done(reply)
-            except Exception:
-                logger.exception("what was to be done with an answer of Redis failed")
+            tell(done, reply)
 
     # -- time
 
@@ -212,7 +235,7 @@ class Link:
             self._give_up(len(overdue))
             error = RedisTimeoutError(f"no answer within {self._timeout_s:g} s")
             for done in overdue:
-                _tell(done, error)
+                tell(done, error)
         if self._wire is not None and self._given_up and self._tick - self._heard_at > 2 * TICKS:
             self._wire.give_up(RedisConnectionError(f"nothing heard for {2 * self._timeout_s:g} s"))
         if self._outstanding and self._timer is None:
@@ -221,6 +244,7 @@ class Link:
 
     def _give_up(self, count: int) -> None:
         """The oldest have failed. Those not sent yet never will be; what comes for the others is dropped."""
+        self._stop_growing()
         sent = len(self._outstanding) - len(self._unsent) - self._given_up
         self._given_up += min(count, sent)
         if (unsent := count - sent) > 0:
@@ -230,7 +254,8 @@ class Link:
             self._outstanding.extend(islice(waiting, self._given_up + unsent, None))
 
 
-def _tell(done: Done, result: Any) -> None:
+def tell(done: Done, result: Any) -> None:
+    """Call `done`; if that fails, nobody else has to suffer for it."""
     try:
         done(result)
     except Exception:

@@ -9,21 +9,25 @@ from app.backends.protocols import META_TTL_S
 
 Argument = str | bytes | int
 
-PARTS: Final[dict[str, tuple[str, ...]]] = {  # script -> what stands before it; with () as a function of that name
-    "append": ("_epoch", "_keep", "_reach"),
-    "store": ("_epoch", "_keep"),
-    "announce": ("_reach",),
+# The scripts that take many calls at once (see `call_batch.py`) -> which of a call's arguments may be long.
+BATCHED: Final = {"append": 5, "store": 5, "relay": 2, "announce": 2}
+
+# script -> what stands before it; with () as a function of that name
+PARTS: Final[dict[str, tuple[str, ...]]] = {
+    "append": ("_calls", "_epoch", "_keep", "_reach"),
+    "store": ("_calls", "_epoch", "_keep"),
+    "announce": ("_calls", "_reach"),
     "remember": (),
     "open": ("_epoch",),
     "tops": ("_epoch",),
-    "relay": ("_reach",),
+    "relay": ("_calls", "_reach"),
     "lease": (),
     "hold": (),
     "presence": (),
     "census": (),
     "run_lease": (),
     "run_expired": (),
-    "run_lost": ("_epoch", "_keep", "_reach", "append()"),
+    "run_lost": ("_calls", "_epoch", "_keep", "_reach", "append()"),
 }
 
 
@@ -37,7 +41,9 @@ def script_text(name: str, run_id: str, *, certain: bool, directed: bool, owner:
         f"local fence, certain, directed = {fence}, {str(certain).lower()}, {str(directed).lower()}\n"
         f"local meta_ms = {META_TTL_S * 1000} -- {owner.encode().hex()}\n"
     )
-    return constants + "\n".join(_part(part) for part in (*PARTS[name], name))
+    parts = [_part(part) for part in PARTS[name]]
+    parts += [_part(f"{name}()"), f"return each({name})"] if name in BATCHED else [_part(name)]
+    return constants + "\n".join(parts)
 
 
 def is_certain(config: Mapping[Any, Any], replication: Mapping[str, Any]) -> bool:

@@ -12,15 +12,16 @@ from typing import Any
 from redis.exceptions import NoScriptError, ResponseError
 
 from app.answers import answer
-from app.backends.link import MOST_OUTSTANDING, Command, Done, LinkFull, Unknown
+from app.backends.call_batch import CallBatch
+from app.backends.link import MOST_OUTSTANDING, Done, LinkFull, tell
 from app.backends.redis_client import Client
-from app.backends.script_texts import PARTS, Argument, is_certain, raise_first_error, script_text
+from app.backends.script_texts import BATCHED, PARTS, Argument, is_certain, raise_first_error, script_text
 
 __all__ = ["Argument", "Scripts"]
 
 MOST_TIMES = 5  # that a call is begun anew because its script was unknown
 
-Call = tuple[str, Sequence[Argument], Sequence[Argument], Done]  # of which script, with what, and whom to tell
+Call = tuple[str, Sequence[str], Sequence[Argument], Done]  # of which script, with what, and whom to tell
 
 
 class Scripts:
@@ -36,15 +37,18 @@ class Scripts:
         self._owner = owner
         self._directed = directed
         self._shas: dict[str, str] = {}
-        self._names: dict[str, str] = {}  # the other way round
         self._is_loading = False
+        self._batch: CallBatch | None = None  # the last
         self._again: list[tuple[Call, int]] = []  # what Redis did not know so many times: to be repeated, before ...
         self._waiting: list[Call] = []  # ... what was called while the scripts are being loaded
 
     def call(self, name: str, keys: Sequence[str], arguments: Sequence[Argument], done: Done) -> None:
         """Run one script; `done` is called with its reply or with the error, in the order of calls."""
         if self._shas and not self._is_loading:
-            self._link.call(("EVALSHA", self._shas[name], len(keys), *keys, *arguments), done, self._unknown)
+            if name in BATCHED:
+                self._add(name, keys, arguments, done)
+            else:
+                self._send((name, keys, arguments, done))
         elif len(self._waiting) >= MOST_OUTSTANDING:
             done(LinkFull(f"{len(self._waiting)} calls wait for the scripts to be loaded"))
         else:
@@ -67,15 +71,37 @@ class Scripts:
 
         return raise_first_error(await answer(ask))
 
+    def _add(self, name: str, keys: Sequence[str], arguments: Sequence[Argument], done: Done) -> None:
+        """Let the call go with the last one, if nothing else was asked for since and that has not been sent yet."""
+        batch = self._batch
+        if (
+            batch is None
+            or batch is not self._link.growing
+            or batch.name != name
+            or not batch.add(keys, arguments, done)
+        ):
+            batch = self._batch = CallBatch(name, self._shas[name])
+            batch.add(keys, arguments, done)
+            self._link.call(batch, batch.tell, partial(self._unknown_batch, batch))
+
+    def _send(self, call: Call, times: int = 1) -> None:
+        name, keys, arguments, done = call
+        command = ("EVALSHA", self._shas[name], len(keys), *keys, *arguments)
+        self._link.call(command, done, partial(self._unknown, call, times))
+
     # -- loading
 
-    def _unknown(self, command: Command, done: Done, times: int = 1) -> None:
+    def _unknown_batch(self, batch: CallBatch) -> None:
+        keys, arguments = batch.call
+        self._unknown((batch.name, keys, arguments, batch.tell), 1)
+
+    def _unknown(self, call: Call, times: int) -> None:
         """Redis has forgotten its scripts, so it has not run this one: have them loaded, and call it again."""
         if times > MOST_TIMES:
+            *_, done = call
             done(NoScriptError("Redis forgets its scripts as fast as they are loaded"))
             return
-        name, key_count = self._names[str(command[1])], int(command[2])
-        self._again.append(((name, command[3 : 3 + key_count], command[3 + key_count :], done), times))
+        self._again.append((call, times))
         self._load()
 
     def _load(self) -> None:
@@ -118,18 +144,16 @@ class Scripts:
         again, self._again = self._again, []
         waiting, self._waiting = self._waiting, []
         self._shas = {name: sha.decode() for name, sha in shas.items()} if error is None else {}
-        self._names = {sha: name for name, sha in self._shas.items()}
         for call, times in again:
-            self._begin(call, partial(self._unknown, times=times + 1), error)
+            if error is None:
+                self._send(call, times + 1)
+            else:
+                tell(call[-1], error)
         for call in waiting:
-            self._begin(call, self._unknown, error)
-
-    def _begin(self, call: Call, unknown: Unknown, error: Exception | None) -> None:
-        name, keys, arguments, done = call
-        if error is not None:
-            done(error)
-        else:
-            self._link.call(("EVALSHA", self._shas[name], len(keys), *keys, *arguments), done, unknown)
+            if error is None:
+                self.call(*call)
+            else:
+                tell(call[-1], error)
 
 
 def _collect(count: int, done: Callable[[list[Any]], object]) -> Done:

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 from redis import BlockingConnectionPool, Redis
@@ -9,8 +10,9 @@ from redis.backoff import NoBackoff
 from redis.exceptions import NoScriptError, ResponseError
 from redis.retry import Retry
 
+from app.backends.call_batch import Call, in_batches
 from app.backends.redis_client import TIMEOUT_S
-from app.backends.script_texts import Argument, is_certain, raise_first_error, script_text
+from app.backends.script_texts import BATCHED, is_certain, raise_first_error, script_text
 from app.errors import BadSetting
 
 
@@ -44,8 +46,13 @@ class SyncScripts:
         self._shas: dict[str, str] = {}
         self._loading = threading.Lock()
 
-    def run_many(self, name: str, calls: Sequence[tuple[Sequence[str], Sequence[Argument]]]) -> list[Any]:
+    def run_many(self, name: str, calls: Sequence[Call]) -> list[Any]:
         """Run one script many times, in one round trip. Raises what redis-py raises."""
+        if name not in BATCHED:
+            return self._run_all(name, calls)
+        return raise_first_error(list(chain.from_iterable(self._run_all(name, in_batches(name, calls)))))
+
+    def _run_all(self, name: str, calls: Sequence[Call]) -> list[Any]:
         results: dict[int, Any] = {}
         for _ in range(2):
             shas = self._shas

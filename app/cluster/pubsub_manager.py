@@ -27,7 +27,7 @@ from app.backends.scripts import Scripts
 from app.backends.wire import Wire
 from app.clock import Clock, SystemClock
 from app.errors import BadEnvelope, BusUnavailable
-from app.protocol.envelope import KEPT, Envelope, decode_envelope, encode_envelope, ending_of
+from app.protocol.envelope import KEPT, Envelope, decode_envelopes, encode_envelope, ending_of
 from app.protocol.events import Delivery
 from app.settings import BusSettings, RedisSettings, Settings
 from app.tasks import end
@@ -359,27 +359,28 @@ class PubSubManager:
     def _handle_payload(self, payload: bytes) -> None:
         if payload.endswith(self._own_ending) and not payload.startswith(KEPT):
             # What this replica has said itself. RemoteDelivery would drop it; this saves reading it.
-            self.stats.received += 1
+            self.stats.received += payload.count(self._own_ending)
             return
         try:
-            envelope = decode_envelope(payload)
+            envelopes = decode_envelopes(payload)
         except BadEnvelope as error:
             self._skip(payload, error)
             return
-        try:
-            if self.handler is not None:
-                self.handler(envelope)
-            self.stats.received += 1
-        except BadEnvelope as error:
-            self._skip(payload, error)
-        except Exception:
-            self.stats.received += 1
-            self.stats.handler_errors += 1
-            if envelope.node_id is None:  # by a foreign process; what clients say is not logged
-                logger.exception("the handler failed on %r", payload[:EXCERPT_BYTES])
-            else:
-                about = {"channel": envelope.address}
-                logger.exception("the handler failed on message %s", envelope.message_id, extra=about)
+        for envelope in envelopes:
+            try:
+                if self.handler is not None:
+                    self.handler(envelope)
+                self.stats.received += 1
+            except BadEnvelope as error:
+                self._skip(payload, error)
+            except Exception:
+                self.stats.received += 1
+                self.stats.handler_errors += 1
+                if envelope.node_id is None:  # by a foreign process; what clients say is not logged
+                    logger.exception("the handler failed on %r", payload[:EXCERPT_BYTES])
+                else:
+                    about = {"channel": envelope.address}
+                    logger.exception("the handler failed on message %s", envelope.message_id, extra=about)
 
     def _skip(self, payload: bytes, error: BadEnvelope) -> None:
         self.stats.malformed += 1

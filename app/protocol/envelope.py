@@ -90,20 +90,34 @@ def ending_of(node_id: str) -> bytes:
     return b'"node_id":' + _encoder.encode(node_id) + b"}"
 
 
-def decode_envelope(payload: bytes) -> Envelope:
-    """Read what came in over the bus, and check what no replica has (see `Envelope.check` for what one has).
+def decode_envelopes(payload: bytes) -> list[Envelope]:
+    """Read what came in over the bus, one envelope a line, and check what no replica has checked.
+
+    What a replica has: see `Envelope.check`.
 
     Raises:
         BadEnvelope: not UTF-8, not JSON, a field missing or of the wrong type, or data that a client cannot read.
+            One that is bad spoils those it came with.
     """
     try:
-        envelope = _decoder.decode(payload)
-        if envelope.target_user_id is envelope.channel is None:
-            raise BadEnvelope("it has no 'target_user_id'")
-        if envelope.node_id is None:
-            _check_foreign(envelope)
+        envelopes = _decoder.decode_lines(payload)
+        for envelope in envelopes:
+            if envelope.target_user_id is envelope.channel is None:
+                raise BadEnvelope("it has no 'target_user_id'")
+            if envelope.node_id is None:
+                _check_foreign(envelope)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, BadUserId, BadChannel, BadData) as error:
         raise BadEnvelope(str(error) or type(error).__name__) from None
+    if not envelopes:
+        raise BadEnvelope("it is empty")
+    return envelopes
+
+
+def decode_envelope(payload: bytes) -> Envelope:
+    """Read what holds one envelope; otherwise like `decode_envelopes`."""
+    envelope, *others = decode_envelopes(payload)
+    if others:
+        raise BadEnvelope(f"it holds {1 + len(others)} envelopes")
     return envelope
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from app.errors import BadEnvelope, BadUserId
 from app.protocol.command import DisconnectUser, UnsubscribeUser
-from app.protocol.envelope import MAX_DEPTH, Envelope, decode_envelope, encode_envelope, ending_of
+from app.protocol.envelope import MAX_DEPTH, Envelope, decode_envelope, decode_envelopes, encode_envelope, ending_of
 from app.protocol.identity import check_user_id, user_of
 from app.protocol.position import Position
 from app.protocol.publication import Publication
@@ -139,6 +139,33 @@ def test_the_two_required_fields_are_enough() -> None:
     payload = encode_envelope(envelope)
     assert json.loads(payload) == {"target_user_id": "밥", "message": {"한": "글"}}
     assert '{"한":"글"}'.encode() in payload
+
+
+def test_many_envelopes_come_one_a_line() -> None:
+    """Fails if one of them is lost, or if a line break inside of an envelope is taken for its end."""
+    first = b'{"target_user_id":"b",\n"message":{\r\n"a": "\\n"}}'
+    second = b'{"channel":"news","message":2}'
+    envelopes = decode_envelopes(first + b"\n" + second + b"\n")
+    assert [each.address for each in envelopes] == ["#b", "news"]
+    assert [json.loads(bytes(each.message)) for each in envelopes] == [{"a": "\n"}, 2]
+
+
+@pytest.mark.parametrize(
+    "bad", [b"null", b'{"message":1}', b'{"target_user_id":"","message":1}', b'{"message"', b"\xff"]
+)
+@pytest.mark.parametrize("at", [0, 1, 2])
+def test_a_bad_envelope_spoils_those_it_came_with(bad: bytes, at: int) -> None:
+    """Fails if half of what was published together counts: nobody could say which half."""
+    lines = [b'{"target_user_id":"b","message":1}'] * 2
+    lines.insert(at, bad)
+    with pytest.raises(BadEnvelope):
+        decode_envelopes(b"\n".join(lines))
+
+
+def test_where_one_envelope_is_expected_two_are_none() -> None:
+    """Fails if something that was kept is passed over in silence."""
+    with pytest.raises(BadEnvelope, match="2 envelopes"):
+        decode_envelope(b'{"target_user_id":"b","message":1}\n' * 2)
 
 
 def _deep(levels: int) -> bytes:

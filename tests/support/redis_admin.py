@@ -47,7 +47,7 @@ class RedisAdmin:
 
 
 class Eavesdropper:
-    """`async with Eavesdropper(url, channel) as heard:` collects in `heard.payloads` what goes over a bus channel."""
+    """`async with Eavesdropper(url, channel) as heard` collects the envelopes on a bus channel: `heard.payloads`."""
 
     def __init__(self, url: str, channel: str) -> None:
         self._redis = Redis.from_url(url)
@@ -72,4 +72,4 @@ class Eavesdropper:
         while True:
             message = await self._pubsub.get_message(timeout=None)
             if message is not None and message["type"] == "message":
-                self.payloads.append(message["data"])
+                self.payloads += message["data"].split(b"\n")

@@ -2,5 +2,5 @@
 -- KEYS: the user's holders, settled_at
 -- ARGV: the asking replica's lease, bus channel, envelope
 -- Returns 'local', 'remote' or 'offline': see Delivery in app/protocol/events.py
-redis.call('PUBLISH', ARGV[2], ARGV[3])
+say(ARGV[2], ARGV[3])
 return (reach(KEYS[1], KEYS[2], ARGV[1]))

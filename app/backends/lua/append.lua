@@ -11,7 +11,7 @@ end
 local epoch, offset, body = keep()
 
 if ARGV[5] == '' then
-  redis.call('PUBLISH', ARGV[4], envelope(epoch, offset, body, ''))
+  say(ARGV[4], envelope(epoch, offset, body, ''))
   return remembered(epoch .. '.' .. offset .. '.remote')
 end
 
@@ -20,11 +20,11 @@ local delivery, publish, leases = reach(KEYS[3], KEYS[4], ARGV[5])
 if directed and delivery == 'remote' then
   each_node(leases, function(node)
     local count = ',"own_seq":' .. redis.call('HINCRBY', KEYS[5], node, 1)
-    redis.call('PUBLISH', ARGV[4] .. '@' .. node .. ':in', envelope(epoch, offset, body, count))
+    say(ARGV[4] .. '@' .. node .. ':in', envelope(epoch, offset, body, count))
   end)
 elseif publish then
   local count = ',"seq":' .. redis.call('HINCRBY', KEYS[5], 'shared', 1)
-  redis.call('PUBLISH', ARGV[4], envelope(epoch, offset, body, count))
+  say(ARGV[4], envelope(epoch, offset, body, count))
 end
 if delivery == 'offline' then delivery = 'stored' end
 if not publish then delivery = 'here' end

@@ -8,10 +8,10 @@ if directed and delivery == 'remote' then
   local asking = string.match(ARGV[1], '^(.*)%.')
   each_node(leases, function(node)
     if node ~= asking then
-      redis.call('PUBLISH', ARGV[2] .. '@' .. node .. ':in', ARGV[3])
+      say(ARGV[2] .. '@' .. node .. ':in', ARGV[3])
     end
   end)
 elseif publish then
-  redis.call('PUBLISH', ARGV[2], ARGV[3])
+  say(ARGV[2], ARGV[3])
 end
 return delivery

@@ -207,7 +207,7 @@ class TestEdges:
         def broken(payload: bytes) -> None:
             raise ZeroDivisionError("a bug in here")
 
-        monkeypatch.setattr(pubsub_manager, "decode_envelope", broken)
+        monkeypatch.setattr(pubsub_manager, "decode_envelopes", broken)
         began = time.monotonic()
         await admin.publish(bus.channel, '{"target_user_id":"bob","message":1}')
         await eventually(lambda: not bus.ready)

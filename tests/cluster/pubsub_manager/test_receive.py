@@ -123,6 +123,12 @@ class TestReceive:
         await listening.bus.publish(sent, lease="x")
         assert await listening.hears() == [sent, sent]
 
+    async def test_one_message_of_the_bus_may_hold_many_envelopes(self, listening: Listening) -> None:
+        """Fails if what one replica has said in a turn is not taken apart, counted, and handed over in order."""
+        heard = await listening.hears("\n".join(GOOD % number for number in range(5)), GOOD % 5)
+        assert [content(got) for got in heard] == [*range(6)]
+        assert listening.bus.stats.received == 7  # and what came after them
+
     @pytest.mark.parametrize("payload", NOT_ENVELOPES.values(), ids=NOT_ENVELOPES.keys())
     async def test_what_is_no_envelope_is_logged_counted_and_skipped(
         self, listening: Listening, payload: bytes | str, caplog: pytest.LogCaptureFixture
