@@ -22,9 +22,9 @@ class Histogram:
         self.counts = [0] * (len(bounds) + 1)  # one for each bound, and one for what is above all of them
         self.total_s = 0.0
 
-    def observe(self, seconds: float) -> None:
-        self.counts[bisect_left(self.bounds, seconds)] += 1
-        self.total_s += seconds
+    def observe(self, seconds: float, times: int = 1) -> None:
+        self.counts[bisect_left(self.bounds, seconds)] += times
+        self.total_s += seconds * times
 
 
 @dataclass(slots=True)
@@ -40,14 +40,14 @@ class Traffic:
 class BusStats:
     """Counted by the PubSubManager and the router since they were made."""
 
-    received: int = 0  # envelopes that came, and were handed to the handler unless they were this replica's own
+    received: int = 0  # envelopes handed to the handler, and messages of the bus that brought back this replica's own
     malformed: int = 0  # payloads that were no envelope
     handler_errors: int = 0  # envelopes on which the handler raised
     published: int = 0  # envelopes that Redis took, sent to other replicas or found to be needless
     publish_errors: int = 0  # envelopes that Redis did not take, or not in time
     connection_losses: int = 0  # times the listening connection had to be built anew
     resubscriptions: int = 0  # times a subscription began after the first: anything may have been missed before
-    publish_time: Histogram = field(default_factory=Histogram)  # from taking an operation to what Redis says to it
+    publish_time: Histogram = field(default_factory=Histogram)  # of a message, from asking Redis to its answer
     lag: Histogram = field(default_factory=Histogram)  # of each canary, from publishing to hearing it
 
 

@@ -1,75 +1,114 @@
 """Calls of one script that go to Redis as one command.
 
 A script that publishes takes any number of calls at once and answers with a list (`lua/_calls.lua`): what is asked of
-it in a row costs Redis one command, and every replica one message of the bus.
+it in a row costs Redis one command, and every replica one message of the bus. What the calls have in common is said
+once.
 """
 
+import logging
 from collections.abc import Iterable, Sequence
 from itertools import repeat
+from time import monotonic
 from typing import Any
 
-from app.backends.link import Command, Done, tell
+from app.backends.link import Command, Done
 from app.backends.script_texts import BATCHED, Argument
+from app.telemetry import Histogram
+
+logger = logging.getLogger("heliograph.redis")
 
 MOST_CALLS = 64  # in one command, as Redis does nothing else meanwhile
 MOST_BYTES = 65_536  # in long arguments; a batch that has so many takes no more
 
-Call = tuple[Sequence[str], Sequence[Argument]]  # keys and arguments
+Common = tuple[tuple[str, ...], tuple[Argument, ...]]  # keys and arguments that are the same in many calls
+Call = tuple[Sequence[str], Sequence[Argument], Common]  # keys, arguments, and what others have too
+NOTHING: Common = ((), ())
 
 
 class CallBatch:
-    """Calls that have the same number of keys and of arguments, and whom to tell what has come of each."""
+    """Calls that have the same in common, and as many keys and arguments, and whom to tell what has come of each."""
 
-    __slots__ = ("_arguments", "_bytes", "_dones", "_keys", "_long", "_shape", "name", "sha")
+    __slots__ = (
+        "_argument_count",
+        "_arguments",
+        "_began_at",
+        "_bytes",
+        "_common",
+        "_dones",
+        "_key_count",
+        "_keys",
+        "_long",
+        "_sha",
+        "_time",
+        "name",
+    )
 
-    def __init__(self, name: str, sha: str = "") -> None:
+    def __init__(self, name: str, sha: str, call: Call, done: Done, time: Histogram | None = None) -> None:
+        keys, arguments, common = call
         self.name = name
-        self.sha = sha  # under which Redis knows the script
+        self._sha = sha  # under which Redis knows the script
+        self._common = common
+        self._key_count = len(keys)  # of each call
+        self._argument_count = len(arguments)
+        self._keys = [*common[0], *keys]
+        self._arguments = [*common[1], *arguments]
+        self._dones: list[Done] = [done]
         self._long = BATCHED[name]
-        self._shape = (0, 0)
-        self._keys: list[str] = []
-        self._arguments: list[Argument] = [0]
-        self._dones: list[Done] = []
-        self._bytes = 0
+        self._bytes = len(arguments[self._long])  # type: ignore[arg-type] # a number is short
+        self._time = time  # how long Redis takes to answer, of each call
+        self._began_at = monotonic()
 
-    def add(self, keys: Sequence[str], arguments: Sequence[Argument], done: Done) -> bool:
+    def add(self, call: Call, done: Done) -> bool:
         """Take one more call; False if it does not fit in."""
-        shape = (len(keys), len(arguments))
-        if not self._dones:
-            self._shape = shape
-            self._arguments[0] = len(arguments)
-        elif shape != self._shape or len(self._dones) >= MOST_CALLS or self._bytes >= MOST_BYTES:
+        keys, arguments, common = call
+        if (
+            len(keys) != self._key_count
+            or len(arguments) != self._argument_count
+            or len(self._dones) >= MOST_CALLS
+            or self._bytes >= MOST_BYTES
+            or common != self._common
+        ):
             return False
         self._keys += keys
         self._arguments += arguments
         self._dones.append(done)
-        self._bytes += len(arguments[self._long])  # type: ignore[arg-type] # a number is short
+        self._bytes += len(arguments[self._long])  # type: ignore[arg-type]
         return True
-
-    @property
-    def call(self) -> Call:
-        """All of them in one."""
-        return self._keys, self._arguments
 
     def command(self) -> Command:
         """What goes to Redis. Nothing is to be added after this."""
-        return "EVALSHA", self.sha, len(self._keys), *self._keys, *self._arguments
+        return "EVALSHA", self._sha, *self.parameters()
+
+    def parameters(self) -> Command:
+        """The same, without the script: how many keys, the keys, the arguments."""
+        counts = len(self._dones), self._key_count, self._argument_count
+        return len(self._keys), *self._keys, *counts, *self._arguments
 
     def tell(self, reply: Any) -> None:
         """Hand the reply, or the error that all of them share, to those who wait, in order."""
         replies = repeat(reply) if isinstance(reply, Exception) else reply
+        if self._time is not None and replies is reply:
+            self._time.observe(monotonic() - self._began_at, len(self._dones))
         for done, each in zip(self._dones, replies, strict=False):
-            tell(done, each)
+            try:
+                done(each)
+            except Exception:
+                logger.exception("what was to be done with an answer of Redis failed")
 
 
-def in_batches(name: str, calls: Iterable[Call]) -> list[Call]:
-    """So many calls in as few as may be; their answers are lists that belong one behind the other."""
+def in_batches(name: str, calls: Iterable[Call]) -> list[Command]:
+    """The parameters of as few commands as may be; their answers are lists that belong one behind the other."""
     batches: list[CallBatch] = []
-    for keys, arguments in calls:
-        if not batches or not batches[-1].add(keys, arguments, _nobody):
-            batches.append(CallBatch(name))
-            batches[-1].add(keys, arguments, _nobody)
-    return [batch.call for batch in batches]
+    for call in calls:
+        if not batches or not batches[-1].add(call, _nobody):
+            batches.append(CallBatch(name, "", call, _nobody))
+    return [batch.parameters() for batch in batches]
+
+
+def parameters_of(call: Call) -> Command:
+    """Those of the one call of a script that takes no more."""
+    keys, arguments, _ = call
+    return len(keys), *keys, *arguments
 
 
 def _nobody(reply: Any) -> None: ...

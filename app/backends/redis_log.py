@@ -9,6 +9,7 @@ from typing import Any, Final, cast
 import msgspec
 
 from app.answers import answer
+from app.backends.call_batch import NOTHING, Call, Common
 from app.backends.keys import Keys
 from app.backends.protocols import (
     IDEMPOTENCY_TTL_S,
@@ -51,8 +52,8 @@ class RedisLog:
         self._due_now = ""
 
     def submit(self, draft: Draft, options: Namespace, lease: str, done: Appending) -> None:
-        names, arguments = self._calls.of(draft, options, lease, self._due())
-        self._scripts.call("append", names, arguments, partial(_appended, draft, done))
+        call = self._calls.of(draft, options, lease, self._due())
+        self._scripts.call("append", call, partial(_appended, draft, done))
 
     def _due(self) -> str:
         """This replica's name for the present second, by its own clock: nobody else's clock has a say in it."""
@@ -84,19 +85,15 @@ class RedisLog:
         shared, own = (int(count or 0) for count in counts)
         return BusSequences(shared, own)
 
-    def _open_call(self, opening: Opening) -> tuple[list[str], list[Argument]]:
+    def _open_call(self, opening: Opening) -> Call:
         channel, keys = opening.channel, self._keys
         if opening.after is not None:
             epoch, offset = opening.after.epoch, opening.after.offset
         else:
             epoch, offset = "", _READ_ALL if opening.replay else _READ_NOTHING
-        return [keys.meta(channel), keys.stream(channel), keys.state(channel), keys.tail(channel)], [
-            META_TTL_S * 1000,
-            epoch,
-            offset,
-            opening.limit,
-            "1" if opening.with_run else "",
-        ]
+        names = [keys.meta(channel), keys.stream(channel), keys.state(channel), keys.tail(channel)]
+        with_run = "1" if opening.with_run else ""
+        return names, [META_TTL_S * 1000, epoch, offset, opening.limit, with_run], NOTHING
 
 
 class TwoServerLog(RedisLog):
@@ -136,7 +133,7 @@ class TwoServerLog(RedisLog):
             else:
                 self._announce(draft.channel, reply[1], lease, appended, done)
 
-        self._scripts.call("store", *self._calls.of(draft, options, lease), stored)
+        self._scripts.call("store", self._calls.of(draft, options, lease), stored)
 
     def _announce(self, channel: str, envelope: bytes, lease: str, appended: Appended, done: Appending) -> None:
         user_id = user_of(channel)
@@ -159,23 +156,25 @@ class TwoServerLog(RedisLog):
         if user_id is None:
             self._live.link.call(("PUBLISH", f"{self._bus_channel}:{channel}", envelope), announced)
         else:
-            keys = [self._keys.holders(user_id), self._keys.settled_at]
-            self._live_scripts.call("announce", keys, [lease, self._bus_channel, envelope], announced)
+            common = (self._keys.settled_at,), (lease, self._bus_channel)
+            self._live_scripts.call("announce", ([self._keys.holders(user_id)], [envelope], common), announced)
 
 
-class _Place(msgspec.Struct, frozen=True, gc=False):
-    """What is the same in all calls for one channel."""
+class _Place(msgspec.Struct, gc=False):
+    """What is the same in all calls for one channel, and in those with the same lease and `due`."""
 
     options: Namespace
     keys: tuple[str, ...]
+    common_keys: tuple[str, ...]
     bus_channel: str
-    ttl_ms: int
-    ttl_may_wait: bool  # see `due` in `lua/_keep.lua`
     is_users: bool
+    lease: str = ""
+    due: str = ""
+    common: Common = NOTHING
 
 
 class AppendCalls:
-    """Keys and arguments of the append script (and of the store script): see `lua/_keep.lua`.
+    """Calls of the append script (and of the store script): see `lua/_keep.lua`.
 
     What is the same for a channel's publications is worked out once.
     """
@@ -185,58 +184,54 @@ class AppendCalls:
         self._bus_channel = bus_channel
         self._places: dict[str, _Place] = {}  # by channel
 
-    def of(self, draft: Draft, options: Namespace, lease: str, due: str = "") -> tuple[Sequence[str], list[Argument]]:
+    def of(self, draft: Draft, options: Namespace, lease: str, due: str = "") -> Call:
         """`lease`: that of the replica that asks, '' if a program does; `due`: see `lua/_keep.lua`."""
-        channel = draft.channel
-        place = self._places.get(channel)
+        place = self._places.get(draft.channel)
         if place is None or place.options is not options:
-            place = self._place(channel, options)
-        arguments: list[Argument] = [
-            options.history_size,
-            place.ttl_ms,
-            due if place.ttl_may_wait else "",
-            place.bus_channel,
-            (lease or "-") if place.is_users else "",
-            _fields(draft),
-        ]
+            place = self._place(draft.channel, options)
+        if place.due != due or place.lease != lease or place.common is NOTHING:
+            self._renew(place, lease, due)
+        arguments: list[Argument] = [place.bus_channel, _fields(draft)]
         if draft.idempotency_key or options.run:
             key = draft.idempotency_key
-            arguments += [
-                self._keys.idempotency(channel, key) if key else "",
-                IDEMPOTENCY_TTL_S * 1000,
-                draft.message_id,
-            ]
+            arguments += [self._keys.idempotency(draft.channel, key) if key else "", draft.message_id]
         if options.run:
             update = draft.update or RunUpdate()
-            arguments += [
-                _json_or_nothing(update.state),
-                _json_or_nothing(update.progress),
-                _json_or_nothing(update.message),
-                TAIL_SIZE,
-                int(options.final_ttl_s * 1000),
-            ]
-        return place.keys, arguments
+            arguments += map(_json_or_nothing, (update.state, update.progress, update.message))
+        return place.keys, arguments, place.common
 
-    def _place(self, channel: str, options: Namespace) -> "_Place":
+    def _place(self, channel: str, options: Namespace) -> _Place:
         keys, user_id = self._keys, user_of(channel)
         names: tuple[str, ...] = (keys.meta(channel), keys.stream(channel))
+        common_keys: tuple[str, ...] = ()
         bus_channel = f"{self._bus_channel}:{channel}"
         if user_id is not None:
-            names += (keys.holders(user_id), keys.settled_at, keys.bus_sequences)
+            names += (keys.holders(user_id),)
+            common_keys = keys.settled_at, keys.bus_sequences
             bus_channel = self._bus_channel
         elif options.run:
             names += (keys.state(channel), keys.tail(channel))
         if len(self._places) >= MOST_PLACES:
             self._places.clear()
-        place = self._places[channel] = _Place(
-            options=options,
-            keys=names,
-            bus_channel=bus_channel,
-            ttl_ms=int(options.history_ttl_s * 1000),
-            ttl_may_wait=options.history_ttl_s >= LEAST_TTL_S and not options.run,
-            is_users=user_id is not None,
-        )
+        place = self._places[channel] = _Place(options, names, common_keys, bus_channel, user_id is not None)
         return place
+
+    def _renew(self, place: _Place, lease: str, due: str) -> None:
+        options = place.options
+        may_wait = options.history_ttl_s >= LEAST_TTL_S and not options.run
+        place.lease, place.due = lease, due
+        place.common = (
+            place.common_keys,
+            (
+                options.history_size,
+                int(options.history_ttl_s * 1000),
+                due if may_wait else "",
+                (lease or "-") if place.is_users else "",
+                IDEMPOTENCY_TTL_S * 1000,
+                TAIL_SIZE,
+                int(options.final_ttl_s * 1000),
+            ),
+        )
 
 
 def _appended(draft: Draft, done: Appending, reply: Any) -> None:

@@ -5,6 +5,7 @@ from typing import cast
 
 import msgspec
 
+from app.backends.call_batch import NOTHING, Call
 from app.backends.keys import Keys
 from app.backends.protocols import PresenceEntry
 from app.backends.redis_client import Client, as_bus_unavailable
@@ -47,9 +48,9 @@ class RedisPresence:
                     "presence", [self._call(lease, entry, reaping=True) for entry in entries]
                 )
 
-    def _call(self, lease: str, entry: PresenceEntry, *, reaping: bool = False) -> tuple[list[str], list[Argument]]:
+    def _call(self, lease: str, entry: PresenceEntry, *, reaping: bool = False) -> Call:
         keys = [self._keys.presence(entry.channel), self._keys.present_by(lease), self._keys.leases]
-        return keys, [
+        arguments: list[Argument] = [
             lease,
             entry.user,
             msgspec.json.encode([entry.channel, entry.user]),
@@ -59,6 +60,7 @@ class RedisPresence:
             _announcement(entry, "leave"),
             "1" if reaping else "",
         ]
+        return keys, arguments, NOTHING
 
 
 def _announcement(entry: PresenceEntry, kind: str) -> bytes:

@@ -8,17 +8,15 @@ from collections.abc import Sequence
 
 import msgspec
 
+from app.backends.call_batch import NOTHING, Call
 from app.backends.keys import Keys
 from app.backends.protocols import Draft
 from app.backends.redis_client import as_bus_unavailable
 from app.backends.redis_log import AppendCalls
-from app.backends.script_texts import Argument
 from app.backends.scripts import Scripts
 from app.clock import Clock, SystemClock, iso8601
 from app.protocol.namespace import Namespaces
 from app.protocol.run import RunUpdate
-
-Call = tuple[Sequence[str], list[Argument]]
 
 RUN_PREFIX = "run:"  # a run's channel is this and its id
 WORKER_LOST = "worker lost"  # the message of a run that FAILED in this way
@@ -47,12 +45,12 @@ async def reap_lost_runs(
 
 def lease_call(keys: Keys, run_ids: Sequence[str], ttl_s: float) -> Call:
     """For the script that takes or renews leases, `ttl_s` from now."""
-    return [keys.run_leases], [round(ttl_s * 1000), *run_ids]
+    return [keys.run_leases], [round(ttl_s * 1000), *run_ids], NOTHING
 
 
 def expired_call(keys: Keys) -> Call:
     """For the script that lists the runs whose lease has run out."""
-    return [keys.run_leases], [BATCH]
+    return [keys.run_leases], [BATCH], NOTHING
 
 
 def lost_calls(
@@ -70,8 +68,8 @@ def lost_calls(
             sent_at=iso8601(clock.now()),
             update=RunUpdate(state="FAILED", message=WORKER_LOST),
         )
-        names, arguments = append_calls.of(draft, namespaces.of(channel), lease="")
-        calls.append(([*names, keys.run_leases], [*arguments, run_id]))
+        names, arguments, common = append_calls.of(draft, namespaces.of(channel), lease="")
+        calls.append(([*names, keys.run_leases], [*arguments, run_id], common))
     return calls
 
 

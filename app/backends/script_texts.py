@@ -10,7 +10,7 @@ from app.backends.protocols import META_TTL_S
 Argument = str | bytes | int
 
 # The scripts that take many calls at once (see `call_batch.py`) -> which of a call's arguments may be long.
-BATCHED: Final = {"append": 5, "store": 5, "relay": 2, "announce": 2}
+BATCHED: Final = {"append": 1, "store": 1, "run_lost": 1, "relay": 0, "announce": 0}
 
 # script -> what stands before it; with () as a function of that name
 PARTS: Final[dict[str, tuple[str, ...]]] = {

@@ -12,16 +12,15 @@ from typing import Any
 from redis.exceptions import NoScriptError, ResponseError
 
 from app.answers import answer
-from app.backends.call_batch import CallBatch
-from app.backends.link import MOST_OUTSTANDING, Done, LinkFull, tell
+from app.backends.call_batch import NOTHING, Call, CallBatch, parameters_of
+from app.backends.link import MOST_OUTSTANDING, Command, Done, LinkFull, tell
 from app.backends.redis_client import Client
 from app.backends.script_texts import BATCHED, PARTS, Argument, is_certain, raise_first_error, script_text
+from app.telemetry import Histogram
 
 __all__ = ["Argument", "Scripts"]
 
 MOST_TIMES = 5  # that a call is begun anew because its script was unknown
-
-Call = tuple[str, Sequence[str], Sequence[Argument], Done]  # of which script, with what, and whom to tell
 
 
 class Scripts:
@@ -29,79 +28,75 @@ class Scripts:
 
     `owner` stands in each script. If Redis forgets its scripts while calls are on their way, a call fails until the
     scripts have been loaded again; had somebody else loaded the same, a later call might be carried out before an
-    earlier one is repeated. Who needs that order has a name of its own. `directed`: see `script_text`.
+    earlier one is repeated. Who needs that order has a name of its own. `directed`: see `script_text`. `publish_time`
+    takes how long Redis needs for what publishes.
     """
 
-    def __init__(self, client: Client, owner: str = "", *, directed: bool = False) -> None:
+    def __init__(
+        self, client: Client, owner: str = "", *, directed: bool = False, publish_time: Histogram | None = None
+    ) -> None:
         self._link = client.link
         self._owner = owner
         self._directed = directed
+        self._publish_time = publish_time
         self._shas: dict[str, str] = {}
         self._is_loading = False
         self._batch: CallBatch | None = None  # the last
-        self._again: list[tuple[Call, int]] = []  # what Redis did not know so many times: to be repeated, before ...
-        self._waiting: list[Call] = []  # ... what was called while the scripts are being loaded
+        # What Redis did not know is to be repeated, and this is the how manieth time, before ...
+        self._again: list[tuple[str, Command, Done, int]] = []
+        self._waiting: list[tuple[str, Call, Done]] = []  # ... what was called while the scripts are being loaded
 
-    def call(self, name: str, keys: Sequence[str], arguments: Sequence[Argument], done: Done) -> None:
+    def call(self, name: str, call: Call, done: Done) -> None:
         """Run one script; `done` is called with its reply or with the error, in the order of calls."""
+        batch = self._batch
+        if batch is not None and batch is self._link.growing and batch.name == name and batch.add(call, done):
+            return  # it goes with the last one: that has not been sent yet, and nothing was asked for since
         if self._shas and not self._is_loading:
-            if name in BATCHED:
-                self._add(name, keys, arguments, done)
-            else:
-                self._send((name, keys, arguments, done))
+            self._send(name, call, done)
         elif len(self._waiting) >= MOST_OUTSTANDING:
             done(LinkFull(f"{len(self._waiting)} calls wait for the scripts to be loaded"))
         else:
-            self._waiting.append((name, keys, arguments, done))
+            self._waiting.append((name, call, done))
             self._load()
 
     async def run(self, name: str, keys: Sequence[str], arguments: Sequence[Argument]) -> Any:
         """Run one script and wait for its reply. Raises what redis-py raises."""
-        return await answer(lambda done: self.call(name, keys, arguments, done))
+        return await answer(lambda done: self.call(name, (keys, arguments, NOTHING), done))
 
-    async def run_many(self, name: str, calls: Sequence[tuple[Sequence[str], Sequence[Argument]]]) -> list[Any]:
+    async def run_many(self, name: str, calls: Sequence[Call]) -> list[Any]:
         """Run one script many times, in one round trip."""
         if not calls:
             return []
 
         def ask(done: Done) -> None:
             collected = _collect(len(calls), done)
-            for keys, arguments in calls:
-                self.call(name, keys, arguments, collected)
+            for call in calls:
+                self.call(name, call, collected)
 
         return raise_first_error(await answer(ask))
 
-    def _add(self, name: str, keys: Sequence[str], arguments: Sequence[Argument], done: Done) -> None:
-        """Let the call go with the last one, if nothing else was asked for since and that has not been sent yet."""
-        batch = self._batch
-        if (
-            batch is None
-            or batch is not self._link.growing
-            or batch.name != name
-            or not batch.add(keys, arguments, done)
-        ):
-            batch = self._batch = CallBatch(name, self._shas[name])
-            batch.add(keys, arguments, done)
+    def _send(self, name: str, call: Call, done: Done) -> None:
+        if name in BATCHED:
+            batch = self._batch = CallBatch(name, self._shas[name], call, done, self._publish_time)
             self._link.call(batch, batch.tell, partial(self._unknown_batch, batch))
+        else:
+            self._evaluate(name, parameters_of(call), done)
 
-    def _send(self, call: Call, times: int = 1) -> None:
-        name, keys, arguments, done = call
-        command = ("EVALSHA", self._shas[name], len(keys), *keys, *arguments)
-        self._link.call(command, done, partial(self._unknown, call, times))
+    def _evaluate(self, name: str, parameters: Command, done: Done, times: int = 1) -> None:
+        unknown = partial(self._unknown, name, parameters, done, times)
+        self._link.call(("EVALSHA", self._shas[name], *parameters), done, unknown)
 
     # -- loading
 
     def _unknown_batch(self, batch: CallBatch) -> None:
-        keys, arguments = batch.call
-        self._unknown((batch.name, keys, arguments, batch.tell), 1)
+        self._unknown(batch.name, batch.parameters(), batch.tell, 1)
 
-    def _unknown(self, call: Call, times: int) -> None:
+    def _unknown(self, name: str, parameters: Command, done: Done, times: int) -> None:
         """Redis has forgotten its scripts, so it has not run this one: have them loaded, and call it again."""
         if times > MOST_TIMES:
-            *_, done = call
             done(NoScriptError("Redis forgets its scripts as fast as they are loaded"))
             return
-        self._again.append((call, times))
+        self._again.append((name, parameters, done, times + 1))
         self._load()
 
     def _load(self) -> None:
@@ -144,16 +139,16 @@ class Scripts:
         again, self._again = self._again, []
         waiting, self._waiting = self._waiting, []
         self._shas = {name: sha.decode() for name, sha in shas.items()} if error is None else {}
-        for call, times in again:
+        for name, parameters, done, times in again:
             if error is None:
-                self._send(call, times + 1)
+                self._evaluate(name, parameters, done, times)
             else:
-                tell(call[-1], error)
-        for call in waiting:
+                tell(done, error)
+        for name, call, done in waiting:
             if error is None:
-                self.call(*call)
+                self.call(name, call, done)
             else:
-                tell(call[-1], error)
+                tell(done, error)
 
 
 def _collect(count: int, done: Callable[[list[Any]], object]) -> Done:

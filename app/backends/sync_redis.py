@@ -10,7 +10,8 @@ from redis.backoff import NoBackoff
 from redis.exceptions import NoScriptError, ResponseError
 from redis.retry import Retry
 
-from app.backends.call_batch import Call, in_batches
+from app.backends.call_batch import Call, in_batches, parameters_of
+from app.backends.link import Command
 from app.backends.redis_client import TIMEOUT_S
 from app.backends.script_texts import BATCHED, is_certain, raise_first_error, script_text
 from app.errors import BadSetting
@@ -49,10 +50,10 @@ class SyncScripts:
     def run_many(self, name: str, calls: Sequence[Call]) -> list[Any]:
         """Run one script many times, in one round trip. Raises what redis-py raises."""
         if name not in BATCHED:
-            return self._run_all(name, calls)
-        return raise_first_error(list(chain.from_iterable(self._run_all(name, in_batches(name, calls)))))
+            return self._evaluate(name, [parameters_of(call) for call in calls])
+        return raise_first_error(list(chain.from_iterable(self._evaluate(name, in_batches(name, calls)))))
 
-    def _run_all(self, name: str, calls: Sequence[Call]) -> list[Any]:
+    def _evaluate(self, name: str, calls: Sequence[Command]) -> list[Any]:
         results: dict[int, Any] = {}
         for _ in range(2):
             shas = self._shas
@@ -61,8 +62,8 @@ class SyncScripts:
                 shas = self._shas
             left = [number for number in range(len(calls)) if number not in results]
             with self._redis.pipeline(transaction=False) as pipeline:
-                for keys, arguments in (calls[number] for number in left):
-                    pipeline.evalsha(shas[name], len(keys), *keys, *arguments)
+                for number in left:
+                    pipeline.execute_command("EVALSHA", shas[name], *calls[number])  # type: ignore[no-untyped-call]
                 answers = zip(left, pipeline.execute(raise_on_error=False), strict=True)
             results |= {number: result for number, result in answers if not isinstance(result, NoScriptError)}
             if len(results) == len(calls):

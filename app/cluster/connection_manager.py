@@ -8,7 +8,6 @@ import logging
 from collections.abc import Callable
 from functools import partial
 from itertools import count
-from time import monotonic
 
 import msgspec
 
@@ -85,7 +84,7 @@ class ConnectionManager:
         self._namespaces = namespaces
         self._limits = limits
         self._timestamp = timestamp
-        self._message_ids = map(f"{bus.node_id}-{{:x}}".format, count(1))  # unlike any other replica's, and quick
+        self._message_ids = map(f"{bus.node_id}-%x".__mod__, count(1))  # unlike any other replica's, and quick
         self._remote = RemoteDelivery(hub, channels, commands, bus.node_id, timestamp)
 
     # -- connections
@@ -356,27 +355,24 @@ class ConnectionManager:
             update=update,
             idempotency_key=idempotency_key,
         )
-        self._log.submit(draft, options, self._directory.lease, partial(self._kept, draft, monotonic(), done))
+        self._log.submit(draft, options, self._directory.lease, partial(self._kept, draft, done))
 
-    def _kept(self, draft: Draft, began_at: float, done: Routing, appended: Appended | BusUnavailable) -> None:
+    def _kept(self, draft: Draft, done: Routing, appended: Appended | BusUnavailable) -> None:
         """Log first: what is delivered is what the log holds."""
         try:
-            result: Receipt | HeliographError = self._receipt(draft, appended, began_at)
+            result: Receipt | HeliographError = self._receipt(draft, appended)
         except Exception:
             logger.exception("message %s could not be dealt with", draft.message_id)
             result = HeliographError("internal error")
         done(result)
 
-    def _receipt(
-        self, draft: Draft, appended: Appended | BusUnavailable, began_at: float
-    ) -> Receipt | BusUnavailable:
+    def _receipt(self, draft: Draft, appended: Appended | BusUnavailable) -> Receipt | BusUnavailable:
         channel = draft.channel
         if isinstance(appended, BusUnavailable):
             self._bus.stats.publish_errors += 1
             self._channels.doubt(channel)  # nobody else may have been told, and the answer may have been lost
             return appended
         self._bus.stats.published += 1
-        self._bus.stats.publish_time.observe(monotonic() - began_at)
         delivery = appended.delivery
         if not appended.published:
             # Nobody else holds the user, so nobody was told: what the log has taken is delivered here.

@@ -15,7 +15,7 @@ from contextlib import suppress
 from enum import Enum, auto
 from functools import partial
 from time import monotonic
-from typing import Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
@@ -32,6 +32,9 @@ from app.protocol.events import Delivery
 from app.settings import BusSettings, RedisSettings, Settings
 from app.tasks import end
 from app.telemetry import BusStats
+
+if TYPE_CHECKING:
+    from app.backends.call_batch import Common
 
 logger = logging.getLogger("heliograph.bus")
 
@@ -91,7 +94,7 @@ class PubSubManager:
         self.on_resubscribed = on_resubscribed
         self.stats = stats or BusStats()
         self.keys = Keys(self._redis_settings.prefix)
-        self._settled_at = self.keys.settled_at
+        self._relay_common: Common = ((), ("",))  # of all calls of `relay` with the present lease
         self._clock = clock or SystemClock()
         self._state = BusState.NEW if self.enabled else BusState.DISABLED
         self._client: Client | None = None  # for commands; shared with the directory
@@ -161,7 +164,8 @@ class PubSubManager:
     def scripts(self) -> Scripts:
         """The Lua scripts, over the same client."""
         if self._scripts is None:
-            self._scripts = Scripts(self.client, self.name, directed=self._settings.routing == "directed")
+            directed = self._settings.routing == "directed"
+            self._scripts = Scripts(self.client, self.name, directed=directed, publish_time=self.stats.publish_time)
         return self._scripts
 
     # -- life
@@ -219,9 +223,11 @@ class PubSubManager:
             logger.error("the bus is not initialised: message %s is lost to other replicas", envelope.message_id)
             done(BusUnavailable("the bus is not initialised; the message is lost"))
             return
-        keys = (self.keys.holders(envelope.target_user_id or ""), self._settled_at)
-        arguments = (lease, self.channel, encode_envelope(envelope))
-        self.scripts.call("relay", keys, arguments, partial(self._relayed, monotonic(), done))
+        if self._relay_common[1][0] != lease:
+            self._relay_common = (self.keys.settled_at,), (lease, self.channel)
+        keys = (self.keys.holders(envelope.target_user_id or ""),)
+        call = keys, (encode_envelope(envelope),), self._relay_common
+        self.scripts.call("relay", call, partial(self._relayed, done))
 
     def relay_on(self, envelope: Envelope, done: Relaying) -> None:
         """Send an ephemeral envelope to every replica that follows its channel; then `done`, as for `relay`."""
@@ -229,15 +235,19 @@ class PubSubManager:
             done(None)
             return
         command = ("PUBLISH", self._bus_channel(envelope.address), encode_envelope(envelope))
-        self.client.link.call(command, partial(self._relayed, monotonic(), done))
+        self.client.link.call(command, partial(self._announced, monotonic(), done))
 
-    def _relayed(self, began_at: float, done: Relaying, reply: Any) -> None:
+    def _announced(self, began_at: float, done: Relaying, reply: Any) -> None:
+        if not isinstance(reply, Exception):
+            self.stats.publish_time.observe(monotonic() - began_at)
+        self._relayed(done, reply)
+
+    def _relayed(self, done: Relaying, reply: Any) -> None:
         if isinstance(reply, Exception):
             self.stats.publish_errors += 1
             done(bus_unavailable(reply))
             return
         self.stats.published += 1
-        self.stats.publish_time.observe(monotonic() - began_at)
         done(_DELIVERIES.get(reply, Delivery.REMOTE))  # PUBLISH answers with a number
 
     async def publish(self, envelope: Envelope, *, lease: str) -> Delivery | None:
@@ -359,7 +369,7 @@ class PubSubManager:
     def _handle_payload(self, payload: bytes) -> None:
         if payload.endswith(self._own_ending) and not payload.startswith(KEPT):
             # What this replica has said itself. RemoteDelivery would drop it; this saves reading it.
-            self.stats.received += payload.count(self._own_ending)
+            self.stats.received += 1
             return
         try:
             envelopes = decode_envelopes(payload)

@@ -36,9 +36,10 @@ class RemoteDelivery:
         """
         if envelope.epoch is not None:
             self._channels.count(envelope.seq, envelope.own_seq)
-            if self._channels.follows(envelope.address):
+            channel = envelope.address
+            if self._channels.follows(channel):
                 envelope.check()
-                self._channels.receive(envelope.publication())
+                self._channels.receive(envelope.publication(channel))
             return 0
         if envelope.command is not None:
             return self._commands.receive(envelope)

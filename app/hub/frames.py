@@ -8,7 +8,7 @@ from app.protocol.events import Event
 from app.telemetry import Traffic
 
 # RFC 6455 section 5.2: a final frame with opcode 1 (0x81); a server does not mask.
-_SHORT_HEADS = [bytes((0x81, size)) for size in range(126)]
+_HEADS = [bytes((0x81, size)) if size < 126 else b"\x81\x7e" + size.to_bytes(2) for size in range(1024)]
 
 
 class Codec(Protocol):
@@ -28,8 +28,8 @@ class Sink(Protocol):
 def text_frame(payload: bytes) -> bytes:
     """`payload` (UTF-8) as one unmasked WebSocket text frame."""
     size = len(payload)
-    if size < 126:
-        return _SHORT_HEADS[size] + payload
+    if size < len(_HEADS):
+        return _HEADS[size] + payload
     if size < 1 << 16:
         return b"\x81\x7e" + size.to_bytes(2) + payload
     return b"\x81\x7f" + size.to_bytes(8) + payload

@@ -39,10 +39,10 @@ class Envelope(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, rename
     seq: int = 0  # counts the kept publications for users on the shared bus channel, so that a missing one shows
     own_seq: int = 0  # counts those in the inbox of the replica that this is sent to
 
-    def publication(self) -> Publication:
-        """The message inside, which has been kept."""
+    def publication(self, channel: str) -> Publication:
+        """The message inside, which has been kept. `channel`: the `address`, which whoever asks knows already."""
         return Publication(
-            channel=self.address,
+            channel=channel,
             data=self.message,
             message_id=self.message_id or "",
             sent_at=self.sent_at or "",

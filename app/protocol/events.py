@@ -37,7 +37,7 @@ class Refreshed(msgspec.Struct, frozen=True, tag="refreshed"):
     id: RequestId | msgspec.UnsetType = msgspec.UNSET
 
 
-class Ack(msgspec.Struct, frozen=True, tag="ack"):
+class Ack(msgspec.Struct, frozen=True, gc=False, tag="ack"):
     """The message is on its way."""
 
     message_id: str

@@ -8,10 +8,11 @@ from typing import Any
 
 import msgspec
 
+from app.backends.call_batch import Call
 from app.backends.keys import Keys
 from app.backends.protocols import Draft
 from app.backends.redis_log import AppendCalls, read_appended
-from app.backends.run_leases import RUN_PREFIX, Call
+from app.backends.run_leases import RUN_PREFIX
 from app.clock import Clock, iso8601
 from app.errors import BadChannel, BadData
 from app.protocol.envelope import Envelope, encode_envelope

@@ -88,7 +88,7 @@ class _Replica(Collector):
 
     def _redis(self) -> Iterator[Metric]:
         stats = self._bus.stats
-        text = "From taking an operation until it is kept or relayed, of those that were"
+        text = "Of a message, from asking Redis to keep or relay it until it has"
         yield _histogram("publish_seconds", text, stats.publish_time)
         yield _counters("redis_errors", "Calls of Redis that failed, by the way they did", "kind", REDIS_ERRORS)
 

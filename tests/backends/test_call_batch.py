@@ -9,13 +9,19 @@ from redis.exceptions import ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from app.backends import call_batch
-from app.backends.call_batch import in_batches
+from app.backends.call_batch import Call, Common, in_batches
 from app.backends.redis_client import Client, connect
 from app.backends.scripts import Scripts
 from app.protocol.envelope import decode_envelopes
 from tests.support.redis_admin import Eavesdropper
 from tests.support.redis_server import RedisServer
 from tests.support.waiting import eventually
+
+COMMON: Common = (), (100, 60_000, "", "", 1_000, 10, 1_000)  # of all publications on channels that are no user's
+
+
+def relay_call(holders: str = "holders", envelope: bytes = b"{}", lease: str = "lease") -> Call:
+    return [holders], [envelope], (("settled",), (lease, "events"))
 
 
 class Caller:
@@ -40,12 +46,12 @@ class Caller:
 
     def relay(self, user: str, text: str = "hello") -> None:
         envelope = f'{{"message":"{text}","target_user_id":"{user}","node_id":"n"}}'.encode()
-        self.scripts.call("relay", [f"holders:{user}", "settled"], ["lease", "events", envelope], self.answers.append)
+        self.scripts.call("relay", relay_call(f"holders:{user}", envelope), self.answers.append)
 
     def append(self, channel: str, text: str, *more: str) -> None:
         fields = f'"message":"{text}","channel":"{channel}","node_id":"n"}}'.encode()
-        arguments = [100, 60_000, "", f"events:{channel}", "", fields, *more]
-        self.scripts.call("append", [f"meta:{channel}", f"stream:{channel}"], arguments, self.answers.append)
+        keys, arguments = [f"meta:{channel}", f"stream:{channel}"], [f"events:{channel}", fields, *more]
+        self.scripts.call("append", (keys, arguments, COMMON), self.answers.append)
 
     async def answered(self, count: int) -> list[Any]:
         await eventually(lambda: len(self.answers) >= count)
@@ -118,7 +124,7 @@ async def test_a_callback_that_raises_costs_nobody_else_an_answer(
         raise ZeroDivisionError("a bug")
 
     caller.relay("al")
-    caller.scripts.call("relay", ["holders:x", "settled"], ["lease", "events", b"{}"], broken)
+    caller.scripts.call("relay", relay_call(), broken)
     caller.relay("bob")
     assert await caller.answered(2) == [b"offline", b"offline"]
     assert "a bug" in caplog.text
@@ -132,13 +138,13 @@ async def test_only_what_was_asked_for_in_a_row_goes_together(caller: Caller) ->
         return lambda reply: order.append(name if not isinstance(reply, Exception) else repr(reply))
 
     def relay(name: str) -> None:
-        caller.scripts.call("relay", ["holders:bob", "settled"], ["lease", "events", b"{}"], note(name))
+        caller.scripts.call("relay", relay_call(), note(name))
 
     relay("a relay")
     caller.append("c", "one")
-    caller.append("c", "two", "key", "1000", "id")  # with an idempotency key
+    caller.append("c", "two", "key", "id")  # with an idempotency key
     caller.link.call(("SET", "between", 1), note("a command"))
-    caller.append("c", "three", "key 2", "1000", "id")
+    caller.append("c", "three", "key 2", "id")
     relay("another relay")
     relay("and another")
     await eventually(lambda: len(order) == 4)
@@ -212,9 +218,7 @@ async def test_two_who_share_a_link(caller: Caller) -> None:
     await others.run("tops", [], [])
     for number in range(6):
         scripts = (caller.scripts, others)[number % 2]
-        scripts.call(
-            "relay", ["holders:bob", "settled"], ["lease", "events", b"{}"], lambda _, n=number: order.append(n)
-        )
+        scripts.call("relay", relay_call(), lambda _, n=number: order.append(n))
     await eventually(lambda: len(order) == 6)
     assert order == [*range(6)]
 
@@ -222,11 +226,11 @@ async def test_two_who_share_a_link(caller: Caller) -> None:
 def test_many_calls_at_once_in_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fails if calls of another form are mixed, or if one is left out."""
     monkeypatch.setattr(call_batch, "MOST_CALLS", 2)
-    short = (["k"], ["lease", "events", b"x"])
-    with_two_keys = (["k", "l"], ["lease", "events", b"y"])
-    assert in_batches("relay", [short, short, short, with_two_keys]) == [
-        (["k", "k"], [3, "lease", "events", b"x", "lease", "events", b"x"]),
-        (["k"], [3, "lease", "events", b"x"]),
-        (["k", "l"], [3, "lease", "events", b"y"]),
+    short = relay_call("k", b"x")
+    of_another_lease = relay_call("k", b"y", "another")
+    assert in_batches("relay", [short, short, short, of_another_lease]) == [
+        (3, "settled", "k", "k", 2, 1, 1, "lease", "events", b"x", b"x"),
+        (2, "settled", "k", 1, 1, 1, "lease", "events", b"x"),
+        (2, "settled", "k", 1, 1, 1, "another", "events", b"y"),
     ]
     assert in_batches("relay", []) == []

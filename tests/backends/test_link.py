@@ -12,6 +12,7 @@ from redis.exceptions import RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from app.backends import link as link_module
+from app.backends.call_batch import NOTHING
 from app.backends.link import Command, Link, LinkFull
 from app.backends.redis_client import Client, connect
 from app.backends.script_texts import script_text
@@ -346,7 +347,7 @@ class TestScripts:
         await scripts.run("tops", [], [])
         done: list[int] = []
         for number in range(3_000):
-            scripts.call("remember", ["stream", "latest"], [10_000, 60_000, number], _note(done, number))
+            scripts.call("remember", (["stream", "latest"], [10_000, 60_000, number], NOTHING), _note(done, number))
             if number % 50 == 0:
                 await linked.link.ask("ECHO", "between")
             if number % 1_000 == 525:
@@ -371,9 +372,9 @@ class TestScripts:
         others = script_text("remember", run_id, certain=certain, directed=False, owner="replica-2")
         done: list[int] = []
         linked.call("SCRIPT", "FLUSH")
-        scripts.call("remember", ["stream", "latest"], [10_000, 60_000, 1], _note(done, 1))
+        scripts.call("remember", (["stream", "latest"], [10_000, 60_000, 1], NOTHING), _note(done, 1))
         linked.call("SCRIPT", "LOAD", others)
-        scripts.call("remember", ["stream", "latest"], [10_000, 60_000, 2], _note(done, 2))
+        scripts.call("remember", (["stream", "latest"], [10_000, 60_000, 2], NOTHING), _note(done, 2))
         await eventually(lambda: len(done) == 2)
         assert done == [1, 2]
         entries = await linked.client.xrange("stream")

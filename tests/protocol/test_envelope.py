@@ -101,7 +101,7 @@ def test_the_wire_form_on_a_channel() -> None:
     assert json.loads(payload).items() >= {"epoch": "e", "offset": 7, "seq": 9}.items()
     arrived = decode_envelope(payload)
     assert arrived == kept
-    assert arrived.publication() == msgspec.structs.replace(publication, position=Position("e", 7))
+    assert arrived.publication(arrived.address) == msgspec.structs.replace(publication, position=Position("e", 7))
     coming = Envelope(msgspec.Raw(b'"alice"'), channel="room:1", presence="join")
     assert json.loads(encode_envelope(coming)) == {"channel": "room:1", "message": "alice", "presence": "join"}
     assert decode_envelope(encode_envelope(coming)) == coming

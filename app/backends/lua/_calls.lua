@@ -1,8 +1,12 @@
 -- Stands before every script that may publish: one command carries out many calls, and what they say goes out together.
--- KEYS: those of all calls, one call after the other; ARGV: how many arguments each call has, then those in the same way
+-- KEYS: what is the same in all calls, then the keys of one call after the other
+-- ARGV: how many calls there are, how many keys and arguments each has; then as with the keys
 
+local calls, key_count, argument_count = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 local all_keys, all_arguments = KEYS, ARGV
-local KEYS, ARGV = KEYS, ARGV -- those of the call that is being carried out
+local common_keys = {unpack(all_keys, 1, #all_keys - calls * key_count)}
+local common = {unpack(all_arguments, 4, #all_arguments - calls * argument_count)}
+local KEYS, ARGV -- those of the call that is being carried out
 
 local bus_channels, said = {}, {}
 
@@ -17,27 +21,22 @@ local function say(bus_channel, envelope)
   lines[#lines + 1] = envelope
 end
 
-local function publish_said()
-  for i = 1, #bus_channels do
-    redis.call('PUBLISH', bus_channels[i], table.concat(said[bus_channels[i]], '\n'))
-  end
-end
-
 -- Carries out `call` for each, in order. Returns what each has returned; one that fails costs the others nothing.
 local function each(call)
-  local arguments = tonumber(all_arguments[1])
-  local calls = (#all_arguments - 1) / arguments
-  local keys = #all_keys / calls
+  local key, argument = #common_keys + 1, #common + 4
   local answers = {}
-  for i = 0, calls - 1 do
-    KEYS = {unpack(all_keys, i * keys + 1, i * keys + keys)}
-    ARGV = {unpack(all_arguments, i * arguments + 2, i * arguments + arguments + 1)}
+  for i = 1, calls do
+    KEYS = {unpack(all_keys, key, key + key_count - 1)}
+    ARGV = {unpack(all_arguments, argument, argument + argument_count - 1)}
+    key, argument = key + key_count, argument + argument_count
     local is_done, answer = pcall(call)
     if not is_done then
       answer = redis.error_reply(type(answer) == 'table' and answer.err or tostring(answer))
     end
-    answers[i + 1] = answer
+    answers[i] = answer
   end
-  publish_said()
+  for i = 1, #bus_channels do
+    redis.call('PUBLISH', bus_channels[i], table.concat(said[bus_channels[i]], '\n'))
+  end
   return answers
 end

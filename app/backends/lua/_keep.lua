@@ -1,66 +1,70 @@
 -- Stands before every script that appends to a log: gives a publication its place in the channel's log and keeps it.
--- KEYS: meta, stream, then of a user: holders, settled_at, sequences; of a run: state, tail
--- ARGV: history size, ttl in ms, due (see `keep`), bus channel, the asking replica's lease if the channel is a user's
---       ('-': a program asks; '' if the channel is no user's), the envelope's fields as JSON without the first brace
---       (of a run: without the message too, beginning with a comma),
---       then if the publication has an idempotency key or is a run's: that key's name ('' for none) and its ttl in ms,
---       message id,
---       then of a run: state, progress and message (JSON, '' if not given), size of its tail, its ttl in ms after the end
+-- KEYS: meta, stream, then of a user: holders; of a run: state, tail
+-- ARGV: bus channel, the envelope's fields as JSON without the first brace (of a run: without the message too, beginning
+--       with a comma),
+--       then if the publication has an idempotency key or is a run's: that key's name ('' for none), message id,
+--       then of a run: state, progress and message (JSON, '' if not given)
+-- common keys, of a user: settled_at, sequences
+-- common: history size, ttl in ms, due (see `keep`), the asking replica's lease if the channel is a user's ('-': a
+--         program asks; '' if it is no user's), ttl of an idempotency key in ms, size of a run's tail, ttl in ms of a run
+--         that has ended
 -- Few and short arguments, and no string that need not be made: each costs Redis as much as reading a key.
 --
 -- An answer is a string: epoch, offset, delivery and (of a repetition) message id with dots between them. The delivery
 -- is 'remote', 'stored' or 'local' (see Delivery in app/protocol/events.py), or 'here': local, and nothing was published.
 
+local history_size, ttl_ms, due, lease, key_ttl_ms, tail_size, final_ttl_ms = unpack(common)
+
 -- What the first publication with this idempotency key was answered; nothing if this is the first.
 local function answered()
-  if (ARGV[7] or '') == '' then return nil end
-  return redis.call('GET', ARGV[7])
+  if (ARGV[3] or '') == '' then return nil end
+  return redis.call('GET', ARGV[3])
 end
 
 -- Remembers the answer for repetitions; they are told the message id too.
 local function remembered(answer)
-  if (ARGV[7] or '') ~= '' then
-    redis.call('SET', ARGV[7], answer .. '.' .. ARGV[9], 'PX', ARGV[8])
+  if (ARGV[3] or '') ~= '' then
+    redis.call('SET', ARGV[3], answer .. '.' .. ARGV[4], 'PX', key_ttl_ms)
   end
   return answer
 end
 
 -- Brings a run's state up to date; returns the fields of the envelope that tells of it, and how long to keep the run.
 local function reduce()
-  local ttl = ARGV[2]
+  local ttl = ttl_ms
   local was = redis.call('HMGET', KEYS[3], 'state', 'progress')
-  local state = ARGV[10] ~= '' and ARGV[10] or was[1] or 'null'
-  local progress = ARGV[11] ~= '' and ARGV[11] or was[2] or '0'
+  local state = ARGV[5] ~= '' and ARGV[5] or was[1] or 'null'
+  local progress = ARGV[6] ~= '' and ARGV[6] or was[2] or '0'
   if state == '"END"' or state == '"FAILED"' then
-    ttl = ARGV[14]
+    ttl = final_ttl_ms
   end
   redis.call('HSET', KEYS[3], 'state', state, 'progress', progress)
   redis.call('PEXPIRE', KEYS[3], ttl)
-  if ARGV[12] ~= '' then
-    redis.call('RPUSH', KEYS[4], ARGV[12])
-    redis.call('LTRIM', KEYS[4], -ARGV[13], -1)
+  if ARGV[7] ~= '' then
+    redis.call('RPUSH', KEYS[4], ARGV[7])
+    redis.call('LTRIM', KEYS[4], -tail_size, -1)
   end
   redis.call('PEXPIRE', KEYS[4], ttl)
-  local message = ARGV[12] ~= '' and ARGV[12] or 'null'
+  local message = ARGV[7] ~= '' and ARGV[7] or 'null'
   local data = '{"state":' .. state .. ',"progress":' .. progress .. ',"message":' .. message .. '}'
-  return '"message":' .. data .. ARGV[6], ttl
+  return '"message":' .. data .. ARGV[2], ttl
 end
 
 -- Returns the publication's epoch and offset, and its envelope's fields without the first brace, as the log keeps them.
 -- The times to live begin anew with each publication. `due` is one asker's name for the present second: if that asker
 -- has had them begun anew within it, they are left as they are, so they are a second longer. '': always, exactly.
 local function keep()
-  local epoch, top, due = place(KEYS[1], KEYS[2])
-  local offset, body, ttl = string.format('%d', top + 1), ARGV[6], ARGV[2]
-  if ARGV[10] then
+  local epoch, top, was_due = place(KEYS[1], KEYS[2])
+  local offset, body, ttl = string.format('%d', top + 1), ARGV[2], ttl_ms
+  if ARGV[5] then
     body, ttl = reduce()
   end
-  redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[1], offset .. '-0', 'b', body)
-  if due == ARGV[3] and due ~= '' then
+  redis.call('XADD', KEYS[2], 'MAXLEN', '~', history_size, offset .. '-0', 'b', body)
+  if was_due == due and due ~= '' then
     redis.call('HSET', KEYS[1], 'top', offset)
   else
-    local longer = ARGV[3] == '' and 0 or 1000
-    redis.call('HSET', KEYS[1], 'top', offset, 'due', ARGV[3])
+    local longer = due == '' and 0 or 1000
+    redis.call('HSET', KEYS[1], 'top', offset, 'due', due)
     redis.call('PEXPIRE', KEYS[2], ttl + longer)
     redis.call('PEXPIRE', KEYS[1], ttl + longer + meta_ms)
   end

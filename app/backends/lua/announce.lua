@@ -1,6 +1,6 @@
 -- Publishes for a user what another server keeps; also if one replica holds them alone, as it was counted there.
--- KEYS: the user's holders, settled_at
--- ARGV: the asking replica's lease, bus channel, envelope
+-- KEYS, ARGV: see relay.lua
 -- Returns 'local', 'remote' or 'offline': see Delivery in app/protocol/events.py
-say(ARGV[2], ARGV[3])
-return (reach(KEYS[1], KEYS[2], ARGV[1]))
+local lease, bus_channel = unpack(common)
+say(bus_channel, ARGV[1])
+return (reach(KEYS[1], lease))

@@ -10,21 +10,21 @@ end
 
 local epoch, offset, body = keep()
 
-if ARGV[5] == '' then
-  say(ARGV[4], envelope(epoch, offset, body, ''))
+if lease == '' then
+  say(ARGV[1], envelope(epoch, offset, body, ''))
   return remembered(epoch .. '.' .. offset .. '.remote')
 end
 
 -- A user whom only the asking replica holds gets it there, and nobody else need hear of it.
-local delivery, publish, leases = reach(KEYS[3], KEYS[4], ARGV[5])
+local delivery, publish, leases = reach(KEYS[3], lease)
 if directed and delivery == 'remote' then
   each_node(leases, function(node)
-    local count = ',"own_seq":' .. redis.call('HINCRBY', KEYS[5], node, 1)
-    say(ARGV[4] .. '@' .. node .. ':in', envelope(epoch, offset, body, count))
+    local count = ',"own_seq":' .. redis.call('HINCRBY', common_keys[2], node, 1)
+    say(ARGV[1] .. '@' .. node .. ':in', envelope(epoch, offset, body, count))
   end)
 elseif publish then
-  local count = ',"seq":' .. redis.call('HINCRBY', KEYS[5], 'shared', 1)
-  say(ARGV[4], envelope(epoch, offset, body, count))
+  local count = ',"seq":' .. redis.call('HINCRBY', common_keys[2], 'shared', 1)
+  say(ARGV[1], envelope(epoch, offset, body, count))
 end
 if delivery == 'offline' then delivery = 'stored' end
 if not publish then delivery = 'here' end

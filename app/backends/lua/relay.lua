@@ -1,17 +1,18 @@
 -- Publishes an envelope for a user, unless the replica that asks is known to hold every connection of that user.
 -- `directed`: see append.lua; the replica that asks needs no copy.
--- KEYS: the user's holders, settled_at
--- ARGV: the asking replica's lease, bus channel, envelope
+-- KEYS: the user's holders; common: settled_at
+-- ARGV: envelope; common: the asking replica's lease, bus channel
 -- Returns 'local', 'remote' or 'offline': see Delivery in app/protocol/events.py
-local delivery, publish, leases = reach(KEYS[1], KEYS[2], ARGV[1])
+local lease, bus_channel = unpack(common)
+local delivery, publish, leases = reach(KEYS[1], lease)
 if directed and delivery == 'remote' then
-  local asking = string.match(ARGV[1], '^(.*)%.')
+  local asking = string.match(lease, '^(.*)%.')
   each_node(leases, function(node)
     if node ~= asking then
-      say(ARGV[2] .. '@' .. node .. ':in', ARGV[3])
+      say(bus_channel .. '@' .. node .. ':in', ARGV[1])
     end
   end)
 elseif publish then
-  say(ARGV[2], ARGV[3])
+  say(bus_channel, ARGV[1])
 end
 return delivery

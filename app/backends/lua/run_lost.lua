@@ -15,7 +15,6 @@ end
 local state, appended = redis.call('HGET', KEYS[3], 'state'), ''
 if state ~= '"END"' and state ~= '"FAILED"' then
   appended = append()
-  publish_said()
 end
 redis.call('ZREM', leases, run_id)
 return appended

@@ -8,5 +8,5 @@ if first then
 end
 
 local epoch, offset, body = keep()
-local count = ARGV[5] ~= '' and ',"seq":' .. redis.call('HINCRBY', KEYS[5], 'shared', 1) or ''
+local count = lease ~= '' and ',"seq":' .. redis.call('HINCRBY', common_keys[2], 'shared', 1) or ''
 return {remembered(epoch .. '.' .. offset .. '.stored'), envelope(epoch, offset, body, count)}
