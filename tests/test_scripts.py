@@ -2,8 +2,17 @@
 
 import os
 import subprocess
+from pathlib import Path
+
+import pytest
 
 from tests.support.cluster import ROOT
+
+OLD, BARE, GOOD = (
+    "exit 1",
+    'case "$2" in *venv*) exit 1;; esac',
+    "exit 0",
+)  # too old; without its venv module; has it all
 
 
 def test_an_active_environment_is_not_the_python_that_makes_it_anew() -> None:
@@ -20,3 +29,49 @@ def test_an_active_environment_is_not_the_python_that_makes_it_anew() -> None:
             check=True,
         )
         assert done.stdout.split(os.pathsep) == [entry for entry in rest if entry != own]
+
+
+@pytest.mark.parametrize(
+    ("there", "named", "found"),
+    [
+        ({"python3": GOOD}, "", "python3"),
+        ({"python3": OLD, "python3.13": GOOD, "python3.11": GOOD}, "", "python3.13"),
+        ({"python3": BARE, "python3.12": GOOD}, "", "python3.12"),
+        ({"python3": BARE, "python3.12": OLD}, "", "python3"),
+        ({"python3": GOOD, "mine": BARE}, "mine", "mine"),
+        ({"python3": GOOD, "mine": OLD}, "mine", "python3"),
+        ({"python3": OLD}, "", ""),
+    ],
+)
+def test_which_python_is_taken(there: dict[str, str], named: str, found: str, tmp_path: Path) -> None:
+    """Fails if one is taken that is too old, or one that needs a package while another needs none."""
+    for name, does in there.items():
+        program = tmp_path / name
+        program.write_text(f"#!/bin/sh\n{does}\n")
+        program.chmod(0o755)
+    script = '. scripts/lib.sh; PATH=$1; distribution_python=; find_python; printf %s "$python"'
+    done = subprocess.run(
+        ["/bin/bash", "-c", script, "-", f"{tmp_path}"],
+        cwd=ROOT,
+        env={"PATH": os.environ["PATH"], "HELIOGRAPH_PYTHON": named},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == found
+
+
+def test_the_python_of_the_distribution_comes_first() -> None:
+    """Fails if another on the PATH, built without optimisations, is taken although the faster one is there."""
+    ask = "import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))"
+    if subprocess.run(["/usr/bin/python3", "-c", ask], capture_output=True, check=False).returncode != 0:
+        pytest.skip("the distribution's Python is too old, or lacks its venv module")
+    done = subprocess.run(
+        ["/bin/bash", "-c", '. scripts/lib.sh; find_python; printf %s "$python"'],
+        cwd=ROOT,
+        env={"PATH": os.environ["PATH"]},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "/usr/bin/python3"

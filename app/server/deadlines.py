@@ -5,6 +5,8 @@ from typing import Generic, Protocol, TypeVar
 
 _T = TypeVar("_T")
 
+GRAIN_S = 0.05  # what is due within this is dealt with together, so that it wakes the process up once
+
 
 class Loop(Protocol):
     """What is needed of an event loop."""
@@ -15,7 +17,7 @@ class Loop(Protocol):
 
 
 class Deadlines(Generic[_T]):
-    """Calls `due` with each thing `delay_s` after it was put in, unless it was taken out before.
+    """Calls `due` with each thing `delay_s` (and at most `GRAIN_S` more) after it was put in, unless it was taken out.
 
     As the delay is the same for all, the first that was put in is the first that is due: no heap, and for each thing
     an entry in a dictionary instead of a timer.
@@ -58,4 +60,4 @@ class Deadlines(Generic[_T]):
             self._due(thing)
         if self._times and not self._is_waiting:
             self._is_waiting = True
-            self._loop.call_later(next(iter(self._times.values())) - now, self._look)
+            self._loop.call_later(max(next(iter(self._times.values())) - now, GRAIN_S), self._look)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.server.deadlines import Deadlines
+from app.server.deadlines import GRAIN_S, Deadlines
 
 DELAY_S = 10.0
 
@@ -84,3 +84,24 @@ def test_what_is_due_may_be_put_in_again_at_once() -> None:
     deadlines.put("x")
     loop.move_to(35)
     assert seen == [10, 20, 30]
+
+
+def test_what_is_due_at_nearly_the_same_time_is_dealt_with_together() -> None:
+    """Fails if each of many idle sockets wakes the process up, or if one waits long for that to be saved."""
+    loop = Loop()
+    late: list[float] = []
+    looks: set[float] = set()
+
+    def due(when: float) -> None:
+        late.append(loop.now - when)
+        looks.add(loop.now)
+
+    deadlines = Deadlines[float](loop, DELAY_S, due)
+    for number in range(1000):
+        loop.move_to(number / 1000)
+        deadlines.put(loop.now + DELAY_S)
+    loop.move_to(2 * DELAY_S)
+    assert len(late) == 1000
+    assert min(late) >= 0
+    assert max(late) <= GRAIN_S + 1e-9
+    assert len(looks) <= 1 / GRAIN_S + 2
