@@ -17,7 +17,7 @@ class Loop(Protocol):
 
 
 class Deadlines(Generic[_T]):
-    """Calls `due` with each thing `delay_s` (and at most `GRAIN_S` more) after it was put in, unless it was taken out.
+    """Calls `due` with each thing `delay_s` after it was put in (or up to `GRAIN_S` later), unless it was taken out.
 
     As the delay is the same for all, the first that was put in is the first that is due: no heap, and for each thing
     an entry in a dictionary instead of a timer.
