@@ -10,8 +10,8 @@ The way of one message, from the socket of alice on replica-1 to the sockets of 
    script (`backends/redis_log.py`, `backends/lua/append.lua`) gives it its place, keeps it in the channel's stream
    and publishes it on the shared `events` channel. It looks at who holds bob (`cluster/directory.py` keeps that
    true): if replica-1 alone does, nothing is published, and replica-1 goes on with step 6 by itself. The call goes
-   out with all others of this turn of the loop (`backends/scripts.py`, `backends/link.py`), and a callback is given
-   its answer, which becomes alice's `ack`.
+   out with those before it as one command (`backends/scripts.py`, `backends/call_batch.py`), at the end of this turn
+   of the loop (`backends/link.py`), and a callback is given its answer, which becomes alice's `ack`.
 5. On every replica a connection of the `PubSubManager` (`cluster/pubsub_manager.py`, `backends/wire.py`) brings the
    envelope, and it goes to `cluster/remote_delivery.py`, which has nothing to publish with: what came in over the bus
    never goes back to it.
