@@ -42,7 +42,7 @@ class Scripts:
         self._shas: dict[str, str] = {}
         self._is_loading = False
         self._batch: CallBatch | None = None  # the last
-        # What Redis did not know is to be repeated, and this is the how manieth time, before ...
+        # What Redis did not know, and which try the next one is: to be repeated before ...
         self._again: list[tuple[str, Command, Done, int]] = []
         self._waiting: list[tuple[str, Call, Done]] = []  # ... what was called while the scripts are being loaded
 

@@ -94,7 +94,7 @@ class PubSubManager:
         self.on_resubscribed = on_resubscribed
         self.stats = stats or BusStats()
         self.keys = Keys(self._redis_settings.prefix)
-        self._relay_common: Common = ((), ("",))  # of all calls of `relay` with the present lease
+        self._relay_common: Common | None = None  # of all calls of `relay` with the present lease
         self._clock = clock or SystemClock()
         self._state = BusState.NEW if self.enabled else BusState.DISABLED
         self._client: Client | None = None  # for commands; shared with the directory
@@ -223,11 +223,11 @@ class PubSubManager:
             logger.error("the bus is not initialised: message %s is lost to other replicas", envelope.message_id)
             done(BusUnavailable("the bus is not initialised; the message is lost"))
             return
-        if self._relay_common[1][0] != lease:
-            self._relay_common = (self.keys.settled_at,), (lease, self.channel)
+        common = self._relay_common
+        if common is None or common[1][0] != lease:
+            common = self._relay_common = ((self.keys.settled_at,), (lease, self.channel))
         keys = (self.keys.holders(envelope.target_user_id or ""),)
-        call = keys, (encode_envelope(envelope),), self._relay_common
-        self.scripts.call("relay", call, partial(self._relayed, done))
+        self.scripts.call("relay", (keys, (encode_envelope(envelope),), common), partial(self._relayed, done))
 
     def relay_on(self, envelope: Envelope, done: Relaying) -> None:
         """Send an ephemeral envelope to every replica that follows its channel; then `done`, as for `relay`."""

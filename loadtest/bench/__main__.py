@@ -63,11 +63,11 @@ def main() -> int:
             parser.error(f"no such part: {', '.join(unknown)}")
         systems, runs = _present(wanted), 1 if options.quick else options.runs
         turns = [
-            (work, number, system)
+            (work, system)
             for part in PARTS
             if part.name in chosen
             for work in part.works(options.quick, options.seconds or (1.5 if options.quick else 3.0))
-            for number in range(min(runs, part.runs))
+            for _ in range(min(runs, part.runs))
             for system in part.of(systems, work)
         ]
         run(turns, options.results)
@@ -89,11 +89,11 @@ def _present(wanted: list[str]) -> list[System]:
     return present
 
 
-def run(turns: list[tuple[Work, int, System]], results: Path) -> None:
+def run(turns: list[tuple[Work, System]], results: Path) -> None:
     """Measure in turns (A, B, C, A, B, C, …), so that a machine that becomes slower does so for all."""
     began, point = time.monotonic(), ""
     log = results.parent / "servers.log"
-    for done, (work, number, system) in enumerate(turns, 1):
+    for done, (work, system) in enumerate(turns, 1):
         if work.point != point:
             point = work.point
             print(f"\n{point}", flush=True)
@@ -102,7 +102,7 @@ def run(turns: list[tuple[Work, int, System]], results: Path) -> None:
         except (Failed, RuntimeError, OSError) as error:
             print(f"  {system.name:22} failed: {error}", flush=True)
             continue
-        record = {"system": system.name, "run": number, "at": time.time(), **vars(work), "figures": figures}
+        record = {"system": system.name, "at": time.time(), **vars(work), "figures": figures}
         with results.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
         left = (time.monotonic() - began) / done * (len(turns) - done)

@@ -6,9 +6,12 @@ import os
 import platform
 import re
 import time
+from collections import Counter
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from loadtest.bench.measure import Work
 from loadtest.bench.not_better import not_better
 from loadtest.bench.plot import IMAGES
 from loadtest.bench.sections import SECTIONS
@@ -18,6 +21,7 @@ if TYPE_CHECKING:
     from loadtest.bench.records import Record
 
 ROOT_PAGE = ROOT / "docs/performance.md"
+POINT = [each.name for each in fields(Work) if each.name not in ("warmup", "seconds")]
 BEGIN, END = "<!-- results: made by scripts/bench -->", "<!-- end of results -->"
 
 
@@ -35,9 +39,11 @@ def write_page(page: Path, records: list[Record]) -> None:
 def _machine(records: list[Record]) -> str:
     cpu = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
     when = time.strftime("%Y-%m-%d", time.gmtime(max((each["at"] for each in records), default=time.time())))
-    runs = {each["run"] + 1 for each in records}
+    # What several calls of scripts/bench have added counts together.
+    points = Counter((each["system"], *(each[key] for key in POINT)) for each in records)
+    runs = max(points.values(), default=1)
     return (
         f"Measured {when} on {cpu[1] if cpu else platform.machine()}, {os.cpu_count()} cores, Linux "
-        f"{platform.release()}, Python {platform.python_version()}. Medians of up to {max(runs, default=1)} "
-        f"{'runs' if max(runs, default=1) > 1 else 'run'}, in brackets the smallest and the largest."
+        f"{platform.release()}, Python {platform.python_version()}. Medians of up to {runs} "
+        f"{'runs' if runs > 1 else 'run'}, in brackets the smallest and the largest."
     )

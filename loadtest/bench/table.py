@@ -19,7 +19,10 @@ def section(title: str, records: list[Record], columns: list[tuple[str, str, str
     for name, mine in by_system(records).items():
         row = [LABELS.get(name, name)]
         for _, key, form in columns:
-            values = [each["figures"][key] for each in mine]
+            values = [each["figures"][key] for each in mine if each["figures"][key] >= 0]
+            if not values:
+                row.append("–")  # it was behind by seconds
+                continue
             spread = f" ({form.format(min(values))}–{form.format(max(values))})" if len(values) > 1 else ""
             row.append(form.format(median(values)) + spread)
         rows.append(row)

@@ -16,8 +16,8 @@ from loadtest.bench.systems import BODY, BODY_BYTES, HERE, SYSTEMS, Speech, Syst
 HELIOGRAPH = SYSTEMS[0]
 
 
-def record(system: str, name: str, figures: dict[str, float], run: int = 0, **work: Any) -> dict[str, Any]:
-    return {"system": system, "run": run, "at": 0.0, **vars(Work(name, **work)), "figures": figures}
+def record(system: str, name: str, figures: dict[str, float], **work: Any) -> dict[str, Any]:
+    return {"system": system, "at": 0.0, **vars(Work(name, **work)), "figures": figures}
 
 
 def sent(per_s: float, p99_ms: float = 5.0) -> dict[str, float]:
@@ -40,10 +40,7 @@ def foreign(us: float, envelopes: float) -> dict[str, float]:
 
 BETWEEN: dict[str, Any] = {"subscribers": 50, "to": "user", "publishers": 50, "replicas": 2}
 RECORDS = [
-    *(
-        record("heliograph", "growth", sent(per_s), run, subscribers=1000)
-        for run, per_s in enumerate((3e5, 5e5, 4e5))
-    ),
+    *(record("heliograph", "growth", sent(per_s), subscribers=1000) for per_s in (3e5, 5e5, 4e5)),
     record("nchan", "growth", sent(1e5), subscribers=1000),
     record("heliograph", "rate", sent(2e4, 4.0), subscribers=1000, rate=10),
     record("nchan", "rate", sent(2e4, 3.0), subscribers=1000, rate=10),
@@ -96,6 +93,23 @@ class TestPage:
         """Fails if the best run is shown for all, or a spread is kept quiet."""
         assert "| Heliograph, kept | 400,000 (300,000–500,000) |" in page
         assert "| Nchan (C) | 100,000 |" in page
+
+    def test_what_several_calls_have_added_counts_together(self, tmp_path: Path) -> None:
+        """Fails if three calls with `--quick` are called one run."""
+        few = [
+            record("heliograph", "growth", sent(100_000), subscribers=1000, window=4, seconds=s) for s in (1, 2, 3)
+        ]
+        write_page(tmp_path / "performance.md", few)
+        assert "Medians of up to 3 runs" in (tmp_path / "performance.md").read_text(encoding="utf-8")
+
+    def test_who_is_behind_by_seconds_has_no_latency(self, tmp_path: Path) -> None:
+        """Fails if the client's word for "none" is shown as a time below zero."""
+        late = {**sent(700), "p50_us": -1.0, "p99_us": -1.0}
+        write_page(
+            tmp_path / "performance.md", [record("naive", "unicast", late, subscribers=50, rate=2000, to="user")]
+        )
+        page = (tmp_path / "performance.md").read_text(encoding="utf-8")
+        assert "| one send_json per socket | 700 | – | – |" in page
 
     def test_what_is_not_better_is_said(self, page: str) -> None:
         """Fails if the page is silent about who is ahead, or names somebody who was too slow to have a latency."""

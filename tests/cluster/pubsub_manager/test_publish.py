@@ -206,6 +206,15 @@ class TestPublish:
             await eventually(lambda: len(heard.payloads) == 300)
         assert sorted(json.loads(payload)["message"] for payload in heard.payloads) == list(range(300))
 
+    async def test_without_a_lease_it_goes_to_all(self, make_bus: MakeBus, redis_server: RedisServer) -> None:
+        """Fails if a replica that has no lease yet, or has lost it and taken another, cannot publish."""
+        bus = make_bus(redis_server.url)
+        await bus.initialize()
+        async with Eavesdropper(redis_server.url, bus.channel) as heard:
+            for lease in ("", "a", "b", ""):
+                assert await bus.publish(envelope(message=lease), lease=lease) is Delivery.OFFLINE
+            await eventually(lambda: len(heard.payloads) == 4)
+
     async def test_what_redis_refuses_is_an_error_that_callers_know(
         self, make_bus: MakeBus, redis_server: RedisServer
     ) -> None:
