@@ -130,6 +130,10 @@ async def test_redis_dies_and_comes_back(own_cluster: LocalClusterProcess) -> No
         assert (await kim.send("lea", "without Redis", ephemeral=True))["type"] == "ack"
         assert await lea.messages(1) == ["without Redis"]
 
+        # A replica may have told the directory who is here before it hears the bus again.
+        await eventually(lambda: own_cluster.pids().get("redis") is not None, within_s=15)
+        await eventually(lambda: [own_cluster.status("/ready", 1 + i) for i in range(3)] == [200] * 3, within_s=15)
+
         async def reaches_mo() -> bool:
             return (await kim.send("mo", "with Redis")).get("delivery") == "remote"
 

@@ -86,10 +86,10 @@ class LocalClusterProcess:
             assert self.process.poll() is None, f"the cluster ended; it printed:\n{self.output()[-4000:]}"
             time.sleep(0.05)
 
-    def status(self, path: str) -> int:
-        """The HTTP status of a path through nginx; 0 if nobody answers."""
+    def status(self, path: str, replica: int = 0) -> int:
+        """The HTTP status of a path through nginx, or of the replica with this number; 0 if nobody answers."""
         try:
-            with urllib.request.urlopen(self.url + path, timeout=5) as response:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port + replica}{path}", timeout=5) as response:
                 return int(response.status)
         except urllib.error.HTTPError as error:
             return error.code
