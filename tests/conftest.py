@@ -1,6 +1,7 @@
 """What all tests share: a real Redis, replicas in this process, and the check that nothing is left behind."""
 
 import asyncio
+import signal
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
@@ -12,6 +13,9 @@ from app.cluster.pubsub_manager import reset_pubsub_manager
 from tests.support.redis_server import RedisServer
 from tests.support.replicas import RunningReplica, run_replica, settings_for
 from tests.support.waiting import eventually
+
+# In the background of a script SIGINT is ignored, and children would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Real workers, playbooks and consumers, and channels that are broken and repaired: `-m "not e2e and not slow"` leaves
 # them out, and is to be done in two minutes. What else it leaves out is marked in its place: sweeps over every place
