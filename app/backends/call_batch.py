@@ -5,17 +5,14 @@ it in a row costs Redis one command, and every replica one message of the bus. W
 once.
 """
 
-import logging
 from collections.abc import Iterable, Sequence
 from itertools import repeat
 from time import monotonic
 from typing import Any
 
-from app.backends.link import Command, Done
+from app.backends.link import Command, Done, tell
 from app.backends.script_texts import BATCHED, Argument
 from app.telemetry import Histogram
-
-logger = logging.getLogger("heliograph.redis")
 
 MOST_CALLS = 64  # in one command, as Redis does nothing else meanwhile
 MOST_BYTES = 65_536  # in long arguments; a batch that has so many takes no more
@@ -90,10 +87,7 @@ class CallBatch:
         if self._time is not None and replies is reply:
             self._time.observe(monotonic() - self._began_at, len(self._dones))
         for done, each in zip(self._dones, replies, strict=False):
-            try:
-                done(each)
-            except Exception:
-                logger.exception("what was to be done with an answer of Redis failed")
+            tell(done, each)
 
 
 def in_batches(name: str, calls: Iterable[Call]) -> list[Command]:

@@ -98,8 +98,7 @@ class Link:
         if self._wire is None and not self._reach():
             done(self._failure)
             return
-        if self.growing is not None:
-            self._stop_growing()
+        self._stop_growing()
         if isinstance(command, tuple):
             self._pack(command)
         else:

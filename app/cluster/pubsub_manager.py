@@ -382,7 +382,7 @@ class PubSubManager:
                     self.handler(envelope)
                 self.stats.received += 1
             except BadEnvelope as error:
-                self._skip(payload, error)
+                self._skip(encode_envelope(envelope), error)
             except Exception:
                 self.stats.received += 1
                 self.stats.handler_errors += 1

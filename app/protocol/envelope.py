@@ -4,6 +4,7 @@ The wire form is JSON with two required fields, so that any program that can `PU
 
     PUBLISH events '{"target_user_id":"bob","message":{"text":"hello"}}'
 
+One message of the bus holds one envelope or more, each on a line of its own.
 A replica adds `message_id`, `sent_at`, `from`, `origin` (its name) and `node_id` (its identity since boot).
 With a `command` the envelope is no message: every replica does with the user's connections what it says.
 """

@@ -20,8 +20,6 @@ def check_user_id(user_id: str) -> str:
     Raises:
         BadUserId: with a text that says what is wrong.
     """
-    if user_id.isascii() and user_id.isprintable() and 0 < len(user_id) <= MAX_USER_ID_BYTES:
-        return user_id  # as almost all are
     return _check(user_id, "a user id", MAX_USER_ID_BYTES, BadUserId)
 
 
@@ -33,12 +31,12 @@ def check_channel(channel: str) -> str:
     """
     if channel == "#":
         raise BadChannel("a channel's name must not be empty")
-    if channel.isascii() and channel.isprintable() and 0 < len(channel) <= MAX_CHANNEL_BYTES:
-        return channel  # as almost all are
     return _check(channel, "a channel's name", MAX_CHANNEL_BYTES, BadChannel)
 
 
 def _check(name: str, what: str, most_bytes: int, error: type[HeliographError]) -> str:
+    if name.isascii() and name.isprintable() and 0 < len(name) <= most_bytes:
+        return name  # as almost all are
     if not name:
         raise error(f"{what} must not be empty")
     try:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from app.cluster.pubsub_manager import PubSubManager
+from app.errors import BadEnvelope
 from app.protocol.envelope import Envelope
 from tests.cluster.pubsub_manager.conftest import MakeBus
 from tests.support.envelopes import KOREAN, content, envelope
@@ -128,6 +129,26 @@ class TestReceive:
         heard = await listening.hears("\n".join(GOOD % number for number in range(5)), GOOD % 5)
         assert [content(got) for got in heard] == [*range(6)]
         assert listening.bus.stats.received == 7  # and what came after them
+
+    async def test_of_many_envelopes_the_bad_one_is_named(
+        self, listening: Listening, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """Fails if one that no client can read costs the others anything, or has another one logged in its place."""
+        keep = listening.bus.handler
+        assert keep is not None
+
+        def refuse(received: Envelope) -> None:
+            if content(received) == "unreadable":
+                raise BadEnvelope("the test says so")
+            keep(received)
+
+        listening.bus.handler = refuse
+        heard = await listening.hears("\n".join(GOOD % text for text in ('"secret"', '"unreadable"', '"two"')))
+        assert [content(got) for got in heard] == ["secret", "two"]
+        assert listening.bus.stats.malformed == 1
+        [record] = [record for record in caplog.records if record.name == "heliograph.bus"]
+        assert "unreadable" in record.getMessage()
+        assert "secret" not in caplog.text
 
     @pytest.mark.parametrize("payload", NOT_ENVELOPES.values(), ids=NOT_ENVELOPES.keys())
     async def test_what_is_no_envelope_is_logged_counted_and_skipped(
