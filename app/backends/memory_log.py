@@ -92,14 +92,14 @@ class MemoryLog:
         if opening.with_run and channel.progress is not None:
             run = RunState(channel.state, channel.progress, list(channel.tail))
         after = opening.after
-        if after is not None and (after.epoch != channel.epoch or after.offset > channel.top):
-            return Opened(position, complete=False, publications=[], run=run)
         if after is None and not opening.replay:
             return Opened(position, complete=True, publications=[], run=run)
-        start = 0 if after is None else after.offset
+        if after is None or after.epoch != channel.epoch:  # a log begins anew only by being forgotten, at 0
+            return Opened(position, after is None, list(channel.publications)[: opening.limit], run)
+        start = after.offset
         found = [each for each in channel.publications if each.position is not None and each.position.offset > start]
-        complete = after is None or after.offset == channel.top or (bool(found) and found[0].position == after.next)
-        return Opened(position, complete, found[: opening.limit], run)
+        complete = start == channel.top or (bool(found) and found[0].position == after.next)
+        return Opened(position, complete, found[: opening.limit] if complete else [], run)
 
     def _channel(self, name: str) -> _Channel:
         """The channel as it is now: what has outlived its time is gone."""

@@ -172,14 +172,22 @@ class Appended(msgspec.Struct, frozen=True, gc=False):
 class Opened:
     """A channel at one moment: where it stands, and what was read.
 
-    `complete`: nothing is missing between the position asked for and the first publication read. More may follow
-    if `publications` does not reach `position`. `run`: the latest of a run, if that was asked for and there is any.
+    `complete`: nothing is missing between the position asked for and the first publication read. Where that cannot
+    be said, those are read that are certain to have come after it, as the log has begun anew since; otherwise none.
+    More may follow if `publications` does not reach `position`. `run`: the latest of a run, if that was asked for and
+    there is any.
     """
 
     position: Position
     complete: bool
     publications: list[Publication]
     run: RunState | None = None
+
+    @property
+    def start(self) -> Position:
+        """Where a reader stands that is to be told `publications` next."""
+        first = self.publications[0].position if self.publications else None
+        return self.position if first is None else Position(first.epoch, first.offset - 1)
 
 
 @dataclass(frozen=True, slots=True)

@@ -266,16 +266,10 @@ class Channels:
         opened = await self._openings.open(
             Opening(channel, after=since, replay=since is None, limit=self._settings.page)
         )
-        if not opened.complete:
-            self._tell_subscribed(connection, channel, opened.position, recovered=False, request_id=request_id)
-            return opened.position
-        if since is None:
-            first = opened.publications[0].position if opened.publications else None
-            since = Position(opened.position.epoch, opened.position.offset if first is None else first.offset - 1)
-            self._tell_subscribed(connection, channel, since, recovered=False, request_id=request_id)
-        else:
-            self._tell_subscribed(connection, channel, since, recovered=True, request_id=request_id)
-        return await self._tell_all(connection, opened.publications, since)
+        recovered = since is not None and opened.complete
+        start = since if since is not None and recovered else opened.start
+        self._tell_subscribed(connection, channel, start, recovered=recovered, request_id=request_id)
+        return await self._tell_all(connection, opened.publications, start)
 
     async def _meet(
         self,
@@ -305,9 +299,9 @@ class Channels:
         """Tell the next page after `last`; returns up to where."""
         opened = await self._openings.open(Opening(channel, after=last, limit=self._settings.page))
         if not opened.complete:
-            # What was next has been trimmed while the client read the page before.
-            self._tell_subscribed(connection, channel, opened.position, recovered=False)
-            return opened.position
+            # What was next has been trimmed while the client read the page before, or the log has begun anew.
+            last = opened.start
+            self._tell_subscribed(connection, channel, last, recovered=False)
         return await self._tell_all(connection, opened.publications, last)
 
     async def _tell_all(
@@ -470,12 +464,11 @@ class Channels:
             if before != asked:
                 self._missing(followed.name)  # somebody else was faster: what was read is not about here any more
                 return
-            self._say_where_it_goes_on(followed, opened)
-            self._deliver(followed, followed.sequence.restart(opened.position))
+            before = self._say_where_it_goes_on(followed, opened)
+            self._deliver(followed, followed.sequence.restart(before))
             self._telemetry.unfilled_gaps += 1
             about = {"channel": followed.name}
-            logger.warning("what followed %s is lost; going on at %s", before, opened.position, extra=about)
-            return
+            logger.warning("what followed %s may be lost; going on at %s", asked, before, extra=about)
         ready = followed.sequence.fill(opened.publications)
         self._deliver(followed, ready)
         if not ready:
@@ -487,14 +480,19 @@ class Channels:
         if followed.sequence.has_gap or now.offset < opened.position.offset:
             self._missing(followed.name)
 
-    def _say_where_it_goes_on(self, followed: _Followed, opened: Opened) -> None:
-        """A hole that cannot be filled is said aloud, to everyone who listens; a run's viewers get its state anew."""
-        cursor = format_cursor({followed.name: opened.position})
+    def _say_where_it_goes_on(self, followed: _Followed, opened: Opened) -> Position:
+        """A hole that cannot be filled is said aloud, to everyone who listens. Returns behind what it goes on.
+
+        A run's viewers get its state anew, which holds all that has come.
+        """
         run = self._namespaces.of(followed.name).run
+        position = opened.position if run else opened.start
+        cursor = format_cursor({followed.name: position})
         subscribed = Subscribed(channel=followed.name, cursor=cursor, recovered=False)
         self._hub.deliver(followed.name, subscribed, "" if run else cursor)
         if run:
             self._hub.deliver(followed.name, _initial_state(opened.run), cursor)
+        return position
 
     # -- the heartbeat
 

@@ -204,6 +204,16 @@ class TestReading:
         assert not (await bench.read("c", after=moved(position, 2))).complete
         assert not (await bench.read("c", after=moved(position, 10**300))).complete
 
+    async def test_after_a_position_of_another_log_all_of_this_one_is_read(self, bench: Bench) -> None:
+        """Fails if what is kept is withheld from a reader that cannot have seen it."""
+        elsewhere = Position("other", 10**300)
+        assert (await bench.read("c", after=elsewhere)).start.offset == 0
+        for n in range(1, 6):
+            await bench.append("c", n)
+        opened = await bench.read("c", after=elsewhere, limit=3)
+        assert (opened.complete, offsets_of(opened), opened.start.offset) == (False, [1, 2, 3], 0)
+        assert (await bench.read("c", after=moved(opened.position, 3))).complete
+
     async def test_a_position_before_what_is_kept_is_not_complete(self, bench: Bench) -> None:
         """Fails if a hole between a cursor and the oldest that is kept goes unsaid."""
         small = replace_options(history_size=1)
@@ -214,7 +224,8 @@ class TestReading:
         assert oldest > 1
         before = moved(opened.position, oldest - 1)
         assert (await bench.read("c", after=before)).complete
-        assert not (await bench.read("c", after=moved(before, oldest - 2))).complete
+        trimmed = await bench.read("c", after=moved(before, oldest - 2))
+        assert (trimmed.complete, trimmed.publications, trimmed.start) == (False, [], opened.position)
 
     async def test_an_empty_channel_has_an_epoch_from_the_first_look_on(self, bench: Bench) -> None:
         """Fails if who subscribes first stands in another epoch than what is published then."""
@@ -481,8 +492,11 @@ class TestRestarts:
             after = (await bench.append("c", "after")).position
             assert after.epoch != before.epoch
             assert after.offset == 2, "what is kept stays readable, so its offsets are not given again"
-            assert not (await bench.read("c", after=before)).complete
             assert await bench.log.tops(["c"]) == [after]
+            for offset, unseen in ((0, [1, 2]), (1, [2]), (9, [2])):
+                opened = await bench.read("c", after=moved(before, offset))
+                assert (opened.complete, offsets_of(opened)) == (False, unseen), "no more than what is new is certain"
+            assert offsets_of(await bench.read("c", after=Position("other", 0))) == [2], "nor of an epoch before that"
 
     async def test_a_flush_of_the_scripts_changes_nothing(self, own: RedisBench) -> None:
         before = (await own.append("c", 1)).position

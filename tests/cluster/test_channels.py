@@ -166,11 +166,18 @@ class TestSubscribing:
             await a.nothing_more()
 
     async def test_a_cursor_of_another_epoch_is_said_aloud(self, pair: Pair) -> None:
+        """What has been kept since the log began anew follows: fails if it is withheld, or told to be all."""
+        cursor = format_cursor({"chat:1": Position("0123abcd", 7)})
         async with arrive(pair.here, "a") as a:
-            cursor = format_cursor({"chat:1": Position("0123abcd", 0)})
             assert (await subscribe(a, "chat:1", cursor=cursor))["recovered"] is False
             await publish(pair.there, "chat:1", "live")
             assert await a.messages(1) == ["live"]
+        async with arrive(pair.here, "a") as a:
+            subscribed = await subscribe(a, "chat:1", cursor=cursor)
+            assert (subscribed["recovered"], position(subscribed).offset) == (False, 0)
+            await publish(pair.there, "chat:1", "next")
+            assert await a.messages(2) == ["live", "next"]
+            await a.nothing_more()
 
     async def test_replay_and_logs_begin_at_the_start(self, pair: Pair) -> None:
         """Fails if who comes late to a log does not see the same lines; elsewhere `replay` asks for that."""
@@ -498,6 +505,37 @@ class TestRepair:
             await publish(one, "chat:1", 2)
             await publish(one, "#a", 2)
             assert await a.messages(2) == [2, 2]
+
+    async def test_what_a_new_epoch_has_brought_before_anybody_listened(
+        self, own_redis: RedisServer, start_replica: StartReplica
+    ) -> None:
+        """Fails if a replica that hears the bus again later than others skips what has been published until then."""
+        own_redis.command("CONFIG", "SET", "appendonly", "no")
+        options = {"redis_url": own_redis.url, "namespaces": LONG, "channels": {"heartbeat_s": 60, "page": 20}}
+        one, two = [await start_replica(f"replica-{n}", **options) for n in (1, 2)]
+        async with arrive(two, "a") as a:
+            await subscribe(a, "chat:1")
+            await subscribe(a, "run:1")
+            assert (await a.next("initial_state"))["progress"] == 0
+            await publish(one, "chat:1", *range(100, 107))
+            await publish(one, "#a", *range(100, 107))
+            assert len(await a.messages(14)) == 14
+            await two.replica.bus.stop_listening()
+            own_redis.restart()
+            await eventually(lambda: one.replica.telemetry.bus.resubscriptions > 0 and one.replica.node.ready)
+            await publish(one, "chat:1", *range(90))
+            await publish(one, "#a", *range(5))
+            await publish(one, "run:1", {"state": "PROGRESS", "progress": 3})
+            two.replica.bus.start_listening()
+            for channel, count in (("#a", 5), ("chat:1", 90)):
+                told = await a.next("subscribed", channel=channel)
+                assert (told["recovered"], position(told).offset) == (False, 0)
+                got = [await a.next("message", channel=channel) for _ in range(count)]
+                assert [each["data"] for each in got] == list(range(count))
+            assert (await a.next("initial_state"))["progress"] == 3
+            await publish(one, "run:1", {"progress": 4})
+            assert (await a.next("progress"))["progress"] == 4, "the state holds what came before it"
+            await a.nothing_more()
 
     async def test_a_log_that_is_emptied_before_anybody_looked_at_it(
         self, own_redis: RedisServer, start_replica: StartReplica

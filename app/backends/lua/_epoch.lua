@@ -19,7 +19,7 @@ end
 
 -- The log's epoch, the offset of its last publication, and `due` (see _keep.lua). The epoch is new if there is no log
 -- yet, or if the server has restarted since and may have lost the end of it: its offsets might otherwise be given
--- twice.
+-- twice. Its `began` is the offset behind which it begins; up to there the log is that of the epoch `before` it.
 local function place(meta, stream)
   local known = redis.call('HMGET', meta, 'epoch', 'top', 'fence', 'due')
   local epoch = known[1]
@@ -28,13 +28,15 @@ local function place(meta, stream)
   end
   if not epoch then
     epoch = new_epoch(meta)
-    redis.call('HSET', meta, 'epoch', epoch, 'top', 0, 'fence', fence)
+    redis.call('HSET', meta, 'epoch', epoch, 'top', 0, 'fence', fence, 'began', 0)
     redis.call('DEL', stream) -- not after its meta by itself; but entries without one would refuse new ones
     return epoch, 0
   end
   if not stands(known[3]) then
+    local before = epoch
     epoch = new_epoch(meta)
+    redis.call('HSET', meta, 'epoch', epoch, 'began', known[2], 'before', before)
   end
-  redis.call('HSET', meta, 'epoch', epoch, 'fence', fence)
+  redis.call('HSET', meta, 'fence', fence)
   return epoch, tonumber(known[2])
 end

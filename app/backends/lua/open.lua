@@ -4,13 +4,19 @@
 --       -2: read from the start of what is kept), how many to read at the most, '1' to read the state too
 -- Returns {epoch, top, 1 if nothing between the position and the first publication read is missing,
 --          {offset, body, ...}, {state, progress}, tail}
+-- After a position in an epoch that has ended, what is certain to have come later is read: all of the present epoch, and
+-- what is left of the one that it stood in, if that was the last.
 local epoch, top = place(KEYS[1], KEYS[2])
 if redis.call('PTTL', KEYS[1]) == -1 then
   redis.call('PEXPIRE', KEYS[1], ARGV[1])
 end
 
 local after, complete, found = tonumber(ARGV[3]), 1, {}
-if after >= 0 and (ARGV[2] ~= epoch or after > top) then
+if after >= 0 and ARGV[2] ~= epoch then
+  local known = redis.call('HMGET', KEYS[1], 'began', 'before')
+  local began = tonumber(known[1] or top)
+  complete, after = 0, ARGV[2] == known[2] and math.min(after, began) or began
+elseif after > top then
   complete, after = 0, -1
 end
 if after ~= -1 then
@@ -20,8 +26,8 @@ if after ~= -1 then
     found[#found + 1] = entry[2][2]
   end
   local expected = after + 1
-  if after >= 0 and after < top and found[1] ~= expected then
-    complete = 0
+  if complete == 1 and after >= 0 and after < top and found[1] ~= expected then
+    complete, found = 0, {}
   end
 end
 
