@@ -364,10 +364,12 @@ class Driver:
         read = action.operation
         try:
             opened = await self._parts.manager.history(read.channel, action.since, read.limit)
+            if not (opened.complete or opened.publications):  # what followed is gone: what is kept begins later
+                opened = await self._parts.manager.history(read.channel, None, read.limit)
         except BusUnavailable as error:
             self.refuse(Refuse(error.code, f"the history cannot be read, try again: {error}", read.id))
             return
-        last = opened.publications[-1].position if opened.publications else action.since
+        last = opened.publications[-1].position if opened.publications else None
         history = History(
             channel=read.channel,
             publications=[Message.of(publication) for publication in opened.publications],

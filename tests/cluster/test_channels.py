@@ -165,6 +165,25 @@ class TestSubscribing:
             assert await a.messages(1) == ["live"]
             await a.nothing_more()
 
+    async def test_the_history_after_a_cursor_too_old_is_what_is_kept(self, start_replica: StartReplica) -> None:
+        """Fails if who reads page by page with such a cursor gets nothing, or never comes to the end."""
+        one = await start_replica(namespaces={"small": {"history_size": 1}})
+        async with arrive(one, "a") as a:
+            cursor = (await subscribe(a, "small:1"))["cursor"]
+        await publish(one, "small:1", *range(300))
+        for since in (cursor, format_cursor({"small:1": Position("0123abcd", 7)})):
+            async with arrive(one, "a") as a:
+                got, at = [], since
+                while True:
+                    await a.say({"type": "history", "channel": "small:1", "cursor": at, "limit": 40})
+                    page = await a.next("history")
+                    got += [each["data"] for each in page["publications"]]
+                    if page["cursor"] == at:
+                        break
+                    at = page["cursor"]
+                assert 1 <= len(got) <= 200
+                assert got == list(range(300))[-len(got) :]
+
     async def test_a_cursor_of_another_epoch_is_said_aloud(self, pair: Pair) -> None:
         """What has been kept since the log began anew follows: fails if it is withheld, or told to be all."""
         cursor = format_cursor({"chat:1": Position("0123abcd", 7)})
