@@ -185,7 +185,7 @@ class Opened:
 
     @property
     def start(self) -> Position:
-        """Where a reader stands that is to be told `publications` next."""
+        """Where a reader stands that is to be told `publications` next: if `complete`, where it has asked from."""
         first = self.publications[0].position if self.publications else None
         return self.position if first is None else Position(first.epoch, first.offset - 1)
 

@@ -267,9 +267,8 @@ class Channels:
             Opening(channel, after=since, replay=since is None, limit=self._settings.page)
         )
         recovered = since is not None and opened.complete
-        start = since if since is not None and recovered else opened.start
-        self._tell_subscribed(connection, channel, start, recovered=recovered, request_id=request_id)
-        return await self._tell_all(connection, opened.publications, start)
+        self._tell_subscribed(connection, channel, opened.start, recovered=recovered, request_id=request_id)
+        return await self._tell_all(connection, opened.publications, opened.start)
 
     async def _meet(
         self,
@@ -300,9 +299,8 @@ class Channels:
         opened = await self._openings.open(Opening(channel, after=last, limit=self._settings.page))
         if not opened.complete:
             # What was next has been trimmed while the client read the page before, or the log has begun anew.
-            last = opened.start
-            self._tell_subscribed(connection, channel, last, recovered=False)
-        return await self._tell_all(connection, opened.publications, last)
+            self._tell_subscribed(connection, channel, opened.start, recovered=False)
+        return await self._tell_all(connection, opened.publications, opened.start)
 
     async def _tell_all(
         self, connection: Connection, publications: Iterable[Publication], last: Position

@@ -67,6 +67,16 @@ class Listening:
         heard, self.got[:] = self.got[:-1], []
         return heard
 
+    def fails_on(self, text: str, error: Exception) -> None:
+        """Have the handler raise the error when it gets this text."""
+
+        def handle(received: Envelope) -> None:
+            if content(received) == text:
+                raise error
+            self.got.append(received)
+
+        self.bus.handler = handle
+
 
 @pytest.fixture
 async def listening(make_bus: MakeBus, redis_server: RedisServer, admin: RedisAdmin) -> AsyncIterator[Listening]:
@@ -134,15 +144,7 @@ class TestReceive:
         self, listening: Listening, caplog: pytest.LogCaptureFixture
     ) -> None:
         """Fails if one that no client can read costs the others anything, or has another one logged in its place."""
-        keep = listening.bus.handler
-        assert keep is not None
-
-        def refuse(received: Envelope) -> None:
-            if content(received) == "unreadable":
-                raise BadEnvelope("the test says so")
-            keep(received)
-
-        listening.bus.handler = refuse
+        listening.fails_on("unreadable", BadEnvelope("the test says so"))
         heard = await listening.hears("\n".join(GOOD % text for text in ('"secret"', '"unreadable"', '"two"')))
         assert [content(got) for got in heard] == ["secret", "two"]
         assert listening.bus.stats.malformed == 1
@@ -182,15 +184,7 @@ class TestReceive:
         self, listening: Listening, caplog: pytest.LogCaptureFixture
     ) -> None:
         """Fails if one message that cannot be delivered keeps the following ones from being delivered."""
-        keep = listening.bus.handler
-        assert keep is not None
-
-        def fail(received: Envelope) -> None:
-            if content(received) == "poison":
-                raise KeyError("this handler is broken")
-            keep(received)
-
-        listening.bus.handler = fail
+        listening.fails_on("poison", KeyError("this handler is broken"))
         heard = await listening.hears(GOOD % '"one"', GOOD % '"poison"', GOOD % '"two"')
         assert [content(got) for got in heard] == ["one", "two"]
         [record] = [record for record in caplog.records if record.levelno >= logging.ERROR]
@@ -204,15 +198,7 @@ class TestReceive:
         self, listening: Listening, caplog: pytest.LogCaptureFixture
     ) -> None:
         """Fails if a message that a client has sent by another replica ends up in the log."""
-        keep = listening.bus.handler
-        assert keep is not None
-
-        def fail(received: Envelope) -> None:
-            if received.message_id == "m1":
-                raise KeyError("this handler is broken")
-            keep(received)
-
-        listening.bus.handler = fail
+        listening.fails_on("my secret", KeyError("this handler is broken"))
         await listening.hears(
             '{"message":"my secret","target_user_id":"bob","message_id":"m1","node_id":"another"}', GOOD % '"two"'
         )
