@@ -5,15 +5,21 @@ FROM python:3.13-slim-bookworm AS packages
 ARG EXTRA_PACKAGES=""
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
 WORKDIR /build
-RUN python -m venv /opt/venv
+RUN apt-get -qq update \
+    && apt-get -qq install --yes --no-install-recommends gcc libc6-dev \
+    && python -m venv /opt/venv
 COPY pyproject.toml constraints.txt ./
-# The dependencies first and alone, so that a change of the code does not install them anew.
-RUN python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"], sep="\n")' \
-        > requirements.txt \
-    && /opt/venv/bin/pip install --quiet -c constraints.txt -r requirements.txt ${EXTRA_PACKAGES}
-COPY README.md LICENSE ./
+# The dependencies first and alone, so that a change of the code does not install them anew; apart from them what
+# compiles the modules on the way of a message.
+RUN python -c 'import tomllib; project = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
+        print(*project["dependencies"], sep="\n", file=open("run.txt", "w")); \
+        print(*project["optional-dependencies"]["compile"], sep="\n", file=open("compile.txt", "w"))' \
+    && /opt/venv/bin/pip install --quiet -c constraints.txt -r run.txt ${EXTRA_PACKAGES} \
+    && /opt/venv/bin/pip install --quiet -c constraints.txt -r compile.txt --target compiler
+COPY README.md LICENSE setup.py ./
 COPY app app
-RUN /opt/venv/bin/pip install --quiet --no-deps . \
+RUN HELIOGRAPH_COMPILE=1 PYTHONPATH=compiler \
+        /opt/venv/bin/pip install --quiet --no-deps --no-build-isolation . \
     && /opt/venv/bin/pip uninstall --quiet --yes pip
 
 

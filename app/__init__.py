@@ -30,3 +30,7 @@ Imports go down only: main, cli > server, local_cluster > application > transpor
 backends > protocol > settings, errors, clock, logs, telemetry, tasks, answers. `application.py` alone ties the
 concrete parts together.
 """
+
+from app import compiled
+
+compiled.choose()

@@ -79,6 +79,17 @@ need_python() {
     fi
 }
 
+need_compiler() {
+    need_program cc gcc "the modules on the way of a message are compiled"
+    [ -e /usr/include/stdio.h ] || need libc6-dev "what is compiled needs its headers"
+    local headers='import os, sys, sysconfig; sys.exit(not os.path.exists(sysconfig.get_path("include") + "/Python.h"))'
+    if [ -z "$python" ]; then
+        need python3-dev "what is compiled needs its headers"
+    elif ! "$python" -c "$headers"; then
+        need "${python##*/}-dev" "what is compiled needs its headers"
+    fi
+}
+
 as_root() {
     if [ "$(id -u)" = 0 ]; then
         "$@"
@@ -138,8 +149,8 @@ leave_services_disabled() {
 # packages are installed when what pyproject.toml or constraints.txt say has changed.
 make_venv() {
     find_python || die "Python 3.11 or newer is needed, this machine has $(python3 -V)."
-    local what=.
-    [ "$1" = run ] || what=".[$1]"
+    local what=".[compile]"
+    [ "$1" = run ] || what=".[compile,$1]"
     local made_for wanted
     made_for=$("$python" -c 'import sys; print(sys.executable, sys.version)')" in $root"
     wanted=$(cat pyproject.toml constraints.txt | sha256sum)
@@ -163,4 +174,18 @@ make_venv() {
     rm -f .venv/packages
     .venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e "$what"
     printf '%s\n' "$1 $wanted" >.venv/packages
+}
+
+# Make C of the modules on the way of a message (setup.py), unless what is there was made of these very sources.
+compile_app() {
+    ! .venv/bin/python -c 'import sys; from app.compiled import in_use; sys.exit(not in_use())' || return 0
+    say "compiling the modules on the way of a message, which takes about a minute"
+    # Deleted, not overwritten: replicas may be running with them.
+    find app -name '*.so' -delete
+    rm -rf build
+    mkdir build
+    HELIOGRAPH_COMPILE=1 .venv/bin/python setup.py --quiet build_ext --inplace >build/log 2>&1 || {
+        cat build/log >&2
+        die "the modules could not be compiled"
+    }
 }

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from app import compiled
 from app.backends import redis_client
 from app.cluster.pubsub_manager import reset_pubsub_manager
 from tests.support.redis_server import RedisServer
@@ -35,6 +36,10 @@ SOONER = {
 }
 
 StartReplica = Callable[..., Awaitable[RunningReplica]]
+
+
+def pytest_report_header() -> str:
+    return f"heliograph: {'compiled' if compiled.in_use() else 'not compiled, so the sources are what runs'}"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

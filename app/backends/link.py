@@ -106,11 +106,10 @@ class Link:
         self._outstanding.append((done, self._tick, unknown))
         if not self._flush_is_due:
             self._flush_is_due = True
-            loop = asyncio.get_running_loop()
-            loop.call_soon(self._flush)
+            asyncio.get_running_loop().call_soon(self._flush)
             if self._timer is None:
                 self._heard_at = self._tick
-                self._timer = loop.call_later(self._timeout_s / TICKS, self._on_tick)
+                self._set_clock()
 
     async def ask(self, *command: str | bytes | int) -> Any:
         """Send one command and wait for its reply. Raises what redis-py raises."""
@@ -223,8 +222,18 @@ class Link:
     # -- time
 
     def _on_tick(self) -> None:
-        """Fail what has waited too long. Ticks are counted, not seconds: if this process stood still, that is one."""
+        """The clock's next tick; it is set again while anything waits, unless somebody who is told has done that."""
         self._timer = None
+        self._fail_overdue()
+        if self._outstanding:
+            self._set_clock()
+
+    def _set_clock(self) -> None:
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(self._timeout_s / TICKS, self._on_tick)
+
+    def _fail_overdue(self) -> None:
+        """Fail what has waited too long. Ticks are counted, not seconds: if this process stood still, that is one."""
         self._tick += 1
         if self._wire is not None and (heard := (self._wire, self._wire.reads)) != self._heard:
             self._heard, self._heard_at = heard, self._tick
@@ -237,9 +246,6 @@ class Link:
                 tell(done, error)
         if self._wire is not None and self._given_up and self._tick - self._heard_at > 2 * TICKS:
             self._wire.give_up(RedisConnectionError(f"nothing heard for {2 * self._timeout_s:g} s"))
-        if self._outstanding and self._timer is None:
-            loop = asyncio.get_running_loop()
-            self._timer = loop.call_later(self._timeout_s / TICKS, self._on_tick)
 
     def _give_up(self, count: int) -> None:
         """The oldest have failed. Those not sent yet never will be; what comes for the others is dropped."""

@@ -4,7 +4,7 @@ import logging
 import time
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import msgspec
 
@@ -160,17 +160,28 @@ class TwoServerLog(RedisLog):
             self._live_scripts.call("announce", ([self._keys.holders(user_id)], [envelope], common), announced)
 
 
-class _Place(msgspec.Struct, gc=False):
-    """What is the same in all calls for one channel, and in those with the same lease and `due`."""
+class _Place:
+    """What is the same in all calls for one channel; `common`, in those with the same lease and `due`."""
 
-    options: Namespace
-    keys: tuple[str, ...]
-    common_keys: tuple[str, ...]
-    bus_channel: str
-    is_users: bool
-    lease: str = ""
-    due: str = ""
-    common: Common = NOTHING
+    __slots__ = ("bus_channel", "common", "common_keys", "due", "is_users", "keys", "lease", "options")
+
+    def __init__(
+        self,
+        options: Namespace,
+        keys: tuple[str, ...],
+        common_keys: tuple[str, ...],
+        bus_channel: str,
+        *,
+        is_users: bool,
+    ) -> None:
+        self.options = options
+        self.keys = keys
+        self.common_keys = common_keys
+        self.bus_channel = bus_channel
+        self.is_users = is_users
+        self.lease = ""
+        self.due = ""
+        self.common: Common | None = None
 
 
 class AppendCalls:
@@ -189,8 +200,8 @@ class AppendCalls:
         place = self._places.get(draft.channel)
         if place is None or place.options is not options:
             place = self._place(draft.channel, options)
-        if place.due != due or place.lease != lease or place.common is NOTHING:
-            self._renew(place, lease, due)
+        if (common := place.common) is None or place.due != due or place.lease != lease:
+            common = self._renew(place, lease, due)
         arguments: list[Argument] = [place.bus_channel, _fields(draft)]
         if draft.idempotency_key or options.run:
             key = draft.idempotency_key
@@ -198,7 +209,7 @@ class AppendCalls:
         if options.run:
             update = draft.update or RunUpdate()
             arguments += map(_json_or_nothing, (update.state, update.progress, update.message))
-        return place.keys, arguments, place.common
+        return place.keys, arguments, common
 
     def _place(self, channel: str, options: Namespace) -> _Place:
         keys, user_id = self._keys, user_of(channel)
@@ -213,14 +224,14 @@ class AppendCalls:
             names += (keys.state(channel), keys.tail(channel))
         if len(self._places) >= MOST_PLACES:
             self._places.clear()
-        place = self._places[channel] = _Place(options, names, common_keys, bus_channel, user_id is not None)
+        place = self._places[channel] = _Place(options, names, common_keys, bus_channel, is_users=user_id is not None)
         return place
 
-    def _renew(self, place: _Place, lease: str, due: str) -> None:
+    def _renew(self, place: _Place, lease: str, due: str) -> Common:
         options = place.options
         may_wait = options.history_ttl_s >= LEAST_TTL_S and not options.run
         place.lease, place.due = lease, due
-        place.common = (
+        common: Common = (
             place.common_keys,
             (
                 options.history_size,
@@ -232,6 +243,8 @@ class AppendCalls:
                 int(options.final_ttl_s * 1000),
             ),
         )
+        place.common = common
+        return common
 
 
 def _appended(draft: Draft, done: Appending, reply: Any) -> None:
@@ -270,12 +283,10 @@ def _json_or_nothing(value: str | float | None) -> bytes:
     return b"" if value is None else msgspec.json.encode(value)
 
 
-def _opened(opening: Opening, answer: list[object]) -> Opened:
-    epoch, top, complete, found, state, tail = cast(
-        "tuple[bytes, int, int, list[object], list[bytes | None], list[bytes]]", answer
-    )
+def _opened(opening: Opening, answer: list[Any]) -> Opened:
+    epoch, top, complete, found, state, tail = answer
     position = Position(epoch.decode(), top)
-    entries = cast("list[tuple[int, bytes]]", list(zip(found[::2], found[1::2], strict=True)))
+    entries = zip(found[::2], found[1::2], strict=True)
     publications = [read_logged(body, Position(position.epoch, offset)) for offset, body in entries]
     run = None
     if state and state[0] is not None and state[1] is not None:

@@ -8,7 +8,7 @@ began again; and a heartbeat that finds the log ahead of what has come, which sh
 import asyncio
 import logging
 from collections import deque
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import Callable, Iterable
 
 import msgspec
 
@@ -430,16 +430,23 @@ class Channels:
 
     async def _look(self, followed: list[_Followed]) -> None:
         """Compare where channels stand with the log, and note those that are behind it."""
-        async for each, top in self._tops(followed):
-            if each.sequence is not None and _is_behind(each.sequence.position, top):
-                self._behind[each.name] = None
+        await self._compare(followed, self._note_if_behind)
 
-    async def _tops(self, followed: list[_Followed]) -> AsyncIterator[tuple[_Followed, Position | None]]:
-        """Where these channels stand in the log, some at a time: many of them hold up neither Redis nor the loop."""
+    def _note_if_behind(self, each: _Followed, top: Position | None) -> None:
+        if each.sequence is not None and _is_behind(each.sequence.position, top):
+            self._behind[each.name] = None
+
+    async def _compare(
+        self, followed: list[_Followed], compare: Callable[[_Followed, Position | None], object]
+    ) -> None:
+        """Call `compare` with where each of these channels stands in the log.
+
+        Some at a time: many of them hold up neither Redis nor the loop.
+        """
         for i in range(0, len(followed), LOOK_BATCH):
             some = followed[i : i + LOOK_BATCH]
             for each, top in zip(some, await self._log.tops([each.name for each in some]), strict=True):
-                yield each, top
+                compare(each, top)
 
     async def _repair(self, followed: list[_Followed]) -> None:
         """Read what is missing from the log and deliver it."""
@@ -524,15 +531,17 @@ class Channels:
         looked_at = [
             each for each in self._followed.values() if (users_too or not each.is_users) and each.sequence is not None
         ]
-        async for each, top in self._tops(looked_at):
-            position = None if each.sequence is None else each.sequence.position
-            # A log that is gone shows at the first look: the repair begins one anew, which looks sound at the next.
-            is_gone = top is None
-            was_ahead = each.seen_top is not None and position is not None and _is_behind(position, each.seen_top)
-            if is_gone or was_ahead:
-                self._missing(each.name)
-            each.seen_top = top
+        await self._compare(looked_at, self._note_if_lost)
         await self._beat_for_users()
+
+    def _note_if_lost(self, each: _Followed, top: Position | None) -> None:
+        """A log that is gone shows at the first look: the repair begins one anew, which looks sound at the next."""
+        position = None if each.sequence is None else each.sequence.position
+        is_gone = top is None
+        was_ahead = each.seen_top is not None and position is not None and _is_behind(position, each.seen_top)
+        if is_gone or was_ahead:
+            self._missing(each.name)
+        each.seen_top = top
 
     async def _beat_for_users(self) -> None:
         """The same for all users at once: the bus's own counters tell whether it has brought everything."""

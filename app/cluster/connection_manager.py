@@ -18,6 +18,7 @@ from app.cluster.commands import Commands
 from app.cluster.directory import Directory
 from app.cluster.presence import Presence
 from app.cluster.pubsub_manager import PubSubManager
+from app.cluster.receipt import Receipt, Routing
 from app.cluster.remote_delivery import RemoteDelivery
 from app.errors import BadChannel, BadData, BusUnavailable, ConnectionLimit, ErrorCode, HeliographError
 from app.hub.connection import Connection
@@ -35,17 +36,6 @@ from app.protocol.session import echo
 from app.settings import LimitSettings
 
 logger = logging.getLogger("heliograph.router")
-
-
-class Receipt(msgspec.Struct, frozen=True, gc=False):
-    """What the sender of a message is told. `position`: its place in the channel; None if it is not kept."""
-
-    message_id: str
-    delivery: Delivery
-    position: Position | None = None
-
-
-Routing = Callable[[Receipt | HeliographError], object]  # how the sender of a message hears what became of it
 
 
 class ConnectionManager:

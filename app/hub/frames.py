@@ -39,17 +39,26 @@ class Encoding:
     """A codec and the framing around it. Connections that share an `Encoding` object share its bytes.
 
     `traffic` counts what goes out in it: that of the transport it belongs to. `joins`: frames one behind the other
-    are the same as one frame, so that a row of them is joined once for everybody.
+    are the same as one frame, so that a row of them is joined once for everybody. `label`: makes of a frame, its
+    event and its `at` one that knows what it is.
     """
 
     def __init__(
-        self, codec: Codec, frame: Callable[[bytes], bytes], traffic: Traffic, *, joins: bool = False
+        self,
+        codec: Codec,
+        frame: Callable[[bytes], bytes],
+        traffic: Traffic,
+        *,
+        joins: bool = False,
+        label: Callable[[bytes, Event, str | None], bytes] | None = None,
     ) -> None:
         self._codec = codec
         self._frame = frame
+        self._label = label
         self.traffic = traffic
         self.joins = joins
 
     def frame(self, event: Event, at: str | None = None) -> bytes:
         """One event, ready to be written. `at`: where its channel stands then, if not as its own cursor says."""
-        return self._frame(self._codec.encode(event))
+        frame = self._frame(self._codec.encode(event))
+        return frame if self._label is None else self._label(frame, event, at)

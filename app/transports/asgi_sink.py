@@ -2,8 +2,7 @@
 
 import asyncio
 import logging
-from types import TracebackType
-from typing import Self
+from typing import Protocol
 
 from starlette.types import Message, Receive, Send
 
@@ -16,11 +15,24 @@ FAREWELL_TIMEOUT_S = 1.0  # until the server must have taken the last frames and
 DISCONNECT: Message = {"type": "websocket.disconnect", "code": 1006}
 
 
+class Reader(Protocol):
+    """Who is told what the client says: a `Receiver` that says when it may be told more."""
+
+    def begin(self) -> None: ...
+
+    def receive_text(self, text: str) -> None: ...
+
+    def receive_binary(self, data: bytes) -> None: ...
+
+    async def idle(self) -> None: ...
+
+    def lost(self, code: int) -> None: ...
+
+
 class AsgiSink:
     """A `Sink` that awaits the server's `send` for each frame; while it does, the outbox waits.
 
-    Used as a context manager: it writes while the block runs, and at its end what is left, the close included.
-    `receive` ends when the sink is closed, as it does under our own server.
+    It reads no further when it is closed, as our own server does.
     """
 
     def __init__(self, receive: Receive, send: Send) -> None:
@@ -31,20 +43,18 @@ class AsgiSink:
         self._work = asyncio.Event()
         self._over = asyncio.Event()  # nothing more is to be read: we have closed, or writing has failed
         self._outbox: Outbox | None = None
-        self._writer: asyncio.Task[None] | None = None
 
-    async def __aenter__(self) -> Self:
-        self._writer = asyncio.create_task(self._write_loop(), name="websocket-write")
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        assert self._writer is not None  # noqa: S101 - made on entering
-        if self._farewell is not None:
-            await asyncio.wait([self._writer], timeout=FAREWELL_TIMEOUT_S)
-        self._writer.cancel()
-        await asyncio.gather(self._writer, return_exceptions=True)
+    async def run(self, reader: Reader) -> None:
+        """Write and read until the client has gone or the sink is closed; at the end write what is left."""
+        writer = asyncio.create_task(self._write_loop(), name="websocket-write")
+        try:
+            reader.begin()
+            await self._read_all(reader)
+        finally:
+            if self._farewell is not None:
+                await asyncio.wait([writer], timeout=FAREWELL_TIMEOUT_S)
+            writer.cancel()
+            await asyncio.gather(writer, return_exceptions=True)
 
     def attach(self, outbox: Outbox) -> None:
         """The outbox to be held back while the server is busy."""
@@ -61,7 +71,18 @@ class AsgiSink:
         self._work.set()
         self._over.set()
 
-    async def receive(self) -> Message:
+    async def _read_all(self, reader: Reader) -> None:
+        """One frame after the other: the next is read when the reader is done with the last."""
+        while (message := await self._next())["type"] != "websocket.disconnect":
+            if (text := message.get("text")) is not None:
+                reader.receive_text(text)
+            else:
+                reader.receive_binary(message["bytes"])
+            await reader.idle()
+        reader.lost(message.get("code", 1006))
+        await reader.idle()
+
+    async def _next(self) -> Message:
         """The next message of the client, or that it is over."""
         if self._over.is_set():
             return DISCONNECT

@@ -15,8 +15,9 @@ from typing import Any, NoReturn, assert_never
 
 from msgspec import UNSET
 
-from app.cluster.connection_manager import ConnectionManager, Receipt
+from app.cluster.connection_manager import ConnectionManager
 from app.cluster.node import Node
+from app.cluster.receipt import Receipt
 from app.errors import (
     BadUserId,
     BusUnavailable,
@@ -308,12 +309,15 @@ class Driver:
         try:
             await self.join(action)
         except BusUnavailable as error:
-            if user_of(action.channel) is not None:
-                # Its own channel it cannot do without: it listens, and is told later where that has begun.
-                await self._parts.manager.listen(self.connection, action.channel)
-            self._session.not_joined(action.channel)
             text = f"not subscribed to {action.channel!r}, try again: {error}"
-            self.refuse(Refuse(error.code, text, action.request_id))
+            refusal = Refuse(error.code, text, action.request_id)
+        else:
+            return
+        if user_of(action.channel) is not None:
+            # Its own channel it cannot do without: it listens, and is told later where that has begun.
+            await self._parts.manager.listen(self.connection, action.channel)
+        self._session.not_joined(action.channel)
+        self.refuse(refusal)
 
     def _expel(self, channel: str) -> None:
         """The server takes the client off a channel. While it is still being subscribed, `join` tells it."""

@@ -17,6 +17,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from app import compiled
 from app.cluster.node import VERSION, Node
 from app.cluster.pubsub_manager import PubSubManager
 from app.hub.hub import Hub
@@ -53,7 +54,12 @@ class _Replica(Collector):
 
     def _state(self) -> Iterator[Metric]:
         node = self._node
-        about = {"replica": node.name, "version": VERSION, "python": platform.python_version()}
+        about = {
+            "replica": node.name,
+            "version": VERSION,
+            "python": platform.python_version(),
+            "compiled": "yes" if compiled.in_use() else "no",
+        }
         yield InfoMetricFamily(f"{PREFIX}build", "What runs here", value=about)
         yield _gauge("ready", "1 if new clients are welcome", node.ready)
         yield _gauge("draining", "1 while the replica sends its clients away before it stops", node.draining)

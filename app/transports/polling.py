@@ -18,6 +18,7 @@ from starlette.responses import Response
 from starlette.types import Receive
 
 from app.errors import BusUnavailable, ErrorCode, HeliographError
+from app.hub.frames import Encoding
 from app.hub.outbox import Outbox
 from app.protocol.codes import CloseCode
 from app.protocol.events import Connected, InitialState, Subscribed
@@ -28,7 +29,7 @@ from app.protocol.session import Join
 from app.tasks import end
 from app.transports.auth import Identity, credentials_of
 from app.transports.driver import Disconnected, Driver, Parts
-from app.transports.entry import Entry, EntryEncoding
+from app.transports.entry import Entry
 from app.transports.http import channels_of, query_of
 
 logger = logging.getLogger("heliograph.polling")
@@ -71,7 +72,7 @@ class PollDoor:
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
-        self._encoding = EntryEncoding(parts.codec, bytes, parts.telemetry.traffic["poll"])
+        self._encoding = Encoding(parts.codec, bytes, parts.telemetry.traffic["poll"], label=Entry.of)
         self._settings = parts.settings.poll
         self._resting: dict[Standing, list[Mailbox]] = {}  # those that no poll waits for, oldest first
         self._joining: set[asyncio.Task[None]] = set()
@@ -154,9 +155,7 @@ class PollDoor:
 class Mailbox:
     """The connection of a client that polls, and the `Sink` in which lies what it has not been given yet."""
 
-    def __init__(
-        self, parts: Parts, encoding: EntryEncoding, asked: Standing, tasks: set[asyncio.Task[None]]
-    ) -> None:
+    def __init__(self, parts: Parts, encoding: Encoding, asked: Standing, tasks: set[asyncio.Task[None]]) -> None:
         self.closed: tuple[CloseCode, str] | None = None
         self._most_bytes = parts.settings.poll.answer_bytes
         self._outbox = Outbox(self, parts.turn, parts.settings.limits.outbox_bytes)

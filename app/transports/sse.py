@@ -11,6 +11,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from app.errors import BusUnavailable
+from app.hub.frames import Encoding
 from app.hub.outbox import Outbox
 from app.protocol.codes import CloseCode
 from app.protocol.operations import Connect
@@ -19,7 +20,7 @@ from app.protocol.session import Join, Refuse
 from app.tasks import end
 from app.transports.auth import credentials_of
 from app.transports.driver import Driver, Parts
-from app.transports.entry import Entry, EntryEncoding
+from app.transports.entry import Entry
 from app.transports.http import channels_of, query_of
 
 logger = logging.getLogger("heliograph.sse")
@@ -44,11 +45,11 @@ class SseDoor:
     """Answers `GET /sse` with a stream, or refuses it before that has begun."""
 
     parts: Parts
-    encoding: EntryEncoding
+    encoding: Encoding
 
     @classmethod
     def build(cls, parts: Parts) -> "SseDoor":
-        return cls(parts, EntryEncoding(parts.codec, event_block, parts.telemetry.traffic["sse"]))
+        return cls(parts, Encoding(parts.codec, event_block, parts.telemetry.traffic["sse"], label=Entry.of))
 
     async def serve(self, request: Request) -> Response:
         query = query_of(request.scope)

@@ -100,12 +100,10 @@ class WebSocketDoor:
             server_socket.attach(outbox, socket)
             socket.begin()
             return
-        async with AsgiSink(receive, send) as sink:
-            outbox = self._outbox(sink)
-            sink.attach(outbox)
-            socket = _Socket(self.parts, scope, address, self.texts, outbox)
-            socket.begin()
-            await _read_all(sink, socket)
+        sink = AsgiSink(receive, send)
+        outbox = self._outbox(sink)
+        sink.attach(outbox)
+        await sink.run(_Socket(self.parts, scope, address, self.texts, outbox))
 
     def _outbox(self, sink: Sink) -> Outbox:
         return Outbox(sink, self.parts.turn, self.parts.settings.limits.outbox_bytes)
@@ -276,18 +274,6 @@ class _Socket:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-
-
-async def _read_all(sink: AsgiSink, socket: _Socket) -> None:
-    """Read a socket by plain ASGI, one frame after the other."""
-    while (message := await sink.receive())["type"] != "websocket.disconnect":
-        if (text := message.get("text")) is not None:
-            socket.receive_text(text)
-        else:
-            socket.receive_binary(message["bytes"])
-        await socket.idle()
-    socket.lost(message.get("code", 1006))
-    await socket.idle()
 
 
 def _connect_in_url(

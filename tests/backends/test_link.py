@@ -13,7 +13,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from app.backends import link as link_module
 from app.backends.call_batch import NOTHING
-from app.backends.link import Command, Link, LinkFull
+from app.backends.link import Command, LinkFull
 from app.backends.redis_client import Client, connect
 from app.backends.script_texts import script_text
 from app.backends.scripts import Scripts
@@ -215,13 +215,14 @@ class TestLoss:
         """Fails if callers wait while Redis is gone, or if each of them makes a try of its own."""
         linked = Linked(f"redis://127.0.0.1:{free_port()}/0")
         tries: list[float] = []
-        connect_once = Link._connect
+        pool = linked.client.connection_pool
+        make_connection = pool.make_connection
 
-        async def noted(link: Link) -> None:
+        def noted() -> Any:
             tries.append(time.monotonic())
-            await connect_once(link)
+            return make_connection()
 
-        monkeypatch.setattr(Link, "_connect", noted)
+        monkeypatch.setattr(pool, "make_connection", noted)
         began = time.monotonic()
         while time.monotonic() - began < 0.5:
             linked.call("ECHO", 1)

@@ -19,7 +19,7 @@ from tests.support.redis_server import RedisServer
 from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
-    from app.cluster.connection_manager import Receipt
+    from app.cluster.receipt import Receipt
 
 QUIET = {"canary_interval_s": 60, "canary_timeout_s": 120}  # no canary while PUBLISH is counted
 IDS = ["밥", "👩‍👩‍👧‍👦", "مرحبا", "a b", "Ünïcødé", "user:1", "#hash", "{braces}", "%41", "'\"\\"]

@@ -1,22 +1,19 @@
 """A replica as far as the directory sees it: a hub, and a directory that tells of it."""
 
-from typing import TYPE_CHECKING, cast
+from unittest.mock import Mock
 
 from app.backends.protocols import DirectoryBackend, ReplicaInfo
 from app.clock import Clock, SystemClock
 from app.cluster.directory import Directory
 from app.hub.connection import Connection
-from app.hub.frames import Encoding
+from app.hub.frames import Encoding, Sink
 from app.hub.hub import Hub
-from app.hub.outbox import Turn
+from app.hub.outbox import Outbox, Turn
 from app.protocol.plain import PlainCodec
 from app.settings import DirectorySettings
 from app.telemetry import Telemetry, Traffic
 from tests.support.cancelling import end
 from tests.support.replica_info import replica_info
-
-if TYPE_CHECKING:
-    from app.hub.outbox import Outbox
 
 ENCODING = Encoding(PlainCodec(8), bytes, Traffic())
 QUICK = DirectorySettings(lease_ttl_s=0.3, renew_interval_s=0.03, reap_grace_s=0.1)
@@ -35,7 +32,8 @@ class Holder:
     ) -> None:
         self.name = name
         self.described = 0  # how often the directory has asked, which it does for each renewal
-        self.hub = Hub(Telemetry(), Turn(lambda callback: None))
+        self._turn = Turn(lambda callback: None)
+        self.hub = Hub(Telemetry(), self._turn)
         self.directory = Directory(backend, self.hub, node_id=name, settings=settings, clock=clock or SystemClock())
 
     async def start(self) -> None:
@@ -48,7 +46,8 @@ class Holder:
     def add(self, user: str) -> None:
         """One more connection, of which the directory has not been told."""
         # The directory only counts connections: it looks at neither how they encode nor where they write.
-        self.hub.add(Connection(f"of-{user}", user, ENCODING, cast("Outbox", None)))
+        outbox = Outbox(Mock(spec=Sink), self._turn, 1)
+        self.hub.add(Connection(f"of-{user}", user, ENCODING, outbox))
 
     async def connect(self, user: str) -> int | None:
         """One more connection; how many the user then has everywhere, as the directory says."""

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from unittest.mock import Mock
 
 import pytest
 import uvicorn
@@ -9,7 +10,7 @@ import uvicorn
 from app.application import Replica, build_replica
 from app.hub.outbox import Outbox, Turn
 from app.protocol.codes import CloseCode
-from app.transports.asgi_sink import AsgiSink
+from app.transports.asgi_sink import AsgiSink, Reader
 from tests.support.asgi_socket import AsgiSocket
 from tests.support.client import Client
 from tests.support.raw_socket import RawSocket
@@ -153,17 +154,22 @@ class TestTheSinkAlone:
             await asyncio.Event().wait()
             raise AssertionError("the client says nothing")
 
-        async with asyncio.timeout(2), AsgiSink(receive, send) as sink:
-            outbox = Outbox(sink, Turn(asyncio.get_running_loop().call_soon), 10)
-            sink.attach(outbox)
-            outbox.offer(b"12345")
-            await asyncio.sleep(0)  # the turn's end
-            assert outbox.offer(b"1234567890") is None
-            assert outbox.offer(b"x") is CloseCode.SLOW
-            gate.set()
-            await eventually(lambda: len(sent) == 3)
-            outbox.close(CloseCode.SHUTDOWN, "bye")
+        sink = AsgiSink(receive, send)
+        outbox = Outbox(sink, Turn(asyncio.get_running_loop().call_soon), 10)
+        sink.attach(outbox)
+        reader = Mock(spec=Reader)
+        running = asyncio.create_task(sink.run(reader))
+        outbox.offer(b"12345")
+        await asyncio.sleep(0)  # the turn's end
+        assert outbox.offer(b"1234567890") is None
+        assert outbox.offer(b"x") is CloseCode.SLOW
+        gate.set()
+        await eventually(lambda: len(sent) == 3)
+        outbox.close(CloseCode.SHUTDOWN, "bye")
+        async with asyncio.timeout(2):
+            await running
         assert sent[-1] == {"type": "websocket.close", "code": 3001, "reason": "bye"}
+        reader.lost.assert_called_once_with(1006)
 
 
 class TestUnderStockUvicorn:

@@ -10,13 +10,15 @@ from unittest.mock import Mock
 import pytest
 from starlette.routing import WebSocketRoute as Route
 
-from app.hub.outbox import Outbox
+from app import compiled
+from app.hub.outbox import Outbox, Turn
 from app.protocol.codes import CloseCode
 from app.transports.driver import Driver
 from app.transports.websocket import WebSocketDoor
 from tests.conftest import StartReplica
 from tests.support.client import Client
 from tests.support.http import http_client
+from tests.support.members import RecordingSink
 from tests.support.metrics import Reading, families, read, scrape
 from tests.support.raw_socket import RawSocket
 from tests.support.redis_server import RedisServer
@@ -24,6 +26,7 @@ from tests.support.replicas import RunningReplica
 from tests.support.waiting import eventually
 
 BASE_UNITS = ("seconds", "bytes", "info", "total", "fds")
+LABELS = {"transport", "code", "kind", "le", "replica", "version", "python", "compiled"}
 PLAIN_GAUGES = {"ready", "draining", "drain_connections_left", "connections", "users", "channels"}
 
 
@@ -66,7 +69,7 @@ class TestConventions:
             assert name.endswith(BASE_UNITS) or plain in PLAIN_GAUGES, f"{name} has no base unit"
         for family in families(text):
             for sample in family.samples:
-                assert set(sample.labels) <= {"transport", "code", "kind", "le", "replica", "version", "python"}
+                assert set(sample.labels) <= LABELS
 
     async def test_histograms_add_up(self, start_replica: StartReplica) -> None:
         """Fails if buckets are not cumulative, or do not end in what was observed in all."""
@@ -193,7 +196,7 @@ class TestClients:
         one = await start_replica(redis_url=None)
         [door] = [route.app for route in one.replica.app.routes if isinstance(route, Route) and route.path == "/ws"]
         assert isinstance(door, WebSocketDoor)
-        driver = Driver(door.parts, door.frames, Outbox(Mock(), Mock(), 1))
+        driver = Driver(door.parts, door.frames, Outbox(RecordingSink(), Turn(Mock()), 1))
         driver.connection.close(CloseCode.SLOW, "")
         driver.end()
         driver.end(1000)
@@ -310,7 +313,9 @@ class TestTheProcess:
         assert samples["process_resident_memory_bytes"].value > 10_000_000
         assert samples["process_cpu_seconds_total"].value > 0
         assert 3 < samples["process_open_fds"].value <= len(os.listdir("/proc/self/fd")) + 5
-        assert samples["heliograph_build_info"].labels["replica"] == "replica-7"
+        build = samples["heliograph_build_info"].labels
+        assert build["replica"] == "replica-7"
+        assert build["compiled"] == ("yes" if compiled.in_use() else "no")
 
     async def test_a_loop_that_is_held_up(self, start_replica: StartReplica) -> None:
         """Fails if what blocks the event loop does not show."""

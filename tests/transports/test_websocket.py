@@ -392,17 +392,15 @@ class TestFaults:
         self, one: RunningReplica, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
         """Fails if an unforeseen error leaves a socket half alive, hurts others, or is swallowed without a word."""
-        dispatch = one.replica.manager.dispatch
 
-        def failing(operation: Any, **options: Any) -> None:
-            if operation.to == "bomb":
-                raise ZeroDivisionError("boom")
-            dispatch(operation, **options)
+        def failing() -> str:
+            raise ZeroDivisionError("boom")
 
-        monkeypatch.setattr(one.replica.manager, "dispatch", failing, raising=True)
         async with Client(one.url, user="alice") as alice, Client(one.url, user="bob") as bob:
-            await alice.say({"type": "send", "to": "bomb", "data": 1})
-            assert await alice.close_code() == 1011
+            with monkeypatch.context() as patch:
+                patch.setattr(one.replica.manager, "_timestamp", failing)
+                await alice.say({"type": "send", "to": "bob", "data": 1})
+                assert await alice.close_code() == 1011
             await eventually(lambda: one.replica.hub.count("alice") == 0)
             assert "ZeroDivisionError" in caplog.text
             assert (await bob.send("bob", 1))["type"] == "ack"
@@ -412,17 +410,21 @@ class TestFaults:
     ) -> None:
         """Fails if an unforeseen error in a callback leaves a client without an answer, and its socket half alive."""
         one = await start_replica()
-        receipt = one.replica.manager._receipt
+        stats = one.replica.bus.stats
 
-        def failing(publication: Any, *arguments: Any) -> Any:
-            if publication.channel == "#bomb":
-                raise ZeroDivisionError("boom")
-            return receipt(publication, *arguments)
+        class Failing:
+            """Counts everything but what has been published."""
 
-        monkeypatch.setattr(one.replica.manager, "_receipt", failing)
+            def __getattr__(self, name: str) -> Any:
+                if name == "published":
+                    raise ZeroDivisionError("boom")
+                return getattr(stats, name)
+
         async with Client(one.url, user="alice") as alice, Client(one.url, user="bob") as bob:
-            await alice.say({"type": "send", "to": "bomb", "data": 1})
-            assert await alice.close_code() == 1011
+            with monkeypatch.context() as patch:
+                patch.setattr(one.replica.bus, "stats", Failing())
+                await alice.say({"type": "send", "to": "bob", "data": 1})
+                assert await alice.close_code() == 1011
             assert "ZeroDivisionError" in caplog.text
             assert (await bob.send("bob", 1))["type"] == "ack"
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from app.backends.link import Link
+from app.backends import link as link_module
 from app.backends.wire import Wire
 from app.cluster.pubsub_manager import BusState, PubSubManager
 from tests.cluster.pubsub_manager.conftest import MakeBus
@@ -170,7 +170,7 @@ class Hold:
 
 # What the listen loop waits for, and whether the listener must have lost its connection to come there.
 AWAITS: dict[str, tuple[type | Any, str, bool]] = {
-    "the ping": (Link, "ping", False),
+    "the ping": (link_module, "answer", False),
     "connecting": (Wire, "open", False),
     "reading": (asyncio, "wait", False),
     "closing the lost connection": (Wire, "close", True),

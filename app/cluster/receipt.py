@@ -1,0 +1,20 @@
+"""What the sender of a message is told about it."""
+
+from collections.abc import Callable
+
+import msgspec
+
+from app.errors import HeliographError
+from app.protocol.events import Delivery
+from app.protocol.position import Position
+
+
+class Receipt(msgspec.Struct, frozen=True, gc=False):
+    """How far the message has come. `position`: its place in the channel; None if it is not kept."""
+
+    message_id: str
+    delivery: Delivery
+    position: Position | None = None
+
+
+Routing = Callable[[Receipt | HeliographError], object]  # how the sender hears what became of it

@@ -1,0 +1,11 @@
+"""The sources of the program, as what is compiled of them does not tell what they say."""
+
+import ast
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+def tree_of(module: str) -> ast.Module:
+    """The source of a module of `app`, parsed."""
+    return ast.parse((ROOT / (module.replace(".", "/") + ".py")).read_text())
