@@ -25,6 +25,7 @@ import json
 import logging
 import os
 import random
+import re
 import signal
 import sys
 import tempfile
@@ -66,6 +67,7 @@ HISTORY: Final[dict[str, dict[str, Any]]] = {
     "#": {"history_size": 100_000, "client_publish": False},
 }
 HURT_S = 3.0  # a socket that ends so soon after its replica was killed was ended by that
+TRACEBACK: Final = re.compile(r"(?:.*\n)?.*Traceback.*(?:\n.*){0,24}")  # with what is said before it, and after it
 ANSWER_S = 5.0  # how long an acknowledgement may take before nobody knows
 
 Number = tuple[str, int]  # who published it, and which of theirs it is
@@ -405,6 +407,7 @@ def report(
         "unsignalled gaps": unsignalled,
         "gaps said without a reason": [] if may_gap else gaps,
         "sockets closed without a kill": ledger.unhurt_closes,
+        "tracebacks in the cluster's log": TRACEBACK.findall(output),
     }
     facts = {
         "published and acknowledged": sum(map(len, ledger.acknowledged.values())),
@@ -414,7 +417,6 @@ def report(
         **ledger.faults,
         "repairs inside replicas": output.count(": repaired "),
         "gaps said aloud": len(gaps),
-        "tracebacks in the cluster's log": output.count("Traceback"),
     }
     for name, count in facts.items():
         print(f"{name:<34}{count:>8}")
