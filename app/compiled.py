@@ -27,19 +27,22 @@ def group() -> str:
 @cache
 def in_use() -> bool:
     """Whether the compiled form of these sources is there, for this Python."""
-    if not any(PACKAGE.glob(f"{PREFIX}*")):
-        return False
-    return any((PACKAGE / f"{group()}__mypyc{suffix}").exists() for suffix in EXTENSION_SUFFIXES)
+    return _is_any() and any((PACKAGE / f"{group()}__mypyc{suffix}").exists() for suffix in EXTENSION_SUFFIXES)
 
 
 def choose() -> None:
     """Have the modules of this package that are imported from now on loaded from their sources, unless `in_use`."""
-    if in_use():
+    if in_use() or not _is_any():
         return
     sys.path_hooks.insert(0, _sources_of)
     for path in list(sys.path_importer_cache):
         if Path(path).is_relative_to(PACKAGE):
             del sys.path_importer_cache[path]
+
+
+def _is_any() -> bool:
+    """Whether something is compiled, of whatever sources."""
+    return any(PACKAGE.glob(f"{PREFIX}*"))
 
 
 def _sources_of(path: str) -> FileFinder:

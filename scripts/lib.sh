@@ -176,16 +176,23 @@ make_venv() {
     printf '%s\n' "$1 $wanted" >.venv/packages
 }
 
-# Make C of the modules on the way of a message (setup.py), unless what is there was made of these very sources.
+# Make C of the modules on the way of a message, unless what is there was made of these very sources, as setup.py says.
 compile_app() {
-    ! .venv/bin/python -c 'import sys; from app.compiled import in_use; sys.exit(not in_use())' || return 0
+    if .venv/bin/python -c 'import sys; from app.compiled import in_use; sys.exit(not in_use())' &&
+        [ -z "$(find setup.py constraints.txt -newer "$(echo app/compiled_*.so)")" ]; then
+        return
+    fi
     say "compiling the modules on the way of a message, which takes about a minute"
-    # Deleted, not overwritten: replicas may be running with them.
-    find app -name '*.so' -delete
     rm -rf build
     mkdir build
-    HELIOGRAPH_COMPILE=1 .venv/bin/python setup.py --quiet build_ext --inplace >build/log 2>&1 || {
+    HELIOGRAPH_COMPILE=1 .venv/bin/python setup.py --quiet build_ext --build-lib build/lib >build/log 2>&1 || {
         cat build/log >&2
         die "the modules could not be compiled"
     }
+    # What is there is deleted, not overwritten, as replicas may be running with it. That which says that all are there
+    # comes last.
+    find app -name '*.so' -delete
+    mv build/lib/app/compiled_*.so build
+    cp -r build/lib/app .
+    mv build/compiled_*.so app
 }

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from app import compiled
-from tests.support.sources import ROOT, tree_of
+from tests.support.cluster import ROOT
+from tests.support.sources import tree_of
 
 only_compiled = pytest.mark.skipif(not compiled.in_use(), reason="nothing is compiled; scripts/test does that")
 

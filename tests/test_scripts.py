@@ -75,3 +75,23 @@ def test_the_python_of_the_distribution_comes_first() -> None:
         check=True,
     )
     assert done.stdout == "/usr/bin/python3"
+
+
+@pytest.mark.parametrize(
+    ("python", "headers"), [("python3", ["python3-dev"]), ("python3.13", ["python3.13-dev"]), ("", ["python3-dev"])]
+)
+def test_what_a_machine_without_a_compiler_lacks(python: str, headers: list[str], tmp_path: Path) -> None:
+    """Fails if a fresh machine is not given what compiles the modules, or the headers of another Python."""
+    if python:
+        (tmp_path / python).write_text("#!/bin/sh\nexit 1\n")  # asked for its headers: it has none
+        (tmp_path / python).chmod(0o755)
+    script = '. scripts/lib.sh; PATH=$1; python=$2; need_compiler >&2; printf "%s\\n" "${missing[@]}"'
+    done = subprocess.run(
+        ["/bin/bash", "-c", script, "-", f"{tmp_path}", python],
+        cwd=ROOT,
+        env={"PATH": os.environ["PATH"]},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert [name for name in done.stdout.split() if name != "libc6-dev"] == ["gcc", *headers]

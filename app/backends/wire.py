@@ -58,15 +58,12 @@ class Wire(asyncio.Protocol):
         Raises what redis-py raises; nothing stays open then.
         """
         connection: Any = pool.make_connection()  # type: ignore[no-untyped-call]
-        failure: BaseException | None = None
         try:
             await connection.connect()
-        except BaseException as error:  # noqa: BLE001 - raised below
-            failure = error
-        if failure is not None:
+        except BaseException:
             with suppress(RedisError, OSError):
                 await connection.disconnect(nowait=True)
-            raise failure
+            raise
         writer = connection._writer
         connection._reader = connection._writer = None
         wire = cls(cast("asyncio.Transport", writer.transport), receive, lost)

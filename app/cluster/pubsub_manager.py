@@ -321,8 +321,8 @@ class PubSubManager:
                 self.stats.connection_losses += 1
                 delay_s = _backoff_s(failures)
                 logger.warning("the bus connection is lost (%s); next try in %.1f s", error, delay_s)
-            await self._drop_subscription()
-            await asyncio.sleep(delay_s)
+                await self._drop_subscription()
+                await asyncio.sleep(delay_s)
 
     async def _read(self, wire: Wire) -> NoReturn:
         """Let the connection read until it breaks or falls silent."""

@@ -1,9 +1,8 @@
 """The sources of the program, as what is compiled of them does not tell what they say."""
 
 import ast
-from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+from tests.support.cluster import ROOT
 
 
 def tree_of(module: str) -> ast.Module:
