@@ -7,11 +7,14 @@ runs as it is written, only slower, until it has been compiled again.
 import sys
 from functools import cache
 from hashlib import sha256
+from importlib.abc import PathEntryFinder
 from importlib.machinery import EXTENSION_SUFFIXES, SOURCE_SUFFIXES, FileFinder, SourceFileLoader
 from pathlib import Path
 
 PACKAGE = Path(__file__).parent
 PREFIX = "compiled_"
+
+_find_sources = FileFinder.path_hook((SourceFileLoader, SOURCE_SUFFIXES))
 
 
 @cache
@@ -27,12 +30,13 @@ def group() -> str:
 @cache
 def in_use() -> bool:
     """Whether the compiled form of these sources is there, for this Python."""
-    return _is_any() and any((PACKAGE / f"{group()}__mypyc{suffix}").exists() for suffix in EXTENSION_SUFFIXES)
+    is_any = any(PACKAGE.glob(f"{PREFIX}*"))  # of whatever sources
+    return is_any and any((PACKAGE / f"{group()}__mypyc{suffix}").exists() for suffix in EXTENSION_SUFFIXES)
 
 
 def choose() -> None:
     """Have the modules of this package that are imported from now on loaded from their sources, unless `in_use`."""
-    if in_use() or not _is_any():
+    if in_use():
         return
     sys.path_hooks.insert(0, _sources_of)
     for path in list(sys.path_importer_cache):
@@ -40,13 +44,8 @@ def choose() -> None:
             del sys.path_importer_cache[path]
 
 
-def _is_any() -> bool:
-    """Whether something is compiled, of whatever sources."""
-    return any(PACKAGE.glob(f"{PREFIX}*"))
-
-
-def _sources_of(path: str) -> FileFinder:
+def _sources_of(path: str) -> PathEntryFinder:
     """A finder (see `sys.path_hooks`) that knows no extension modules."""
     if not Path(path).is_relative_to(PACKAGE):
         raise ImportError("not a directory of this package", path=path)
-    return FileFinder(path, (SourceFileLoader, SOURCE_SUFFIXES))
+    return _find_sources(path)

@@ -12,7 +12,8 @@ begin new epochs and gaps are said aloud. But a killed Redis has lost nothing (o
 nothing may be missing then either.
 
 The exit status is 0 if nothing that was acknowledged was lost, nothing came twice or out of order, no gap went
-unsaid or was said without a reason, and no socket was closed but those of a killed replica.
+unsaid or was said without a reason, no socket was closed but those of a killed replica, and no replica met with an
+error that nobody expected.
 """
 
 # ruff: noqa: S311 - dice, not secrets

@@ -63,6 +63,13 @@ class TestWhatRuns:
         (checkout / "app" / "new.py").touch()
         assert self.loaded(checkout) == {".py"}
 
+    @only_compiled
+    def test_what_was_not_put_in_its_place_whole(self, checkout: Path) -> None:
+        """Fails if a build that was interrupted leaves a package behind that cannot be imported."""
+        [last] = (checkout / "app").glob(f"{compiled.PREFIX}*")
+        last.unlink()
+        assert self.loaded(checkout) == {".py"}
+
     def test_sources_of_which_nothing_is_compiled(self, checkout: Path) -> None:
         """Fails if the program needs a compiler."""
         for path in checkout.rglob("*.so"):
