@@ -48,14 +48,14 @@ need_program() { have "$1" || need "$2" "$3"; }
 # The one that was named, or else one that can make a virtual environment as it is, or else any. The distribution's comes
 # first: it is built with profile-guided optimisation, which makes a message a tenth cheaper, and many others are not.
 find_python() {
-    local candidates=("${HELIOGRAPH_PYTHON-}" "$distribution_python" python3 python3.14 python3.13 python3.12 python3.11)
-    if is_python "${candidates[0]}"; then
-        python=${candidates[0]}
+    if [ -n "${HELIOGRAPH_PYTHON-}" ]; then
+        is_python "$HELIOGRAPH_PYTHON" || die "HELIOGRAPH_PYTHON=$HELIOGRAPH_PYTHON is no Python 3.11 or newer."
+        python=$HELIOGRAPH_PYTHON
         return
     fi
     local modules candidate
     for modules in "ensurepip, venv" sys; do
-        for candidate in "${candidates[@]:1}"; do
+        for candidate in "$distribution_python" python3 python3.14 python3.13 python3.12 python3.11; do
             if is_python "$candidate" "$modules"; then
                 python=$candidate
                 return
@@ -75,8 +75,19 @@ need_python() {
         need python3 "Heliograph is written in it"
         need python3-venv "the packages Heliograph uses go into a directory of their own"
     elif ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
-        need "${python##*/}-venv" "the packages Heliograph uses go into a directory of their own"
+        need_of_python venv "the packages Heliograph uses go into a directory of their own"
     fi
+}
+
+# need_of_python PART WHY: note that the package with this part of $python has to be installed. One that the distribution
+# has not made has no such package.
+need_of_python() {
+    local place
+    place=$(command -v "$python")
+    [ "${place%/*}" -ef "${distribution_python%/*}" ] ||
+        die "$place lacks what the package python3-$1 holds for the distribution's Python: $2." \
+            "Install that, or name another with HELIOGRAPH_PYTHON=…"
+    need "${python##*/}-$1" "$2"
 }
 
 need_compiler() {
@@ -86,7 +97,7 @@ need_compiler() {
     if [ -z "$python" ]; then
         need python3-dev "what is compiled needs its headers"
     elif ! "$python" -c "$headers"; then
-        need "${python##*/}-dev" "what is compiled needs its headers"
+        need_of_python dev "what is compiled needs its headers"
     fi
 }
 

@@ -39,7 +39,6 @@ def test_an_active_environment_is_not_the_python_that_makes_it_anew() -> None:
         ({"python3": BARE, "python3.12": GOOD}, "", "python3.12"),
         ({"python3": BARE, "python3.12": OLD}, "", "python3"),
         ({"python3": GOOD, "mine": BARE}, "mine", "mine"),
-        ({"python3": GOOD, "mine": OLD}, "mine", "python3"),
         ({"python3": OLD}, "", ""),
     ],
 )
@@ -59,6 +58,25 @@ def test_which_python_is_taken(there: dict[str, str], named: str, found: str, tm
         check=True,
     )
     assert done.stdout == found
+
+
+@pytest.mark.parametrize("program", [OLD, None])
+def test_a_python_that_was_named_and_will_not_do_is_an_error(program: str | None, tmp_path: Path) -> None:
+    """Fails if another is taken silently."""
+    mine = tmp_path / "mine"
+    if program is not None:
+        mine.write_text(f"#!/bin/sh\n{program}\n")
+        mine.chmod(0o755)
+    done = subprocess.run(
+        ["/bin/bash", "-c", ". scripts/lib.sh; find_python"],
+        cwd=ROOT,
+        env={"PATH": os.environ["PATH"], "HELIOGRAPH_PYTHON": str(mine)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr == f"error: HELIOGRAPH_PYTHON={mine} is no Python 3.11 or newer.\n"
 
 
 def test_the_python_of_the_distribution_comes_first() -> None:
@@ -85,7 +103,10 @@ def test_what_a_machine_without_a_compiler_lacks(python: str, headers: list[str]
     if python:
         (tmp_path / python).write_text("#!/bin/sh\nexit 1\n")  # asked for its headers: it has none
         (tmp_path / python).chmod(0o755)
-    script = '. scripts/lib.sh; PATH=$1; python=$2; need_compiler >&2; printf "%s\\n" "${missing[@]}"'
+    script = (
+        ". scripts/lib.sh; PATH=$1; distribution_python=$1/python3; python=$2; "
+        'need_compiler >&2; printf "%s\\n" "${missing[@]}"'
+    )
     done = subprocess.run(
         ["/bin/bash", "-c", script, "-", f"{tmp_path}", python],
         cwd=ROOT,
@@ -95,3 +116,20 @@ def test_what_a_machine_without_a_compiler_lacks(python: str, headers: list[str]
         check=True,
     )
     assert [name for name in done.stdout.split() if name != "libc6-dev"] == ["gcc", *headers]
+
+
+def test_a_python_that_the_distribution_has_not_made_has_no_package_with_its_headers(tmp_path: Path) -> None:
+    """Fails if apt-get is asked for a package that is not there, or for the headers of another Python."""
+    mine = tmp_path / "python3.13"
+    mine.write_text("#!/bin/sh\nexit 1\n")
+    mine.chmod(0o755)
+    done = subprocess.run(
+        ["/bin/bash", "-c", ". scripts/lib.sh; python=$1; need_compiler", "-", f"{mine}"],
+        cwd=ROOT,
+        env={"PATH": os.environ["PATH"]},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"error: {mine} lacks what the package python3-dev holds")
