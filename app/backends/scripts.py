@@ -3,6 +3,9 @@
 Redis forgets its scripts when it restarts. Each script carries the run id of the server it was loaded into, so after
 a restart it is unknown (NOSCRIPT), is loaded anew with the new run id, and sees that a log was written under another.
 No command is needed for that on the way of a message.
+
+A script is loaded when it is first called: with every fiftieth call Redis has Lua collect garbage, and the fewer
+scripts there are to look through, the less that call has to wait.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,12 +18,15 @@ from app.answers import answer
 from app.backends.call_batch import NOTHING, Call, CallBatch, parameters_of
 from app.backends.link import MOST_OUTSTANDING, Command, Done, LinkFull, tell
 from app.backends.redis_client import Client
-from app.backends.script_texts import BATCHED, PARTS, Argument, is_certain, raise_first_error, script_text
+from app.backends.script_texts import BATCHED, Argument, is_certain, raise_first_error, script_text
 from app.telemetry import Histogram
 
 __all__ = ["Argument", "Scripts"]
 
 MOST_TIMES = 5  # that a call is begun anew because its script was unknown
+# Goes before what publishes. Redis writes last to whom it owed an answer first, so the replicas that deliver the
+# message are woken before the one that asked; else that one may have the processor while they wait for it.
+MESSAGE_FIRST: Command = ("PING",)
 
 
 class Scripts:
@@ -51,7 +57,7 @@ class Scripts:
         batch = self._batch
         if batch is not None and batch is self._link.growing and batch.name == name and batch.add(call, done):
             return  # it goes with the last one: that has not been sent yet, and nothing was asked for since
-        if self._shas and not self._is_loading:
+        if name in self._shas and not self._is_loading:
             self._send(name, call, done)
         elif len(self._waiting) >= MOST_OUTSTANDING:
             done(LinkFull(f"{len(self._waiting)} calls wait for the scripts to be loaded"))
@@ -77,6 +83,7 @@ class Scripts:
 
     def _send(self, name: str, call: Call, done: Done) -> None:
         if name in BATCHED:
+            self._link.call(MESSAGE_FIRST, _ignored)
             batch = self._batch = CallBatch(name, self._shas[name], call, done, self._publish_time)
             self._link.call(batch, batch.tell, partial(self._unknown_batch, batch))
         else:
@@ -120,9 +127,10 @@ class Scripts:
             self._loaded({}, error)
             return
         run_id, certain = _lines(server)["run_id"], is_certain(_pairs(config), _lines(replication))
+        wanted = {*self._shas, *(call[0] for call in self._again), *(call[0] for call in self._waiting)}
         texts = {
             name: script_text(name, run_id, certain=certain, directed=self._directed, owner=self._owner)
-            for name in PARTS
+            for name in wanted
         }
 
         def loaded(shas: list[Any]) -> None:
@@ -177,3 +185,6 @@ def _pairs(config: Any) -> dict[str, str]:
     """What CONFIG GET has answered, in either version of the protocol."""
     pairs = config.items() if isinstance(config, dict) else zip(config[::2], config[1::2], strict=True)
     return {name.decode(): value.decode() for name, value in pairs}
+
+
+def _ignored(reply: Any) -> None: ...

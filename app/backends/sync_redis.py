@@ -38,11 +38,10 @@ def connect_sync(url: str, *, max_connections: int = 10) -> Redis:
 
 
 class SyncScripts:
-    """Some of the scripts of one Redis server. The client stays its owner's to close."""
+    """The scripts of one Redis server, each loaded when it is first called. The client stays its owner's to close."""
 
-    def __init__(self, client: Redis, names: Sequence[str], *, directed: bool = False) -> None:
+    def __init__(self, client: Redis, *, directed: bool = False) -> None:
         self._redis = client
-        self._names = names
         self._directed = directed
         self._shas: dict[str, str] = {}
         self._loading = threading.Lock()
@@ -57,8 +56,8 @@ class SyncScripts:
         results: dict[int, Any] = {}
         for _ in range(2):
             shas = self._shas
-            if not shas:
-                self._load(stale=shas)
+            if name not in shas:
+                self._load(name, stale=shas)
                 shas = self._shas
             left = [number for number in range(len(calls)) if number not in results]
             with self._redis.pipeline(transaction=False) as pipeline:
@@ -68,13 +67,13 @@ class SyncScripts:
             results |= {number: result for number, result in answers if not isinstance(result, NoScriptError)}
             if len(results) == len(calls):
                 return raise_first_error([results[number] for number in range(len(calls))])
-            self._load(stale=shas)
+            self._load(name, stale=shas)
         raise NoScriptError("Redis forgets its scripts as fast as they are loaded")
 
-    def _load(self, stale: dict[str, str]) -> None:
+    def _load(self, name: str, stale: dict[str, str]) -> None:
         with self._loading:
-            if self._shas is not stale:
-                return  # another thread has loaded them meanwhile
+            if self._shas is not stale and name in self._shas:
+                return  # another thread has loaded it meanwhile
             # One connection for all steps: if the server restarts between them, the next step fails.
             with self._redis.client() as connection:  # type: ignore[no-untyped-call]
                 server = connection.info("server")
@@ -87,5 +86,5 @@ class SyncScripts:
                     name: connection.script_load(
                         script_text(name, server["run_id"], certain=certain, directed=self._directed)
                     )
-                    for name in self._names
+                    for name in dict.fromkeys((*self._shas, name))
                 }

@@ -45,7 +45,6 @@ _T = TypeVar("_T")
 
 DEADLINE_S: Final = 10.0
 MAX_CONNECTIONS: Final = 10
-_SCRIPTS: Final = ("append", "store", "run_lease", "run_expired", "run_lost")
 
 
 class _Environment(BaseSettings):
@@ -139,7 +138,7 @@ class Publisher(_Base):
         self._redis = self._live  # keeps what is kept
         if self._durable_url is not None:
             self._redis = connect_sync(self._durable_url, max_connections=MAX_CONNECTIONS)
-        self._scripts = SyncScripts(self._redis, _SCRIPTS, directed=self._directed)
+        self._scripts = SyncScripts(self._redis, directed=self._directed)
         self._closing = threading.Event()
 
     def __enter__(self) -> Self:

@@ -1,15 +1,18 @@
 """Calls that go to a real Redis as one command: order, errors of their own, bounds."""
 
 import asyncio
+import socket
+import struct
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, Self
 
 import pytest
+from hiredis import pack_command
 from redis.exceptions import ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from app.backends import call_batch
-from app.backends.call_batch import Call, Common, in_batches
+from app.backends.call_batch import NOTHING, Call, Common, in_batches
 from app.backends.redis_client import Client, connect
 from app.backends.scripts import Scripts
 from app.protocol.envelope import decode_envelopes
@@ -17,11 +20,41 @@ from tests.support.redis_admin import Eavesdropper
 from tests.support.redis_server import RedisServer
 from tests.support.waiting import eventually
 
+PING = pack_command(("PING",))
+SO_TIMESTAMPNS = 35  # which Python does not name
 COMMON: Common = (), (100, 60_000, "", "", 1_000, 10, 1_000)  # of all publications on channels that are no user's
 
 
 def relay_call(holders: str = "holders", envelope: bytes = b"{}", lease: str = "lease") -> Call:
     return [holders], [envelope], (("settled",), (lease, "events"))
+
+
+class ArrivalTimes:
+    """A connection to Redis that is told by the kernel when an answer came, however late it is read."""
+
+    def __init__(self, port: int) -> None:
+        self._socket = socket.create_connection(("127.0.0.1", port), timeout=5)
+        self._socket.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
+        for _ in range(100):  # the kernel begins with it a little later
+            self.say(PING)
+            if self._socket.recvmsg(65_536, 1_024)[1]:
+                break
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._socket.close()
+
+    def say(self, data: bytes) -> None:
+        self._socket.sendall(data)
+
+    def arrival(self) -> tuple[int, int]:
+        """When the next answer came: seconds and nanoseconds."""
+        _, notes, _, _ = self._socket.recvmsg(65_536, 1_024)
+        [data] = [data for level, kind, data in notes if (level, kind) == (socket.SOL_SOCKET, SO_TIMESTAMPNS)]
+        seconds, nanoseconds = struct.unpack("ll", data)
+        return seconds, nanoseconds
 
 
 class Caller:
@@ -35,7 +68,9 @@ class Caller:
         self.writes: list[bytes] = []
 
     async def load(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        await self.scripts.run("tops", [], [])
+        self.relay("somebody")
+        self.append("somewhere", "hello")
+        await self.answered(2)
         write = self.link._wire.write
 
         def noted(data: bytes) -> None:
@@ -88,6 +123,50 @@ async def test_what_one_turn_asks_for_is_one_command_and_one_message_on_the_bus(
         assert await pubsub.get_message(ignore_subscribe_messages=True, timeout=0.1) is None
     assert caller.commands == 1
     assert [bytes(each.message) for each in decode_envelopes(received[0])] == [b'"%d"' % i for i in range(40)]
+
+
+async def test_the_message_leaves_redis_before_its_answer(caller: Caller, own_redis: RedisServer) -> None:
+    """Fails if the replica that asked is woken first, and those that are to deliver the message wait behind it."""
+    caller.relay("bob")
+    caller.append("c", "hello")
+    await caller.answered(2)
+    relay, append = b"".join(caller.writes).split(PING)[1:]
+    for command in (relay, append):
+        with ArrivalTimes(own_redis.port) as bus, ArrivalTimes(own_redis.port) as asker:
+            bus.say(pack_command(("PSUBSCRIBE", "events*")))
+            bus.arrival()
+            for _ in range(20):
+                asker.say(PING + command)
+                assert bus.arrival() < asker.arrival()
+
+
+async def test_a_script_is_loaded_when_it_is_first_called(caller: Caller, own_redis: RedisServer) -> None:
+    """Fails if Redis has to hold (and its Lua to look through) scripts that nobody calls, or forgets those in use."""
+
+    async def held() -> int:
+        return int((await caller.client.info("memory"))["number_of_cached_scripts"])
+
+    assert await held() == 2
+    await caller.scripts.run("tops", [], [])
+    assert await held() == 3
+    await caller.client.script_flush()
+    caller.relay("bob")
+    await caller.answered(1)
+    assert await held() == 3
+
+
+async def test_calls_wait_in_order_for_a_script_that_is_called_first(caller: Caller) -> None:
+    """Fails if what is known overtakes what has to be loaded."""
+    order: list[str] = []
+    caller.append("c", "one")
+    caller.scripts.call("tops", ([], [], NOTHING), lambda _: order.append("tops"))
+    caller.append("c", "two")
+    caller.scripts.call("lease", ([], [], NOTHING), lambda _: order.append("lease"))
+    caller.scripts.call("relay", relay_call(), lambda _: order.append("relay"))
+    answers = await caller.answered(2)
+    await eventually(lambda: len(order) == 3)
+    assert order == ["tops", "lease", "relay"]
+    assert [int(answer.split(b".")[1]) for answer in answers] == [1, 2]
 
 
 async def test_each_call_gets_its_own_answer(caller: Caller) -> None:
@@ -215,7 +294,8 @@ async def test_two_who_share_a_link(caller: Caller) -> None:
     """Fails if a call goes with an earlier one of its own owner, past what another owner has asked for since."""
     order: list[int] = []
     others = Scripts(caller.client, "another")
-    await others.run("tops", [], [])
+    others.call("relay", relay_call(), caller.answers.append)
+    await caller.answered(1)
     for number in range(6):
         scripts = (caller.scripts, others)[number % 2]
         scripts.call("relay", relay_call(), lambda _, n=number: order.append(n))
