@@ -94,8 +94,8 @@ def in_batches(name: str, calls: Iterable[Call]) -> list[Command]:
     """The parameters of as few commands as may be; their answers are lists that belong one behind the other."""
     batches: list[CallBatch] = []
     for call in calls:
-        if not batches or not batches[-1].add(call, _nobody):
-            batches.append(CallBatch(name, "", call, _nobody))
+        if not batches or not batches[-1].add(call, nobody):
+            batches.append(CallBatch(name, "", call, nobody))
     return [batch.parameters() for batch in batches]
 
 
@@ -105,4 +105,5 @@ def parameters_of(call: Call) -> Command:
     return len(keys), *keys, *arguments
 
 
-def _nobody(reply: Any) -> None: ...
+def nobody(reply: Any) -> None:
+    """Whom to tell if no one wants to know."""

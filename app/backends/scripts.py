@@ -15,7 +15,7 @@ from typing import Any
 from redis.exceptions import NoScriptError, ResponseError
 
 from app.answers import answer
-from app.backends.call_batch import NOTHING, Call, CallBatch, parameters_of
+from app.backends.call_batch import NOTHING, Call, CallBatch, nobody, parameters_of
 from app.backends.link import MOST_OUTSTANDING, Command, Done, LinkFull, tell
 from app.backends.redis_client import Client
 from app.backends.script_texts import BATCHED, Argument, is_certain, raise_first_error, script_text
@@ -83,7 +83,7 @@ class Scripts:
 
     def _send(self, name: str, call: Call, done: Done) -> None:
         if name in BATCHED:
-            self._link.call(MESSAGE_FIRST, _ignored)
+            self._link.call(MESSAGE_FIRST, nobody)
             batch = self._batch = CallBatch(name, self._shas[name], call, done, self._publish_time)
             self._link.call(batch, batch.tell, partial(self._unknown_batch, batch))
         else:
@@ -185,6 +185,3 @@ def _pairs(config: Any) -> dict[str, str]:
     """What CONFIG GET has answered, in either version of the protocol."""
     pairs = config.items() if isinstance(config, dict) else zip(config[::2], config[1::2], strict=True)
     return {name.decode(): value.decode() for name, value in pairs}
-
-
-def _ignored(reply: Any) -> None: ...

@@ -54,7 +54,7 @@ class SyncScripts:
 
     def _evaluate(self, name: str, calls: Sequence[Command]) -> list[Any]:
         results: dict[int, Any] = {}
-        for _ in range(2):
+        for _ in range(3):  # the second may find what another thread had loaded before Redis forgot all
             shas = self._shas
             if name not in shas:
                 self._load(name, stale=shas)
