@@ -1,8 +1,9 @@
-"""The link: one connection to Redis for all commands on the way of a message.
+"""The link: one connection to Redis for all commands on the way of a message, and for those that come every second.
 
 What one turn of the loop asks for goes out in one write, and replies are matched in order: a command costs about a
-microsecond here, where redis-py's pool takes a hundred. A command is never sent twice: whether the answer or the
-command was lost cannot be told.
+microsecond here, where redis-py's pool takes a hundred (and several hundred when its code has not run for a second;
+every message of that time waits). A command is never sent twice: whether the answer or the command was lost cannot
+be told.
 """
 
 import asyncio
@@ -83,13 +84,16 @@ class Link:
         unknown: Callable[[], object] | None = None,
         *,
         connection: int | None = None,
+        is_rare: bool = False,
     ) -> None:
         """Send a command; `done` is called with the reply, or with the error (a RedisError), in the order of calls.
 
         It may be called before this returns. If the command is the call of a script which Redis does not know,
-        `unknown` is called instead. `connection`: which one it has to be (see `connections`).
+        `unknown` is called instead. `connection`: which one it has to be (see `connections`). `is_rare`: it comes
+        once in a while, however many messages there are, so it is asked for even if the link is full.
         """
-        if len(self._outstanding) >= MOST_OUTSTANDING or self._unsent_bytes > MOST_UNSENT_BYTES:
+        is_full = len(self._outstanding) >= MOST_OUTSTANDING or self._unsent_bytes > MOST_UNSENT_BYTES
+        if is_full and not is_rare:
             done(LinkFull(f"{len(self._outstanding)} commands wait for their answer already"))
             return
         if connection is not None and (connection != self.connections or self._wire is None):
@@ -112,8 +116,8 @@ class Link:
                 self._set_clock()
 
     async def ask(self, *command: str | bytes | int) -> Any:
-        """Send one command and wait for its reply. Raises what redis-py raises."""
-        return await answer(lambda done: self.call(command, done))
+        """Send one command of those that are rare, and wait for its reply. Raises what redis-py raises."""
+        return await answer(lambda done: self.call(command, done, is_rare=True))
 
     async def ping(self) -> None:
         """Make sure that there is a connection which answers, however the last tries went."""

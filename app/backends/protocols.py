@@ -285,7 +285,10 @@ class CommandReader(Protocol):
     """The commands that replicas were given of late, oldest first. All calls may raise BusUnavailable."""
 
     async def after(self, entry: str | None, age_s: float) -> list[Told]:
-        """Those behind `entry`, or, without one, those of the last `age_s` seconds. More may follow."""
+        """Those behind `entry`; without one, those since `age_s` seconds before the first such call.
+
+        More may follow.
+        """
         ...
 
 

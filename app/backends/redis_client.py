@@ -18,7 +18,7 @@ TIMEOUT_S = 1.0  # a command that takes longer has failed as far as a waiting pe
 
 
 class Client(Redis):
-    """redis-py's client with its pool, for what is rare; and `link`, for what is done for each message."""
+    """redis-py's client with its pool, for what is rare; `link`, for what comes with a message or every second."""
 
     link: Link
 

@@ -1,12 +1,10 @@
 """Commands in Redis: published on the bus, and kept in a stream for replicas that the bus does not reach."""
 
-from typing import Any, Final
-
-from redis.asyncio import Redis
+from typing import Final
 
 from app.backends.keys import Keys
 from app.backends.protocols import COMMAND_TTL_S, Told
-from app.backends.redis_client import as_bus_unavailable
+from app.backends.redis_client import Client, as_bus_unavailable
 from app.protocol.envelope import Envelope, encode_envelope
 
 MOST_KEPT: Final = 10_000
@@ -16,10 +14,11 @@ PAGE: Final = 500  # commands read at once
 class RedisCommands:
     """A `CommandLog` in Redis. The client stays its owner's to close."""
 
-    def __init__(self, client: Redis, keys: Keys, bus_channel: str) -> None:
+    def __init__(self, client: Client, keys: Keys, bus_channel: str) -> None:
         self._redis = client
         self._stream = keys.commands
         self._bus_channel = bus_channel
+        self._begin: str | None = None  # before which nothing is looked at
 
     async def tell(self, envelope: Envelope) -> None:
         payload = encode_envelope(envelope)
@@ -35,23 +34,19 @@ class RedisCommands:
     async def after(self, entry: str | None, age_s: float) -> list[Told]:
         with as_bus_unavailable():
             if entry is None:
-                # By Redis' own clock: entries are named after it.
-                entry = str(max(0, await self._now_ms() - int(age_s * 1000)))
-            async with self._redis.pipeline(transaction=False) as pipeline:
-                pipeline.time()
-                pipeline.xrange(self._stream, f"({entry}", "+", count=PAGE)
-                now, entries = await pipeline.execute()
-        return [_told(name, fields, _ms(now)) for name, fields in entries]
+                # By Redis' own clock: entries are named after it. What was the beginning once remains it.
+                self._begin = self._begin or str(max(0, await self._now_ms() - int(age_s * 1000)))
+                entry = self._begin
+            entries = await self._redis.link.ask("XRANGE", self._stream, f"({entry}", "+", "COUNT", PAGE)
+            now_ms = await self._now_ms() if entries else 0
+        return [_told(name, fields, now_ms) for name, fields in entries]
 
     async def _now_ms(self) -> int:
-        return _ms(await self._redis.time())
+        seconds, microseconds = await self._redis.link.ask("TIME")
+        return int(seconds) * 1000 + int(microseconds) // 1000
 
 
-def _ms(time: Any) -> int:
-    seconds, microseconds = time
-    return int(seconds) * 1000 + int(microseconds) // 1000
-
-
-def _told(name: bytes, fields: dict[bytes, bytes], now_ms: int) -> Told:
+def _told(name: bytes, fields: list[bytes], now_ms: int) -> Told:
     at_ms = int(name.partition(b"-")[0])
-    return Told(name.decode(), fields[b"e"], max(0, now_ms - at_ms) / 1000)
+    payload = fields[fields.index(b"e") + 1]
+    return Told(name.decode(), payload, max(0, now_ms - at_ms) / 1000)

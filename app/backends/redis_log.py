@@ -81,7 +81,7 @@ class RedisLog:
 
     async def bus_sequences(self) -> BusSequences:
         with as_bus_unavailable():
-            counts = await self._redis.hmget(self._keys.bus_sequences, ["shared", self._node_id])
+            counts = await self._redis.link.ask("HMGET", self._keys.bus_sequences, "shared", self._node_id)
         shared, own = (int(count or 0) for count in counts)
         return BusSequences(shared, own)
 

@@ -453,7 +453,7 @@ class PubSubManager:
         while True:
             try:
                 with as_bus_unavailable():
-                    await self.client.publish(self.own_channel, repr(self._clock.monotonic()))
+                    await self.client.link.ask("PUBLISH", self.own_channel, repr(self._clock.monotonic()))
             except BusUnavailable as error:
                 logger.debug("the canary did not get out: %s", error)  # the reader notices and says so
             await asyncio.sleep(self._settings.canary_interval_s)

@@ -1,11 +1,13 @@
 """Commands as they are kept in Redis, for replicas that the bus did not reach."""
 
+import asyncio
+
 import msgspec
 import pytest
-from redis.asyncio import Redis
 
 from app.backends.keys import Keys
 from app.backends.protocols import COMMAND_TTL_S
+from app.backends.redis_client import Client, connect
 from app.backends.redis_commands import PAGE, RedisCommands
 from app.errors import BusUnavailable
 from app.protocol.command import DisconnectUser
@@ -20,12 +22,12 @@ def kick(user: str = "bob", message_id: str = "m") -> Envelope:
 
 
 @pytest.fixture
-def commands(client: Redis, keys: Keys, namespace: str) -> RedisCommands:
+def commands(client: Client, keys: Keys, namespace: str) -> RedisCommands:
     return RedisCommands(client, keys, f"{namespace}:events")
 
 
 async def test_it_is_published_and_kept(
-    commands: RedisCommands, client: Redis, keys: Keys, redis_server: RedisServer, namespace: str
+    commands: RedisCommands, client: Client, keys: Keys, redis_server: RedisServer, namespace: str
 ) -> None:
     """Fails if one of the two is left out, they differ, or what is kept stays for ever."""
     async with Eavesdropper(redis_server.url, f"{namespace}:events") as heard:
@@ -51,7 +53,7 @@ async def test_each_is_found_once_and_in_order(commands: RedisCommands) -> None:
 
 
 async def test_what_was_before_the_replica_is_not_looked_at(
-    commands: RedisCommands, client: Redis, keys: Keys
+    commands: RedisCommands, client: Client, keys: Keys
 ) -> None:
     """Fails if a replica that has just begun carries out what was told in a former life."""
     await client.xadd(keys.commands, {"e": b"{}"}, id="1000-0")  # in 1970
@@ -60,12 +62,20 @@ async def test_what_was_before_the_replica_is_not_looked_at(
     assert len(await commands.after("0", 0)) == 2
 
 
+async def test_what_was_the_beginning_remains_it(commands: RedisCommands) -> None:
+    """Fails if a command that is told between two looks lies before the second."""
+    assert await commands.after(None, 0) == []
+    await commands.tell(kick())
+    await asyncio.sleep(0.01)
+    assert [decode_envelope(told.payload) for told in await commands.after(None, 0)] == [kick()]
+
+
 async def test_full_memory_is_said_and_the_bus_is_told_all_the_same(
     own_redis: RedisServer, keys: Keys, namespace: str
 ) -> None:
     """Fails if nobody is disconnected because Redis' memory is full, or the caller believes that it was kept."""
     own_redis.command("CONFIG", "SET", "maxmemory", "1")
-    client = Redis.from_url(own_redis.url)
+    client = connect(own_redis.url)
     try:
         async with Eavesdropper(own_redis.url, f"{namespace}:events") as heard:
             with pytest.raises(BusUnavailable):

@@ -138,6 +138,16 @@ class TestSize:
         assert (await linked.answered(12))[2:] == [b"%d" % number for number in range(10)]
         assert await linked.link.ask("ECHO", "again") == b"again"
 
+    async def test_what_is_rare_is_asked_all_the_same(self, linked: Linked, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Fails if a replica that is flooded cannot say that it lives: it would lose its lease and its bus."""
+        await linked.link.ping()
+        monkeypatch.setattr(link_module, "MOST_OUTSTANDING", 10)
+        for number in range(11):
+            linked.call("ECHO", number)
+        assert isinstance(linked.answers.pop(), LinkFull)
+        assert await linked.link.ask("ECHO", "rare") == b"rare"
+        assert linked.answers == [b"%d" % number for number in range(10)]
+
     @pytest.mark.usefixtures("short_timeout")
     async def test_a_redis_that_does_not_read_bounds_what_waits(
         self, linked: Linked, own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch

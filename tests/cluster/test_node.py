@@ -9,6 +9,7 @@ import pytest
 from app.cluster.pubsub_manager import BusState
 from app.protocol.codes import CloseCode
 from tests.support.members import Device, Member, Members
+from tests.support.redis_admin import RedisAdmin
 from tests.support.redis_server import RedisServer
 from tests.support.waiting import eventually
 
@@ -80,6 +81,19 @@ class TestStart:
         assert (info.connections, info.users) == (2, 1)
         assert (info.ready, info.draining) == (True, False)
         await eventually(lambda: _counted(one, 2))
+
+
+class TestRunning:
+    async def test_what_it_asks_every_second_goes_over_the_link(self, own_redis: RedisServer, namespace: str) -> None:
+        """Fails if that is asked with redis-py's pool, which holds up messages several times as long."""
+        async with Members(own_redis.url, namespace) as members:
+            one = await members.start()
+            await one.connect("bob")
+            for command in ("PUBLISH", "XRANGE", "HMGET"):  # the canary, commands, the bus's counters
+                await eventually(lambda command=command: own_redis.calls(command) >= 2)
+            async with RedisAdmin(own_redis.url) as admin:
+                connected = await admin.connections()
+            assert sorted(each["sub"] != "0" for each in connected) == [False, True]  # the link, the listener
 
 
 class TestStop:
