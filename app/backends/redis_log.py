@@ -11,23 +11,14 @@ import msgspec
 from app.answers import answer
 from app.backends.call_batch import NOTHING, Call, Common
 from app.backends.keys import Keys
-from app.backends.protocols import (
-    IDEMPOTENCY_TTL_S,
-    META_TTL_S,
-    Appended,
-    Appending,
-    BusSequences,
-    Draft,
-    Opened,
-    Opening,
-)
+from app.backends.protocols import META_TTL_S, Appended, Appending, BusSequences, Draft, Opened, Opening
 from app.backends.redis_client import Client, as_bus_unavailable, bus_unavailable
 from app.backends.scripts import Argument, Scripts
 from app.protocol.envelope import Envelope, decode_envelope, encode_envelope, read_logged
 from app.protocol.events import Delivery
 from app.protocol.identity import user_of
 from app.protocol.position import Position
-from app.protocol.run import TAIL_SIZE, RunState, RunUpdate
+from app.protocol.run import RunState, RunUpdate
 from app.settings import Namespace
 
 logger = logging.getLogger("heliograph.log")
@@ -231,19 +222,15 @@ class AppendCalls:
         options = place.options
         may_wait = options.history_ttl_s >= LEAST_TTL_S and not options.run
         place.lease, place.due = lease, due
-        common: Common = (
-            place.common_keys,
-            (
-                options.history_size,
-                int(options.history_ttl_s * 1000),
-                due if may_wait else "",
-                (lease or "-") if place.is_users else "",
-                IDEMPOTENCY_TTL_S * 1000,
-                TAIL_SIZE,
-                int(options.final_ttl_s * 1000),
-            ),
-        )
-        place.common = common
+        arguments: list[Argument] = [
+            options.history_size,
+            int(options.history_ttl_s * 1000),
+            due if may_wait else "",
+            (lease or "-") if place.is_users else "",
+        ]
+        if options.run:
+            arguments.append(int(options.final_ttl_s * 1000))
+        common = place.common = (place.common_keys, tuple(arguments))
         return common
 
 

@@ -5,7 +5,8 @@ from functools import cache
 from importlib import resources
 from typing import Any, Final
 
-from app.backends.protocols import META_TTL_S
+from app.backends.protocols import IDEMPOTENCY_TTL_S, META_TTL_S
+from app.protocol.run import TAIL_SIZE
 
 Argument = str | bytes | int
 
@@ -39,7 +40,8 @@ def script_text(name: str, run_id: str, *, certain: bool, directed: bool, owner:
     fence = f"'{run_id[:16]}{'1' if certain else '0'}'"
     constants = (
         f"local fence, certain, directed = {fence}, {str(certain).lower()}, {str(directed).lower()}\n"
-        f"local meta_ms = {META_TTL_S * 1000} -- {owner.encode().hex()}\n"
+        f"local meta_ms, key_ttl_ms, tail_size = {META_TTL_S * 1000}, {IDEMPOTENCY_TTL_S * 1000}, {TAIL_SIZE}"
+        f" -- {owner.encode().hex()}\n"
     )
     parts = [_part(part) for part in PARTS[name]]
     parts += [_part(f"{name}()"), f"return each({name})"] if name in BATCHED else [_part(name)]

@@ -6,14 +6,14 @@
 --       then of a run: state, progress and message (JSON, '' if not given)
 -- common keys, of a user: settled_at, sequences
 -- common: history size, ttl in ms, due (see `keep`), the asking replica's lease if the channel is a user's ('-': a
---         program asks; '' if it is no user's), ttl of an idempotency key in ms, size of a run's tail, ttl in ms of a run
---         that has ended
+--         program asks; '' if it is no user's), of a run: ttl in ms when it has ended
+-- Behind a line that sets constants: key_ttl_ms (of an idempotency key), tail_size (of a run)
 -- Few and short arguments, and no string that need not be made: each costs Redis as much as reading a key.
 --
 -- An answer is a string: epoch, offset, delivery and (of a repetition) message id with dots between them. The delivery
 -- is 'remote', 'stored' or 'local' (see Delivery in app/protocol/events.py), or 'here': local, and nothing was published.
 
-local history_size, ttl_ms, due, lease, key_ttl_ms, tail_size, final_ttl_ms = unpack(common)
+local history_size, ttl_ms, due, lease, final_ttl_ms = unpack(common)
 
 -- What the first publication with this idempotency key was answered; nothing if this is the first.
 local function answered()
