@@ -22,7 +22,7 @@ from tests.support.waiting import eventually
 
 PING = pack_command(("PING",))
 SO_TIMESTAMPNS = 35  # which Python does not name
-COMMON: Common = (), (100, 60_000, "", "", 1_000, 10, 1_000)  # of all publications on channels that are no user's
+COMMON: Common = (), (100, 60_000, "", "")  # of all publications on channels that are no user's
 
 
 def relay_call(holders: str = "holders", envelope: bytes = b"{}", lease: str = "lease") -> Call:

@@ -139,7 +139,7 @@ class TestSize:
         assert await linked.link.ask("ECHO", "again") == b"again"
 
     async def test_what_is_rare_is_asked_all_the_same(self, linked: Linked, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Fails if a replica that is flooded cannot say that it lives: it would lose its lease and its bus."""
+        """Fails if a flood keeps the canary from being sent: the bus would be taken for deaf, and built anew."""
         await linked.link.ping()
         monkeypatch.setattr(link_module, "MOST_OUTSTANDING", 10)
         for number in range(11):

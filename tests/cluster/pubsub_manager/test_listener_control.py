@@ -228,7 +228,7 @@ class TestCancelled:
         self, make_bus: MakeBus, own_redis: RedisServer, own_admin: RedisAdmin, turns: int
     ) -> None:
         """Fails if there is an await at which the canary does not end; as above."""
-        await self._stop_everywhere(make_bus, own_redis, own_admin, "_canary_loop", turns, at_least=4)
+        await self._stop_everywhere(make_bus, own_redis, own_admin, "_canary_loop", turns, at_least=7)
 
     async def _stop_everywhere(
         self, make_bus: MakeBus, redis: RedisServer, admin: RedisAdmin, loop: str, turns: int, *, at_least: int
