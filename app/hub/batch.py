@@ -4,6 +4,7 @@ from collections.abc import Collection
 
 from app.hub.connection import Connection
 from app.hub.frames import Encoding
+from app.hub.outbox import SLICE
 from app.protocol.codes import CloseCode
 from app.protocol.events import Event
 
@@ -46,6 +47,7 @@ class Batch:
         """Hand everyone what is theirs; returns who could not take it."""
         overflowed: list[tuple[Connection, CloseCode]] = []
         ahead, events = self._ahead, len(self._events)
+        to_many = len(self.listeners) > SLICE
         encoding: Encoding | None = None
         frames: list[bytes] = []
         size = taken = 0
@@ -65,7 +67,7 @@ class Batch:
             outbox = connection.outbox
             if outbox.closed:
                 continue  # its transport tidies up a moment later
-            if (code := outbox.offer_all(frames, size)) is None:
+            if (code := outbox.offer_all(frames, size, to_many=to_many)) is None:
                 taken += 1
             else:
                 overflowed.append((connection, code))

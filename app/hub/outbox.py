@@ -2,8 +2,9 @@
 
 Nothing is written while messages are handed out. All that one turn of the loop brings to a connection goes out in
 one write at the turn's end: under light load that is one message at once, under heavy load batches grow by
-themselves. A connection whose peer does not read is paused; it costs the others nothing, and is over when what waits
-for it passes the limit.
+themselves. What very many get goes round them in slices, and whatever else the loop has to do comes in between. A
+connection whose peer does not read is paused; it costs the others nothing, and is over when what waits for it passes
+the limit.
 """
 
 import logging
@@ -15,11 +16,15 @@ from app.protocol.codes import CloseCode
 logger = logging.getLogger("heliograph.outbox")
 
 _NOTHING: list[bytes] = []  # of every outbox that is empty; shared, so nobody changes it
-SLICE = 1000  # outboxes written in a row; then whatever else the loop has to do comes in between
+SLICE = 128  # outboxes written in a row, in about half a millisecond
 
 
 class Turn:
-    """The outboxes that this turn of the loop has filled.
+    """The outboxes that this turn of the loop has filled, and the queue of those that very many share something with.
+
+    The queue is written in slices, one in each turn, while others are written to at their turn's end. Whoever is
+    filled again after its own slice goes to the end of the queue: so it is gone round, and each write takes all that
+    has come since the last.
 
     `call_soon` runs a callback once, after what runs now (an event loop's method of that name).
     """
@@ -27,18 +32,25 @@ class Turn:
     def __init__(self, call_soon: Callable[[Callable[[], None]], object]) -> None:
         self._call_soon = call_soon
         self._filled: list[Outbox] = []
+        self._queue: list[Outbox] = []
         self._hand_out: Callable[[], None] | None = None
-        self._due = False
+        self._end_is_due = False
+        self._slice_is_due = False
 
     def before_writing(self, hand_out: Callable[[], None]) -> None:
         """Have `hand_out` called once, at the turn's end: it fills outboxes."""
         self._hand_out = hand_out
-        self._schedule()
+        self._schedule_end()
 
     def add(self, outbox: "Outbox") -> None:
+        """Have it written to at the turn's end."""
         self._filled.append(outbox)
-        if not self._due:
-            self._schedule()
+        self._schedule_end()
+
+    def enqueue(self, outbox: "Outbox") -> None:
+        """Have it written to after those that are in the queue."""
+        self._queue.append(outbox)
+        self._schedule_end()
 
     def hand_out(self) -> None:
         """Fill the outboxes now with what is meant for them."""
@@ -47,26 +59,46 @@ class Turn:
             hand_out()
 
     def end(self) -> None:
-        """Write what waits, one write for each connection; of very many some at a time, in order."""
+        """Write what waits, one write for each connection."""
+        self._end_is_due = False
         try:
             self.hand_out()
         except Exception:
             logger.exception("messages could not be handed out")
-        filled, self._filled = self._filled[:SLICE], self._filled[SLICE:]
-        self._due = False
-        if self._filled:
-            self._schedule()
-        for outbox in filled:
-            try:
-                outbox.flush()
-            except Exception:
-                logger.exception("a write failed; its connection is dropped")
-                outbox.close(CloseCode.INTERNAL_ERROR, "a write failed")
+        filled, self._filled = self._filled, []
+        if len(filled) <= SLICE:
+            _flush(filled)
+        else:
+            self._queue += filled
+        if self._queue and not self._slice_is_due:
+            self._slice_is_due = True
+            self._call_soon(self._write_slice)
 
-    def _schedule(self) -> None:
-        if not self._due:
-            self._due = True
+    def _schedule_end(self) -> None:
+        if not self._end_is_due:
+            self._end_is_due = True
             self._call_soon(self.end)
+
+    def _write_slice(self) -> None:
+        outboxes = self._queue[:SLICE]
+        del self._queue[:SLICE]
+        self._slice_is_due = bool(self._queue)
+        if self._slice_is_due:
+            self._call_soon(self._go_on)
+        _flush(outboxes)
+
+    def _go_on(self) -> None:
+        """The loop has looked for what else there is to do, and does that before the next slice."""
+        self._call_soon(self._write_slice)
+
+
+def _flush(outboxes: "list[Outbox]") -> None:
+    for outbox in outboxes:
+        try:
+            outbox.flush()
+        except Exception:
+            logger.exception("a write failed; its connection is dropped")
+            outbox.close(CloseCode.INTERNAL_ERROR, "a write failed")
 
 
 class Outbox:
@@ -83,6 +115,7 @@ class Outbox:
         "_held",
         "_limit_bytes",
         "_paused",
+        "_queued",
         "_scheduled",
         "_shared",
         "_sink",
@@ -103,7 +136,8 @@ class Outbox:
         self._held = False  # the greeting has not been said yet
         self._greet_at = 0  # how many frames were queued before it was held back
         self._paused = False  # the peer does not read
-        self._scheduled = False
+        self._scheduled = False  # to be written to at the turn's end
+        self._queued = False  # to be written to when it is its slice's turn
         self.closed = False  # True once nothing more goes out
 
     @property
@@ -127,8 +161,11 @@ class Outbox:
             self._turn.add(self)
         return None
 
-    def offer_all(self, frames: list[bytes], size: int) -> CloseCode | None:
-        """The same for some frames, of that size in all: a list which others may have too, and nobody changes."""
+    def offer_all(self, frames: list[bytes], size: int, *, to_many: bool = False) -> CloseCode | None:
+        """The same for some frames, of that size in all: a list which others may have too, and nobody changes.
+
+        `to_many`: very many are offered them, so these wait in the turn's queue unless more comes for this one alone.
+        """
         if self.closed:
             return None
         if self._frames:
@@ -141,8 +178,12 @@ class Outbox:
         if self._bytes + self._buffered > self._limit_bytes:
             return CloseCode.SLOW
         if not (self._scheduled or self._held or self._paused):
-            self._scheduled = True
-            self._turn.add(self)
+            if not to_many:
+                self._scheduled = True
+                self._turn.add(self)
+            elif not self._queued:
+                self._queued = True
+                self._turn.enqueue(self)
         return None
 
     def hold(self) -> None:
@@ -177,7 +218,7 @@ class Outbox:
 
     def flush(self) -> None:
         """Write everything that waits, unless it has to wait longer."""
-        self._scheduled = False
+        self._scheduled = self._queued = False
         frames = self._frames
         if not frames or self._held or self._paused:
             return

@@ -1,9 +1,7 @@
 """What is put by for a channel until a turn's end: nobody may be able to tell that it was."""
 
-import asyncio
 import json
 from collections.abc import Callable, Iterator
-from itertools import pairwise
 
 import msgspec
 import pytest
@@ -11,11 +9,13 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+import app.hub.batch
 import app.hub.hub
+import app.hub.outbox
 from app.hub.connection import Connection
 from app.hub.frames import Encoding
 from app.hub.hub import Hub
-from app.hub.outbox import SLICE, Outbox, Turn
+from app.hub.outbox import Outbox, Turn
 from app.protocol.codes import CloseCode
 from app.protocol.events import Event, Message, Pong
 from app.protocol.plain import PlainCodec
@@ -23,6 +23,7 @@ from app.protocol.publication import Publication
 from app.telemetry import Telemetry
 
 CHANNELS = ("room:1", "room:2")
+SLICE = 3
 _LINES = PlainCodec(4)
 
 
@@ -81,10 +82,16 @@ class Hall:
             self.hub.subscribe(connection, channel)
         return connection, socket
 
+    def run_once(self) -> None:
+        """What is due, as a loop does it between two looks at its sockets."""
+        due, self.callbacks[:] = self.callbacks[:], []
+        for callback in due:
+            callback()
+
     def end_turn(self) -> None:
         """Everything that is due, and what becomes due of it."""
         while self.callbacks:
-            self.callbacks.pop(0)()
+            self.run_once()
 
 
 @pytest.fixture
@@ -181,34 +188,113 @@ class TestBatches:
 
 
 class TestManySockets:
-    async def test_a_large_fan_out_lets_others_run_in_between_and_keeps_the_order(self, hall: Hall) -> None:
-        """Fails if the loop is held until the last of very many sockets is written, or if one that is told something
-        meanwhile gets it before the message that came first.
+    """More than one slice of them: whoever else wants something of the loop does not wait for all."""
+
+    def test_they_are_written_in_slices_and_what_the_loop_has_to_do_comes_in_between(self, hall: Hall) -> None:
+        """Fails if the loop is held until the last of very many sockets is written, or if what was asked for in the
+        turn of the fan-out, or came while a slice was written, waits for one more slice.
         """
-        loop = asyncio.get_running_loop()
-        hall.turn._call_soon = loop.call_soon
         everyone = [hall.connect("room:1") for _ in range(6 * SLICE)]
-        written = 0
+        written = [0]
+        ahead: list[int] = []  # how many were written before what else was due
 
-        def count(frames: list[bytes]) -> None:
-            nonlocal written
-            written += 1
+        def other_work() -> None:
+            ahead.append(sum(len(socket.writes) for _, socket in everyone))
 
-        for connection, _ in everyone[1:-1]:
-            connection.outbox._write = count
         hall.hub.deliver("room:1", message(1))
-        await asyncio.sleep(0)
-        steps = [written]
-        hall.hub.tell(everyone[0][0], Pong(id=7))
-        hall.hub.tell(everyone[-1][0], Pong(id=8))
-        while not everyone[-1][1].got:
-            await asyncio.sleep(0)
-            steps.append(written)
-        assert len(steps) >= 6
-        assert max(later - earlier for earlier, later in pairwise(steps)) <= SLICE
-        await asyncio.sleep(0)
+        hall.callbacks.append(other_work)
+        while hall.callbacks:
+            hall.run_once()
+            now_written = sum(len(socket.writes) for _, socket in everyone)
+            if now_written > written[-1]:
+                written.append(now_written)
+                hall.callbacks.append(other_work)
+        assert written == [number * SLICE for number in range(7)]
+        assert ahead == written
+        assert all(socket.got == [1] for _, socket in everyone)
+
+    def test_one_who_is_told_something_meanwhile_does_not_wait_for_all(self, hall: Hall) -> None:
+        """Fails if a message to one user, or an answer, waits behind a fan-out to very many; or is told before it."""
+        everyone = [hall.connect("room:1") for _ in range(6 * SLICE)]
+        other, their_socket = hall.connect()
+        hall.hub.deliver("room:1", message(1))
+        while not everyone[0][1].got:
+            hall.run_once()
+        for connection in (everyone[0][0], everyone[-1][0], other):
+            hall.hub.tell(connection, Pong(id=7))
+        hall.run_once()
         assert everyone[0][1].got == [1, 7]
-        assert everyone[-1][1].got == [1, 8]
+        assert everyone[-1][1].got == [1, 7]
+        assert their_socket.got == [7]
+        assert everyone[-2][1].got == []
+        hall.end_turn()
+        assert all(socket.got == [1] for _, socket in everyone[1:-1])
+
+    def test_what_comes_meanwhile_for_all_goes_round_with_the_rest(self, hall: Hall) -> None:
+        """Fails if who is written to later does not get at once all that has come by then, if who was written to
+        early gets each message by itself, or before the others have been written to.
+        """
+        everyone = [hall.connect("room:1")[1] for _ in range(6 * SLICE)]
+        sent = 0
+        while sent < 12:
+            sent += 1
+            hall.hub.deliver("room:1", message(sent))
+            written = sum(len(socket.writes) for socket in everyone)
+            while sum(len(socket.writes) for socket in everyone) == written:
+                hall.run_once()
+            assert len(hall.turn._queue) <= 6 * SLICE, "nobody stands in it twice"
+        hall.end_turn()
+        first, last = everyone[0], everyone[-1]
+        assert [len(b"".join(write).splitlines()) for write in first.writes] == [1, 6, 5]
+        assert [len(b"".join(write).splitlines()) for write in last.writes] == [6, 6]
+        assert all(socket.got == list(range(1, 13)) for socket in everyone)
+
+    def test_very_many_who_are_told_one_by_one_are_written_in_slices_too(self, hall: Hall) -> None:
+        """Fails if a storm of messages to single users holds the loop, or makes it forget a fan-out."""
+        listening = [hall.connect("room:1")[1] for _ in range(3 * SLICE)]
+        others = [hall.connect() for _ in range(3 * SLICE)]
+        hall.hub.deliver("room:1", message(1))
+        while not listening[0].got:
+            hall.run_once()
+        for connection, _ in others:
+            hall.hub.tell(connection, Pong(id=7))
+        written = sum(len(socket.writes) for socket in listening)
+        while hall.callbacks:
+            hall.run_once()
+            now_written = sum(len(socket.writes) for socket in listening + [socket for _, socket in others])
+            assert now_written - written <= SLICE
+            written = now_written
+        assert all(socket.got == [1] for socket in listening)
+        assert all(socket.got == [7] for _, socket in others)
+
+    def test_a_room_of_few_does_not_wait_for_the_hall(self, hall: Hall) -> None:
+        """Fails if what a few listen to waits until very many have been written to."""
+        everyone = [hall.connect("room:1")[1] for _ in range(6 * SLICE)]
+        few = [hall.connect("room:2")[1] for _ in range(SLICE)]
+        hall.hub.deliver("room:1", message(1))
+        while not everyone[0].got:
+            hall.run_once()
+        hall.hub.deliver("room:2", message(2))
+        hall.run_once()
+        assert [socket.got for socket in few] == [[2]] * SLICE
+        assert everyone[-1].got == []
+        hall.end_turn()
+        assert everyone[-1].got == [1]
+
+    def test_many_of_several_channels_wait_for_each_other(self, hall: Hall) -> None:
+        """Fails if a fan-out that begins while another is written takes its place."""
+        first, second = ([hall.connect(channel)[1] for _ in range(6 * SLICE)] for channel in CHANNELS)
+        hall.hub.deliver("room:1", message(1))
+        while not first[0].got:
+            hall.run_once()
+        hall.hub.deliver("room:2", message(2))
+        hall.hub.deliver("room:1", message(3))
+        while not second[-1].got:
+            hall.run_once()
+            assert first[-1].got or not second[0].got
+        hall.end_turn()
+        assert all(socket.got == [1, 3] for socket in first)
+        assert all(socket.got == [2] for socket in second)
 
 
 class OrderModel(RuleBasedStateMachine):
@@ -287,6 +373,10 @@ class OrderModel(RuleBasedStateMachine):
         self.gone.add(connection)
 
     @rule()
+    def run_once(self) -> None:
+        self.hall.run_once()
+
+    @rule()
     def end_turn(self) -> None:
         self.hall.end_turn()
         for connection, socket in self.sockets.items():
@@ -305,6 +395,8 @@ def few() -> Iterator[None]:
     """So that the few sockets of the model are many."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(app.hub.hub, "FEW", 2)
+        for module in (app.hub.batch, app.hub.outbox):
+            patch.setattr(module, "SLICE", SLICE)
         yield
 
 
