@@ -24,7 +24,7 @@ class Turn:
 
     The queue is written in slices, one in each turn, while others are written to at their turn's end. Whoever is
     filled again after its own slice goes to the end of the queue: so it is gone round, and each write takes all that
-    has come since the last.
+    has come since the last. Nobody stands in it twice.
 
     `call_soon` runs a callback once, after what runs now (an event loop's method of that name).
     """
@@ -48,9 +48,11 @@ class Turn:
         self._schedule_end()
 
     def enqueue(self, outbox: "Outbox") -> None:
-        """Have it written to after those that are in the queue."""
-        self._queue.append(outbox)
-        self._schedule_end()
+        """Have it written to after those that are in the queue, unless it is one of them."""
+        if not outbox.queued:
+            outbox.queued = True
+            self._queue.append(outbox)
+            self._schedule_end()
 
     def hand_out(self) -> None:
         """Fill the outboxes now with what is meant for them."""
@@ -69,7 +71,8 @@ class Turn:
         if len(filled) <= SLICE:
             _flush(filled)
         else:
-            self._queue += filled
+            for outbox in filled:
+                self.enqueue(outbox)
         if self._queue and not self._slice_is_due:
             self._slice_is_due = True
             self._call_soon(self._write_slice)
@@ -85,6 +88,8 @@ class Turn:
         self._slice_is_due = bool(self._queue)
         if self._slice_is_due:
             self._call_soon(self._go_on)
+        for outbox in outboxes:
+            outbox.queued = False
         _flush(outboxes)
 
     def _go_on(self) -> None:
@@ -115,13 +120,13 @@ class Outbox:
         "_held",
         "_limit_bytes",
         "_paused",
-        "_queued",
         "_scheduled",
         "_shared",
         "_sink",
         "_turn",
         "_write",
         "closed",
+        "queued",
     )
 
     def __init__(self, sink: Sink, turn: Turn, limit_bytes: int) -> None:
@@ -137,7 +142,7 @@ class Outbox:
         self._greet_at = 0  # how many frames were queued before it was held back
         self._paused = False  # the peer does not read
         self._scheduled = False  # to be written to at the turn's end
-        self._queued = False  # to be written to when it is its slice's turn
+        self.queued = False  # it stands in the turn's queue, which says so
         self.closed = False  # True once nothing more goes out
 
     @property
@@ -181,8 +186,7 @@ class Outbox:
             if not to_many:
                 self._scheduled = True
                 self._turn.add(self)
-            elif not self._queued:
-                self._queued = True
+            elif not self.queued:
                 self._turn.enqueue(self)
         return None
 
@@ -218,7 +222,7 @@ class Outbox:
 
     def flush(self) -> None:
         """Write everything that waits, unless it has to wait longer."""
-        self._scheduled = self._queued = False
+        self._scheduled = False
         frames = self._frames
         if not frames or self._held or self._paused:
             return

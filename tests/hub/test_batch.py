@@ -242,7 +242,6 @@ class TestManySockets:
             written = sum(len(socket.writes) for socket in everyone)
             while sum(len(socket.writes) for socket in everyone) == written:
                 hall.run_once()
-            assert len(hall.turn._queue) <= 6 * SLICE, "nobody stands in it twice"
         hall.end_turn()
         first, last = everyone[0], everyone[-1]
         assert [len(b"".join(write).splitlines()) for write in first.writes] == [1, 6, 5]
@@ -266,6 +265,23 @@ class TestManySockets:
             written = now_written
         assert all(socket.got == [1] for socket in listening)
         assert all(socket.got == [7] for _, socket in others)
+
+    @pytest.mark.parametrize("told", [1, SLICE, 2 * SLICE])
+    def test_nobody_stands_in_the_queue_twice(self, hall: Hall, told: int) -> None:
+        """Fails if who is told something by itself again and again gets one more place in the queue each time: under
+        a load that lasts, the queue would be full of them, and the others would wait ever longer.
+        """
+        everyone = [hall.connect("room:1") for _ in range(6 * SLICE)]
+        for number in range(100):
+            hall.hub.deliver("room:1", message(number))
+            hall.run_once()
+            for connection, _ in everyone[-told:]:
+                hall.hub.tell(connection, Pong(id=number))
+            hall.run_once()
+            assert len(hall.turn._queue) <= 6 * SLICE
+        hall.end_turn()
+        assert everyone[0][1].got == list(range(100))
+        assert everyone[-1][1].got == [number for number in range(100) for _ in range(2)]
 
     def test_a_room_of_few_does_not_wait_for_the_hall(self, hall: Hall) -> None:
         """Fails if what a few listen to waits until very many have been written to."""
