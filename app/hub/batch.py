@@ -4,7 +4,7 @@ from collections.abc import Collection
 
 from app.hub.connection import Connection
 from app.hub.frames import Encoding
-from app.hub.outbox import SLICE
+from app.hub.outbox import MANY
 from app.protocol.codes import CloseCode
 from app.protocol.events import Event
 
@@ -47,7 +47,7 @@ class Batch:
         """Hand everyone what is theirs; returns who could not take it."""
         overflowed: list[tuple[Connection, CloseCode]] = []
         ahead, events = self._ahead, len(self._events)
-        to_many = len(self.listeners) > SLICE
+        to_many = len(self.listeners) > MANY
         encoding: Encoding | None = None
         frames: list[bytes] = []
         size = taken = 0

@@ -411,8 +411,9 @@ def few() -> Iterator[None]:
     """So that the few sockets of the model are many."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(app.hub.hub, "FEW", 2)
-        for module in (app.hub.batch, app.hub.outbox):
-            patch.setattr(module, "SLICE", SLICE)
+        patch.setattr(app.hub.batch, "MANY", SLICE)
+        patch.setattr(app.hub.outbox, "MANY", SLICE)
+        patch.setattr(app.hub.outbox, "SLICE", SLICE)
         yield
 
 
