@@ -1,6 +1,7 @@
 """This replica's connections by user and by channel."""
 
 from collections import Counter
+from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
@@ -18,6 +19,9 @@ from app.protocol.plain import PlainCodec
 from app.protocol.publication import Publication
 from app.telemetry import Telemetry, Traffic
 from tests.support.members import RecordingSink
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 MESSAGE = Message.of(Publication("#bob", msgspec.Raw(b'"hi"'), "m", "t"))
 
@@ -39,7 +43,8 @@ class House:
 
     def __init__(self) -> None:
         self.telemetry = Telemetry()
-        self.turn = Turn(lambda callback: None)
+        self._callbacks: list[Callable[[], None]] = []
+        self.turn = Turn(self._callbacks.append)
         self.hub = Hub(self.telemetry, self.turn)
         self.codec = CountingCodec()
         self.encoding = Encoding(self.codec, bytes, self.telemetry.traffic["websocket"])
@@ -57,8 +62,13 @@ class House:
         self.hub.add(connection)
         return connection
 
+    def end_turn(self) -> None:
+        """Everything that is due, and what becomes due of it."""
+        while self._callbacks:
+            self._callbacks.pop(0)()
+
     def got(self, connection: Connection) -> list[object]:
-        self.turn.end()
+        self.end_turn()
         return [frame.get("data") for frame in self.sinks[connection].frames]
 
 
@@ -155,11 +165,11 @@ class TestDeliver:
         house = House()
         framed_codec = CountingCodec()
         framed = Encoding(framed_codec, text_frame, Traffic())
-        plain_ones = [house.add("bob") for _ in range(30)]
-        framed_ones = [house.add("bob", framed) for _ in range(30)]
-        assert house.hub.deliver_to_user("bob", MESSAGE) == 60
+        plain_ones = [house.add("bob") for _ in range(50)]
+        framed_ones = [house.add("bob", framed) for _ in range(50)]
+        assert house.hub.deliver_to_user("bob", MESSAGE) == 100
         assert (house.codec.encoded, framed_codec.encoded) == (1, 1)
-        house.turn.end()
+        house.end_turn()
         payload = PlainCodec(1).encode(MESSAGE)
         assert all(house.sinks[connection].writes == [[payload]] for connection in plain_ones)
         assert all(house.sinks[connection].writes == [[text_frame(payload)]] for connection in framed_ones)
@@ -196,7 +206,7 @@ class TestDeliver:
         house = House()
         one, other = house.add("bob", limit_bytes=100), house.add("bob")
         house.hub.tell(one, Pong(id=1))
-        house.turn.end()
+        house.end_turn()
         assert [frame["type"] for frame in house.sinks[one].frames] == ["pong"]
         assert house.sinks[other].frames == []
         one.outbox.pause()
@@ -284,7 +294,7 @@ class HubModel(RuleBasedStateMachine):
 
     @invariant()
     def everybody_has_what_was_theirs(self) -> None:
-        self.house.turn.end()
+        self.house.end_turn()
         got = {connection: len(sink.frames) for connection, sink in self.house.sinks.items() if sink.frames}
         assert got == dict(self.expected)
 
