@@ -35,9 +35,14 @@ class Keys:
         """List: a run's last messages, JSON."""
         return f"{self.prefix}{{{channel}}}:tail"
 
-    def idempotency(self, channel: str, key: str) -> str:
-        """String: what the first publication with this idempotency key was answered."""
-        return f"{self.prefix}{{{channel}}}:idempotency:{key}"
+    def idempotency(self, channel: str, key: str, owner: str | None = None) -> str:
+        """String: what the first publication with this idempotency key was answered.
+
+        `owner`: the user whose key it is; None: a server's. A user id has no line end, so no two owners share a name.
+        """
+        if owner is None:
+            return f"{self.prefix}{{{channel}}}:idempotency:{key}"
+        return f"{self.prefix}{{{channel}}}:idempotency-of:{owner}\n{key}"
 
     def presence(self, channel: str) -> str:
         """Hash: user -> connections, of those who are on the channel."""

@@ -37,7 +37,8 @@ class _Channel:
     state: str | None = None
     progress: float | None = None
     tail: deque[str] = field(default_factory=lambda: deque(maxlen=TAIL_SIZE))
-    answers: dict[str, tuple[float, Appended]] = field(default_factory=dict)  # idempotency key -> until, answer
+    # Idempotency key and whose it is -> until when, and the answer; those that run out first stand first.
+    answers: dict[tuple[str, str | None], tuple[float, Appended]] = field(default_factory=dict)
 
 
 class MemoryLog:
@@ -57,7 +58,7 @@ class MemoryLog:
     def _append(self, draft: Draft, options: Namespace) -> Appended:
         now = self._clock.monotonic()
         channel = self._channel(draft.channel)
-        if (repeated := self._answered(channel, draft.idempotency_key, now)) is not None:
+        if draft.idempotency_key and (repeated := _answered(channel, draft, now)) is not None:
             return repeated
         channel.top += 1
         position = Position(channel.epoch, channel.top)
@@ -70,7 +71,7 @@ class MemoryLog:
         channel.forgotten_at = channel.kept_until + META_TTL_S
         appended = Appended(position, Delivery.STORED, published=False, message_id=draft.message_id, data=data)
         if draft.idempotency_key:
-            channel.answers[draft.idempotency_key] = (now + IDEMPOTENCY_TTL_S, appended)
+            channel.answers[draft.idempotency_key, draft.key_owner] = (now + IDEMPOTENCY_TTL_S, appended)
         return appended
 
     async def open(self, openings: Sequence[Opening]) -> list[Opened]:
@@ -122,14 +123,14 @@ class MemoryLog:
         for name in [name for name, channel in self._channels.items() if channel.forgotten_at <= now]:
             del self._channels[name]
 
-    def _answered(self, channel: _Channel, key: str | None, now: float) -> Appended | None:
-        if key is None or key not in channel.answers:
-            return None
-        until, appended = channel.answers[key]
-        if until <= now:
-            channel.answers = {each: answer for each, answer in channel.answers.items() if answer[0] > now}
-            return None
-        return appended
+
+def _answered(channel: _Channel, draft: Draft, now: float) -> Appended | None:
+    """What the first publication with this key was answered; forgets the answers whose time is over."""
+    answers = channel.answers
+    while answers and next(iter(answers.values()))[0] <= now:
+        del answers[next(iter(answers))]
+    found = answers.get((draft.idempotency_key or "", draft.key_owner))
+    return None if found is None else found[1]
 
 
 def _reduce(channel: _Channel, update: RunUpdate) -> msgspec.Raw:

@@ -149,6 +149,7 @@ class Draft(msgspec.Struct, frozen=True, gc=False):
     node_id: str | None = None
     update: RunUpdate | None = None
     idempotency_key: str | None = None
+    key_owner: str | None = None  # the user whose key that is, apart from all others'; None: a server's
 
     def publication(self, data: msgspec.Raw, position: Position) -> Publication:
         """What has become of it: `data` as the log has taken it, at that position."""
@@ -238,7 +239,8 @@ class Log(LogReader, Protocol):
         """Give the draft its place, keep it and publish it, all of it or nothing.
 
         To a user it is not published if `lease` alone is known to hold the user: whoever asks delivers it then.
-        A draft whose idempotency key was seen within IDEMPOTENCY_TTL_S is answered as the first one was.
+        A draft whose idempotency key (of the same owner, on the same channel) was seen within IDEMPOTENCY_TTL_S is
+        answered as the first one was.
 
         Raises:
             BusUnavailable: refused (memory full, a fault of Redis): nothing has happened. After a time-out it may

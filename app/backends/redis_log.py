@@ -196,7 +196,8 @@ class AppendCalls:
         arguments: list[Argument] = [place.bus_channel, _fields(draft)]
         if draft.idempotency_key or options.run:
             key = draft.idempotency_key
-            arguments += [self._keys.idempotency(draft.channel, key) if key else "", draft.message_id]
+            name = self._keys.idempotency(draft.channel, key, draft.key_owner) if key else ""
+            arguments += [name, draft.message_id]
         if options.run:
             update = draft.update or RunUpdate()
             arguments += map(_json_or_nothing, (update.state, update.progress, update.message))

@@ -232,7 +232,8 @@ class ConnectionManager:
             channel, user_id = personal_channel(operation.to), operation.to
         else:
             channel, user_id = operation.channel, None  # a client publishes on no personal channel
-        self._route(channel, user_id, operation.data, sender, operation.ephemeral, None, done)
+        key = operation.idempotency_key
+        self._route(channel, user_id, operation.data, sender, operation.ephemeral, key, done, key_owner=sender)
 
     async def send(
         self, user_id: str, message: object, *, sender: str | None = None, idempotency_key: str | None = None
@@ -324,6 +325,7 @@ class ConnectionManager:
         ephemeral: bool,
         idempotency_key: str | None,
         done: Routing,
+        key_owner: str | None = None,
     ) -> None:
         options = self._namespaces.of(channel)
         if ephemeral or options.ephemeral:
@@ -344,6 +346,7 @@ class ConnectionManager:
             node_id=self._bus.node_id,
             update=update,
             idempotency_key=idempotency_key,
+            key_owner=key_owner,
         )
         self._log.submit(draft, options, self._directory.lease, partial(self._kept, draft, done))
 

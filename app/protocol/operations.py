@@ -5,6 +5,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
+IdempotencyKey = Annotated[str, Meta(min_length=1, max_length=128)]
 RequestId = Annotated[str, Meta(max_length=128)] | Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 
 
@@ -30,12 +31,17 @@ class Refresh(msgspec.Struct, frozen=True, tag="refresh"):
 
 
 class Send(msgspec.Struct, frozen=True, tag="send"):
-    """Send `data` (any JSON) to every connection of the user `to`."""
+    """Send `data` (any JSON) to every connection of the user `to`.
+
+    `idempotency_key`: a repetition with the same key, by the same user to the same one, is answered as the first try
+    was, and not sent again. It has no effect on what is not kept.
+    """
 
     to: str
     data: msgspec.Raw
     id: RequestId | None = None
     ephemeral: bool = False
+    idempotency_key: IdempotencyKey | None = None
 
 
 class Subscribe(msgspec.Struct, frozen=True, tag="subscribe"):
@@ -55,12 +61,13 @@ class Unsubscribe(msgspec.Struct, frozen=True, tag="unsubscribe"):
 
 
 class Publish(msgspec.Struct, frozen=True, tag="publish"):
-    """Publish `data` (any JSON) to everyone who listens to the channel."""
+    """Publish `data` (any JSON) to everyone who listens to the channel. `idempotency_key`: as in `Send`."""
 
     channel: str
     data: msgspec.Raw
     id: RequestId | None = None
     ephemeral: bool = False
+    idempotency_key: IdempotencyKey | None = None
 
 
 class ReadHistory(msgspec.Struct, frozen=True, tag="history"):

@@ -298,6 +298,12 @@ class TestIdempotency:
         assert await bench.kept("c") == ["k", "l", None, None, "키 {x}"]
         assert await bench.kept("d") == ["k"]
 
+    async def test_each_owner_has_keys_of_its_own(self, bench: Bench) -> None:
+        """Fails if a client's key counts for another user's or a server's, whatever the names are made of."""
+        for key, owner in (("k", "alice"), ("k", "bob"), ("k", None), ("b:k", "a"), ("k", "a:b"), ("k", "alice")):
+            await bench.append("c", [key, owner], idempotency_key=key, key_owner=owner)
+        assert await bench.kept("c") == [["k", "alice"], ["k", "bob"], ["k", None], ["b:k", "a"], ["k", "a:b"]]
+
     async def test_memory_forgets_keys(self) -> None:
         """Fails if a key is remembered for ever, or not for as long as promised."""
         clock = ManualClock()
@@ -311,7 +317,9 @@ class TestIdempotency:
         clock.seconds += IDEMPOTENCY_TTL_S - 1
         assert await offset() == 1
         clock.seconds += 2
-        assert await offset() == 2
+        await log.append(draft("c", 1, idempotency_key="another"), replace_options(history_ttl_s=1e6), "")
+        assert list(log._channels["c"].answers) == [("another", None)], "what ran out takes no memory"
+        assert await offset() == 3
 
     async def test_redis_forgets_keys(self, redis_server: RedisServer, namespace: str) -> None:
         async with RedisBench(redis_server, namespace) as bench:

@@ -388,6 +388,43 @@ class TestFaults:
                 got += await bob.messages(1)
             assert "lost" not in got
 
+    @pytest.mark.usefixtures("short_timeout")
+    async def test_what_was_perhaps_sent_is_repeated_with_its_key(
+        self, start_replica: StartReplica, own_redis: RedisServer
+    ) -> None:
+        """Fails if a client that is told `unavailable` while Redis is frozen, and sends again, is heard twice."""
+        one = await start_replica(redis_url=own_redis.url, directory={"lease_ttl_s": 10})
+        async with Client(one.url, user="alice") as alice, Client(one.url, user="bob") as bob:
+            await alice.send("bob", "before")
+            own_redis.freeze()
+            answers = [await alice.send("bob", number, idempotency_key=f"k{number}") for number in range(3)]
+            assert [each["code"] for each in answers] == ["unavailable"] * 3
+            own_redis.thaw()
+
+            async def again(number: int) -> bool:
+                return (await alice.send("bob", number, idempotency_key=f"k{number}"))["type"] == "ack"
+
+            for number in range(3):
+                await eventually(lambda: again(number))  # noqa: B023 - called within this turn of the loop
+            await alice.send("bob", "the end")
+            assert await bob.messages(5) == ["before", 0, 1, 2, "the end"]
+
+    async def test_a_key_is_its_users_own(self, one: RunningReplica) -> None:
+        """Fails if one user can learn of another's messages, or swallow them, by naming the same key; or if a
+        client's key is taken for one of a program's."""
+        manager = one.replica.manager
+        async with Client(one.url, user="alice") as alice, Client(one.url, user="eve") as eve:
+            kept = await manager.send("bob", "from the server", idempotency_key="k")
+            acks = [await each.send("bob", 1, idempotency_key="k") for each in (alice, eve, alice)]
+            assert acks[0]["message_id"] == acks[2]["message_id"] != acks[1]["message_id"]
+            assert kept.message_id not in {each["message_id"] for each in acks}
+            await alice.say({"type": "publish", "channel": "news", "data": 1, "idempotency_key": "k", "id": "a"})
+            await alice.say({"type": "publish", "channel": "news", "data": 1, "idempotency_key": "k", "id": "b"})
+            first, second = await alice.next("ack", id="a"), await alice.next("ack", id="b")
+            assert (first["message_id"], first["cursor"]) == (second["message_id"], second["cursor"])
+            for bad in ("", "k" * 129, 1):
+                assert (await alice.send("bob", 1, idempotency_key=bad))["code"] == "bad_request"
+
     async def test_a_fault_of_the_router_ends_that_connection_alone(
         self, one: RunningReplica, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
