@@ -87,7 +87,8 @@ class PollDoor:
         asked = Standing(replace(identity, expires_at=None), channels_of(query), query.get("cursor", ""))
         mailbox = self._take(asked)
         if mailbox is None:
-            mailbox = await self._open(asked, Connect(credentials.token, credentials.user, asked.cursor), identity)
+            connect = Connect(credentials.token, credentials.user, asked.cursor, replay="replay" in query)
+            mailbox = await self._open(asked, connect, identity)
         else:
             mailbox.driver.expire_at(identity.expires_at)
         try:
@@ -161,6 +162,7 @@ class Mailbox:
         self._outbox = Outbox(self, parts.turn, parts.settings.limits.outbox_bytes)
         self.driver = Driver(parts, encoding, self._outbox, channels=asked.channels)
         self._known: dict[str, Position] = {}  # where the client said it stands
+        self._replays = False  # its own channel is told from the start of what is kept, with `subscribed` before it
         self._tasks = tasks
         self._joining: asyncio.Task[None] | None = None
         self._failure: BusUnavailable | None = None  # why the client cannot be told what it asked for
@@ -188,6 +190,7 @@ class Mailbox:
             BadCursor: it goes on from nowhere.
         """
         self._known = parse_cursor(connect.cursor or "")
+        self._replays = connect.replay
         joins = await self.driver.enter(connect, identity)
         self._joining = asyncio.create_task(self._join_all(joins), name="poll-join")
         self._tasks.add(self._joining)
@@ -252,7 +255,7 @@ class Mailbox:
         event, known = entry.event, self._known
         match event:
             case Connected():
-                if personal_channel(event.user) not in parse_cursor(event.cursor):
+                if not self._replays and personal_channel(event.user) not in parse_cursor(event.cursor):
                     self._failure = BusUnavailable("where your own channel stands cannot be read")
                 return False
             case Subscribed():

@@ -58,7 +58,7 @@ class SseDoor:
         identity = await self.parts.authenticator.identify(credentials)
         stream = EventStream(self.parts)
         driver = Driver(self.parts, self.encoding, stream.outbox, channels=channels_of(query))
-        connect = Connect(token=credentials.token, user=credentials.user, cursor=cursor)
+        connect = Connect(credentials.token, credentials.user, cursor, replay="replay" in query)
         try:
             joins = await driver.enter(connect, identity)
         except BaseException:

@@ -151,3 +151,25 @@ async def test_what_a_drain_says_to_one_that_is_still_catching_up(start_replica:
         told = [frame for frame in client._seen if frame["type"] == "message"]
         assert parse_cursor(reconnect["cursor"])["news"] == parse_cursor(told[-1]["cursor"])["news"]
     await one.task
+
+
+@pytest.mark.parametrize("by", ["redis", "memory"])
+async def test_who_comes_for_the_first_time_may_have_all_that_is_kept(start_replica: StartReplica, by: str) -> None:
+    """Fails if a first visit cannot get, by every transport, what was sent to the user and said before it."""
+    one = await start_replica() if by == "redis" else await start_replica(redis_url=None)
+    for number in range(3):
+        for channel in (OWN, "news"):
+            await one.replica.manager.publish(channel, number)
+    # `replay` for the user's own channel; the position 0.0, which is in no log, for the others.
+    query = {"user": USER, "channels": "news", "cursor": "news=0.0", "replay": ""}
+    async with Client(one.url, path=f"/ws?{urlencode(query)}") as client:
+        by_socket = [await client.next("message") for _ in range(6)]
+    async with EventSource(one.url, **query) as events:
+        by_stream = [await events.next("message") for _ in range(6)]
+    async with Poller(one.url, **query) as poller:
+        answer = (await poller.ask(wait=0)).json()
+        by_poll = [event for event in answer["events"] if event["type"] == "message"]
+    for told in (by_socket, by_stream, by_poll):
+        for channel in (OWN, "news"):
+            assert [each["data"] for each in told if each["channel"] == channel] == [0, 1, 2]
+    assert set(parse_cursor(answer["cursor"])) == {OWN, "news"}
