@@ -24,8 +24,12 @@ class Keys:
         return f"{self.prefix}{{{channel}}}:meta"
 
     def stream(self, channel: str) -> str:
-        """Stream: the channel's publications, each under its offset."""
+        """Stream: what servers have published on the channel, each publication under its offset."""
         return f"{self.prefix}{{{channel}}}:log"
+
+    def client_stream(self, channel: str) -> str:
+        """Stream: what clients have published or sent, likewise; it is trimmed apart from `stream`."""
+        return f"{self.prefix}{{{channel}}}:clients"
 
     def state(self, channel: str) -> str:
         """Hash: a run's latest state and progress, JSON."""

@@ -4,6 +4,7 @@ import secrets
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from heapq import merge
 
 import msgspec
 
@@ -31,7 +32,8 @@ SWEEP_INTERVAL_S = 60.0
 class _Channel:
     epoch: str = field(default_factory=lambda: secrets.token_hex(4))
     top: int = 0
-    publications: deque[Publication] = field(default_factory=deque)
+    published: deque[Publication] = field(default_factory=deque)  # by servers
+    sent: deque[Publication] = field(default_factory=deque)  # by clients: they displace nothing of the others
     kept_until: float = 0.0  # monotonic seconds
     forgotten_at: float = 0.0  # when epoch and offset go too
     state: str | None = None
@@ -63,15 +65,16 @@ class MemoryLog:
         channel.top += 1
         position = Position(channel.epoch, channel.top)
         data = draft.data if draft.update is None else _reduce(channel, draft.update)
-        channel.publications.append(draft.publication(data, position))
-        while len(channel.publications) > options.history_size:
-            channel.publications.popleft()
+        kept = channel.sent if draft.client is not None else channel.published
+        kept.append(draft.publication(data, position))
+        while len(kept) > options.history_size:
+            kept.popleft()
         ended = draft.update is not None and channel.state in END_STATES
         channel.kept_until = now + (options.final_ttl_s if ended else options.history_ttl_s)
         channel.forgotten_at = channel.kept_until + META_TTL_S
         appended = Appended(position, Delivery.STORED, published=False, message_id=draft.message_id, data=data)
         if draft.idempotency_key:
-            channel.answers[draft.idempotency_key, draft.key_owner] = (now + IDEMPOTENCY_TTL_S, appended)
+            channel.answers[draft.idempotency_key, draft.client] = (now + IDEMPOTENCY_TTL_S, appended)
         return appended
 
     async def open(self, openings: Sequence[Opening]) -> list[Opened]:
@@ -95,12 +98,15 @@ class MemoryLog:
         after = opening.after
         if after is None and not opening.replay:
             return Opened(position, complete=True, publications=[], run=run)
-        if after is None or after.epoch != channel.epoch:  # a log begins anew only by being forgotten, at 0
-            return Opened(position, after is None, list(channel.publications)[: opening.limit], run)
-        start = after.offset
-        found = [each for each in channel.publications if each.position is not None and each.position.offset > start]
-        complete = start == channel.top or (bool(found) and found[0].position == after.next)
-        return Opened(position, complete, found[: opening.limit] if complete else [], run)
+        kept = list(merge(channel.published, channel.sent, key=_offset))
+        # A log begins anew only by being forgotten, so all that is kept is of the present epoch.
+        if after is None or after.epoch != channel.epoch or after.offset > channel.top:
+            return Opened(position, after is None, kept[: opening.limit], run)
+        found = [each for each in kept if _offset(each) > after.offset]
+        page = found[: opening.limit]
+        last = _offset(page[-1]) if page else after.offset
+        complete = last == after.offset + len(page) and (len(page) < len(found) or last == channel.top)
+        return Opened(position, complete, page, run)
 
     def _channel(self, name: str) -> _Channel:
         """The channel as it is now: what has outlived its time is gone."""
@@ -109,8 +115,9 @@ class MemoryLog:
         if channel is None or channel.forgotten_at <= now:
             self._sweep(now)
             channel = self._channels[name] = _Channel(forgotten_at=now + META_TTL_S)
-        elif channel.kept_until <= now and channel.publications:
-            channel.publications.clear()
+        elif channel.kept_until <= now and (channel.published or channel.sent):
+            channel.published.clear()
+            channel.sent.clear()
             channel.state = channel.progress = None
             channel.tail.clear()
         return channel
@@ -129,8 +136,12 @@ def _answered(channel: _Channel, draft: Draft, now: float) -> Appended | None:
     answers = channel.answers
     while answers and next(iter(answers.values()))[0] <= now:
         del answers[next(iter(answers))]
-    found = answers.get((draft.idempotency_key or "", draft.key_owner))
+    found = answers.get((draft.idempotency_key or "", draft.client))
     return None if found is None else found[1]
+
+
+def _offset(publication: Publication) -> int:
+    return 0 if publication.position is None else publication.position.offset
 
 
 def _reduce(channel: _Channel, update: RunUpdate) -> msgspec.Raw:

@@ -149,7 +149,7 @@ class Draft(msgspec.Struct, frozen=True, gc=False):
     node_id: str | None = None
     update: RunUpdate | None = None
     idempotency_key: str | None = None
-    key_owner: str | None = None  # the user whose key that is, apart from all others'; None: a server's
+    client: str | None = None  # the user whose client wrote it, whose the key is too; None: a server did
 
     def publication(self, data: msgspec.Raw, position: Position) -> Publication:
         """What has become of it: `data` as the log has taken it, at that position."""
@@ -173,10 +173,10 @@ class Appended(msgspec.Struct, frozen=True, gc=False):
 class Opened:
     """A channel at one moment: where it stands, and what was read.
 
-    `complete`: nothing is missing between the position asked for and the first publication read. Where that cannot
-    be said, those are read that are certain to have come after it, as the log has begun anew since; otherwise none.
-    More may follow if `publications` does not reach `position`. `run`: the latest of a run, if that was asked for and
-    there is any.
+    `complete`: nothing is missing between the position asked for and the last publication read. Otherwise
+    `publications` are those that are still kept, in order and with gaps; if the position is none of this epoch's,
+    those that are certain to have come after it. More may follow if `publications` does not reach `position`. `run`:
+    the latest of a run, if that was asked for and there is any.
     """
 
     position: Position
@@ -239,8 +239,10 @@ class Log(LogReader, Protocol):
         """Give the draft its place, keep it and publish it, all of it or nothing.
 
         To a user it is not published if `lease` alone is known to hold the user: whoever asks delivers it then.
-        A draft whose idempotency key (of the same owner, on the same channel) was seen within IDEMPOTENCY_TTL_S is
-        answered as the first one was.
+        The history's size is that of what servers have published, and once more that of what clients have.
+
+        A draft whose idempotency key (of the same client or of servers, on the same channel) was seen within
+        IDEMPOTENCY_TTL_S is answered as the first one was.
 
         Raises:
             BusUnavailable: refused (memory full, a fault of Redis): nothing has happened. After a time-out it may

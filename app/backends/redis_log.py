@@ -82,7 +82,8 @@ class RedisLog:
             epoch, offset = opening.after.epoch, opening.after.offset
         else:
             epoch, offset = "", _READ_ALL if opening.replay else _READ_NOTHING
-        names = [keys.meta(channel), keys.stream(channel), keys.state(channel), keys.tail(channel)]
+        names = [keys.meta(channel), keys.stream(channel), keys.client_stream(channel)]
+        names += [keys.state(channel), keys.tail(channel)]
         with_run = "1" if opening.with_run else ""
         return names, [META_TTL_S * 1000, epoch, offset, opening.limit, with_run], NOTHING
 
@@ -154,7 +155,7 @@ class TwoServerLog(RedisLog):
 class _Place:
     """What is the same in all calls for one channel; `common`, in those with the same lease and `due`."""
 
-    __slots__ = ("bus_channel", "common", "common_keys", "due", "is_users", "keys", "lease", "options")
+    __slots__ = ("bus_channel", "by_client", "common", "common_keys", "due", "is_users", "keys", "lease", "options")
 
     def __init__(
         self,
@@ -164,12 +165,14 @@ class _Place:
         bus_channel: str,
         *,
         is_users: bool,
+        by_client: bool,
     ) -> None:
         self.options = options
         self.keys = keys
         self.common_keys = common_keys
         self.bus_channel = bus_channel
         self.is_users = is_users
+        self.by_client = by_client
         self.lease = ""
         self.due = ""
         self.common: Common | None = None
@@ -184,28 +187,31 @@ class AppendCalls:
     def __init__(self, keys: Keys, bus_channel: str) -> None:
         self._keys = keys
         self._bus_channel = bus_channel
-        self._places: dict[str, _Place] = {}  # by channel
+        self._places: dict[str, _Place] = {}  # by channel, of what servers publish ...
+        self._client_places: dict[str, _Place] = {}  # ... and of what clients do
 
     def of(self, draft: Draft, options: Namespace, lease: str, due: str = "") -> Call:
         """`lease`: that of the replica that asks, '' if a program does; `due`: see `lua/_keep.lua`."""
-        place = self._places.get(draft.channel)
+        places = self._client_places if draft.client is not None else self._places
+        place = places.get(draft.channel)
         if place is None or place.options is not options:
-            place = self._place(draft.channel, options)
+            place = self._place(draft, options)
         if (common := place.common) is None or place.due != due or place.lease != lease:
             common = self._renew(place, lease, due)
         arguments: list[Argument] = [place.bus_channel, _fields(draft)]
         if draft.idempotency_key or options.run:
             key = draft.idempotency_key
-            name = self._keys.idempotency(draft.channel, key, draft.key_owner) if key else ""
+            name = self._keys.idempotency(draft.channel, key, draft.client) if key else ""
             arguments += [name, draft.message_id]
         if options.run:
             update = draft.update or RunUpdate()
             arguments += map(_json_or_nothing, (update.state, update.progress, update.message))
         return place.keys, arguments, common
 
-    def _place(self, channel: str, options: Namespace) -> _Place:
-        keys, user_id = self._keys, user_of(channel)
-        names: tuple[str, ...] = (keys.meta(channel), keys.stream(channel))
+    def _place(self, draft: Draft, options: Namespace) -> _Place:
+        keys, channel, user_id = self._keys, draft.channel, user_of(draft.channel)
+        streams = keys.stream(channel), keys.client_stream(channel)
+        names: tuple[str, ...] = (keys.meta(channel), *(streams[::-1] if draft.client is not None else streams))
         common_keys: tuple[str, ...] = ()
         bus_channel = f"{self._bus_channel}:{channel}"
         if user_id is not None:
@@ -214,15 +220,20 @@ class AppendCalls:
             bus_channel = self._bus_channel
         elif options.run:
             names += (keys.state(channel), keys.tail(channel))
-        if len(self._places) >= MOST_PLACES:
-            self._places.clear()
-        place = self._places[channel] = _Place(options, names, common_keys, bus_channel, is_users=user_id is not None)
+        places = self._client_places if draft.client is not None else self._places
+        if len(places) >= MOST_PLACES:
+            places.clear()
+        place = places[channel] = _Place(
+            options, names, common_keys, bus_channel, is_users=user_id is not None, by_client=draft.client is not None
+        )
         return place
 
     def _renew(self, place: _Place, lease: str, due: str) -> Common:
         options = place.options
         may_wait = options.history_ttl_s >= LEAST_TTL_S and not options.run
         place.lease, place.due = lease, due
+        if place.by_client and due:
+            due += "c"  # a name of its own: the stream that the other kind writes to may not be there yet
         arguments: list[Argument] = [
             options.history_size,
             int(options.history_ttl_s * 1000),

@@ -474,7 +474,7 @@ class Channels:
             self._telemetry.unfilled_gaps += 1
             about = {"channel": followed.name}
             logger.warning("what followed %s may be lost; going on at %s", asked, before, extra=about)
-        ready = followed.sequence.fill(opened.publications)
+        ready = followed.sequence.fill(opened.publications, over_gaps=not opened.complete)
         self._deliver(followed, ready)
         if not ready:
             return

@@ -233,7 +233,7 @@ class ConnectionManager:
         else:
             channel, user_id = operation.channel, None  # a client publishes on no personal channel
         key = operation.idempotency_key
-        self._route(channel, user_id, operation.data, sender, operation.ephemeral, key, done, key_owner=sender)
+        self._route(channel, user_id, operation.data, sender, operation.ephemeral, key, done, client=sender)
 
     async def send(
         self, user_id: str, message: object, *, sender: str | None = None, idempotency_key: str | None = None
@@ -325,7 +325,7 @@ class ConnectionManager:
         ephemeral: bool,
         idempotency_key: str | None,
         done: Routing,
-        key_owner: str | None = None,
+        client: str | None = None,
     ) -> None:
         options = self._namespaces.of(channel)
         if ephemeral or options.ephemeral:
@@ -346,7 +346,7 @@ class ConnectionManager:
             node_id=self._bus.node_id,
             update=update,
             idempotency_key=idempotency_key,
-            key_owner=key_owner,
+            client=client,
         )
         self._log.submit(draft, options, self._directory.lease, partial(self._kept, draft, done))
 

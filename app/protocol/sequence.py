@@ -52,17 +52,23 @@ class Sequence:
             return [publication]
         return [publication, *self._release()]
 
-    def fill(self, publications: Iterable[Publication]) -> list[Publication]:
-        """What may be delivered now that these have been read from the log, in order and without a hole.
+    def fill(self, publications: Iterable[Publication], *, over_gaps: bool = False) -> list[Publication]:
+        """What may be delivered now that these have been read from the log, in order.
 
-        They begin at or before the next offset; ones that were there before are dropped.
+        They begin at or before the next offset; ones that were there before are dropped. Behind a gap nothing is
+        taken, unless the log has no more than this (`over_gaps`).
         """
         ready = []
         for publication in publications:
             accepted = self.accept(publication)
-            if isinstance(accepted, Missing):
+            if not isinstance(accepted, Missing):
+                ready += accepted
+            elif over_gaps and (position := publication.position) is not None:
+                ready += self.restart(Position(position.epoch, position.offset - 1))
+                if not isinstance(accepted := self.accept(publication), Missing):
+                    ready += accepted  # there was no room to keep it until now
+            else:
                 break
-            ready += accepted
         return ready
 
     def restart(self, position: Position) -> list[Publication]:

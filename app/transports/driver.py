@@ -368,8 +368,6 @@ class Driver:
         read = action.operation
         try:
             opened = await self._parts.manager.history(read.channel, action.since, read.limit)
-            if not (opened.complete or opened.publications):  # what followed is gone: what is kept begins later
-                opened = await self._parts.manager.history(read.channel, None, read.limit)
         except BusUnavailable as error:
             self.refuse(Refuse(error.code, f"the history cannot be read, try again: {error}", read.id))
             return

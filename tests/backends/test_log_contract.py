@@ -224,8 +224,11 @@ class TestReading:
         assert oldest > 1
         before = moved(opened.position, oldest - 1)
         assert (await bench.read("c", after=before)).complete
-        trimmed = await bench.read("c", after=moved(before, oldest - 2))
-        assert (trimmed.complete, trimmed.publications, trimmed.start) == (False, [], opened.position)
+        trimmed = await bench.read("c", after=moved(before, oldest - 2), limit=1000)
+        assert not trimmed.complete
+        assert (offsets_of(trimmed), trimmed.start) == (offsets_of(opened), before), (
+            "what is kept is read all the same"
+        )
 
     async def test_an_empty_channel_has_an_epoch_from_the_first_look_on(self, bench: Bench) -> None:
         """Fails if who subscribes first stands in another epoch than what is published then."""
@@ -261,6 +264,45 @@ class TestKeeping:
         kept = await bench.kept("c")
         assert kept[-50:] == list(range(451, 501))
         assert len(kept) <= 50 + 100  # Redis trims whole nodes of 100
+
+    async def test_clients_displace_nothing_that_a_server_has_published(self, bench: Bench) -> None:
+        """Fails if a client's flood costs a user what servers have kept, or is kept without end itself."""
+        options = replace_options(history_size=50)
+        for n in range(5):
+            await bench.append("#bob", f"invoice {n}", options=options)
+        start = (await bench.read("#bob")).position
+        for n in range(400):
+            await bench.append("#bob", n, options=options, client="mallory")
+        await bench.append("#bob", "invoice 5", options=options)
+        kept = await bench.kept("#bob")
+        assert kept[:5] == [f"invoice {n}" for n in range(5)]
+        assert kept[-51:] == [*range(350, 400), "invoice 5"]
+        assert len(kept) <= 6 + 50 + 100  # Redis trims whole nodes of 100
+        for after, limit in ((0, 500), (2, 500), (5, 500), (0, 6), (4, 3)):
+            opened = await bench.read("#bob", after=moved(start, after), limit=limit)
+            assert not opened.complete, "a gap is said, wherever in the page it is"
+            assert data_of(opened) == kept[after:][:limit], "and the rest is read"
+        before_it = await bench.read("#bob", after=moved(start, 1), limit=3)
+        assert (before_it.complete, offsets_of(before_it)) == (True, [2, 3, 4])
+        behind_it = await bench.read("#bob", after=moved(start, start.offset + 400 - 50))
+        assert (behind_it.complete, data_of(behind_it)) == (True, kept[-51:])
+
+    async def test_servers_displace_nothing_that_clients_have_sent(self, bench: Bench) -> None:
+        """Fails if the two share one history after all."""
+        options = replace_options(history_size=1)
+        await bench.append("c", "client's", options=options, client="alice")
+        for n in range(300):
+            await bench.append("c", n, options=options)
+        kept = await bench.kept("c")
+        assert (kept[0], kept[-1], len(kept) < 200) == ("client's", 299, True)
+
+    async def test_what_a_client_has_sent_is_gone_in_time(self, bench: Bench) -> None:
+        """Fails if the one stream gets no end of its own because the other was written to in the same second."""
+        options = replace_options(history_ttl_s=0.2)
+        for client in (None, "alice", None):
+            await bench.append("c", "x", options=options, client=client)
+        await bench.wait(0.4)
+        assert await bench.kept("c") == []
 
     async def test_what_has_outlived_its_time_is_gone_and_offsets_go_on(self, bench: Bench) -> None:
         """Fails if the history stays for ever, or its end gives an offset twice."""
@@ -301,7 +343,7 @@ class TestIdempotency:
     async def test_each_owner_has_keys_of_its_own(self, bench: Bench) -> None:
         """Fails if a client's key counts for another user's or a server's, whatever the names are made of."""
         for key, owner in (("k", "alice"), ("k", "bob"), ("k", None), ("b:k", "a"), ("k", "a:b"), ("k", "alice")):
-            await bench.append("c", [key, owner], idempotency_key=key, key_owner=owner)
+            await bench.append("c", [key, owner], idempotency_key=key, client=owner)
         assert await bench.kept("c") == [["k", "alice"], ["k", "bob"], ["k", None], ["b:k", "a"], ["k", "a:b"]]
 
     async def test_memory_forgets_keys(self) -> None:
@@ -523,7 +565,7 @@ class TestRestarts:
     async def test_entries_without_their_meta_do_not_block_the_channel(self, own: RedisBench) -> None:
         """Fails if a log whose meta was lost refuses publications until it has counted up to its old top."""
         for n in range(5):
-            await own.append("c", n)
+            await own.append("c", n, client="alice" if n % 2 else None)
         own.server.command("DEL", own.keys.meta("c"))
         assert (await own.append("c", "new")).position.offset == 1
         assert await own.kept("c") == ["new"]
@@ -565,6 +607,14 @@ class TestRestarts:
         finally:
             own.server.thaw()
         await eventually(lambda: own.server.command("PING") == "PONG")
+
+    async def test_both_streams_have_an_end(self, own: RedisBench) -> None:
+        """Fails if the times to live, begun anew once a second, leave out the stream that was not there yet."""
+        log = RedisLog(own.client, Scripts(own.client), own.keys, own.channel, "node")
+        for client in (None, "alice", None, "alice"):
+            await log.append(draft("c", 1, client=client), OPTIONS, "")
+        for key in (own.keys.stream("c"), own.keys.client_stream("c")):
+            assert 290_000 < await own.client.pttl(key) <= 301_000
 
     async def test_meta_outlives_the_history(self, own: RedisBench) -> None:
         """Fails if offsets are forgotten together with what stood under them."""

@@ -104,3 +104,24 @@ def test_what_is_kept_early_is_bounded() -> None:
         assert isinstance(sequence.accept(publication(offset)), Missing)
     assert len(accepted(sequence, 1)) == MOST_EARLY + 1
     assert isinstance(sequence.accept(publication(MOST_EARLY + 20)), Missing)
+
+
+@given(st.sets(st.integers(1, 40)), st.lists(st.integers(1, 45), max_size=20))
+def test_over_gaps_what_is_kept_comes_out_in_order(kept: set[int], live: list[int]) -> None:
+    """Fails if a gap that the log cannot fill ends the reading, or something is repeated or out of order."""
+    sequence = Sequence(Position("e", 0))
+    out = [offset for each in live for offset in accepted(sequence, each)]
+    out += offsets(sequence.fill((publication(n) for n in sorted(kept)), over_gaps=True))
+    assert out == sorted(set(out))
+    assert kept <= set(out)
+    assert sequence.position.offset == (out[-1] if out else 0)
+
+
+def test_over_gaps_there_need_be_no_room_for_what_is_early() -> None:
+    """Fails if what did not fit in while a range was missing is left out when the range turns out to be lost."""
+    sequence = Sequence(Position("e", 0))
+    for offset in range(10, 10 + MOST_EARLY):
+        assert accepted(sequence, offset) == []
+    ready = sequence.fill([publication(5), publication(7), publication(8)], over_gaps=True)
+    assert offsets(ready) == [5, 7, 8]
+    assert sequence.has_gap

@@ -20,7 +20,8 @@ end
 -- The log's epoch, the offset of its last publication, and `due` (see _keep.lua). The epoch is new if there is no log
 -- yet, or if the server has restarted since and may have lost the end of it: its offsets might otherwise be given
 -- twice. Its `began` is the offset behind which it begins; up to there the log is that of the epoch `before` it.
-local function place(meta, stream)
+-- Behind `meta` stand the log's streams.
+local function place(meta, ...)
   local known = redis.call('HMGET', meta, 'epoch', 'top', 'fence', 'due')
   local epoch = known[1]
   if known[3] == fence then
@@ -29,7 +30,7 @@ local function place(meta, stream)
   if not epoch then
     epoch = new_epoch(meta)
     redis.call('HSET', meta, 'epoch', epoch, 'top', 0, 'fence', fence, 'began', 0)
-    redis.call('DEL', stream) -- not after its meta by itself; but entries without one would refuse new ones
+    redis.call('DEL', ...) -- not after its meta by itself; but entries without one would refuse new ones
     return epoch, 0
   end
   if not stands(known[3]) then

@@ -1,5 +1,6 @@
 -- Stands before every script that appends to a log: gives a publication its place in the channel's log and keeps it.
--- KEYS: meta, stream, then of a user: holders; of a run: state, tail
+-- KEYS: meta, the stream to append to, the log's other stream (one is of what servers publish, one of what clients do:
+--       what the ones say displaces nothing of the others), then of a user: holders; of a run: state, tail
 -- ARGV: bus channel, the envelope's fields as JSON without the first brace (of a run: without the message too, beginning
 --       with a comma),
 --       then if the publication has an idempotency key or is a run's: that key's name ('' for none), message id,
@@ -32,19 +33,19 @@ end
 -- Brings a run's state up to date; returns the fields of the envelope that tells of it, and how long to keep the run.
 local function reduce()
   local ttl = ttl_ms
-  local was = redis.call('HMGET', KEYS[3], 'state', 'progress')
+  local was = redis.call('HMGET', KEYS[4], 'state', 'progress')
   local state = ARGV[5] ~= '' and ARGV[5] or was[1] or 'null'
   local progress = ARGV[6] ~= '' and ARGV[6] or was[2] or '0'
   if state == '"END"' or state == '"FAILED"' then
     ttl = final_ttl_ms
   end
-  redis.call('HSET', KEYS[3], 'state', state, 'progress', progress)
-  redis.call('PEXPIRE', KEYS[3], ttl)
-  if ARGV[7] ~= '' then
-    redis.call('RPUSH', KEYS[4], ARGV[7])
-    redis.call('LTRIM', KEYS[4], -tail_size, -1)
-  end
+  redis.call('HSET', KEYS[4], 'state', state, 'progress', progress)
   redis.call('PEXPIRE', KEYS[4], ttl)
+  if ARGV[7] ~= '' then
+    redis.call('RPUSH', KEYS[5], ARGV[7])
+    redis.call('LTRIM', KEYS[5], -tail_size, -1)
+  end
+  redis.call('PEXPIRE', KEYS[5], ttl)
   local message = ARGV[7] ~= '' and ARGV[7] or 'null'
   local data = '{"state":' .. state .. ',"progress":' .. progress .. ',"message":' .. message .. '}'
   return '"message":' .. data .. ARGV[2], ttl
@@ -54,7 +55,7 @@ end
 -- The times to live begin anew with each publication. `due` is one asker's name for the present second: if that asker
 -- has had them begun anew within it, they are left as they are, so they are a second longer. '': always, exactly.
 local function keep()
-  local epoch, top, was_due = place(KEYS[1], KEYS[2])
+  local epoch, top, was_due = place(KEYS[1], KEYS[2], KEYS[3])
   local offset, body, ttl = string.format('%d', top + 1), ARGV[2], ttl_ms
   if ARGV[5] then
     body, ttl = reduce()
@@ -66,6 +67,7 @@ local function keep()
     local longer = due == '' and 0 or 1000
     redis.call('HSET', KEYS[1], 'top', offset, 'due', due)
     redis.call('PEXPIRE', KEYS[2], ttl + longer)
+    redis.call('PEXPIRE', KEYS[3], ttl + longer)
     redis.call('PEXPIRE', KEYS[1], ttl + longer + meta_ms)
   end
   return epoch, offset, body

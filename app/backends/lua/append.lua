@@ -16,7 +16,7 @@ if lease == '' then
 end
 
 -- A user whom only the asking replica holds gets it there, and nobody else need hear of it.
-local delivery, publish, leases = reach(KEYS[3], lease)
+local delivery, publish, leases = reach(KEYS[4], lease)
 if directed and delivery == 'remote' then
   each_node(leases, function(node)
     local count = ',"own_seq":' .. redis.call('HINCRBY', common_keys[2], node, 1)

@@ -12,7 +12,7 @@ if not deadline or tonumber(deadline) > now then
   return ''
 end
 
-local state, appended = redis.call('HGET', KEYS[3], 'state'), ''
+local state, appended = redis.call('HGET', KEYS[4], 'state'), ''
 if state ~= '"END"' and state ~= '"FAILED"' then
   appended = append()
 end

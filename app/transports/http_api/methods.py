@@ -268,10 +268,25 @@ class Methods:
         last = top.offset if since is None else since.offset - 1
         after = Position(top.epoch, max(0, last - limit))
         opened = await self._manager.history(channel, after, limit)
-        if not opened.complete:  # there is less than that: whatever is kept begins later
-            opened = await self._manager.history(channel, None, limit)
         found = [each for each in opened.publications if each.position is not None and each.position.offset <= last]
+        if not opened.complete:  # there are gaps, or nothing any more: as many are found further back
+            found = await self._last_of_all(channel, last, limit)
         return found[::-1]
+
+    async def _last_of_all(self, channel: str, last: int, limit: int) -> list[Publication]:
+        """As many as there may be of what is kept up to the offset `last`, read from the start."""
+        found: list[Publication] = []
+        since: Position | None = None
+        while True:
+            opened = await self._manager.history(channel, since, MOST_PUBLICATIONS)
+            for each in opened.publications:
+                if each.position is None or each.position.offset > last:
+                    return found[-limit:]
+                found.append(each)
+                since = each.position
+            if len(opened.publications) < MOST_PUBLICATIONS:
+                return found[-limit:]
+            found = found[-limit:]
 
     def _read(self, name: str, body: bytes | msgspec.Raw) -> models.Params:
         """The parameters, checked.
