@@ -21,6 +21,7 @@ MODULES = [
     "app/transports/driver.py",
     "app/protocol/identity.py",
     "app/protocol/namespace.py",
+    "app/protocol/policy.py",
     "app/protocol/sequence.py",
     "app/protocol/session.py",
     "app/protocol/token_bucket.py",

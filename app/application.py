@@ -1,6 +1,7 @@
 """The composition root: the one place that names concrete classes and ties them together."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -40,6 +41,7 @@ from app.hub.outbox import Turn
 from app.protocol.events import Join, Leave
 from app.protocol.namespace import Namespaces
 from app.protocol.plain import PlainCodec
+from app.protocol.policy import Policy
 from app.settings import Settings
 from app.telemetry import Telemetry
 from app.transports.addresses import Addresses
@@ -66,6 +68,9 @@ if TYPE_CHECKING:
         PresenceBackend,
         Tickets,
     )
+
+
+logger = logging.getLogger("heliograph.application")
 
 
 @dataclass(frozen=True)
@@ -162,6 +167,7 @@ def build_replica(settings: Settings, name: str = "replica-1", bus: PubSubManage
     hub.on_drop = manager.disconnect
     bus.on_resubscribed = _in_turn(channels.lost_track, commands.lost_track)
     authenticator = Authenticator(settings.auth, tickets)
+    policy = Policy(namespaces, open_mode=authenticator.mode == "open")
     parts = Parts(
         manager=manager,
         node=node,
@@ -170,6 +176,7 @@ def build_replica(settings: Settings, name: str = "replica-1", bus: PubSubManage
         settings=settings,
         telemetry=telemetry,
         namespaces=namespaces,
+        policy=policy,
         codec=PlainCodec(settings.limits.depth),
         turn=turn,
     )
@@ -195,6 +202,7 @@ def build_replica(settings: Settings, name: str = "replica-1", bus: PubSubManage
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        logger.log(logging.WARNING if policy.open_mode else logging.INFO, "%s", policy.summary())
         await node.start()
         try:
             yield

@@ -72,8 +72,13 @@ class Namespace(_Group):
     replay: bool = Field(default=False, description="who subscribes without a cursor gets what is kept")
     presence: bool = Field(default=False, description="who is on the channel can be asked")
     join_leave: bool = Field(default=False, description="subscribers are told who comes and goes; needs presence")
-    client_subscribe: bool = Field(default=True, description="clients may subscribe")
+    client_subscribe: bool | None = Field(
+        default=None, description="clients may subscribe and read the history; unset: in open mode only"
+    )
     client_publish: bool | None = Field(default=None, description="clients may publish; unset: in open mode only")
+    client_send: bool | None = Field(
+        default=None, description="of the namespace # alone: clients may send to any user; unset: in open mode only"
+    )
     run: bool = Field(default=False, description="publications are a run's updates; its latest state is kept too")
     final_ttl_s: float = Field(default=3600, gt=0, description="for how long a run is kept after its end")
 
@@ -237,7 +242,7 @@ class Settings(BaseSettings):
     channels: ChannelSettings = ChannelSettings()
     presence: PresenceSettings = PresenceSettings()
     namespaces: dict[str, Namespace] = Field(
-        default={}, description="options of namespaces by name, JSON; they replace the built-in ones of that name"
+        default={}, description="options of namespaces by name, JSON; each takes the place of the built-in one"
     )
     poll: PollSettings = PollSettings()
     auth: Annotated[AuthSettings, Field(validate_default=True)] = AuthSettings.model_construct()
@@ -254,6 +259,20 @@ class Settings(BaseSettings):
     allowed_origins: tuple[str, ...] = Field(
         default=(), description="origins whose pages may connect, beside the page's own host; JSON list"
     )
+
+    @field_validator("namespaces")
+    @classmethod
+    def _rights_where_they_mean_something(cls, namespaces: dict[str, Namespace]) -> dict[str, Namespace]:
+        for name, options in namespaces.items():
+            if name == "#":
+                for option in ("client_subscribe", "client_publish"):
+                    if getattr(options, option):
+                        raise ValueError(
+                            f"{option} cannot be given for '#': each personal channel is its user's alone"
+                        )
+            elif options.client_send is not None:
+                raise ValueError(f"client_send is an option of '#' (users' own channels), not of {name!r}")
+        return namespaces
 
     @property
     def console_enabled(self) -> bool:

@@ -34,6 +34,7 @@ async def test_neither_tokens_nor_bodies_are_logged_at_any_level(log: Path) -> N
         **os.environ,
         "HELIOGRAPH_AUTH__MODE": "jwt",
         "HELIOGRAPH_AUTH__SECRET": SECRET,
+        "HELIOGRAPH_NAMESPACES": '{"#":{"client_send":true}}',
         "HELIOGRAPH_LOG__LEVEL": "debug",
         "HELIOGRAPH_LOG__FORMAT": "json",
         "HELIOGRAPH_DRAIN__GRACE_S": "0",

@@ -12,6 +12,7 @@ class Right(StrEnum):
 
     SUBSCRIBE = "subscribe"  # listen, read the history, ask who is there
     PUBLISH = "publish"
+    SEND = "send"  # to the user whose personal channel it is
 
 
 _READ = frozenset({Right.SUBSCRIBE})
@@ -25,8 +26,8 @@ class Grants:
     rules: tuple[tuple[str, frozenset[Right]], ...] = ()
 
     def allow(self, right: Right, channel: str) -> bool:
-        """Whether the token gives this right. A personal channel is its user's, and no token's to give."""
-        if user_of(channel) is not None:
+        """Whether the token gives this right. On a personal channel that can be the right to send to it alone."""
+        if user_of(channel) is not None and right is not Right.SEND:
             return False
         return any(right in rights and _matches(pattern, channel) for pattern, rights in self.rules)
 
@@ -42,14 +43,14 @@ def read_grants(claim: object) -> Grants:
     """The `channels` of a token.
 
     A list (`["news", "run:*"]`) gives the right to subscribe, and subscribes to the names in it at once. An object
-    (`{"chat:*": ["subscribe", "publish"]}`) gives the rights that it says, and subscribes to nothing. What ends in
-    `*` stands for every channel that begins so.
+    (`{"chat:*": ["subscribe", "publish"], "#*": ["send"]}`) gives the rights that it says, and subscribes to nothing.
+    What ends in `*` stands for every channel that begins so. A personal channel can be sent to, and nothing else.
 
     Raises:
         InvalidToken: it is neither of the two.
     """
     if isinstance(claim, list):
-        names = tuple(dict.fromkeys(map(_pattern, claim)))
+        names = tuple(dict.fromkeys(map(_listed, claim)))
         at_once = tuple(name for name in names if not name.endswith("*"))
         return Grants(at_once, tuple((name, _READ) for name in names))
     if isinstance(claim, dict):
@@ -57,11 +58,15 @@ def read_grants(claim: object) -> Grants:
     raise InvalidToken("the token's 'channels' is a list of channels, or an object of channels and rights")
 
 
+def _listed(name: object) -> str:
+    if isinstance(name, str) and name.startswith("#"):
+        raise InvalidToken("the token's 'channels': a personal channel is its user's, and cannot be given")
+    return _pattern(name)
+
+
 def _pattern(name: object) -> str:
     if not isinstance(name, str):
         raise InvalidToken("the token's 'channels': a channel is a string")
-    if name.startswith("#"):
-        raise InvalidToken("the token's 'channels': a personal channel is its user's, and cannot be given")
     if "*" in name[:-1]:
         raise InvalidToken("the token's 'channels': '*' stands only at the end")
     try:
@@ -72,8 +77,16 @@ def _pattern(name: object) -> str:
 
 def _rights(name: str, rights: object) -> frozenset[Right]:
     try:
-        if isinstance(rights, list):
-            return frozenset(map(Right, rights))
+        given = frozenset(map(Right, rights)) if isinstance(rights, list) else None
     except (ValueError, TypeError):
-        pass
-    raise InvalidToken(f"the token's 'channels': the rights on {name!r} are a list of 'subscribe' and 'publish'")
+        given = None
+    if given is None:
+        known = "'send'" if name.startswith("#") else "'subscribe' and 'publish'"
+        raise InvalidToken(f"the token's 'channels': the rights on {name!r} are a list of {known}")
+    if name.startswith("#") and given != {Right.SEND}:
+        raise InvalidToken(
+            f"the token's 'channels': {name!r} is personal, its user's alone; nothing but 'send' can be given on it"
+        )
+    if Right.SEND in given and not name.startswith("#"):
+        raise InvalidToken(f"the token's 'channels': 'send' is for users, such as '#bob' or '#*', not for {name!r}")
+    return given

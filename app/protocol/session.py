@@ -13,9 +13,8 @@ from msgspec import UNSET, UnsetType
 from app.errors import BadChannel, BadCursor, BadUserId, ErrorCode
 from app.protocol.codes import CloseCode
 from app.protocol.events import Connected, Event, Pong, Unsubscribed
-from app.protocol.grants import NO_GRANTS, Grants, Right
+from app.protocol.grants import NO_GRANTS, Grants
 from app.protocol.identity import check_channel, check_user_id, personal_channel, user_of
-from app.protocol.namespace import Namespaces
 from app.protocol.operations import (
     Connect,
     Emit,
@@ -30,6 +29,7 @@ from app.protocol.operations import (
     Subscribe,
     Unsubscribe,
 )
+from app.protocol.policy import Policy
 from app.protocol.position import Position, parse_cursor
 
 
@@ -113,32 +113,28 @@ Action = Send | Publish | Authenticate | Renew | Join | Leave | Recall | Muster 
 
 
 class Session:
-    """The protocol state of one connection.
-
-    `open_mode`: anyone may be any user, and may publish where a namespace does not say otherwise.
-    """
+    """The protocol state of one connection. What its client may do, the `policy` says."""
 
     def __init__(
         self,
         session_id: str,
         replica: str,
         *,
-        namespaces: Namespaces,
-        open_mode: bool,
+        policy: Policy,
         ping_interval_s: int,
         max_channels: int,
     ) -> None:
         self.id = session_id
         self.user: str | None = None
         self._replica = replica
-        self._namespaces = namespaces
-        self._open_mode = open_mode
+        self._policy = policy
         self._ping_interval_s = ping_interval_s
         self._max_channels = max_channels
         self._is_connecting = False  # the driver is finding out who this is
         self._is_known = False  # before that only `connect` is accepted
         self._connect = Connect()
         self._grants = NO_GRANTS
+        self._sends_freely = policy.anybody_sends
         self._channels: set[str] = set()
 
     def receive(self, operation: Operation) -> Action:
@@ -219,9 +215,11 @@ class Session:
                     check_user_id(operation.to)
                 except BadUserId as error:
                     return Refuse(error.code, f"'to': {error}", operation.id)
+                if not self._sends_freely and not self._policy.may_send(self._grants, operation.to):
+                    return _not_allowed(f"you may not send to {operation.to!r}", operation.id)
                 return operation
             case Publish():
-                if not self._may_publish(check_channel(operation.channel)):
+                if not self._policy.may_publish(self._grants, check_channel(operation.channel)):
                     return _not_allowed(f"clients may not publish on {operation.channel!r}", operation.id)
                 return operation
             case Ping():
@@ -229,7 +227,7 @@ class Session:
             case Connect():
                 return _said_already(operation)
             case Refresh(token=token):
-                if self._open_mode:
+                if self._policy.open_mode:
                     return Refuse(ErrorCode.BAD_REQUEST, "there is nothing to refresh in open mode", operation.id)
                 return Renew(token, operation.id)
             case Subscribe(channel=channel, cursor=cursor):
@@ -244,7 +242,7 @@ class Session:
                     return _not_allowed(f"{channel!r} is not yours to read", operation.id)
                 return Recall(operation, parse_cursor(cursor or "").get(channel))
             case ReadPresence(channel=channel):
-                if not self._may_read(check_channel(channel)) or not self._namespaces.of(channel).presence:
+                if not self._policy.may_see_presence(self.user, self._grants, check_channel(channel)):
                     return _not_allowed(f"who is on {channel!r} is not told", operation.id)
                 return Muster(channel, operation.id)
             case Emit():
@@ -275,17 +273,7 @@ class Session:
         return was_on
 
     def _may_read(self, channel: str) -> bool:
-        owner = user_of(channel)
-        if owner is not None:
-            return owner == self.user
-        return self._namespaces.of(channel).client_subscribe or self._grants.allow(Right.SUBSCRIBE, channel)
-
-    def _may_publish(self, channel: str) -> bool:
-        if user_of(channel) is not None:
-            return False
-        namespace = self._namespaces.of(channel).client_publish
-        everybody = self._open_mode if namespace is None else namespace
-        return everybody or self._grants.allow(Right.PUBLISH, channel)
+        return self._policy.may_read(self.user, self._grants, channel)
 
 
 def _said_already(operation: Connect) -> Refuse:

@@ -36,6 +36,7 @@ from app.protocol.identity import user_of
 from app.protocol.namespace import Namespaces
 from app.protocol.operations import Connect, Operation, Publish, Send
 from app.protocol.plain import PlainCodec
+from app.protocol.policy import Policy
 from app.protocol.position import cursor_of, format_cursor
 from app.protocol.session import (
     Action,
@@ -76,6 +77,7 @@ class Parts:
     settings: Settings
     telemetry: Telemetry
     namespaces: Namespaces
+    policy: Policy
     codec: PlainCodec
     turn: Turn
 
@@ -111,8 +113,7 @@ class Driver:
         self._session = Session(
             session_id,
             parts.node.name,
-            namespaces=parts.namespaces,
-            open_mode=parts.authenticator.mode == "open",
+            policy=parts.policy,
             ping_interval_s=parts.settings.ping.interval_s,
             max_channels=parts.settings.limits.channels_per_connection,
         )

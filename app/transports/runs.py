@@ -5,7 +5,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from app.errors import ErrorCode
-from app.protocol.grants import NO_GRANTS, Right
+from app.protocol.grants import NO_GRANTS
 from app.protocol.identity import check_channel
 from app.protocol.position import format_cursor
 from app.transports.auth import credentials_of
@@ -32,11 +32,12 @@ class RunDoor:
     async def serve(self, request: Request) -> Response:
         run_id = request.path_params["run_id"]
         channel = check_channel(f"run:{run_id}")
-        grants = NO_GRANTS
-        if self._parts.authenticator.mode != "open":
+        user, grants = None, NO_GRANTS
+        if not self._parts.policy.open_mode:
             credentials = credentials_of(request.scope, query_of(request.scope))
-            grants = (await self._parts.authenticator.identify(credentials)).channels
-        if not (self._parts.namespaces.of(channel).client_subscribe or grants.allow(Right.SUBSCRIBE, channel)):
+            identity = await self._parts.authenticator.identify(credentials)
+            user, grants = identity.user, identity.channels
+        if not self._parts.policy.may_read(user, grants, channel):
             return refusal(ErrorCode.NOT_ALLOWED, f"{channel!r} is not yours to read")
         opened = await self._parts.manager.run(channel)
         if opened.run is None:

@@ -53,6 +53,21 @@ def test_everything_is_not_what_belongs_to_users(claim: Any) -> None:
         assert not grants.allow(right, "#bob")
 
 
+def test_sending_is_given_by_the_names_of_users() -> None:
+    """Fails if a right to send lets its bearer listen, reaches other users, or cannot be given for all."""
+    grants = read_grants({"#bob": ["send"], "#team-*": ["send"], "*": ["subscribe", "publish"]})
+    for channel, allowed in (
+        ("#bob", True),
+        ("#team-1", True),
+        ("#bobby", False),
+        ("#alice", False),
+        ("news", False),
+    ):
+        assert grants.allow(Right.SEND, channel) is allowed, channel
+        assert not (channel.startswith("#") and (grants.allow(SUBSCRIBE, channel) or grants.allow(PUBLISH, channel)))
+    assert read_grants({"#*": ["send"]}).allow(Right.SEND, "#anybody")
+
+
 @pytest.mark.parametrize("claim", [[], {}])
 def test_nothing_given_is_nothing(claim: Any) -> None:
     """Fails if an empty claim gives everything, or is a mistake."""
@@ -85,6 +100,13 @@ def test_nothing_given_is_nothing(claim: Any) -> None:
         ({"news": [["subscribe"]]}, "the rights on 'news'"),
         ({"news": {"subscribe": True}}, "the rights on 'news'"),
         ({"news": None}, "the rights on 'news'"),
+        ({"news": ["send"]}, "'send' is for users"),
+        ({"*": ["send"]}, "'send' is for users"),
+        ({"#bob": ["subscribe"]}, "nothing but 'send'"),
+        ({"#*": ["send", "publish"]}, "nothing but 'send'"),
+        ({"#bob": []}, "nothing but 'send'"),
+        ({"#bob": ["admin"]}, "a list of 'send'"),
+        ({"#": ["send"]}, "must not be empty"),
     ],
     ids=str,
 )

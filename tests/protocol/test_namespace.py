@@ -38,12 +38,13 @@ def test_the_defaults_are_those_of_the_handbook() -> None:
     assert BUILT_IN["logs"].replay
 
 
-def test_settings_replace_the_built_in_ones() -> None:
-    """Fails if an operator's options are not taken, or touch other namespaces."""
+def test_settings_replace_the_built_in_options() -> None:
+    """Fails if an operator's options are not taken, touch other namespaces, or opening one changes what it keeps."""
     own = Namespace(history_size=7)
-    namespaces = Namespaces({"chat": own, "logs": own})
-    assert namespaces.of("chat:1") is own
-    assert namespaces.of("logs:1") is own
+    namespaces = Namespaces({"news": own, "logs": Namespace(client_subscribe=True, history_ttl_s=5)})
+    assert namespaces.of("news:1") is own
+    logs = namespaces.of("logs:1")
+    assert (logs.client_subscribe, logs.history_ttl_s, logs.history_size, logs.replay) == (True, 5, 10_000, True)
     assert namespaces.of("run:1") is BUILT_IN["run"]
     assert BUILT_IN["logs"].history_size == 10_000
 

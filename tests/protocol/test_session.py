@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from app.errors import ErrorCode
 from app.protocol.codes import CloseCode
 from app.protocol.events import Connected, Pong, Unsubscribed
+from app.protocol.grants import read_grants
 from app.protocol.namespace import Namespaces
 from app.protocol.operations import (
     Connect,
@@ -24,6 +25,7 @@ from app.protocol.operations import (
     Subscribe,
     Unsubscribe,
 )
+from app.protocol.policy import Policy
 from app.protocol.position import Position, format_cursor
 from app.protocol.session import (
     Action,
@@ -51,8 +53,7 @@ def new_session(*, open_mode: bool = True) -> Session:
     return Session(
         "session-1",
         "replica-1",
-        namespaces=namespaces,
-        open_mode=open_mode,
+        policy=Policy(namespaces, open_mode=open_mode),
         ping_interval_s=25,
         max_channels=MOST_CHANNELS,
     )
@@ -204,6 +205,16 @@ class TestChannels:
         action = connected_session(open_mode=False).receive(Publish("room:1", DATA, id=1))
         assert isinstance(action, Refuse)
         assert (action.code, action.close) == (ErrorCode.NOT_ALLOWED, None)
+
+    def test_who_may_send_is_said_by_the_mode_and_the_token(self) -> None:
+        """Fails if clients with tokens may send to users whom nobody has opened to them."""
+        session = connected_session(open_mode=False)
+        refused = session.receive(Send("bob", DATA, id=1))
+        assert isinstance(refused, Refuse)
+        assert (refused.code, refused.request_id, refused.close) == (ErrorCode.NOT_ALLOWED, 1, None)
+        session.renewed(read_grants({"#bob": ["send"]}))
+        assert session.receive(Send("bob", DATA)) == Send("bob", DATA)
+        assert isinstance(session.receive(Send("carol", DATA)), Refuse)
 
     def test_a_connection_has_a_limit_of_channels(self) -> None:
         """Fails if the limit is off by one, or what was left or not joined counts."""

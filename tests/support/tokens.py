@@ -8,6 +8,8 @@ import jwt
 
 SECRET = "a secret of thirty-two bytes or so"
 JWT = {"mode": "jwt", "secret": SECRET}
+# What a test opens in jwt mode that is about something else than rights.
+OPENED: dict[str, dict[str, Any]] = {"#": {"client_send": True}, "": {"client_subscribe": True}}
 
 
 def soon() -> float:

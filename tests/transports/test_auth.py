@@ -21,7 +21,7 @@ from app.transports.tokens import make_token
 from tests.conftest import StartReplica
 from tests.support.client import Client
 from tests.support.replicas import OPEN
-from tests.support.tokens import JWT, SECRET, soon, token
+from tests.support.tokens import JWT, OPENED, SECRET, soon, token
 
 tickets = MemoryTickets(SystemClock())
 jwt_mode = Authenticator(AuthSettings(mode="jwt", secret=SECRET), tickets)
@@ -168,7 +168,7 @@ class TestJwtMode:
 
     async def test_the_first_frame_carries_the_token(self, start_replica: StartReplica) -> None:
         """Fails if a good token is refused, or `user` (in the frame or the URL) counts beside it."""
-        one = await start_replica(auth=JWT, redis_url=None)
+        one = await start_replica(auth=JWT, redis_url=None, namespaces=OPENED)
         async with Client(one.url, path="/ws?user=mallory") as client:
             await client.say({"type": "connect", "token": token("alice"), "user": "mallory", "id": 1})
             connected = await client.next("connected", id=1)
@@ -266,7 +266,7 @@ class TestJwtMode:
 
     async def test_a_token_that_expires_ends_the_connection_with_3005(self, start_replica: StartReplica) -> None:
         """Fails if a connection outlives its token, ends before it does, or may not come back with a new one."""
-        one = await start_replica(auth=JWT, redis_url=None)
+        one = await start_replica(auth=JWT, redis_url=None, namespaces=OPENED)
         async with Client(one.url) as client, Client(one.url) as patient:
             ends_in_s = soon()
             ends_at = time.time() + ends_in_s

@@ -19,7 +19,7 @@ from tests.support.waiting import eventually
 KEY = "a key of more than sixteen bytes"
 OPTIONS: dict[str, Any] = {
     "api": {"key": KEY, "body_bytes": 4096, "batch": 5},
-    "namespaces": {"chat": {"presence": True, "history_size": 50}, "cursors": {"ephemeral": True}},
+    "namespaces": {"chat": {"join_leave": False, "history_size": 50}, "cursors": {"ephemeral": True}},
 }
 
 Call = Callable[..., Awaitable[Any]]

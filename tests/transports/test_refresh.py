@@ -16,9 +16,10 @@ from tests.support.tokens import JWT, bearer, soon, token
 from tests.support.waiting import eventually
 
 CLOSED = {
-    "vip": {"client_subscribe": False, "presence": True},
-    "chat": {"client_publish": False},
+    "vip": {"presence": True},
+    "chat": {"client_subscribe": True, "join_leave": False},
     "open": {"client_publish": True},
+    "#": {"client_send": True},
 }
 
 

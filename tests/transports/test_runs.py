@@ -61,7 +61,9 @@ async def test_in_jwt_mode_it_needs_a_token(start_replica: StartReplica) -> None
     await one.replica.manager.publish("run:7", {"progress": 1})
     assert (await ask(one, "7")).status_code == 401
     assert (await ask(one, "7", Authorization="Bearer no")).json()["error"]["code"] == "invalid_token"
-    assert (await ask(one, "7", Authorization=f"Bearer {token('alice')}")).json()["progress"] == 1.0
+    assert (await ask(one, "7", Authorization=f"Bearer {token('alice')}")).json()["error"]["code"] == "not_allowed"
+    allowed = token("alice", channels={"run:7": ["subscribe"]})
+    assert (await ask(one, "7", Authorization=f"Bearer {allowed}")).json()["progress"] == 1.0
 
 
 async def test_what_may_not_be_subscribed_to_may_not_be_read(start_replica: StartReplica) -> None:

@@ -22,7 +22,7 @@ from tests.support.manual_clock import ManualClock
 from tests.support.redis_admin import RedisAdmin
 from tests.support.redis_server import RedisServer
 from tests.support.replicas import RunningReplica
-from tests.support.tokens import JWT, SECRET, bearer, soon, token
+from tests.support.tokens import JWT, OPENED, SECRET, bearer, soon, token
 from tests.support.waiting import eventually
 
 
@@ -179,7 +179,7 @@ class TestUse:
                     assert (refused.status_code, refused.json()["error"]["code"]) == (401, "invalid_token"), query
                 with_header = await http.get(f"{path}?channels=%23bob", headers=bearer("alice"))
                 assert with_header.status_code == 403
-            run = await http.get("/api/runs/42", headers=bearer("alice"))
+            run = await http.get("/api/runs/42", headers=bearer("alice", channels=["run:*"]))
             assert run.status_code == 404
 
     async def test_in_the_first_frame_too(self, start_replica: StartReplica) -> None:
@@ -191,7 +191,7 @@ class TestUse:
 
     async def test_with_a_cursor_and_channels(self, start_replica: StartReplica) -> None:
         """Fails if a client that comes back with a ticket cannot say where it stands."""
-        one = await start_replica(auth=JWT, redis_url=None)
+        one = await start_replica(auth=JWT, redis_url=None, namespaces=OPENED)
         async with Client(one.url, path=f"/ws?ticket={await ticket(one)}") as client:
             cursor = (await client.next("connected"))["cursor"]
         await one.replica.manager.send("alice", "missed")

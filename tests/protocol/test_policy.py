@@ -1,0 +1,79 @@
+"""Who may do what, in both modes."""
+
+import pytest
+
+from app.protocol.grants import NO_GRANTS, read_grants
+from app.protocol.namespace import BUILT_IN, Namespaces
+from app.protocol.policy import Policy
+from app.settings import Namespace
+
+NAMES = ("news", "orders:acme", "logs:101", "run:7", "chat:1", "#bob")
+
+
+def policy(*, open_mode: bool = False, **namespaces: Namespace) -> Policy:
+    return Policy(
+        Namespaces({name.replace("personal", "#"): each for name, each in namespaces.items()}), open_mode=open_mode
+    )
+
+
+@pytest.mark.parametrize("channel", NAMES)
+def test_in_jwt_mode_nothing_is_open_by_itself(channel: str) -> None:
+    """Fails if a client whose token gives nothing may read, write or send anywhere but read its own channel."""
+    rules = policy()
+    assert not rules.may_read("alice", NO_GRANTS, channel)
+    assert not rules.may_see_presence("alice", NO_GRANTS, channel)
+    assert not rules.may_publish(NO_GRANTS, channel)
+    assert not rules.may_send(NO_GRANTS, "bob")
+    assert rules.may_read("alice", NO_GRANTS, "#alice")
+
+
+def test_a_token_for_one_channel_opens_no_other() -> None:
+    """Fails if a right on one channel is one on another, or on what is addressed to users."""
+    grants = read_grants(["news"])
+    assert [name for name in NAMES if policy().may_read("alice", grants, name)] == ["news"]
+
+
+def test_a_namespace_opens_for_everybody() -> None:
+    """Fails if an option opens another thing, or another namespace, than it says."""
+    rules = policy(logs=Namespace(client_subscribe=True), orders=Namespace(client_publish=True))
+    assert [name for name in NAMES if rules.may_read("alice", NO_GRANTS, name)] == ["logs:101"]
+    assert [name for name in NAMES if rules.may_see_presence("alice", NO_GRANTS, name)] == ["logs:101"]
+    assert [name for name in NAMES if rules.may_publish(NO_GRANTS, name)] == ["orders:acme"]
+
+
+def test_open_mode_is_open_where_no_namespace_closes() -> None:
+    """Fails if development needs rights, or a namespace cannot be closed in it."""
+    rules = policy(open_mode=True, chat=Namespace(client_subscribe=False, client_publish=False))
+    assert [name for name in NAMES if not rules.may_read("alice", NO_GRANTS, name)] == ["chat:1", "#bob"]
+    closed = [name for name in NAMES if not rules.may_publish(NO_GRANTS, name)]
+    assert closed == ["logs:101", "run:7", "chat:1", "#bob"], "programs alone publish runs and logs"
+    assert rules.may_send(NO_GRANTS, "bob")
+
+
+def test_sending_can_be_opened_and_closed() -> None:
+    """Fails if the right to send to users hangs on the mode alone."""
+    assert policy(personal=Namespace(client_send=True)).may_send(NO_GRANTS, "bob")
+    closed = policy(open_mode=True, personal=Namespace(client_send=False))
+    assert not closed.may_send(NO_GRANTS, "bob")
+    assert closed.may_send(read_grants({"#b*": ["send"]}), "bob")
+
+
+def test_no_built_in_namespace_opens_anything() -> None:
+    """Fails if somebody gives a built-in namespace a right that every token has then."""
+    for name, options in BUILT_IN.items():
+        assert not any((options.client_subscribe, options.client_publish, options.client_send)), name
+
+
+def test_the_summary_says_what_is_open() -> None:
+    """Fails if an operator cannot see at the start what every client may do."""
+    assert "anyone" in policy(open_mode=True).summary()
+    assert "only their tokens" in policy().summary()
+    rules = policy(
+        logs=Namespace(client_subscribe=True),
+        orders=Namespace(client_publish=True),
+        personal=Namespace(client_send=True),
+        **{"": Namespace(client_subscribe=True)},
+    )
+    said = rules.summary()
+    for part in ("read ", "logs:*", "all other channels", "publish on orders:*", "send to any user"):
+        assert part in said
