@@ -1,12 +1,13 @@
 """Where something stands in a channel, and the cursor a client keeps to come back to it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from urllib.parse import parse_qsl, quote
 
 import msgspec
 
 from app.errors import BadCursor
+from app.protocol.short_cursor import MARK, ShortCursor, ShortCursorWriter
 
 
 class Position(msgspec.Struct, frozen=True, gc=False):
@@ -46,21 +47,56 @@ def _quoted(channel: str) -> str:
     return quote(channel, safe="")
 
 
-def parse_cursor(cursor: str) -> dict[str, Position]:
-    """The positions by channel; a channel that is named twice counts with its last position.
+class Cursor(dict[str, Position]):
+    """What a client's cursor says: the positions of the channels that it names, and of others that it can tell.
+
+    As a mapping it holds those that it names.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._short: list[ShortCursor] = []
+
+    def position_in(self, channel: str) -> Position | None:
+        """Where the client stands in the channel, named or not; None if that is not said."""
+        if (named := self.get(channel)) is not None:
+            return named
+        for short in reversed(self._short):
+            if (found := short.find(channel)) is not None:
+                return Position(*found)
+        return None
+
+    def add(self, part: str) -> None:
+        """Read one more part, which counts where another part says something else.
+
+        Raises:
+            ValueError: it is not one.
+        """
+        if part.startswith(MARK) and "=" not in part:
+            short = ShortCursor(part)
+            for name in [name for name in self if short.find(name) is not None]:
+                del self[name]
+            self._short.append(short)
+            return
+        for channel, text in parse_qsl(part, keep_blank_values=True, strict_parsing=True, errors="strict"):
+            self[channel] = _parse_position(text)
+
+
+def parse_cursor(cursor: str) -> Cursor:
+    """The positions that a cursor holds; a channel that is in it twice counts with its last position.
 
     Raises:
-        BadCursor: this was not made by `format_cursor`.
+        BadCursor: no replica gave this.
     """
+    parsed = Cursor()
     if not cursor:
-        return {}
+        return parsed
     try:
-        return {
-            channel: _parse_position(text)
-            for channel, text in parse_qsl(cursor, keep_blank_values=True, strict_parsing=True, errors="strict")
-        }
+        for part in cursor.split("&") if MARK in cursor else (cursor,):
+            parsed.add(part)
     except ValueError:
         raise BadCursor("the cursor is not one that this cluster has given") from None
+    return parsed
 
 
 class Bookmark:
@@ -79,6 +115,33 @@ class Bookmark:
     def __str__(self) -> str:
         """The whole cursor."""
         return "&".join(self._parts.values())
+
+
+class ShortBookmark(Bookmark):
+    """One for channels that are known beforehand, which can also say it in few bytes."""
+
+    __slots__ = ("_names", "_others", "_writer")
+
+    def __init__(self, channels: Sequence[str]) -> None:
+        super().__init__()
+        self._names = {_quoted(channel): channel for channel in channels}
+        self._writer = ShortCursorWriter(channels)
+        self._others: dict[str, str] = {}  # what the short form cannot hold
+
+    def keep(self, cursor: str) -> None:
+        super().keep(cursor)
+        for part in cursor.split("&") if cursor else ():
+            quoted, _, text = part.partition("=")
+            epoch, _, offset = text.rpartition(".")
+            if self._writer.move(self._names.get(quoted, ""), epoch, int(offset)):
+                self._others.pop(quoted, None)
+            else:
+                self._others[quoted] = part
+
+    @property
+    def short(self) -> str:
+        """The whole cursor without names: `Cursor.position_in` finds the channels in it."""
+        return "&".join((str(self._writer), *self._others.values()))
 
 
 def _parse_position(text: str) -> Position:

@@ -170,12 +170,12 @@ class Session:
         for channel in wanted:
             if channel != own:
                 try:
-                    action = self._subscribe(Subscribe(channel), positions.get(channel))
+                    action = self._subscribe(Subscribe(channel), positions.position_in(channel))
                 except BadChannel as error:
                     action = Refuse(error.code, str(error))
                 if isinstance(action, Join) or channel in named:
                     others.append(action)
-        return Join(own, positions.get(own), self._connect.replay), others
+        return Join(own, positions.position_in(own), self._connect.replay), others
 
     def renewed(self, grants: Grants) -> tuple[list[str], list[Join | Refuse]]:
         """Another token counts from now on: the channels that are to be left, and those that it brings."""
@@ -231,7 +231,7 @@ class Session:
                     return Refuse(ErrorCode.BAD_REQUEST, "there is nothing to refresh in open mode", operation.id)
                 return Renew(token, operation.id)
             case Subscribe(channel=channel, cursor=cursor):
-                return self._subscribe(operation, parse_cursor(cursor or "").get(channel))
+                return self._subscribe(operation, parse_cursor(cursor or "").position_in(channel))
             case Unsubscribe(channel=channel):
                 if channel not in self._channels:
                     return Refuse(ErrorCode.BAD_REQUEST, f"not subscribed to {channel!r}", operation.id)
@@ -240,7 +240,7 @@ class Session:
             case ReadHistory(channel=channel, cursor=cursor):
                 if not self._may_read(check_channel(channel)):
                     return _not_allowed(f"{channel!r} is not yours to read", operation.id)
-                return Recall(operation, parse_cursor(cursor or "").get(channel))
+                return Recall(operation, parse_cursor(cursor or "").position_in(channel))
             case ReadPresence(channel=channel):
                 if not self._policy.may_see_presence(self.user, self._grants, check_channel(channel)):
                     return _not_allowed(f"who is on {channel!r} is not told", operation.id)

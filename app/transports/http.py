@@ -2,7 +2,6 @@
 
 from collections.abc import Awaitable, Callable
 from typing import Final
-from urllib.parse import parse_qsl
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -34,17 +33,6 @@ def refusal(code: ErrorCode, message: str) -> Response:
     if status == 401:
         headers["WWW-Authenticate"] = "Bearer"
     return JSONResponse({"error": {"code": code.value, "message": message}}, status, headers)
-
-
-def query_of(scope: Scope) -> dict[str, str]:
-    """The URL's query. Bytes that are no UTF-8 become lone surrogates, which no name may hold."""
-    query = scope["query_string"].decode("ascii", errors="surrogateescape")
-    return dict(parse_qsl(query, keep_blank_values=True, errors="surrogateescape"))
-
-
-def channels_of(query: dict[str, str]) -> tuple[str, ...]:
-    """`?channels=a,b`: each once."""
-    return tuple(dict.fromkeys(channel for channel in query.get("channels", "").split(",") if channel))
 
 
 class PageDoor:

@@ -134,6 +134,12 @@ _WHO = [
 ]
 _WHAT = [
     _query("channels", "names, separated by commas; none: the user's own"),
+    {
+        "name": "channel",
+        "in": "query",
+        "description": "one name, which may hold a comma; given once for each",
+        "schema": {"type": "array", "items": {"type": "string"}},
+    },
     _query("cursor", "where the client stands"),
 ]
 _REFUSALS = {

@@ -24,13 +24,13 @@ from app.protocol.codes import CloseCode
 from app.protocol.events import Connected, InitialState, Subscribed
 from app.protocol.identity import personal_channel
 from app.protocol.operations import Connect
-from app.protocol.position import Bookmark, Position, parse_cursor
+from app.protocol.position import Bookmark, Cursor, parse_cursor
 from app.protocol.session import Join
 from app.tasks import end
 from app.transports.auth import Identity, credentials_of
 from app.transports.driver import Disconnected, Driver, Parts
 from app.transports.entry import Entry
-from app.transports.http import channels_of, query_of
+from app.transports.query import Query
 
 logger = logging.getLogger("heliograph.polling")
 
@@ -78,13 +78,13 @@ class PollDoor:
         self._joining: set[asyncio.Task[None]] = set()
 
     async def serve(self, request: Request) -> Response:
-        query = query_of(request.scope)
+        query = Query(request.scope)
         wait_s = wait_of(query)
         credentials = credentials_of(request.scope, query)
         identity = await self._parts.authenticator.identify(credentials)
         if self._parts.node.draining:
             raise Disconnected(ErrorCode.UNAVAILABLE, "this replica is shutting down")
-        asked = Standing(replace(identity, expires_at=None), channels_of(query), query.get("cursor", ""))
+        asked = Standing(replace(identity, expires_at=None), query.channels, query.get("cursor", ""))
         mailbox = self._take(asked)
         if mailbox is None:
             connect = Connect(credentials.token, credentials.user, asked.cursor, replay="replay" in query)
@@ -161,7 +161,7 @@ class Mailbox:
         self._most_bytes = parts.settings.poll.answer_bytes
         self._outbox = Outbox(self, parts.turn, parts.settings.limits.outbox_bytes)
         self.driver = Driver(parts, encoding, self._outbox, channels=asked.channels)
-        self._known: dict[str, Position] = {}  # where the client said it stands
+        self._known = Cursor()  # where the client said it stands
         self._replays = False  # its own channel is told from the start of what is kept, with `subscribed` before it
         self._tasks = tasks
         self._joining: asyncio.Task[None] | None = None
@@ -252,7 +252,7 @@ class Mailbox:
 
     def _is_news(self, entry: Entry) -> bool:
         """Whether the client is to see it. That it goes on from where it said it stands is nothing new to it."""
-        event, known = entry.event, self._known
+        event = entry.event
         match event:
             case Connected():
                 if not self._replays and personal_channel(event.user) not in parse_cursor(event.cursor):
@@ -260,11 +260,15 @@ class Mailbox:
                 return False
             case Subscribed():
                 # The state of a run does not name it: it is known by what is said just before it.
-                return not (event.recovered and parse_cursor(event.cursor).items() <= known.items())
+                return not (event.recovered and self._knows(event.cursor))
             case InitialState():
-                return not parse_cursor(entry.at).items() <= known.items()
+                return not self._knows(entry.at)
             case _:
                 return True
+
+    def _knows(self, cursor: str) -> bool:
+        """True if the client has said that it stands there."""
+        return all(self._known.position_in(name) == position for name, position in parse_cursor(cursor).items())
 
     # -- polls
 

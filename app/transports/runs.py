@@ -10,7 +10,8 @@ from app.protocol.identity import check_channel
 from app.protocol.position import format_cursor
 from app.transports.auth import credentials_of
 from app.transports.driver import Parts
-from app.transports.http import query_of, refusal
+from app.transports.http import refusal
+from app.transports.query import Query
 
 
 class Run(msgspec.Struct, frozen=True):
@@ -34,7 +35,7 @@ class RunDoor:
         channel = check_channel(f"run:{run_id}")
         user, grants = None, NO_GRANTS
         if not self._parts.policy.open_mode:
-            credentials = credentials_of(request.scope, query_of(request.scope))
+            credentials = credentials_of(request.scope, Query(request.scope))
             identity = await self._parts.authenticator.identify(credentials)
             user, grants = identity.user, identity.channels
         if not self._parts.policy.may_read(user, grants, channel):

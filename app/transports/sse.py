@@ -14,14 +14,15 @@ from app.errors import BusUnavailable
 from app.hub.frames import Encoding
 from app.hub.outbox import Outbox
 from app.protocol.codes import CloseCode
+from app.protocol.identity import personal_channel
 from app.protocol.operations import Connect
-from app.protocol.position import Bookmark, parse_cursor
+from app.protocol.position import ShortBookmark, parse_cursor
 from app.protocol.session import Join, Refuse
 from app.tasks import end
 from app.transports.auth import credentials_of
 from app.transports.driver import Driver, Parts
 from app.transports.entry import Entry
-from app.transports.http import channels_of, query_of
+from app.transports.query import Query
 
 logger = logging.getLogger("heliograph.sse")
 
@@ -30,7 +31,8 @@ RETRY_MS = 1000  # when a client comes back after the stream has ended
 FAREWELL_TIMEOUT_S = 1.0  # until a client must have taken the last event
 PIECE_BYTES = 65_536  # handed to the server at once
 REJOIN_S = 1.0  # until a channel that could not be joined is tried again
-KEEP_ALIVE = Entry(b":\n\n")
+# A comment that ends no block. Some readers take every block for an event, one without data for an empty event.
+KEEP_ALIVE = Entry(b":\n")
 
 
 class Disconnect(msgspec.Struct, frozen=True, tag="disconnect"):
@@ -52,19 +54,19 @@ class SseDoor:
         return cls(parts, Encoding(parts.codec, event_block, parts.telemetry.traffic["sse"], label=Entry.of))
 
     async def serve(self, request: Request) -> Response:
-        query = query_of(request.scope)
+        query = Query(request.scope)
         cursor = request.headers.get("last-event-id") or query.get("cursor")
         credentials = credentials_of(request.scope, query)
         identity = await self.parts.authenticator.identify(credentials)
         stream = EventStream(self.parts)
-        driver = Driver(self.parts, self.encoding, stream.outbox, channels=channels_of(query))
+        driver = Driver(self.parts, self.encoding, stream.outbox, channels=query.channels)
         connect = Connect(credentials.token, credentials.user, cursor, replay="replay" in query)
         try:
             joins = await driver.enter(connect, identity)
         except BaseException:
             driver.end()
             raise
-        stream.begin(driver, joins)
+        stream.begin(driver, joins, identity.user)
         return stream
 
 
@@ -85,19 +87,21 @@ class EventStream(Response):
         self._driver: Driver
         self._joins: Sequence[Join] = ()
         self._entries: list[bytes] = []
-        self._bookmark = Bookmark()
+        self._bookmark = ShortBookmark(())
         self._farewell: Disconnect | None = None
         self._work = asyncio.Event()
         self._deadline: asyncio.Timeout | None = None  # by which the stream must have ended; none: it has not begun
         self._alive_at: asyncio.TimerHandle
 
-    def begin(self, driver: Driver, joins: Sequence[Join]) -> None:
-        """What the client is told comes by this driver; these channels it has still to join."""
+    def begin(self, driver: Driver, joins: Sequence[Join], user: str) -> None:
+        """What the client, this user, is told comes by this driver; these channels it has still to join."""
         self._driver, self._joins = driver, joins
+        own = personal_channel(user)
+        self._bookmark = ShortBookmark([own, *(join.channel for join in joins if join.channel != own)])
 
     def write(self, frames: list[bytes]) -> None:
         self._entries += frames
-        self.outbox.pause()
+        self.outbox.pause(self._entry_bytes())
         self._work.set()
 
     def close(self, code: CloseCode, reason: str) -> None:
@@ -132,18 +136,24 @@ class EventStream(Response):
 
     async def _write_all(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-        await send({"type": "http.response.body", "body": b"retry: %d\n\n" % RETRY_MS, "more_body": True})
+        # Without a blank line, so that it stands in the block of the first event.
+        await send({"type": "http.response.body", "body": b"retry: %d\n" % RETRY_MS, "more_body": True})
         while self._farewell is None or self._entries:
             await self._work.wait()
             self._work.clear()
             while self._entries:
-                await send({"type": "http.response.body", "body": self._piece(), "more_body": True})
+                piece = self._piece()
+                self.outbox.pause(self._entry_bytes() + len(piece))
+                await send({"type": "http.response.body", "body": piece, "more_body": True})
             self.outbox.resume()
         last = b"data: %b\n\n" % msgspec.json.encode(self._farewell)
         await send({"type": "http.response.body", "body": last, "more_body": False})
 
     def _piece(self) -> bytes:
-        """Some of what is to be written; what the server takes at once is not much more than it would buffer."""
+        """Some of what is to be written, each event with its id.
+
+        What the server takes at once is not much more than it would buffer. Ids are made no sooner, so none waits.
+        """
         lines: list[bytes] = []
         size = taken = 0
         for entry in self._entries:
@@ -152,12 +162,18 @@ class EventStream(Response):
             assert isinstance(entry, Entry)  # noqa: S101 - by the encoding of this door
             if entry.at:
                 self._bookmark.keep(entry.at)
-                lines += (b"id: ", str(self._bookmark).encode(), b"\n")
+                position = b"id: %b\n" % self._bookmark.short.encode()
+                lines.append(position)
+                size += len(position)
             lines.append(entry)
             size += len(entry)
             taken += 1
         del self._entries[:taken]
         return b"".join(lines)
+
+    def _entry_bytes(self) -> int:
+        """What waits here, to count with what waits in the outbox."""
+        return sum(map(len, self._entries))
 
     def _keep_alive(self) -> None:
         self._alive_at = asyncio.get_running_loop().call_later(self._keep_alive_s, self._keep_alive)
@@ -188,7 +204,7 @@ class EventStream(Response):
 
     async def _join(self, join: Join, *, first: bool = False) -> bool:
         try:
-            since = parse_cursor(str(self._bookmark)).get(join.channel, join.since)
+            since = parse_cursor(str(self._bookmark)).get(join.channel) or join.since
             await self._driver.join(join if first else replace(join, since=since))
         except BusUnavailable as error:
             if first:

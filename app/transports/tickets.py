@@ -5,7 +5,7 @@ from starlette.responses import JSONResponse, Response
 
 from app.errors import InvalidToken
 from app.transports.auth import Authenticator, credentials_of
-from app.transports.http import query_of
+from app.transports.query import Query
 
 
 class TicketDoor:
@@ -15,7 +15,7 @@ class TicketDoor:
         self._authenticator = authenticator
 
     async def serve(self, request: Request) -> Response:
-        credentials = credentials_of(request.scope, query_of(request.scope))
+        credentials = credentials_of(request.scope, Query(request.scope))
         if credentials.ticket is not None:
             raise InvalidToken("a ticket is given for a token, and not for another ticket")
         identity = await self._authenticator.identify(credentials)

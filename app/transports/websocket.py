@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from time import monotonic
 from typing import Any, Protocol
-from urllib.parse import parse_qsl, unquote_to_bytes
+from urllib.parse import unquote_to_bytes
 
 from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
@@ -23,6 +23,7 @@ from app.protocol.token_bucket import TokenBucket
 from app.transports.asgi_sink import AsgiSink
 from app.transports.auth import OriginPolicy, credentials_of
 from app.transports.driver import Disconnected, Driver, Parts
+from app.transports.query import BadQuery, Query
 
 logger = logging.getLogger("heliograph.websocket")
 
@@ -144,12 +145,16 @@ class _Socket:
         self._parts = parts
         self._address = address  # which has entered, and leaves with this socket
         self._socket = socket  # to be told when to read no further; None where whoever reads waits until we are idle
-        # Bytes that are no UTF-8 become lone surrogates here, which neither a user id nor a channel may hold.
-        text = scope["query_string"].decode("ascii")
-        query = dict(parse_qsl(text, keep_blank_values=True, errors="surrogateescape"))
         user = _user_in_path(scope)
-        self._connect = _connect_in_url(scope, query, user, open_mode=parts.authenticator.mode == "open")
-        self._driver = Driver(parts, encoding, outbox, only_user=user, channels=_channels_in_url(scope, query))
+        channels: tuple[str, ...] = ()
+        try:
+            query = Query(scope)
+        except BadQuery as error:
+            self._connect: Connect | Refuse | None = Refuse(error.code, str(error), close=CloseCode.BAD_REQUEST)
+        else:
+            self._connect = _connect_in_url(scope, query, user, open_mode=parts.authenticator.mode == "open")
+            channels = _channels_in_url(scope, query)
+        self._driver = Driver(parts, encoding, outbox, only_user=user, channels=channels)
         self._decode = parts.codec.decode
         self._traffic = encoding.traffic
         self._bucket = TokenBucket(parts.settings.limits.messages_per_second, monotonic())
@@ -276,9 +281,7 @@ class _Socket:
             self._timer = None
 
 
-def _connect_in_url(
-    scope: Scope, query: dict[str, str], user: str | None, *, open_mode: bool
-) -> Connect | Refuse | None:
+def _connect_in_url(scope: Scope, query: Query, user: str | None, *, open_mode: bool) -> Connect | Refuse | None:
     """The handshake may say who comes, instead of a first frame; `user`: whom the path names."""
     try:
         credentials = credentials_of(scope, query)
@@ -307,11 +310,11 @@ def _user_in_path(scope: Scope) -> str | None:
     return unquote_to_bytes(name).decode(errors="surrogateescape")
 
 
-def _channels_in_url(scope: Scope, query: dict[str, str]) -> list[str]:
-    """`?channels=a,b`, or the channel that the path names."""
+def _channels_in_url(scope: Scope, query: Query) -> tuple[str, ...]:
+    """Those that the query names, after the one that the path names."""
     params = scope["path_params"]
-    named = [f"{namespace}:{params[kind]}" for kind, namespace in CHANNEL_KINDS.items() if kind in params]
-    return named + [channel for channel in query.get("channels", "").split(",") if channel]
+    named = tuple(f"{namespace}:{params[kind]}" for kind, namespace in CHANNEL_KINDS.items() if kind in params)
+    return named + query.channels
 
 
 async def _deny(scope: Scope, send: Send, status: int, reason: str) -> None:

@@ -63,9 +63,7 @@ class EventSource:
     async def event(self, within_s: float = 5.0) -> dict[str, Any]:
         """The next event. Raises EOFError if the stream has ended."""
         async with asyncio.timeout(within_s):
-            while True:
-                if (event := self._parse(await self._block())) is not None:
-                    return event
+            return self._parse(await self._block())
 
     async def next(self, *types: str, within_s: float = 5.0) -> dict[str, Any]:
         """The next event of one of these types; others are kept for later."""
@@ -86,18 +84,26 @@ class EventSource:
         except EOFError:
             return events
 
-    async def _block(self) -> bytes:
-        while b"\n\n" not in self._buffer:
-            try:
-                self._buffer += await anext(self._bytes)
-            except StopAsyncIteration:
-                raise EOFError("the stream has ended") from None
-        block, _, self._buffer = self._buffer.partition(b"\n\n")
-        return block
+    async def _block(self) -> list[bytes]:
+        """The lines of the next event. Comments belong to none, and are counted as they come."""
+        lines: list[bytes] = []
+        while True:
+            while b"\n" not in self._buffer:
+                try:
+                    self._buffer += await anext(self._bytes)
+                except StopAsyncIteration:
+                    raise EOFError("the stream has ended") from None
+            line, _, self._buffer = self._buffer.partition(b"\n")
+            if line.startswith(b":"):
+                self.comments += 1
+            elif line:
+                lines.append(line)
+            else:
+                return lines
 
-    def _parse(self, block: bytes) -> dict[str, Any] | None:
+    def _parse(self, lines: list[bytes]) -> dict[str, Any]:
         data = []
-        for line in block.split(b"\n"):
+        for line in lines:
             field, _, value = line.partition(b":")
             value = value.removeprefix(b" ")
             match field:
@@ -107,8 +113,7 @@ class EventSource:
                     self.last_event_id = value.decode()
                 case b"retry":
                     self.retry_ms = int(value)
-                case b"":
-                    self.comments += 1
                 case _:
                     raise AssertionError(f"a field that nobody asked for: {line!r}")
-        return dict(json.loads(b"\n".join(data))) if data else None
+        assert data, "some readers take a block without data for an event"
+        return dict(json.loads(b"\n".join(data)))

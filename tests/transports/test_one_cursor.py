@@ -10,8 +10,10 @@ from app.protocol.position import Bookmark, parse_cursor
 from tests.conftest import StartReplica
 from tests.support.client import Client
 from tests.support.event_source import EventSource
+from tests.support.http import http_client
 from tests.support.poller import Poller
 from tests.support.replicas import RunningReplica
+from tests.support.waiting import eventually
 
 USER = "우주여행고양이"
 CHANNELS = ("news", "방:42")
@@ -173,3 +175,34 @@ async def test_who_comes_for_the_first_time_may_have_all_that_is_kept(start_repl
         for channel in (OWN, "news"):
             assert [each["data"] for each in told if each["channel"] == channel] == [0, 1, 2]
     assert set(parse_cursor(answer["cursor"])) == {OWN, "news"}
+
+
+async def test_a_name_with_a_comma_is_one_channel_at_every_door(start_replica: StartReplica) -> None:
+    """Fails if `orders:1,2` is taken for two other channels, on which nothing ever comes."""
+    one = await start_replica(redis_url=None)
+    query = urlencode([("user", USER), ("channel", "orders:1,2"), ("channels", "a,b"), ("channel", "orders:3")])
+    expected = {"orders:1,2", "a", "b", "orders:3"}
+    async with (
+        Client(one.url, path=f"/ws?{query}") as socket,
+        http_client(one.url) as http,
+        http.stream("GET", f"/sse?{query}") as stream,
+    ):
+        assert stream.status_code == 200
+        assert {(await socket.next("subscribed"))["channel"] for _ in expected} == expected
+        events = (await http.get(f"/api/poll?{query}")).json()["events"]
+        assert {event["channel"] for event in events} == expected
+        await eventually(
+            lambda: {frozenset(each.channels) for each in one.replica.hub} == {frozenset({OWN, *expected})}
+        )
+
+
+@pytest.mark.parametrize("twice", ["user=alice&user=bob", "user=alice&cursor=a&cursor=b", "user=alice&channels=a,,b"])
+async def test_a_url_that_cannot_be_is_refused_at_every_door(start_replica: StartReplica, twice: str) -> None:
+    """Fails if one of two values, or an empty name, is passed over in silence."""
+    one = await start_replica(redis_url=None)
+    async with http_client(one.url) as http:
+        for path in ("/sse", "/api/poll"):
+            answer = await http.get(f"{path}?{twice}")
+            assert (answer.status_code, answer.json()["error"]["code"]) == (400, "bad_request")
+    async with Client(one.url, path=f"/ws?{twice}") as socket:
+        assert (await socket.next("error"))["code"] == "bad_request"

@@ -3,13 +3,15 @@
 import asyncio
 import json
 import socket
+from collections.abc import MutableMapping
 from typing import Any
 
 import pytest
+from httpx_sse import aconnect_sse
 
 from app.hub.outbox import Outbox
-from app.protocol.position import parse_cursor
-from app.transports.sse import event_block
+from app.protocol.position import Position, format_cursor, parse_cursor
+from app.transports.sse import PIECE_BYTES, event_block
 from tests.conftest import StartReplica
 from tests.support.client import Client
 from tests.support.event_source import EventSource
@@ -30,6 +32,13 @@ async def one(start_replica: StartReplica) -> RunningReplica:
 
 async def publish(replica: RunningReplica, channel: str, data: Any) -> None:
     await replica.replica.manager.publish(channel, data)
+
+
+def at(events: EventSource, channel: str) -> Position:
+    """Where the last id says that the client stands."""
+    position = parse_cursor(events.last_event_id).position_in(channel)
+    assert position is not None, channel
+    return position
 
 
 class TestStream:
@@ -72,18 +81,18 @@ class TestStream:
         async with EventSource(one.url, user="alice", channels="news,run:7") as events:
             for _ in range(4):
                 await events.event()
-            start = parse_cursor(events.last_event_id)
-            assert set(start) == {"#alice", "news", "run:7"}
+            channels = ("news", "#alice", "run:7")
+            start = {channel: at(events, channel) for channel in channels}
             for number in range(1, 4):
                 await publish(one, "news", number)
                 await publish(one, "#alice", number)
                 await publish(one, "run:7", {"progress": number})
             for number in range(1, 4):
-                for channel in ("news", "#alice", "run:7"):
+                for index, channel in enumerate(channels):
                     await events.event()
-                    position = parse_cursor(events.last_event_id)[channel]
-                    assert position.offset == start[channel].offset + number
-            assert len(parse_cursor(events.last_event_id)) == 3
+                    for other_index, other in enumerate(channels):
+                        expected = number if other_index <= index else number - 1
+                        assert at(events, other).offset == start[other].offset + expected, (channel, other)
 
     async def test_a_run_counts_as_seen_only_with_its_state(self, one: RunningReplica) -> None:
         """Fails if a stream that is cut between `subscribed` and `initial_state` says that the run was seen."""
@@ -91,9 +100,9 @@ class TestStream:
         async with EventSource(one.url, user="alice", channels="run:7") as events:
             await events.event()
             assert (await events.event())["type"] == "subscribed"
-            assert "run:7" not in parse_cursor(events.last_event_id)
+            assert parse_cursor(events.last_event_id).position_in("run:7") is None
             assert (await events.event())["type"] == "initial_state"
-            assert parse_cursor(events.last_event_id)["run:7"].offset == 1
+            assert at(events, "run:7").offset == 1
 
     async def test_last_event_id_goes_on_and_wins(self, one: RunningReplica) -> None:
         """Fails if a browser that comes back misses or repeats something, or its URL's old cursor counts again."""
@@ -124,7 +133,8 @@ class TestStream:
             await publish(one, "news", 1)
             await publish(one, "#alice", 2)
             assert (await narrow.event())["data"] == 2
-            assert set(parse_cursor(narrow.last_event_id)) == {"#alice"}
+            assert parse_cursor(narrow.last_event_id).position_in("news") is None
+            assert at(narrow, "#alice").offset == 1
 
     async def test_a_users_events_reach_that_user_only(self, start_replica: StartReplica) -> None:
         """S4.1: fails if an event for a user is heard by another, or only on the replica where it was raised."""
@@ -155,6 +165,104 @@ class TestStream:
             await eventually(lambda: events.comments >= 2)
             reading.cancel()
             await asyncio.wait([reading])
+
+    async def test_a_client_of_others_reads_it(self, start_replica: StartReplica) -> None:
+        """Fails if the usual `json.loads(event.data)` of httpx-sse meets an event without data.
+
+        As `retry` and each keep-alive were, when they were blocks of their own.
+        """
+        one = await start_replica(redis_url=None, ping={"interval_s": 1})
+        async with (
+            http_client(one.url, timeout=30) as http,
+            aconnect_sse(http, "GET", "/sse", params={"user": "alice", "channel": "orders:1,2"}) as source,
+        ):
+            events = source.aiter_sse()
+            first = await anext(events)
+            assert first.retry == 1000
+            kinds = [json.loads(first.data)["type"], json.loads((await anext(events)).data)["type"]]
+            assert kinds == ["connected", "subscribed"]
+            publishing = asyncio.create_task(self._publish_later(one, "orders:1,2"))
+            message = await anext(events)  # behind two keep-alives
+            assert json.loads(message.data)["data"] == "late"
+            assert parse_cursor(message.id).position_in("orders:1,2") is not None
+            await publishing
+
+    async def _publish_later(self, replica: RunningReplica, channel: str) -> None:
+        await asyncio.sleep(2.2)
+        await publish(replica, channel, "late")
+
+    async def test_an_id_does_not_grow_with_names(self, start_replica: StartReplica) -> None:
+        """Fails if a small event of a stream with many channels carries all of their names."""
+        one = await start_replica(redis_url=None)
+        channels = [f"ns:{number}:{'x' * 300}" for number in range(98)]
+        params = [("user", "alice"), *(("channel", channel) for channel in channels)]
+        last_id = await self._told(one, params, len(channels))
+        for channel in channels[::7]:
+            await publish(one, channel, channel)
+        await publish(one, "#alice", "mine")
+        missed, recovered = [], 0
+        async with (
+            http_client(one.url, timeout=30, headers={"Last-Event-ID": last_id}) as http,
+            aconnect_sse(http, "GET", "/sse", params=params) as source,
+        ):
+            async for event in source.aiter_sse():
+                assert len(event.id) <= 1024
+                frame = json.loads(event.data)
+                if frame["type"] == "message":
+                    missed.append(frame["data"])
+                recovered += frame["type"] == "subscribed" and frame["recovered"]
+                if len(missed) == len(channels[::7]) + 1 and recovered == len(channels) + 1:
+                    break
+        assert missed == ["mine", *channels[::7]]
+
+    async def _told(self, replica: RunningReplica, params: list[tuple[str, str]], count: int) -> str:
+        """The last id once all channels are subscribed to."""
+        async with (
+            http_client(replica.url, timeout=30) as http,
+            aconnect_sse(http, "GET", "/sse", params=params) as source,
+        ):
+            async for event in source.aiter_sse():
+                count -= json.loads(event.data)["type"] == "subscribed"
+                if count == 0:
+                    return event.id
+        raise AssertionError("the stream has ended")
+
+    async def test_old_ids_stay_good(self, one: RunningReplica) -> None:
+        """Fails if a client that comes back with an id with names, as older replicas gave, misses something."""
+        async with EventSource(one.url, user="alice", channels="news") as events:
+            await events.next("subscribed")
+            whole = format_cursor({channel: at(events, channel) for channel in ("#alice", "news")})
+        await publish(one, "news", 1)
+        async with EventSource(one.url, user="alice", channels="news", last_event_id=whole) as again:
+            assert (await again.next("message"))["data"] == 1
+
+    async def test_a_piece_has_its_size_with_the_ids(self, one: RunningReplica) -> None:
+        """Fails if many small events are written at once with ids that nobody has counted."""
+        sizes: list[int] = []
+
+        async def send(message: MutableMapping[str, Any]) -> None:
+            sizes.append(len(message.get("body", b"")))
+
+        manager = one.replica.manager
+        channels = [f"c{number}" for number in range(98)]
+        query = "&".join(["user=alice", *(f"channel={channel}" for channel in channels)])
+        scope = {"type": "http", "method": "GET", "path": "/sse", "query_string": query.encode(), "headers": []}
+
+        async def receive() -> MutableMapping[str, Any]:
+            await asyncio.Event().wait()
+            return {"type": "http.disconnect"}
+
+        streaming = asyncio.create_task(one.replica.app(scope, receive, send))
+        await eventually(lambda: one.replica.hub.channels == 99)
+        [connection] = list(one.replica.hub)
+        connection.outbox.pause()
+        for number in range(3000):
+            await manager.publish("c1", number)
+        connection.outbox.resume()
+        await eventually(lambda: sum(sizes) > 3000 * 800)
+        assert max(sizes) < PIECE_BYTES + 2000
+        streaming.cancel()
+        await asyncio.wait([streaming])
 
     async def test_one_encoding_serves_all_streams(self, one: RunningReplica) -> None:
         """Fails if an event is encoded once for each stream."""
@@ -203,7 +311,7 @@ class TestRefusals:
             namespaces={"closed": {"client_subscribe": False}},
             limits={"channels_per_connection": 3},
         )
-        bad: list[tuple[dict[str, str], int, str]] = [
+        bad: list[tuple[dict[str, Any], int, str]] = [
             ({}, 400, "bad_request"),
             ({"user": ""}, 400, "bad_request"),
             ({"user": "x" * 300}, 400, "bad_request"),
@@ -211,6 +319,9 @@ class TestRefusals:
             ({"user": "alice", "cursor": "nonsense"}, 400, "bad_request"),
             ({"user": "alice", "channels": "x" * 600}, 400, "bad_request"),
             ({"user": "alice", "channels": "news,#"}, 400, "bad_request"),
+            ({"user": "alice", "channels": "news,,other"}, 400, "bad_request"),
+            ({"user": "alice", "channel": ""}, 400, "bad_request"),
+            ({"user": "alice", "cursor": "~nonsense"}, 400, "bad_request"),
             ({"user": "alice", "channels": "news,#bob"}, 403, "not_allowed"),
             ({"user": "alice", "channels": "closed:1"}, 403, "not_allowed"),
             ({"user": "alice", "channels": "a,b,c,d"}, 400, "channel_limit"),
@@ -330,7 +441,8 @@ class TestEnd:
             one.server.handle_exit(SIGTERM, None)
             told = await events.ended()
             assert [each["type"] for each in told] == ["message", "reconnect", "disconnect"]
-            assert parse_cursor(told[1]["cursor"]) == parse_cursor(events.last_event_id)
+            whole = parse_cursor(told[1]["cursor"])
+            assert whole == {channel: at(events, channel) for channel in ("#alice", "news")}
             assert told[2]["code"] == 3001
         await one.task
         await publish(two, "news", 2)

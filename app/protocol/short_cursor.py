@@ -1,0 +1,138 @@
+"""A cursor of many channels in few bytes, for what is repeated with each event of a stream.
+
+Names take most of a cursor, so this one leaves them out: it holds a hash of each name, and whoever reads it says
+which channels it is about. Hashes are short; the writer picks a salt under which no two of its channels share one. Of
+a hundred channels the cursor has less than 1 KiB, however long their names are.
+
+`~`, then base64 without padding of: hash bits, salt, number of channels, the sorted hashes as differences, then in
+that order epoch (4 bytes) and offset of each channel. Numbers are varints. Epoch 0 with offset 0: not known.
+"""
+
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import Sequence
+from hashlib import blake2b
+from typing import Final
+
+MARK: Final = "~"
+UNKNOWN: Final = bytes(5)
+FEW: Final = 64  # channels of which each can have a hash of 16 bits
+MOST_BITS: Final = 64
+_GOLDEN: Final = 0x9E3779B97F4A7C15  # an odd number whose multiples are spread evenly over 64 bits
+_MASK: Final = (1 << 64) - 1
+
+
+class ShortCursor:
+    """What was read: the position of each channel by the hash of its name."""
+
+    __slots__ = ("_bits", "_positions", "_salt")
+
+    def __init__(self, text: str) -> None:
+        """Read one.
+
+        Raises:
+            ValueError: it is not one.
+        """
+        coded = text.removeprefix(MARK)
+        data = urlsafe_b64decode(coded + "=" * (-len(coded) % 4))
+        if urlsafe_b64encode(data).rstrip(b"=").decode() != coded:
+            raise ValueError(text)
+        self._bits, at = _number(data, 0)
+        self._salt, at = _number(data, at)
+        count, at = _number(data, at)
+        if not 0 < self._bits <= MOST_BITS or self._salt > _MASK or count > len(data):
+            raise ValueError(text)
+        hashes, last = [], -1
+        for _ in range(count):
+            gap, at = _number(data, at)
+            last += gap + 1
+            hashes.append(last)
+        self._positions: dict[int, tuple[str, int]] = {}
+        for each in hashes:
+            epoch = data[at : at + 4]
+            offset, at = _number(data, at + 4)
+            if offset or any(epoch):
+                self._positions[each] = epoch.hex(), offset
+        if at != len(data):
+            raise ValueError(text)
+
+    def __len__(self) -> int:
+        return len(self._positions)
+
+    def find(self, channel: str) -> tuple[str, int] | None:
+        """Epoch and offset of a channel; None if it has none here."""
+        return self._positions.get(_hash(_digest(channel), self._salt, self._bits))
+
+
+class ShortCursorWriter:
+    """Writes the cursor of channels that are known beforehand, again and again."""
+
+    __slots__ = ("_head", "_indexes", "_records", "_text")
+
+    def __init__(self, channels: Sequence[str]) -> None:
+        digests = {channel: _digest(channel) for channel in channels}
+        bits, salt = 16 if len(digests) < FEW else 2 * len(digests).bit_length() - 1, 0
+        while len({_hash(digest, salt, bits) for digest in digests.values()}) < len(digests):
+            salt += 1
+            bits += salt % 32 == 0  # which luck makes needless, nearly always
+        hashes = sorted((_hash(digest, salt, bits), channel) for channel, digest in digests.items())
+        gaps = [each - before - 1 for (before, _), (each, _) in zip([(-1, ""), *hashes], hashes, strict=False)]
+        self._head = b"".join(map(_varint, (bits, salt, len(gaps), *gaps)))
+        self._indexes = {channel: index for index, (_, channel) in enumerate(hashes)}
+        self._records = [UNKNOWN] * len(hashes)
+        self._text: str | None = None
+
+    def move(self, channel: str, epoch: str, offset: int) -> bool:
+        """The channel stands there now. False if that cannot be written: not our channel, or an odd epoch."""
+        index = self._indexes.get(channel)
+        if index is None or len(epoch) != 8:
+            return False
+        try:
+            packed = bytes.fromhex(epoch)
+        except ValueError:
+            return False
+        if packed.hex() != epoch:
+            return False
+        self._records[index] = packed + _varint(offset)
+        self._text = None
+        return True
+
+    def __str__(self) -> str:
+        if self._text is None:
+            self._text = MARK + urlsafe_b64encode(self._head + b"".join(self._records)).rstrip(b"=").decode()
+        return self._text
+
+
+def _digest(channel: str) -> int:
+    return int.from_bytes(blake2b(channel.encode(errors="surrogatepass"), digest_size=8).digest())
+
+
+def _hash(digest: int, salt: int, bits: int) -> int:
+    return (digest * (2 * salt + 1) * _GOLDEN & _MASK) >> (64 - bits)
+
+
+def _varint(number: int) -> bytes:
+    """Seven bits a byte, the lowest first; all bytes but the last have the highest bit set."""
+    if number < 0x80:
+        return bytes((number,))
+    parts = []
+    while number >= 0x80:
+        parts.append(number & 0x7F | 0x80)
+        number >>= 7
+    return bytes((*parts, number))
+
+
+def _number(data: bytes, at: int) -> tuple[int, int]:
+    """The varint at `at`, and where it ends.
+
+    Raises:
+        ValueError: there is none, or it has more than 64 bits.
+    """
+    number = shift = 0
+    while at < len(data) and shift < 64:
+        byte = data[at]
+        at += 1
+        number |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return number, at
+        shift += 7
+    raise ValueError("a number that does not end")

@@ -1,0 +1,84 @@
+"""The cursor without names: any channels, any positions, few bytes."""
+
+from contextlib import suppress
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.errors import BadCursor
+from app.protocol.position import Position, ShortBookmark, cursor_of, format_cursor, parse_cursor
+
+CHANNELS = st.text(st.characters(codec="utf-8"), min_size=1)
+EPOCHS = st.text("0123456789abcdef", min_size=8, max_size=8)
+POSITIONS = st.builds(Position, EPOCHS, st.integers(0, 2**53)).filter(lambda each: each != Position("00000000", 0))
+
+
+def bookmark_of(positions: dict[str, Position], *others: str) -> ShortBookmark:
+    bookmark = ShortBookmark([*positions, *others])
+    bookmark.keep(format_cursor(positions))
+    return bookmark
+
+
+@given(st.dictionaries(CHANNELS, POSITIONS, max_size=130))
+def test_every_channel_is_found(positions: dict[str, Position]) -> None:
+    """Fails if a channel's position is lost, or is another channel's."""
+    bookmark = bookmark_of(positions)
+    cursor = parse_cursor(bookmark.short)
+    assert {channel: cursor.position_in(channel) for channel in positions} == positions
+    assert len(cursor) == 0, "it names none"
+    assert parse_cursor(str(bookmark)) == positions
+
+
+@given(POSITIONS, st.integers(0, 2**20))
+def test_a_hundred_channels_have_less_than_a_kibibyte(position: Position, seed: int) -> None:
+    """Fails if the names count, or positions as they are in practice do not fit."""
+    channels = {
+        f"{seed}:{'x' * 400}:{number}": Position(position.epoch, position.offset % 16_384) for number in range(101)
+    }
+    assert len(bookmark_of(channels).short) <= 1024
+
+
+def test_what_moves_is_told_and_the_rest_stays() -> None:
+    """Fails if a position is kept although the client has come further, or one that is not known is made up."""
+    bookmark = bookmark_of({"a": Position("0a0b0c0d", 1)}, "b")
+    assert parse_cursor(bookmark.short).position_in("b") is None
+    bookmark.keep(cursor_of("b", Position("ffffffff", 300)))
+    bookmark.keep(cursor_of("a", Position("0a0b0c0d", 2)))
+    cursor = parse_cursor(bookmark.short)
+    assert (cursor.position_in("a"), cursor.position_in("b")) == (Position("0a0b0c0d", 2), Position("ffffffff", 300))
+
+
+@pytest.mark.parametrize("epoch", ["nonsense", "abc", "ABCDEF12", "0123456789"])
+def test_any_other_epoch_is_written_out(epoch: str) -> None:
+    """Fails if a cluster that names its epochs in another way loses positions."""
+    bookmark = bookmark_of({"a": Position("0a0b0c0d", 1), "b": Position(epoch, 7)})
+    cursor = parse_cursor(bookmark.short)
+    assert (cursor.position_in("a"), cursor.position_in("b")) == (Position("0a0b0c0d", 1), Position(epoch, 7))
+
+
+def test_joined_with_another_the_last_counts() -> None:
+    """Fails if what a client has seen later is not what counts, whichever of the two it is."""
+    early, late = Position("0a0b0c0d", 1), Position("0a0b0c0d", 2)
+    for first, second in (
+        (bookmark_of({"a": early}).short, cursor_of("a", late)),
+        (cursor_of("a", early), bookmark_of({"a": late}).short),
+        (bookmark_of({"a": early}).short, bookmark_of({"a": late}).short),
+    ):
+        cursor = parse_cursor(f"{first}&{second}")
+        assert cursor.position_in("a") == late
+    assert parse_cursor(f"{cursor_of('b', early)}&{bookmark_of({'a': late}).short}").position_in("b") == early
+
+
+@pytest.mark.parametrize("junk", ["~", "~x", "~!", "~AAAA", "~////////////////", "~é", "~EAAB"])
+def test_what_no_replica_wrote(junk: str) -> None:
+    """Fails if a cursor that was made up, or cut off, is a fault of the server, or is taken for a position."""
+    with pytest.raises(BadCursor):
+        parse_cursor(junk)
+
+
+@given(st.text())
+def test_no_text_breaks_it(text: str) -> None:
+    """Fails if some text is a fault of the server."""
+    with suppress(BadCursor):
+        parse_cursor(f"~{text}").position_in(text)
