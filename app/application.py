@@ -9,6 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 
 from app.backends.memory import MemoryDirectory, NoCommands, NoEmissions
@@ -48,10 +49,11 @@ from app.transports.addresses import Addresses
 from app.transports.auth import Authenticator, OriginPolicy
 from app.transports.console import Console, static_routes
 from app.transports.driver import Parts
-from app.transports.health import health_routes
+from app.transports.health import health_routes, status_routes
 from app.transports.http import PageDoor
-from app.transports.http_api import http_api_routes
+from app.transports.http_api import http_api_routes, openapi_route
 from app.transports.metrics import metrics_route
+from app.transports.paths import PlainPaths
 from app.transports.polling import PollDoor
 from app.transports.runs import RunDoor
 from app.transports.sse import SseDoor
@@ -78,6 +80,7 @@ class Replica:
     """One replica, put together: the parts that a server or a test needs to get hold of."""
 
     app: Starlette
+    internal: Starlette | None  # what is kept from clients, if that has a port of its own
     node: Node
     hub: Hub
     bus: PubSubManager
@@ -188,12 +191,13 @@ def build_replica(settings: Settings, name: str = "replica-1", bus: PubSubManage
         WebSocketRoute("/ws/users/{user:path}", door),
         *(WebSocketRoute(f"/ws/{kind}/{{{kind}:path}}", door) for kind in CHANNEL_KINDS),
         Route("/api/ticket", page_door(TicketDoor(authenticator).serve, "POST")),
-        *health_routes(node, bus),
-        metrics_route(node, bus, hub, telemetry),
         Route("/sse", page_door(SseDoor.build(parts).serve)),
         Route("/api/poll", page_door(polls.serve)),
         Route("/api/runs/{run_id:path}", page_door(RunDoor(parts).serve)),
     ]
+    inside = [*health_routes(node, bus), metrics_route(node, bus, hub, telemetry), openapi_route()]
+    has_inside = settings.internal.port is not None
+    routes += status_routes(node) if has_inside else inside
     routes += static_routes()
     if settings.console_enabled:
         console = Console(node, directory, clock, settings.auth.mode)
@@ -213,8 +217,9 @@ def build_replica(settings: Settings, name: str = "replica-1", bus: PubSubManage
             if durable is not None:
                 await durable.aclose()
 
-    app = Starlette(routes=routes, lifespan=lifespan)
-    return Replica(app, node, hub, bus, directory, manager, telemetry, turn)
+    app = Starlette(routes=routes, middleware=[Middleware(PlainPaths)], lifespan=lifespan)
+    internal = Starlette(routes=inside, middleware=[Middleware(PlainPaths)]) if has_inside else None
+    return Replica(app, internal, node, hub, bus, directory, manager, telemetry, turn)
 
 
 def _in_turn(*calls: Callable[[], object]) -> Callable[[], None]:

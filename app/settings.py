@@ -202,6 +202,9 @@ class LimitSettings(_Group):
     )
     channels_per_connection: int = Field(default=100, ge=1, description="channels that one connection may be on")
     connect_timeout_s: float = Field(default=5.0, gt=0, description="until the first frame must have come")
+    header_bytes: int = Field(default=131_072, ge=4096, description="a request's URL and headers; more is 431")
+    header_timeout_s: float = Field(default=10.0, gt=0, description="until a request's headers must have come")
+    body_timeout_s: float = Field(default=30.0, gt=0, description="until its body must have come")
 
 
 class PingSettings(_Group):
@@ -214,6 +217,15 @@ class DrainSettings(_Group):
     window_s: float = Field(default=10.0, ge=0, description="clients are spread over at most so long")
     grace_s: float = Field(default=1.0, ge=0, description="until a client that was told is closed")
     deadline_s: float = Field(default=20.0, gt=0, description="all of shutting down takes at most so long")
+
+
+class InternalSettings(_Group):
+    """With a port, metrics, the OpenAPI document and what health is in detail are on that port alone."""
+
+    port: int | None = Field(
+        default=None, ge=1, le=65_535, description="a port for metrics, health in detail and OpenAPI; unset: the same"
+    )
+    host: str = Field(default="127.0.0.1", min_length=1, description="the address to listen on there")
 
 
 class LogSettings(_Group):
@@ -250,8 +262,12 @@ class Settings(BaseSettings):
     limits: LimitSettings = LimitSettings()
     ping: PingSettings = PingSettings()
     drain: DrainSettings = DrainSettings()
+    internal: InternalSettings = InternalSettings()
     log: LogSettings = LogSettings()
     console: ConsoleSettings = ConsoleSettings()
+    watchdog_s: float = Field(
+        default=8.0, ge=0, description="a replica that stands still for so long is killed by `serve` (0: never)"
+    )
     trusted_proxies: str = Field(
         default="127.0.0.1",
         description="addresses or networks whose X-Forwarded-For is believed; comma-separated",

@@ -1,26 +1,23 @@
-"""The uvicorn server: with sockets of our own (`websocket.py`), and a SIGTERM that drains before it stops."""
+"""The uvicorn server: with sockets of our own (`websocket.py`), limits on requests (`http.py`), a watchdog
+(`heartbeat.py`), and a SIGTERM that drains before it stops."""
 
 import asyncio
 import gc
 import logging
 import signal
 import socket
-from http import HTTPStatus
+import sys
 from types import FrameType
-from urllib.parse import unquote
 
-import httptools
 import uvicorn
-from starlette.types import ASGIApp, Scope
-from uvicorn.config import LoopFactoryType
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from starlette.types import ASGIApp
+from uvicorn.config import STARTUP_FAILURE, LoopFactoryType
 
 from app.application import Replica, build_replica
 from app.cluster.pubsub_manager import get_pubsub_manager
-from app.server.handshake import BadHandshake, accept_of
-from app.server.websocket import Sockets
+from app.server.heartbeat import Heartbeat, Watchdog
+from app.server.http import HttpProtocol, ServerConfig
 from app.settings import Settings
-from app.transports.sse import ABORT_EXTENSION
 
 logger = logging.getLogger("heliograph.server")
 
@@ -38,83 +35,67 @@ def settle_garbage_collection() -> None:
     gc.set_threshold(GC_THRESHOLD, 20, 100)
 
 
-class ServerConfig(uvicorn.Config):
-    """uvicorn's configuration, and what our sockets share, which uvicorn does not know."""
-
-    sockets: Sockets | None = None  # since the first handshake
-
-
-class HttpProtocol(HttpToolsProtocol):
-    """uvicorn's HTTP protocol, whose sockets are ours, and which lets the application cut off who does not read."""
-
-    def on_message_begin(self) -> None:
-        super().on_message_begin()
-        self.scope["extensions"] = {ABORT_EXTENSION: self.transport.abort}  # type: ignore[dict-item] # not JSON
-
-    def handle_websocket_upgrade(self) -> None:
-        self.connections.discard(self)
-        try:
-            accept = accept_of(self.scope["method"].encode(), self.headers)
-            scope = self._websocket_scope()
-        except BadHandshake as error:
-            self.transport.write(error.response)
-            self.transport.close()
-            return
-        self.transport.set_protocol(self._sockets().open(self.transport, scope, accept))
-        self.parser = None  # type: ignore[assignment] # it refers to us, and we are not needed any more
-
-    def _websocket_scope(self) -> Scope:
-        url = httptools.parse_url(self.url)
-        try:
-            path, query = url.path.decode("ascii"), url.query or b""
-            query.decode("ascii")
-        except UnicodeDecodeError:
-            raise BadHandshake(HTTPStatus.BAD_REQUEST, "what is not ASCII in a URL has to be escaped") from None
-        wanted = [value.decode("latin-1") for name, value in self.headers if name == b"sec-websocket-protocol"]
-        return {
-            "type": "websocket",
-            "asgi": {"version": self.config.asgi_version, "spec_version": "2.4"},
-            "http_version": "1.1",
-            "scheme": "wss" if self.scheme == "https" else "ws",
-            "server": self.server,
-            "client": self.client,
-            "root_path": self.root_path,
-            "path": self.root_path + (unquote(path) if "%" in path else path),
-            "raw_path": self.root_path.encode("ascii") + url.path,
-            "query_string": query,
-            "headers": self.headers,
-            "subprotocols": [each.strip() for value in wanted for each in value.split(",")],
-            "state": self.app_state.copy(),
-        }
-
-    def _sockets(self) -> Sockets:
-        config = self.config
-        assert isinstance(config, ServerConfig)  # noqa: S101 - see `server_config`
-        if config.sockets is None:
-            config.sockets = Sockets(
-                self.app,
-                self.server_state,
-                self.loop,
-                max_bytes=config.ws_max_size,
-                ping_interval_s=config.ws_ping_interval or 0,
-                ping_timeout_s=config.ws_ping_timeout or 0,
-            )
-        return config.sockets
-
-
 class DrainingServer(uvicorn.Server):
-    """The first SIGTERM or SIGINT drains the replica and then stops; the second stops at once."""
+    """The first SIGTERM or SIGINT drains the replica and then stops; the second stops at once.
 
-    def __init__(self, config: uvicorn.Config, replica: Replica) -> None:
+    `internal`: what else it serves, on a port that clients cannot reach. `watchdog_s`: see `Watchdog`; 0: none.
+    """
+
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        replica: Replica,
+        heartbeat: Heartbeat,
+        internal: ServerConfig | None = None,
+        watchdog_s: float = 0,
+    ) -> None:
         super().__init__(config)
         self._replica = replica
+        self._heartbeat = heartbeat
+        self._internal = internal
+        self._watchdog_s = watchdog_s
+        self._watchdog: Watchdog | None = None
         self._drain_task: asyncio.Task[None] | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
+        internal = None if self._internal is None else await self._listen_inside(self._internal)
+        try:
+            await super().startup(sockets)
+        finally:
+            if internal is not None and not self.started:
+                internal.close()
         if self.started:
+            if internal is not None:
+                self.servers.append(internal)  # closed with the others
             settle_garbage_collection()
             logger.info("%s serves on http://%s:%d", self._replica.node.name, self.config.host, self.config.port)
+
+    async def _listen_inside(self, config: ServerConfig) -> asyncio.Server:
+        config.load()
+        loop = asyncio.get_running_loop()
+        try:
+            return await loop.create_server(
+                lambda: HttpProtocol(config, self.server_state, {}), config.host, config.port, backlog=config.backlog
+            )
+        except OSError as error:
+            where = f"{config.host} port {config.port}"
+            logger.error("HELIOGRAPH_INTERNAL__PORT: cannot listen on %s: %s", where, error.strerror)
+            sys.exit(STARTUP_FAILURE)
+
+    async def main_loop(self) -> None:
+        if self._watchdog_s:
+            self._watchdog = Watchdog(self._watchdog_s)
+        try:
+            await super().main_loop()
+        finally:
+            if self._watchdog is not None:
+                self._watchdog.stop()
+
+    async def on_tick(self, counter: int) -> bool:
+        self._heartbeat.beat()
+        if self._watchdog is not None:
+            self._watchdog.tell()
+        return await super().on_tick(counter)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if self._drain_task is not None or not self.started:
@@ -134,23 +115,43 @@ class DrainingServer(uvicorn.Server):
 def serve(settings: Settings, *, name: str, host: str, port: int) -> int:
     """Run one replica until it is told to stop; returns the process's exit status."""
     replica = build_replica(settings, name, get_pubsub_manager(settings))
-    server = DrainingServer(server_config(replica.app, settings, host=host, port=port), replica)
+    server = build_server(replica, settings, host=host, port=port, watchdog_s=settings.watchdog_s)
     server.run()
     return 0 if server.started else 1
 
 
+def build_server(
+    replica: Replica,
+    settings: Settings,
+    *,
+    host: str,
+    port: int,
+    loop: LoopFactoryType = "uvloop",
+    watchdog_s: float = 0,
+) -> DrainingServer:
+    """The server of a replica, on its port and, if it has one, on its internal port."""
+    heartbeat = Heartbeat()
+    config = server_config(replica.app, settings, heartbeat, host=host, port=port, loop=loop)
+    internal = None
+    if replica.internal is not None and settings.internal.port is not None:
+        inside, inside_port = settings.internal.host, settings.internal.port
+        internal = server_config(replica.internal, settings, heartbeat, host=inside, port=inside_port, loop=loop)
+    return DrainingServer(config, replica, heartbeat, internal, watchdog_s)
+
+
 def server_config(
-    app: ASGIApp, settings: Settings, *, host: str, port: int, loop: LoopFactoryType = "uvloop"
+    app: ASGIApp, settings: Settings, heartbeat: Heartbeat, *, host: str, port: int, loop: LoopFactoryType = "uvloop"
 ) -> ServerConfig:
-    """How uvicorn is to run a replica's application."""
+    """How uvicorn is to run an application of a replica."""
     return ServerConfig(
         app,
+        settings.limits,
+        heartbeat,
         host=host,
         port=port,
         loop=loop,
         http=HttpProtocol,
         ws="websockets-sansio",  # anything but "none": sockets are opened by our HTTP protocol
-        ws_max_size=settings.limits.frame_bytes,
         ws_ping_interval=settings.ping.interval_s,
         ws_ping_timeout=settings.ping.timeout_s,
         ws_per_message_deflate=False,

@@ -22,3 +22,15 @@ def health_routes(node: Node, bus: PubSubManager) -> list[Route]:
         return JSONResponse({"ready": node.ready, **state}, status_code=200 if node.ready else 503)
 
     return [Route("/health", health), Route("/ready", ready)]
+
+
+def status_routes(node: Node) -> list[Route]:
+    """The same for everybody: whether, but not why."""
+
+    async def health(_: Request) -> Response:
+        return JSONResponse({"status": "alive"})
+
+    async def ready(_: Request) -> Response:
+        return JSONResponse({"ready": node.ready}, status_code=200 if node.ready else 503)
+
+    return [Route("/health", health), Route("/ready", ready)]

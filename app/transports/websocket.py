@@ -78,11 +78,11 @@ class WebSocketDoor:
         await receive()  # websocket.connect
         if self.parts.node.draining:
             # 503 before the upgrade: nginx hands the handshake on to another replica.
-            await _deny(scope, send, 503, "this replica is shutting down; try again")
+            await deny(scope, send, 503, "this replica is shutting down; try again")
         elif not self.origins.admits(Headers(scope=scope)):
-            await _deny(scope, send, 403, "pages of this origin may not connect (HELIOGRAPH_ALLOWED_ORIGINS)")
+            await deny(scope, send, 403, "pages of this origin may not connect (HELIOGRAPH_ALLOWED_ORIGINS)")
         elif (address := self.parts.addresses.enter(scope)) is None:
-            await _deny(scope, send, 429, self.parts.addresses.refusal)
+            await deny(scope, send, 429, self.parts.addresses.refusal)
         else:
             try:
                 await send({"type": "websocket.accept"})
@@ -317,7 +317,7 @@ def _channels_in_url(scope: Scope, query: Query) -> tuple[str, ...]:
     return named + query.channels
 
 
-async def _deny(scope: Scope, send: Send, status: int, reason: str) -> None:
+async def deny(scope: Scope, send: Send, status: int, reason: str) -> None:
     """Answer the handshake with an HTTP status, or with a bare refusal where the server cannot do that."""
     if "websocket.http.response" not in scope.get("extensions", {}):
         await send({"type": "websocket.close", "code": 1013, "reason": reason})

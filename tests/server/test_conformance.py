@@ -11,6 +11,7 @@ from app.hub.frames import text_frame
 from app.hub.outbox import Outbox, Turn
 from app.protocol.codes import CloseCode
 from app.server import server_config
+from app.server.heartbeat import Heartbeat
 from app.settings import Settings
 from app.transports.websocket import SERVER_SOCKET, ServerSocket
 from tests.support.raw_socket import BINARY
@@ -77,7 +78,7 @@ def settings() -> Settings:
 async def test_conforms_to_rfc_6455(cases: list[str], settings: Settings) -> None:
     """Fails if a case of the suite is not answered as the standard wants it."""
     port = free_port()
-    server = uvicorn.Server(server_config(echo, settings, host="127.0.0.1", port=port, loop="asyncio"))
+    server = uvicorn.Server(server_config(echo, settings, Heartbeat(), host="127.0.0.1", port=port, loop="asyncio"))
     task = asyncio.create_task(server._serve(), name="serve-echo")  # serve() would take over the test's signals
     await eventually(lambda: server.started)
     try:

@@ -8,7 +8,7 @@ from typing import Any
 import uvicorn.server
 
 from app.application import Replica, build_replica
-from app.server import DrainingServer, server_config
+from app.server import DrainingServer, build_server
 from app.settings import Settings
 from tests.support.redis_server import free_port
 from tests.support.waiting import eventually
@@ -55,9 +55,7 @@ async def run_replica(settings: Settings, name: str = "replica-1") -> RunningRep
     """Start a replica and wait until it accepts connections (not until it is ready: Redis may be absent)."""
     replica = build_replica(settings, name)
     port = free_port()
-    server = DrainingServer(
-        server_config(replica.app, settings, host="127.0.0.1", port=port, loop="asyncio"), replica
-    )
+    server = build_server(replica, settings, host="127.0.0.1", port=port, loop="asyncio")
     task = asyncio.create_task(server._serve(), name=f"serve-{name}")  # serve() would take over the test's signals
     await eventually(lambda: server.started or task.done())
     if task.done():

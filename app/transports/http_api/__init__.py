@@ -17,14 +17,16 @@ from app.transports.openapi import openapi_document
 
 
 def http_api_routes(parts: Parts, directory: Directory, census: Census, clock: Clock) -> list[BaseRoute]:
-    """The document that describes the methods, and the methods: whatever no other route under `/api/` has taken."""
+    """The methods: whatever no other route under `/api/` has taken."""
     methods = Methods(parts, directory, census, clock)
+    return [Route("/api/{method}", ApiDoor(methods, parts.settings.api))]
+
+
+def openapi_route() -> BaseRoute:
+    """The document that describes the methods."""
     document = openapi_document()
 
     async def openapi(_: Request) -> Response:
         return JSONResponse(document)
 
-    return [
-        Route("/api/openapi.json", openapi, methods=["GET"]),
-        Route("/api/{method}", ApiDoor(methods, parts.settings.api)),
-    ]
+    return Route("/api/openapi.json", openapi, methods=["GET"])

@@ -1,0 +1,271 @@
+"""uvicorn's HTTP protocol with our sockets, and with limits on what a request may hold and how long it may take."""
+
+import asyncio
+from http import HTTPStatus
+from typing import Any, Final
+from urllib.parse import unquote
+
+import httptools
+import uvicorn
+from starlette.types import ASGIApp, Scope
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import ServerState
+
+from app.server.deadlines import Deadlines
+from app.server.handshake import BadHandshake, accept_of, refusal
+from app.server.heartbeat import Heartbeat
+from app.server.websocket import Sockets
+from app.settings import LimitSettings
+from app.transports.sse import ABORT_EXTENSION
+
+MOST_HEADERS: Final = 256
+_IDLE, _HEAD, _BODY = range(3)  # what comes next of the client: a request, more of its head, more of its body
+_MAY_BE_LATE = ("GET", "HEAD", "OPTIONS")  # it does no harm if nobody waits for the answer any more
+_HOP_BY_HOP = (b"upgrade", b"http2-settings")
+
+
+class _Refused(Exception):
+    """The request is answered with this status, and the connection ends."""
+
+    def __init__(self, status: HTTPStatus, text: str) -> None:
+        super().__init__(text)
+        self.status = status
+
+
+class ServerConfig(uvicorn.Config):
+    """uvicorn's configuration, and what the connections of one server share, which uvicorn does not know."""
+
+    def __init__(self, app: ASGIApp, limits: LimitSettings, heartbeat: Heartbeat, **options: Any) -> None:
+        super().__init__(app, ws_max_size=limits.frame_bytes, **options)
+        self.limits = limits
+        self.heartbeat = heartbeat
+        self.sockets: Sockets | None = None  # since the first handshake
+        self.heads: Deadlines[HttpProtocol] | None = None  # since the first connection
+        self.bodies: Deadlines[HttpProtocol] | None = None
+
+
+class HttpProtocol(HttpToolsProtocol):
+    """uvicorn's HTTP protocol, whose sockets are ours, and which lets the application cut off who does not read.
+
+    A request's head is bounded in bytes, and head and body in time. An upgrade to anything but a WebSocket is
+    ignored, as RFC 9110 (section 7.8) has it. What is not a reading request and may have waited while the event loop
+    stood still is refused: its client has been told long ago that there is no answer.
+    """
+
+    def __init__(
+        self,
+        config: ServerConfig,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self._config = config
+        self._phase = _IDLE
+        self._requests = 0  # that have begun
+        self._unparsed = 0  # bytes since the parser had something to say
+        self._is_unwanted_upgrade = False
+        if config.heads is None:
+            config.heads = Deadlines(self.loop, config.limits.header_timeout_s, HttpProtocol.is_late)
+            config.bodies = Deadlines(self.loop, config.limits.body_timeout_s, HttpProtocol.is_late)
+        self._deadlines: Deadlines[HttpProtocol] | None = None  # in which we are
+        self._due_request = 0  # for which of the requests
+
+    # -- from the transport
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn has it
+        super().connection_made(transport)
+        self._put(self._config.heads)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._put(None)
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        self._unset_keepalive_if_required()
+        try:
+            while data:
+                data = self._feed(data)
+        except _Refused as refused:
+            self._refuse(refused.status, str(refused))
+            return
+        if self.parser:  # else it is a socket now
+            self._look()
+
+    def _feed(self, data: bytes) -> bytes:
+        """Have it parsed; what is to be parsed after that."""
+        self._unparsed += len(data)
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            if not self._is_unwanted_upgrade:
+                self._put(None)
+                self.handle_websocket_upgrade()
+                return b""
+            head = self._head_without_upgrade()
+            self._is_unwanted_upgrade = False
+            self.parser = httptools.HttpRequestParser(self)
+            self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
+            return head + data[upgrade.args[0] :]
+        except httptools.HttpParserError as error:
+            if isinstance(error.__context__, _Refused):
+                raise error.__context__ from None
+            raise _Refused(HTTPStatus.BAD_REQUEST, "this is no HTTP request") from None
+        limits = self._config.limits
+        if self._unparsed > limits.header_bytes or len(self.headers or ()) > MOST_HEADERS:
+            raise self._too_large()
+        return b""
+
+    def _look(self) -> None:
+        """Begin to wait for what is missing of a request, or stop."""
+        if self._phase == _BODY:
+            deadlines = self._config.bodies
+        elif self._phase == _HEAD or not self._is_answering:
+            deadlines = self._config.heads
+        else:
+            deadlines = None
+        if deadlines is not self._deadlines or self._requests != self._due_request:
+            self._put(deadlines)
+
+    def _put(self, deadlines: "Deadlines[HttpProtocol] | None") -> None:
+        if self._deadlines is not None:
+            self._deadlines.take_out(self)
+        self._deadlines = deadlines
+        self._due_request = self._requests
+        if deadlines is not None:
+            deadlines.put(self)
+
+    def is_late(self) -> None:
+        """What was waited for has not come in time."""
+        deadlines, self._deadlines = self._deadlines, None
+        if self.transport.is_closing():
+            return
+        if self.flow.read_paused:  # it is us who do not read
+            self._put(deadlines)
+        elif self._phase == _IDLE:
+            self.transport.close()
+        else:
+            self._refuse(HTTPStatus.REQUEST_TIMEOUT, "the request did not come in time")
+
+    def _refuse(self, status: HTTPStatus, text: str) -> None:
+        self._put(None)
+        is_ours = self._is_answering and self.cycle.scope is self.scope
+        # To a request that an unfinished answer stands before, nothing can be said; nor amid its own answer.
+        may_say = not self.cycle.response_started if is_ours else not self._is_answering
+        if may_say and not self.transport.is_closing():
+            retry = [(b"retry-after", b"1")] if status is HTTPStatus.SERVICE_UNAVAILABLE else []
+            self.transport.write(refusal(status, [*self.server_state.default_headers, *retry], f"{text}\n".encode()))
+        self.transport.close()
+
+    # -- from the parser
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self.scope["extensions"] = {ABORT_EXTENSION: self.transport.abort}  # type: ignore[dict-item] # not JSON
+        self._phase = _HEAD
+        self._requests += 1
+
+    def on_headers_complete(self) -> None:
+        if (
+            self._unparsed > self._config.limits.header_bytes
+            and self._head_bytes() > self._config.limits.header_bytes
+        ):
+            raise self._too_large()
+        self._unparsed = 0
+        self._phase = _BODY
+        if self.parser.should_upgrade():
+            if self.parser.get_method() == b"CONNECT":
+                raise _Refused(HTTPStatus.NOT_IMPLEMENTED, "this is no proxy: CONNECT is not supported")
+            if not self._should_upgrade():
+                if self._is_answering:
+                    raise _Refused(HTTPStatus.BAD_REQUEST, "an upgrade behind a request that is not answered yet")
+                self._is_unwanted_upgrade = True  # the parser skips the body: it begins anew without the upgrade
+                return
+        elif self._config.heartbeat.stood_still and self.parser.get_method().decode() not in _MAY_BE_LATE:
+            text = "this replica stood still, the request may have waited for long, and nothing was done; try again"
+            raise _Refused(HTTPStatus.SERVICE_UNAVAILABLE, text)
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        self._unparsed = 0
+        if not self._is_unwanted_upgrade:
+            super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self._phase = _IDLE
+        if not self._is_unwanted_upgrade:
+            super().on_message_complete()
+
+    @property
+    def _is_answering(self) -> bool:
+        return bool(self.cycle) and not self.cycle.response_complete
+
+    def _head_bytes(self) -> int:
+        return len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
+
+    def _too_large(self) -> _Refused:
+        text = f"more than {self._config.limits.header_bytes} bytes or {MOST_HEADERS} headers before the body"
+        return _Refused(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, f"{text} (HELIOGRAPH_LIMITS__HEADER_BYTES)")
+
+    def _head_without_upgrade(self) -> bytes:
+        """The head that has come, as if it had asked for no upgrade."""
+        parser = self.parser
+        lines = [b"%b %b HTTP/%b" % (parser.get_method(), self.url, parser.get_http_version().encode())]
+        for name, value in self.headers:
+            if name == b"connection":
+                kept = [token for token in value.split(b",") if token.strip().lower() not in _HOP_BY_HOP]
+                lines.append(b"connection:" + b",".join(kept))
+            elif name not in _HOP_BY_HOP:
+                lines.append(b"%b: %b" % (name, value))
+        return b"\r\n".join(lines) + b"\r\n\r\n"
+
+    # -- sockets
+
+    def handle_websocket_upgrade(self) -> None:
+        self.connections.discard(self)
+        try:
+            accept = accept_of(self.scope["method"].encode(), self.headers)
+            scope = self._websocket_scope()
+        except BadHandshake as error:
+            self.transport.write(error.response)
+            self.transport.close()
+            return
+        self.transport.set_protocol(self._sockets().open(self.transport, scope, accept))
+        self.parser = None  # type: ignore[assignment] # it refers to us, and we are not needed any more
+
+    def _websocket_scope(self) -> Scope:
+        url = httptools.parse_url(self.url)
+        try:
+            path, query = url.path.decode("ascii"), url.query or b""
+            query.decode("ascii")
+        except UnicodeDecodeError:
+            raise BadHandshake(HTTPStatus.BAD_REQUEST, "what is not ASCII in a URL has to be escaped") from None
+        wanted = [value.decode("latin-1") for name, value in self.headers if name == b"sec-websocket-protocol"]
+        return {
+            "type": "websocket",
+            "asgi": {"version": self.config.asgi_version, "spec_version": "2.4"},
+            "http_version": "1.1",
+            "scheme": "wss" if self.scheme == "https" else "ws",
+            "server": self.server,
+            "client": self.client,
+            "root_path": self.root_path,
+            "path": self.root_path + (unquote(path) if "%" in path else path),
+            "raw_path": self.root_path.encode("ascii") + url.path,
+            "query_string": query,
+            "headers": self.headers,
+            "subprotocols": [each.strip() for value in wanted for each in value.split(",")],
+            "state": self.app_state.copy(),
+        }
+
+    def _sockets(self) -> Sockets:
+        config = self._config
+        if config.sockets is None:
+            config.sockets = Sockets(
+                self.app,
+                self.server_state,
+                self.loop,
+                max_bytes=config.limits.frame_bytes,
+                ping_interval_s=config.ws_ping_interval or 0,
+                ping_timeout_s=config.ws_ping_timeout or 0,
+            )
+        return config.sockets

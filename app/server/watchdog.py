@@ -1,0 +1,40 @@
+"""The program beside a replica that kills it when it says nothing any more: `watchdog.py PID SECONDS`.
+
+It reads standard input, to which the replica writes a byte every half second; that ends when the replica does. It is
+run as a script by a Python that imports nothing, so it costs little.
+"""
+
+import os
+import select
+import signal
+import sys
+import time
+
+STEP_S = 0.5
+
+
+def watch(pid: int, patience_s: float) -> None:
+    silent_s = 0.0
+    while True:
+        began = time.monotonic()
+        readable, _, _ = select.select([0], [], [], STEP_S)
+        if readable:
+            if not os.read(0, 4096):
+                return
+            silent_s = 0.0
+            continue
+        # A machine or container that was paused has paused this program too, which counts as one step.
+        silent_s += min(time.monotonic() - began, 2 * STEP_S)
+        if silent_s >= patience_s:
+            break
+    if os.getppid() == pid:
+        text = f"process {pid} has stood still for {silent_s:.0f} s (HELIOGRAPH_WATCHDOG_S): killing it"
+        os.write(2, f"heliograph: {text}; its clients are served elsewhere\n".encode())
+        os.kill(pid, signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    # Ctrl-C and a stopped service reach the whole group; the replica drains, and is watched meanwhile.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    watch(int(sys.argv[1]), float(sys.argv[2]))

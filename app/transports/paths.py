@@ -1,0 +1,33 @@
+"""Which paths are no paths."""
+
+import re
+from typing import Final
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from app.errors import ErrorCode
+from app.transports.http import refusal
+from app.transports.websocket import deny
+
+_CONTROL_CHARACTER: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_REFUSAL: Final = "the path holds a control character"
+
+
+class PlainPaths:
+    """Middleware: control characters in a path are refused with 400.
+
+    No name may hold one, and a pattern that ends with `$` takes a path with a line end behind it for the one without,
+    which a proxy that keeps that path to itself does not.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan" or _CONTROL_CHARACTER.search(scope["path"]) is None:
+            await self._app(scope, receive, send)
+        elif scope["type"] == "websocket":
+            await receive()  # websocket.connect
+            await deny(scope, send, 400, _REFUSAL)
+        else:
+            await refusal(ErrorCode.BAD_REQUEST, _REFUSAL)(scope, receive, send)
