@@ -121,7 +121,7 @@ def build_replica(settings: Settings, name: str = "replica-1", bus: PubSubManage
         log = RedisLog(bus.client, bus.scripts, bus.keys, bus.channel, bus.node_id)
         if settings.redis.durable_url is not None:
             durable = connect(settings.redis.durable_url, max_connections=settings.redis.max_connections)
-            kept_scripts = Scripts(durable, name, publish_time=bus.stats.publish_time)
+            kept_scripts = Scripts(durable, bus.keys, name, publish_time=bus.stats.publish_time)
             log = TwoServerLog(
                 durable, kept_scripts, bus.keys, bus.channel, bus.node_id, live=bus.client, live_scripts=bus.scripts
             )

@@ -93,11 +93,16 @@ class ConnectionLimit(HeliographError):
 class BusUnavailable(HeliographError):
     """Redis cannot be reached or did not answer in time: temporary, the caller may try again.
 
-    After a time-out the publication may or may not have been made; it is never repeated on the caller's behalf,
-    because an ephemeral message that comes twice is worse than one that the sender is told about.
+    `is_unsure`: what was asked for may have been done, or may yet be (a time-out, a connection that ended); otherwise
+    nothing has happened. It is never repeated on the caller's behalf: an ephemeral message that comes twice is worse
+    than one that the sender is told about.
     """
 
     code = ErrorCode.UNAVAILABLE
+
+    def __init__(self, message: str, *, is_unsure: bool = False) -> None:
+        super().__init__(message)
+        self.is_unsure = is_unsure
 
 
 class PublishError(BusUnavailable):

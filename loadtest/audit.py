@@ -294,7 +294,7 @@ async def audit(seconds: float, rate: float, subscribers: int, appendfsync: str,
     }
     client = connect_redis(redis.url)
     keys = Keys("heliograph:")
-    log = RedisLog(client, Scripts(client), keys, "events")
+    log = RedisLog(client, Scripts(client, keys), keys, "events")
     try:
         with LocalClusterProcess(directory / "log", replicas=REPLICAS, **environment) as cluster:
             ports = _ports(cluster)

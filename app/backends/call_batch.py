@@ -10,6 +10,8 @@ from itertools import repeat
 from time import monotonic
 from typing import Any
 
+from redis.exceptions import InvalidResponse
+
 from app.backends.link import Command, Done, tell
 from app.backends.script_texts import BATCHED, Argument
 from app.telemetry import Histogram
@@ -83,7 +85,11 @@ class CallBatch:
 
     def tell(self, reply: Any) -> None:
         """Hand the reply, or the error that all of them share, to those who wait, in order."""
-        replies = repeat(reply) if isinstance(reply, Exception) else reply
+        replies = reply
+        if isinstance(reply, Exception):
+            replies = repeat(reply)
+        elif len(reply) != len(self._dones):
+            replies = repeat(InvalidResponse(f"{len(reply)} answers to {len(self._dones)} calls of {self.name!r}"))
         if self._time is not None and replies is reply:
             self._time.observe(monotonic() - self._began_at, len(self._dones))
         for done, each in zip(self._dones, replies, strict=False):

@@ -87,6 +87,23 @@ class Keys:
         return f"{self.prefix}commands"
 
     @property
+    def server(self) -> str:
+        """Hash: the name of the present run of the Redis server, and of the one that was found to have lost data."""
+        return f"{self.prefix}server"
+
+    def probe(self, name: str) -> str:
+        """Hash: how often the replica of that name has tried out whether Redis takes what it writes."""
+        return f"{self.prefix}probe:{name}"
+
+    def probe_log(self, name: str) -> str:
+        """Stream: its last try."""
+        return f"{self.prefix}probe:{name}:log"
+
+    def probe_scratch(self, name: str) -> str:
+        """Whatever a try needs; gone when it ends."""
+        return f"{self.prefix}probe:{name}:scratch"
+
+    @property
     def leases(self) -> str:
         """Sorted set: lease -> when it runs out (ms since the epoch by Redis' clock; 0: being reaped)."""
         return f"{self.prefix}leases"

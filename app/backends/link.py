@@ -16,8 +16,8 @@ from typing import Any, Protocol
 
 from hiredis import pack_command
 from redis.asyncio import ConnectionPool
+from redis.exceptions import BusyLoadingError, MasterDownError, NoScriptError, ReadOnlyError, RedisError
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import NoScriptError, RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from app.answers import answer
@@ -34,10 +34,26 @@ MOST_UNSENT_BYTES = 64 * 1024 * 1024  # what Redis has not read yet
 TICKS = 8  # how often the link looks at its clock within a time-out
 BACKOFF_FIRST_S = 0.05
 BACKOFF_MOST_S = 1.0
+DEMOTED_PAUSE_S = 0.5  # until the next try where a server has said that it takes no writes
+
+# Said by a server that takes no writes: its connections end, as its address may lead to another by now.
+DEMOTED = (ReadOnlyError, MasterDownError, BusyLoadingError)
 
 
-class LinkFull(RedisError):
-    """Redis is so far behind that no more is asked of it. Nothing was sent."""
+class NotSent(RedisError):
+    """Nothing was sent, so nothing has happened."""
+
+
+class LinkFull(NotSent):
+    """Redis is so far behind that no more is asked of it."""
+
+
+class NotConnected(NotSent, RedisConnectionError):
+    """There is no connection, and it is too early for another try, or that has failed."""
+
+
+class NotConnectedInTime(NotSent, RedisTimeoutError):
+    """No connection was made in time."""
 
 
 class Growing(Protocol):
@@ -61,7 +77,7 @@ class Link:
         self._connecting: asyncio.Task[None] | None = None
         self._failures = 0
         self._retry_at = 0.0  # when the next try may be made; by the loop's clock
-        self._failure: Exception = RedisConnectionError("not connected")  # why the last one failed
+        self._failure: Exception = NotConnected("not connected")  # why the last one failed
         # The commands that wait for their answer. Those at the end are still in `_unsent`; of those at the front,
         # `_given_up` have failed already, and what comes for them is dropped.
         self._outstanding: deque[tuple[Done, int, Callable[[], object] | None]] = deque()
@@ -97,7 +113,7 @@ class Link:
             done(LinkFull(f"{len(self._outstanding)} commands wait for their answer already"))
             return
         if connection is not None and (connection != self.connections or self._wire is None):
-            done(RedisConnectionError("the connection to Redis has ended meanwhile"))
+            done(NotConnected("the connection to Redis has ended meanwhile"))
             return
         if self._wire is None and not self._reach():
             done(self._failure)
@@ -172,9 +188,13 @@ class Link:
         self._connecting = None
         longest_s = min(BACKOFF_MOST_S, BACKOFF_FIRST_S * 2 ** min(self._failures, 16))
         self._failures += 1
-        self._retry_at = asyncio.get_running_loop().time() + longest_s * random.uniform(0.5, 1)  # noqa: S311
-        self._failure = error if isinstance(error, RedisError) else RedisConnectionError(str(error) or repr(error))
+        self._wait(longest_s, _nothing_sent(error))
         self._fail_all(self._failure)
+
+    def _wait(self, longest_s: float, failure: Exception) -> None:
+        """Fail what is asked for before the next try may be made."""
+        self._retry_at = asyncio.get_running_loop().time() + longest_s * random.uniform(0.5, 1)  # noqa: S311
+        self._failure = failure
 
     def _on_lost(self, reason: Exception) -> None:
         self._wire = None
@@ -201,8 +221,14 @@ class Link:
 
     def _stop_growing(self) -> None:
         grown, self.growing = self.growing, None
-        if grown is not None:
+        if grown is None:
+            return
+        try:
             self._pack(grown.command())
+        except Exception as error:
+            logger.exception("a command could not be written")
+            done, *_ = self._outstanding.pop()  # it is the last, as long as it grows
+            tell(done, NotSent(f"the command could not be written: {error!r}"))
 
     def _flush(self) -> None:
         """Write what this turn has asked for, in one go; if Redis does not read, it waits here."""
@@ -218,10 +244,23 @@ class Link:
         done, _, unknown = self._outstanding.popleft()
         if self._given_up:
             self._given_up -= 1
-        elif unknown is not None and isinstance(reply, NoScriptError):
-            unknown()
+        elif isinstance(reply, Exception):
+            self._on_error(reply, done, unknown)
         else:
             tell(done, reply)
+
+    def _on_error(self, error: Exception, done: Done, unknown: Callable[[], object] | None) -> None:
+        if unknown is not None and isinstance(error, NoScriptError):
+            try:
+                unknown()
+            except Exception:
+                logger.exception("an unknown script could not be dealt with")
+                tell(done, error)
+            return
+        tell(done, error)
+        if isinstance(error, DEMOTED) and self._wire is not None:
+            self._wait(DEMOTED_PAUSE_S, error)
+            self._wire.give_up(RedisConnectionError(f"this server takes no writes: {error}"))
 
     # -- time
 
@@ -261,6 +300,15 @@ class Link:
             waiting = self._outstanding
             self._outstanding = deque(islice(waiting, self._given_up))
             self._outstanding.extend(islice(waiting, self._given_up + unsent, None))
+
+
+def _nothing_sent(error: Exception) -> RedisError:
+    """Why there is no connection, as the answer to a command that was not sent for that."""
+    if isinstance(error, RedisTimeoutError):
+        return NotConnectedInTime(str(error))
+    if isinstance(error, RedisError) and type(error) is not RedisConnectionError:
+        return error  # it says more: a wrong password, a server that is still loading
+    return NotConnected(str(error) or repr(error))
 
 
 def tell(done: Done, result: Any) -> None:

@@ -2,17 +2,28 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import (
+    AuthenticationError,
+    AuthorizationError,
+    BusyLoadingError,
+    RedisError,
+    ResponseError,
+)
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.maint_notifications import MaintNotificationsConfig
 
-from app.backends.link import Link
+from app.backends.link import DEMOTED, Link, NotSent
 from app.errors import BadSetting, BusUnavailable
 from app.telemetry import REDIS_ERRORS
+
+# After these nothing has happened; after all others it may have.
+_CERTAIN = (ResponseError, NotSent, AuthenticationError, AuthorizationError, BusyLoadingError)
 
 TIMEOUT_S = 1.0  # a command that takes longer has failed as far as a waiting person is concerned
 
@@ -49,10 +60,25 @@ def connect(url: str, *, max_connections: int = 50, timeout_s: float = TIMEOUT_S
         )
     except ValueError as error:
         raise BadSetting(f"the address of Redis (HELIOGRAPH_REDIS__URL, …_DURABLE_URL): {error}") from None
+    pool.connection_class = _leaving(pool.connection_class)
     client = Client(connection_pool=pool)
     client.auto_close_connection_pool = True
     client.link = Link(pool, TIMEOUT_S)
     return client
+
+
+def _leaving(connection_class: type[AbstractConnection]) -> type[AbstractConnection]:
+    """The same kind of connection, but one that does not stay with a server that takes no writes (any more)."""
+
+    class Leaving(connection_class):  # type: ignore[valid-type, misc]
+        async def read_response(self, *args: Any, **options: Any) -> Any:
+            try:
+                return await super().read_response(*args, **options)
+            except DEMOTED:
+                self.mark_for_reconnect()  # when its command is done
+                raise
+
+    return Leaving
 
 
 @contextmanager
@@ -67,7 +93,8 @@ def as_bus_unavailable() -> Iterator[None]:
 def bus_unavailable(error: Exception) -> BusUnavailable:
     """The one error that callers know; it is counted."""
     REDIS_ERRORS[_kind(error)] += 1
-    return BusUnavailable(f"Redis: {str(error) or type(error).__name__}")
+    is_unsure = not isinstance(error, _CERTAIN)
+    return BusUnavailable(f"Redis: {str(error) or type(error).__name__}", is_unsure=is_unsure)
 
 
 def _kind(error: Exception) -> str:

@@ -20,7 +20,7 @@ class RedisDirectory:
 
     def __init__(self, client: Client, keys: Keys, scripts: Scripts | None = None) -> None:
         self._redis = client
-        self._scripts = scripts or Scripts(client)
+        self._scripts = scripts or Scripts(client, keys)
         self._keys = keys
 
     async def take(self, lease: str, info: ReplicaInfo, ttl_s: float) -> None:

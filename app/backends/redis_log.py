@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any, Final
 
 import msgspec
+from redis.exceptions import InvalidResponse
 
 from app.answers import answer
 from app.backends.call_batch import NOTHING, Call, Common
@@ -14,6 +15,7 @@ from app.backends.keys import Keys
 from app.backends.protocols import META_TTL_S, Appended, Appending, BusSequences, Draft, Opened, Opening
 from app.backends.redis_client import Client, as_bus_unavailable, bus_unavailable
 from app.backends.scripts import Argument, Scripts
+from app.errors import BusUnavailable
 from app.protocol.envelope import Envelope, decode_envelope, encode_envelope, read_logged
 from app.protocol.events import Delivery
 from app.protocol.identity import user_of
@@ -119,8 +121,8 @@ class TwoServerLog(RedisLog):
             if isinstance(reply, Exception):
                 done(bus_unavailable(reply))
                 return
-            appended = read_appended(reply[0], draft)
-            if len(reply) == 1:
+            appended = _read(draft, reply[0])
+            if isinstance(appended, BusUnavailable) or len(reply) == 1:
                 done(appended)  # a repetition
             else:
                 self._announce(draft.channel, reply[1], lease, appended, done)
@@ -138,7 +140,7 @@ class TwoServerLog(RedisLog):
             elif user_id is None:
                 done(msgspec.structs.replace(appended, delivery=Delivery.REMOTE))
             else:
-                delivery = DELIVERIES[reply.decode()]
+                delivery = DELIVERIES.get(reply.decode(), Delivery.REMOTE)
                 done(
                     msgspec.structs.replace(
                         appended, delivery=Delivery.STORED if delivery is Delivery.OFFLINE else delivery
@@ -247,7 +249,16 @@ class AppendCalls:
 
 
 def _appended(draft: Draft, done: Appending, reply: Any) -> None:
-    done(bus_unavailable(reply) if isinstance(reply, Exception) else read_appended(reply, draft))
+    done(bus_unavailable(reply) if isinstance(reply, Exception) else _read(draft, reply))
+
+
+def _read(draft: Draft, answer: Any) -> Appended | BusUnavailable:
+    """As `read_appended`. Whoever waits is answered, whatever came: it is kept, perhaps."""
+    try:
+        return read_appended(answer, draft)
+    except Exception as error:
+        logger.exception("what Redis has answered to an append cannot be read")
+        return bus_unavailable(InvalidResponse(f"its answer cannot be read: {error!r}"))
 
 
 def read_appended(answer: bytes, draft: Draft) -> Appended:

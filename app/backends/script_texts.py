@@ -29,15 +29,26 @@ PARTS: Final[dict[str, tuple[str, ...]]] = {
     "run_lease": (),
     "run_expired": (),
     "run_lost": ("_calls", "_epoch", "_keep", "_reach", "append()"),
+    "probe": (),
 }
 
 
-def script_text(name: str, run_id: str, *, certain: bool, directed: bool, owner: str = "") -> str:
-    """The script for the server with this run id; `certain`: see `is_certain`; `owner`: see `Scripts`.
+def read_all() -> None:
+    """Read every script's parts from their files, so that nothing is to be read while clients wait.
+
+    Raises OSError: a file is missing, or there are too many open ones.
+    """
+    for name, parts in PARTS.items():
+        for part in (*parts, name):
+            _read(part.removesuffix("()"))
+
+
+def script_text(name: str, server: str, *, certain: bool, directed: bool, owner: str = "") -> str:
+    """The script for the server of this name (16 characters); `certain`: see `is_certain`; `owner`: see `Scripts`.
 
     `directed`: messages to users go to the replicas that hold them only (`BusSettings.routing`).
     """
-    fence = f"'{run_id[:16]}{'1' if certain else '0'}'"
+    fence = f"'{server[:16]}{'1' if certain else '0'}'"
     constants = (
         f"local fence, certain, directed = {fence}, {str(certain).lower()}, {str(directed).lower()}\n"
         f"local meta_ms, key_ttl_ms, tail_size = {META_TTL_S * 1000}, {IDEMPOTENCY_TTL_S * 1000}, {TAIL_SIZE}"

@@ -1,28 +1,36 @@
 """The Lua scripts, loaded so that a script never runs under a server that has lost what the script relies on.
 
-Redis forgets its scripts when it restarts. Each script carries the run id of the server it was loaded into, so after
-a restart it is unknown (NOSCRIPT), is loaded anew with the new run id, and sees that a log was written under another.
-No command is needed for that on the way of a message.
+Redis forgets its scripts when it restarts. Each script carries the name of the server's process it was loaded into
+(`script_loading.py`), so after a restart it is unknown (NOSCRIPT), is loaded anew with the new name, and sees that a
+log was written under another. No command is needed for that on the way of a message.
 
 A script is loaded when it is first called: with every fiftieth call Redis has Lua collect garbage, and the fewer
 scripts there are to look through, the less that call has to wait.
 """
 
+import asyncio
+import logging
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from redis.exceptions import NoScriptError, ResponseError
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import NoScriptError, RedisError, ResponseError
 
 from app.answers import answer
 from app.backends.call_batch import NOTHING, Call, CallBatch, nobody, parameters_of
-from app.backends.link import MOST_OUTSTANDING, Command, Done, LinkFull, tell
+from app.backends.keys import Keys
+from app.backends.link import MOST_OUTSTANDING, Command, Done, LinkFull, NotSent, tell
 from app.backends.redis_client import Client
-from app.backends.script_texts import BATCHED, Argument, is_certain, raise_first_error, script_text
+from app.backends.script_loading import load
+from app.backends.script_texts import BATCHED, Argument, raise_first_error, read_all
 from app.telemetry import Histogram
 
 __all__ = ["Argument", "Scripts"]
 
+logger = logging.getLogger("heliograph.redis")
+
+PROBE_TTL_MS = 86_400_000  # for how long after the last probe a replica's count is kept
 MOST_TIMES = 5  # that a call is begun anew because its script was unknown
 # Goes before what publishes. Redis writes last to whom it owed an answer first, so the replicas that deliver the
 # message are woken before the one that asked; else that one may have the processor while they wait for it.
@@ -39,14 +47,24 @@ class Scripts:
     """
 
     def __init__(
-        self, client: Client, owner: str = "", *, directed: bool = False, publish_time: Histogram | None = None
+        self,
+        client: Client,
+        keys: Keys,
+        owner: str = "",
+        *,
+        directed: bool = False,
+        publish_time: Histogram | None = None,
     ) -> None:
+        read_all()
         self._link = client.link
+        self._keys = keys
         self._owner = owner
         self._directed = directed
         self._publish_time = publish_time
         self._shas: dict[str, str] = {}
-        self._is_loading = False
+        self._loading: asyncio.Task[None] | None = None
+        self._mark_key = ""  # under which Redis counts the probes ...
+        self._mark = 0  # ... and the last number it gave
         self._batch: CallBatch | None = None  # the last
         # What Redis did not know, and which try the next one is: to be repeated before ...
         self._again: list[tuple[str, Command, Done, int]] = []
@@ -57,7 +75,7 @@ class Scripts:
         batch = self._batch
         if batch is not None and batch is self._link.growing and batch.name == name and batch.add(call, done):
             return  # it goes with the last one: that has not been sent yet, and nothing was asked for since
-        if name in self._shas and not self._is_loading:
+        if name in self._shas and self._loading is None:
             self._send(name, call, done)
         elif len(self._waiting) >= MOST_OUTSTANDING:
             done(LinkFull(f"{len(self._waiting)} calls wait for the scripts to be loaded"))
@@ -107,46 +125,63 @@ class Scripts:
         self._load()
 
     def _load(self) -> None:
-        if self._is_loading:
-            return
-        self._is_loading = True
-        look = [("INFO", "server"), ("CONFIG", "GET", "appendonly", "appendfsync"), ("INFO", "replication")]
-        collected = _collect(len(look), self._looked)
-        for command in look:
-            self._link.call(command, collected)
+        if self._loading is None:
+            self._loading = asyncio.create_task(self._load_all(), name="redis-scripts")
 
-    def _looked(self, replies: list[Any]) -> None:
-        """Load what belongs to this server, over the same connection: a restart of the server ends that."""
-        server, config, replication = replies
-        if isinstance(config, ResponseError):
-            config = {}  # managed servers do not tell
-        error = _first_error([server, config, replication])
-        if error is None and "run_id" not in _lines(server):
-            error = ResponseError("INFO does not say which server this is (run_id)")
-        if error is not None:
-            self._loaded({}, error)
-            return
-        run_id, certain = _lines(server)["run_id"], is_certain(_pairs(config), _lines(replication))
-        wanted = {*self._shas, *(call[0] for call in self._again), *(call[0] for call in self._waiting)}
-        texts = {
-            name: script_text(name, run_id, certain=certain, directed=self._directed, owner=self._owner)
-            for name in wanted
-        }
+    async def _load_all(self) -> None:
+        """Whatever comes of it, those who wait are told."""
+        shas: dict[str, str] = {}
+        error: Exception | None = RedisConnectionError("the scripts are not loaded any more: this program is ending")
+        try:
+            shas, error = await self._follow_steps(), None
+        except RedisError as refusal:
+            error = refusal
+        except Exception as failure:
+            logger.exception("the scripts could not be loaded, for a reason that nobody expected")
+            error = NotSent(f"the scripts could not be loaded: {failure!r}")
+        finally:
+            self._loading = None
+            self._loaded(shas, error)
 
-        def loaded(shas: list[Any]) -> None:
-            self._loaded(dict(zip(texts, shas, strict=True)), _first_error(shas))
+    async def _follow_steps(self) -> dict[str, str]:
+        """Load what belongs to this server, over one connection: a restart of the server ends that."""
+        link = self._link
+        await link.ping()
+        connection = link.connections
+        # A set has no order, and no two loads are to differ in that.
+        wanted = dict.fromkeys(
+            [*self._shas, *(call[0] for call in self._again), *(call[0] for call in self._waiting)]
+        )
+        steps = load(
+            list(wanted),
+            self._keys,
+            directed=self._directed,
+            owner=self._owner,
+            mark_key=self._mark_key,
+            mark=self._mark,
+        )
+        commands = next(steps)
+        while True:
+            replies = await answer(partial(self._ask_all, commands, connection))
+            for reply in replies:
+                if isinstance(reply, Exception) and not isinstance(reply, ResponseError):
+                    raise reply
+            try:
+                commands = steps.send(replies)
+            except StopIteration as done:
+                shas: dict[str, str] = done.value
+                return shas
 
-        collected = _collect(len(texts), loaded)
-        connection = self._link.connections
-        for text in texts.values():
-            self._link.call(("SCRIPT", "LOAD", text), collected, connection=connection)
+    def _ask_all(self, commands: list[Command], connection: int, done: Done) -> None:
+        collected = _collect(len(commands), done)
+        for command in commands:
+            self._link.call(command, collected, connection=connection, is_rare=True)
 
-    def _loaded(self, shas: dict[str, bytes], error: Exception | None) -> None:
+    def _loaded(self, shas: dict[str, str], error: Exception | None) -> None:
         """Repeat what Redis did not know, all of which has come back by now, then call what has waited."""
-        self._is_loading = False
         again, self._again = self._again, []
         waiting, self._waiting = self._waiting, []
-        self._shas = {name: sha.decode() for name, sha in shas.items()} if error is None else {}
+        self._shas = shas
         for name, parameters, done, times in again:
             if error is None:
                 self._evaluate(name, parameters, done, times)
@@ -157,6 +192,17 @@ class Scripts:
                 self.call(name, call, done)
             else:
                 tell(done, error)
+
+    # -- whether it works
+
+    async def probe(self, name: str) -> None:
+        """Rehearse what is asked of Redis, under the name of this replica. Raises what redis-py raises.
+
+        Redis counts the rehearsals; when scripts are loaded the next time it has to know the number it gave last.
+        """
+        keys = self._keys.probe(name), self._keys.probe_log(name), self._keys.probe_scratch(name)
+        mark = await self.run("probe", keys, [PROBE_TTL_MS])
+        self._mark_key, self._mark = keys[0], mark
 
 
 def _collect(count: int, done: Callable[[list[Any]], object]) -> Done:
@@ -169,19 +215,3 @@ def _collect(count: int, done: Callable[[list[Any]], object]) -> Done:
             done(results)
 
     return collect
-
-
-def _first_error(results: Sequence[Any]) -> Exception | None:
-    return next((result for result in results if isinstance(result, Exception)), None)
-
-
-def _lines(info: bytes | str) -> dict[str, str]:
-    """What INFO has answered: `name:value` lines."""
-    text = info.decode() if isinstance(info, bytes) else info
-    return dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
-
-
-def _pairs(config: Any) -> dict[str, str]:
-    """What CONFIG GET has answered, in either version of the protocol."""
-    pairs = config.items() if isinstance(config, dict) else zip(config[::2], config[1::2], strict=True)
-    return {name.decode(): value.decode() for name, value in pairs}

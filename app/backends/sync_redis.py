@@ -11,9 +11,11 @@ from redis.exceptions import NoScriptError, ResponseError
 from redis.retry import Retry
 
 from app.backends.call_batch import Call, in_batches, parameters_of
-from app.backends.link import Command
+from app.backends.keys import Keys
+from app.backends.link import DEMOTED, Command
 from app.backends.redis_client import TIMEOUT_S
-from app.backends.script_texts import BATCHED, is_certain, raise_first_error, script_text
+from app.backends.script_loading import load
+from app.backends.script_texts import BATCHED, raise_first_error, read_all
 from app.errors import BadSetting
 
 
@@ -40,8 +42,10 @@ def connect_sync(url: str, *, max_connections: int = 10) -> Redis:
 class SyncScripts:
     """The scripts of one Redis server, each loaded when it is first called. The client stays its owner's to close."""
 
-    def __init__(self, client: Redis, *, directed: bool = False) -> None:
+    def __init__(self, client: Redis, keys: Keys, *, directed: bool = False) -> None:
+        read_all()
         self._redis = client
+        self._keys = keys
         self._directed = directed
         self._shas: dict[str, str] = {}
         self._loading = threading.Lock()
@@ -65,6 +69,8 @@ class SyncScripts:
                     pipeline.execute_command("EVALSHA", shas[name], *calls[number])  # type: ignore[no-untyped-call]
                 answers = zip(left, pipeline.execute(raise_on_error=False), strict=True)
             results |= {number: result for number, result in answers if not isinstance(result, NoScriptError)}
+            if any(isinstance(result, DEMOTED) for result in results.values()):
+                self._redis.connection_pool.disconnect(inuse_connections=False)  # the address may lead to another
             if len(results) == len(calls):
                 return raise_first_error([results[number] for number in range(len(calls))])
             self._load(name, stale=shas)
@@ -76,15 +82,21 @@ class SyncScripts:
                 return  # another thread has loaded it meanwhile
             # One connection for all steps: if the server restarts between them, the next step fails.
             with self._redis.client() as connection:  # type: ignore[no-untyped-call]
-                server = connection.info("server")
-                try:
-                    config = connection.config_get("appendonly", "appendfsync")
-                except ResponseError:
-                    config = {}  # managed servers do not tell
-                certain = is_certain(config, connection.info("replication"))
-                self._shas = {
-                    name: connection.script_load(
-                        script_text(name, server["run_id"], certain=certain, directed=self._directed)
-                    )
-                    for name in dict.fromkeys((*self._shas, name))
-                }
+                connection.response_callbacks.clear()  # answers as they are, errors too
+                names = list(dict.fromkeys((*self._shas, name)))
+                steps = load(names, self._keys, directed=self._directed)
+                commands = next(steps)
+                while True:
+                    replies = [_answer(connection, command) for command in commands]
+                    try:
+                        commands = steps.send(replies)
+                    except StopIteration as done:
+                        self._shas = done.value
+                        return
+
+
+def _answer(connection: Redis, command: Command) -> Any:
+    try:
+        return connection.execute_command(*command)  # type: ignore[no-untyped-call]
+    except ResponseError as error:
+        return error

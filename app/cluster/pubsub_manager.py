@@ -165,7 +165,9 @@ class PubSubManager:
         """The Lua scripts, over the same client."""
         if self._scripts is None:
             directed = self._settings.routing == "directed"
-            self._scripts = Scripts(self.client, self.name, directed=directed, publish_time=self.stats.publish_time)
+            self._scripts = Scripts(
+                self.client, self.keys, self.name, directed=directed, publish_time=self.stats.publish_time
+            )
         return self._scripts
 
     # -- life

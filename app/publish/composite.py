@@ -80,8 +80,8 @@ class Composite:
     ) -> None:
         self._live = Live(live_url, channel_prefix=channel_prefix)
         self._durable = connect(durable_url or live_url)
-        self._scripts = Scripts(self._durable)
         self._keys = Keys(prefix)
+        self._scripts = Scripts(self._durable, self._keys)
         self._stream = ShardedStream(self._durable, self._keys, stream, shards=shards, maxlen=maxlen)
         self._latest_ttl_s = latest_ttl_s
 

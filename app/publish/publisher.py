@@ -138,7 +138,7 @@ class Publisher(_Base):
         self._redis = self._live  # keeps what is kept
         if self._durable_url is not None:
             self._redis = connect_sync(self._durable_url, max_connections=MAX_CONNECTIONS)
-        self._scripts = SyncScripts(self._redis, directed=self._directed)
+        self._scripts = SyncScripts(self._redis, self._drafting.keys, directed=self._directed)
         self._closing = threading.Event()
 
     def __enter__(self) -> Self:
@@ -318,7 +318,7 @@ class AsyncPublisher(_Base):
         self._redis = self._live  # keeps what is kept
         if self._durable_url is not None:
             self._redis = connect(self._durable_url, max_connections=MAX_CONNECTIONS)
-        self._scripts = Scripts(self._redis, directed=self._directed)
+        self._scripts = Scripts(self._redis, self._drafting.keys, directed=self._directed)
         self._free = asyncio.Semaphore(MAX_CONNECTIONS)  # the pool raises when it is empty; here they wait
 
     async def __aenter__(self) -> Self:

@@ -8,6 +8,7 @@ from redis.exceptions import (
     AuthenticationError,
     AuthorizationError,
     ConnectionError,
+    MasterDownError,
     NoScriptError,
     ReadOnlyError,
     RedisError,
@@ -20,7 +21,7 @@ FIRST_DELAY_S: Final = 0.05
 MOST_DELAY_S: Final = 1.0
 
 # What passes by itself: the network, a restart, a fail-over. All else will be refused again in the same way.
-_PASSING = (ConnectionError, TimeoutError, NoScriptError, ReadOnlyError, OSError)
+_PASSING = (ConnectionError, TimeoutError, NoScriptError, ReadOnlyError, MasterDownError, OSError)
 _REFUSED = (AuthenticationError, AuthorizationError)  # redis-py counts these among the connection's errors
 
 FAILURES: Final = (RedisError, OSError)  # all that redis-py and the network raise

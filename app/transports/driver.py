@@ -352,8 +352,7 @@ class Driver:
             self._room = None
         event: Ack | Published
         if isinstance(result, HeliographError):
-            failed = "not delivered" if isinstance(operation, Send) else "not published"
-            text = f"{failed}, try again: {result}" if isinstance(result, BusUnavailable) else str(result)
+            text = _not_done(operation, result) if isinstance(result, BusUnavailable) else str(result)
             self.refuse(Refuse(result.code, text, operation.id))
             if result.code is ErrorCode.INTERNAL:
                 self.connection.close(CloseCode.INTERNAL_ERROR, "internal error")
@@ -395,7 +394,8 @@ class Driver:
         try:
             await self._parts.manager.emit(emit.event, emit.data, user_id=session.user or "", session=session.id)
         except BusUnavailable as error:
-            self.refuse(Refuse(error.code, f"not stored: {error}", emit.id))
+            failed = "perhaps stored, perhaps not" if error.is_unsure else "not stored, try again"
+            self.refuse(Refuse(error.code, f"{failed}: {error}", emit.id))
         else:
             self._parts.manager.tell(self.connection, Emitted(id=echo(emit.id)))
 
@@ -407,3 +407,13 @@ class Driver:
         """Close the connection without an error before it."""
         self.connection.close(close, message)
         raise Disconnected(code, message)
+
+
+def _not_done(operation: Send | Publish, error: BusUnavailable) -> str:
+    """What to tell the sender: whether sending again may double the message."""
+    done = "delivered" if isinstance(operation, Send) else "published"
+    if not error.is_unsure:
+        return f"not {done}, try again: {error}"
+    if operation.idempotency_key is None:
+        return f"perhaps {done}, perhaps not ({error}); sent again it may come twice, as it has no idempotency_key"
+    return f"perhaps {done}, perhaps not ({error}); send it again with the same idempotency_key"

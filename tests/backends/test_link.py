@@ -8,19 +8,23 @@ from typing import Any
 
 import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import NoScriptError, ReadOnlyError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from app.backends import link as link_module
 from app.backends.call_batch import NOTHING
-from app.backends.link import Command, LinkFull
+from app.backends.keys import Keys
+from app.backends.link import Command, LinkFull, NotSent
 from app.backends.redis_client import Client, connect
 from app.backends.script_texts import script_text
 from app.backends.scripts import Scripts
+from app.backends.sync_redis import SyncScripts, connect_sync
 from tests.support.redis_admin import RedisAdmin
 from tests.support.redis_server import RedisServer, free_port
 from tests.support.tcp_proxy import TcpProxy
 from tests.support.waiting import eventually
+
+KEYS = Keys("link:")
 
 
 class Linked:
@@ -354,7 +358,7 @@ class TestConnecting:
 class TestScripts:
     async def test_a_flush_of_the_scripts_changes_no_order(self, linked: Linked, own_redis: RedisServer) -> None:
         """Fails if calls that were unknown are repeated after later ones, are lost, or are run twice."""
-        scripts = Scripts(linked.client, "replica-1")
+        scripts = Scripts(linked.client, KEYS, "replica-1")
         await scripts.run("tops", [], [])
         done: list[int] = []
         for number in range(3_000):
@@ -376,7 +380,7 @@ class TestScripts:
         All of it goes out in one write: Redis forgets the scripts, has to be asked for one, is given the other
         replica's, and is asked again.
         """
-        scripts = Scripts(linked.client, "replica-1")
+        scripts = Scripts(linked.client, KEYS, "replica-1")
         await scripts.run("tops", [], [])
         run_id = (await linked.client.info("server"))["run_id"]
         certain = own_redis.command("CONFIG", "GET", "appendonly").endswith("yes")
@@ -396,7 +400,7 @@ class TestScripts:
     ) -> None:
         """Fails if a call waits for scripts that never come, or if one failure is for ever."""
         client: Client = connect(own_redis.url)
-        scripts = Scripts(client)
+        scripts = Scripts(client, KEYS)
         own_redis.stop()
         with pytest.raises(RedisConnectionError):
             await scripts.run("tops", [], [])
@@ -427,3 +431,97 @@ def _note(done: list[int], number: int) -> Any:
 
 async def _none(admin: RedisAdmin) -> bool:
     return await admin.connections() == []
+
+
+def connections_made(redis: RedisServer) -> int:
+    """To this server since it began, that of redis-cli among them."""
+    return int(redis.command("INFO", "stats").split("total_connections_received:")[1].split()[0])
+
+
+class TestDemoted:
+    """A server that becomes a replica while its connections stay open."""
+
+    async def test_its_connections_end(self, linked: Linked, own_redis: RedisServer) -> None:
+        """Fails if a link stays with a server that takes no writes: the address may lead to the new master by now."""
+        await linked.link.ping()
+        own_redis.command("REPLICAOF", "127.0.0.1", str(free_port()))
+        for _ in range(2):
+            linked.call("SET", "k", 1)
+        assert isinstance((await linked.answered(2))[0], ReadOnlyError)
+        await eventually(lambda: linked.link._wire is None)
+        with pytest.raises(ReadOnlyError):  # until the next try, which is not made at once
+            await linked.link.ask("GET", "k")
+        own_redis.command("REPLICAOF", "NO", "ONE")
+
+        async def writes() -> bool:
+            linked.call("SET", "k", 1)
+            return await linked.answered(1) == [b"OK"]
+
+        await eventually(writes, within_s=2)
+        assert linked.link.connections == 2
+
+    async def test_a_batch_too(self, linked: Linked, own_redis: RedisServer) -> None:
+        """Fails if the refusal is hidden in the answer to a batch: a publisher would fail for ever."""
+        scripts = Scripts(linked.client, KEYS)
+        common = (), (100, 60_000, "", "")
+        call = [KEYS.meta("c"), KEYS.stream("c")], ["events:c", b'"message":1}'], common
+        await scripts.run_many("append", [call])
+        own_redis.command("REPLICAOF", "127.0.0.1", str(free_port()))
+        with pytest.raises(ReadOnlyError):
+            await scripts.run_many("append", [call, call])
+        await eventually(lambda: linked.link._wire is None)
+
+    async def test_those_of_the_pool_too(self, linked: Linked, own_redis: RedisServer) -> None:
+        """Fails if what is asked with redis-py stays with the old server."""
+        await linked.client.set("k", 1)
+        own_redis.command("REPLICAOF", "127.0.0.1", str(free_port()))
+        before = connections_made(own_redis)
+        for _ in range(2):
+            with pytest.raises(ReadOnlyError):
+                await linked.client.set("k", 1)
+        assert connections_made(own_redis) - before == 2, "one for redis-cli, and one for the second try"
+
+    async def test_those_of_a_program_without_an_event_loop(self, own_redis: RedisServer) -> None:
+        """Fails if a Publisher that exists already stays with the old server."""
+
+        def publish() -> int:
+            with connect_sync(own_redis.url) as redis:
+                scripts = SyncScripts(redis, KEYS)
+                call = [KEYS.meta("c"), KEYS.stream("c")], ["events:c", b'"message":1}'], ((), (100, 60_000, "", ""))
+                scripts.run_many("append", [call])
+                own_redis.command("REPLICAOF", "127.0.0.1", str(free_port()))
+                before = connections_made(own_redis)
+                for _ in range(2):
+                    with pytest.raises(ReadOnlyError):
+                        scripts.run_many("append", [call])
+                return connections_made(own_redis) - before
+
+        assert await asyncio.to_thread(publish) == 2, "one for redis-cli, and one for the second try"
+
+
+class TestBadCommands:
+    async def test_a_batch_that_cannot_be_written_spoils_no_other_answer(self, linked: Linked) -> None:
+        """Fails if the answers that follow are taken for those of others, as one command was never sent."""
+
+        class Broken:
+            def command(self) -> Command:
+                raise UnicodeEncodeError("utf-8", "\ud800", 0, 1, "surrogates not allowed")
+
+        linked.call("ECHO", 1)
+        linked.link.call(Broken(), linked.answers.append)
+        linked.call("ECHO", 2)
+        error, first, second = await linked.answered(3)
+        assert isinstance(error, NotSent)
+        assert (first, second) == (b"1", b"2")
+
+    async def test_an_unknown_script_that_cannot_be_dealt_with(self, linked: Linked) -> None:
+        """Fails if a fault there costs the connection, or leaves the caller without an answer."""
+
+        def broken() -> None:
+            raise ZeroDivisionError("a bug")
+
+        linked.link.call(("EVALSHA", "0" * 40, 0), linked.answers.append, broken)
+        linked.call("ECHO", 1)
+        unknown, one = await linked.answered(2)
+        assert isinstance(unknown, NoScriptError)
+        assert (one, linked.link.connections) == (b"1", 1)

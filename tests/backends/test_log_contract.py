@@ -118,7 +118,8 @@ class RedisBench(Bench):
         self.channel = f"{namespace}:events"
         self.client = connect(server.url)
         super().__init__(
-            RedisLog(self.client, Scripts(self.client), self.keys, self.channel), lambda s: asyncio.sleep(s)
+            RedisLog(self.client, Scripts(self.client, self.keys), self.keys, self.channel),
+            lambda s: asyncio.sleep(s),
         )
 
     async def __aenter__(self) -> "RedisBench":

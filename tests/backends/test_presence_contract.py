@@ -85,7 +85,7 @@ async def redis_stage(client: Redis, keys: Keys) -> AsyncIterator[Stage]:
         await listener.psubscribe(f"{bus_channel}:*")
         for lease in ("a", "b"):
             await RedisDirectory(client, keys).take(lease, replica_info(), LONG_S)
-        yield Stage(RedisPresence(client, Scripts(client), keys, bus_channel), told)
+        yield Stage(RedisPresence(client, Scripts(client, keys), keys, bus_channel), told)
 
 
 @pytest.fixture(params=["memory", "redis"])
@@ -230,7 +230,7 @@ class TestLeasesInRedis:
 
     @pytest.fixture
     def presence(self, client: Redis, keys: Keys) -> RedisPresence:
-        return RedisPresence(client, Scripts(client), keys, f"{keys.prefix}events")
+        return RedisPresence(client, Scripts(client, keys), keys, f"{keys.prefix}events")
 
     @pytest.mark.parametrize("how", ["unknown", "doomed", "reaped"])
     async def test_a_lease_that_is_not_held_enters_nothing(

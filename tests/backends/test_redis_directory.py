@@ -102,7 +102,7 @@ class TestKeys:
         await directory.hold("a", {f"user-{number}": 1 for number in range(700)})
         assert len(await left(client, keys)) > 700
         await directory.reap("a")
-        assert await left(client, keys) == {keys.settled_at}
+        assert await left(client, keys) == {keys.settled_at, keys.server}
 
     async def test_nothing_is_left_of_a_user_who_has_gone(
         self, directory: RedisDirectory, client: Redis, keys: Keys
@@ -121,7 +121,7 @@ class TestKeys:
         await directory.take("a", replica_info(), LONG_S)
         await directory.hold("a", {"bob": 1})
         names = [key.decode() async for key in client.scan_iter()]
-        assert len(names) == 5
+        assert len(names) == 6
         assert [name for name in names if not name.startswith("mine:")] == []
         await client.aclose()
 
@@ -173,7 +173,7 @@ class TestReaping:
                 await directory.reap(lease)
             if at:  # the first command is the one that begins the reaping
                 assert not (await directory.renew("dead", replica_info(), LONG_S)).held
-                expected = {keys.leases, keys.replicas, keys.settled_at}
+                expected = {keys.leases, keys.replicas, keys.settled_at, keys.server}
                 assert await left(client, keys) == expected, f"broken off after {at} commands"
                 assert [info.name for info in await directory.replicas()] == ["alive"]
                 assert await client.hlen(keys.replicas) == 1, f"broken off after {at} commands"

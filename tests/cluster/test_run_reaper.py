@@ -44,7 +44,8 @@ async def redis(redis_server: RedisServer) -> AsyncIterator[Redis]:
 @pytest.fixture
 def lease(redis: Redis, namespace: str) -> Callable[..., Awaitable[None]]:
     """`await lease("1", ttl_s=…)`: what the worker of run 1 says now and then, as long as it lives."""
-    scripts, keys = Scripts(redis), Keys(f"{namespace}:")
+    keys = Keys(f"{namespace}:")
+    scripts = Scripts(redis, keys)
 
     async def take(*run_ids: str, ttl_s: float = SHORT_S) -> None:
         await scripts.run_many("run_lease", [lease_call(keys, run_ids, ttl_s)])

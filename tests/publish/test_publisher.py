@@ -327,7 +327,8 @@ async def test_lost_runs_are_reaped_once(redis_server: RedisServer, namespace: s
     await publisher.lease_runs([RUN_ID, "ended"], 0.05)
     await publisher.lease_runs(["alive"], 60)
     client = connect(redis_server.url)
-    scripts, keys = Scripts(client), Keys(f"{namespace}:")
+    keys = Keys(f"{namespace}:")
+    scripts = Scripts(client, keys)
     said = 0
 
     async def reap() -> bool:

@@ -31,7 +31,10 @@ local function each(call)
     key, argument = key + key_count, argument + argument_count
     local is_done, answer = pcall(call)
     if not is_done then
-      answer = redis.error_reply(type(answer) == 'table' and answer.err or tostring(answer))
+      local text = type(answer) == 'table' and answer.err or tostring(answer)
+      -- This server is no master any more: nothing was done, and whoever asked has to look for another.
+      if string.find(text, 'READONLY', 1, true) then return redis.error_reply('READONLY ' .. text) end
+      answer = redis.error_reply(text)
     end
     answers[i] = answer
   end

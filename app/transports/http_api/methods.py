@@ -131,7 +131,7 @@ class Methods:
         except ApiError:
             raise
         except BusUnavailable as error:
-            raise NotNow(f"not now, try again: {error}") from None
+            raise NotNow(_not_done(error)) from None
         except HeliographError as error:
             raise ApiError(BAD_REQUEST, str(error)) from None
         except Exception:
@@ -342,3 +342,10 @@ def _listed(publication: Publication) -> models.Publication:
 
 def _unrecoverable(channel: str) -> ApiError:
     return ApiError(UNRECOVERABLE, f"what followed that position on {channel!r} is not kept any more")
+
+
+def _not_done(error: BusUnavailable) -> str:
+    """What to tell the caller: whether trying again may do it twice."""
+    if error.is_unsure:
+        return f"perhaps done, perhaps not; try again, a publication with the same idempotency_key: {error}"
+    return f"not now, try again: {error}"

@@ -1,0 +1,51 @@
+-- Rehearses what replicas and publishers do, on keys of its own: what is refused here would be refused to clients.
+-- KEYS: this replica's probes, the last of them, a scratch key
+-- ARGV: ms until they are forgotten
+-- Returns how many probes there have been. Redis knows a lower number than it gave before if it has lost data.
+local probes, last, scratch = KEYS[1], KEYS[2], KEYS[3]
+local refusal
+
+-- Redis does not say which command a user may not use in a script.
+local function call(command, ...)
+  if refusal then return end
+  local answer = redis.pcall(command, ...)
+  if type(answer) == 'table' and answer.err then
+    refusal = answer.err .. ' (' .. command .. ')'
+  end
+  return answer
+end
+
+call('TIME')
+local count = call('HINCRBY', probes, 'number', 1)
+call('HSET', probes, 'field', 1)
+call('HMGET', probes, 'number')
+call('HGET', probes, 'number')
+call('HGETALL', probes)
+call('HKEYS', probes)
+call('HVALS', probes)
+call('HSCAN', probes, 0)
+call('HDEL', probes, 'field')
+call('PTTL', probes)
+call('PEXPIRE', probes, ARGV[1])
+call('XADD', last, 'MAXLEN', 1, '*', 'b', count)
+call('XRANGE', last, '-', '+', 'COUNT', 1)
+call('EXPIRE', last, 60)
+call('PEXPIRE', last, ARGV[1])
+call('DEL', scratch)
+call('SET', scratch, count, 'PX', ARGV[1])
+call('GET', scratch)
+call('GETDEL', scratch)
+call('RPUSH', scratch, count)
+call('LTRIM', scratch, 0, 0)
+call('LRANGE', scratch, 0, -1)
+call('UNLINK', scratch)
+call('SADD', scratch, count)
+call('SRANDMEMBER', scratch, 1)
+call('SREM', scratch, count)
+call('ZADD', scratch, 1, count)
+call('ZSCORE', scratch, count)
+call('ZRANGE', scratch, 0, -1)
+call('ZRANGEBYSCORE', scratch, 0, 1)
+call('ZREM', scratch, count)
+if refusal then return redis.error_reply(refusal) end
+return count

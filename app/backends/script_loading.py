@@ -1,0 +1,115 @@
+"""How scripts come into one Redis server: which server that is, whether it has lost anything, then SCRIPT LOAD.
+
+Pure: `load` says what to ask and is given the answers, so that programs with an event loop and without do the same.
+
+A server is told by a name that lasts as long as its process, and that all who write into it agree on. That is its
+run id where INFO may be asked for. Where it may not be, somebody makes a name up, loads a script with it and keeps it
+in a key: a key may outlive the process and a script never does, so both together say that it is the same one.
+"""
+
+import secrets
+from collections.abc import Generator, Sequence
+from hashlib import sha1
+from typing import Any, Final
+
+from redis.exceptions import NoPermissionError, RedisError, ResponseError
+
+from app.backends.keys import Keys
+from app.backends.link import DEMOTED, Command
+from app.backends.script_texts import is_certain, raise_first_error, script_text
+
+MADE_UP: Final = "x"  # how a name begins that is no run id, as a hexadecimal number does not
+NAME_LENGTH: Final = 16
+MOST_TRIES: Final = 5  # to agree on a name
+
+Steps = Generator[list[Command], list[Any], dict[str, str]]
+
+
+def load(
+    names: Sequence[str], keys: Keys, *, directed: bool, owner: str = "", mark_key: str = "", mark: int = 0
+) -> Steps:
+    """Yield the commands to ask, all over one connection; be sent their answers, errors of Redis among them.
+
+    Returns name -> SHA of the scripts. `owner`, `directed`: see `script_text`. `mark`: the number that Redis has
+    acknowledged last under `mark_key` (0: none): a server that knows only a lower one has lost what came after it.
+
+    Raises RedisError.
+    """
+    look = [("INFO", "server"), ("INFO", "replication"), ("CONFIG", "GET", "appendonly", "appendfsync")]
+    server, replication, config, *known = yield [*look, ("HMGET", keys.server, "name", "lost"), _mark_read(mark_key)]
+    [(name, lost), marked] = raise_first_error(known)
+    run_id = _told(server, _lines).get("run_id", "")[:NAME_LENGTH]
+    name = yield from _agree(keys, run_id, (name or b"").decode())
+    role = _told(replication, _lines)
+    certain = bool(role) and is_certain(_told(config, _pairs), role) and (lost or b"").decode() != name
+    if certain and int(marked or 0) < mark:
+        certain = False
+        raise_first_error((yield [("HSET", keys.server, "lost", name)]))
+    texts = [script_text(each, name, certain=certain, directed=directed, owner=owner) for each in names]
+    shas = yield [("SCRIPT", "LOAD", text) for text in texts]
+    return {each: _text(sha) for each, sha in zip(names, raise_first_error(shas), strict=True)}
+
+
+def _mark_read(mark_key: str) -> Command:
+    return ("HGET", mark_key, "number") if mark_key else ("ECHO", "")
+
+
+def _agree(keys: Keys, run_id: str, known: str) -> Generator[list[Command], list[Any], str]:
+    """The name of the server. `run_id`: '' if it may not be asked for; `known`: the name that was found."""
+    for _ in range(MOST_TRIES):
+        if run_id and known == run_id:
+            raise_first_error((yield [("SCRIPT", "LOAD", _marker(known))]))  # for those who may not ask
+            return known
+        if known and (not run_id or known.startswith(MADE_UP)):
+            [exists] = raise_first_error((yield [("SCRIPT", "EXISTS", sha1(_marker(known)).hexdigest())]))  # noqa: S324
+            if exists == [1]:
+                return known
+        name = run_id or MADE_UP + secrets.token_hex(NAME_LENGTH)[: NAME_LENGTH - 1]
+        # Of those who find the same one gone, the first to say what comes after it has said it for all.
+        after = f"after:{known}"
+        replies = yield [
+            ("SCRIPT", "LOAD", _marker(name)),
+            ("HSETNX", keys.server, after, name),
+            ("HGET", keys.server, after),
+        ]
+        refusal = next((each for each in replies if isinstance(each, Exception)), None)
+        if refusal is not None:
+            if run_id and not isinstance(refusal, DEMOTED):
+                return run_id  # memory is full: nothing can be written down, and reading goes on
+            raise refusal
+        known = _text(replies[2])
+        raise_first_error((yield [("HSET", keys.server, "name", known)]))
+    raise RedisError(f"which run of Redis this is could not be agreed on: {keys.server} changes all the time")
+
+
+def _marker(name: str) -> bytes:
+    """A script that is in the server's memory as long as it goes by this name."""
+    return f"return '{name}'".encode()
+
+
+def _told(answer: Any, read: Any) -> dict[str, str]:
+    """What INFO or CONFIG have said; nothing where they are refused, by a managed server or for lack of a right.
+
+    Raises RedisError: it is refused for another reason than that.
+    """
+    if isinstance(answer, DEMOTED):
+        raise answer
+    if isinstance(answer, ResponseError | NoPermissionError):
+        return {}
+    found: dict[str, str] = read(answer)
+    return found
+
+
+def _lines(info: bytes | str) -> dict[str, str]:
+    """What INFO has answered: `name:value` lines."""
+    return dict(line.split(":", 1) for line in _text(info).splitlines() if ":" in line)
+
+
+def _pairs(config: Any) -> dict[str, str]:
+    """What CONFIG GET has answered, in either version of the protocol."""
+    pairs = config.items() if isinstance(config, dict) else zip(config[::2], config[1::2], strict=True)
+    return {_text(name): _text(value) for name, value in pairs}
+
+
+def _text(value: bytes | str) -> str:
+    return value.decode() if isinstance(value, bytes) else value
