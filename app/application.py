@@ -21,6 +21,7 @@ from app.backends.redis_client import Client, connect
 from app.backends.redis_commands import RedisCommands
 from app.backends.redis_directory import RedisDirectory
 from app.backends.redis_log import RedisLog, TwoServerLog
+from app.backends.redis_memory import RedisMemory
 from app.backends.redis_presence import RedisPresence
 from app.backends.run_leases import reap_lost_runs
 from app.backends.scripts import Scripts
@@ -29,9 +30,11 @@ from app.backends.tickets import MemoryTickets, RedisTickets
 from app.clock import SystemClock, Timestamps
 from app.cluster.census import Census
 from app.cluster.channels import Channels
+from app.cluster.client_writes import ClientWrites
 from app.cluster.commands import Commands
 from app.cluster.connection_manager import ConnectionManager
 from app.cluster.directory import Directory
+from app.cluster.memory_watch import MemoryWatch
 from app.cluster.node import Node, Service
 from app.cluster.presence import Presence
 from app.cluster.pubsub_manager import PubSubManager
@@ -39,6 +42,7 @@ from app.cluster.pulse import Pulse
 from app.cluster.run_reaper import RunReaper
 from app.hub.hub import Hub
 from app.hub.outbox import Turn
+from app.protocol.budget import Budget
 from app.protocol.events import Join, Leave
 from app.protocol.namespace import Namespaces
 from app.protocol.plain import PlainCodec
@@ -88,6 +92,7 @@ class Replica:
     manager: ConnectionManager
     telemetry: Telemetry
     turn: Turn
+    memory: MemoryWatch | None  # of the Redis that keeps what is kept; None without one
 
 
 def build_replica(settings: Settings, name: str = "replica-1", bus: PubSubManager | None = None) -> Replica:
@@ -103,9 +108,11 @@ def build_replica(settings: Settings, name: str = "replica-1", bus: PubSubManage
     bus.stats = telemetry.bus
     bus.name = name
     namespaces = Namespaces(settings.namespaces)
+    budget = Budget.of(settings.limits)
     backend: DirectoryBackend
     present: PresenceBackend
     heard: CensusBackend
+    memory: MemoryWatch | None = None
     log: Log
     emissions: Emissions
     command_log: CommandLog
@@ -118,13 +125,21 @@ def build_replica(settings: Settings, name: str = "replica-1", bus: PubSubManage
         tickets = RedisTickets(bus.client, bus.keys)
         heard = RedisCensus(bus.client, bus.scripts, bus.keys)
         kept_scripts = bus.scripts
-        log = RedisLog(bus.client, bus.scripts, bus.keys, bus.channel, bus.node_id)
+        log = RedisLog(bus.client, bus.scripts, bus.keys, bus.channel, bus.node_id, budget=budget)
         if settings.redis.durable_url is not None:
             durable = connect(settings.redis.durable_url, max_connections=settings.redis.max_connections)
             kept_scripts = Scripts(durable, bus.keys, name, publish_time=bus.stats.publish_time)
             log = TwoServerLog(
-                durable, kept_scripts, bus.keys, bus.channel, bus.node_id, live=bus.client, live_scripts=bus.scripts
+                durable,
+                kept_scripts,
+                bus.keys,
+                bus.channel,
+                bus.node_id,
+                live=bus.client,
+                live_scripts=bus.scripts,
+                budget=budget,
             )
+        memory = MemoryWatch(RedisMemory(durable or bus.client).share, settings.limits.client_memory_percent / 100)
         emissions = RedisEmissions(
             ShardedStream(
                 durable or bus.client,
@@ -148,6 +163,8 @@ def build_replica(settings: Settings, name: str = "replica-1", bus: PubSubManage
     commands = Commands(hub, command_log, node_id=bus.node_id, clock=clock)
     pulse = Pulse(telemetry, clock)
     services: list[Service] = [presence, census, commands]
+    if memory is not None:
+        services.append(memory)
     if bus.enabled:
         services.append(RunReaper(partial(reap_lost_runs, kept_scripts, bus.keys, bus.channel, namespaces)))
     node = Node(name, hub, bus, directory, channels, pulse, services, drain=settings.drain, clock=clock)
@@ -161,6 +178,7 @@ def build_replica(settings: Settings, name: str = "replica-1", bus: PubSubManage
         log,
         emissions,
         command_log,
+        ClientWrites(budget, memory, telemetry, clock.monotonic),
         name=name,
         namespaces=namespaces,
         limits=settings.limits,
@@ -195,7 +213,7 @@ def build_replica(settings: Settings, name: str = "replica-1", bus: PubSubManage
         Route("/api/poll", page_door(polls.serve)),
         Route("/api/runs/{run_id:path}", page_door(RunDoor(parts).serve)),
     ]
-    inside = [*health_routes(node, bus), metrics_route(node, bus, hub, telemetry), openapi_route()]
+    inside = [*health_routes(node, bus), metrics_route(node, bus, hub, telemetry, memory), openapi_route()]
     has_inside = settings.internal.port is not None
     routes += status_routes(node) if has_inside else inside
     routes += static_routes()
@@ -219,7 +237,7 @@ def build_replica(settings: Settings, name: str = "replica-1", bus: PubSubManage
 
     app = Starlette(routes=routes, middleware=[Middleware(PlainPaths)], lifespan=lifespan)
     internal = Starlette(routes=inside, middleware=[Middleware(PlainPaths)]) if has_inside else None
-    return Replica(app, internal, node, hub, bus, directory, manager, telemetry, turn)
+    return Replica(app, internal, node, hub, bus, directory, manager, telemetry, turn, memory)
 
 
 def _in_turn(*calls: Callable[[], object]) -> Callable[[], None]:

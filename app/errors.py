@@ -105,6 +105,24 @@ class BusUnavailable(HeliographError):
         self.is_unsure = is_unsure
 
 
+class StorageFull(BusUnavailable):
+    """What is kept for clients has filled its share of Redis: temporary. Nothing has happened."""
+
+
+class OverBudget(HeliographError):
+    """A user's clients have written as much as they may for now. Nothing has happened.
+
+    `excess`: which limit it was (see `protocol/budget.py`); `retry_s`: when there is room again.
+    """
+
+    code = ErrorCode.RATE_LIMITED
+
+    def __init__(self, message: str, excess: str, retry_s: float) -> None:
+        super().__init__(message)
+        self.excess = excess
+        self.retry_s = retry_s
+
+
 class PublishError(BusUnavailable):
     """A publisher has given up: Redis refused, or could not be reached until the deadline.
 

@@ -194,6 +194,25 @@ class LimitSettings(_Group):
     depth: int = Field(default=32, ge=1, le=128, description="how deep arrays and objects may nest in data")
     outbox_bytes: int = Field(default=1_048_576, ge=65_536, description="what may wait for a client; more is slow")
     messages_per_second: float = Field(default=100, ge=0, description="operations of one connection (0: no limit)")
+    # At most as many as fit into the number that counts them in Redis (`backends/lua/_budget.lua`).
+    user_messages_per_second: float = Field(
+        default=200, ge=0, le=100_000, description="that all clients of one user may write, over 10 s (0: no limit)"
+    )
+    user_bytes_per_second: float = Field(
+        default=131_072,
+        ge=0,
+        le=400_000_000,
+        description="that all clients of one user may write, over 10 s (0: no limit)",
+    )
+    recipient_messages_per_second: float = Field(
+        default=50, ge=0, description="that one user may send to any one user, over 10 s (0: no limit)"
+    )
+    client_memory_percent: float = Field(
+        default=80,
+        ge=0,
+        le=100,
+        description="of Redis' maxmemory; beyond it nothing that clients write is kept (0: no limit)",
+    )
     refusals: int = Field(default=1000, ge=1, description="operations over that rate that get an answer; more closes")
     connections: int = Field(default=20_000, ge=1, description="connections of one replica")
     connections_per_user: int = Field(default=20, ge=0, description="over all replicas (0: no limit)")

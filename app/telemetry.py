@@ -8,6 +8,7 @@ from typing import Final
 from app.errors import ErrorCode
 
 TRANSPORTS: Final = ("websocket", "sse", "poll", "api")
+WRITE_REFUSALS: Final = ("user_messages", "user_bytes", "recipient_messages", "memory", "emit_full")
 REDIS_ERRORS: Final = {"timeout": 0, "connection": 0, "refused": 0}  # of the process: its clients are made all over
 FAST_S: Final = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
 
@@ -58,6 +59,7 @@ class Telemetry:
     bus: BusStats = field(default_factory=BusStats)
     traffic: dict[str, Traffic] = field(default_factory=lambda: {name: Traffic() for name in TRANSPORTS})
     frames_refused: dict[ErrorCode, int] = field(default_factory=lambda: dict.fromkeys(ErrorCode, 0))
+    client_writes_refused: dict[str, int] = field(default_factory=lambda: dict.fromkeys(WRITE_REFUSALS, 0))
     closes: dict[int, int] = field(default_factory=dict)  # by close code; 0: one that nobody knows
     slow_closes: int = 0  # connections closed because they did not read
     connections_refused: int = 0  # by a limit or while draining

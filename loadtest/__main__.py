@@ -35,6 +35,13 @@ NAMESPACES = {
     "#": {"history_size": 10_000, "client_publish": False},
 }
 
+NO_LIMITS = {
+    "HELIOGRAPH_LIMITS__MESSAGES_PER_SECOND": "0",
+    "HELIOGRAPH_LIMITS__USER_MESSAGES_PER_SECOND": "0",
+    "HELIOGRAPH_LIMITS__USER_BYTES_PER_SECOND": "0",
+    "HELIOGRAPH_LIMITS__RECIPIENT_MESSAGES_PER_SECOND": "0",
+}
+
 
 def parse(words: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
@@ -99,7 +106,7 @@ def _cluster(options: argparse.Namespace) -> Iterator[str]:
     if options.url:
         yield options.url
         return
-    environment = {"HELIOGRAPH_NAMESPACES": json.dumps(NAMESPACES), "HELIOGRAPH_LIMITS__MESSAGES_PER_SECOND": "0"}
+    environment = {"HELIOGRAPH_NAMESPACES": json.dumps(NAMESPACES), **NO_LIMITS}
     log = options.report / "cluster.log"
     options.replicas = options.replicas or 3
     with LocalClusterProcess(log, replicas=options.replicas, own_session=True, **environment) as cluster:

@@ -289,6 +289,9 @@ async def audit(seconds: float, rate: float, subscribers: int, appendfsync: str,
     environment = {
         "HELIOGRAPH_REDIS__URL": redis.url,
         "HELIOGRAPH_LIMITS__MESSAGES_PER_SECOND": "0",
+        "HELIOGRAPH_LIMITS__USER_MESSAGES_PER_SECOND": "0",
+        "HELIOGRAPH_LIMITS__USER_BYTES_PER_SECOND": "0",
+        "HELIOGRAPH_LIMITS__RECIPIENT_MESSAGES_PER_SECOND": "0",
         "HELIOGRAPH_LIMITS__CONNECTIONS_PER_USER": "0",
         "HELIOGRAPH_NAMESPACES": json.dumps(HISTORY),
     }

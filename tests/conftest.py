@@ -28,6 +28,7 @@ SOONER = {
     "app.cluster.census.INTERVAL_S": 0.05,
     "app.cluster.commands.LOOK_S": 0.2,
     "app.cluster.directory.AFTER_ERROR_S": 0.1,
+    "app.cluster.memory_watch.INTERVAL_S": 0.05,
     "app.cluster.presence.RETRY_S": 0.1,
     "app.cluster.pulse.INTERVAL_S": 0.1,
     "app.server.websocket.DISCARD_S": 0.3,

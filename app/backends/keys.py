@@ -48,6 +48,10 @@ class Keys:
             return f"{self.prefix}{{{channel}}}:idempotency:{key}"
         return f"{self.prefix}{{{channel}}}:idempotency-of:{owner}\n{key}"
 
+    def budget(self, user_id: str) -> str:
+        """Hash: what a user's clients have written lately."""
+        return f"{self.prefix}{{{personal_channel(user_id)}}}:budget"
+
     def presence(self, channel: str) -> str:
         """Hash: user -> connections, of those who are on the channel."""
         return f"{self.prefix}{{{channel}}}:presence"

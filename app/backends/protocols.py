@@ -6,7 +6,7 @@ from typing import Final, NamedTuple, Protocol
 
 import msgspec
 
-from app.errors import BusUnavailable
+from app.errors import BusUnavailable, OverBudget
 from app.protocol.envelope import Envelope
 from app.protocol.events import Delivery
 from app.protocol.position import Position
@@ -16,7 +16,8 @@ from app.settings import Namespace
 
 IDEMPOTENCY_TTL_S: Final = 300  # for how long a repetition is recognised
 COMMAND_TTL_S: Final = 3600  # longer than a replica's connections outlive its link to Redis, in all likelihood
-META_TTL_S: Final = 86_400  # a log's epoch and offset outlive its publications by so long
+META_TTL_S: Final = 86_400  # a log's epoch and offset outlive its publications by so long ...
+CLIENT_META_TTL_S: Final = 3600  # ... or so, if it holds nothing that a server has published
 
 
 class ReplicaInfo(msgspec.Struct, frozen=True):
@@ -225,7 +226,8 @@ class LogReader(Protocol):
         ...
 
 
-Appending = Callable[[Appended | BusUnavailable], object]  # how the answer to an append is taken
+# How the answer to an append is taken.
+Appending = Callable[[Appended | BusUnavailable | OverBudget], object]
 
 
 class Log(LogReader, Protocol):
@@ -247,6 +249,7 @@ class Log(LogReader, Protocol):
         Raises:
             BusUnavailable: refused (memory full, a fault of Redis): nothing has happened. After a time-out it may
                 have happened; with an idempotency key the call can be repeated.
+            OverBudget: the draft is a client's, whose user has written as much as they may. Nothing has happened.
         """
         ...
 

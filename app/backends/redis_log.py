@@ -1,6 +1,7 @@
 """The log in Redis: a stream for each channel, written by one script that also publishes."""
 
 import logging
+import re
 import time
 from collections.abc import Sequence
 from functools import partial
@@ -15,7 +16,8 @@ from app.backends.keys import Keys
 from app.backends.protocols import META_TTL_S, Appended, Appending, BusSequences, Draft, Opened, Opening
 from app.backends.redis_client import Client, as_bus_unavailable, bus_unavailable
 from app.backends.scripts import Argument, Scripts
-from app.errors import BusUnavailable
+from app.errors import BusUnavailable, OverBudget
+from app.protocol.budget import NO_BUDGET, Budget, over_budget
 from app.protocol.envelope import Envelope, decode_envelope, encode_envelope, read_logged
 from app.protocol.events import Delivery
 from app.protocol.identity import user_of
@@ -28,25 +30,48 @@ logger = logging.getLogger("heliograph.log")
 _READ_NOTHING, _READ_ALL = -1, -2
 LEAST_TTL_S = 10.0  # of a history that may be kept a second longer
 MOST_PLACES = 10_000  # channels whose keys are remembered
+_REFUSAL = re.compile(r"BUDGET (\w+) (-?\d+)")  # by lua/_budget.lua
 DELIVERIES: Final = {**{delivery.value: delivery for delivery in Delivery}, "here": Delivery.LOCAL}
 
 
 class RedisLog:
-    """A `Log` in Redis. `bus_channel` is the shared one; `node_id`: whose inbox counts in `bus_sequences`."""
+    """A `Log` in Redis. `bus_channel` is the shared one; `node_id`: whose inbox counts in `bus_sequences`.
 
-    def __init__(self, client: Client, scripts: Scripts, keys: Keys, bus_channel: str, node_id: str = "") -> None:
+    `budget`: what each user's clients may write.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        scripts: Scripts,
+        keys: Keys,
+        bus_channel: str,
+        node_id: str = "",
+        *,
+        budget: Budget = NO_BUDGET,
+    ) -> None:
         self._redis = client
         self._scripts = scripts
         self._keys = keys
         self._bus_channel = bus_channel
         self._node_id = node_id
-        self._calls = AppendCalls(keys, bus_channel)
+        self._budget = budget
+        self._calls = AppendCalls(keys, bus_channel, budget)
         self._second = -1
         self._due_now = ""
 
     def submit(self, draft: Draft, options: Namespace, lease: str, done: Appending) -> None:
         call = self._calls.of(draft, options, lease, self._due())
-        self._scripts.call("append", call, partial(_appended, draft, done))
+        self._scripts.call("append", call, partial(self._appended, draft, done))
+
+    def _appended(self, draft: Draft, done: Appending, reply: Any) -> None:
+        done(self._failure(reply) if isinstance(reply, Exception) else _read(draft, reply))
+
+    def _failure(self, error: Exception) -> BusUnavailable | OverBudget:
+        """What callers know it as; the budget's refusal names the limit and says when there is room again, in ms."""
+        if (found := _REFUSAL.search(str(error))) is not None:
+            return over_budget(self._budget, found[1], max(0, int(found[2])) / 1000)
+        return bus_unavailable(error)
 
     def _due(self) -> str:
         """This replica's name for the present second, by its own clock: nobody else's clock has a say in it."""
@@ -111,15 +136,16 @@ class TwoServerLog(RedisLog):
         *,
         live: Client,
         live_scripts: Scripts,
+        budget: Budget = NO_BUDGET,
     ) -> None:
-        super().__init__(durable, scripts, keys, bus_channel, node_id)
+        super().__init__(durable, scripts, keys, bus_channel, node_id, budget=budget)
         self._live = live
         self._live_scripts = live_scripts
 
     def submit(self, draft: Draft, options: Namespace, lease: str, done: Appending) -> None:
         def stored(reply: Any) -> None:
             if isinstance(reply, Exception):
-                done(bus_unavailable(reply))
+                done(self._failure(reply))
                 return
             appended = _read(draft, reply[0])
             if isinstance(appended, BusUnavailable) or len(reply) == 1:
@@ -186,8 +212,9 @@ class AppendCalls:
     What is the same for a channel's publications is worked out once.
     """
 
-    def __init__(self, keys: Keys, bus_channel: str) -> None:
+    def __init__(self, keys: Keys, bus_channel: str, budget: Budget = NO_BUDGET) -> None:
         self._keys = keys
+        self._budget = budget
         self._bus_channel = bus_channel
         self._places: dict[str, _Place] = {}  # by channel, of what servers publish ...
         self._client_places: dict[str, _Place] = {}  # ... and of what clients do
@@ -208,6 +235,8 @@ class AppendCalls:
         if options.run:
             update = draft.update or RunUpdate()
             arguments += map(_json_or_nothing, (update.state, update.progress, update.message))
+        if draft.client is not None:
+            return (*place.keys, self._keys.budget(draft.client)), arguments, common
         return place.keys, arguments, common
 
     def _place(self, draft: Draft, options: Namespace) -> _Place:
@@ -242,14 +271,13 @@ class AppendCalls:
             due if may_wait else "",
             (lease or "-") if place.is_users else "",
         ]
-        if options.run:
-            arguments.append(int(options.final_ttl_s * 1000))
+        if options.run or place.by_client:
+            arguments.append(int(options.final_ttl_s * 1000) if options.run else "")
+        if place.by_client:
+            budget = self._budget
+            arguments += [budget.messages, budget.size, budget.to_one if place.is_users else 0]
         common = place.common = (place.common_keys, tuple(arguments))
         return common
-
-
-def _appended(draft: Draft, done: Appending, reply: Any) -> None:
-    done(bus_unavailable(reply) if isinstance(reply, Exception) else _read(draft, reply))
 
 
 def _read(draft: Draft, answer: Any) -> Appended | BusUnavailable:

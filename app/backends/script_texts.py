@@ -5,7 +5,8 @@ from functools import cache
 from importlib import resources
 from typing import Any, Final
 
-from app.backends.protocols import IDEMPOTENCY_TTL_S, META_TTL_S
+from app.backends.protocols import CLIENT_META_TTL_S, IDEMPOTENCY_TTL_S, META_TTL_S
+from app.protocol.budget import FIRST_BYTES, WINDOW_S
 from app.protocol.run import TAIL_SIZE
 
 Argument = str | bytes | int
@@ -15,8 +16,8 @@ BATCHED: Final = {"append": 1, "store": 1, "run_lost": 1, "relay": 0, "announce"
 
 # script -> what stands before it; with () as a function of that name
 PARTS: Final[dict[str, tuple[str, ...]]] = {
-    "append": ("_calls", "_epoch", "_keep", "_reach"),
-    "store": ("_calls", "_epoch", "_keep"),
+    "append": ("_calls", "_epoch", "_budget", "_keep", "_reach"),
+    "store": ("_calls", "_epoch", "_budget", "_keep"),
     "announce": ("_calls", "_reach"),
     "remember": (),
     "open": ("_epoch",),
@@ -28,8 +29,8 @@ PARTS: Final[dict[str, tuple[str, ...]]] = {
     "census": (),
     "run_lease": (),
     "run_expired": (),
-    "run_lost": ("_calls", "_epoch", "_keep", "_reach", "append()"),
     "probe": (),
+    "run_lost": ("_calls", "_epoch", "_budget", "_keep", "_reach", "append()"),
 }
 
 
@@ -51,7 +52,9 @@ def script_text(name: str, server: str, *, certain: bool, directed: bool, owner:
     fence = f"'{server[:16]}{'1' if certain else '0'}'"
     constants = (
         f"local fence, certain, directed = {fence}, {str(certain).lower()}, {str(directed).lower()}\n"
-        f"local meta_ms, key_ttl_ms, tail_size = {META_TTL_S * 1000}, {IDEMPOTENCY_TTL_S * 1000}, {TAIL_SIZE}"
+        f"local meta_ms, client_meta_ms = {META_TTL_S * 1000}, {CLIENT_META_TTL_S * 1000}\n"
+        f"local window_ms, first_bytes = {int(WINDOW_S * 1000)}, {FIRST_BYTES}\n"
+        f"local key_ttl_ms, tail_size = {IDEMPOTENCY_TTL_S * 1000}, {TAIL_SIZE}"
         f" -- {owner.encode().hex()}\n"
     )
     parts = [_part(part) for part in PARTS[name]]

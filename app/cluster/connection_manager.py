@@ -14,13 +14,23 @@ import msgspec
 from app.answers import answer
 from app.backends.protocols import Appended, CommandLog, Draft, Emission, Emissions, Log, Opened, Opening
 from app.cluster.channels import Channels
+from app.cluster.client_writes import ClientWrites
 from app.cluster.commands import Commands
 from app.cluster.directory import Directory
 from app.cluster.presence import Presence
 from app.cluster.pubsub_manager import PubSubManager
 from app.cluster.receipt import Receipt, Routing
 from app.cluster.remote_delivery import RemoteDelivery
-from app.errors import BadChannel, BadData, BusUnavailable, ConnectionLimit, ErrorCode, HeliographError
+from app.errors import (
+    BadChannel,
+    BadData,
+    BusUnavailable,
+    ConnectionLimit,
+    ErrorCode,
+    HeliographError,
+    OverBudget,
+    StorageFull,
+)
 from app.hub.connection import Connection
 from app.hub.hub import Hub
 from app.protocol.codes import CloseCode
@@ -55,6 +65,7 @@ class ConnectionManager:
         log: Log,
         emissions: Emissions,
         command_log: CommandLog,
+        writes: ClientWrites,
         *,
         name: str,
         namespaces: Namespaces,
@@ -70,6 +81,7 @@ class ConnectionManager:
         self._log = log
         self._command_log = command_log
         self._emissions = emissions
+        self._writes = writes
         self._name = name
         self._namespaces = namespaces
         self._limits = limits
@@ -225,8 +237,8 @@ class ConnectionManager:
     def dispatch(self, operation: Send | Publish, *, sender: str | None, done: Routing) -> None:
         """Route what a client has sent. No task, no wait: `done` is called in the turn in which Redis has answered.
 
-        It is given the receipt, or the error (see `publish` and `send_message`); one client's messages keep their
-        order. It may be called before this returns.
+        It is given the receipt, or the error (OverBudget, StorageFull, and see `publish` and `send_message`); one
+        client's messages keep their order. It may be called before this returns.
         """
         if isinstance(operation, Send):
             channel, user_id = personal_channel(operation.to), operation.to
@@ -298,8 +310,12 @@ class ConnectionManager:
         """Keep what a client says to the workers behind the cluster; returns its message id.
 
         Raises:
-            BusUnavailable: it is not kept (after a time-out: it may be).
+            OverBudget: the user's clients have written as much as they may.
+            StorageFull, BusUnavailable: it is not kept (after a time-out: it may be).
         """
+        refusal = self._writes.refusal(user_id, len(data), "", kept=True)
+        if refusal is not None:
+            raise refusal
         emission = Emission(
             event=event,
             data=data,
@@ -309,7 +325,11 @@ class ConnectionManager:
             emitted_at=self._timestamp(),
             message_id=next(self._message_ids),
         )
-        await self._emissions.append(emission)
+        try:
+            await self._emissions.append(emission)
+        except (OverBudget, StorageFull) as error:
+            self._writes.refused(user_id, len(data), error)
+            raise
         return emission.message_id
 
     def handle_pubsub_message(self, envelope: Envelope) -> int:
@@ -328,7 +348,13 @@ class ConnectionManager:
         client: str | None = None,
     ) -> None:
         options = self._namespaces.of(channel)
-        if ephemeral or options.ephemeral:
+        is_ephemeral = ephemeral or options.ephemeral
+        if client is not None:
+            refusal = self._writes.refusal(client, len(data), channel, kept=not is_ephemeral)
+            if refusal is not None:
+                done(refusal)
+                return
+        if is_ephemeral:
             self._relay(self._envelope(channel, user_id, data, sender), done)
             return
         try:
@@ -350,7 +376,7 @@ class ConnectionManager:
         )
         self._log.submit(draft, options, self._directory.lease, partial(self._kept, draft, done))
 
-    def _kept(self, draft: Draft, done: Routing, appended: Appended | BusUnavailable) -> None:
+    def _kept(self, draft: Draft, done: Routing, appended: Appended | BusUnavailable | OverBudget) -> None:
         """Log first: what is delivered is what the log holds."""
         try:
             result: Receipt | HeliographError = self._receipt(draft, appended)
@@ -359,8 +385,13 @@ class ConnectionManager:
             result = HeliographError("internal error")
         done(result)
 
-    def _receipt(self, draft: Draft, appended: Appended | BusUnavailable) -> Receipt | BusUnavailable:
+    def _receipt(
+        self, draft: Draft, appended: Appended | BusUnavailable | OverBudget
+    ) -> Receipt | BusUnavailable | OverBudget:
         channel = draft.channel
+        if isinstance(appended, OverBudget):
+            self._writes.refused(draft.client or "", len(draft.data), appended)
+            return appended
         if isinstance(appended, BusUnavailable):
             self._bus.stats.publish_errors += 1
             self._channels.doubt(channel)  # nobody else may have been told, and the answer may have been lost

@@ -26,6 +26,8 @@ from app.errors import (
     HeliographError,
     InvalidToken,
     KeysUnavailable,
+    OverBudget,
+    StorageFull,
 )
 from app.hub.connection import Connection
 from app.hub.frames import Encoding
@@ -34,7 +36,7 @@ from app.protocol.codes import CloseCode
 from app.protocol.events import Ack, Emitted, History, Message, Presence, Published, Refreshed, Unsubscribed
 from app.protocol.identity import user_of
 from app.protocol.namespace import Namespaces
-from app.protocol.operations import Connect, Operation, Publish, Send
+from app.protocol.operations import Connect, Emit, Operation, Publish, Send
 from app.protocol.plain import PlainCodec
 from app.protocol.policy import Policy
 from app.protocol.position import cursor_of, format_cursor
@@ -58,6 +60,9 @@ from app.transports.addresses import Addresses
 from app.transports.auth import Authenticator, Credentials, Identity
 
 MOST_UNDER_WAY = 100  # messages of one client that the router has not answered yet
+# What is read from a client is not read faster than this after a refusal: a flood costs the others no more.
+REFUSED_S = 0.01  # for each message ...
+REFUSED_BYTES_PER_S = 524_288  # ... and what its bytes take beside that
 _OTHER_USER = "the token is for another user than the URL"
 
 logger = logging.getLogger("heliograph.driver")
@@ -124,6 +129,7 @@ class Driver:
         self._expiry: asyncio.TimerHandle | None = None
         self._under_way = 0  # messages that the router has not answered
         self._room: asyncio.Future[None] | None = None  # who waits until there are fewer
+        self._pause_s = 0.0  # how long to read nothing, as a limit has refused something
 
     async def enter(self, connect: Connect, identity: Identity) -> Sequence[Join]:
         """Let in a client that has proved who it is, and that says with one request all that it will ever say.
@@ -335,13 +341,24 @@ class Driver:
         self._under_way += 1
         manager = self._parts.manager
         manager.dispatch(operation, sender=self._session.user, done=partial(self._dispatched, operation))
-        return None
+        return self._pause() if self._pause_s else None
+
+    def _pause(self) -> Coroutine[Any, Any, None]:
+        pause_s, self._pause_s = self._pause_s, 0.0
+        return asyncio.sleep(pause_s)
+
+    def _slow_down(self, operation: Send | Publish | Emit, error: HeliographError) -> None:
+        """A limit has refused this: the next is read a little later."""
+        if isinstance(error, OverBudget | StorageFull):
+            self._pause_s = REFUSED_S + len(operation.data) / REFUSED_BYTES_PER_S
 
     async def _dispatch_later(self, operation: Send | Publish) -> None:
         while self._under_way >= MOST_UNDER_WAY:
             self._room = asyncio.get_running_loop().create_future()
             await self._room
-        self._dispatch(operation)
+        work = self._dispatch(operation)
+        if work is not None:
+            await work
 
     def _dispatched(self, operation: Send | Publish, result: Receipt | HeliographError) -> None:
         """The router's answer, told to the client."""
@@ -352,7 +369,8 @@ class Driver:
             self._room = None
         event: Ack | Published
         if isinstance(result, HeliographError):
-            text = _not_done(operation, result) if isinstance(result, BusUnavailable) else str(result)
+            self._slow_down(operation, result)
+            text = _not_done(operation, result) if isinstance(result, BusUnavailable | OverBudget) else str(result)
             self.refuse(Refuse(result.code, text, operation.id))
             if result.code is ErrorCode.INTERNAL:
                 self.connection.close(CloseCode.INTERNAL_ERROR, "internal error")
@@ -393,11 +411,20 @@ class Driver:
         emit, session = action.operation, self._session
         try:
             await self._parts.manager.emit(emit.event, emit.data, user_id=session.user or "", session=session.id)
+        except OverBudget as error:
+            await self._refuse_emission(emit, error, "not stored")
         except BusUnavailable as error:
-            failed = "perhaps stored, perhaps not" if error.is_unsure else "not stored, try again"
-            self.refuse(Refuse(error.code, f"{failed}: {error}", emit.id))
+            await self._refuse_emission(
+                emit, error, "perhaps stored, perhaps not" if error.is_unsure else "not stored, try again"
+            )
         else:
             self._parts.manager.tell(self.connection, Emitted(id=echo(emit.id)))
+
+    async def _refuse_emission(self, emit: Emit, error: HeliographError, failed: str) -> None:
+        self._slow_down(emit, error)
+        self.refuse(Refuse(error.code, f"{failed}: {error}", emit.id))
+        if self._pause_s:
+            await self._pause()
 
     def _reject(self, error: HeliographError, close: CloseCode) -> None:
         """The client is nobody: say why, and close."""
@@ -409,9 +436,11 @@ class Driver:
         raise Disconnected(code, message)
 
 
-def _not_done(operation: Send | Publish, error: BusUnavailable) -> str:
+def _not_done(operation: Send | Publish, error: BusUnavailable | OverBudget) -> str:
     """What to tell the sender: whether sending again may double the message."""
     done = "delivered" if isinstance(operation, Send) else "published"
+    if isinstance(error, OverBudget):
+        return f"not {done}: {error}"
     if not error.is_unsure:
         return f"not {done}, try again: {error}"
     if operation.idempotency_key is None:

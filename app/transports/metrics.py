@@ -18,6 +18,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from app import compiled
+from app.cluster.memory_watch import MemoryWatch
 from app.cluster.node import VERSION, Node
 from app.cluster.pubsub_manager import PubSubManager
 from app.hub.hub import Hub
@@ -26,9 +27,12 @@ from app.telemetry import REDIS_ERRORS, Histogram, Telemetry
 PREFIX = "heliograph_"
 
 
-def metrics_route(node: Node, bus: PubSubManager, hub: Hub, telemetry: Telemetry) -> Route:
+def metrics_route(
+    node: Node, bus: PubSubManager, hub: Hub, telemetry: Telemetry, memory: MemoryWatch | None
+) -> Route:
+    """`memory`: how full Redis is; None without one."""
     registry = CollectorRegistry()
-    registry.register(_Replica(node, bus, hub, telemetry))
+    registry.register(_Replica(node, bus, hub, telemetry, memory))
     ProcessCollector(registry=registry)
 
     async def metrics(_: Request) -> Response:
@@ -38,11 +42,14 @@ def metrics_route(node: Node, bus: PubSubManager, hub: Hub, telemetry: Telemetry
 
 
 class _Replica(Collector):
-    def __init__(self, node: Node, bus: PubSubManager, hub: Hub, telemetry: Telemetry) -> None:
+    def __init__(
+        self, node: Node, bus: PubSubManager, hub: Hub, telemetry: Telemetry, memory: MemoryWatch | None
+    ) -> None:
         self._node = node
         self._bus = bus
         self._hub = hub
         self._telemetry = telemetry
+        self._memory = memory
 
     def collect(self) -> Iterator[Metric]:
         yield from self._state()
@@ -78,6 +85,8 @@ class _Replica(Collector):
         yield _counters("messages_out", "Messages handed to connections", "transport", went)
         refused = {code.value: count for code, count in counted.frames_refused.items()}
         yield _counters("frames_refused", "Operations that were answered with an error, by its code", "code", refused)
+        text = "Messages and emissions of clients that a limit refused, by the limit"
+        yield _counters("client_writes_refused", text, "limit", counted.client_writes_refused)
         closes = {str(code) if code else "other": count for code, count in sorted(counted.closes.items())}
         yield _counters("closes", "Connections that ended, by close code, whoever closed", "code", closes)
         yield _counter("slow_closes", "Connections closed because they did not read", counted.slow_closes)
@@ -96,6 +105,11 @@ class _Replica(Collector):
         stats = self._bus.stats
         text = "Of a message, from asking Redis to keep or relay it until it has"
         yield _histogram("publish_seconds", text, stats.publish_time)
+        if self._memory is not None:
+            text = "1 while Redis is too full for what clients write"
+            yield _gauge("client_writes_blocked", text, self._memory.is_full)
+            text = "Of Redis' maxmemory, what is used; 0 if there is none, or Redis does not say"
+            yield _gauge("redis_memory_ratio", text, self._memory.share or 0)
         yield _counters("redis_errors", "Calls of Redis that failed, by the way they did", "kind", REDIS_ERRORS)
 
     def _bus_link(self) -> Iterator[Metric]:

@@ -112,6 +112,10 @@ def _heliograph_system(name: str, label: str, options: str) -> System:
 _HELIOGRAPH_ENVIRONMENT = {
     "HELIOGRAPH_AUTH__MODE": "open",
     "HELIOGRAPH_LIMITS__MESSAGES_PER_SECOND": "0",
+    # Higher than anybody gets, but there: what counting costs is in what is measured.
+    "HELIOGRAPH_LIMITS__USER_MESSAGES_PER_SECOND": "100000",
+    "HELIOGRAPH_LIMITS__USER_BYTES_PER_SECOND": "400000000",
+    "HELIOGRAPH_LIMITS__RECIPIENT_MESSAGES_PER_SECOND": "100000",
     "HELIOGRAPH_LIMITS__CONNECTIONS": "100000",
     "HELIOGRAPH_LIMITS__CONNECTIONS_PER_USER": "0",
     "HELIOGRAPH_LIMITS__CONNECTIONS_PER_ADDRESS": "0",

@@ -6,6 +6,7 @@ import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import msgspec
@@ -13,11 +14,21 @@ import pytest
 
 from app.backends.keys import Keys
 from app.backends.memory_log import MemoryLog
-from app.backends.protocols import IDEMPOTENCY_TTL_S, META_TTL_S, Appended, Draft, Log, Opened, Opening
+from app.backends.protocols import (
+    CLIENT_META_TTL_S,
+    IDEMPOTENCY_TTL_S,
+    META_TTL_S,
+    Appended,
+    Draft,
+    Log,
+    Opened,
+    Opening,
+)
 from app.backends.redis_client import connect
-from app.backends.redis_log import RedisLog
+from app.backends.redis_log import RedisLog, _fields
 from app.backends.scripts import Scripts
-from app.errors import BusUnavailable
+from app.errors import BusUnavailable, OverBudget
+from app.protocol.budget import FIRST_BYTES, NO_BUDGET, WINDOW_S, Budget, Spending
 from app.protocol.events import Delivery
 from app.protocol.position import Position
 from app.protocol.run import TAIL_SIZE, RunState, RunUpdate
@@ -481,6 +492,94 @@ class TestDelivery:
         assert heard[0]["epoch"] == await own.epoch("#bob")
 
 
+class TestBudget:
+    """What Redis counts, over all replicas: by the rules of `Spending`."""
+
+    @staticmethod
+    def log(bench: RedisBench, budget: Budget) -> RedisLog:
+        """As one more replica has it."""
+        return RedisLog(bench.client, Scripts(bench.client, bench.keys), bench.keys, bench.channel, budget=budget)
+
+    @pytest.mark.parametrize(
+        "budget", [Budget(7, 0, 0), Budget(0, 3 * FIRST_BYTES, 0), Budget(0, 0, 3), Budget(9, 20_000, 4), NO_BUDGET]
+    )
+    async def test_it_counts_as_a_replica_does(
+        self, redis_server: RedisServer, namespace: str, budget: Budget
+    ) -> None:
+        """Fails if the two ever disagree on what is refused, or why; on any replica, in any batch."""
+        async with RedisBench(redis_server, namespace) as bench:
+            logs = [self.log(bench, budget) for _ in range(3)]
+            spending = Spending(budget)
+            random = Random(1)
+            writes = [
+                (
+                    random.choice(["al", "مريم"]),
+                    random.choice(["#bob", "#eve", "chat:1"]),
+                    "x" * random.choice([9, 900]),
+                )
+                for _ in range(60)
+            ]
+            for n in range(0, len(writes), 6):
+                drafts = [draft(channel, data, client=user, sender=user) for user, channel, data in writes[n : n + 6]]
+                expected = []
+                for each in drafts:
+                    assert each.client is not None
+                    size, is_user = len(_fields(each)), each.channel.startswith("#")
+                    error = spending.charge(each.client, size, each.channel, 0, is_user=is_user)
+                    expected.append(error and error.excess)
+                tasks = (logs[n % 3].append(each, OPTIONS, "") for each in drafts)
+                found = await asyncio.gather(*tasks, return_exceptions=True)
+                assert [getattr(each, "excess", None) for each in found] == expected
+                assert all(isinstance(each, Appended | OverBudget) for each in found)
+
+    async def test_it_ends_with_the_window(self, redis_server: RedisServer, namespace: str) -> None:
+        """Fails if a budget has no end, or the refusal does not say when that is."""
+        async with RedisBench(redis_server, namespace) as bench:
+            log = self.log(bench, Budget(1, 0, 0))
+            await log.append(draft("#bob", 1, client="al"), OPTIONS, "")
+            key = bench.keys.budget("al")
+            with pytest.raises(OverBudget) as caught:
+                await log.append(draft("#bob", 1, client="al"), OPTIONS, "")
+            assert WINDOW_S - 2 < caught.value.retry_s <= WINDOW_S
+            assert 0 < await bench.client.pttl(key) <= WINDOW_S * 1000
+            await bench.client.delete(key)
+            assert (await log.append(draft("#bob", 1, client="al"), OPTIONS, "")).position.offset == 2
+
+    async def test_a_repetition_is_not_charged(self, redis_server: RedisServer, namespace: str) -> None:
+        """Fails if a client that makes sure of its message pays twice, or a refusal is remembered as its answer."""
+        async with RedisBench(redis_server, namespace) as bench:
+            log = self.log(bench, Budget(1, 0, 0))
+            for _ in range(3):
+                first = await log.append(draft("#bob", 1, client="al", idempotency_key="k"), OPTIONS, "")
+                assert first.position.offset == 1
+            with pytest.raises(OverBudget):
+                await log.append(draft("#bob", 2, client="al", idempotency_key="l"), OPTIONS, "")
+            await bench.client.delete(bench.keys.budget("al"))
+            again = await log.append(draft("#bob", 2, client="al", idempotency_key="l"), OPTIONS, "")
+            assert again.position.offset == 2
+
+    async def test_servers_have_none(self, redis_server: RedisServer, namespace: str) -> None:
+        """Fails if what a server says in a user's name counts as that user's."""
+        async with RedisBench(redis_server, namespace) as bench:
+            log = self.log(bench, Budget(1, 1, 1))
+            for n in range(1, 6):
+                appended = await log.append(draft("#bob", n, sender="al"), OPTIONS, "")
+                assert appended.position.offset == n
+            assert not await bench.client.exists(bench.keys.budget("al"))
+
+    async def test_a_client_may_write_on_a_run(self, redis_server: RedisServer, namespace: str) -> None:
+        """Fails if a run's keys and arguments and a client's get in each other's way."""
+        async with RedisBench(redis_server, namespace) as bench:
+            log = self.log(bench, Budget(1, 0, 0))
+            update = RunUpdate(state="RUNNING", progress=1, message="line")
+            await log.append(draft("run:1", client="al", update=update), RUN, "")
+            with pytest.raises(OverBudget):
+                await log.append(draft("run:1", client="al", update=update), RUN, "")
+            opened = await bench.read("run:1", with_run=True, replay=True)
+            assert opened.run == RunState("RUNNING", 1.0, ["line"])
+            assert offsets_of(opened) == [1]
+
+
 @dataclass
 class Restarts:
     """Redis servers with persistence of one kind or the other, stopped when the test ends."""
@@ -611,7 +710,7 @@ class TestRestarts:
 
     async def test_both_streams_have_an_end(self, own: RedisBench) -> None:
         """Fails if the times to live, begun anew once a second, leave out the stream that was not there yet."""
-        log = RedisLog(own.client, Scripts(own.client), own.keys, own.channel, "node")
+        log = RedisLog(own.client, Scripts(own.client, own.keys), own.keys, own.channel, "node")
         for client in (None, "alice", None, "alice"):
             await log.append(draft("c", 1, client=client), OPTIONS, "")
         for key in (own.keys.stream("c"), own.keys.client_stream("c")):
@@ -622,6 +721,14 @@ class TestRestarts:
         await own.append("c", 1)
         assert await own.client.pttl(own.keys.meta("c")) > META_TTL_S * 1000
         assert await own.client.pttl(own.keys.stream("c")) <= 300_000
+        for _ in range(2):
+            await own.append("clients", 1, client="al")
+            left_ms = await own.client.pttl(own.keys.meta("clients"))
+            assert CLIENT_META_TTL_S * 1000 < left_ms < META_TTL_S * 1000, (
+                "made-up recipients cost no memory for a day"
+            )
+        await own.append("c", 2, client="al")
+        assert await own.client.pttl(own.keys.meta("c")) > META_TTL_S * 1000
         await own.read("untouched")
         assert await own.client.pttl(own.keys.meta("untouched")) > 0, "a look alone must not leave a key for ever"
 

@@ -27,7 +27,12 @@ def settings_for(*, redis_url: str | None = None, namespace: str = "test", **gro
         "bus": {"channel": f"{namespace}:events", "canary_interval_s": 0.1, "canary_timeout_s": 0.6},
         "directory": {"lease_ttl_s": 0.6, "renew_interval_s": 0.1, "reap_grace_s": 0.2},
         "auth": OPEN,
-        "limits": {"messages_per_second": 0},
+        "limits": {
+            "messages_per_second": 0,
+            "user_messages_per_second": 0,
+            "user_bytes_per_second": 0,
+            "recipient_messages_per_second": 0,
+        },
         "drain": {"grace_s": 0.1, "deadline_s": 5},
     }
     for group, override in groups.items():

@@ -1,12 +1,20 @@
 """What clients write: it costs nobody what servers have published, and one user no more than their share."""
 
+import asyncio
+import logging
+import time
 from typing import Any
+
+import pytest
 
 from tests.conftest import StartReplica
 from tests.support.client import Client
 from tests.support.event_source import EventSource
+from tests.support.metrics import read
 from tests.support.poller import Poller
+from tests.support.redis_server import RedisServer
 from tests.support.replicas import RunningReplica
+from tests.support.waiting import eventually
 
 INVOICES = [f"invoice {n}" for n in range(5)]
 
@@ -72,3 +80,134 @@ class TestWhatAServerHasKept:
                     elif event["type"] == "subscribed":
                         recovered.append(event["recovered"])
             check(recovered, data)
+
+
+class TestBudget:
+    async def test_it_holds_over_all_connections_and_replicas(self, start_replica: StartReplica) -> None:
+        """Fails if a second socket, on the same replica or on another, is a second budget."""
+        limits = {"user_messages_per_second": 2}
+        one, two = await start_replica(limits=limits), await start_replica("replica-2", limits=limits)
+        async with (
+            Client(one.url, user="al") as first,
+            Client(one.url, user="al") as second,
+            Client(two.url, user="al") as third,
+            Client(two.url, user="bob") as bob,
+        ):
+            answers = []
+            for n in range(10):
+                for client in (first, second, third):
+                    answers.append(await client.send("bob", n))
+            assert [each["type"] for each in answers] == ["ack"] * 20 + ["error"] * 10
+            assert {each["code"] for each in answers[20:]} == {"rate_limited"}
+            assert "the limit of 20 messages of one user within 10 s is reached; again in" in answers[-1]["message"]
+            assert len(await bob.messages(20)) == 20
+            assert (await bob.send("al", "mine"))["type"] == "ack", "a budget is one user's"
+            refused = sum(
+                [(await read(each))("client_writes_refused_total", limit="user_messages") for each in (one, two)]
+            )
+            assert refused == 10
+            await one.replica.manager.send("bob", "the server's", sender="al")
+            assert await bob.messages(1) == ["the server's"]
+
+    @pytest.mark.parametrize(
+        "frame",
+        [
+            {"type": "send", "to": "bob", "ephemeral": True},
+            {"type": "publish", "channel": "chat:1"},
+            {"type": "publish", "channel": "chat:1", "ephemeral": True},
+            {"type": "send", "to": "bob"},
+        ],
+    )
+    async def test_it_holds_for_everything_that_a_client_writes(
+        self, start_replica: StartReplica, frame: dict[str, Any]
+    ) -> None:
+        """Fails if one kind of message is free."""
+        for redis in ({}, {"redis_url": None}):
+            one = await start_replica(**redis, limits={"user_bytes_per_second": 1000})
+            async with Client(one.url, user="al") as client:
+                codes = []
+                for n in range(4):
+                    await client.say({**frame, "data": "x" * 2000, "id": n})
+                    codes.append((await client.next("ack", "published", "error", id=n)).get("code"))
+                assert codes == [None, None, "rate_limited", "rate_limited"]
+                assert await client.send("bob", "x" * 4000, ephemeral=True)
+
+    async def test_a_rate_to_one_recipient(self, start_replica: StartReplica) -> None:
+        """Fails if one user may fill another's screen; or may not write to the next."""
+        one = await start_replica(limits={"recipient_messages_per_second": 0.5})
+        async with Client(one.url, user="al") as client:
+            answers = [await client.send("bob", n) for n in range(7)]
+            assert [each.get("code") for each in answers] == [None] * 5 + ["rate_limited"] * 2
+            assert "messages of one user to this one" in answers[-1]["message"]
+            assert (await client.send("eve", 1))["type"] == "ack"
+
+    async def test_a_flood_is_read_slowly_and_logged_once(
+        self, start_replica: StartReplica, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """Fails if frames over the budget are read as fast as they come, or each makes a line in the log."""
+        one = await start_replica(limits={"user_messages_per_second": 0.1})
+        with caplog.at_level(logging.WARNING, "heliograph.limits"):
+            async with Client(one.url, user="al") as client:
+                assert (await client.send("bob", 0))["type"] == "ack"
+                began = time.monotonic()
+                for n in range(30):
+                    await client.say({"type": "send", "to": "bob", "data": n, "id": f"f{n}"})
+                await client.next("error", id="f29")
+                assert time.monotonic() - began >= 29 * 0.01
+        lines = [each.getMessage() for each in caplog.records if each.name == "heliograph.limits"]
+        assert lines == ["refused 1 writes of clients (user_messages) since the last line like this"]
+
+
+def fill(server: RedisServer, percent: float) -> None:
+    """Set its memory limit so that it is as full as that."""
+    server.command("CONFIG", "SET", "maxmemory-policy", "noeviction")
+    used = int(next(line for line in server.command("INFO", "memory").splitlines() if "used_memory:" in line)[12:])
+    server.command("CONFIG", "SET", "maxmemory", str(int(used / percent * 100)))
+
+
+class TestMemory:
+    async def test_clients_stop_before_everything_else_does(
+        self, own_redis: RedisServer, start_replica: StartReplica, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """Fails if clients can fill Redis, so that the server API, subscriptions, tickets and commands fail too."""
+        one = await start_replica(redis_url=own_redis.url)
+        async with Client(one.url, user="al") as al, Client(one.url, user="bob") as bob:
+            assert (await al.send("bob", 1))["type"] == "ack"
+            fill(own_redis, 90)
+            await eventually(lambda: one.replica.memory.is_full)
+            for n, frame in enumerate(
+                [{"type": "send", "to": "bob"}, {"type": "publish", "channel": "c"}, {"type": "emit", "event": "e"}]
+            ):
+                await al.say({**frame, "data": 1, "id": n})
+                error = await al.next("error", id=n)
+                assert (error["code"], "Redis is too full" in error["message"]) == ("unavailable", True)
+            assert (await al.send("bob", "passing", ephemeral=True))["type"] == "ack", "that takes no memory"
+            await bob.messages(2)
+            await one.replica.manager.send("bob", "the server's")
+            assert await bob.messages(1) == ["the server's"]
+            await al.say({"type": "subscribe", "channel": "new:1"})
+            await al.next("subscribed", channel="new:1")
+            async with Client(one.url, user="newcomer"):
+                pass
+            value = await read(one)
+            assert value("client_writes_blocked") == 1
+            assert 0.8 < value("redis_memory_ratio") < 1
+            assert value("client_writes_refused_total", limit="memory") == 3
+            await one.replica.manager.disconnect_user("bob")
+            assert await bob.close_code() == 3503
+            fill(own_redis, 50)
+            await eventually(lambda: not one.replica.memory.is_full)
+            assert (await al.send("bob", 2))["type"] == "ack"
+        lines = [each.getMessage() for each in caplog.records if each.name == "heliograph.memory"]
+        assert len(lines) == 2
+        assert "from 80 % on nothing that clients send, publish or emit is kept" in lines[0]
+        assert "room again" in lines[1]
+
+    async def test_without_a_limit_of_memory_nothing_is_refused(
+        self, own_redis: RedisServer, start_replica: StartReplica
+    ) -> None:
+        """Fails if a Redis without maxmemory counts as full, or one whose user may not ask keeps a replica down."""
+        own_redis.command("ACL", "SETUSER", "default", "-info")
+        one = await start_replica(redis_url=own_redis.url, ready=False)
+        await asyncio.sleep(0.2)
+        assert (one.replica.memory.share, one.replica.memory.is_full) == (None, False)

@@ -61,6 +61,7 @@ async def test_what_cannot_be_stored_is_not_acknowledged(own_redis: RedisServer,
         error = await client.next("error", id=1)
         assert error["code"] == "unavailable"
         own_redis.command("CONFIG", "SET", "maxmemory", "0")
+        await eventually(lambda: not one.replica.memory.is_full)
         await client.say({"type": "emit", "event": "order", "data": 1, "id": 2})
         await client.next("ack", id=2)
 

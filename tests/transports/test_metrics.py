@@ -25,9 +25,17 @@ from tests.support.redis_server import RedisServer
 from tests.support.replicas import RunningReplica
 from tests.support.waiting import eventually
 
-BASE_UNITS = ("seconds", "bytes", "info", "total", "fds")
-LABELS = {"transport", "code", "kind", "le", "replica", "version", "python", "compiled"}
-PLAIN_GAUGES = {"ready", "draining", "drain_connections_left", "connections", "users", "channels"}
+BASE_UNITS = ("ratio", "seconds", "bytes", "info", "total", "fds")
+LABELS = {"transport", "code", "kind", "limit", "le", "replica", "version", "python", "compiled"}
+PLAIN_GAUGES = {
+    "ready",
+    "draining",
+    "drain_connections_left",
+    "connections",
+    "users",
+    "channels",
+    "client_writes_blocked",
+}
 
 
 async def becomes(replica: RunningReplica, name: str, value: float, **labels: str) -> None:
@@ -257,7 +265,8 @@ class TestTheBus:
         self, start_replica: StartReplica, own_redis: RedisServer
     ) -> None:
         """Fails if an error of Redis is not counted, or a time-out looks like a refusal."""
-        one = await start_replica(redis_url=own_redis.url, bus={"canary_timeout_s": 60})
+        limits = {"client_memory_percent": 0}
+        one = await start_replica(redis_url=own_redis.url, bus={"canary_timeout_s": 60}, limits=limits)
         async with Client(one.url, user="alice") as alice:
             assert (await alice.send("alice", 1))["type"] == "ack"
             before = await read(one)

@@ -1,20 +1,25 @@
 -- Stands before every script that appends to a log: gives a publication its place in the channel's log and keeps it.
 -- KEYS: meta, the stream to append to, the log's other stream (one is of what servers publish, one of what clients do:
---       what the ones say displaces nothing of the others), then of a user: holders; of a run: state, tail
+--       what the ones say displaces nothing of the others), then of a user: holders; of a run: state, tail; then if a
+--       client says it: its user's budget
 -- ARGV: bus channel, the envelope's fields as JSON without the first brace (of a run: without the message too, beginning
 --       with a comma),
 --       then if the publication has an idempotency key or is a run's: that key's name ('' for none), message id,
 --       then of a run: state, progress and message (JSON, '' if not given)
 -- common keys, of a user: settled_at, sequences
 -- common: history size, ttl in ms, due (see `keep`), the asking replica's lease if the channel is a user's ('-': a
---         program asks; '' if it is no user's), of a run: ttl in ms when it has ended
--- Behind a line that sets constants: key_ttl_ms (of an idempotency key), tail_size (of a run)
+--         program asks; '' if it is no user's), of a run: ttl in ms when it has ended ('' of others), then if a client
+--         says it: the limits of a budget (see _budget.lua)
+-- Behind a line that sets constants: key_ttl_ms (of an idempotency key), tail_size (of a run), meta_ms, client_meta_ms
 -- Few and short arguments, and no string that need not be made: each costs Redis as much as reading a key.
 --
 -- An answer is a string: epoch, offset, delivery and (of a repetition) message id with dots between them. The delivery
 -- is 'remote', 'stored' or 'local' (see Delivery in app/protocol/events.py), or 'here': local, and nothing was published.
 
 local history_size, ttl_ms, due, lease, final_ttl_ms = unpack(common)
+local most_messages, most_bytes, most_to_one = tonumber(common[6]), tonumber(common[7]), tonumber(common[8])
+local by_client = most_messages ~= nil
+local is_limited = by_client and most_messages + most_bytes + most_to_one > 0
 
 -- What the first publication with this idempotency key was answered; nothing if this is the first.
 local function answered()
@@ -55,6 +60,9 @@ end
 -- The times to live begin anew with each publication. `due` is one asker's name for the present second: if that asker
 -- has had them begun anew within it, they are left as they are, so they are a second longer. '': always, exactly.
 local function keep()
+  if is_limited then
+    charge(KEYS[#KEYS], KEYS[1], #ARGV[2] + #(ARGV[7] or ''), most_messages, most_bytes, most_to_one)
+  end
   local epoch, top, was_due = place(KEYS[1], KEYS[2], KEYS[3])
   local offset, body, ttl = string.format('%d', top + 1), ARGV[2], ttl_ms
   if ARGV[5] then
@@ -67,8 +75,12 @@ local function keep()
     local longer = due == '' and 0 or 1000
     redis.call('HSET', KEYS[1], 'top', offset, 'due', due)
     redis.call('PEXPIRE', KEYS[2], ttl + longer)
-    redis.call('PEXPIRE', KEYS[3], ttl + longer)
-    redis.call('PEXPIRE', KEYS[1], ttl + longer + meta_ms)
+    local other_is_there = redis.call('PEXPIRE', KEYS[3], ttl + longer) == 1
+    if other_is_there or not by_client then
+      redis.call('PEXPIRE', KEYS[1], ttl + longer + meta_ms)
+    elseif redis.call('PTTL', KEYS[1]) < ttl + longer + client_meta_ms then
+      redis.call('PEXPIRE', KEYS[1], ttl + longer + client_meta_ms)
+    end
   end
   return epoch, offset, body
 end

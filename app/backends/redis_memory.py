@@ -1,0 +1,45 @@
+"""How much of its memory a Redis uses."""
+
+import logging
+
+from redis.exceptions import NoPermissionError
+
+from app.backends.redis_client import Client, as_bus_unavailable
+
+logger = logging.getLogger("heliograph.memory")
+
+
+class RedisMemory:
+    """Reads INFO. A user without the right to that is told once, and has no watch over the memory."""
+
+    def __init__(self, client: Client) -> None:
+        self._redis = client
+        self._may_ask = True
+
+    async def share(self) -> float | None:
+        """The part of `maxmemory` that is used; None if there is no such limit, or Redis does not say.
+
+        Raises:
+            BusUnavailable: not now.
+        """
+        if not self._may_ask:
+            return None
+        try:
+            with as_bus_unavailable():
+                info = await self._redis.link.ask("INFO", "memory")
+        except Exception as error:
+            if not isinstance(error.__cause__, NoPermissionError):
+                raise
+            self._may_ask = False
+            logger.warning(
+                "this user of Redis may not call INFO: how full its memory is stays unknown, and clients can fill it;"
+                " allow it with +info"
+            )
+            return None
+        fields = dict(line.split(":", 1) for line in _text(info).splitlines() if ":" in line)
+        most = int(fields.get("maxmemory", 0))
+        return int(fields["used_memory"]) / most if most else None
+
+
+def _text(info: bytes | str) -> str:
+    return info.decode() if isinstance(info, bytes) else info

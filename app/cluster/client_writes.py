@@ -1,0 +1,85 @@
+"""What clients may write at this moment: the budgets of their users, and the room that Redis has for it.
+
+The budget is counted twice. Here, for all that a user's clients write on this replica, ephemeral messages too, so
+that a flood goes no further; and for what is kept once more in Redis, over all replicas.
+"""
+
+import logging
+from collections.abc import Callable
+
+from app.cluster.memory_watch import MemoryWatch
+from app.errors import HeliographError, OverBudget, StorageFull
+from app.protocol.budget import NO_BUDGET, Budget, Spending, over_budget
+from app.telemetry import Telemetry
+
+logger = logging.getLogger("heliograph.limits")
+
+LOG_EVERY_S = 10.0
+
+
+class ClientWrites:
+    """Says no to what clients write. `monotonic`: seconds."""
+
+    def __init__(
+        self, budget: Budget, memory: MemoryWatch | None, telemetry: Telemetry, monotonic: Callable[[], float]
+    ) -> None:
+        self._budget = budget
+        self._is_limited = budget != NO_BUDGET
+        self._spending = Spending(budget)
+        self._memory = memory
+        self._refused = telemetry.client_writes_refused
+        self._monotonic = monotonic
+        # By user, what Redis has refused: which limit that is, until when, and how large what it refused was.
+        self._known: dict[str, tuple[str, float, int]] = {}
+        self._unsaid: dict[str, int] = {}  # by reason, refusals since the last line in the log
+        self._said_at: dict[str, float] = {}
+
+    def refusal(self, user: str, size: int, recipient: str, *, kept: bool) -> OverBudget | StorageFull | None:
+        """Charge what a client of the user wants to write; why not, if it is not to be written.
+
+        `recipient`: the channel that it goes to, '' for none; `size`: bytes; `kept`: it takes memory of Redis.
+        """
+        if kept and self._memory is not None and self._memory.is_full:
+            self._note("memory", user)
+            return StorageFull("Redis is too full for what clients write")
+        if not self._is_limited:
+            return None
+        now = self._monotonic()
+        error = self._refused_by_redis(user, size, now) if self._known else None
+        if error is None:
+            error = self._spending.charge(user, size, recipient, now, is_user=recipient.startswith("#"))
+        if error is not None:
+            self._note(error.excess, user)
+        return error
+
+    def refused(self, user: str, size: int, error: HeliographError) -> None:
+        """Redis has refused what a client of the user wanted to write: it is not asked again before there is room."""
+        if isinstance(error, StorageFull):
+            self._note("emit_full", user)
+        elif isinstance(error, OverBudget):
+            self._note(error.excess, user)
+            if error.excess != "recipient_messages":
+                self._known[user] = (error.excess, self._monotonic() + error.retry_s, size)
+
+    def _refused_by_redis(self, user: str, size: int, now: float) -> OverBudget | None:
+        known = self._known.get(user)
+        if known is None:
+            return None
+        excess, until, too_large = known
+        if until <= now:
+            self._known = {name: each for name, each in self._known.items() if each[1] > now}
+            return None
+        if excess == "user_bytes" and size < too_large:
+            return None
+        return over_budget(self._budget, excess, until - now)
+
+    def _note(self, reason: str, user: str) -> None:
+        """Count a refusal; some of them make a line in the log, however many there are."""
+        self._refused[reason] += 1
+        self._unsaid[reason] = self._unsaid.get(reason, 0) + 1
+        now = self._monotonic()
+        if now - self._said_at.get(reason, -LOG_EVERY_S) >= LOG_EVERY_S:
+            self._said_at[reason] = now
+            count = self._unsaid.pop(reason)
+            text = "refused %d writes of clients (%s) since the last line like this"
+            logger.warning(text, count, reason, extra={"user": user})
