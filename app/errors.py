@@ -130,9 +130,10 @@ class PublishError(BusUnavailable):
     again with `idempotency_key` (within 300 s of the first try).
     """
 
-    def __init__(self, message: str, idempotency_key: str | None = None) -> None:
-        super().__init__(message)
+    def __init__(self, message: str, idempotency_key: str | None = None, advice: str = "") -> None:
+        super().__init__(f"{message}; {advice}" if advice else message, is_unsure=bool(advice))
         self.idempotency_key = idempotency_key
+        self.reason = message  # without the advice, for callers that try again by themselves
 
 
 class BadSetting(HeliographError):

@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
@@ -13,6 +13,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 from app.errors import BadSetting
 
 PREFIX = "HELIOGRAPH_"
+
+_SettingsT = TypeVar("_SettingsT", bound=BaseSettings)
 
 
 class _Group(BaseModel):
@@ -315,21 +317,25 @@ class Settings(BaseSettings):
 
     @classmethod
     def load(cls) -> Self:
-        """Read the environment.
+        """Read the environment. Raises BadSetting, as `read_environment`."""
+        return read_environment(cls)
 
-        Raises:
-            BadSetting: naming each variable that cannot be used, and why. Values are not repeated: some are secret.
-        """
-        try:
-            settings = cls()
-        except ValidationError as error:
-            lines = [f"{_variable(problem['loc'])}: {_text(problem)}" for problem in error.errors()]
-            raise BadSetting("; ".join(lines)) from None
-        except SettingsError as error:
-            # Its text names the field and no value; the value itself, which may be secret, is in what caused it.
-            field = str(error).partition('"')[2].partition('"')[0]
-            raise BadSetting(f"{_variable((field,))}: must be JSON") from None
-        return settings
+
+def read_environment(kind: type[_SettingsT], **given: Any) -> _SettingsT:
+    """Read settings of this kind; what is `given` takes the place of the variables that are named so.
+
+    Raises:
+        BadSetting: naming each variable that cannot be used, and why. Values are not repeated: some are secret.
+    """
+    try:
+        return kind(**given)
+    except ValidationError as error:
+        lines = [f"{_variable(problem['loc'])}: {_text(problem)}" for problem in error.errors()]
+        raise BadSetting("; ".join(lines)) from None
+    except SettingsError as error:
+        # Its text names the field and no value; the value itself, which may be secret, is in what caused it.
+        field = str(error).partition('"')[2].partition('"')[0]
+        raise BadSetting(f"{_variable((field,))}: must be JSON") from None
 
 
 def settings_table() -> str:
@@ -351,8 +357,8 @@ def _row(location: tuple[str, ...], field: FieldInfo) -> str:
 
 def unknown_variables() -> list[str]:
     """Variables of the environment that look like settings and are none: typing errors, most likely."""
-    # The others are read by the commands of `heliograph` and by the Ansible plugin.
-    known = {*Settings.model_fields, "port", "url", "token", "log_id", "wait"}
+    # The others are read by the commands of `heliograph`, by the Ansible plugin and by the log handler.
+    known = {*Settings.model_fields, "port", "url", "token", "log_id", "wait", "logging"}
     names = (name for name in os.environ if name.upper().startswith(PREFIX))
     return sorted(name for name in names if name[len(PREFIX) :].lower().split("__")[0] not in known)
 

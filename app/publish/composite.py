@@ -23,6 +23,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
 from typing import Any, Self, cast
 
@@ -33,6 +34,8 @@ from app.backends.redis_client import as_bus_unavailable, connect
 from app.backends.scripts import Scripts
 from app.backends.streams import MAXLEN, ShardedStream
 from app.errors import BusUnavailable
+from app.publish.environment import cluster_settings
+from app.publish.forks import leave_alone, renew_in_children
 from app.publish.live import CHANNEL_PREFIX, Live, Subscription
 
 logger = logging.getLogger("heliograph.composite")
@@ -62,28 +65,41 @@ class Item:
 class Composite:
     """Publishes, and reads what was published, under the guarantees above. Without `durable_url` one server is both.
 
+    URLs and prefix that are left out are the cluster's (`HELIOGRAPH_REDIS__URL`, `…__DURABLE_URL`, `…__PREFIX`).
     `stream`, `prefix`, `shards` and `channel_prefix` are to be the same wherever the same stream is meant. Workers
     can read it in a group with `Consumer(durable_url, …, stream=stream)`; entries have the fields `key` and `data`.
     """
 
     def __init__(
         self,
-        live_url: str,
+        live_url: str | None = None,
         durable_url: str | None = None,
         *,
         stream: str = "composite",
-        prefix: str = "heliograph:",
+        prefix: str | None = None,
         shards: int = 4,
         maxlen: int = MAXLEN,
         latest_ttl_s: float = LATEST_TTL_S,
         channel_prefix: str = CHANNEL_PREFIX,
     ) -> None:
-        self._live = Live(live_url, channel_prefix=channel_prefix)
-        self._durable = connect(durable_url or live_url)
-        self._keys = Keys(prefix)
-        self._scripts = Scripts(self._durable, self._keys)
-        self._stream = ShardedStream(self._durable, self._keys, stream, shards=shards, maxlen=maxlen)
+        settings = cluster_settings(live_url, durable_url=durable_url, prefix=prefix)
+        self._live = Live(settings.live_url, channel_prefix=channel_prefix)
+        self._kept_url = settings.kept_url
+        self._keys = Keys(settings.redis.prefix)
         self._latest_ttl_s = latest_ttl_s
+        self._make_stream = partial(ShardedStream, keys=self._keys, name=stream, shards=shards, maxlen=maxlen)
+        self._connect()
+        renew_in_children(self)
+
+    def _connect(self) -> None:
+        self._durable = connect(self._kept_url)
+        self._scripts = Scripts(self._durable, self._keys)
+        self._stream = self._make_stream(self._durable)
+
+    def renew_in_child(self) -> None:
+        """See `app.publish.forks`."""
+        leave_alone((self._durable, self._scripts))
+        self._connect()
 
     async def __aenter__(self) -> Self:
         return self

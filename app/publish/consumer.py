@@ -3,7 +3,7 @@
 async def handle(entry: Entry) -> None:
     await save(entry["user"], entry["event"], entry.json("data"))
 
-await Consumer("redis://localhost:6379/0", "billing", handle).run()
+await Consumer("redis://localhost:6379/0", "billing", handle).run()  # None: as HELIOGRAPH_REDIS__… say
 """
 
 import asyncio
@@ -22,7 +22,8 @@ from app.backends.redis_client import connect
 from app.backends.streams import EMIT_STREAM, Entry, ShardedStream
 from app.clock import SystemClock, iso8601
 from app.errors import BusUnavailable
-from app.settings import RedisSettings
+from app.publish.drafts import described
+from app.publish.environment import cluster_settings
 from app.tasks import end
 
 logger = logging.getLogger("heliograph.consumer")
@@ -33,6 +34,7 @@ BACKOFF_FIRST_S = 0.1
 BACKOFF_MOST_S = 5.0
 ANSWER_S = 2.0  # what Redis may take for an answer, beyond the time that it was asked to wait
 REASON_CHARACTERS = 500
+SHARDS = 4  # of a stream that is not the cluster's
 
 
 @dataclass(slots=True)
@@ -45,6 +47,10 @@ class ConsumerStats:
     dead: int = 0  # entries moved to the dead letters
     trimmed: int = 0  # entries that nobody acknowledged before MAXLEN dropped them: lost
     losses: int = 0  # times that Redis could not be reached
+
+
+class HandlerCancelled(Exception):
+    """What counts as the handler's error when a CancelledError came out of it."""
 
 
 class Consumer:
@@ -64,17 +70,21 @@ class Consumer:
     each key, as long as no entry fails.
 
     An entry in hand is kept from the others however long the handler takes; a handler that may hang needs a time-out
-    of its own. `shards_total` must be what the writers use.
+    of its own.
+
+    `redis_url` is of the server that holds the stream; None: where the environment says that what is kept is kept
+    (`HELIOGRAPH_REDIS__URL`, `…__DURABLE_URL`). `prefix` and `shards_total` must be what the writers use; left out,
+    they are the cluster's (of a stream of your own there are 4 shards).
     """
 
     def __init__(
         self,
-        redis_url: str,
+        redis_url: str | None,
         group: str,
         handler: Handler,
         *,
         stream: str = EMIT_STREAM,
-        prefix: str = "heliograph:",
+        prefix: str | None = None,
         shards_total: int | None = None,
         shards: Sequence[int] | None = None,
         name: str | None = None,
@@ -87,10 +97,11 @@ class Consumer:
         self.name = name or f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
         self.group = group
         self.stats = ConsumerStats()
-        self._url = redis_url
-        self._keys = Keys(prefix)
+        settings = cluster_settings(redis_url, durable_url=None if redis_url is None else "", prefix=prefix)
+        self._url = settings.kept_url
+        self._keys = Keys(settings.redis.prefix)
         self._stream_name = stream
-        self._shards_total = shards_total or RedisSettings().emit_shards
+        self._shards_total = shards_total or (settings.redis.emit_shards if stream == EMIT_STREAM else SHARDS)
         self._shards = list(range(self._shards_total)) if shards is None else list(shards)
         self._handler = handler
         self._start = start
@@ -202,7 +213,7 @@ class Consumer:
                 await self._bury(entry, f"delivered {entry.deliveries - 1} times and never acknowledged")
                 return
             try:
-                await self._handler(entry)
+                await self._attempt(entry)
             except Exception as error:  # noqa: BLE001 - whatever it is, it is the handler's and is counted and logged
                 await self._failed(entry, error)
                 return
@@ -210,11 +221,26 @@ class Consumer:
             self._done[entry.shard].add(entry.id)
         await self._acknowledge(entry.shard)
 
+    async def _attempt(self, entry: Entry) -> None:
+        """Run the handler, in a task of its own: whatever is cancelled in there, this consumer is not."""
+
+        async def call() -> None:
+            await self._handler(entry)
+
+        task = asyncio.create_task(call(), name=f"consumer-entry-{entry.id}")
+        try:
+            await asyncio.wait((task,))
+        finally:
+            await end((task,))  # if this consumer was cancelled meanwhile
+        if task.cancelled():
+            raise HandlerCancelled("the handler was cancelled, or awaited something that was")
+        task.result()
+
     async def _failed(self, entry: Entry, error: Exception) -> None:
         self.stats.failed += 1
         logger.warning("%s: attempt %d at %s failed", self.name, entry.deliveries, entry.id, exc_info=error)
         if entry.deliveries >= self._max_attempts:
-            await self._bury(entry, f"{type(error).__name__}: {error}")
+            await self._bury(entry, described(error))
         else:
             self._in_hand[entry.shard].pop(entry.id, None)  # idle from now on: tried again after claim_idle_s
 

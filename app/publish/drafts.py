@@ -1,6 +1,6 @@
 """What a publisher wants to say, checked and in the form that the cluster's own scripts take. Pure."""
 
-import math
+import operator
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from app.backends.protocols import Draft
 from app.backends.redis_log import AppendCalls, read_appended
 from app.backends.run_leases import RUN_PREFIX
 from app.clock import Clock, iso8601
-from app.errors import BadChannel, BadData
+from app.errors import BadChannel, BadData, BadUserId, HeliographError
 from app.protocol.envelope import Envelope, encode_envelope
 from app.protocol.identity import check_channel, check_user_id, personal_channel, user_of
 from app.protocol.namespace import Namespaces
@@ -63,7 +63,8 @@ class Drafting:
         return self._draft(channel, raw, idempotency_key, check_update(raw) if options.run else None)
 
     def for_user(self, user_id: str, data: object, idempotency_key: str | None = None) -> Draft:
-        return self.publication(personal_channel(check_user_id(user_id)), data, idempotency_key)
+        user_id = check_user_id(_checked_text(user_id, "a user id", BadUserId))
+        return self.publication(personal_channel(user_id), data, idempotency_key)
 
     def progress(
         self,
@@ -77,22 +78,25 @@ class Drafting:
         channel = check_run_id(run_id)
         if state is None and progress is None and log is None:
             raise BadData("an update of a run has a state, a progress or a log line, or several of them")
-        if progress is not None and not (math.isfinite(progress) and 0 <= progress <= 100):
+        percent = None if progress is None else as_number(progress)
+        if percent is not None and not 0 <= percent <= 100:  # NaN is not, either
             raise BadData(f"progress is in percent, 0 to 100; this is {progress!r}")
         if not self.namespaces.of(channel).run:
             raise BadChannel(f"the settings say that {channel!r} is no run's channel (HELIOGRAPH_NAMESPACES)")
         update = RunUpdate(
-            state=None if state is None else as_text(state),
-            progress=progress,
-            message=None if log is None else as_line(log),
+            state=None if state is None else as_text(_checked_text(state, "a state", BadData)),
+            progress=percent,
+            message=None if log is None else as_line(_checked_text(log, "a log line", BadData)),
         )
         return self._draft(channel, msgspec.Raw(b"{}"), idempotency_key, update)
 
     def line(self, project_id: str | int, line: str, stream: str, idempotency_key: str | None = None) -> Draft:
         """A line of a project's output; its line end is left out."""
-        return self.publication(
-            f"logs:{project_id}", {"line": as_line(line), "stream": as_text(stream)}, idempotency_key
-        )
+        data = {
+            "line": as_line(_checked_text(line, "a line", BadData)),
+            "stream": as_text(_checked_text(stream, "a stream's name", BadData)),
+        }
+        return self.publication(f"logs:{project_id}", data, idempotency_key)
 
     def is_kept(self, draft: Draft) -> bool:
         return not self.namespaces.of(draft.channel).ephemeral
@@ -149,7 +153,7 @@ def check_run_id(run_id: str) -> str:
     Raises:
         BadChannel: empty, too long (508 bytes of UTF-8 at the most) or with control characters.
     """
-    if not run_id:
+    if not _checked_text(run_id, "a run id", BadChannel):
         raise BadChannel("a run id must not be empty")
     return check_channel(f"{RUN_PREFIX}{run_id}")
 
@@ -167,16 +171,55 @@ def as_line(line: str) -> str:
     return f"{line[:MAX_LINE_CHARACTERS]}… ({len(line) - MAX_LINE_CHARACTERS} characters more)"
 
 
+def as_number(value: object) -> float:
+    """A number as JSON has it, from whatever counts as one: NumPy's scalars, `Decimal`, `Fraction`.
+
+    Raises:
+        BadData: it is no number.
+    """
+    if isinstance(value, bool | str | bytes):
+        raise BadData(f"expected a number, not {value!r}")
+    if type(value) is int or type(value) is float:
+        return value
+    try:
+        return operator.index(value)  # type: ignore[arg-type]
+    except Exception:  # noqa: BLE001, S110 - whatever a foreign type raises: it is no whole number
+        pass
+    try:
+        return float(value)  # type: ignore[arg-type]
+    except Exception:  # noqa: BLE001 - as above
+        raise BadData(f"expected a number, not {type(value).__name__}") from None
+
+
+def described(error: object) -> str:
+    """One line about an exception: its class, and the first line of its text that is not empty."""
+    try:
+        text = str(error)
+    except Exception:  # noqa: BLE001 - whatever a broken __str__ raises
+        text = ""
+    text = next((line for line in text.splitlines() if line.strip()), "")
+    if not isinstance(error, BaseException):
+        return text
+    name = type(error).__name__
+    return f"{name}: {text}" if text else name
+
+
 def _checked(channel: str) -> str:
-    user_id = user_of(channel)
+    user_id = user_of(_checked_text(channel, "a channel's name", BadChannel))
     if user_id is not None:
         check_user_id(user_id)
     return check_channel(channel)
 
 
+def _checked_text(text: object, what: str, error: type[HeliographError]) -> str:
+    if not isinstance(text, str):
+        raise error(f"{what} is text, not {type(text).__name__} (this is {text!r})")
+    return text
+
+
 def _checked_key(key: str) -> str:
     try:
-        size = len(key.encode())
+        size = len(_checked_text(key, "an idempotency key", BadData).encode())
     except UnicodeEncodeError:
         size = 0
     if not 1 <= size <= MAX_KEY_BYTES:
@@ -186,6 +229,17 @@ def _checked_key(key: str) -> str:
 
 def _encoded(data: object) -> msgspec.Raw:
     try:
-        return msgspec.Raw(msgspec.json.encode(data))
+        return msgspec.Raw(msgspec.json.encode(data, enc_hook=_plain))
     except (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError) as error:
         raise BadData(f"the data cannot be written as JSON: {error}") from None
+
+
+def _plain(value: object) -> object:
+    """What stands for a value of a type that JSON does not know: text for text, a number for a number."""
+    if isinstance(value, str):
+        return str.__str__(value)
+    if hasattr(value, "dtype") and hasattr(value, "item"):
+        return value.item()  # NumPy's scalars, booleans among them
+    if hasattr(value, "__float__"):
+        return as_number(value)
+    raise TypeError(f"objects of type {type(value).__name__} are not JSON")

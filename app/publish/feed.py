@@ -1,5 +1,6 @@
 """Sending one program's output from a thread of its own, so that the program never waits for Redis."""
 
+import contextlib
 import secrets
 import sys
 import threading
@@ -9,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Final, NamedTuple
 
 from app.errors import HeliographError, PublishError
+from app.publish.forks import renew_in_children
 
 MOST_WAITING: Final = 50_000  # publications
 MOST_WAITING_CHARACTERS: Final = 32 * 1024 * 1024
@@ -25,8 +27,14 @@ class _Item(NamedTuple):
 
 
 def say(text: str) -> None:
-    """Tell the person at the terminal, without getting into what the program prints on standard output."""
-    print(f"heliograph: {text}", file=sys.stderr, flush=True)
+    """Tell the person at the terminal, without getting into what the program prints on standard output.
+
+    Where there is no terminal any more (or standard error is closed, or full), nobody is told.
+    """
+    if sys.stderr is None:
+        return  # print would take standard output instead
+    with contextlib.suppress(OSError, ValueError):
+        print(f"heliograph: {text}", file=sys.stderr, flush=True)
 
 
 class Feed:
@@ -50,23 +58,34 @@ class Feed:
         self._on_drop = on_drop
         self._most_waiting = most_waiting
         self._say = say
+        self._last_success = 0.0  # monotonic
+        self._away = False  # the last attempt failed
+        self.reason = ""  # why the last attempt failed
+        self._is_started = False
+        self._begin()
+        renew_in_children(self)
+
+    def _begin(self) -> None:
+        """In a new process nothing waits (what does is the parent's to send), and no thread runs."""
         self._waiting: deque[_Item] = deque()
         self._characters = 0
         self._gap = 0  # lines dropped that no publication has told of yet
         self._changed = threading.Condition()
         self._closing = False
         self._given_up = threading.Event()
-        self._last_success = 0.0  # monotonic
-        self._away = False  # the last attempt failed
         self._thread: threading.Thread | None = None
         self._key = secrets.token_hex(8)
         self._sent = 0
         self._in_flight = 0  # lines in the publication that is being sent
         self._finished = False
         self.dropped = 0  # lines that will never arrive
-        self.reason = ""  # why the last attempt failed
+
+    def renew_in_child(self) -> None:
+        """See `app.publish.forks`. The thread starts with the first offer: few children have something to say."""
+        self._begin()
 
     def start(self) -> None:
+        self._is_started = True
         if self._thread is None:
             # A daemon: the program's end does not depend on Redis. `close` is what waits.
             self._thread = threading.Thread(target=self._run, name="heliograph-feed", daemon=True)
@@ -74,6 +93,8 @@ class Feed:
 
     def offer(self, data: Data, *, size: int = 0, lines: int = 1) -> None:
         """Hand over one publication. Returns at once, whatever Redis does."""
+        if self._is_started and self._thread is None:
+            self.start()
         with self._changed:
             self._waiting.append(_Item(data, size, lines))
             self._characters += size
@@ -165,10 +186,10 @@ class Feed:
             self._say("Redis can be reached again; what was kept is sent now")
 
     def _failed(self, error: PublishError) -> None:
-        self.reason = str(error)
+        self.reason = error.reason
         if not self._away:
             self._away = True
-            self._say(f"{error}; the output is kept and sent later")
+            self._say(f"{error.reason}; the output is kept and sent later")
 
     def _refused(self, item: _Item, error: HeliographError) -> None:
         """It will not be taken however often it is tried."""

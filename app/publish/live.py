@@ -18,6 +18,8 @@ from redis.asyncio import Redis
 from redis.asyncio.client import PubSub
 
 from app.backends.redis_client import as_bus_unavailable, connect
+from app.publish.environment import cluster_settings
+from app.publish.forks import leave_alone, renew_in_children
 
 CHANNEL_PREFIX = "live:"
 
@@ -31,12 +33,21 @@ class LiveMessage:
 
 
 class Live:
-    """Publishes and subscribes over one Redis server. All calls raise BusUnavailable if that cannot be reached."""
+    """Publishes and subscribes over one Redis server. All calls raise BusUnavailable if that cannot be reached.
 
-    def __init__(self, redis_url: str, *, channel_prefix: str = CHANNEL_PREFIX) -> None:
-        self._url = redis_url
+    Without `redis_url` that is `HELIOGRAPH_REDIS__URL`.
+    """
+
+    def __init__(self, redis_url: str | None = None, *, channel_prefix: str = CHANNEL_PREFIX) -> None:
+        self._url = cluster_settings(redis_url, durable_url="").live_url
         self._prefix = channel_prefix
-        self._redis: Redis = connect(redis_url)
+        self._redis: Redis = connect(self._url)
+        renew_in_children(self)
+
+    def renew_in_child(self) -> None:
+        """See `app.publish.forks`."""
+        leave_alone(self._redis)
+        self._redis = connect(self._url)
 
     async def publish(self, channel: str, data: str | bytes) -> int:
         """Send to whoever listens at this moment; returns how many that were."""

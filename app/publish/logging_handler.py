@@ -3,17 +3,26 @@
     logging.getLogger().addHandler(HeliographHandler(101))
 
 Lines wait in a bounded queue for one thread, which publishes them in batches. Where the queue was full, the stream
-says how many lines are missing. What is in the queue at the program's end is waited for, but not for long.
+says how many lines are missing. What is in the queue at the program's end is waited for, but not for long; how many
+lines were lost is said on standard error.
+
+The handler never harms the program that it logs for: where it cannot work (there is no Redis, say), it says why on
+standard error, once, and takes nothing. `HELIOGRAPH_LOGGING=off` says that this is meant: for tests and builds.
 """
 
+import atexit
 import logging
-import os
 import threading
 import time
 from collections import deque
-from typing import Final
+from typing import Final, NamedTuple
 
 from app.errors import HeliographError
+from app.protocol.identity import check_channel
+from app.publish.drafts import as_line
+from app.publish.environment import logging_is_on
+from app.publish.feed import say
+from app.publish.forks import renew_in_children
 from app.publish.publisher import Publisher
 
 __all__ = ["HeliographHandler"]
@@ -21,7 +30,13 @@ __all__ = ["HeliographHandler"]
 BATCH: Final = 200  # lines in one round trip
 DEADLINE_S: Final = 60.0  # for how long a batch is tried before it is given up, and counted
 
-Line = tuple[str, str]  # text, stream
+
+class Line(NamedTuple):
+    """`tells_of`: how many lines are missing where this one says so; 0 of one that the program has logged."""
+
+    text: str
+    stream: str
+    tells_of: int = 0
 
 
 class _Sender(threading.Thread):
@@ -50,27 +65,46 @@ class HeliographHandler(logging.Handler):
             publisher: stays the caller's to close; without it, one as the environment says.
             capacity: lines that may wait. What comes when so many do is dropped, and counted.
             flush_timeout_s: how long `flush` waits at the most, and so the end of the program.
-
-        Raises:
-            BadSetting: no publisher was given, and the environment does not say where Redis is.
         """
         super().__init__(level)
         self._project_id = project_id
-        self._publisher = publisher or Publisher()
-        self._owns_publisher = publisher is None
         self._capacity = capacity
         self._flush_timeout_s = flush_timeout_s
-        self._closed = False
+        self._owns_publisher = publisher is None
+        self._publisher = self._usable(publisher)
         self._begin()
+        renew_in_children(self)
+
+    def _usable(self, publisher: Publisher | None) -> Publisher | None:
+        """What to publish with; None if that is not wanted, or cannot be."""
+        try:
+            if not logging_is_on():
+                return None
+            check_channel(f"logs:{self._project_id}")
+            return publisher or Publisher()
+        except HeliographError as error:
+            advice = "HELIOGRAPH_LOGGING=off says that this is meant"
+            say(f"what is logged is not published on logs:{self._project_id}: {error} ({advice})")
+            return None
 
     def _begin(self) -> None:
         """In a new process nobody waits, and no thread runs."""
-        self._pid = os.getpid()
+        self._closed = self._publisher is None
         self._changed = threading.Condition()
         self._lines: deque[Line] = deque()
         self._dropped = 0  # since the last line that was taken
-        self._sending = 0  # lines that the thread has taken out, and not dealt with
+        self._sending: list[Line] = []  # what the thread has taken out, and not dealt with
+        self._taken = 0  # lines logged
+        self._waited_for = -1  # how many were when `flush` gave up last
+        self._lost = 0  # lines that will never be published
+        self._reason = ""  # why the last batch could not be
         self._sender: _Sender | None = None
+
+    def renew_in_child(self) -> None:
+        """See `app.publish.forks`."""
+        was_closed = self._closed
+        self._begin()
+        self._closed = was_closed
 
     # -- what programs call
 
@@ -83,24 +117,37 @@ class HeliographHandler(logging.Handler):
             self.handleError(record)
             text = f"(a record of {record.name!r} that cannot be formatted: {type(error).__name__})"
         stream = "stderr" if record.levelno >= logging.WARNING else "stdout"
-        self._take([(line, stream) for line in text.splitlines() or [""]])
+        self._take([Line(as_line(line), stream) for line in text.splitlines() or [""]])
 
     def flush(self) -> None:
         """Wait until all that was logged before is published or given up; no longer than `flush_timeout_s`."""
-        if self._pid != os.getpid() or isinstance(threading.current_thread(), _Sender):
+        if self._closed or isinstance(threading.current_thread(), _Sender):
             return
-        with self._changed:
-            self._changed.wait_for(self._is_idle, self._flush_timeout_s)
+        try:
+            with self._changed:
+                taken = self._taken
+                if not self._changed.wait_for(self._is_idle, self._flush_timeout_s):
+                    self._waited_for = taken
+        except KeyboardInterrupt:
+            self._waited_for = self._taken
+            if not _is_ending:
+                raise  # at the end it would keep `logging` from flushing the program's other handlers
 
     def close(self) -> None:
         """Flush, and stop. `logging` calls this when the program ends. May be called twice."""
         if not self._closed:
-            self.flush()
+            if self._waited_for != self._taken:  # else `flush` has just waited for all that, in vain
+                self.flush()
             with self._changed:
                 self._closed = True
+                self._lost += sum(not line.tells_of for line in (*self._sending, *self._lines))
                 self._changed.notify_all()
-            if self._owns_publisher:
+            if self._owns_publisher and self._publisher is not None:
                 self._publisher.close()
+            if self._lost:
+                lines = "1 line" if self._lost == 1 else f"{self._lost} lines"
+                why = self._reason or "Redis did not take them in time"
+                say(f"{lines} of what was logged could not be published on logs:{self._project_id}: {why}")
         super().close()
 
     # -- the queue
@@ -109,11 +156,12 @@ class HeliographHandler(logging.Handler):
         return not (self._lines or self._sending or self._dropped) or self._sender is None
 
     def _take(self, lines: list[Line]) -> None:
-        if self._pid != os.getpid():
-            self._begin()
         with self._changed:
+            self._taken += len(lines)
             if len(self._lines) + len(lines) > self._capacity:
                 self._dropped += len(lines)
+                self._lost += len(lines)
+                self._reason = "logged faster than published"
             else:
                 self._note_dropped()
                 self._lines.extend(lines)
@@ -124,7 +172,8 @@ class HeliographHandler(logging.Handler):
     def _note_dropped(self) -> None:
         if self._dropped:
             lines = "1 line" if self._dropped == 1 else f"{self._dropped} lines"
-            self._lines.append((f"… {lines} dropped here: logged faster than published", "stderr"))
+            text = f"… {lines} dropped here: logged faster than published"
+            self._lines.append(Line(text, "stderr", self._dropped))
             self._dropped = 0
 
     def _start(self) -> None:
@@ -140,16 +189,22 @@ class HeliographHandler(logging.Handler):
     def _send_loop(self) -> None:
         while (batch := self._next_batch()) is not None:
             began = time.monotonic()
+            lost: list[Line] = []
             try:
-                self._publisher.log_many(self._project_id, batch, deadline_s=DEADLINE_S)
-                lost = 0
-            except HeliographError:
-                lost = len(batch)  # said in the stream, as soon as there is one
+                assert self._publisher is not None  # noqa: S101 - without one nothing is taken
+                lines = [(line.text, line.stream) for line in batch]
+                self._publisher.log_many(self._project_id, lines, deadline_s=DEADLINE_S)
+            except Exception as error:  # noqa: BLE001 - the handler outlives whatever is wrong with one batch
+                lost = batch  # said in the stream, as soon as there is one
+                self._reason = str(error)
             with self._changed:
-                self._sending = 0
-                self._dropped += lost
+                if self._closed:
+                    return  # what was in hand then is counted as lost
+                self._sending = []
+                self._dropped += sum(line.tells_of or 1 for line in lost)
+                self._lost += sum(not line.tells_of for line in lost)
                 self._changed.notify_all()
-                if lost and not self._closed:
+                if lost:
                     # Refused at once, perhaps: the next try need not come faster than it would after a time-out.
                     self._changed.wait_for(lambda: self._closed, max(0.0, 1 - (time.monotonic() - began)))
 
@@ -161,5 +216,16 @@ class HeliographHandler(logging.Handler):
             if len(self._lines) < BATCH:
                 self._note_dropped()
             batch = [self._lines.popleft() for _ in range(min(BATCH, len(self._lines)))]
-            self._sending = len(batch)
+            self._sending = batch
             return batch
+
+
+_is_ending = False  # whether the program is
+
+
+def _note_the_end() -> None:
+    global _is_ending
+    _is_ending = True
+
+
+atexit.register(_note_the_end)  # before `logging` flushes and closes its handlers

@@ -21,9 +21,6 @@ from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
-from pydantic import ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
-
 from app.backends.keys import Keys
 from app.backends.protocols import IDEMPOTENCY_TTL_S, Draft
 from app.backends.redis_client import connect
@@ -34,8 +31,10 @@ from app.clock import SystemClock
 from app.errors import BadSetting
 from app.protocol.namespace import Namespaces
 from app.publish.drafts import Drafting, Published, check_run_id, published
+from app.publish.environment import cluster_settings
+from app.publish.forks import leave_alone, renew_in_children
 from app.publish.retrying import FAILURES, Attempts
-from app.settings import PREFIX, BusSettings, LimitSettings, Namespace, RedisSettings
+from app.settings import Namespace
 
 __all__ = ["AsyncPublisher", "Published", "Publisher"]
 
@@ -45,23 +44,6 @@ _T = TypeVar("_T")
 
 DEADLINE_S: Final = 10.0
 MAX_CONNECTIONS: Final = 10
-
-
-class _Environment(BaseSettings):
-    """As much of the cluster's settings as a publisher has to share: the same variables, the same defaults."""
-
-    model_config = SettingsConfigDict(
-        env_prefix=PREFIX,
-        env_nested_delimiter="__",
-        frozen=True,
-        extra="ignore",
-        nested_model_default_partial_update=True,
-    )
-
-    redis: RedisSettings = RedisSettings()
-    bus: BusSettings = BusSettings()
-    namespaces: dict[str, Namespace] = {}
-    limits: LimitSettings = LimitSettings()
 
 
 class _Base:
@@ -80,11 +62,8 @@ class _Base:
         """Connects when it is used for the first time.
 
         Args:
-            url: of Redis; without it `HELIOGRAPH_REDIS__URL`.
-            durable_url: of a second Redis that keeps what is kept, if the cluster has one; without `url` and this
-                `HELIOGRAPH_REDIS__DURABLE_URL`.
-            prefix, bus_channel, namespaces: as the cluster's, see `HELIOGRAPH_REDIS__PREFIX`,
-                `HELIOGRAPH_BUS__CHANNEL` and `HELIOGRAPH_NAMESPACES`, which are read without them.
+            url, durable_url, prefix, bus_channel, namespaces: in the place of the cluster's own variables, which are
+                read without them; see `app.publish.environment`.
             deadline_s: until when a call tries again, 0 to 240 s. The last attempt may take a second longer.
 
         Raises:
@@ -92,19 +71,19 @@ class _Base:
         """
         if not 0 <= deadline_s <= IDEMPOTENCY_TTL_S - 60:
             raise BadSetting(f"deadline_s is 0 to {IDEMPOTENCY_TTL_S - 60} s: for so long repetitions are recognised")
-        environment = _environment()
-        self._url = url or environment.redis.url or ""
-        self._durable_url = durable_url or (environment.redis.durable_url if url is None else None)
-        if not self._url:
-            raise BadSetting(f"a publisher needs the URL of Redis: as `url`, or in {PREFIX}REDIS__URL")
+        settings = cluster_settings(
+            url, durable_url=durable_url, prefix=prefix, bus_channel=bus_channel, namespaces=namespaces
+        )
+        self._url = settings.live_url
+        self._durable_url = settings.redis.durable_url
         self._deadline_s = deadline_s
-        self._directed = environment.bus.routing == "directed"
+        self._directed = settings.bus.routing == "directed"
         self._script = "append" if self._durable_url is None else "store"
         self._drafting = Drafting(
-            Keys(environment.redis.prefix if prefix is None else prefix),
-            bus_channel or environment.bus.channel,
-            Namespaces(dict(environment.namespaces if namespaces is None else namespaces)),
-            environment.limits.depth,
+            Keys(settings.redis.prefix),
+            settings.bus.channel,
+            Namespaces(dict(settings.namespaces)),
+            settings.limits.depth,
             SystemClock(),
         )
 
@@ -134,12 +113,24 @@ class Publisher(_Base):
             namespaces=namespaces,
             deadline_s=deadline_s,
         )
+        self._closing = threading.Event()
+        self._connect()
+        renew_in_children(self)
+
+    def _connect(self) -> None:
         self._live = connect_sync(self._url, max_connections=MAX_CONNECTIONS)
         self._redis = self._live  # keeps what is kept
         if self._durable_url is not None:
             self._redis = connect_sync(self._durable_url, max_connections=MAX_CONNECTIONS)
         self._scripts = SyncScripts(self._redis, self._drafting.keys, directed=self._directed)
+
+    def renew_in_child(self) -> None:
+        """See `app.publish.forks`."""
+        was_closed = self._closing.is_set()
         self._closing = threading.Event()
+        if was_closed:
+            self._closing.set()
+        self._connect()
 
     def __enter__(self) -> Self:
         return self
@@ -314,12 +305,21 @@ class AsyncPublisher(_Base):
             namespaces=namespaces,
             deadline_s=deadline_s,
         )
+        self._connect()
+        renew_in_children(self)
+
+    def _connect(self) -> None:
         self._live = connect(self._url, max_connections=MAX_CONNECTIONS)
         self._redis = self._live  # keeps what is kept
         if self._durable_url is not None:
             self._redis = connect(self._durable_url, max_connections=MAX_CONNECTIONS)
         self._scripts = Scripts(self._redis, self._drafting.keys, directed=self._directed)
         self._free = asyncio.Semaphore(MAX_CONNECTIONS)  # the pool raises when it is empty; here they wait
+
+    def renew_in_child(self) -> None:
+        """See `app.publish.forks`."""
+        leave_alone((self._live, self._redis, self._scripts, self._free))
+        self._connect()
 
     async def __aenter__(self) -> Self:
         return self
@@ -402,14 +402,3 @@ class AsyncPublisher(_Base):
         for draft in drafts:
             await self._live.publish(*self._drafting.passing(draft))
         return [None] * len(drafts)
-
-
-def _environment() -> _Environment:
-    try:
-        return _Environment()
-    except ValidationError as error:
-        lines = [
-            f"{PREFIX}{'__'.join(map(str, problem['loc'])).upper()}: {problem['msg'].removeprefix('Value error, ')}"
-            for problem in error.errors()
-        ]
-        raise BadSetting("; ".join(lines)) from None

@@ -13,12 +13,11 @@ from typing import Any
 import pytest
 from redis import Redis
 
-from app.errors import BadSetting
 from app.publish.logging_handler import HeliographHandler
 from app.publish.publisher import Publisher
 from tests.conftest import StartReplica
 from tests.support.client import Client
-from tests.support.redis_server import RedisServer
+from tests.support.redis_server import RedisServer, free_port
 
 
 @pytest.fixture
@@ -194,33 +193,178 @@ PROGRAM = """
 """
 
 
-def run_program(server: RedisServer, namespace: str) -> float:
-    """Run PROGRAM to its end; seconds that took."""
+def run_program(program: str, url: str, namespace: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run it to its end."""
     environment = {
-        **os.environ,
-        "HELIOGRAPH_REDIS__URL": server.url,
+        **{name: value for name, value in os.environ.items() if not name.startswith("HELIOGRAPH_")},
         "HELIOGRAPH_REDIS__PREFIX": f"{namespace}:",
+        **({"HELIOGRAPH_REDIS__URL": url} if url else {}),
+        **variables,
     }
-    began = time.monotonic()
-    subprocess.run([sys.executable, "-c", textwrap.dedent(PROGRAM)], env=environment, check=True, timeout=20)
-    return time.monotonic() - began
+    return subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=True,
+    )
 
 
-def test_the_end_of_the_program(own_redis: RedisServer, namespace: str) -> None:
-    """Fails if the last lines of a program that ends are lost, or if it cannot end without Redis."""
-    run_program(own_redis, namespace)
-    assert [text for text, _ in lines(own_redis, namespace)] == [str(i) for i in range(500)]
+def test_the_end_of_the_program(redis_server: RedisServer, namespace: str) -> None:
+    """Fails if the last lines of a program that ends are lost."""
+    done = run_program(PROGRAM, redis_server.url, namespace)
+    assert [text for text, _ in lines(redis_server, namespace)] == [str(i) for i in range(500)]
+    assert done.stderr == ""
+
+
+# What is registered first runs last: after `logging` has closed all handlers.
+ENDING = """
+    import atexit, time
+    began = 0.0
+    atexit.register(lambda: print(f"ended in {time.monotonic() - began:.3f}"))
+    import logging, sys
+    from app.publish.logging_handler import HeliographHandler
+
+    class Own(logging.Handler):
+        def emit(self, record):
+            pass
+        def close(self):
+            print("own handler closed")
+            super().close()
+
+    def begin():
+        global began
+        began = time.monotonic()
+
+    logging.getLogger().addHandler(Own())
+    logging.getLogger().addHandler(HeliographHandler(7, flush_timeout_s=1.0))
+    for i in range(500):
+        logging.warning("%d", i)
+    atexit.register(begin)
+"""
+
+
+def ended_in(done: subprocess.CompletedProcess[str]) -> float:
+    return float(done.stdout.partition("ended in ")[2].split()[0])
+
+
+def test_the_end_of_the_program_without_redis(own_redis: RedisServer, namespace: str) -> None:
+    """Fails if a Redis that hangs delays the end by more than was said, or lines are lost without a word."""
     own_redis.freeze()
-    assert run_program(own_redis, namespace) < 6
+    done = run_program(ENDING, own_redis.url, namespace)
+    assert 0.9 < ended_in(done) < 1.6
+    assert "own handler closed" in done.stdout
+    [said] = done.stderr.splitlines()
+    assert said.startswith("heliograph: 500 lines of what was logged could not be published on logs:7: ")
+
+
+@pytest.mark.parametrize(
+    ("url", "variables", "says"),
+    [
+        ("", {}, "the URL of Redis is missing"),
+        ("http://localhost", {}, "HELIOGRAPH_REDIS__URL: must begin with"),
+        ("", {"HELIOGRAPH_NAMESPACES": "nonsense"}, "HELIOGRAPH_NAMESPACES: must be JSON"),
+        ("", {"HELIOGRAPH_LOGGING": "off"}, ""),
+        ("", {"HELIOGRAPH_LOGGING": "maybe"}, "HELIOGRAPH_LOGGING: "),
+    ],
+    ids=["no URL", "no Redis URL", "no JSON", "off", "neither on nor off"],
+)
+def test_a_handler_that_cannot_work(namespace: str, url: str, variables: dict[str, str], says: str) -> None:
+    """Fails if the settings break the program or its own handlers, or nobody is told; "off" is told nobody."""
+    done = run_program(ENDING, url, namespace, **variables)
+    assert "own handler closed" in done.stdout
+    assert ended_in(done) < 0.5
+    if says:
+        [said] = done.stderr.splitlines()
+        assert said.startswith("heliograph: what is logged is not published on logs:7: ")
+        assert says in said
+    else:
+        assert done.stderr == ""
+
+
+def test_ctrl_c_while_the_end_is_waited_for(own_redis: RedisServer, namespace: str) -> None:
+    """Fails if whoever is tired of waiting keeps the program's own handlers from being flushed and closed."""
+    own_redis.freeze()
+    program = ENDING.replace("timeout_s=1.0", "timeout_s=20.0").replace(
+        "atexit.register(begin)",
+        "import os, signal, threading\n"
+        "    timer = threading.Timer(1, os.kill, (os.getpid(), signal.SIGINT))\n"
+        "    timer.daemon = True\n"
+        "    atexit.register(timer.start)\n"
+        "    atexit.register(begin)",
+    )
+    done = run_program(program, own_redis.url, namespace)
+    assert "own handler closed" in done.stdout
+    assert ended_in(done) < 5
+    assert "500 lines of what was logged could not be published" in done.stderr
+
+
+def test_without_standard_error(own_redis: RedisServer, namespace: str) -> None:
+    """Fails if there is nobody to tell, and the handler breaks, or tells it to standard output."""
+    own_redis.freeze()
+    program = ENDING.replace("import logging, sys", "import logging, sys\n    sys.stderr = None")
+    done = run_program(program, own_redis.url, namespace)
+    assert "own handler closed" in done.stdout
+    assert "heliograph" not in done.stdout
+
+
+def test_huge_lines_do_not_fill_the_memory(own_redis: RedisServer, namespace: str, logger: logging.Logger) -> None:
+    """Fails if what waits is kept at a length that nobody will see."""
+    own_redis.freeze()
+    with publisher_of(own_redis, namespace) as publisher:
+        logger.addHandler(handler := HeliographHandler("7", publisher, flush_timeout_s=0.1))
+        for _ in range(10):
+            logger.info("x" * 1_000_000)
+        assert all(len(line.text) < 40_000 for line in handler._lines)
+
+
+DJANGO = """
+    import os, sys
+    import django
+    from django.conf import settings
+
+    settings.configure(
+        INSTALLED_APPS=[],
+        LOGGING={
+            "version": 1,
+            "disable_existing_loggers": False,
+            "handlers": {
+                "live": {
+                    "class": "app.publish.logging_handler.HeliographHandler",
+                    "project_id": "7",
+                    "level": "INFO",
+                }
+            },
+            "root": {"handlers": ["live"], "level": "INFO"},
+        },
+    )
+    django.setup()
+    from django.core.management import execute_from_command_line
+
+    execute_from_command_line(["manage.py", *sys.argv[1:], "check"])
+    import logging
+    logging.getLogger("views").info("paid")
+"""
+
+
+def test_django(redis_server: RedisServer, namespace: str) -> None:
+    """Fails if a Django project with the handler cannot be checked where there is no Redis, or logs nothing."""
+    done = run_program(DJANGO, "", namespace)
+    assert "no issues" in done.stdout
+    assert "the URL of Redis is missing" in done.stderr
+    assert run_program(DJANGO, "", namespace, HELIOGRAPH_LOGGING="off").stderr == ""
+    done = run_program(DJANGO, f"redis://127.0.0.1:{free_port()}/0", namespace)
+    assert "no issues" in done.stdout
+    assert "1 line of what was logged could not be published" in done.stderr
+    assert run_program(DJANGO, redis_server.url, namespace).stderr == ""
+    assert lines(redis_server, namespace) == [("paid", "stdout")]
 
 
 def test_dict_config(redis_server: RedisServer, namespace: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Fails if the handler cannot be made from a configuration, as Django does."""
     from logging.config import dictConfig
 
-    monkeypatch.delenv("HELIOGRAPH_REDIS__URL", raising=False)
-    with pytest.raises(BadSetting):
-        HeliographHandler(7)
     monkeypatch.setenv("HELIOGRAPH_REDIS__URL", redis_server.url)
     monkeypatch.setenv("HELIOGRAPH_REDIS__PREFIX", f"{namespace}:")
     dictConfig(

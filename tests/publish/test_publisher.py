@@ -7,6 +7,8 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 
 import msgspec
@@ -23,7 +25,8 @@ from app.publish.publisher import AsyncPublisher, Published, Publisher
 from app.settings import Namespace
 from tests.conftest import StartReplica
 from tests.support.client import Client
-from tests.support.redis_server import RedisServer
+from tests.support.redis_server import RedisServer, free_port
+from tests.support.tcp_proxy import TcpProxy
 from tests.support.waiting import eventually
 
 RUN_ID = "20251105_1430_우주여행고양이"
@@ -170,10 +173,68 @@ async def test_the_deadline_holds(own_redis: RedisServer, namespace: str, kind: 
         await publisher.publish("news", 1, idempotency_key="k")
     assert time.monotonic() - began < 3
     assert caught.value.idempotency_key == "k"
+    assert "may have been published" in str(caught.value)
+    assert "'k'" in str(caught.value)
     own_redis.stop()
     with pytest.raises(PublishError, match="cannot be reached"):
         await publisher.publish("news", 1)
     await publisher.close()
+
+
+def test_it_does_not_doubt_what_was_never_sent(namespace: str) -> None:
+    """Fails if a caller is told that something may have been published that no server has been asked to."""
+    publisher = Publisher(f"redis://127.0.0.1:{free_port()}/0", prefix=f"{namespace}:", deadline_s=0)
+    with pytest.raises(PublishError, match="cannot be reached") as caught:
+        publisher.publish("news", 1)
+    assert "may have been" not in str(caught.value)
+
+
+@pytest.mark.parametrize("verb", ["publish", "send_to_user", "publish_progress"])
+async def test_what_was_published_is_not_published_again_by_its_key(
+    own_redis: RedisServer, namespace: str, kind: str, verb: str
+) -> None:
+    """Fails if the key that comes with the error does not make repeating safe, for each verb."""
+    arguments = {"publish": ("news", 1), "send_to_user": ("bob", 1), "publish_progress": ("7", "RUNNING")}[verb]
+    channel = {"publish": "news", "send_to_user": "#bob", "publish_progress": "run:7"}[verb]
+    publisher = made(kind, own_redis.url, namespace, deadline_s=0.2)
+    await getattr(publisher, verb)(*arguments)
+    own_redis.freeze()
+    with pytest.raises(PublishError) as caught:
+        await getattr(publisher, verb)(*arguments)
+    own_redis.thaw()  # and it carries out what it was sent
+    with Redis.from_url(own_redis.url) as redis:
+        await eventually(lambda: len(entries(redis, namespace, channel)) == 2)
+        again = await getattr(publisher, verb)(*arguments, idempotency_key=caught.value.idempotency_key)
+        assert again.offset == len(entries(redis, namespace, channel)) == 2
+    await publisher.close()
+
+
+async def test_it_heals_when_its_server_is_a_master_again(own_redis: RedisServer, namespace: str, kind: str) -> None:
+    """Fails if a publisher that has met a read-only replica goes on failing after that."""
+    publisher = made(kind, own_redis.url, namespace, deadline_s=0.3)
+    await publisher.publish("news", 1)
+    own_redis.command("REPLICAOF", "127.0.0.1", str(free_port()))
+    with pytest.raises(PublishError, match="cannot be reached") as caught:
+        await publisher.publish("news", 2)
+    assert "may have been" not in str(caught.value)
+    own_redis.command("REPLICAOF", "NO", "ONE")
+    assert (await publisher.publish("news", 3)).offset >= 1
+    await publisher.close()
+
+
+async def test_it_leaves_a_server_that_has_become_a_replica(
+    own_redis: RedisServer, redis_server: RedisServer, namespace: str, kind: str
+) -> None:
+    """Fails if connections to the old master are used on, although its address leads to the new one by now."""
+    async with TcpProxy(own_redis.port) as address:
+        publisher = made(kind, address.url, namespace, deadline_s=3)
+        await publisher.publish("news", 1)
+        own_redis.command("REPLICAOF", "127.0.0.1", str(free_port()))
+        address._target_port = redis_server.port
+        await publisher.publish("news", 2)
+        await publisher.close()
+    with Redis.from_url(redis_server.url) as redis:
+        assert [entry["message"] for entry in entries(redis, namespace, "news")] == [2]
 
 
 async def test_a_restart_without_persistence_changes_the_epoch(
@@ -224,7 +285,19 @@ async def test_full_memory_is_said_at_once(own_redis: RedisServer, namespace: st
         ("publish_progress", ("7",), BadData),
         ("publish_progress", ("7", None, float("nan")), BadData),
         ("publish_progress", ("7", None, 100.5), BadData),
+        ("publish_progress", ("7", None, 10**400), BadData),
+        ("publish_progress", ("7", None, "40"), BadData),
+        ("publish_progress", ("7", None, object()), BadData),
+        ("publish_progress", ("7", 7), BadData),
+        ("publish_progress", ("7", None, None, ["line"]), BadData),
+        ("publish_progress", (7, "RUNNING"), BadChannel),
         ("log", ("a\nb", "line"), BadChannel),
+        ("log", ("7", b"line"), BadData),
+        ("log", ("7", "line", None), BadData),
+        ("publish", (7, 1), BadChannel),
+        ("publish", ("news", 1, 7), BadData),
+        ("publish", ("news\ud800", 1), BadChannel),
+        ("send_to_user", (7, 1), BadUserId),
     ],
 )
 async def test_what_cannot_be_published(
@@ -233,6 +306,20 @@ async def test_what_cannot_be_published(
     """Fails if something gets into the log at which a replica or a browser would choke."""
     with pytest.raises(error):
         await getattr(publisher, verb)(*arguments)
+
+
+class Scalar(float):
+    """As NumPy's: a float of another class."""
+
+
+async def test_numbers_of_other_libraries(publisher: Both, redis: Redis, namespace: str) -> None:
+    """Fails if a number that is no plain int or float is refused, or published as something else."""
+    for progress in (Scalar(12.5), Decimal("25.5"), Fraction(1, 2), 40):
+        await publisher.publish_progress("7", progress=progress)
+    progress = [entry["message"]["progress"] for entry in entries(redis, namespace, "run:7")]
+    assert progress == [12.5, 25.5, 0.5, 40]
+    await publisher.publish("news", {"loss": Scalar(0.25), "part": Fraction(1, 4)})
+    assert entries(redis, namespace, "news")[0]["message"] == {"loss": 0.25, "part": 0.25}
 
 
 async def test_lines_of_any_bytes(publisher: Both, redis: Redis, namespace: str) -> None:

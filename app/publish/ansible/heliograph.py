@@ -16,6 +16,7 @@ from ansible.plugins.callback import CallbackBase
 try:
     from app.errors import HeliographError
     from app.publish.feed import Feed
+    from app.publish.lines import without_control
     from app.publish.publisher import Publisher
 except ImportError as error:
     UNUSABLE = f"Heliograph cannot be imported ({error}); install it for the Python that runs Ansible"
@@ -49,6 +50,14 @@ DOCUMENTATION = """
             ini:
                 - section: callback_heliograph
                   key: redis_url
+        durable_url:
+            description: Of the second Redis, which keeps what is kept, if the cluster has one.
+            type: str
+            env:
+                - name: HELIOGRAPH_REDIS__DURABLE_URL
+            ini:
+                - section: callback_heliograph
+                  key: durable_url
         wait:
             description: At the end, how many seconds without success to wait for Redis.
             type: float
@@ -85,7 +94,11 @@ class CallbackModule(CallbackBase):
             return
         channel = f"logs:{log_id}"
         try:
-            publisher = Publisher(self.get_option("redis_url"), deadline_s=0)  # the feed tries again by itself
+            publisher = Publisher(
+                self.get_option("redis_url"),
+                durable_url=self.get_option("durable_url"),
+                deadline_s=0,  # the feed tries again by itself
+            )
         except HeliographError as error:
             self._disable(str(error))
             return
@@ -215,6 +228,16 @@ class CallbackModule(CallbackBase):
         left = values.get("retries", 0) - values.get("attempts", 0)
         name = task.get_name().strip()
         self._say(f"FAILED - RETRYING: [{host}]: {name} ({left} retries left)", "retry", host=host, task=name)
+
+    def v2_on_file_diff(self, result: Any) -> None:
+        """With `--diff`: what a task has changed, as the terminal shows it."""
+        host, task, values = _parts(result)
+        each = values.get("results") if task.loop is not None else None
+        for one in [values] if each is None else each:
+            if one.get("diff") and one.get("changed", False):
+                text = "\n".join(map(without_control, self._get_diff(one["diff"]).split("\n"))).strip("\n")
+                if text:
+                    self._say(text, "diff", host=host, task=task.get_name().strip())
 
     def v2_playbook_on_stats(self, stats: Any) -> None:
         self._heading("PLAY RECAP", "recap")

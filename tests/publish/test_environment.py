@@ -1,0 +1,104 @@
+"""Which settings other programs use: the cluster's own variables, and arguments in the place of single ones."""
+
+import os
+from collections.abc import Callable
+
+import pytest
+
+from app.errors import BadSetting
+from app.publish.composite import Composite
+from app.publish.consumer import Consumer
+from app.publish.environment import cluster_settings
+from app.publish.live import Live
+from app.publish.publisher import AsyncPublisher, Publisher
+from app.settings import Namespace
+
+LIVE, KEPT, OTHER = "redis://live:6379/0", "redis://kept:6379/0", "redis://other:6379/0"
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in os.environ:
+        if name.upper().startswith("HELIOGRAPH_"):
+            monkeypatch.delenv(name)
+
+
+def set_all(monkeypatch: pytest.MonkeyPatch, **variables: str) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(f"HELIOGRAPH_{name}", value)
+
+
+def test_everything_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fails if one of the variables that programs share with the cluster is passed over."""
+    set_all(monkeypatch, REDIS__URL=LIVE, REDIS__DURABLE_URL=KEPT, REDIS__PREFIX="p:", BUS__CHANNEL="bus")
+    set_all(monkeypatch, REDIS__EMIT_SHARDS="8", BUS__ROUTING="directed", LIMITS__DEPTH="7")
+    set_all(monkeypatch, NAMESPACES='{"job": {"run": true}}')
+    found = cluster_settings()
+    assert (found.live_url, found.kept_url, found.redis.prefix, found.bus.channel) == (LIVE, KEPT, "p:", "bus")
+    assert (found.redis.emit_shards, found.bus.routing, found.limits.depth) == (8, "directed", 7)
+    assert found.namespaces["job"].run
+
+
+def test_an_argument_stands_for_one_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fails if giving one thing loses another: with the URL alone, what is kept stood where nobody reads it."""
+    set_all(monkeypatch, REDIS__URL=LIVE, REDIS__DURABLE_URL=KEPT, REDIS__PREFIX="p:", NAMESPACES='{"a": {}}')
+    assert cluster_settings(LIVE).kept_url == KEPT
+    assert cluster_settings(LIVE, prefix="q:").kept_url == KEPT
+    assert cluster_settings(prefix="q:").redis.prefix == "q:"
+    assert cluster_settings(bus_channel="b").redis.prefix == "p:"
+    assert cluster_settings(OTHER, durable_url="").kept_url == OTHER
+    assert cluster_settings(OTHER, durable_url=KEPT).live_url == OTHER
+    assert cluster_settings(namespaces={"b": Namespace()}).namespaces == {"b": Namespace()}
+    monkeypatch.delenv("HELIOGRAPH_REDIS__URL")
+    assert cluster_settings(OTHER).kept_url == KEPT
+
+
+def test_one_cluster_and_the_durable_server_of_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fails if what is published is kept in one cluster and announced in another."""
+    set_all(monkeypatch, REDIS__URL=LIVE, REDIS__DURABLE_URL=KEPT)
+    for make in (cluster_settings, Publisher, AsyncPublisher, Composite):
+        with pytest.raises(BadSetting, match="give the durable URL as well"):
+            make(OTHER)
+
+
+@pytest.mark.parametrize(
+    ("variables", "says"),
+    [
+        ({}, "HELIOGRAPH_REDIS__URL"),
+        ({"REDIS__URL": "http://localhost"}, "HELIOGRAPH_REDIS__URL: must begin with"),
+        ({"REDIS__URL": LIVE, "NAMESPACES": "job"}, "HELIOGRAPH_NAMESPACES: must be JSON"),
+        ({"REDIS__URL": LIVE, "LIMITS__DEPTH": "deep"}, "HELIOGRAPH_LIMITS__DEPTH"),
+    ],
+    ids=["no URL", "scheme", "JSON", "number"],
+)
+@pytest.mark.parametrize(
+    "make",
+    [Publisher, AsyncPublisher, Composite, Live, lambda: Consumer(None, "group", print)],  # type: ignore[arg-type]
+    ids=["Publisher", "AsyncPublisher", "Composite", "Live", "Consumer"],
+)
+def test_each_says_what_is_wrong(
+    make: Callable[[], object], variables: dict[str, str], says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fails if a setting that cannot be used is another error than BadSetting, or is not named."""
+    set_all(monkeypatch, **variables)
+    with pytest.raises(BadSetting, match=says):
+        make()
+
+
+async def test_all_use_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fails if one of them looks elsewhere than the others."""
+    set_all(monkeypatch, REDIS__URL=LIVE, REDIS__DURABLE_URL=KEPT, REDIS__PREFIX="p:", REDIS__EMIT_SHARDS="8")
+
+    async def handle(entry: object) -> None: ...
+
+    consumer = Consumer(None, "group", handle)
+    assert (consumer._url, consumer._keys.prefix, consumer._shards_total) == (KEPT, "p:", 8)
+    assert Consumer(OTHER, "group", handle)._url == OTHER
+    assert Consumer(None, "group", handle, stream="own")._shards_total == 4
+    async with Composite() as composite:
+        assert (composite._live._url, composite._kept_url, composite._keys.prefix) == (LIVE, KEPT, "p:")
+    for publisher in (Publisher(), Publisher(LIVE), AsyncPublisher()):
+        assert (publisher._url, publisher._durable_url) == (LIVE, KEPT)
+    live = Live()
+    assert live._url == LIVE
+    await live.close()
