@@ -33,7 +33,6 @@ SOONER = {
     "app.cluster.pulse.INTERVAL_S": 0.1,
     "app.server.websocket.DISCARD_S": 0.3,
     "app.transports.asgi_sink.FAREWELL_TIMEOUT_S": 0.3,
-    "app.transports.sse.REJOIN_S": 0.1,
 }
 
 StartReplica = Callable[..., Awaitable[RunningReplica]]

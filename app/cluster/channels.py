@@ -17,6 +17,7 @@ from app.cluster.openings import Openings
 from app.errors import BusUnavailable
 from app.hub.connection import Connection
 from app.hub.hub import Hub
+from app.protocol.codes import CloseCode
 from app.protocol.events import Event, InitialState, Message, Progress, Subscribed
 from app.protocol.identity import user_of
 from app.protocol.namespace import Namespaces
@@ -32,8 +33,10 @@ from app.telemetry import Telemetry
 
 logger = logging.getLogger("heliograph.channels")
 
-DRAINED_BYTES = 65_536  # a client that catches up gets the next page when no more than this waits for it
-DRAIN_POLL_S = 0.01
+DRAIN_POLL_S = 0.01  # how often to look whether a client has read what it was handed
+PATIENCE_S = 0.1  # for how long a repair waits for a client to read before that one catches up by itself
+SLICE_BYTES = 32_768  # of what was missing, handed out at once
+FRAME_OVERHEAD_BYTES = 256  # what a frame adds to the data of a publication, roughly
 MOST_HELD = 1024  # live publications kept for a connection that catches up; older ones it reads from the log
 LOOK_BATCH = 200  # channels compared with the log in one go
 REPAIR_BATCH = 50  # channels repaired in one round trip: each may bring a page
@@ -75,9 +78,62 @@ class _Followed:
         self.is_users = user_of(name) is not None
         self.sequence: Sequence | None = None  # none until the log has said where the channel stands
         self.early: list[Publication] = []  # what the bus has brought before that
-        self.joining: dict[Connection, deque[Publication]] = {}  # the latest that came while a connection catches up
+        self.joining: dict[Connection, _Pending] = {}
         self.seen_top: Position | None = None  # where the log stood at the last heartbeat
         self.idle_since: float | None = None  # since when nobody here listens; monotonic seconds
+
+
+class _Pending:
+    """A subscription that has begun: the client catches up, or waits until the log can be read."""
+
+    __slots__ = (
+        "connection",
+        "followed",
+        "held",
+        "is_over",
+        "on_joined",
+        "replay",
+        "request_id",
+        "since",
+        "task",
+        "told",
+        "was_on",
+    )
+
+    def __init__(
+        self,
+        connection: Connection,
+        followed: _Followed,
+        since: Position | None = None,
+        *,
+        replay: bool = False,
+        request_id: RequestId | None = None,
+        on_joined: Callable[[], object] | None = None,
+    ) -> None:
+        self.connection = connection
+        self.followed = followed
+        self.since = since
+        self.replay = replay
+        self.request_id = request_id
+        self.on_joined = on_joined
+        self.told: Position | None = None  # where the client stands after all that it has been told
+        self.held: deque[Publication] = deque(maxlen=MOST_HELD)  # the latest that came meanwhile
+        self.was_on = False  # it was subscribed, and fell behind in a repair
+        self.is_over = False  # the client is subscribed, or was taken off the channel
+        self.task: asyncio.Task[None] | None = None  # that tries again
+
+
+class _Page:
+    """What a repair has read of one channel and is handing out."""
+
+    __slots__ = ("blocked_since", "followed", "opened", "publications", "repaired_from")
+
+    def __init__(self, followed: _Followed, opened: Opened, repaired_from: Position) -> None:
+        self.followed = followed
+        self.opened = opened
+        self.publications = deque(opened.publications)  # those that were not handed out yet
+        self.repaired_from = repaired_from
+        self.blocked_since: float | None = None  # since when a client has not read; seconds by the loop's clock
 
 
 class Channels:
@@ -102,7 +158,9 @@ class Channels:
         self._settings = settings
         self._telemetry = telemetry
         self._followed: dict[str, _Followed] = {}
-        self._catching_up: dict[Connection, dict[str, Position]] = {}  # how far those have been told that are joining
+        self._pending: dict[Connection, dict[str, _Pending]] = {}  # by channel
+        self._retries: set[asyncio.Task[None]] = set()
+        self._log_answered = asyncio.Event()  # the next heartbeat has succeeded; each has an event of its own
         self._openings = Openings(log)
         self._behind: dict[str, None] = {}  # channels of which something is missing, in order
         self._unsure = False  # anything may be missing: look at all channels
@@ -124,7 +182,7 @@ class Channels:
 
     async def stop(self) -> None:
         tasks, self._tasks = self._tasks, []
-        await end(tasks)
+        await end([*tasks, *self._retries])
         await self._openings.stop()
 
     # -- joining and leaving
@@ -137,45 +195,58 @@ class Channels:
         *,
         replay: bool = False,
         request_id: RequestId | None = None,
+        keep: bool = False,
+        on_joined: Callable[[], object] | None = None,
     ) -> bool:
         """Subscribe the connection: it is told `subscribed`, then what it missed, then what comes, in order.
 
-        `since`: where the client stands. `replay`: without that, everything that is kept. Returns False if it was
-        taken off the channel meanwhile: it is not subscribed.
+        `since`: where the client stands. `replay`: without that, everything that is kept. `on_joined` is called once
+        it is subscribed. Returns False if it was taken off the channel meanwhile: it is not subscribed.
+
+        A client that has been told `subscribed` relies on it: if the log fails after that, this returns, and the rest
+        follows as soon as the log can be read.
 
         Raises:
-            BusUnavailable: the log or the bus cannot be reached; the connection is not subscribed.
+            BusUnavailable: the log or the bus cannot be reached; the connection is not subscribed. With `keep` it
+                will be: that is tried again until it succeeds or the connection leaves, from `since` as ever.
         """
-        followed = self._follow(channel)
-        held = followed.joining[connection] = deque(maxlen=MOST_HELD)
+        pending = self._enter(
+            connection, self._follow(channel), since, replay=replay, request_id=request_id, on_joined=on_joined
+        )
         try:
-            sequence = await self._positioned(followed)
-            last = await self._tell_first(connection, channel, sequence, since, replay, request_id)
-            missed = await self._meet(connection, followed, sequence, last, held)
+            await self._attempt(pending)
+        except BusUnavailable:
+            if pending.is_over:
+                return False
+            if pending.told is None and not keep:
+                self._forget(pending)
+                raise
+            self._try_again(pending)
+            if pending.told is None:
+                raise
+            return True
         except BaseException:
-            followed.joining.pop(connection, None)
-            self._idle(followed)
+            self._forget(pending)
             raise
-        finally:
-            self._catching_up.pop(connection, None)
-        if followed.joining.pop(connection, None) is None:
-            return False
-        for publication in missed:
-            self._hub.tell(connection, *self._event(publication))
-        self._attach(connection, channel)
-        return True
+        return connection in self._hub.subscribers(channel)
 
     async def listen(self, connection: Connection, channel: str) -> str:
         """Subscribe without a word to what comes; returns where that begins, as a cursor ('' if nobody can say).
 
         Where nobody can say, `subscribed` tells later where it has begun.
         """
-        followed = self._follow(channel)
-        self._attach(connection, channel)
+        pending = self._enter(connection, self._follow(channel))
         try:
-            sequence = await self._positioned(followed)
+            sequence = await self._positioned(pending.followed)
         except BusUnavailable:
+            if not pending.is_over:
+                self._try_again(pending)
             return ""
+        except BaseException:
+            self._forget(pending)
+            raise
+        if not pending.is_over:
+            self._arrive(pending)
         return format_cursor({channel: sequence.position})
 
     def cursor_of(self, connection: Connection) -> str:
@@ -184,18 +255,108 @@ class Channels:
         positions = {
             name: each.sequence.position for name, each in followed.items() if each is not None and each.sequence
         }
-        return format_cursor({**positions, **self._catching_up.get(connection, {})})
+        for name, pending in self._pending.get(connection, {}).items():
+            position = pending.told or pending.since
+            if position is not None:
+                positions[name] = position
+        return format_cursor(positions)
 
-    def _attach(self, connection: Connection, channel: str) -> None:
-        self._hub.subscribe(connection, channel)
-        self._follow(channel).idle_since = None
+    def channels_of(self, connection: Connection) -> list[str]:
+        """The channels that the connection is subscribed to or is being subscribed to."""
+        return [*connection.channels, *self._pending.get(connection, ())]
 
-    def leave(self, connection: Connection, channel: str) -> None:
-        """Unsubscribe the connection, or stop subscribing it."""
+    def leave(self, connection: Connection, channel: str) -> bool:
+        """Unsubscribe the connection, or stop subscribing it. Returns whether it was subscribed."""
+        was_on = channel in connection.channels
         self._hub.unsubscribe(connection, channel)
         if (followed := self._followed.get(channel)) is not None:
-            followed.joining.pop(connection, None)
+            if (pending := followed.joining.get(connection)) is not None:
+                was_on = was_on or pending.was_on
+                self._forget(pending)
             self._idle(followed)
+        return was_on
+
+    def _enter(
+        self,
+        connection: Connection,
+        followed: _Followed,
+        since: Position | None = None,
+        *,
+        replay: bool = False,
+        request_id: RequestId | None = None,
+        on_joined: Callable[[], object] | None = None,
+    ) -> _Pending:
+        before = followed.joining.get(connection)
+        if before is not None:
+            self._forget(before)
+        pending = _Pending(connection, followed, since, replay=replay, request_id=request_id, on_joined=on_joined)
+        followed.joining[connection] = pending
+        self._pending.setdefault(connection, {})[followed.name] = pending
+        return pending
+
+    def _arrive(self, pending: _Pending) -> None:
+        """From here on the connection gets what comes as everybody else does."""
+        followed = pending.followed
+        self._hub.subscribe(pending.connection, followed.name)
+        followed.idle_since = None
+        self._forget(pending)
+        if pending.on_joined is not None:
+            pending.on_joined()
+
+    def _forget(self, pending: _Pending) -> None:
+        """The subscription is pending no longer. May be called more than once."""
+        if pending.is_over:
+            return
+        pending.is_over = True
+        connection, followed = pending.connection, pending.followed
+        del followed.joining[connection]
+        of_connection = self._pending[connection]
+        del of_connection[followed.name]
+        if not of_connection:
+            del self._pending[connection]
+        if pending.task is not None and pending.task is not asyncio.current_task():
+            pending.task.cancel()
+        self._idle(followed)
+
+    def _try_again(self, pending: _Pending, *, now: bool = False) -> None:
+        """Have the rest of the subscription done as soon as the log answers; `now`: it is expected to."""
+        if not self._tasks:
+            self._forget(pending)  # this replica is stopping
+            return
+        pending.task = asyncio.create_task(self._retry(pending, now=now), name="channels-join")
+        self._retries.add(pending.task)
+        pending.task.add_done_callback(self._retries.discard)
+
+    async def _retry(self, pending: _Pending, *, now: bool) -> None:
+        """Try again with each heartbeat that succeeds, until the client is subscribed or has left."""
+        try:
+            if not now:
+                await self._log_answered.wait()
+            while not (pending.is_over or pending.connection.outbox.closed):
+                answered = self._log_answered
+                try:
+                    await self._attempt(pending)
+                except BusUnavailable as error:
+                    logger.debug("not subscribed yet: %s", error, extra={"channel": pending.followed.name})
+                    await answered.wait()
+        except Exception:
+            about = {"channel": pending.followed.name, "connection": pending.connection.id}
+            logger.exception("a subscription failed", extra=about)
+            pending.connection.close(CloseCode.INTERNAL_ERROR, "internal error")
+        finally:
+            self._forget(pending)
+
+    async def _attempt(self, pending: _Pending) -> None:
+        """Do what is left of the subscription. After a failure this goes on where it has failed."""
+        sequence = await self._positioned(pending.followed)
+        if pending.told is None:
+            await self._tell_first(pending, sequence)
+        missed = await self._meet(pending, sequence)
+        if not pending.is_over:
+            for publication in missed:
+                self._hub.tell(pending.connection, *self._event(publication))
+        if not pending.is_over:  # as a client is that could not take the last of it
+            self._arrive(pending)
 
     def _follow(self, channel: str) -> _Followed:
         followed = self._followed.get(channel)
@@ -228,107 +389,103 @@ class Channels:
         return followed.sequence
 
     def _begin(self, followed: _Followed, position: Position) -> None:
-        if followed.sequence is None:
-            followed.sequence = Sequence(position)
-            early, followed.early = followed.early, []
-            for publication in early:
-                self._accept(followed, publication)
+        """Follow the channel from where it stands; or from before what the bus has brought since it was asked for."""
+        if followed.sequence is not None:
+            return
+        early, followed.early = followed.early, []
+        first = early[0].position if early else None
+        if first is not None and first.epoch == position.epoch and first.offset <= position.offset:
+            position = _before(first)
+        followed.sequence = Sequence(position)
+        for publication in early:
+            self._accept(followed, publication)
 
-    async def _tell_first(
-        self,
-        connection: Connection,
-        channel: str,
-        sequence: Sequence,
-        since: Position | None,
-        replay: bool,
-        request_id: RequestId | None,
-    ) -> Position:
-        """Tell `subscribed` and what belongs to it; returns where the client stands then."""
-        options = self._namespaces.of(channel)
+    async def _tell_first(self, pending: _Pending, sequence: Sequence) -> None:
+        """Tell `subscribed` and what belongs to it."""
+        options = self._namespaces.of(pending.followed.name)
         if options.run:
-            return await self._tell_state(connection, channel, request_id)
-        if since is None and not (replay or options.replay):
-            self._tell_subscribed(connection, channel, sequence.position, recovered=False, request_id=request_id)
-            return sequence.position
-        return await self._catch_up(connection, channel, since, request_id)
+            await self._tell_state(pending)
+        elif pending.since is None and not (pending.replay or options.replay):
+            first = pending.held[0].position if pending.held else None  # it came while the client waited
+            position = sequence.position if first is None else _before(first)
+            self._tell_subscribed(pending, position, recovered=False)
+        else:
+            await self._catch_up(pending)
 
-    async def _tell_state(self, connection: Connection, channel: str, request_id: RequestId | None) -> Position:
+    async def _tell_state(self, pending: _Pending) -> None:
         """A run's viewer gets the latest state, and from that very moment on its progress."""
+        channel = pending.followed.name
         opened = await self._openings.open(Opening(channel, with_run=True))
-        self._tell_subscribed(connection, channel, opened.position, recovered=True, request_id=request_id)
-        self._hub.tell(connection, _initial_state(opened.run), format_cursor({channel: opened.position}))
-        return opened.position
+        self._tell_subscribed(pending, opened.position, recovered=True)
+        self._hub.tell(pending.connection, _initial_state(opened.run), format_cursor({channel: opened.position}))
 
-    async def _catch_up(
-        self, connection: Connection, channel: str, since: Position | None, request_id: RequestId | None
-    ) -> Position:
-        """Tell what the client has missed, page by page; returns up to where."""
+    async def _catch_up(self, pending: _Pending) -> None:
+        """Tell the first page of what the client has missed."""
+        since = pending.since
         opened = await self._openings.open(
-            Opening(channel, after=since, replay=since is None, limit=self._settings.page)
+            Opening(pending.followed.name, after=since, replay=since is None, limit=self._settings.page)
         )
-        recovered = since is not None and opened.complete
-        self._tell_subscribed(connection, channel, opened.start, recovered=recovered, request_id=request_id)
-        return await self._tell_all(connection, opened.publications, opened.start)
+        self._tell_subscribed(pending, opened.start, recovered=since is not None and opened.complete)
+        await self._tell_all(pending, opened.publications)
 
-    async def _meet(
-        self,
-        connection: Connection,
-        followed: _Followed,
-        sequence: Sequence,
-        last: Position,
-        held: deque[Publication],
-    ) -> list[Publication]:
-        """Bring the client, who stands at `last`, to where live publications go on.
+    async def _meet(self, pending: _Pending, sequence: Sequence) -> list[Publication]:
+        """Bring the client to where live publications go on.
 
-        Returns those that it has not been told: they follow `last` without a hole and end where the channel stands.
+        Returns those that it has not been told: they follow what it has been told without a gap and end where the
+        channel stands.
         """
-        while connection in followed.joining and not connection.outbox.closed:
+        followed, connection = pending.followed, pending.connection
+        while True:
+            await self._let_read(connection)
+            if pending.is_over or connection.outbox.closed:
+                return []
+            last = pending.told
+            assert last is not None  # noqa: S101 - `subscribed` was told
             if not _has_reached(sequence.position, last):
                 await self._repair([followed])  # the log was read further than the bus has brought it yet
-            missed = [each for each in held if each.position is not None and _is_after(each.position, last)]
+            missed = [each for each in pending.held if each.position is not None and _is_after(each.position, last)]
             if _has_reached(sequence.position, last) and len(missed) == sequence.position.offset - last.offset:
-                if sum(len(each.data) for each in missed) <= DRAINED_BYTES:
+                if sum(map(_size, missed)) <= SLICE_BYTES:
                     return missed
-                last = await self._tell_all(connection, missed, last)
+                await self._tell_all(pending, missed)
             else:
-                last = await self._read_on(connection, followed.name, last)
-        return []
+                await self._read_on(pending, last)
 
-    async def _read_on(self, connection: Connection, channel: str, last: Position) -> Position:
-        """Tell the next page after `last`; returns up to where."""
-        opened = await self._openings.open(Opening(channel, after=last, limit=self._settings.page))
+    async def _read_on(self, pending: _Pending, last: Position) -> None:
+        """Tell the next page after `last`."""
+        opened = await self._openings.open(Opening(pending.followed.name, after=last, limit=self._settings.page))
         if not opened.complete:
             # What was next has been trimmed while the client read the page before, or the log has begun anew.
-            self._tell_subscribed(connection, channel, opened.start, recovered=False)
-        return await self._tell_all(connection, opened.publications, opened.start)
+            if self._namespaces.of(pending.followed.name).run:
+                await self._tell_state(pending)
+                return
+            self._tell_subscribed(pending, opened.start, recovered=False)
+        await self._tell_all(pending, opened.publications)
 
-    async def _tell_all(
-        self, connection: Connection, publications: Iterable[Publication], last: Position
-    ) -> Position:
-        """Tell publications as fast as the client reads them; returns where the last of them stands."""
+    async def _tell_all(self, pending: _Pending, publications: Iterable[Publication]) -> None:
+        """Tell publications as fast as the client reads them."""
         for publication in publications:
-            while connection.outbox.waiting_bytes > DRAINED_BYTES:  # noqa: ASYNC110 - the outbox has no events
-                await asyncio.sleep(DRAIN_POLL_S)
-            self._hub.tell(connection, *self._event(publication))
-            last = publication.position or last
-            self._catching_up[connection] = {publication.channel: last}
-        return last
+            await self._let_read(pending.connection)
+            if pending.is_over:
+                return
+            self._hub.tell(pending.connection, *self._event(publication))
+            pending.told = publication.position or pending.told
 
-    def _tell_subscribed(
-        self,
-        connection: Connection,
-        channel: str,
-        position: Position,
-        *,
-        recovered: bool,
-        request_id: RequestId | None = None,
-    ) -> None:
+    async def _let_read(self, connection: Connection) -> None:
+        """Wait until the client has read nearly all that it was told, or is gone."""
+        outbox = connection.outbox
+        while not (outbox.is_drained or outbox.closed):  # noqa: ASYNC110 - the outbox has no events
+            await asyncio.sleep(DRAIN_POLL_S)
+
+    def _tell_subscribed(self, pending: _Pending, position: Position, *, recovered: bool) -> None:
+        channel = pending.followed.name
         cursor = format_cursor({channel: position})
         # A run's viewer stands there only with the state, which follows.
         at = "" if self._namespaces.of(channel).run else cursor
+        request_id, pending.request_id = pending.request_id, None
         subscribed = Subscribed(channel=channel, cursor=cursor, recovered=recovered, id=echo(request_id))
-        self._hub.tell(connection, subscribed, at)
-        self._catching_up[connection] = {channel: position}
+        self._hub.tell(pending.connection, subscribed, at)
+        pending.told = position
 
     # -- what comes
 
@@ -347,7 +504,8 @@ class Channels:
         if followed is None:
             return
         if followed.sequence is None:
-            followed.early.append(publication)
+            if len(followed.early) < MOST_HELD:  # the heartbeat finds what does not fit
+                followed.early.append(publication)
         else:
             self._accept(followed, publication)
 
@@ -376,8 +534,8 @@ class Channels:
     def _deliver(self, followed: _Followed, publications: list[Publication]) -> None:
         for publication in publications:
             self._hub.deliver(followed.name, *self._event(publication))
-            for held in followed.joining.values():
-                held.append(publication)
+            for pending in followed.joining.values():
+                pending.held.append(publication)
 
     def _event(self, publication: Publication) -> tuple[Event, str | None]:
         """What subscribers are told of a publication, and where they stand then, if that does not say so."""
@@ -423,7 +581,8 @@ class Channels:
             for name in names:  # before the repair: what turns out to be missing during it is noted again
                 del self._behind[name]
             try:
-                await self._repair([self._followed[name] for name in names if name in self._followed])
+                behind = [self._followed[name] for name in names if name in self._followed]
+                await self._repair([each for each in behind if each.sequence is not None])
             except BaseException:
                 self._behind.update(dict.fromkeys(names))
                 raise
@@ -449,41 +608,80 @@ class Channels:
                 compare(each, top)
 
     async def _repair(self, followed: list[_Followed]) -> None:
-        """Read what is missing from the log and deliver it."""
-        asked = [None if each.sequence is None else each.sequence.position for each in followed]
+        """Read what is missing from the log and hand it out, as fast as those who listen read it.
+
+        A client that does not read in time costs the others nothing: it catches up by itself.
+        """
+        asked = [each.sequence.position for each in followed if each.sequence is not None]
         openings = [
             Opening(each.name, after=position, limit=self._settings.page, with_run=self._namespaces.of(each.name).run)
             for each, position in zip(followed, asked, strict=True)
         ]
-        for each, position, opened in zip(followed, asked, await self._log.open(openings), strict=True):
-            self._repaired(each, position, opened)
+        opened = await self._log.open(openings)
+        pages = []
+        for each, position, read in zip(followed, asked, opened, strict=True):
+            begins = self._repair_from(each, position, read)
+            if begins is not None:
+                pages.append(_Page(each, read, begins))
+        pages = [page for page in pages if self._hand_out(page)]
+        while pages:
+            is_blocked = any(page.blocked_since is not None for page in pages)
+            await asyncio.sleep(DRAIN_POLL_S if is_blocked else 0)
+            pages = [page for page in pages if self._hand_out(page)]
 
-    def _repaired(self, followed: _Followed, asked: Position | None, opened: Opened) -> None:
-        """Go on with what was read from `asked` on."""
-        if followed.sequence is None:
-            self._begin(followed, opened.position)
-            self._say_where_it_goes_on(followed, opened)
-            return
-        before = followed.sequence.position
-        if not opened.complete:
-            if before != asked:
-                self._missing(followed.name)  # somebody else was faster: what was read is not about here any more
-                return
-            before = self._say_where_it_goes_on(followed, opened)
-            self._deliver(followed, followed.sequence.restart(before))
-            self._telemetry.unfilled_gaps += 1
-            about = {"channel": followed.name}
-            logger.warning("what followed %s may be lost; going on at %s", asked, before, extra=about)
-        ready = followed.sequence.fill(opened.publications, over_gaps=not opened.complete)
-        self._deliver(followed, ready)
-        if not ready:
-            return
-        self._telemetry.repairs += 1
-        now = followed.sequence.position
+    def _repair_from(self, followed: _Followed, asked: Position, opened: Opened) -> Position | None:
+        """Where what was read after `asked` goes on; None if it is not about what is missing any more."""
+        sequence = followed.sequence
+        assert sequence is not None  # noqa: S101 - what has no position is not repaired
+        if opened.complete:
+            return sequence.position
+        if sequence.position != asked:
+            self._missing(followed.name)  # somebody else was faster
+            return None
+        begins = self._say_where_it_goes_on(followed, opened)
+        self._deliver(followed, sequence.restart(begins))
+        self._telemetry.unfilled_gaps += 1
         about = {"channel": followed.name}
-        logger.info("repaired %d to %d of epoch %s", before.offset + 1, now.offset, now.epoch, extra=about)
-        if followed.sequence.has_gap or now.offset < opened.position.offset:
-            self._missing(followed.name)
+        logger.warning("what followed %s may be lost; going on at %s", asked, begins, extra=about)
+        return begins
+
+    def _hand_out(self, page: _Page) -> bool:
+        """Hand out the next slice of the page, or wait for those who do not read; returns whether there is more."""
+        followed = page.followed
+        slow = [each for each in self._hub.subscribers(followed.name) if not each.outbox.is_drained]
+        if slow and page.publications:
+            now = asyncio.get_running_loop().time()
+            if page.blocked_since is None:
+                page.blocked_since = now
+            if now - page.blocked_since < PATIENCE_S:
+                return True
+            for connection in slow:
+                self._set_aside(followed, connection)
+        page.blocked_since = None
+        sequence = followed.sequence
+        assert sequence is not None  # noqa: S101 - what has no position is not repaired
+        ready = sequence.fill(_slice(page.publications), over_gaps=not page.opened.complete)
+        self._deliver(followed, ready)
+        if page.publications:
+            return True
+        before, now_at = page.repaired_from, sequence.position
+        if now_at != before:
+            self._telemetry.repairs += 1
+            about = {"channel": followed.name}
+            logger.info("repaired %d to %d of epoch %s", before.offset + 1, now_at.offset, now_at.epoch, extra=about)
+            if sequence.has_gap or now_at.offset < page.opened.position.offset:
+                self._missing(followed.name)
+        return False
+
+    def _set_aside(self, followed: _Followed, connection: Connection) -> None:
+        """Have the connection read on at its own pace, from where it stands, until it has caught up."""
+        pending = self._enter(connection, followed)
+        pending.was_on = True
+        if followed.sequence is not None:
+            pending.told = followed.sequence.position
+        self._hub.unsubscribe(connection, followed.name)
+        if not pending.is_over:
+            self._try_again(pending, now=True)
 
     def _say_where_it_goes_on(self, followed: _Followed, opened: Opened) -> Position:
         """A hole that cannot be filled is said aloud, to everyone who listens. Returns behind what it goes on.
@@ -524,15 +722,13 @@ class Channels:
         await self._leave_idle()
         if self._unsure or self._behind:
             self._repair_due.set()
-        waiting = [followed.name for followed in self._followed.values() if followed.sequence is None]
-        for name in waiting:
-            if self._hub.subscribers(name):
-                self._missing(name)
         looked_at = [
             each for each in self._followed.values() if (users_too or not each.is_users) and each.sequence is not None
         ]
         await self._compare(looked_at, self._note_if_lost)
         await self._beat_for_users()
+        answered, self._log_answered = self._log_answered, asyncio.Event()
+        answered.set()
 
     def _note_if_lost(self, each: _Followed, top: Position | None) -> None:
         """A log that is gone shows at the first look: the repair begins one anew, which looks sound at the next."""
@@ -573,6 +769,27 @@ def _initial_state(run: RunState | None) -> InitialState:
     if run is None:
         return InitialState(state=None, progress=0, logs=[])
     return InitialState(state=run.state, progress=run.progress, logs=run.logs)
+
+
+def _before(position: Position) -> Position:
+    """Where one stands that is to be told next what stands at `position`."""
+    return Position(position.epoch, position.offset - 1)
+
+
+def _size(publication: Publication) -> int:
+    """Bytes that a publication takes in an outbox, roughly."""
+    return len(publication.data) + FRAME_OVERHEAD_BYTES
+
+
+def _slice(publications: deque[Publication]) -> list[Publication]:
+    """Take the first of them: one at least, and no more than SLICE_BYTES."""
+    taken: list[Publication] = []
+    size = 0
+    while publications and (not taken or size + _size(publications[0]) <= SLICE_BYTES):
+        publication = publications.popleft()
+        size += _size(publication)
+        taken.append(publication)
+    return taken
 
 
 def _is_behind(position: Position, top: Position | None) -> bool:

@@ -119,7 +119,7 @@ class ConnectionManager:
 
     def disconnect(self, connection: Connection) -> None:
         """Forget the connection, here at once and in the directory soon. May be called more than once."""
-        for channel in list(connection.channels):
+        for channel in self._channels.channels_of(connection):
             self.unsubscribe(connection, channel)
         self._hub.remove(connection)
         self._directory.release(connection.user)
@@ -145,29 +145,33 @@ class ConnectionManager:
         *,
         replay: bool = False,
         request_id: RequestId | None = None,
+        keep: bool = False,
     ) -> bool:
         """Subscribe the connection: see `Channels.join`. False if it was taken off the channel meanwhile.
 
         Raises:
-            BusUnavailable: not now.
+            BusUnavailable: not now; with `keep` it is subscribed as soon as that can be done.
         """
-        joined = await self._channels.join(connection, channel, since, replay=replay, request_id=request_id)
-        if joined:
-            self._presence.came(connection.user, channel)
-        return joined
+        return await self._channels.join(
+            connection,
+            channel,
+            since,
+            replay=replay,
+            request_id=request_id,
+            keep=keep,
+            on_joined=partial(self._presence.came, connection.user, channel),
+        )
 
     async def listen(self, connection: Connection, channel: str) -> str:
         """Subscribe the connection to its user's own channel; returns where that stands, as a cursor.
 
-        Without a log it listens all the same, to what is ephemeral, and is told later where what is kept begins.
+        Without a log it is told later where what is kept begins; what is ephemeral it gets all the same.
         """
         return await self._channels.listen(connection, channel)
 
     def unsubscribe(self, connection: Connection, channel: str) -> None:
         """Take the connection off the channel, at once, also while it is still being subscribed."""
-        was_on = channel in connection.channels
-        self._channels.leave(connection, channel)
-        if was_on:
+        if self._channels.leave(connection, channel):
             self._presence.went(connection.user, channel)
 
     async def history(self, channel: str, since: Position | None, limit: int) -> Opened:

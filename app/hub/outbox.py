@@ -4,7 +4,7 @@ Nothing is written while messages are handed out. All that one turn of the loop 
 one write at the turn's end: under light load that is one message at once, under heavy load batches grow by
 themselves. What very many get goes round them in slices, and whatever else the loop has to do comes in between. A
 connection whose peer does not read is paused; it costs the others nothing, and is over when what waits for it passes
-the limit.
+the limit. More than that in one event-loop iteration is written before its end: only what is not read counts.
 """
 
 import logging
@@ -16,6 +16,7 @@ from app.protocol.codes import CloseCode
 logger = logging.getLogger("heliograph.outbox")
 
 _NOTHING: list[bytes] = []  # of every outbox that is empty; shared, so nobody changes it
+DRAINED_BYTES = 65_536  # whoever is told much at once is told more when no more than this waits
 MANY = 64  # more outboxes than that stand in the queue
 SLICE = 32  # of those are written in a row, in a tenth or two of a millisecond
 
@@ -147,6 +148,11 @@ class Outbox:
         self.closed = False  # True once nothing more goes out
 
     @property
+    def is_drained(self) -> bool:
+        """True if the peer has read nearly all that was meant for it, and may be handed more."""
+        return self._bytes <= DRAINED_BYTES and 4 * self._bytes <= self._limit_bytes
+
+    @property
     def waiting_bytes(self) -> int:
         """What has not been handed to the socket yet."""
         return self._bytes
@@ -161,7 +167,7 @@ class Outbox:
             self._frames.append(frame)
         self._bytes += len(frame)
         if self._bytes + self._buffered > self._limit_bytes:
-            return CloseCode.SLOW
+            return self._make_room()
         if not (self._scheduled or self._held or self._paused):
             self._scheduled = True
             self._turn.add(self)
@@ -182,7 +188,7 @@ class Outbox:
             self._frames, self._shared = frames, True
             self._bytes = size
         if self._bytes + self._buffered > self._limit_bytes:
-            return CloseCode.SLOW
+            return self._make_room()
         if not (self._scheduled or self._held or self._paused):
             if not to_many:
                 self._scheduled = True
@@ -190,6 +196,15 @@ class Outbox:
             elif not self.queued:
                 self._turn.enqueue(self)
         return None
+
+    def _make_room(self) -> CloseCode | None:
+        """More waits than may. If the peer reads, one event-loop iteration has brought that much: write it now.
+
+        What the sink cannot get rid of is what counts.
+        """
+        if not (self._held or self._paused):
+            _flush([self])
+        return CloseCode.SLOW if self._bytes + self._buffered > self._limit_bytes else None
 
     def hold(self) -> None:
         """Keep back what comes from now on, until `open`.

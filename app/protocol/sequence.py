@@ -11,6 +11,7 @@ from app.protocol.position import Position
 from app.protocol.publication import Publication
 
 MOST_EARLY = 1024  # publications kept while a range is missing; what does not fit is read from the log instead
+MOST_EARLY_BYTES = 65_536  # of their data: they are handed out at once when the range is complete
 
 
 class Missing(NamedTuple):
@@ -23,11 +24,12 @@ class Missing(NamedTuple):
 class Sequence:
     """The order of one channel, from `position` on."""
 
-    __slots__ = ("_early", "position")
+    __slots__ = ("_early", "_early_bytes", "position")
 
     def __init__(self, position: Position) -> None:
         self.position = position
         self._early: dict[int, Publication] = {}
+        self._early_bytes = 0
 
     @property
     def has_gap(self) -> bool:
@@ -44,8 +46,7 @@ class Sequence:
         if position.offset <= last.offset:
             return []
         if position.offset > last.offset + 1:
-            if len(self._early) < MOST_EARLY:
-                self._early[position.offset] = publication
+            self._hold_back(position.offset, publication)
             return Missing(last)
         self.position = position
         if not self._early:
@@ -77,6 +78,13 @@ class Sequence:
         self._early = {offset: early for offset, early in self._early.items() if self._follows(early)}
         return self._release()
 
+    def _hold_back(self, offset: int, publication: Publication) -> None:
+        size = len(publication.data)
+        is_room = len(self._early) < MOST_EARLY and self._early_bytes + size <= MOST_EARLY_BYTES
+        if is_room and offset not in self._early:
+            self._early[offset] = publication
+            self._early_bytes += size
+
     def _follows(self, publication: Publication) -> bool:
         position = publication.position
         return (
@@ -92,4 +100,5 @@ class Sequence:
             top += 1
         self.position = Position(self.position.epoch, top)
         self._early = {offset: early for offset, early in self._early.items() if offset > top}
+        self._early_bytes = sum(len(early.data) for early in self._early.values())
         return released

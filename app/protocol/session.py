@@ -52,12 +52,17 @@ class Renew:
 
 @dataclass(frozen=True, slots=True)
 class Join:
-    """Subscribe to the channel from this position on."""
+    """Subscribe to the channel from this position on.
+
+    `keep`: the client has asked for it with its connection and has no way to ask again, so it is tried until it
+    succeeds.
+    """
 
     channel: str
     since: Position | None
     replay: bool
     request_id: RequestId | None = None
+    keep: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,12 +175,12 @@ class Session:
         for channel in wanted:
             if channel != own:
                 try:
-                    action = self._subscribe(Subscribe(channel), positions.position_in(channel))
+                    action = self._subscribe(Subscribe(channel), positions.position_in(channel), keep=True)
                 except BadChannel as error:
                     action = Refuse(error.code, str(error))
                 if isinstance(action, Join) or channel in named:
                     others.append(action)
-        return Join(own, positions.position_in(own), self._connect.replay), others
+        return Join(own, positions.position_in(own), self._connect.replay, keep=True), others
 
     def renewed(self, grants: Grants) -> tuple[list[str], list[Join | Refuse]]:
         """Another token counts from now on: the channels that are to be left, and those that it brings."""
@@ -183,7 +188,7 @@ class Session:
         lost = [channel for channel in self._channels if not self._may_read(channel)]
         self._channels.difference_update(lost)
         new = [each for each in grants.at_once if each not in before.at_once and each not in self._channels]
-        return lost, [self._subscribe(Subscribe(channel), None) for channel in new]
+        return lost, [self._subscribe(Subscribe(channel), None, keep=True) for channel in new]
 
     def greeting(self, cursor: str) -> Connected:
         """What opens the conversation. `cursor`: where the client stands, in all channels of which that is known."""
@@ -250,7 +255,7 @@ class Session:
             case _:
                 assert_never(operation)
 
-    def _subscribe(self, operation: Subscribe, since: Position | None) -> Join | Refuse:
+    def _subscribe(self, operation: Subscribe, since: Position | None, *, keep: bool = False) -> Join | Refuse:
         channel = check_channel(operation.channel)
         if not self._may_read(channel):
             return _not_allowed(f"{channel!r} is not yours to subscribe to", operation.id)
@@ -260,7 +265,7 @@ class Session:
             text = f"a connection may listen to {self._max_channels} channels"
             return Refuse(ErrorCode.CHANNEL_LIMIT, text, operation.id)
         self._channels.add(channel)
-        return Join(channel, since, operation.replay, operation.id)
+        return Join(channel, since, operation.replay, operation.id, keep)
 
     def not_joined(self, channel: str) -> None:
         """Subscribing failed: the client may try again."""

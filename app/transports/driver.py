@@ -34,7 +34,6 @@ from app.hub.frames import Encoding
 from app.hub.outbox import Outbox, Turn
 from app.protocol.codes import CloseCode
 from app.protocol.events import Ack, Emitted, History, Message, Presence, Published, Refreshed, Unsubscribed
-from app.protocol.identity import user_of
 from app.protocol.namespace import Namespaces
 from app.protocol.operations import Connect, Emit, Operation, Publish, Send
 from app.protocol.plain import PlainCodec
@@ -124,6 +123,7 @@ class Driver:
         )
         self.connection = Connection(session_id, "", encoding, outbox)
         self.connection.on_expelled = self._expel
+        self._joining: str | None = None  # the channel that `join` is subscribing to
         self.registered = False  # the client is known, here and in the directory
         self._ended = False
         self._expiry: asyncio.TimerHandle | None = None
@@ -153,13 +153,34 @@ class Driver:
         """Subscribe to one of the channels that `enter` has returned.
 
         Raises:
-            BusUnavailable: not now; it can be tried again.
+            BusUnavailable: not now. What is to be kept is tried again, until it succeeds or the connection ends.
         """
-        joined = await self._parts.manager.subscribe(
-            self.connection, action.channel, action.since, replay=action.replay, request_id=action.request_id
-        )
+        self._joining = action.channel
+        try:
+            joined = await self._parts.manager.subscribe(
+                self.connection,
+                action.channel,
+                action.since,
+                replay=action.replay,
+                request_id=action.request_id,
+                keep=action.keep,
+            )
+        finally:
+            self._joining = None
         if not joined:
             self._parts.manager.tell(self.connection, Unsubscribed(channel=action.channel))
+
+    async def join_or_say(self, action: Join) -> None:
+        """The same; the client is told if that cannot be done now."""
+        try:
+            await self.join(action)
+        except BusUnavailable as error:
+            if action.keep:
+                text = f"not subscribed to {action.channel!r} yet, trying again: {error}"
+            else:
+                self._session.not_joined(action.channel)
+                text = f"not subscribed to {action.channel!r}, try again: {error}"
+            self.refuse(Refuse(error.code, text, action.request_id))
 
     def begin(self, operation: Operation) -> Coroutine[Any, Any, None] | None:
         """Carry out one operation of the client; what takes its time is returned, to be awaited before the next.
@@ -227,7 +248,7 @@ class Driver:
             case Refuse():
                 self.refuse(action)
             case Join():
-                return self._join(action)
+                return self.join_or_say(action)
             case Recall():
                 return self._recall(action)
             case HandOver():
@@ -312,26 +333,11 @@ class Driver:
         self.connection.open(self._session.greeting("&".join(filter(None, (cursor, format_cursor(known))))))
         return others
 
-    async def _join(self, action: Join) -> None:
-        try:
-            await self.join(action)
-        except BusUnavailable as error:
-            text = f"not subscribed to {action.channel!r}, try again: {error}"
-            refusal = Refuse(error.code, text, action.request_id)
-        else:
-            return
-        if user_of(action.channel) is not None:
-            # Its own channel it cannot do without: it listens, and is told later where that has begun.
-            await self._parts.manager.listen(self.connection, action.channel)
-        self._session.not_joined(action.channel)
-        self.refuse(refusal)
-
     def _expel(self, channel: str) -> None:
         """The server takes the client off a channel. While it is still being subscribed, `join` tells it."""
-        is_on = channel in self.connection.channels
         if self._session.expelled(channel):
             self._parts.manager.unsubscribe(self.connection, channel)
-            if is_on:
+            if channel != self._joining:
                 self._parts.manager.tell(self.connection, Unsubscribed(channel=channel))
 
     def _dispatch(self, operation: Send | Publish) -> Coroutine[Any, Any, None] | None:

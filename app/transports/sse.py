@@ -3,21 +3,20 @@
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from app.errors import BusUnavailable
 from app.hub.frames import Encoding
 from app.hub.outbox import Outbox
 from app.protocol.codes import CloseCode
 from app.protocol.identity import personal_channel
 from app.protocol.operations import Connect
-from app.protocol.position import ShortBookmark, parse_cursor
-from app.protocol.session import Join, Refuse
+from app.protocol.position import ShortBookmark
+from app.protocol.session import Join
 from app.tasks import end
 from app.transports.auth import credentials_of
 from app.transports.driver import Driver, Parts
@@ -30,7 +29,6 @@ ABORT_EXTENSION = "heliograph.abort"  # in the ASGI scope: cuts the client's con
 RETRY_MS = 1000  # when a client comes back after the stream has ended
 FAREWELL_TIMEOUT_S = 1.0  # until a client must have taken the last event
 PIECE_BYTES = 65_536  # handed to the server at once
-REJOIN_S = 1.0  # until a channel that could not be joined is tried again
 # A comment that ends no block. Some readers take every block for an event, one without data for an empty event.
 KEEP_ALIVE = Entry(b":\n")
 
@@ -191,27 +189,12 @@ class EventStream(Response):
             self._deadline.reschedule(asyncio.get_running_loop().time() + delay_s)
 
     async def _join_all(self) -> None:
-        """Join the channels. Without Redis that is tried again, as the client has no way to ask once more."""
         try:
-            waiting = [join for join in self._joins if not await self._join(join, first=True)]
-            while waiting:
-                await asyncio.sleep(REJOIN_S)
-                if not self._entries and not self.outbox.waiting_bytes:  # the bookmark says how far it was told
-                    waiting = [join for join in waiting if not await self._join(join)]
+            for join in self._joins:
+                await self._driver.join_or_say(join)
         except Exception:
             logger.exception("failed", extra=self._driver.about)
             self._driver.connection.close(CloseCode.INTERNAL_ERROR, "internal error")
-
-    async def _join(self, join: Join, *, first: bool = False) -> bool:
-        try:
-            since = parse_cursor(str(self._bookmark)).get(join.channel) or join.since
-            await self._driver.join(join if first else replace(join, since=since))
-        except BusUnavailable as error:
-            if first:
-                text = f"not subscribed to {join.channel!r} yet, trying again: {error}"
-                self._driver.refuse(Refuse(error.code, text))
-            return False
-        return True
 
 
 def event_block(payload: bytes) -> bytes:

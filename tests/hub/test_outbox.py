@@ -122,6 +122,35 @@ class TestLimit:
             assert case.outbox.offer(b"x" * LIMIT) is None
             case.loop.end_turn()
 
+    def test_a_reader_is_not_slow_because_one_iteration_brings_much(self) -> None:
+        """Fails if a burst over the limit closes a peer that reads, or is written out of order or twice."""
+        case = Case()
+        frames = [b"%d" % number + b"x" * 400 for number in range(10)]
+        for frame in frames[:5]:
+            assert case.outbox.offer(frame) is None
+        assert case.outbox.offer_all(frames[5:], 5 * 401) is None
+        case.loop.end_turn()
+        assert case.written == frames
+
+    def test_what_the_sink_cannot_get_rid_of_counts(self) -> None:
+        """Fails if a burst costs any amount of memory: the transport has its own buffer, and it is full."""
+        case = Case()
+        case.sink.on_write = lambda frames: case.outbox.pause(buffered=sum(map(len, frames)))
+        assert case.outbox.offer(b"x" * LIMIT) is None
+        assert case.outbox.offer(b"y") is CloseCode.SLOW
+        case = Case()
+        case.sink.on_write = lambda frames: case.outbox.pause(buffered=LIMIT // 2)
+        assert case.outbox.offer(b"x" * LIMIT) is None
+        assert case.outbox.offer(b"y") is None, "the peer has taken half of it"
+        assert case.outbox.offer(b"z" * LIMIT) is CloseCode.SLOW
+
+    def test_a_write_that_fails_in_a_burst_closes_that_one(self) -> None:
+        """Fails if a broken socket's error reaches whoever publishes."""
+        case = Case()
+        case.sink.fails = True
+        assert case.outbox.offer(b"x" * (LIMIT + 1)) is None
+        assert case.sink.closed is CloseCode.INTERNAL_ERROR
+
     def test_a_held_connection_has_the_same_limit(self) -> None:
         """Fails if a client that is never greeted may cost any amount of memory."""
         case = Case()
@@ -256,6 +285,8 @@ class OutboxModel(RuleBasedStateMachine):
             assert answer is None
             return
         self.waits.append(frame)
+        if sum(map(len, self.waits)) > 40:
+            self._flushed()
         assert answer == (CloseCode.SLOW if sum(map(len, self.waits)) > 40 else None)
         if answer is not None:
             self.close(answer)

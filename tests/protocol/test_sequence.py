@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from app.protocol.position import Position
 from app.protocol.publication import Publication
-from app.protocol.sequence import MOST_EARLY, Missing, Sequence
+from app.protocol.sequence import MOST_EARLY, MOST_EARLY_BYTES, Missing, Sequence
 
 
 def publication(offset: int, epoch: str = "e") -> Publication:
@@ -125,3 +125,16 @@ def test_over_gaps_there_need_be_no_room_for_what_is_early() -> None:
     ready = sequence.fill([publication(5), publication(7), publication(8)], over_gaps=True)
     assert offsets(ready) == [5, 7, 8]
     assert sequence.has_gap
+
+
+def test_what_is_kept_early_is_bounded_in_bytes() -> None:
+    """Fails if large publications that came early are handed out at once, in any amount."""
+    large = msgspec.Raw(b'"%b"' % (b"x" * (MOST_EARLY_BYTES // 4)))
+    sequence = Sequence(Position("e", 0))
+    for _ in range(2):  # what was released makes room again
+        top = sequence.position.offset
+        for offset in range(top + 2, top + 12):
+            sequence.accept(msgspec.structs.replace(publication(offset), data=large))
+            sequence.accept(msgspec.structs.replace(publication(offset), data=large))
+        assert accepted(sequence, top + 1) == [top + 1, top + 2, top + 3, top + 4]
+        assert not sequence.has_gap

@@ -89,7 +89,7 @@ class TestConnecting:
         """Fails if a user does not get what is addressed to them, or what they ask to be replayed."""
         session = new_session()
         session.receive(Connect(user="u", replay=replay))
-        assert session.identified("alice") == (Join("#alice", None, replay), [])
+        assert session.identified("alice") == (Join("#alice", None, replay, keep=True), [])
 
     def test_it_goes_on_where_its_cursor_says(self) -> None:
         """Fails if a position is lost or mixed up, or a cursor opens what may not be read."""
@@ -102,8 +102,8 @@ class TestConnecting:
         }
         session.receive(Connect(user="alice", cursor=format_cursor(positions)))
         assert session.identified("alice") == (
-            Join("#alice", Position("a", 7), False),
-            [Join("room:1", Position("r", 3), False)],
+            Join("#alice", Position("a", 7), False, keep=True),
+            [Join("room:1", Position("r", 3), False, keep=True)],
         )
         answer = session.receive(Subscribe("room:1"))
         assert isinstance(answer, Refuse), "it is subscribed already"

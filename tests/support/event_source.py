@@ -65,13 +65,17 @@ class EventSource:
         async with asyncio.timeout(within_s):
             return self._parse(await self._block())
 
-    async def next(self, *types: str, within_s: float = 5.0) -> dict[str, Any]:
-        """The next event of one of these types; others are kept for later."""
+    async def next(self, *types: str, within_s: float = 5.0, **fields: Any) -> dict[str, Any]:
+        """The next event of one of these types that has these fields; others are kept for later."""
+
+        def wanted(event: dict[str, Any]) -> bool:
+            return event["type"] in types and all(event.get(key) == value for key, value in fields.items())
+
         async with asyncio.timeout(within_s):
             for index, event in enumerate(self._seen):
-                if event["type"] in types:
+                if wanted(event):
                     return self._seen.pop(index)
-            while (event := await self.event(within_s))["type"] not in types:
+            while not wanted(event := await self.event(within_s)):
                 self._seen.append(event)
             return event
 

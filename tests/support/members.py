@@ -30,11 +30,14 @@ class RecordingSink:
     closed: CloseCode | None = None
     reason: str = ""
     on_close: Callable[[], object] | None = None
+    on_write: Callable[[list[bytes]], object] | None = None
 
     def write(self, frames: list[bytes]) -> None:
         if self.fails:
             raise ConnectionResetError("this socket is broken")
         self.writes.append(frames)
+        if self.on_write is not None:
+            self.on_write(frames)
 
     def close(self, code: CloseCode, reason: str) -> None:
         assert self.closed is None, "closed twice"

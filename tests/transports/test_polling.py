@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from app.cluster.channels import DRAINED_BYTES
+from app.hub.outbox import DRAINED_BYTES
 from app.protocol.codes import CloseCode
 from app.protocol.position import parse_cursor
 from tests.conftest import StartReplica
