@@ -25,7 +25,7 @@ from app.backends.redis_memory import RedisMemory
 from app.backends.redis_presence import RedisPresence
 from app.backends.run_leases import reap_lost_runs
 from app.backends.scripts import Scripts
-from app.backends.streams import EMIT_STREAM, RedisEmissions, ShardedStream
+from app.backends.streams import RedisEmissions
 from app.backends.tickets import MemoryTickets, RedisTickets
 from app.clock import SystemClock, Timestamps
 from app.cluster.census import Census
@@ -40,6 +40,7 @@ from app.cluster.presence import Presence
 from app.cluster.pubsub_manager import PubSubManager
 from app.cluster.pulse import Pulse
 from app.cluster.run_reaper import RunReaper
+from app.cluster.sweeper import Sweeper
 from app.hub.hub import Hub
 from app.hub.outbox import Turn
 from app.protocol.budget import Budget
@@ -141,13 +142,14 @@ def build_replica(settings: Settings, name: str = "replica-1", bus: PubSubManage
             )
         memory = MemoryWatch(RedisMemory(durable or bus.client).share, settings.limits.client_memory_percent / 100)
         emissions = RedisEmissions(
-            ShardedStream(
-                durable or bus.client,
-                bus.keys,
-                EMIT_STREAM,
-                shards=settings.redis.emit_shards,
-                maxlen=settings.redis.emit_maxlen,
-            )
+            durable or bus.client,
+            kept_scripts,
+            bus.keys,
+            shards=settings.redis.emit_shards,
+            max_entries=settings.redis.emit_maxlen,
+            max_bytes=settings.emit.shard_bytes,
+            ttl_s=settings.emit.ttl_s,
+            budget=budget,
         )
     else:
         backend, log, emissions, command_log = MemoryDirectory(clock), MemoryLog(clock), NoEmissions(), NoCommands()
@@ -166,6 +168,7 @@ def build_replica(settings: Settings, name: str = "replica-1", bus: PubSubManage
     if memory is not None:
         services.append(memory)
     if bus.enabled:
+        services.append(Sweeper(emissions.sweep))
         services.append(RunReaper(partial(reap_lost_runs, kept_scripts, bus.keys, bus.channel, namespaces)))
     node = Node(name, hub, bus, directory, channels, pulse, services, drain=settings.drain, clock=clock)
     manager = ConnectionManager(
@@ -188,7 +191,7 @@ def build_replica(settings: Settings, name: str = "replica-1", bus: PubSubManage
     hub.on_drop = manager.disconnect
     bus.on_resubscribed = _in_turn(channels.lost_track, commands.lost_track)
     authenticator = Authenticator(settings.auth, tickets)
-    policy = Policy(namespaces, open_mode=authenticator.mode == "open")
+    policy = Policy(namespaces, open_mode=authenticator.mode == "open", events=settings.emit.events)
     parts = Parts(
         manager=manager,
         node=node,

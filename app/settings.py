@@ -33,7 +33,9 @@ class RedisSettings(_Group):
     emit_shards: int = Field(
         default=4, ge=1, le=1024, description="streams for what clients emit; workers must agree"
     )
-    emit_maxlen: int = Field(default=100_000, ge=1, description="emitted entries kept in each of them, at least")
+    emit_maxlen: int = Field(
+        default=100_000, ge=1, description="emitted entries in each of them, at most; more are refused"
+    )
 
     @field_validator("url", "durable_url")
     @classmethod
@@ -191,6 +193,16 @@ class ApiSettings(_Group):
         return self.key.get_secret_value().encode() if self.key else b""
 
 
+class EmitSettings(_Group):
+    events: tuple[str, ...] = Field(
+        default=(), description="events that clients may emit to workers; 'order*': all that begin so; JSON list"
+    )
+    shard_bytes: int = Field(
+        default=33_554_432, ge=65_536, description="memory of each stream, at most; more is refused"
+    )
+    ttl_s: float = Field(default=604_800, gt=0, description="for how long an entry is kept, handled or not")
+
+
 class LimitSettings(_Group):
     frame_bytes: int = Field(default=65_536, ge=1024, description="the largest frame of a client; more closes 1009")
     depth: int = Field(default=32, ge=1, le=128, description="how deep arrays and objects may nest in data")
@@ -280,6 +292,7 @@ class Settings(BaseSettings):
     poll: PollSettings = PollSettings()
     auth: Annotated[AuthSettings, Field(validate_default=True)] = AuthSettings.model_construct()
     api: ApiSettings = ApiSettings()
+    emit: EmitSettings = EmitSettings()
     limits: LimitSettings = LimitSettings()
     ping: PingSettings = PingSettings()
     drain: DrainSettings = DrainSettings()

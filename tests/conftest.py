@@ -31,6 +31,7 @@ SOONER = {
     "app.cluster.memory_watch.INTERVAL_S": 0.05,
     "app.cluster.presence.RETRY_S": 0.1,
     "app.cluster.pulse.INTERVAL_S": 0.1,
+    "app.cluster.sweeper.INTERVAL_S": 0.2,
     "app.server.websocket.DISCARD_S": 0.3,
     "app.transports.asgi_sink.FAREWELL_TIMEOUT_S": 0.3,
 }

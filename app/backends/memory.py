@@ -66,6 +66,9 @@ class NoEmissions:
     async def append(self, emission: Emission) -> None:
         raise BusUnavailable("'emit' needs Redis (HELIOGRAPH_REDIS__URL): the workers read it there")
 
+    async def sweep(self) -> None:
+        pass
+
 
 class NoCommands:
     """A `CommandLog` for a replica on its own: it has carried the command out by itself, and there is nobody else."""

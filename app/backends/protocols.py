@@ -274,7 +274,17 @@ class Emissions(Protocol):
         """Keep it; once this returns, some worker of each group is given it, at least once.
 
         Raises:
+            OverBudget: the user's clients have written as much as they may.
+            StorageFull: there is no room but that of what the workers have not handled yet.
             BusUnavailable: it is not kept (after a time-out: it may be).
+        """
+        ...
+
+    async def sweep(self) -> None:
+        """Drop what has been kept for long enough. To be called now and then.
+
+        Raises:
+            BusUnavailable: not now.
         """
         ...
 

@@ -1,7 +1,6 @@
 """The log in Redis: a stream for each channel, written by one script that also publishes."""
 
 import logging
-import re
 import time
 from collections.abc import Sequence
 from functools import partial
@@ -14,10 +13,11 @@ from app.answers import answer
 from app.backends.call_batch import NOTHING, Call, Common
 from app.backends.keys import Keys
 from app.backends.protocols import META_TTL_S, Appended, Appending, BusSequences, Draft, Opened, Opening
+from app.backends.redis_budget import refused
 from app.backends.redis_client import Client, as_bus_unavailable, bus_unavailable
 from app.backends.scripts import Argument, Scripts
 from app.errors import BusUnavailable, OverBudget
-from app.protocol.budget import NO_BUDGET, Budget, over_budget
+from app.protocol.budget import NO_BUDGET, Budget
 from app.protocol.envelope import Envelope, decode_envelope, encode_envelope, read_logged
 from app.protocol.events import Delivery
 from app.protocol.identity import user_of
@@ -30,7 +30,6 @@ logger = logging.getLogger("heliograph.log")
 _READ_NOTHING, _READ_ALL = -1, -2
 LEAST_TTL_S = 10.0  # of a history that may be kept a second longer
 MOST_PLACES = 10_000  # channels whose keys are remembered
-_REFUSAL = re.compile(r"BUDGET (\w+) (-?\d+)")  # by lua/_budget.lua
 DELIVERIES: Final = {**{delivery.value: delivery for delivery in Delivery}, "here": Delivery.LOCAL}
 
 
@@ -68,10 +67,8 @@ class RedisLog:
         done(self._failure(reply) if isinstance(reply, Exception) else _read(draft, reply))
 
     def _failure(self, error: Exception) -> BusUnavailable | OverBudget:
-        """What callers know it as; the budget's refusal names the limit and says when there is room again, in ms."""
-        if (found := _REFUSAL.search(str(error))) is not None:
-            return over_budget(self._budget, found[1], max(0, int(found[2])) / 1000)
-        return bus_unavailable(error)
+        """What callers know it as."""
+        return refused(error, self._budget) or bus_unavailable(error)
 
     def _due(self) -> str:
         """This replica's name for the present second, by its own clock: nobody else's clock has a say in it."""

@@ -12,13 +12,14 @@ from app.protocol.run import TAIL_SIZE
 Argument = str | bytes | int
 
 # The scripts that take many calls at once (see `call_batch.py`) -> which of a call's arguments may be long.
-BATCHED: Final = {"append": 1, "store": 1, "run_lost": 1, "relay": 0, "announce": 0}
+BATCHED: Final = {"append": 1, "store": 1, "run_lost": 1, "relay": 0, "announce": 0, "emit": 0}
 
 # script -> what stands before it; with () as a function of that name
 PARTS: Final[dict[str, tuple[str, ...]]] = {
     "append": ("_calls", "_epoch", "_budget", "_keep", "_reach"),
     "store": ("_calls", "_epoch", "_budget", "_keep"),
     "announce": ("_calls", "_reach"),
+    "emit": ("_calls", "_budget"),
     "remember": (),
     "open": ("_epoch",),
     "tops": ("_epoch",),

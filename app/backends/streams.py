@@ -7,16 +7,24 @@ until that worker has said that it is done.
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import msgspec
 from redis.asyncio import Redis
-from redis.exceptions import ResponseError
+from redis.exceptions import RedisError, ResponseError
 from redis.typing import EncodableT, FieldT
 
+from app.answers import answer
 from app.backends.keys import Keys
 from app.backends.protocols import Emission
-from app.backends.redis_client import as_bus_unavailable
+from app.backends.redis_budget import refused
+from app.backends.redis_client import Client, as_bus_unavailable, bus_unavailable
+from app.backends.scripts import Argument, Scripts
+from app.errors import BusUnavailable, OverBudget, StorageFull
+from app.protocol.budget import NO_BUDGET, Budget
+
+if TYPE_CHECKING:
+    from app.backends.call_batch import Common
 
 EMIT_STREAM: Final = "emit"  # what clients emit
 MAXLEN: Final = 100_000  # entries of one shard that are kept, roughly
@@ -213,23 +221,64 @@ class ShardedStream:
 
 
 class RedisEmissions:
-    """`Emissions` in a sharded stream; a user's entries keep their order."""
+    """`Emissions` in a sharded stream; a user's entries keep their order.
 
-    def __init__(self, stream: ShardedStream) -> None:
-        self._stream = stream
+    `max_entries`, `max_bytes`: of one shard. What every group has acknowledged makes room; if there is none, more is
+    refused. `ttl_s`: for how long an entry is kept, handled or not. `scripts` are those of the stream's server.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        scripts: Scripts,
+        keys: Keys,
+        *,
+        shards: int,
+        max_entries: int,
+        max_bytes: int,
+        ttl_s: float,
+        budget: Budget = NO_BUDGET,
+    ) -> None:
+        self._redis = client
+        self._scripts = scripts
+        self._keys = keys
+        self._stream = ShardedStream(client, keys, EMIT_STREAM, shards=shards)
+        self._ttl_s = ttl_s
+        self._budget = budget
+        self._common: Common = (), (max_entries, max_bytes, budget.messages, budget.size)
 
     async def append(self, emission: Emission) -> None:
-        fields: dict[str, str | bytes] = {
-            "event": emission.event,
-            "data": bytes(emission.data),
-            "user": emission.user,
-            "replica": emission.replica,
-            "emitted_at": emission.emitted_at,
-            "message_id": emission.message_id,
-        }
+        arguments: list[Argument] = [
+            *(bytes(emission.data), "event", emission.event, "user", emission.user, "replica", emission.replica),
+            *("emitted_at", emission.emitted_at, "message_id", emission.message_id),
+        ]
         if emission.session is not None:
-            fields["session"] = emission.session
-        await self._stream.append(emission.user, fields)
+            arguments += ["session", emission.session]
+        shard = self._stream.shard_keys[self._stream.shard_of(emission.user)]
+        call = [shard, self._keys.budget(emission.user)], arguments, self._common
+        try:
+            await answer(lambda done: self._scripts.call("emit", call, done))
+        except RedisError as error:
+            raise self._failure(error) from None
+
+    def _failure(self, error: Exception) -> BusUnavailable | OverBudget:
+        if (over := refused(error, self._budget)) is not None:
+            return over
+        if "FULL " in str(error):
+            return StorageFull("the stream is full of what the workers have not handled yet (docs: Streams)")
+        return bus_unavailable(error)
+
+    async def sweep(self) -> None:
+        """Drop what is older than the time to live, dead letters too.
+
+        Raises:
+            BusUnavailable: not now.
+        """
+        with as_bus_unavailable():
+            seconds, _ = await self._redis.time()
+            before = int((seconds - self._ttl_s) * 1000)
+            for key in (*self._stream.shard_keys, self._stream.dead_key):
+                await self._redis.xtrim(key, minid=before, approximate=False)
 
 
 def _entries(shard: int, found: Sequence[tuple[bytes, dict[bytes, bytes]]], *, deliveries: int) -> list[Entry]:

@@ -29,10 +29,11 @@ class Grants:
         """Whether the token gives this right. On a personal channel that can be the right to send to it alone."""
         if user_of(channel) is not None and right is not Right.SEND:
             return False
-        return any(right in rights and _matches(pattern, channel) for pattern, rights in self.rules)
+        return any(right in rights and matches(pattern, channel) for pattern, rights in self.rules)
 
 
-def _matches(pattern: str, channel: str) -> bool:
+def matches(pattern: str, channel: str) -> bool:
+    """Whether the name is the pattern, or begins as one that ends in `*` does."""
     return channel.startswith(pattern[:-1]) if pattern.endswith("*") else channel == pattern
 
 

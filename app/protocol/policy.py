@@ -4,7 +4,9 @@ In open mode clients may do all that a namespace does not forbid. In jwt mode th
 channel, until a namespace (for everybody) or a token (for its bearer) opens more. Rights are given, never taken.
 """
 
-from app.protocol.grants import Grants, Right
+from collections.abc import Sequence
+
+from app.protocol.grants import Grants, Right, matches
 from app.protocol.identity import personal_channel, user_of
 from app.protocol.namespace import Namespaces
 
@@ -12,8 +14,9 @@ from app.protocol.namespace import Namespaces
 class Policy:
     """Decides by the namespaces' options, the mode, and what the client's token gives. No I/O."""
 
-    def __init__(self, namespaces: Namespaces, *, open_mode: bool) -> None:
+    def __init__(self, namespaces: Namespaces, *, open_mode: bool, events: Sequence[str] = ()) -> None:
         self._namespaces = namespaces
+        self._events = tuple(events)  # that clients may emit, in either mode; one that ends in `*` is a beginning
         self.open_mode = open_mode
         self.anybody_sends = self._is_open(namespaces.personal.client_send)  # to any user, whatever their token gives
 
@@ -42,6 +45,10 @@ class Policy:
         """Whether a client may send to this user."""
         return self.anybody_sends or grants.allow(Right.SEND, personal_channel(user))
 
+    def may_emit(self, event: str) -> bool:
+        """Whether a client may say this to the workers."""
+        return any(matches(pattern, event) for pattern in self._events)
+
     def summary(self) -> str:
         """What is open to every client, in one line for the log."""
         if self.open_mode:
@@ -58,6 +65,8 @@ class Policy:
         opened = [f"{verb} {', '.join(names)}" for verb, names in (("read", read), ("publish on", write)) if names]
         if self.anybody_sends:
             opened.append("send to any user")
+        if self._events:
+            opened.append(f"emit {', '.join(self._events)}")
         if not opened:
             return "jwt mode: clients read their own channel; only their tokens open more (docs: Rights in jwt mode)"
         return f"jwt mode: whatever its token says, every client may {'; '.join(opened)} (HELIOGRAPH_NAMESPACES)"

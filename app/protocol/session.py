@@ -250,7 +250,9 @@ class Session:
                 if not self._policy.may_see_presence(self.user, self._grants, check_channel(channel)):
                     return _not_allowed(f"who is on {channel!r} is not told", operation.id)
                 return Muster(channel, operation.id)
-            case Emit():
+            case Emit(event=event):
+                if not self._policy.may_emit(event):
+                    return _not_allowed(f"clients may not emit {event!r} (HELIOGRAPH_EMIT__EVENTS)", operation.id)
                 return HandOver(operation)
             case _:
                 assert_never(operation)

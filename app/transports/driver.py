@@ -417,18 +417,12 @@ class Driver:
         emit, session = action.operation, self._session
         try:
             await self._parts.manager.emit(emit.event, emit.data, user_id=session.user or "", session=session.id)
-        except OverBudget as error:
-            await self._refuse_emission(emit, error, "not stored")
-        except BusUnavailable as error:
-            await self._refuse_emission(
-                emit, error, "perhaps stored, perhaps not" if error.is_unsure else "not stored, try again"
-            )
+        except (BusUnavailable, OverBudget) as error:
+            self._slow_down(emit, error)
+            self.refuse(Refuse(error.code, f"{_not_stored(error)}: {error}", emit.id))
         else:
             self._parts.manager.tell(self.connection, Emitted(id=echo(emit.id)))
 
-    async def _refuse_emission(self, emit: Emit, error: HeliographError, failed: str) -> None:
-        self._slow_down(emit, error)
-        self.refuse(Refuse(error.code, f"{failed}: {error}", emit.id))
         if self._pause_s:
             await self._pause()
 
@@ -440,6 +434,12 @@ class Driver:
         """Close the connection without an error before it."""
         self.connection.close(close, message)
         raise Disconnected(code, message)
+
+
+def _not_stored(error: BusUnavailable | OverBudget) -> str:
+    if isinstance(error, OverBudget):
+        return "not stored"
+    return "perhaps stored, perhaps not" if error.is_unsure else "not stored, try again"
 
 
 def _not_done(operation: Send | Publish, error: BusUnavailable | OverBudget) -> str:

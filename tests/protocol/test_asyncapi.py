@@ -83,6 +83,7 @@ async def conversation(start_replica: StartReplica) -> tuple[list[dict[str, Any]
         namespaces={"chat": CHAT, "run": {"run": True, "client_publish": True}},
         presence={"grace_s": 0.05},
         drain={"grace_s": 0.5},
+        emit={"events": ["clicked"]},
     )
     async with Heard(one, "alice") as alice, Heard(one) as carol:
         await carol.ask("connect", "connected", user="carol")

@@ -77,3 +77,20 @@ def test_the_summary_says_what_is_open() -> None:
     said = rules.summary()
     for part in ("read ", "logs:*", "all other channels", "publish on orders:*", "send to any user"):
         assert part in said
+
+
+@pytest.mark.parametrize("open_mode", [True, False])
+def test_only_events_that_are_named_may_be_emitted(open_mode: bool) -> None:
+    """Fails if a client may say anything to the workers that no setting names, in either mode."""
+    events = ("order", "page.viewed", "page", "paid")
+
+    def allowed(*named: str) -> list[str]:
+        rules = Policy(Namespaces(), open_mode=open_mode, events=named)
+        return [event for event in events if rules.may_emit(event)]
+
+    assert allowed() == []
+    assert allowed("order") == ["order"]
+    assert allowed("page.*", "paid") == ["page.viewed", "paid"]
+    assert allowed("*") == list(events)
+    if not open_mode:
+        assert "emit order, page.*" in Policy(Namespaces(), open_mode=False, events=["order", "page.*"]).summary()

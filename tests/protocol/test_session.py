@@ -53,7 +53,7 @@ def new_session(*, open_mode: bool = True) -> Session:
     return Session(
         "session-1",
         "replica-1",
-        policy=Policy(namespaces, open_mode=open_mode),
+        policy=Policy(namespaces, open_mode=open_mode, events=["clicked"]),
         ping_interval_s=25,
         max_channels=MOST_CHANNELS,
     )
@@ -174,6 +174,9 @@ class TestChannels:
         assert session.receive(ReadPresence("told:1", id=4)) == Muster("told:1", 4)
         emit = Emit("clicked", DATA, id=5)
         assert session.receive(emit) == HandOver(emit)
+        refusal = session.receive(Emit("paid", DATA, id=5))
+        assert isinstance(refusal, Refuse)
+        assert (refusal.code, refusal.request_id, refusal.close) == (ErrorCode.NOT_ALLOWED, 5, None)
         assert session.receive(Unsubscribe("room:1", id=6)) == Leave("room:1", Unsubscribed("room:1", id=6))
 
     @pytest.mark.parametrize(

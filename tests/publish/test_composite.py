@@ -261,6 +261,7 @@ async def test_the_cluster_keeps_on_one_server_and_tells_on_the_other(
     two: dict[str, Any], start_replica: StartReplica, live: RedisServer, durable: RedisServer, namespace: str
 ) -> None:
     """Fails if log, state or emissions land on the live server, or directory and bus on the durable one."""
+    two = {**two, "emit": {"events": ["e"]}}
     first, second = await start_replica("replica-1", **two), await start_replica("replica-2", **two)
     async with Client(first.url, user="alice") as alice, Client(second.url, user="bob") as bob:
         assert (await alice.send("bob", "안녕"))["delivery"] == "remote"
@@ -277,9 +278,9 @@ async def test_the_cluster_keeps_on_one_server_and_tells_on_the_other(
         await bob.next("ack", id=3)
         assert await alice.messages(1) == ["하나"]
         kinds = {key.removeprefix(f"{namespace}:").rpartition(":")[2] for key in live.command("KEYS", "*").split()}
-        assert not kinds & {"meta", "log", "sequences", "state", "tail"}
+        assert not kinds & {"meta", "log", "clients", "sequences", "state", "tail"}
         kept = {key.removeprefix(f"{namespace}:") for key in durable.command("KEYS", "*").split()}
-        assert {"{#bob}:log", "{#bob}:meta", "{news}:log", "bus:sequences"} <= kept
+        assert {"{#bob}:clients", "{#bob}:meta", "{news}:clients", "bus:sequences"} <= kept
         assert not any("holders" in key or "leases" in key for key in kept)
     async with Client(first.url, user="carol") as carol:
         await carol.say({"type": "history", "channel": "#carol"})

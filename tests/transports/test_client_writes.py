@@ -170,7 +170,7 @@ class TestMemory:
         self, own_redis: RedisServer, start_replica: StartReplica, caplog: pytest.LogCaptureFixture
     ) -> None:
         """Fails if clients can fill Redis, so that the server API, subscriptions, tickets and commands fail too."""
-        one = await start_replica(redis_url=own_redis.url)
+        one = await start_replica(redis_url=own_redis.url, emit={"events": ["e"]})
         async with Client(one.url, user="al") as al, Client(one.url, user="bob") as bob:
             assert (await al.send("bob", 1))["type"] == "ack"
             fill(own_redis, 90)

@@ -1,0 +1,14 @@
+"""How `lua/_budget.lua` says that a user's budget is spent."""
+
+import re
+
+from app.errors import OverBudget
+from app.protocol.budget import Budget, over_budget
+
+_REFUSAL = re.compile(r"BUDGET (\w+) (-?\d+)")
+
+
+def refused(error: Exception, budget: Budget) -> OverBudget | None:
+    """What an error of Redis means, if it is the budget's refusal: which limit, and in how many ms there is room."""
+    found = _REFUSAL.search(str(error))
+    return None if found is None else over_budget(budget, found[1], max(0, int(found[2])) / 1000)
