@@ -14,6 +14,7 @@ import msgspec
 
 from app.errors import BadSetting, BadUserId, HeliographError, InvalidToken
 from app.logs import configure_logging
+from app.publish.output import drop_unwritten, open_missing, say
 from app.settings import Settings, settings_table, unknown_variables
 
 PORT = click.IntRange(1, 65535)
@@ -35,6 +36,7 @@ _redis_url = click.option(
 @click.version_option(package_name="heliograph")
 def main() -> None:
     """A horizontally scaled WebSocket cluster. Settings are HELIOGRAPH_… variables: docs/operations.md."""
+    open_missing()
 
 
 @main.command()
@@ -161,7 +163,7 @@ def publish(
         raise click.UsageError("expected DATA beside --user" if user is not None else "expected CHANNEL and DATA")
     written = words[-1]
     if written == "-":
-        written = sys.stdin.buffer.read().decode("utf-8", errors="replace").removesuffix("\n")
+        written = _standard_input()
     data = written if text else _json_or_text(written)
     with _publisher(redis, deadline_s=wait) as publisher:
         try:
@@ -172,7 +174,11 @@ def publish(
         except HeliographError as error:
             raise click.ClickException(str(error)) from None
     if published.cursor:
-        click.echo(published.cursor)
+        try:
+            click.echo(published.cursor)
+        except OSError as error:  # it is published: who reads an error would publish it again
+            say(f"published at {published.cursor}, but standard output takes nothing: {error.strerror}")
+            drop_unwritten()
 
 
 @main.command(short_help="Run a command and publish each line of it at once.")
@@ -231,6 +237,7 @@ def pipe(
         code = Pipe(options, lambda data, key: publisher.publish(channel, data, key)).run()
     finally:
         publisher.close()
+        drop_unwritten()
     sys.exit(code)
 
 
@@ -238,10 +245,11 @@ def pipe(
 @click.argument("channel")
 @click.option(
     "--url",
-    default="ws://localhost:8080/ws",
-    show_default=True,
     envvar="HELIOGRAPH_URL",
-    help="Of the cluster's /ws.",
+    help="Of the cluster's /ws; without it that of the cluster on this machine.",
+)
+@click.option(
+    "--port", default=8080, show_default=True, type=PORT, envvar="HELIOGRAPH_PORT", help="Of the cluster here."
 )
 @click.option("--user", help="Who watches (in open mode).")
 @click.option("--token", envvar="HELIOGRAPH_TOKEN", help="Who watches (in jwt mode); better given in the variable.")
@@ -249,7 +257,14 @@ def pipe(
 @click.option("--json", "as_json", is_flag=True, help="Print whole frames, one a line.")
 @click.option("--raw", is_flag=True, help="Let control sequences through to the terminal, not colours alone.")
 def watch(
-    channel: str, url: str, user: str | None, token: str | None, replay: bool, as_json: bool, raw: bool
+    channel: str,
+    url: str | None,
+    port: int,
+    user: str | None,
+    token: str | None,
+    replay: bool,
+    as_json: bool,
+    raw: bool,
 ) -> None:
     """Watch CHANNEL live, until Ctrl-C or the end of the run (exit code 1 if it FAILED).
 
@@ -259,11 +274,12 @@ def watch(
     """
     from app.publish.watch import INTERRUPTED, REFUSED, Watch, WatchFailed, WatchOptions
 
+    url = url or f"ws://localhost:{port}/ws"
     options = WatchOptions(channel, url, user, token, replay=replay, as_json=as_json, raw=raw)
     try:
         sys.exit(asyncio.run(Watch(options).run()))
     except WatchFailed as error:
-        click.echo(f"heliograph: {error}", err=True)
+        say(str(error))
         sys.exit(REFUSED)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
@@ -278,12 +294,21 @@ def _publisher(redis: str | None, deadline_s: float) -> "Publisher":
         _refuse(error)
 
 
+def _standard_input() -> str:
+    if sys.stdin is None:
+        return ""
+    try:
+        return sys.stdin.buffer.read().decode("utf-8", errors="replace").removesuffix("\n")
+    except OSError as error:
+        raise click.ClickException(f"cannot read standard input: {error.strerror}") from None
+
+
 def _json_or_text(written: str) -> object:
     try:
         json.loads(written)
-    except (ValueError, RecursionError):
+        return msgspec.Raw(written.encode())
+    except (ValueError, RecursionError):  # or it holds bytes that are no UTF-8
         return written
-    return msgspec.Raw(written.encode())
 
 
 def _load_settings() -> Settings:

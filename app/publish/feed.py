@@ -1,8 +1,6 @@
 """Sending one program's output from a thread of its own, so that the program never waits for Redis."""
 
-import contextlib
 import secrets
-import sys
 import threading
 import time
 from collections import deque
@@ -11,6 +9,7 @@ from typing import Final, NamedTuple
 
 from app.errors import HeliographError, PublishError
 from app.publish.forks import renew_in_children
+from app.publish.output import say
 
 MOST_WAITING: Final = 50_000  # publications
 MOST_WAITING_CHARACTERS: Final = 32 * 1024 * 1024
@@ -24,17 +23,6 @@ class _Item(NamedTuple):
     data: Data
     size: int
     lines: int  # how many lines are lost with it
-
-
-def say(text: str) -> None:
-    """Tell the person at the terminal, without getting into what the program prints on standard output.
-
-    Where there is no terminal any more (or standard error is closed, or full), nobody is told.
-    """
-    if sys.stderr is None:
-        return  # print would take standard output instead
-    with contextlib.suppress(OSError, ValueError):
-        print(f"heliograph: {text}", file=sys.stderr, flush=True)
 
 
 class Feed:

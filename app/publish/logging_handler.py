@@ -21,8 +21,8 @@ from app.errors import HeliographError
 from app.protocol.identity import check_channel
 from app.publish.drafts import as_line
 from app.publish.environment import logging_is_on
-from app.publish.feed import say
 from app.publish.forks import renew_in_children
+from app.publish.output import say
 from app.publish.publisher import Publisher
 
 __all__ = ["HeliographHandler"]

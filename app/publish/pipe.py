@@ -13,19 +13,31 @@ import shutil
 import signal
 import struct
 import subprocess
-import sys
 import termios
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from types import FrameType
-from typing import IO, Final
+from typing import Final
 
-from app.publish.feed import MOST_WAITING, Data, Feed, Send, say
+from app.publish.feed import MOST_WAITING, Data, Feed, Send
 from app.publish.lines import Line, LineSplitter, without_control
+from app.publish.output import STDERR, STDIN, STDOUT, Echo, say
 
 LINGER_S: Final = 1.0  # a command's children may hold its output open; after so long without a word we do not wait
-CANNOT_RUN, NOT_FOUND = 126, 127  # as shells have it
+CANNOT_READ, CANNOT_RUN, NOT_FOUND = 1, 126, 127  # as shells have it
+# On a terminal many programs show what they print through a pager, which waits for somebody to press a key.
+PAGERS: Final = (
+    "PAGER",
+    "AWS_PAGER",
+    "BAT_PAGER",
+    "DELTA_PAGER",
+    "GH_PAGER",
+    "GIT_PAGER",
+    "MANPAGER",
+    "PSQL_PAGER",
+    "SYSTEMD_PAGER",
+)
 _READ_SIZE: Final = 65_536
 _FORWARDED: Final = ("SIGHUP", "SIGINT", "SIGQUIT", "SIGTERM", "SIGUSR1", "SIGUSR2", "SIGWINCH")
 _FROM_KEYBOARD: Final = (signal.SIGINT, signal.SIGQUIT)
@@ -84,28 +96,22 @@ class _RunFormat(_Format):
 class _Source:
     """One stream that is read: published, and echoed to our own."""
 
-    def __init__(self, fd: int, stream: str, echo: IO[bytes] | None) -> None:
+    def __init__(self, fd: int, stream: str, echo: Echo | None) -> None:
         self.fd = fd
         self.stream = stream
-        self._echo = echo
+        self.echo = echo
         self.splitter = LineSplitter()
 
-    def read(self) -> bytes:
-        """What has come; empty at the end."""
+    def read(self) -> bytes | None:
+        """What has come; empty at the end, None if nothing has. Raises OSError."""
         try:
             return os.read(self.fd, _READ_SIZE)
+        except BlockingIOError:
+            return None
         except OSError as error:
             if error.errno == errno.EIO:  # how a pseudo-terminal says that nobody holds its other side any more
                 return b""
             raise
-
-    def echo(self, data: bytes) -> None:
-        if self._echo is not None:
-            try:
-                self._echo.write(data)
-                self._echo.flush()
-            except BrokenPipeError:
-                self._echo = None  # whoever read our output has left; those who watch have not
 
 
 class Pipe:
@@ -120,6 +126,7 @@ class Pipe:
         self._process: subprocess.Popen[bytes] | None = None
         self._exited = False
         self._stopped_by: int | None = None  # the signal that ended reading from standard input
+        self._is_readable = True  # standard input
 
     def run(self) -> int:
         """Run the command to its end; returns its exit code, 128 + n if signal n killed it."""
@@ -129,10 +136,7 @@ class Pipe:
         try:
             with _signals_as_bytes(_FORWARDED if self._options.command else ("SIGTERM", "SIGHUP")) as signals:
                 self._selector.register(signals, selectors.EVENT_READ, None)
-                if self._options.command:
-                    exit_code = self._run_command()
-                else:
-                    self._read_input()
+                exit_code = self._run_command() if self._options.command else self._read_input()
         finally:
             self._selector.close()
         self._offer(self._format.end(exit_code))
@@ -157,36 +161,44 @@ class Pipe:
         code = self._process.wait()
         return code if code >= 0 else 128 - code
 
-    def _read_input(self) -> None:
+    def _read_input(self) -> int | None:
         interrupt = None
-        if not sys.stdin.isatty():
+        if not os.isatty(STDIN):
             # Ctrl-C ends what writes into us; what it says on its way out is read to the end, as `tee -i` does.
             interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)
         try:
-            self._add(sys.stdin.fileno(), "stdout", sys.stdout.buffer)
+            self._add(STDIN, "stdout", Echo(STDOUT, "standard output"))
             self._read()
         except KeyboardInterrupt:
             self._stopped_by = signal.SIGINT
         finally:
             if interrupt is not None:
                 signal.signal(signal.SIGINT, interrupt)
+        return None if self._is_readable else CANNOT_READ
 
     def _start(self, command: list[str]) -> None:
         ours, theirs = _open_terminal() if self._options.terminal else os.pipe()
         try:
-            self._process = subprocess.Popen(command, stdout=theirs, stderr=subprocess.PIPE)  # noqa: S603 - its purpose
+            self._process = subprocess.Popen(  # noqa: S603 - its purpose
+                command, stdout=theirs, stderr=subprocess.PIPE, env=self._environment()
+            )
         except BaseException:
             os.close(ours)
             raise
         finally:
             os.close(theirs)
         assert self._process.stderr is not None  # noqa: S101 - asked for
-        self._add(ours, "stdout", sys.stdout.buffer)
-        self._add(self._process.stderr.fileno(), "stderr", sys.stderr.buffer)
+        self._add(ours, "stdout", Echo(STDOUT, "standard output"))
+        self._add(self._process.stderr.fileno(), "stderr", Echo(STDERR, "standard error"))
+
+    def _environment(self) -> dict[str, str]:
+        """The command's: ours, but the terminal that it is given does not switch pagers on."""
+        pagers = dict.fromkeys(PAGERS, "cat") if self._options.terminal else {}
+        return {**pagers, **os.environ}
 
     # -- reading
 
-    def _add(self, fd: int, stream: str, echo: IO[bytes]) -> None:
+    def _add(self, fd: int, stream: str, echo: Echo) -> None:
         source = _Source(fd, stream, None if self._options.quiet else echo)
         self._sources.append(source)
         self._selector.register(fd, selectors.EVENT_READ, source)
@@ -202,14 +214,23 @@ class Pipe:
                 source: _Source | None = key.data
                 if source is None:
                     self._take_signals(key.fd)
-                elif data := source.read():
-                    source.echo(data)
+                elif data := self._data_of(source):
                     self._offer_lines(source, source.splitter.feed(data))
-                else:
+                    if source.echo is not None:
+                        source.echo.write(data)
+                elif data is not None:
                     self._selector.unregister(source.fd)
                     open_sources -= 1
         for source in self._sources:
             self._offer_lines(source, source.splitter.finish())
+
+    def _data_of(self, source: _Source) -> bytes | None:
+        try:
+            return source.read()
+        except OSError as error:
+            say(f"cannot read {'standard input' if source.fd == STDIN else source.stream}: {error.strerror}")
+            self._is_readable = source.fd != STDIN
+            return b""
 
     def _take_signals(self, fd: int) -> None:
         for number in os.read(fd, 4096):
@@ -222,7 +243,8 @@ class Pipe:
 
     def _forward(self, process: subprocess.Popen[bytes], number: int) -> None:
         if number == signal.SIGWINCH and self._options.terminal:
-            _copy_size(self._sources[0].fd)
+            with suppress(OSError):
+                _copy_size(self._sources[0].fd)
         if (
             number not in _FROM_KEYBOARD or not _in_foreground()
         ):  # a keyboard's signals reach the command by themselves
@@ -270,8 +292,8 @@ def _copy_size(fd: int) -> None:
 
 def _in_foreground() -> bool:
     try:
-        return os.tcgetpgrp(sys.stdin.fileno()) == os.getpgrp()
-    except (OSError, ValueError):
+        return os.tcgetpgrp(STDIN) == os.getpgrp()
+    except OSError:
         return False
 
 

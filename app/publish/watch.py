@@ -5,38 +5,49 @@ open, comes back with its cursor when it breaks, and prints.
 """
 
 import asyncio
+import contextlib
+import errno
+import ipaddress
 import json
+import os
 import random
 import secrets
+import signal
 import sys
 from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
+from urllib.parse import urlsplit
 
 import click
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, InvalidURI
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidProxy, InvalidStatus, InvalidURI
 
 from app.errors import BadCursor
 from app.protocol.identity import user_of
 from app.protocol.position import Position, format_cursor, parse_cursor
 from app.protocol.run import END_STATES
-from app.publish.feed import say
 from app.publish.lines import only_colours
+from app.publish.output import STDERR, STDOUT, say, write_all
 
 FIRST_DELAY_S: Final = 0.2
 LONGEST_DELAY_S: Final = 5.0
 CONNECTED_WITHIN_S: Final = 10.0
 GOOD_FRAMES: Final = ("message", "progress", "initial_state", "subscribed")
 REFUSED, INTERRUPTED = 2, 130
+UNREAD: Final = 128 + signal.SIGPIPE  # the exit code of other programs whose reader has left
 _PAGE: Final = 1000
 _BAR_WIDTH: Final = 30
 
 
 class WatchFailed(Exception):
     """Trying again would not help; the text says why."""
+
+
+class _NobodyReads(Exception):
+    """Our standard output is a pipe whose reader has left."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,14 +236,15 @@ class Watch:
             WatchFailed: the server refused, and would again.
         """
         give_up_at = asyncio.get_running_loop().time() + CONNECTED_WITHIN_S
+        proxy: Literal[True] | None = None if _is_loopback(self._options.url) else True  # as the environment says
         try:
             while not self._view.ended:
                 try:
                     async with asyncio.timeout(CONNECTED_WITHIN_S):
-                        socket = await connect(self._options.url, compression=None, max_size=None)
+                        socket = await connect(self._options.url, compression=None, max_size=None, proxy=proxy)
                     async with socket:
                         await self._follow(socket)
-                except InvalidURI as error:
+                except (InvalidURI, InvalidProxy, ImportError) as error:  # SOCKS needs another package
                     raise WatchFailed(str(error)) from None
                 except InvalidStatus as error:
                     if (status := error.response.status_code) < 500 and status != 429:
@@ -244,6 +256,8 @@ class Watch:
                     if not self._ever_connected and asyncio.get_running_loop().time() > give_up_at:
                         raise WatchFailed(f"cannot reach {self._options.url}: {error}") from None
                     await self._back_off(str(error) or "no answer")
+        except _NobodyReads:
+            return UNREAD
         finally:
             self._screen.finish()
         return 1 if self._view.state == "FAILED" else 0
@@ -342,43 +356,76 @@ class Watch:
         self._delay_s = min(self._delay_s * 2, LONGEST_DELAY_S)
 
 
+def _is_loopback(url: str) -> bool:
+    """Whether it leads to this machine, where no proxy is of use."""
+    try:
+        host = urlsplit(url).hostname or ""
+    except ValueError:
+        return False
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
 class _Screen:
     """The terminal: the job's output as it was, and below it the progress of a run."""
 
     def __init__(self, *, raw: bool) -> None:
         self._raw = raw
-        self._live = sys.stderr.isatty()  # a line that is drawn anew; otherwise one line for each change
+        self._live = os.isatty(STDERR)  # a line that is drawn anew; otherwise one line for each change
         self._drawn = ""
 
     def print(self, line: Print) -> None:
+        """Raises _NobodyReads, and WatchFailed if standard output cannot be written to."""
         self._erase()
-        text = line.text if self._raw else only_colours(line.text)
+        end = "\n" if line.newline else ""
+        text = (line.text if self._raw else only_colours(line.text)) + end
         match line.kind:
             case Kind.OUT:
-                click.echo(text, nl=line.newline, color=True if self._raw else None)
+                self._write(text)
             case Kind.ERR:
-                click.echo(text, nl=line.newline, err=True, color=True if self._raw else None)
+                self._write_error(text)
             case Kind.NOTE:
-                say(text)
+                say(text.removesuffix("\n"))
 
     def show_progress(self, state: str, progress: float) -> None:
         full = round(_BAR_WIDTH * min(max(progress, 0), 100) / 100)
         text = f"[{'#' * full}{'-' * (_BAR_WIDTH - full)}] {progress:3.0f} %  {only_colours(state)}"
         if not self._live:
             if text != self._drawn:
-                click.echo(text, err=True)
+                self._write_error(f"{text}\n")
             self._drawn = text
             return
         colour = {"END": "green", "FAILED": "red"}.get(state, "cyan")
-        click.echo(f"\r\x1b[2K{click.style(text, fg=colour)}", err=True, nl=False)
+        self._write_error(f"\r\x1b[2K{click.style(text, fg=colour)}")
         self._drawn = text
 
     def finish(self) -> None:
         """Leave the last state on the screen, and the cursor below it."""
         if self._live and self._drawn:
-            click.echo("", err=True)
+            self._write_error("\n")
             self._drawn = ""
 
     def _erase(self) -> None:
         if self._live and self._drawn:
-            click.echo("\r\x1b[2K", err=True, nl=False)
+            self._write_error("\r\x1b[2K")
+
+    def _write(self, text: str) -> None:
+        try:
+            write_all(STDOUT, self._encoded(text, STDOUT))
+        except OSError as error:
+            if error.errno == errno.EPIPE:
+                raise _NobodyReads from None
+            raise WatchFailed(f"cannot write to standard output: {error.strerror}") from None
+
+    def _write_error(self, text: str) -> None:
+        with contextlib.suppress(OSError):  # what is on standard output counts
+            write_all(STDERR, self._encoded(text, STDERR))
+
+    def _encoded(self, text: str, fd: int) -> bytes:
+        if not self._raw and not os.isatty(fd):
+            text = click.unstyle(text)
+        return text.encode((sys.__stdout__ and sys.__stdout__.encoding) or "utf-8", "backslashreplace")

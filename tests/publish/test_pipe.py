@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import os
+import pty
 import shlex
 import signal
 import sys
@@ -12,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import StartReplica
-from tests.publish.programs import HELIOGRAPH, environment, program
+from tests.publish.programs import HELIOGRAPH, ROOT, environment, program
 from tests.support.client import Client
 from tests.support.redis_server import RedisServer, free_port
 
@@ -181,6 +183,143 @@ async def test_a_command_that_cannot_be_run(redis_server: RedisServer, namespace
         async with program(*_pipe("logs:101", "--", command), env=environment(redis_server.url, namespace)) as pipe:
             assert await pipe.ends() == code
         assert f"cannot run '{command}'" in pipe.err[0]
+
+
+FULL = "No space left on device"
+
+
+@pytest.mark.parametrize(
+    ("redirection", "said"),
+    [
+        (">/dev/full", f"standard output: {FULL}; nothing more is shown there"),
+        ("2>/dev/full", ""),
+        (">/dev/full 2>/dev/full", ""),
+        (">&-", ""),
+        ("2>&-", ""),
+        ("<&- >&- 2>&-", ""),
+        ("| true", ""),
+    ],
+)
+async def test_an_output_that_takes_nothing(
+    start_replica: StartReplica, redis_server: RedisServer, namespace: str, redirection: str, said: str
+) -> None:
+    """Fails if the job ends, or its lines or its exit code are lost, because nobody can be shown its output."""
+    replica = await start_replica()
+    job = "for n in 1 2 3; do echo line $n; echo careful $n >&2; sleep 0.1; done; exit 7"
+    pipe = shlex.join(_pipe("run:42", "--", "sh", "-c", job))
+    code = "${PIPESTATUS[0]}" if redirection.startswith("|") else "$?"
+    script = f"{pipe} {redirection}; echo code {code} >/dev/stderr" if said else f"{pipe} {redirection}; exit {code}"
+    async with program("bash", "-c", script, env=environment(redis_server.url, namespace)) as shell:
+        ended = await shell.ends()
+    if said:
+        assert f"heliograph: {said}" in shell.err
+        assert "code 7" in shell.err
+    else:
+        assert ended == 7
+    assert not any("Traceback" in line for line in shell.err)
+    async with Client(replica.url, user="ann", path="/ws/runs/42") as ann:
+        state = await ann.next("initial_state")
+    assert state["state"] == "FAILED"
+    assert sorted(state["logs"][:-1]) == sorted(
+        [*(f"line {n}" for n in (1, 2, 3)), *(f"careful {n}" for n in (1, 2, 3))]
+    )
+    assert state["logs"][-1] == "exit code 7"
+
+
+async def test_an_output_that_does_not_block(
+    start_replica: StartReplica, redis_server: RedisServer, namespace: str
+) -> None:
+    """Fails if a full pipe that another program has made non-blocking is an error, or anything is left out of it."""
+    replica = await start_replica()
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    process = await asyncio.create_subprocess_exec(
+        *_pipe("run:42", "--", "sh", "-c", "seq 100000; exit 7"),
+        cwd=ROOT,
+        env=environment(redis_server.url, namespace),
+        stdout=writer,
+    )
+    os.close(writer)
+
+    def read_slowly() -> bytes:
+        with open(reader, "rb") as output:
+            pieces = []
+            while piece := output.read(65_536):
+                pieces.append(piece)
+                time.sleep(0.02)
+        return b"".join(pieces)
+
+    shown = await asyncio.to_thread(read_slowly)
+    assert await asyncio.wait_for(process.wait(), 20) == 7
+    assert shown.split() == [b"%d" % n for n in range(1, 100_001)]
+    async with Client(replica.url, user="ann", path="/ws/runs/42") as ann:
+        assert (await ann.next("initial_state"))["state"] == "FAILED"
+
+
+async def test_a_terminal_that_is_gone(
+    start_replica: StartReplica, redis_server: RedisServer, namespace: str, tmp_path: Path
+) -> None:
+    """Fails if a job that outlives its terminal (nohup) is ended by the pipe, or not published to its end."""
+    replica = await start_replica()
+    gate = tmp_path / "gate"
+    ours, theirs = pty.openpty()
+    job = f"trap '' HUP; echo ready; {_waits_for(gate)}; seq 100; exit 7"
+    process = await asyncio.create_subprocess_exec(
+        "nohup",
+        *_pipe("run:42", "--", "sh", "-c", job),
+        cwd=ROOT,
+        env=environment(redis_server.url, namespace),
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        start_new_session=True,
+    )
+    os.close(theirs)
+    async with Client(replica.url, user="ann", path="/ws/runs/42") as ann:
+        await ann.next("progress", message="ready", within_s=10)
+        os.close(ours)
+        gate.touch()
+        await ann.next("progress", message="100", within_s=10)
+        await ann.next("progress", state="FAILED")
+    assert await asyncio.wait_for(process.wait(), 10) == 7
+
+
+async def test_no_pager_is_switched_on(redis_server: RedisServer, namespace: str, tmp_path: Path) -> None:
+    """Fails if `git log` waits in a pager because of our terminal, or a pager that was asked for is not used."""
+    git = f"git -C {shlex.quote(str(tmp_path))} -c user.name=ann -c user.email=ann@localhost"
+    show = (
+        f"{git} init -q; {git} commit -q --allow-empty -m shown; "
+        f"echo $PAGER-$GIT_PAGER-$MANPAGER; {git} log -1 --format=%s; echo $?"
+    )
+    env = {name: value for name, value in environment(redis_server.url, namespace).items() if "PAGER" not in name}
+    for more, pagers in (({}, "cat-cat-cat"), ({"PAGER": "less", "GIT_PAGER": "tail"}, "less-tail-cat")):
+        async with program(*_pipe("logs:101", "--", "sh", "-c", show), env={**env, **more}) as pipe:
+            assert await pipe.ends() == 0
+        assert pipe.out == [pagers, "shown", "0"]
+    async with program(*_pipe("logs:101", "--no-pty", "--", "sh", "-c", show), env=env) as pipe:
+        assert await pipe.ends() == 0
+    assert pipe.out == ["--", "shown", "0"]
+
+
+async def test_an_input_that_cannot_be_read(redis_server: RedisServer, namespace: str) -> None:
+    """Fails if what could not be read looks like what has been read."""
+    script = f"{shlex.join(_pipe('run:42'))} 0>/dev/null"
+    async with program("bash", "-c", script, env=environment(redis_server.url, namespace)) as pipe:
+        assert await pipe.ends() == 1
+    assert pipe.err == ["heliograph: cannot read standard input: Bad file descriptor"]
+
+
+async def test_publish_where_nobody_can_be_told(redis_server: RedisServer, namespace: str) -> None:
+    """Fails if what is published looks as if it were not, so that it is published again."""
+    publish = shlex.join((*HELIOGRAPH, "publish", "news", "1"))
+    for redirection, says in ((">/dev/full", "published at news="), (">&-", ""), ("<&- 2>&- >/dev/null", "")):
+        env = environment(redis_server.url, namespace)
+        async with program("bash", "-c", f"{publish} {redirection}", env=env) as running:
+            assert await running.ends() == 0
+        assert [line.partition("heliograph: ")[2][: len(says)] for line in running.err] == ([says] if says else [])
+    async with program(*HELIOGRAPH, "publish", "news", b"\xff".decode("utf-8", "surrogateescape"), env=env) as bad:
+        assert await bad.ends() == 1
+    assert "Traceback" not in " ".join(bad.err)
 
 
 async def test_publish(start_replica: StartReplica, redis_server: RedisServer, namespace: str) -> None:

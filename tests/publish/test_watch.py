@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import shlex
 import signal
 from collections.abc import AsyncIterator
 from typing import Any
@@ -186,6 +187,58 @@ async def test_what_would_fail_again_ends_it(start_replica: StartReplica, namesp
         assert await watch.ends() == 2
     assert "token" in watch.err[-1]
     assert watch.out == []
+
+
+async def test_it_finds_the_cluster_of_this_machine_whatever_proxy_is_set(
+    start_replica: StartReplica, redis_server: RedisServer, namespace: str, publisher: Publisher
+) -> None:
+    """Fails if what is on loopback is asked for of a proxy, or the port that `heliograph up` uses is not."""
+    replica = await start_replica()
+    proxies = {f"{kind}_PROXY": "http://127.0.0.1:9" for kind in ("HTTP", "HTTPS", "ALL")}
+    proxies |= {name.lower(): value for name, value in proxies.items()}
+    port = _port(replica.url)
+    env = environment(redis_server.url, namespace, HELIOGRAPH_PORT=port, **proxies)
+    env.pop("no_proxy", None)
+    env.pop("NO_PROXY", None)
+    await _publish(publisher, "logs:101", "one")
+    for words in ((), ("--url", f"ws://127.0.0.1:{port}/ws"), ("--url", f"ws://localhost:{port}/ws")):
+        async with program(*HELIOGRAPH, "watch", "logs:101", *words, env=env) as watch:
+            await watch.says("one")
+
+
+@pytest.mark.parametrize(("redirection", "code"), [("| head -1", 141), (">/dev/full", 2)])
+async def test_an_output_that_takes_nothing(
+    start_replica: StartReplica,
+    redis_server: RedisServer,
+    namespace: str,
+    publisher: Publisher,
+    redirection: str,
+    code: int,
+) -> None:
+    """Fails if a reader that has left (`head`) or a full disk is taken for the network, and tried again for ever."""
+    replica = await start_replica()
+    await _publish(publisher, "logs:101", "one")
+    command = f"{shlex.join(_watch('logs:101', _port(replica.url)))} {redirection}; exit ${{PIPESTATUS[0]}}"
+    async with program("bash", "-c", command, env=environment(redis_server.url, namespace)) as watch:
+        if code == 141:
+            await watch.says("one")
+        while watch.running:
+            await _publish(publisher, "logs:101", "two")
+            await asyncio.sleep(0.05)
+        assert await watch.ends() == code
+    assert not any("trying again" in line for line in watch.err)
+
+
+async def test_text_that_the_terminal_cannot_show(
+    start_replica: StartReplica, redis_server: RedisServer, namespace: str, publisher: Publisher
+) -> None:
+    """Fails if a line in Korean ends the watch where the terminal knows only ASCII."""
+    replica = await start_replica()
+    await _publish(publisher, "logs:101", "고양이", "two")
+    env = environment(redis_server.url, namespace, PYTHONIOENCODING="ascii")
+    async with program(*_watch("logs:101", _port(replica.url)), env=env) as watch:
+        await watch.says("two")
+    assert watch.out[0] == "\\uace0\\uc591\\uc774"
 
 
 # -- the rules
