@@ -23,6 +23,7 @@ from app.backends.redis_directory import RedisDirectory
 from app.backends.redis_log import RedisLog, TwoServerLog
 from app.backends.redis_memory import RedisMemory
 from app.backends.redis_presence import RedisPresence
+from app.backends.redis_probe import RedisProbe
 from app.backends.run_leases import reap_lost_runs
 from app.backends.scripts import Scripts
 from app.backends.streams import RedisEmissions
@@ -41,6 +42,7 @@ from app.cluster.pubsub_manager import PubSubManager
 from app.cluster.pulse import Pulse
 from app.cluster.run_reaper import RunReaper
 from app.cluster.sweeper import Sweeper
+from app.cluster.write_probe import WriteProbe
 from app.hub.hub import Hub
 from app.hub.outbox import Turn
 from app.protocol.budget import Budget
@@ -118,6 +120,7 @@ def build_replica(settings: Settings, name: str = "replica-1", bus: PubSubManage
     emissions: Emissions
     command_log: CommandLog
     tickets: Tickets
+    probes: list[WriteProbe] = []
     durable: Client | None = None  # a client of our own, if what is kept has a server of its own
     if bus.enabled:
         backend = RedisDirectory(bus.client, bus.keys, bus.scripts)
@@ -140,6 +143,16 @@ def build_replica(settings: Settings, name: str = "replica-1", bus: PubSubManage
                 live_scripts=bus.scripts,
                 budget=budget,
             )
+        probes = [
+            WriteProbe(
+                RedisProbe(scripts, name),
+                is_vital=scripts is bus.scripts,  # without the other, users are still served what is ephemeral
+                interval_s=settings.bus.canary_interval_s,
+                timeout_s=settings.bus.canary_timeout_s,
+                clock=clock,
+            )
+            for scripts in dict.fromkeys((bus.scripts, kept_scripts))
+        ]
         memory = MemoryWatch(RedisMemory(durable or bus.client).share, settings.limits.client_memory_percent / 100)
         emissions = RedisEmissions(
             durable or bus.client,
@@ -170,7 +183,7 @@ def build_replica(settings: Settings, name: str = "replica-1", bus: PubSubManage
     if bus.enabled:
         services.append(Sweeper(emissions.sweep))
         services.append(RunReaper(partial(reap_lost_runs, kept_scripts, bus.keys, bus.channel, namespaces)))
-    node = Node(name, hub, bus, directory, channels, pulse, services, drain=settings.drain, clock=clock)
+    node = Node(name, hub, bus, directory, channels, pulse, probes, services, drain=settings.drain, clock=clock)
     manager = ConnectionManager(
         hub,
         bus,

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Final, NamedTuple, Protocol
 
 import msgspec
@@ -41,6 +42,33 @@ class ReplicaInfo(msgspec.Struct, frozen=True):
     canary_age_ms: float | None = None  # since it last heard itself
     channels: int = 0  # that connections listen to
     subscriptions: int = 0  # of all connections to all channels
+    reason: str = ""  # why it is not ready, or degraded: see `Node.reason`
+
+
+class Fault(StrEnum):
+    """Why a server does not do what is asked of it."""
+
+    UNREACHABLE = "redis_unreachable"
+    READ_ONLY = "redis_read_only"
+    MEMORY_FULL = "redis_memory_full"
+    DENIED = "redis_denied"
+    REFUSED = "redis_refused"
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeFailure:
+    """`text`: what it said, for operators."""
+
+    fault: Fault
+    text: str
+
+
+class Probe(Protocol):
+    """A server that is to take what is written. It answers within its time-outs, whatever happens."""
+
+    async def probe(self) -> ProbeFailure | None:
+        """Rehearse what is asked of it; None if it did all of that."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

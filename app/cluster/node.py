@@ -6,14 +6,15 @@ import math
 import random
 from collections.abc import Sequence
 from importlib import metadata
-from typing import Protocol
+from typing import Final, Protocol
 
-from app.backends.protocols import ReplicaInfo
+from app.backends.protocols import Fault, ReplicaInfo
 from app.clock import Clock, iso8601
 from app.cluster.channels import Channels
 from app.cluster.directory import Directory
-from app.cluster.pubsub_manager import PubSubManager
+from app.cluster.pubsub_manager import BusState, PubSubManager
 from app.cluster.pulse import Pulse
+from app.cluster.write_probe import WriteProbe
 from app.errors import BusUnavailable
 from app.hub.connection import Connection
 from app.hub.hub import Hub
@@ -24,6 +25,8 @@ from app.settings import DrainSettings
 logger = logging.getLogger("heliograph.node")
 
 VERSION = metadata.version("heliograph")
+# Why a replica is not ready, or degraded.
+REASONS: Final = ("broken", "draining", "bus_lost", "bus_silent", *(fault.value for fault in Fault))
 SLICE_S = 0.05  # a drain tells and closes its clients in slices of this length
 
 
@@ -49,6 +52,7 @@ class Node:
         directory: Directory,
         channels: Channels,
         pulse: Pulse,
+        probes: Sequence[WriteProbe],
         services: Sequence[Service],
         *,
         drain: DrainSettings,
@@ -57,20 +61,47 @@ class Node:
         self.name = name
         self.node_id = bus.node_id
         self.draining = False
+        self.gave_up: str | None = None  # why this process has to be started anew
         self._hub = hub
         self._bus = bus
         self._directory = directory
         self._channels = channels
         self._pulse = pulse
-        self._services: tuple[Service, ...] = (channels, pulse, *services)
+        self._probes = tuple(probes)
+        self._services: tuple[Service, ...] = (*probes, channels, pulse, *services)
+        bus.on_died = self.give_up
+        for probe in probes:
+            probe.give_up = self.give_up
         self._drain_settings = drain
         self._clock = clock
         self._started_at = iso8601(clock.now())
 
     @property
     def ready(self) -> bool:
-        """True if new clients are welcome here."""
-        return not self.draining and self._bus.ready
+        """True if new clients are welcome here: what is published arrives, and Redis takes what is written."""
+        vital = all(probe.fault is None for probe in self._probes if probe.is_vital)
+        return vital and self._bus.ready and not self.draining and self.gave_up is None
+
+    @property
+    def reason(self) -> str:
+        """Why it is not ready, or is but cannot do all that it should, as one of `REASONS`; empty if all is well."""
+        if self.gave_up is not None:
+            return "broken"
+        if self.draining:
+            return "draining"
+        faults = [probe.fault for probe in self._probes if probe.fault is not None]
+        refusals = [fault for fault in faults if fault is not Fault.UNREACHABLE]
+        if refusals:
+            return refusals[0].value
+        if not self._bus.ready:
+            return "bus_silent" if self._bus.state is BusState.RUNNING else "bus_lost"
+        return faults[0].value if faults else ""
+
+    def give_up(self, why: str) -> None:
+        """Note that this process cannot heal: its server drains it and ends it, so that it is started anew."""
+        if self.gave_up is None:
+            self.gave_up = why
+            logger.critical("this replica cannot heal and ends itself, to be started anew: %s", why)
 
     def describe(self) -> ReplicaInfo:
         """What the other replicas, and the console, may know."""
@@ -91,6 +122,7 @@ class Node:
             canary_age_ms=_milliseconds(self._bus.canary_age_s),
             channels=self._hub.channels,
             subscriptions=self._hub.subscriptions,
+            reason=self.reason,
         )
 
     async def start(self) -> None:

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("heliograph.bus")
 
 BACKOFF_FIRST_S = 0.1
-BACKOFF_MOST_S = 5.0
+BACKOFF_MOST_S = 1.0  # a replica is ready within 2 s after Redis is back
 CONFIRM_TIMEOUT_S = 2.0  # until Redis has confirmed a subscription
 SUBSCRIBE_BATCH = 500  # channels in one SUBSCRIBE
 EXCERPT_BYTES = 100  # how much of a bad payload is logged
@@ -92,6 +92,7 @@ class PubSubManager:
         self.name = ""  # of the replica; its scripts are its own by that
         self.handler = handler
         self.on_resubscribed = on_resubscribed
+        self.on_died: Callable[[str], object] | None = None  # told why, if the listener has ended by itself
         self.stats = stats or BusStats()
         self.keys = Keys(self._redis_settings.prefix)
         self._relay_common: Common | None = None  # of all calls of `relay` with the present lease
@@ -106,6 +107,7 @@ class PubSubManager:
         self._subscribing = asyncio.Lock()  # one at a time opens or closes the listening connection
         self._listen_task: asyncio.Task[None] | None = None
         self._canary_task: asyncio.Task[None] | None = None
+        self._canary_due = asyncio.Event()  # there is a new subscription to be tried
         self._canary_heard_at = -math.inf  # monotonic seconds
         self._canary_lag_s = 0.0
         self._wanted: dict[str, None] = {}  # bus channels of the public channels that are followed
@@ -189,7 +191,7 @@ class PubSubManager:
         if not self.enabled or self._listen_task is not None:
             return
         self._listen_task = asyncio.create_task(self._listen_loop(), name="bus-listen")
-        self._listen_task.add_done_callback(_say_how_it_ended)
+        self._listen_task.add_done_callback(self._say_how_it_ended)
         self._canary_task = asyncio.create_task(self._canary_loop(), name="bus-canary")
 
     async def stop_listening(self) -> None:
@@ -405,6 +407,7 @@ class PubSubManager:
                 if not waiter.done():
                     waiter.set_result(None)
             return
+        self._canary_due.set()
         self._confirmations += 1
         if self._confirmations > 1:
             self.stats.resubscriptions += 1
@@ -451,19 +454,25 @@ class PubSubManager:
             wire, self._wire = self._wire, None
             await wire.close()
 
+    def _say_how_it_ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled():
+            logger.critical("the bus listener died; this replica is no longer ready", exc_info=task.exception())
+            if self.on_died is not None:
+                self.on_died("the bus listener died")
+
     async def _canary_loop(self) -> None:
         while True:
+            self._canary_due.clear()
             try:
                 with as_bus_unavailable():
                     await self.client.link.ask("PUBLISH", self.own_channel, repr(self._clock.monotonic()))
             except BusUnavailable as error:
                 logger.debug("the canary did not get out: %s", error)  # the reader notices and says so
-            await asyncio.sleep(self._settings.canary_interval_s)
-
-
-def _say_how_it_ended(task: asyncio.Task[None]) -> None:
-    if not task.cancelled():
-        logger.critical("the bus listener died; this replica is no longer ready", exc_info=task.exception())
+            except Exception:
+                logger.exception("the canary did not get out, for a reason that nobody expected")
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._settings.canary_interval_s):
+                    await self._canary_due.wait()
 
 
 def _backoff_s(failures: int) -> float:

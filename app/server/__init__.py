@@ -95,6 +95,8 @@ class DrainingServer(uvicorn.Server):
         self._heartbeat.beat()
         if self._watchdog is not None:
             self._watchdog.tell()
+        if self._replica.node.gave_up is not None and self._drain_task is None:
+            self.handle_exit(signal.SIGTERM, None)
         return await super().on_tick(counter)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -117,7 +119,7 @@ def serve(settings: Settings, *, name: str, host: str, port: int) -> int:
     replica = build_replica(settings, name, get_pubsub_manager(settings))
     server = build_server(replica, settings, host=host, port=port, watchdog_s=settings.watchdog_s)
     server.run()
-    return 0 if server.started else 1
+    return 0 if server.started and replica.node.gave_up is None else 1
 
 
 def build_server(

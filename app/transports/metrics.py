@@ -19,7 +19,7 @@ from starlette.routing import Route
 
 from app import compiled
 from app.cluster.memory_watch import MemoryWatch
-from app.cluster.node import VERSION, Node
+from app.cluster.node import REASONS, VERSION, Node
 from app.cluster.pubsub_manager import PubSubManager
 from app.hub.hub import Hub
 from app.telemetry import REDIS_ERRORS, Histogram, Telemetry
@@ -69,6 +69,8 @@ class _Replica(Collector):
         }
         yield InfoMetricFamily(f"{PREFIX}build", "What runs here", value=about)
         yield _gauge("ready", "1 if new clients are welcome", node.ready)
+        reasons = {reason: float(reason == node.reason) for reason in REASONS}
+        yield _gauges("degraded", "1 for why the replica is not ready, or cannot do all it should", "reason", reasons)
         yield _gauge("draining", "1 while the replica sends its clients away before it stops", node.draining)
         left = self._hub.connections if node.draining else 0
         yield _gauge("drain_connections_left", "Connections that a drain has still to send away", left)

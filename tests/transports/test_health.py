@@ -1,8 +1,13 @@
 """What load balancers and people ask."""
 
+import asyncio
+from pathlib import Path
+
 import httpx
+import pytest
 
 from tests.conftest import StartReplica
+from tests.support.client import Client
 from tests.support.http import http_client
 from tests.support.redis_server import RedisServer
 from tests.support.replicas import RunningReplica
@@ -78,3 +83,87 @@ async def test_they_are_there_without_the_console(start_replica: StartReplica) -
     for path in ("/health", "/ready", "/metrics"):
         assert (await get(one, path)).status_code == 200
     assert (await get(one, "/")).status_code == 404
+
+
+async def reason_of(replica: RunningReplica) -> str:
+    """Why it is not ready, told alike wherever one can ask; empty if it is."""
+    ready, health = await get(replica, "/ready"), await get(replica, "/health")
+    reason = ready.json().get("reason", "")
+    assert (ready.status_code, health.status_code) == (503 if reason else 200, 200)
+    assert health.json()["status"] == ("degraded" if reason else "alive")
+    return str(reason)
+
+
+@pytest.mark.parametrize(
+    ("breaks", "heals", "reason"),
+    [
+        (("CONFIG", "SET", "maxmemory", "1"), ("CONFIG", "SET", "maxmemory", "0"), "redis_memory_full"),
+        (("REPLICAOF", "127.0.0.1", "1"), ("REPLICAOF", "NO", "ONE"), "redis_read_only"),
+        (("ACL", "SETUSER", "default", "-xadd"), ("ACL", "SETUSER", "default", "+xadd"), "redis_denied"),
+    ],
+)
+async def test_a_redis_that_takes_no_writes_is_a_reason(
+    start_replica: StartReplica, own_redis: RedisServer, breaks: tuple[str], heals: tuple[str], reason: str
+) -> None:
+    """Fails if every publish is refused and load balancers, the console and alerts see green."""
+    one = await start_replica(redis_url=own_redis.url)
+    async with Client(one.url, user="alice") as alice:
+        own_redis.command(*breaks)
+        await eventually(lambda: not one.replica.node.ready, within_s=2)
+        assert (await alice.send("bob", 1))["code"] == "unavailable"
+        assert await reason_of(one) == reason
+        assert one.replica.node.describe().reason == reason
+        metrics = (await get(one, "/metrics")).text
+        assert f'heliograph_degraded{{reason="{reason}"}} 1.0' in metrics
+        assert "heliograph_ready 0.0" in metrics
+        own_redis.command(*heals)
+        await eventually(lambda: one.replica.node.ready, within_s=2)
+        assert await reason_of(one) == ""
+        assert (await alice.send("bob", 1))["type"] == "ack"
+
+
+async def test_the_second_server_counts_too(start_replica: StartReplica, tmp_path: Path) -> None:
+    """Fails if the server that keeps is not tried: without it a replica is degraded, and ready all the same."""
+    live, durable = (RedisServer(tmp_path / name) for name in ("live", "durable"))
+    for server in (live, durable):
+        server._directory.mkdir()
+        server.start()
+    try:
+        one = await start_replica(redis={"url": live.url, "durable_url": durable.url})
+        durable.command("CONFIG", "SET", "maxmemory", "1")
+        await eventually(lambda: one.replica.node.reason == "redis_memory_full", within_s=2)
+        ready, health = await get(one, "/ready"), await get(one, "/health")
+        assert (ready.status_code, ready.json()["reason"]) == (200, "redis_memory_full")
+        assert (health.status_code, health.json()["status"]) == (200, "degraded")
+        durable.command("CONFIG", "SET", "maxmemory", "0")
+        await eventually(lambda: not one.replica.node.reason, within_s=2)
+        await one.stop()
+    finally:
+        live.stop()
+        durable.stop()
+
+
+async def test_a_replica_that_cannot_heal_ends(start_replica: StartReplica) -> None:
+    """Fails if a replica of which nothing works any more goes on for ever, as nobody starts it anew."""
+    one = await start_replica()
+    one.replica.node.give_up("a test")
+    async with asyncio.timeout(5):
+        await one.task
+    # A server that does not end it (any other than ours) can have it ended for what /health says.
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(one.replica.app), base_url="http://test") as http:
+        health = await http.get("/health")
+    assert (health.status_code, health.json()["status"]) == (503, "broken")
+
+
+@pytest.mark.slow
+async def test_ready_within_two_seconds_after_redis_is_back(
+    start_replica: StartReplica, own_redis: RedisServer
+) -> None:
+    """Fails if clients are kept away for longer than that by back-offs, with the settings that everybody has."""
+    usual = {"canary_interval_s": 1.0, "canary_timeout_s": 3.0}
+    replicas = [await start_replica(f"replica-{n}", redis_url=own_redis.url, bus=usual) for n in range(5)]
+    own_redis.stop()
+    await asyncio.sleep(6)  # the back-off has reached its bound
+    assert not any(each.replica.node.ready for each in replicas)
+    own_redis.start()
+    await eventually(lambda: all(each.replica.node.ready for each in replicas), within_s=2)

@@ -26,9 +26,10 @@ from tests.support.replicas import RunningReplica
 from tests.support.waiting import eventually
 
 BASE_UNITS = ("ratio", "seconds", "bytes", "info", "total", "fds")
-LABELS = {"transport", "code", "kind", "limit", "le", "replica", "version", "python", "compiled"}
+LABELS = {"transport", "code", "kind", "limit", "reason", "le", "replica", "version", "python", "compiled"}
 PLAIN_GAUGES = {
     "ready",
+    "degraded",
     "draining",
     "drain_connections_left",
     "connections",

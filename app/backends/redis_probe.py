@@ -1,0 +1,51 @@
+"""Whether Redis does what is asked of it: tried out, by a script, on keys of this replica's own."""
+
+from typing import Final
+
+from redis.exceptions import (
+    BusyLoadingError,
+    MasterDownError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+)
+
+from app.backends.protocols import Fault, ProbeFailure
+from app.backends.redis_client import bus_unavailable
+from app.backends.scripts import Scripts
+
+# How Redis says that its user lacks a right: of a command by itself, of one in a script, of a key, of a bus channel.
+DENIALS: Final = ("NOPERM", "no permissions", "can't run this command", "can't access", "permission")
+
+
+class RedisProbe:
+    """A `Probe` of one Redis server. `name`: this replica's."""
+
+    def __init__(self, scripts: Scripts, name: str) -> None:
+        self._scripts = scripts
+        self._name = name
+
+    async def probe(self) -> ProbeFailure | None:
+        try:
+            await self._scripts.probe(self._name)
+        except (RedisError, OSError, TimeoutError) as error:
+            return ProbeFailure(_fault(error), str(bus_unavailable(error)))
+        return None
+
+
+def _fault(error: Exception) -> Fault:
+    text = str(error)
+    match error:
+        case OutOfMemoryError():
+            return Fault.MEMORY_FULL
+        case ReadOnlyError() | MasterDownError() | BusyLoadingError():
+            return Fault.READ_ONLY
+        case ResponseError() if "OOM" in text:
+            return Fault.MEMORY_FULL
+        case ResponseError() if any(denial in text for denial in DENIALS):
+            return Fault.DENIED
+        case ResponseError():
+            return Fault.REFUSED
+        case _:
+            return Fault.UNREACHABLE

@@ -1,0 +1,104 @@
+"""Whether Redis takes what this replica writes: readiness is that real work gets done, not that a token comes back.
+
+One task has the work rehearsed on a server, every second. A refusal counts at once; no answer counts when there
+was none for some time. What is never answered, not even with a time-out, is a fault of this process: it gives up.
+"""
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Final
+
+from app.backends.protocols import Fault, Probe, ProbeFailure
+from app.clock import Clock
+from app.tasks import end
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+logger = logging.getLogger("heliograph.node")
+
+RETRY_S: Final = 0.25  # until the next look after one that failed
+GIVE_UP_S: Final = 30.0  # without any answer; each command has a time-out of about a second
+
+WHAT_TO_DO: Final = {
+    Fault.UNREACHABLE: "is it there, and can it be reached from here?",
+    Fault.READ_ONLY: "it is a replica, or still loading: let HELIOGRAPH_REDIS__URL lead to the master",
+    Fault.MEMORY_FULL: "raise maxmemory, or let less be kept",
+    Fault.DENIED: "its user needs the rights that docs/operations.md names",
+    Fault.REFUSED: "the text says why",
+}
+
+
+class WriteProbe:
+    """Of one server. `timeout_s`: for how long it need not answer.
+
+    `is_vital`: without it new clients are not welcome; otherwise the replica is only degraded. `give_up` is called
+    with the reason if this process has to be started anew.
+    """
+
+    def __init__(
+        self,
+        server: Probe,
+        *,
+        is_vital: bool,
+        interval_s: float,
+        timeout_s: float,
+        clock: Clock,
+        give_up_s: float = GIVE_UP_S,
+    ) -> None:
+        self._server = server
+        self.is_vital = is_vital
+        self._interval_s = interval_s
+        self._timeout_s = timeout_s
+        self._clock = clock
+        self._give_up_s = give_up_s
+        self.give_up: Callable[[str], object] = logger.critical
+        self._succeeded_at: float | None = None  # monotonic seconds
+        self._answered_at = clock.monotonic()
+        self._failure: ProbeFailure | None = None  # of the last look
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        if self._task is None:
+            self._answered_at = self._clock.monotonic()
+            self._task = asyncio.create_task(self._loop(), name="write-probe")
+
+    async def stop(self) -> None:
+        if self._task is not None:
+            task, self._task = self._task, None
+            await end([task])
+            self._succeeded_at = None
+
+    @property
+    def fault(self) -> Fault | None:
+        """Why it does not do what is asked of it; None if it does."""
+        if self._failure is not None and self._failure.fault is not Fault.UNREACHABLE:
+            return self._failure.fault
+        at = self._succeeded_at
+        if at is None or self._clock.monotonic() - at > self._timeout_s:
+            return Fault.UNREACHABLE
+        return None
+
+    async def _loop(self) -> None:
+        while True:
+            try:
+                async with asyncio.timeout(self._give_up_s):
+                    failure = await self._server.probe()
+                self._note(failure)
+            except Exception:
+                logger.exception("it could not be tried whether Redis takes what is written")
+            if self._clock.monotonic() - self._answered_at >= self._give_up_s:
+                self.give_up(f"nothing that was asked of Redis has been answered for {self._give_up_s:g} s")
+            await asyncio.sleep(self._interval_s if self._failure is None else RETRY_S)
+
+    def _note(self, failure: ProbeFailure | None) -> None:
+        before, self._failure = self._failure, failure
+        self._answered_at = self._clock.monotonic()
+        if failure is None:
+            self._succeeded_at = self._answered_at
+            if before is not None:
+                logger.info("Redis takes what is written again")
+        elif before is None or before.fault is not failure.fault:
+            state = "unready" if self.is_vital else "degraded"
+            todo = WHAT_TO_DO[failure.fault]
+            logger.error("%s, as Redis does not do what is asked of it: %s: %s", state, failure.text, todo)
