@@ -17,11 +17,11 @@ _FIRST_CONTROL_OPCODE = 8
 class FrameSplitter:
     """Calls `on_text` with each text, `on_frame` with each other frame, in order.
 
-    A frame that breaks the rules, or whose payload has more than `max_bytes`, is not waited for: what is there of it
-    goes to `on_frame`, whose parser refuses it.
+    A frame without a mask, or whose payload has more than `max_bytes`, is not waited for: what is there of it goes to
+    `on_frame`, whose parser refuses it. The rest of it is skipped, so that what follows is understood.
     """
 
-    __slots__ = ("_fragmented", "_max_bytes", "_on_frame", "_rest", "_wanted", "on_text")
+    __slots__ = ("_fragmented", "_max_bytes", "_on_frame", "_rest", "_wanted", "on_text", "to_skip")
 
     def __init__(self, on_text: Callable[[str], object], on_frame: Callable[[bytes], object], max_bytes: int) -> None:
         self.on_text = on_text
@@ -30,10 +30,17 @@ class FrameSplitter:
         self._rest: bytearray | None = None  # the beginning of a frame
         self._wanted = 0  # how many bytes that has to have before it is looked at again
         self._fragmented = False  # a message has begun whose last fragment has not come
+        self.to_skip = 0  # bytes of a refused frame that have not come; `_rest` is empty meanwhile, not None
 
     def feed(self, data: bytes) -> None:
         """Go on with what came next."""
         if self._rest is not None:
+            if self.to_skip:
+                skipped = min(self.to_skip, len(data))
+                self.to_skip -= skipped
+                if self.to_skip:
+                    return
+                data = data[skipped:]
             self._rest += data
             if len(self._rest) < self._wanted:
                 return
@@ -45,8 +52,8 @@ class FrameSplitter:
                 return
             first, length = data[at], data[at + 1] - _MASKED
             if length < 0:
-                self._on_frame(data[at:])
-                return
+                at = self._pass_by(data, at, mask_bytes=0)
+                continue
             start = at + (6 if length < 126 else 8 if length == 126 else 14)
             if start > size:
                 self._keep(data[at:], start - at)
@@ -54,8 +61,8 @@ class FrameSplitter:
             if length > 125:
                 length = int.from_bytes(data[at + 2 : start - 4])
             if length > self._max_bytes:
-                self._on_frame(data[at:])
-                return
+                at = self._pass_by(data, at, mask_bytes=4)
+                continue
             end = start + length
             if end > size:
                 self._keep(data[at:], end - at)
@@ -73,6 +80,22 @@ class FrameSplitter:
                     self._fragmented = not first & _FINAL
                 self._on_frame(data[at:end])
             at = end
+
+    def _pass_by(self, data: bytes, at: int, mask_bytes: int) -> int:
+        """Hand on what is there of a frame that is not taken; where the next one begins, or the end of the data."""
+        size, length = len(data), data[at + 1] & 0x7F
+        start = at + 2 + (0 if length < 126 else 2 if length == 126 else 8)
+        if start > size:
+            self._keep(data[at:], start - at)
+            return size
+        if length > 125:
+            length = int.from_bytes(data[at + 2 : start])
+        end = start + mask_bytes + length
+        self._on_frame(data[at : min(end, size)])
+        if end <= size:
+            return end
+        self._rest, self._wanted, self.to_skip = bytearray(), 2, end - size
+        return size
 
     def _keep(self, rest: bytes, wanted: int) -> None:
         self._rest = bytearray(rest)

@@ -111,7 +111,7 @@ class FrameWebSocket(asyncio.Protocol):
         self._is_open = False  # the handshake is done
         self._ended: int | None = None  # the close code, once nothing more counts
         self._said_after_close = 0  # bytes
-        self._is_broken = False  # what comes cannot be understood any more
+        self._is_broken = False  # the parser has failed, and takes nothing any more
         self._timer: asyncio.TimerHandle | None = None  # after which a peer that does not say goodbye is cut off
         sockets.state.connections.add(self)  # type: ignore[arg-type] # to uvicorn one of its own; it calls `shutdown`
 
@@ -171,11 +171,11 @@ class FrameWebSocket(asyncio.Protocol):
                 self.transport.abort()
         elif self._ended is None:
             self._splitter.feed(data)
-        elif not self._is_broken:
-            self._said_after_close += len(data)
+        else:
+            self._said_after_close += len(data) - min(len(data), self._splitter.to_skip)
             if self._said_after_close <= FAREWELL_BYTES:
                 self._splitter.feed(data)
-            else:
+            elif not self._is_broken:
                 self.transport.pause_reading()  # until it is cut
 
     def pause_writing(self) -> None:
@@ -231,10 +231,13 @@ class FrameWebSocket(asyncio.Protocol):
             text = f"more than {PETTY_PER_SECOND:g} control frames or fragments under {SMALL_BYTES} bytes a second"
             self.close(CloseCode.TOO_MANY_ERRORS, text)
             return
+        if self._is_broken:
+            self.transport.close()  # the parser takes nothing any more, but this is the peer's own close frame
+            return
         parser = self._get_parser()
         parser.receive_data(data)
         if parser.parser_exc is not None:
-            self._broken(parser)
+            self._broken(parser, is_close=data[0] & 0x0F == Opcode.CLOSE)
             return
         for event in parser.events_received():
             self._handle(parser, event)
@@ -276,7 +279,7 @@ class FrameWebSocket(asyncio.Protocol):
             text = data.decode()
         except UnicodeDecodeError as error:
             parser.fail(_BAD_UTF8, f"{error.reason} at position {error.start}")
-            self._broken(parser)
+            self._broken(parser, is_close=False)
         else:
             self._receiver.receive_text(text)
 
@@ -288,17 +291,19 @@ class FrameWebSocket(asyncio.Protocol):
             self._flush(parser)
         self.transport.close()
 
-    def _broken(self, parser: Parser) -> None:
+    def _broken(self, parser: Parser, *, is_close: bool) -> None:
         """What came is against the protocol, or too large (1009).
 
-        The rest of it is read and thrown away: a socket that is closed with unread bytes is reset, and the reset
-        may overtake the close frame.
+        The rest of it is read and thrown away, until the peer answers with a close frame of its own: a socket that is
+        closed with unread bytes is reset, and the reset may overtake our close frame. `is_close`: it was that frame
+        which is wrong, and no other will come.
         """
         if self._ended is None and parser.close_sent is not None:
             self._is_broken = True
             self._end(parser.close_sent.code)
-            # The peer's own close frame cannot be read any more, so there is only the time to go by.
             self._await_farewell(DISCARD_S)
+        if is_close:
+            self.transport.close()
 
     def _get_parser(self) -> Parser:
         if self._parser is None:

@@ -98,6 +98,19 @@ def test_what_breaks_the_rules_is_not_waited_for(head: bytes) -> None:
     assert parser.parser_exc is not None
 
 
+@pytest.mark.parametrize("step", [1, 3, 1000, 100_000])
+@pytest.mark.parametrize("is_masked", [True, False])
+@pytest.mark.parametrize("size", [5, 200, MAX_BYTES + 1, 70_000])
+def test_what_follows_a_frame_that_is_not_taken_is_understood(step: int, is_masked: bool, size: int) -> None:
+    """Fails if a client's close frame is taken for a part of what it sent before, or the other way round."""
+    refused = Frame(Opcode.TEXT, b"\x88\x80" * (size // 2) + b"x" * (size % 2)).serialize(mask=is_masked)
+    close = Frame(Opcode.CLOSE, b"\x03\xe8").serialize(mask=True)
+    data = refused + close
+    parts = split([data[at : at + step] for at in range(0, len(data), step)])
+    assert parts[-1] == close
+    assert len(parts) == 2
+
+
 def test_a_large_frame_in_many_pieces() -> None:
     """Fails if what has come is gone through again with each piece (64 KiB by single bytes would take minutes)."""
     payload = os.urandom(32_768).hex().encode()

@@ -11,7 +11,8 @@ from app.hub.outbox import Outbox, Turn
 from app.protocol.codes import CloseCode
 from app.server.websocket import FrameWebSocket, Sockets
 from app.transports.websocket import SERVER_SOCKET
-from tests.support.raw_socket import CLOSE, PING, TEXT
+from tests.conftest import StartReplica
+from tests.support.raw_socket import CLOSE, PING, TEXT, RawSocket
 from tests.support.waiting import eventually
 
 MASK = b"\x00\x00\x00\x00"
@@ -197,3 +198,36 @@ async def test_an_application_that_does_not_answer() -> None:
     assert case.transport.written.startswith(b"HTTP/1.1 500 ")
     assert case.transport.is_closed
     assert not case.state.tasks
+
+
+BROKEN = {
+    "reserved opcode": (1002, frame(0x3, b"")),
+    "no mask": (1002, b"\x81\x05hello"),
+    "no mask, long": (1002, b"\x81\x7e\x01\x00" + b"x" * 256),
+    "fragmented ping": (1002, b"\x09\x80" + MASK),
+    "bad text": (1007, frame(TEXT, b"\xff")),
+    "bad text in fragments": (1007, b"\x01\x81" + MASK + b"\xff" + b"\x80\x80" + MASK),
+    "too large": (1009, b"\x82\xff" + (200_000).to_bytes(8) + MASK + b"\x88" * 200_000),
+    "close frame of one byte": (1002, frame(CLOSE, b"x")),
+}
+
+
+@pytest.mark.parametrize("answer_comes", ["with it", "later", "in pieces"])
+@pytest.mark.parametrize("kind", BROKEN)
+async def test_who_answers_the_close_is_let_go_at_once(
+    start_replica: StartReplica, monkeypatch: pytest.MonkeyPatch, kind: str, answer_comes: str
+) -> None:
+    """Fails if a client that broke the protocol, and says goodbye as it should, waits for the server to close."""
+    monkeypatch.setattr("app.server.websocket.DISCARD_S", 60)
+    code, data = BROKEN[kind]
+    goodbye = frame(CLOSE, code.to_bytes(2))
+    one = await start_replica(redis_url=None, limits={"frame_bytes": 1024})
+    async with RawSocket(one.url, "/ws?user=alice") as raw:
+        loop = asyncio.get_running_loop()
+        await loop.sock_sendall(raw.socket, data + (goodbye if answer_comes == "with it" else b""))
+        assert (await raw.closed())[0] == code
+        if kind != "close frame of one byte":
+            for piece in {"with it": [], "later": [goodbye], "in pieces": [goodbye[:3], goodbye[3:]]}[answer_comes]:
+                await loop.sock_sendall(raw.socket, piece)
+                await asyncio.sleep(0.01)
+        assert await raw.body() == b""
