@@ -241,7 +241,9 @@ class LimitSettings(_Group):
 
 
 class PingSettings(_Group):
-    interval_s: int = Field(default=25, ge=1, description="how often the server pings each socket")
+    interval_s: int = Field(
+        default=25, ge=1, le=60, description="how often the server pings each socket; nginx waits 75 s for it"
+    )
     timeout_s: int = Field(default=10, ge=1, description="how long a pong may take; then the socket is dead")
 
 

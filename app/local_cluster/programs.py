@@ -16,6 +16,8 @@ from app.local_cluster.options import CannotStart, LocalClusterOptions, brackete
 TEMPLATE = Path(__file__).parents[2] / "nginx" / "nginx.conf.template"
 PROBE_TIMEOUT_S = 2.0
 OTHERS_STOP_WITHIN_S = 5.0
+# nginx's own variables, and a port that all replicas here would share: nginx lets nothing of it out.
+_NOT_FOR_REPLICAS = ("HELIOGRAPH_NGINX_", "HELIOGRAPH_INTERNAL__")
 _TEMPLATE_VARIABLE = re.compile(r"\$\{(HELIOGRAPH_\w+)\}")
 
 
@@ -90,6 +92,8 @@ def _nginx_variables(options: LocalClusterOptions, directory: Path, open_files: 
         "HELIOGRAPH_NGINX_RESOLVER": "",
         "HELIOGRAPH_NGINX_TRUSTED_PROXIES": os.environ.get("HELIOGRAPH_NGINX_TRUSTED_PROXIES", ""),
         "HELIOGRAPH_NGINX_CONNECTIONS_PER_ADDRESS": str(options.connections_per_address or 65_535),
+        "HELIOGRAPH_NGINX_REQUESTS_PER_SECOND": os.environ.get("HELIOGRAPH_NGINX_REQUESTS_PER_SECOND") or "200",
+        "HELIOGRAPH_NGINX_REQUEST_BURST": os.environ.get("HELIOGRAPH_NGINX_REQUEST_BURST") or "2000",
     }
 
 
@@ -106,7 +110,7 @@ def _replica(options: LocalClusterOptions, number: int, port: int) -> Part:
     name = f"replica-{number}"
     argv = (sys.executable, "-m", "app", "serve", "--host", "127.0.0.1", "--port", str(port), "--name", name)
     environment = {
-        **{key: value for key, value in os.environ.items() if not key.startswith("HELIOGRAPH_NGINX_")},
+        **{key: value for key, value in os.environ.items() if not key.startswith(_NOT_FOR_REPLICAS)},
         "HELIOGRAPH_REDIS__URL": options.replica_redis_url,
         # Into a pipe, Python would keep its lines until it has many.
         "PYTHONUNBUFFERED": "1",
