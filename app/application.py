@@ -62,6 +62,7 @@ from app.transports.http_api import http_api_routes, openapi_route
 from app.transports.metrics import metrics_route
 from app.transports.paths import PlainPaths
 from app.transports.polling import PollDoor
+from app.transports.requests import RequestRate
 from app.transports.runs import RunDoor
 from app.transports.sse import SseDoor
 from app.transports.tickets import TicketDoor
@@ -122,6 +123,7 @@ def build_replica(settings: Settings, name: str = "replica-1", bus: PubSubManage
     tickets: Tickets
     probes: list[WriteProbe] = []
     durable: Client | None = None  # a client of our own, if what is kept has a server of its own
+    page_bytes = settings.channels.page_bytes
     if bus.enabled:
         backend = RedisDirectory(bus.client, bus.keys, bus.scripts)
         present = RedisPresence(bus.client, bus.scripts, bus.keys, bus.channel)
@@ -129,7 +131,9 @@ def build_replica(settings: Settings, name: str = "replica-1", bus: PubSubManage
         tickets = RedisTickets(bus.client, bus.keys)
         heard = RedisCensus(bus.client, bus.scripts, bus.keys)
         kept_scripts = bus.scripts
-        log = RedisLog(bus.client, bus.scripts, bus.keys, bus.channel, bus.node_id, budget=budget)
+        log = RedisLog(
+            bus.client, bus.scripts, bus.keys, bus.channel, bus.node_id, budget=budget, page_bytes=page_bytes
+        )
         if settings.redis.durable_url is not None:
             durable = connect(settings.redis.durable_url, max_connections=settings.redis.max_connections)
             kept_scripts = Scripts(durable, bus.keys, name, publish_time=bus.stats.publish_time)
@@ -142,6 +146,7 @@ def build_replica(settings: Settings, name: str = "replica-1", bus: PubSubManage
                 live=bus.client,
                 live_scripts=bus.scripts,
                 budget=budget,
+                page_bytes=page_bytes,
             )
         probes = [
             WriteProbe(
@@ -165,7 +170,12 @@ def build_replica(settings: Settings, name: str = "replica-1", bus: PubSubManage
             budget=budget,
         )
     else:
-        backend, log, emissions, command_log = MemoryDirectory(clock), MemoryLog(clock), NoEmissions(), NoCommands()
+        backend, log, emissions, command_log = (
+            MemoryDirectory(clock),
+            MemoryLog(clock, page_bytes=page_bytes),
+            NoEmissions(),
+            NoCommands(),
+        )
         tickets = MemoryTickets(clock)
         heard = MemoryCensus()
         present = MemoryPresence(
@@ -213,18 +223,22 @@ def build_replica(settings: Settings, name: str = "replica-1", bus: PubSubManage
         settings=settings,
         telemetry=telemetry,
         namespaces=namespaces,
+        requests=RequestRate(settings.limits.requests_per_second, "user", "REQUESTS_PER_SECOND", telemetry),
         policy=policy,
         codec=PlainCodec(settings.limits.depth),
         turn=turn,
     )
     door = WebSocketDoor.build(parts)
-    page_door = partial(PageDoor, OriginPolicy(settings.allowed_origins), parts.addresses)
+    by_address = RequestRate(
+        settings.limits.requests_per_second_per_address, "address", "REQUESTS_PER_SECOND_PER_ADDRESS", telemetry
+    )
+    page_door = partial(PageDoor, OriginPolicy(settings.allowed_origins), parts.addresses, by_address)
     polls = PollDoor(parts)
     routes: list[BaseRoute] = [
         WebSocketRoute("/ws", door),
         WebSocketRoute("/ws/users/{user:path}", door),
         *(WebSocketRoute(f"/ws/{kind}/{{{kind}:path}}", door) for kind in CHANNEL_KINDS),
-        Route("/api/ticket", page_door(TicketDoor(authenticator).serve, "POST")),
+        Route("/api/ticket", page_door(TicketDoor(authenticator, parts.requests).serve, "POST")),
         Route("/sse", page_door(SseDoor.build(parts).serve)),
         Route("/api/poll", page_door(polls.serve)),
         Route("/api/runs/{run_id:path}", page_door(RunDoor(parts).serve)),

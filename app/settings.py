@@ -91,6 +91,9 @@ class ChannelSettings(_Group):
     heartbeat_s: float = Field(default=1.0, gt=0, description="how often to look for a lost last message")
     linger_s: float = Field(default=5.0, ge=0, description="how long to follow a channel that nobody listens to")
     page: int = Field(default=500, ge=1, description="publications read from the log at once")
+    page_bytes: int = Field(
+        default=131_072, ge=1024, description="bytes of a channel read from the log at once, or one publication"
+    )
 
 
 class PresenceSettings(_Group):
@@ -226,6 +229,19 @@ class LimitSettings(_Group):
         ge=0,
         le=100,
         description="of Redis' maxmemory; beyond it nothing that clients write is kept (0: no limit)",
+    )
+    read_bytes_per_second: float = Field(
+        default=1_048_576,
+        ge=0,
+        description="history and presence that one connection reads; then its frames wait (0: no limit)",
+    )
+    requests_per_second: float = Field(
+        default=50,
+        ge=0,
+        description="HTTP requests of one user on one replica, in bursts of five times that (0: any)",
+    )
+    requests_per_second_per_address: float = Field(
+        default=500, ge=0, description="the same of one address, whoever asks (0: any); nginx has its own"
     )
     refusals: int = Field(default=1000, ge=1, description="operations over that rate that get an answer; more closes")
     connections: int = Field(default=20_000, ge=1, description="connections of one replica")

@@ -63,6 +63,7 @@ class Telemetry:
     closes: dict[int, int] = field(default_factory=dict)  # by close code; 0: one that nobody knows
     slow_closes: int = 0  # connections closed because they did not read
     connections_refused: int = 0  # by a limit or while draining
+    requests_refused: int = 0  # HTTP requests of clients, by the rate of a user or an address
     repairs: int = 0  # ranges of a channel that were read from the log because the bus had not brought them
     unfilled_gaps: int = 0  # ranges that the log did not have any more either; clients were told
     loop_lag: Histogram = field(default_factory=Histogram)  # how late the event loop wakes what is due

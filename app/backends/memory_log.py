@@ -2,7 +2,7 @@
 
 import secrets
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from heapq import merge
 
@@ -11,6 +11,8 @@ import msgspec
 from app.backends.protocols import (
     IDEMPOTENCY_TTL_S,
     META_TTL_S,
+    PAGE_BYTES,
+    READ_TTL_S,
     Appended,
     Appending,
     BusSequences,
@@ -25,7 +27,7 @@ from app.protocol.publication import Publication
 from app.protocol.run import END_STATES, TAIL_SIZE, RunProgress, RunState, RunUpdate
 from app.settings import Namespace
 
-SWEEP_INTERVAL_S = 60.0
+SWEEP_INTERVAL_S = 10.0
 
 
 @dataclass
@@ -46,8 +48,9 @@ class _Channel:
 class MemoryLog:
     """A `Log` for one process, which delivers itself what nobody else has to be told."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, *, page_bytes: int = PAGE_BYTES) -> None:
         self._clock = clock
+        self._page_bytes = page_bytes
         self._channels: dict[str, _Channel] = {}
         self._swept_at = clock.monotonic()
 
@@ -86,6 +89,12 @@ class MemoryLog:
             for name in channels
         ]
 
+    async def listen(self, channels: Mapping[str, float]) -> None:
+        now = self._clock.monotonic()
+        for name, seconds in channels.items():
+            if (channel := self._channels.get(name)) is not None and channel.top == 0:
+                channel.forgotten_at = max(channel.forgotten_at, now + seconds)
+
     async def bus_sequences(self) -> BusSequences:
         return BusSequences(0, 0)
 
@@ -101,12 +110,21 @@ class MemoryLog:
         kept = list(merge(channel.published, channel.sent, key=_offset))
         # A log begins anew only by being forgotten, so all that is kept is of the present epoch.
         if after is None or after.epoch != channel.epoch or after.offset > channel.top:
-            return Opened(position, after is None, kept[: opening.limit], run)
+            return Opened(position, after is None, self._page(kept, opening.limit), run)
         found = [each for each in kept if _offset(each) > after.offset]
-        page = found[: opening.limit]
+        page = self._page(found, opening.limit)
         last = _offset(page[-1]) if page else after.offset
         complete = last == after.offset + len(page) and (len(page) < len(found) or last == channel.top)
         return Opened(position, complete, page, run)
+
+    def _page(self, publications: list[Publication], limit: int) -> list[Publication]:
+        """As many of the first as fit, but one in any case."""
+        size = 0
+        for index, each in enumerate(publications[:limit]):
+            size += len(each.data)
+            if index and size > self._page_bytes:
+                return publications[:index]
+        return publications[:limit]
 
     def _channel(self, name: str) -> _Channel:
         """The channel as it is now: what has outlived its time is gone."""
@@ -114,7 +132,7 @@ class MemoryLog:
         channel = self._channels.get(name)
         if channel is None or channel.forgotten_at <= now:
             self._sweep(now)
-            channel = self._channels[name] = _Channel(forgotten_at=now + META_TTL_S)
+            channel = self._channels[name] = _Channel(forgotten_at=now + READ_TTL_S)
         elif channel.kept_until <= now and (channel.published or channel.sent):
             channel.published.clear()
             channel.sent.clear()

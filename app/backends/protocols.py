@@ -19,6 +19,8 @@ IDEMPOTENCY_TTL_S: Final = 300  # for how long a repetition is recognised
 COMMAND_TTL_S: Final = 3600  # longer than a replica's connections outlive its link to Redis, in all likelihood
 META_TTL_S: Final = 86_400  # a log's epoch and offset outlive its publications by so long ...
 CLIENT_META_TTL_S: Final = 3600  # ... or so, if it holds nothing that a server has published
+READ_TTL_S: Final = 60  # how long they are kept where somebody has read and nobody ever published
+PAGE_BYTES: Final = 131_072  # read from a log at once, if nothing else is set
 
 
 class ReplicaInfo(msgspec.Struct, frozen=True):
@@ -204,8 +206,9 @@ class Opened:
 
     `complete`: nothing is missing between the position asked for and the last publication read. Otherwise
     `publications` are those that are still kept, in order and with gaps; if the position is none of this epoch's,
-    those that are certain to have come after it. More may follow if `publications` does not reach `position`. `run`:
-    the latest of a run, if that was asked for and there is any.
+    those that are certain to have come after it. More may follow if `publications` does not reach `position`: the log
+    gives so many bytes at once as it was told to, or one publication. `run`: the latest of a run, if that was asked
+    for and there is any.
     """
 
     position: Position
@@ -242,7 +245,14 @@ class LogReader(Protocol):
     """The kept publications of all channels, to be read. All calls may raise BusUnavailable."""
 
     async def open(self, openings: Sequence[Opening]) -> list[Opened]:
-        """Say where channels stand and read what was asked for, each channel at one moment."""
+        """Say where channels stand and read what was asked for, each channel at one moment.
+
+        Of a channel on which nothing was published this keeps nothing longer than READ_TTL_S: see `listen`.
+        """
+        ...
+
+    async def listen(self, channels: Mapping[str, float]) -> None:
+        """Keep the place of these channels for so many seconds more, where nothing was published yet."""
         ...
 
     async def bus_sequences(self) -> BusSequences:

@@ -29,12 +29,17 @@ TIMEOUT_S = 1.0  # a command that takes longer has failed as far as a waiting pe
 
 
 class Client(Redis):
-    """redis-py's client with its pool, for what is rare; `link`, for what comes with a message or every second."""
+    """redis-py's client with its pool, for what is rare; `link`, for what comes with a message or every second.
+
+    `bulk`: another link, for reads whose answers may be large. No message waits behind them.
+    """
 
     link: Link
+    bulk: Link
 
     async def aclose(self, close_connection_pool: bool | None = None) -> None:
         await self.link.close()
+        await self.bulk.close()
         await super().aclose(close_connection_pool)
 
 
@@ -64,6 +69,7 @@ def connect(url: str, *, max_connections: int = 50, timeout_s: float = TIMEOUT_S
     client = Client(connection_pool=pool)
     client.auto_close_connection_pool = True
     client.link = Link(pool, TIMEOUT_S)
+    client.bulk = Link(pool, TIMEOUT_S)
     return client
 
 

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -12,7 +12,16 @@ from redis.exceptions import InvalidResponse
 from app.answers import answer
 from app.backends.call_batch import NOTHING, Call, Common
 from app.backends.keys import Keys
-from app.backends.protocols import META_TTL_S, Appended, Appending, BusSequences, Draft, Opened, Opening
+from app.backends.protocols import (
+    PAGE_BYTES,
+    READ_TTL_S,
+    Appended,
+    Appending,
+    BusSequences,
+    Draft,
+    Opened,
+    Opening,
+)
 from app.backends.redis_budget import refused
 from app.backends.redis_client import Client, as_bus_unavailable, bus_unavailable
 from app.backends.scripts import Argument, Scripts
@@ -36,7 +45,8 @@ DELIVERIES: Final = {**{delivery.value: delivery for delivery in Delivery}, "her
 class RedisLog:
     """A `Log` in Redis. `bus_channel` is the shared one; `node_id`: whose inbox counts in `bus_sequences`.
 
-    `budget`: what each user's clients may write.
+    `budget`: what each user's clients may write. What may be large is read over a connection of its own, so that no
+    message waits behind it: at most `page_bytes` of each channel at once.
     """
 
     def __init__(
@@ -48,9 +58,12 @@ class RedisLog:
         node_id: str = "",
         *,
         budget: Budget = NO_BUDGET,
+        page_bytes: int = PAGE_BYTES,
     ) -> None:
         self._redis = client
         self._scripts = scripts
+        self._reading = scripts.over(client.bulk)
+        self._page_bytes = page_bytes
         self._keys = keys
         self._bus_channel = bus_channel
         self._node_id = node_id
@@ -84,7 +97,7 @@ class RedisLog:
     async def open(self, openings: Sequence[Opening]) -> list[Opened]:
         calls = [self._open_call(opening) for opening in openings]
         with as_bus_unavailable():
-            answers = await self._scripts.run_many("open", calls)
+            answers = await self._reading.run_many("open", calls)
         return [_opened(opening, answer) for opening, answer in zip(openings, answers, strict=True)]
 
     async def tops(self, channels: Sequence[str]) -> list[Position | None]:
@@ -93,6 +106,11 @@ class RedisLog:
         return [
             Position(epoch.decode(), top) if epoch else None for epoch, top in zip(flat[::2], flat[1::2], strict=True)
         ]
+
+    async def listen(self, channels: Mapping[str, float]) -> None:
+        times = [int(seconds * 1000) for seconds in channels.values()]
+        with as_bus_unavailable():
+            await self._reading.run("listen", list(map(self._keys.meta, channels)), times)
 
     async def bus_sequences(self) -> BusSequences:
         with as_bus_unavailable():
@@ -109,7 +127,7 @@ class RedisLog:
         names = [keys.meta(channel), keys.stream(channel), keys.client_stream(channel)]
         names += [keys.state(channel), keys.tail(channel)]
         with_run = "1" if opening.with_run else ""
-        return names, [META_TTL_S * 1000, epoch, offset, opening.limit, with_run], NOTHING
+        return names, [READ_TTL_S * 1000, epoch, offset, opening.limit, with_run, self._page_bytes], NOTHING
 
 
 class TwoServerLog(RedisLog):
@@ -134,8 +152,9 @@ class TwoServerLog(RedisLog):
         live: Client,
         live_scripts: Scripts,
         budget: Budget = NO_BUDGET,
+        page_bytes: int = PAGE_BYTES,
     ) -> None:
-        super().__init__(durable, scripts, keys, bus_channel, node_id, budget=budget)
+        super().__init__(durable, scripts, keys, bus_channel, node_id, budget=budget, page_bytes=page_bytes)
         self._live = live
         self._live_scripts = live_scripts
 

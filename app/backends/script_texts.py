@@ -23,6 +23,7 @@ PARTS: Final[dict[str, tuple[str, ...]]] = {
     "remember": (),
     "open": ("_epoch",),
     "tops": ("_epoch",),
+    "listen": (),
     "relay": ("_calls", "_reach"),
     "lease": (),
     "hold": (),

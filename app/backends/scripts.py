@@ -20,7 +20,7 @@ from redis.exceptions import NoScriptError, RedisError, ResponseError
 from app.answers import answer
 from app.backends.call_batch import NOTHING, Call, CallBatch, nobody, parameters_of
 from app.backends.keys import Keys
-from app.backends.link import MOST_OUTSTANDING, Command, Done, LinkFull, NotSent, tell
+from app.backends.link import MOST_OUTSTANDING, Command, Done, Link, LinkFull, NotSent, tell
 from app.backends.redis_client import Client
 from app.backends.script_loading import load
 from app.backends.script_texts import BATCHED, Argument, raise_first_error, read_all
@@ -35,6 +35,14 @@ MOST_TIMES = 5  # that a call is begun anew because its script was unknown
 # Goes before what publishes. Redis writes last to whom it owed an answer first, so the replicas that deliver the
 # message are woken before the one that asked; else that one may have the processor while they wait for it.
 MESSAGE_FIRST: Command = ("PING",)
+
+
+class Mark:
+    """The last number that Redis has given for a probe, and the key that it is counted under ('': none yet)."""
+
+    def __init__(self) -> None:
+        self.key = ""
+        self.number = 0
 
 
 class Scripts:
@@ -56,19 +64,25 @@ class Scripts:
         publish_time: Histogram | None = None,
     ) -> None:
         read_all()
-        self._link = client.link
+        self._client = client
+        self._link: Link = client.link
         self._keys = keys
         self._owner = owner
         self._directed = directed
         self._publish_time = publish_time
         self._shas: dict[str, str] = {}
         self._loading: asyncio.Task[None] | None = None
-        self._mark_key = ""  # under which Redis counts the probes ...
-        self._mark = 0  # ... and the last number it gave
+        self._mark = Mark()
         self._batch: CallBatch | None = None  # the last
         # What Redis did not know, and which try the next one is: to be repeated before ...
         self._again: list[tuple[str, Command, Done, int]] = []
         self._waiting: list[tuple[str, Call, Done]] = []  # ... what was called while the scripts are being loaded
+
+    def over(self, link: Link) -> "Scripts":
+        """The same scripts, called over another link of the same client."""
+        others = Scripts(self._client, self._keys, self._owner, directed=self._directed)
+        others._link, others._mark = link, self._mark
+        return others
 
     def call(self, name: str, call: Call, done: Done) -> None:
         """Run one script; `done` is called with its reply or with the error, in the order of calls."""
@@ -157,8 +171,8 @@ class Scripts:
             self._keys,
             directed=self._directed,
             owner=self._owner,
-            mark_key=self._mark_key,
-            mark=self._mark,
+            mark_key=self._mark.key,
+            mark=self._mark.number,
         )
         commands = next(steps)
         while True:
@@ -202,7 +216,7 @@ class Scripts:
         """
         keys = self._keys.probe(name), self._keys.probe_log(name), self._keys.probe_scratch(name)
         mark = await self.run("probe", keys, [PROBE_TTL_MS])
-        self._mark_key, self._mark = keys[0], mark
+        self._mark.key, self._mark.number = keys[0], mark
 
 
 def _collect(count: int, done: Callable[[list[Any]], object]) -> Done:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 
 import msgspec
 
-from app.backends.protocols import LogReader, Opened, Opening, Subscriptions
+from app.backends.protocols import META_TTL_S, READ_TTL_S, LogReader, Opened, Opening, Subscriptions
 from app.cluster.openings import Openings
 from app.errors import BusUnavailable
 from app.hub.connection import Connection
@@ -40,6 +40,7 @@ FRAME_OVERHEAD_BYTES = 256  # what a frame adds to the data of a publication, ro
 MOST_HELD = 1024  # live publications kept for a connection that catches up; older ones it reads from the log
 LOOK_BATCH = 200  # channels compared with the log in one go
 REPAIR_BATCH = 50  # channels repaired in one round trip: each may bring a page
+LISTEN_EVERY_S = READ_TTL_S / 3  # how often the places of channels are kept on which nothing was published
 USERS_EVERY = 5  # heartbeats: how often users' channels are compared with the log one by one
 
 
@@ -71,10 +72,11 @@ class _Tally:
 class _Followed:
     """One channel that this replica follows."""
 
-    __slots__ = ("early", "idle_since", "is_users", "joining", "name", "seen_top", "sequence")
+    __slots__ = ("early", "idle_since", "is_users", "joining", "name", "seen_top", "sequence", "since")
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, now: float) -> None:
         self.name = name
+        self.since = now  # monotonic seconds
         self.is_users = user_of(name) is not None
         self.sequence: Sequence | None = None  # none until the log has said where the channel stands
         self.early: list[Publication] = []  # what the bus has brought before that
@@ -168,6 +170,7 @@ class Channels:
         self._shared = _Tally()  # of what the shared bus channel has brought
         self._own = _Tally()  # of what the inbox has
         self._beats = 0
+        self._listen_at = 0.0  # when to keep places next; by the loop's clock
         self._tasks: list[asyncio.Task[None]] = []
 
     # -- life
@@ -361,7 +364,7 @@ class Channels:
     def _follow(self, channel: str) -> _Followed:
         followed = self._followed.get(channel)
         if followed is None or self._is_stale(followed):
-            followed = self._followed[channel] = _Followed(channel)
+            followed = self._followed[channel] = _Followed(channel, asyncio.get_running_loop().time())
         return followed
 
     def _is_stale(self, followed: _Followed) -> bool:
@@ -470,6 +473,7 @@ class Channels:
                 return
             self._hub.tell(pending.connection, *self._event(publication))
             pending.told = publication.position or pending.told
+            pending.connection.read_bytes += _size(publication)
 
     async def _let_read(self, connection: Connection) -> None:
         """Wait until the client has read nearly all that it was told, or is gone."""
@@ -727,8 +731,24 @@ class Channels:
         ]
         await self._compare(looked_at, self._note_if_lost)
         await self._beat_for_users()
+        await self._keep_places()
         answered, self._log_answered = self._log_answered, asyncio.Event()
         answered.set()
+
+    async def _keep_places(self) -> None:
+        """Keep the places of channels that are listened to and on which nothing was published yet.
+
+        Such a place outlives its listeners by as long as they have listened, so that a client that comes back finds
+        it. So what a client can have kept by reading alone is in proportion to what it holds.
+        """
+        now = asyncio.get_running_loop().time()
+        if now < self._listen_at:
+            return
+        self._listen_at = now + LISTEN_EVERY_S
+        quiet = [each for each in self._followed.values() if each.sequence and each.sequence.position.offset == 0]
+        for i in range(0, len(quiet), LOOK_BATCH):
+            some = quiet[i : i + LOOK_BATCH]
+            await self._log.listen({each.name: min(max(READ_TTL_S, now - each.since), META_TTL_S) for each in some})
 
     def _note_if_lost(self, each: _Followed, top: Position | None) -> None:
         """A log that is gone shows at the first look: the repair begins one anew, which looks sound at the next."""

@@ -17,7 +17,7 @@ from app.cluster.channels import Channels
 from app.cluster.client_writes import ClientWrites
 from app.cluster.commands import Commands
 from app.cluster.directory import Directory
-from app.cluster.presence import Presence
+from app.cluster.presence import Presence, Roster
 from app.cluster.pubsub_manager import PubSubManager
 from app.cluster.receipt import Receipt, Routing
 from app.cluster.remote_delivery import RemoteDelivery
@@ -192,9 +192,9 @@ class ConnectionManager:
         [opened] = await self._log.open([Opening(channel, with_run=True)])
         return opened
 
-    async def presence(self, channel: str) -> dict[str, int]:
-        """Who is on the channel, over all replicas: see `Presence.members`."""
-        return await self._presence.members(channel)
+    async def presence(self, channel: str) -> Roster:
+        """Who is on the channel, over all replicas: see `Presence.roster`."""
+        return await self._presence.roster(channel)
 
     # -- what a server says about users
 

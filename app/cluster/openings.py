@@ -10,7 +10,8 @@ from app.tasks import end
 
 logger = logging.getLogger("heliograph.channels")
 
-OPEN_BATCH = 200  # channels opened in one round trip
+OPEN_BATCH = 200  # channels opened in one round trip ...
+READ_BATCH = 32  # ... and those of them of which something is read: each may bring a page
 
 
 class Openings:
@@ -47,10 +48,21 @@ class Openings:
         self._due.set()
         return await future
 
+    def _next(self) -> list[tuple[Opening, asyncio.Future[Opened]]]:
+        """Those that go out together, in order."""
+        count = reads = 0
+        for opening, _ in self._wanted[:OPEN_BATCH]:
+            reads += opening.replay or opening.after is not None
+            if reads > READ_BATCH:
+                break
+            count += 1
+        wanted, self._wanted = self._wanted[:count], self._wanted[count:]
+        return wanted
+
     async def _loop(self) -> None:
         while True:
             await self._due.wait()
-            wanted, self._wanted = self._wanted[:OPEN_BATCH], self._wanted[OPEN_BATCH:]
+            wanted = self._next()
             if not self._wanted:
                 self._due.clear()
             futures = [future for _, future in wanted]

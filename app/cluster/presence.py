@@ -7,6 +7,7 @@ that moves to another replica, neither leaves nor joins. Entries of a replica th
 import asyncio
 import logging
 from collections import Counter
+from dataclasses import dataclass
 
 from app.backends.protocols import PresenceBackend, PresenceEntry
 from app.cluster.directory import Directory
@@ -16,7 +17,18 @@ from app.tasks import end
 
 logger = logging.getLogger("heliograph.presence")
 
+MANY = 100  # users on a channel, from which on an answer is good for a while
+FRESH_S = 1.0  # so long
 RETRY_S = 0.5  # until entries that could not be made are tried again
+
+
+@dataclass(frozen=True, slots=True)
+class Roster:
+    """Who was on a channel at one moment: the users with their connections, and how many those are in all."""
+
+    users: dict[str, int]
+    connections: int
+    read_at: float  # monotonic seconds
 
 
 class Presence:
@@ -31,6 +43,7 @@ class Presence:
         self._grace_s = grace_s
         self._here: Counter[tuple[str, str]] = Counter()  # (channel, user) -> connections on this replica
         self._due: dict[tuple[str, str], None] = {}  # what has to be entered, in order
+        self._rosters: dict[str, Roster] = {}  # of channels with many users, as they were last read
         self._work = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         directory.on_new_lease(self._enter_all)
@@ -63,13 +76,25 @@ class Presence:
         else:
             self._enter((channel, user))
 
-    async def members(self, channel: str) -> dict[str, int]:
-        """Who is on the channel, with how many connections, over all replicas.
+    async def roster(self, channel: str) -> Roster:
+        """Who is on the channel, over all replicas.
+
+        Where there are many, the answer may be a second old: one client that asks again and again must not keep Redis
+        and this process busy.
 
         Raises:
             BusUnavailable: nobody can say.
         """
-        return await self._backend.members(channel)
+        known = self._rosters.get(channel)
+        if known is not None and asyncio.get_running_loop().time() - known.read_at < FRESH_S:
+            return known
+        users = await self._backend.members(channel)
+        now = asyncio.get_running_loop().time()
+        roster = Roster(users, sum(users.values()), now)
+        self._rosters = {name: each for name, each in self._rosters.items() if now - each.read_at < FRESH_S}
+        if len(users) >= MANY:
+            self._rosters[channel] = roster
+        return roster
 
     async def _reap(self, lease: str) -> None:
         await self._backend.reap(lease, lambda channel: self._namespaces.of(channel).join_leave)

@@ -433,6 +433,7 @@ class PubSubManager:
             await self._drop_subscription()
             with as_bus_unavailable():
                 await self.client.link.ping()
+                await self.client.bulk.ping()
                 self._lost = asyncio.get_running_loop().create_future()
                 wire = await Wire.open(self.client.connection_pool, self._handle_message, self._lost.set_result)
             wire.hold()

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 class Connection:
     """Compared by identity: a user may have any number of them."""
 
-    __slots__ = ("channels", "close_code", "encoding", "id", "on_expelled", "outbox", "since", "user")
+    __slots__ = ("channels", "close_code", "encoding", "id", "on_expelled", "outbox", "read_bytes", "since", "user")
 
     def __init__(self, connection_id: str, user: str, encoding: Encoding, outbox: Outbox) -> None:
         self.id = connection_id
@@ -26,6 +26,7 @@ class Connection:
         self.since = time.monotonic()
         self.on_expelled: Callable[[str], object] | None = None  # it is to leave this channel, whatever it wants
         self.close_code: CloseCode | None = None  # why it was closed here
+        self.read_bytes = 0  # of what is kept, on its behalf; whoever charges it for that begins anew
 
     def open(self, greeting: Event) -> None:
         """The client may be told now; see `Outbox`."""

@@ -130,11 +130,12 @@ class Progress(msgspec.Struct, frozen=True, tag="progress"):
 
 
 class History(msgspec.Struct, frozen=True, tag="history"):
-    """What is kept of a channel, oldest first. `cursor` stands behind the last; more may follow it."""
+    """What is kept of a channel, oldest first. `cursor` stands behind the last; `more`: something follows it."""
 
     channel: str
     publications: list["Message"]
     cursor: str
+    more: bool | msgspec.UnsetType = msgspec.UNSET
     id: RequestId | msgspec.UnsetType = msgspec.UNSET
 
 

@@ -1,11 +1,14 @@
 """A message as the cluster knows it: data, where it goes, where it came from."""
 
 import re
+from typing import Final
 
 import msgspec
 
 from app.errors import BadData, DataTooDeep
 from app.protocol.position import Position
+
+PUBLICATION_BYTES: Final = 200  # of a publication beside its data, roughly
 
 _anything = msgspec.json.Decoder()
 _STRING_OR_BRACKET = re.compile(rb'"(?:[^"\\]|\\.)*"|[][{}]')

@@ -24,3 +24,11 @@ class TokenBucket:
             return False
         self._tokens -= 1
         return True
+
+    def charge(self, tokens: float, now: float) -> float:
+        """Take what something has cost, on credit if need be; returns in how many seconds there is a token again."""
+        if self._rate == 0:
+            return 0.0
+        self._tokens = min(self._most, self._tokens + (now - self._at) * self._rate) - tokens
+        self._at = now
+        return max(0.0, (1 - self._tokens) / self._rate)

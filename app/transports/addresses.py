@@ -32,7 +32,7 @@ class Addresses:
         """One connection more: the address to `leave` with; None if that would be too many."""
         if self._limit == 0:
             return ""
-        address = _address(scope)
+        address = address_of(scope)
         if self._connections[address] >= self._limit:
             return None
         self._connections[address] += 1
@@ -47,7 +47,7 @@ class Addresses:
             del self._connections[address]
 
 
-def _address(scope: Scope) -> str:
+def address_of(scope: Scope) -> str:
     """What counts as one address. Clients of a Unix socket are one."""
     host = (scope.get("client") or ("",))[0]
     try:

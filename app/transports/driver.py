@@ -39,6 +39,7 @@ from app.protocol.operations import Connect, Emit, Operation, Publish, Send
 from app.protocol.plain import PlainCodec
 from app.protocol.policy import Policy
 from app.protocol.position import cursor_of, format_cursor
+from app.protocol.publication import PUBLICATION_BYTES
 from app.protocol.session import (
     Action,
     Answer,
@@ -57,7 +58,9 @@ from app.settings import Settings
 from app.telemetry import Telemetry
 from app.transports.addresses import Addresses
 from app.transports.auth import Authenticator, Credentials, Identity
+from app.transports.requests import RequestRate
 
+MEMBER_BYTES = 24  # what a user costs in an answer about presence
 MOST_UNDER_WAY = 100  # messages of one client that the router has not answered yet
 # What is read from a client is not read faster than this after a refusal: a flood costs the others no more.
 REFUSED_S = 0.01  # for each message ...
@@ -82,6 +85,7 @@ class Parts:
     telemetry: Telemetry
     namespaces: Namespaces
     policy: Policy
+    requests: RequestRate  # by user
     codec: PlainCodec
     turn: Turn
 
@@ -395,22 +399,25 @@ class Driver:
         except BusUnavailable as error:
             self.refuse(Refuse(error.code, f"the history cannot be read, try again: {error}", read.id))
             return
-        last = opened.publications[-1].position if opened.publications else None
+        last = (opened.publications[-1].position if opened.publications else None) or opened.position
+        self.connection.read_bytes += sum(len(each.data) + PUBLICATION_BYTES for each in opened.publications)
         history = History(
             channel=read.channel,
             publications=[Message.of(publication) for publication in opened.publications],
-            cursor=format_cursor({read.channel: last or opened.position}),
+            cursor=format_cursor({read.channel: last}),
+            more=True if last.offset < opened.position.offset else UNSET,
             id=echo(read.id),
         )
         self._parts.manager.tell(self.connection, history)
 
     async def _muster(self, action: Muster) -> None:
         try:
-            users = await self._parts.manager.presence(action.channel)
+            roster = await self._parts.manager.presence(action.channel)
         except BusUnavailable as error:
             self.refuse(Refuse(error.code, f"nobody can say, try again: {error}", action.request_id))
         else:
-            presence = Presence(channel=action.channel, users=users, id=echo(action.request_id))
+            self.connection.read_bytes += MEMBER_BYTES * len(roster.users)
+            presence = Presence(channel=action.channel, users=roster.users, id=echo(action.request_id))
             self._parts.manager.tell(self.connection, presence)
 
     async def _hand_over(self, action: HandOver) -> None:

@@ -8,9 +8,10 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from app.errors import BusUnavailable, ErrorCode, HeliographError, KeysUnavailable
-from app.transports.addresses import Addresses
+from app.transports.addresses import Addresses, address_of
 from app.transports.auth import OriginPolicy
 from app.transports.driver import Disconnected
+from app.transports.requests import RequestRate
 
 STATUS: Final = {
     ErrorCode.INVALID_TOKEN: 401,
@@ -46,12 +47,14 @@ class PageDoor:
         self,
         origins: OriginPolicy,
         addresses: Addresses,
+        rate: RequestRate,
         serve: Callable[[Request], Awaitable[Response]],
         method: str = "GET",
     ) -> None:
         self._method = method
         self._origins = origins
         self._addresses = addresses
+        self._rate = rate  # by address
         self._serve = serve
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -93,6 +96,7 @@ class PageDoor:
             answer.status_code, answer.headers["Allow"] = 405, f"{self._method}, OPTIONS"
             return answer
         try:
+            self._rate.take(address_of(request.scope))
             return await self._serve(request)
         except Disconnected as refused:
             return refusal(refused.code, str(refused))

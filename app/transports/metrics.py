@@ -94,6 +94,8 @@ class _Replica(Collector):
         yield _counter("slow_closes", "Connections closed because they did not read", counted.slow_closes)
         text = "Connections refused by a limit, for their origin, or while draining"
         yield _counter("connections_refused", text, counted.connections_refused)
+        text = "HTTP requests of clients that were refused by the rate of a user or an address"
+        yield _counter("requests_refused", text, counted.requests_refused)
 
     def _channels(self) -> Iterator[Metric]:
         counted = self._telemetry

@@ -31,6 +31,7 @@ from app.transports.auth import Identity, credentials_of
 from app.transports.driver import Disconnected, Driver, Parts
 from app.transports.entry import Entry
 from app.transports.query import Query
+from app.transports.requests import CONTINUED, PER_CHANNEL
 
 logger = logging.getLogger("heliograph.polling")
 
@@ -85,6 +86,8 @@ class PollDoor:
         if self._parts.node.draining:
             raise Disconnected(ErrorCode.UNAVAILABLE, "this replica is shutting down")
         asked = Standing(replace(identity, expires_at=None), query.channels, query.get("cursor", ""))
+        cost = CONTINUED if asked in self._resting else 1 + PER_CHANNEL * len(query.channels)
+        self._parts.requests.take(identity.user, cost)
         mailbox = self._take(asked)
         if mailbox is None:
             connect = Connect(credentials.token, credentials.user, asked.cursor, replay="replay" in query)

@@ -38,6 +38,7 @@ class RunDoor:
             credentials = credentials_of(request.scope, Query(request.scope))
             identity = await self._parts.authenticator.identify(credentials)
             user, grants = identity.user, identity.channels
+            self._parts.requests.take(user)
         if not self._parts.policy.may_read(user, grants, channel):
             return refusal(ErrorCode.NOT_ALLOWED, f"{channel!r} is not yours to read")
         opened = await self._parts.manager.run(channel)

@@ -22,6 +22,7 @@ from app.transports.auth import credentials_of
 from app.transports.driver import Driver, Parts
 from app.transports.entry import Entry
 from app.transports.query import Query
+from app.transports.requests import PER_CHANNEL
 
 logger = logging.getLogger("heliograph.sse")
 
@@ -56,6 +57,7 @@ class SseDoor:
         cursor = request.headers.get("last-event-id") or query.get("cursor")
         credentials = credentials_of(request.scope, query)
         identity = await self.parts.authenticator.identify(credentials)
+        self.parts.requests.take(identity.user, 1 + PER_CHANNEL * len(query.channels))
         stream = EventStream(self.parts)
         driver = Driver(self.parts, self.encoding, stream.outbox, channels=query.channels)
         connect = Connect(credentials.token, credentials.user, cursor, replay="replay" in query)

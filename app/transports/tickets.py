@@ -6,19 +6,22 @@ from starlette.responses import JSONResponse, Response
 from app.errors import InvalidToken
 from app.transports.auth import Authenticator, credentials_of
 from app.transports.query import Query
+from app.transports.requests import RequestRate
 
 
 class TicketDoor:
     """Gives whoever proves who they are a ticket for it."""
 
-    def __init__(self, authenticator: Authenticator) -> None:
+    def __init__(self, authenticator: Authenticator, requests: RequestRate) -> None:
         self._authenticator = authenticator
+        self._requests = requests
 
     async def serve(self, request: Request) -> Response:
         credentials = credentials_of(request.scope, Query(request.scope))
         if credentials.ticket is not None:
             raise InvalidToken("a ticket is given for a token, and not for another ticket")
         identity = await self._authenticator.identify(credentials)
+        self._requests.take(identity.user)
         ticket = await self._authenticator.issue_ticket(identity)
         body = {"ticket": ticket, "expires_in": int(self._authenticator.ticket_ttl_s)}
         return JSONResponse(body, headers={"Cache-Control": "no-store"})

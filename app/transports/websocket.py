@@ -29,6 +29,7 @@ logger = logging.getLogger("heliograph.websocket")
 
 CHANNEL_KINDS = {"runs": "run", "logs": "logs"}  # what stands in the path -> the namespace
 SERVER_SOCKET = "heliograph.socket"  # in the ASGI scope: our server's own socket, to be used without a detour
+MOST_OWED_S = 3.0  # that a client waits because of what it has read
 MOST_WAITING = 64  # frames that wait for one that takes its time, until the socket is read no further
 
 
@@ -124,8 +125,10 @@ class _Socket:
         "_connect",
         "_decode",
         "_driver",
+        "_paid",
         "_parts",
         "_patience",
+        "_reads",
         "_socket",
         "_timer",
         "_traffic",
@@ -159,6 +162,8 @@ class _Socket:
         self._traffic = encoding.traffic
         self._bucket = TokenBucket(parts.settings.limits.messages_per_second, monotonic())
         self._patience: TokenBucket | None = None  # with who is over that rate
+        self._reads: TokenBucket | None = None  # bytes of what is kept
+        self._paid: asyncio.Future[None] | None = None  # until the client may go on after much of that
         self._work: asyncio.Task[None] | None = None  # what takes its time
         self._waiting: deque[str] | None = None  # the frames behind it
         self._timer: asyncio.TimerHandle | None = None
@@ -200,6 +205,8 @@ class _Socket:
         self._waiting = None
         self._stop_timer()
         self._parts.addresses.leave(self._address)
+        if self._paid is not None:
+            self._go_on_reading(self._paid)
         if self._work is None:
             self._driver.end(code)
 
@@ -245,6 +252,8 @@ class _Socket:
     async def _do(self, work: Coroutine[Any, Any, None]) -> None:
         try:
             await work
+            if self._driver.connection.read_bytes:
+                await self._pay()
         except Disconnected:
             pass
         except Exception:
@@ -258,6 +267,27 @@ class _Socket:
                 self._driver.end(self._close_code)
             else:
                 self._go_on()
+
+    async def _pay(self) -> None:
+        """Charge what was read for the client. If it was much, its next frames wait for a while.
+
+        They wait instead of being refused: who comes back after an hour has much to read and has done nothing wrong.
+        """
+        rate, now = self._parts.settings.limits.read_bytes_per_second, monotonic()
+        if self._reads is None:
+            self._reads = TokenBucket(rate, now)
+        read, self._driver.connection.read_bytes = self._driver.connection.read_bytes, 0
+        owed_s = self._reads.charge(read, now)
+        if owed_s > 0 and self._close_code is None:
+            loop = asyncio.get_running_loop()
+            self._paid = loop.create_future()
+            loop.call_later(min(owed_s, MOST_OWED_S), self._go_on_reading, self._paid)
+            await self._paid
+            self._paid = None
+
+    def _go_on_reading(self, paid: asyncio.Future[None]) -> None:
+        if not paid.done():
+            paid.set_result(None)
 
     def _go_on(self) -> None:
         """Do what has waited."""

@@ -18,6 +18,8 @@ from app.backends.protocols import (
     CLIENT_META_TTL_S,
     IDEMPOTENCY_TTL_S,
     META_TTL_S,
+    PAGE_BYTES,
+    READ_TTL_S,
     Appended,
     Draft,
     Log,
@@ -37,6 +39,7 @@ from tests.support.redis_server import RedisServer
 from tests.support.waiting import eventually
 
 OPTIONS = Namespace()
+LONG = Namespace(history_size=1000)
 RUN = Namespace(run=True, history_size=1000, history_ttl_s=1000, final_ttl_s=50)
 CHANNELS = [
     "chat:1",
@@ -96,6 +99,10 @@ def draft(channel: str, data: Any = None, **fields: Any) -> Draft:
 def moved(position: Position, offset: int) -> Position:
     """Another place in the same log."""
     return Position(position.epoch, offset)
+
+
+async def epoch_of(bench: Bench, channel: str = "c") -> str:
+    return (await bench.read(channel)).position.epoch
 
 
 def data_of(opened: Opened) -> list[Any]:
@@ -200,6 +207,38 @@ class TestReading:
         assert (page.complete, offsets_of(page), page.position.offset) == (True, [4, 5], 7)
         at_the_end = await bench.read("c", after=Position(epoch, 7))
         assert (at_the_end.complete, offsets_of(at_the_end)) == (True, [])
+
+    async def test_a_page_has_its_bytes_and_the_next_follows(self, bench: Bench) -> None:
+        """Fails if large publications make a page grow without end, or what did not fit is left out or is lost."""
+        block = "x" * 40_000
+        for n in range(12):
+            client = "bob" if n % 3 == 0 else None
+            await bench.append("c", [n, block], client=client)
+        after, found, pages = Position(await epoch_of(bench), 0), [], 0
+        while after.offset < 12:
+            page = await bench.read("c", after=after)
+            assert page.complete
+            assert 0 < sum(len(each.data) for each in page.publications) <= PAGE_BYTES
+            found += offsets_of(page)
+            after, pages = moved(after, found[-1]), pages + 1
+        assert (found, pages) == (list(range(1, 13)), 4)
+        assert offsets_of(await bench.read("c", replay=True)) == [1, 2, 3]
+
+    async def test_one_publication_larger_than_a_page_is_read_alone(self, bench: Bench) -> None:
+        """Fails if what does not fit stands in the way of everything after it."""
+        for n, size in enumerate((2 * PAGE_BYTES, 10)):
+            await bench.append("c", [n, "x" * size])
+        epoch = await epoch_of(bench)
+        assert offsets_of(await bench.read("c", after=Position(epoch, 0))) == [1]
+        assert offsets_of(await bench.read("c", after=Position(epoch, 1))) == [2]
+
+    async def test_small_ones_fill_a_page_to_its_limit(self, bench: Bench) -> None:
+        """Fails if reading in chunks leaves one out, repeats one, or ends too early."""
+        for n in range(300):
+            await bench.append("c", n, LONG)
+        epoch = await epoch_of(bench)
+        assert offsets_of(await bench.read("c", after=Position(epoch, 3), limit=250)) == list(range(4, 254))
+        assert offsets_of(await bench.read("c", replay=True, limit=1000)) == list(range(1, 301))
 
     async def test_nothing_everything_and_a_limit(self, bench: Bench) -> None:
         """Fails if an opening reads what it was not asked to."""
@@ -730,7 +769,22 @@ class TestRestarts:
         await own.append("c", 2, client="al")
         assert await own.client.pttl(own.keys.meta("c")) > META_TTL_S * 1000
         await own.read("untouched")
-        assert await own.client.pttl(own.keys.meta("untouched")) > 0, "a look alone must not leave a key for ever"
+        left = await own.client.pttl(own.keys.meta("untouched"))
+        assert 0 < left <= READ_TTL_S * 1000, "a look alone must not leave a key for long"
+        await own.log.listen({"untouched": 100, "c": 100, "unknown": 100})
+        assert 90_000 < await own.client.pttl(own.keys.meta("untouched")) <= 100_000
+        await own.log.listen({"untouched": 60})
+        assert await own.client.pttl(own.keys.meta("untouched")) > 90_000, "it is kept longer, never shorter"
+        assert await own.client.pttl(own.keys.meta("c")) > META_TTL_S * 1000
+        assert await own.client.exists(own.keys.meta("unknown")) == 0
+
+    async def test_large_answers_come_over_a_connection_of_their_own(self, own: RedisBench) -> None:
+        """Fails if publishing waits behind what somebody reads."""
+        await own.append("c", 1)
+        made = own.client.link.connections
+        own.client.link._wire.give_up(OSError("gone"))  # type: ignore[union-attr]
+        assert data_of(await own.read("c", replay=True)) == [1]
+        assert own.client.link.connections == made
 
 
 def replace_options(**options: Any) -> Namespace:

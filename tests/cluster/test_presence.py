@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from app.cluster.presence import FRESH_S
 from app.tasks import end
 from tests.conftest import StartReplica
 from tests.support.client import Client
@@ -67,7 +68,7 @@ async def on(replica: RunningReplica, user: str, channel: str = "chat:1") -> Asy
 
 
 async def members(replica: RunningReplica, channel: str = "chat:1") -> dict[str, int]:
-    return await replica.replica.manager.presence(channel)
+    return (await replica.replica.manager.presence(channel)).users
 
 
 async def becomes(replica: RunningReplica, expected: dict[str, int], channel: str = "chat:1") -> None:
@@ -294,3 +295,32 @@ async def becomes_within(replica: RunningReplica, expected: dict[str, int]) -> N
         return False
 
     await eventually(is_so)
+
+
+class TestMany:
+    async def test_who_asks_again_and_again_costs_little(self, start: Start, redis_server: RedisServer) -> None:
+        """Fails if each question about a crowd is asked of Redis, or a crowd is never counted anew."""
+        one = await start("replica-1")
+        presence = one.replica.manager._presence
+        key = one.replica.bus.keys.presence("chat:1")
+        redis_server.command("HSET", key, *(text for n in range(500) for text in (f"user-{n}", "2")))
+        before = redis_server.calls("hgetall")
+        rosters = [await presence.roster("chat:1") for _ in range(50)]
+        assert redis_server.calls("hgetall") - before == 1
+        assert (len(rosters[-1].users), rosters[-1].connections) == (500, 1000)
+        redis_server.command("HSET", key, "another", "1")
+
+        async def is_new() -> bool:
+            return "another" in (await presence.roster("chat:1")).users
+
+        await eventually(is_new, within_s=2 * FRESH_S)
+        redis_server.command("DEL", key)
+
+    async def test_few_are_always_as_they_are(self, start: Start, redis_server: RedisServer) -> None:
+        """Fails if a small channel is told as it was a moment ago."""
+        one = await start("replica-1")
+        key = one.replica.bus.keys.presence("chat:2")
+        for n in range(1, 5):
+            redis_server.command("HSET", key, f"user-{n}", "1")
+            assert len(await members(one, "chat:2")) == n
+        redis_server.command("DEL", key)

@@ -1,7 +1,8 @@
 -- Where a channel stands, what is in its log after a position, and a run's state: all at one moment.
 -- KEYS: meta, the log's two streams (see _keep.lua), state, tail
 -- ARGV: ms that a new meta stays, epoch and offset after which to read (offset -1: read nothing,
---       -2: read from the start of what is kept), how many to read at the most, '1' to read the state too
+--       -2: read from the start of what is kept), how many to read at the most, '1' to read the state too,
+--       how many bytes to read at the most (one publication may have more)
 -- Returns {epoch, top, 1 if nothing after the position and up to the last publication read is missing,
 --          {offset, body, ...}, {state, progress}, tail}
 -- After a position that is none of this epoch's, what is certain to have come later is read: all of the present epoch,
@@ -11,35 +12,47 @@ if redis.call('PTTL', KEYS[1]) == -1 then
   redis.call('PEXPIRE', KEYS[1], ARGV[1])
 end
 
-local after, limit, complete, found = tonumber(ARGV[3]), tonumber(ARGV[4]), 1, {}
+local after, limit, most_bytes, complete, found = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[6]), 1, {}
 if after >= 0 and (ARGV[2] ~= epoch or after > top) then
   local known = redis.call('HMGET', KEYS[1], 'began', 'before')
   local began = tonumber(known[1] or top)
   complete, after = 0, ARGV[2] == known[2] and math.min(after, began) or began
 end
 if after ~= -1 then
-  local start, streams, last = after == -2 and '-' or '(' .. after .. '-0', {}, after
-  for i = 1, 2 do
-    streams[i] = redis.call('XRANGE', KEYS[i + 1], start, '+', 'COUNT', limit)
-  end
-  local read, offsets = {1, 1}, {}
+  local start, last, taken, bytes, is_cut = after == -2 and '-' or '(' .. after .. '-0', after, 0, 0, false
+  local starts, streams, read, offsets, is_read = {start, start}, {{}, {}}, {0, 0}, {}, {}
+  -- The next entry of a stream. They are read in chunks, each as large as what may still be taken is likely to be: what
+  -- is read and not taken costs as much.
   local function look(i)
+    read[i] = read[i] + 1
+    if read[i] > #streams[i] and not is_read[i] then
+      local count = math.min(limit, 8)
+      if taken > 0 then
+        count = math.max(1, math.min(limit - taken, math.ceil((most_bytes - bytes) * taken / bytes)))
+      end
+      local chunk = redis.call('XRANGE', KEYS[i + 1], starts[i], '+', 'COUNT', count)
+      streams[i], read[i], is_read[i] = chunk, 1, #chunk < count
+      if #chunk > 0 then starts[i] = '(' .. chunk[#chunk][1] end
+    end
     local entry = streams[i][read[i]]
     offsets[i] = entry and tonumber(string.match(entry[1], '^%d+'))
   end
   look(1)
   look(2)
-  while (offsets[1] or offsets[2]) and #found < 2 * limit do
+  while (offsets[1] or offsets[2]) and taken < limit do
     local i = (not offsets[2] or offsets[1] and offsets[1] < offsets[2]) and 1 or 2
-    local offset = offsets[i]
+    local offset, body = offsets[i], streams[i][read[i]][2][2]
+    if taken > 0 and bytes + #body > most_bytes then
+      is_cut = true
+      break
+    end
     if after >= 0 and offset ~= last + 1 then complete = 0 end
-    last = offset
-    found[#found + 1] = offset
-    found[#found + 1] = streams[i][read[i]][2][2]
-    read[i] = read[i] + 1
-    look(i)
+    last, taken, bytes = offset, taken + 1, bytes + #body
+    found[2 * taken - 1] = offset
+    found[2 * taken] = body
+    if taken < limit then look(i) end
   end
-  if after >= 0 and #found < 2 * limit and last ~= top then complete = 0 end
+  if after >= 0 and not is_cut and taken < limit and last ~= top then complete = 0 end
 end
 
 local state, tail = {}, {}

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from datetime import datetime
@@ -13,6 +14,7 @@ from pydantic import ValidationError
 from app.clock import Clock
 from app.cluster.census import Census
 from app.cluster.directory import Directory
+from app.cluster.presence import Roster
 from app.errors import BusUnavailable, HeliographError
 from app.protocol.codes import CloseCode
 from app.protocol.identity import check_channel
@@ -32,12 +34,16 @@ NOT_AVAILABLE = 108  # the channel's namespace has no such thing
 UNRECOVERABLE = 112
 
 MOST_PUBLICATIONS = 1000  # in one answer
+ANSWER_BYTES = 1_048_576  # data of publications in one answer, or one publication; more can be asked for
 MOST_QUESTIONS = 16  # of batches, under way at the same time: what publishes need not wait behind their answers
 NOT_SUPPORTED: Final = (
     "b64data",
     "client",
     "session",
     "skip_history",
+    "tags",
+    "version",
+    "version_epoch",
     "whitelist",
 )  # but meant seriously, if not empty
 
@@ -162,14 +168,14 @@ class Methods:
         return models.Present(
             {
                 f"{user}/{number}": models.ClientInfo(f"{user}/{number}", user)
-                for user, connections in (await self._present(params.channel)).items()
+                for user, connections in (await self._present(params.channel)).users.items()
                 for number in range(1, connections + 1)
             }
         )
 
     async def presence_stats(self, params: models.OfChannel) -> models.PresenceStats:
-        users = await self._present(params.channel)
-        return models.PresenceStats(num_clients=sum(users.values()), num_users=len(users))
+        roster = await self._present(params.channel)
+        return models.PresenceStats(num_clients=roster.connections, num_users=len(roster.users))
 
     async def history(self, params: models.ReadHistory) -> models.History:
         if self._namespaces.of(check_channel(params.channel)).ephemeral:
@@ -182,10 +188,7 @@ class Methods:
                 raise _unrecoverable(params.channel)
             found = await self._before(params.channel, top, since, limit) if limit else []
         else:
-            opened = await self._manager.history(params.channel, since, limit)
-            if not opened.complete:
-                raise _unrecoverable(params.channel)
-            top, found = opened.position, opened.publications
+            top, found = await self._after(params.channel, since, limit)
         return models.History([_listed(each) for each in found], top.offset, top.epoch)
 
     async def channels(self, params: models.ListChannels) -> models.Channels:
@@ -258,7 +261,7 @@ class Methods:
         except ApiError as error:
             return {"error": error.body}
 
-    async def _present(self, channel: str) -> dict[str, int]:
+    async def _present(self, channel: str) -> Roster:
         if not self._namespaces.of(check_channel(channel)).presence:
             raise ApiError(NOT_AVAILABLE, f"who is on {channel!r} is not kept: its namespace has no presence")
         return await self._manager.presence(channel)
@@ -266,27 +269,56 @@ class Methods:
     async def _before(self, channel: str, top: Position, since: Position | None, limit: int) -> list[Publication]:
         """The last publications (before `since`), the newest first."""
         last = top.offset if since is None else since.offset - 1
-        after = Position(top.epoch, max(0, last - limit))
-        opened = await self._manager.history(channel, after, limit)
-        found = [each for each in opened.publications if each.position is not None and each.position.offset <= last]
-        if not opened.complete:  # there are gaps, or nothing any more: as many are found further back
-            found = await self._last_of_all(channel, last, limit)
+        found, complete = await self._up_to(channel, Position(top.epoch, max(0, last - limit)), last, limit)
+        if not complete:  # there are gaps, or nothing any more: as many are found further back
+            found, _ = await self._up_to(channel, None, last, limit)
         return found[::-1]
 
-    async def _last_of_all(self, channel: str, last: int, limit: int) -> list[Publication]:
-        """As many as there may be of what is kept up to the offset `last`, read from the start."""
-        found: list[Publication] = []
-        since: Position | None = None
+    async def _up_to(
+        self, channel: str, after: Position | None, last: int, limit: int
+    ) -> tuple[list[Publication], bool]:
+        """The last of what is kept after `after` (or from the start) up to the offset `last`.
+
+        Those are at most `limit`, and of at most ANSWER_BYTES. The second is False if something between is missing.
+        """
+        found: deque[Publication] = deque()
+        size, complete = 0, True
         while True:
-            opened = await self._manager.history(channel, since, MOST_PUBLICATIONS)
+            opened = await self._manager.history(channel, after, MOST_PUBLICATIONS)
+            complete = complete and opened.complete
             for each in opened.publications:
                 if each.position is None or each.position.offset > last:
-                    return found[-limit:]
+                    return list(found), complete
+                after = each.position
                 found.append(each)
-                since = each.position
-            if len(opened.publications) < MOST_PUBLICATIONS:
-                return found[-limit:]
-            found = found[-limit:]
+                size += len(each.data)
+                while len(found) > limit or (size > ANSWER_BYTES and len(found) > 1):
+                    size -= len(found.popleft().data)
+            if not opened.publications or after is None or after.offset >= opened.position.offset:
+                return list(found), complete
+
+    async def _after(self, channel: str, since: Position | None, limit: int) -> tuple[Position, list[Publication]]:
+        """Where the channel stands, and the first publications after `since`, of at most ANSWER_BYTES.
+
+        Raises:
+            ApiError: something between is missing.
+        """
+        found: list[Publication] = []
+        size = 0
+        while True:
+            opened = await self._manager.history(channel, since, limit - len(found))
+            if not opened.complete:
+                if found:  # trimmed meanwhile: whoever asks for what follows is told
+                    return opened.position, found
+                raise _unrecoverable(channel)
+            for each in opened.publications:
+                size += len(each.data)
+                if found and size > ANSWER_BYTES:
+                    return opened.position, found
+                found.append(each)
+            since = found[-1].position if found else None
+            if since is None or len(found) >= limit or since.offset >= opened.position.offset:
+                return opened.position, found
 
     def _read(self, name: str, body: bytes | msgspec.Raw) -> models.Params:
         """The parameters, checked.

@@ -1,0 +1,9 @@
+-- Keeps the metas of logs that somebody listens to although nothing was ever published there. Others keep themselves.
+-- KEYS: metas
+-- ARGV: for each, how many ms it is to stay at least
+for i, meta in ipairs(KEYS) do
+  if redis.call('HGET', meta, 'top') == '0' and redis.call('PTTL', meta) < tonumber(ARGV[i]) then
+    redis.call('PEXPIRE', meta, ARGV[i])
+  end
+end
+return 1

@@ -1,0 +1,51 @@
+"""How many HTTP requests one user, and one address, may make on this replica."""
+
+from collections import OrderedDict
+from time import monotonic
+from typing import Final
+
+from app.errors import ErrorCode, HeliographError
+from app.protocol.token_bucket import TokenBucket
+from app.telemetry import Telemetry
+
+BURST_S: Final = 5.0  # so many seconds' worth may come at once
+MOST_KEYS: Final = 10_000  # of which a bucket is kept; whoever has not come for longest begins anew
+CONTINUED: Final = 0.1  # what a poll costs that goes on where the last one ended
+PER_CHANNEL: Final = 0.1  # what each channel costs that a request opens
+
+
+class TooManyRequests(HeliographError):
+    """A request over the rate: nothing was done. Temporary, the client may try again."""
+
+    code = ErrorCode.RATE_LIMITED
+
+
+class RequestRate:
+    """`rate` requests a second for each key, in bursts (0: any number). `setting`: the variable that sets it."""
+
+    def __init__(self, rate: float, what: str, setting: str, telemetry: Telemetry) -> None:
+        self._rate = rate
+        self._telemetry = telemetry
+        self._refusal = f"more than {rate:g} requests a second of one {what} (HELIOGRAPH_LIMITS__{setting})"
+        self._buckets: OrderedDict[str, TokenBucket] = OrderedDict()
+
+    def take(self, key: str, cost: float = 1.0) -> None:
+        """Count a request.
+
+        Raises:
+            TooManyRequests: it is one too many.
+        """
+        if self._rate == 0:
+            return
+        now = monotonic()
+        bucket = self._buckets.get(key)
+        if bucket is None:
+            bucket = self._buckets[key] = TokenBucket(self._rate, now, max(1.0, self._rate * BURST_S))
+            if len(self._buckets) > MOST_KEYS:
+                self._buckets.popitem(last=False)
+        else:
+            self._buckets.move_to_end(key)
+        if not bucket.take(now):
+            self._telemetry.requests_refused += 1
+            raise TooManyRequests(self._refusal)
+        bucket.charge(cost - 1, now)
