@@ -289,6 +289,8 @@ async def audit(seconds: float, rate: float, subscribers: int, appendfsync: str,
     environment = {
         "HELIOGRAPH_REDIS__URL": redis.url,
         "HELIOGRAPH_LIMITS__MESSAGES_PER_SECOND": "0",
+        "HELIOGRAPH_LIMITS__REQUESTS_PER_SECOND": "0",
+        "HELIOGRAPH_LIMITS__REQUESTS_PER_SECOND_PER_ADDRESS": "0",
         "HELIOGRAPH_LIMITS__USER_MESSAGES_PER_SECOND": "0",
         "HELIOGRAPH_LIMITS__USER_BYTES_PER_SECOND": "0",
         "HELIOGRAPH_LIMITS__RECIPIENT_MESSAGES_PER_SECOND": "0",

@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from app.transports.http_api.methods import MOST_QUESTIONS
+from app.transports.http_api.methods import ANSWER_BYTES, MOST_QUESTIONS
 from tests.conftest import StartReplica
 from tests.support.client import Client
 from tests.support.http import http_client
@@ -534,3 +534,36 @@ class TestCluster:
         assert document["paths"].keys() >= {"/health", "/ready", "/api/cluster", "/api/poll", "/api/runs/{run_id}"}
         for reference in set(json.dumps(document).split('"#/components/schemas/')[1:]):
             assert reference.split('"')[0] in document["components"]["schemas"]
+
+
+class TestLargeHistories:
+    async def test_an_answer_has_its_bytes_and_the_rest_can_be_asked_for(
+        self, one: RunningReplica, http: httpx.AsyncClient
+    ) -> None:
+        """Fails if a program gets tens of megabytes at once, or cannot get at what is left, from either end."""
+        for number in range(1, 31):
+            await one.replica.manager.publish("chat:1", [number, "x" * 60_000])
+        epoch, offsets, since = "", [], None
+        while len(offsets) < 30:
+            found = await call(http, "history", channel="chat:1", limit=-1, **({"since": since} if since else {}))
+            epoch = found["epoch"]
+            assert 0 < len(found["publications"]) * 60_000 <= ANSWER_BYTES
+            offsets += [each["offset"] for each in found["publications"]]
+            since = {"offset": offsets[-1], "epoch": epoch}
+        assert offsets == list(range(1, 31))
+        newest = await call(http, "history", channel="chat:1", limit=-1, reverse=True)
+        found = [each["offset"] for each in newest["publications"]]
+        assert found == list(range(30, 30 - len(found), -1))
+        assert 15 < len(found) <= ANSWER_BYTES // 60_000
+        before = {"offset": found[-1], "epoch": epoch}
+        rest = await call(http, "history", channel="chat:1", limit=5, reverse=True, since=before)
+        assert [each["offset"] for each in rest["publications"]] == list(range(found[-1] - 1, found[-1] - 6, -1))
+
+    @pytest.mark.parametrize("field", ["tags", "version", "version_epoch"])
+    async def test_what_would_not_be_delivered_is_refused(self, http: httpx.AsyncClient, field: str) -> None:
+        """Fails if a program is told that something was published which its subscribers never see."""
+        value = {"kind": "order"} if field == "tags" else "7"
+        code, text = await refused(http, "publish", channel="chat:1", data=1, **{field: value})
+        assert (code, field in text) == (107, True)
+        assert (await call(http, "history", channel="chat:1"))["offset"] == 0
+        await call(http, "publish", channel="chat:1", data=1, **{field: None})
