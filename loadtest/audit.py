@@ -4,8 +4,9 @@
 
 It starts a real cluster of its own. Publishers on every replica (and one that appends through Redis, repeating with
 an idempotency key until it is answered) number what they send per channel. Subscribers on every replica write down
-what they get and come back elsewhere with their cursor when they are dropped. Meanwhile the bus connections are
-killed several times a second, replicas are killed with -9, Redis is restarted, and some subscribers leave on purpose.
+what they get and come back elsewhere with their cursor when they are dropped; at an error they stay. Meanwhile the
+bus connections are killed several times a second, replicas are killed with -9, Redis is restarted, and some
+subscribers leave on purpose. Now and then those come back at the very moment at which Redis hangs, or is down.
 
 With `--appendfsync everysec` each restart of Redis may have lost something, as far as the cluster can know, so logs
 begin new epochs and gaps are said aloud. But a killed Redis has lost nothing (only a killed machine would have), so
@@ -67,6 +68,10 @@ HISTORY: Final[dict[str, dict[str, Any]]] = {
     "audit": {"history_size": 100_000},
     "#": {"history_size": 100_000, "client_publish": False},
 }
+AGAIN_S = 0.2  # until a subscriber asks again for a channel that it was refused
+MISSED_S = 0.5  # how long subscribers stay away before Redis fails them
+DOWN_S = 0.2
+HANGS_S = (2.0, 3.0)
 HURT_S = 3.0  # a socket that ends so soon after its replica was killed was ended by that
 TRACEBACK: Final = re.compile(r"(?:.*\n)?.*Traceback.*(?:\n.*){0,24}")  # with what is said before it, and after it
 ANSWER_S = 5.0  # how long an acknowledgement may take before nobody knows
@@ -80,6 +85,7 @@ class Ledger:
 
     acknowledged: dict[str, set[Number]] = field(default_factory=lambda: defaultdict(set))  # by channel
     unanswered: int = 0
+    errors: int = 0  # that subscribers were told, and stayed
     killed_at: dict[int, float] = field(default_factory=dict)  # port -> when the replica there was last killed
     faults: Counter[str] = field(default_factory=Counter)
     unhurt_closes: list[str] = field(default_factory=list)
@@ -109,10 +115,14 @@ class Subscriber:
         self._ports = ports
         self._user = user
         self._channel = channel
-        self._leaves = leaves
+        self._socket: ClientConnection | None = None
+        self._is_welcome = asyncio.Event()
+        self._is_welcome.set()
+        self.leaves = leaves
 
     async def run(self) -> None:
         for port in itertools.chain([self._ports[0]], self._elsewhere()):
+            await self._is_welcome.wait()
             try:
                 await self._visit(port)
             except (OSError, TimeoutError, WebSocketException) as error:
@@ -120,16 +130,26 @@ class Subscriber:
                     self._judge(port, error)
                 await asyncio.sleep(random.uniform(0, 0.1))
 
+    async def stay_away(self) -> None:
+        """Leave, and do not come back before `come_back`."""
+        self._is_welcome.clear()
+        if self._socket is not None:
+            await self._socket.close()
+
+    def come_back(self) -> None:
+        self._is_welcome.set()
+
     def _elsewhere(self) -> Any:
         while True:
             yield random.choice(self._ports)
 
     def _judge(self, port: int, error: ConnectionClosed) -> None:
-        if time.monotonic() - self._ledger.killed_at.get(port, -HURT_S) >= HURT_S:
+        was_hurt = time.monotonic() - self._ledger.killed_at.get(port, -HURT_S) < HURT_S
+        if self._is_welcome.is_set() and not was_hurt:
             self._ledger.unhurt_closes.append(f"{self.name} on {port}: {error}")
 
     async def _visit(self, port: int) -> None:
-        """One connection: until it ends, a subscription fails, or we leave."""
+        """One connection: until it ends, or we leave."""
         own = self.books[f"#{self._user}"]
         query = f"user={quote(self._user)}"
         if own.position is not None:
@@ -138,17 +158,25 @@ class Subscriber:
             f"ws://127.0.0.1:{port}/ws?{query}", proxy=None, compression=None, open_timeout=3
         ) as socket:
             self.connects += 1
-            subscribe: dict[str, Any] = {"type": "subscribe", "channel": self._channel, "id": 1}
-            if (position := self.books[self._channel].position) is not None:
-                subscribe["cursor"] = format_cursor({self._channel: position})
-            await socket.send(json.dumps(subscribe))
+            self._socket = socket
+            await self._subscribe(socket)
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(random.uniform(0.2, 4) if self._leaves else None):
-                    while self._note(json.loads(await socket.recv())):
-                        pass
+                async with asyncio.timeout(random.uniform(0.2, 4) if self.leaves else None):
+                    while True:
+                        frame = json.loads(await socket.recv())
+                        self._note(frame)
+                        if frame["type"] == "error" and "id" in frame:
+                            await asyncio.sleep(AGAIN_S)
+                            await self._subscribe(socket)
 
-    def _note(self, frame: dict[str, Any]) -> bool:
-        """Write the frame down; False if we had better come again."""
+    async def _subscribe(self, socket: ClientConnection) -> None:
+        """Ask for the channel, from where we stand."""
+        subscribe: dict[str, Any] = {"type": "subscribe", "channel": self._channel, "id": 1}
+        if (position := self.books[self._channel].position) is not None:
+            subscribe["cursor"] = format_cursor({self._channel: position})
+        await socket.send(json.dumps(subscribe))
+
+    def _note(self, frame: dict[str, Any]) -> None:
         match frame["type"]:
             case "connected":
                 own = self.books[f"#{self._user}"]
@@ -162,8 +190,7 @@ class Subscriber:
                 publisher, number = frame["data"]
                 self.books[channel].note(parse_cursor(frame["cursor"])[channel], (publisher, number))
             case "error":
-                return False
-        return True
+                self._ledger.errors += 1
 
 
 async def publish_through(ledger: Ledger, port_of: list[int], name: str, per_s: float) -> None:
@@ -260,11 +287,38 @@ async def kill_replicas(ledger: Ledger, cluster: LocalClusterProcess, every_s: f
             ledger.faults["replicas killed"] += 1
 
 
-async def restart_redis(ledger: Ledger, redis: RedisServer, every_s: float) -> None:
+async def restart_redis(ledger: Ledger, redis: RedisServer, one_at_a_time: asyncio.Lock, every_s: float) -> None:
     for gently in itertools.cycle([True, False]):
         await asyncio.sleep(every_s)
-        await asyncio.to_thread(redis.restart, gently=gently)
+        async with one_at_a_time:
+            await asyncio.to_thread(redis.restart, gently=gently)
         ledger.faults["Redis restarted"] += 1
+
+
+async def fail_those_who_return(
+    ledger: Ledger, redis: RedisServer, readers: list[Subscriber], one_at_a_time: asyncio.Lock, every_s: float
+) -> None:
+    """Some leave, miss a few messages, and come back just as Redis hangs, or is down for a moment."""
+    some = [reader for reader in readers if reader.leaves]
+    for hangs in itertools.cycle([True, False]):
+        await asyncio.sleep(every_s)
+        async with one_at_a_time:
+            await asyncio.gather(*(reader.stay_away() for reader in some))
+            await asyncio.sleep(MISSED_S)
+            if hangs:
+                redis.freeze()
+            else:
+                await asyncio.to_thread(redis.stop)
+            try:
+                for reader in some:
+                    reader.come_back()
+                await asyncio.sleep(random.uniform(*HANGS_S) if hangs else DOWN_S)
+            finally:
+                if hangs:
+                    redis.thaw()
+                else:
+                    redis.start()
+        ledger.faults["Redis hung as users came back" if hangs else "Redis was down as users came back"] += 1
 
 
 def _ports(cluster: LocalClusterProcess) -> list[int]:
@@ -322,15 +376,19 @@ async def audit(seconds: float, rate: float, subscribers: int, appendfsync: str,
             ]
             writing.append(asyncio.create_task(append_through(ledger, log, "appender", rate)))
             pause_s = min(10.0, seconds / 3)
+            one_at_a_time = asyncio.Lock()
             await _rest(
                 seconds,
                 [
                     kill_bus_connections(ledger, redis),
                     stall_redis(ledger, redis),
                     kill_replicas(ledger, cluster, pause_s),
-                    restart_redis(ledger, redis, pause_s * 1.3),
+                    restart_redis(ledger, redis, one_at_a_time, pause_s * 1.3),
+                    fail_those_who_return(ledger, redis, readers, one_at_a_time, pause_s / 2),
                 ],
             )
+            for reader in readers:
+                reader.come_back()
             ledger.publishing = False
             await asyncio.wait_for(asyncio.gather(*writing), 30)
             tops = {name: await _top(client, keys, name) for name in ledger.acknowledged}
@@ -420,6 +478,7 @@ def report(
         "published, no answer or refused": ledger.unanswered,
         "deliveries": sum(len(book.got) for *_, book in books),
         "connects of subscribers": sum(reader.connects for reader in readers),
+        "errors told to subscribers": ledger.errors,
         **ledger.faults,
         "repairs inside replicas": output.count(": repaired "),
         "gaps said aloud": len(gaps),

@@ -291,8 +291,8 @@ class Member(User):
             pending.sent.refuse(pending.number)
             self.run_of.fire("ack", pending.name, time.monotonic() - pending.at, error=error)
         else:
+            # Of a channel that must wait: the cluster goes on trying, and we stay.
             self.run_of.fire("connect", self.scenario, time.monotonic() - self._arrived_at, error=error)
-            self._move(self._connection)  # we are not on all channels
 
     def _move(self, connection: WebSocket | EventStream | None) -> None:
         """Leave this connection for a new one, because the cluster has asked for it."""
