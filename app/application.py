@@ -53,13 +53,15 @@ from app.protocol.policy import Policy
 from app.settings import Settings
 from app.telemetry import Telemetry
 from app.transports.addresses import Addresses
-from app.transports.auth import Authenticator, OriginPolicy
+from app.transports.auth import Authenticator
 from app.transports.console import Console, static_routes
 from app.transports.driver import Parts
+from app.transports.failed_attempts import FailedAttempts
 from app.transports.health import health_routes, status_routes
 from app.transports.http import PageDoor
 from app.transports.http_api import http_api_routes, openapi_route
 from app.transports.metrics import metrics_route
+from app.transports.origins import OriginPolicy
 from app.transports.paths import PlainPaths
 from app.transports.polling import PollDoor
 from app.transports.requests import RequestRate
@@ -220,6 +222,7 @@ def build_replica(settings: Settings, name: str = "replica-1", bus: PubSubManage
         node=node,
         authenticator=authenticator,
         addresses=Addresses(settings.limits.connections_per_address),
+        failed_attempts=FailedAttempts(settings.limits.failed_attempts_per_minute, telemetry),
         settings=settings,
         telemetry=telemetry,
         namespaces=namespaces,
@@ -228,11 +231,14 @@ def build_replica(settings: Settings, name: str = "replica-1", bus: PubSubManage
         codec=PlainCodec(settings.limits.depth),
         turn=turn,
     )
-    door = WebSocketDoor.build(parts)
+    origins = OriginPolicy(
+        settings.allowed_origins, open_mode=policy.open_mode, open_to_network=settings.auth.open_to_network
+    )
+    door = WebSocketDoor.build(parts, origins)
     by_address = RequestRate(
         settings.limits.requests_per_second_per_address, "address", "REQUESTS_PER_SECOND_PER_ADDRESS", telemetry
     )
-    page_door = partial(PageDoor, OriginPolicy(settings.allowed_origins), parts.addresses, by_address)
+    page_door = partial(PageDoor, origins, parts.addresses, by_address, parts.failed_attempts)
     polls = PollDoor(parts)
     routes: list[BaseRoute] = [
         WebSocketRoute("/ws", door),

@@ -14,6 +14,7 @@ import msgspec
 
 from app.errors import BadSetting, BadUserId, HeliographError, InvalidToken
 from app.logs import configure_logging
+from app.loopback import is_loopback_host
 from app.publish.output import drop_unwritten, open_missing, say
 from app.settings import Settings, settings_table, unknown_variables
 
@@ -50,6 +51,7 @@ def serve(host: str, port: int, name: str, reload: bool) -> None:
         _serve_and_reload(host, port, name)
         return
     loaded = _load_settings()
+    _refuse_open_mode_elsewhere(loaded, host)
     configure_logging(loaded.log.level, loaded.log.format, replica=name)
     for variable in unknown_variables():
         logger.warning("%s is no setting and is ignored (see `heliograph settings`)", variable)
@@ -77,6 +79,7 @@ def serve(host: str, port: int, name: str, reload: bool) -> None:
 def up(replicas: int, host: str, port: int, connections_per_address: int) -> None:
     """Run a whole cluster on this machine: Redis, replicas and nginx."""
     loaded = _load_settings()
+    _refuse_open_mode_elsewhere(loaded, host)
     from app.local_cluster import LocalCluster, LocalClusterOptions
 
     options = LocalClusterOptions(
@@ -316,6 +319,16 @@ def _load_settings() -> Settings:
         return Settings.load()
     except BadSetting as error:
         _refuse(error)
+
+
+def _refuse_open_mode_elsewhere(settings: Settings, host: str) -> None:
+    if settings.auth.mode == "open" and not settings.auth.open_to_network and not is_loopback_host(host.lower()):
+        _refuse(
+            BadSetting(
+                f"HELIOGRAPH_AUTH__MODE open on {host}: anyone who reaches that address may be any user. Listen on "
+                "127.0.0.1, or use MODE jwt, or set HELIOGRAPH_AUTH__OPEN_TO_NETWORK=true if that is meant"
+            )
+        )
 
 
 def _refuse(error: BadSetting) -> NoReturn:

@@ -78,6 +78,10 @@ class InvalidToken(HeliographError):
     code = ErrorCode.INVALID_TOKEN
 
 
+class TokenNotCurrent(InvalidToken):
+    """The token has expired, or is not good yet: another of the same user may be."""
+
+
 class KeysUnavailable(HeliographError):
     """The keys that tokens are checked with cannot be had: temporary, the client may try again."""
 

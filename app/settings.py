@@ -109,6 +109,9 @@ class AuthSettings(_Group):
     """In jwt mode tokens are checked with exactly one of SECRET, SECRET_FILE, PUBLIC_KEY_FILE and JWKS_URL."""
 
     mode: Literal["jwt", "open"] = Field(default="jwt", description="open: anyone may be any user; for development")
+    open_to_network: bool = Field(
+        default=False, description="MODE open also where other machines reach it: anyone there may be any user"
+    )
     secret: SecretStr | None = Field(default=None, description="the HMAC key that signs tokens, 32 bytes or more")
     secret_file: Path | None = Field(default=None, description="a file that holds the secret")
     public_key_file: Path | None = Field(
@@ -121,8 +124,12 @@ class AuthSettings(_Group):
     jwks_timeout_s: float = Field(default=3.0, gt=0, description="how long reading them may take")
     audience: str | None = Field(default=None, min_length=1, description="what a token's aud must name; unset: any")
     issuer: str | None = Field(default=None, min_length=1, description="what a token's iss must be; unset: any")
-    leeway_s: float = Field(default=0, ge=0, le=300, description="by how much clocks may differ: for exp and nbf")
+    leeway_s: float = Field(default=5, ge=0, le=300, description="by how much clocks may differ: for exp and nbf")
+    require_exp: bool = Field(default=False, description="refuse tokens without exp, which are good for ever")
     ticket_ttl_s: float = Field(default=30, gt=0, le=300, description="how long a ticket may be used")
+    stream_return_s: float = Field(
+        default=86_400, ge=0, description="how long a stream opened with a ticket may be come back to, at most"
+    )
 
     @field_validator("jwks_url")
     @classmethod
@@ -153,6 +160,7 @@ class AuthSettings(_Group):
             )
         if given[0].startswith("SECRET") and len(self.key()) < 32:
             raise ValueError(f"{given[0]} needs at least 32 bytes in MODE jwt; it has {len(self.key())}")
+        _refuse_example(given[0], self.key())
         self.public_key()
         return self
 
@@ -165,6 +173,16 @@ class AuthSettings(_Group):
     def public_key(self) -> bytes | None:
         """What the file of the public key holds."""
         return None if self.public_key_file is None else _read("PUBLIC_KEY_FILE", self.public_key_file)
+
+
+_EXAMPLES = ("0123456789abcdef", "changeme", "change-me", "change_me", "secret", "password", "example")
+
+
+def _refuse_example(name: str, key: bytes) -> None:
+    """Refuse a key that stands in documentation, this one's or another's: everybody has it."""
+    text = key.decode(errors="replace").lower()
+    if any(not text.replace(example, "").strip(" -_.!0123456789") for example in _EXAMPLES if example in text):
+        raise ValueError(f"{name} is an example that everybody knows; make one of your own: openssl rand -hex 32")
 
 
 def _read(name: str, path: Path) -> bytes:
@@ -187,6 +205,8 @@ class ApiSettings(_Group):
         given = self.key is not None or self.key_file is not None
         if given and len(self.secret()) < 16:
             raise ValueError("KEY needs 16 bytes or more")
+        if given:
+            _refuse_example("KEY" if self.key is not None else "KEY_FILE", self.secret())
         return self
 
     def secret(self) -> bytes:
@@ -248,6 +268,9 @@ class LimitSettings(_Group):
     connections_per_user: int = Field(default=20, ge=0, description="over all replicas (0: no limit)")
     connections_per_address: int = Field(
         default=0, ge=0, description="on one replica (0: no limit); nginx has its own"
+    )
+    failed_attempts_per_minute: float = Field(
+        default=60, ge=0, description="of one address, with a bad token, that are answered at once (0: any number)"
     )
     channels_per_connection: int = Field(default=100, ge=1, description="channels that one connection may be on")
     connect_timeout_s: float = Field(default=5.0, gt=0, description="until the first frame must have come")

@@ -62,6 +62,7 @@ class Telemetry:
     client_writes_refused: dict[str, int] = field(default_factory=lambda: dict.fromkeys(WRITE_REFUSALS, 0))
     closes: dict[int, int] = field(default_factory=dict)  # by close code; 0: one that nobody knows
     slow_closes: int = 0  # connections closed because they did not read
+    failed_attempts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(("at_once", "late", "refused"), 0))
     connections_refused: int = 0  # by a limit or while draining
     requests_refused: int = 0  # HTTP requests of clients, by the rate of a user or an address
     repairs: int = 0  # ranges of a channel that were read from the log because the bus had not brought them

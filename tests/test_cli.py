@@ -129,7 +129,7 @@ class TestToken:
         result = run("token", "우주여행고양이", "--expires-in", "60", AUTH__SECRET=SECRET)
         assert result.exit_code == 0
         identity = await Authenticator(
-            AuthSettings(mode="jwt", secret=SECRET), MemoryTickets(SystemClock())
+            AuthSettings(mode="jwt", secret=SECRET, leeway_s=0), MemoryTickets(SystemClock())
         ).identify(Credentials(result.stdout.strip(), None))
         assert identity.user == "우주여행고양이"
         assert 50 < identity.expires_at - time.time() <= 60

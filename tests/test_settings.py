@@ -45,7 +45,10 @@ GOOD: dict[str, tuple[str, Any]] = {
     "AUTH__JWKS_TIMEOUT_S": ("1", 1.0),
     "AUTH__AUDIENCE": ("heliograph", "heliograph"),
     "AUTH__ISSUER": ("https://id.example", "https://id.example"),
-    "AUTH__LEEWAY_S": ("5", 5.0),
+    "AUTH__LEEWAY_S": ("7", 7.0),
+    "AUTH__OPEN_TO_NETWORK": ("true", True),
+    "AUTH__REQUIRE_EXP": ("true", True),
+    "AUTH__STREAM_RETURN_S": ("60", 60.0),
     "AUTH__TICKET_TTL_S": ("10", 10.0),
     "LIMITS__FRAME_BYTES": ("2048", 2048),
     "LIMITS__DEPTH": ("5", 5),
@@ -63,6 +66,7 @@ GOOD: dict[str, tuple[str, Any]] = {
     "LIMITS__CONNECTIONS_PER_ADDRESS": ("4", 4),
     "LIMITS__CONNECTIONS_PER_USER": ("0", 0),
     "LIMITS__CHANNELS_PER_CONNECTION": ("3", 3),
+    "LIMITS__FAILED_ATTEMPTS_PER_MINUTE": ("5", 5.0),
     "LIMITS__CONNECT_TIMEOUT_S": ("1.5", 1.5),
     "LIMITS__HEADER_BYTES": ("8192", 8192),
     "LIMITS__HEADER_TIMEOUT_S": ("2.5", 2.5),
@@ -130,6 +134,10 @@ BAD = {
     "LIMITS__CONNECTIONS_PER_ADDRESS": "-1",
     "LIMITS__CONNECTIONS_PER_USER": "-1",
     "LIMITS__CHANNELS_PER_CONNECTION": "0",
+    "LIMITS__FAILED_ATTEMPTS_PER_MINUTE": "-1",
+    "AUTH__OPEN_TO_NETWORK": "perhaps",
+    "AUTH__REQUIRE_EXP": "perhaps",
+    "AUTH__STREAM_RETURN_S": "-1",
     "LIMITS__CONNECT_TIMEOUT_S": "0",
     "LIMITS__HEADER_BYTES": "100",
     "LIMITS__HEADER_TIMEOUT_S": "0",
@@ -225,6 +233,8 @@ def test_a_bad_value_is_refused_by_name(environment: Any, name: str, value: str)
         ('{"chat":{"historysize":9}}', "HELIOGRAPH_NAMESPACES__CHAT__HISTORYSIZE: there is no such setting"),
         ('{"chat":5}', "HELIOGRAPH_NAMESPACES__CHAT: "),
         ('{"chat":', "HELIOGRAPH_NAMESPACES: must be JSON"),
+        ('{"chat":{"client_send":true}}', "HELIOGRAPH_NAMESPACES: client_send is an option of '#'"),
+        ('{"#":{"client_subscribe":true}}', "HELIOGRAPH_NAMESPACES: client_subscribe cannot be"),
     ],
 )
 def test_a_bad_namespace_is_refused_by_name(environment: Any, value: str, says: str) -> None:
@@ -317,6 +327,8 @@ class TestApiKey:
         ("values", "says"),
         [
             ({"API__KEY": "short"}, "16 bytes"),
+            ({"API__KEY": "0123456789abcdef"}, "an example that everybody knows"),
+            ({"API__KEY": "changeme-changeme"}, "an example that everybody knows"),
             ({"API__KEY": ""}, "16 bytes"),
             ({"API__KEY_FILE": "/nonesuch"}, "KEY_FILE cannot be read"),
             ({"API__KEY": "sixteen bytes...", "API__KEY_FILE": "/nonesuch"}, "not both"),
@@ -340,6 +352,15 @@ class TestSecrets:
         """Fails if a key that can be guessed is accepted (RFC 7518 section 3.2 asks for 32 bytes)."""
         environment(AUTH__SECRET="x" * size)
         with pytest.raises(BadSetting, match="32 bytes"):
+            Settings.load()
+
+    @pytest.mark.parametrize(
+        "example", ["0123456789abcdef" * 2, "secret-secret-secret-secret-123456", "Password" * 4]
+    )
+    def test_an_example_refuses(self, environment: Any, example: str) -> None:
+        """Fails if a key that stands in documentation protects anything."""
+        environment(AUTH__SECRET=example)
+        with pytest.raises(BadSetting, match="SECRET is an example that everybody knows"):
             Settings.load()
 
     def test_a_secret_of_32_bytes_will_do(self, environment: Any) -> None:

@@ -370,6 +370,10 @@ class Tickets(Protocol):
         """Give the value and forget it: of all who ask, on all replicas, one gets it. None if there is none."""
         ...
 
+    async def read(self, name: str) -> bytes | None:
+        """Give the value and keep it. None if there is none."""
+        ...
+
 
 class Subscriptions(Protocol):
     """The bus, as far as one can listen with it: there is nothing here to publish with."""

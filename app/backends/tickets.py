@@ -27,6 +27,10 @@ class RedisTickets:
         with as_bus_unavailable():
             return cast("bytes | None", await self._redis.getdel(self._keys.ticket(name)))
 
+    async def read(self, name: str) -> bytes | None:
+        with as_bus_unavailable():
+            return cast("bytes | None", await self._redis.get(self._keys.ticket(name)))
+
 
 class MemoryTickets:
     """`Tickets` in this process's memory."""
@@ -39,8 +43,14 @@ class MemoryTickets:
         now = self._clock.monotonic()
         while self._kept and (len(self._kept) >= MOST_KEPT or next(iter(self._kept.values()))[0] <= now):
             self._kept.popitem(last=False)
+        self._kept.pop(name, None)
         self._kept[name] = (now + ttl_s, value)
 
     async def take(self, name: str) -> bytes | None:
-        until, value = self._kept.pop(name, (0.0, b""))
+        value = await self.read(name)
+        self._kept.pop(name, None)
+        return value
+
+    async def read(self, name: str) -> bytes | None:
+        until, value = self._kept.get(name, (0.0, b""))
         return value if value and self._clock.monotonic() < until else None

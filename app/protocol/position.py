@@ -2,12 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from typing import Final
 from urllib.parse import parse_qsl, quote
 
 import msgspec
 
 from app.errors import BadCursor
 from app.protocol.short_cursor import MARK, ShortCursor, ShortCursorWriter
+
+RIGHT: Final = "="  # begins the part of a stream's id that is its client's right to return: a name that none has
 
 
 class Position(msgspec.Struct, frozen=True, gc=False):
@@ -79,7 +82,9 @@ class Cursor(dict[str, Position]):
             self._short.append(short)
             return
         for channel, text in parse_qsl(part, keep_blank_values=True, strict_parsing=True, errors="strict"):
-            self[channel] = _parse_position(text)
+            if channel or not text:
+                self[channel] = _parse_position(text)
+            # else it is a right to return, which counts at `/sse` alone
 
 
 def parse_cursor(cursor: str) -> Cursor:

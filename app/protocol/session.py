@@ -30,7 +30,7 @@ from app.protocol.operations import (
     Unsubscribe,
 )
 from app.protocol.policy import Policy
-from app.protocol.position import Position, parse_cursor
+from app.protocol.position import Cursor, Position, parse_cursor
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +142,11 @@ class Session:
         self._sends_freely = policy.anybody_sends
         self._channels: set[str] = set()
 
+    @property
+    def connect_id(self) -> RequestId | None:
+        """The `id` of the client's `connect`."""
+        return self._connect.id
+
     def receive(self, operation: Operation) -> Action:
         """Decide on one operation of the client."""
         if not self._is_known:
@@ -163,13 +168,18 @@ class Session:
 
         Those are the ones that its cursor names (as far as they are its to read), `channels`, and what its token
         subscribes it to; or, `only_these`, all but the first.
+
+        Raises:
+            BadCursor, BadChannel: its cursor is none; it is to be closed.
         """
+        positions = self._parse(self._connect.cursor or "")
+        for channel in positions:
+            check_channel(channel)
         self.user = user
         self._grants = grants
         self._is_known = True
         own = personal_channel(user)
         named = dict.fromkeys([*channels, *grants.at_once])
-        positions = parse_cursor(self._connect.cursor or "")
         wanted = named if only_these else {**dict.fromkeys(positions), **named}
         others = []
         for channel in wanted:
@@ -204,10 +214,10 @@ class Session:
     def _begin(self, operation: Connect) -> Action:
         if self._is_connecting:
             return _said_already(operation)
+        # What else is wrong with a cursor is found out when the client is known: nobody else may have it read.
         try:
-            for channel in parse_cursor(operation.cursor or ""):
-                check_channel(channel)
-        except (BadCursor, BadChannel) as error:
+            self._check_size(operation.cursor)
+        except BadCursor as error:
             return Refuse(error.code, str(error), operation.id, close=CloseCode.BAD_REQUEST)
         self._is_connecting = True
         self._connect = operation
@@ -236,7 +246,7 @@ class Session:
                     return Refuse(ErrorCode.BAD_REQUEST, "there is nothing to refresh in open mode", operation.id)
                 return Renew(token, operation.id)
             case Subscribe(channel=channel, cursor=cursor):
-                return self._subscribe(operation, parse_cursor(cursor or "").position_in(channel))
+                return self._subscribe(operation, self._position(cursor, channel))
             case Unsubscribe(channel=channel):
                 if channel not in self._channels:
                     return Refuse(ErrorCode.BAD_REQUEST, f"not subscribed to {channel!r}", operation.id)
@@ -245,7 +255,7 @@ class Session:
             case ReadHistory(channel=channel, cursor=cursor):
                 if not self._may_read(check_channel(channel)):
                     return _not_allowed(f"{channel!r} is not yours to read", operation.id)
-                return Recall(operation, parse_cursor(cursor or "").position_in(channel))
+                return Recall(operation, self._position(cursor, channel))
             case ReadPresence(channel=channel):
                 if not self._policy.may_see_presence(self.user, self._grants, check_channel(channel)):
                     return _not_allowed(f"who is on {channel!r} is not told", operation.id)
@@ -278,6 +288,31 @@ class Session:
         was_on = channel in self._channels
         self._channels.discard(channel)
         return was_on
+
+    def _position(self, cursor: str | None, channel: str) -> Position | None:
+        """Where a cursor stands in this channel.
+
+        Raises:
+            BadCursor: no replica has given it.
+        """
+        if not cursor:
+            return None
+        self._check_size(cursor)
+        return self._parse(cursor).position_in(channel)
+
+    def _parse(self, cursor: str) -> Cursor:
+        positions = parse_cursor(cursor)
+        if len(positions) > self._max_channels + 1:  # the user's own channel is one more
+            raise self._too_many()
+        return positions
+
+    def _check_size(self, cursor: str | None) -> None:
+        """Refuse, before it is read, a cursor that is far longer than any that was given."""
+        if cursor and cursor.count("&") > 2 * self._max_channels + 2:  # it may have been joined from several
+            raise self._too_many()
+
+    def _too_many(self) -> BadCursor:
+        return BadCursor(f"the cursor names more than the {self._max_channels} channels that a connection may be on")
 
     def _may_read(self, channel: str) -> bool:
         return self._policy.may_read(self.user, self._grants, channel)

@@ -48,7 +48,7 @@ class Addresses:
 
 
 def address_of(scope: Scope) -> str:
-    """What counts as one address. Clients of a Unix socket are one."""
+    """What counts as the address of a client: of IPv6 the network. Clients of a Unix socket are one."""
     host = (scope.get("client") or ("",))[0]
     try:
         address = ipaddress.ip_address(host)

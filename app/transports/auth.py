@@ -1,4 +1,4 @@
-"""Who a client is, and whether a page from elsewhere may speak for it."""
+"""Who a client is."""
 
 import hashlib
 import secrets
@@ -12,12 +12,12 @@ from starlette.datastructures import Headers
 from starlette.types import Scope
 
 from app.backends.protocols import Tickets
-from app.errors import BadUserId, InvalidToken
+from app.errors import BadUserId, InvalidToken, TokenNotCurrent
 from app.protocol.identity import check_user_id
 from app.settings import AuthSettings
 from app.transports.tokens import Identity, TokenReader
 
-__all__ = ["Authenticator", "Credentials", "Identity", "OriginPolicy", "credentials_of"]
+__all__ = ["Authenticator", "Credentials", "Identity", "credentials_of"]
 
 TICKET_BYTES: Final = 32
 IN_URL: Final = (
@@ -59,6 +59,7 @@ class Authenticator:
     def __init__(self, settings: AuthSettings, tickets: Tickets) -> None:
         self.mode = settings.mode
         self.ticket_ttl_s = settings.ticket_ttl_s
+        self._stream_return_s = settings.stream_return_s
         self._tickets = tickets
         self._tokens = TokenReader(settings) if settings.mode == "jwt" else None
 
@@ -66,7 +67,7 @@ class Authenticator:
         """Who gives these credentials.
 
         Raises:
-            InvalidToken: the client did not prove who it is.
+            InvalidToken: the client did not prove who it is; TokenNotCurrent: with another token it may.
             BadUserId: that cannot be a user.
             KeysUnavailable, BusUnavailable: nobody can say at the moment.
         """
@@ -93,6 +94,34 @@ class Authenticator:
         await self._tickets.keep(_name(ticket), msgspec.json.encode(identity), self.ticket_ttl_s)
         return ticket
 
+    async def keep_right_to_return(self, identity: Identity, ticket: str, right: str | None) -> str:
+        """The right of a stream's client to come back with the same ticket: a secret that only the stream tells.
+
+        `right`: the one that it has, which is kept for longer.
+
+        Raises:
+            BusUnavailable: it could not be kept.
+        """
+        right = right or secrets.token_urlsafe(TICKET_BYTES)
+        ttl_s = self._stream_return_s
+        if identity.expires_at is not None:
+            ttl_s = min(ttl_s, identity.expires_at - time.time())
+        if ttl_s > 0:
+            await self._tickets.keep(_name(f"{right} {ticket}"), msgspec.json.encode(identity), ttl_s)
+        return right
+
+    async def identify_returning(self, ticket: str, right: str) -> Identity | None:
+        """Who has this right to return; None if nobody has (any more).
+
+        Raises:
+            BusUnavailable: nobody can say at the moment.
+        """
+        kept = await self._tickets.read(_name(f"{right} {ticket}"))
+        if kept is None:
+            return None
+        identity = msgspec.json.decode(kept, type=Identity)
+        return None if _has_ended(identity) else identity
+
     async def stop(self) -> None:
         """End what is under way."""
         if self._tokens is not None:
@@ -103,35 +132,15 @@ class Authenticator:
         if kept is None:
             raise InvalidToken("the ticket is not valid: unknown, used before, or too old")
         identity = msgspec.json.decode(kept, type=Identity)
-        if identity.expires_at is not None and identity.expires_at <= time.time():
-            raise InvalidToken("the ticket is not valid: its token has expired")
+        if _has_ended(identity):
+            raise TokenNotCurrent("the ticket is not valid: its token has expired")
         return identity
+
+
+def _has_ended(identity: Identity) -> bool:
+    return identity.expires_at is not None and identity.expires_at <= time.time()
 
 
 def _name(ticket: str) -> str:
     """What a ticket is kept under. Who can read that has no ticket."""
     return hashlib.sha256(ticket.encode(errors="surrogatepass")).hexdigest()
-
-
-class OriginPolicy:
-    """Which pages may connect. CORS does not cover WebSockets: without this any page in a browser could.
-
-    A request without an `Origin` does not come from a page. One with it must come from the host it asks for, or
-    from one of `allowed` (exactly, such as `https://app.example.org`).
-    """
-
-    def __init__(self, allowed: tuple[str, ...]) -> None:
-        self._allowed = frozenset(allowed)
-
-    def allows(self, origin: str | None) -> bool:
-        """Whether this is one of the origins that may read from elsewhere."""
-        return origin in self._allowed
-
-    def admits(self, headers: Headers) -> bool:
-        origins = headers.getlist("origin")
-        if not origins:
-            return True
-        if len(origins) > 1:
-            return False  # browsers send one
-        host = headers.get("host")
-        return origins[0] in self._allowed or (bool(host) and origins[0] in (f"http://{host}", f"https://{host}"))

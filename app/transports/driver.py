@@ -8,7 +8,7 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import Coroutine, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NoReturn, assert_never
@@ -19,6 +19,8 @@ from app.cluster.connection_manager import ConnectionManager
 from app.cluster.node import Node
 from app.cluster.receipt import Receipt
 from app.errors import (
+    BadChannel,
+    BadCursor,
     BadUserId,
     BusUnavailable,
     ConnectionLimit,
@@ -28,6 +30,7 @@ from app.errors import (
     KeysUnavailable,
     OverBudget,
     StorageFull,
+    TokenNotCurrent,
 )
 from app.hub.connection import Connection
 from app.hub.frames import Encoding
@@ -35,7 +38,7 @@ from app.hub.outbox import Outbox, Turn
 from app.protocol.codes import CloseCode
 from app.protocol.events import Ack, Emitted, History, Message, Presence, Published, Refreshed, Unsubscribed
 from app.protocol.namespace import Namespaces
-from app.protocol.operations import Connect, Emit, Operation, Publish, Send
+from app.protocol.operations import Connect, Emit, Operation, Publish, RequestId, Send
 from app.protocol.plain import PlainCodec
 from app.protocol.policy import Policy
 from app.protocol.position import cursor_of, format_cursor
@@ -58,6 +61,7 @@ from app.settings import Settings
 from app.telemetry import Telemetry
 from app.transports.addresses import Addresses
 from app.transports.auth import Authenticator, Credentials, Identity
+from app.transports.failed_attempts import TOO_MANY, FailedAttempts
 from app.transports.requests import RequestRate
 
 MEMBER_BYTES = 24  # what a user costs in an answer about presence
@@ -65,7 +69,7 @@ MOST_UNDER_WAY = 100  # messages of one client that the router has not answered 
 # What is read from a client is not read faster than this after a refusal: a flood costs the others no more.
 REFUSED_S = 0.01  # for each message ...
 REFUSED_BYTES_PER_S = 524_288  # ... and what its bytes take beside that
-_OTHER_USER = "the token is for another user than the URL"
+OTHER_USER = "the token is for another user than the URL"
 
 logger = logging.getLogger("heliograph.driver")
 
@@ -81,6 +85,7 @@ class Parts:
     node: Node
     authenticator: Authenticator
     addresses: Addresses
+    failed_attempts: FailedAttempts
     settings: Settings
     telemetry: Telemetry
     namespaces: Namespaces
@@ -102,7 +107,8 @@ class Driver:
     """Carries out what the session of one connection says.
 
     `only_user`: whom the URL is for; a client that proves to be somebody else is not let in. `channels`: what is
-    subscribed to as soon as the client is known.
+    subscribed to as soon as the client is known. `on_failed`: is told that it did not prove who it is, before it is
+    answered; False: it is to be told to come back later.
     """
 
     def __init__(
@@ -113,8 +119,10 @@ class Driver:
         *,
         only_user: str | None = None,
         channels: Iterable[str] = (),
+        on_failed: Callable[[], Awaitable[bool]] | None = None,
     ) -> None:
         self._parts = parts
+        self._on_failed = on_failed
         self._only_user = only_user
         self._channels = tuple(channels)
         session_id = secrets.token_hex(16)
@@ -194,6 +202,11 @@ class Driver:
         """
         return self._act(self._session.receive(operation))
 
+    def begin_as(self, connect: Connect, identity: Identity) -> Coroutine[Any, Any, None] | None:
+        """Carry out the `connect` of a client that has proved who it is; otherwise like `begin`."""
+        action = self._session.receive(connect)
+        return self._let_in(identity) if isinstance(action, Authenticate) else self._act(action)
+
     def refuse(self, refusal: Refuse) -> None:
         """Tell the client what was wrong.
 
@@ -272,15 +285,22 @@ class Driver:
             credentials = Credentials(action.token, action.user, action.ticket)
             identity = await self._parts.authenticator.identify(credentials)
         except InvalidToken as error:
-            self._reject(error, CloseCode.INVALID_TOKEN)
+            if self._on_failed is not None and not await self._on_failed():
+                self._turn_away(CloseCode.TRY_AGAIN_LATER, ErrorCode.RATE_LIMITED, TOO_MANY)
+            another_may_do = isinstance(error, TokenNotCurrent)
+            self._reject(error, CloseCode.EXPIRED if another_may_do else CloseCode.INVALID_TOKEN)
         except (BusUnavailable, KeysUnavailable) as error:
             self._reject(error, CloseCode.TRY_AGAIN_LATER)
         except BadUserId as error:
             self._reject(error, CloseCode.BAD_REQUEST)
         else:
-            if self._only_user not in (None, identity.user):
-                self._turn_away(CloseCode.NOT_ALLOWED, ErrorCode.NOT_ALLOWED, _OTHER_USER)
-            await self._act_all(await self._register(identity))
+            await self._let_in(identity)
+
+    async def _let_in(self, identity: Identity) -> None:
+        self._on_failed = None
+        if self._only_user not in (None, identity.user):
+            self._turn_away(CloseCode.NOT_ALLOWED, ErrorCode.NOT_ALLOWED, OTHER_USER)
+        await self._act_all(await self._register(identity))
 
     async def _renew(self, action: Renew) -> None:
         """A new token takes the old one's place. One that is no good changes nothing: the old one runs on."""
@@ -312,9 +332,12 @@ class Driver:
         """
         if self._parts.node.draining:
             self._turn_away(CloseCode.SHUTDOWN, ErrorCode.UNAVAILABLE, "this replica is shutting down")
-        own, others = self._session.identified(
-            identity.user, self._channels, identity.channels, only_these=one_request
-        )
+        try:
+            own, others = self._session.identified(
+                identity.user, self._channels, identity.channels, only_these=one_request
+            )
+        except (BadCursor, BadChannel) as error:
+            self._reject(error, CloseCode.BAD_REQUEST, self._session.connect_id)
         refusal = next((each for each in others if isinstance(each, Refuse)), None)
         if one_request and refusal is not None:
             self.refuse(replace(refusal, close=CloseCode.BAD_REQUEST))
@@ -433,9 +456,10 @@ class Driver:
         if self._pause_s:
             await self._pause()
 
-    def _reject(self, error: HeliographError, close: CloseCode) -> None:
-        """The client is nobody: say why, and close."""
-        self.refuse(Refuse(error.code, str(error), close=close))
+    def _reject(self, error: HeliographError, close: CloseCode, request_id: RequestId | None = None) -> NoReturn:
+        """The client is not let in: say why, and close."""
+        self.refuse(Refuse(error.code, str(error), request_id, close))
+        raise Disconnected(error.code, str(error))
 
     def _turn_away(self, close: CloseCode, code: ErrorCode, message: str) -> NoReturn:
         """Close the connection without an error before it."""

@@ -7,10 +7,11 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
-from app.errors import BusUnavailable, ErrorCode, HeliographError, KeysUnavailable
+from app.errors import BusUnavailable, ErrorCode, HeliographError, InvalidToken, KeysUnavailable
 from app.transports.addresses import Addresses, address_of
-from app.transports.auth import OriginPolicy
 from app.transports.driver import Disconnected
+from app.transports.failed_attempts import TOO_MANY, FailedAttempts
+from app.transports.origins import REFUSED, OriginPolicy
 from app.transports.requests import RequestRate
 
 STATUS: Final = {
@@ -48,6 +49,7 @@ class PageDoor:
         origins: OriginPolicy,
         addresses: Addresses,
         rate: RequestRate,
+        failed_attempts: FailedAttempts,
         serve: Callable[[Request], Awaitable[Response]],
         method: str = "GET",
     ) -> None:
@@ -55,6 +57,7 @@ class PageDoor:
         self._origins = origins
         self._addresses = addresses
         self._rate = rate  # by address
+        self._failed_attempts = failed_attempts
         self._serve = serve
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -69,18 +72,17 @@ class PageDoor:
 
     async def _serve_one(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
-        response = await self._answer(request)
+        is_admitted = self._origins.admits(request.headers)
+        response = await self._answer(request) if is_admitted else refusal(ErrorCode.NOT_ALLOWED, REFUSED)
         response.headers.setdefault("Cache-Control", "no-store")
         response.headers["Vary"] = "Origin"
         origin = request.headers.get("origin")
-        if origin is not None and self._origins.allows(origin):
+        if origin is not None and is_admitted and self._origins.is_another(origin, request.headers.get("host", "")):
             response.headers["Access-Control-Allow-Origin"] = origin
             response.headers["Access-Control-Expose-Headers"] = "Retry-After"
         await response(scope, receive, send)
 
     async def _answer(self, request: Request) -> Response:
-        if not self._origins.admits(request.headers):
-            return refusal(ErrorCode.NOT_ALLOWED, "pages of this origin may not connect (HELIOGRAPH_ALLOWED_ORIGINS)")
         if request.method == "OPTIONS":
             return Response(
                 status_code=204,
@@ -102,5 +104,9 @@ class PageDoor:
             return refusal(refused.code, str(refused))
         except (BusUnavailable, KeysUnavailable) as error:
             return refusal(error.code, f"not now, try again: {error}")
+        except InvalidToken as error:
+            if not await self._failed_attempts.failed(address_of(request.scope)):
+                return refusal(ErrorCode.RATE_LIMITED, TOO_MANY)
+            return refusal(error.code, str(error))
         except HeliographError as error:
             return refusal(error.code, str(error))

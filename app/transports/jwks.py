@@ -1,7 +1,6 @@
 """Public keys that somebody else publishes at a URL, as a JSON Web Key Set."""
 
 import asyncio
-import ipaddress
 import json
 import logging
 import math
@@ -12,6 +11,7 @@ import httpx
 
 from app.clock import Clock
 from app.errors import KeysUnavailable
+from app.loopback import is_loopback_host
 from app.tasks import end
 from app.transports.keys import Key, jwk_key
 
@@ -19,6 +19,8 @@ logger = logging.getLogger("heliograph.jwks")
 
 AGAIN_S = 5.0  # between two requests, whatever tokens ask for: who makes up key ids cannot have them made
 MOST_BYTES = 1_048_576
+SHOWN_KID = 64  # characters of such a name that count
+MOST_UNKNOWN = 1000  # names of keys that are not in the set, and since when they have been asked for
 # Not compressed: what is short on its way may be far larger than MOST_BYTES before anybody can count it.
 HEADERS = {"Accept": "application/json", "Accept-Encoding": "identity"}
 
@@ -38,6 +40,7 @@ class KeySet:
         self._read_at = -math.inf  # monotonic seconds
         self._tried_at = -math.inf
         self._failure = ""
+        self._asked_since: dict[str, float] = {}  # monotonic seconds, of keys that are not in the set
         self._client: httpx.AsyncClient | None = None
         self._reading: asyncio.Task[None] | None = None
 
@@ -50,10 +53,14 @@ class KeySet:
             raise KeysUnavailable(f"tokens cannot be checked at the moment: {self._failure}")
         if kid is None:
             return self._keys
-        if not (found := self._named(kid)):
-            if not await self._read():
-                raise KeysUnavailable("the token's key is unknown, and the key set could not be read again just now")
-            found = self._named(kid)
+        if found := self._named(kid):
+            return found
+        asked_since = self._remember(kid[:SHOWN_KID])
+        if not await self._read() and self._read_at < asked_since:
+            raise KeysUnavailable("the token's key is unknown, and the key set could not be read again just now")
+        # The set has been read since somebody asked for this key first: there is none of this name.
+        if found := self._named(kid):
+            self._asked_since.pop(kid[:SHOWN_KID], None)
         return found
 
     async def stop(self) -> None:
@@ -62,6 +69,12 @@ class KeySet:
         if self._client is not None:
             client, self._client = self._client, None
             await client.aclose()
+
+    def _remember(self, kid: str) -> float:
+        """Since when (monotonic) a key that is not in the set has been asked for."""
+        if kid not in self._asked_since and len(self._asked_since) >= MOST_UNKNOWN:
+            del self._asked_since[next(iter(self._asked_since))]
+        return self._asked_since.setdefault(kid, self._clock.monotonic())
 
     def _named(self, kid: str) -> list[Key]:
         return [key for key in self._keys if key.kid == kid]
@@ -112,11 +125,7 @@ class KeySet:
 
 def is_loopback(url: str) -> bool:
     """True if the URL's host is this machine."""
-    host = urlsplit(url).hostname or ""
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+    return is_loopback_host(urlsplit(url).hostname or "")
 
 
 def _keys_in(body: bytes) -> list[Key]:

@@ -92,6 +92,8 @@ class _Replica(Collector):
         closes = {str(code) if code else "other": count for code, count in sorted(counted.closes.items())}
         yield _counters("closes", "Connections that ended, by close code, whoever closed", "code", closes)
         yield _counter("slow_closes", "Connections closed because they did not read", counted.slow_closes)
+        text = "Handshakes and requests with a bad token or key, by how they were answered"
+        yield _counters("failed_attempts", text, "answered", counted.failed_attempts)
         text = "Connections refused by a limit, for their origin, or while draining"
         yield _counter("connections_refused", text, counted.connections_refused)
         text = "HTTP requests of clients that were refused by the rate of a user or an address"

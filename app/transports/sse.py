@@ -2,23 +2,24 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 
 import msgspec
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
+from app.errors import BusUnavailable, KeysUnavailable
 from app.hub.frames import Encoding
 from app.hub.outbox import Outbox
 from app.protocol.codes import CloseCode
 from app.protocol.identity import personal_channel
 from app.protocol.operations import Connect
-from app.protocol.position import ShortBookmark
+from app.protocol.position import RIGHT, ShortBookmark
 from app.protocol.session import Join
 from app.tasks import end
-from app.transports.auth import credentials_of
+from app.transports.auth import Credentials, Identity, credentials_of
 from app.transports.driver import Driver, Parts
 from app.transports.entry import Entry
 from app.transports.query import Query
@@ -54,11 +55,17 @@ class SseDoor:
 
     async def serve(self, request: Request) -> Response:
         query = Query(request.scope)
-        cursor = request.headers.get("last-event-id") or query.get("cursor")
+        cursor, right = _parts_of_id(request.headers.get("last-event-id", ""))
         credentials = credentials_of(request.scope, query)
-        identity = await self.parts.authenticator.identify(credentials)
+        try:
+            identity, right = await self._identify(credentials, right)
+        except (BusUnavailable, KeysUnavailable):
+            if not right:
+                raise
+            return StreamingResponse(_again_soon(), media_type=EventStream.media_type)
         self.parts.requests.take(identity.user, 1 + PER_CHANNEL * len(query.channels))
-        stream = EventStream(self.parts)
+        cursor = cursor or query.get("cursor", "")
+        stream = EventStream(self.parts, right)
         driver = Driver(self.parts, self.encoding, stream.outbox, channels=query.channels)
         connect = Connect(credentials.token, credentials.user, cursor, replay="replay" in query)
         try:
@@ -69,6 +76,24 @@ class SseDoor:
         stream.begin(driver, joins, identity.user)
         return stream
 
+    async def _identify(self, credentials: Credentials, right: str) -> tuple[Identity, str]:
+        """Who the client is, and its right to return, which is one only if it has come with a ticket.
+
+        A ticket is good once. An `EventSource` gives the same URL again when it comes back, and the last id it got:
+        so the ids of its stream hold a secret, and who gives both is the client of that stream.
+        """
+        authenticator, ticket = self.parts.authenticator, credentials.ticket
+        if ticket is None:
+            return await authenticator.identify(credentials), ""
+        identity = await authenticator.identify_returning(ticket, right) if right else None
+        if identity is None:
+            identity, right = await authenticator.identify(credentials), ""
+        try:
+            right = await authenticator.keep_right_to_return(identity, ticket, right)
+        except BusUnavailable as error:
+            logger.debug("a stream cannot be come back to: %s", error)
+        return identity, right
+
 
 class EventStream(Response):
     """A `Sink` that writes what comes as an event stream, by plain ASGI. It is what the server is given to send.
@@ -78,7 +103,7 @@ class EventStream(Response):
 
     media_type = "text/event-stream"
 
-    def __init__(self, parts: Parts) -> None:
+    def __init__(self, parts: Parts, right: str = "") -> None:
         self.status_code = 200
         self.background = None
         self.init_headers({"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
@@ -88,6 +113,7 @@ class EventStream(Response):
         self._joins: Sequence[Join] = ()
         self._entries: list[bytes] = []
         self._bookmark = ShortBookmark(())
+        self._right = f"&{RIGHT}{right}".encode() if right else b""  # what each id ends with
         self._farewell: Disconnect | None = None
         self._work = asyncio.Event()
         self._deadline: asyncio.Timeout | None = None  # by which the stream must have ended; none: it has not begun
@@ -162,7 +188,7 @@ class EventStream(Response):
             assert isinstance(entry, Entry)  # noqa: S101 - by the encoding of this door
             if entry.at:
                 self._bookmark.keep(entry.at)
-                position = b"id: %b\n" % self._bookmark.short.encode()
+                position = b"id: %b%b\n" % (self._bookmark.short.encode(), self._right)
                 lines.append(position)
                 size += len(position)
             lines.append(entry)
@@ -197,6 +223,18 @@ class EventStream(Response):
         except Exception:
             logger.exception("failed", extra=self._driver.about)
             self._driver.connection.close(CloseCode.INTERNAL_ERROR, "internal error")
+
+
+def _parts_of_id(last_event_id: str) -> tuple[str, str]:
+    """What the id of an event says: where the client stands, and its right to return (empty: it has none)."""
+    parts = last_event_id.split("&")
+    rights = [part.removeprefix(RIGHT) for part in parts if part.startswith(RIGHT)]
+    return "&".join(part for part in parts if not part.startswith(RIGHT)), rights[-1] if rights else ""
+
+
+async def _again_soon() -> AsyncIterator[bytes]:
+    """A stream that ends at once. An `EventSource` comes back after it, and would not after an error."""
+    yield b"retry: %d\n" % RETRY_MS
 
 
 def event_block(payload: bytes) -> bytes:

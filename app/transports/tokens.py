@@ -6,12 +6,14 @@ from typing import Any
 import jwt
 
 from app.clock import SystemClock
-from app.errors import BadSetting, BadUserId, InvalidToken
+from app.errors import BadSetting, BadUserId, InvalidToken, TokenNotCurrent
 from app.protocol.grants import NO_GRANTS, Grants, read_grants
 from app.protocol.identity import check_user_id
 from app.settings import AuthSettings
 from app.transports.keys import Keys, OneKey, hmac_key, public_key
 
+MOST_TOKEN_BYTES = 16_384  # what a longer one costs to read is more than anybody may ask for without an account
+LATEST_EXP = 253_402_300_799  # the end of the year 9999
 SHOWN = 32  # characters of what a token claims that an error repeats
 
 
@@ -32,14 +34,17 @@ class TokenReader:
         self._audience = settings.audience
         self._issuer = None if settings.issuer is None else [settings.issuer]
         self._leeway_s = settings.leeway_s
+        self._required = ["sub", "exp"] if settings.require_exp else ["sub"]
 
     async def read(self, token: str) -> Identity:
         """The bearer of the token.
 
         Raises:
-            InvalidToken: it proves nothing.
+            InvalidToken: it proves nothing; TokenNotCurrent: not any more, or not yet.
             KeysUnavailable: nobody can say at the moment.
         """
+        if len(token) > MOST_TOKEN_BYTES:
+            raise InvalidToken(f"the token is not valid: it has more than {MOST_TOKEN_BYTES} characters")
         try:
             header = jwt.get_unverified_header(token)
         except (jwt.PyJWTError, ValueError, TypeError, RecursionError) as error:
@@ -49,15 +54,26 @@ class TokenReader:
             user = check_user_id(claims["sub"])
         except BadUserId as error:
             raise InvalidToken(f"the token's 'sub': {error}") from None
-        expires_at = claims.get("exp")
         return Identity(
             user,
-            None if expires_at is None else float(expires_at) + self._leeway_s,
+            self._end(claims.get("exp")),
             read_grants(claims["channels"]) if claims.get("channels") is not None else NO_GRANTS,
         )
 
     async def stop(self) -> None:
         await self._keys.stop()
+
+    def _end(self, exp: Any) -> float | None:
+        """When the token ends (seconds since the epoch, with the leeway); None if it says nothing of it."""
+        if exp is None:
+            return None
+        try:
+            end = float(exp)
+        except (OverflowError, ValueError, TypeError):
+            end = float("inf")
+        if not end <= LATEST_EXP:
+            raise InvalidToken("the token is not valid: its 'exp' is no time that will come")
+        return end + self._leeway_s
 
     async def _candidates(self, header: dict[str, Any]) -> list[tuple[Any, str]]:
         """The keys that the token may be signed with, and its algorithm: one that is the key's own to choose."""
@@ -85,10 +101,16 @@ class TokenReader:
                     audience=self._audience,
                     issuer=self._issuer,
                     leeway=self._leeway_s,
-                    options={"require": ["sub"], "verify_aud": self._audience is not None, "verify_iat": False},
+                    options={
+                        "require": self._required,
+                        "verify_aud": self._audience is not None,
+                        "verify_iat": False,
+                    },
                 )
             except jwt.InvalidSignatureError as error:
                 failure = error  # it may be another's
+            except (jwt.ExpiredSignatureError, jwt.ImmatureSignatureError) as error:
+                raise TokenNotCurrent(f"the token is not valid (any more, or not yet): {error}") from None
             except (jwt.PyJWTError, ValueError, TypeError, OverflowError, RecursionError) as error:
                 raise _invalid(error) from None
         raise _invalid(failure)

@@ -6,29 +6,35 @@ from collections import deque
 from collections.abc import Coroutine
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from time import monotonic
 from typing import Any, Protocol
 from urllib.parse import unquote_to_bytes
 
 from starlette.datastructures import Headers
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
-from app.errors import BadFrame, ErrorCode, InvalidToken
+from app.errors import BadFrame, BusUnavailable, ErrorCode, InvalidToken, KeysUnavailable
 from app.hub.frames import Encoding, Sink, text_frame
 from app.hub.outbox import Outbox
 from app.protocol.codes import CloseCode
 from app.protocol.operations import Connect, Operation
 from app.protocol.session import Refuse
 from app.protocol.token_bucket import TokenBucket
+from app.transports.addresses import address_of
 from app.transports.asgi_sink import AsgiSink
-from app.transports.auth import OriginPolicy, credentials_of
-from app.transports.driver import Disconnected, Driver, Parts
+from app.transports.auth import Credentials, Identity, credentials_of
+from app.transports.driver import OTHER_USER, Disconnected, Driver, Parts
+from app.transports.failed_attempts import TOO_MANY
+from app.transports.origins import REFUSED, OriginPolicy
 from app.transports.query import BadQuery, Query
 
 logger = logging.getLogger("heliograph.websocket")
 
 CHANNEL_KINDS = {"runs": "run", "logs": "logs"}  # what stands in the path -> the namespace
 SERVER_SOCKET = "heliograph.socket"  # in the ASGI scope: our server's own socket, to be used without a detour
+SUBPROTOCOLS = ("json", "heliograph.json")  # names of the plain protocol, for clients that have to offer one
+RETRY_AFTER_S = 1  # of a handshake that may be tried again
 MOST_OWED_S = 3.0  # that a client waits because of what it has read
 MOST_WAITING = 64  # frames that wait for one that takes its time, until the socket is read no further
 
@@ -58,6 +64,35 @@ class ServerSocket(Sink, Protocol):
 
 
 @dataclass(frozen=True)
+class Denial:
+    """Why a handshake is refused."""
+
+    status: int
+    reason: str
+
+
+@dataclass
+class Handshake:
+    """What a handshake says: who comes (`connect`; in its path: `user`), to which channels, from where."""
+
+    connect: Connect | Refuse | None
+    user: str | None
+    channels: tuple[str, ...]
+    address: str
+    identity: Identity | None = None  # once it is proved
+
+    @classmethod
+    def read(cls, scope: Scope, *, open_mode: bool) -> "Handshake":
+        user, address = _user_in_path(scope), address_of(scope)
+        try:
+            query = Query(scope)
+        except BadQuery as error:
+            return cls(Refuse(error.code, str(error), close=CloseCode.BAD_REQUEST), user, (), address)
+        connect = _connect_in_url(scope, query, user, open_mode=open_mode)
+        return cls(connect, user, _channels_in_url(scope, query), address)
+
+
+@dataclass(frozen=True)
 class WebSocketDoor:
     """The ASGI application behind `/ws`, `/ws/users/{user}` and `/ws/{kind}/{id}`."""
 
@@ -67,10 +102,10 @@ class WebSocketDoor:
     texts: Encoding  # the codec alone, for any other
 
     @classmethod
-    def build(cls, parts: Parts) -> "WebSocketDoor":
+    def build(cls, parts: Parts, origins: OriginPolicy) -> "WebSocketDoor":
         return cls(
             parts,
-            OriginPolicy(parts.settings.allowed_origins),
+            origins,
             frames=Encoding(parts.codec, text_frame, parts.telemetry.traffic["websocket"], joins=True),
             texts=Encoding(parts.codec, bytes, parts.telemetry.traffic["websocket"]),
         )
@@ -80,32 +115,61 @@ class WebSocketDoor:
         if self.parts.node.draining:
             # 503 before the upgrade: nginx hands the handshake on to another replica.
             await deny(scope, send, 503, "this replica is shutting down; try again")
-        elif not self.origins.admits(Headers(scope=scope)):
-            await deny(scope, send, 403, "pages of this origin may not connect (HELIOGRAPH_ALLOWED_ORIGINS)")
-        elif (address := self.parts.addresses.enter(scope)) is None:
-            await deny(scope, send, 429, self.parts.addresses.refusal)
+        elif not self.origins.admits(headers := Headers(scope=scope)):
+            await deny(scope, send, 403, REFUSED)
         else:
-            try:
-                await send({"type": "websocket.accept"})
-            except BaseException:
-                self.parts.addresses.leave(address)
-                raise
-            await self._serve(scope, receive, send, address)
-            return
+            handshake = Handshake.read(scope, open_mode=self.parts.policy.open_mode)
+            # A page cannot see a status: it is let in, and closed with a code that says the same.
+            denial = None if "origin" in headers else await self._check(scope, handshake)
+            if denial is not None:
+                await deny(scope, send, denial.status, denial.reason)
+            elif (address := self.parts.addresses.enter(scope)) is None:
+                await deny(scope, send, 429, self.parts.addresses.refusal)
+            else:
+                try:
+                    await send(_acceptance(scope))
+                except BaseException:
+                    self.parts.addresses.leave(address)
+                    raise
+                await self._serve(scope, receive, send, address, handshake)
+                return
         self.parts.telemetry.connections_refused += 1
 
-    async def _serve(self, scope: Scope, receive: Receive, send: Send, address: str) -> None:
+    async def _check(self, scope: Scope, handshake: "Handshake") -> "Denial | None":
+        """Find out who comes, if the handshake proves it; why it is refused, if that is no good."""
+        connect = handshake.connect
+        try:
+            if isinstance(connect, Refuse):
+                if connect.close is not CloseCode.INVALID_TOKEN:
+                    return None
+                raise InvalidToken(connect.message)
+            if connect is None or connect.token is connect.ticket is None:
+                return None
+            credentials = Credentials(connect.token, connect.user, connect.ticket)
+            identity = await self.parts.authenticator.identify(credentials)
+        except InvalidToken as error:
+            if not await self.parts.failed_attempts.failed(address_of(scope)):
+                return Denial(429, TOO_MANY)
+            return Denial(401, str(error))
+        except (BusUnavailable, KeysUnavailable):
+            return None  # nobody can say: it is closed with a code that says so
+        if handshake.user not in (None, identity.user):
+            return Denial(403, OTHER_USER)
+        handshake.identity = identity
+        return None
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send, address: str, handshake: "Handshake") -> None:
         server_socket: ServerSocket | None = scope.get("extensions", {}).get(SERVER_SOCKET)
         if server_socket is not None:
             outbox = self._outbox(server_socket)
-            socket = _Socket(self.parts, scope, address, self.frames, outbox, server_socket)
+            socket = _Socket(self.parts, handshake, address, self.frames, outbox, server_socket)
             server_socket.attach(outbox, socket)
             socket.begin()
             return
         sink = AsgiSink(receive, send)
         outbox = self._outbox(sink)
         sink.attach(outbox)
-        await sink.run(_Socket(self.parts, scope, address, self.texts, outbox))
+        await sink.run(_Socket(self.parts, handshake, address, self.texts, outbox))
 
     def _outbox(self, sink: Sink) -> Outbox:
         return Outbox(sink, self.parts.turn, self.parts.settings.limits.outbox_bytes)
@@ -125,6 +189,7 @@ class _Socket:
         "_connect",
         "_decode",
         "_driver",
+        "_identity",
         "_paid",
         "_parts",
         "_patience",
@@ -139,7 +204,7 @@ class _Socket:
     def __init__(
         self,
         parts: Parts,
-        scope: Scope,
+        handshake: "Handshake",
         address: str,
         encoding: Encoding,
         outbox: Outbox,
@@ -148,16 +213,16 @@ class _Socket:
         self._parts = parts
         self._address = address  # which has entered, and leaves with this socket
         self._socket = socket  # to be told when to read no further; None where whoever reads waits until we are idle
-        user = _user_in_path(scope)
-        channels: tuple[str, ...] = ()
-        try:
-            query = Query(scope)
-        except BadQuery as error:
-            self._connect: Connect | Refuse | None = Refuse(error.code, str(error), close=CloseCode.BAD_REQUEST)
-        else:
-            self._connect = _connect_in_url(scope, query, user, open_mode=parts.authenticator.mode == "open")
-            channels = _channels_in_url(scope, query)
-        self._driver = Driver(parts, encoding, outbox, only_user=user, channels=channels)
+        self._connect = handshake.connect
+        self._identity = handshake.identity
+        self._driver = Driver(
+            parts,
+            encoding,
+            outbox,
+            only_user=handshake.user,
+            channels=handshake.channels,
+            on_failed=partial(parts.failed_attempts.failed, handshake.address),
+        )
         self._decode = parts.codec.decode
         self._traffic = encoding.traffic
         self._bucket = TokenBucket(parts.settings.limits.messages_per_second, monotonic())
@@ -175,6 +240,12 @@ class _Socket:
         if isinstance(connect, Refuse):
             with suppress(Disconnected):
                 self._driver.refuse(connect)
+        elif connect is not None and self._identity is not None:
+            identity, self._identity = self._identity, None
+            with suppress(Disconnected):
+                work = self._driver.begin_as(connect, identity)
+                if work is not None:
+                    self._work = asyncio.create_task(self._do(work), name="websocket-work")
         elif connect is not None:
             self._carry_out(connect)
         timeout_s = self._parts.settings.limits.connect_timeout_s
@@ -347,11 +418,23 @@ def _channels_in_url(scope: Scope, query: Query) -> tuple[str, ...]:
     return named + query.channels
 
 
+def _acceptance(scope: Scope) -> Message:
+    """The answer to a handshake. Of the subprotocols that the client offers, the first that is known is chosen."""
+    for offered in scope.get("subprotocols", ()):
+        if offered in SUBPROTOCOLS:
+            return {"type": "websocket.accept", "subprotocol": offered}
+    return {"type": "websocket.accept"}
+
+
 async def deny(scope: Scope, send: Send, status: int, reason: str) -> None:
     """Answer the handshake with an HTTP status, or with a bare refusal where the server cannot do that."""
     if "websocket.http.response" not in scope.get("extensions", {}):
         await send({"type": "websocket.close", "code": 1013, "reason": reason})
         return
     headers = [(b"content-type", b"text/plain; charset=utf-8")]
+    if status == 401:
+        headers.append((b"www-authenticate", b"Bearer"))
+    elif status in (429, 503):
+        headers.append((b"retry-after", b"%d" % RETRY_AFTER_S))
     await send({"type": "websocket.http.response.start", "status": status, "headers": headers})
     await send({"type": "websocket.http.response.body", "body": reason.encode() + b"\n"})

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.errors import ErrorCode
+from app.errors import BadChannel, BadCursor, ErrorCode
 from app.protocol.codes import CloseCode
 from app.protocol.events import Connected, Pong, Unsubscribed
 from app.protocol.grants import read_grants
@@ -112,9 +112,31 @@ class TestConnecting:
     def test_a_cursor_that_nobody_gave_ends_the_conversation(self, cursor: str) -> None:
         """Fails if a client believes that it goes on somewhere, and does not."""
         session = new_session()
-        action = session.receive(Connect(user="alice", cursor=cursor, id=3))
-        assert isinstance(action, Refuse)
-        assert (action.request_id, action.close) == (3, CloseCode.BAD_REQUEST)
+        assert isinstance(session.receive(Connect(user="alice", cursor=cursor, id=3)), Authenticate)
+        with pytest.raises((BadCursor, BadChannel)):
+            session.identified("alice")
+        assert session.user is None
+        assert session.connect_id == 3
+
+    def test_a_cursor_names_no_more_channels_than_a_connection_may_have(self) -> None:
+        """Fails if somebody without an account, or with one, has a replica read a long cursor."""
+        most = {f"room:{number}": Position("r", 1) for number in range(MOST_CHANNELS)} | {"#alice": Position("a", 1)}
+        session = new_session()
+        assert isinstance(session.receive(Connect(user="alice", cursor=format_cursor(most))), Authenticate)
+        session.identified("alice")
+        too_many = format_cursor({**most, "room:x": Position("r", 1)})
+        for operation in (Subscribe("other", cursor=too_many), ReadHistory("other", cursor=too_many)):
+            refused = session.receive(operation)
+            assert isinstance(refused, Refuse)
+            assert (refused.code, refused.close) == (ErrorCode.BAD_REQUEST, None)
+        session = new_session()
+        assert isinstance(session.receive(Connect(token="x", cursor=too_many)), Authenticate)
+        with pytest.raises(BadCursor, match="more than the 3 channels"):
+            session.identified("alice")
+        far_too_many = format_cursor({f"room:{number}": Position("r", 1) for number in range(7_300)})
+        refused = new_session().receive(Connect(token="x", cursor=far_too_many, id=3))
+        assert isinstance(refused, Refuse)
+        assert (refused.request_id, refused.close) == (3, CloseCode.BAD_REQUEST)
 
     @pytest.mark.parametrize("identified", [False, True])
     def test_a_second_connect_is_refused_and_costs_nothing_else(self, identified: bool) -> None:
@@ -297,6 +319,9 @@ def test_no_sequence_breaks_the_rules(steps: list[tuple[Operation, bool]], open_
                 assert request_id == operation.id
                 assert (close is not None) == (not isinstance(operation, Connect) and not identified)
         if asked and not identified and find_out:
-            session.identified("alice")
+            try:
+                session.identified("alice")
+            except (BadCursor, BadChannel):
+                return
             identified = True
     assert session.user == ("alice" if identified else None)

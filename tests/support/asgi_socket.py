@@ -27,7 +27,7 @@ class AsgiSocket:
             "raw_path": path.encode(),
             "query_string": query.encode(),
             "root_path": "",
-            "headers": [(b"host", b"testserver")],
+            "headers": [(b"host", b"localhost")],
             "client": ("127.0.0.1", 50000),
             "server": ("127.0.0.1", 80),
             "subprotocols": [],

@@ -7,7 +7,7 @@ from typing import Any
 import jwt
 
 SECRET = "a secret of thirty-two bytes or so"
-JWT = {"mode": "jwt", "secret": SECRET}
+JWT = {"mode": "jwt", "secret": SECRET, "leeway_s": 0}
 # What a test opens in jwt mode that is about something else than rights.
 OPENED: dict[str, dict[str, Any]] = {"#": {"client_send": True}, "": {"client_subscribe": True}}
 

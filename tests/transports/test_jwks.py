@@ -123,6 +123,29 @@ class TestRotation:
         assert await reader.user(RSA_TOKEN) == "alice"
         assert server.requests == 2
 
+    async def test_a_name_that_is_not_there_is_refused_for_good(self, server: KeyServer, reader: Reader) -> None:
+        """Fails if a client with a key nobody has published is told to come back for ever, or a later one is lost."""
+        assert await reader.user(RSA_TOKEN) == "alice"
+        lost = token("carol", key=OTHER_RSA, algorithm="RS256", kid="rsa-2")
+        reader.later(AGAIN_S - 1)
+        with pytest.raises(KeysUnavailable):
+            await reader.user(lost)
+        for _ in range(20):
+            reader.later(1)
+            try:
+                await reader.user(lost)
+            except KeysUnavailable:
+                continue
+            except InvalidToken:
+                break
+        for _ in range(20):  # the set has been read since: come back with the same token would be no use
+            reader.later(0.1)
+            with pytest.raises(InvalidToken, match="not known here"):
+                await reader.user(lost)
+        server.publish(jwk(OTHER_RSA, "rsa-2"))
+        reader.later()
+        assert await reader.user(lost) == "carol"
+
     async def test_old_keys_are_read_anew_while_they_go_on(self, server: KeyServer, reader: Reader) -> None:
         """Fails if a key that was taken back is good for ever, or clients wait for the refresh."""
         assert await reader.user(RSA_TOKEN) == "alice"

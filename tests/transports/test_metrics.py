@@ -26,7 +26,19 @@ from tests.support.replicas import RunningReplica
 from tests.support.waiting import eventually
 
 BASE_UNITS = ("ratio", "seconds", "bytes", "info", "total", "fds")
-LABELS = {"transport", "code", "kind", "limit", "reason", "le", "replica", "version", "python", "compiled"}
+LABELS = {
+    "answered",
+    "transport",
+    "code",
+    "kind",
+    "limit",
+    "reason",
+    "le",
+    "replica",
+    "version",
+    "python",
+    "compiled",
+}
 PLAIN_GAUGES = {
     "ready",
     "degraded",

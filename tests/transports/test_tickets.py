@@ -1,11 +1,14 @@
 """Tickets: what may stand in a URL instead of a token, once, for a few seconds, on any replica."""
 
 import asyncio
+import json
 import time
 from typing import Any
 
 import httpx
 import pytest
+from websockets.asyncio.client import connect as websocket
+from websockets.typing import Origin
 
 from app.backends.keys import Keys
 from app.backends.protocols import Tickets
@@ -17,6 +20,7 @@ from app.settings import AuthSettings
 from app.transports.auth import Authenticator, Credentials
 from tests.conftest import StartReplica
 from tests.support.client import Client
+from tests.support.event_source import EventSource
 from tests.support.http import http_client
 from tests.support.manual_clock import ManualClock
 from tests.support.redis_admin import RedisAdmin
@@ -38,10 +42,13 @@ async def ticket(replica: RunningReplica, *arguments: Any, **options: Any) -> st
 
 
 async def close_of(replica: RunningReplica, query: str) -> tuple[str, int]:
-    """What a client that comes with this query is told before it is closed, and how."""
-    async with Client(replica.url, path=f"/ws?{query}") as client:
-        error = await client.next("error")
-        return error["message"], await client.close_code()
+    """What a page that comes with this query is told before it is closed, and how."""
+    url = f"{replica.url.replace('http', 'ws', 1)}/ws?{query}"
+    async with websocket(url, origin=Origin(replica.url), proxy=None) as socket:
+        error = json.loads(await socket.recv())
+        assert error["type"] == "error"
+        await socket.wait_closed()
+        return error["message"], socket.close_code or 0
 
 
 class TestTheDoor:
@@ -144,8 +151,9 @@ class TestUse:
         given = await ticket(one)
 
         async def tries(replica: RunningReplica) -> str:
-            async with Client(replica.url, path=f"/ws?ticket={given}") as client:
-                return str((await client.next("connected", "error"))["type"])
+            url = f"{replica.url.replace('http', 'ws', 1)}/ws?ticket={given}"
+            async with websocket(url, origin=Origin(replica.url), proxy=None) as socket:
+                return str(json.loads(await socket.recv())["type"])
 
         got = await asyncio.gather(*(tries(replica) for replica in (one, two) * 5))
         assert sorted(got) == ["connected", *["error"] * 9]
@@ -234,7 +242,9 @@ class TestTime:
 
     async def test_a_token_that_expired_meanwhile(self) -> None:
         """Fails if a ticket outlives the token that it was given for."""
-        authenticator = Authenticator(AuthSettings(mode="jwt", secret=SECRET), MemoryTickets(ManualClock()))
+        authenticator = Authenticator(
+            AuthSettings(mode="jwt", secret=SECRET, leeway_s=0), MemoryTickets(ManualClock())
+        )
         alice = await authenticator.identify(Credentials(token("alice", expires_in=soon())))
         given = await authenticator.issue_ticket(alice)
         assert alice.expires_at is not None
@@ -283,3 +293,80 @@ class TestKeeping:
         for name in "cdefg":
             await tickets.keep(name, b"x", 30)
         assert list(tickets._kept) == ["e", "f", "g"]
+
+
+class TestComingBackWithATicket:
+    """An `EventSource` gives the same URL each time: its ticket is used up then."""
+
+    async def test_it_comes_back_to_any_replica(self, start_replica: StartReplica) -> None:
+        """Fails if a stream that was opened with a ticket is over for good when it is cut."""
+        one, two = await start_replica("replica-1", auth=JWT), await start_replica("replica-2", auth=JWT)
+        given = await ticket(one, "alice", channels=["news"])
+        last_event_id = None
+        for number, replica in enumerate((one, two, one, two)):
+            async with EventSource(replica.url, ticket=given, last_event_id=last_event_id) as events:
+                assert events.response.status_code == 200
+                assert (await events.next("connected"))["user"] == "alice"
+                while (await events.next("subscribed"))["channel"] != "news":
+                    pass
+                if number:
+                    assert (await events.next("message"))["data"] == number
+                last_event_id = events.last_event_id
+            await one.replica.manager.publish("news", number + 1)
+
+    async def test_the_url_alone_is_not_enough(self, start_replica: StartReplica) -> None:
+        """Fails if who reads the URL in a log, or knows the id of another stream, gets in."""
+        one = await start_replica(auth=JWT, redis_url=None)
+        mine, other = await ticket(one, "alice"), await ticket(one, "bob")
+        async with EventSource(one.url, ticket=mine) as events:
+            await events.next("connected")
+            mine_id = events.last_event_id
+        async with EventSource(one.url, ticket=other) as events:
+            await events.next("connected")
+            other_id = events.last_event_id
+        secret = mine_id.rpartition("=")[2]
+        assert len(secret) >= 43
+        for last_event_id in (None, other_id, mine_id.replace(secret, ""), mine_id[:-1], f"={'A' * 43}"):
+            async with EventSource(one.url, ticket=mine, last_event_id=last_event_id) as events:
+                assert (await events.error())["code"] == "invalid_token", last_event_id
+        async with http_client(one.url) as http:
+            assert (await http.get("/sse", headers={"Last-Event-ID": mine_id})).status_code == 401
+            poll = await http.get(f"/api/poll?ticket={mine}", headers={"Last-Event-ID": mine_id})
+            assert poll.status_code == 401
+
+    async def test_its_id_is_a_cursor_elsewhere(self, start_replica: StartReplica) -> None:
+        """Fails if a client that goes on at another endpoint cannot use the id that it has."""
+        one = await start_replica(auth=JWT, redis_url=None)
+        async with EventSource(one.url, ticket=await ticket(one, "alice")) as events:
+            await events.next("connected")
+            cursor = events.last_event_id
+        await one.replica.manager.send("alice", "missed")
+        async with Client(one.url) as client:
+            await client.say({"type": "connect", "token": token("alice"), "cursor": cursor})
+            assert await client.messages(1) == ["missed"]
+
+    async def test_the_right_ends_with_the_token(self, start_replica: StartReplica) -> None:
+        """Fails if coming back again and again lengthens the life of a token."""
+        one = await start_replica(auth=JWT, redis_url=None)
+        ends_in_s = soon()
+        given = await ticket(one, "alice", expires_in=ends_in_s)
+        async with EventSource(one.url, ticket=given) as events:
+            assert (await events.ended())[-1]["code"] == 3005
+            last_event_id = events.last_event_id
+        async with EventSource(one.url, ticket=given, last_event_id=last_event_id) as events:
+            assert (await events.error())["code"] == "invalid_token"
+
+    async def test_without_redis_it_is_asked_to_try_again(
+        self, start_replica: StartReplica, own_redis: RedisServer
+    ) -> None:
+        """Fails if a browser that comes back meanwhile is given an error, after which it never tries again."""
+        one = await start_replica(auth=JWT, redis_url=own_redis.url)
+        given = await ticket(one, "alice")
+        async with EventSource(one.url, ticket=given) as events:
+            await events.next("connected")
+            last_event_id = events.last_event_id
+        own_redis.stop()
+        async with EventSource(one.url, ticket=given, last_event_id=last_event_id) as events:
+            assert events.response.status_code == 200
+            assert events.response.headers["content-type"].startswith("text/event-stream")
+            assert await events.ended() == []

@@ -19,7 +19,7 @@ from app.transports.openapi import openapi_document
 def http_api_routes(parts: Parts, directory: Directory, census: Census, clock: Clock) -> list[BaseRoute]:
     """The methods: whatever no other route under `/api/` has taken."""
     methods = Methods(parts, directory, census, clock)
-    return [Route("/api/{method}", ApiDoor(methods, parts.settings.api))]
+    return [Route("/api/{method}", ApiDoor(methods, parts.settings.api, parts.failed_attempts))]
 
 
 def openapi_route() -> BaseRoute:

@@ -9,6 +9,8 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from app.settings import ApiSettings
+from app.transports.addresses import address_of
+from app.transports.failed_attempts import TOO_MANY, FailedAttempts
 from app.transports.http_api import models
 from app.transports.http_api.methods import BAD_REQUEST, METHODS, UNAUTHORIZED, UNKNOWN_METHOD, ApiError, Methods
 
@@ -20,8 +22,9 @@ class ApiDoor:
     bad key, 400 for a body that is no JSON object, 413 for one that is too large.
     """
 
-    def __init__(self, methods: Methods, settings: ApiSettings) -> None:
+    def __init__(self, methods: Methods, settings: ApiSettings, failed_attempts: FailedAttempts) -> None:
         self._methods = methods
+        self._failed_attempts = failed_attempts
         self._key = settings.secret()
         self._most_bytes = settings.body_bytes
 
@@ -40,6 +43,8 @@ class ApiDoor:
         if request.method != "POST":
             return _error(405, BAD_REQUEST, f"{request.method} means nothing here; use POST", {"Allow": "POST"})
         if not self._admits(request.headers):
+            if not await self._failed_attempts.failed(address_of(request.scope)):
+                return _error(429, UNAUTHORIZED, TOO_MANY, {"Retry-After": "1"})
             return _error(401, UNAUTHORIZED, self._why_not())
         body = await self._body(request)
         if body is None:
