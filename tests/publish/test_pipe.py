@@ -259,13 +259,13 @@ async def test_an_output_that_does_not_block(
 async def test_a_terminal_that_is_gone(
     start_replica: StartReplica, redis_server: RedisServer, namespace: str, tmp_path: Path
 ) -> None:
-    """Fails if a job that outlives its terminal (nohup) is ended by the pipe, or not published to its end."""
+    """Fails if a job that outlives its terminal is ended by the pipe, or not published to its end."""
     replica = await start_replica()
     gate = tmp_path / "gate"
     ours, theirs = pty.openpty()
-    job = f"trap '' HUP; echo ready; {_waits_for(gate)}; seq 100; exit 7"
+    job = f"echo ready; {_waits_for(gate)}; seq 100; exit 7"
     process = await asyncio.create_subprocess_exec(
-        "nohup",
+        *("sh", "-c", "trap '' HUP; exec \"$@\"", "sh"),
         *_pipe("run:42", "--", "sh", "-c", job),
         cwd=ROOT,
         env=environment(redis_server.url, namespace),
