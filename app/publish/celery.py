@@ -13,9 +13,9 @@ Telling of progress never fails the task and hardly delays it: without Redis, up
 run is told later. The settings are the cluster's, from the environment (`HELIOGRAPH_REDIS__URL`), or see `configure`.
 """
 
+import functools
 import inspect
 import logging
-import math
 import os
 import threading
 import time
@@ -27,7 +27,8 @@ from billiard.exceptions import WorkerLostError  # type: ignore[import-untyped]
 from celery import Task, signals  # type: ignore[import-untyped]
 
 from app.backends.run_leases import WORKER_LOST
-from app.errors import BadSetting, HeliographError, PublishError
+from app.errors import BadData, HeliographError, PublishError
+from app.publish.drafts import as_number, described
 from app.publish.publisher import Publisher
 
 __all__ = ["ProgressTask", "configure"]
@@ -56,24 +57,52 @@ class ProgressTask(Task):  # type: ignore[misc]
     abstract = True
     run_argument: ClassVar[str | None] = None
 
-    def progress(self, progress: float | None = None, state: str | None = None, log: str | None = None) -> None:
-        """Tell those who watch how far the run is.
+    def progress(
+        self,
+        progress: float | None = None,
+        state: str | None = None,
+        log: object = None,
+        *,
+        run_id: str | None = None,
+    ) -> None:
+        """Tell those who watch how far the run is. May be called in any thread.
 
         Args:
-            progress: percent; below 0 and above 100 it counts as these. Left out: as it was.
+            progress: percent; below 0 and above 100 it counts as these. Left out, or no number: as it was.
             state: left out: as this task has said before, at first `RUNNING`.
             log: one line.
+            run_id: left out: the run of this call of the task. In a thread that the task has started Celery does not
+                know the call; it is needed there if this process is at several calls of the task at once
+                (`--pool=threads`).
 
         Raises nothing, whatever the settings, Redis and the arguments: a job is worth more than the news of it.
         """
-        if self.request.id is None:
-            logger.debug("%s was called as a function: nobody watches", self.name)
-            return
-        run_id = self.run_id(self.request.id, self.request.args or (), self.request.kwargs or {})
         try:
-            _runs().tell(run_id, state, _in_percent(progress), log)
-        except (BadSetting, TypeError, ValueError) as error:
-            logger.warning("progress of run %s not published: %s", run_id, error)
+            if run_id is None:
+                run_id = self._present_run()
+            if run_id is not None:
+                _runs().tell(run_id, _text(state), _in_percent(progress), _text(log))
+        except Exception as error:  # noqa: BLE001 - the arguments, and what is overridden in here, are the task's own
+            logger.warning("progress of %s not published: %s", self.name, described(error))
+
+    def _present_run(self) -> str | None:
+        """The run that the calling thread works for; None (and a word in the log) if there is none, or no telling."""
+        request = self.request
+        if request.id is not None:
+            return self.run_id(request.id, request.args or (), request.kwargs or {})
+        if self.request_stack.top is None:  # no call of the task in this thread: one that the task has started?
+            runs = _runs().present(self.name)
+            if len(runs) == 1:
+                return runs[0]
+            if runs:
+                logger.warning(
+                    "progress of %s not published: this process is at %d calls of it; say which with run_id=…",
+                    self.name,
+                    len(runs),
+                )
+                return None
+        logger.debug("%s was called as a function: nobody watches", self.name)
+        return None
 
     def run_id(self, task_id: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
         """The id of the run that a call of this task is. May be overridden; the same call must give the same id."""
@@ -121,6 +150,7 @@ class _Runs:
         self._publisher = options.publisher()
         self._lock = threading.Lock()
         self._states: dict[str, str] = {}  # run id -> what its task has said last
+        self._tasks: dict[str, str] = {}  # run id -> the name of its task
         self._owed: dict[str, _Ending] = {}
         self._silent_until = 0.0  # monotonic seconds
         self._due = threading.Event()
@@ -130,15 +160,21 @@ class _Runs:
 
     # -- what a task does
 
-    def begin(self, run_id: str) -> None:
+    def present(self, task: str) -> list[str]:
+        """The runs of this task that the process is at."""
+        with self._lock:
+            return [run_id for run_id, name in self._tasks.items() if name == task]
+
+    def begin(self, run_id: str, task: str) -> None:
         with self._lock:
             self._states[run_id] = "RUNNING"
+            self._tasks[run_id] = task
             self._owed.pop(run_id, None)  # it runs again: its last end is history
         self._keep()
         try:
             self._publisher.lease_runs([run_id], self._options.lease_ttl_s)
-        except HeliographError as error:
-            logger.warning("no lease for run %s yet: %s", run_id, error)
+        except PublishError as error:
+            logger.warning("no lease for run %s yet: %s", run_id, error.reason)
         self.tell(run_id, "RUNNING", 0, None)
 
     def tell(self, run_id: str, state: str | None, progress: float | None, log: str | None) -> None:
@@ -153,8 +189,10 @@ class _Runs:
             self._publisher.publish_progress(run_id, state, progress, log, deadline_s=PROGRESS_DEADLINE_S)
         except PublishError as error:
             self._silent_until = time.monotonic() + SILENCE_S
-            logger.warning("progress of run %s not published, nor what comes in %g s: %s", run_id, SILENCE_S, error)
-        except (HeliographError, TypeError, ValueError, AttributeError) as error:
+            logger.warning(
+                "progress of run %s not published, nor what comes in %g s: %s", run_id, SILENCE_S, error.reason
+            )
+        except HeliographError as error:
             logger.warning("progress of run %s not published: %s", run_id, error)
 
     def end(self, run_id: str, state: str, progress: float | None, message: str | None) -> None:
@@ -171,6 +209,7 @@ class _Runs:
     def leave(self, run_id: str) -> None:
         """The task is over. A run whose end has not been told keeps its lease until it has."""
         with self._lock:
+            self._tasks.pop(run_id, None)
             if self._states.pop(run_id, None) is None or run_id in self._owed:
                 return
         self._release(run_id)
@@ -186,7 +225,7 @@ class _Runs:
                 deadline_s=deadline_s,
             )
         except PublishError as error:
-            logger.warning("%s of run %s not published yet: %s", ending.state, run_id, error)
+            logger.warning("%s of run %s not published yet: %s", ending.state, run_id, error.reason)
             return False
         except HeliographError as error:
             logger.warning("%s of run %s cannot be published: %s", ending.state, run_id, error)
@@ -216,9 +255,9 @@ class _Runs:
                 held = list({**self._states, **self._owed})
             try:
                 self._publisher.lease_runs(held, self._options.lease_ttl_s)
-            except HeliographError as error:
-                logger.warning("leases of %d runs not renewed: %s", len(held), error)
-            self.settle(0)
+                self.settle(0)
+            except Exception as error:  # noqa: BLE001 - without this thread all runs here would be taken for lost
+                logger.warning("leases of %d runs not renewed: %s", len(held), described(error))
 
     def settle(self, deadline_s: float) -> None:
         """Tell the ends that are owed, as far as that is possible now."""
@@ -244,8 +283,8 @@ class _Runs:
         while not self._stopped.wait(self._options.sweep_interval_s):
             try:
                 lost = self._publisher.reap_lost_runs()
-            except HeliographError as error:
-                logger.debug("cannot look for lost runs: %s", error)
+            except Exception as error:  # noqa: BLE001 - the next look is as good
+                logger.debug("cannot look for lost runs: %s", described(error))
             else:
                 if lost:
                     logger.warning("%d runs had lost their worker", lost)
@@ -282,45 +321,66 @@ os.register_at_fork(after_in_child=_after_fork)
 # -- Celery's signals. They come in the process that runs the task, but for those of tasks that have lost theirs.
 
 
+def _harmless(receiver: Callable[..., None]) -> Callable[..., None]:
+    """What goes wrong here (no Redis in the settings, say) is one line in the log; the task goes on."""
+
+    @functools.wraps(receiver)
+    def receive(sender: Any = None, **facts: Any) -> None:
+        try:
+            receiver(sender, **facts)
+        except Exception as error:  # noqa: BLE001 - as above
+            logger.warning("the run of %s is not told of: %s", getattr(sender, "name", sender), described(error))
+
+    return receive
+
+
+@_harmless
 def _on_prerun(sender: Any, task_id: str, args: Any, kwargs: Any, **_: Any) -> None:
     if isinstance(sender, ProgressTask):
-        _runs().begin(sender.run_id(task_id, args, kwargs))
+        _runs().begin(sender.run_id(task_id, args, kwargs), sender.name)
 
 
+@_harmless
 def _on_success(sender: Any, **_: Any) -> None:
     if isinstance(sender, ProgressTask):
         _runs().end(_run_of_request(sender, sender.request), "END", 100, None)
 
 
+@_harmless
 def _on_failure(sender: Any, task_id: str, exception: BaseException, args: Any, kwargs: Any, **_: Any) -> None:
     if isinstance(sender, ProgressTask):
         lost = isinstance(exception, WorkerLostError)
-        text = WORKER_LOST if lost else _described(exception)
+        text = WORKER_LOST if lost else described(exception)[:MESSAGE_CHARACTERS]
         _runs().end(sender.run_id(task_id, args or (), kwargs or {}), "FAILED", None, text)
 
 
+@_harmless
 def _on_revoked(sender: Any, request: Any, terminated: bool, expired: bool, **_: Any) -> None:
     if isinstance(sender, ProgressTask):
         text = "expired" if expired else "terminated" if terminated else "revoked"
         _runs().end(_run_of_request(sender, request), "FAILED", None, text)
 
 
+@_harmless
 def _on_retry(sender: Any, request: Any, reason: Any, **_: Any) -> None:
     if isinstance(sender, ProgressTask):
-        text = f"to be tried again: {_described(reason)}"
+        text = f"to be tried again: {described(reason)[:MESSAGE_CHARACTERS]}"
         _runs().tell(_run_of_request(sender, request), "RETRY", None, text)
 
 
+@_harmless
 def _on_postrun(sender: Any, task_id: str, args: Any, kwargs: Any, **_: Any) -> None:
     if isinstance(sender, ProgressTask):
         _runs().leave(sender.run_id(task_id, args, kwargs))
 
 
-def _on_worker_ready(**_: Any) -> None:
+@_harmless
+def _on_worker_ready(sender: Any, **_: Any) -> None:
     _runs().start_sweeping()
 
 
-def _on_shutdown(**_: Any) -> None:
+@_harmless
+def _on_shutdown(sender: Any, **_: Any) -> None:
     global _current
     if _current is not None and _current.pid == os.getpid():
         _current.stop()
@@ -331,15 +391,19 @@ def _run_of_request(task: ProgressTask, request: Any) -> str:
     return task.run_id(str(request.id), request.args or (), request.kwargs or {})
 
 
-def _in_percent(progress: float | None) -> float | None:
-    if progress is None or math.isnan(progress):
+def _in_percent(progress: object) -> float | None:
+    if progress is None:
         return None
-    return min(100.0, max(0.0, progress))
+    try:
+        number = as_number(progress)
+    except BadData as error:
+        logger.warning("a progress that is none is left out: %s", error)
+        return None
+    return None if number != number else min(100.0, max(0.0, number))  # NaN is what nobody can know
 
 
-def _described(error: object) -> str:
-    text = f"{type(error).__name__}: {error}" if isinstance(error, BaseException) else str(error)
-    return text.splitlines()[0][:MESSAGE_CHARACTERS] if text else ""
+def _text(value: object) -> str | None:
+    return None if value is None else str(value)
 
 
 signals.task_prerun.connect(_on_prerun)

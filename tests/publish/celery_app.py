@@ -1,7 +1,10 @@
 """The Celery application whose real workers the tests start (`celery -A tests.publish.celery_app worker`)."""
 
 import os
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from decimal import Decimal
 from typing import Any
 
 from celery import Celery
@@ -28,9 +31,47 @@ def fail(self: Any, run_id: str, how: str = "plainly") -> None:
         raise self.retry(exc=OSError("not yet"), countdown=0.1)
     if how == "plainly":
         raise ValueError("고양이가 없다")
+    if how == "late":
+        raise ValueError("\n\n  expected\n  but got")
+    if how == "mute":
+        raise Mute
+
+
+class Mute(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no words")
+
+
+class Scalar(float):
+    """As NumPy's: a float of another class."""
+
+
+@app.task(base=ProgressTask, bind=True, name="spread", run_argument="run_id")
+def spread(self: Any, run_id: str) -> None:
+    """Tells of its progress from threads, in numbers of other libraries, and with what is no progress."""
+
+    def part(number: int) -> None:
+        self.progress(progress=(Scalar(40), Decimal("41.5"), "x", None)[number], log=f"part {number}")
+
+    for number in range(4):
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(part, number).result()
 
 
 @app.task(base=ProgressTask, bind=True, name="hang", run_argument="run_id")
 def hang(self: Any, run_id: str) -> None:
     self.progress(progress=40, log=str(os.getpid()))
     time.sleep(600)
+
+
+both = threading.Barrier(2, timeout=20)
+
+
+@app.task(base=ProgressTask, bind=True, name="pair", run_argument="run_id")
+def pair(self: Any, run_id: str) -> None:
+    """Two of these run at once in one process; each has a thread that says whose it is, and that does not know."""
+    both.wait()
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(self.progress, log="of nobody").result()
+        pool.submit(self.progress, log=f"of {run_id}", run_id=run_id).result()
+    both.wait()

@@ -96,3 +96,46 @@ async def test_without_an_id_nothing_is_published_and_the_playbook_runs(
         assert await playbook.ends() == 0
     assert "HELIOGRAPH_LOG_ID" in "\n".join(playbook.err)
     assert redis_server.command("KEYS", f"{namespace}:*") == ""
+
+
+async def test_what_a_task_has_changed(
+    start_replica: StartReplica, redis_server: RedisServer, namespace: str, tmp_path: Path
+) -> None:
+    """Fails if `--diff` shows in the terminal what nobody sees on the channel, or there what is hidden here."""
+    replica = await start_replica()
+    file = tmp_path / "sky"
+    file.write_text("old moon\n")
+    env = environment(redis_server.url, namespace, HELIOGRAPH_LOG_ID="101", ANSIBLE_FORCE_COLOR="true")
+    async with (
+        Client(replica.url, user="ann", path="/ws/logs/101") as ann,
+        program(*PLAYBOOK, "--diff", "-e", f"file={file}", str(FIXTURES / "diff.yml"), env=env) as playbook,
+    ):
+        seen = await _until(ann, "near ", event="recap")
+        assert await playbook.ends() == 0
+    diff = [data["line"] for data in seen if data["event"] == "diff"]
+    for line in ("-old moon", "+new moon", "-new moon", "+mars", "-mars", "+venus"):
+        assert diff.count(line) == 1, diff
+    assert {data["host"] for data in seen if data["event"] == "diff"} == {"near"}
+    assert "s3cret" not in str(seen)
+    assert "\x1b" not in str(seen)
+
+
+async def test_a_cluster_with_two_servers(
+    start_replica: StartReplica, redis_server: RedisServer, own_redis: RedisServer, namespace: str, tmp_path: Path
+) -> None:
+    """Fails if what is published is kept where no replica looks for it, be it by variables or by ansible.cfg."""
+    replica = await start_replica(redis={"durable_url": own_redis.url})
+    variables = {"HELIOGRAPH_LOG_ID": "101", "HELIOGRAPH_REDIS__DURABLE_URL": own_redis.url}
+    config = tmp_path / "ansible.cfg"
+    config.write_text(
+        f"[callback_heliograph]\nredis_url = {redis_server.url}\ndurable_url = {own_redis.url}\nlog_id = 101\n"
+    )
+    without = environment(redis_server.url, namespace, ANSIBLE_CONFIG=str(config))
+    without.pop("HELIOGRAPH_REDIS__URL")
+    async with Client(replica.url, user="ann", path="/ws/logs/101") as ann:
+        await ann.next("subscribed")
+        for env in (environment(redis_server.url, namespace, **variables), without):
+            async with program(*PLAYBOOK, str(FIXTURES / "small.yml"), env=env) as playbook:
+                await _until(ann, "near ", event="recap")
+                assert await playbook.ends() == 0
+            assert playbook.err == []

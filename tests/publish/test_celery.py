@@ -38,11 +38,12 @@ def start_worker(
     """Start a worker for the named queue, with one child, in a process group of its own."""
     started: list[subprocess.Popen[bytes]] = []
 
-    def start(queue: str) -> subprocess.Popen[bytes]:
+    def start(queue: str, *pool: str) -> subprocess.Popen[bytes]:
         log = tmp_path_factory.mktemp("celery") / f"{queue}.log"
         command = [
             *(sys.executable, "-m", "celery", "-A", "tests.publish.celery_app", "worker"),
-            *("--pool=prefork", "--concurrency=1", "--without-gossip", "--without-mingle", "--without-heartbeat"),
+            *(pool or ("--pool=prefork", "--concurrency=1")),
+            *("--without-gossip", "--without-mingle", "--without-heartbeat"),
             *("--loglevel=info", "-Q", f"{namespace}-{queue}", "-n", f"{queue}@%h"),
         ]
         environment = {
@@ -157,6 +158,67 @@ async def test_a_task_that_raises(worker: subprocess.Popen[bytes], url: str, sen
         ("BUILDING", 40, "plainly"),
         ("FAILED", 40, "ValueError: 고양이가 없다"),
     ]
+
+
+async def test_progress_from_threads(worker: subprocess.Popen[bytes], url: str, send: Send) -> None:
+    """Fails if what a task's own threads say is lost, or a line is because of the number beside it."""
+    run_id = f"{uuid.uuid4().hex}_고양이"
+    async with Client(url, user="eve", path=f"/ws/runs/{run_id}") as viewer:
+        await viewer.next("initial_state")
+        send("spread", run_id=run_id)
+        seen = await until(viewer, "FAILED", "END")
+    assert [(frame["progress"], frame["message"]) for frame in seen] == [
+        (0, None),
+        (40, "part 0"),
+        (41.5, "part 1"),
+        (41.5, "part 2"),
+        (41.5, "part 3"),
+        (100, None),
+    ]
+
+
+@pytest.mark.parametrize(("how", "text"), [("late", "ValueError:   expected"), ("mute", "Mute")])
+async def test_the_text_of_an_exception(
+    worker: subprocess.Popen[bytes], url: str, send: Send, how: str, text: str
+) -> None:
+    """Fails if a text that begins with a line's end is lost, or one that cannot be had keeps the end from coming."""
+    run_id = f"{uuid.uuid4().hex}_고양이"
+    async with Client(url, user="eve", path=f"/ws/runs/{run_id}") as viewer:
+        await viewer.next("initial_state")
+        send("fail", how, run_id=run_id)
+        seen = await until(viewer, "FAILED", "END")
+    assert (seen[-1]["state"], seen[-1]["message"]) == ("FAILED", text)
+
+
+async def test_threads_of_one_of_several_calls(start_worker: StartWorker, url: str, send: Send) -> None:
+    """Fails if a thread's progress goes to the run of another call in the same process."""
+    start_worker("pair", "--pool=threads", "--concurrency=2")
+    runs = [f"{uuid.uuid4().hex}_{name}" for name in ("고양이", "cat")]
+    async with Client(url, user="eve", path=f"/ws/runs/{runs[0]}") as viewer:
+        await viewer.next("initial_state")
+        for run_id in runs:
+            send("pair", run_id=run_id, queue="pair")
+        seen = await until(viewer, "FAILED", "END", within_s=20)
+    assert [frame["message"] for frame in seen if frame["message"]] == [f"of {runs[0]}"]
+
+
+def test_a_task_whose_settings_are_wrong(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """Fails if a task fails, or its log is full of tracebacks, because nobody said where Redis is."""
+    from app.publish import celery as module
+
+    monkeypatch.delenv("HELIOGRAPH_REDIS__URL", raising=False)
+    app = Celery("eager", set_as_current=False)
+    app.conf.update(task_always_eager=True)
+
+    @app.task(base=module.ProgressTask, bind=True, name="lonely")
+    def lonely(self: Any) -> str:
+        self.progress(1)
+        return "done"
+
+    module.configure()
+    assert lonely.delay().get() == "done"
+    assert "HELIOGRAPH_REDIS__URL" in caplog.text
+    assert "Traceback" not in caplog.text
 
 
 async def test_a_task_that_is_tried_again(worker: subprocess.Popen[bytes], url: str, send: Send) -> None:

@@ -98,6 +98,7 @@ async def test_killed_workers_lose_nothing(
     doubled = await client.llen(handled) - len(wanted)
     assert doubled <= 3 * 4, "no more than what was in hand (one of each shard) may be handled twice"
     assert await client.xlen(stream.dead_key) == 0
+    await eventually(lambda: _all_read(stream, client, len(workers)), within_s=10)  # the last have started only now
     for worker in workers:
         worker.terminate()
     for worker in workers[3:]:
@@ -106,6 +107,10 @@ async def test_killed_workers_lose_nothing(
 
 async def _at_least(client: Redis, key: str, count: int) -> bool:
     return int(await client.llen(key)) >= count
+
+
+async def _all_read(stream: ShardedStream, client: Redis, workers: int) -> bool:
+    return len(await client.xinfo_consumers(stream.shard_keys[0], "workers")) == workers
 
 
 async def _none_pending(stream: ShardedStream, client: Redis) -> bool:
@@ -379,3 +384,57 @@ async def test_an_error_of_our_own_in_the_handler_is_the_handlers(
     async with running(redis_server.url, namespace, handle, max_attempts=1) as consumer:
         await eventually(lambda: consumer.stats.dead == 1)
     assert consumer.stats.losses == 0
+
+
+async def test_a_handler_that_awaits_what_it_has_cancelled(
+    stream: ShardedStream, client: Redis, redis_server: RedisServer, namespace: str
+) -> None:
+    """Fails if a CancelledError out of a handler ends the worker: it is one failed attempt of that entry."""
+    handled: list[str] = []
+
+    async def cancels_a_task(entry: Entry) -> None:
+        task = asyncio.create_task(asyncio.sleep(60))
+        task.cancel()
+        await task
+
+    async def cancels_itself(entry: Entry) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+        await asyncio.sleep(60)
+
+    async def handle(entry: Entry) -> None:
+        if entry["n"] == "0":
+            await cancels_a_task(entry)
+        if entry["n"] == "1":
+            await cancels_itself(entry)
+        handled.append(entry["n"])
+
+    await append(stream, 3, key="bob")
+    async with running(redis_server.url, namespace, handle, max_attempts=2) as consumer:
+        await eventually(lambda: consumer.stats.dead == 2)
+        await stream.append("alice", {"n": "last"})
+        await eventually(lambda: handled == ["2", "last"])
+    assert (consumer.stats.failed, consumer.stats.losses) == (4, 0)
+    reasons = [fields[b"dead_reason"].decode() for _, fields in await client.xrange(stream.dead_key)]
+    assert len(reasons) == 2
+    assert all("cancelled" in reason for reason in reasons)
+
+
+async def test_an_exception_without_words(
+    stream: ShardedStream, client: Redis, redis_server: RedisServer, namespace: str
+) -> None:
+    """Fails if an exception whose text cannot be had, or is no valid text, ends the worker."""
+
+    class Mute(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError("no words")
+
+    async def handle(entry: Entry) -> None:
+        raise Mute if entry["n"] == "0" else ValueError("\ud800")
+
+    await append(stream, 2, key="bob")
+    async with running(redis_server.url, namespace, handle, max_attempts=1) as consumer:
+        await eventually(lambda: consumer.stats.dead == 2)
+    reasons = [fields[b"dead_reason"].decode() for _, fields in await client.xrange(stream.dead_key)]
+    assert sorted(reasons) == ["Mute", "ValueError: ?"]
