@@ -236,6 +236,7 @@ export async function a_loss_is_said_aloud_and_only_then() {
   const told = [];
   const news = client.subscribe("news");
   news.on("subscribed", ({ recovered, lost }) => told.push([recovered, lost]));
+  news.on("lost", ({ channel }) => told.push(`lost on ${channel}`));
   await settle();
   world.socket.subscribe("news", ["e", 7]);
   await news.ready;
@@ -243,7 +244,435 @@ export async function a_loss_is_said_aloud_and_only_then() {
   world.socket.say({ type: "subscribed", channel: "news", cursor: cursor("news", ["e", 8]), recovered: false });
   world.socket.say({ type: "subscribed", channel: "news", cursor: cursor("news", ["f", 0]), recovered: false });
   world.socket.say({ type: "subscribed", channel: "news", cursor: cursor("news", ["f", 30]), recovered: false });
-  equal(told, [[false, false], [false, false], [false, true], [false, true]]);
+  const lost = "lost on news";
+  equal(told, [[false, false], [false, false], [false, true], lost, [false, true], lost]);
+}
+
+export async function a_hole_is_said_aloud_where_the_server_says_nothing_of_it() {
+  const world = new World();
+  const client = await connected(world);
+  const told = [];
+  client.on("lost", ({ channel }) => told.push(`lost on ${channel}`));
+  client.on("message", ({ data }) => told.push(data));
+  const news = client.subscribe("news", ({ data }) => told.push(data));
+  news.on("lost", ({ channel }) => told.push(`lost on ${channel}`));
+  await settle();
+  world.socket.subscribe("news", ["e", 0]);
+  world.socket.say(message("news", ["e", 1], "n1"), message("news", ["e", 3], "n3"), message("news", ["f", 4], "f4"));
+  world.socket.say(message("#alice", ["u", 1], "u1"), message("#alice", ["u", 6], "u6"), message("#alice", ["u", 7], "u7"));
+  const [n, u] = ["lost on news", "lost on #alice"];
+  equal(told, ["n1", n, "n3", n, "f4", "u1", u, "u6", "u7"]);
+}
+
+export async function a_resume_that_fails_keeps_its_place() {
+  const world = new World();
+  const client = await connected(world);
+  const told = [];
+  client.on("lost", () => told.push("lost"));
+  client.subscribe("news").on("lost", () => told.push("lost"));
+  await settle();
+  world.socket.subscribe("news", ["e", 5]);
+  world.socket.say(message("#alice", ["u", 1], 1));
+  world.socket.end(1006);
+  await world.pass(300);
+  world.socket.greet({ cursor: cursor("#alice", ["u", 1]) });
+  await settle();
+  const [{ id }] = world.socket.asked("subscribe");
+  world.socket.say({ type: "error", code: "unavailable", message: "Redis is away", id });
+  world.socket.say({ type: "error", code: "unavailable", message: "your own channel: Redis is away" });
+  await world.pass(2_000);
+  equal(world.socket.asked("subscribe").map((frame) => frame.cursor), Array(2).fill(cursor("news", ["e", 5])));
+  world.socket.end(1006);
+  await world.pass(1_000);
+  equal(world.socket.url.searchParams.get("cursor"), cursor("#alice", ["u", 1]));
+  equal(told, []);
+  world.socket.greet({ cursor: cursor("#alice", ["u", 1]) });
+  world.socket.say({ type: "subscribed", channel: "#alice", cursor: cursor("#alice", ["v", 6]), recovered: false });
+  equal(told, ["lost"], "what could not be recovered");
+}
+
+export async function a_connection_that_never_knew_its_place_says_so_when_it_is_replaced() {
+  const world = new World();
+  const client = world.client();
+  const told = [];
+  client.on("lost", ({ channel }) => told.push(channel));
+  client.connect();
+  await settle();
+  world.socket.greet({ cursor: "" });
+  world.socket.end(1006);
+  await world.pass(300);
+  world.socket.greet({ cursor: cursor("#alice", ["u", 4]) });
+  equal(told, ["#alice"]);
+}
+
+/** A tab's storage. */
+class Tab extends Map {
+  getItem(key) {
+    return this.get(key) ?? null;
+  }
+  setItem(key, text) {
+    this.set(key, text);
+  }
+}
+
+export async function a_page_goes_on_where_the_last_one_of_its_tab_was() {
+  const tab = new Tab();
+  const first = new World();
+  let client = await connected(first, { resume: true, storage: tab });
+  client.subscribe("news");
+  client.subscribe("logs:1", null, { resume: false });
+  await settle();
+  first.socket.subscribe("news", ["e", 3]);
+  first.socket.subscribe("logs:1", ["l", 3]);
+  first.socket.say(message("#alice", ["u", 1], 1), message("news", ["e", 4], 4));
+  first.host.dispatchEvent(new Event("pagehide"));
+
+  const between = new World(); // a page that is left before it is connected, and listens to nothing
+  between.client({ resume: true, storage: tab }).connect();
+  await settle();
+  between.host.dispatchEvent(new Event("pagehide"));
+
+  const next = new World();
+  client = next.client({ resume: true, storage: tab });
+  const told = [];
+  client.on("lost", () => told.push("own lost"));
+  const news = client.subscribe("news");
+  news.on("subscribed", ({ anew, lost }) => told.push([anew, lost]));
+  client.subscribe("logs:1", null, { resume: false });
+  client.connect();
+  await settle();
+  equal(next.socket.url.searchParams.get("cursor"), cursor("#alice", ["u", 1]));
+  next.socket.greet();
+  await settle();
+  equal(next.socket.asked("subscribe").map((frame) => frame.cursor), [cursor("news", ["e", 4]), undefined]);
+  next.socket.subscribe("news", ["e", 4], true);
+  next.socket.say({ type: "subscribed", channel: "#alice", cursor: cursor("#alice", ["v", 0]), recovered: false });
+  equal(told, [[false, false], "own lost"]);
+
+  // Written after a while too, for a page that crashes; and what was left begins anew.
+  next.socket.say(message("news", ["e", 5], 5));
+  await next.pass(1_000);
+  equal(tab.get("heliograph.places.").includes('["news","e",5]'), true);
+  news.unsubscribe();
+  await settle();
+  client.subscribe("news");
+  await settle();
+  equal(next.socket.asked("subscribe").at(-1).cursor, undefined);
+}
+
+export async function another_users_places_are_not_taken_and_storage_may_be_forbidden() {
+  const tab = new Tab();
+  const world = new World();
+  const client = await connected(world, { resume: "chat", storage: tab });
+  client.subscribe("news");
+  await settle();
+  world.socket.subscribe("news", ["e", 3]);
+  world.socket.say(message("#alice", ["u", 1], 1));
+  client.connect({ user: "bob" });
+  await settle();
+  equal(world.socket.url.search, "?user=bob");
+  client.connect({ token: "of carol" });
+  await settle();
+  world.socket.onopen();
+  equal(world.socket.sent, [{ type: "connect", token: "of carol" }]);
+  world.socket.greet({ user: "carol" });
+  await settle();
+  equal(world.socket.asked("subscribe").map((frame) => frame.cursor), [undefined]);
+
+  const forbidden = { getItem: () => JSON.parse("{"), setItem: () => JSON.parse("{") };
+  const other = await connected(new World(), { resume: true, storage: forbidden });
+  other.close();
+}
+
+export async function a_token_of_somebody_else_begins_anew() {
+  const world = new World();
+  const client = world.client({ user: undefined, getToken: () => "t" });
+  const heard = [];
+  client.on("message", ({ data }) => heard.push(data));
+  client.on("lost", () => heard.push("lost"));
+  client.subscribe("news");
+  client.connect();
+  await settle();
+  world.socket.greet();
+  await settle();
+  world.socket.subscribe("news", ["e", 3]);
+  world.socket.say(message("#alice", ["u", 1], "for alice"));
+  world.socket.end(1006);
+  await world.pass(300);
+  world.socket.greet({ user: "bob", cursor: cursor("#bob", ["b", 0]) });
+  await settle();
+  equal(world.socket.asked("subscribe").map((frame) => frame.cursor), [undefined]);
+  world.socket.say(message("#bob", ["b", 1], "for bob"));
+  equal(heard, ["for alice", "for bob"]);
+}
+
+export async function a_first_visit_may_begin_with_what_is_kept() {
+  const world = new World();
+  const client = world.client({ replay: true });
+  const heard = [];
+  client.on("message", ({ data }) => heard.push(data));
+  client.on("lost", () => heard.push("lost"));
+  client.subscribe("news", ({ data }) => heard.push(data), { replay: true }).on("lost", () => heard.push("lost"));
+  client.connect();
+  await settle();
+  equal(world.socket.url.search, "?user=alice&replay=true");
+  world.socket.greet();
+  world.socket.say({ type: "subscribed", channel: "#alice", cursor: cursor("#alice", ["u", 2]), recovered: false });
+  world.socket.say(message("#alice", ["u", 3], "kept"));
+  await settle();
+  equal(world.socket.asked("subscribe").map((frame) => frame.cursor), ["news=0.0"]);
+  world.socket.subscribe("news", ["e", 7]);
+  world.socket.say(message("news", ["e", 8], "kept too"));
+  equal(heard, ["kept", "kept too"]);
+  world.socket.end(1006);
+  await world.pass(300);
+  equal(world.socket.url.searchParams.has("replay"), false, "only at first");
+
+  const byToken = new World();
+  byToken.client({ user: undefined, token: "t", replay: true }).connect();
+  await settle();
+  byToken.socket.onopen();
+  equal(byToken.socket.sent, [{ type: "connect", token: "t", replay: true }]);
+
+  const byStream = new World();
+  const stream = byStream.client({ replay: true, transports: ["sse"] });
+  stream.subscribe("news", null, { replay: true });
+  stream.connect();
+  await settle();
+  equal(byStream.request.url.search, "?user=alice&channels=news&cursor=news%3D0.0&replay=true");
+}
+
+const keysOf = (frames) => frames.map(({ idempotency_key }) => idempotency_key);
+
+export async function what_is_kept_is_said_again_with_its_key_when_a_connection_breaks() {
+  const world = new World();
+  const client = await connected(world);
+  const sent = client.send("bob", 1);
+  const flash = client.send("bob", 2, { ephemeral: true }).catch((error) => error.code);
+  const emitted = client.emit("order", 3).catch((error) => error.code);
+  const asked = client.presence("news");
+  await settle();
+  const first = world.socket;
+  first.end(1006);
+  equal([await flash, await emitted], ["closed", "closed"]);
+  await world.pass(300);
+  world.socket.greet({ replica: "replica-2" });
+  await settle();
+  equal(world.socket.sent.map(({ type }) => type), ["send", "presence"]);
+  const [[key], [again]] = [keysOf(first.asked("send")), keysOf(world.socket.asked("send"))];
+  equal([key === again, key.length > 20, "idempotency_key" in first.asked("send")[1]], [true, true, false]);
+  for (const { type, id } of world.socket.sent) {
+    world.socket.say(type === "send" ? { type: "ack", message_id: "m", delivery: "remote", id } : { type, users: {}, id });
+  }
+  equal([(await sent).message_id, (await sent).sentOn, (await asked).users], ["m", "replica-2", {}]);
+
+  const other = client.publish("news", 4, { idempotencyKey: "mine" });
+  await settle();
+  equal(keysOf(world.socket.asked("publish")), ["mine"]);
+  client.close();
+  equal(await other.catch((error) => error.code), "closed");
+}
+
+export async function what_is_unavailable_is_said_again_in_its_order_until_its_time_is_over() {
+  const world = new World();
+  const client = await connected(world);
+  const results = [];
+  const say = (data, options) =>
+    client.publish("news", data, options).then(({ message_id }) => results.push(message_id), ({ code }) => results.push(code));
+  for (const data of [1, 2, 3]) say(data);
+  await settle();
+  const refuse = ({ id }) => world.socket.say({ type: "error", code: "unavailable", message: "Redis is away", id });
+  for (const frame of world.socket.asked("publish")) refuse(frame);
+  say(4); // waits behind the others
+  await settle();
+  equal(world.socket.asked("publish").length, 3);
+  await world.pass(500);
+  const again = world.socket.asked("publish").slice(3);
+  equal(again.map(({ data }) => data), [1, 2, 3, 4]);
+  equal(keysOf(again).slice(0, 3), keysOf(world.socket.asked("publish").slice(0, 3)));
+  for (const { data, id } of again) world.socket.say({ type: "ack", message_id: `m${data}`, id });
+  await settle();
+  equal(results, ["m1", "m2", "m3", "m4"]);
+
+  world.socket.say({ type: "pong" });
+  say(5, { timeout: 2_000 });
+  await settle();
+  refuse(world.socket.asked("publish").at(-1));
+  await world.pass(500);
+  refuse(world.socket.asked("publish").at(-1));
+  await world.pass(2_000);
+  equal(results.at(-1), "unavailable");
+  say(6, {});
+  await settle();
+  world.socket.say({ type: "error", code: "not_allowed", message: "no", id: world.socket.asked("publish").at(-1).id });
+  await settle();
+  equal(results.at(-1), "not_allowed", "what is refused for good");
+}
+
+export async function an_answer_that_does_not_come_is_asked_for_again_and_given_up_in_the_end() {
+  const world = new World();
+  const client = world.client();
+  client.connect();
+  await settle();
+  world.socket.greet({ ping: 0 });
+  const sent = client.send("bob", 1).catch((error) => error);
+  await world.pass(12_000);
+  const frames = world.socket.asked("send");
+  equal([frames.length, new Set(keysOf(frames)).size, new Set(frames.map(({ id }) => id)).size], [3, 1, 1]);
+  await world.pass(18_000);
+  const { code, message: words } = await sent;
+  equal([code, words.includes("may have arrived")], ["timeout", true]);
+  const before = world.socket.sent.length;
+  await world.pass(60_000);
+  equal(world.socket.sent.length, before, "it goes on");
+}
+
+export async function a_connection_in_doubt_is_replaced_before_it_is_dead() {
+  const world = new World();
+  const client = await connected(world);
+  const heard = [];
+  client.on("message", ({ data }) => heard.push(data));
+  const frozen = world.socket;
+  await world.pass(6_250);
+  equal(frozen.asked("ping").length, 1);
+  await world.pass(1_900);
+  equal(world.sockets.length, 1, "too early");
+  await world.pass(100);
+  equal(world.sockets.length, 2, "no other is opened");
+  frozen.say(message("#alice", ["u", 1], "still heard"));
+  world.socket.greet({ replica: "replica-2" });
+  await settle();
+  equal([client.state.replica, heard], ["replica-2", ["still heard"]]);
+  await world.pass(1_000);
+  equal(frozen.closed, true);
+  equal(world.states, ["connecting", "connected websocket", "connected websocket"]);
+}
+
+export async function a_connection_without_a_sign_of_life_is_given_up() {
+  const world = new World();
+  const client = await connected(world);
+  await world.pass(12_300);
+  equal([client.state.state, client.state.reason, world.sockets[0].closed], ["reconnecting", "no pong", true]);
+
+  const alive = new World();
+  const other = await connected(alive);
+  for (let i = 0; i < 20; i += 1) {
+    await alive.pass(6_250);
+    alive.socket.say({ type: "pong" });
+  }
+  equal([other.state.state, alive.sockets.length], ["connected", 1]);
+}
+
+export async function a_token_that_is_not_taken_is_replaced_once() {
+  const world = new World();
+  let asked = 0;
+  const getToken = () => `token ${(asked += 1)}`;
+  const client = world.client({ user: undefined, getToken });
+  client.connect();
+  await settle();
+  world.socket.end(3500, "the token has expired");
+  equal([client.state.state, client.state.code], ["reconnecting", 3005]);
+  await world.pass(1_000);
+  world.socket.onopen();
+  equal(world.socket.sent.at(-1).token, "token 2");
+  world.socket.greet();
+  await settle();
+  world.socket.end(3500, "the token is not valid");
+  await world.pass(1_000);
+  world.socket.end(3500, "the token is not valid");
+  equal([client.state.state, client.state.code, asked], ["closed", 3500, 3]);
+
+  const fixed = world.client({ user: undefined, token: "t" });
+  fixed.connect();
+  await settle();
+  world.socket.end(3500, "the token is not valid");
+  equal(fixed.state.state, "closed", "there is no other");
+}
+
+export async function a_page_that_is_slow_with_its_token_is_waited_for_and_one_that_hangs_is_asked_again() {
+  const world = new World();
+  const answers = [];
+  const getToken = () => new Promise((resolve) => answers.push(resolve));
+  const client = world.client({ user: undefined, getToken });
+  client.connect();
+  await world.pass(8_000);
+  answers[0]("slow");
+  await settle();
+  equal([client.state.state, world.sockets.length, world.requests.length], ["connecting", 1, 0]);
+  world.socket.greet({ ping: 0 });
+  world.socket.end(1006);
+  await world.pass(10_500);
+  equal([client.state.state, client.state.reason], ["reconnecting", "getToken gave nothing within 10 s"]);
+  await world.pass(1_000);
+  equal([answers.length, world.requests.length], [3, 0]);
+}
+
+export async function a_socket_that_the_page_may_not_open_is_a_failure_like_any_other() {
+  const world = new World();
+  const client = world.client({
+    WebSocket: class {
+      constructor() {
+        throw new DOMException("An insecure WebSocket connection may not be initiated", "SecurityError");
+      }
+    },
+  });
+  client.connect();
+  await settle();
+  equal(world.request.url.pathname, "/sse");
+}
+
+export async function every_subscription_is_told_that_it_is_there_or_that_it_is_not() {
+  const world = new World();
+  const client = await connected(world);
+  const first = client.subscribe("news");
+  await settle();
+  world.socket.subscribe("news", ["e", 0]);
+  await first.ready;
+  const second = client.subscribe("news");
+  const begun = [];
+  second.on("subscribed", (how) => begun.push(how));
+  await second.ready;
+  equal(begun, [{ channel: "news", recovered: true, lost: false, anew: false }]);
+
+  const early = client.subscribe("other");
+  early.unsubscribe();
+  equal(await early.ready.catch((error) => error.code), "closed");
+
+  world.socket.say({ type: "unsubscribed", channel: "news" });
+  const again = client.subscribe("news");
+  await settle();
+  equal(world.socket.asked("subscribe").map(({ channel }) => channel), ["news", "news"], "asked for again");
+  world.socket.subscribe("news", ["e", 2]);
+  await again.ready;
+}
+
+export async function a_run_that_is_left_and_taken_up_in_one_turn_is_still_known() {
+  const world = new World();
+  const client = await connected(world);
+  const run = client.subscribe("run:1");
+  await settle();
+  world.socket.subscribe("run:1", ["e", 1]);
+  world.socket.say({ type: "initial_state", state: "RUNNING", progress: 7, logs: ["a"] });
+  run.unsubscribe();
+  const heard = [];
+  client.subscribe("run:1", ({ type, progress }) => heard.push([type, progress]));
+  await settle();
+  world.socket.say({ type: "progress", run_id: "1", state: "RUNNING", progress: 8, message: null });
+  equal(heard, [["initial_state", 7], ["progress", 8]]);
+  equal(world.socket.sent.length, 1);
+}
+
+export async function a_question_about_a_run_has_an_end() {
+  const world = new World();
+  const client = world.client();
+  const asked = client.getRun("1").catch((error) => error.code);
+  await settle();
+  await world.pass(10_000);
+  equal([await asked, world.request.aborted], ["timeout", true]);
+  const failed = client.getRun("1").catch((error) => [error.name, error.code]);
+  await settle();
+  world.request.reject(new TypeError("Failed to fetch"));
+  equal(await failed, ["HeliographError", "http"]);
 }
 
 export async function a_replay_is_heard_in_full_after_leaving_and_coming_back() {
@@ -291,7 +720,7 @@ export async function a_refusal_reaches_its_subscription_and_is_asked_again_only
   world.socket.say({ type: "error", code: "not_allowed", message: "no", id: first.id });
   world.socket.say({ type: "error", code: "unavailable", message: "not now", id: second.id });
   equal(await secret.ready.catch((error) => error.code), "not_allowed");
-  await world.pass(10_000);
+  await world.pass(3_000);
   equal(world.socket.asked("subscribe").map(({ channel }) => channel), ["secret", "news", "news"]);
   equal(errors, ["secret not_allowed"]);
 }
@@ -458,11 +887,11 @@ export async function a_silent_stream_is_given_up() {
   await settle();
   const stream = world.stream();
   stream.greet();
-  await world.pass(40_000);
+  await world.pass(29_000);
   stream.raw(":\n\n");
-  await world.pass(40_000);
+  await world.pass(29_000);
   equal(client.state.state, "connected");
-  await world.pass(8_000);
+  await world.pass(2_000);
   equal([client.state.reason, world.requests[0].aborted], ["no sign of life", true]);
 }
 
@@ -522,6 +951,10 @@ export async function what_runs_out_during_a_poll_is_renewed() {
   world.answer({ error: { code: "invalid_token", message: "the token has expired" } }, 401);
   await settle();
   equal([client.state.state, client.state.code], ["reconnecting", 3005]);
+  await world.pass(1_000);
+  world.answer({ error: { code: "invalid_token", message: "the token is not valid" } }, 401);
+  await settle();
+  equal([client.state.state, client.state.code], ["reconnecting", 3005], "the page is asked for another");
   await world.pass(1_000);
   world.answer({ error: { code: "invalid_token", message: "the token is not valid" } }, 401);
   await settle();

@@ -10,8 +10,9 @@
  *     const { delivery } = await heliograph.send("bob", "hello");
  */
 import { Backoff } from "./client/backoff.js";
+import { Bookmark } from "./client/bookmark.js";
 import { Channel } from "./client/channel.js";
-import { mayReconnect } from "./client/codes.js";
+import { EXPIRED, INVALID_TOKEN, mayReconnect } from "./client/codes.js";
 import { Credentials } from "./client/credentials.js";
 import { Emitter } from "./client/emitter.js";
 import { HeliographError } from "./client/error.js";
@@ -34,6 +35,8 @@ const TRANSPORTS = {
   poll: { Link: PollLink, path: "api/poll" },
 };
 const REQUEST_TIMEOUT_MS = 10_000;
+// What may be written again outlives a Redis or a replica that hangs, if it is not for long.
+const REPEATABLE_TIMEOUT_MS = 30_000;
 const HANDSHAKE_MS = 5_000;
 // A connection that lasted so long was a success; the next loss starts again with short delays.
 const STABLE_MS = 5_000;
@@ -46,6 +49,9 @@ const HINT_PROBE_MS = 3_000;
 const CHANNEL_ERRORS = new Set(["not_allowed", "bad_request", "channel_limit"]);
 const LONGEST_TIMER_MS = 2 ** 31 - 1;
 const RENEW_AGAIN_MS = 5_000;
+// Until a page is asked for another token in place of one that the server did not take.
+const OTHER_TOKEN_MS = 1_000;
+const KEY_BYTES = 12;
 
 /**
  * @typedef {"websocket" | "sse" | "poll"} Transport
@@ -87,6 +93,9 @@ const RENEW_AGAIN_MS = 5_000;
  *
  * @typedef {Who & object} Options
  * @property {string} [url] the server's WebSocket door; default: `/ws` on the page's own origin
+ * @property {boolean} [replay] a first connection begins with what is kept for the user, not only with what comes
+ * @property {boolean | string} [resume] a page goes on where the last one of this tab was, in all channels; a string
+ *   is a name that keeps several clients of a page apart
  * @property {Transport[]} [transports] those that may be used, best first; default: all
  * @property {typeof WebSocket} [WebSocket] this and what follows: for tests and for Node
  * @property {typeof fetch} [fetch]
@@ -94,12 +103,13 @@ const RENEW_AGAIN_MS = 5_000;
  * @property {typeof clearTimeout} [clearTimeout]
  * @property {() => number} [random] in [0, 1)
  * @property {() => number} [now] milliseconds of a clock that does not go back
- * @property {?EventTarget} [host] where `online`, `offline` and `visibilitychange` are heard
+ * @property {?EventTarget} [host] where `online`, `offline`, `visibilitychange` and `pagehide` are heard
+ * @property {?Storage} [storage] where `resume` keeps its places; default: `sessionStorage`
  */
 
 /**
  * Events: `state` ({@link State}), `connected` (the server's frame), `message` ({@link Message} to this user),
- * `lost` (messages to this user are missing before those that follow), `error` ({@link HeliographError}, for what
+ * `lost` (`{channel}`: messages to this user are missing before those that follow), `error` ({@link HeliographError}, for what
  * belongs to no call and no subscription).
  */
 export class Heliograph {
@@ -111,9 +121,15 @@ export class Heliograph {
   #ladder;
   #requests;
   #seen = new RecentIds();
+  #replay;
+  /** @type {?Bookmark} */
+  #bookmark;
+  #keyPrefix = randomHex(KEY_BYTES);
+  #lastKey = 0;
 
   /** @type {?Channel} this user's own channel, once that is known */
   #own = null;
+  #isUnplaced = false; // it was connected, and nobody could say where its own channel stood: what came then may be lost
   /** @type {Map<string, Channel>} what is subscribed to, or shall be */
   #channels = new Map();
   #syncing = false;
@@ -130,6 +146,7 @@ export class Heliograph {
   #climbTimer = null; // until a better transport is tried
   #stableTimer = null;
   #renewTimer = null;
+  #askedForOther = false; // for another token, since the last connection
 
   /** @param {Options} options */
   constructor(options = {}) {
@@ -141,13 +158,17 @@ export class Heliograph {
       setTimeout: options.setTimeout ?? ((fn, ms) => setTimeout(fn, ms)),
       clearTimeout: options.clearTimeout ?? ((timer) => clearTimeout(timer)),
       now: options.now ?? (() => performance.now()),
+      random: options.random ?? Math.random,
       host: options.host ?? globalThis.window ?? null,
     };
-    const random = options.random ?? Math.random;
+    const { random } = this.#env;
     this.#credentials = new Credentials(options, this.#env);
     this.#backoff = new Backoff(random);
     this.#ladder = new Ladder(options.transports ?? Object.keys(TRANSPORTS), random);
-    this.#requests = new Requests(this.#env);
+    this.#requests = new Requests(this.#env, () => this.#transmit());
+    this.#replay = options.replay ?? false;
+    this.#bookmark = bookmarkOf(options, this.#env);
+    this.#recall(options.user);
   }
 
   /** @returns {State} */
@@ -173,8 +194,7 @@ export class Heliograph {
     if (who) {
       this.close();
       this.#credentials = new Credentials(who, this.#env);
-      this.#own = null;
-      for (const channel of this.#channels.values()) channel.forget();
+      this.#recall(who.user);
     }
     if (this.#state.state === "closed") {
       this.#backoff.reset();
@@ -196,22 +216,28 @@ export class Heliograph {
    *
    * @param {string} channel
    * @param {(event: object) => void} [handler] of each message; of a run: of its state and its progress
+   * @param {object} [how] counts for the first subscription to a channel
+   * @param {boolean} [how.replay] it begins with what is kept of the channel; default: with what comes
+   * @param {boolean} [how.resume] its place is kept over page loads; default: as the client's `resume` says
    * @returns {Subscription}
    */
-  subscribe(channel, handler) {
+  subscribe(channel, handler, { replay = false, resume = true } = {}) {
     const subscription = new Subscription(channel, handler, (over) => this.#release(over));
     let followed = this.#channels.get(channel);
     if (!followed) {
-      followed = new Channel(channel);
+      const position = (resume && this.#bookmark?.placeIn(channel)) || null;
+      followed = new Channel(channel, { position, replay, resume });
       this.#channels.set(channel, followed);
     }
     followed.refused = false; // whoever asks again wants to know anew
+    this.#rosters.get(this.#link)?.renew(channel);
     followed.subscriptions.add(subscription);
-    // Who comes second hears how a run stands without asking anew.
-    if (followed.run) {
+    // Who comes second is on the channel already, and hears how a run stands without asking anew.
+    if (followed.run || this.#isOn(followed)) {
       queueMicrotask(() => {
         if (!followed.subscriptions.has(subscription)) return;
         subscription.hear("subscribed", { channel, recovered: true, lost: false, anew: false });
+        if (!followed.run) return;
         subscription.hear("initial_state", { type: "initial_state", ...followed.run, logs: [...followed.run.logs] });
       });
     }
@@ -220,20 +246,25 @@ export class Heliograph {
   }
 
   /**
-   * Sends to all connections of a user. While there is no connection it waits for one, as long as
-   * `timeout` allows; what was written to a connection that then broke is never sent again, because
-   * nobody knows whether it arrived.
+   * Sends to all connections of a user. While there is no connection it waits for one, as long as `timeout` allows.
+   *
+   * It carries a key by which the server knows it again, and is sent anew where a connection breaks, an answer does
+   * not come or Redis is away (`unavailable`), until `timeout`; it is delivered once all the same. What is ephemeral
+   * has no such key and is sent once.
    *
    * Sending needs the WebSocket. Over another transport it is tried at once to get one; if that
    * fails, the call is rejected with `no_socket`.
    *
    * @param {string} to the user
    * @param {*} data anything that JSON can carry
-   * @param {{timeout?: number, ephemeral?: boolean}} [options] milliseconds until `timeout`; whether it is not kept
+   * @param {object} [options]
+   * @param {number} [options.timeout] milliseconds; default: 30,000, or 10,000 for what is sent once
+   * @param {boolean} [options.ephemeral] it is not kept
+   * @param {string} [options.idempotencyKey] a key of one's own, to call again with after `timeout`; good for 300 s
    * @returns {Promise<Ack>} rejects with a {@link HeliographError}
    */
-  send(to, data, { timeout, ephemeral } = {}) {
-    return this.#request({ type: "send", to, data, ephemeral }, timeout);
+  send(to, data, options = {}) {
+    return this.#say({ type: "send", to, data }, options);
   }
 
   /**
@@ -241,15 +272,16 @@ export class Heliograph {
    *
    * @param {string} channel
    * @param {*} data
-   * @param {{timeout?: number, ephemeral?: boolean}} [options]
+   * @param {{timeout?: number, ephemeral?: boolean, idempotencyKey?: string}} [options]
    * @returns {Promise<Ack>}
    */
-  publish(channel, data, { timeout, ephemeral } = {}) {
-    return this.#request({ type: "publish", channel, data, ephemeral }, timeout);
+  publish(channel, data, options = {}) {
+    return this.#say({ type: "publish", channel, data }, options);
   }
 
   /**
-   * Hands an event to the workers behind the cluster; otherwise as `send`.
+   * Hands an event to the workers behind the cluster. It is sent once: if the connection breaks before the answer,
+   * nobody knows whether it arrived.
    *
    * @param {string} event
    * @param {*} data
@@ -257,7 +289,7 @@ export class Heliograph {
    * @returns {Promise<Ack>}
    */
   emit(event, data, { timeout } = {}) {
-    return this.#request({ type: "emit", event, data }, timeout);
+    return this.#request({ type: "emit", event, data }, { timeout });
   }
 
   /**
@@ -268,7 +300,7 @@ export class Heliograph {
    * @returns {Promise<{users: Record<string, number>}>}
    */
   presence(channel, { timeout } = {}) {
-    return this.#request({ type: "presence", channel }, timeout);
+    return this.#request({ type: "presence", channel }, { timeout, repeatable: true });
   }
 
   /**
@@ -279,7 +311,7 @@ export class Heliograph {
    * @returns {Promise<{publications: Message[], cursor: string}>}
    */
   history(channel, { limit, cursor, timeout } = {}) {
-    return this.#request({ type: "history", channel, limit, cursor }, timeout);
+    return this.#request({ type: "history", channel, limit, cursor }, { timeout, repeatable: true });
   }
 
   /**
@@ -293,9 +325,23 @@ export class Heliograph {
     const { query, headers } = await this.#credentials.forRequest(false);
     const url = new URL(`api/runs/${encodeURIComponent(runId)}`, this.#address("http"));
     for (const [name, value] of Object.entries(query)) url.searchParams.set(name, value);
-    const response = await this.#env.fetch(url.href, { headers, cache: "no-store" });
+    const abort = new AbortController();
+    const timer = this.#env.setTimeout(() => abort.abort(), REQUEST_TIMEOUT_MS);
+    let response;
+    let answer;
+    try {
+      response = await this.#env.fetch(url.href, { headers, cache: "no-store", signal: abort.signal });
+      answer = await response.json().catch((error) => {
+        if (abort.signal.aborted) throw error;
+        return {}; // no JSON: not from the server
+      });
+    } catch (error) {
+      if (abort.signal.aborted) throw new HeliographError("timeout", `No answer within ${REQUEST_TIMEOUT_MS / 1000} s`);
+      throw new HeliographError("http", `The run cannot be asked for: ${error.message}`);
+    } finally {
+      this.#env.clearTimeout(timer);
+    }
     if (response.status === 404) return null;
-    const answer = await response.json().catch(() => ({}));
     if (!response.ok) {
       throw new HeliographError(answer.error?.code ?? "http", answer.error?.message ?? `HTTP ${response.status}`);
     }
@@ -304,9 +350,15 @@ export class Heliograph {
 
   // --- requests: frames with an id, and the answers to them
 
-  async #request(frame, timeout = REQUEST_TIMEOUT_MS) {
+  #say(frame, { timeout, ephemeral, idempotencyKey }) {
+    if (ephemeral) return this.#request({ ...frame, ephemeral }, { timeout });
+    const idempotency_key = idempotencyKey ?? `${this.#keyPrefix}-${(this.#lastKey += 1)}`;
+    return this.#request({ ...frame, idempotency_key }, { timeout: timeout ?? REPEATABLE_TIMEOUT_MS, repeatable: true });
+  }
+
+  async #request(frame, { timeout = REQUEST_TIMEOUT_MS, repeatable = false } = {}) {
     if (this.#state.state === "closed") throw new HeliographError("closed", "Not connected");
-    const answer = this.#requests.add(frame, timeout);
+    const answer = this.#requests.add(frame, timeout, repeatable);
     this.#transmit();
     return answer;
   }
@@ -323,23 +375,30 @@ export class Heliograph {
   #refuseWaiting() {
     const { transport } = this.#link;
     const words = `The server is reached by ${transport === "sse" ? "server-sent events" : "polling"} only`;
-    this.#requests.failAllOf(null, new HeliographError("no_socket", `${words}; sending needs a WebSocket`));
-  }
-
-  /** Rejects what was written to this link; with null, what still waited for one. */
-  #failAllOf(link, { code, reason }) {
-    const why = reason ? `${code}: ${reason}` : `${code}`;
-    const words = `The connection closed before the answer came (${why})`;
-    this.#requests.failAllOf(link, new HeliographError("closed", words));
+    this.#requests.failUntried(new HeliographError("no_socket", `${words}; sending needs a WebSocket`));
   }
 
   // --- subscriptions
 
   #release(subscription) {
     const channel = this.#channels.get(subscription.channel);
-    if (!channel?.subscriptions.delete(subscription)) return;
-    if (!channel.subscriptions.size) this.#channels.delete(channel.name);
-    this.#sync();
+    if (channel?.subscriptions.delete(subscription)) this.#sync();
+  }
+
+  /** The connection in use brings what comes on the channel. */
+  #isOn({ name, position }) {
+    const link = this.#link;
+    if (!link) return false;
+    return this.#rosters.get(link)?.hears(name) ?? (link.channels.has(name) && position !== null);
+  }
+
+  /** What nobody listens to any more is left, unless somebody has come back in the same turn. */
+  #dropUnheard() {
+    for (const channel of this.#channels.values()) {
+      if (channel.subscriptions.size) continue;
+      this.#channels.delete(channel.name);
+      this.#bookmark?.forget(channel.name);
+    }
   }
 
   /** Brings the connection in line with what is wanted, once for all that this turn asks for. */
@@ -348,6 +407,7 @@ export class Heliograph {
     this.#syncing = true;
     queueMicrotask(() => {
       this.#syncing = false;
+      this.#dropUnheard();
       const link = this.#link;
       if (!link) return;
       if (link.send) this.#rosters.get(link).sync(this.#channels);
@@ -367,6 +427,9 @@ export class Heliograph {
       },
       frame: (frame) => this.#onFrame(link, frame),
       garbled: (error) => this.#events.emit("error", new HeliographError("bad_frame", error.message)),
+      doubted: () => {
+        if (link === this.#link && !this.#opening) this.#open(link.transport);
+      },
       closed: (close) => this.#onClosed(link, close),
     });
     this.#opening = link;
@@ -386,12 +449,36 @@ export class Heliograph {
 
   /** Where a new connection goes on: a socket in the user's own channel, and later, one by one, in the others. */
   #place(link) {
-    const own = this.#own ? [this.#own] : [];
-    if (link.send) return { cursor: formatCursor(own) };
+    const own = formatCursor(this.#own ? [this.#own] : []);
+    const replay = this.#replay && !own;
+    if (link.send) return { cursor: own, replay };
     const channels = this.#givenChannels();
-    const cursors = [formatCursor(own), ...channels.map(({ resumeCursor }) => resumeCursor)];
-    return { channels: channels.map(({ name }) => name), cursor: cursors.filter(Boolean).join("&") };
+    const cursors = [own, ...channels.map(({ resumeCursor }) => resumeCursor)];
+    return { channels: channels.map(({ name }) => name), cursor: cursors.filter(Boolean).join("&"), replay };
   }
+
+  // --- places: how far each channel was heard, over page loads if `resume` says so
+
+  /** What is known of earlier pages; nothing, where it is somebody else's. */
+  #recall(user) {
+    if (user !== undefined) this.#bookmark?.belongTo(user);
+    const known = this.#bookmark?.user;
+    const own = known && personal(known);
+    this.#own = own ? new Channel(own, { position: this.#bookmark.placeIn(own), resume: true }) : null;
+    this.#isUnplaced = false;
+    for (const channel of this.#channels.values()) {
+      channel.forget();
+      if (channel.resumes) channel.position = this.#bookmark?.placeIn(channel.name) ?? null;
+    }
+  }
+
+  #writePlaces = () => this.#bookmark?.write(this.#placed());
+
+  /** What has a place to be kept. A run has none: its state is given anew. */
+  #placed = () => {
+    const channels = [...this.#channels.values()].filter(({ resumes, run }) => resumes && !run);
+    return [this.#own, ...channels].filter((channel) => channel?.position);
+  };
 
   #givenChannels() {
     return [...this.#channels.values()].filter(({ refused }) => !refused);
@@ -412,11 +499,18 @@ export class Heliograph {
 
   #onConnected(link, hello) {
     const { user, session, replica } = hello;
-    this.#own ??= new Channel(`#${user}`);
-    this.#own.position ??= hello.cursor ? positionOf(hello.cursor, this.#own.name) : null;
+    this.#bookmark?.belongTo(user);
+    // A page may give the token of somebody else this time: nothing that was heard before is theirs.
+    if (this.#own && this.#own.name !== personal(user)) this.#recall(user);
+    const begins = hello.cursor ? positionOf(hello.cursor, personal(user)) : null;
+    this.#own ??= new Channel(personal(user), { resume: true });
+    const lost = this.#isUnplaced && this.#own.position === null && begins !== null;
+    this.#own.position ??= begins;
+    this.#isUnplaced = this.#own.position === null && !this.#replay;
     const left = this.#link;
     this.#opening = null;
     this.#link = link;
+    this.#askedForOther = false;
     if (link.send) this.#rosters.set(link, this.#roster(link));
     if (left) this.#leave(left);
     this.#ladder.held(link.transport);
@@ -427,7 +521,9 @@ export class Heliograph {
     this.#sync();
     this.#setState({ state: "connected", user, session, replica, transport: link.transport });
     this.#events.emit("connected", hello);
+    if (lost) this.#events.emit("lost", { channel: personal(user) });
     this.#transmit();
+    this.#writePlaces();
   }
 
   #roster(link) {
@@ -495,7 +591,7 @@ export class Heliograph {
       case "history":
       case "presence":
       case "refreshed":
-        this.#requests.answer(frame);
+        this.#requests.answer(frame, link);
         break;
       case "error": {
         const error = new HeliographError(frame.code, frame.message);
@@ -520,11 +616,20 @@ export class Heliograph {
   #onMessage(link, frame) {
     const channel = this.#channelOf(link, frame.channel);
     if (!channel) return;
-    const isNew = frame.cursor ? channel.accept(frame, link === this.#link) : this.#seen.add(frame.message_id);
-    if (!isNew) return;
-    const message = { ...frame, deliveredBy: link.hello.replica };
-    if (channel === this.#own) this.#events.emit("message", message);
-    else channel.emit("message", message);
+    if (frame.cursor) {
+      const accepted = channel.accept(frame, link === this.#link);
+      if (accepted === "known") return;
+      if (accepted === "late") this.#tell(channel, "lost", { channel: channel.name });
+      this.#bookmark?.writeSoon(this.#placed);
+    } else if (!this.#seen.add(frame.message_id)) {
+      return;
+    }
+    this.#tell(channel, "message", { ...frame, deliveredBy: link.hello.replica });
+  }
+
+  #tell(channel, type, value) {
+    if (channel === this.#own) this.#events.emit(type, value);
+    else channel.emit(type, value);
   }
 
   #onSubscribed(link, frame) {
@@ -536,15 +641,19 @@ export class Heliograph {
     if (!channel) return;
     const anew = channel.position === null;
     const lost = channel.begin(frame);
-    if (isOwn && lost) this.#events.emit("lost", { channel: channel.name });
     if (!isOwn) channel.emit("subscribed", { channel: channel.name, recovered: frame.recovered, lost, anew });
+    if (lost) this.#tell(channel, "lost", { channel: channel.name });
+    this.#bookmark?.writeSoon(this.#placed);
   }
 
   #onClosed(link, close) {
-    this.#failAllOf(link, close);
+    this.#requests.lose(link, unanswered(close));
     this.#rosters.get(link)?.close();
     this.#rosters.delete(link);
-    if (this.#leaving.delete(link)) return;
+    if (this.#leaving.delete(link)) {
+      this.#transmit();
+      return;
+    }
 
     if (link === this.#opening) {
       this.#opening = null;
@@ -592,6 +701,13 @@ export class Heliograph {
   }
 
   #retryOrStop(link, close) {
+    if (close.code === INVALID_TOKEN && !close.unasked && this.#credentials.renewable && !this.#askedForOther) {
+      // It may have run out on the way, or the clocks differ: the page is asked for another, once.
+      this.#askedForOther = true;
+      this.#openIn(OTHER_TOKEN_MS);
+      this.#setState({ state: "reconnecting", retryInMs: OTHER_TOKEN_MS, code: EXPIRED, reason: close.reason });
+      return;
+    }
     if (!mayReconnect(close.code)) {
       this.#stop(close);
       return;
@@ -615,11 +731,9 @@ export class Heliograph {
     const links = [this.#link, this.#opening, ...this.#leaving].filter(Boolean);
     this.#link = this.#opening = null;
     this.#leaving.clear();
-    for (const link of links) {
-      this.#hangUp(link);
-      this.#failAllOf(link, { code, reason });
-    }
-    this.#failAllOf(null, { code, reason });
+    for (const link of links) this.#hangUp(link);
+    this.#requests.failAll(unanswered({ code, reason }));
+    this.#writePlaces();
     this.#setState({ state: "closed", code, reason });
   }
 
@@ -677,6 +791,7 @@ export class Heliograph {
     host?.[change]("online", this.#onOnline);
     host?.[change]("offline", this.#onOffline);
     host?.[change]("visibilitychange", this.#onVisibility);
+    if (this.#bookmark) host?.[change]("pagehide", this.#writePlaces);
   }
 
   #onOnline = () => this.#hurry();
@@ -686,6 +801,7 @@ export class Heliograph {
 
   #onVisibility = () => {
     if (!this.#env.host.document?.hidden) this.#hurry();
+    else this.#writePlaces(); // a phone may end a hidden page without a word
   };
 
   /** Attempts at once what waits for its time, and finds out whether the connection is alive. */
@@ -703,3 +819,27 @@ export class Heliograph {
 /** @param {Set<string>} names @param {Channel[]} channels */
 const sameNames = (names, channels) =>
   names.size === channels.length && channels.every(({ name }) => names.has(name));
+
+const personal = (user) => `#${user}`;
+
+/** @param {{code: number, reason: string}} close */
+function unanswered({ code, reason }) {
+  const why = reason ? `${code}: ${reason}` : `${code}`;
+  return new HeliographError("closed", `The connection closed before the answer came (${why})`);
+}
+
+/** @returns {?Bookmark} null where places are not kept over page loads */
+function bookmarkOf({ resume, storage }, env) {
+  if (!resume) return null;
+  try {
+    const places = storage ?? globalThis.sessionStorage;
+    return places ? new Bookmark(places, resume === true ? "" : resume, env) : null;
+  } catch {
+    return null; // the browser forbids it
+  }
+}
+
+function randomHex(bytes) {
+  const numbers = crypto.getRandomValues(new Uint8Array(bytes));
+  return [...numbers].map((number) => number.toString(16).padStart(2, "0")).join("");
+}

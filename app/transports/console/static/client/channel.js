@@ -1,4 +1,4 @@
-import { formatCursor, positionIn } from "./position.js";
+import { beginningOf, formatCursor, positionIn } from "./position.js";
 
 // As many messages of a run are kept as the server keeps.
 const RUN_LOGS = 1000;
@@ -20,11 +20,24 @@ export class Channel {
   /** @type {Set<import("./subscription.js").Subscription>} who listens */
   subscriptions = new Set();
 
+  /** Its place is kept over page loads. */
+  resumes;
+
+  #replays;
   #stateFrom = null; // the connection that gave the run's state
 
-  /** @param {string} name */
-  constructor(name) {
+  /**
+   * @param {string} name
+   * @param {object} [how]
+   * @param {?import("./position.js").Position} [how.position] up to where an earlier page has heard it
+   * @param {boolean} [how.replay] without a position, it begins with what is kept
+   * @param {boolean} [how.resume] its place is kept over page loads
+   */
+  constructor(name, { position = null, replay = false, resume = false } = {}) {
     this.name = name;
+    this.position = position;
+    this.resumes = resume;
+    this.#replays = replay;
   }
 
   /** Forgets what was heard: somebody else listens from now on. */
@@ -35,9 +48,10 @@ export class Channel {
     this.#stateFrom = null;
   }
 
-  /** Where a new connection has to go on; empty for a run, whose state is given anew. */
+  /** Where a new connection has to go on; empty for a run, whose state is given anew, and to begin now. */
   get resumeCursor() {
-    return this.run ? "" : formatCursor([this]);
+    if (this.run) return "";
+    return formatCursor([this]) || (this.#replays ? beginningOf(this.name) : "");
   }
 
   /**
@@ -56,14 +70,15 @@ export class Channel {
   /**
    * @param {{cursor: string}} frame a `message` that is kept
    * @param {boolean} inUse it came by the connection in use, not by one that is being left
-   * @returns {boolean} whether it is new
+   * @returns {"new" | "known" | "late"} late: it is new, and the server has not told that messages before it are
+   *   missing
    */
   accept({ cursor }, inUse) {
     const { epoch, offset } = positionIn(cursor);
     const known = this.position;
-    if (known && (known.epoch === epoch ? offset <= known.offset : !inUse)) return false;
+    if (known && (known.epoch === epoch ? offset <= known.offset : !inUse)) return "known";
     this.position = { epoch, offset };
-    return true;
+    return known && (known.epoch !== epoch || offset !== known.offset + 1) ? "late" : "new";
   }
 
   /** The run's state as of now, by this connection. */

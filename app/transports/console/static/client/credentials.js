@@ -1,5 +1,7 @@
 // A token is renewed when this part of its life is over.
 const USED_UP = 0.8;
+// The page has so long to say who is there.
+const ASK_MS = 10_000;
 
 /** There is nobody to connect as: the page said so. */
 export class NoCredentials extends Error {}
@@ -20,7 +22,7 @@ export class Credentials {
 
   /**
    * @param {{user?: string, token?: string, getToken?: Function, getTicket?: Function}} options
-   * @param {object} env `now`
+   * @param {object} env `now`, `setTimeout`, `clearTimeout`
    */
   constructor({ user, token, getToken, getTicket }, env) {
     this.#env = env;
@@ -38,7 +40,7 @@ export class Credentials {
   /** The token, from the page if it can give one. */
   async token() {
     if (this.#getToken) {
-      this.#token = (await this.#getToken()) || undefined;
+      this.#token = (await this.#ask(this.#getToken, "getToken")) || undefined;
       if (!this.#token) throw new NoCredentials("no token");
       this.#freshUntil = this.#env.now() + USED_UP * lifetimeMs(this.#token);
     }
@@ -64,9 +66,22 @@ export class Credentials {
     return { query: await this.#query(), headers: {} };
   }
 
+  /** What a function of the page gives, if it does in time. */
+  async #ask(give, name) {
+    let timer;
+    const late = new Promise((_, reject) => {
+      timer = this.#env.setTimeout(() => reject(new Error(`${name} gave nothing within ${ASK_MS / 1000} s`)), ASK_MS);
+    });
+    try {
+      return await Promise.race([give(), late]);
+    } finally {
+      this.#env.clearTimeout(timer);
+    }
+  }
+
   async #query() {
     if (this.#getTicket) {
-      const ticket = await this.#getTicket();
+      const ticket = await this.#ask(this.#getTicket, "getTicket");
       if (!ticket) throw new NoCredentials("no ticket");
       return { ticket };
     }

@@ -3,7 +3,8 @@
  *
  * The server's codes come through unchanged (`bad_request`, …). The client adds `closed` (no
  * connection, or it ended before the answer), `timeout` (no answer in time; the message may have
- * arrived all the same) and `bad_frame` (the server sent what is not a JSON object).
+ * arrived all the same), `no_socket` (there is none, and sending needs one), `token` (it could not be renewed), `http`
+ * (a request failed) and `bad_frame` (the server sent what is not a JSON object).
  */
 export class HeliographError extends Error {
   /**

@@ -24,6 +24,8 @@ export class HttpLink {
   hello = null;
   /** @type {Set<string>} what it is subscribed to: for all its life, as an address cannot be changed */
   channels = new Set();
+  /** @type {number} a request must be answered within so many milliseconds */
+  withinMs = 0;
   /** @type {string} the channel that the server has begun last: the state of a run follows without its name */
   lastSubscribed = "";
 
@@ -49,11 +51,11 @@ export class HttpLink {
   /**
    * @param {URL} url
    * @param {import("./credentials.js").Credentials} credentials
-   * @param {() => {channels: string[], cursor: string}} place
+   * @param {() => {channels: string[], cursor: string, replay: boolean}} place
    * @param {number} withinMs the first answer must be there
    */
   async open(url, credentials, place, withinMs) {
-    this.expectWithin(withinMs, "no answer");
+    this.withinMs = withinMs;
     try {
       await this.run(url, credentials, place);
     } catch (error) {
@@ -93,6 +95,7 @@ export class HttpLink {
     } catch (error) {
       throw new Refused(error instanceof NoCredentials ? INVALID_TOKEN : ABNORMAL, error.message, { unasked: true });
     }
+    this.expectWithin(this.withinMs, "no answer");
     const address = new URL(url);
     for (const [name, value] of Object.entries({ ...known.query, ...query })) {
       if (value !== "") address.searchParams.set(name, value);
@@ -111,9 +114,9 @@ export class HttpLink {
 
   /** Takes the channels and the cursor of this moment. */
   begin(place) {
-    const { channels, cursor } = place();
+    const { channels, cursor, replay } = place();
     this.channels = new Set(channels);
-    return { channels: channels.join(","), cursor };
+    return { channels: channels.join(","), cursor, replay: replay ? "true" : "" };
   }
 
   welcome(hello) {

@@ -38,3 +38,9 @@ export const formatCursor = (channels) =>
     .filter(({ position }) => position)
     .map(({ name, position: { epoch, offset } }) => `${encodeURIComponent(name)}=${epoch}.${offset}`)
     .join("&");
+
+/**
+ * @param {string} channel
+ * @returns {string} a cursor before all that is kept of the channel: its position is in no log
+ */
+export const beginningOf = (channel) => `${encodeURIComponent(channel)}=0.0`;

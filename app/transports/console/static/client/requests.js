@@ -1,19 +1,39 @@
 import { HeliographError } from "./error.js";
 
-/** Frames with an id that wait for their answers. */
+// A request that may be written again is, after so long without an answer.
+const ANSWER_MS = 5_000;
+// After `unavailable`: the first pause, at most; it doubles from one failure to the next.
+const PAUSE_MS = 500;
+const LONGEST_PAUSE_MS = 4_000;
+
+/**
+ * Frames with an id that wait for their answers.
+ *
+ * Some may be written again: those that only read, and those with an idempotency key, which the server carries out
+ * once however often it gets them. They outlive a connection that breaks, an answer that does not come, and
+ * `unavailable`, until their time is over. All others are written once.
+ */
 export class Requests {
   #env;
+  #onDue;
   /**
-   * By id.
+   * By id, in the order in which they were made.
    *
-   * @type {Map<string, {text: string, link: ?object, sentAt: number, timer: *, resolve: Function, reject: Function}>}
+   * @type {Map<string, {text: string, link: ?object, sentAt: number, repeatable: boolean, tried: boolean,
+   *   error: ?HeliographError, timer: *, answerTimer: *, resolve: Function, reject: Function}>}
    */
   #pending = new Map();
   #lastId = 0;
+  #failures = 0; // `unavailable` in a row
+  #pause = null;
 
-  /** @param {object} env `setTimeout`, `clearTimeout`, `now` */
-  constructor(env) {
+  /**
+   * @param {object} env `setTimeout`, `clearTimeout`, `now`, `random`
+   * @param {() => void} onDue called when something is to be written again
+   */
+  constructor(env, onDue) {
     this.#env = env;
+    this.#onDue = onDue;
   }
 
   /** An id that no other frame of this client has. */
@@ -25,23 +45,22 @@ export class Requests {
   /**
    * @param {object} frame
    * @param {number} timeoutMs
+   * @param {boolean} repeatable it may be written again
    * @returns {Promise<object>} the answer; rejects with a HeliographError
    */
-  add(frame, timeoutMs) {
+  add(frame, timeoutMs, repeatable) {
     return new Promise((resolve, reject) => {
       const id = this.nextId();
-      const timer = this.#env.setTimeout(
-        () => this.fail(id, new HeliographError("timeout", `No answer within ${timeoutMs / 1000} s`)),
-        timeoutMs,
-      );
-      const text = JSON.stringify({ ...frame, id });
-      this.#pending.set(id, { text, link: null, sentAt: 0, timer, resolve, reject });
+      const text = JSON.stringify({ ...frame, id }); // throws for what JSON cannot carry
+      const timer = this.#env.setTimeout(() => this.#expire(id, timeoutMs), timeoutMs);
+      const request = { text, link: null, sentAt: 0, repeatable, tried: false, error: null, timer, answerTimer: null };
+      this.#pending.set(id, { ...request, resolve, reject });
     });
   }
 
-  /** Some have not been written to any connection yet. */
+  /** Some are to be written to a connection now. */
   get waiting() {
-    return [...this.#pending.values()].some(({ link }) => !link);
+    return [...this.#pending.values()].some((request) => this.#isDue(request));
   }
 
   /** Some wait for their answer on this connection. */
@@ -51,33 +70,92 @@ export class Requests {
 
   /** Writes what waits, as long as `inUse` says that the connection still is. */
   transmit(link, inUse) {
-    for (const request of this.#pending.values()) {
-      if (request.link || !inUse()) continue;
+    for (const [id, request] of this.#pending) {
+      if (!this.#isDue(request) || !inUse()) continue;
       request.link = link;
       request.sentAt = this.#env.now();
+      request.tried = true;
       link.send(request.text);
+      if (request.repeatable) request.answerTimer = this.#env.setTimeout(() => this.#writeAgain(id), ANSWER_MS);
     }
   }
 
-  answer(frame) {
+  /** @param {object} link the connection that brought it */
+  answer(frame, link) {
     const request = this.#take(frame.id);
-    request?.resolve({
-      ...frame,
-      sentOn: request.link.hello.replica,
-      rttMs: this.#env.now() - request.sentAt,
-    });
+    if (!request) return;
+    this.#failures = 0;
+    request.resolve({ ...frame, sentOn: link.hello.replica, rttMs: this.#env.now() - request.sentAt });
   }
 
   /** @returns {boolean} whether anybody waited for it */
   fail(id, error) {
-    const request = this.#take(id);
-    request?.reject(error);
+    const request = this.#pending.get(id);
+    if (request?.repeatable && error.code === "unavailable") {
+      request.error = error;
+      this.#release(request);
+      this.#pauseAll();
+      return true;
+    }
+    this.#take(id)?.reject(error);
     return request !== undefined;
   }
 
-  /** Rejects what was written to this connection; with null, what still waits for one. */
-  failAllOf(link, error) {
-    for (const [id, request] of this.#pending) if (request.link === link) this.fail(id, error);
+  /** The connection has ended: what was written to it is written again to the next, or rejected. */
+  lose(link, error) {
+    for (const [id, request] of this.#pending) {
+      if (request.link !== link) continue;
+      if (request.repeatable) this.#release(request);
+      else this.#take(id).reject(error);
+    }
+  }
+
+  /** Rejects what was never written to any connection. */
+  failUntried(error) {
+    for (const [id, { tried }] of this.#pending) if (!tried) this.#take(id).reject(error);
+  }
+
+  failAll(error) {
+    for (const id of [...this.#pending.keys()]) this.#take(id).reject(error);
+    this.#endPause();
+  }
+
+  // While there is a pause, what may be written again waits for its end, all of it: its order is kept.
+  #isDue({ link, repeatable }) {
+    return !link && !(repeatable && this.#pause !== null);
+  }
+
+  #release(request) {
+    request.link = null;
+    this.#env.clearTimeout(request.answerTimer);
+  }
+
+  #writeAgain(id) {
+    this.#release(this.#pending.get(id));
+    this.#onDue();
+  }
+
+  #pauseAll() {
+    if (this.#pause !== null) return;
+    const ceilingMs = Math.min(LONGEST_PAUSE_MS, PAUSE_MS * 2 ** this.#failures);
+    this.#failures += 1;
+    // Drawn, so that the clients of a server that comes back do not all write at once.
+    this.#pause = this.#env.setTimeout(() => {
+      this.#endPause();
+      this.#onDue();
+    }, (0.5 + this.#env.random() / 2) * ceilingMs);
+  }
+
+  #endPause() {
+    this.#env.clearTimeout(this.#pause);
+    this.#pause = null;
+  }
+
+  #expire(id, timeoutMs) {
+    const request = this.#take(id);
+    const { error, tried, reject } = request;
+    const words = tried ? "; it may have arrived all the same" : "";
+    reject(error ?? new HeliographError("timeout", `No answer within ${timeoutMs / 1000} s${words}`));
   }
 
   #take(id) {
@@ -85,6 +163,7 @@ export class Requests {
     if (request) {
       this.#pending.delete(id);
       this.#env.clearTimeout(request.timer);
+      this.#env.clearTimeout(request.answerTimer);
     }
     return request;
   }

@@ -13,7 +13,7 @@ export class Roster {
 
   /**
    * @param {import("./socket_link.js").SocketLink} link
-   * @param {object} env `setTimeout`, `clearTimeout`
+   * @param {object} env `setTimeout`, `clearTimeout`, `random`
    * @param {() => string} nextId
    * @param {(channel: string, error: import("./error.js").HeliographError) => void} onRefused
    */
@@ -35,6 +35,12 @@ export class Roster {
       }
     }
     for (const channel of wanted.values()) if (!this.#asked.has(channel.name)) this.#ask(channel);
+  }
+
+  /** What was refused or ended is asked for with the next `sync`. */
+  renew(channel) {
+    const asked = this.#asked.get(channel);
+    if (asked?.state === "off" && asked.timer === null) this.#asked.delete(channel);
   }
 
   /** Every channel has been answered: nothing is missing here any more. */
@@ -68,8 +74,12 @@ export class Roster {
     for (const [name, asked] of this.#asked) {
       if (asked.state !== "asked" || asked.id !== id) continue;
       asked.state = "off";
-      if (FOR_NOW.has(error.code)) asked.timer = this.#env.setTimeout(() => this.#ask(asked.channel), AGAIN_MS);
-      else this.#onRefused(name, error);
+      if (FOR_NOW.has(error.code)) {
+        const againMs = (0.5 + this.#env.random()) * AGAIN_MS;
+        asked.timer = this.#env.setTimeout(() => this.#ask(asked.channel), againMs);
+      } else {
+        this.#onRefused(name, error);
+      }
       return true;
     }
     return false;

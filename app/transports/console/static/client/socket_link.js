@@ -1,7 +1,13 @@
 import { ABNORMAL, INVALID_TOKEN, NO_PONG } from "./codes.js";
 import { NoCredentials } from "./credentials.js";
 
-const PONG_MS = 10_000;
+// Silent for this part of the server's ping interval, the connection is asked for a sign of life: a replica that hangs
+// is to be noticed within seconds.
+const SILENT = 1 / 4;
+// Without a sign of life for so long after it was asked for, the connection is in doubt: another is opened beside it.
+const DOUBT_MS = 2_000;
+// For so long, it is dead.
+const PONG_MS = 6_000;
 
 /**
  * One WebSocket from its opening to its end: handshake, and proof that the other side is alive.
@@ -14,6 +20,7 @@ const PONG_MS = 10_000;
  * @property {(replica: string) => void} moved another replica serves it now
  * @property {(frame: object) => void} frame any other frame, except `pong`
  * @property {(error: Error) => void} garbled a frame that is not a JSON object
+ * @property {() => void} doubted it gives no sign of life; it may still come
  * @property {(close: {code: number, reason: string, unasked?: boolean, error?: string}) => void} closed it
  *   ended, and not by `close()`; `unasked`: the page had no credentials, so that the server was never asked;
  *   `error`: the code of the answer that refused a request over HTTP
@@ -28,7 +35,7 @@ export class SocketLink {
   #env;
   #handlers;
   #socket = null;
-  #timer = null; // the one thing it waits for: handshake, silence or pong
+  #timer = null; // the one thing it waits for: credentials, handshake, silence or pong
   #lastHeard = 0;
   #probing = false;
   #ended = false;
@@ -45,11 +52,11 @@ export class SocketLink {
   /**
    * @param {URL} url
    * @param {import("./credentials.js").Credentials} credentials
-   * @param {() => {cursor: string}} place where the client stands in its own channel; channels are subscribed later
+   * @param {() => {cursor: string, replay: boolean}} place where the client stands in its own channel; channels are
+   *   subscribed later
    * @param {number} withinMs the handshake must be done
    */
   async open(url, credentials, place, withinMs) {
-    this.#arm(withinMs, () => this.#end(ABNORMAL, "no answer to the handshake"));
     let known;
     try {
       // The token comes first: the server gives an open socket only seconds to present one.
@@ -58,7 +65,14 @@ export class SocketLink {
       if (!this.#ended) this.#giveUp(error);
       return;
     }
-    if (!this.#ended) this.#dial(url, known, place().cursor);
+    if (this.#ended) return;
+    this.#arm(withinMs, () => this.#end(ABNORMAL, "no answer to the handshake"));
+    try {
+      this.#dial(url, known, place());
+    } catch (error) {
+      // The page may open no such socket: from HTTPS to one without TLS, or against its own policy.
+      this.#end(ABNORMAL, error.message);
+    }
   }
 
   /** @param {string} text one encoded frame */
@@ -75,7 +89,10 @@ export class SocketLink {
     if (!this.hello || this.#ended) return;
     this.#probing = true;
     this.send('{"type":"ping"}');
-    this.#arm(waitMs, () => this.#end(NO_PONG, "no pong"));
+    this.#arm(Math.min(DOUBT_MS, waitMs / 2), () => {
+      this.#arm(waitMs - Math.min(DOUBT_MS, waitMs / 2), () => this.#end(NO_PONG, "no pong"));
+      this.#handlers.doubted();
+    });
   }
 
   /** Ends it from this side; no handler is called any more. */
@@ -88,14 +105,15 @@ export class SocketLink {
     this.#socket.close(1000);
   }
 
-  #dial(url, { query, token }, cursor) {
+  #dial(url, { query, token }, { cursor, replay }) {
     for (const [name, value] of Object.entries(query)) url.searchParams.set(name, value);
     // Whoever comes back gets what came meanwhile.
-    if (token === undefined && cursor) url.searchParams.set("cursor", cursor);
+    const where = { ...(cursor && { cursor }), ...(replay && { replay }) };
+    if (token === undefined) for (const [name, value] of Object.entries(where)) url.searchParams.set(name, value);
     const socket = new this.#env.WebSocket(url.href);
     this.#socket = socket;
     if (token !== undefined) {
-      socket.onopen = () => this.send(JSON.stringify({ type: "connect", token, cursor: cursor || undefined }));
+      socket.onopen = () => this.send(JSON.stringify({ type: "connect", token, ...where }));
     }
     socket.onmessage = (event) => this.#receive(event.data);
     socket.onclose = (event) => this.#end(event.code, event.reason);
@@ -130,12 +148,12 @@ export class SocketLink {
 
   // One timer that looks at the clock, instead of one that every message re-arms.
   #watch() {
-    const pingMs = this.hello.ping * 1000;
-    if (!(pingMs > 0)) {
+    const silentMs = SILENT * this.hello.ping * 1000;
+    if (!(silentMs > 0)) {
       this.#env.clearTimeout(this.#timer);
       return;
     }
-    const restMs = this.#lastHeard + pingMs - this.#env.now();
+    const restMs = this.#lastHeard + silentMs - this.#env.now();
     if (restMs > 0) this.#arm(restMs, () => this.#watch());
     else this.probe();
   }

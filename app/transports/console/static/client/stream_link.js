@@ -1,7 +1,7 @@
 import { ABNORMAL } from "./codes.js";
 import { Refused, HttpLink } from "./http_link.js";
 
-const SLACK_MS = 10_000;
+const SLACK_MS = 5_000;
 
 /**
  * One stream of server-sent events. Read by `fetch`, because an `EventSource` can neither carry a token
@@ -26,7 +26,7 @@ export class StreamLink extends HttpLink {
       this.#take(value);
       if (this.ended) return;
       // The server says something every `ping` seconds, if only a comment.
-      if (this.hello?.ping > 0) this.expectWithin(1.5 * this.hello.ping * 1000 + SLACK_MS, "no sign of life");
+      if (this.hello?.ping > 0) this.expectWithin(this.hello.ping * 1000 + SLACK_MS, "no sign of life");
     }
   }
 

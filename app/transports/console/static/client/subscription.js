@@ -1,16 +1,21 @@
 import { Emitter } from "./emitter.js";
+import { HeliographError } from "./error.js";
 
 /**
  * One listener's part in a channel, as `subscribe` gives it.
  *
  * Events: `message`, `initial_state`, `progress`, `join`, `leave` (the server's frames), `subscribed`
- * (`{channel, recovered, lost, anew}`; with `lost`, messages are missing before those that follow; `anew`: nothing was
- * heard before, or by somebody else), `unsubscribed` (the server has ended it; it does not come back by itself) and
- * `error` (a HeliographError: not subscribed).
+ * (`{channel, recovered, lost, anew}`; `anew`: nothing was heard before, or by somebody else), `lost` (`{channel}`:
+ * messages are missing before those that follow), `unsubscribed` (the server has ended it; it does not come back by
+ * itself) and `error` (a HeliographError: not subscribed).
  */
 export class Subscription {
   channel;
-  /** @type {Promise<void>} fulfilled once the server has subscribed it; rejected if it refuses */
+  /**
+   * Fulfilled once the server has subscribed it; rejected if it refuses, or if it is over before.
+   *
+   * @type {Promise<void>}
+   */
   ready;
 
   #events = new Emitter();
@@ -43,6 +48,7 @@ export class Subscription {
 
   /** Hears nothing more. The channel is left when nobody else on this client listens to it. */
   unsubscribe() {
+    this.#settle.reject(new HeliographError("closed", `The subscription to ${this.channel} has ended`));
     this.#release(this);
   }
 
@@ -50,6 +56,9 @@ export class Subscription {
   hear(type, value) {
     if (type === "subscribed") this.#settle.resolve();
     else if (type === "error") this.#settle.reject(value);
+    else if (type === "unsubscribed") {
+      this.#settle.reject(new HeliographError("not_allowed", `The server has ended the subscription to ${this.channel}`));
+    }
     this.#events.emit(type, value);
   }
 }

@@ -1,0 +1,90 @@
+const PREFIX = "heliograph.places.";
+// More channels than a connection may have; what was heard longest ago is forgotten first.
+const MOST_CHANNELS = 500;
+// A crash of the page costs no more than hearing so much again.
+const WRITE_AFTER_MS = 1_000;
+
+/**
+ * How far this tab has heard each channel, kept over page loads: the next page goes on from there.
+ *
+ * Storage throws where the browser forbids it, and when it is full: then a page load begins anew, and nothing else
+ * breaks.
+ */
+export class Bookmark {
+  #storage;
+  #key;
+  #env;
+  #timer = null;
+  #user = "";
+  /** @type {Map<string, import("./position.js").Position>} by channel; what was written last stands last */
+  #places = new Map();
+
+  /**
+   * @param {Storage} storage
+   * @param {string} name keeps several clients of one tab apart
+   * @param {object} env `setTimeout`, `clearTimeout`
+   */
+  constructor(storage, name, env) {
+    this.#storage = storage;
+    this.#key = PREFIX + name;
+    this.#env = env;
+    try {
+      const { user, places } = JSON.parse(storage.getItem(this.#key)) ?? {};
+      if (typeof user !== "string" || !Array.isArray(places)) return;
+      this.#user = user;
+      this.#places = new Map(places.map(([channel, epoch, offset]) => [channel, { epoch, offset }]));
+    } catch {
+      // Nothing is known: see above.
+    }
+  }
+
+  /** Whose places these are; empty if nothing is known. */
+  get user() {
+    return this.#user;
+  }
+
+  /** @returns {?import("./position.js").Position} */
+  placeIn(channel) {
+    return this.#places.get(channel) ?? null;
+  }
+
+  /** Another user's places are not this one's. */
+  belongTo(user) {
+    if (user === this.#user) return;
+    this.#user = user;
+    this.#places.clear();
+  }
+
+  forget(channel) {
+    this.#places.delete(channel);
+  }
+
+  /**
+   * Writes soon, once for all that is heard until then.
+   *
+   * @param {() => Iterable<import("./channel.js").Channel>} channels asked when it is time
+   */
+  writeSoon(channels) {
+    this.#timer ??= this.#env.setTimeout(() => this.write(channels()), WRITE_AFTER_MS);
+  }
+
+  /** @param {Iterable<import("./channel.js").Channel>} channels */
+  write(channels) {
+    this.#env.clearTimeout(this.#timer);
+    this.#timer = null;
+    for (const { name, position } of channels) {
+      this.#places.delete(name);
+      this.#places.set(name, position);
+    }
+    for (const name of this.#places.keys()) {
+      if (this.#places.size <= MOST_CHANNELS) break;
+      this.#places.delete(name);
+    }
+    const places = [...this.#places].map(([name, { epoch, offset }]) => [name, epoch, offset]);
+    try {
+      this.#storage.setItem(this.#key, JSON.stringify({ user: this.#user, places }));
+    } catch {
+      // Not kept: see above.
+    }
+  }
+}
