@@ -662,6 +662,34 @@ export async function a_run_that_is_left_and_taken_up_in_one_turn_is_still_known
   equal(world.socket.sent.length, 1);
 }
 
+export async function a_first_poll_that_brings_messages_is_heard_in_full() {
+  const world = new World();
+  const client = world.client({ transports: ["poll"] });
+  const heard = [];
+  client.on("message", ({ data }) => heard.push(data));
+  client.subscribe("a,b", ({ data }) => heard.push(data));
+  client.subscribe("c");
+  client.connect();
+  await settle();
+  equal([...world.request.url.searchParams], [["user", "alice"], ["channels", "c"], ["channel", "a,b"], ["wait", "0"]]);
+  const at = (own) => `${cursor("#alice", ["u", own])}&${cursor("a,b", ["e", 1])}`;
+  world.answer({
+    user: "alice",
+    replica: "replica-1",
+    cursor: at(2),
+    events: [
+      message("#alice", ["u", 1], 1),
+      message("#alice", ["u", 2], 2),
+      { type: "subscribed", channel: "a,b", cursor: cursor("a,b", ["e", 0]), recovered: false },
+      message("a,b", ["e", 1], "a,b"),
+    ],
+  });
+  await settle();
+  world.answer({ user: "alice", replica: "replica-1", cursor: at(3), events: [message("#alice", ["u", 3], 3)] });
+  await settle();
+  equal(heard, [1, 2, "a,b", 3]);
+}
+
 export async function a_question_about_a_run_has_an_end() {
   const world = new World();
   const client = world.client();

@@ -4,11 +4,11 @@ import asyncio
 import os
 import signal
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any
 
 import pytest
-from playwright.async_api import Browser, Page, Route
+from playwright.async_api import Browser, Page
 
 from app.publish.publisher import Publisher
 from tests.support.cluster import LocalClusterProcess
@@ -16,34 +16,34 @@ from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.e2e
 
-# A page of somebody's own. What it hears is kept beside it, because the next page is to add to that.
-PAGE = """<!doctype html><title>page</title><script type="module">
-import { Heliograph } from "/static/heliograph.js";
+# In each page, before anything else. What it hears is kept beside it, because the next page is to add to that.
+SCRIPT = """
 const add = (what, value) => {
     localStorage.setItem(what, JSON.stringify([...JSON.parse(localStorage.getItem(what) ?? "[]"), value]));
 };
-const client = new Heliograph({ user: "ghost", replay: true, resume: true });
-client.on("message", ({ data }) => add("mine", data));
-client.on("lost", () => add("lost", "mine"));
-const news = client.subscribe("news", ({ data }) => add("news", data), { replay: true });
-news.on("lost", () => add("lost", "news"));
-client.connect();
-window.client = client;
-</script>"""
+if (location.pathname === "/health") import("/static/heliograph.js").then(({ Heliograph }) => {
+    const client = new Heliograph({ user: "ghost", replay: true, resume: true });
+    client.on("state", ({ transport }) => transport && add("transports", transport));
+    client.on("message", ({ data }) => add("mine", data));
+    client.on("lost", () => add("lost", "mine"));
+    const news = client.subscribe("news", ({ data }) => add("news", data), { replay: true });
+    news.on("lost", () => add("lost", "news"));
+    client.connect();
+    window.client = client;
+});
+"""
+IS_CONNECTED = "window.client?.state.state === 'connected'"
 
 
 @asynccontextmanager
 async def page_of_its_own(browser: Browser, cluster: LocalClusterProcess) -> AsyncIterator[Page]:
-    """A tab on which `/page` is `PAGE`; any error in it fails the test."""
-
-    async def serve(route: Route) -> None:
-        await route.fulfill(body=PAGE, content_type="text/html")
-
+    """A tab whose pages run `SCRIPT`; any error in them fails the test."""
     context = await browser.new_context()
+    await context.add_init_script(SCRIPT)
     page = await context.new_page()
     page.on("pageerror", lambda error: pytest.fail(f"in the page: {error}"))
-    await context.route("**/page?*", serve)
-    await page.goto(f"{cluster.url}/page?0")
+    await page.goto(f"{cluster.url}/health?0")
+    await page.wait_for_function(IS_CONNECTED)
     yield page
     await context.close()
 
@@ -59,14 +59,16 @@ def frozen(pid: int) -> Iterator[None]:
     try:
         yield
     finally:
-        os.kill(pid, signal.SIGCONT)
+        with suppress(ProcessLookupError):  # who watches over it may have ended it
+            os.kill(pid, signal.SIGCONT)
 
 
-async def test_a_page_that_navigates_misses_and_repeats_nothing(cluster: LocalClusterProcess, browser: Browser) -> None:
+async def test_a_page_that_navigates_misses_and_repeats_nothing(
+    cluster: LocalClusterProcess, browser: Browser
+) -> None:
     """Fails if what comes between two pages of a tab is lost, or told twice, or if that is passed over in silence."""
     count, per_s = 160, 20
     async with page_of_its_own(browser, cluster) as page:
-        await page.wait_for_function("window.client?.state.state === 'connected'")
 
         async def send() -> None:
             with Publisher(f"redis://127.0.0.1:{cluster.redis_port}/0") as publisher:
@@ -78,7 +80,7 @@ async def test_a_page_that_navigates_misses_and_repeats_nothing(cluster: LocalCl
         sending = asyncio.create_task(send())
         for visit in range(1, 6):
             await asyncio.sleep(count / per_s / 6)
-            await page.goto(f"{cluster.url}/page?{visit}")
+            await page.goto(f"{cluster.url}/health?{visit}")
         await sending
 
         async def has_all() -> bool:
@@ -88,6 +90,7 @@ async def test_a_page_that_navigates_misses_and_repeats_nothing(cluster: LocalCl
         assert await heard(page, "mine") == list(range(count))
         assert await heard(page, "news") == list(range(count))
         assert await heard(page, "lost") == []
+        assert set(await heard(page, "transports")) == {"websocket"}
 
 
 @pytest.mark.parametrize("transport", ["websocket", "sse", "poll"])
@@ -128,7 +131,6 @@ async def test_what_is_published_while_redis_hangs_comes_once(
 ) -> None:
     """Fails if a Redis that hangs for ten seconds loses or doubles what a page says meanwhile, in silence or not."""
     async with page_of_its_own(browser, own_cluster) as page:
-        await page.wait_for_function("window.client?.state.state === 'connected'")
         await page.evaluate("client.publish('news', 'before')")
         with frozen(own_cluster.pids()["redis"]):
             await page.evaluate(
@@ -155,3 +157,33 @@ async def test_what_is_published_while_redis_hangs_comes_once(
         await asyncio.sleep(2)  # what would come twice would come now
         assert sorted(await heard(page, "news"), key=str) == sorted(["before", *range(20)], key=str)
         assert await heard(page, "lost") == []
+
+
+async def test_a_page_whose_replica_hangs_is_served_elsewhere(
+    own_cluster: LocalClusterProcess, browser: Browser
+) -> None:
+    """Fails if a page stays for more than 15 s with a replica that accepts everything and says nothing."""
+    async with page_of_its_own(browser, own_cluster) as page:
+        victim = await page.evaluate("client.state.replica")
+        sent = list(range(50))
+        with (
+            frozen(own_cluster.pids()[victim]),
+            Publisher(f"redis://127.0.0.1:{own_cluster.redis_port}/0") as publisher,
+        ):
+            began = asyncio.get_running_loop().time()
+            for number in sent:
+                publisher.send_to_user("ghost", number)
+
+            async def has_moved() -> bool:
+                replica = await page.evaluate("client.state.state === 'connected' && client.state.replica")
+                return bool(replica and replica != victim)
+
+            await eventually(has_moved, within_s=15)
+            print(f"served elsewhere after {asyncio.get_running_loop().time() - began:.1f} s")
+
+            async def has_all() -> bool:
+                return len(await heard(page, "mine")) >= len(sent)
+
+            await eventually(has_all)
+            assert await heard(page, "mine") == sent
+            assert await heard(page, "lost") == []

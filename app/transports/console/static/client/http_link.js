@@ -97,8 +97,8 @@ export class HttpLink {
     }
     this.expectWithin(this.withinMs, "no answer");
     const address = new URL(url);
-    for (const [name, value] of Object.entries({ ...known.query, ...query })) {
-      if (value !== "") address.searchParams.set(name, value);
+    for (const [name, values] of Object.entries({ ...known.query, ...query })) {
+      for (const value of [values].flat()) if (value !== "") address.searchParams.append(name, value);
     }
     const response = await this.#env.fetch(address.href, {
       headers: known.headers,
@@ -116,7 +116,12 @@ export class HttpLink {
   begin(place) {
     const { channels, cursor, replay } = place();
     this.channels = new Set(channels);
-    return { channels: channels.join(","), cursor, replay: replay ? "true" : "" };
+    return {
+      channels: channels.filter((name) => !name.includes(",")).join(","),
+      channel: channels.filter((name) => name.includes(",")),
+      cursor,
+      replay: replay ? "true" : "",
+    };
   }
 
   welcome(hello) {

@@ -13,8 +13,12 @@ export class PollLink extends HttpLink {
       const response = await this.request(url, query, credentials, first);
       const { user, replica, cursor, events } = await response.json();
       if (this.ended) return;
-      if (!this.hello) this.welcome({ type: "connected", user, replica, cursor });
-      else this.serveBy(replica);
+      if (!this.hello) {
+        // The cursor stands after the events: it is not where the user's own channel begins, if that is among them.
+        const told = events.some(({ channel }) => channel === `#${user}`);
+        this.welcome({ type: "connected", user, replica, cursor: told ? "" : cursor });
+      }
+      this.serveBy(replica);
       for (const event of events) {
         if (this.ended) return;
         this.deliver(event);
