@@ -61,6 +61,7 @@ from app.transports.health import health_routes, status_routes
 from app.transports.http import PageDoor
 from app.transports.http_api import http_api_routes, openapi_route
 from app.transports.metrics import metrics_route
+from app.transports.newcomers import Newcomers
 from app.transports.origins import OriginPolicy
 from app.transports.paths import PlainPaths
 from app.transports.polling import PollDoor
@@ -223,6 +224,7 @@ def build_replica(settings: Settings, name: str = "replica-1", bus: PubSubManage
         authenticator=authenticator,
         addresses=Addresses(settings.limits.connections_per_address),
         failed_attempts=FailedAttempts(settings.limits.failed_attempts_per_minute, telemetry),
+        newcomers=Newcomers(settings.limits.newcomers_per_address),
         settings=settings,
         telemetry=telemetry,
         namespaces=namespaces,

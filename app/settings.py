@@ -272,6 +272,9 @@ class LimitSettings(_Group):
     failed_attempts_per_minute: float = Field(
         default=60, ge=0, description="of one address, with a bad token, that are answered at once (0: any number)"
     )
+    newcomers_per_address: int = Field(
+        default=256, ge=0, description="sockets that have not said who they are; the oldest makes room (0: no limit)"
+    )
     channels_per_connection: int = Field(default=100, ge=1, description="channels that one connection may be on")
     connect_timeout_s: float = Field(default=5.0, gt=0, description="until the first frame must have come")
     header_bytes: int = Field(default=131_072, ge=4096, description="a request's URL and headers; more is 431")
@@ -412,7 +415,7 @@ def _row(location: tuple[str, ...], field: FieldInfo) -> str:
 def unknown_variables() -> list[str]:
     """Variables of the environment that look like settings and are none: typing errors, most likely."""
     # The others are read by the commands of `heliograph`, by the Ansible plugin and by the log handler.
-    known = {*Settings.model_fields, "port", "url", "token", "log_id", "wait", "logging"}
+    known = {*Settings.model_fields, "port", "url", "token", "log_id", "wait", "logging", "nginx_trusted_proxies"}
     names = (name for name in os.environ if name.upper().startswith(PREFIX))
     return sorted(name for name in names if name[len(PREFIX) :].lower().split("__")[0] not in known)
 

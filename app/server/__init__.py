@@ -4,9 +4,11 @@
 import asyncio
 import gc
 import logging
+import os
 import signal
 import socket
 import sys
+from collections.abc import Mapping
 from types import FrameType
 
 import uvicorn
@@ -116,10 +118,26 @@ class DrainingServer(uvicorn.Server):
 
 def serve(settings: Settings, *, name: str, host: str, port: int) -> int:
     """Run one replica until it is told to stop; returns the process's exit status."""
+    for warning in one_address_warnings(settings, host, os.environ):
+        logger.warning("%s", warning)
     replica = build_replica(settings, name, get_pubsub_manager(settings))
     server = build_server(replica, settings, host=host, port=port, watchdog_s=settings.watchdog_s)
     server.run()
     return 0 if server.started and replica.node.gave_up is None else 1
+
+
+def one_address_warnings(settings: Settings, host: str, environment: Mapping[str, str]) -> list[str]:
+    """What is set so that all clients look like one, which one of them can lock out. In open mode nobody minds."""
+    if settings.auth.mode == "open":
+        return []
+    effect = "every client behind it is one address: one replica for all, and one limit"
+    warnings = []
+    trusted = {each.strip() for each in settings.trusted_proxies.split(",")}
+    if host in ("127.0.0.1", "::1", "localhost") and not trusted & {"*", "127.0.0.1", "::1", "127.0.0.0/8", host}:
+        warnings.append(f"HELIOGRAPH_TRUSTED_PROXIES does not name {host}, where a proxy has to be: {effect}")
+    if environment.get("HELIOGRAPH_NGINX_TRUSTED_PROXIES", "-").strip() == "":
+        warnings.append(f"HELIOGRAPH_NGINX_TRUSTED_PROXIES is empty: if nginx is behind a TLS proxy, {effect}")
+    return warnings
 
 
 def build_server(

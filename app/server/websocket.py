@@ -162,6 +162,9 @@ class FrameWebSocket(asyncio.Protocol):
             if not self.transport.is_closing():
                 self.transport.resume_reading()
 
+    def hang_up(self) -> None:
+        self.transport.close()
+
     # -- from the transport
 
     def data_received(self, data: bytes) -> None:

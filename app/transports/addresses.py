@@ -1,10 +1,13 @@
 """How many connections come from where, on this replica."""
 
 import ipaddress
+import logging
 from collections import Counter
 from typing import Final
 
 from starlette.types import Scope
+
+logger = logging.getLogger("heliograph.addresses")
 
 IPV6_PREFIX: Final = 64  # what one customer has, of which each may use any address
 
@@ -19,6 +22,7 @@ class Addresses:
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._connections: Counter[str] = Counter()
+        self._has_warned = False
 
     @property
     def refusal(self) -> str:
@@ -30,6 +34,8 @@ class Addresses:
 
     def enter(self, scope: Scope) -> str | None:
         """One connection more: the address to `leave` with; None if that would be too many."""
+        if not self._has_warned:
+            self._look(scope)
         if self._limit == 0:
             return ""
         address = address_of(scope)
@@ -45,6 +51,25 @@ class Addresses:
         self._connections[address] -= 1
         if self._connections[address] <= 0:
             del self._connections[address]
+
+    def _look(self, scope: Scope) -> None:
+        """Warn, once, of a proxy that is not believed: all its clients are one address, here and in nginx."""
+        peer = (scope.get("client") or ("",))[0]
+        for name, value in scope["headers"]:
+            if name == b"x-forwarded-for" and peer and peer.encode() not in value:
+                proxy, setting = peer, "HELIOGRAPH_TRUSTED_PROXIES"
+            elif name == b"x-forwarded-unbelieved" and value:  # from our nginx
+                proxy, setting = value.decode("latin-1"), "HELIOGRAPH_NGINX_TRUSTED_PROXIES"
+            else:
+                continue
+            self._has_warned = True
+            logger.warning(
+                "X-Forwarded-For from %s is not believed. If that is your proxy, all clients behind it are one "
+                "address to every limit: name it in %s",
+                proxy,
+                setting,
+            )
+            return
 
 
 def address_of(scope: Scope) -> str:

@@ -62,6 +62,7 @@ from app.telemetry import Telemetry
 from app.transports.addresses import Addresses
 from app.transports.auth import Authenticator, Credentials, Identity
 from app.transports.failed_attempts import TOO_MANY, FailedAttempts
+from app.transports.newcomers import Newcomers
 from app.transports.requests import RequestRate
 
 MEMBER_BYTES = 24  # what a user costs in an answer about presence
@@ -86,6 +87,7 @@ class Parts:
     authenticator: Authenticator
     addresses: Addresses
     failed_attempts: FailedAttempts
+    newcomers: Newcomers
     settings: Settings
     telemetry: Telemetry
     namespaces: Namespaces

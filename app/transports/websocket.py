@@ -36,6 +36,7 @@ SERVER_SOCKET = "heliograph.socket"  # in the ASGI scope: our server's own socke
 SUBPROTOCOLS = ("json", "heliograph.json")  # names of the plain protocol, for clients that have to offer one
 RETRY_AFTER_S = 1  # of a handshake that may be tried again
 MOST_OWED_S = 3.0  # that a client waits because of what it has read
+GIVE_UP_AGAIN_S = 1.0  # who is being let in when the time is over is looked at again then
 MOST_WAITING = 64  # frames that wait for one that takes its time, until the socket is read no further
 
 
@@ -61,6 +62,10 @@ class ServerSocket(Sink, Protocol):
     def pause_reading(self) -> None: ...
 
     def resume_reading(self) -> None: ...
+
+    def hang_up(self) -> None:
+        """End as soon as what was written is out, without waiting for the peer's goodbye."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -190,6 +195,7 @@ class _Socket:
         "_decode",
         "_driver",
         "_identity",
+        "_newcomer_at",
         "_paid",
         "_parts",
         "_patience",
@@ -233,6 +239,10 @@ class _Socket:
         self._waiting: deque[str] | None = None  # the frames behind it
         self._timer: asyncio.TimerHandle | None = None
         self._close_code: int | None = None  # with which the socket ended
+        # The address, until the client has said who it is.
+        self._newcomer_at = None if self._connect is not None else handshake.address
+        if self._newcomer_at is not None:
+            parts.newcomers.enter(self._newcomer_at, self)
 
     def begin(self) -> None:
         """Let the client in, if the URL says who it is; give it some time to say so, if it does not."""
@@ -275,6 +285,7 @@ class _Socket:
         self._close_code = code
         self._waiting = None
         self._stop_timer()
+        self._is_no_newcomer()
         self._parts.addresses.leave(self._address)
         if self._paid is not None:
             self._go_on_reading(self._paid)
@@ -334,6 +345,7 @@ class _Socket:
             self._work = None
             if self._driver.registered:
                 self._stop_timer()
+                self._is_no_newcomer()
             if self._close_code is not None:
                 self._driver.end(self._close_code)
             else:
@@ -371,10 +383,28 @@ class _Socket:
     def _fail(self) -> None:
         self._driver.connection.close(CloseCode.INTERNAL_ERROR, "internal error")
 
+    def make_room(self) -> None:
+        """See `Newcomer`."""
+        self._parts.telemetry.connections_refused += 1
+        self._driver.connection.close(CloseCode.TRY_AGAIN_LATER, "no 'connect', and others of this address came")
+        if self._socket is not None:
+            self._socket.hang_up()
+
     def _give_up(self) -> None:
         self._timer = None
-        if self._work is None and not self._driver.registered:
-            self._driver.connection.close(CloseCode.BAD_REQUEST, "no 'connect' in time")
+        if self._driver.registered:
+            return
+        if self._work is not None:  # it is us who take so long
+            self._timer = asyncio.get_running_loop().call_later(GIVE_UP_AGAIN_S, self._give_up)
+            return
+        self._driver.connection.close(CloseCode.BAD_REQUEST, "no 'connect' in time")
+        if self._socket is not None:
+            self._socket.hang_up()
+
+    def _is_no_newcomer(self) -> None:
+        address, self._newcomer_at = self._newcomer_at, None
+        if address is not None:
+            self._parts.newcomers.leave(address, self)
 
     def _stop_timer(self) -> None:
         if self._timer is not None:

@@ -159,6 +159,17 @@ async def test_nothing_follows_the_end(ending: str) -> None:
     assert not len(case.sockets.pongs)
 
 
+async def test_hanging_up_waits_for_nobody() -> None:
+    """Fails if a client that says nothing keeps its connection for the seconds that a goodbye may take."""
+    case = Case()
+    await case.attach()
+    case.socket.close(CloseCode.BAD_REQUEST, "no 'connect' in time")
+    case.socket.hang_up()
+    assert case.transport.written.startswith(b"\x88")
+    assert case.transport.is_closed
+    assert not case.transport.is_aborted, "the close frame goes out"
+
+
 async def test_it_pings_for_as_long_as_pongs_come() -> None:
     """Fails if a peer that answers is closed, one that does not is kept, or a stale pong counts."""
     case = Case()

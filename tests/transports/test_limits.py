@@ -44,16 +44,16 @@ class TestAddresses:
             ("unix:", "unix:", True),
         ):
             addresses = Addresses(1)
-            assert addresses.enter({"client": (one, 1)}) is not None
-            assert (addresses.enter({"client": (other, 2)}) is None) is same
+            assert addresses.enter({"client": (one, 1), "headers": []}) is not None
+            assert (addresses.enter({"client": (other, 2), "headers": []}) is None) is same
         addresses = Addresses(1)
-        assert addresses.enter({"client": None}) is not None
-        assert addresses.enter({}) is None
+        assert addresses.enter({"client": None, "headers": []}) is not None
+        assert addresses.enter({"headers": []}) is None
 
     def test_nothing_stays_of_who_left(self) -> None:
         """Fails if memory grows with every address that ever came."""
         addresses = Addresses(2)
-        entered = [addresses.enter({"client": ("10.0.0.1", port)}) for port in range(3)]
+        entered = [addresses.enter({"client": ("10.0.0.1", port), "headers": []}) for port in range(3)]
         assert entered == ["10.0.0.1", "10.0.0.1", None]
         for _ in range(2):
             addresses.leave("10.0.0.1")
@@ -62,7 +62,7 @@ class TestAddresses:
     def test_without_a_limit_nothing_is_counted(self) -> None:
         """Fails if a limit that nobody has set costs anything, or refuses."""
         addresses = Addresses(0)
-        entered = [addresses.enter({"client": ("10.0.0.1", port)}) for port in range(100)]
+        entered = [addresses.enter({"client": ("10.0.0.1", port), "headers": []}) for port in range(100)]
         assert None not in entered
         addresses.leave("")
         assert not addresses._connections
