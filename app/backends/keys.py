@@ -119,8 +119,11 @@ class Keys:
 
     @property
     def settled_at(self) -> str:
-        """When the directory may be believed (ms since the epoch): a while after it began empty."""
-        return f"{self.prefix}directory:settled_at"
+        """The server's name, a dot, and from when the directory may be believed under it (ms since the epoch).
+
+        That is a while after it began empty, or after the server may have lost entries.
+        """
+        return f"{self.prefix}directory:settled"
 
     @property
     def run_leases(self) -> str:

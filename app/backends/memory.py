@@ -39,7 +39,9 @@ class MemoryDirectory:
             holders.pop(lease, None)
         if not holders:
             del self._holders[user_id]
-        return sum(holders.values())
+        node = lease.rpartition(".")[0]
+        others = (held for other, held in holders.items() if other != lease and _is_others(other, node))
+        return count + sum(others)
 
     async def holders(self, user_id: str) -> dict[str, int]:
         return dict(self._holders.get(user_id, {}))
@@ -78,3 +80,8 @@ class NoCommands:
 
     async def after(self, entry: str | None, age_s: float) -> list[Told]:
         return []
+
+
+def _is_others(lease: str, node: str) -> bool:
+    """False if it is one of this replica's own, of before."""
+    return not node or lease.rpartition(".")[0] != node

@@ -93,11 +93,17 @@ class DirectoryBackend(Protocol):
         ...
 
     async def renew(self, lease: str, info: ReplicaInfo, ttl_s: float) -> Renewal:
-        """Keep the lease for `ttl_s` seconds from now, even if it ran out, unless somebody began to reap it."""
+        """Keep the lease for `ttl_s` seconds from now, even if it ran out.
+
+        It is not held if somebody began to reap it, or if what was entered under it may have been lost.
+        """
         ...
 
     async def hold(self, lease: str, connections: Mapping[str, int]) -> dict[str, int] | None:
         """Say how many connections of each user this lease has now (0: none); returns how many all leases have.
+
+        A lease is named after its replica, a dot and a number: what stands under others of that replica is the same
+        connections once more, and does not count.
 
         None, and nothing is entered, if the lease is not held any more: whoever reaped it would not come again.
         """

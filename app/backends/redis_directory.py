@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from itertools import islice
-from typing import cast
+from typing import Any, cast
 
 import msgspec
 
@@ -22,19 +22,29 @@ class RedisDirectory:
         self._redis = client
         self._scripts = scripts or Scripts(client, keys)
         self._keys = keys
+        # Lease -> under which server it was held, and until when, as far as Redis has acknowledged that.
+        self._taken: dict[str, tuple[bytes, int]] = {}
 
     async def take(self, lease: str, info: ReplicaInfo, ttl_s: float) -> None:
-        await self._run_lease(lease, info, ttl_s, "take")
+        _, server, deadline, *_ = await self._run_lease(lease, info, ttl_s, "take")
+        self._taken[lease] = server, deadline
 
     async def renew(self, lease: str, info: ReplicaInfo, ttl_s: float) -> Renewal:
-        held, *expired = await self._run_lease(lease, info, ttl_s, "renew")
-        return Renewal(held=held == 1, expired=tuple(cast("bytes", other).decode() for other in expired))
+        held, server, deadline, *expired = await self._run_lease(lease, info, ttl_s, "renew")
+        before, _ = self._taken.get(lease, (server, 0))
+        if held != 1 or server != before:
+            self._taken.pop(lease, None)
+            return Renewal(held=False)
+        self._taken[lease] = server, deadline
+        return Renewal(held=True, expired=tuple(cast("bytes", other).decode() for other in expired))
 
-    async def _run_lease(self, lease: str, info: ReplicaInfo, ttl_s: float, verb: str) -> list[object]:
-        keys = [self._keys.leases, self._keys.replicas, self._keys.settled_at]
-        arguments: list[str | bytes | int] = [lease, msgspec.json.encode(info), int(ttl_s * 1000), verb, SETTLE_MS]
+    async def _run_lease(self, lease: str, info: ReplicaInfo, ttl_s: float, verb: str) -> list[Any]:
+        keys = [self._keys.leases, self._keys.replicas, self._keys.settled_at, self._keys.server]
+        _, deadline = self._taken.get(lease, (b"", 0))
+        told = msgspec.json.encode(info)
+        arguments: list[str | bytes | int] = [lease, told, int(ttl_s * 1000), verb, SETTLE_MS, deadline]
         with as_bus_unavailable():
-            return cast("list[object]", await self._scripts.run("lease", keys, arguments))
+            return cast("list[Any]", await self._scripts.run("lease", keys, arguments))
 
     async def hold(self, lease: str, connections: Mapping[str, int]) -> dict[str, int] | None:
         totals: dict[str, int] = {}
@@ -60,6 +70,7 @@ class RedisDirectory:
 
     async def reap(self, lease: str) -> int:
         reaped = 0
+        self._taken.pop(lease, None)
         await self.doom(lease)
         with as_bus_unavailable():
             while users := await self._redis.srandmember(self._keys.held_by(lease), BATCH):

@@ -279,7 +279,10 @@ class TestReap:
         await lives(backend, "a.0")
         await backend.hold("a.0", {"bob": 1})
         await lives(backend, "a.1")
-        await backend.hold("a.1", {"bob": 1})
+        assert await backend.hold("a.1", {"bob": 1}) == {"bob": 1}, "the same connection"
+        await lives(backend, "b.0")
+        assert await backend.hold("b.0", {"bob": 1}) == {"bob": 3}, "the others' as they stand"
+        await backend.reap("b.0")
         assert await backend.reap("a.0") == 1
         assert await backend.holders("bob") == {"a.1": 1}
         assert await names(backend) == ["replica-a.1"]

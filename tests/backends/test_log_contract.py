@@ -36,6 +36,7 @@ from app.protocol.position import Position
 from app.protocol.run import TAIL_SIZE, RunState, RunUpdate
 from app.settings import Namespace
 from tests.support.redis_server import RedisServer
+from tests.support.settling import believe_at_once
 from tests.support.waiting import eventually
 
 OPTIONS = Namespace()
@@ -499,7 +500,8 @@ class TestDelivery:
     async def test_the_sole_holder_costs_no_publish(self, own: RedisBench) -> None:
         """Fails if a message to a user of this replica alone goes over the bus."""
         await own.client.hset(own.keys.holders("bob"), "me", 1)
-        await own.client.set(own.keys.settled_at, 0)
+        await own.log.tops(["c"])
+        await believe_at_once(own.client, own.keys)
         before = own.server.calls("publish")
         first = await own.append("#bob", 1, lease="me", idempotency_key="k")
         assert (first.delivery, first.published) == (Delivery.LOCAL, False)

@@ -24,6 +24,7 @@ from tests.support.members import Members
 from tests.support.raw_socket import RawSocket
 from tests.support.redis_server import RedisServer
 from tests.support.replicas import RunningReplica
+from tests.support.settling import believe_at_once
 from tests.support.waiting import eventually
 
 QUICK = {"heartbeat_s": 0.1, "linger_s": 0.2}
@@ -374,7 +375,7 @@ class TestUsers:
             log.submit(draft, options, lease, lambda _: done(BusUnavailable("the answer was lost")))
 
         async with arrive(one, "bob") as bob:
-            await one.replica.bus.client.set(one.replica.bus.keys.settled_at, 0)
+            await believe_at_once(one.replica.bus.client, one.replica.bus.keys)
             with monkeypatch.context() as patch:
                 patch.setattr(one.replica.manager, "_log", Like(log, submit=lose_the_answer))
                 with pytest.raises(BusUnavailable):

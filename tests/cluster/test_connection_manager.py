@@ -16,6 +16,7 @@ from app.protocol.codes import CloseCode
 from app.protocol.events import Delivery, Pong
 from tests.support.members import Device, Member, Members
 from tests.support.redis_server import RedisServer
+from tests.support.settling import believe_the_directory
 from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
@@ -68,11 +69,6 @@ async def all_arrived(member: Member, *devices: Device) -> None:
         assert device.got.count("the end") == 1
         frames = device.sink.writes[-1]
         del frames[-1]
-
-
-def believe_the_directory(redis: RedisServer, namespace: str) -> None:
-    """Skip the seconds after a start in which 'nobody else' is not believed."""
-    redis.command("SET", f"{namespace}:directory:settled_at", "0")
 
 
 class TestRouting:

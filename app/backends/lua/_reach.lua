@@ -1,5 +1,8 @@
 -- How far a message to a user reaches, whether it has to be published for that, and who holds the user.
--- The first of the common keys is settled_at.
+-- The first of the common keys is settled_at: the name of the server under which the directory may be believed, a dot,
+-- and from when (ms).
+local settled_here = string.sub(fence, 1, -2) .. '.'
+
 local function reach(holders, asking_lease)
   local leases, mine = redis.call('HKEYS', holders), false
   for i = 1, #leases do
@@ -9,9 +12,10 @@ local function reach(holders, asking_lease)
   if not mine then return 'offline', true, leases end
   -- After a loss of data "nobody else" may only mean "nobody else yet".
   local settled_at = redis.call('GET', common_keys[1])
+  if not settled_at or string.sub(settled_at, 1, #settled_here) ~= settled_here then return 'local', true, leases end
   local time = redis.call('TIME')
-  local settled = settled_at and tonumber(settled_at) <= time[1] * 1000 + math.floor(time[2] / 1000)
-  return 'local', not settled, leases
+  local now = time[1] * 1000 + math.floor(time[2] / 1000)
+  return 'local', tonumber(string.sub(settled_at, #settled_here + 1)) > now, leases
 end
 
 -- Calls `tell(node)` for each replica that holds the user, once for each. A lease is the name of a node, a dot and a

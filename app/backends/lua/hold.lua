@@ -1,13 +1,15 @@
 -- Says how many connections of some users a lease has now.
 -- KEYS: leases, the lease's set of users, then the users' holders
 -- ARGV: lease, then a user and a count for each of the holders
--- Returns how many connections each user has under all leases, or nothing at all if the lease is not held any more:
--- an entry under a lease that has been reaped would stay for ever.
+-- Returns how many connections each user has under all leases (of the replica that asks, under this one alone: what it
+-- has left under an older one are the same), or nothing at all if the lease is not held any more: an entry under a
+-- lease that has been reaped would stay for ever.
 local score = redis.call('ZSCORE', KEYS[1], ARGV[1])
 if not score or tonumber(score) == 0 then
   return {}
 end
 
+local node = string.match(ARGV[1], '^(.*)%.')
 local totals = {}
 for i = 3, #KEYS do
   local user, count = ARGV[2 * i - 4], ARGV[2 * i - 3]
@@ -18,9 +20,11 @@ for i = 3, #KEYS do
     redis.call('HSET', KEYS[i], ARGV[1], count)
     redis.call('SADD', KEYS[2], user)
   end
-  local total = 0
-  for _, held in ipairs(redis.call('HVALS', KEYS[i])) do
-    total = total + held
+  local total, held = 0, redis.call('HGETALL', KEYS[i])
+  for j = 1, #held, 2 do
+    if held[j] == ARGV[1] or not node or string.match(held[j], '^(.*)%.') ~= node then
+      total = total + held[j + 1]
+    end
   end
   totals[i - 2] = total
 end

@@ -18,6 +18,7 @@ from tests.support.envelopes import KOREAN, content, envelope
 from tests.support.redis_admin import Eavesdropper, RedisAdmin
 from tests.support.redis_server import RedisServer
 from tests.support.replica_info import replica_info
+from tests.support.settling import believe_at_once
 from tests.support.waiting import eventually
 
 
@@ -28,7 +29,7 @@ async def held(bus: PubSubManager, user: str, *leases: str, settled: bool = True
         await directory.take(lease, replica_info(lease), ttl_s=30)
         await directory.hold(lease, {user: 1})
     if settled:
-        await bus.client.set(bus.keys.settled_at, 0)
+        await believe_at_once(bus.client, bus.keys)
 
 
 class TestPublish:

@@ -1,0 +1,123 @@
+"""A Redis that comes back with data that are older than those of before."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from app.protocol.events import Delivery
+from tests.support.members import Member, Members
+from tests.support.redis_server import RedisServer
+from tests.support.settling import believe_at_once
+from tests.support.waiting import eventually
+
+PRESENT = {"lobby": {"presence": True}}
+
+
+@pytest.fixture(params=["everysec", "always"])
+def redis(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[RedisServer]:
+    server = RedisServer(tmp_path, appendonly=True, options=("--appendfsync", request.param)).start()
+    yield server
+    server.stop()
+
+
+async def put_back(redis: RedisServer, backup: dict[Path, bytes], *members: Member) -> None:
+    """Kill it, start it with the files of before, and wait until the replicas are back."""
+    losses = [each.replica.bus.stats.connection_losses for each in members]
+    redis.stop()
+    for path, content in backup.items():
+        path.write_bytes(content)
+    await asyncio.to_thread(redis.start)
+    await eventually(
+        lambda: all(each.replica.bus.stats.connection_losses > n for each, n in zip(members, losses, strict=True))
+    )
+    await eventually(lambda: all(each.replica.node.ready for each in members))
+
+
+def backed_up(redis: RedisServer) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in Path(redis._directory).glob("appendonlydir/*")}
+
+
+class TestEntries:
+    async def test_a_device_that_redis_has_forgotten_gets_everything(
+        self, redis: RedisServer, namespace: str
+    ) -> None:
+        """Fails if a device whose entry was lost is passed by for the life of its connection, as its replica's lease
+        was not lost with it: ephemeral messages never come, kept ones late, and the sender is told `local`."""
+        async with Members(redis.url, namespace) as members:
+            one, two = await members.start("replica-1"), await members.start("replica-2")
+            laptop = await one.connect("bob")
+            await believe_at_once(one.replica.bus.client, one.replica.bus.keys)
+            backup = backed_up(redis)
+            phone = await two.connect("bob")
+            assert len(await one.holders("bob")) == 2
+            leases = one.replica.directory.lease, two.replica.directory.lease
+            await put_back(redis, backup, one, two)
+            receipt = await one.replica.manager.send_message("bob", "ephemeral")
+            assert receipt.delivery in (Delivery.LOCAL, Delivery.REMOTE)
+            await eventually(lambda: phone.got == ["ephemeral"], within_s=2)
+            await eventually(lambda: one.replica.directory.lease != leases[0])
+            await eventually(lambda: two.replica.directory.lease != leases[1])
+
+            async def entered() -> bool:
+                held = await one.holders("bob")
+                return set(held) == {one.replica.directory.lease, two.replica.directory.lease}
+
+            await eventually(entered, within_s=5)  # and what stood under the old leases has been reaped
+            assert (await one.replica.manager.send_message("bob", "again")).delivery is Delivery.REMOTE
+            await eventually(lambda: phone.got == laptop.got == ["ephemeral", "again"])
+
+    async def test_a_user_who_left_is_not_entered_for_ever(self, redis: RedisServer, namespace: str) -> None:
+        """Fails if an entry that Redis has brought back stays: `remote` for ever, and a place taken."""
+        async with Members(redis.url, namespace) as members:
+            one, two = await members.start("replica-1"), await members.start("replica-2")
+            phone = await two.connect("bob")
+            backup = backed_up(redis)
+            two.disconnect(phone)
+
+            async def gone() -> bool:
+                return await one.holders("bob") == {}
+
+            await eventually(gone)
+            await put_back(redis, backup, one, two)
+            await eventually(gone, within_s=5)
+
+    async def test_presence_too(self, redis: RedisServer, namespace: str) -> None:
+        """Fails if who is on a channel is told wrongly for good."""
+        async with Members(redis.url, namespace) as members:
+            one, two = [await members.start(f"replica-{n}", namespaces=PRESENT) for n in (1, 2)]
+            here = await one.connect("alice")
+            await one.replica.manager.subscribe(here.connection, "lobby:1")
+
+            async def members_are(expected: dict[str, int]) -> bool:
+                return await one.replica.manager.presence("lobby:1") == expected
+
+            await eventually(lambda: members_are({"alice": 1}))
+            backup = backed_up(redis)
+            there = await two.connect("bob")
+            await two.replica.manager.subscribe(there.connection, "lobby:1")
+            await eventually(lambda: members_are({"alice": 1, "bob": 1}))
+            one.replica.manager.unsubscribe(here.connection, "lobby:1")
+            await eventually(lambda: members_are({"bob": 1}), within_s=5)
+            await put_back(redis, backup, one, two)
+            await eventually(lambda: members_are({"bob": 1}), within_s=8)
+
+    async def test_data_that_went_back_while_the_server_runs(self, redis: RedisServer, namespace: str) -> None:
+        """Fails if older data that come without a restart (a replica that was promoted back) are not noticed."""
+        async with Members(redis.url, namespace) as members:
+            one, two = await members.start("replica-1"), await members.start("replica-2")
+            await one.connect("bob")
+            dumped = {key: await one.replica.bus.client.dump(key) for key in await keys_of(one)}
+            phone = await two.connect("bob")
+            await asyncio.sleep(0.3)  # its lease has been renewed since
+            for key, value in dumped.items():
+                await one.replica.bus.client.restore(key, 0, value, replace=True)
+            await eventually(lambda: two.replica.directory.lease.endswith(".1"))
+            await one.replica.manager.send_message("bob", "ephemeral")
+            await eventually(lambda: phone.got == ["ephemeral"])
+
+
+async def keys_of(member: Member) -> list[bytes]:
+    prefix = member.replica.bus.keys.prefix
+    return [key async for key in member.replica.bus.client.scan_iter(f"{prefix}*") if b":probe" not in key]
