@@ -68,6 +68,7 @@ from app.transports.polling import PollDoor
 from app.transports.requests import RequestRate
 from app.transports.runs import RunDoor
 from app.transports.sse import SseDoor
+from app.transports.started import Started
 from app.transports.tickets import TicketDoor
 from app.transports.websocket import CHANNEL_KINDS, WebSocketDoor
 
@@ -273,7 +274,8 @@ def build_replica(settings: Settings, name: str = "replica-1", bus: PubSubManage
             if durable is not None:
                 await durable.aclose()
 
-    app = Starlette(routes=routes, middleware=[Middleware(PlainPaths)], lifespan=lifespan)
+    middleware = [Middleware(PlainPaths), Middleware(Started, node)]
+    app = Starlette(routes=routes, middleware=middleware, lifespan=lifespan)
     internal = Starlette(routes=inside, middleware=[Middleware(PlainPaths)]) if has_inside else None
     return Replica(app, internal, node, hub, bus, directory, manager, telemetry, turn, memory)
 

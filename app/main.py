@@ -1,8 +1,17 @@
-"""The ASGI application, for a server that wants to import one: `uvicorn app.main:app --workers 1`."""
+"""The ASGI application, for a server that imports one (`uvicorn app.main:app --workers 1`) or to be mounted.
+
+An application that mounts it runs `lifespan`, or enters it in its own: see docs/fastapi.md.
+"""
+
+import os
+import socket
 
 from app.application import build_replica
 from app.cluster.pubsub_manager import get_pubsub_manager
 from app.settings import Settings
 
 _settings = Settings.load()
-app = build_replica(_settings, bus=get_pubsub_manager(_settings)).app
+# Each process is a replica of its own, and nobody is there to give it a name.
+_name = f"{socket.gethostname()}-{os.getpid()}"
+app = build_replica(_settings, _name, bus=get_pubsub_manager(_settings)).app
+lifespan = app.router.lifespan_context

@@ -61,6 +61,7 @@ class Node:
         self.name = name
         self.node_id = bus.node_id
         self.draining = False
+        self.was_started = False
         self.gave_up: str | None = None  # why this process has to be started anew
         self._hub = hub
         self._bus = bus
@@ -135,6 +136,7 @@ class Node:
         await self._directory.start(self.describe)
         for service in self._services:
             service.start()
+        self.was_started = True
 
     async def stop(self) -> None:
         """Leave the cluster: the users first, then the listener, the subscriptions, the connections."""
