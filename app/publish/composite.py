@@ -34,6 +34,7 @@ from app.backends.redis_client import as_bus_unavailable, connect
 from app.backends.scripts import Scripts
 from app.backends.streams import MAXLEN, ShardedStream
 from app.errors import BusUnavailable
+from app.publish.drafts import as_json
 from app.publish.environment import cluster_settings
 from app.publish.forks import leave_alone, renew_in_children
 from app.publish.live import CHANNEL_PREFIX, Live, Subscription
@@ -117,9 +118,10 @@ class Composite:
         """Keep `data` (anything that encodes to JSON), make it the latest of its key, then send it live.
 
         Raises:
+            BadData: it cannot be written as JSON.
             BusUnavailable: it is not kept (after a time-out: it may be), and it was not sent.
         """
-        encoded = msgspec.json.encode(data)
+        encoded = bytes(as_json(data))
         shard_key = self._stream.shard_keys[self._stream.shard_of(key)]
         with as_bus_unavailable():
             answer = await self._scripts.run(

@@ -58,7 +58,7 @@ class Drafting:
     def publication(self, channel: str, data: object, idempotency_key: str | None = None) -> Draft:
         """Anything that encodes to JSON (or JSON itself, as `msgspec.Raw`) for a channel."""
         options = self.namespaces.of(_checked(channel))
-        raw = data if isinstance(data, msgspec.Raw) else _encoded(data)
+        raw = data if isinstance(data, msgspec.Raw) else as_json(data)
         check_data(raw, self._max_depth)
         return self._draft(channel, raw, idempotency_key, check_update(raw) if options.run else None)
 
@@ -191,6 +191,18 @@ def as_number(value: object) -> float:
         raise BadData(f"expected a number, not {type(value).__name__}") from None
 
 
+def as_json(data: object) -> msgspec.Raw:
+    """Write anything that can be written as JSON; numbers of other libraries as the numbers they are.
+
+    Raises:
+        BadData: it cannot be.
+    """
+    try:
+        return msgspec.Raw(msgspec.json.encode(data, enc_hook=_plain))
+    except (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError) as error:
+        raise BadData(f"the data cannot be written as JSON: {error}") from None
+
+
 def described(error: object) -> str:
     """One line about an exception: its class, and the first line of its text that is not empty."""
     try:
@@ -225,13 +237,6 @@ def _checked_key(key: str) -> str:
     if not 1 <= size <= MAX_KEY_BYTES:
         raise BadData(f"an idempotency key is valid Unicode of 1 to {MAX_KEY_BYTES} bytes of UTF-8")
     return key
-
-
-def _encoded(data: object) -> msgspec.Raw:
-    try:
-        return msgspec.Raw(msgspec.json.encode(data, enc_hook=_plain))
-    except (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError) as error:
-        raise BadData(f"the data cannot be written as JSON: {error}") from None
 
 
 def _plain(value: object) -> object:

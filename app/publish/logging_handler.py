@@ -15,6 +15,7 @@ import logging
 import threading
 import time
 from collections import deque
+from multiprocessing import util
 from typing import Final, NamedTuple
 
 from app.errors import HeliographError
@@ -74,6 +75,7 @@ class HeliographHandler(logging.Handler):
         self._publisher = self._usable(publisher)
         self._begin()
         renew_in_children(self)
+        util.register_after_fork(self, _close_at_the_end)
 
     def _usable(self, publisher: Publisher | None) -> Publisher | None:
         """What to publish with; None if that is not wanted, or cannot be."""
@@ -218,6 +220,11 @@ class HeliographHandler(logging.Handler):
             batch = [self._lines.popleft() for _ in range(min(BATCH, len(self._lines)))]
             self._sending = batch
             return batch
+
+
+def _close_at_the_end(handler: HeliographHandler) -> None:
+    """A child of `multiprocessing` ends without what other programs do at their end (`logging.shutdown`)."""
+    util.Finalize(None, handler.close, exitpriority=1)
 
 
 _is_ending = False  # whether the program is

@@ -69,14 +69,12 @@ class _Base:
         Raises:
             BadSetting: there is no URL, or something that cannot be used.
         """
-        if not 0 <= deadline_s <= IDEMPOTENCY_TTL_S - 60:
-            raise BadSetting(f"deadline_s is 0 to {IDEMPOTENCY_TTL_S - 60} s: for so long repetitions are recognised")
         settings = cluster_settings(
             url, durable_url=durable_url, prefix=prefix, bus_channel=bus_channel, namespaces=namespaces
         )
         self._url = settings.live_url
         self._durable_url = settings.redis.durable_url
-        self._deadline_s = deadline_s
+        self._deadline_s = _checked_deadline(deadline_s)
         self._directed = settings.bus.routing == "directed"
         self._script = "append" if self._durable_url is None else "store"
         self._drafting = Drafting(
@@ -88,7 +86,7 @@ class _Base:
         )
 
     def _attempts(self, deadline_s: float | None, idempotency_key: str | None) -> Attempts:
-        deadline_s = self._deadline_s if deadline_s is None else deadline_s
+        deadline_s = self._deadline_s if deadline_s is None else _checked_deadline(deadline_s)
         return Attempts(deadline_s, time.monotonic, idempotency_key)
 
 
@@ -182,7 +180,7 @@ class Publisher(_Base):
             state: whatever the viewers understand; `END` and `FAILED` end the run.
             progress: percent, 0 to 100.
             log: one line for the viewers; it is kept with the run.
-            deadline_s: another deadline than the publisher's.
+            deadline_s: another deadline than the publisher's, within the same limits.
 
         Raises:
             BadChannel, BadData: it cannot be published.
@@ -402,3 +400,10 @@ class AsyncPublisher(_Base):
         for draft in drafts:
             await self._live.publish(*self._drafting.passing(draft))
         return [None] * len(drafts)
+
+
+def _checked_deadline(deadline_s: float) -> float:
+    if not 0 <= deadline_s <= IDEMPOTENCY_TTL_S - 60:
+        longest_s = IDEMPOTENCY_TTL_S - 60
+        raise BadSetting(f"deadline_s is 0 to {longest_s} s, not {deadline_s!r}: so long are repetitions recognised")
+    return deadline_s

@@ -1,4 +1,4 @@
-"""A program that forks at bad moments (`python -m tests.publish.forking handler|publisher|feed|async URL PREFIX`).
+"""A program that forks at bad moments (`python -m tests.publish.forking WHAT URL PREFIX TIMES`).
 
 Each child publishes one thing and must end by itself; the program ends with status 1 if one has not.
 """
@@ -61,6 +61,22 @@ def handler(made: Callable[[], Publisher], times: int) -> None:
 
         in_child(child)
         one.close()
+
+
+def process(made: Callable[[], Publisher], times: int) -> None:
+    """A child of `multiprocessing` logs one line and ends."""
+    logger = logging.getLogger("forking")
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    logger.handlers = [HeliographHandler("m", made(), flush_timeout_s=CHILD_WITHIN_S)]
+    for number in range(times):
+        logger.info("parent %d", number)
+        child = multiprocessing.get_context("fork").Process(target=logger.info, args=("child %d", number))
+        child.start()
+        child.join(CHILD_WITHIN_S)
+        if child.exitcode != 0:
+            child.kill()
+            sys.exit(f"child {number} ended with {child.exitcode}")
 
 
 def publisher(made: Callable[[], Publisher], times: int) -> None:
@@ -136,7 +152,7 @@ def main(what: str, url: str, prefix: str, times: str) -> None:
     if what == "async":
         asynchronous(url, prefix, int(times))
     else:
-        {"handler": handler, "publisher": publisher, "feed": feed}[what](made, int(times))
+        {"handler": handler, "process": process, "publisher": publisher, "feed": feed}[what](made, int(times))
 
 
 if __name__ == "__main__":

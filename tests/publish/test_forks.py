@@ -16,7 +16,13 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.mark.parametrize(
     ("what", "channel", "times"),
-    [("handler", "logs:h", 60), ("publisher", "logs:p", 40), ("feed", "logs:f", 40), ("async", "logs:a", 10)],
+    [
+        ("handler", "logs:h", 60),
+        ("process", "logs:m", 10),
+        ("publisher", "logs:p", 40),
+        ("feed", "logs:f", 40),
+        ("async", "logs:a", 10),
+    ],
 )
 def test_children_publish_too(redis_server: RedisServer, namespace: str, what: str, channel: str, times: int) -> None:
     """Fails if a child is deaf or hangs, publishes what is the parent's, or disturbs the parent's connections."""

@@ -167,6 +167,7 @@ async def test_a_retry_after_a_freeze_never_doubles(own_redis: RedisServer, name
 async def test_the_deadline_holds(own_redis: RedisServer, namespace: str, kind: str) -> None:
     """Fails if a call hangs while Redis is frozen or gone, or ends in anything but PublishError with its key."""
     publisher = made(kind, own_redis.url, namespace, deadline_s=0.5)
+    await publisher.publish("news", 0)
     own_redis.freeze()
     began = time.monotonic()
     with pytest.raises(PublishError, match="cannot be reached") as caught:
@@ -179,6 +180,15 @@ async def test_the_deadline_holds(own_redis: RedisServer, namespace: str, kind: 
     with pytest.raises(PublishError, match="cannot be reached"):
         await publisher.publish("news", 1)
     await publisher.close()
+
+
+@pytest.mark.parametrize("deadline_s", [-1, 241, float("nan")])
+async def test_a_deadline_beyond_what_is_recognised(publisher: Both, namespace: str, deadline_s: float) -> None:
+    """Fails if a call may try again when its first attempt is not recognised any more: it would double."""
+    with pytest.raises(BadSetting, match="deadline_s"):
+        await publisher.publish_progress("7", "RUNNING", deadline_s=deadline_s)
+    with pytest.raises(BadSetting, match="deadline_s"):
+        Publisher("redis://localhost", deadline_s=deadline_s)
 
 
 def test_it_does_not_doubt_what_was_never_sent(namespace: str) -> None:
