@@ -29,6 +29,7 @@ from app.backends.scripts import Scripts
 from app.backends.streams import RedisEmissions
 from app.backends.tickets import MemoryTickets, RedisTickets
 from app.clock import SystemClock, Timestamps
+from app.cluster.blocked_users import BlockedUsers
 from app.cluster.census import Census
 from app.cluster.channels import Channels
 from app.cluster.client_writes import ClientWrites
@@ -189,7 +190,8 @@ def build_replica(settings: Settings, name: str = "replica-1", bus: PubSubManage
     channels = Channels(hub, log, bus, namespaces, settings.channels, telemetry)
     presence = Presence(present, directory, namespaces, grace_s=settings.presence.grace_s)
     census = Census(heard, directory, hub)
-    commands = Commands(hub, command_log, node_id=bus.node_id, clock=clock)
+    blocked = BlockedUsers(clock)
+    commands = Commands(hub, command_log, blocked, node_id=bus.node_id, clock=clock)
     pulse = Pulse(telemetry, clock)
     services: list[Service] = [presence, census, commands]
     if memory is not None:
@@ -217,7 +219,7 @@ def build_replica(settings: Settings, name: str = "replica-1", bus: PubSubManage
     bus.handler = manager.handle_pubsub_message
     hub.on_drop = manager.disconnect
     bus.on_resubscribed = _in_turn(channels.lost_track, commands.lost_track)
-    authenticator = Authenticator(settings.auth, tickets)
+    authenticator = Authenticator(settings.auth, tickets, blocked)
     policy = Policy(namespaces, open_mode=authenticator.mode == "open", events=settings.emit.events)
     parts = Parts(
         manager=manager,

@@ -82,6 +82,12 @@ class TokenNotCurrent(InvalidToken):
     """The token has expired, or is not good yet: another of the same user may be."""
 
 
+class UserBlocked(HeliographError):
+    """The server keeps the user out for a while, whatever their token says."""
+
+    code = ErrorCode.NOT_ALLOWED
+
+
 class KeysUnavailable(HeliographError):
     """The keys that tokens are checked with cannot be had: temporary, the client may try again."""
 

@@ -12,6 +12,7 @@ from click.testing import CliRunner, Result
 from app.backends.tickets import MemoryTickets
 from app.cli import main
 from app.clock import SystemClock
+from app.cluster.blocked_users import BlockedUsers
 from app.errors import InvalidToken
 from app.protocol.grants import read_grants
 from app.settings import AuthSettings
@@ -129,7 +130,9 @@ class TestToken:
         result = run("token", "우주여행고양이", "--expires-in", "60", AUTH__SECRET=SECRET)
         assert result.exit_code == 0
         identity = await Authenticator(
-            AuthSettings(mode="jwt", secret=SECRET, leeway_s=0), MemoryTickets(SystemClock())
+            AuthSettings(mode="jwt", secret=SECRET, leeway_s=0),
+            MemoryTickets(SystemClock()),
+            BlockedUsers(SystemClock()),
         ).identify(Credentials(result.stdout.strip(), None))
         assert identity.user == "우주여행고양이"
         assert 50 < identity.expires_at - time.time() <= 60
@@ -138,9 +141,9 @@ class TestToken:
         """Fails if the command signs with something else than the setting."""
         printed = run("token", "bob", AUTH__SECRET="another secret of thirty-two bytes").stdout.strip()
         with pytest.raises(InvalidToken):
-            await Authenticator(AuthSettings(mode="jwt", secret=SECRET), MemoryTickets(SystemClock())).identify(
-                Credentials(printed)
-            )
+            await Authenticator(
+                AuthSettings(mode="jwt", secret=SECRET), MemoryTickets(SystemClock()), BlockedUsers(SystemClock())
+            ).identify(Credentials(printed))
 
     @pytest.mark.parametrize(
         ("written", "claim"),
@@ -154,7 +157,9 @@ class TestToken:
     async def test_a_token_with_channels(self, written: str, claim: object) -> None:
         """Fails if what the token gives is not what was written."""
         printed = run("token", "bob", "--channels", written, AUTH__SECRET=SECRET).stdout.strip()
-        reader = Authenticator(AuthSettings(mode="jwt", secret=SECRET), MemoryTickets(SystemClock()))
+        reader = Authenticator(
+            AuthSettings(mode="jwt", secret=SECRET), MemoryTickets(SystemClock()), BlockedUsers(SystemClock())
+        )
         assert (await reader.identify(Credentials(printed))).channels == read_grants(claim)
 
     @pytest.mark.parametrize("written", ["", "#bob", "a*b", "{", '{"a": "subscribe"}', "a,,b"])

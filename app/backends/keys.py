@@ -108,6 +108,11 @@ class Keys:
         return f"{self.prefix}probe:{name}:scratch"
 
     @property
+    def blocked_users(self) -> str:
+        """Sorted set: user -> until when they are kept out (ms since the epoch by Redis' clock)."""
+        return f"{self.prefix}blocked-users"
+
+    @property
     def leases(self) -> str:
         """Sorted set: lease -> when it runs out (ms since the epoch by Redis' clock; 0: being reaped)."""
         return f"{self.prefix}leases"

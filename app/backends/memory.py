@@ -81,6 +81,9 @@ class NoCommands:
     async def after(self, entry: str | None, age_s: float) -> list[Told]:
         return []
 
+    async def blocked_users(self) -> dict[str, float]:
+        return {}
+
 
 def _is_others(lease: str, node: str) -> bool:
     """False if it is one of this replica's own, of before."""

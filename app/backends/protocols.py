@@ -352,12 +352,16 @@ class CommandReader(Protocol):
         """
         ...
 
+    async def blocked_users(self) -> dict[str, float]:
+        """The users who are kept out, and for how many seconds more."""
+        ...
+
 
 class CommandLog(CommandReader, Protocol):
     """Where commands are kept, so that a replica which the bus does not reach finds them."""
 
     async def tell(self, envelope: Envelope) -> None:
-        """Publish the command to all replicas and keep it for COMMAND_TTL_S.
+        """Publish the command to all replicas and keep it for COMMAND_TTL_S, a block for as long as it lasts.
 
         Raises:
             BusUnavailable: some replica may not hear of it. It may be told again without harm.

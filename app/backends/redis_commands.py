@@ -2,9 +2,12 @@
 
 from typing import Final
 
+from msgspec import UNSET
+
 from app.backends.keys import Keys
 from app.backends.protocols import COMMAND_TTL_S, Told
 from app.backends.redis_client import Client, as_bus_unavailable
+from app.protocol.command import DisconnectUser
 from app.protocol.envelope import Envelope, encode_envelope
 
 MOST_KEPT: Final = 10_000
@@ -17,6 +20,7 @@ class RedisCommands:
     def __init__(self, client: Client, keys: Keys, bus_channel: str) -> None:
         self._redis = client
         self._stream = keys.commands
+        self._blocked = keys.blocked_users
         self._bus_channel = bus_channel
         self._begin: str | None = None  # before which nothing is looked at
 
@@ -25,7 +29,12 @@ class RedisCommands:
         # In one write, but no transaction: where memory is full nothing can be kept, and the bus still reaches
         # nearly everyone.
         with as_bus_unavailable():
+            block = await self._block_of(envelope)
             async with self._redis.pipeline(transaction=False) as pipeline:
+                if block is not None:
+                    user, now_ms, until_ms = block
+                    pipeline.zadd(self._blocked, {user: until_ms})
+                    pipeline.zremrangebyscore(self._blocked, "-inf", now_ms)
                 pipeline.publish(self._bus_channel, payload)
                 pipeline.xadd(self._stream, {"e": payload}, maxlen=MOST_KEPT, approximate=True)
                 pipeline.expire(self._stream, COMMAND_TTL_S)
@@ -40,6 +49,20 @@ class RedisCommands:
             entries = await self._redis.link.ask("XRANGE", self._stream, f"({entry}", "+", "COUNT", PAGE)
             now_ms = await self._now_ms() if entries else 0
         return [_told(name, fields, now_ms) for name, fields in entries]
+
+    async def blocked_users(self) -> dict[str, float]:
+        with as_bus_unavailable():
+            now_ms = await self._now_ms()
+            found = await self._redis.link.ask("ZRANGE", self._blocked, f"({now_ms}", "+inf", "BYSCORE", "WITHSCORES")
+        return {name.decode(): (float(until_ms) - now_ms) / 1000 for name, until_ms in found}
+
+    async def _block_of(self, envelope: Envelope) -> tuple[str, int, int] | None:
+        """Whom the command keeps out: the user, the present and the end in Redis' time; None if it is no such one."""
+        command = envelope.command
+        if not isinstance(command, DisconnectUser) or command.block_s is UNSET or envelope.target_user_id is None:
+            return None
+        now_ms = await self._now_ms()
+        return envelope.target_user_id, now_ms, now_ms + int(command.block_s * 1000)
 
     async def _now_ms(self) -> int:
         seconds, microseconds = await self._redis.link.ask("TIME")

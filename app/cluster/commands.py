@@ -6,12 +6,17 @@ while, and each replica looks for those that it has not heard, every second and 
 
 import asyncio
 import logging
+import math
+
+from msgspec import UNSET
 
 from app.backends.protocols import CommandReader
 from app.clock import Clock
+from app.cluster.blocked_users import BlockedUsers
 from app.errors import BadEnvelope, BusUnavailable
 from app.hub.connection import Connection
 from app.hub.hub import Hub
+from app.protocol.codes import CloseCode
 from app.protocol.command import DisconnectUser, UnsubscribeUser
 from app.protocol.envelope import Envelope, decode_envelope
 from app.tasks import end
@@ -19,20 +24,24 @@ from app.tasks import end
 logger = logging.getLogger("heliograph.commands")
 
 LOOK_S = 1.0  # how often to look for commands that the bus did not bring
+READ_BLOCKED_S = 60.0  # how often the list of blocked users is read; what is new in between comes by command
+BLOCKED = "the server keeps this user out for a while"
 MOST_REMEMBERED = 10_000  # commands of which is known that they were carried out
 
 
 class Commands:
     """This replica's part in carrying out commands. It can read those that were kept, and cannot give any."""
 
-    def __init__(self, hub: Hub, log: CommandReader, *, node_id: str, clock: Clock) -> None:
+    def __init__(self, hub: Hub, log: CommandReader, blocked: BlockedUsers, *, node_id: str, clock: Clock) -> None:
         self._hub = hub
+        self._blocked = blocked
         self._log = log
         self._node_id = node_id
         self._clock = clock
         self._began_at = clock.monotonic()  # nobody was connected before, so no older command matters
         self._entry: str | None = None  # the last that was found where they are kept
         self._done: dict[str, None] = {}  # the latest that were carried out: the bus and the look both bring them
+        self._blocked_read_at = -math.inf  # monotonic seconds
         self._due = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -47,6 +56,7 @@ class Commands:
 
     def lost_track(self) -> None:
         """The bus subscription began again: commands may have passed by."""
+        self._blocked_read_at = -math.inf
         self._due.set()
 
     def receive(self, envelope: Envelope) -> int:
@@ -55,6 +65,10 @@ class Commands:
 
     def carry_out(self, envelope: Envelope, age_s: float = 0.0) -> int:
         """Carry out the command on every connection that was there when it was given; on how many."""
+        command = envelope.command
+        if isinstance(command, DisconnectUser) and command.block_s is not UNSET:
+            lifts = command.block_s == 0
+            self._blocked.block(envelope.target_user_id or "", 0 if lifts else max(0.0, command.block_s - age_s))
         given_at = self._clock.monotonic() - age_s
         meant = [each for each in self._hub.connections_of(envelope.target_user_id or "") if each.since <= given_at]
         for connection in meant:
@@ -96,6 +110,19 @@ class Commands:
                     continue
                 if envelope.command is not None and self._once(envelope, told.age_s):
                     logger.info("carried out a command that the bus had not brought, %.1f s late", told.age_s)
+        if self._clock.monotonic() - self._blocked_read_at > READ_BLOCKED_S:
+            await self._read_blocked_users()
+
+    async def _read_blocked_users(self) -> None:
+        self._blocked_read_at = self._clock.monotonic()  # before it is asked for: track may be lost meanwhile
+        try:
+            kept = await self._log.blocked_users()
+        except BusUnavailable:
+            self._blocked_read_at = -math.inf
+            raise
+        for user in self._blocked.merge(kept):
+            for connection in list(self._hub.connections_of(user)):
+                connection.close(CloseCode.FORCED, BLOCKED)
 
 
 def _carry_out(envelope: Envelope, connection: Connection) -> None:

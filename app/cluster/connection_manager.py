@@ -199,18 +199,25 @@ class ConnectionManager:
     # -- what a server says about users
 
     async def disconnect_user(
-        self, user_id: str, *, code: CloseCode = CloseCode.FORCED, reason: str = "disconnected by the server"
+        self,
+        user_id: str,
+        *,
+        code: CloseCode = CloseCode.FORCED,
+        reason: str = "disconnected by the server",
+        block_s: float | None = None,
     ) -> None:
         """Close every connection that the user has now, on every replica: here at once, everywhere within 2 seconds.
 
         A replica that the bus does not reach carries it out when it is back. Whoever is disconnected may connect
-        again if their token is still good: to keep them out, give them no other.
+        again if their token is still good, unless they are kept out: `block_s` seconds long, on every replica (0:
+        from now on no longer).
 
         Raises:
             BadUserId: `user_id` cannot be one.
             BusUnavailable: it was carried out here; others may not hear of it. It may be told again without harm.
         """
-        await self._tell_all(check_user_id(user_id), DisconnectUser(code, reason))
+        command = DisconnectUser(code, reason, msgspec.UNSET if block_s is None else block_s)
+        await self._tell_all(check_user_id(user_id), command)
 
     async def unsubscribe_user(self, user_id: str, channel: str) -> None:
         """Take every connection that the user has now off the channel; otherwise like `disconnect_user`.

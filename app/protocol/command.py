@@ -6,10 +6,11 @@ from app.protocol.codes import CloseCode
 
 
 class DisconnectUser(msgspec.Struct, frozen=True, tag="disconnect"):
-    """Close every connection of the user."""
+    """Close every connection of the user. `block_s`: keep them out for so many seconds (0: no longer)."""
 
     code: CloseCode = CloseCode.FORCED
     reason: str = "disconnected by the server"
+    block_s: float | msgspec.UnsetType = msgspec.UNSET
 
 
 class UnsubscribeUser(msgspec.Struct, frozen=True, tag="unsubscribe"):

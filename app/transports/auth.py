@@ -1,6 +1,7 @@
 """Who a client is."""
 
 import hashlib
+import math
 import secrets
 import time
 from collections.abc import Mapping
@@ -12,7 +13,8 @@ from starlette.datastructures import Headers
 from starlette.types import Scope
 
 from app.backends.protocols import Tickets
-from app.errors import BadUserId, InvalidToken, TokenNotCurrent
+from app.cluster.blocked_users import BlockedUsers
+from app.errors import BadUserId, InvalidToken, TokenNotCurrent, UserBlocked
 from app.protocol.identity import check_user_id
 from app.settings import AuthSettings
 from app.transports.tokens import Identity, TokenReader
@@ -56,11 +58,12 @@ class Authenticator:
     A ticket stands for either, once, within a few seconds, on any replica.
     """
 
-    def __init__(self, settings: AuthSettings, tickets: Tickets) -> None:
+    def __init__(self, settings: AuthSettings, tickets: Tickets, blocked: BlockedUsers) -> None:
         self.mode = settings.mode
         self.ticket_ttl_s = settings.ticket_ttl_s
         self._stream_return_s = settings.stream_return_s
         self._tickets = tickets
+        self._blocked = blocked
         self._tokens = TokenReader(settings) if settings.mode == "jwt" else None
 
     async def identify(self, credentials: Credentials) -> Identity:
@@ -68,9 +71,24 @@ class Authenticator:
 
         Raises:
             InvalidToken: the client did not prove who it is; TokenNotCurrent: with another token it may.
+            UserBlocked: the server keeps them out.
             BadUserId: that cannot be a user.
             KeysUnavailable, BusUnavailable: nobody can say at the moment.
         """
+        identity = await self._prove(credentials)
+        self.check_not_blocked(identity.user)
+        return identity
+
+    def check_not_blocked(self, user: str) -> None:
+        """Refuse a user whom the server keeps out.
+
+        Raises:
+            UserBlocked: saying for how long.
+        """
+        if (remaining_s := self._blocked.remaining_s(user)) > 0:
+            raise UserBlocked(f"the server keeps this user out for another {math.ceil(remaining_s)} s")
+
+    async def _prove(self, credentials: Credentials) -> Identity:
         if credentials.ticket is not None:
             return await self._redeem(credentials.ticket)
         if self._tokens is not None:
@@ -114,12 +132,14 @@ class Authenticator:
         """Who has this right to return; None if nobody has (any more).
 
         Raises:
+            UserBlocked: the server keeps them out.
             BusUnavailable: nobody can say at the moment.
         """
         kept = await self._tickets.read(_name(f"{right} {ticket}"))
         if kept is None:
             return None
         identity = msgspec.json.decode(kept, type=Identity)
+        self.check_not_blocked(identity.user)
         return None if _has_ended(identity) else identity
 
     async def stop(self) -> None:

@@ -31,6 +31,7 @@ from app.errors import (
     OverBudget,
     StorageFull,
     TokenNotCurrent,
+    UserBlocked,
 )
 from app.hub.connection import Connection
 from app.hub.frames import Encoding
@@ -291,6 +292,8 @@ class Driver:
                 self._turn_away(CloseCode.TRY_AGAIN_LATER, ErrorCode.RATE_LIMITED, TOO_MANY)
             another_may_do = isinstance(error, TokenNotCurrent)
             self._reject(error, CloseCode.EXPIRED if another_may_do else CloseCode.INVALID_TOKEN)
+        except UserBlocked as error:
+            self._reject(error, CloseCode.FORCED)
         except (BusUnavailable, KeysUnavailable) as error:
             self._reject(error, CloseCode.TRY_AGAIN_LATER)
         except BadUserId as error:
@@ -308,7 +311,7 @@ class Driver:
         """A new token takes the old one's place. One that is no good changes nothing: the old one runs on."""
         try:
             identity = await self._parts.authenticator.identify(Credentials(action.token))
-        except (InvalidToken, KeysUnavailable) as error:
+        except (InvalidToken, KeysUnavailable, UserBlocked) as error:
             self.refuse(Refuse(error.code, f"not refreshed: {error}", action.request_id))
             return
         if identity.user != self._session.user:
@@ -351,6 +354,10 @@ class Driver:
             self._parts.telemetry.connections_refused += 1
             self._turn_away(CloseCode.CONNECTION_LIMIT, error.code, str(error))
         self.registered = True
+        try:
+            self._parts.authenticator.check_not_blocked(identity.user)  # which may have been said meanwhile
+        except UserBlocked as error:
+            self._reject(error, CloseCode.FORCED)
         logger.debug("connected", extra=self.about)
         self.expire_at(identity.expires_at)
         cursor = ""

@@ -14,7 +14,7 @@ from urllib.parse import unquote_to_bytes
 from starlette.datastructures import Headers
 from starlette.types import Message, Receive, Scope, Send
 
-from app.errors import BadFrame, BusUnavailable, ErrorCode, InvalidToken, KeysUnavailable
+from app.errors import BadFrame, BusUnavailable, ErrorCode, InvalidToken, KeysUnavailable, UserBlocked
 from app.hub.frames import Encoding, Sink, text_frame
 from app.hub.outbox import Outbox
 from app.protocol.codes import CloseCode
@@ -156,6 +156,8 @@ class WebSocketDoor:
             if not await self.parts.failed_attempts.failed(address_of(scope)):
                 return Denial(429, TOO_MANY)
             return Denial(401, str(error))
+        except UserBlocked as error:
+            return Denial(403, str(error))
         except (BusUnavailable, KeysUnavailable):
             return None  # nobody can say: it is closed with a code that says so
         if handshake.user not in (None, identity.user):

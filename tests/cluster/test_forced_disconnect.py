@@ -8,6 +8,8 @@ from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
+from websockets.asyncio.client import connect
+from websockets.exceptions import InvalidStatus
 
 from app.errors import BadChannel, BadUserId, BusUnavailable
 from app.protocol.codes import CloseCode
@@ -18,6 +20,7 @@ from tests.support.redis_admin import Eavesdropper, RedisAdmin
 from tests.support.redis_server import RedisServer
 from tests.support.replicas import RunningReplica
 from tests.support.tcp_proxy import TcpProxy
+from tests.support.tokens import JWT, bearer, token
 from tests.support.waiting import eventually
 
 WITHIN_S = 2.0  # what is promised
@@ -292,3 +295,94 @@ def _resting(one: RunningReplica) -> object:
 def _waits(one: RunningReplica) -> bool:
     [connection] = one.replica.hub.connections_of("bob")
     return connection.outbox.waiting_bytes > 65_536
+
+
+class TestBlock:
+    """`block_s`: the user is kept out, on every replica, whatever they come with."""
+
+    async def test_on_every_replica_and_endpoint(self, start_replica: StartReplica) -> None:
+        """Fails if a blocked user gets in on some replica, by some endpoint, or somebody else does not."""
+        replicas = [await start_replica(f"replica-{number}", auth=JWT) for number in (1, 2)]
+        one, two = replicas
+        async with http_client(two.url) as http:
+            given = (await http.post("/api/ticket", headers=bearer("bob"))).json()["ticket"]
+            async with Client(two.url) as bob:
+                await bob.say({"type": "connect", "token": token("bob")})
+                await bob.next("connected")
+                await one.replica.manager.disconnect_user("bob", block_s=60)
+                assert await bob.close_code(WITHIN_S) == 3503
+            for replica in replicas:
+                async with Client(replica.url) as bob:
+                    await bob.say({"type": "connect", "token": token("bob")})
+                    assert (await bob.next("error"))["code"] == "not_allowed"
+                    assert await bob.close_code() == 3503
+                with pytest.raises(InvalidStatus) as refused:
+                    async with connect(_ws(replica), additional_headers=bearer("bob"), proxy=None):
+                        pass
+                assert refused.value.response.status_code == 403
+                async with Client(replica.url) as alice:
+                    await alice.say({"type": "connect", "token": token("alice")})
+                    await alice.next("connected")
+            for method, path in (
+                ("GET", "/sse"),
+                ("GET", "/api/poll"),
+                ("GET", "/api/runs/1"),
+                ("POST", "/api/ticket"),
+            ):
+                assert (await http.request(method, path, headers=bearer("bob"))).status_code == 403, path
+            assert (await http.get(f"/sse?ticket={given}")).status_code == 403
+            await two.replica.manager.disconnect_user("bob", block_s=0)
+            assert (await http.post("/api/ticket", headers=bearer("bob"))).status_code == 200
+            await eventually(lambda: _lets_in(one, "bob"), within_s=WITHIN_S)
+
+    async def test_it_ends_by_itself(self, start_replica: StartReplica) -> None:
+        """Fails if a block lasts longer, or not as long, as was said."""
+        one = await start_replica()
+        started = time.monotonic()
+        await one.replica.manager.disconnect_user("bob", block_s=0.8)
+        await eventually(lambda: _lets_in(one, "bob"), within_s=5)
+        assert 0.7 < time.monotonic() - started < 2.0
+
+    async def test_a_replica_that_starts_later_knows(self, start_replica: StartReplica) -> None:
+        """Fails if a deploy, or a new replica, lets in whom the others keep out."""
+        one = await start_replica("replica-1")
+        await one.replica.manager.disconnect_user("bob", block_s=60)
+        await one.stop()
+        two = await start_replica("replica-2")
+        await eventually(lambda: _keeps_out(two, "bob"), within_s=WITHIN_S)
+
+    async def test_a_replica_that_the_bus_does_not_reach(
+        self, start_replica: StartReplica, redis_server: RedisServer
+    ) -> None:
+        """Fails if a replica that did not hear the command lets the user in."""
+        async with TcpProxy(redis_server.port) as proxy:
+            one = await start_replica("replica-1")
+            two = await start_replica("replica-2", redis_url=proxy.url, bus=DEAF)
+            assert proxy.deafen(b"SUBSCRIBE") == 1
+            await one.replica.manager.disconnect_user("bob", block_s=60)
+            await eventually(lambda: _keeps_out(two, "bob"), within_s=WITHIN_S)
+
+    async def test_without_redis_the_caller_is_told(
+        self, start_replica: StartReplica, own_redis: RedisServer
+    ) -> None:
+        """Fails if a caller believes that a user is kept out everywhere, or this replica lets them in."""
+        one = await start_replica(redis_url=own_redis.url)
+        own_redis.stop()
+        with pytest.raises(BusUnavailable):
+            await one.replica.manager.disconnect_user("bob", block_s=60)
+        assert await _keeps_out(one, "bob")
+
+
+def _ws(replica: RunningReplica) -> str:
+    return f"{replica.url.replace('http', 'ws', 1)}/ws"
+
+
+async def _lets_in(replica: RunningReplica, user: str) -> bool:
+    async with Client(replica.url) as client:
+        token_or_user = {"user": user, "token": token(user)}
+        await client.say({"type": "connect", **token_or_user})
+        return (await client.next("connected", "error"))["type"] == "connected"
+
+
+async def _keeps_out(replica: RunningReplica, user: str) -> bool:
+    return not await _lets_in(replica, user)

@@ -19,6 +19,7 @@ from app.cluster import channels as channels_module
 from app.cluster import commands as commands_module
 from app.cluster import openings as openings_module
 from app.cluster import remote_delivery
+from app.cluster.blocked_users import BlockedUsers
 from app.cluster.channels import Channels
 from app.cluster.commands import Commands
 from app.cluster.directory import Directory
@@ -62,7 +63,9 @@ class Here:
         self.hub = Hub(telemetry, self.turn)
         self.log = MemoryLog(SystemClock())
         self.channels = Channels(self.hub, self.log, NoBus(), Namespaces(), ChannelSettings(), telemetry)
-        self.commands = Commands(self.hub, NoCommands(), node_id="me", clock=SystemClock())
+        self.commands = Commands(
+            self.hub, NoCommands(), BlockedUsers(SystemClock()), node_id="me", clock=SystemClock()
+        )
         self.remote = RemoteDelivery(self.hub, self.channels, self.commands, "me", lambda: "now")
         self.sink = RecordingSink()
         outbox = Outbox(self.sink, self.turn, 1000)
@@ -109,14 +112,20 @@ class TestTheGuard:
 
     def test_its_commands_can_only_be_read(self) -> None:
         """Fails if Commands is ever given more than commands to read: it could give them, without end."""
-        assert _parameters(Commands) == {"hub": Hub, "log": CommandReader, "node_id": str, "clock": Clock}
-        assert _verbs(CommandReader) == {"after"}
+        assert _parameters(Commands) == {
+            "hub": Hub,
+            "log": CommandReader,
+            "blocked": BlockedUsers,
+            "node_id": str,
+            "clock": Clock,
+        }
+        assert _verbs(CommandReader) == {"after", "blocked_users"}
         used = [
             node.attr
             for node in ast.walk(tree_of(commands_module.__name__))
             if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "self._log"
         ]
-        assert used == ["after"]
+        assert sorted(used) == ["after", "blocked_users"]
 
     def test_its_openings_can_only_read(self) -> None:
         """Fails if what Channels hands the log on to is ever given more than a log to read."""
@@ -157,7 +166,13 @@ class TestTheGuard:
             for name in imported
             if name.startswith(("app.backends", "app.cluster", "app.publish", "redis"))
             and name
-            not in ("app.backends.protocols", "app.cluster.channels", "app.cluster.commands", "app.cluster.openings")
+            not in (
+                "app.backends.protocols",
+                "app.cluster.blocked_users",
+                "app.cluster.channels",
+                "app.cluster.commands",
+                "app.cluster.openings",
+            )
         ]
 
     @pytest.mark.parametrize(

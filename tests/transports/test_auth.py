@@ -15,6 +15,7 @@ from websockets.typing import Origin
 
 from app.backends.tickets import MemoryTickets
 from app.clock import SystemClock
+from app.cluster.blocked_users import BlockedUsers
 from app.errors import BadUserId, InvalidToken
 from app.settings import AuthSettings
 from app.transports.auth import Authenticator, Credentials, Identity
@@ -25,8 +26,8 @@ from tests.support.replicas import OPEN
 from tests.support.tokens import JWT, OPENED, SECRET, soon, token
 
 tickets = MemoryTickets(SystemClock())
-jwt_mode = Authenticator(AuthSettings(mode="jwt", secret=SECRET, leeway_s=0), tickets)
-open_mode = Authenticator(AuthSettings(mode="open"), tickets)
+jwt_mode = Authenticator(AuthSettings(mode="jwt", secret=SECRET, leeway_s=0), tickets, BlockedUsers(SystemClock()))
+open_mode = Authenticator(AuthSettings(mode="open"), tickets, BlockedUsers(SystemClock()))
 
 
 def forged(header: dict[str, Any], payload: object, signature: bytes = b"") -> str:

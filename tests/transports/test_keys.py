@@ -13,6 +13,7 @@ import pytest
 
 from app.backends.tickets import MemoryTickets
 from app.clock import SystemClock
+from app.cluster.blocked_users import BlockedUsers
 from app.errors import BadSetting, InvalidToken
 from app.settings import AuthSettings
 from app.transports.auth import Authenticator, Credentials
@@ -36,7 +37,9 @@ LONG_SECRET = SECRET * 2  # 68 bytes: for all three hashes
 
 
 def authenticator(**settings: Any) -> Authenticator:
-    return Authenticator(AuthSettings(mode="jwt", **settings), MemoryTickets(SystemClock()))
+    return Authenticator(
+        AuthSettings(mode="jwt", **settings), MemoryTickets(SystemClock()), BlockedUsers(SystemClock())
+    )
 
 
 @pytest.fixture

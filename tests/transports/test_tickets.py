@@ -15,6 +15,7 @@ from app.backends.protocols import Tickets
 from app.backends.redis_client import connect
 from app.backends.tickets import MemoryTickets, RedisTickets
 from app.clock import SystemClock
+from app.cluster.blocked_users import BlockedUsers
 from app.errors import InvalidToken
 from app.settings import AuthSettings
 from app.transports.auth import Authenticator, Credentials
@@ -231,7 +232,9 @@ class TestTime:
     async def test_after_its_time_it_is_nothing(self) -> None:
         """Fails if a ticket can be used after 30 seconds, or not until then."""
         clock = ManualClock()
-        authenticator = Authenticator(AuthSettings(mode="jwt", secret=SECRET), MemoryTickets(clock))
+        authenticator = Authenticator(
+            AuthSettings(mode="jwt", secret=SECRET), MemoryTickets(clock), BlockedUsers(clock)
+        )
         alice = await authenticator.identify(Credentials(token("alice", expires_in=None)))
         early, late = await authenticator.issue_ticket(alice), await authenticator.issue_ticket(alice)
         clock.advance(29.9)
@@ -243,7 +246,9 @@ class TestTime:
     async def test_a_token_that_expired_meanwhile(self) -> None:
         """Fails if a ticket outlives the token that it was given for."""
         authenticator = Authenticator(
-            AuthSettings(mode="jwt", secret=SECRET, leeway_s=0), MemoryTickets(ManualClock())
+            AuthSettings(mode="jwt", secret=SECRET, leeway_s=0),
+            MemoryTickets(ManualClock()),
+            BlockedUsers(ManualClock()),
         )
         alice = await authenticator.identify(Credentials(token("alice", expires_in=soon())))
         given = await authenticator.issue_ticket(alice)

@@ -218,7 +218,7 @@ class Methods:
         if code not in models.CLOSE_CODES:
             raise ApiError(BAD_REQUEST, f"'disconnect.code' is one of {', '.join(map(str, models.CLOSE_CODES))}")
         reason = params.disconnect.reason or "disconnected by the server"
-        await self._manager.disconnect_user(params.user, code=CloseCode(code), reason=reason)
+        await self._manager.disconnect_user(params.user, code=CloseCode(code), reason=reason, block_s=params.block_s)
         return models.Done()
 
     async def unsubscribe(self, params: models.Unsubscribe) -> models.Done:

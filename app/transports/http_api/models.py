@@ -88,6 +88,9 @@ class Reason(Params):
 class Disconnect(Params):
     user: User
     disconnect: Reason = Reason()
+    block_s: float | None = Field(
+        default=None, ge=0, le=31_536_000, description="keep the user out for so many seconds; 0: no longer"
+    )
 
 
 class Unsubscribe(OfChannel):

@@ -1,0 +1,44 @@
+"""Users whom the server keeps out for a while, as this replica knows them: Redis keeps the list, this is a copy."""
+
+from collections.abc import Mapping
+
+from app.clock import Clock
+
+REMEMBER_LIFTED_S = 60.0  # how long an older list is not believed about a user who was let in again
+
+
+class BlockedUsers:
+    """Until when each blocked user is kept out. No I/O."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._until: dict[str, float] = {}  # monotonic seconds
+        self._lifted_at: dict[str, float] = {}
+
+    def remaining_s(self, user: str) -> float:
+        """For how many seconds the user is still kept out; 0 if they are not."""
+        until = self._until.get(user)
+        return 0.0 if until is None else max(0.0, until - self._clock.monotonic())
+
+    def block(self, user: str, for_s: float) -> None:
+        """Keep the user out from now on, for so long; 0 lets them in again."""
+        now = self._clock.monotonic()
+        if for_s > 0:
+            self._until[user] = now + for_s
+            self._lifted_at.pop(user, None)
+        else:
+            self._until.pop(user, None)
+            self._lifted_at[user] = now
+
+    def merge(self, kept: Mapping[str, float]) -> list[str]:
+        """Take over a list (user -> seconds) as it was read; returns the users who were not known to be blocked.
+
+        Nobody is let in for not being in it: a Redis that has lost it may not lift a block.
+        """
+        now = self._clock.monotonic()
+        self._until = {user: until for user, until in self._until.items() if until > now}
+        self._lifted_at = {user: at for user, at in self._lifted_at.items() if now - at < REMEMBER_LIFTED_S}
+        new = [user for user in kept if user not in self._until and user not in self._lifted_at]
+        for user in new:
+            self._until[user] = now + kept[user]
+        return new
