@@ -46,7 +46,7 @@ from app.cluster.sweeper import Sweeper
 from app.cluster.write_probe import WriteProbe
 from app.hub.hub import Hub
 from app.hub.outbox import Turn
-from app.protocol.budget import Budget
+from app.protocol.budget import Budget, intake
 from app.protocol.events import Join, Leave
 from app.protocol.namespace import Namespaces
 from app.protocol.plain import PlainCodec
@@ -235,6 +235,7 @@ def build_replica(settings: Settings, name: str = "replica-1", bus: PubSubManage
         policy=policy,
         codec=PlainCodec(settings.limits.depth),
         turn=turn,
+        intake=intake(settings.limits),
     )
     origins = OriginPolicy(
         settings.allowed_origins, open_mode=policy.open_mode, open_to_network=settings.auth.open_to_network

@@ -26,7 +26,9 @@ CLASSES = {
     "channels": ["SubscriberUser", "PublisherUser"],
     "sse": ["SseUser", "PublisherUser"],
     "churn": ["ChurnUser", "PublisherUser"],
+    "flood": ["PairUser", "FloodUser"],
 }
+BY_DEFAULT = "pairs,channels,sse,churn"
 SPARE_FILES = 200
 END_WITHIN_S = 90.0  # after its time locust waits for what is on its way, and writes the report
 # What a run publishes while a user is away must still be kept when the user comes back, however high the rate.
@@ -54,7 +56,7 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--spawn-rate", type=_positive, default=50, help="how many come in a second (%(default)s)")
     parser.add_argument("--seconds", type=_positive, default=60, help="how long (%(default)s)")
     parser.add_argument(
-        "--scenarios", default=",".join(CLASSES), help="which, separated by commas (%(default)s)", metavar="NAMES"
+        "--scenarios", default=BY_DEFAULT, help="which, separated by commas (%(default)s; flood too)", metavar="NAMES"
     )
     parser.add_argument("--rate", type=float, default=2.0, help="messages a second of each who sends (%(default)s)")
     parser.add_argument("--bytes", type=_positive, default=128, help="size of a message's data (%(default)s)")
@@ -108,7 +110,9 @@ def _cluster(options: argparse.Namespace) -> Iterator[str]:
     if options.url:
         yield options.url
         return
-    environment = {"HELIOGRAPH_NAMESPACES": json.dumps(NAMESPACES), **NO_LIMITS}
+    environment = {"HELIOGRAPH_NAMESPACES": json.dumps(NAMESPACES)}
+    if "flood" not in options.scenarios:
+        environment |= NO_LIMITS
     log = options.report / "cluster.log"
     options.replicas = options.replicas or 3
     with LocalClusterProcess(log, replicas=options.replicas, own_session=True, **environment) as cluster:

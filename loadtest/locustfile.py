@@ -10,17 +10,18 @@ from typing import TYPE_CHECKING, Any
 from locust import events
 from locust.runners import LocalRunner
 
+from loadtest.flood import Flood
 from loadtest.report import write_report
 from loadtest.run import Load, Run
 from loadtest.sources import CannotSpread, Target, find_sources
 from loadtest.summary import Summary
-from loadtest.users import ChurnUser, PairUser, PublisherUser, SseUser, SubscriberUser
+from loadtest.users import ChurnUser, FloodUser, PairUser, PublisherUser, SseUser, SubscriberUser
 
 if TYPE_CHECKING:
     from locust.argument_parser import LocustArgumentParser
     from locust.env import Environment
 
-__all__ = ["ChurnUser", "PairUser", "PublisherUser", "SseUser", "SubscriberUser"]
+__all__ = ["ChurnUser", "FloodUser", "PairUser", "PublisherUser", "SseUser", "SubscriberUser"]
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +58,9 @@ def begin(environment: Environment, **_: Any) -> None:
     for line in sources.describe():
         logger.info("spread: %s", line)
     payload = "x" * max(0, options.bytes - 90)  # the rest of a stamp
-    environment.heliograph = Run(environment, target, sources, Load(options.rate, payload, options.channels))
+    run = environment.heliograph = Run(environment, target, sources, Load(options.rate, payload, options.channels))
+    if FloodUser in environment.user_classes:
+        run.flood = Flood(begins_at=(options.run_time or 60) / 2)
 
 
 @events.user_error.add_listener

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from locust.env import Environment
 
+    from loadtest.flood import Flood
     from loadtest.sources import Sources, Target
 
 LAG_EVERY_S = 0.02
@@ -62,6 +63,7 @@ class Run:
         self.pairs: list[Pair] = []  # those who stay where they are, on two replicas
         self.writers: set[Any] = set()  # users who may still send
         self.stopping = False
+        self.flood: Flood | None = None  # if there is an attacker
         self.began = time.time()
         self._open: dict[str, Pair] = {}  # by scenario: who waits for a partner
         self._turn: Iterator[str] = cycle(sources.replicas)

@@ -6,6 +6,7 @@ import json
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Self
 
+from loadtest.flood import compare, slowed_down
 from loadtest.ledger import NAMED
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ class Summary:
     pairs_on_two_replicas: int
     latency: dict[str, dict[str, Any]]  # ms, from the sender's stamp to the reader, by scenario
     answers: dict[str, dict[str, Any]]  # ms, until the sender was answered
+    flood: dict[str, Any]  # what an attacker has done, and what it has cost the others; empty without one
     faults: dict[str, int]
     examples: dict[str, list[str]]
     generator: dict[str, float]
@@ -50,6 +52,12 @@ class Summary:
         figures = run.figures
         totals = figures.totals()
         faults = {**run.ledger.faults(), **_unlike_what_was_meant(run, totals)}
+        flood: dict[str, Any] = {}
+        if run.flood is not None:
+            p99_ms = compare(figures, run.flood.begins_at)
+            faults["slowed down by the flood"] = slowed_down(p99_ms)
+            faults["no flood"] = [] if p99_ms and run.flood.refused else ["nobody was attacked, or nothing refused"]
+            flood = {**asdict(run.flood), "p99_ms": p99_ms}
         users = max((second.users for second in figures.seconds.values()), default=0)
         steady = [
             second
@@ -86,6 +94,7 @@ class Summary:
             pairs_on_two_replicas=sum(_on_two_replicas(pair) for pair in run.pairs),
             latency={name: _milliseconds(histogram) for name, histogram in totals.items()},
             answers={name: _milliseconds(histogram) for name, histogram in sorted(run.acks.items())},
+            flood=flood,
             faults={kind: len(found) for kind, found in faults.items()},
             examples={kind: found[:NAMED] for kind, found in faults.items() if found},
             generator={
@@ -124,6 +133,16 @@ class Summary:
             f"{self.generator['lag_p99_ms']} ms (p99), {self.generator['lag_worst_ms']} ms at worst",
             "",
         ]
+        if self.flood:
+            lines += [
+                f"the flood: {self.flood['frames']} frames ({self.flood['megabytes']:.0f} MB),"
+                f" {self.flood['refused']} refused, {self.flood['closed']} connections ended",
+                *(
+                    f"  {scenario:<24}p99 without it {before:.1f} ms, with it {during:.1f} ms"
+                    for scenario, (before, during) in self.flood["p99_ms"].items()
+                ),
+                "",
+            ]
         for kind, count in self.faults.items():
             lines.append(f"{kind:<36}{count:>8}")
             lines += [f"    {each}" for each in self.examples.get(kind, [])]

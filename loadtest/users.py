@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import random
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import urlencode
 
 import gevent
-from locust import task
+from locust import User, task
 
 from loadtest.event_stream import EventStream
+from loadtest.flood import frames
 from loadtest.member import Frame, Member
+from loadtest.websocket import Ended, Refused, WebSocket
 
 if TYPE_CHECKING:
     from locust.env import Environment
 
-    from loadtest.websocket import WebSocket
+    from loadtest.run import Run
 
 EPHEMERAL_EVERY = 3  # of so many messages of a pair, one is ephemeral
 STAYS_S = (2.0, 6.0)
 AWAY_S = (0.2, 2.0)
+FLOOD_SOCKETS = 20  # as many as one user may have
+FLOOD_BACK_OFF_S = 0.2
 
 
 class PairUser(Member):
@@ -155,3 +160,58 @@ class PublisherUser(Member):
     def publish(self) -> None:
         channel = next(self._turn)
         self.say("publish", f"{self.name} on {channel}", {"type": "publish", "channel": channel}, channel)
+
+
+class FloodUser(User):
+    """One of the attacker's sockets. Each floods in one way, as fast as the line takes it."""
+
+    scenario: ClassVar[str] = "flood"
+    fixed_count = FLOOD_SOCKETS
+    _numbers: ClassVar[Any] = itertools.count()
+
+    def __init__(self, environment: Environment) -> None:
+        super().__init__(environment)
+        self.run_of: Run = environment.heliograph
+        self.name = "flood"
+        number = next(self._numbers)
+        self._wire = frames(number % 5)
+        self._aims_at = self.run_of.next_replica()
+
+    def wait_time(self) -> float:
+        return 0.0
+
+    @task
+    def flood(self) -> None:
+        run = self.run_of
+        assert run.flood is not None  # noqa: S101 - there is one where there are these users
+        if run.stopping or time.monotonic() - run.figures.started < run.flood.begins_at:
+            gevent.sleep(0.1)
+            return
+        try:
+            query = urlencode({"user": f"mallory-{run.id}"})
+            socket = WebSocket(run.target, f"/ws?{query}", run.sources.towards(self._aims_at))
+        except Refused:
+            run.flood.closed += 1
+            gevent.sleep(FLOOD_BACK_OFF_S)
+            return
+        reader = gevent.spawn(self._read, socket)
+        try:
+            with contextlib.suppress(Ended):
+                for wire in itertools.cycle(self._wire):
+                    if run.stopping or reader.ready():
+                        break
+                    socket.pour(wire)
+                    run.flood.frames += 1
+                    run.flood.megabytes += len(wire) / 1e6
+                    gevent.sleep(0)
+        finally:
+            run.flood.closed += not run.stopping
+            socket.cut()
+            reader.kill()
+
+    def _read(self, socket: WebSocket) -> None:
+        flood = self.run_of.flood
+        with contextlib.suppress(Ended):
+            while flood is not None:
+                refused = socket.read().count(b'{"type":"error"')  # others count meanwhile
+                flood.refused += refused

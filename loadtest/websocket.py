@@ -63,6 +63,32 @@ class WebSocket:
         except (OSError, InvalidState) as error:  # InvalidState: the closing handshake has begun
             raise Ended(self._ending(error)) from None
 
+    def pour(self, wire: bytes) -> None:
+        """Write bytes as they are.
+
+        Raises:
+            Ended: there is nobody to write to.
+        """
+        try:
+            with self._writing:
+                self._socket.sendall(wire)
+        except OSError as error:
+            raise Ended(self._ending(error)) from None
+
+    def read(self) -> bytes:
+        """Read bytes as they are.
+
+        Raises:
+            Ended: there will be no more.
+        """
+        try:
+            data = self._socket.recv(READ_BYTES)
+        except OSError as error:
+            raise Ended(self._ending(error)) from None
+        if not data:
+            raise Ended(self._ending())
+        return data
+
     def receive(self) -> list[bytes]:
         """The text frames of one read; maybe none.
 

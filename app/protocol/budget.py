@@ -8,6 +8,7 @@ recipient within a window counts as FIRST_BYTES more.
 from typing import Final, NamedTuple
 
 from app.errors import OverBudget
+from app.protocol.token_bucket import Paces
 from app.settings import LimitSettings
 
 WINDOW_S: Final = 10.0
@@ -35,6 +36,20 @@ class Budget(NamedTuple):
             round(limits.user_bytes_per_second * WINDOW_S),
             round(limits.recipient_messages_per_second * WINDOW_S),
         )
+
+
+# Large frames, and refused ones, are read at so many times the rate at which a user may write, after a burst of so
+# many seconds of that. Who sends faster waits, whatever it is that they send.
+LARGE_BYTES: Final = 1024
+REFUSED_BYTES: Final = 4096  # that a refusal counts
+READ_TIMES: Final = 4.0
+READ_BURST_S: Final = 2.0
+
+
+def intake(limits: LimitSettings) -> Paces:
+    """How fast the large frames of each user are read, in bytes a second on one replica."""
+    rate = READ_TIMES * limits.user_bytes_per_second
+    return Paces(rate, READ_BURST_S * rate)
 
 
 NO_BUDGET: Final = Budget(0, 0, 0)

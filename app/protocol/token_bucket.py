@@ -1,4 +1,4 @@
-"""How much one connection may ask for."""
+"""How much one connection, or one user, may ask for."""
 
 
 class TokenBucket:
@@ -32,3 +32,48 @@ class TokenBucket:
         self._tokens = min(self._most, self._tokens + (now - self._at) * self._rate) - tokens
         self._at = now
         return max(0.0, (1 - self._tokens) / self._rate)
+
+
+class Pace:
+    """How fast something is taken: `rate` a second (0: any), after the first `burst`. Times are monotonic seconds."""
+
+    __slots__ = ("_burst_s", "_done_at", "_rate")
+
+    def __init__(self, rate: float, burst: float) -> None:
+        self._rate = rate
+        self._burst_s = burst / rate if rate else 0.0
+        self._done_at = 0.0  # when all that was taken so far would be done at this rate
+
+    def take(self, amount: float, now: float) -> float:
+        """Take so much; returns for how many seconds to take no more."""
+        if self._rate == 0:
+            return 0.0
+        self._done_at = max(self._done_at, now) + amount / self._rate
+        return max(0.0, self._done_at - now - self._burst_s)
+
+    def is_idle(self, now: float) -> bool:
+        """True if it is as good as new."""
+        return self._done_at <= now
+
+
+class Paces:
+    """One pace for each name, shared by all who ask for it; a name is forgotten when it is idle, not before."""
+
+    def __init__(self, rate: float, burst: float) -> None:
+        self._rate = rate
+        self._burst = burst
+        self._by_name: dict[str, Pace] = {}
+        self._sweep_at = 1000  # entries
+
+    def new(self) -> Pace:
+        """For somebody who has no name yet."""
+        return Pace(self._rate, self._burst)
+
+    def of(self, name: str, now: float) -> Pace:
+        pace = self._by_name.get(name)
+        if pace is None:
+            if len(self._by_name) >= self._sweep_at:
+                self._by_name = {each: known for each, known in self._by_name.items() if not known.is_idle(now)}
+                self._sweep_at = 1000 + 2 * len(self._by_name)
+            pace = self._by_name[name] = Pace(self._rate, self._burst)
+        return pace

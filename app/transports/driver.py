@@ -29,7 +29,6 @@ from app.errors import (
     InvalidToken,
     KeysUnavailable,
     OverBudget,
-    StorageFull,
     TokenNotCurrent,
     UserBlocked,
 )
@@ -39,7 +38,7 @@ from app.hub.outbox import Outbox, Turn
 from app.protocol.codes import CloseCode
 from app.protocol.events import Ack, Emitted, History, Message, Presence, Published, Refreshed, Unsubscribed
 from app.protocol.namespace import Namespaces
-from app.protocol.operations import Connect, Emit, Operation, Publish, RequestId, Send
+from app.protocol.operations import Connect, Operation, Publish, RequestId, Send
 from app.protocol.plain import PlainCodec
 from app.protocol.policy import Policy
 from app.protocol.position import cursor_of, format_cursor
@@ -58,6 +57,7 @@ from app.protocol.session import (
     Session,
     echo,
 )
+from app.protocol.token_bucket import Paces
 from app.settings import Settings
 from app.telemetry import Telemetry
 from app.transports.addresses import Addresses
@@ -68,9 +68,6 @@ from app.transports.requests import RequestRate
 
 MEMBER_BYTES = 24  # what a user costs in an answer about presence
 MOST_UNDER_WAY = 100  # messages of one client that the router has not answered yet
-# What is read from a client is not read faster than this after a refusal: a flood costs the others no more.
-REFUSED_S = 0.01  # for each message ...
-REFUSED_BYTES_PER_S = 524_288  # ... and what its bytes take beside that
 OTHER_USER = "the token is for another user than the URL"
 
 logger = logging.getLogger("heliograph.driver")
@@ -96,6 +93,7 @@ class Parts:
     requests: RequestRate  # by user
     codec: PlainCodec
     turn: Turn
+    intake: Paces  # how fast the large frames of each user are read
 
 
 class Disconnected(Exception):
@@ -144,7 +142,8 @@ class Driver:
         self._expiry: asyncio.TimerHandle | None = None
         self._under_way = 0  # messages that the router has not answered
         self._room: asyncio.Future[None] | None = None  # who waits until there are fewer
-        self._pause_s = 0.0  # how long to read nothing, as a limit has refused something
+        self.refusals = 0  # that whoever reads has not slowed down for yet
+        self.pace = parts.intake.new()  # of what is read; the user's, once that is known
 
     async def enter(self, connect: Connect, identity: Identity) -> Sequence[Join]:
         """Let in a client that has proved who it is, and that says with one request all that it will ever say.
@@ -216,6 +215,7 @@ class Driver:
         Raises:
             Disconnected: the refusal closes the connection.
         """
+        self.refusals += 1
         self._parts.telemetry.frames_refused[refusal.code] += 1
         self._parts.manager.send_error(self.connection, refusal.code, refusal.message, refusal.request_id)
         if refusal.close is not None:
@@ -347,6 +347,7 @@ class Driver:
         if one_request and refusal is not None:
             self.refuse(replace(refusal, close=CloseCode.BAD_REQUEST))
         self.connection.user = identity.user
+        self.pace = self._parts.intake.of(identity.user, time.monotonic())
         self.connection.outbox.hold()
         try:
             await self._parts.manager.connect(self.connection)
@@ -383,24 +384,13 @@ class Driver:
         self._under_way += 1
         manager = self._parts.manager
         manager.dispatch(operation, sender=self._session.user, done=partial(self._dispatched, operation))
-        return self._pause() if self._pause_s else None
-
-    def _pause(self) -> Coroutine[Any, Any, None]:
-        pause_s, self._pause_s = self._pause_s, 0.0
-        return asyncio.sleep(pause_s)
-
-    def _slow_down(self, operation: Send | Publish | Emit, error: HeliographError) -> None:
-        """A limit has refused this: the next is read a little later."""
-        if isinstance(error, OverBudget | StorageFull):
-            self._pause_s = REFUSED_S + len(operation.data) / REFUSED_BYTES_PER_S
+        return None
 
     async def _dispatch_later(self, operation: Send | Publish) -> None:
         while self._under_way >= MOST_UNDER_WAY:
             self._room = asyncio.get_running_loop().create_future()
             await self._room
-        work = self._dispatch(operation)
-        if work is not None:
-            await work
+        self._dispatch(operation)
 
     def _dispatched(self, operation: Send | Publish, result: Receipt | HeliographError) -> None:
         """The router's answer, told to the client."""
@@ -411,7 +401,6 @@ class Driver:
             self._room = None
         event: Ack | Published
         if isinstance(result, HeliographError):
-            self._slow_down(operation, result)
             text = _not_done(operation, result) if isinstance(result, BusUnavailable | OverBudget) else str(result)
             self.refuse(Refuse(result.code, text, operation.id))
             if result.code is ErrorCode.INTERNAL:
@@ -457,13 +446,9 @@ class Driver:
         try:
             await self._parts.manager.emit(emit.event, emit.data, user_id=session.user or "", session=session.id)
         except (BusUnavailable, OverBudget) as error:
-            self._slow_down(emit, error)
             self.refuse(Refuse(error.code, f"{_not_stored(error)}: {error}", emit.id))
         else:
             self._parts.manager.tell(self.connection, Emitted(id=echo(emit.id)))
-
-        if self._pause_s:
-            await self._pause()
 
     def _reject(self, error: HeliographError, close: CloseCode, request_id: RequestId | None = None) -> NoReturn:
         """The client is not let in: say why, and close."""

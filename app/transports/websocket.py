@@ -17,6 +17,7 @@ from starlette.types import Message, Receive, Scope, Send
 from app.errors import BadFrame, BusUnavailable, ErrorCode, InvalidToken, KeysUnavailable, UserBlocked
 from app.hub.frames import Encoding, Sink, text_frame
 from app.hub.outbox import Outbox
+from app.protocol.budget import LARGE_BYTES, REFUSED_BYTES
 from app.protocol.codes import CloseCode
 from app.protocol.operations import Connect, Operation
 from app.protocol.session import Refuse
@@ -308,6 +309,18 @@ class _Socket:
             self._driver.refuse(Refuse(error.code, str(error), error.request_id))
         else:
             self._carry_out(operation)
+        if len(text) > LARGE_BYTES or self._driver.refusals:
+            self._pause_after(len(text))
+
+    def _pause_after(self, size: int) -> None:
+        """Read no further for as long as the user's other frames were large, or refused: others need not wait."""
+        size += REFUSED_BYTES * self._driver.refusals
+        self._driver.refusals = 0
+        pause_s = self._driver.pace.take(size, monotonic())
+        if pause_s and self._work is None:
+            if self._socket is not None:
+                self._socket.pause_reading()
+            self._work = asyncio.create_task(self._do(asyncio.sleep(pause_s)), name="websocket-pause")
 
     def _refuse_one_too_many(self, text: str, now: float) -> None:
         """A frame over the rate is answered and dropped. Answers cost too: who goes on regardless is closed."""

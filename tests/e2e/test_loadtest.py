@@ -105,3 +105,19 @@ def test_networks_that_all_lead_to_one_replica_are_refused(cluster: LocalCluster
     assert done.returncode == 2
     assert "Replicas that would get nobody" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_flood_costs_the_others_nothing_that_they_are_promised(tmp_path: Path) -> None:
+    """Fails if one user with 20 sockets has others refused, cut off, or makes them wait for ever.
+
+    How much slower they may be is for `scripts/loadtest --scenarios flood` on a quiet machine to say.
+    """
+    done = loadtest(*("--scenarios", "flood", "--users", 40, "--seconds", 16, "--report", tmp_path))
+    summary = summary_in(tmp_path)
+    slowed = summary["faults"].pop("slowed down by the flood")
+    assert not any(summary["faults"].values()), done.stdout
+    assert done.returncode == (1 if slowed else 0)
+    assert summary["flood"]["frames"] > 1000
+    assert summary["flood"]["refused"] > 100
+    for before, during in summary["flood"]["p99_ms"].values():
+        assert during < max(2 * before, 250)

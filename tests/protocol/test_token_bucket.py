@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.protocol.token_bucket import TokenBucket
+from app.protocol.token_bucket import Pace, Paces, TokenBucket
 
 
 def test_a_burst_of_one_second_and_then_the_rate() -> None:
@@ -51,3 +51,24 @@ def test_never_more_than_the_rate_and_one_burst(rate: float, gaps: list[float]) 
         now += gap
         taken += bucket.take(now)
     assert taken <= max(rate, 1.0) + now * rate + 1e-6
+
+
+def test_a_pace_lets_a_burst_pass_and_then_so_much_a_second() -> None:
+    """Fails if the burst is not free, what is beyond it too fast, or somebody waits for what is long done."""
+    pace = Pace(rate=100, burst=200)
+    assert [pace.take(100, 10.0) for _ in range(4)] == pytest.approx([0, 0, 1, 2])
+    assert pace.take(100, 14.0) == 0
+    assert not pace.is_idle(14.0)
+    assert pace.is_idle(15.0)
+    assert Pace(rate=0, burst=0).take(1e9, 0.0) == 0
+
+
+def test_a_name_keeps_its_pace_until_it_is_idle() -> None:
+    """Fails if who comes back at once may begin anew, or memory grows with every name."""
+    paces = Paces(rate=1, burst=1)
+    assert paces.of("al", 0.0) is paces.of("al", 0.0)
+    paces.of("al", 0.0).take(100, 0.0)
+    for n in range(10_000):
+        paces.of(f"user-{n}", 50.0)
+    assert paces.of("al", 50.0).take(1, 50.0) == pytest.approx(50)
+    assert len(paces._by_name) < 4000

@@ -1,6 +1,7 @@
 """What clients write: it costs nobody what servers have published, and one user no more than their share."""
 
 import asyncio
+import json
 import logging
 import time
 from typing import Any
@@ -144,18 +145,40 @@ class TestBudget:
     async def test_a_flood_is_read_slowly_and_logged_once(
         self, start_replica: StartReplica, caplog: pytest.LogCaptureFixture
     ) -> None:
-        """Fails if frames over the budget are read as fast as they come, or each makes a line in the log."""
-        one = await start_replica(limits={"user_messages_per_second": 0.1})
+        """Fails if refused frames are read as fast as they come, or each makes a line in the log."""
+        one = await start_replica(limits={"user_messages_per_second": 0.1, "user_bytes_per_second": 10_000})
         with caplog.at_level(logging.WARNING, "heliograph.limits"):
             async with Client(one.url, user="al") as client:
                 assert (await client.send("bob", 0))["type"] == "ack"
                 began = time.monotonic()
-                for n in range(30):
+                for n in range(31):
                     await client.say({"type": "send", "to": "bob", "data": n, "id": f"f{n}"})
-                await client.next("error", id="f29")
-                assert time.monotonic() - began >= 29 * 0.01
+                await client.next("error", id="f30")
+                # 4,096 bytes for each of 30, of which 2 s of 40,000 are the burst
+                assert time.monotonic() - began > 0.9
         lines = [each.getMessage() for each in caplog.records if each.name == "heliograph.limits"]
         assert lines == ["refused 1 writes of clients (user_messages) since the last line like this"]
+
+    async def test_large_frames_are_read_slowly_whatever_they_say(self, start_replica: StartReplica) -> None:
+        """Fails if a user may keep a replica busy with reading, on several sockets; or others wait for it."""
+        one = await start_replica(limits={"user_bytes_per_second": 10_000})
+        ping = json.dumps({"type": "ping", "padding": "x" * 60_000})
+        async with (
+            Client(one.url, user="al") as first,
+            Client(one.url, user="al") as second,
+            Client(one.url, user="bob") as bob,
+        ):
+            began = time.monotonic()
+            for client in (first, second, first):  # 180,000 bytes: 100,000 beyond the burst, at 40,000 a second
+                await client.say(ping)
+                await client.next("pong")
+            await bob.say(ping)
+            await bob.next("pong")
+            await bob.send("eve", 1)
+            assert time.monotonic() - began < 1.5
+            await first.say({"type": "ping"})
+            await first.next("pong")
+            assert time.monotonic() - began > 2
 
 
 def fill(server: RedisServer, percent: float) -> None:
