@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import os
 import sys
 import time
 from importlib import metadata
@@ -342,4 +343,5 @@ def _serve_and_reload(host: str, port: int, name: str) -> None:
     except ImportError:
         raise click.ClickException("--reload needs the development dependencies: pip install '.[dev]'") from None
     command = [sys.executable, "-m", "app", "serve", "--host", host, "--port", str(port), "--name", name]
+    os.environ.setdefault("HELIOGRAPH_WATCHDOG_S", "0")  # a breakpoint stands still too
     watchfiles.run_process(Path(__file__).parent, target=" ".join(command), target_type="command")

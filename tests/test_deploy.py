@@ -109,9 +109,78 @@ def test_panels_have_a_place_of_their_own() -> None:
         assert {each["datasource"]["uid"] for each in (panel, *panel["targets"])} == {"${datasource}"}
 
 
+def compose(name: str = "docker-compose.prod.yml") -> dict[str, Any]:
+    loaded: dict[str, Any] = yaml.safe_load((DEPLOY.parent / name).read_text())
+    return loaded
+
+
+def replicas() -> dict[str, dict[str, Any]]:
+    return {name: service for name, service in compose()["services"].items() if name.startswith("replica-")}
+
+
 def test_the_replicas_that_are_scraped_are_those_of_compose() -> None:
-    """Fails if a replica of the production file is not scraped."""
-    compose = yaml.safe_load((DEPLOY.parent / "docker-compose.prod.yml").read_text())
-    replicas = {f"{name}:8080" for name in compose["services"] if name.startswith("replica-")}
+    """Fails if a replica of the production file is not scraped, or where it has no metrics."""
+    ports = {name: service["environment"]["HELIOGRAPH_INTERNAL__PORT"] for name, service in replicas().items()}
     [job] = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yml").read_text())["scrape_configs"]
-    assert set(job["static_configs"][0]["targets"]) == replicas
+    assert set(job["static_configs"][0]["targets"]) == {f"{name}:{port}" for name, port in ports.items()}
+    assert "9000" not in compose()["services"]["nginx"]["environment"]["HELIOGRAPH_NGINX_SERVERS"]
+
+
+@pytest.mark.parametrize("name", ["docker-compose.yml", "docker-compose.prod.yml"])
+def test_compose_fills_in_all_of_the_nginx_configuration(name: str) -> None:
+    """Fails if the template asks for a variable that a compose file does not set: nginx would not start."""
+    asked = set(re.findall(r"\$\{(HELIOGRAPH_\w+)\}", (DEPLOY.parent / "nginx" / "nginx.conf.template").read_text()))
+    assert asked <= set(compose(name)["services"]["nginx"]["environment"])
+
+
+def test_the_image_is_built_once() -> None:
+    """Fails if each replica builds the image for itself, or one looks for it in a registry that has none."""
+    assert [name for name, service in replicas().items() if "build" in service] == ["replica-1"]
+    others = [service for service in replicas().values() if "build" not in service]
+    assert {service.get("pull_policy") for service in others} == {"never"}
+    assert len({service["image"] for service in replicas().values()}) == 1
+
+
+def test_no_container_may_take_the_whole_host() -> None:
+    """Fails if a service has no bound for memory or processes, or Redis gets less than it may fill."""
+    services = {**compose()["services"], **compose("deploy/docker-compose.monitoring.yml")["services"]}
+    for name, service in services.items():
+        assert {"mem_limit", "pids_limit"} <= set(service), name
+    redis = services["redis"]
+    maxmemory = redis["command"][redis["command"].index("--maxmemory") + 1]
+    assert _default_mib(redis["mem_limit"]) >= 2 * _default_mib(maxmemory)
+
+
+def test_a_replica_can_be_killed_by_its_watchdog() -> None:
+    """Fails if the replica is its container's first process, which no process in there can kill."""
+    assert all(service["init"] for service in replicas().values())
+
+
+def test_containers_of_others_can_join() -> None:
+    """Fails if the networks or the names in them that docs/operations.md tells of are not there."""
+    networks = compose()["networks"]
+    handbook = (DEPLOY.parent / "docs" / "operations.md").read_text(encoding="utf-8")
+    for service, network in (("redis", "bus"), ("nginx", "web")):
+        [alias] = compose()["services"][service]["networks"][network]["aliases"]
+        assert alias in handbook
+        assert networks[network]["name"] in handbook
+
+
+def test_the_command_of_the_monitoring_file_sets_what_it_needs() -> None:
+    """Fails if who does as the file says is told that a variable is missing, or a file is not where it looks."""
+    text = (DEPLOY / "docker-compose.monitoring.yml").read_text()
+    told = "\n".join(line for line in text.splitlines() if line.startswith("#"))
+    for variable in set(re.findall(r"\$\{(\w+):?\?", text + (DEPLOY.parent / "docker-compose.prod.yml").read_text())):
+        assert f"{variable}=" in told
+    files = re.findall(r"-f (\S+)", told)
+    assert files == ["docker-compose.prod.yml", "deploy/docker-compose.monitoring.yml"]
+    for service in compose(files[1])["services"].values():
+        for volume in service["volumes"]:  # beside the first file, as compose has it
+            source = volume.partition(":")[0]
+            assert not source.startswith(".") or (DEPLOY.parent / source).exists()
+
+
+def _default_mib(size: str) -> int:
+    """The default of `${NAME:-512mb}`, in MiB."""
+    number, unit = re.fullmatch(r"(?:.*:-)?(\d+)([gm])b?\}?", size).groups()  # type: ignore[union-attr]
+    return int(number) * {"g": 1024, "m": 1}[unit]
