@@ -58,6 +58,7 @@ from app.transports.auth import Authenticator
 from app.transports.console import Console, static_routes
 from app.transports.driver import Parts
 from app.transports.failed_attempts import FailedAttempts
+from app.transports.headers import SafeHeaders, internal_error
 from app.transports.health import health_routes, status_routes
 from app.transports.http import PageDoor
 from app.transports.http_api import http_api_routes, openapi_route
@@ -277,9 +278,14 @@ def build_replica(settings: Settings, name: str = "replica-1", bus: PubSubManage
             if durable is not None:
                 await durable.aclose()
 
-    middleware = [Middleware(PlainPaths), Middleware(Started, node)]
-    app = Starlette(routes=routes, middleware=middleware, lifespan=lifespan)
-    internal = Starlette(routes=inside, middleware=[Middleware(PlainPaths)]) if has_inside else None
+    middleware, on_error = [Middleware(SafeHeaders), Middleware(PlainPaths)], {Exception: internal_error}
+    app = Starlette(
+        routes=routes,
+        middleware=[*middleware, Middleware(Started, node)],
+        exception_handlers=on_error,
+        lifespan=lifespan,
+    )
+    internal = Starlette(routes=inside, middleware=middleware, exception_handlers=on_error) if has_inside else None
     return Replica(app, internal, node, hub, bus, directory, manager, telemetry, turn, memory)
 
 

@@ -106,13 +106,16 @@ class BusUnavailable(HeliographError):
     `is_unsure`: what was asked for may have been done, or may yet be (a time-out, a connection that ended); otherwise
     nothing has happened. It is never repeated on the caller's behalf: an ephemeral message that comes twice is worse
     than one that the sender is told about.
+
+    Clients are told its text, so that names nothing of what is inside. `detail` is for operators: what Redis said.
     """
 
     code = ErrorCode.UNAVAILABLE
 
-    def __init__(self, message: str, *, is_unsure: bool = False) -> None:
+    def __init__(self, message: str, *, is_unsure: bool = False, detail: str | None = None) -> None:
         super().__init__(message)
         self.is_unsure = is_unsure
+        self.detail = message if detail is None else detail
 
 
 class StorageFull(BusUnavailable):

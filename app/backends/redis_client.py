@@ -1,8 +1,10 @@
 """How this program connects to Redis, and what its failures are called inside."""
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from time import monotonic
+from typing import Any, Final
 
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.connection import AbstractConnection
@@ -22,8 +24,19 @@ from app.backends.link import DEMOTED, Link, NotSent
 from app.errors import BadSetting, BusUnavailable
 from app.telemetry import REDIS_ERRORS
 
+logger = logging.getLogger("heliograph.redis")
+
 # After these nothing has happened; after all others it may have.
 _CERTAIN = (ResponseError, NotSent, AuthenticationError, AuthorizationError, BusyLoadingError)
+
+# What clients are told, by the kind of an error. What Redis says names addresses, commands and keys.
+PLAIN: Final = {
+    "refused": "the server's storage does not take it",
+    "timeout": "the server's storage did not answer in time",
+    "connection": "the server's storage cannot be reached",
+}
+LOG_EVERY_S: Final = 10.0
+_logged_at: dict[str, float] = {}  # kind -> when one of that was logged last, monotonic seconds
 
 TIMEOUT_S = 1.0  # a command that takes longer has failed as far as a waiting person is concerned
 
@@ -97,10 +110,15 @@ def as_bus_unavailable() -> Iterator[None]:
 
 
 def bus_unavailable(error: Exception) -> BusUnavailable:
-    """The one error that callers know; it is counted."""
-    REDIS_ERRORS[_kind(error)] += 1
-    is_unsure = not isinstance(error, _CERTAIN)
-    return BusUnavailable(f"Redis: {str(error) or type(error).__name__}", is_unsure=is_unsure)
+    """The one error that callers know; it is counted. What Redis said is its detail, and is logged now and then."""
+    kind, is_unsure = _kind(error), not isinstance(error, _CERTAIN)
+    detail = f"Redis: {str(error) or type(error).__name__}"
+    REDIS_ERRORS[kind] += 1
+    now = monotonic()
+    if now - _logged_at.get(kind, -LOG_EVERY_S) >= LOG_EVERY_S:
+        _logged_at[kind] = now
+        logger.warning("%s (said at most once in %g s)", detail, LOG_EVERY_S)
+    return BusUnavailable(PLAIN[kind], is_unsure=is_unsure, detail=detail)
 
 
 def _kind(error: Exception) -> str:

@@ -30,7 +30,7 @@ class RedisProbe:
         try:
             await self._scripts.probe(self._name)
         except (RedisError, OSError, TimeoutError) as error:
-            return ProbeFailure(_fault(error), str(bus_unavailable(error)))
+            return ProbeFailure(_fault(error), bus_unavailable(error).detail)
         return None
 
 

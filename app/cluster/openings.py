@@ -73,9 +73,9 @@ class Openings:
             except asyncio.CancelledError:
                 _fail(futures, BusUnavailable("this replica is stopping"))
                 raise
-            except Exception as error:
+            except Exception:
                 logger.exception("the log could not be read")
-                _fail(futures, BusUnavailable(f"the log could not be read: {error}"))
+                _fail(futures, BusUnavailable("the log could not be read"))
             else:
                 for future, opened in zip(futures, results, strict=True):
                     if not future.done():

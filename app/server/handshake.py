@@ -63,7 +63,7 @@ def refusal(status: int, headers: Headers, body: bytes) -> bytes:
         phrase = HTTPStatus(status).phrase.encode()
     except ValueError:
         phrase = b""
-    fields = {b"content-type": b"text/plain; charset=utf-8", **dict(headers)}
+    fields = {b"content-type": b"text/plain; charset=utf-8", b"x-content-type-options": b"nosniff", **dict(headers)}
     fields |= {b"content-length": b"%d" % len(body), b"connection": b"close"}
     return b"HTTP/1.1 %d %b\r\n%b\r\n%b" % (status, phrase, _lines(fields.items()), body)
 

@@ -97,8 +97,9 @@ class KeySet:
             self._keys = _keys_in(await self._fetch())
             self._read_at, self._failure = self._clock.monotonic(), ""
         except (httpx.HTTPError, httpx.InvalidURL, TimeoutError, OSError, ValueError, RecursionError) as error:
-            self._failure = f"the key set cannot be read ({str(error) or type(error).__name__})"
-            logger.warning("%s: %s; %d keys known before go on", self._url, self._failure, len(self._keys))
+            self._failure = "their keys cannot be read"
+            reason = str(error) or type(error).__name__
+            logger.warning("%s cannot be read (%s); %d keys known before go on", self._url, reason, len(self._keys))
         finally:
             self._reading = None
 

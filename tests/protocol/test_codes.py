@@ -8,7 +8,7 @@ from app.protocol.codes import CloseCode
 @pytest.mark.parametrize("code", CloseCode)
 def test_the_range_says_whether_to_come_back(code: CloseCode) -> None:
     """Fails if a code of ours stands in the wrong range, or the property does not follow the range."""
-    stays_away = {"INVALID_TOKEN", "BAD_REQUEST", "FORCED", "CONNECTION_LIMIT", "NOT_ALLOWED", "TOO_MANY_ERRORS"}
+    stays_away = {"INVALID_TOKEN", "BAD_REQUEST", "FORCED", "NOT_ALLOWED", "TOO_MANY_ERRORS"}
     assert code.may_reconnect == (code.name not in stays_away)
     if code >= 3000:
         assert code.may_reconnect == (code < 3500)
@@ -23,11 +23,11 @@ def test_the_numbers_that_clients_know() -> None:
         "SHUTDOWN": 3001,
         "EXPIRED": 3005,
         "SLOW": 3008,
+        "CONNECTION_LIMIT": 3010,
         "NO_PONG": 3012,
         "INVALID_TOKEN": 3500,
         "BAD_REQUEST": 3501,
         "FORCED": 3503,
-        "CONNECTION_LIMIT": 3504,
         "NOT_ALLOWED": 3507,
         "TOO_MANY_ERRORS": 3509,
     }

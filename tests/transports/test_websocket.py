@@ -502,18 +502,18 @@ class TestFaults:
                         codes.append(await device.close_code())
                 assert codes == [1011]
 
-    async def test_limits_on_connections_are_3504(self, start_replica: StartReplica) -> None:
+    async def test_limits_on_connections_say_come_back_later(self, start_replica: StartReplica) -> None:
         """Fails if a user may have any number of sockets over the replicas, or a refused one counts."""
         limits = {"connections_per_user": 2, "connections": 3}
         one, two = await start_replica("replica-1", limits=limits), await start_replica("replica-2", limits=limits)
         async with Client(one.url, user="bob") as first, Client(two.url, user="bob"):
             for replica in (one, two):
                 async with Client(replica.url, path="/ws?user=bob") as refused:
-                    assert await refused.close_code() == 3504
+                    assert await refused.close_code() == 3010
                     assert refused.socket.close_reason == "a user may have 2 connections"
             a, b, refused = Client(one.url, user="a"), Client(one.url, user="b"), Client(one.url, path="/ws?user=c")
             async with a, b, refused:
-                assert await refused.close_code() == 3504
+                assert await refused.close_code() == 3010
             await first.nothing_more()
             assert one.replica.telemetry.connections_refused == 2
         await eventually(lambda: one.replica.hub.connections == two.replica.hub.connections == 0)

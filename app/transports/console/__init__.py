@@ -22,7 +22,6 @@ HEADERS = {
     "Content-Security-Policy": (
         "default-src 'self'; connect-src 'self' ws: wss:; img-src 'self' data:; frame-ancestors 'none'"
     ),
-    "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-cache",
 }
@@ -47,7 +46,7 @@ class Console:
             replicas = await self.directory.replicas()
         except BusUnavailable as error:
             replicas = [self.node.describe()]
-            answer["error"] = str(error)
+            answer["error"] = error.detail
         now = self.clock.now()
         answer["replicas"] = [
             {**msgspec.structs.asdict(info), "seen_ms": max(0, round((now - info.renewed_at) * 1000))}

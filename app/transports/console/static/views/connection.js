@@ -15,11 +15,11 @@ const REASONS = {
   3001: "server shutdown",
   3005: "token expired",
   3008: "too slow in reading",
+  3010: "too many connections",
   3012: "no sign of life",
   3500: "invalid token",
   3501: "bad request",
   3503: "disconnected by an operator",
-  3504: "too many connections",
   3507: "not allowed",
 };
 
