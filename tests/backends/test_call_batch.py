@@ -86,7 +86,8 @@ class Caller:
 
     def append(self, channel: str, text: str, *more: str) -> None:
         fields = f'"message":"{text}","channel":"{channel}","node_id":"n"}}'.encode()
-        keys, arguments = [f"meta:{channel}", f"stream:{channel}"], [f"events:{channel}", fields, *more]
+        keys = [f"meta:{channel}", f"stream:{channel}", f"clients:{channel}"]
+        arguments = [f"events:{channel}", fields, *more]
         self.scripts.call("append", (keys, arguments, COMMON), self.answers.append)
 
     async def answered(self, count: int) -> list[Any]:

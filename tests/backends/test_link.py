@@ -19,6 +19,7 @@ from app.backends.redis_client import Client, connect
 from app.backends.script_texts import script_text
 from app.backends.scripts import Scripts
 from app.backends.sync_redis import SyncScripts, connect_sync
+from tests.support.append_call import append_call
 from tests.support.redis_admin import RedisAdmin
 from tests.support.redis_server import RedisServer, free_port
 from tests.support.tcp_proxy import TcpProxy
@@ -463,8 +464,7 @@ class TestDemoted:
     async def test_a_batch_too(self, linked: Linked, own_redis: RedisServer) -> None:
         """Fails if the refusal is hidden in the answer to a batch: a publisher would fail for ever."""
         scripts = Scripts(linked.client, KEYS)
-        common = (), (100, 60_000, "", "")
-        call = [KEYS.meta("c"), KEYS.stream("c")], ["events:c", b'"message":1}'], common
+        call = append_call(KEYS)
         await scripts.run_many("append", [call])
         own_redis.command("REPLICAOF", "127.0.0.1", str(free_port()))
         with pytest.raises(ReadOnlyError):
@@ -487,7 +487,7 @@ class TestDemoted:
         def publish() -> int:
             with connect_sync(own_redis.url) as redis:
                 scripts = SyncScripts(redis, KEYS)
-                call = [KEYS.meta("c"), KEYS.stream("c")], ["events:c", b'"message":1}'], ((), (100, 60_000, "", ""))
+                call = append_call(KEYS)
                 scripts.run_many("append", [call])
                 own_redis.command("REPLICAOF", "127.0.0.1", str(free_port()))
                 before = connections_made(own_redis)

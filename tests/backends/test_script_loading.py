@@ -13,6 +13,7 @@ from app.backends.keys import Keys
 from app.backends.redis_client import Client, connect
 from app.backends.scripts import Scripts
 from app.backends.sync_redis import SyncScripts, connect_sync
+from tests.support.append_call import append_call
 from tests.support.redis_server import RedisServer
 from tests.support.waiting import eventually
 
@@ -78,8 +79,7 @@ async def name_of(client: Client) -> str:
 
 async def epoch_of(scripts: Scripts, channel: str = "c") -> str:
     """That of a log which is written to once more."""
-    keys, common = [KEYS.meta(channel), KEYS.stream(channel)], ((), (100, 60_000, "", ""))
-    [answer] = await scripts.run_many("append", [(keys, ["events:c", b'"message":1}'], common)])
+    [answer] = await scripts.run_many("append", [append_call(KEYS, channel)])
     return str(answer.decode().split(".")[0])
 
 
@@ -101,8 +101,7 @@ class TestName:
         epochs |= set(await asyncio.gather(*map(epoch_of, [Scripts(humble, KEYS, f"again-{n}") for n in range(5)])))
         epochs.add(await epoch_of(Scripts(client, KEYS)))
         with connect_sync(own_redis.url.replace("redis://", "redis://humble:pass@")) as redis:
-            call = [KEYS.meta("c"), KEYS.stream("c")], ["events:c", b'"message":1}'], ((), (100, 60_000, "", ""))
-            [answer] = await asyncio.to_thread(SyncScripts(redis, KEYS).run_many, "append", [call])
+            [answer] = await asyncio.to_thread(SyncScripts(redis, KEYS).run_many, "append", [append_call(KEYS)])
         assert epochs == {answer.decode().split(".")[0]}
         assert (await name_of(client)).startswith("x")
 
