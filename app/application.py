@@ -142,7 +142,7 @@ def build_replica(settings: Settings, name: str = "replica-1", bus: PubSubManage
         )
         if settings.redis.durable_url is not None:
             durable = connect(settings.redis.durable_url, max_connections=settings.redis.max_connections)
-            kept_scripts = Scripts(durable, bus.keys, name, publish_time=bus.stats.publish_time)
+            kept_scripts = Scripts(durable, bus.keys, bus.script_owner, publish_time=bus.stats.publish_time)
             log = TwoServerLog(
                 durable,
                 kept_scripts,

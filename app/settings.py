@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, parse_qs, quote, urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic.fields import FieldInfo
@@ -17,8 +17,11 @@ PREFIX = "HELIOGRAPH_"
 _SettingsT = TypeVar("_SettingsT", bound=BaseSettings)
 
 
+DEFAULT_PREFIX = "heliograph:"  # of keys in Redis
+
+
 class _Group(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, hide_input_in_errors=True)
 
 
 class RedisSettings(_Group):
@@ -29,7 +32,7 @@ class RedisSettings(_Group):
         default=None, description="a second Redis for what is kept (with appendonly); unset: the same one"
     )
     max_connections: int = Field(default=50, ge=1, description="connections for commands; listening has its own")
-    prefix: str = Field(default="heliograph:", description="what all keys begin with")
+    prefix: str = Field(default=DEFAULT_PREFIX, description="what all keys begin with")
     emit_shards: int = Field(
         default=4, ge=1, le=1024, description="streams for what clients emit; workers must agree"
     )
@@ -39,10 +42,13 @@ class RedisSettings(_Group):
 
     @field_validator("url", "durable_url")
     @classmethod
-    def _known_scheme(cls, url: str | None) -> str | None:
-        if url is not None and not url.startswith(("redis://", "rediss://", "unix://")):
-            raise ValueError("must begin with redis://, rediss:// or unix://")
-        return url
+    def _readable(cls, url: str | None) -> str | None:
+        return None if url is None else check_redis_url(url)
+
+    @property
+    def database(self) -> int:
+        """The number of the database that the URL names."""
+        return 0 if self.url is None else _database_of(urlsplit(self.url))
 
     @model_validator(mode="after")
     def _live_too(self) -> Self:
@@ -51,14 +57,61 @@ class RedisSettings(_Group):
         return self
 
 
+def check_redis_url(url: str) -> str:
+    """Return the URL if redis-py reads it as it is meant.
+
+    Raises:
+        ValueError: what is wrong, without any part of the URL: all of it may be part of a password.
+    """
+    if not url.startswith(("redis://", "rediss://", "unix://")):
+        raise ValueError("must begin with redis://, rediss:// or unix://")
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+        is_readable = "@" in parts.netloc or "@" not in url
+        _database_of(parts)
+    except ValueError:
+        is_readable = False
+    if not is_readable or parts.fragment:
+        raise ValueError(
+            "cannot be read: it is redis://user:password@host:port/number, in which / ? # @ : [ ] % of a user or "
+            "password are written as %2F %3F %23 %40 %3A %5B %5D %25"
+        )
+    return url
+
+
+def _database_of(parts: SplitResult) -> int:
+    """As redis-py reads it: `?db=` or, but for a socket, the path. Raises ValueError: it is no number."""
+    named = parse_qs(parts.query).get("db", [""])[0]
+    return int(named or (parts.path.strip("/") if parts.scheme != "unix" else "") or 0)
+
+
 class BusSettings(_Group):
-    channel: str = Field(default="events", min_length=1, description="the Redis channel all replicas listen on")
+    channel: str | None = Field(
+        default=None,
+        min_length=1,
+        description="the Redis channel all replicas listen on; unset: `events`, or a name with prefix and database "
+        "where these are not the defaults",
+    )
     routing: Literal["shared", "directed"] = Field(
         default="shared",
         description="directed: a user's messages go only to the replicas that hold the user, not to all",
     )
     canary_interval_s: float = Field(default=1.0, gt=0, description="how often a replica sends itself a token")
     canary_timeout_s: float = Field(default=3.0, gt=0, description="unready when none was heard for so long")
+
+
+def bus_channel(bus: BusSettings, redis: RedisSettings) -> str:
+    """The Redis channel that all replicas of a cluster listen on.
+
+    Redis' channels know no databases. So that two clusters on one Redis do not hear each other, what sets their keys
+    apart is in the name too, so written that no channel's name can look like a part of it.
+    """
+    if bus.channel is not None:
+        return bus.channel
+    if redis.prefix == DEFAULT_PREFIX and redis.database == 0:
+        return "events"
+    return f"events@{redis.database}.{quote(redis.prefix, safe='')}"
 
 
 class DirectorySettings(_Group):
@@ -136,7 +189,10 @@ class AuthSettings(_Group):
     def _safe_url(cls, url: str | None) -> str | None:
         if url is None:
             return None
-        parts = urlsplit(url)
+        try:
+            parts = urlsplit(url)
+        except ValueError:
+            raise ValueError("cannot be read") from None  # the text of that error repeats a part of it
         if parts.username is not None or parts.password is not None:
             raise ValueError("must not hold a password")
         if parts.scheme == "https" and parts.hostname:

@@ -8,7 +8,7 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 from app.errors import BadSetting
-from app.settings import Namespace, Settings, settings_table, unknown_variables
+from app.settings import Namespace, Settings, bus_channel, settings_table, unknown_variables
 from tests.support.tokens import SECRET
 
 GOOD: dict[str, tuple[str, Any]] = {
@@ -207,7 +207,11 @@ def test_without_any_variable_but_the_mode_the_defaults_hold(environment: Any) -
     environment(AUTH__MODE="open")
     loaded = Settings.load()
     assert loaded.redis.url is None
-    assert (loaded.bus.channel, loaded.limits.frame_bytes, loaded.ping.interval_s) == ("events", 65_536, 25)
+    assert (bus_channel(loaded.bus, loaded.redis), loaded.limits.frame_bytes, loaded.ping.interval_s) == (
+        "events",
+        65_536,
+        25,
+    )
     assert loaded.console_enabled
 
 

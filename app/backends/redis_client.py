@@ -22,6 +22,7 @@ from redis.maint_notifications import MaintNotificationsConfig
 
 from app.backends.link import DEMOTED, Link, NotSent
 from app.errors import BadSetting, BusUnavailable
+from app.settings import check_redis_url
 from app.telemetry import REDIS_ERRORS
 
 logger = logging.getLogger("heliograph.redis")
@@ -65,6 +66,10 @@ def connect(url: str, *, max_connections: int = 50, timeout_s: float = TIMEOUT_S
     of ours must not be carried out twice. Who may repeat a command does so in the open.
     """
     try:
+        check_redis_url(url)
+    except ValueError as error:
+        raise unusable(str(error)) from None
+    try:
         pool = BlockingConnectionPool.from_url(
             url,
             max_connections=max_connections,
@@ -76,14 +81,19 @@ def connect(url: str, *, max_connections: int = 50, timeout_s: float = TIMEOUT_S
             # the first command on each one in the pool would fail.
             maint_notifications_config=MaintNotificationsConfig(enabled=False),
         )
-    except ValueError as error:
-        raise BadSetting(f"the address of Redis (HELIOGRAPH_REDIS__URL, …_DURABLE_URL): {error}") from None
+    except ValueError:
+        raise unusable("an option in its query has a value that cannot be used") from None
     pool.connection_class = _leaving(pool.connection_class)
     client = Client(connection_pool=pool)
     client.auto_close_connection_pool = True
     client.link = Link(pool, TIMEOUT_S)
     client.bulk = Link(pool, TIMEOUT_S)
     return client
+
+
+def unusable(why: str) -> BadSetting:
+    """`why` is ours: redis-py's own texts repeat parts of the URL, which may be a password's."""
+    return BadSetting(f"the address of Redis (HELIOGRAPH_REDIS__URL, …_DURABLE_URL) {why}")
 
 
 def _leaving(connection_class: type[AbstractConnection]) -> type[AbstractConnection]:

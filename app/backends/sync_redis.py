@@ -13,10 +13,10 @@ from redis.retry import Retry
 from app.backends.call_batch import Call, in_batches, parameters_of
 from app.backends.keys import Keys
 from app.backends.link import DEMOTED, Command
-from app.backends.redis_client import TIMEOUT_S
+from app.backends.redis_client import TIMEOUT_S, unusable
 from app.backends.script_loading import load
 from app.backends.script_texts import BATCHED, raise_first_error, read_all
-from app.errors import BadSetting
+from app.settings import check_redis_url
 
 
 def connect_sync(url: str, *, max_connections: int = 10) -> Redis:
@@ -26,6 +26,10 @@ def connect_sync(url: str, *, max_connections: int = 10) -> Redis:
     take.
     """
     try:
+        check_redis_url(url)
+    except ValueError as error:
+        raise unusable(str(error)) from None
+    try:
         pool = BlockingConnectionPool.from_url(
             url,
             max_connections=max_connections,
@@ -34,8 +38,8 @@ def connect_sync(url: str, *, max_connections: int = 10) -> Redis:
             socket_connect_timeout=TIMEOUT_S,
             retry=Retry(NoBackoff(), 0),
         )
-    except ValueError as error:
-        raise BadSetting(f"HELIOGRAPH_REDIS__URL: {error}") from None
+    except ValueError:
+        raise unusable("an option in its query has a value that cannot be used") from None
     return Redis.from_pool(pool)
 
 

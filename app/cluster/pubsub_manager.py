@@ -29,7 +29,7 @@ from app.clock import Clock, SystemClock
 from app.errors import BadEnvelope, BusUnavailable
 from app.protocol.envelope import KEPT, Envelope, decode_envelopes, encode_envelope, ending_of
 from app.protocol.events import Delivery
-from app.settings import BusSettings, RedisSettings, Settings
+from app.settings import BusSettings, RedisSettings, Settings, bus_channel
 from app.tasks import end
 from app.telemetry import BusStats
 
@@ -87,6 +87,7 @@ class PubSubManager:
     ) -> None:
         self._redis_settings = redis or RedisSettings()
         self._settings = bus or BusSettings()
+        self._channel = bus_channel(self._settings, self._redis_settings)
         self.enabled = enabled and self._redis_settings.url is not None
         self.node_id = node_id or random.randbytes(8).hex()  # noqa: S311 - a name, not a secret
         self.name = ""  # of the replica; its scripts are its own by that
@@ -124,12 +125,17 @@ class PubSubManager:
     @property
     def channel(self) -> str:
         """The bus channel that every replica listens on."""
-        return self._settings.channel
+        return self._channel
 
     @property
     def own_channel(self) -> str:
         """The bus channel that only this replica listens on."""
-        return f"{self._settings.channel}@{self.node_id}"
+        return f"{self._channel}@{self.node_id}"
+
+    @property
+    def script_owner(self) -> str:
+        """See `Scripts`: this replica of this cluster; two clusters on one Redis may both have a replica-1."""
+        return f"{self._channel} {self.name}"
 
     @property
     def inbox(self) -> str:
@@ -168,7 +174,7 @@ class PubSubManager:
         if self._scripts is None:
             directed = self._settings.routing == "directed"
             self._scripts = Scripts(
-                self.client, self.keys, self.name, directed=directed, publish_time=self.stats.publish_time
+                self.client, self.keys, self.script_owner, directed=directed, publish_time=self.stats.publish_time
             )
         return self._scripts
 

@@ -35,6 +35,7 @@ from app.publish.environment import cluster_settings
 from app.publish.forks import leave_alone, renew_in_children
 from app.publish.retrying import FAILURES, Attempts
 from app.settings import Namespace
+from app.settings import bus_channel as bus_channel_of
 
 __all__ = ["AsyncPublisher", "Published", "Publisher"]
 
@@ -79,7 +80,7 @@ class _Base:
         self._script = "append" if self._durable_url is None else "store"
         self._drafting = Drafting(
             Keys(settings.redis.prefix),
-            settings.bus.channel,
+            bus_channel_of(settings.bus, settings.redis),
             Namespaces(dict(settings.namespaces)),
             settings.limits.depth,
             SystemClock(),

@@ -4,6 +4,7 @@ import asyncio
 import itertools
 import json
 import time
+import traceback
 from typing import Any
 
 import pytest
@@ -14,7 +15,10 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from app.backends.keys import Keys
 from app.backends.redis_client import connect
 from app.backends.redis_directory import SETTLE_MS, RedisDirectory
+from app.backends.sync_redis import connect_sync
 from app.errors import BadSetting, BusUnavailable
+from app.publish.publisher import Publisher
+from app.settings import RedisSettings, Settings
 from tests.support.redis_server import RedisServer
 from tests.support.replica_info import replica_info
 from tests.support.waiting import eventually
@@ -197,8 +201,55 @@ class TestUrl:
     @pytest.mark.parametrize("url", ["redis://host:port/0", "ftp://host"])
     async def test_one_that_cannot_be_used_names_the_variable(self, url: str) -> None:
         """Fails if an operator's typing error comes out as a stack trace of redis-py."""
-        with pytest.raises(BadSetting, match="HELIOGRAPH_REDIS__URL"):
-            connect(url)
+        for make in (connect, connect_sync):
+            with pytest.raises(BadSetting, match="HELIOGRAPH_REDIS__URL"):
+                make(url)
+
+    @pytest.mark.parametrize(
+        "url",
+        [
+            "redis://:S3cret/tail@host:6379/0",
+            "redis://:S3cret?tail@host/0",
+            "redis://:S3cret#tail@host/0",
+            "redis://:[S3cret@host/0",
+            "redis://user:123/S3cret@host",
+            "redis://user:123?S3cret@host",
+            "redis://:S3cret\u2460/@host",
+            "unix://:S3cret/tail@/run/redis.sock",
+            "rediss://:pass@host/S3cret",
+            "redis://:pass@host/0?socket_timeout=S3cret",
+        ],
+    )
+    async def test_no_part_of_a_password_is_said(self, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Fails if the error about a password that is not escaped repeats a piece of it, wherever it is given."""
+        for variable in ("REDIS__URL", "REDIS__DURABLE_URL"):
+            monkeypatch.setenv(f"HELIOGRAPH_{variable}", url)
+        monkeypatch.setenv("HELIOGRAPH_AUTH__MODE", "open")
+        makers = [connect, connect_sync, lambda url: Publisher(url, durable_url="").close(), lambda url: Publisher()]
+        if "socket_timeout" not in url:
+            makers.append(lambda _: Settings.load())
+        for make in makers:
+            with pytest.raises(BadSetting) as caught:
+                make(url)
+            text = "".join(traceback.format_exception(caught.value))
+            assert not any(piece in text for piece in ("S3cret", "tail", "123"))
+        if "socket_timeout" not in url:
+            assert "%2F" in text, "how it is escaped"
+
+    @pytest.mark.parametrize(
+        ("url", "database"),
+        [
+            ("redis://host", 0),
+            ("redis://user:a%2Fb@host:6380/3", 3),
+            ("unix:///run/redis.sock?db=2", 2),
+            ("unix://user:pass@/run/redis.sock", 0),
+            ("rediss://[::1]:6379/1?db=4", 4),
+        ],
+    )
+    async def test_the_database_is_the_one_that_redis_py_reads(self, url: str, database: int) -> None:
+        """Fails if the name of the bus channel is that of another database than the keys are in."""
+        assert RedisSettings(url=url).database == database
+        assert int(connect(url).connection_pool.connection_kwargs.get("db", 0)) == database
 
 
 def _break_off(patch: pytest.MonkeyPatch, *, after: int) -> None:
