@@ -567,3 +567,33 @@ class TestLargeHistories:
         assert (code, field in text) == (107, True)
         assert (await call(http, "history", channel="chat:1"))["offset"] == 0
         await call(http, "publish", channel="chat:1", data=1, **{field: None})
+
+
+class TestLines:
+    async def test_each_line_has_its_reply(self, one: RunningReplica, http: httpx.AsyncClient) -> None:
+        """Fails if an API client that posts `{"method":…,"params":…}` lines to `/api` cannot be used."""
+        lines = [
+            {"method": "publish", "params": {"channel": "chat:1", "data": {"n": 1}}},
+            {"method": "publish", "params": {"channel": "chat:1"}},
+            {"method": "nonesuch", "params": {}},
+            {"method": "history", "params": {"channel": "chat:1", "limit": 5}},
+        ]
+        body = "\n".join(map(json.dumps, lines)) + "\n\nnonsense\n"
+        async with Client(one.url, path="/ws?user=alice&channels=chat:1") as alice:
+            await alice.next("subscribed")
+            answer = await http.post("/api", content=body, headers={"Authorization": f"apikey {KEY}"})
+            assert (answer.status_code, answer.headers["content-type"]) == (200, "application/json")
+            replies = [json.loads(line) for line in answer.text.splitlines()]
+            assert [reply.get("error", {}).get("code") for reply in replies] == [None, 107, 104, None, 107]
+            assert replies[0]["result"]["offset"] == 1
+            assert [each["data"] for each in replies[3]["result"]["publications"]] == [{"n": 1}]
+            assert await alice.messages(1) == [{"n": 1}]
+
+    async def test_who_may_and_how_much(self, http: httpx.AsyncClient) -> None:
+        """Fails if lines need no key, have no limit, or GET is answered as if it were something."""
+        line = json.dumps({"method": "publish", "params": {"channel": "chat:1", "data": 1}})
+        many = await http.post("/api", content="\n".join([line] * 6))
+        assert [json.loads(each)["error"]["code"] for each in many.text.splitlines()] == [106] * 6
+        assert (await http.post("/api", content=line, headers={"X-API-Key": "another"})).status_code == 401
+        assert (await http.post("/api", content=line * 200)).status_code == 413
+        assert (await http.get("/api")).status_code == 405

@@ -1,6 +1,7 @@
 """`/api/publish` and its kind: what other programs ask of the cluster, with a key.
 
-Compatible with the conventions of Centrifugo's HTTP API, so that client libraries for it work unchanged.
+Compatible with the conventions of Centrifugo's HTTP API, so that client libraries for it work unchanged: those that
+post to `/api/<method>`, and those that post lines to `/api`.
 """
 
 from starlette.requests import Request
@@ -11,7 +12,7 @@ from app.clock import Clock
 from app.cluster.census import Census
 from app.cluster.directory import Directory
 from app.transports.driver import Parts
-from app.transports.http_api.door import ApiDoor
+from app.transports.http_api.door import ApiDoor, LinesDoor
 from app.transports.http_api.methods import Methods
 from app.transports.openapi import openapi_document
 
@@ -19,7 +20,10 @@ from app.transports.openapi import openapi_document
 def http_api_routes(parts: Parts, directory: Directory, census: Census, clock: Clock) -> list[BaseRoute]:
     """The methods: whatever no other route under `/api/` has taken."""
     methods = Methods(parts, directory, census, clock)
-    return [Route("/api/{method}", ApiDoor(methods, parts.settings.api, parts.failed_attempts))]
+    return [
+        Route("/api", LinesDoor(methods, parts.settings.api, parts.failed_attempts)),
+        Route("/api/{method}", ApiDoor(methods, parts.settings.api, parts.failed_attempts)),
+    ]
 
 
 def openapi_route() -> BaseRoute:

@@ -40,16 +40,9 @@ class ApiDoor:
         name = request.path_params["method"]
         if request.method != "POST" and name not in METHODS:
             return _error(404, UNKNOWN_METHOD, f"there is nothing at {request.url.path[:128]!r}")
-        if request.method != "POST":
-            return _error(405, BAD_REQUEST, f"{request.method} means nothing here; use POST", {"Allow": "POST"})
-        if not self._admits(request.headers):
-            if not await self._failed_attempts.failed(address_of(request.scope)):
-                return _error(429, UNAUTHORIZED, TOO_MANY, {"Retry-After": "1"})
-            return _error(401, UNAUTHORIZED, self._why_not())
-        body = await self._body(request)
-        if body is None:
-            text = f"the body has more than {self._most_bytes} bytes (HELIOGRAPH_API__BODY_BYTES); nothing was done"
-            return _error(413, BAD_REQUEST, text)
+        body = await self._admitted_body(request)
+        if isinstance(body, Response):
+            return body
         try:
             if not isinstance(msgspec.json.decode(body), dict):
                 return _error(400, BAD_REQUEST, "the body must be a JSON object")
@@ -61,6 +54,20 @@ class ApiDoor:
             return _json(200, {"error": error.body})
         # A batch is answered as it stands: cent and its kind look for `replies` at the top.
         return _json(200, result if isinstance(result, models.Replies) else {"result": result})
+
+    async def _admitted_body(self, request: Request) -> bytes | Response:
+        """The body of a request that has the key; otherwise what it is refused with."""
+        if request.method != "POST":
+            return _error(405, BAD_REQUEST, f"{request.method} is not supported here; use POST", {"Allow": "POST"})
+        if not self._admits(request.headers):
+            if not await self._failed_attempts.failed(address_of(request.scope)):
+                return _error(429, UNAUTHORIZED, TOO_MANY, {"Retry-After": "1"})
+            return _error(401, UNAUTHORIZED, self._why_not())
+        body = await self._body(request)
+        if body is None:
+            text = f"the body has more than {self._most_bytes} bytes (HELIOGRAPH_API__BODY_BYTES); nothing was done"
+            return _error(413, BAD_REQUEST, text)
+        return body
 
     def _admits(self, headers: Headers) -> bool:
         given = headers.get("x-api-key")
@@ -87,6 +94,20 @@ class ApiDoor:
                 return None
             parts.append(part)
         return b"".join(parts)
+
+
+class LinesDoor(ApiDoor):
+    """The same behind `POST /api`, as API clients of an older kind ask: `{"method":…,"params":…}`, one on each line.
+
+    200 with a line for each, in order: `{"result":…}` or `{"error":{"code","message"}}`.
+    """
+
+    async def _answer(self, request: Request) -> Response:
+        body = await self._admitted_body(request)
+        if isinstance(body, Response):
+            return body
+        replies = await self._methods.call_each([line for line in body.splitlines() if line.strip()])
+        return Response(b"\n".join(map(msgspec.json.encode, replies)), media_type="application/json")
 
 
 def _error(status: int, code: int, message: str, headers: dict[str, str] | None = None) -> Response:

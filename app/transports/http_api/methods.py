@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, NamedTuple, TypeVar
@@ -130,6 +130,29 @@ class Methods:
         params = self._read(name, body)
         run: Callable[[Any], Coroutine[Any, Any, msgspec.Struct]] = getattr(self, name)
         return await self._carried_out(run(params))
+
+    async def call_each(self, lines: Sequence[bytes]) -> list[dict[str, object]]:
+        """Carry out commands, each the JSON of `{"method":…,"params":…}`, one after the other: a reply for each."""
+        if len(lines) > self._most:
+            error = ApiError(LIMIT_EXCEEDED, f"a request has at most {self._most} commands; nothing was done")
+            return [{"error": error.body}] * len(lines)
+        outage = Outage()
+        return [await self._reply_to(line, outage) for line in lines]
+
+    async def _reply_to(self, line: bytes, outage: Outage) -> dict[str, object]:
+        try:
+            outage.check()
+            try:
+                command = msgspec.json.decode(line, type=models.Command)
+            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ValueError) as error:
+                text = f'a command is one line of JSON, {{"method":…,"params":…}}: {error}'
+                raise ApiError(BAD_REQUEST, text) from None
+            return {"result": await self.call(command.method, command.params)}
+        except NotNow as error:
+            outage.reason = outage.reason or str(error)
+            return {"error": error.body}
+        except ApiError as error:
+            return {"error": error.body}
 
     async def _carried_out(self, work: Coroutine[Any, Any, _Result]) -> _Result:
         try:

@@ -108,6 +108,13 @@ class Batch(Params):
     parallel: bool = Field(default=False, description="do not wait for one before the next")
 
 
+class Command(msgspec.Struct, frozen=True):
+    """One line of a request to `/api`."""
+
+    method: str
+    params: msgspec.Raw = msgspec.Raw(b"{}")
+
+
 # -- results
 
 
