@@ -97,6 +97,6 @@ def _check_same_cluster(url: str) -> None:
     of_environment = EnvSettingsSource(ClusterSettings)().get("redis", {}).get("url")
     if of_environment is not None and of_environment != url:
         raise BadSetting(
-            f"the URL given is not {PREFIX}REDIS__URL, while {PREFIX}REDIS__DURABLE_URL is set: give the durable URL "
-            'as well ("" if that cluster has only one Redis)'
+            f"the URL given is not {PREFIX}REDIS__URL, while {PREFIX}REDIS__DURABLE_URL is set: they would be of two "
+            'clusters. Set both variables, or give both URLs ("" as the durable one of a cluster with one Redis)'
         )

@@ -98,7 +98,7 @@ async def test_killed_workers_lose_nothing(
     doubled = await client.llen(handled) - len(wanted)
     assert doubled <= 3 * 4, "no more than what was in hand (one of each shard) may be handled twice"
     assert await client.xlen(stream.dead_key) == 0
-    await eventually(lambda: _all_read(stream, client, len(workers)), within_s=10)  # the last have started only now
+    await eventually(lambda: _all_read(stream, client, workers[3:]), within_s=10)  # the last have started only now
     for worker in workers:
         worker.terminate()
     for worker in workers[3:]:
@@ -109,8 +109,10 @@ async def _at_least(client: Redis, key: str, count: int) -> bool:
     return int(await client.llen(key)) >= count
 
 
-async def _all_read(stream: ShardedStream, client: Redis, workers: int) -> bool:
-    return len(await client.xinfo_consumers(stream.shard_keys[0], "workers")) == workers
+async def _all_read(stream: ShardedStream, client: Redis, workers: "list[subprocess.Popen[bytes]]") -> bool:
+    found: Any = await client.xinfo_consumers(stream.shard_keys[0], "workers")
+    names = [consumer["name"].decode() for consumer in found]
+    return all(any(f"-{worker.pid}-" in name for name in names) for worker in workers)
 
 
 async def _none_pending(stream: ShardedStream, client: Redis) -> bool:

@@ -57,7 +57,7 @@ def test_one_cluster_and_the_durable_server_of_another(monkeypatch: pytest.Monke
     """Fails if what is published is kept in one cluster and announced in another."""
     set_all(monkeypatch, REDIS__URL=LIVE, REDIS__DURABLE_URL=KEPT)
     for make in (cluster_settings, Publisher, AsyncPublisher, Composite):
-        with pytest.raises(BadSetting, match="give the durable URL as well"):
+        with pytest.raises(BadSetting, match="or give both URLs"):
             make(OTHER)
 
 
