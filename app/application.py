@@ -261,7 +261,7 @@ def build_replica(settings: Settings, name: str = "replica-1", bus: PubSubManage
     routes += status_routes(node) if has_inside else inside
     routes += static_routes()
     if settings.console_enabled:
-        console = Console(node, directory, clock, settings.auth.mode)
+        console = Console(node, directory, clock, authenticator, settings.api.secret())
         routes += [Route("/", console.page), Route("/api/cluster", page_door(console.cluster))]
     routes += http_api_routes(parts, directory, census, clock)
 

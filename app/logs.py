@@ -16,6 +16,9 @@ from app.clock import iso8601
 _UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
 ABOUT: Final = ("user", "connection", "channel")  # what `extra` may say of a line
 
+SELDOM_S: Final = 60.0
+MOST_SELDOM: Final = 100  # different warnings that are remembered
+
 # Their own lines are kept to warnings: they show URLs, and so tickets.
 _QUIET: Final = ("uvicorn", "websockets", "httpx", "httpcore")
 
@@ -27,6 +30,26 @@ def configure_logging(level: str, form: Literal["text", "json"] = "text", replic
     logging.basicConfig(level=level.upper(), handlers=[handler])
     for name in _QUIET:
         logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("uvicorn.error").addFilter(Seldom())
+
+
+class Seldom(logging.Filter):
+    """Lets a warning through once in a minute: what anybody can cause with one bad request would fill the log."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._passed_at: dict[str, float] = {}  # seconds since the epoch, by what is said
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.levelno != logging.WARNING:
+            return True
+        said = str(record.msg)
+        if record.created - self._passed_at.get(said, -SELDOM_S) < SELDOM_S:
+            return False
+        if len(self._passed_at) >= MOST_SELDOM:
+            self._passed_at.clear()
+        self._passed_at[said] = record.created
+        return True
 
 
 class TextLines(logging.Formatter):

@@ -404,7 +404,8 @@ class Settings(BaseSettings):
     )
     trusted_proxies: str = Field(
         default="127.0.0.1",
-        description="addresses or networks whose X-Forwarded-For is believed; comma-separated",
+        description="addresses or networks whose X-Forwarded-For is believed; comma-separated. *: whoever connects, "
+        "and of the header the last address alone",
     )
     allowed_origins: tuple[str, ...] = Field(
         default=(), description="origins whose pages may connect, beside the page's own host; JSON list"

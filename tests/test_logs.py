@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from app.logs import JsonLines, TextLines, configure_logging
+from app.logs import MOST_SELDOM, JsonLines, Seldom, TextLines, configure_logging
 
 EVIL = "bob\r\n2026-01-01T00:00:00.000Z ERROR forged\x1b[31m\x00\x85\u2028\u202e\ud800 고양이 🐈‍⬛"
 
@@ -111,3 +111,22 @@ class TestConfigured:
         configure_logging("info", "json", "replica-3")
         logging.getLogger("heliograph.test").info("hello")
         assert json.loads(capsys.readouterr().err)["replica"] == "replica-3"
+
+
+def test_what_anybody_can_cause_is_logged_seldom() -> None:
+    """Fails if bad requests fill the log, one line each, or an error is lost for it."""
+    seldom = Seldom()
+
+    def passes(message: str, at_s: float, level: int = logging.WARNING) -> bool:
+        record = logging.LogRecord("uvicorn.error", level, "", 0, message, (), None)
+        record.created = at_s
+        return seldom.filter(record)
+
+    assert passes("Invalid HTTP request received.", 1000)
+    assert not any(passes("Invalid HTTP request received.", 1000 + second) for second in range(60))
+    assert passes("Unsupported upgrade request.", 1001)
+    assert passes("Invalid HTTP request received.", 1060)
+    assert all(passes("a fault", 1000, logging.ERROR) for _ in range(3))
+    for number in range(1000):
+        passes(f"made up {number}", 2000)
+    assert len(seldom._passed_at) <= MOST_SELDOM

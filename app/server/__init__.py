@@ -17,6 +17,7 @@ from uvicorn.config import STARTUP_FAILURE, LoopFactoryType
 
 from app.application import Replica, build_replica
 from app.cluster.pubsub_manager import get_pubsub_manager
+from app.server.forwarded import believing
 from app.server.heartbeat import Heartbeat, Watchdog
 from app.server.http import HttpProtocol, ServerConfig
 from app.settings import Settings
@@ -164,7 +165,7 @@ def server_config(
 ) -> ServerConfig:
     """How uvicorn is to run an application of a replica."""
     return ServerConfig(
-        app,
+        believing(app, settings.trusted_proxies),
         settings.limits,
         heartbeat,
         host=host,
@@ -179,7 +180,7 @@ def server_config(
         log_config=None,
         access_log=False,
         server_header=False,
-        forwarded_allow_ips=settings.trusted_proxies,
+        proxy_headers=False,  # see `believing`
         timeout_graceful_shutdown=STOP_TIMEOUT_S,
         backlog=4096,
     )

@@ -69,7 +69,13 @@ async def line_to(one: RunningReplica) -> AsyncIterator[Line]:
 
 
 def post(*headers: str, body: bytes = BODY) -> bytes:
-    lines = ["POST /api/publish HTTP/1.1", "Host: x", f"X-API-Key: {KEY}", *headers, f"Content-Length: {len(body)}"]
+    lines = [
+        "POST /api/publish HTTP/1.1",
+        "Host: localhost",
+        f"X-API-Key: {KEY}",
+        *headers,
+        f"Content-Length: {len(body)}",
+    ]
     return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
 
 
@@ -93,7 +99,7 @@ class TestUpgrades:
     async def test_chunks_and_the_next_request_survive_it(self, start_replica: StartReplica) -> None:
         """Fails if the connection is out of step behind such a request: it stays open, and the next one counts."""
         one = await start_replica(redis_url=None, api=API)
-        head = f"POST /api/publish HTTP/1.1\r\nHost: x\r\nX-API-Key: {KEY}\r\n"
+        head = f"POST /api/publish HTTP/1.1\r\nHost: localhost\r\nX-API-Key: {KEY}\r\n"
         head += "Connection: Upgrade\r\nUpgrade: TLS/1.0\r\n"
         chunks = b"%x\r\n%b\r\n%x\r\n%b\r\n0\r\n\r\n" % (5, BODY[:5], len(BODY) - 5, BODY[5:])
         async with line_to(one) as line:
@@ -127,7 +133,7 @@ class TestUpgrades:
         """Fails if a replica is taken for a proxy, or a tunnel that nobody opened keeps its connection."""
         one = await start_replica(redis_url=None)
         async with line_to(one) as line:
-            line.writer.write(b"CONNECT example.org:443 HTTP/1.1\r\nHost: example.org:443\r\n\r\n")
+            line.writer.write(b"CONNECT example.org:443 HTTP/1.1\r\nHost: localhost:443\r\n\r\n")
             assert (await line.rest()).startswith(b"HTTP/1.1 501 ")
 
 
@@ -135,10 +141,10 @@ class TestLimits:
     @pytest.mark.parametrize(
         "data",
         [
-            b"GET /health HTTP/1.1\r\nHost: x\r\nX-Long: " + b"a" * 300_000,
+            b"GET /health HTTP/1.1\r\nHost: localhost\r\nX-Long: " + b"a" * 300_000,
             b"GET /health HTTP/1.1\r\n" + b"X-One: of many\r\n" * 1000,
             b"GET /health HTTP/1.1\r\n" + b"a:b\r\n" * 300 + b"\r\n",
-            b"GET /" + b"a" * 5000 + b" HTTP/1.1\r\nHost: x\r\n\r\n",
+            b"GET /" + b"a" * 5000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n",
             b"GET /health HTTP/1.1\r\nX-Long: " + b"a" * 5000 + b"\r\n\r\n",
             b"\r\n" * 10_000,
             b"POST /api/publish HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n1;" + b"x" * 300_000,
@@ -196,7 +202,7 @@ class TestLimits:
         """Fails if the time of a connection's requests is that of the connection, or a stream is cut by it."""
         one = await start_replica(redis_url=None, limits=LIMITS, ping={"interval_s": 1})
         async with line_to(one) as stream, line_to(one) as line:
-            stream.writer.write(b"GET /sse?user=alice HTTP/1.1\r\nHost: x\r\n\r\n")
+            stream.writer.write(b"GET /sse?user=alice HTTP/1.1\r\nHost: localhost\r\n\r\n")
             for _ in range(4):
                 line.writer.write(b"GET /health HTTP/1.1\r\nHost:")
                 await asyncio.sleep(0.2)
@@ -220,7 +226,7 @@ class TestPaths:
         async with line_to(one) as line:
             handshake = "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
             key = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="
-            line.writer.write(f"GET /ws%0a?user=a HTTP/1.1\r\nHost: x\r\n{handshake}{key}\r\n\r\n".encode())
+            line.writer.write(f"GET /ws%0a?user=a HTTP/1.1\r\nHost: localhost\r\n{handshake}{key}\r\n\r\n".encode())
             assert (await line.rest()).startswith(b"HTTP/1.1 400 ")
 
 

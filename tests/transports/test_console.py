@@ -11,7 +11,7 @@ from tests.support.client import Client
 from tests.support.http import http_client
 from tests.support.redis_server import RedisServer
 from tests.support.replicas import RunningReplica
-from tests.support.tokens import JWT
+from tests.support.tokens import JWT, bearer
 from tests.support.waiting import eventually
 
 FILES = sorted(str(path.relative_to(STATIC)) for path in STATIC.rglob("*") if path.is_file())
@@ -150,3 +150,19 @@ async def test_it_is_there_only_where_it_should_be(
     library = await get(one, "/static/heliograph.js")
     assert library.status_code == 200, "the client library is for every page, in every mode"
     assert_safe(library)
+
+
+async def test_in_jwt_mode_the_cluster_is_not_shown_to_everybody(start_replica: StartReplica) -> None:
+    """Fails if whoever finds the console is told about the replicas, or who may see them is not."""
+    key = "a key of this test"
+    one = await start_replica(redis_url=None, auth=JWT, console={"enabled": True}, api={"key": key})
+    async with http_client(one.url) as http:
+        anybody = (await http.get("/api/cluster")).json()
+        assert (anybody["auth"], anybody["replicas"]) == ("jwt", [])
+        assert "token" in anybody["error"]
+        for headers in (bearer(), {"X-API-Key": key}, {"Authorization": f"apikey {key}"}):
+            answer = (await http.get("/api/cluster", headers=headers)).json()
+            assert [each["name"] for each in answer["replicas"]] == ["replica-1"]
+        for headers in ({"Authorization": "Bearer no"}, {"X-API-Key": "no"}):
+            answer = (await http.get("/api/cluster", headers=headers)).json()
+            assert not answer.get("replicas"), headers

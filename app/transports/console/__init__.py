@@ -14,6 +14,9 @@ from app.clock import Clock
 from app.cluster.directory import Directory
 from app.cluster.node import Node
 from app.errors import BusUnavailable
+from app.transports.api_key import has_key
+from app.transports.auth import Authenticator, credentials_of
+from app.transports.query import Query
 
 STATIC = Path(__file__).parent / "static"
 
@@ -34,14 +37,24 @@ class Console:
     node: Node
     directory: Directory
     clock: Clock
-    auth_mode: str
+    authenticator: Authenticator
+    api_key: bytes
 
     async def page(self, _: Request) -> Response:
         return FileResponse(STATIC / "index.html", headers=HEADERS)
 
-    async def cluster(self, _: Request) -> Response:
-        """The replicas whose lease is alive; this one alone, and why, if Redis cannot be asked."""
-        answer: dict[str, object] = {"auth": self.auth_mode, "replica": self.node.name}
+    async def cluster(self, request: Request) -> Response:
+        """The replicas whose lease is alive; this one alone, and why, if Redis cannot be asked.
+
+        In jwt mode they are for who gives a token or the key of the server API; anybody else learns the mode.
+        """
+        answer: dict[str, object] = {"auth": self.authenticator.mode, "replica": self.node.name}
+        if self.authenticator.mode == "jwt" and not has_key(request.headers, self.api_key):
+            credentials = credentials_of(request.scope, Query(request.scope))
+            if credentials.token is None:
+                text = "the replicas are shown to who gives a token, or the key of the server API"
+                return JSONResponse({**answer, "replicas": [], "error": text})
+            await self.authenticator.identify(credentials)
         try:
             replicas = await self.directory.replicas()
         except BusUnavailable as error:

@@ -1,15 +1,13 @@
 """One path of the server API: the key, the body, and how an answer looks."""
 
-import hmac
-
 import msgspec
-from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from app.settings import ApiSettings
 from app.transports.addresses import address_of
+from app.transports.api_key import has_key
 from app.transports.failed_attempts import TOO_MANY, FailedAttempts
 from app.transports.http_api import models
 from app.transports.http_api.methods import BAD_REQUEST, METHODS, UNAUTHORIZED, UNKNOWN_METHOD, ApiError, Methods
@@ -59,7 +57,7 @@ class ApiDoor:
         """The body of a request that has the key; otherwise what it is refused with."""
         if request.method != "POST":
             return _error(405, BAD_REQUEST, f"{request.method} is not supported here; use POST", {"Allow": "POST"})
-        if not self._admits(request.headers):
+        if not has_key(request.headers, self._key):
             if not await self._failed_attempts.failed(address_of(request.scope)):
                 return _error(429, UNAUTHORIZED, TOO_MANY, {"Retry-After": "1"})
             return _error(401, UNAUTHORIZED, self._why_not())
@@ -68,14 +66,6 @@ class ApiDoor:
             text = f"the body has more than {self._most_bytes} bytes (HELIOGRAPH_API__BODY_BYTES); nothing was done"
             return _error(413, BAD_REQUEST, text)
         return body
-
-    def _admits(self, headers: Headers) -> bool:
-        given = headers.get("x-api-key")
-        if given is None:
-            scheme, _, given = headers.get("authorization", "").partition(" ")
-            if scheme.lower() != "apikey":
-                return False
-        return bool(self._key) and hmac.compare_digest(given.encode("latin-1").strip(), self._key)
 
     def _why_not(self) -> str:
         if not self._key:
