@@ -231,13 +231,18 @@ class Opened:
 
 @dataclass(frozen=True, slots=True)
 class Opening:
-    """What to read with `Log.open`: what stands after `after`; everything that is kept; or nothing."""
+    """What to read with `Log.open`: what stands after `after`; everything that is kept; or nothing.
+
+    `is_own`: `after` is what this replica was told itself, and not what a client says. A log that ends before that
+    has lost its end: it begins a new epoch, for everybody.
+    """
 
     channel: str
     after: Position | None = None
     replay: bool = False
     limit: int = 500
     with_run: bool = False
+    is_own: bool = False
 
 
 class BusSequences(NamedTuple):

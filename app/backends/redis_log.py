@@ -127,7 +127,8 @@ class RedisLog:
         names = [keys.meta(channel), keys.stream(channel), keys.client_stream(channel)]
         names += [keys.state(channel), keys.tail(channel)]
         with_run = "1" if opening.with_run else ""
-        return names, [READ_TTL_S * 1000, epoch, offset, opening.limit, with_run, self._page_bytes], NOTHING
+        arguments: list[Argument] = [READ_TTL_S * 1000, epoch, offset, opening.limit, with_run, self._page_bytes]
+        return names, [*arguments, "1" if opening.is_own else ""], NOTHING
 
 
 class TwoServerLog(RedisLog):

@@ -608,7 +608,11 @@ class Channels:
         """
         for i in range(0, len(followed), LOOK_BATCH):
             some = followed[i : i + LOOK_BATCH]
-            for each, top in zip(some, await self._log.tops([each.name for each in some]), strict=True):
+            before = [None if each.sequence is None else each.sequence.position for each in some]
+            tops = await self._log.tops([each.name for each in some])
+            for each, position, top in zip(some, before, tops, strict=True):
+                if position is not None and top is not None and _is_after(position, top):
+                    self._missing(each.name)  # the log went back: where it stands now is before what it has given
                 compare(each, top)
 
     async def _repair(self, followed: list[_Followed]) -> None:
@@ -618,7 +622,13 @@ class Channels:
         """
         asked = [each.sequence.position for each in followed if each.sequence is not None]
         openings = [
-            Opening(each.name, after=position, limit=self._settings.page, with_run=self._namespaces.of(each.name).run)
+            Opening(
+                each.name,
+                after=position,
+                limit=self._settings.page,
+                with_run=self._namespaces.of(each.name).run,
+                is_own=True,
+            )
             for each, position in zip(followed, asked, strict=True)
         ]
         opened = await self._log.open(openings)

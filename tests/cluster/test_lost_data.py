@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from app.protocol.events import Delivery
+from app.protocol.position import Position
 from tests.support.members import Member, Members
 from tests.support.redis_server import RedisServer
 from tests.support.settling import believe_at_once
@@ -121,3 +122,50 @@ class TestEntries:
 async def keys_of(member: Member) -> list[bytes]:
     prefix = member.replica.bus.keys.prefix
     return [key async for key in member.replica.bus.client.scan_iter(f"{prefix}*") if b":probe" not in key]
+
+
+class TestLogs:
+    async def test_a_log_that_went_back_begins_anew_for_all_who_were_ahead(
+        self, redis: RedisServer, namespace: str
+    ) -> None:
+        """Fails if offsets are given twice in one epoch: who listens drops what is new as if it had come already."""
+        async with Members(redis.url, namespace) as members:
+            one, two = [await members.start(f"replica-{n}", channels={"heartbeat_s": 0.1}) for n in (1, 2)]
+            devices = [await each.connect("bob") for each in (one, two)]
+            for each, device in zip((one, two), devices, strict=True):
+                await each.replica.manager.subscribe(device.connection, "news")
+            receipts = [await one.replica.manager.publish("news", number) for number in range(1, 6)]
+            await eventually(lambda: all(device.got == [1, 2, 3, 4, 5] for device in devices))
+            # As another server would say that was given older data; what has been there since is lost.
+            client, keys = one.replica.bus.client, one.replica.bus.keys
+            await client.hset(keys.meta("news"), "top", 2)
+            await client.xdel(keys.stream("news"), "3-0", "4-0", "5-0")
+            await client.execute_command("XSETID", keys.stream("news"), "2-0")
+            await eventually(lambda: all(len(device.of("subscribed")) == 2 for device in devices), within_s=2)
+            for device in devices:
+                assert device.of("subscribed")[-1]["recovered"] is False
+            after = [await two.replica.manager.publish("news", number) for number in range(6, 9)]
+            await eventually(lambda: all(device.got[5:] == [6, 7, 8] for device in devices))
+            before, now = receipts[-1].position, after[0].position
+            assert before is not None
+            assert now is not None
+            assert before.epoch != now.epoch
+            # Who was ahead and comes back later is told too, however far the log has come by then.
+            late = await one.connect("late")
+            await one.replica.manager.subscribe(late.connection, "news", before)
+            await eventually(lambda: late.got == [6, 7, 8])
+            assert [frame["recovered"] for frame in late.of("subscribed")] == [False]
+
+    async def test_what_a_client_says_of_itself_begins_nothing(self, redis: RedisServer, namespace: str) -> None:
+        """Fails if a stranger's cursor beyond the end takes everybody's history away."""
+        async with Members(redis.url, namespace) as members:
+            one = await members.start()
+            bob, eve = await one.connect("bob"), await one.connect("eve")
+            await one.replica.manager.subscribe(bob.connection, "news")
+            receipt = await one.replica.manager.publish("news", 1)
+            assert receipt.position is not None
+            far = Position(receipt.position.epoch, 1_000)
+            await one.replica.manager.subscribe(eve.connection, "news", far)
+            again = await one.replica.manager.publish("news", 2)
+            assert again.position == receipt.position.next
+            assert len(bob.of("subscribed")) == 1

@@ -1,6 +1,6 @@
 -- Stands before every script that reads or writes a log, behind a line that sets constants:
---   fence    the run id (its beginning) of the Redis server that the script was loaded into, and '1' if that is certain. Scripts do
---            not survive a restart, so a script never runs under another server than that.
+--   fence    the name of the Redis server's process that the script was loaded into (script_loading.py), and '1' if
+--            that is certain. Scripts do not survive a restart, so a script never runs under another process than that.
 --   certain  true if this server loses nothing that it has acknowledged when it restarts (appendfsync always)
 
 -- A name for a log that begins, unlike any before it.
@@ -15,6 +15,13 @@ local function stands(other)
   if not other then return false end
   return other == fence or string.sub(other, 1, -2) == string.sub(fence, 1, -2)
     or (certain and string.sub(other, -1) == '1')
+end
+
+-- Begins a new epoch behind `top`; returns its name.
+local function begin_anew(meta, before, top)
+  local epoch = new_epoch(meta)
+  redis.call('HSET', meta, 'epoch', epoch, 'began', top, 'before', before)
+  return epoch
 end
 
 -- The log's epoch, the offset of its last publication, and `due` (see _keep.lua). The epoch is new if there is no log
@@ -34,9 +41,7 @@ local function place(meta, ...)
     return epoch, 0
   end
   if not stands(known[3]) then
-    local before = epoch
-    epoch = new_epoch(meta)
-    redis.call('HSET', meta, 'epoch', epoch, 'began', known[2], 'before', before)
+    epoch = begin_anew(meta, epoch, known[2])
   end
   redis.call('HSET', meta, 'fence', fence)
   return epoch, tonumber(known[2])

@@ -2,7 +2,8 @@
 -- KEYS: meta, the log's two streams (see _keep.lua), state, tail
 -- ARGV: ms that a new meta stays, epoch and offset after which to read (offset -1: read nothing,
 --       -2: read from the start of what is kept), how many to read at the most, '1' to read the state too,
---       how many bytes to read at the most (one publication may have more)
+--       how many bytes to read at the most (one publication may have more),
+--       '1' if the position is certain to have been there: a log that ends before it has lost its end
 -- Returns {epoch, top, 1 if nothing after the position and up to the last publication read is missing,
 --          {offset, body, ...}, {state, progress}, tail}
 -- After a position that is none of this epoch's, what is certain to have come later is read: all of the present epoch,
@@ -10,6 +11,10 @@
 local epoch, top = place(KEYS[1], KEYS[2], KEYS[3])
 if redis.call('PTTL', KEYS[1]) == -1 then
   redis.call('PEXPIRE', KEYS[1], ARGV[1])
+end
+
+if ARGV[7] == '1' and ARGV[2] == epoch and tonumber(ARGV[3]) > top then
+  epoch = begin_anew(KEYS[1], epoch, top)
 end
 
 local after, limit, most_bytes, complete, found = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[6]), 1, {}
