@@ -211,6 +211,16 @@ class TestLimits:
             assert not stream.reader.at_eof()
             assert b"connected" in await stream.reader.read(65536)
 
+    async def test_a_body_has_a_time_of_its_own(self, start_replica: StartReplica) -> None:
+        """Fails if a body that comes slowly is cut when the time of the headers is over."""
+        one = await start_replica(redis_url=None, api=API, limits={**LIMITS, "body_timeout_s": 5})
+        async with line_to(one) as line:
+            head = post("Connection: close")[: -len(BODY)]
+            for piece in (head, BODY[:5], BODY[5:9], BODY[9:]):
+                line.writer.write(piece)
+                await asyncio.sleep(0.25)
+            assert (await line.rest()).startswith(b"HTTP/1.1 200 ")
+
 
 class TestPaths:
     @pytest.mark.parametrize(
