@@ -741,9 +741,9 @@ class Channels:
         ]
         await self._compare(looked_at, self._note_if_lost)
         await self._beat_for_users()
-        await self._keep_places()
         answered, self._log_answered = self._log_answered, asyncio.Event()
         answered.set()
+        await self._keep_places()
 
     async def _keep_places(self) -> None:
         """Keep the places of channels that are listened to and on which nothing was published yet.

@@ -283,6 +283,10 @@ class Session:
         """Subscribing failed: the client may try again."""
         self._channels.discard(channel)
 
+    def wants(self, channel: str) -> bool:
+        """False if the server has taken the client off the channel since it was to be subscribed to it."""
+        return channel in self._channels or user_of(channel) == self.user
+
     def expelled(self, channel: str) -> bool:
         """The server takes the client off the channel; False if it was not on it (nor about to be)."""
         was_on = channel in self._channels

@@ -169,6 +169,8 @@ class Driver:
         Raises:
             BusUnavailable: not now. What is to be kept is tried again, until it succeeds or the connection ends.
         """
+        if not self._session.wants(action.channel):
+            return  # it was told so
         self._joining = action.channel
         try:
             joined = await self._parts.manager.subscribe(

@@ -199,7 +199,11 @@ class TestUnsubscribe:
             assert await alice.messages(1) == ["for alice"]
             for bob in bobs:
                 await bob.nothing_more()
-            await eventually(lambda: _is(manager.presence("room:1"), {"alice": 1}))
+
+            async def is_alone() -> bool:
+                return (await manager.presence("room:1")).users == {"alice": 1}
+
+            await eventually(is_alone)
             await bobs[1].say({"type": "subscribe", "channel": "room:1", "id": 7})
             await bobs[1].next("subscribed", id=7)
             await manager.publish("room:1", "for both")
@@ -219,6 +223,25 @@ class TestUnsubscribe:
         for channel in ("#bob", "#alice", "", "#"):
             with pytest.raises(BadChannel):
                 await one.replica.manager.unsubscribe_user("bob", channel)
+
+    async def test_before_its_turn_has_come(self, start_replica: StartReplica) -> None:
+        """Fails if a channel that waits while the client reads another one's past is subscribed to all the same."""
+        one = await start_replica(redis_url=None)
+        manager = one.replica.manager
+        for number in range(600):
+            await manager.publish("logs:1", {"number": number, "filler": "x" * 20_000})
+        async with Client(one.url, path="/ws?user=bob&channels=logs:1,news") as bob:
+            bob.socket.transport.pause_reading()
+            await eventually(lambda: one.replica.hub.count("bob") and _waits(one))
+            await manager.unsubscribe_user("bob", "news")
+            bob.socket.transport.resume_reading()
+            await bob.next("unsubscribed", channel="news")
+            for number in range(600):
+                assert (await bob.next("message"))["data"]["number"] == number
+            await bob.say({"type": "unsubscribe", "channel": "news", "id": 1})
+            assert (await bob.next("error", id=1))["message"] == "not subscribed to 'news'"
+            assert not one.replica.hub.subscribers("news")
+            assert await bob.only("unsubscribed") == []
 
     async def test_while_it_is_being_subscribed(self, start_replica: StartReplica) -> None:
         """Fails if who is still reading the channel's past when the command comes is subscribed all the same."""
@@ -280,10 +303,6 @@ async def _looked_twice(*replicas: RunningReplica) -> None:
         commands._log.after = after  # type: ignore[method-assign]
 
     await asyncio.gather(*map(looked, replicas))
-
-
-async def _is(call: Any, expected: object) -> bool:
-    return bool(await call == expected)
 
 
 def _resting(one: RunningReplica) -> object:

@@ -336,14 +336,14 @@ class TestALargeRepair:
             await self._lose(one)
             await eventually(lambda: channels_of(one)._pending)
             assert not one.replica.hub.subscribers("chat:1")
-            assert await one.replica.manager.presence("chat:1") == {"stalled": 1}
+            assert (await one.replica.manager.presence("chat:1")).users == {"stalled": 1}
             [connection] = one.replica.hub
             at = parse_cursor(channels_of(one).cursor_of(connection))["chat:1"].offset
             assert 0 < at < self.PUBLICATIONS
             stalled.abort()
 
             async def is_gone() -> bool:
-                return await one.replica.manager.presence("chat:1") == {}
+                return (await one.replica.manager.presence("chat:1")).users == {}
 
             await eventually(is_gone)
         assert channels_of(one)._pending == {}
