@@ -67,7 +67,7 @@ class TestServe:
             ({}, "HELIOGRAPH_AUTH: MODE jwt needs SECRET"),
             (
                 {"AUTH__MODE": "open", "REDIS__URL": "redis://host:port"},
-                "the address of Redis (HELIOGRAPH_REDIS__URL, …_DURABLE_URL): ",
+                "HELIOGRAPH_REDIS__URL: cannot be read: ",
             ),
             ({"AUTH__MODE": "open", "ALLOWED_ORIGINS": "https://app.example.org"}, "HELIOGRAPH_ALLOWED_ORIGINS: "),
             ({"AUTH__MODE": "open", "LIMITS__DEPHT": "3"}, "HELIOGRAPH_LIMITS__DEPHT: there is no such setting"),
