@@ -195,12 +195,22 @@ def build_replica(settings: Settings, name: str = "replica-1", bus: PubSubManage
     commands = Commands(hub, command_log, blocked, node_id=bus.node_id, clock=clock)
     pulse = Pulse(telemetry, clock)
     services: list[Service] = [presence, census, commands]
-    if memory is not None:
-        services.append(memory)
     if bus.enabled:
         services.append(Sweeper(emissions.sweep))
         services.append(RunReaper(partial(reap_lost_runs, kept_scripts, bus.keys, bus.channel, namespaces)))
-    node = Node(name, hub, bus, directory, channels, pulse, probes, services, drain=settings.drain, clock=clock)
+    node = Node(
+        name,
+        hub,
+        bus,
+        directory,
+        channels,
+        pulse,
+        probes,
+        services,
+        memory=memory,
+        drain=settings.drain,
+        clock=clock,
+    )
     manager = ConnectionManager(
         hub,
         bus,

@@ -275,10 +275,10 @@ class RedisEmissions:
             BusUnavailable: not now.
         """
         with as_bus_unavailable():
-            seconds, _ = await self._redis.time()
-            before = int((seconds - self._ttl_s) * 1000)
+            seconds, _ = await self._redis.link.ask("TIME")
+            before = max(0, int((int(seconds) - self._ttl_s) * 1000))
             for key in (*self._stream.shard_keys, self._stream.dead_key):
-                await self._redis.xtrim(key, minid=before, approximate=False)
+                await self._redis.link.ask("XTRIM", key, "MINID", before)
 
 
 def _entries(shard: int, found: Sequence[tuple[bytes, dict[bytes, bytes]]], *, deliveries: int) -> list[Entry]:

@@ -12,6 +12,7 @@ from app.backends.protocols import Fault, ReplicaInfo
 from app.clock import Clock, iso8601
 from app.cluster.channels import Channels
 from app.cluster.directory import Directory
+from app.cluster.memory_watch import MemoryWatch
 from app.cluster.pubsub_manager import BusState, PubSubManager
 from app.cluster.pulse import Pulse
 from app.cluster.write_probe import WriteProbe
@@ -26,7 +27,8 @@ logger = logging.getLogger("heliograph.node")
 
 VERSION = metadata.version("heliograph")
 # Why a replica is not ready, or degraded.
-REASONS: Final = ("broken", "draining", "bus_lost", "bus_silent", *(fault.value for fault in Fault))
+MEMORY_LOW: Final = "redis_memory_low"  # so nothing that clients write is kept
+REASONS: Final = ("broken", "draining", "bus_lost", "bus_silent", *(fault.value for fault in Fault), MEMORY_LOW)
 SLICE_S = 0.05  # a drain tells and closes its clients in slices of this length
 
 
@@ -55,6 +57,7 @@ class Node:
         probes: Sequence[WriteProbe],
         services: Sequence[Service],
         *,
+        memory: MemoryWatch | None = None,
         drain: DrainSettings,
         clock: Clock,
     ) -> None:
@@ -69,7 +72,9 @@ class Node:
         self._channels = channels
         self._pulse = pulse
         self._probes = tuple(probes)
-        self._services: tuple[Service, ...] = (*probes, channels, pulse, *services)
+        self._memory = memory
+        watches = () if memory is None else (memory,)
+        self._services: tuple[Service, ...] = (*probes, *watches, channels, pulse, *services)
         bus.on_died = self.give_up
         for probe in probes:
             probe.give_up = self.give_up
@@ -96,7 +101,9 @@ class Node:
             return refusals[0].value
         if not self._bus.ready:
             return "bus_silent" if self._bus.state is BusState.RUNNING else "bus_lost"
-        return faults[0].value if faults else ""
+        if faults:
+            return faults[0].value
+        return MEMORY_LOW if self._memory is not None and self._memory.is_full else ""
 
     def give_up(self, why: str) -> None:
         """Note that this process cannot heal: its server drains it and ends it, so that it is started anew."""

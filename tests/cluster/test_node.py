@@ -93,7 +93,11 @@ class TestRunning:
                 await eventually(lambda command=command: own_redis.calls(command) >= 2)
             async with RedisAdmin(own_redis.url) as admin:
                 connected = await admin.connections()
-            assert sorted(each["sub"] != "0" for each in connected) == [False, True]  # the link, the listener
+            assert sorted(each["sub"] != "0" for each in connected) == [
+                False,
+                False,
+                True,
+            ]  # the link, the one for bulk reads, the listener
 
 
 class TestStop:

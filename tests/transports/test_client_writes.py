@@ -212,7 +212,9 @@ class TestMemory:
             await al.next("subscribed", channel="new:1")
             async with Client(one.url, user="newcomer"):
                 pass
+            assert (one.replica.node.ready, one.replica.node.reason) == (True, "redis_memory_low")
             value = await read(one)
+            assert value("degraded", reason="redis_memory_low") == 1
             assert value("client_writes_blocked") == 1
             assert 0.8 < value("redis_memory_ratio") < 1
             assert value("client_writes_refused_total", limit="memory") == 3
@@ -220,6 +222,7 @@ class TestMemory:
             assert await bob.close_code() == 3503
             fill(own_redis, 50)
             await eventually(lambda: not one.replica.memory.is_full)
+            assert one.replica.node.reason == ""
             assert (await al.send("bob", 2))["type"] == "ack"
         lines = [each.getMessage() for each in caplog.records if each.name == "heliograph.memory"]
         assert len(lines) == 2
