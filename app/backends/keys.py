@@ -95,6 +95,10 @@ class Keys:
         """Hash: the name of the present run of the Redis server, and of the one that was found to have lost data."""
         return f"{self.prefix}server"
 
+    def script_owner(self, owner: str, number: int) -> str:
+        """String: who goes by that name and number, and has the scripts that carry them."""
+        return f"{self.prefix}script-owner:{owner}:{number}"
+
     def probe(self, name: str) -> str:
         """Hash: how often the replica of that name has tried out whether Redis takes what it writes."""
         return f"{self.prefix}probe:{name}"

@@ -7,6 +7,7 @@ run id where INFO may be asked for. Where it may not be, somebody makes a name u
 in a key: a key may outlive the process and a script never does, so both together say that it is the same one.
 """
 
+import logging
 import secrets
 from collections.abc import Generator, Sequence
 from hashlib import sha1
@@ -21,16 +22,36 @@ from app.backends.script_texts import is_certain, raise_first_error, script_text
 MADE_UP: Final = "x"  # how a name begins that is no run id, as a hexadecimal number does not
 NAME_LENGTH: Final = 16
 MOST_TRIES: Final = 5  # to agree on a name
+MOST_NAMESAKES: Final = 16
+CLAIM_MS: Final = 10_000  # for so long an owner's number is held without being renewed
+
+logger = logging.getLogger("heliograph.redis")
 
 Steps = Generator[list[Command], list[Any], dict[str, str]]
 
 
+class Claim:
+    """Whoever holds a number of an owner: a name that nobody else has. Under `key`, as long as it is renewed."""
+
+    def __init__(self) -> None:
+        self.holder = secrets.token_hex(8)
+        self.key = ""
+
+
 def load(
-    names: Sequence[str], keys: Keys, *, directed: bool, owner: str = "", mark_key: str = "", mark: int = 0
+    names: Sequence[str],
+    keys: Keys,
+    *,
+    directed: bool,
+    owner: str = "",
+    claim: Claim | None = None,
+    mark_key: str = "",
+    mark: int = 0,
 ) -> Steps:
     """Yield the commands to ask, all over one connection; be sent their answers, errors of Redis among them.
 
-    Returns name -> SHA of the scripts. `owner`, `directed`: see `script_text`. `mark`: the number that Redis has
+    Returns name -> SHA of the scripts. `owner`, `directed`: see `script_text`. `claim`: to a number that goes with
+    the owner, so that of those who are called the same each has scripts of its own. `mark`: the number that Redis has
     acknowledged last under `mark_key` (0: none): a server that knows only a lower one has lost what came after it.
 
     Raises RedisError.
@@ -45,9 +66,29 @@ def load(
     if certain and int(marked or 0) < mark:
         certain = False
         raise_first_error((yield [("HSET", keys.server, "lost", name)]))
+    if claim is not None:
+        owner = yield from _claim(keys, owner, claim)
     texts = [script_text(each, name, certain=certain, directed=directed, owner=owner) for each in names]
     shas = yield [("SCRIPT", "LOAD", text) for text in texts]
     return {each: _text(sha) for each, sha in zip(names, raise_first_error(shas), strict=True)}
+
+
+def _claim(keys: Keys, owner: str, claim: Claim) -> Generator[list[Command], list[Any], str]:
+    """The owner with a number that nobody else has who is called the same.
+
+    Scripts stay in the memory of Redis, so there are to be no more of them than there are owners at the same time.
+    """
+    for number in range(MOST_NAMESAKES):
+        key = keys.script_owner(owner, number)
+        _, held_by = yield [("SET", key, claim.holder, "NX", "PX", CLAIM_MS), ("GET", key)]
+        if held_by == claim.holder.encode():
+            if number and claim.key != key:
+                logger.warning("another replica is called %s too: give each a name of its own (--name)", owner)
+            claim.key = key
+            return f"{owner} {number}"
+        if held_by is None or isinstance(held_by, Exception):
+            break  # memory is full, or that is not allowed
+    return f"{owner} {claim.holder}"
 
 
 def _mark_read(mark_key: str) -> Command:

@@ -20,9 +20,9 @@ from redis.exceptions import NoScriptError, RedisError, ResponseError
 from app.answers import answer
 from app.backends.call_batch import NOTHING, Call, CallBatch, nobody, parameters_of
 from app.backends.keys import Keys
-from app.backends.link import MOST_OUTSTANDING, Command, Done, Link, LinkFull, NotSent, tell
+from app.backends.link import DEMOTED, MOST_OUTSTANDING, Command, Done, Link, LinkFull, NotSent, tell
 from app.backends.redis_client import Client
-from app.backends.script_loading import load
+from app.backends.script_loading import CLAIM_MS, Claim, load
 from app.backends.script_texts import BATCHED, Argument, raise_first_error, read_all
 from app.telemetry import Histogram
 
@@ -50,7 +50,8 @@ class Scripts:
 
     `owner` stands in each script. If Redis forgets its scripts while calls are on their way, a call fails until the
     scripts have been loaded again; had somebody else loaded the same, a later call might be carried out before an
-    earlier one is repeated. Who needs that order has a name of its own. `directed`: see `script_text`. `publish_time`
+    earlier one is repeated. Who needs that order has a name, to which a number is added if another one has the same.
+    `directed`: see `script_text`. `publish_time`
     takes how long Redis needs for what publishes.
     """
 
@@ -73,6 +74,7 @@ class Scripts:
         self._shas: dict[str, str] = {}
         self._loading: asyncio.Task[None] | None = None
         self._mark = Mark()
+        self._claim = Claim()
         self._batch: CallBatch | None = None  # the last
         # What Redis did not know, and which try the next one is: to be repeated before ...
         self._again: list[tuple[str, Command, Done, int]] = []
@@ -81,7 +83,7 @@ class Scripts:
     def over(self, link: Link) -> "Scripts":
         """The same scripts, called over another link of the same client."""
         others = Scripts(self._client, self._keys, self._owner, directed=self._directed)
-        others._link, others._mark = link, self._mark
+        others._link, others._mark, others._claim = link, self._mark, self._claim
         return others
 
     def call(self, name: str, call: Call, done: Done) -> None:
@@ -171,6 +173,7 @@ class Scripts:
             self._keys,
             directed=self._directed,
             owner=self._owner,
+            claim=self._claim if self._owner else None,
             mark_key=self._mark.key,
             mark=self._mark.number,
         )
@@ -178,7 +181,9 @@ class Scripts:
         while True:
             replies = await answer(partial(self._ask_all, commands, connection))
             for reply in replies:
-                if isinstance(reply, Exception) and not isinstance(reply, ResponseError):
+                if isinstance(reply, Exception) and (
+                    not isinstance(reply, ResponseError) or isinstance(reply, DEMOTED)
+                ):
                     raise reply
             try:
                 commands = steps.send(replies)
@@ -214,9 +219,16 @@ class Scripts:
 
         Redis counts the rehearsals; when scripts are loaded the next time it has to know the number it gave last.
         """
-        keys = self._keys.probe(name), self._keys.probe_log(name), self._keys.probe_scratch(name)
-        mark = await self.run("probe", keys, [PROBE_TTL_MS])
+        names, claim = self._keys, self._claim
+        keys = [names.probe(name), names.probe_log(name), names.probe_scratch(name)]
+        if claim.key:
+            keys.append(claim.key)
+        mark, is_held = await self.run("probe", keys, [PROBE_TTL_MS, CLAIM_MS, claim.holder])
         self._mark.key, self._mark.number = keys[0], mark
+        if not is_held:
+            # This process stood still, and another one that is called the same has the scripts now.
+            claim.key = ""
+            self._shas = {}
 
 
 def _collect(count: int, done: Callable[[list[Any]], object]) -> Done:

@@ -1,6 +1,7 @@
 """The link to a real Redis: order, batches, time-outs, and everything that can break under it."""
 
 import asyncio
+import hashlib
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -395,6 +396,53 @@ class TestScripts:
         assert done == [1, 2]
         entries = await linked.client.xrange("stream")
         assert [int(fields[b"data"]) for _, fields in entries] == [1, 2]
+
+    async def test_somebody_else_of_the_same_name_changes_no_order_either(
+        self, linked: Linked, own_redis: RedisServer
+    ) -> None:
+        """Fails if two replicas that were both called replica-1 have each other's messages change places.
+
+        As above: the one that comes second has its scripts loaded between two calls of the first.
+        """
+        scripts, namesake = Scripts(linked.client, KEYS, "replica-1"), Scripts(linked.client, KEYS, "replica-1")
+        await scripts.run("remember", ["stream", "latest"], [10_000, 60_000, 0])
+        await namesake.run("remember", ["other", "latest"], [10_000, 60_000, 0])
+        assert scripts._shas != namesake._shas
+        texts = {}
+        pack = linked.link._pack
+
+        def noted(command: Command) -> None:
+            if command[:2] == ("SCRIPT", "LOAD"):
+                texts[hashlib.sha1(str(command[2]).encode()).hexdigest()] = command[2]  # noqa: S324
+            pack(command)
+
+        if not hasattr(type(linked.link), "__mypyc_attrs__"):
+            linked.link._pack = noted  # type: ignore[method-assign]
+            linked.call("SCRIPT", "FLUSH")
+            await namesake.run("remember", ["other", "latest"], [10_000, 60_000, 0])
+            done: list[int] = []
+            linked.call("SCRIPT", "FLUSH")
+            for number in (1, 2):
+                call = ["stream", "latest"], [10_000, 60_000, number], NOTHING
+                scripts.call("remember", call, _note(done, number))
+                linked.call("SCRIPT", "LOAD", texts[namesake._shas["remember"]])
+            await eventually(lambda: len(done) == 2)
+            assert done == [1, 2]
+
+    async def test_a_number_that_was_taken_meanwhile(self, linked: Linked, own_redis: RedisServer) -> None:
+        """Fails if a replica that stood still shares its scripts with one that took its place."""
+        frozen = Scripts(linked.client, KEYS, "replica-1")
+        await frozen.probe("replica-1")
+        before = frozen._shas["probe"]
+        await linked.client.delete(frozen._claim.key)  # as if its time had run out
+        other = Scripts(linked.client, KEYS, "replica-1")
+        await other.probe("replica-1")
+        assert other._shas["probe"] == before, "so few scripts stay in Redis"
+        await frozen.probe("replica-1")
+        await frozen.probe("replica-1")
+        assert frozen._shas["probe"] != before
+        await other.probe("replica-1")
+        assert other._shas["probe"] == before
 
     async def test_scripts_that_cannot_be_loaded_fail_the_call_and_are_tried_again(
         self, own_redis: RedisServer

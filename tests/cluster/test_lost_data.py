@@ -92,7 +92,7 @@ class TestEntries:
             await one.replica.manager.subscribe(here.connection, "lobby:1")
 
             async def members_are(expected: dict[str, int]) -> bool:
-                return await one.replica.manager.presence("lobby:1") == expected
+                return (await one.replica.manager.presence("lobby:1")).users == expected
 
             await eventually(lambda: members_are({"alice": 1}))
             backup = backed_up(redis)

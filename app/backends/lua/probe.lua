@@ -1,7 +1,8 @@
 -- Rehearses what replicas and publishers do, on keys of its own: what is refused here would be refused to clients.
--- KEYS: this replica's probes, the last of them, a scratch key
--- ARGV: ms until they are forgotten
--- Returns how many probes there have been. Redis knows a lower number than it gave before if it has lost data.
+-- KEYS: this replica's probes, the last of them, a scratch key, and if there is one the claim to renew
+-- ARGV: ms until they are forgotten, ms until the claim is, who holds it
+-- Returns {how many probes there have been, 1 unless somebody else holds the claim}. Redis knows a lower number than it
+-- gave before if it has lost data.
 local probes, last, scratch = KEYS[1], KEYS[2], KEYS[3]
 local refusal
 
@@ -47,5 +48,14 @@ call('ZSCORE', scratch, count)
 call('ZRANGE', scratch, 0, -1)
 call('ZRANGEBYSCORE', scratch, 0, 1)
 call('ZREM', scratch, count)
+local held = 1
+if KEYS[4] then
+  call('SET', KEYS[4], ARGV[3], 'NX', 'PX', ARGV[2])
+  if call('GET', KEYS[4]) == ARGV[3] then
+    call('PEXPIRE', KEYS[4], ARGV[2])
+  else
+    held = 0
+  end
+end
 if refusal then return redis.error_reply(refusal) end
-return count
+return {count, held}
