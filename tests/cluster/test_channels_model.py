@@ -78,7 +78,6 @@ class Client:
 
     def __init__(self, world: "World") -> None:
         self._world = world
-        self._subscribing: list[asyncio.Task[None]] = []
         self.position: dict[str, int] = {}  # up to where it has seen everything
         self.wants: set[str] = set()
         self.faults: list[str] = []
@@ -93,6 +92,7 @@ class Client:
         self.connection = Connection("c", "user", encoding, self.outbox)
         world.hub.add(self.connection)
         self._read = 0
+        self._subscribing: asyncio.Task[None] | None = None
         self._on: set[str] = set()
 
     def reconnect(self) -> None:
@@ -117,10 +117,20 @@ class Client:
         if channel not in self.wants:
             self._read_all()
             self.wants.add(channel)
-            joining = self._join(self.connection, channel, keep=keep)
-            self._subscribing.append(asyncio.create_task(joining))
+            joining = self._join(self.connection, self._subscribing, channel, keep=keep)
+            self._subscribing = asyncio.create_task(joining)
 
-    async def _join(self, connection: Connection, channel: str, *, keep: bool) -> None:
+    async def _join(
+        self, connection: Connection, before: asyncio.Task[None] | None, channel: str, *, keep: bool
+    ) -> None:
+        """One after the other, as a driver does it."""
+        if before is not None:
+            await asyncio.wait([before])
+        if connection is not self.connection or channel not in self.wants:
+            return
+        if channel in self._world.channels.channels_of(connection):
+            return
+        self._read_all()
         since = None
         if channel in self.position:
             since = Position(self._world.epoch(channel), self.position[channel])
@@ -246,6 +256,7 @@ class World:
                 client.look()
             return all(
                 client.position.get(channel) == self.top(channel)
+                and client.connection in self.hub.subscribers(channel)
                 for client in self.clients
                 for channel in client.wants
             )
