@@ -379,6 +379,7 @@ class Settings(BaseSettings):
         frozen=True,
         extra="ignore",
         nested_model_default_partial_update=True,
+        hide_input_in_errors=True,
     )
 
     redis: RedisSettings = RedisSettings()

@@ -399,6 +399,8 @@ class TestFaults:
             own_redis.freeze()
             answers = [await alice.send("bob", number, idempotency_key=f"k{number}") for number in range(3)]
             assert [each["code"] for each in answers] == ["unavailable"] * 3
+            assert all("perhaps delivered" in each["message"] for each in answers)
+            assert all("idempotency_key" in each["message"] for each in answers)
             own_redis.thaw()
 
             async def again(number: int) -> bool:
