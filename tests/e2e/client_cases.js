@@ -3,6 +3,7 @@
  * fails by throwing. Sockets, requests and time are played by hand. `test_client.py` runs them in Chromium.
  */
 import { Heliograph } from "/static/heliograph.js";
+import { span } from "/static/format.js";
 import { LineBuffer } from "/static/line_buffer.js";
 import { RunWatch } from "/static/run_watch.js";
 
@@ -1176,4 +1177,9 @@ export async function a_run_goes_on_where_its_log_was_whatever_tells_of_it() {
   equal([lines, sources.at(-1)], [["a", "b", "c", "d", "e"], "live"]);
   subscription.heard.initial_state({ state: "END", progress: 100, logs: ["x"] });
   equal(lines.slice(-2), ["gap", "x"]);
+}
+
+export async function a_scale_of_time_is_short() {
+  const found = [0, 0.25, 2.5, 999, 1000, 1500, 10_000, 99_000, 200_000, 1_000_000].map(span);
+  equal(found, ["0", "0.3 ms", "2.5 ms", "999 ms", "1 s", "1.5 s", "10 s", "99 s", "3.3 min", "17 min"]);
 }

@@ -59,7 +59,7 @@ class Console:
             replicas = await self.directory.replicas()
         except BusUnavailable as error:
             replicas = [self.node.describe()]
-            answer["error"] = error.detail
+            answer["error"] = str(error)
         now = self.clock.now()
         answer["replicas"] = [
             {**msgspec.structs.asdict(info), "seen_ms": max(0, round((now - info.renewed_at) * 1000))}

@@ -10,14 +10,15 @@ import { Composer } from "./views/composer.js";
 import { closeText, ConnectionView, hasFailed, TRANSPORTS } from "./views/connection.js";
 import { LogView } from "./views/log.js";
 import { MessagesView } from "./views/messages.js";
-import { replicaName } from "./views/replica.js";
+import { replicaName, troubleOf } from "./views/replica.js";
 import { RunView } from "./views/run.js";
 
-const client = new Heliograph();
+// Beside this page, wherever that is: the whole may stand under a path of its own.
+const client = new Heliograph({ url: "ws", replay: true, resume: true });
 let auth = "open";
 const cluster = new Cluster();
 
-const connection = new ConnectionView(client);
+const connection = new ConnectionView(client, (token) => cluster.authorize(token));
 const replicas = new ClusterView(cluster);
 new ChartsView(cluster);
 const messages = new MessagesView((user) => composer.addressTo(user));
@@ -83,16 +84,28 @@ function begin() {
 cluster.on("answer", (answer) => {
   auth = answer.auth;
   connection.setAuth(auth);
+  connection.setTrouble(troubleIn(answer));
   begin();
 });
-cluster.on("failure", begin);
+cluster.on("failure", ({ why, refused }) => {
+  if (!refused) connection.setTrouble(`The cluster does not answer (${why})`);
+  begin();
+});
 cluster.start();
+
+/** What concerns this page of how the cluster is. */
+function troubleIn({ replica, replicas, error }) {
+  const here = replicas.find(({ name }) => name === (client.state.replica ?? replica));
+  const trouble = here && troubleOf(here);
+  if (trouble) return `${here.name}: ${trouble}`;
+  return replicas.length && error ? error : ""; // with none at all, this page may not see them
+}
 
 /** What to do while there is nothing to read, for `user`. */
 function invitation(user) {
   if (auth !== "open") return ["Write to somebody below."];
   const other = ["alice", "bob"].find((name) => name !== user);
-  const address = { href: `/?user=${other}${location.hash}`, target: "_blank" };
+  const address = { href: `?user=${other}${location.hash}`, target: "_blank" };
   const link = element("a", address, `Open a second window as ${other}`);
   return [link, " and write to each other."];
 }

@@ -23,6 +23,19 @@ export function milliseconds(ms) {
 }
 
 /**
+ * The same for a scale, in as few characters as possible: `0`, `250 ms`, `1.5 s`, `20 s`, `2.5 min`.
+ *
+ * @param {number} ms
+ */
+export function span(ms) {
+  if (ms === 0) return "0";
+  if (ms < 1000) return `${short(ms)} ms`;
+  return ms < 100_000 ? `${short(ms / 1000)} s` : `${short(ms / 60_000)} min`;
+}
+
+const short = (value) => (value < 10 ? Number(value.toFixed(1)) : Math.round(value));
+
+/**
  * The two largest units: `14 s`, `3 m 20 s`, `2 h 5 m`, `4 d 1 h`.
  *
  * @param {number} ms

@@ -75,7 +75,7 @@ export class RunWatch {
   #listen() {
     if (this.#subscription) return;
     this.#tell("connecting");
-    const subscription = this.#client.subscribe(`run:${this.#runId}`);
+    const subscription = this.#client.subscribe(`run:${this.#runId}`, null, { resume: false });
     this.#subscription = subscription;
     subscription.on("initial_state", (frame) => {
       this.#take(frame);

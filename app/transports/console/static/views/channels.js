@@ -4,6 +4,11 @@ import { addressOf } from "../navigation.js";
 import { body, Feed, head, LATENCY, part } from "./feed.js";
 import { replicaName } from "./replica.js";
 
+const STATES = {
+  joining: "Not joined yet",
+  refused: "Not joined: the server has refused it",
+  ended: "Not joined any more: the server has ended it",
+};
 const PRESENCE_MS = 10_000; // where nobody tells who comes and goes, one has to ask
 
 /** The channels that were joined: what is said there, and by whom it is heard. */
@@ -61,7 +66,10 @@ export class ChannelsView {
 
   #join(name) {
     const channel = new JoinedChannel(this.#client, name, {
-      changed: () => this.#showPeople(channel),
+      changed: () => {
+        this.#showPeople(channel);
+        this.#showComposer();
+      },
       leave: () => this.#leaveChannel(channel),
     });
     this.#joined.set(name, channel);
@@ -130,7 +138,8 @@ export class ChannelsView {
   }
 
   #showComposer() {
-    byId("channel-send").disabled = !this.#front || this.#client.state.state === "closed";
+    const closed = this.#client.state.state === "closed";
+    byId("channel-send").disabled = closed || !this.#front || this.#front.state === "refused";
   }
 
   #complain(problem) {
@@ -145,6 +154,8 @@ class JoinedChannel {
   users = null;
   /** Why they are not known. */
   note = "";
+  /** @type {"joining" | "joined" | "refused" | "ended"} */
+  state = "joining";
 
   #client;
   #changed;
@@ -168,7 +179,7 @@ class JoinedChannel {
     const close = element("button", { type: "button", class: "close", title: "Leave" }, "×");
     close.setAttribute("aria-label", `Leave ${name}`);
     close.addEventListener("click", leave);
-    this.tab = element("li", {}, this.#link, close);
+    this.tab = element("li", { "data-state": this.state }, this.#link, close);
     this.#subscribe();
   }
 
@@ -188,9 +199,10 @@ class JoinedChannel {
   }
 
   async askWhoIsHere() {
-    if (this.#client.state.transport !== "websocket") return;
+    if (this.#client.state.transport !== "websocket" || this.state !== "joined") return;
     try {
       const { users } = await this.#client.presence(this.name);
+      if (this.state !== "joined") return;
       this.users = new Map(Object.entries(users));
       this.note = "";
     } catch (error) {
@@ -202,18 +214,36 @@ class JoinedChannel {
   }
 
   #subscribe() {
-    this.#subscription = this.#client.subscribe(this.name, (event) => this.#hear(event));
-    let begun = false;
-    this.#subscription.on("subscribed", ({ lost }) => {
-      if (!begun) this.#feed.addNote("plain", "Joined");
-      else if (lost) this.#feed.addNote("error", "Messages are missing here");
-      begun = true;
+    // What is kept, each time: what an earlier page has shown is not on this one. A run tells its state by itself.
+    const how = { replay: !this.name.startsWith("run:"), resume: false };
+    this.#subscription = this.#client.subscribe(this.name, (event) => this.#hear(event), how);
+    this.#subscription.on("subscribed", () => {
+      if (this.state !== "joined") this.#feed.addNote("plain", "Joined");
+      this.#setState("joined");
       this.askWhoIsHere();
     });
-    this.#subscription.on("error", (error) => this.#feed.addNote("error", `${error.code}: ${error.message}`));
-    this.#subscription.on("unsubscribed", () => this.#feed.addNote("error", "The server has ended the subscription"));
+    this.#subscription.on("lost", () => this.#feed.addNote("error", "Messages are missing here"));
+    this.#subscription.on("error", (error) => {
+      this.#feed.addNote("error", `Not joined. ${error.code}: ${error.message}`);
+      this.#setState("refused");
+    });
+    this.#subscription.on("unsubscribed", () => {
+      this.#feed.addNote("error", "The server has ended the subscription");
+      this.#setState("ended");
+    });
     this.#subscription.on("join", ({ user }) => this.#move(user, true));
     this.#subscription.on("leave", ({ user }) => this.#move(user, false));
+  }
+
+  #setState(state) {
+    this.state = state;
+    this.tab.dataset.state = state;
+    this.#link.title = state === "joined" ? "" : STATES[state];
+    if (state !== "joined") {
+      this.users = null;
+      this.note = STATES[state];
+    }
+    this.#changed();
   }
 
   #move(user, came) {

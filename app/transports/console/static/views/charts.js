@@ -1,12 +1,11 @@
 import { ClusterHistory } from "../cluster_history.js";
 import { byId, element } from "../dom.js";
-import { clock } from "../format.js";
+import { clock, span } from "../format.js";
 import { Chart } from "./chart.js";
 import { replicaName } from "./replica.js";
 
 const COUNT = new Intl.NumberFormat(undefined, { notation: "compact", maximumFractionDigits: 1 });
 const count = (value) => COUNT.format(value);
-const ms = (value) => `${value < 10 ? Number(value.toFixed(1)) : Math.round(value)} ms`;
 
 /** @type {import("./chart.js").Figure[]} */
 const FIGURES = [
@@ -14,8 +13,8 @@ const FIGURES = [
   { title: "Users", of: (report) => report.users, format: count, least: 4 },
   { title: "Messages in, per second", of: (report) => report.messages_in_per_second, format: count, least: 4 },
   { title: "Messages out, per second", of: (report) => report.messages_out_per_second, format: count, least: 4 },
-  { title: "Bus lag", of: (report) => report.bus_lag_ms, format: ms, least: 2 },
-  { title: "Canary age", of: (report) => report.canary_age_ms, format: ms, least: 1000 },
+  { title: "Bus lag", of: (report) => report.bus_lag_ms, format: span, least: 2 },
+  { title: "Canary age", of: (report) => report.canary_age_ms, format: span, least: 1000 },
 ];
 
 /** The figures of the last minutes, side by side and by the same clock. */
@@ -33,6 +32,12 @@ export class ChartsView {
       if (byId("legend").childElementCount !== names.length) {
         byId("legend").replaceChildren(...names.map((name) => element("li", {}, replicaName(name))));
       }
+      this.#draw();
+    });
+    // Time goes on, and nothing is known of now.
+    cluster.on("failure", () => {
+      if (!this.#history.samples.length) return;
+      this.#history.add([]);
       this.#draw();
     });
   }

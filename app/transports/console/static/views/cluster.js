@@ -1,6 +1,6 @@
 import { byId, element } from "../dom.js";
 import { counted, duration } from "../format.js";
-import { hue, replicaName } from "./replica.js";
+import { hue, replicaName, troubleOf } from "./replica.js";
 
 const GONE_MS = 10_000;
 // Replicas report about once a second; so old a report means that one hangs.
@@ -19,7 +19,7 @@ export class ClusterView {
   /** @param {import("../cluster.js").Cluster} cluster */
   constructor(cluster) {
     cluster.on("answer", (answer) => this.#show(answer));
-    cluster.on("failure", (why) => this.#showFailure(why));
+    cluster.on("failure", ({ why }) => this.#showFailure(why));
   }
 
   /** @param {?string} replica the one that serves this page's connection */
@@ -53,8 +53,7 @@ export class ClusterView {
     const connections = live.reduce((sum, report) => sum + report.connections, 0);
     byId("cluster-sum").textContent = `${live.length} · ${counted(connections, "connection")}`;
     byId("cluster-problem").hidden = !error;
-    byId("cluster-problem").textContent = error ? `Only ${replica} can be seen: ${error}` : "";
-    byId("replicas").classList.remove("stale");
+    byId("cluster-problem").textContent = error && live.length ? `Only ${replica} can be seen: ${error}` : (error ?? "");
     byId("cluster-foot").replaceChildren("As told by ", replicaName(replica), `, every 2 s`);
   }
 
@@ -62,7 +61,8 @@ export class ClusterView {
     const age = this.#answeredAt === null ? "" : ` Last answer ${duration(Date.now() - this.#answeredAt)} ago.`;
     byId("cluster-problem").textContent = `The cluster does not answer (${why}).${age}`;
     byId("cluster-problem").hidden = false;
-    byId("replicas").classList.add("stale");
+    for (const card of this.#cards.values()) card.showUnknown();
+    byId("cluster-sum").textContent = "";
     byId("cluster-foot").textContent = "Asking again every 2 s";
   }
 
@@ -88,6 +88,7 @@ class Card {
   #dot;
   #here = element("span", { class: "badge here", hidden: true }, "you are here");
   #state = element("span", { class: "badge" });
+  #reason = element("p", { class: "reason", hidden: true });
   #bar = element("span", { class: "fill" });
   #figures = {};
 
@@ -102,6 +103,7 @@ class Card {
       "li",
       { class: "card", "data-replica": name, "data-hue": hue(name) },
       element("div", { class: "title" }, this.#dot, this.#here, this.#state),
+      this.#reason,
       element("span", { class: "share", "aria-hidden": "true" }, this.#bar),
       element(
         "dl",
@@ -121,7 +123,9 @@ class Card {
 
   show(report, most, now) {
     this.goneAt = null;
-    this.#showState(report.draining ? "draining" : report.ready ? "ready" : "not ready");
+    const { draining, ready } = report;
+    const trouble = troubleOf(report);
+    this.#showState(draining ? "draining" : !ready ? "not ready" : trouble ? "degraded" : "ready", trouble);
     this.#figures.connections.textContent = report.connections.toLocaleString();
     this.#figures.users.textContent = report.users.toLocaleString();
     this.#figures.uptime.textContent = duration(now - Date.parse(report.started_at));
@@ -152,9 +156,11 @@ class Card {
     for (const figure of Object.values(this.#figures)) figure.textContent = "–";
   }
 
-  #showState(state) {
+  #showState(state, trouble = "") {
     this.#state.textContent = state;
     this.node.dataset.state = state;
+    this.#reason.textContent = trouble && trouble[0].toUpperCase() + trouble.slice(1);
+    this.#reason.hidden = !trouble;
   }
 }
 

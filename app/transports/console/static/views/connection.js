@@ -34,12 +34,18 @@ export const hasFailed = ({ state, code }) => state === "closed" && code !== 100
 /** The state of the connection, and who one is. */
 export class ConnectionView {
   #client;
+  #onToken;
   #retryAt = 0;
   #countdown = null;
+  #trouble = ""; // what the cluster cannot do, though there is a connection
 
-  /** @param {import("../heliograph.js").Heliograph} client */
-  constructor(client) {
+  /**
+   * @param {import("../heliograph.js").Heliograph} client
+   * @param {(token: string) => void} onToken called with the token that is connected with
+   */
+  constructor(client, onToken) {
     this.#client = client;
+    this.#onToken = onToken;
     byId("user").value = recall("user") ?? "";
     byId("connect-form").addEventListener("submit", (event) => {
       event.preventDefault();
@@ -66,19 +72,27 @@ export class ConnectionView {
     }
   }
 
+  /** @param {string} trouble what the cluster cannot do at the moment; empty if all is well */
+  setTrouble(trouble) {
+    if (trouble === this.#trouble) return;
+    this.#trouble = trouble;
+    this.#showProblem(this.#client.state);
+    this.#showState(this.#client.state);
+    if (this.#client.state.state === "connected") announce(trouble || byId("state").textContent);
+  }
+
   #connect(shownAs, credentials) {
     byId("me").textContent = shownAs;
+    if (credentials.token) this.#onToken(credentials.token);
     this.#client.connect(credentials);
   }
 
   #show(state) {
     const closed = state.state === "closed";
-    const failed = hasFailed(state);
     byId("connect-form").hidden = !closed;
     byId("identity").hidden = closed;
     byId("retry").hidden = state.state !== "reconnecting";
-    byId("problem").hidden = !failed && state.state !== "reconnecting";
-    byId("problem").textContent = closeText(state);
+    this.#showProblem(state);
     if (state.user) byId("me").textContent = state.user;
     byId("session").textContent = byId("session").title = state.session ?? "–";
     const replica = byId("replica");
@@ -100,9 +114,17 @@ export class ConnectionView {
     announce(byId("state").textContent);
   }
 
+  #showProblem(state) {
+    const degraded = state.state === "connected" && this.#trouble;
+    byId("problem").hidden = !degraded && !hasFailed(state) && state.state !== "reconnecting";
+    byId("problem").textContent = degraded || closeText(state);
+    byId("problem").toggleAttribute("data-degraded", Boolean(degraded));
+  }
+
   #showState(state) {
     const badge = byId("state");
     badge.dataset.state = state.state;
+    badge.toggleAttribute("data-degraded", state.state === "connected" && Boolean(this.#trouble));
     badge.toggleAttribute("data-failed", hasFailed(state));
     badge.textContent = this.#stateText(state);
     badge.title = badge.textContent;
@@ -113,7 +135,7 @@ export class ConnectionView {
       case "connecting":
         return "Connecting …";
       case "connected":
-        return "Connected";
+        return this.#trouble ? "Degraded" : "Connected";
       case "reconnecting": {
         const restMs = this.#retryAt - performance.now();
         return restMs > 0 ? `Reconnecting in ${duration(restMs + 999)}` : "Reconnecting …";

@@ -61,16 +61,18 @@ export class LogView {
     this.#pane.changed();
     this.#explain();
     this.#source = "connecting";
-    this.#subscription = this.#client.subscribe(`logs:${id}`, (message) => this.#add(message));
-    this.#subscription.on("subscribed", ({ lost, anew }) => {
-      this.#source = "live";
+    // All of it, each time: what an earlier page has shown is not on this one.
+    const how = { replay: true, resume: false };
+    this.#subscription = this.#client.subscribe(`logs:${id}`, (message) => this.#add(message), how);
+    this.#subscription.on("subscribed", ({ anew }) => {
+      if (anew || this.#source !== "ended") this.#source = "live";
       if (anew) {
         this.#lines.clear();
         this.#pane.changed();
       }
-      if (lost) this.#mark("lines are missing here");
       this.#showSource();
     });
+    this.#subscription.on("lost", () => this.#mark("lines are missing here"));
     this.#subscription.on("error", (error) => this.#refuse(error.message));
     this.#subscription.on("unsubscribed", () => this.#refuse("ended by the server"));
     this.#showSource();
@@ -78,6 +80,15 @@ export class LogView {
   }
 
   #add({ data, cursor, sent_at }) {
+    const remark = remarkOf(data);
+    if (remark) this.#mark(remark, new Date(sent_at));
+    const ended = data?.stream === "exit";
+    if (ended !== (this.#source === "ended")) {
+      this.#source = ended ? "ended" : "live";
+      this.#detail = ended ? remark : "";
+      this.#showSource();
+    }
+    if (remark) return;
     const number = cursor ? Number(cursor.slice(cursor.lastIndexOf(".") + 1)) : undefined;
     const text = typeof data?.line === "string" ? data.line : typeof data === "string" ? data : JSON.stringify(data);
     this.#lines.add({ text, number, at: new Date(sent_at), stream: data?.stream === "stderr" ? "stderr" : "stdout" });
@@ -85,8 +96,8 @@ export class LogView {
     this.#pane.added(1);
   }
 
-  #mark(text) {
-    this.#lines.add({ text: `– ${text} –`, stream: "mark" });
+  #mark(text, at) {
+    this.#lines.add({ text: `– ${text} –`, stream: "mark", at });
     this.#pane.added(1);
   }
 
@@ -115,6 +126,7 @@ export class LogView {
     const { state, transport } = this.#client.state;
     if (state === "closed") showSource(byId("log-source"), "off");
     else if (this.#source === "refused") showSource(byId("log-source"), "refused", this.#detail);
+    else if (this.#source === "ended") showSource(byId("log-source"), "ended", this.#detail);
     else if (state !== "connected" || this.#source !== "live") showSource(byId("log-source"), "connecting");
     else showSource(byId("log-source"), "live", "", transport === "websocket" ? "Live" : `Live by ${transport}`);
   }
@@ -126,4 +138,11 @@ export class LogView {
     const words = [this.#id && sum, rate && `${rate.toLocaleString()}/s`].filter(Boolean).join(" · ");
     if (byId("log-sum").textContent !== words) byId("log-sum").textContent = words;
   }
+}
+
+/** What `heliograph pipe` says of the command beside its lines, in words; empty for a line. */
+function remarkOf(data) {
+  if (data?.stream === "exit" && Number.isInteger(data.exit_code)) return `ended with exit code ${data.exit_code}`;
+  if (data?.stream === "dropped" && Number.isInteger(data.dropped)) return `${counted(data.dropped, "line")} missing here`;
+  return "";
 }

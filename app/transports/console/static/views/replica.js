@@ -19,3 +19,21 @@ export function hue(name) {
 
 /** @param {string} name */
 export const replicaName = (name) => element("span", { class: "replica-name", "data-hue": hue(name) }, name);
+
+const REASONS = {
+  broken: "it has to be started anew",
+  bus_lost: "it has lost Redis",
+  bus_silent: "it does not hear itself over Redis",
+  redis_unreachable: "Redis cannot be reached",
+  redis_read_only: "Redis takes no writes",
+  redis_memory_full: "Redis is full",
+  redis_denied: "Redis does not give it the rights it needs",
+  redis_refused: "Redis refuses what it writes",
+};
+
+/**
+ * What a replica cannot do as it should, in words; empty if all is well.
+ *
+ * @param {{reason?: string}} report
+ */
+export const troubleOf = ({ reason }) => (reason && reason !== "draining" ? (REASONS[reason] ?? reason) : "");
