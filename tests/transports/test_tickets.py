@@ -131,7 +131,7 @@ class TestTheDoor:
         assert response.headers["retry-after"] == "1"
         message, code = await close_of(one, "ticket=abc")
         assert code == 1013
-        assert "Redis" in message
+        assert "storage" in message
 
 
 class TestUse:
