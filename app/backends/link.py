@@ -16,11 +16,12 @@ from typing import Any, Protocol
 
 from hiredis import pack_command
 from redis.asyncio import ConnectionPool
-from redis.exceptions import BusyLoadingError, MasterDownError, NoScriptError, ReadOnlyError, RedisError
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import NoScriptError, RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from app.answers import answer
+from app.backends.link_errors import DEMOTED, LinkFull, NotConnected, NotConnectedInTime, NotSent
 from app.backends.wire import Wire
 from app.tasks import end
 
@@ -35,25 +36,6 @@ TICKS = 8  # how often the link looks at its clock within a time-out
 BACKOFF_FIRST_S = 0.05
 BACKOFF_MOST_S = 1.0
 DEMOTED_PAUSE_S = 0.5  # until the next try where a server has said that it takes no writes
-
-# Said by a server that takes no writes: its connections end, as its address may lead to another by now.
-DEMOTED = (ReadOnlyError, MasterDownError, BusyLoadingError)
-
-
-class NotSent(RedisError):
-    """Nothing was sent, so nothing has happened."""
-
-
-class LinkFull(NotSent):
-    """Redis is so far behind that no more is asked of it."""
-
-
-class NotConnected(NotSent, RedisConnectionError):
-    """There is no connection, and it is too early for another try, or that has failed."""
-
-
-class NotConnectedInTime(NotSent, RedisTimeoutError):
-    """No connection was made in time."""
 
 
 class Growing(Protocol):

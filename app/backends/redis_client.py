@@ -20,7 +20,8 @@ from redis.exceptions import (
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.maint_notifications import MaintNotificationsConfig
 
-from app.backends.link import DEMOTED, Link, NotSent
+from app.backends.link import Link
+from app.backends.link_errors import DEMOTED, NotSent
 from app.errors import BadSetting, BusUnavailable
 from app.settings import check_redis_url
 from app.telemetry import REDIS_ERRORS

@@ -16,7 +16,8 @@ from typing import Any, Final
 from redis.exceptions import NoPermissionError, RedisError, ResponseError
 
 from app.backends.keys import Keys
-from app.backends.link import DEMOTED, Command
+from app.backends.link import Command
+from app.backends.link_errors import DEMOTED
 from app.backends.script_texts import is_certain, raise_first_error, script_text
 
 MADE_UP: Final = "x"  # how a name begins that is no run id, as a hexadecimal number does not

@@ -20,7 +20,8 @@ from redis.exceptions import NoScriptError, RedisError, ResponseError
 from app.answers import answer
 from app.backends.call_batch import NOTHING, Call, CallBatch, nobody, parameters_of
 from app.backends.keys import Keys
-from app.backends.link import DEMOTED, MOST_OUTSTANDING, Command, Done, Link, LinkFull, NotSent, tell
+from app.backends.link import MOST_OUTSTANDING, Command, Done, Link, tell
+from app.backends.link_errors import DEMOTED, LinkFull, NotSent
 from app.backends.redis_client import Client
 from app.backends.script_loading import CLAIM_MS, Claim, load
 from app.backends.script_texts import BATCHED, Argument, raise_first_error, read_all

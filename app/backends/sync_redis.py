@@ -12,7 +12,8 @@ from redis.retry import Retry
 
 from app.backends.call_batch import Call, in_batches, parameters_of
 from app.backends.keys import Keys
-from app.backends.link import DEMOTED, Command
+from app.backends.link import Command
+from app.backends.link_errors import DEMOTED
 from app.backends.redis_client import TIMEOUT_S, unusable
 from app.backends.script_loading import load
 from app.backends.script_texts import BATCHED, raise_first_error, read_all

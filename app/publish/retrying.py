@@ -19,7 +19,7 @@ from redis.exceptions import (
     TryAgainError,
 )
 
-from app.backends.link import NotSent
+from app.backends.link_errors import NotSent
 from app.backends.protocols import IDEMPOTENCY_TTL_S
 from app.errors import PublishError
 

@@ -15,7 +15,8 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from app.backends import link as link_module
 from app.backends.call_batch import NOTHING
 from app.backends.keys import Keys
-from app.backends.link import Command, LinkFull, NotSent
+from app.backends.link import Command
+from app.backends.link_errors import LinkFull, NotSent
 from app.backends.redis_client import Client, connect
 from app.backends.script_texts import script_text
 from app.backends.scripts import Scripts
