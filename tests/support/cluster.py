@@ -124,6 +124,8 @@ def children(parent: int) -> dict[str, int]:
             words = (entry / "cmdline").read_bytes().decode().split("\0")
         except OSError:
             continue
+        if not words[0].strip():  # it has ended, and was not waited for yet
+            continue
         name = words[words.index("--name") + 1] if "--name" in words else Path(words[0].split()[0].rstrip(":")).name
         found[name.removesuffix("-server")] = int(entry.name)
     return found
