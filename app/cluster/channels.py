@@ -341,7 +341,9 @@ class Channels:
                     await self._attempt(pending)
                 except BusUnavailable as error:
                     logger.debug("not subscribed yet: %s", error, extra={"channel": pending.followed.name})
-                    await answered.wait()
+                else:
+                    continue
+                await answered.wait()
         except Exception:
             about = {"channel": pending.followed.name, "connection": pending.connection.id}
             logger.exception("a subscription failed", extra=about)

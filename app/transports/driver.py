@@ -286,14 +286,12 @@ class Driver:
         return None
 
     async def _authenticate(self, action: Authenticate) -> None:
+        bad: InvalidToken
         try:
             credentials = Credentials(action.token, action.user, action.ticket)
             identity = await self._parts.authenticator.identify(credentials)
         except InvalidToken as error:
-            if self._on_failed is not None and not await self._on_failed():
-                self._turn_away(CloseCode.TRY_AGAIN_LATER, ErrorCode.RATE_LIMITED, TOO_MANY)
-            another_may_do = isinstance(error, TokenNotCurrent)
-            self._reject(error, CloseCode.EXPIRED if another_may_do else CloseCode.INVALID_TOKEN)
+            bad = error
         except UserBlocked as error:
             self._reject(error, CloseCode.FORCED)
         except (BusUnavailable, KeysUnavailable) as error:
@@ -302,6 +300,10 @@ class Driver:
             self._reject(error, CloseCode.BAD_REQUEST)
         else:
             await self._let_in(identity)
+            return
+        if self._on_failed is not None and not await self._on_failed():
+            self._turn_away(CloseCode.TRY_AGAIN_LATER, ErrorCode.RATE_LIMITED, TOO_MANY)
+        self._reject(bad, CloseCode.EXPIRED if isinstance(bad, TokenNotCurrent) else CloseCode.INVALID_TOKEN)
 
     async def _let_in(self, identity: Identity) -> None:
         self._on_failed = None

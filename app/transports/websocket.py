@@ -144,6 +144,7 @@ class WebSocketDoor:
     async def _check(self, scope: Scope, handshake: "Handshake") -> "Denial | None":
         """Find out who comes, if the handshake proves it; why it is refused, if that is no good."""
         connect = handshake.connect
+        bad: InvalidToken
         try:
             if isinstance(connect, Refuse):
                 if connect.close is not CloseCode.INVALID_TOKEN:
@@ -154,17 +155,19 @@ class WebSocketDoor:
             credentials = Credentials(connect.token, connect.user, connect.ticket)
             identity = await self.parts.authenticator.identify(credentials)
         except InvalidToken as error:
-            if not await self.parts.failed_attempts.failed(address_of(scope)):
-                return Denial(429, TOO_MANY)
-            return Denial(401, str(error))
+            bad = error
         except UserBlocked as error:
             return Denial(403, str(error))
         except (BusUnavailable, KeysUnavailable):
             return None  # nobody can say: it is closed with a code that says so
-        if handshake.user not in (None, identity.user):
-            return Denial(403, OTHER_USER)
-        handshake.identity = identity
-        return None
+        else:
+            if handshake.user not in (None, identity.user):
+                return Denial(403, OTHER_USER)
+            handshake.identity = identity
+            return None
+        if not await self.parts.failed_attempts.failed(address_of(scope)):
+            return Denial(429, TOO_MANY)
+        return Denial(401, str(bad))
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send, address: str, handshake: "Handshake") -> None:
         server_socket: ServerSocket | None = scope.get("extensions", {}).get(SERVER_SOCKET)

@@ -107,7 +107,7 @@ class TestTheGuard:
             "settings": ChannelSettings,
             "telemetry": Telemetry,
         }
-        assert _verbs(LogReader) == {"open", "bus_sequences", "tops"}
+        assert _verbs(LogReader) == {"open", "listen", "bus_sequences", "tops"}
         assert _verbs(Subscriptions) == {"follow", "unfollow"}
 
     def test_its_commands_can_only_be_read(self) -> None:
