@@ -182,11 +182,13 @@ async def test_every_failure_has_one_name(own_redis: RedisServer) -> None:
     """Fails if redis-py's own errors get out: refused, gone, or a group that does not exist."""
     client = connect(own_redis.url)
     stream = ShardedStream(client, Keys("t:"), "work", shards=2)
-    with pytest.raises(BusUnavailable, match="NOGROUP"):
+    with pytest.raises(BusUnavailable) as caught:
         await stream.read("nobody", "one", count=1)
+    assert "NOGROUP" in caught.value.detail
     own_redis.command("CONFIG", "SET", "maxmemory", "1")
-    with pytest.raises(BusUnavailable, match="maxmemory"):
+    with pytest.raises(BusUnavailable) as caught:
         await stream.append("bob", {"n": "1"})
+    assert "maxmemory" in caught.value.detail
     own_redis.stop()
     with pytest.raises(BusUnavailable):
         await stream.append("bob", {"n": "1"})

@@ -223,8 +223,9 @@ class TestPublish:
         bus = make_bus(redis_server.url)
         await bus.initialize()
         await bus.client.set(bus.keys.holders("bob"), "no hash")
-        with pytest.raises(BusUnavailable, match="WRONGTYPE"):
+        with pytest.raises(BusUnavailable) as caught:
             await bus.publish(envelope("bob"), lease="a")
+        assert "WRONGTYPE" in caught.value.detail
         assert bus.stats.publish_errors == 1
         assert await bus.publish(envelope("carol"), lease="a") is Delivery.OFFLINE
 
@@ -268,7 +269,7 @@ class TestPublish:
             assert await bus.publish(envelope("bob"), lease="a") is Delivery.REMOTE, watch.where
             if not reached:
                 break
-        assert len(await own_admin.connections()) <= 3
+        assert len(await own_admin.connections()) <= 4
 
 
 async def _only_the_listener(admin: RedisAdmin) -> bool:

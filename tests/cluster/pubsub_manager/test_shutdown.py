@@ -46,8 +46,8 @@ class TestShutdown:
         monkeypatch.setattr(Wire, "close", noting("close a connection", Wire.close))
         monkeypatch.setattr(Redis, "aclose", noting("close the pool", Redis.aclose))
         await bus.close()
-        the_listener, the_link = ("close a connection", True), ("close a connection", True)
-        assert steps == [("unsubscribe", True), the_listener, the_link, ("close the pool", True)]
+        the_listener = the_link = the_bulk_link = ("close a connection", True)
+        assert steps == [("unsubscribe", True), the_listener, the_link, the_bulk_link, ("close the pool", True)]
 
     async def test_frees_every_connection(
         self, make_bus: MakeBus, own_redis: RedisServer, own_admin: RedisAdmin
