@@ -72,6 +72,9 @@ AGAIN_S = 0.2  # until a subscriber asks again for a channel that it was refused
 MISSED_S = 0.5  # how long subscribers stay away before Redis fails them
 DOWN_S = 0.2
 HANGS_S = (2.0, 3.0)
+# From one restart of Redis to the next. A log knows its epoch and the one before: who has missed both is told so, and
+# gets what the present one has.
+BETWEEN_RESTARTS_S = 3.0
 HURT_S = 3.0  # a socket that ends so soon after its replica was killed was ended by that
 TRACEBACK: Final = re.compile(r"(?:.*\n)?.*Traceback.*(?:\n.*){0,24}")  # with what is said before it, and after it
 ANSWER_S = 5.0  # how long an acknowledgement may take before nobody knows
@@ -292,6 +295,7 @@ async def restart_redis(ledger: Ledger, redis: RedisServer, one_at_a_time: async
         await asyncio.sleep(every_s)
         async with one_at_a_time:
             await asyncio.to_thread(redis.restart, gently=gently)
+            await asyncio.sleep(BETWEEN_RESTARTS_S)
         ledger.faults["Redis restarted"] += 1
 
 
@@ -318,6 +322,8 @@ async def fail_those_who_return(
                     redis.thaw()
                 else:
                     redis.start()
+            if not hangs:
+                await asyncio.sleep(BETWEEN_RESTARTS_S)
         ledger.faults["Redis hung as users came back" if hangs else "Redis was down as users came back"] += 1
 
 
