@@ -294,7 +294,7 @@ class LimitSettings(_Group):
     user_bytes_per_second: float = Field(
         default=131_072,
         ge=0,
-        le=400_000_000,
+        le=100_000_000,
         description="that all clients of one user may write, over 10 s (0: no limit)",
     )
     recipient_messages_per_second: float = Field(

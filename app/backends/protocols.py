@@ -8,6 +8,7 @@ from typing import Final, NamedTuple, Protocol
 import msgspec
 
 from app.errors import BusUnavailable, OverBudget
+from app.protocol.budget import Charge
 from app.protocol.envelope import Envelope
 from app.protocol.events import Delivery
 from app.protocol.position import Position
@@ -187,6 +188,7 @@ class Draft(msgspec.Struct, frozen=True, gc=False):
     update: RunUpdate | None = None
     idempotency_key: str | None = None
     client: str | None = None  # the user whose client wrote it, whose the key is too; None: a server did
+    charge: Charge | None = None  # what to charge that user's budget with, if this is kept
 
     def publication(self, data: msgspec.Raw, position: Position) -> Publication:
         """What has become of it: `data` as the log has taken it, at that position."""
@@ -314,6 +316,7 @@ class Emission:
     replica: str
     emitted_at: str
     message_id: str
+    charge: Charge | None = None  # what to charge the user's budget with
 
 
 class Emissions(Protocol):

@@ -1,11 +1,16 @@
-"""How `lua/_budget.lua` says that a user's budget is spent."""
+"""How `lua/_budget.lua` is told what to charge, and says that a user's budget is spent."""
 
 import re
 
 from app.errors import OverBudget
-from app.protocol.budget import Budget, over_budget
+from app.protocol.budget import Budget, Charge, over_budget
 
 _REFUSAL = re.compile(r"BUDGET (\w+) (-?\d+)")
+
+
+def amount(charge: Charge) -> str:
+    """What the script takes."""
+    return f"{charge.messages} {charge.size} {charge.to_one}"
 
 
 def refused(error: Exception, budget: Budget) -> OverBudget | None:

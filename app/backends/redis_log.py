@@ -22,7 +22,7 @@ from app.backends.protocols import (
     Opened,
     Opening,
 )
-from app.backends.redis_budget import refused
+from app.backends.redis_budget import amount, refused
 from app.backends.redis_client import Client, as_bus_unavailable, bus_unavailable
 from app.backends.scripts import Argument, Scripts
 from app.errors import BusUnavailable, OverBudget
@@ -245,14 +245,16 @@ class AppendCalls:
         if (common := place.common) is None or place.due != due or place.lease != lease:
             common = self._renew(place, lease, due)
         arguments: list[Argument] = [place.bus_channel, _fields(draft)]
-        if draft.idempotency_key or options.run:
+        charge = draft.charge
+        if draft.idempotency_key or options.run or charge is not None:
             key = draft.idempotency_key
             name = self._keys.idempotency(draft.channel, key, draft.client) if key else ""
             arguments += [name, draft.message_id]
         if options.run:
             update = draft.update or RunUpdate()
             arguments += map(_json_or_nothing, (update.state, update.progress, update.message))
-        if draft.client is not None:
+        if charge is not None and draft.client is not None:
+            arguments.append(amount(charge))
             return (*place.keys, self._keys.budget(draft.client)), arguments, common
         return place.keys, arguments, common
 

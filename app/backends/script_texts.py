@@ -6,7 +6,7 @@ from importlib import resources
 from typing import Any, Final
 
 from app.backends.protocols import CLIENT_META_TTL_S, IDEMPOTENCY_TTL_S, META_TTL_S
-from app.protocol.budget import FIRST_BYTES, WINDOW_S
+from app.protocol.budget import WINDOW_S
 from app.protocol.run import TAIL_SIZE
 
 Argument = str | bytes | int
@@ -55,7 +55,7 @@ def script_text(name: str, server: str, *, certain: bool, directed: bool, owner:
     constants = (
         f"local fence, certain, directed = {fence}, {str(certain).lower()}, {str(directed).lower()}\n"
         f"local meta_ms, client_meta_ms = {META_TTL_S * 1000}, {CLIENT_META_TTL_S * 1000}\n"
-        f"local window_ms, first_bytes = {int(WINDOW_S * 1000)}, {FIRST_BYTES}\n"
+        f"local window_ms = {int(WINDOW_S * 1000)}\n"
         f"local key_ttl_ms, tail_size = {IDEMPOTENCY_TTL_S * 1000}, {TAIL_SIZE}"
         f" -- {owner.encode().hex()}\n"
     )

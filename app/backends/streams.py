@@ -17,7 +17,7 @@ from redis.typing import EncodableT, FieldT
 from app.answers import answer
 from app.backends.keys import Keys
 from app.backends.protocols import Emission
-from app.backends.redis_budget import refused
+from app.backends.redis_budget import amount, refused
 from app.backends.redis_client import Client, as_bus_unavailable, bus_unavailable
 from app.backends.scripts import Argument, Scripts
 from app.errors import BusUnavailable, OverBudget, StorageFull
@@ -249,7 +249,8 @@ class RedisEmissions:
 
     async def append(self, emission: Emission) -> None:
         arguments: list[Argument] = [
-            *(bytes(emission.data), "event", emission.event, "user", emission.user, "replica", emission.replica),
+            *(bytes(emission.data), "" if emission.charge is None else amount(emission.charge)),
+            *("event", emission.event, "user", emission.user, "replica", emission.replica),
             *("emitted_at", emission.emitted_at, "message_id", emission.message_id),
         ]
         if emission.session is not None:

@@ -1,7 +1,7 @@
 """What clients may write at this moment: the budgets of their users, and the room that Redis has for it.
 
 The budget is counted twice. Here, for all that a user's clients write on this replica, ephemeral messages too, so
-that a flood goes no further; and for what is kept once more in Redis, over all replicas.
+that a flood goes no further; and in Redis, in larger amounts, for what is kept, over all replicas.
 """
 
 import logging
@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from app.cluster.memory_watch import MemoryWatch
 from app.errors import HeliographError, OverBudget, StorageFull
-from app.protocol.budget import NO_BUDGET, Budget, Spending, over_budget
+from app.protocol.budget import NO_BUDGET, Budget, Charge, Spending, over_budget
 from app.telemetry import Telemetry
 
 logger = logging.getLogger("heliograph.limits")
@@ -29,13 +29,12 @@ class ClientWrites:
         self._memory = memory
         self._refused = telemetry.client_writes_refused
         self._monotonic = monotonic
-        # By user, what Redis has refused: which limit that is, until when, and how large what it refused was.
-        self._known: dict[str, tuple[str, float, int]] = {}
+        self._known: dict[str, tuple[str, float]] = {}  # by user, which limit Redis says is passed, and until when
         self._unsaid: dict[str, int] = {}  # by reason, refusals since the last line in the log
         self._said_at: dict[str, float] = {}
 
-    def refusal(self, user: str, size: int, recipient: str, *, kept: bool) -> OverBudget | StorageFull | None:
-        """Charge what a client of the user wants to write; why not, if it is not to be written.
+    def spend(self, user: str, size: int, recipient: str, *, kept: bool) -> OverBudget | StorageFull | Charge | None:
+        """Count what a client of the user wants to write: why it is not to be written, or what to charge Redis with.
 
         `recipient`: the channel that it goes to, '' for none; `size`: bytes; `kept`: it takes memory of Redis.
         """
@@ -45,31 +44,30 @@ class ClientWrites:
         if not self._is_limited:
             return None
         now = self._monotonic()
-        error = self._refused_by_redis(user, size, now) if self._known else None
-        if error is None:
-            error = self._spending.charge(user, size, recipient, now, is_user=recipient.startswith("#"))
-        if error is not None:
-            self._note(error.excess, user)
-        return error
+        spent: OverBudget | Charge | None = self._refused_by_redis(user, now) if self._known else None
+        if spent is None:
+            is_user = recipient.startswith("#")
+            spent = self._spending.spend(user, size, recipient, now, is_user=is_user, kept=kept)
+        if isinstance(spent, OverBudget):
+            self._note(spent.excess, user)
+        return spent
 
-    def refused(self, user: str, size: int, error: HeliographError) -> None:
+    def refused(self, user: str, error: HeliographError) -> None:
         """Redis has refused what a client of the user wanted to write: it is not asked again before there is room."""
         if isinstance(error, StorageFull):
             self._note("emit_full", user)
         elif isinstance(error, OverBudget):
             self._note(error.excess, user)
             if error.excess != "recipient_messages":
-                self._known[user] = (error.excess, self._monotonic() + error.retry_s, size)
+                self._known[user] = (error.excess, self._monotonic() + error.retry_s)
 
-    def _refused_by_redis(self, user: str, size: int, now: float) -> OverBudget | None:
+    def _refused_by_redis(self, user: str, now: float) -> OverBudget | None:
         known = self._known.get(user)
         if known is None:
             return None
-        excess, until, too_large = known
+        excess, until = known
         if until <= now:
             self._known = {name: each for name, each in self._known.items() if each[1] > now}
-            return None
-        if excess == "user_bytes" and size < too_large:
             return None
         return over_budget(self._budget, excess, until - now)
 

@@ -324,9 +324,9 @@ class ConnectionManager:
             OverBudget: the user's clients have written as much as they may.
             StorageFull, BusUnavailable: it is not kept (after a time-out: it may be).
         """
-        refusal = self._writes.refusal(user_id, len(data), "", kept=True)
-        if refusal is not None:
-            raise refusal
+        charge = self._writes.spend(user_id, len(data), "", kept=True)
+        if isinstance(charge, HeliographError):
+            raise charge
         emission = Emission(
             event=event,
             data=data,
@@ -335,11 +335,12 @@ class ConnectionManager:
             replica=self._name,
             emitted_at=self._timestamp(),
             message_id=next(self._message_ids),
+            charge=charge,
         )
         try:
             await self._emissions.append(emission)
         except (OverBudget, StorageFull) as error:
-            self._writes.refused(user_id, len(data), error)
+            self._writes.refused(user_id, error)
             raise
         return emission.message_id
 
@@ -360,11 +361,10 @@ class ConnectionManager:
     ) -> None:
         options = self._namespaces.of(channel)
         is_ephemeral = ephemeral or options.ephemeral
-        if client is not None:
-            refusal = self._writes.refusal(client, len(data), channel, kept=not is_ephemeral)
-            if refusal is not None:
-                done(refusal)
-                return
+        charge = None if client is None else self._writes.spend(client, len(data), channel, kept=not is_ephemeral)
+        if isinstance(charge, HeliographError):
+            done(charge)
+            return
         if is_ephemeral:
             self._relay(self._envelope(channel, user_id, data, sender), done)
             return
@@ -384,6 +384,7 @@ class ConnectionManager:
             update=update,
             idempotency_key=idempotency_key,
             client=client,
+            charge=charge,
         )
         self._log.submit(draft, options, self._directory.lease, partial(self._kept, draft, done))
 
@@ -401,7 +402,7 @@ class ConnectionManager:
     ) -> Receipt | BusUnavailable | OverBudget:
         channel = draft.channel
         if isinstance(appended, OverBudget):
-            self._writes.refused(draft.client or "", len(draft.data), appended)
+            self._writes.refused(draft.client or "", appended)
             return appended
         if isinstance(appended, BusUnavailable):
             self._bus.stats.publish_errors += 1

@@ -1,8 +1,12 @@
-"""How much one user's clients may write. Pure; `backends/lua/_budget.lua` counts by the same rules for all replicas.
+"""How much one user's clients may write. Pure.
 
 A user may spend so much in each window: messages, bytes, and messages to any one recipient. The window begins with
 the first message in it. The first message of a log takes far more memory than its bytes: so the first to each
 recipient within a window counts as FIRST_BYTES more.
+
+Every replica counts what its own connections write, and refuses. What is kept is charged to Redis too, over all
+replicas (`backends/lua/_budget.lua`): not each message by itself, which would cost Redis a fifth of what keeping it
+does, but a share of the budget at once. So a user gets at most one such share more on each replica.
 """
 
 from typing import Final, NamedTuple
@@ -13,6 +17,7 @@ from app.settings import LimitSettings
 
 WINDOW_S: Final = 10.0
 FIRST_BYTES: Final = 4096
+SHARES: Final = 20  # of a budget
 
 # Which limit -> what it counts. The names are those of the metric, and what the script answers.
 EXCESSES: Final = {
@@ -28,6 +33,10 @@ class Budget(NamedTuple):
     messages: int
     size: int  # bytes
     to_one: int  # messages to one recipient
+
+    def share(self) -> "Budget":
+        """What is charged to Redis at once. 0: such a thing is not counted."""
+        return Budget(*(max(1, limit // SHARES) if limit else 0 for limit in self))
 
     @classmethod
     def of(cls, limits: LimitSettings) -> "Budget":
@@ -64,30 +73,44 @@ def over_budget(budget: Budget, excess: str, retry_s: float) -> OverBudget:
     return OverBudget(text, excess, retry_s)
 
 
-class _Spent:
-    """What one user has spent in the present window."""
+class Charge(NamedTuple):
+    """What a user's budget in Redis is to be charged, with the message that is kept."""
 
-    __slots__ = ("began_at", "messages", "size", "to")
+    messages: int
+    size: int
+    to_one: int  # messages to the recipient of this one
+
+
+class _Spent:
+    """What one user has spent in the present window. `owed_…`: of that, what Redis has not been charged with."""
+
+    __slots__ = ("began_at", "messages", "owed_messages", "owed_size", "owed_to", "size", "to")
 
     def __init__(self, now: float) -> None:
         self.began_at = now
         self.messages = 0
         self.size = 0
         self.to: dict[str, int] = {}
+        self.owed_messages = 0
+        self.owed_size = 0
+        self.owed_to: dict[str, int] = {}
 
 
 class Spending:
-    """What every user has spent. Times are monotonic seconds."""
+    """What every user has spent here. Times are monotonic seconds."""
 
     def __init__(self, budget: Budget) -> None:
         self._budget = budget
+        self._share = budget.share()
         self._spent: dict[str, _Spent] = {}
         self._swept_at = 0.0
 
-    def charge(self, user: str, size: int, recipient: str, now: float, *, is_user: bool) -> OverBudget | None:
-        """Charge a message of `size` bytes to the user; what is refused is not charged.
+    def spend(
+        self, user: str, size: int, recipient: str, now: float, *, is_user: bool, kept: bool = True
+    ) -> OverBudget | Charge | None:
+        """Spend a message of `size` bytes; what is refused is not spent. Returns what to charge Redis with, once due.
 
-        `recipient`: the channel that it goes to, '' for none; `is_user`: that is another user's own.
+        `recipient`: the channel that it goes to, '' for none; `is_user`: that is another user's own; `kept`: it is.
         """
         budget = self._budget
         spent = self._spent.get(user)
@@ -95,20 +118,36 @@ class Spending:
             self._sweep(now)
             spent = self._spent[user] = _Spent(now)
         to_one = spent.to.get(recipient, 0) + 1
-        messages = spent.messages + 1
-        size += spent.size + (FIRST_BYTES if to_one == 1 else 0)
-        if 0 < budget.messages < messages:
+        if to_one == 1:
+            size += FIRST_BYTES
+        if 0 < budget.messages <= spent.messages:
             excess = "user_messages"
-        elif 0 < budget.size < size:
+        elif 0 < budget.size < spent.size + size:
             excess = "user_bytes"
         elif is_user and 0 < budget.to_one < to_one:
             excess = "recipient_messages"
         else:
-            spent.messages = messages
-            spent.size = size
+            spent.messages += 1
+            spent.size += size
             spent.to[recipient] = to_one
-            return None
+            return self._owe(spent, size, recipient if is_user else "") if kept else None
         return over_budget(budget, excess, spent.began_at + WINDOW_S - now)
+
+    def _owe(self, spent: _Spent, size: int, recipient: str) -> Charge | None:
+        share = self._share
+        spent.owed_messages += 1
+        spent.owed_size += size
+        due_to_one = 0
+        if share.to_one and recipient:
+            owed = spent.owed_to.get(recipient, 0) + 1
+            if owed >= share.to_one:
+                due_to_one, owed = owed, 0
+            spent.owed_to[recipient] = owed
+        if not (due_to_one or 0 < share.messages <= spent.owed_messages or 0 < share.size <= spent.owed_size):
+            return None
+        charge = Charge(spent.owed_messages, spent.owed_size, due_to_one)
+        spent.owed_messages = spent.owed_size = 0
+        return charge
 
     def _sweep(self, now: float) -> None:
         """Forget windows that are over, once a window."""

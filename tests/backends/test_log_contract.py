@@ -6,7 +6,6 @@ import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from random import Random
 from typing import Any
 
 import msgspec
@@ -27,10 +26,10 @@ from app.backends.protocols import (
     Opening,
 )
 from app.backends.redis_client import connect
-from app.backends.redis_log import RedisLog, _fields
+from app.backends.redis_log import RedisLog
 from app.backends.scripts import Scripts
 from app.errors import BusUnavailable, OverBudget
-from app.protocol.budget import FIRST_BYTES, NO_BUDGET, WINDOW_S, Budget, Spending
+from app.protocol.budget import WINDOW_S, Budget, Charge
 from app.protocol.events import Delivery
 from app.protocol.position import Position
 from app.protocol.run import TAIL_SIZE, RunState, RunUpdate
@@ -534,7 +533,7 @@ class TestDelivery:
 
 
 class TestBudget:
-    """What Redis counts, over all replicas: by the rules of `Spending`."""
+    """What Redis counts, over all replicas."""
 
     @staticmethod
     def log(bench: RedisBench, budget: Budget) -> RedisLog:
@@ -542,83 +541,76 @@ class TestBudget:
         return RedisLog(bench.client, Scripts(bench.client, bench.keys), bench.keys, bench.channel, budget=budget)
 
     @pytest.mark.parametrize(
-        "budget", [Budget(7, 0, 0), Budget(0, 3 * FIRST_BYTES, 0), Budget(0, 0, 3), Budget(9, 20_000, 4), NO_BUDGET]
+        ("budget", "channel", "allowed", "excess"),
+        [
+            (Budget(6, 0, 0), "#bob", 6, "user_messages"),
+            (Budget(0, 800, 0), "chat:1", 8, "user_bytes"),
+            (Budget(0, 0, 4), "#bob", 4, "recipient_messages"),
+            (Budget(2**20, 2**30, 2**20), "#bob", 20, None),
+        ],
     )
-    async def test_it_counts_as_a_replica_does(
-        self, redis_server: RedisServer, namespace: str, budget: Budget
+    async def test_each_limit_holds_over_all_replicas(
+        self, redis_server: RedisServer, namespace: str, budget: Budget, channel: str, allowed: int, excess: str
     ) -> None:
-        """Fails if the two ever disagree on what is refused, or why; on any replica, in any batch."""
+        """Fails if a limit refuses too early or too late, in any batch, or what it refuses is kept."""
         async with RedisBench(redis_server, namespace) as bench:
             logs = [self.log(bench, budget) for _ in range(3)]
-            spending = Spending(budget)
-            random = Random(1)
-            writes = [
-                (
-                    random.choice(["al", "مريم"]),
-                    random.choice(["#bob", "#eve", "chat:1"]),
-                    "x" * random.choice([9, 900]),
-                )
-                for _ in range(60)
-            ]
-            for n in range(0, len(writes), 6):
-                drafts = [draft(channel, data, client=user, sender=user) for user, channel, data in writes[n : n + 6]]
-                expected = []
-                for each in drafts:
-                    assert each.client is not None
-                    size, is_user = len(_fields(each)), each.channel.startswith("#")
-                    error = spending.charge(each.client, size, each.channel, 0, is_user=is_user)
-                    expected.append(error and error.excess)
-                tasks = (logs[n % 3].append(each, OPTIONS, "") for each in drafts)
-                found = await asyncio.gather(*tasks, return_exceptions=True)
-                assert [getattr(each, "excess", None) for each in found] == expected
-                assert all(isinstance(each, Appended | OverBudget) for each in found)
+            one = Charge(1, 100, 1 if channel == "#bob" else 0)
+            drafts = [draft(channel, n, client="مريم", charge=one) for n in range(20)]
+            found: list[Any] = []
+            for n in range(0, 20, 4):
+                tasks = (logs[n % 3].append(each, OPTIONS, "") for each in drafts[n : n + 4])
+                found += await asyncio.gather(*tasks, return_exceptions=True)
+            refused = [getattr(each, "excess", None) for each in found]
+            assert refused == [None] * allowed + [excess] * (20 - allowed)
+            assert await bench.kept(channel) == list(range(allowed))
+            other = draft(channel, "other's", client="bob", charge=one)
+            assert (await logs[0].append(other, OPTIONS, "")).position.offset == allowed + 1
+            plain = draft(channel, "not charged", client="مريم")
+            assert (await logs[0].append(plain, OPTIONS, "")).position.offset == allowed + 2
 
     async def test_it_ends_with_the_window(self, redis_server: RedisServer, namespace: str) -> None:
         """Fails if a budget has no end, or the refusal does not say when that is."""
         async with RedisBench(redis_server, namespace) as bench:
-            log = self.log(bench, Budget(1, 0, 0))
-            await log.append(draft("#bob", 1, client="al"), OPTIONS, "")
+            log, charge = self.log(bench, Budget(1, 0, 0)), Charge(1, 5, 0)
+            await log.append(draft("#bob", 1, client="al", charge=charge), OPTIONS, "")
             key = bench.keys.budget("al")
             with pytest.raises(OverBudget) as caught:
-                await log.append(draft("#bob", 1, client="al"), OPTIONS, "")
+                await log.append(draft("#bob", 1, client="al", charge=charge), OPTIONS, "")
             assert WINDOW_S - 2 < caught.value.retry_s <= WINDOW_S
             assert 0 < await bench.client.pttl(key) <= WINDOW_S * 1000
             await bench.client.delete(key)
-            assert (await log.append(draft("#bob", 1, client="al"), OPTIONS, "")).position.offset == 2
+            appended = await log.append(draft("#bob", 1, client="al", charge=charge), OPTIONS, "")
+            assert appended.position.offset == 2
 
-    async def test_a_repetition_is_not_charged(self, redis_server: RedisServer, namespace: str) -> None:
-        """Fails if a client that makes sure of its message pays twice, or a refusal is remembered as its answer."""
+    async def test_a_repetition_is_no_way_around_it(self, redis_server: RedisServer, namespace: str) -> None:
+        """Fails if a charge that comes with a repetition is lost, or a refusal is remembered as the answer."""
         async with RedisBench(redis_server, namespace) as bench:
-            log = self.log(bench, Budget(1, 0, 0))
-            for _ in range(3):
-                first = await log.append(draft("#bob", 1, client="al", idempotency_key="k"), OPTIONS, "")
-                assert first.position.offset == 1
-            with pytest.raises(OverBudget):
-                await log.append(draft("#bob", 2, client="al", idempotency_key="l"), OPTIONS, "")
+            log, charge = self.log(bench, Budget(2, 0, 0)), Charge(1, 5, 0)
+
+            async def send(key: str) -> int:
+                each = draft("#bob", 1, client="al", idempotency_key=key, charge=charge)
+                return (await log.append(each, OPTIONS, "")).position.offset
+
+            assert [await send("k"), await send("k")] == [1, 1]
+            for key in ("k", "l"):
+                with pytest.raises(OverBudget):
+                    await send(key)
             await bench.client.delete(bench.keys.budget("al"))
-            again = await log.append(draft("#bob", 2, client="al", idempotency_key="l"), OPTIONS, "")
-            assert again.position.offset == 2
-
-    async def test_servers_have_none(self, redis_server: RedisServer, namespace: str) -> None:
-        """Fails if what a server says in a user's name counts as that user's."""
-        async with RedisBench(redis_server, namespace) as bench:
-            log = self.log(bench, Budget(1, 1, 1))
-            for n in range(1, 6):
-                appended = await log.append(draft("#bob", n, sender="al"), OPTIONS, "")
-                assert appended.position.offset == n
-            assert not await bench.client.exists(bench.keys.budget("al"))
+            assert [await send("k"), await send("l")] == [1, 2]
 
     async def test_a_client_may_write_on_a_run(self, redis_server: RedisServer, namespace: str) -> None:
         """Fails if a run's keys and arguments and a client's get in each other's way."""
         async with RedisBench(redis_server, namespace) as bench:
-            log = self.log(bench, Budget(1, 0, 0))
+            log, charge = self.log(bench, Budget(1, 0, 0)), Charge(1, 5, 0)
             update = RunUpdate(state="RUNNING", progress=1, message="line")
             await log.append(draft("run:1", client="al", update=update), RUN, "")
+            await log.append(draft("run:1", client="al", update=update, charge=charge), RUN, "")
             with pytest.raises(OverBudget):
-                await log.append(draft("run:1", client="al", update=update), RUN, "")
+                await log.append(draft("run:1", client="al", update=update, charge=charge), RUN, "")
             opened = await bench.read("run:1", with_run=True, replay=True)
-            assert opened.run == RunState("RUNNING", 1.0, ["line"])
-            assert offsets_of(opened) == [1]
+            assert opened.run == RunState("RUNNING", 1.0, ["line", "line"])
+            assert offsets_of(opened) == [1, 2]
 
 
 @dataclass

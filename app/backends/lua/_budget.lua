@@ -1,16 +1,14 @@
--- Charges what a client writes to its user's budget: see app/protocol/budget.py, which counts by the same rules.
--- Behind a line that sets constants: window_ms, first_bytes
+-- Charges what a user's clients have written to the user's budget, over all replicas: see app/protocol/budget.py.
+-- Behind a line that sets a constant: window_ms
 
 -- budget: hash: a recipient -> messages to it, '' -> messages and bytes of all, as messages * 2^32 + bytes. It ends with
--- the window. `recipient`: any name; `most_…`: limits, 0 for none.
--- Raises an error if a limit is reached; then nothing is charged.
-local function charge(budget, recipient, size, most_messages, most_bytes, most_to_one)
-  local to_one = redis.call('HINCRBY', budget, recipient, 1)
-  if to_one == 1 then
-    size = size + first_bytes
-  end
-  local cost = 4294967296 + size
-  local spent = redis.call('HINCRBY', budget, '', cost)
+-- the window. `amount`: messages, bytes and messages to the recipient, with blanks between them. `recipient`: any name;
+-- `most_...`: limits, 0 for none.
+-- Raises an error if a limit is passed. What was charged stays: a part of it has been kept before.
+local function charge(budget, recipient, amount, most_messages, most_bytes, most_to_one)
+  local messages, bytes, to_one = string.match(amount, '^(%d+) (%d+) (%d+)$')
+  local cost = messages * 4294967296 + bytes
+  local spent = redis.call('HINCRBY', budget, '', string.format('%.0f', cost))
   if spent == cost then
     redis.call('PEXPIRE', budget, window_ms)
   end
@@ -19,12 +17,10 @@ local function charge(budget, recipient, size, most_messages, most_bytes, most_t
     excess = 'user_messages'
   elseif most_bytes > 0 and spent % 4294967296 > most_bytes then
     excess = 'user_bytes'
-  elseif most_to_one > 0 and to_one > most_to_one then
+  elseif most_to_one > 0 and to_one ~= '0' and redis.call('HINCRBY', budget, recipient, to_one) > most_to_one then
     excess = 'recipient_messages'
-  else
-    return
   end
-  redis.call('HINCRBY', budget, '', -cost)
-  redis.call('HINCRBY', budget, recipient, -1)
-  error({err = 'BUDGET ' .. excess .. ' ' .. redis.call('PTTL', budget)})
+  if excess then
+    error({err = 'BUDGET ' .. excess .. ' ' .. redis.call('PTTL', budget)})
+  end
 end

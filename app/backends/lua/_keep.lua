@@ -1,11 +1,13 @@
 -- Stands before every script that appends to a log: gives a publication its place in the channel's log and keeps it.
 -- KEYS: meta, the stream to append to, the log's other stream (one is of what servers publish, one of what clients do:
---       what the ones say displaces nothing of the others), then of a user: holders; of a run: state, tail; then if a
---       client says it: its user's budget
+--       what the ones say displaces nothing of the others), then of a user: holders; of a run: state, tail; then if there is
+--       something to charge a client's user with: the budget
 -- ARGV: bus channel, the envelope's fields as JSON without the first brace (of a run: without the message too, beginning
 --       with a comma),
---       then if the publication has an idempotency key or is a run's: that key's name ('' for none), message id,
---       then of a run: state, progress and message (JSON, '' if not given)
+--       then if the publication has an idempotency key, is a run's or is charged for: that key's name ('' for none),
+--       message id,
+--       then of a run: state, progress and message (JSON, '' if not given),
+--       then if there is something to charge: the amount (see _budget.lua)
 -- common keys, of a user: settled_at, sequences
 -- common: history size, ttl in ms, due (see `keep`), the asking replica's lease if the channel is a user's ('-': a
 --         program asks; '' if it is no user's), of a run: ttl in ms when it has ended ('' of others), then if a client
@@ -19,7 +21,15 @@
 local history_size, ttl_ms, due, lease, final_ttl_ms = unpack(common)
 local most_messages, most_bytes, most_to_one = tonumber(common[6]), tonumber(common[7]), tonumber(common[8])
 local by_client = most_messages ~= nil
-local is_limited = by_client and most_messages + most_bytes + most_to_one > 0
+local is_run = (final_ttl_ms or '') ~= ''
+local key_count_without_budget = is_run and 5 or lease ~= '' and 4 or 3
+
+-- Charges a client's budget with what it owes, if this call says so. Goes first: a repetition is no way around it.
+local function pay()
+  if by_client and #KEYS > key_count_without_budget then
+    charge(KEYS[#KEYS], KEYS[1], ARGV[#ARGV], most_messages, most_bytes, most_to_one)
+  end
+end
 
 -- What the first publication with this idempotency key was answered; nothing if this is the first.
 local function answered()
@@ -60,12 +70,9 @@ end
 -- The times to live begin anew with each publication. `due` is one asker's name for the present second: if that asker
 -- has had them begun anew within it, they are left as they are, so they are a second longer. '': always, exactly.
 local function keep()
-  if is_limited then
-    charge(KEYS[#KEYS], KEYS[1], #ARGV[2] + #(ARGV[7] or ''), most_messages, most_bytes, most_to_one)
-  end
   local epoch, top, was_due = place(KEYS[1], KEYS[2], KEYS[3])
   local offset, body, ttl = string.format('%d', top + 1), ARGV[2], ttl_ms
-  if ARGV[5] then
+  if is_run then
     body, ttl = reduce()
   end
   redis.call('XADD', KEYS[2], 'MAXLEN', '~', history_size, offset .. '-0', 'b', body)

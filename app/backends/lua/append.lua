@@ -3,6 +3,7 @@
 -- and so to all. What one channel of the bus brings is counted, so that a missing one shows.
 -- KEYS, ARGV: see _keep.lua
 -- Returns the answer (see _keep.lua); to a repetition the first one's
+pay()
 local first = answered()
 if first then
   return first

@@ -1,6 +1,6 @@
 -- Keeps what a client emits for the workers, unless the stream is full of what they have not handled.
 -- KEYS: the stream, the user's budget
--- ARGV: data, then names and values of the other fields
+-- ARGV: data, what to charge the budget with ('' for nothing), then names and values of the other fields
 -- common: most entries, most bytes of memory, limits of the budget (messages, bytes: see _budget.lua)
 -- Returns the entry's id
 local stream = KEYS[1]
@@ -48,11 +48,7 @@ if is_full() then
   end
 end
 
-local size = 0
-for i = 1, #ARGV do
-  size = size + #ARGV[i]
+if ARGV[2] ~= '' then
+  charge(KEYS[2], stream, ARGV[2], tonumber(most_messages), tonumber(most_bytes), 0)
 end
-if tonumber(most_messages) + tonumber(most_bytes) > 0 then
-  charge(KEYS[2], stream, size, tonumber(most_messages), tonumber(most_bytes), 0)
-end
-return redis.call('XADD', stream, '*', 'data', unpack(ARGV))
+return redis.call('XADD', stream, '*', 'data', ARGV[1], unpack(ARGV, 3))

@@ -2,6 +2,7 @@
 -- announced on another.
 -- KEYS, ARGV: see _keep.lua; the holders, settled_at and the bus channel are not looked at
 -- Returns {answer (see _keep.lua), what to announce}; for a repetition without the last
+pay()
 local first = answered()
 if first then
   return {first}
