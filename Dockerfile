@@ -38,5 +38,5 @@ STOPSIGNAL SIGTERM
 # Alive, not ready: a replica that waits for Redis must not be restarted for it.
 HEALTHCHECK --interval=10s --timeout=3s --start-period=15s --retries=3 \
     CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8080/health', timeout=2)"]
-ENTRYPOINT ["python", "-m", "app"]
+ENTRYPOINT ["python", "-m", "heliograph"]
 CMD ["serve", "--host", "0.0.0.0", "--port", "8080"]

@@ -15,31 +15,31 @@ from setuptools import Extension, setup
 ROOT = Path(__file__).parent
 
 MODULES = [
-    "app/server/frame_splitter.py",
-    "app/server/websocket.py",
-    "app/transports/websocket.py",
-    "app/transports/driver.py",
-    "app/protocol/budget.py",
-    "app/protocol/identity.py",
-    "app/protocol/namespace.py",
-    "app/protocol/policy.py",
-    "app/protocol/sequence.py",
-    "app/protocol/session.py",
-    "app/protocol/token_bucket.py",
-    "app/cluster/channels.py",
-    "app/cluster/client_writes.py",
-    "app/cluster/connection_manager.py",
-    "app/cluster/remote_delivery.py",
-    "app/backends/call_batch.py",
-    "app/backends/keys.py",
-    "app/backends/link.py",
-    "app/backends/redis_log.py",
-    "app/backends/scripts.py",
-    "app/hub/batch.py",
-    "app/hub/connection.py",
-    "app/hub/frames.py",
-    "app/hub/hub.py",
-    "app/hub/outbox.py",
+    "app/heliograph/server/frame_splitter.py",
+    "app/heliograph/server/websocket.py",
+    "app/heliograph/transports/websocket.py",
+    "app/heliograph/transports/driver.py",
+    "app/heliograph/protocol/budget.py",
+    "app/heliograph/protocol/identity.py",
+    "app/heliograph/protocol/namespace.py",
+    "app/heliograph/protocol/policy.py",
+    "app/heliograph/protocol/sequence.py",
+    "app/heliograph/protocol/session.py",
+    "app/heliograph/protocol/token_bucket.py",
+    "app/heliograph/cluster/channels.py",
+    "app/heliograph/cluster/client_writes.py",
+    "app/heliograph/cluster/connection_manager.py",
+    "app/heliograph/cluster/remote_delivery.py",
+    "app/heliograph/backends/redis/call_batch.py",
+    "app/heliograph/backends/redis/keys.py",
+    "app/heliograph/backends/redis/link.py",
+    "app/heliograph/backends/redis/log.py",
+    "app/heliograph/backends/redis/scripts.py",
+    "app/heliograph/hub/batch.py",
+    "app/heliograph/hub/connection.py",
+    "app/heliograph/hub/frames.py",
+    "app/heliograph/hub/hub.py",
+    "app/heliograph/hub/outbox.py",
 ]
 
 
@@ -51,12 +51,14 @@ NEEDLESS = re.compile(r'CPy_TypeError\("None".*?CPy_AddTraceback\("([^"]+)", "[^
 def compiled() -> list[Extension]:
     if not os.environ.get("HELIOGRAPH_COMPILE"):
         return []
-    sys.path.insert(0, str(ROOT))
+    sys.path.insert(0, str(ROOT / "app" / "heliograph"))
     from mypyc.build import mypycify
 
-    from app.compiled import group
+    from heliograph.compiled import group
 
-    extensions = mypycify(MODULES, opt_level="2", debug_level="0", target_dir="build/c", group_name=f"app.{group()}")
+    extensions = mypycify(
+        MODULES, opt_level="2", debug_level="0", target_dir="build/c", group_name=f"heliograph.{group()}"
+    )
     for source in {source for extension in extensions for source in extension.sources}:
         for path, number in NEEDLESS.findall(Path(source).read_text()):
             line = (ROOT / path).read_text().splitlines()[int(number) - 1]

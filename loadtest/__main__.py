@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from app.local_cluster.machine import raise_open_files
+from heliograph.local_cluster.machine import raise_open_files
 from loadtest.sources import CannotSpread, Target
 from tests.support.cluster import LocalClusterProcess
 

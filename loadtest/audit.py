@@ -47,16 +47,16 @@ import msgspec  # noqa: E402
 from websockets.asyncio.client import ClientConnection, connect  # noqa: E402
 from websockets.exceptions import ConnectionClosed, WebSocketException  # noqa: E402
 
-from app.backends.keys import Keys  # noqa: E402
-from app.backends.protocols import Draft  # noqa: E402
-from app.backends.redis_client import Client  # noqa: E402
-from app.backends.redis_client import connect as connect_redis  # noqa: E402
-from app.backends.redis_log import RedisLog  # noqa: E402
-from app.backends.scripts import Scripts  # noqa: E402
-from app.errors import BusUnavailable  # noqa: E402
-from app.protocol.namespace import Namespaces  # noqa: E402
-from app.protocol.position import Position, format_cursor, parse_cursor  # noqa: E402
-from app.settings import Namespace  # noqa: E402
+from heliograph.backends.redis.client import Client  # noqa: E402
+from heliograph.backends.redis.client import connect as connect_redis  # noqa: E402
+from heliograph.backends.redis.keys import Keys  # noqa: E402
+from heliograph.backends.redis.log import RedisLog  # noqa: E402
+from heliograph.backends.redis.scripts import Scripts  # noqa: E402
+from heliograph.errors import BusUnavailable  # noqa: E402
+from heliograph.ports import Draft  # noqa: E402
+from heliograph.protocol.namespace import Namespaces  # noqa: E402
+from heliograph.protocol.position import Position, format_cursor, parse_cursor  # noqa: E402
+from heliograph.settings import Namespace  # noqa: E402
 from loadtest.ledger import Positions  # noqa: E402
 from tests.support.cluster import LocalClusterProcess  # noqa: E402
 from tests.support.redis_server import RedisServer  # noqa: E402

@@ -20,8 +20,8 @@ sys.path.insert(0, str(ROOT))
 
 from prometheus_client.parser import text_string_to_metric_families  # noqa: E402
 
-from app.local_cluster.machine import raise_open_files  # noqa: E402
-from app.publish.publisher import Publisher  # noqa: E402
+from heliograph.client.publisher import Publisher  # noqa: E402
+from heliograph.local_cluster.machine import raise_open_files  # noqa: E402
 from tests.support.redis_server import RedisServer, free_port  # noqa: E402
 
 AT_ONCE = 50  # connections that are being opened
@@ -43,7 +43,7 @@ class Replica:
             "HELIOGRAPH_LOG__LEVEL": "error",
             "HELIOGRAPH_DRAIN__DEADLINE_S": "2",
         }
-        command = [sys.executable, "-m", "app", "serve", "--port", str(self.port)]
+        command = [sys.executable, "-m", "heliograph", "serve", "--port", str(self.port)]
         self.process = subprocess.Popen(command, env=environment, cwd=ROOT)  # noqa: S603 - our own program
         while not self._ready():
             time.sleep(0.1)

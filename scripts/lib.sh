@@ -189,8 +189,8 @@ make_venv() {
 
 # Make C of the modules on the way of a message, unless what is there was made of these very sources, as setup.py says.
 compile_app() {
-    if .venv/bin/python -c 'import sys; from app.compiled import in_use; sys.exit(not in_use())' &&
-        [ -z "$(find setup.py constraints.txt -newer "$(echo app/compiled_*.so)")" ]; then
+    if .venv/bin/python -c 'import sys; from heliograph.compiled import in_use; sys.exit(not in_use())' &&
+        [ -z "$(find setup.py constraints.txt -newer "$(echo app/heliograph/compiled_*.so)")" ]; then
         return
     fi
     say "compiling the modules on the way of a message, which takes about a minute"
@@ -203,7 +203,7 @@ compile_app() {
     # What is there is deleted, not overwritten, as replicas may be running with it. That which says that all are there
     # comes last.
     find app -name '*.so' -delete
-    mv build/lib/app/compiled_*.so build
-    cp -r build/lib/app .
-    mv build/compiled_*.so app
+    mv build/lib/heliograph/compiled_*.so build
+    cp -r build/lib/heliograph app
+    mv build/compiled_*.so app/heliograph
 }

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from app import compiled
-from app.backends import redis_client
-from app.cluster.pubsub_manager import reset_pubsub_manager
+from heliograph import compiled
+from heliograph.backends.redis import client as redis_client
+from heliograph.cluster.pubsub_manager import reset_pubsub_manager
 from tests.support.redis_server import RedisServer
 from tests.support.replicas import RunningReplica, run_replica, settings_for
 from tests.support.waiting import eventually
@@ -21,19 +21,19 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # Real workers, playbooks and consumers, and channels that are broken and repaired: `-m "not e2e and not slow"` leaves
 # them out, and is to be done in two minutes. What else it leaves out is marked in its place: sweeps over every place
 # to stop, floods, and what waits for whole seconds.
-SLOW = ("tests/publish/", "tests/cluster/test_channels.py", "tests/cluster/test_presence.py")
+SLOW = ("tests/client/", "tests/contrib/", "tests/cluster/test_channels.py", "tests/cluster/test_presence.py")
 
 # What a replica does now and then, or gives others time for, is sooner or shorter here.
 SOONER = {
-    "app.cluster.census.INTERVAL_S": 0.05,
-    "app.cluster.commands.LOOK_S": 0.2,
-    "app.cluster.directory.AFTER_ERROR_S": 0.1,
-    "app.cluster.memory_watch.INTERVAL_S": 0.05,
-    "app.cluster.presence.RETRY_S": 0.1,
-    "app.cluster.pulse.INTERVAL_S": 0.1,
-    "app.cluster.sweeper.INTERVAL_S": 0.2,
-    "app.server.websocket.DISCARD_S": 0.3,
-    "app.transports.asgi_sink.FAREWELL_TIMEOUT_S": 0.3,
+    "heliograph.cluster.census.INTERVAL_S": 0.05,
+    "heliograph.cluster.commands.LOOK_S": 0.2,
+    "heliograph.cluster.directory.AFTER_ERROR_S": 0.1,
+    "heliograph.cluster.memory_watch.INTERVAL_S": 0.05,
+    "heliograph.cluster.presence.RETRY_S": 0.1,
+    "heliograph.cluster.pulse.INTERVAL_S": 0.1,
+    "heliograph.cluster.sweeper.INTERVAL_S": 0.2,
+    "heliograph.server.websocket.DISCARD_S": 0.3,
+    "heliograph.transports.asgi_sink.FAREWELL_TIMEOUT_S": 0.3,
 }
 
 StartReplica = Callable[..., Awaitable[RunningReplica]]

@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from app.backends.tickets import MemoryTickets
-from app.cli import main
-from app.clock import SystemClock
-from app.cluster.blocked_users import BlockedUsers
-from app.errors import InvalidToken
-from app.protocol.grants import read_grants
-from app.settings import AuthSettings
-from app.transports.auth import Authenticator, Credentials
+from heliograph.auth.authenticator import Authenticator, Credentials
+from heliograph.backends.tickets import MemoryTickets
+from heliograph.cli import main
+from heliograph.clock import SystemClock
+from heliograph.cluster.blocked_users import BlockedUsers
+from heliograph.errors import InvalidToken
+from heliograph.protocol.grants import read_grants
+from heliograph.settings import AuthSettings
 from tests.support.tokens import SECRET
 
 ROOT = Path(__file__).parents[1]
@@ -36,10 +36,10 @@ def run(*words: str, **environment: str) -> Result:
 
 
 def python(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run `python -m app …`, as a person does."""
+    """Run `python -m heliograph …`, as a person does."""
     variables = {f"HELIOGRAPH_{name}": value for name, value in environment.items()}
     return subprocess.run(
-        [sys.executable, "-m", "app", *words],
+        [sys.executable, "-m", "heliograph", *words],
         cwd=ROOT,
         env={**os.environ, **variables},
         capture_output=True,
@@ -84,7 +84,7 @@ class TestServe:
     @pytest.mark.parametrize("port", ["99999", "-1", "http"])
     def test_a_port_that_is_none_is_refused(self, port: str, monkeypatch: pytest.MonkeyPatch) -> None:
         """Fails if a replica claims to serve on a port that there is not."""
-        monkeypatch.setattr("app.server.serve", lambda *_, **__: pytest.fail("it went on to serve"))
+        monkeypatch.setattr("heliograph.server.serve", lambda *_, **__: pytest.fail("it went on to serve"))
         result = run("serve", "--port", port, AUTH__MODE="open")
         assert result.exit_code == 2
         assert "--port" in result.stderr
@@ -109,7 +109,7 @@ class TestServe:
             seen.update(options, depth=settings.limits.depth)
             return 7
 
-        monkeypatch.setattr("app.server.serve", serve)
+        monkeypatch.setattr("heliograph.server.serve", serve)
         words = ("--host", "127.0.0.9", "--port", "9001", "--name", "replica-9")
         result = run("serve", *words, AUTH__MODE="open", LIMITS__DEPTH="4")
         assert result.exit_code == 7
@@ -119,7 +119,7 @@ class TestServe:
         self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
         """Fails if a misspelt group is ignored without a word."""
-        monkeypatch.setattr("app.server.serve", lambda *_, **__: 0)
+        monkeypatch.setattr("heliograph.server.serve", lambda *_, **__: 0)
         assert run("serve", AUTH__MODE="open", REDDIS__URL="redis://x").exit_code == 0
         assert "HELIOGRAPH_REDDIS__URL is no setting" in caplog.text
 
@@ -208,18 +208,18 @@ class TestHelp:
         assert "| `HELIOGRAPH_AUTH__SECRET` |" in result.stdout
 
     def test_python_dash_m_app_is_heliograph(self) -> None:
-        """Fails if `python -m app` does something else."""
+        """Fails if `python -m heliograph` does something else."""
         done = python("--help")
         assert done.returncode == 0
         assert "serve" in done.stdout
 
 
 class TestImportedByAServer:
-    """`uvicorn app.main:app`."""
+    """`uvicorn heliograph.main:app`."""
 
     def test_the_application_is_there(self) -> None:
         """Fails if importing it opens something, or it is no ASGI application."""
-        code = "import app.main; assert callable(app.main.app); print(app.main.app.__class__.__name__)"
+        code = "from heliograph.main import app; assert callable(app); print(app.__class__.__name__)"
         done = subprocess.run(
             [sys.executable, "-W", "error", "-c", code],
             cwd=ROOT,

@@ -1,6 +1,6 @@
 """The present, as people and clients read it."""
 
-from app.clock import Timestamps, iso8601
+from heliograph.clock import Timestamps, iso8601
 from tests.support.manual_clock import ManualClock
 
 

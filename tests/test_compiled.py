@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from app import compiled
+from heliograph import compiled
 from tests.support.cluster import ROOT
 from tests.support.sources import tree_of
 
@@ -31,7 +31,9 @@ class TestWhatRuns:
     @pytest.fixture
     def checkout(self, tmp_path: Path) -> Path:
         """A copy of the package, with all that is compiled of it."""
-        shutil.copytree(ROOT / "app", tmp_path / "app", ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(
+            ROOT / "app" / "heliograph" / "heliograph", tmp_path / "app", ignore=shutil.ignore_patterns("__pycache__")
+        )
         return tmp_path
 
     def loaded(self, checkout: Path) -> set[str]:
@@ -50,7 +52,7 @@ class TestWhatRuns:
         assert self.loaded(checkout) == {EXTENSION_SUFFIXES[0]}
 
     @only_compiled
-    @pytest.mark.parametrize("path", ["app/hub/hub.py", "app/settings.py"])
+    @pytest.mark.parametrize("path", ["app/heliograph/hub/hub.py", "app/heliograph/settings.py"])
     def test_sources_that_were_changed_since(self, checkout: Path, path: str) -> None:
         """Fails if somebody changes a file, compiled or not, and what runs is what it was before."""
         with (checkout / path).open("a") as source:

@@ -39,7 +39,7 @@ async def test_neither_tokens_nor_bodies_are_logged_at_any_level(log: Path) -> N
         "HELIOGRAPH_LOG__FORMAT": "json",
         "HELIOGRAPH_DRAIN__GRACE_S": "0",
     }
-    command = [sys.executable, "-m", "app", "serve", "--port", str(port), "--name", "replica-5"]
+    command = [sys.executable, "-m", "heliograph", "serve", "--port", str(port), "--name", "replica-5"]
     with log.open("wb") as output:
         process = await asyncio.create_subprocess_exec(*command, env=environment, stdout=output, stderr=output)
     try:

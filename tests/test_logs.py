@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from app.logs import MOST_SELDOM, JsonLines, Seldom, TextLines, configure_logging
+from heliograph.logs import MOST_SELDOM, JsonLines, Seldom, TextLines, configure_logging
 
 EVIL = "bob\r\n2026-01-01T00:00:00.000Z ERROR forged\x1b[31m\x00\x85\u2028\u202e\ud800 고양이 🐈‍⬛"
 

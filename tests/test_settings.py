@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from app.errors import BadSetting
-from app.settings import Namespace, Settings, bus_channel, settings_table, unknown_variables
+from heliograph.errors import BadSetting
+from heliograph.settings import Namespace, Settings, bus_channel, settings_table, unknown_variables
 from tests.support.tokens import SECRET
 
 GOOD: dict[str, tuple[str, Any]] = {

@@ -2,7 +2,7 @@
 
 import pytest
 
-from app.telemetry import Histogram, Telemetry
+from heliograph.telemetry import Histogram, Telemetry
 
 
 def test_two_replicas_in_one_process_count_apart() -> None:

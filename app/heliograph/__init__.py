@@ -31,6 +31,6 @@ backends > protocol > settings, errors, clock, logs, telemetry, tasks, answers, 
 the concrete parts together.
 """
 
-from app import compiled
+from heliograph import compiled
 
 compiled.choose()

@@ -1,5 +1,5 @@
-"""`python -m app` is `heliograph`."""
+"""`python -m heliograph` is `heliograph`."""
 
-from app.cli import main
+from heliograph.cli import main
 
 main()

@@ -12,78 +12,70 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 
-from app.backends.memory import MemoryDirectory, NoCommands, NoEmissions
-from app.backends.memory_census import MemoryCensus
-from app.backends.memory_log import MemoryLog
-from app.backends.memory_presence import MemoryPresence
-from app.backends.redis_census import RedisCensus
-from app.backends.redis_client import Client, connect
-from app.backends.redis_commands import RedisCommands
-from app.backends.redis_directory import RedisDirectory
-from app.backends.redis_log import RedisLog, TwoServerLog
-from app.backends.redis_memory import RedisMemory
-from app.backends.redis_presence import RedisPresence
-from app.backends.redis_probe import RedisProbe
-from app.backends.run_leases import reap_lost_runs
-from app.backends.scripts import Scripts
-from app.backends.streams import RedisEmissions
-from app.backends.tickets import MemoryTickets, RedisTickets
-from app.clock import SystemClock, Timestamps
-from app.cluster.blocked_users import BlockedUsers
-from app.cluster.census import Census
-from app.cluster.channels import Channels
-from app.cluster.client_writes import ClientWrites
-from app.cluster.commands import Commands
-from app.cluster.connection_manager import ConnectionManager
-from app.cluster.directory import Directory
-from app.cluster.memory_watch import MemoryWatch
-from app.cluster.node import Node, Service
-from app.cluster.presence import Presence
-from app.cluster.pubsub_manager import PubSubManager
-from app.cluster.pulse import Pulse
-from app.cluster.run_reaper import RunReaper
-from app.cluster.sweeper import Sweeper
-from app.cluster.write_probe import WriteProbe
-from app.hub.hub import Hub
-from app.hub.outbox import Turn
-from app.protocol.budget import Budget, intake
-from app.protocol.events import Join, Leave
-from app.protocol.namespace import Namespaces
-from app.protocol.plain import PlainCodec
-from app.protocol.policy import Policy
-from app.settings import Settings
-from app.telemetry import Telemetry
-from app.transports.addresses import Addresses
-from app.transports.auth import Authenticator
-from app.transports.console import Console, static_routes
-from app.transports.driver import Parts
-from app.transports.failed_attempts import FailedAttempts
-from app.transports.headers import SafeHeaders, internal_error
-from app.transports.health import health_routes, status_routes
-from app.transports.http import PageDoor
-from app.transports.http_api import http_api_routes, openapi_route
-from app.transports.metrics import metrics_route
-from app.transports.newcomers import Newcomers
-from app.transports.origins import OriginPolicy
-from app.transports.paths import PlainPaths
-from app.transports.polling import PollDoor
-from app.transports.requests import RequestRate
-from app.transports.runs import RunDoor
-from app.transports.sse import SseDoor
-from app.transports.started import Started
-from app.transports.tickets import TicketDoor
-from app.transports.websocket import CHANNEL_KINDS, WebSocketDoor
+from heliograph.api import http_api_routes, openapi_route
+from heliograph.api.health import health_routes, status_routes
+from heliograph.api.metrics import metrics_route
+from heliograph.auth.authenticator import Authenticator
+from heliograph.backends.memory.census import MemoryCensus
+from heliograph.backends.memory.directory import MemoryDirectory, NoCommands, NoEmissions
+from heliograph.backends.memory.log import MemoryLog
+from heliograph.backends.memory.presence import MemoryPresence
+from heliograph.backends.redis.census import RedisCensus
+from heliograph.backends.redis.client import Client, connect
+from heliograph.backends.redis.commands import RedisCommands
+from heliograph.backends.redis.directory import RedisDirectory
+from heliograph.backends.redis.log import RedisLog, TwoServerLog
+from heliograph.backends.redis.memory import RedisMemory
+from heliograph.backends.redis.presence import RedisPresence
+from heliograph.backends.redis.probe import RedisProbe
+from heliograph.backends.redis.run_leases import reap_lost_runs
+from heliograph.backends.redis.scripts import Scripts
+from heliograph.backends.redis.streams import RedisEmissions
+from heliograph.backends.tickets import MemoryTickets, RedisTickets
+from heliograph.clock import SystemClock, Timestamps
+from heliograph.cluster.blocked_users import BlockedUsers
+from heliograph.cluster.census import Census
+from heliograph.cluster.channels import Channels
+from heliograph.cluster.client_writes import ClientWrites
+from heliograph.cluster.commands import Commands
+from heliograph.cluster.connection_manager import ConnectionManager
+from heliograph.cluster.directory import Directory
+from heliograph.cluster.memory_watch import MemoryWatch
+from heliograph.cluster.node import Node, Service
+from heliograph.cluster.presence import Presence
+from heliograph.cluster.pubsub_manager import PubSubManager
+from heliograph.cluster.pulse import Pulse
+from heliograph.cluster.run_reaper import RunReaper
+from heliograph.cluster.sweeper import Sweeper
+from heliograph.cluster.write_probe import WriteProbe
+from heliograph.codecs.plain import PlainCodec
+from heliograph.console import Console, static_routes
+from heliograph.hub.hub import Hub
+from heliograph.hub.outbox import Turn
+from heliograph.protocol.budget import Budget, intake
+from heliograph.protocol.events import Join, Leave
+from heliograph.protocol.namespace import Namespaces
+from heliograph.protocol.policy import Policy
+from heliograph.settings import Settings
+from heliograph.telemetry import Telemetry
+from heliograph.transports.addresses import Addresses
+from heliograph.transports.driver import Parts
+from heliograph.transports.failed_attempts import FailedAttempts
+from heliograph.transports.headers import SafeHeaders, internal_error
+from heliograph.transports.http import PageDoor
+from heliograph.transports.newcomers import Newcomers
+from heliograph.transports.origins import OriginPolicy
+from heliograph.transports.paths import PlainPaths
+from heliograph.transports.polling import PollDoor
+from heliograph.transports.requests import RequestRate
+from heliograph.transports.runs import RunDoor
+from heliograph.transports.sse import SseDoor
+from heliograph.transports.started import Started
+from heliograph.transports.tickets import TicketDoor
+from heliograph.transports.websocket import CHANNEL_KINDS, WebSocketDoor
 
 if TYPE_CHECKING:
-    from app.backends.protocols import (
-        CensusBackend,
-        CommandLog,
-        DirectoryBackend,
-        Emissions,
-        Log,
-        PresenceBackend,
-        Tickets,
-    )
+    from heliograph.ports import CensusBackend, CommandLog, DirectoryBackend, Emissions, Log, PresenceBackend, Tickets
 
 
 logger = logging.getLogger("heliograph.application")

@@ -1,4 +1,4 @@
-"""`heliograph …`, which is `python -m app …`."""
+"""`heliograph …`, which is `python -m heliograph …`."""
 
 import asyncio
 import json
@@ -13,17 +13,17 @@ from typing import TYPE_CHECKING, NoReturn
 import click
 import msgspec
 
-from app.errors import BadSetting, BadUserId, HeliographError, InvalidToken
-from app.logs import configure_logging
-from app.loopback import is_loopback_host
-from app.publish.output import drop_unwritten, open_missing, say
-from app.settings import Settings, settings_table, unknown_variables
+from heliograph.client.output import drop_unwritten, open_missing, say
+from heliograph.errors import BadSetting, BadUserId, HeliographError, InvalidToken
+from heliograph.logs import configure_logging
+from heliograph.loopback import is_loopback_host
+from heliograph.settings import Settings, settings_table, unknown_variables
 
 PORT = click.IntRange(1, 65535)
 DRAIN_MARGIN_S = 5.0  # what a replica may take beyond its drain before it is killed
 
 if TYPE_CHECKING:
-    from app.publish.publisher import Publisher
+    from heliograph.client.publisher import Publisher
 
 logger = logging.getLogger("heliograph.cli")
 
@@ -56,7 +56,7 @@ def serve(host: str, port: int, name: str, reload: bool) -> None:
     configure_logging(loaded.log.level, loaded.log.format, replica=name)
     for variable in unknown_variables():
         logger.warning("%s is no setting and is ignored (see `heliograph settings`)", variable)
-    from app.server import serve as run  # not before the settings are good: uvicorn takes a while to import
+    from heliograph.server import serve as run  # not before the settings are good: uvicorn takes a while to import
 
     try:
         sys.exit(run(loaded, name=name, host=host, port=port))
@@ -81,7 +81,7 @@ def up(replicas: int, host: str, port: int, connections_per_address: int) -> Non
     """Run a whole cluster on this machine: Redis, replicas and nginx."""
     loaded = _load_settings()
     _refuse_open_mode_elsewhere(loaded, host)
-    from app.local_cluster import LocalCluster, LocalClusterOptions
+    from heliograph.local_cluster import LocalCluster, LocalClusterOptions
 
     options = LocalClusterOptions(
         replicas=replicas,
@@ -113,7 +113,7 @@ def token(user: str, expires_in: int, channels: str | None) -> None:
     key = _load_settings().auth.key()
     if not key:
         raise click.ClickException("set HELIOGRAPH_AUTH__SECRET (or …_FILE): a token is signed with it")
-    from app.transports.tokens import make_token
+    from heliograph.auth.tokens import make_token
 
     claim = None if channels is None else _channels(channels)
     try:
@@ -141,7 +141,7 @@ def settings() -> None:
 @main.command(short_help="Print the AsyncAPI document of the socket.")
 def asyncapi() -> None:
     """Print the AsyncAPI 3 document of the socket (docs/asyncapi.json)."""
-    from app.protocol.asyncapi import document
+    from heliograph.protocol.asyncapi import document
 
     click.echo(json.dumps(document(metadata.version("heliograph")), indent=2, ensure_ascii=False))
 
@@ -220,8 +220,8 @@ def pipe(
     Lines are {"line", "stream"}. The exit code is passed on, and published as {"exit_code", "stream": "exit"}. On a
     run's channel lines are its log, and it becomes END or FAILED.
     """
-    from app.protocol.identity import check_channel
-    from app.publish.pipe import Pipe, PipeOptions
+    from heliograph.client.pipe import Pipe, PipeOptions
+    from heliograph.protocol.identity import check_channel
 
     try:
         check_channel(channel)
@@ -276,7 +276,7 @@ def watch(
     heliograph watch logs:101
     heliograph watch run:42
     """
-    from app.publish.watch import INTERRUPTED, REFUSED, Watch, WatchFailed, WatchOptions
+    from heliograph.client.watch import INTERRUPTED, REFUSED, Watch, WatchFailed, WatchOptions
 
     url = url or f"ws://localhost:{port}/ws"
     options = WatchOptions(channel, url, user, token, replay=replay, as_json=as_json, raw=raw)
@@ -290,7 +290,7 @@ def watch(
 
 
 def _publisher(redis: str | None, deadline_s: float) -> "Publisher":
-    from app.publish.publisher import Publisher
+    from heliograph.client.publisher import Publisher
 
     try:
         return Publisher(redis, deadline_s=deadline_s)
@@ -342,6 +342,6 @@ def _serve_and_reload(host: str, port: int, name: str) -> None:
         import watchfiles
     except ImportError:
         raise click.ClickException("--reload needs the development dependencies: pip install '.[dev]'") from None
-    command = [sys.executable, "-m", "app", "serve", "--host", host, "--port", str(port), "--name", name]
+    command = [sys.executable, "-m", "heliograph", "serve", "--host", host, "--port", str(port), "--name", name]
     os.environ.setdefault("HELIOGRAPH_WATCHDOG_S", "0")  # a breakpoint stands still too
     watchfiles.run_process(Path(__file__).parent, target=" ".join(command), target_type="command")

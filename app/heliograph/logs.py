@@ -10,7 +10,7 @@ import logging
 import re
 from typing import Final, Literal
 
-from app.clock import iso8601
+from heliograph.clock import iso8601
 
 # Control characters, what moves text about, what ends a line for some readers, and halves of surrogate pairs.
 _UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")

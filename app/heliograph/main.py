@@ -1,4 +1,4 @@
-"""The ASGI application, for a server that imports one (`uvicorn app.main:app --workers 1`) or to be mounted.
+"""The ASGI application, for a server that imports one (`uvicorn heliograph.main:app --workers 1`) or to be mounted.
 
 An application that mounts it runs `lifespan`, or enters it in its own: see docs/fastapi.md.
 """
@@ -6,9 +6,9 @@ An application that mounts it runs `lifespan`, or enters it in its own: see docs
 import os
 import socket
 
-from app.application import build_replica
-from app.cluster.pubsub_manager import get_pubsub_manager
-from app.settings import Settings
+from heliograph.application import build_replica
+from heliograph.cluster.pubsub_manager import get_pubsub_manager
+from heliograph.settings import Settings
 
 _settings = Settings.load()
 # Each process is a replica of its own, and nobody is there to give it a name.

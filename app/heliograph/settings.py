@@ -10,7 +10,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
-from app.errors import BadSetting
+from heliograph.errors import BadSetting
 
 PREFIX = "HELIOGRAPH_"
 

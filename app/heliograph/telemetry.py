@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from app.errors import ErrorCode
+from heliograph.errors import ErrorCode
 
 TRANSPORTS: Final = ("websocket", "sse", "poll", "api")
 WRITE_REFUSALS: Final = ("user_messages", "user_bytes", "recipient_messages", "memory", "emit_full")

@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from app.transports.http_api.methods import ANSWER_BYTES, MOST_QUESTIONS
+from heliograph.api.methods import ANSWER_BYTES, MOST_QUESTIONS
 from tests.conftest import StartReplica
 from tests.support.client import Client
 from tests.support.http import http_client

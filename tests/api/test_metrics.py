@@ -10,11 +10,11 @@ from unittest.mock import Mock
 import pytest
 from starlette.routing import WebSocketRoute as Route
 
-from app import compiled
-from app.hub.outbox import Outbox, Turn
-from app.protocol.codes import CloseCode
-from app.transports.driver import Driver
-from app.transports.websocket import WebSocketDoor
+from heliograph import compiled
+from heliograph.hub.outbox import Outbox, Turn
+from heliograph.protocol.codes import CloseCode
+from heliograph.transports.driver import Driver
+from heliograph.transports.websocket import WebSocketDoor
 from tests.conftest import StartReplica
 from tests.support.client import Client
 from tests.support.http import http_client

@@ -13,13 +13,13 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 from websockets.typing import Origin
 
-from app.backends.tickets import MemoryTickets
-from app.clock import SystemClock
-from app.cluster.blocked_users import BlockedUsers
-from app.errors import BadUserId, InvalidToken
-from app.settings import AuthSettings
-from app.transports.auth import Authenticator, Credentials, Identity
-from app.transports.tokens import make_token
+from heliograph.auth.authenticator import Authenticator, Credentials, Identity
+from heliograph.auth.tokens import make_token
+from heliograph.backends.tickets import MemoryTickets
+from heliograph.clock import SystemClock
+from heliograph.cluster.blocked_users import BlockedUsers
+from heliograph.errors import BadUserId, InvalidToken
+from heliograph.settings import AuthSettings
 from tests.conftest import StartReplica
 from tests.support.client import Client
 from tests.support.replicas import OPEN

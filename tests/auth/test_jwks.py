@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from app.errors import InvalidToken, KeysUnavailable
-from app.settings import AuthSettings
-from app.transports.jwks import AGAIN_S, MOST_BYTES, KeySet, is_loopback
-from app.transports.tokens import TokenReader
+from heliograph.auth.jwks import AGAIN_S, MOST_BYTES, KeySet, is_loopback
+from heliograph.auth.tokens import TokenReader
+from heliograph.errors import InvalidToken, KeysUnavailable
+from heliograph.settings import AuthSettings
 from tests.conftest import StartReplica
 from tests.support.client import Client
 from tests.support.key_pairs import OTHER_RSA, P256, RSA, jwk
@@ -248,7 +248,7 @@ class TestReplica:
         self, start_replica: StartReplica, server: KeyServer, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Fails if a replica needs the key server to start, or tells clients to stay away while that is gone."""
-        monkeypatch.setattr("app.transports.jwks.AGAIN_S", 0.0)
+        monkeypatch.setattr("heliograph.auth.jwks.AGAIN_S", 0.0)
         keys = json.loads(server.body)
         down = KeyServer(keys)
         down.port = free_port()

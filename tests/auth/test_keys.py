@@ -11,13 +11,13 @@ from typing import Any
 import jwt
 import pytest
 
-from app.backends.tickets import MemoryTickets
-from app.clock import SystemClock
-from app.cluster.blocked_users import BlockedUsers
-from app.errors import BadSetting, InvalidToken
-from app.settings import AuthSettings
-from app.transports.auth import Authenticator, Credentials
-from app.transports.keys import hmac_key, jwk_key, public_key
+from heliograph.auth.authenticator import Authenticator, Credentials
+from heliograph.auth.keys import hmac_key, jwk_key, public_key
+from heliograph.backends.tickets import MemoryTickets
+from heliograph.clock import SystemClock
+from heliograph.cluster.blocked_users import BlockedUsers
+from heliograph.errors import BadSetting, InvalidToken
+from heliograph.settings import AuthSettings
 from tests.conftest import StartReplica
 from tests.support.client import Client
 from tests.support.key_pairs import (

@@ -5,12 +5,12 @@ from collections.abc import AsyncIterator
 import pytest
 from redis.asyncio import Redis
 
-from app.backends.keys import Keys
-from app.backends.memory import MemoryDirectory
-from app.backends.protocols import DirectoryBackend
-from app.backends.redis_client import connect
-from app.backends.redis_directory import RedisDirectory
-from app.clock import SystemClock
+from heliograph.backends.memory.directory import MemoryDirectory
+from heliograph.backends.redis.client import connect
+from heliograph.backends.redis.directory import RedisDirectory
+from heliograph.backends.redis.keys import Keys
+from heliograph.clock import SystemClock
+from heliograph.ports import DirectoryBackend
 from tests.support.redis_server import RedisServer
 
 

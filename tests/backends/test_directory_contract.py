@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from app.backends.protocols import DirectoryBackend
+from heliograph.ports import DirectoryBackend
 from tests.support.replica_info import replica_info
 from tests.support.waiting import eventually
 

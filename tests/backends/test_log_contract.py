@@ -11,9 +11,13 @@ from typing import Any
 import msgspec
 import pytest
 
-from app.backends.keys import Keys
-from app.backends.memory_log import MemoryLog
-from app.backends.protocols import (
+from heliograph.backends.memory.log import MemoryLog
+from heliograph.backends.redis.client import connect
+from heliograph.backends.redis.keys import Keys
+from heliograph.backends.redis.log import RedisLog
+from heliograph.backends.redis.scripts import Scripts
+from heliograph.errors import BusUnavailable, OverBudget
+from heliograph.ports import (
     CLIENT_META_TTL_S,
     IDEMPOTENCY_TTL_S,
     META_TTL_S,
@@ -25,15 +29,11 @@ from app.backends.protocols import (
     Opened,
     Opening,
 )
-from app.backends.redis_client import connect
-from app.backends.redis_log import RedisLog
-from app.backends.scripts import Scripts
-from app.errors import BusUnavailable, OverBudget
-from app.protocol.budget import WINDOW_S, Budget, Charge
-from app.protocol.events import Delivery
-from app.protocol.position import Position
-from app.protocol.run import TAIL_SIZE, RunState, RunUpdate
-from app.settings import Namespace
+from heliograph.protocol.budget import WINDOW_S, Budget, Charge
+from heliograph.protocol.events import Delivery
+from heliograph.protocol.position import Position
+from heliograph.protocol.run import TAIL_SIZE, RunState, RunUpdate
+from heliograph.settings import Namespace
 from tests.support.redis_server import RedisServer
 from tests.support.settling import believe_at_once
 from tests.support.waiting import eventually

@@ -8,12 +8,12 @@ import msgspec
 import pytest
 from redis.asyncio import Redis
 
-from app.backends.keys import Keys
-from app.backends.memory_presence import MemoryPresence
-from app.backends.protocols import PresenceBackend, PresenceEntry
-from app.backends.redis_directory import RedisDirectory
-from app.backends.redis_presence import BATCH, RedisPresence
-from app.backends.scripts import Scripts
+from heliograph.backends.memory.presence import MemoryPresence
+from heliograph.backends.redis.directory import RedisDirectory
+from heliograph.backends.redis.keys import Keys
+from heliograph.backends.redis.presence import BATCH, RedisPresence
+from heliograph.backends.redis.scripts import Scripts
+from heliograph.ports import PresenceBackend, PresenceEntry
 from tests.support.replica_info import replica_info
 
 LONG_S = 30.0

@@ -1,4 +1,4 @@
-"""A program that forks at bad moments (`python -m tests.publish.forking WHAT URL PREFIX TIMES`).
+"""A program that forks at bad moments (`python -m tests.client.forking WHAT URL PREFIX TIMES`).
 
 Each child publishes one thing and must end by itself; the program ends with status 1 if one has not.
 """
@@ -13,9 +13,9 @@ import threading
 import time
 from collections.abc import Callable
 
-from app.publish.feed import Feed
-from app.publish.logging_handler import HeliographHandler
-from app.publish.publisher import AsyncPublisher, Publisher
+from heliograph.client.feed import Feed
+from heliograph.client.publisher import AsyncPublisher, Publisher
+from heliograph.contrib.logging import HeliographHandler
 
 CHILD_WITHIN_S = 8.0
 

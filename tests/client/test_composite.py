@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from app.backends.redis_client import connect
-from app.backends.streams import Entry
-from app.errors import BadSetting, BusUnavailable
-from app.publish.composite import Composite, Item
-from app.publish.consumer import Consumer
-from app.publish.live import Live, LiveMessage
-from app.settings import Settings
-from app.tasks import end
+from heliograph.backends.redis.client import connect
+from heliograph.backends.redis.streams import Entry
+from heliograph.client.composite import Composite, Item
+from heliograph.client.consumer import Consumer
+from heliograph.client.live import Live, LiveMessage
+from heliograph.errors import BadSetting, BusUnavailable
+from heliograph.settings import Settings
+from heliograph.tasks import end
 from tests.conftest import StartReplica
 from tests.support.client import Client
 from tests.support.redis_server import RedisServer

@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from app.backends.keys import Keys
-from app.backends.redis_client import connect
-from app.backends.streams import EMIT_STREAM, Entry, ShardedStream
-from app.errors import BusUnavailable
-from app.publish.consumer import Consumer, Handler
+from heliograph.backends.redis.client import connect
+from heliograph.backends.redis.keys import Keys
+from heliograph.backends.redis.streams import EMIT_STREAM, Entry, ShardedStream
+from heliograph.client.consumer import Consumer, Handler
+from heliograph.errors import BusUnavailable
 from tests.support.redis_server import RedisServer
 from tests.support.waiting import eventually
 

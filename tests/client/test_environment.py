@@ -5,13 +5,13 @@ from collections.abc import Callable
 
 import pytest
 
-from app.errors import BadSetting
-from app.publish.composite import Composite
-from app.publish.consumer import Consumer
-from app.publish.environment import cluster_settings
-from app.publish.live import Live
-from app.publish.publisher import AsyncPublisher, Publisher
-from app.settings import Namespace
+from heliograph.client.composite import Composite
+from heliograph.client.consumer import Consumer
+from heliograph.client.environment import cluster_settings
+from heliograph.client.live import Live
+from heliograph.client.publisher import AsyncPublisher, Publisher
+from heliograph.errors import BadSetting
+from heliograph.settings import Namespace
 
 LIVE, KEPT, OTHER = "redis://live:6379/0", "redis://kept:6379/0", "redis://other:6379/0"
 

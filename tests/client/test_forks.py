@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[2]
 def test_children_publish_too(redis_server: RedisServer, namespace: str, what: str, channel: str, times: int) -> None:
     """Fails if a child is deaf or hangs, publishes what is the parent's, or disturbs the parent's connections."""
     done = subprocess.run(
-        [sys.executable, "-m", "tests.publish.forking", what, redis_server.url, f"{namespace}:", str(times)],
+        [sys.executable, "-m", "tests.client.forking", what, redis_server.url, f"{namespace}:", str(times)],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -48,7 +48,7 @@ def test_nothing_is_imported_with_the_first_publication(redis_server: RedisServe
     """Fails if a fork can come in the middle of an import: the child would wait for the module's lock for ever."""
     program = (
         "import sys\n"
-        "from app.publish.publisher import Publisher\n"
+        "from heliograph.client.publisher import Publisher\n"
         "before = set(sys.modules)\n"
         f"publisher = Publisher({redis_server.url!r}, prefix={namespace!r})\n"
         "publisher.publish('news', 1)\n"

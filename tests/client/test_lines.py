@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.publish.lines import Line, LineSplitter, only_colours, without_control
+from heliograph.client.lines import Line, LineSplitter, only_colours, without_control
 
 OUTPUT = st.lists(st.sampled_from([b"a", b"\xec\x9a\xb0", b"\x9a", b"\r", b"\n", b"\r\n", b"\x1b[1m"])).map(b"".join)
 

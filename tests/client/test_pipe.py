@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
+from tests.client.programs import HELIOGRAPH, ROOT, environment, program
 from tests.conftest import StartReplica
-from tests.publish.programs import HELIOGRAPH, ROOT, environment, program
 from tests.support.client import Client
 from tests.support.redis_server import RedisServer, free_port
 

@@ -15,14 +15,14 @@ import msgspec
 import pytest
 from redis import Redis
 
-from app.backends.keys import Keys
-from app.backends.redis_client import connect
-from app.backends.run_leases import reap_lost_runs
-from app.backends.scripts import Scripts
-from app.errors import BadChannel, BadData, BadSetting, BadUserId, DataTooDeep, PublishError
-from app.protocol.namespace import Namespaces
-from app.publish.publisher import AsyncPublisher, Published, Publisher
-from app.settings import Namespace
+from heliograph.backends.redis.client import connect
+from heliograph.backends.redis.keys import Keys
+from heliograph.backends.redis.run_leases import reap_lost_runs
+from heliograph.backends.redis.scripts import Scripts
+from heliograph.client.publisher import AsyncPublisher, Published, Publisher
+from heliograph.errors import BadChannel, BadData, BadSetting, BadUserId, DataTooDeep, PublishError
+from heliograph.protocol.namespace import Namespaces
+from heliograph.settings import Namespace
 from tests.conftest import StartReplica
 from tests.support.client import Client
 from tests.support.redis_server import RedisServer, free_port

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from app.publish.publisher import Publisher
-from app.publish.watch import Kind, Print, View
+from heliograph.client.publisher import Publisher
+from heliograph.client.watch import Kind, Print, View
+from tests.client.programs import HELIOGRAPH, environment, program
 from tests.conftest import StartReplica
-from tests.publish.programs import HELIOGRAPH, environment, program
 from tests.support.redis_server import RedisServer
 
 

@@ -1,6 +1,6 @@
 """Who is kept out, as one replica knows it."""
 
-from app.cluster.blocked_users import REMEMBER_LIFTED_S, BlockedUsers
+from heliograph.cluster.blocked_users import REMEMBER_LIFTED_S, BlockedUsers
 from tests.support.manual_clock import ManualClock
 
 

@@ -3,9 +3,9 @@
 import asyncio
 from unittest.mock import Mock
 
-from app.backends.memory_census import MemoryCensus
-from app.cluster.census import BATCH, Census
-from app.tasks import end
+from heliograph.backends.memory.census import MemoryCensus
+from heliograph.cluster.census import BATCH, Census
+from heliograph.tasks import end
 
 
 class TestPatterns:

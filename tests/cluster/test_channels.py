@@ -13,10 +13,10 @@ from urllib.parse import urlencode
 
 import pytest
 
-from app.errors import BusUnavailable
-from app.protocol.envelope import Envelope
-from app.protocol.position import Position, format_cursor, parse_cursor
-from app.tasks import end
+from heliograph.errors import BusUnavailable
+from heliograph.protocol.envelope import Envelope
+from heliograph.protocol.position import Position, format_cursor, parse_cursor
+from heliograph.tasks import end
 from tests.conftest import StartReplica
 from tests.support.client import Client
 from tests.support.like import Like

@@ -8,20 +8,20 @@ import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.backends.memory_log import MemoryLog
-from app.backends.protocols import BusSequences, Draft, Opened, Opening
-from app.clock import SystemClock
-from app.cluster.channels import Channels
-from app.errors import BusUnavailable
-from app.hub.connection import Connection
-from app.hub.frames import Encoding
-from app.hub.hub import Hub
-from app.hub.outbox import Outbox, Turn
-from app.protocol.namespace import Namespaces
-from app.protocol.plain import PlainCodec
-from app.protocol.position import Position, parse_cursor
-from app.settings import ChannelSettings, Namespace
-from app.telemetry import Telemetry, Traffic
+from heliograph.backends.memory.log import MemoryLog
+from heliograph.clock import SystemClock
+from heliograph.cluster.channels import Channels
+from heliograph.codecs.plain import PlainCodec
+from heliograph.errors import BusUnavailable
+from heliograph.hub.connection import Connection
+from heliograph.hub.frames import Encoding
+from heliograph.hub.hub import Hub
+from heliograph.hub.outbox import Outbox, Turn
+from heliograph.ports import BusSequences, Draft, Opened, Opening
+from heliograph.protocol.namespace import Namespaces
+from heliograph.protocol.position import Position, parse_cursor
+from heliograph.settings import ChannelSettings, Namespace
+from heliograph.telemetry import Telemetry, Traffic
 from tests.support.members import RecordingSink
 from tests.support.waiting import eventually
 

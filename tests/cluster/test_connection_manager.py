@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
-from app.errors import BadUserId, BusUnavailable, ConnectionLimit, ErrorCode
-from app.protocol.codes import CloseCode
-from app.protocol.events import Delivery, Pong
+from heliograph.errors import BadUserId, BusUnavailable, ConnectionLimit, ErrorCode
+from heliograph.protocol.codes import CloseCode
+from heliograph.protocol.events import Delivery, Pong
 from tests.support.members import Device, Member, Members
 from tests.support.redis_server import RedisServer
 from tests.support.settling import believe_the_directory
 from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
-    from app.cluster.receipt import Receipt
+    from heliograph.cluster.receipt import Receipt
 
 QUIET = {"canary_interval_s": 60, "canary_timeout_s": 120}  # no canary while PUBLISH is counted
 IDS = ["밥", "👩‍👩‍👧‍👦", "مرحبا", "a b", "Ünïcødé", "user:1", "#hash", "{braces}", "%41", "'\"\\"]

@@ -12,15 +12,15 @@ from typing import Any
 
 import pytest
 
-from app.application import build_replica
-from app.backends.keys import Keys
-from app.backends.memory import MemoryDirectory
-from app.backends.protocols import DirectoryBackend
-from app.backends.redis_client import connect
-from app.backends.redis_directory import RedisDirectory
-from app.clock import Clock, SystemClock
-from app.errors import BusUnavailable
-from app.settings import DirectorySettings
+from heliograph.application import build_replica
+from heliograph.backends.memory.directory import MemoryDirectory
+from heliograph.backends.redis.client import connect
+from heliograph.backends.redis.directory import RedisDirectory
+from heliograph.backends.redis.keys import Keys
+from heliograph.clock import Clock, SystemClock
+from heliograph.errors import BusUnavailable
+from heliograph.ports import DirectoryBackend
+from heliograph.settings import DirectorySettings
 from tests.support.cancelling import Watch, end
 from tests.support.client import Client
 from tests.support.holder import BY_HAND, QUICK, Holder
@@ -587,7 +587,7 @@ class TestReaping:
         b = await holder("b")
         port = free_port()
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "app", "serve", "--port", str(port), "--name", "a"),
+            *(sys.executable, "-m", "heliograph", "serve", "--port", str(port), "--name", "a"),
             env={
                 **os.environ,
                 "HELIOGRAPH_AUTH__MODE": "open",

@@ -8,7 +8,7 @@ from typing import Literal
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from app.backends.memory import MemoryDirectory
+from heliograph.backends.memory.directory import MemoryDirectory
 from tests.support.holder import BY_HAND, Holder
 from tests.support.manual_clock import ManualClock
 from tests.support.wiretap import Wiretap

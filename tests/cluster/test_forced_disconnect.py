@@ -11,8 +11,8 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
-from app.errors import BadChannel, BadUserId, BusUnavailable
-from app.protocol.codes import CloseCode
+from heliograph.errors import BadChannel, BadUserId, BusUnavailable
+from heliograph.protocol.codes import CloseCode
 from tests.conftest import StartReplica
 from tests.support.client import Client
 from tests.support.http import http_client

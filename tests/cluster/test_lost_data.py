@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from app.protocol.events import Delivery
-from app.protocol.position import Position
+from heliograph.protocol.events import Delivery
+from heliograph.protocol.position import Position
 from tests.support.members import Member, Members
 from tests.support.redis_server import RedisServer
 from tests.support.settling import believe_at_once

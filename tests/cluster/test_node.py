@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from app.cluster.pubsub_manager import BusState
-from app.protocol.codes import CloseCode
+from heliograph.cluster.pubsub_manager import BusState
+from heliograph.protocol.codes import CloseCode
 from tests.support.members import Device, Member, Members
 from tests.support.redis_admin import RedisAdmin
 from tests.support.redis_server import RedisServer

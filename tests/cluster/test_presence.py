@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from app.cluster.presence import FRESH_S
-from app.tasks import end
+from heliograph.cluster.presence import FRESH_S
+from heliograph.tasks import end
 from tests.conftest import StartReplica
 from tests.support.client import Client
 from tests.support.raw_socket import RawSocket

@@ -10,35 +10,35 @@ from typing import Any
 import msgspec
 import pytest
 
-from app.backends.memory import NoCommands
-from app.backends.memory_log import MemoryLog
-from app.backends.protocols import CommandReader, LogReader, Opening, Subscriptions
-from app.backends.redis_log import RedisLog
-from app.clock import Clock, SystemClock
-from app.cluster import channels as channels_module
-from app.cluster import commands as commands_module
-from app.cluster import openings as openings_module
-from app.cluster import remote_delivery
-from app.cluster.blocked_users import BlockedUsers
-from app.cluster.channels import Channels
-from app.cluster.commands import Commands
-from app.cluster.directory import Directory
-from app.cluster.openings import Openings
-from app.cluster.pubsub_manager import PubSubManager
-from app.cluster.remote_delivery import RemoteDelivery
-from app.errors import BadEnvelope
-from app.hub.connection import Connection
-from app.hub.frames import Encoding
-from app.hub.hub import Hub
-from app.hub.outbox import Outbox, Turn
-from app.protocol.codes import CloseCode
-from app.protocol.command import Command, DisconnectUser, UnsubscribeUser
-from app.protocol.envelope import Envelope
-from app.protocol.namespace import Namespaces
-from app.protocol.plain import PlainCodec
-from app.protocol.position import Position, format_cursor
-from app.settings import ChannelSettings
-from app.telemetry import Telemetry
+from heliograph.backends.memory.directory import NoCommands
+from heliograph.backends.memory.log import MemoryLog
+from heliograph.backends.redis.log import RedisLog
+from heliograph.clock import Clock, SystemClock
+from heliograph.cluster import channels as channels_module
+from heliograph.cluster import commands as commands_module
+from heliograph.cluster import openings as openings_module
+from heliograph.cluster import remote_delivery
+from heliograph.cluster.blocked_users import BlockedUsers
+from heliograph.cluster.channels import Channels
+from heliograph.cluster.commands import Commands
+from heliograph.cluster.directory import Directory
+from heliograph.cluster.openings import Openings
+from heliograph.cluster.pubsub_manager import PubSubManager
+from heliograph.cluster.remote_delivery import RemoteDelivery
+from heliograph.codecs.plain import PlainCodec
+from heliograph.errors import BadEnvelope
+from heliograph.hub.connection import Connection
+from heliograph.hub.frames import Encoding
+from heliograph.hub.hub import Hub
+from heliograph.hub.outbox import Outbox, Turn
+from heliograph.ports import CommandReader, LogReader, Opening, Subscriptions
+from heliograph.protocol.codes import CloseCode
+from heliograph.protocol.command import Command, DisconnectUser, UnsubscribeUser
+from heliograph.protocol.envelope import Envelope
+from heliograph.protocol.namespace import Namespaces
+from heliograph.protocol.position import Position, format_cursor
+from heliograph.settings import ChannelSettings
+from heliograph.telemetry import Telemetry
 from tests.support.members import RecordingSink
 from tests.support.sources import tree_of
 
@@ -164,14 +164,14 @@ class TestTheGuard:
         assert not [
             name
             for name in imported
-            if name.startswith(("app.backends", "app.cluster", "app.publish", "redis"))
+            if name.startswith(("heliograph.backends", "heliograph.cluster", "heliograph.client", "redis"))
             and name
             not in (
-                "app.backends.protocols",
-                "app.cluster.blocked_users",
-                "app.cluster.channels",
-                "app.cluster.commands",
-                "app.cluster.openings",
+                "heliograph.ports",
+                "heliograph.cluster.blocked_users",
+                "heliograph.cluster.channels",
+                "heliograph.cluster.commands",
+                "heliograph.cluster.openings",
             )
         ]
 
@@ -188,11 +188,11 @@ class TestTheGuard:
             "uuid",
             "collections.abc",
             "msgspec",
-            "app.cluster.channels",
-            "app.cluster.commands",
-            "app.hub.hub",
-            "app.protocol.envelope",
-            "app.protocol.events",
+            "heliograph.cluster.channels",
+            "heliograph.cluster.commands",
+            "heliograph.hub.hub",
+            "heliograph.protocol.envelope",
+            "heliograph.protocol.events",
         }
 
 

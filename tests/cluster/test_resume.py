@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from app.backends.protocols import Opened, Opening
-from app.cluster.channels import Channels
-from app.errors import BusUnavailable
-from app.protocol.position import parse_cursor
+from heliograph.cluster.channels import Channels
+from heliograph.errors import BusUnavailable
+from heliograph.ports import Opened, Opening
+from heliograph.protocol.position import parse_cursor
 from tests.cluster.test_channels import LONG, QUICK, arrive, drop_what_comes, publish, subscribe
 from tests.conftest import StartReplica
 from tests.support.client import Client

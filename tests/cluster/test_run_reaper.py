@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from app.backends.keys import Keys
-from app.backends.redis_client import connect
-from app.backends.run_leases import lease_call
-from app.backends.scripts import Scripts
-from app.cluster.run_reaper import RunReaper
-from app.errors import BusUnavailable
+from heliograph.backends.redis.client import connect
+from heliograph.backends.redis.keys import Keys
+from heliograph.backends.redis.run_leases import lease_call
+from heliograph.backends.redis.scripts import Scripts
+from heliograph.cluster.run_reaper import RunReaper
+from heliograph.errors import BusUnavailable
 from tests.conftest import StartReplica
 from tests.support.client import Client
 from tests.support.redis_server import RedisServer
@@ -31,7 +31,7 @@ LOST = {"state": "FAILED", "message": "worker lost"}
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.cluster.run_reaper.INTERVAL_S", INTERVAL_S)
+    monkeypatch.setattr("heliograph.cluster.run_reaper.INTERVAL_S", INTERVAL_S)
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 import pytest
 
-from app.settings import BusSettings, RedisSettings, bus_channel
+from heliograph.settings import BusSettings, RedisSettings, bus_channel
 from tests.support.client import Client
 from tests.support.redis_server import RedisServer
 from tests.support.replicas import RunningReplica, run_replica, settings_for

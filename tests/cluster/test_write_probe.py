@@ -5,9 +5,9 @@ from collections.abc import Callable
 
 import pytest
 
-from app.backends.protocols import Fault, ProbeFailure
-from app.cluster import write_probe
-from app.cluster.write_probe import WriteProbe
+from heliograph.cluster import write_probe
+from heliograph.cluster.write_probe import WriteProbe
+from heliograph.ports import Fault, ProbeFailure
 from tests.support.manual_clock import ManualClock
 from tests.support.waiting import eventually
 

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.errors import BadFrame, ErrorCode
-from app.protocol.events import Ack, Connected, Delivery, Error, Message, Pong, Reconnect
-from app.protocol.operations import Connect, Operation, Ping, Send
-from app.protocol.plain import PlainCodec
-from app.protocol.publication import Publication
+from heliograph.codecs.plain import PlainCodec
+from heliograph.errors import BadFrame, ErrorCode
+from heliograph.protocol.events import Ack, Connected, Delivery, Error, Message, Pong, Reconnect
+from heliograph.protocol.operations import Connect, Operation, Ping, Send
+from heliograph.protocol.publication import Publication
 
 DEPTH = 8
 codec = PlainCodec(DEPTH)

@@ -5,7 +5,7 @@ import re
 import httpx
 import pytest
 
-from app.transports.console import STATIC
+from heliograph.console import STATIC
 from tests.conftest import StartReplica
 from tests.support.client import Client
 from tests.support.http import http_client

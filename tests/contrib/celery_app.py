@@ -1,4 +1,4 @@
-"""The Celery application whose real workers the tests start (`celery -A tests.publish.celery_app worker`)."""
+"""The Celery application whose real workers the tests start (`celery -A tests.contrib.celery_app worker`)."""
 
 import os
 import threading
@@ -9,7 +9,7 @@ from typing import Any
 
 from celery import Celery
 
-from app.publish.celery import ProgressTask, configure
+from heliograph.contrib.celery import ProgressTask, configure
 
 configure(lease_ttl_s=1.0, sweep_interval_s=0.2)
 

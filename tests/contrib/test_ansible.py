@@ -4,8 +4,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from tests.client.programs import FIXTURES, PLAYBOOK, environment, program
 from tests.conftest import StartReplica
-from tests.publish.programs import FIXTURES, PLAYBOOK, environment, program
 from tests.support.client import Client
 from tests.support.redis_server import RedisServer, free_port
 

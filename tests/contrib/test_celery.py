@@ -13,7 +13,7 @@ import pytest
 from celery import Celery
 from redis import Redis
 
-from app.publish.publisher import Publisher
+from heliograph.client.publisher import Publisher
 from tests.conftest import StartReplica
 from tests.support.client import Client
 from tests.support.redis_server import RedisServer
@@ -41,7 +41,7 @@ def start_worker(
     def start(queue: str, *pool: str) -> subprocess.Popen[bytes]:
         log = tmp_path_factory.mktemp("celery") / f"{queue}.log"
         command = [
-            *(sys.executable, "-m", "celery", "-A", "tests.publish.celery_app", "worker"),
+            *(sys.executable, "-m", "celery", "-A", "tests.contrib.celery_app", "worker"),
             *(pool or ("--pool=prefork", "--concurrency=1")),
             *("--without-gossip", "--without-mingle", "--without-heartbeat"),
             *("--loglevel=info", "-Q", f"{namespace}-{queue}", "-n", f"{queue}@%h"),
@@ -204,7 +204,7 @@ async def test_threads_of_one_of_several_calls(start_worker: StartWorker, url: s
 
 def test_a_task_whose_settings_are_wrong(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     """Fails if a task fails, or its log is full of tracebacks, because nobody said where Redis is."""
-    from app.publish import celery as module
+    from heliograph.contrib import celery as module
 
     monkeypatch.delenv("HELIOGRAPH_REDIS__URL", raising=False)
     app = Celery("eager", set_as_current=False)
@@ -289,7 +289,7 @@ def test_a_worker_without_redis_works_on(
     own_redis: RedisServer, namespace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Fails if a task fails or stalls because its progress cannot be published, or its end is never told."""
-    from app.publish import celery as module
+    from heliograph.contrib import celery as module
 
     monkeypatch.setattr(module, "PROGRESS_DEADLINE_S", 0.2)
     monkeypatch.setattr(module, "END_DEADLINE_S", 0.2)

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from redis import Redis
 
-from app.publish.logging_handler import HeliographHandler
-from app.publish.publisher import Publisher
+from heliograph.client.publisher import Publisher
+from heliograph.contrib.logging import HeliographHandler
 from tests.conftest import StartReplica
 from tests.support.client import Client
 from tests.support.redis_server import RedisServer, free_port
@@ -186,7 +186,7 @@ def test_a_child_that_was_forked_logs_too(redis_server: RedisServer, namespace: 
 
 PROGRAM = """
     import logging
-    from app.publish.logging_handler import HeliographHandler
+    from heliograph.contrib.logging import HeliographHandler
     logging.getLogger().addHandler(HeliographHandler(7))
     for i in range(500):
         logging.warning("%d", i)
@@ -224,7 +224,7 @@ ENDING = """
     began = 0.0
     atexit.register(lambda: print(f"ended in {time.monotonic() - began:.3f}"))
     import logging, sys
-    from app.publish.logging_handler import HeliographHandler
+    from heliograph.contrib.logging import HeliographHandler
 
     class Own(logging.Handler):
         def emit(self, record):
@@ -331,7 +331,7 @@ DJANGO = """
             "disable_existing_loggers": False,
             "handlers": {
                 "live": {
-                    "class": "app.publish.logging_handler.HeliographHandler",
+                    "class": "heliograph.contrib.logging.HeliographHandler",
                     "project_id": "7",
                     "level": "INFO",
                 }
@@ -373,7 +373,7 @@ def test_dict_config(redis_server: RedisServer, namespace: str, monkeypatch: pyt
             "disable_existing_loggers": False,
             "handlers": {
                 namespace: {
-                    "class": "app.publish.logging_handler.HeliographHandler",
+                    "class": "heliograph.contrib.logging.HeliographHandler",
                     "project_id": 7,
                     "level": "INFO",
                 }

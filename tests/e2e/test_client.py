@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Route, sync_playwright
 
-from app.transports.console import STATIC
+from heliograph.console import STATIC
 
 pytestmark = pytest.mark.e2e
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from playwright.async_api import Browser, Page
 
-from app.publish.publisher import Publisher
+from heliograph.client.publisher import Publisher
 from tests.support.cluster import LocalClusterProcess
 from tests.support.waiting import eventually
 

@@ -156,7 +156,7 @@ async def test_nginx_keeps_metrics_in_and_query_strings_out_of_its_log(cluster: 
 
 def test_a_taken_port_is_refused_with_one_line(cluster: LocalClusterProcess) -> None:
     """Fails if a second cluster on the same ports gives anything but a clear refusal."""
-    command = [sys.executable, "-m", "app", "up", "--port", str(cluster.port)]
+    command = [sys.executable, "-m", "heliograph", "up", "--port", str(cluster.port)]
     environment = {**os.environ, "HELIOGRAPH_AUTH__MODE": "open"}
     second = subprocess.run(
         command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=20, check=False

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from playwright.async_api import Browser, Page, expect
 
-from app.publish.publisher import Publisher
+from heliograph.client.publisher import Publisher
 from tests.support.cluster import LocalClusterProcess, free_port_block
 from tests.support.waiting import eventually
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from playwright.async_api import Browser, BrowserContext, Page, WebSocketRoute, expect
 
-from app.publish.publisher import Publisher
+from heliograph.client.publisher import Publisher
 from tests.support.cluster import ROOT, SOURCES, LocalClusterProcess
 from tests.support.forwarder import forward_from
 from tests.support.waiting import eventually

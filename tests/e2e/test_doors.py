@@ -12,7 +12,7 @@ import httpx
 import pytest
 from playwright.async_api import Browser, async_playwright
 
-from app.protocol.position import parse_cursor
+from heliograph.protocol.position import parse_cursor
 from tests.support.client import Client
 from tests.support.cluster import SOURCES, LocalClusterProcess
 from tests.support.event_source import EventSource
@@ -110,7 +110,7 @@ async def test_a_body_that_nginx_does_not_let_in(cluster: LocalClusterProcess) -
 
 async def test_a_run_is_the_same_on_every_replica(cluster: LocalClusterProcess) -> None:
     """Fails if S1.4 does not hold through nginx, for ids of any script."""
-    from app.publish.publisher import AsyncPublisher
+    from heliograph.client.publisher import AsyncPublisher
 
     async with AsyncPublisher(f"redis://127.0.0.1:{cluster.redis_port}/0") as publisher:
         await publisher.publish_progress(RUN, state="RUNNING", progress=40, log="절반")

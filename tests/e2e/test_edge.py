@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from app.transports.http_api.methods import METHODS
+from heliograph.api.methods import METHODS
 from tests.server.test_http import BODY, KEY, curl, java
 from tests.support.client import Client
 from tests.support.cluster import ROOT, SOURCES, LocalClusterProcess

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from playwright.async_api import Browser, Page
 
-from app.protocol.codes import CloseCode
+from heliograph.protocol.codes import CloseCode
 from tests.conftest import StartReplica
 from tests.support.http import http_client
 from tests.support.replicas import RunningReplica

@@ -9,18 +9,18 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-import app.hub.batch
-import app.hub.hub
-import app.hub.outbox
-from app.hub.connection import Connection
-from app.hub.frames import Encoding
-from app.hub.hub import Hub
-from app.hub.outbox import Outbox, Turn
-from app.protocol.codes import CloseCode
-from app.protocol.events import Event, Message, Pong
-from app.protocol.plain import PlainCodec
-from app.protocol.publication import Publication
-from app.telemetry import Telemetry
+import heliograph.hub.batch
+import heliograph.hub.hub
+import heliograph.hub.outbox
+from heliograph.codecs.plain import PlainCodec
+from heliograph.hub.connection import Connection
+from heliograph.hub.frames import Encoding
+from heliograph.hub.hub import Hub
+from heliograph.hub.outbox import Outbox, Turn
+from heliograph.protocol.codes import CloseCode
+from heliograph.protocol.events import Event, Message, Pong
+from heliograph.protocol.publication import Publication
+from heliograph.telemetry import Telemetry
 
 CHANNELS = ("room:1", "room:2")
 SLICE = 3
@@ -410,10 +410,10 @@ class OrderModel(RuleBasedStateMachine):
 def few() -> Iterator[None]:
     """So that the few sockets of the model are many."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(app.hub.hub, "FEW", 2)
-        patch.setattr(app.hub.batch, "MANY", SLICE)
-        patch.setattr(app.hub.outbox, "MANY", SLICE)
-        patch.setattr(app.hub.outbox, "SLICE", SLICE)
+        patch.setattr(heliograph.hub.hub, "FEW", 2)
+        patch.setattr(heliograph.hub.batch, "MANY", SLICE)
+        patch.setattr(heliograph.hub.outbox, "MANY", SLICE)
+        patch.setattr(heliograph.hub.outbox, "SLICE", SLICE)
         yield
 
 

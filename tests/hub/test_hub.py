@@ -9,15 +9,15 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, rule
 
-from app.hub.connection import Connection
-from app.hub.frames import Encoding, text_frame
-from app.hub.hub import Hub
-from app.hub.outbox import Outbox, Turn
-from app.protocol.codes import CloseCode
-from app.protocol.events import Event, Message, Pong
-from app.protocol.plain import PlainCodec
-from app.protocol.publication import Publication
-from app.telemetry import Telemetry, Traffic
+from heliograph.codecs.plain import PlainCodec
+from heliograph.hub.connection import Connection
+from heliograph.hub.frames import Encoding, text_frame
+from heliograph.hub.hub import Hub
+from heliograph.hub.outbox import Outbox, Turn
+from heliograph.protocol.codes import CloseCode
+from heliograph.protocol.events import Event, Message, Pong
+from heliograph.protocol.publication import Publication
+from heliograph.telemetry import Telemetry, Traffic
 from tests.support.members import RecordingSink
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from app.hub.outbox import Outbox, Turn
-from app.protocol.codes import CloseCode
+from heliograph.hub.outbox import Outbox, Turn
+from heliograph.protocol.codes import CloseCode
 from tests.support.members import RecordingSink
 
 LIMIT = 1000

@@ -2,7 +2,7 @@
 
 import pytest
 
-from app.protocol.position import Position
+from heliograph.protocol.position import Position
 from loadtest.ledger import Inbox, Ledger, Numbers, Positions, Sent
 
 STREAM = "alice kept"

@@ -9,9 +9,9 @@ from typing import Any, get_args
 import jsonschema
 import pytest
 
-from app.protocol.asyncapi import ANSWERS, document
-from app.protocol.events import Event
-from app.protocol.operations import Operation
+from heliograph.protocol.asyncapi import ANSWERS, document
+from heliograph.protocol.events import Event
+from heliograph.protocol.operations import Operation
 from tests.conftest import StartReplica
 from tests.support.client import Client
 from tests.support.replicas import RunningReplica

@@ -2,9 +2,9 @@
 
 import pytest
 
-from app.errors import OverBudget
-from app.protocol.budget import FIRST_BYTES, NO_BUDGET, SHARES, WINDOW_S, Budget, Charge, Spending
-from app.settings import LimitSettings
+from heliograph.errors import OverBudget
+from heliograph.protocol.budget import FIRST_BYTES, NO_BUDGET, SHARES, WINDOW_S, Budget, Charge, Spending
+from heliograph.settings import LimitSettings
 
 
 def excess_of(spending: Spending, user: str = "a", to: str = "#b", size: int = 1, now: float = 0.0) -> str | None:

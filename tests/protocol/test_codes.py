@@ -2,7 +2,7 @@
 
 import pytest
 
-from app.protocol.codes import CloseCode
+from heliograph.protocol.codes import CloseCode
 
 
 @pytest.mark.parametrize("code", CloseCode)

@@ -8,12 +8,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.errors import BadEnvelope, BadUserId
-from app.protocol.command import DisconnectUser, UnsubscribeUser
-from app.protocol.envelope import MAX_DEPTH, Envelope, decode_envelope, decode_envelopes, encode_envelope, ending_of
-from app.protocol.identity import check_user_id, user_of
-from app.protocol.position import Position
-from app.protocol.publication import Publication
+from heliograph.errors import BadEnvelope, BadUserId
+from heliograph.protocol.command import DisconnectUser, UnsubscribeUser
+from heliograph.protocol.envelope import (
+    MAX_DEPTH,
+    Envelope,
+    decode_envelope,
+    decode_envelopes,
+    encode_envelope,
+    ending_of,
+)
+from heliograph.protocol.identity import check_user_id, user_of
+from heliograph.protocol.position import Position
+from heliograph.protocol.publication import Publication
 
 
 def _is_user_id(text: str) -> bool:

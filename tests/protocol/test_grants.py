@@ -5,8 +5,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from app.errors import InvalidToken
-from app.protocol.grants import NO_GRANTS, Grants, Right, read_grants
+from heliograph.errors import InvalidToken
+from heliograph.protocol.grants import NO_GRANTS, Grants, Right, read_grants
 
 SUBSCRIBE, PUBLISH = Right.SUBSCRIBE, Right.PUBLISH
 

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.errors import BadUserId, ErrorCode
-from app.protocol.identity import MAX_USER_ID_BYTES, check_user_id, personal_channel
+from heliograph.errors import BadUserId, ErrorCode
+from heliograph.protocol.identity import MAX_USER_ID_BYTES, check_user_id, personal_channel
 
 
 @pytest.mark.parametrize(

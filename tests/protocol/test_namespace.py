@@ -2,10 +2,10 @@
 
 import pytest
 
-from app.errors import BadChannel
-from app.protocol.identity import MAX_CHANNEL_BYTES, check_channel
-from app.protocol.namespace import BUILT_IN, Namespaces
-from app.settings import Namespace
+from heliograph.errors import BadChannel
+from heliograph.protocol.identity import MAX_CHANNEL_BYTES, check_channel
+from heliograph.protocol.namespace import BUILT_IN, Namespaces
+from heliograph.settings import Namespace
 
 
 @pytest.mark.parametrize(

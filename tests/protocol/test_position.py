@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.errors import BadCursor
-from app.protocol.position import Position, format_cursor, parse_cursor
+from heliograph.errors import BadCursor
+from heliograph.protocol.position import Position, format_cursor, parse_cursor
 
 CHANNELS = st.text(st.characters(codec="utf-8"), min_size=1)
 EPOCHS = st.text("0123456789abcdef", min_size=8, max_size=8)

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.errors import BadData, DataTooDeep
-from app.protocol.publication import check_data
+from heliograph.errors import BadData, DataTooDeep
+from heliograph.protocol.publication import check_data
 
 LIMIT = 5
 

@@ -6,9 +6,9 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.protocol.position import Position
-from app.protocol.publication import Publication
-from app.protocol.sequence import MOST_EARLY, MOST_EARLY_BYTES, Missing, Sequence
+from heliograph.protocol.position import Position
+from heliograph.protocol.publication import Publication
+from heliograph.protocol.sequence import MOST_EARLY, MOST_EARLY_BYTES, Missing, Sequence
 
 
 def publication(offset: int, epoch: str = "e") -> Publication:

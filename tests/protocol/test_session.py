@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.errors import BadChannel, BadCursor, ErrorCode
-from app.protocol.codes import CloseCode
-from app.protocol.events import Connected, Pong, Unsubscribed
-from app.protocol.grants import read_grants
-from app.protocol.namespace import Namespaces
-from app.protocol.operations import (
+from heliograph.errors import BadChannel, BadCursor, ErrorCode
+from heliograph.protocol.codes import CloseCode
+from heliograph.protocol.events import Connected, Pong, Unsubscribed
+from heliograph.protocol.grants import read_grants
+from heliograph.protocol.namespace import Namespaces
+from heliograph.protocol.operations import (
     Connect,
     Emit,
     Operation,
@@ -25,9 +25,9 @@ from app.protocol.operations import (
     Subscribe,
     Unsubscribe,
 )
-from app.protocol.policy import Policy
-from app.protocol.position import Position, format_cursor
-from app.protocol.session import (
+from heliograph.protocol.policy import Policy
+from heliograph.protocol.position import Position, format_cursor
+from heliograph.protocol.session import (
     Action,
     Answer,
     Authenticate,
@@ -40,7 +40,7 @@ from app.protocol.session import (
     Renew,
     Session,
 )
-from app.settings import Namespace
+from heliograph.settings import Namespace
 
 DATA = msgspec.Raw(b"1")
 

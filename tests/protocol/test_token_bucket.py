@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.protocol.token_bucket import Pace, Paces, TokenBucket
+from heliograph.protocol.token_bucket import Pace, Paces, TokenBucket
 
 
 def test_a_burst_of_one_second_and_then_the_rate() -> None:

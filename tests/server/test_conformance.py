@@ -7,13 +7,13 @@ import pytest
 import uvicorn
 from starlette.types import Receive, Scope, Send
 
-from app.hub.frames import text_frame
-from app.hub.outbox import Outbox, Turn
-from app.protocol.codes import CloseCode
-from app.server import server_config
-from app.server.heartbeat import Heartbeat
-from app.settings import Settings
-from app.transports.websocket import SERVER_SOCKET, ServerSocket
+from heliograph.hub.frames import text_frame
+from heliograph.hub.outbox import Outbox, Turn
+from heliograph.protocol.codes import CloseCode
+from heliograph.server import server_config
+from heliograph.server.heartbeat import Heartbeat
+from heliograph.settings import Settings
+from heliograph.transports.websocket import SERVER_SOCKET, ServerSocket
 from tests.support.raw_socket import BINARY
 from tests.support.redis_server import free_port
 from tests.support.replicas import settings_for

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from starlette.types import Receive, Scope, Send
 
-from app.server.forwarded import believing
+from heliograph.server.forwarded import believing
 
 CLAIMED, HEARD, PROXY = "6.6.6.6", "1.2.3.4", "10.0.0.9"
 

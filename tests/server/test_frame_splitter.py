@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from websockets.frames import Frame, Opcode
 from websockets.protocol import Protocol, Side, State
 
-from app.server.frame_splitter import FrameSplitter
+from heliograph.server.frame_splitter import FrameSplitter
 
 MAX_BYTES = 1000
 

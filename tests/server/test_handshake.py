@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from app.server.handshake import BadHandshake, accept_of, agreement, refusal
+from heliograph.server.handshake import BadHandshake, accept_of, agreement, refusal
 from tests.conftest import StartReplica
 from tests.support.raw_socket import CLOSE, PING, PONG, TEXT, RawSocket
 from tests.support.waiting import eventually

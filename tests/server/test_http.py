@@ -12,9 +12,9 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from app.application import build_replica
-from app.server import build_server, heartbeat
-from app.server.heartbeat import Heartbeat
+from heliograph.application import build_replica
+from heliograph.server import build_server, heartbeat
+from heliograph.server.heartbeat import Heartbeat
 from tests.conftest import StartReplica
 from tests.support.client import Client
 from tests.support.http import http_client

@@ -7,10 +7,10 @@ import pytest
 from starlette.types import Receive, Scope, Send
 from uvicorn.server import ServerState
 
-from app.hub.outbox import Outbox, Turn
-from app.protocol.codes import CloseCode
-from app.server.websocket import FrameWebSocket, Sockets
-from app.transports.websocket import SERVER_SOCKET
+from heliograph.hub.outbox import Outbox, Turn
+from heliograph.protocol.codes import CloseCode
+from heliograph.server.websocket import FrameWebSocket, Sockets
+from heliograph.transports.websocket import SERVER_SOCKET
 from tests.conftest import StartReplica
 from tests.support.raw_socket import CLOSE, PING, TEXT, RawSocket
 from tests.support.waiting import eventually
@@ -229,7 +229,7 @@ async def test_who_answers_the_close_is_let_go_at_once(
     start_replica: StartReplica, monkeypatch: pytest.MonkeyPatch, kind: str, answer_comes: str
 ) -> None:
     """Fails if a client that broke the protocol, and says goodbye as it should, waits for the server to close."""
-    monkeypatch.setattr("app.server.websocket.DISCARD_S", 60)
+    monkeypatch.setattr("heliograph.server.websocket.DISCARD_S", 60)
     code, data = BROKEN[kind]
     goodbye = frame(CLOSE, code.to_bytes(2))
     one = await start_replica(redis_url=None, limits={"frame_bytes": 1024})

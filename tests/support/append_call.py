@@ -2,11 +2,11 @@
 
 import msgspec
 
-from app.backends.call_batch import Call
-from app.backends.keys import Keys
-from app.backends.protocols import Draft
-from app.backends.redis_log import AppendCalls
-from app.settings import Namespace
+from heliograph.backends.redis.call_batch import Call
+from heliograph.backends.redis.keys import Keys
+from heliograph.backends.redis.log import AppendCalls
+from heliograph.ports import Draft
+from heliograph.settings import Namespace
 
 
 def append_call(keys: Keys, channel: str = "c", lease: str = "") -> Call:

@@ -1,4 +1,4 @@
-"""The whole cluster as a person starts it: `python -m app up`, on free ports, in processes of its own."""
+"""The whole cluster as a person starts it: `python -m heliograph up`, on free ports, in processes of its own."""
 
 import asyncio
 import json
@@ -48,7 +48,16 @@ class LocalClusterProcess:
         self.process: subprocess.Popen[bytes]
 
     def __enter__(self) -> Self:
-        command = [sys.executable, "-m", "app", "up", "--replicas", str(self._replicas), "--port", str(self.port)]
+        command = [
+            sys.executable,
+            "-m",
+            "heliograph",
+            "up",
+            "--replicas",
+            str(self._replicas),
+            "--port",
+            str(self.port),
+        ]
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 command,

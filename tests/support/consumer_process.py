@@ -9,9 +9,9 @@ import os
 import signal
 import sys
 
-from app.backends.redis_client import connect
-from app.backends.streams import Entry
-from app.publish.consumer import Consumer
+from heliograph.backends.redis.client import connect
+from heliograph.backends.redis.streams import Entry
+from heliograph.client.consumer import Consumer
 
 
 async def main(url: str, prefix: str) -> None:

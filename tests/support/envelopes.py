@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 
-from app.protocol.envelope import Envelope
+from heliograph.protocol.envelope import Envelope
 
 KOREAN = {"text": "안녕하세요, 우주여행고양이 🐈", "rtl": "שלום"}
 

@@ -2,16 +2,16 @@
 
 from unittest.mock import Mock
 
-from app.backends.protocols import DirectoryBackend, ReplicaInfo
-from app.clock import Clock, SystemClock
-from app.cluster.directory import Directory
-from app.hub.connection import Connection
-from app.hub.frames import Encoding, Sink
-from app.hub.hub import Hub
-from app.hub.outbox import Outbox, Turn
-from app.protocol.plain import PlainCodec
-from app.settings import DirectorySettings
-from app.telemetry import Telemetry, Traffic
+from heliograph.clock import Clock, SystemClock
+from heliograph.cluster.directory import Directory
+from heliograph.codecs.plain import PlainCodec
+from heliograph.hub.connection import Connection
+from heliograph.hub.frames import Encoding, Sink
+from heliograph.hub.hub import Hub
+from heliograph.hub.outbox import Outbox, Turn
+from heliograph.ports import DirectoryBackend, ReplicaInfo
+from heliograph.settings import DirectorySettings
+from heliograph.telemetry import Telemetry, Traffic
 from tests.support.cancelling import end
 from tests.support.replica_info import replica_info
 

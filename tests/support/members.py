@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self
 
-from app.application import Replica, build_replica
-from app.hub.connection import Connection
-from app.hub.frames import Encoding
-from app.hub.outbox import Outbox
-from app.protocol.codes import CloseCode
-from app.protocol.events import Connected
-from app.protocol.plain import PlainCodec
-from app.telemetry import Traffic
+from heliograph.application import Replica, build_replica
+from heliograph.codecs.plain import PlainCodec
+from heliograph.hub.connection import Connection
+from heliograph.hub.frames import Encoding
+from heliograph.hub.outbox import Outbox
+from heliograph.protocol.codes import CloseCode
+from heliograph.protocol.events import Connected
+from heliograph.telemetry import Traffic
 from tests.support.replicas import settings_for
 from tests.support.waiting import eventually
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import msgspec
 
-from app.backends.protocols import ReplicaInfo
+from heliograph.ports import ReplicaInfo
 
 
 def replica_info(name: str = "replica-1", **fields: Any) -> ReplicaInfo:

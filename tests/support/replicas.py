@@ -7,9 +7,9 @@ from typing import Any
 
 import uvicorn.server
 
-from app.application import Replica, build_replica
-from app.server import DrainingServer, build_server
-from app.settings import Settings
+from heliograph.application import Replica, build_replica
+from heliograph.server import DrainingServer, build_server
+from heliograph.settings import Settings
 from tests.support.redis_server import free_port
 from tests.support.waiting import eventually
 

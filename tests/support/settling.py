@@ -2,7 +2,7 @@
 
 from redis.asyncio import Redis
 
-from app.backends.keys import Keys
+from heliograph.backends.redis.keys import Keys
 from tests.support.redis_server import RedisServer
 
 

@@ -6,5 +6,5 @@ from tests.support.cluster import ROOT
 
 
 def tree_of(module: str) -> ast.Module:
-    """The source of a module of `app`, parsed."""
-    return ast.parse((ROOT / (module.replace(".", "/") + ".py")).read_text())
+    """The source of a module of `heliograph`, parsed."""
+    return ast.parse((ROOT / "app" / "heliograph" / (module.replace(".", "/") + ".py")).read_text())

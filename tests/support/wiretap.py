@@ -4,8 +4,8 @@ import asyncio
 from collections.abc import Coroutine, Mapping
 from typing import Any, Literal, TypeVar
 
-from app.backends.protocols import DirectoryBackend, Renewal, ReplicaInfo
-from app.errors import BusUnavailable
+from heliograph.errors import BusUnavailable
+from heliograph.ports import DirectoryBackend, Renewal, ReplicaInfo
 
 T = TypeVar("T")
 

@@ -7,10 +7,10 @@ from unittest.mock import Mock
 import pytest
 import uvicorn
 
-from app.application import Replica, build_replica
-from app.hub.outbox import Outbox, Turn
-from app.protocol.codes import CloseCode
-from app.transports.asgi_sink import AsgiSink, Reader
+from heliograph.application import Replica, build_replica
+from heliograph.hub.outbox import Outbox, Turn
+from heliograph.protocol.codes import CloseCode
+from heliograph.transports.asgi_sink import AsgiSink, Reader
 from tests.support.asgi_socket import AsgiSocket
 from tests.support.client import Client
 from tests.support.raw_socket import RawSocket
@@ -173,7 +173,7 @@ class TestTheSinkAlone:
 
 
 class TestUnderStockUvicorn:
-    """`uvicorn app.main:app`: the same application under uvicorn's own WebSocket class."""
+    """`uvicorn heliograph.main:app`: the same application under uvicorn's own WebSocket class."""
 
     @pytest.fixture
     async def url(self, replica: Replica) -> AsyncIterator[str]:

@@ -60,7 +60,7 @@ class TestSlowClients:
         self, start_replica: StartReplica, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Fails if the socket of a client that never reads again stays open after it was closed."""
-        monkeypatch.setattr("app.server.websocket.CLOSE_TIMEOUT_S", 0.3)
+        monkeypatch.setattr("heliograph.server.websocket.CLOSE_TIMEOUT_S", 0.3)
         one = await start_replica(redis_url=None, limits=SMALL)
         async with (
             RawSocket(one.url, "/ws?user=bob", receive_buffer=4096),

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from app.backends.keys import Keys
-from app.backends.redis_client import connect
-from app.backends.streams import EMIT_STREAM, Entry, ShardedStream
-from app.publish.consumer import Consumer
+from heliograph.backends.redis.client import connect
+from heliograph.backends.redis.keys import Keys
+from heliograph.backends.redis.streams import EMIT_STREAM, Entry, ShardedStream
+from heliograph.client.consumer import Consumer
 from tests.conftest import StartReplica
 from tests.support.client import Client
 from tests.support.metrics import read

@@ -10,9 +10,9 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 from websockets.typing import Subprotocol
 
-from app.telemetry import Telemetry
-from app.transports import failed_attempts
-from app.transports.failed_attempts import MOST_ADDRESSES, MOST_HELD, FailedAttempts
+from heliograph.telemetry import Telemetry
+from heliograph.transports import failed_attempts
+from heliograph.transports.failed_attempts import MOST_ADDRESSES, MOST_HELD, FailedAttempts
 from tests.conftest import StartReplica
 from tests.support.client import Client
 from tests.support.http import http_client

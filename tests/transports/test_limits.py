@@ -7,8 +7,8 @@ from contextlib import AsyncExitStack
 
 import pytest
 
-from app.server.websocket import FAREWELL_BYTES, MOST_PETTY, SMALL_BYTES
-from app.transports.addresses import Addresses
+from heliograph.server.websocket import FAREWELL_BYTES, MOST_PETTY, SMALL_BYTES
+from heliograph.transports.addresses import Addresses
 from tests.conftest import StartReplica
 from tests.support.client import Client
 from tests.support.http import http_client

@@ -27,7 +27,7 @@ KEY = "a key for the server API"
 NOT_STARTED = """
 from fastapi import FastAPI
 
-from app.main import app as live
+from heliograph.main import app as live
 
 api = FastAPI()
 api.mount("/live", live)

@@ -6,10 +6,10 @@ from contextlib import AsyncExitStack
 import pytest
 from starlette.types import Scope
 
-from app.server import one_address_warnings
-from app.settings import Settings
-from app.transports.addresses import Addresses
-from app.transports.newcomers import Newcomers
+from heliograph.server import one_address_warnings
+from heliograph.settings import Settings
+from heliograph.transports.addresses import Addresses
+from heliograph.transports.newcomers import Newcomers
 from tests.conftest import StartReplica
 from tests.support.client import Client
 from tests.support.raw_socket import RawSocket

@@ -6,7 +6,7 @@ from urllib.parse import urlencode
 
 import pytest
 
-from app.protocol.position import Bookmark, parse_cursor
+from heliograph.protocol.position import Bookmark, parse_cursor
 from tests.conftest import StartReplica
 from tests.support.client import Client
 from tests.support.event_source import EventSource

@@ -7,7 +7,7 @@ from starlette.datastructures import Headers
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
-from app.transports.origins import MOST_LOGGED, OriginPolicy
+from heliograph.transports.origins import MOST_LOGGED, OriginPolicy
 from tests.conftest import StartReplica
 from tests.support.http import http_client
 

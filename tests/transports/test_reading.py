@@ -6,9 +6,9 @@ from urllib.parse import urlencode
 
 import pytest
 
-from app.backends.protocols import PAGE_BYTES, READ_TTL_S
-from app.telemetry import Telemetry
-from app.transports.requests import MOST_KEYS, RequestRate, TooManyRequests
+from heliograph.ports import PAGE_BYTES, READ_TTL_S
+from heliograph.telemetry import Telemetry
+from heliograph.transports.requests import MOST_KEYS, RequestRate, TooManyRequests
 from tests.conftest import StartReplica
 from tests.support.client import Client
 from tests.support.http import http_client

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from httpx_sse import aconnect_sse
 
-from app.hub.outbox import Outbox
-from app.protocol.position import Position, format_cursor, parse_cursor
-from app.transports.sse import PIECE_BYTES, event_block
+from heliograph.hub.outbox import Outbox
+from heliograph.protocol.position import Position, format_cursor, parse_cursor
+from heliograph.transports.sse import PIECE_BYTES, event_block
 from tests.conftest import StartReplica
 from tests.support.client import Client
 from tests.support.event_source import EventSource

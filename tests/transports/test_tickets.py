@@ -10,15 +10,15 @@ import pytest
 from websockets.asyncio.client import connect as websocket
 from websockets.typing import Origin
 
-from app.backends.keys import Keys
-from app.backends.protocols import Tickets
-from app.backends.redis_client import connect
-from app.backends.tickets import MemoryTickets, RedisTickets
-from app.clock import SystemClock
-from app.cluster.blocked_users import BlockedUsers
-from app.errors import InvalidToken
-from app.settings import AuthSettings
-from app.transports.auth import Authenticator, Credentials
+from heliograph.auth.authenticator import Authenticator, Credentials
+from heliograph.backends.redis.client import connect
+from heliograph.backends.redis.keys import Keys
+from heliograph.backends.tickets import MemoryTickets, RedisTickets
+from heliograph.clock import SystemClock
+from heliograph.cluster.blocked_users import BlockedUsers
+from heliograph.errors import InvalidToken
+from heliograph.ports import Tickets
+from heliograph.settings import AuthSettings
 from tests.conftest import StartReplica
 from tests.support.client import Client
 from tests.support.event_source import EventSource
@@ -294,7 +294,7 @@ class TestKeeping:
         clock.advance(31)
         await tickets.keep("b", b"bob", 30)
         assert list(tickets._kept) == ["b"]
-        monkeypatch.setattr("app.backends.tickets.MOST_KEPT", 3)
+        monkeypatch.setattr("heliograph.backends.tickets.MOST_KEPT", 3)
         for name in "cdefg":
             await tickets.keep(name, b"x", 30)
         assert list(tickets._kept) == ["e", "f", "g"]

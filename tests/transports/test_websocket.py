@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from app.protocol.position import parse_cursor
-from app.transports.driver import MOST_UNDER_WAY
+from heliograph.protocol.position import parse_cursor
+from heliograph.transports.driver import MOST_UNDER_WAY
 from tests.conftest import StartReplica
 from tests.support.client import Client
 from tests.support.http import http_client

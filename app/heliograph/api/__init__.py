@@ -8,13 +8,13 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from app.clock import Clock
-from app.cluster.census import Census
-from app.cluster.directory import Directory
-from app.transports.driver import Parts
-from app.transports.http_api.door import ApiDoor, LinesDoor
-from app.transports.http_api.methods import Methods
-from app.transports.openapi import openapi_document
+from heliograph.api.endpoint import ApiDoor, LinesDoor
+from heliograph.api.methods import Methods
+from heliograph.api.openapi import openapi_document
+from heliograph.clock import Clock
+from heliograph.cluster.census import Census
+from heliograph.cluster.directory import Directory
+from heliograph.transports.driver import Parts
 
 
 def http_api_routes(parts: Parts, directory: Directory, census: Census, clock: Clock) -> list[BaseRoute]:

@@ -5,12 +5,12 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from app.settings import ApiSettings
-from app.transports.addresses import address_of
-from app.transports.api_key import has_key
-from app.transports.failed_attempts import TOO_MANY, FailedAttempts
-from app.transports.http_api import models
-from app.transports.http_api.methods import BAD_REQUEST, METHODS, UNAUTHORIZED, UNKNOWN_METHOD, ApiError, Methods
+from heliograph.api import models
+from heliograph.api.methods import BAD_REQUEST, METHODS, UNAUTHORIZED, UNKNOWN_METHOD, ApiError, Methods
+from heliograph.settings import ApiSettings
+from heliograph.transports.addresses import address_of
+from heliograph.transports.api_key import has_key
+from heliograph.transports.failed_attempts import TOO_MANY, FailedAttempts
 
 
 class ApiDoor:

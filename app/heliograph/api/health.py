@@ -4,8 +4,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from app.cluster.node import Node
-from app.cluster.pubsub_manager import PubSubManager
+from heliograph.cluster.node import Node
+from heliograph.cluster.pubsub_manager import PubSubManager
 
 
 def health_routes(node: Node, bus: PubSubManager) -> list[Route]:

@@ -11,17 +11,17 @@ from typing import Any, Final, NamedTuple, TypeVar
 import msgspec
 from pydantic import ValidationError
 
-from app.clock import Clock
-from app.cluster.census import Census
-from app.cluster.directory import Directory
-from app.cluster.presence import Roster
-from app.errors import BusUnavailable, HeliographError
-from app.protocol.codes import CloseCode
-from app.protocol.identity import check_channel
-from app.protocol.position import Position
-from app.protocol.publication import Publication, check_data
-from app.transports.driver import Parts
-from app.transports.http_api import models
+from heliograph.api import models
+from heliograph.clock import Clock
+from heliograph.cluster.census import Census
+from heliograph.cluster.directory import Directory
+from heliograph.cluster.presence import Roster
+from heliograph.errors import BusUnavailable, HeliographError
+from heliograph.protocol.codes import CloseCode
+from heliograph.protocol.identity import check_channel
+from heliograph.protocol.position import Position
+from heliograph.protocol.publication import Publication, check_data
+from heliograph.transports.driver import Parts
 
 logger = logging.getLogger("heliograph.api")
 

@@ -17,12 +17,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from app import compiled
-from app.cluster.memory_watch import MemoryWatch
-from app.cluster.node import REASONS, VERSION, Node
-from app.cluster.pubsub_manager import PubSubManager
-from app.hub.hub import Hub
-from app.telemetry import REDIS_ERRORS, Histogram, Telemetry
+from heliograph import compiled
+from heliograph.cluster.memory_watch import MemoryWatch
+from heliograph.cluster.node import REASONS, VERSION, Node
+from heliograph.cluster.pubsub_manager import PubSubManager
+from heliograph.hub.hub import Hub
+from heliograph.telemetry import REDIS_ERRORS, Histogram, Telemetry
 
 PREFIX = "heliograph_"
 

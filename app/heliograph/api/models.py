@@ -5,8 +5,8 @@ from typing import Annotated, Any, Final
 import msgspec
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
-from app.protocol.codes import CloseCode
-from app.protocol.identity import MAX_CHANNEL_BYTES, MAX_USER_ID_BYTES
+from heliograph.protocol.codes import CloseCode
+from heliograph.protocol.identity import MAX_CHANNEL_BYTES, MAX_USER_ID_BYTES
 
 Json = Annotated[msgspec.Raw, WithJsonSchema({"description": "any JSON"})]
 

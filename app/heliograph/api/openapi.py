@@ -6,10 +6,10 @@ from typing import Any
 import msgspec
 from pydantic.json_schema import models_json_schema
 
-from app.backends.protocols import ReplicaInfo
-from app.cluster.node import VERSION
-from app.transports.http_api import models
-from app.transports.http_api.methods import METHODS, Method
+from heliograph.api import models
+from heliograph.api.methods import METHODS, Method
+from heliograph.cluster.node import VERSION
+from heliograph.ports import ReplicaInfo
 
 Object = dict[str, Any]
 

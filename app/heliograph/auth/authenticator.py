@@ -12,12 +12,12 @@ import msgspec
 from starlette.datastructures import Headers
 from starlette.types import Scope
 
-from app.backends.protocols import Tickets
-from app.cluster.blocked_users import BlockedUsers
-from app.errors import BadUserId, InvalidToken, TokenNotCurrent, UserBlocked
-from app.protocol.identity import check_user_id
-from app.settings import AuthSettings
-from app.transports.tokens import Identity, TokenReader
+from heliograph.auth.tokens import Identity, TokenReader
+from heliograph.cluster.blocked_users import BlockedUsers
+from heliograph.errors import BadUserId, InvalidToken, TokenNotCurrent, UserBlocked
+from heliograph.ports import Tickets
+from heliograph.protocol.identity import check_user_id
+from heliograph.settings import AuthSettings
 
 __all__ = ["Authenticator", "Credentials", "Identity", "credentials_of"]
 

@@ -9,11 +9,11 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from app.clock import Clock
-from app.errors import KeysUnavailable
-from app.loopback import is_loopback_host
-from app.tasks import end
-from app.transports.keys import Key, jwk_key
+from heliograph.auth.keys import Key, jwk_key
+from heliograph.clock import Clock
+from heliograph.errors import KeysUnavailable
+from heliograph.loopback import is_loopback_host
+from heliograph.tasks import end
 
 logger = logging.getLogger("heliograph.jwks")
 

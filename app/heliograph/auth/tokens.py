@@ -5,12 +5,12 @@ from typing import Any
 
 import jwt
 
-from app.clock import SystemClock
-from app.errors import BadSetting, BadUserId, InvalidToken, TokenNotCurrent
-from app.protocol.grants import NO_GRANTS, Grants, read_grants
-from app.protocol.identity import check_user_id
-from app.settings import AuthSettings
-from app.transports.keys import Keys, OneKey, hmac_key, public_key
+from heliograph.auth.keys import Keys, OneKey, hmac_key, public_key
+from heliograph.clock import SystemClock
+from heliograph.errors import BadSetting, BadUserId, InvalidToken, TokenNotCurrent
+from heliograph.protocol.grants import NO_GRANTS, Grants, read_grants
+from heliograph.protocol.identity import check_user_id
+from heliograph.settings import AuthSettings
 
 MOST_TOKEN_BYTES = 16_384  # what a longer one costs to read is more than anybody may ask for without an account
 LATEST_EXP = 253_402_300_799  # the end of the year 9999
@@ -123,7 +123,7 @@ def keys_of(settings: AuthSettings) -> Keys:
         BadSetting: they hold none that could be used.
     """
     if settings.jwks_url is not None:
-        from app.transports.jwks import KeySet  # its HTTP client takes a while to import
+        from heliograph.auth.jwks import KeySet  # its HTTP client takes a while to import
 
         return KeySet(
             settings.jwks_url,

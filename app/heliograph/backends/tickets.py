@@ -5,9 +5,9 @@ from typing import Final, cast
 
 from redis.asyncio import Redis
 
-from app.backends.keys import Keys
-from app.backends.redis_client import as_bus_unavailable
-from app.clock import Clock
+from heliograph.backends.redis.client import as_bus_unavailable
+from heliograph.backends.redis.keys import Keys
+from heliograph.clock import Clock
 
 MOST_KEPT: Final = 100_000  # in memory; older ones are forgotten
 

@@ -29,15 +29,15 @@ from typing import Any, Self, cast
 
 import msgspec
 
-from app.backends.keys import Keys
-from app.backends.redis_client import as_bus_unavailable, connect
-from app.backends.scripts import Scripts
-from app.backends.streams import MAXLEN, ShardedStream
-from app.errors import BusUnavailable
-from app.publish.drafts import as_json
-from app.publish.environment import cluster_settings
-from app.publish.forks import leave_alone, renew_in_children
-from app.publish.live import CHANNEL_PREFIX, Live, Subscription
+from heliograph.backends.redis.client import as_bus_unavailable, connect
+from heliograph.backends.redis.keys import Keys
+from heliograph.backends.redis.scripts import Scripts
+from heliograph.backends.redis.streams import MAXLEN, ShardedStream
+from heliograph.client.drafts import as_json
+from heliograph.client.environment import cluster_settings
+from heliograph.client.forks import leave_alone, renew_in_children
+from heliograph.client.live import CHANNEL_PREFIX, Live, Subscription
+from heliograph.errors import BusUnavailable
 
 logger = logging.getLogger("heliograph.composite")
 
@@ -98,7 +98,7 @@ class Composite:
         self._stream = self._make_stream(self._durable)
 
     def renew_in_child(self) -> None:
-        """See `app.publish.forks`."""
+        """See `heliograph.client.forks`."""
         leave_alone((self._durable, self._scripts))
         self._connect()
 

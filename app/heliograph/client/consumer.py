@@ -17,14 +17,14 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from app.backends.keys import Keys
-from app.backends.redis_client import connect
-from app.backends.streams import EMIT_STREAM, Entry, ShardedStream
-from app.clock import SystemClock, iso8601
-from app.errors import BusUnavailable
-from app.publish.drafts import described
-from app.publish.environment import cluster_settings
-from app.tasks import end
+from heliograph.backends.redis.client import connect
+from heliograph.backends.redis.keys import Keys
+from heliograph.backends.redis.streams import EMIT_STREAM, Entry, ShardedStream
+from heliograph.client.drafts import described
+from heliograph.client.environment import cluster_settings
+from heliograph.clock import SystemClock, iso8601
+from heliograph.errors import BusUnavailable
+from heliograph.tasks import end
 
 logger = logging.getLogger("heliograph.consumer")
 

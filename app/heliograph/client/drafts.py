@@ -8,19 +8,19 @@ from typing import Any
 
 import msgspec
 
-from app.backends.call_batch import Call
-from app.backends.keys import Keys
-from app.backends.protocols import Draft
-from app.backends.redis_log import AppendCalls, read_appended
-from app.backends.run_leases import RUN_PREFIX
-from app.clock import Clock, iso8601
-from app.errors import BadChannel, BadData, BadUserId, HeliographError
-from app.protocol.envelope import Envelope, encode_envelope
-from app.protocol.identity import check_channel, check_user_id, personal_channel, user_of
-from app.protocol.namespace import Namespaces
-from app.protocol.position import Position, format_cursor
-from app.protocol.publication import check_data
-from app.protocol.run import RunUpdate, check_update
+from heliograph.backends.redis.call_batch import Call
+from heliograph.backends.redis.keys import Keys
+from heliograph.backends.redis.log import AppendCalls, read_appended
+from heliograph.backends.redis.run_leases import RUN_PREFIX
+from heliograph.clock import Clock, iso8601
+from heliograph.errors import BadChannel, BadData, BadUserId, HeliographError
+from heliograph.ports import Draft
+from heliograph.protocol.envelope import Envelope, encode_envelope
+from heliograph.protocol.identity import check_channel, check_user_id, personal_channel, user_of
+from heliograph.protocol.namespace import Namespaces
+from heliograph.protocol.position import Position, format_cursor
+from heliograph.protocol.publication import check_data
+from heliograph.protocol.run import RunUpdate, check_update
 
 MAX_KEY_BYTES = 255
 MAX_LINE_CHARACTERS = 32_768  # of a log line: a client that is behind may not hold many of them

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 
 from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict
 
-from app.errors import BadSetting
-from app.settings import PREFIX, BusSettings, LimitSettings, Namespace, RedisSettings, read_environment
+from heliograph.errors import BadSetting
+from heliograph.settings import PREFIX, BusSettings, LimitSettings, Namespace, RedisSettings, read_environment
 
 _CONFIG = SettingsConfigDict(
     env_prefix=PREFIX,

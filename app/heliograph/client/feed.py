@@ -7,9 +7,9 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Final, NamedTuple
 
-from app.errors import HeliographError, PublishError
-from app.publish.forks import renew_in_children
-from app.publish.output import say
+from heliograph.client.forks import renew_in_children
+from heliograph.client.output import say
+from heliograph.errors import HeliographError, PublishError
 
 MOST_WAITING: Final = 50_000  # publications
 MOST_WAITING_CHARACTERS: Final = 32 * 1024 * 1024
@@ -69,7 +69,7 @@ class Feed:
         self.dropped = 0  # lines that will never arrive
 
     def renew_in_child(self) -> None:
-        """See `app.publish.forks`. The thread starts with the first offer: few children have something to say."""
+        """See `heliograph.client.forks`. The thread starts with the first offer: few children have something to say."""
         self._begin()
 
     def start(self) -> None:

@@ -17,9 +17,9 @@ from typing import Self
 from redis.asyncio import Redis
 from redis.asyncio.client import PubSub
 
-from app.backends.redis_client import as_bus_unavailable, connect
-from app.publish.environment import cluster_settings
-from app.publish.forks import leave_alone, renew_in_children
+from heliograph.backends.redis.client import as_bus_unavailable, connect
+from heliograph.client.environment import cluster_settings
+from heliograph.client.forks import leave_alone, renew_in_children
 
 CHANNEL_PREFIX = "live:"
 
@@ -45,7 +45,7 @@ class Live:
         renew_in_children(self)
 
     def renew_in_child(self) -> None:
-        """See `app.publish.forks`."""
+        """See `heliograph.client.forks`."""
         leave_alone(self._redis)
         self._redis = connect(self._url)
 

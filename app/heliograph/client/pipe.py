@@ -20,9 +20,9 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Final
 
-from app.publish.feed import MOST_WAITING, Data, Feed, Send
-from app.publish.lines import Line, LineSplitter, without_control
-from app.publish.output import STDERR, STDIN, STDOUT, Echo, say
+from heliograph.client.feed import MOST_WAITING, Data, Feed, Send
+from heliograph.client.lines import Line, LineSplitter, without_control
+from heliograph.client.output import STDERR, STDIN, STDOUT, Echo, say
 
 LINGER_S: Final = 1.0  # a command's children may hold its output open; after so long without a word we do not wait
 CANNOT_READ, CANNOT_RUN, NOT_FOUND = 1, 126, 127  # as shells have it

@@ -21,21 +21,21 @@ from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
-from app.backends.keys import Keys
-from app.backends.protocols import IDEMPOTENCY_TTL_S, Draft
-from app.backends.redis_client import connect
-from app.backends.run_leases import decoded, expired_call, lease_call, lost_calls
-from app.backends.scripts import Scripts
-from app.backends.sync_redis import SyncScripts, connect_sync
-from app.clock import SystemClock
-from app.errors import BadSetting
-from app.protocol.namespace import Namespaces
-from app.publish.drafts import Drafting, Published, check_run_id, published
-from app.publish.environment import cluster_settings
-from app.publish.forks import leave_alone, renew_in_children
-from app.publish.retrying import FAILURES, Attempts
-from app.settings import Namespace
-from app.settings import bus_channel as bus_channel_of
+from heliograph.backends.redis.client import connect
+from heliograph.backends.redis.keys import Keys
+from heliograph.backends.redis.run_leases import decoded, expired_call, lease_call, lost_calls
+from heliograph.backends.redis.scripts import Scripts
+from heliograph.backends.redis.sync import SyncScripts, connect_sync
+from heliograph.client.drafts import Drafting, Published, check_run_id, published
+from heliograph.client.environment import cluster_settings
+from heliograph.client.forks import leave_alone, renew_in_children
+from heliograph.client.retrying import FAILURES, Attempts
+from heliograph.clock import SystemClock
+from heliograph.errors import BadSetting
+from heliograph.ports import IDEMPOTENCY_TTL_S, Draft
+from heliograph.protocol.namespace import Namespaces
+from heliograph.settings import Namespace
+from heliograph.settings import bus_channel as bus_channel_of
 
 __all__ = ["AsyncPublisher", "Published", "Publisher"]
 
@@ -64,7 +64,7 @@ class _Base:
 
         Args:
             url, durable_url, prefix, bus_channel, namespaces: in the place of the cluster's own variables, which are
-                read without them; see `app.publish.environment`.
+                read without them; see `heliograph.client.environment`.
             deadline_s: until when a call tries again, 0 to 240 s. The last attempt may take a second longer.
 
         Raises:
@@ -124,7 +124,7 @@ class Publisher(_Base):
         self._scripts = SyncScripts(self._redis, self._drafting.keys, directed=self._directed)
 
     def renew_in_child(self) -> None:
-        """See `app.publish.forks`."""
+        """See `heliograph.client.forks`."""
         was_closed = self._closing.is_set()
         self._closing = threading.Event()
         if was_closed:
@@ -225,7 +225,7 @@ class Publisher(_Base):
         self._once(lambda: self._redis.zrem(self._drafting.keys.run_leases, run_id))
 
     def reap_lost_runs(self) -> int:
-        """See `app.backends.run_leases.reap_lost_runs`. Tried once. Raises PublishError."""
+        """See `heliograph.backends.redis.run_leases.reap_lost_runs`. Tried once. Raises PublishError."""
 
         def look() -> int:
             drafting = self._drafting
@@ -316,7 +316,7 @@ class AsyncPublisher(_Base):
         self._free = asyncio.Semaphore(MAX_CONNECTIONS)  # the pool raises when it is empty; here they wait
 
     def renew_in_child(self) -> None:
-        """See `app.publish.forks`."""
+        """See `heliograph.client.forks`."""
         leave_alone((self._live, self._redis, self._scripts, self._free))
         self._connect()
 

@@ -19,9 +19,9 @@ from redis.exceptions import (
     TryAgainError,
 )
 
-from app.backends.link_errors import NotSent
-from app.backends.protocols import IDEMPOTENCY_TTL_S
-from app.errors import PublishError
+from heliograph.backends.link_errors import NotSent
+from heliograph.errors import PublishError
+from heliograph.ports import IDEMPOTENCY_TTL_S
 
 FIRST_DELAY_S: Final = 0.05
 MOST_DELAY_S: Final = 1.0

@@ -25,12 +25,12 @@ import click
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidProxy, InvalidStatus, InvalidURI
 
-from app.errors import BadCursor
-from app.protocol.identity import user_of
-from app.protocol.position import Position, format_cursor, parse_cursor
-from app.protocol.run import END_STATES
-from app.publish.lines import only_colours
-from app.publish.output import STDERR, STDOUT, say, write_all
+from heliograph.client.lines import only_colours
+from heliograph.client.output import STDERR, STDOUT, say, write_all
+from heliograph.errors import BadCursor
+from heliograph.protocol.identity import user_of
+from heliograph.protocol.position import Position, format_cursor, parse_cursor
+from heliograph.protocol.run import END_STATES
 
 FIRST_DELAY_S: Final = 0.2
 LONGEST_DELAY_S: Final = 5.0

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from app.clock import Clock
+from heliograph.clock import Clock
 
 REMEMBER_LIFTED_S = 60.0  # how long an older list is not believed about a user who was let in again
 

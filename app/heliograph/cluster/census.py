@@ -11,11 +11,11 @@ from fnmatch import fnmatchcase
 from itertools import islice
 from typing import Final
 
-from app.backends.protocols import CensusBackend
-from app.cluster.directory import Directory
-from app.errors import BusUnavailable
-from app.hub.hub import Hub
-from app.tasks import end
+from heliograph.cluster.directory import Directory
+from heliograph.errors import BusUnavailable
+from heliograph.hub.hub import Hub
+from heliograph.ports import CensusBackend
+from heliograph.tasks import end
 
 logger = logging.getLogger("heliograph.census")
 

@@ -12,24 +12,24 @@ from collections.abc import Callable, Iterable
 
 import msgspec
 
-from app.backends.protocols import META_TTL_S, READ_TTL_S, LogReader, Opened, Opening, Subscriptions
-from app.cluster.openings import Openings
-from app.errors import BusUnavailable
-from app.hub.connection import Connection
-from app.hub.hub import Hub
-from app.protocol.codes import CloseCode
-from app.protocol.events import Event, InitialState, Message, Progress, Subscribed
-from app.protocol.identity import user_of
-from app.protocol.namespace import Namespaces
-from app.protocol.operations import RequestId
-from app.protocol.position import Position, format_cursor
-from app.protocol.publication import Publication
-from app.protocol.run import RunProgress, RunState
-from app.protocol.sequence import Missing, Sequence
-from app.protocol.session import echo
-from app.settings import ChannelSettings
-from app.tasks import end
-from app.telemetry import Telemetry
+from heliograph.cluster.openings import Openings
+from heliograph.errors import BusUnavailable
+from heliograph.hub.connection import Connection
+from heliograph.hub.hub import Hub
+from heliograph.ports import META_TTL_S, READ_TTL_S, LogReader, Opened, Opening, Subscriptions
+from heliograph.protocol.codes import CloseCode
+from heliograph.protocol.events import Event, InitialState, Message, Progress, Subscribed
+from heliograph.protocol.identity import user_of
+from heliograph.protocol.namespace import Namespaces
+from heliograph.protocol.operations import RequestId
+from heliograph.protocol.position import Position, format_cursor
+from heliograph.protocol.publication import Publication
+from heliograph.protocol.run import RunProgress, RunState
+from heliograph.protocol.sequence import Missing, Sequence
+from heliograph.protocol.session import echo
+from heliograph.settings import ChannelSettings
+from heliograph.tasks import end
+from heliograph.telemetry import Telemetry
 
 logger = logging.getLogger("heliograph.channels")
 

@@ -7,10 +7,10 @@ that a flood goes no further; and in Redis, in larger amounts, for what is kept,
 import logging
 from collections.abc import Callable
 
-from app.cluster.memory_watch import MemoryWatch
-from app.errors import HeliographError, OverBudget, StorageFull
-from app.protocol.budget import NO_BUDGET, Budget, Charge, Spending, over_budget
-from app.telemetry import Telemetry
+from heliograph.cluster.memory_watch import MemoryWatch
+from heliograph.errors import HeliographError, OverBudget, StorageFull
+from heliograph.protocol.budget import NO_BUDGET, Budget, Charge, Spending, over_budget
+from heliograph.telemetry import Telemetry
 
 logger = logging.getLogger("heliograph.limits")
 

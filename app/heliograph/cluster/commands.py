@@ -10,16 +10,16 @@ import math
 
 from msgspec import UNSET
 
-from app.backends.protocols import CommandReader
-from app.clock import Clock
-from app.cluster.blocked_users import BlockedUsers
-from app.errors import BadEnvelope, BusUnavailable
-from app.hub.connection import Connection
-from app.hub.hub import Hub
-from app.protocol.codes import CloseCode
-from app.protocol.command import DisconnectUser, UnsubscribeUser
-from app.protocol.envelope import Envelope, decode_envelope
-from app.tasks import end
+from heliograph.clock import Clock
+from heliograph.cluster.blocked_users import BlockedUsers
+from heliograph.errors import BadEnvelope, BusUnavailable
+from heliograph.hub.connection import Connection
+from heliograph.hub.hub import Hub
+from heliograph.ports import CommandReader
+from heliograph.protocol.codes import CloseCode
+from heliograph.protocol.command import DisconnectUser, UnsubscribeUser
+from heliograph.protocol.envelope import Envelope, decode_envelope
+from heliograph.tasks import end
 
 logger = logging.getLogger("heliograph.commands")
 

@@ -11,17 +11,16 @@ from itertools import count
 
 import msgspec
 
-from app.answers import answer
-from app.backends.protocols import Appended, CommandLog, Draft, Emission, Emissions, Log, Opened, Opening
-from app.cluster.channels import Channels
-from app.cluster.client_writes import ClientWrites
-from app.cluster.commands import Commands
-from app.cluster.directory import Directory
-from app.cluster.presence import Presence, Roster
-from app.cluster.pubsub_manager import PubSubManager
-from app.cluster.receipt import Receipt, Routing
-from app.cluster.remote_delivery import RemoteDelivery
-from app.errors import (
+from heliograph.answers import answer
+from heliograph.cluster.channels import Channels
+from heliograph.cluster.client_writes import ClientWrites
+from heliograph.cluster.commands import Commands
+from heliograph.cluster.directory import Directory
+from heliograph.cluster.presence import Presence, Roster
+from heliograph.cluster.pubsub_manager import PubSubManager
+from heliograph.cluster.receipt import Receipt, Routing
+from heliograph.cluster.remote_delivery import RemoteDelivery
+from heliograph.errors import (
     BadChannel,
     BadData,
     BusUnavailable,
@@ -31,19 +30,20 @@ from app.errors import (
     OverBudget,
     StorageFull,
 )
-from app.hub.connection import Connection
-from app.hub.hub import Hub
-from app.protocol.codes import CloseCode
-from app.protocol.command import Command, DisconnectUser, UnsubscribeUser
-from app.protocol.envelope import Envelope
-from app.protocol.events import Delivery, Error, Event
-from app.protocol.identity import check_channel, check_user_id, personal_channel, user_of
-from app.protocol.namespace import Namespaces
-from app.protocol.operations import Publish, RequestId, Send
-from app.protocol.position import Position
-from app.protocol.run import check_update
-from app.protocol.session import echo
-from app.settings import LimitSettings
+from heliograph.hub.connection import Connection
+from heliograph.hub.hub import Hub
+from heliograph.ports import Appended, CommandLog, Draft, Emission, Emissions, Log, Opened, Opening
+from heliograph.protocol.codes import CloseCode
+from heliograph.protocol.command import Command, DisconnectUser, UnsubscribeUser
+from heliograph.protocol.envelope import Envelope
+from heliograph.protocol.events import Delivery, Error, Event
+from heliograph.protocol.identity import check_channel, check_user_id, personal_channel, user_of
+from heliograph.protocol.namespace import Namespaces
+from heliograph.protocol.operations import Publish, RequestId, Send
+from heliograph.protocol.position import Position
+from heliograph.protocol.run import check_update
+from heliograph.protocol.session import echo
+from heliograph.settings import LimitSettings
 
 logger = logging.getLogger("heliograph.router")
 

@@ -9,12 +9,12 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
-from app.backends.protocols import DirectoryBackend, ReplicaInfo
-from app.clock import Clock
-from app.errors import BusUnavailable
-from app.hub.hub import Hub
-from app.settings import DirectorySettings
-from app.tasks import end
+from heliograph.clock import Clock
+from heliograph.errors import BusUnavailable
+from heliograph.hub.hub import Hub
+from heliograph.ports import DirectoryBackend, ReplicaInfo
+from heliograph.settings import DirectorySettings
+from heliograph.tasks import end
 
 logger = logging.getLogger("heliograph.directory")
 

@@ -4,8 +4,8 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
-from app.errors import BusUnavailable
-from app.tasks import end
+from heliograph.errors import BusUnavailable
+from heliograph.tasks import end
 
 logger = logging.getLogger("heliograph.memory")
 

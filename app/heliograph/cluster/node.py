@@ -8,20 +8,20 @@ from collections.abc import Sequence
 from importlib import metadata
 from typing import Final, Protocol
 
-from app.backends.protocols import Fault, ReplicaInfo
-from app.clock import Clock, iso8601
-from app.cluster.channels import Channels
-from app.cluster.directory import Directory
-from app.cluster.memory_watch import MemoryWatch
-from app.cluster.pubsub_manager import BusState, PubSubManager
-from app.cluster.pulse import Pulse
-from app.cluster.write_probe import WriteProbe
-from app.errors import BusUnavailable
-from app.hub.connection import Connection
-from app.hub.hub import Hub
-from app.protocol.codes import CloseCode
-from app.protocol.events import Reconnect
-from app.settings import DrainSettings
+from heliograph.clock import Clock, iso8601
+from heliograph.cluster.channels import Channels
+from heliograph.cluster.directory import Directory
+from heliograph.cluster.memory_watch import MemoryWatch
+from heliograph.cluster.pubsub_manager import BusState, PubSubManager
+from heliograph.cluster.pulse import Pulse
+from heliograph.cluster.write_probe import WriteProbe
+from heliograph.errors import BusUnavailable
+from heliograph.hub.connection import Connection
+from heliograph.hub.hub import Hub
+from heliograph.ports import Fault, ReplicaInfo
+from heliograph.protocol.codes import CloseCode
+from heliograph.protocol.events import Reconnect
+from heliograph.settings import DrainSettings
 
 logger = logging.getLogger("heliograph.node")
 

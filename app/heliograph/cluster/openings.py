@@ -4,9 +4,9 @@ import asyncio
 import logging
 from collections.abc import Iterable
 
-from app.backends.protocols import LogReader, Opened, Opening
-from app.errors import BusUnavailable
-from app.tasks import end
+from heliograph.errors import BusUnavailable
+from heliograph.ports import LogReader, Opened, Opening
+from heliograph.tasks import end
 
 logger = logging.getLogger("heliograph.channels")
 

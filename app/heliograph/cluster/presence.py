@@ -9,11 +9,11 @@ import logging
 from collections import Counter
 from dataclasses import dataclass
 
-from app.backends.protocols import PresenceBackend, PresenceEntry
-from app.cluster.directory import Directory
-from app.errors import BusUnavailable
-from app.protocol.namespace import Namespaces
-from app.tasks import end
+from heliograph.cluster.directory import Directory
+from heliograph.errors import BusUnavailable
+from heliograph.ports import PresenceBackend, PresenceEntry
+from heliograph.protocol.namespace import Namespaces
+from heliograph.tasks import end
 
 logger = logging.getLogger("heliograph.presence")
 

@@ -20,21 +20,21 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
-from app.answers import answer
-from app.backends.keys import Keys
-from app.backends.redis_client import Client, as_bus_unavailable, bus_unavailable, connect
-from app.backends.scripts import Scripts
-from app.backends.wire import Wire
-from app.clock import Clock, SystemClock
-from app.errors import BadEnvelope, BusUnavailable
-from app.protocol.envelope import KEPT, Envelope, decode_envelopes, encode_envelope, ending_of
-from app.protocol.events import Delivery
-from app.settings import BusSettings, RedisSettings, Settings, bus_channel
-from app.tasks import end
-from app.telemetry import BusStats
+from heliograph.answers import answer
+from heliograph.backends.redis.client import Client, as_bus_unavailable, bus_unavailable, connect
+from heliograph.backends.redis.keys import Keys
+from heliograph.backends.redis.scripts import Scripts
+from heliograph.backends.redis.wire import Wire
+from heliograph.clock import Clock, SystemClock
+from heliograph.errors import BadEnvelope, BusUnavailable
+from heliograph.protocol.envelope import KEPT, Envelope, decode_envelopes, encode_envelope, ending_of
+from heliograph.protocol.events import Delivery
+from heliograph.settings import BusSettings, RedisSettings, Settings, bus_channel
+from heliograph.tasks import end
+from heliograph.telemetry import BusStats
 
 if TYPE_CHECKING:
-    from app.backends.call_batch import Common
+    from heliograph.backends.redis.call_batch import Common
 
 logger = logging.getLogger("heliograph.bus")
 

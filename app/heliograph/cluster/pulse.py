@@ -3,9 +3,9 @@
 import asyncio
 from collections import deque
 
-from app.clock import Clock
-from app.tasks import end
-from app.telemetry import Telemetry
+from heliograph.clock import Clock
+from heliograph.tasks import end
+from heliograph.telemetry import Telemetry
 
 INTERVAL_S = 0.5
 BEATS = 4  # rates are those of so many intervals

@@ -4,9 +4,9 @@ from collections.abc import Callable
 
 import msgspec
 
-from app.errors import HeliographError
-from app.protocol.events import Delivery
-from app.protocol.position import Position
+from heliograph.errors import HeliographError
+from heliograph.protocol.events import Delivery
+from heliograph.protocol.position import Position
 
 
 class Receipt(msgspec.Struct, frozen=True, gc=False):

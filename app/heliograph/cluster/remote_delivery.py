@@ -10,11 +10,11 @@ from collections.abc import Callable
 
 import msgspec
 
-from app.cluster.channels import Channels
-from app.cluster.commands import Commands
-from app.hub.hub import Hub
-from app.protocol.envelope import Envelope
-from app.protocol.events import Join, Leave, Message
+from heliograph.cluster.channels import Channels
+from heliograph.cluster.commands import Commands
+from heliograph.hub.hub import Hub
+from heliograph.protocol.envelope import Envelope
+from heliograph.protocol.events import Join, Leave, Message
 
 
 class RemoteDelivery:

@@ -8,9 +8,9 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Final
 
-from app.backends.protocols import Fault, Probe, ProbeFailure
-from app.clock import Clock
-from app.tasks import end
+from heliograph.clock import Clock
+from heliograph.ports import Fault, Probe, ProbeFailure
+from heliograph.tasks import end
 
 if TYPE_CHECKING:
     from collections.abc import Callable

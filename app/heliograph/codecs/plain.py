@@ -4,9 +4,9 @@ from typing import get_args
 
 import msgspec
 
-from app.errors import BadData, BadFrame, ErrorCode
-from app.protocol.operations import Emit, Operation, Publish, RequestId, Send
-from app.protocol.publication import check_data
+from heliograph.errors import BadData, BadFrame, ErrorCode
+from heliograph.protocol.operations import Emit, Operation, Publish, RequestId, Send
+from heliograph.protocol.publication import check_data
 
 _OPERATIONS = msgspec.json.Decoder(Operation)
 _WITH_DATA = (Send, Publish, Emit)

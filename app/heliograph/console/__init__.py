@@ -10,13 +10,13 @@ from starlette.routing import BaseRoute, Mount
 from starlette.staticfiles import StaticFiles
 from starlette.types import Message, Receive, Scope, Send
 
-from app.clock import Clock
-from app.cluster.directory import Directory
-from app.cluster.node import Node
-from app.errors import BusUnavailable
-from app.transports.api_key import has_key
-from app.transports.auth import Authenticator, credentials_of
-from app.transports.query import Query
+from heliograph.auth.authenticator import Authenticator, credentials_of
+from heliograph.clock import Clock
+from heliograph.cluster.directory import Directory
+from heliograph.cluster.node import Node
+from heliograph.errors import BusUnavailable
+from heliograph.transports.api_key import has_key
+from heliograph.transports.query import Query
 
 STATIC = Path(__file__).parent / "static"
 

@@ -26,10 +26,10 @@ from typing import Any, ClassVar, Final
 from billiard.exceptions import WorkerLostError  # type: ignore[import-untyped]
 from celery import Task, signals  # type: ignore[import-untyped]
 
-from app.backends.run_leases import WORKER_LOST
-from app.errors import BadData, HeliographError, PublishError
-from app.publish.drafts import as_number, described
-from app.publish.publisher import Publisher
+from heliograph.backends.redis.run_leases import WORKER_LOST
+from heliograph.client.drafts import as_number, described
+from heliograph.client.publisher import Publisher
+from heliograph.errors import BadData, HeliographError, PublishError
 
 __all__ = ["ProgressTask", "configure"]
 

@@ -18,13 +18,13 @@ from collections import deque
 from multiprocessing import util
 from typing import Final, NamedTuple
 
-from app.errors import HeliographError
-from app.protocol.identity import check_channel
-from app.publish.drafts import as_line
-from app.publish.environment import logging_is_on
-from app.publish.forks import renew_in_children
-from app.publish.output import say
-from app.publish.publisher import Publisher
+from heliograph.client.drafts import as_line
+from heliograph.client.environment import logging_is_on
+from heliograph.client.forks import renew_in_children
+from heliograph.client.output import say
+from heliograph.client.publisher import Publisher
+from heliograph.errors import HeliographError
+from heliograph.protocol.identity import check_channel
 
 __all__ = ["HeliographHandler"]
 
@@ -103,7 +103,7 @@ class HeliographHandler(logging.Handler):
         self._sender: _Sender | None = None
 
     def renew_in_child(self) -> None:
-        """See `app.publish.forks`."""
+        """See `heliograph.client.forks`."""
         was_closed = self._closed
         self._begin()
         self._closed = was_closed

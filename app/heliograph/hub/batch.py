@@ -2,11 +2,11 @@
 
 from collections.abc import Collection
 
-from app.hub.connection import Connection
-from app.hub.frames import Encoding
-from app.hub.outbox import MANY
-from app.protocol.codes import CloseCode
-from app.protocol.events import Event
+from heliograph.hub.connection import Connection
+from heliograph.hub.frames import Encoding
+from heliograph.hub.outbox import MANY
+from heliograph.protocol.codes import CloseCode
+from heliograph.protocol.events import Event
 
 
 class Batch:

@@ -3,10 +3,10 @@
 import time
 from typing import TYPE_CHECKING
 
-from app.hub.frames import Encoding
-from app.hub.outbox import Outbox
-from app.protocol.codes import CloseCode
-from app.protocol.events import Event
+from heliograph.hub.frames import Encoding
+from heliograph.hub.outbox import Outbox
+from heliograph.protocol.codes import CloseCode
+from heliograph.protocol.events import Event
 
 if TYPE_CHECKING:
     from collections.abc import Callable

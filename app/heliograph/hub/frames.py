@@ -3,9 +3,9 @@
 from collections.abc import Callable
 from typing import Protocol
 
-from app.protocol.codes import CloseCode
-from app.protocol.events import Event
-from app.telemetry import Traffic
+from heliograph.protocol.codes import CloseCode
+from heliograph.protocol.events import Event
+from heliograph.telemetry import Traffic
 
 # RFC 6455 section 5.2: a final frame with opcode 1 (0x81); a server does not mask.
 _HEADS = [bytes((0x81, size)) if size < 126 else b"\x81\x7e" + size.to_bytes(2) for size in range(1024)]

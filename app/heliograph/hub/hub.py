@@ -4,15 +4,15 @@ import logging
 from collections.abc import Callable, Collection, Iterator
 from typing import TYPE_CHECKING
 
-from app.hub.batch import Batch
-from app.hub.connection import Connection
-from app.hub.outbox import Turn
-from app.protocol.codes import CloseCode
-from app.protocol.events import Event, Message, Progress
-from app.telemetry import Telemetry
+from heliograph.hub.batch import Batch
+from heliograph.hub.connection import Connection
+from heliograph.hub.outbox import Turn
+from heliograph.protocol.codes import CloseCode
+from heliograph.protocol.events import Event, Message, Progress
+from heliograph.telemetry import Telemetry
 
 if TYPE_CHECKING:
-    from app.hub.frames import Encoding
+    from heliograph.hub.frames import Encoding
 
 logger = logging.getLogger("heliograph.hub")
 

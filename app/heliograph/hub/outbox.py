@@ -10,8 +10,8 @@ the limit. More than that in one event-loop iteration is written before its end:
 import logging
 from collections.abc import Callable
 
-from app.hub.frames import Sink
-from app.protocol.codes import CloseCode
+from heliograph.hub.frames import Sink
+from heliograph.protocol.codes import CloseCode
 
 logger = logging.getLogger("heliograph.outbox")
 

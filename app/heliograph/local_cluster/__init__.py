@@ -7,7 +7,7 @@
 ports, installed programs), `terminal.py` shows what everyone prints.
 """
 
-from app.local_cluster.cluster import LocalCluster
-from app.local_cluster.options import LocalClusterOptions
+from heliograph.local_cluster.cluster import LocalCluster
+from heliograph.local_cluster.options import LocalClusterOptions
 
 __all__ = ["LocalCluster", "LocalClusterOptions"]

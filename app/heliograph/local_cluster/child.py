@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from app.local_cluster.terminal import Terminal
+from heliograph.local_cluster.terminal import Terminal
 
 # A process that lived for so long was well; when it dies, the back-off begins anew.
 STEADY_AFTER_S = 30.0

@@ -10,11 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from app.local_cluster import programs
-from app.local_cluster.child import Child
-from app.local_cluster.machine import raise_open_files, refuse_taken_ports
-from app.local_cluster.options import CannotStart, LocalClusterOptions
-from app.local_cluster.terminal import Terminal
+from heliograph.local_cluster import programs
+from heliograph.local_cluster.child import Child
+from heliograph.local_cluster.machine import raise_open_files, refuse_taken_ports
+from heliograph.local_cluster.options import CannotStart, LocalClusterOptions
+from heliograph.local_cluster.terminal import Terminal
 
 READY_WITHIN_S = 30.0
 PROBE_INTERVAL_S = 0.1

@@ -6,7 +6,7 @@ import resource
 import shutil
 import socket
 
-from app.local_cluster.options import CannotStart, LocalClusterOptions
+from heliograph.local_cluster.options import CannotStart, LocalClusterOptions
 
 # nginx keeps two for each socket, and one of its workers may get nearly all 10,000 of them.
 _OPEN_FILES = 32_768

@@ -9,9 +9,9 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from app.local_cluster.child import Program
-from app.local_cluster.machine import find_nginx, find_redis, listen_addresses
-from app.local_cluster.options import CannotStart, LocalClusterOptions, bracketed
+from heliograph.local_cluster.child import Program
+from heliograph.local_cluster.machine import find_nginx, find_redis, listen_addresses
+from heliograph.local_cluster.options import CannotStart, LocalClusterOptions, bracketed
 
 TEMPLATE = Path(__file__).parents[2] / "nginx" / "nginx.conf.template"
 PROBE_TIMEOUT_S = 2.0
@@ -108,7 +108,7 @@ def render(template: str, variables: Mapping[str, str]) -> str:
 
 def _replica(options: LocalClusterOptions, number: int, port: int) -> Part:
     name = f"replica-{number}"
-    argv = (sys.executable, "-m", "app", "serve", "--host", "127.0.0.1", "--port", str(port), "--name", name)
+    argv = (sys.executable, "-m", "heliograph", "serve", "--host", "127.0.0.1", "--port", str(port), "--name", name)
     environment = {
         **{key: value for key, value in os.environ.items() if not key.startswith(_NOT_FOR_REPLICAS)},
         "HELIOGRAPH_REDIS__URL": options.replica_redis_url,

@@ -5,8 +5,8 @@ from typing import Any, Final, get_args
 
 import msgspec
 
-from app.protocol.codes import CloseCode
-from app.protocol.events import (
+from heliograph.protocol.codes import CloseCode
+from heliograph.protocol.events import (
     Ack,
     Connected,
     Emitted,
@@ -20,7 +20,7 @@ from app.protocol.events import (
     Subscribed,
     Unsubscribed,
 )
-from app.protocol.operations import (
+from heliograph.protocol.operations import (
     Connect,
     Emit,
     Operation,

@@ -11,9 +11,9 @@ does, but a share of the budget at once. So a user gets at most one such share m
 
 from typing import Final, NamedTuple
 
-from app.errors import OverBudget
-from app.protocol.token_bucket import Paces
-from app.settings import LimitSettings
+from heliograph.errors import OverBudget
+from heliograph.protocol.token_bucket import Paces
+from heliograph.settings import LimitSettings
 
 WINDOW_S: Final = 10.0
 FIRST_BYTES: Final = 4096

@@ -2,7 +2,7 @@
 
 import msgspec
 
-from app.protocol.codes import CloseCode
+from heliograph.protocol.codes import CloseCode
 
 
 class DisconnectUser(msgspec.Struct, frozen=True, tag="disconnect"):

@@ -13,11 +13,11 @@ from collections.abc import Callable
 
 import msgspec
 
-from app.errors import BadChannel, BadData, BadEnvelope, BadUserId
-from app.protocol.command import Command, UnsubscribeUser
-from app.protocol.identity import check_channel, check_user_id, personal_channel
-from app.protocol.position import Position
-from app.protocol.publication import Publication, check_again, check_data
+from heliograph.errors import BadChannel, BadData, BadEnvelope, BadUserId
+from heliograph.protocol.command import Command, UnsubscribeUser
+from heliograph.protocol.identity import check_channel, check_user_id, personal_channel
+from heliograph.protocol.position import Position
+from heliograph.protocol.publication import Publication, check_again, check_data
 
 MAX_DEPTH = 128  # of what foreign processes publish: they are trusted, but must not break a reader
 

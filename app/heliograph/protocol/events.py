@@ -4,10 +4,10 @@ from enum import StrEnum
 
 import msgspec
 
-from app.errors import ErrorCode
-from app.protocol.operations import RequestId
-from app.protocol.position import cursor_of
-from app.protocol.publication import Publication
+from heliograph.errors import ErrorCode
+from heliograph.protocol.operations import RequestId
+from heliograph.protocol.position import cursor_of
+from heliograph.protocol.publication import Publication
 
 
 class Delivery(StrEnum):

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
-from app.errors import BadChannel, InvalidToken
-from app.protocol.identity import check_channel, user_of
+from heliograph.errors import BadChannel, InvalidToken
+from heliograph.protocol.identity import check_channel, user_of
 
 
 class Right(StrEnum):

@@ -2,7 +2,7 @@
 
 import re
 
-from app.errors import BadChannel, BadUserId, HeliographError
+from heliograph.errors import BadChannel, BadUserId, HeliographError
 
 MAX_USER_ID_BYTES = 255
 MAX_CHANNEL_BYTES = 512

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from app.settings import Namespace
+from heliograph.settings import Namespace
 
 BUILT_IN = {
     "#": Namespace(history_size=100, history_ttl_s=300),

@@ -6,9 +6,9 @@ channel, until a namespace (for everybody) or a token (for its bearer) opens mor
 
 from collections.abc import Sequence
 
-from app.protocol.grants import Grants, Right, matches
-from app.protocol.identity import personal_channel, user_of
-from app.protocol.namespace import Namespaces
+from heliograph.protocol.grants import Grants, Right, matches
+from heliograph.protocol.identity import personal_channel, user_of
+from heliograph.protocol.namespace import Namespaces
 
 
 class Policy:

@@ -7,8 +7,8 @@ from urllib.parse import parse_qsl, quote
 
 import msgspec
 
-from app.errors import BadCursor
-from app.protocol.short_cursor import MARK, ShortCursor, ShortCursorWriter
+from heliograph.errors import BadCursor
+from heliograph.protocol.short_cursor import MARK, ShortCursor, ShortCursorWriter
 
 RIGHT: Final = "="  # begins the part of a stream's id that is its client's right to return: a name that none has
 

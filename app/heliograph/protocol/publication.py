@@ -5,8 +5,8 @@ from typing import Final
 
 import msgspec
 
-from app.errors import BadData, DataTooDeep
-from app.protocol.position import Position
+from heliograph.errors import BadData, DataTooDeep
+from heliograph.protocol.position import Position
 
 PUBLICATION_BYTES: Final = 200  # of a publication beside its data, roughly
 

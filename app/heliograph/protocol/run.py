@@ -2,7 +2,7 @@
 
 import msgspec
 
-from app.errors import BadData
+from heliograph.errors import BadData
 
 END_STATES = ("END", "FAILED")
 TAIL_SIZE = 1000  # messages kept beside the state

@@ -7,8 +7,8 @@ was there before, and keeps what is too early until the missing range has been r
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from app.protocol.position import Position
-from app.protocol.publication import Publication
+from heliograph.protocol.position import Position
+from heliograph.protocol.publication import Publication
 
 MOST_EARLY = 1024  # publications kept while a range is missing; what does not fit is read from the log instead
 MOST_EARLY_BYTES = 65_536  # of their data: they are handed out at once when the range is complete

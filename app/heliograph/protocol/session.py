@@ -10,12 +10,12 @@ from typing import assert_never
 
 from msgspec import UNSET, UnsetType
 
-from app.errors import BadChannel, BadCursor, BadUserId, ErrorCode
-from app.protocol.codes import CloseCode
-from app.protocol.events import Connected, Event, Pong, Unsubscribed
-from app.protocol.grants import NO_GRANTS, Grants
-from app.protocol.identity import check_channel, check_user_id, personal_channel, user_of
-from app.protocol.operations import (
+from heliograph.errors import BadChannel, BadCursor, BadUserId, ErrorCode
+from heliograph.protocol.codes import CloseCode
+from heliograph.protocol.events import Connected, Event, Pong, Unsubscribed
+from heliograph.protocol.grants import NO_GRANTS, Grants
+from heliograph.protocol.identity import check_channel, check_user_id, personal_channel, user_of
+from heliograph.protocol.operations import (
     Connect,
     Emit,
     Operation,
@@ -29,8 +29,8 @@ from app.protocol.operations import (
     Subscribe,
     Unsubscribe,
 )
-from app.protocol.policy import Policy
-from app.protocol.position import Cursor, Position, parse_cursor
+from heliograph.protocol.policy import Policy
+from heliograph.protocol.position import Cursor, Position, parse_cursor
 
 
 @dataclass(frozen=True, slots=True)

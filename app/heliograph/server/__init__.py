@@ -15,12 +15,12 @@ import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.config import STARTUP_FAILURE, LoopFactoryType
 
-from app.application import Replica, build_replica
-from app.cluster.pubsub_manager import get_pubsub_manager
-from app.server.forwarded import believing
-from app.server.heartbeat import Heartbeat, Watchdog
-from app.server.http import HttpProtocol, ServerConfig
-from app.settings import Settings
+from heliograph.application import Replica, build_replica
+from heliograph.cluster.pubsub_manager import get_pubsub_manager
+from heliograph.server.forwarded import believing
+from heliograph.server.heartbeat import Heartbeat, Watchdog
+from heliograph.server.http import HttpProtocol, ServerConfig
+from heliograph.settings import Settings
 
 logger = logging.getLogger("heliograph.server")
 

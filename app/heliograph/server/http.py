@@ -11,12 +11,12 @@ from starlette.types import ASGIApp, Scope
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
-from app.server.deadlines import Deadlines
-from app.server.handshake import BadHandshake, accept_of, refusal
-from app.server.heartbeat import Heartbeat
-from app.server.websocket import Sockets
-from app.settings import LimitSettings
-from app.transports.sse import ABORT_EXTENSION
+from heliograph.server.deadlines import Deadlines
+from heliograph.server.handshake import BadHandshake, accept_of, refusal
+from heliograph.server.heartbeat import Heartbeat
+from heliograph.server.websocket import Sockets
+from heliograph.settings import LimitSettings
+from heliograph.transports.sse import ABORT_EXTENSION
 
 MOST_HEADERS: Final = 256
 _IDLE, _HEAD, _BODY = range(3)  # what comes next of the client: a request, more of its head, more of its body

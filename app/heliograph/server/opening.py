@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from starlette.types import ASGIApp, Message, Scope
 
-from app.server.handshake import agreement, refusal
+from heliograph.server.handshake import agreement, refusal
 
 logger = logging.getLogger("heliograph.server")
 

@@ -11,13 +11,13 @@ from websockets.protocol import Event, Side, State
 from websockets.protocol import Protocol as Parser
 from websockets.speedups import apply_mask
 
-from app.hub.outbox import Outbox
-from app.protocol.codes import CloseCode
-from app.protocol.token_bucket import TokenBucket
-from app.server.deadlines import Deadlines
-from app.server.frame_splitter import FrameSplitter
-from app.server.opening import Opening
-from app.transports.websocket import SERVER_SOCKET, Receiver
+from heliograph.hub.outbox import Outbox
+from heliograph.protocol.codes import CloseCode
+from heliograph.protocol.token_bucket import TokenBucket
+from heliograph.server.deadlines import Deadlines
+from heliograph.server.frame_splitter import FrameSplitter
+from heliograph.server.opening import Opening
+from heliograph.transports.websocket import SERVER_SOCKET, Receiver
 
 CLOSE_REASON_BYTES = 123  # RFC 6455 section 5.5: a control frame has 125, two of them are the code
 CLOSE_TIMEOUT_S = 5.0  # how long a peer has to answer a close frame before its socket is cut

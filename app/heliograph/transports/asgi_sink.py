@@ -6,8 +6,8 @@ from typing import Protocol
 
 from starlette.types import Message, Receive, Send
 
-from app.hub.outbox import Outbox
-from app.protocol.codes import CloseCode
+from heliograph.hub.outbox import Outbox
+from heliograph.protocol.codes import CloseCode
 
 logger = logging.getLogger("heliograph.websocket")
 

@@ -15,10 +15,12 @@ from typing import Any, NoReturn, assert_never
 
 from msgspec import UNSET
 
-from app.cluster.connection_manager import ConnectionManager
-from app.cluster.node import Node
-from app.cluster.receipt import Receipt
-from app.errors import (
+from heliograph.auth.authenticator import Authenticator, Credentials, Identity
+from heliograph.cluster.connection_manager import ConnectionManager
+from heliograph.cluster.node import Node
+from heliograph.cluster.receipt import Receipt
+from heliograph.codecs.plain import PlainCodec
+from heliograph.errors import (
     BadChannel,
     BadCursor,
     BadUserId,
@@ -32,18 +34,17 @@ from app.errors import (
     TokenNotCurrent,
     UserBlocked,
 )
-from app.hub.connection import Connection
-from app.hub.frames import Encoding
-from app.hub.outbox import Outbox, Turn
-from app.protocol.codes import CloseCode
-from app.protocol.events import Ack, Emitted, History, Message, Presence, Published, Refreshed, Unsubscribed
-from app.protocol.namespace import Namespaces
-from app.protocol.operations import Connect, Operation, Publish, RequestId, Send
-from app.protocol.plain import PlainCodec
-from app.protocol.policy import Policy
-from app.protocol.position import cursor_of, format_cursor
-from app.protocol.publication import PUBLICATION_BYTES
-from app.protocol.session import (
+from heliograph.hub.connection import Connection
+from heliograph.hub.frames import Encoding
+from heliograph.hub.outbox import Outbox, Turn
+from heliograph.protocol.codes import CloseCode
+from heliograph.protocol.events import Ack, Emitted, History, Message, Presence, Published, Refreshed, Unsubscribed
+from heliograph.protocol.namespace import Namespaces
+from heliograph.protocol.operations import Connect, Operation, Publish, RequestId, Send
+from heliograph.protocol.policy import Policy
+from heliograph.protocol.position import cursor_of, format_cursor
+from heliograph.protocol.publication import PUBLICATION_BYTES
+from heliograph.protocol.session import (
     Action,
     Answer,
     Authenticate,
@@ -57,14 +58,13 @@ from app.protocol.session import (
     Session,
     echo,
 )
-from app.protocol.token_bucket import Paces
-from app.settings import Settings
-from app.telemetry import Telemetry
-from app.transports.addresses import Addresses
-from app.transports.auth import Authenticator, Credentials, Identity
-from app.transports.failed_attempts import TOO_MANY, FailedAttempts
-from app.transports.newcomers import Newcomers
-from app.transports.requests import RequestRate
+from heliograph.protocol.token_bucket import Paces
+from heliograph.settings import Settings
+from heliograph.telemetry import Telemetry
+from heliograph.transports.addresses import Addresses
+from heliograph.transports.failed_attempts import TOO_MANY, FailedAttempts
+from heliograph.transports.newcomers import Newcomers
+from heliograph.transports.requests import RequestRate
 
 MEMBER_BYTES = 24  # what a user costs in an answer about presence
 MOST_UNDER_WAY = 100  # messages of one client that the router has not answered yet

@@ -2,7 +2,7 @@
 
 from msgspec import UNSET
 
-from app.protocol.events import Connected, Event, Message, Subscribed
+from heliograph.protocol.events import Connected, Event, Message, Subscribed
 
 
 class Entry(bytes):

@@ -8,8 +8,8 @@ from collections import Counter
 from time import monotonic
 from typing import Final
 
-from app.protocol.token_bucket import TokenBucket
-from app.telemetry import Telemetry
+from heliograph.protocol.token_bucket import TokenBucket
+from heliograph.telemetry import Telemetry
 
 DELAY_S = 1.0  # by which an answer is late
 MOST_HELD: Final = 20  # late answers of one address under way; beyond them it is told to come back later

@@ -7,12 +7,12 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
-from app.errors import BusUnavailable, ErrorCode, HeliographError, InvalidToken, KeysUnavailable
-from app.transports.addresses import Addresses, address_of
-from app.transports.driver import Disconnected
-from app.transports.failed_attempts import TOO_MANY, FailedAttempts
-from app.transports.origins import REFUSED, OriginPolicy
-from app.transports.requests import RequestRate
+from heliograph.errors import BusUnavailable, ErrorCode, HeliographError, InvalidToken, KeysUnavailable
+from heliograph.transports.addresses import Addresses, address_of
+from heliograph.transports.driver import Disconnected
+from heliograph.transports.failed_attempts import TOO_MANY, FailedAttempts
+from heliograph.transports.origins import REFUSED, OriginPolicy
+from heliograph.transports.requests import RequestRate
 
 STATUS: Final = {
     ErrorCode.INVALID_TOKEN: 401,

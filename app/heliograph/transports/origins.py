@@ -7,7 +7,7 @@ from typing import Final
 
 from starlette.datastructures import Headers
 
-from app.loopback import is_loopback_host
+from heliograph.loopback import is_loopback_host
 
 logger = logging.getLogger("heliograph.origins")
 

@@ -5,9 +5,9 @@ from typing import Final
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from app.errors import ErrorCode
-from app.transports.http import refusal
-from app.transports.websocket import deny
+from heliograph.errors import ErrorCode
+from heliograph.transports.http import refusal
+from heliograph.transports.websocket import deny
 
 _CONTROL_CHARACTER: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _REFUSAL: Final = "the path holds a control character"

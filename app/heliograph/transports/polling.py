@@ -17,21 +17,21 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive
 
-from app.errors import BusUnavailable, ErrorCode, HeliographError
-from app.hub.frames import Encoding
-from app.hub.outbox import Outbox
-from app.protocol.codes import CloseCode
-from app.protocol.events import Connected, InitialState, Subscribed
-from app.protocol.identity import personal_channel
-from app.protocol.operations import Connect
-from app.protocol.position import Bookmark, Cursor, parse_cursor
-from app.protocol.session import Join
-from app.tasks import end
-from app.transports.auth import Identity, credentials_of
-from app.transports.driver import Disconnected, Driver, Parts
-from app.transports.entry import Entry
-from app.transports.query import Query
-from app.transports.requests import CONTINUED, PER_CHANNEL
+from heliograph.auth.authenticator import Identity, credentials_of
+from heliograph.errors import BusUnavailable, ErrorCode, HeliographError
+from heliograph.hub.frames import Encoding
+from heliograph.hub.outbox import Outbox
+from heliograph.protocol.codes import CloseCode
+from heliograph.protocol.events import Connected, InitialState, Subscribed
+from heliograph.protocol.identity import personal_channel
+from heliograph.protocol.operations import Connect
+from heliograph.protocol.position import Bookmark, Cursor, parse_cursor
+from heliograph.protocol.session import Join
+from heliograph.tasks import end
+from heliograph.transports.driver import Disconnected, Driver, Parts
+from heliograph.transports.entry import Entry
+from heliograph.transports.query import Query
+from heliograph.transports.requests import CONTINUED, PER_CHANNEL
 
 logger = logging.getLogger("heliograph.polling")
 

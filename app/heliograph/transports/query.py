@@ -4,7 +4,7 @@ from urllib.parse import parse_qsl
 
 from starlette.types import Scope
 
-from app.errors import ErrorCode, HeliographError
+from heliograph.errors import ErrorCode, HeliographError
 
 
 class BadQuery(HeliographError):

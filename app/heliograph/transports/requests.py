@@ -4,9 +4,9 @@ from collections import OrderedDict
 from time import monotonic
 from typing import Final
 
-from app.errors import ErrorCode, HeliographError
-from app.protocol.token_bucket import TokenBucket
-from app.telemetry import Telemetry
+from heliograph.errors import ErrorCode, HeliographError
+from heliograph.protocol.token_bucket import TokenBucket
+from heliograph.telemetry import Telemetry
 
 BURST_S: Final = 5.0  # so many seconds' worth may come at once
 MOST_KEYS: Final = 10_000  # of which a bucket is kept; whoever has not come for longest begins anew

@@ -4,14 +4,14 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from app.errors import ErrorCode
-from app.protocol.grants import NO_GRANTS
-from app.protocol.identity import check_channel
-from app.protocol.position import format_cursor
-from app.transports.auth import credentials_of
-from app.transports.driver import Parts
-from app.transports.http import refusal
-from app.transports.query import Query
+from heliograph.auth.authenticator import credentials_of
+from heliograph.errors import ErrorCode
+from heliograph.protocol.grants import NO_GRANTS
+from heliograph.protocol.identity import check_channel
+from heliograph.protocol.position import format_cursor
+from heliograph.transports.driver import Parts
+from heliograph.transports.http import refusal
+from heliograph.transports.query import Query
 
 
 class Run(msgspec.Struct, frozen=True):

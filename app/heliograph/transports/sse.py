@@ -10,20 +10,20 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from app.errors import BusUnavailable, KeysUnavailable
-from app.hub.frames import Encoding
-from app.hub.outbox import Outbox
-from app.protocol.codes import CloseCode
-from app.protocol.identity import personal_channel
-from app.protocol.operations import Connect
-from app.protocol.position import RIGHT, ShortBookmark
-from app.protocol.session import Join
-from app.tasks import end
-from app.transports.auth import Credentials, Identity, credentials_of
-from app.transports.driver import Driver, Parts
-from app.transports.entry import Entry
-from app.transports.query import Query
-from app.transports.requests import PER_CHANNEL
+from heliograph.auth.authenticator import Credentials, Identity, credentials_of
+from heliograph.errors import BusUnavailable, KeysUnavailable
+from heliograph.hub.frames import Encoding
+from heliograph.hub.outbox import Outbox
+from heliograph.protocol.codes import CloseCode
+from heliograph.protocol.identity import personal_channel
+from heliograph.protocol.operations import Connect
+from heliograph.protocol.position import RIGHT, ShortBookmark
+from heliograph.protocol.session import Join
+from heliograph.tasks import end
+from heliograph.transports.driver import Driver, Parts
+from heliograph.transports.entry import Entry
+from heliograph.transports.query import Query
+from heliograph.transports.requests import PER_CHANNEL
 
 logger = logging.getLogger("heliograph.sse")
 

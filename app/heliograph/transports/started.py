@@ -4,16 +4,16 @@ import logging
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from app.cluster.node import Node
-from app.errors import ErrorCode
-from app.transports.http import refusal
-from app.transports.websocket import deny
+from heliograph.cluster.node import Node
+from heliograph.errors import ErrorCode
+from heliograph.transports.http import refusal
+from heliograph.transports.websocket import deny
 
 logger = logging.getLogger("heliograph")
 
 _NOT_STARTED = (
     "Heliograph is not started: its lifespan does not run. Mounted in another application, it needs that one's: "
-    "FastAPI(lifespan=app.main.lifespan), or `async with app.main.lifespan(api)` in a lifespan of your own"
+    "FastAPI(lifespan=heliograph.main.lifespan), or `async with heliograph.main.lifespan(api)` in a lifespan of your own"
 )
 
 

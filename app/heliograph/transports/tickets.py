@@ -3,10 +3,10 @@
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from app.errors import InvalidToken
-from app.transports.auth import Authenticator, credentials_of
-from app.transports.query import Query
-from app.transports.requests import RequestRate
+from heliograph.auth.authenticator import Authenticator, credentials_of
+from heliograph.errors import InvalidToken
+from heliograph.transports.query import Query
+from heliograph.transports.requests import RequestRate
 
 
 class TicketDoor:

@@ -14,21 +14,21 @@ from urllib.parse import unquote_to_bytes
 from starlette.datastructures import Headers
 from starlette.types import Message, Receive, Scope, Send
 
-from app.errors import BadFrame, BusUnavailable, ErrorCode, InvalidToken, KeysUnavailable, UserBlocked
-from app.hub.frames import Encoding, Sink, text_frame
-from app.hub.outbox import Outbox
-from app.protocol.budget import LARGE_BYTES, REFUSED_BYTES
-from app.protocol.codes import CloseCode
-from app.protocol.operations import Connect, Operation
-from app.protocol.session import Refuse
-from app.protocol.token_bucket import TokenBucket
-from app.transports.addresses import address_of
-from app.transports.asgi_sink import AsgiSink
-from app.transports.auth import Credentials, Identity, credentials_of
-from app.transports.driver import OTHER_USER, Disconnected, Driver, Parts
-from app.transports.failed_attempts import TOO_MANY
-from app.transports.origins import REFUSED, OriginPolicy
-from app.transports.query import BadQuery, Query
+from heliograph.auth.authenticator import Credentials, Identity, credentials_of
+from heliograph.errors import BadFrame, BusUnavailable, ErrorCode, InvalidToken, KeysUnavailable, UserBlocked
+from heliograph.hub.frames import Encoding, Sink, text_frame
+from heliograph.hub.outbox import Outbox
+from heliograph.protocol.budget import LARGE_BYTES, REFUSED_BYTES
+from heliograph.protocol.codes import CloseCode
+from heliograph.protocol.operations import Connect, Operation
+from heliograph.protocol.session import Refuse
+from heliograph.protocol.token_bucket import TokenBucket
+from heliograph.transports.addresses import address_of
+from heliograph.transports.asgi_sink import AsgiSink
+from heliograph.transports.driver import OTHER_USER, Disconnected, Driver, Parts
+from heliograph.transports.failed_attempts import TOO_MANY
+from heliograph.transports.origins import REFUSED, OriginPolicy
+from heliograph.transports.query import BadQuery, Query
 
 logger = logging.getLogger("heliograph.websocket")
 
@@ -54,7 +54,7 @@ class Receiver(Protocol):
 
 
 class ServerSocket(Sink, Protocol):
-    """What `app.server` offers under `SERVER_SOCKET`: takes WebSocket frames and tells of back-pressure."""
+    """What `heliograph.server` offers under `SERVER_SOCKET`: takes WebSocket frames and tells of back-pressure."""
 
     def attach(self, outbox: Outbox, receiver: Receiver) -> None:
         """Have the socket to oneself from now on; the application may return."""

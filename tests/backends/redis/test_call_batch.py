@@ -11,12 +11,12 @@ from hiredis import pack_command
 from redis.exceptions import RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from app.backends import call_batch
-from app.backends.call_batch import NOTHING, Call, Common, in_batches
-from app.backends.keys import Keys
-from app.backends.redis_client import Client, connect
-from app.backends.scripts import Scripts
-from app.protocol.envelope import decode_envelopes
+from heliograph.backends.redis import call_batch
+from heliograph.backends.redis.call_batch import NOTHING, Call, Common, in_batches
+from heliograph.backends.redis.client import Client, connect
+from heliograph.backends.redis.keys import Keys
+from heliograph.backends.redis.scripts import Scripts
+from heliograph.protocol.envelope import decode_envelopes
 from tests.support.redis_admin import Eavesdropper
 from tests.support.redis_server import RedisServer
 from tests.support.waiting import eventually

@@ -5,13 +5,13 @@ import asyncio
 import msgspec
 import pytest
 
-from app.backends.keys import Keys
-from app.backends.protocols import COMMAND_TTL_S
-from app.backends.redis_client import Client, connect
-from app.backends.redis_commands import PAGE, RedisCommands
-from app.errors import BusUnavailable
-from app.protocol.command import DisconnectUser
-from app.protocol.envelope import Envelope, decode_envelope
+from heliograph.backends.redis.client import Client, connect
+from heliograph.backends.redis.commands import PAGE, RedisCommands
+from heliograph.backends.redis.keys import Keys
+from heliograph.errors import BusUnavailable
+from heliograph.ports import COMMAND_TTL_S
+from heliograph.protocol.command import DisconnectUser
+from heliograph.protocol.envelope import Envelope, decode_envelope
 from tests.support.redis_admin import Eavesdropper
 from tests.support.redis_server import RedisServer
 from tests.support.waiting import eventually

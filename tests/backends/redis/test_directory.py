@@ -12,13 +12,13 @@ from redis.asyncio import Redis
 from redis.asyncio.client import Pipeline
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from app.backends.keys import Keys
-from app.backends.redis_client import connect
-from app.backends.redis_directory import SETTLE_MS, RedisDirectory
-from app.backends.sync_redis import connect_sync
-from app.errors import BadSetting, BusUnavailable
-from app.publish.publisher import Publisher
-from app.settings import RedisSettings, Settings
+from heliograph.backends.redis.client import connect
+from heliograph.backends.redis.directory import SETTLE_MS, RedisDirectory
+from heliograph.backends.redis.keys import Keys
+from heliograph.backends.redis.sync import connect_sync
+from heliograph.client.publisher import Publisher
+from heliograph.errors import BadSetting, BusUnavailable
+from heliograph.settings import RedisSettings, Settings
 from tests.support.redis_server import RedisServer
 from tests.support.replica_info import replica_info
 from tests.support.waiting import eventually

@@ -12,15 +12,15 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, ReadOnlyError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from app.backends import link as link_module
-from app.backends.call_batch import NOTHING
-from app.backends.keys import Keys
-from app.backends.link import Command
-from app.backends.link_errors import LinkFull, NotSent
-from app.backends.redis_client import Client, connect
-from app.backends.script_texts import script_text
-from app.backends.scripts import Scripts
-from app.backends.sync_redis import SyncScripts, connect_sync
+from heliograph.backends.link_errors import LinkFull, NotSent
+from heliograph.backends.redis import link as link_module
+from heliograph.backends.redis.call_batch import NOTHING
+from heliograph.backends.redis.client import Client, connect
+from heliograph.backends.redis.keys import Keys
+from heliograph.backends.redis.link import Command
+from heliograph.backends.redis.script_texts import script_text
+from heliograph.backends.redis.scripts import Scripts
+from heliograph.backends.redis.sync import SyncScripts, connect_sync
 from tests.support.append_call import append_call
 from tests.support.redis_admin import RedisAdmin
 from tests.support.redis_server import RedisServer, free_port

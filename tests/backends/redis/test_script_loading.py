@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from redis.exceptions import NoPermissionError, RedisError, ResponseError
 
-from app.backends import script_texts
-from app.backends.keys import Keys
-from app.backends.redis_client import Client, connect
-from app.backends.scripts import Scripts
-from app.backends.sync_redis import SyncScripts, connect_sync
+from heliograph.backends.redis import script_texts
+from heliograph.backends.redis.client import Client, connect
+from heliograph.backends.redis.keys import Keys
+from heliograph.backends.redis.scripts import Scripts
+from heliograph.backends.redis.sync import SyncScripts, connect_sync
 from tests.support.append_call import append_call
 from tests.support.redis_server import RedisServer
 from tests.support.waiting import eventually

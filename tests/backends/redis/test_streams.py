@@ -6,10 +6,10 @@ from collections.abc import AsyncIterator
 import pytest
 from redis.asyncio import Redis
 
-from app.backends.keys import Keys
-from app.backends.redis_client import connect
-from app.backends.streams import ShardedStream
-from app.errors import BusUnavailable
+from heliograph.backends.redis.client import connect
+from heliograph.backends.redis.keys import Keys
+from heliograph.backends.redis.streams import ShardedStream
+from heliograph.errors import BusUnavailable
 from tests.support.redis_server import RedisServer
 from tests.support.waiting import eventually
 

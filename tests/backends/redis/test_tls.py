@@ -9,16 +9,16 @@ import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
-from app.backends.redis_client import connect
-from app.cluster.pubsub_manager import PubSubManager
-from app.settings import RedisSettings
+from heliograph.backends.redis.client import connect
+from heliograph.cluster.pubsub_manager import PubSubManager
+from heliograph.settings import RedisSettings
 from tests.support.certificates import make_certificate
 from tests.support.envelopes import envelope
 from tests.support.redis_server import RedisServer, free_port
 from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
-    from app.protocol.envelope import Envelope
+    from heliograph.protocol.envelope import Envelope
 
 PASSWORD = "s3cret"
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from app.cluster.pubsub_manager import Handler, PubSubManager
+from heliograph.cluster.pubsub_manager import Handler, PubSubManager
 from tests.support.redis_admin import RedisAdmin
 from tests.support.redis_server import RedisServer
 from tests.support.replicas import settings_for
@@ -61,5 +61,5 @@ async def own_admin(own_redis: RedisServer) -> AsyncIterator[RedisAdmin]:
 @pytest.fixture
 def quick_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
     """A bus that is lost is tried again at once."""
-    monkeypatch.setattr("app.cluster.pubsub_manager.BACKOFF_FIRST_S", 0.01)
-    monkeypatch.setattr("app.cluster.pubsub_manager.BACKOFF_MOST_S", 0.02)
+    monkeypatch.setattr("heliograph.cluster.pubsub_manager.BACKOFF_FIRST_S", 0.01)
+    monkeypatch.setattr("heliograph.cluster.pubsub_manager.BACKOFF_MOST_S", 0.02)

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from app.cluster import pubsub_manager
-from app.cluster.pubsub_manager import BACKOFF_FIRST_S, BACKOFF_MOST_S, BusState, PubSubManager
-from app.protocol.events import Delivery
+from heliograph.cluster import pubsub_manager
+from heliograph.cluster.pubsub_manager import BACKOFF_FIRST_S, BACKOFF_MOST_S, BusState, PubSubManager
+from heliograph.protocol.events import Delivery
 from tests.cluster.pubsub_manager.conftest import MakeBus
 from tests.support.cancelling import end
 from tests.support.envelopes import content, envelope

@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from app.cluster.pubsub_manager import BusState
-from app.errors import BadSetting, BusUnavailable
+from heliograph.cluster.pubsub_manager import BusState
+from heliograph.errors import BadSetting, BusUnavailable
 from tests.cluster.pubsub_manager.conftest import MakeBus
 from tests.support.cancelling import Watch, end
 from tests.support.envelopes import envelope
@@ -82,7 +82,7 @@ class TestInitialize:
         self, make_bus: MakeBus, own_redis: RedisServer, own_admin: RedisAdmin, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Fails if `initialize` waits for a frozen Redis without an end, or leaves its attempt open."""
-        monkeypatch.setattr("app.backends.redis_client.TIMEOUT_S", 0.3)
+        monkeypatch.setattr("heliograph.backends.redis.client.TIMEOUT_S", 0.3)
         bus = make_bus(own_redis.url)
         own_redis.freeze()
         began = time.monotonic()

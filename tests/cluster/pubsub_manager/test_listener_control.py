@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from app.backends import link as link_module
-from app.backends.wire import Wire
-from app.cluster.pubsub_manager import BusState, PubSubManager
+from heliograph.backends.redis import link as link_module
+from heliograph.backends.redis.wire import Wire
+from heliograph.cluster.pubsub_manager import BusState, PubSubManager
 from tests.cluster.pubsub_manager.conftest import MakeBus
 from tests.support.cancelling import Watch, end
 from tests.support.envelopes import content

@@ -8,10 +8,10 @@ import time
 
 import pytest
 
-from app.backends.redis_directory import RedisDirectory
-from app.cluster.pubsub_manager import BusState, PubSubManager
-from app.errors import BusUnavailable
-from app.protocol.events import Delivery
+from heliograph.backends.redis.directory import RedisDirectory
+from heliograph.cluster.pubsub_manager import BusState, PubSubManager
+from heliograph.errors import BusUnavailable
+from heliograph.protocol.events import Delivery
 from tests.cluster.pubsub_manager.conftest import MakeBus
 from tests.support.cancelling import Watch, end
 from tests.support.envelopes import KOREAN, content, envelope
@@ -244,7 +244,7 @@ class TestPublish:
         self, make_bus: MakeBus, own_redis: RedisServer, own_admin: RedisAdmin, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Fails if messages are refused although Redis would take them: listening and publishing are apart."""
-        monkeypatch.setattr("app.cluster.pubsub_manager._backoff_s", lambda failures: 60.0)
+        monkeypatch.setattr("heliograph.cluster.pubsub_manager._backoff_s", lambda failures: 60.0)
         bus = make_bus(own_redis.url)
         bus.start_listening()
         await eventually(lambda: bus.ready)

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from app.cluster.pubsub_manager import PubSubManager
-from app.errors import BadEnvelope
-from app.protocol.envelope import Envelope
+from heliograph.cluster.pubsub_manager import PubSubManager
+from heliograph.errors import BadEnvelope
+from heliograph.protocol.envelope import Envelope
 from tests.cluster.pubsub_manager.conftest import MakeBus
 from tests.support.envelopes import KOREAN, content, envelope
 from tests.support.redis_admin import RedisAdmin

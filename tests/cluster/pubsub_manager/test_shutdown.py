@@ -9,9 +9,9 @@ import pytest
 from redis.asyncio import Redis
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from app.backends.wire import Wire
-from app.cluster.pubsub_manager import BusState, PubSubManager
-from app.errors import BusUnavailable
+from heliograph.backends.redis.wire import Wire
+from heliograph.cluster.pubsub_manager import BusState, PubSubManager
+from heliograph.errors import BusUnavailable
 from tests.cluster.pubsub_manager.conftest import MakeBus
 from tests.support.envelopes import envelope
 from tests.support.redis_admin import RedisAdmin

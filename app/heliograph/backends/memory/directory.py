@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping
 
-from app.backends.protocols import Emission, Renewal, ReplicaInfo, Told
-from app.clock import Clock
-from app.errors import BusUnavailable
-from app.protocol.envelope import Envelope
+from heliograph.clock import Clock
+from heliograph.errors import BusUnavailable
+from heliograph.ports import Emission, Renewal, ReplicaInfo, Told
+from heliograph.protocol.envelope import Envelope
 
 
 class MemoryDirectory:

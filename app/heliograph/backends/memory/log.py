@@ -8,7 +8,8 @@ from heapq import merge
 
 import msgspec
 
-from app.backends.protocols import (
+from heliograph.clock import Clock
+from heliograph.ports import (
     IDEMPOTENCY_TTL_S,
     META_TTL_S,
     PAGE_BYTES,
@@ -20,12 +21,11 @@ from app.backends.protocols import (
     Opened,
     Opening,
 )
-from app.clock import Clock
-from app.protocol.events import Delivery
-from app.protocol.position import Position
-from app.protocol.publication import Publication
-from app.protocol.run import END_STATES, TAIL_SIZE, RunProgress, RunState, RunUpdate
-from app.settings import Namespace
+from heliograph.protocol.events import Delivery
+from heliograph.protocol.position import Position
+from heliograph.protocol.publication import Publication
+from heliograph.protocol.run import END_STATES, TAIL_SIZE, RunProgress, RunState, RunUpdate
+from heliograph.settings import Namespace
 
 SWEEP_INTERVAL_S = 10.0
 

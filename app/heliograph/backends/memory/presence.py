@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
-from app.backends.protocols import PresenceEntry
+from heliograph.ports import PresenceEntry
 
 
 class MemoryPresence:

@@ -2,8 +2,8 @@
 
 import re
 
-from app.errors import OverBudget
-from app.protocol.budget import Budget, Charge, over_budget
+from heliograph.errors import OverBudget
+from heliograph.protocol.budget import Budget, Charge, over_budget
 
 _REFUSAL = re.compile(r"BUDGET (\w+) (-?\d+)")
 

@@ -12,9 +12,9 @@ from typing import Any
 
 from redis.exceptions import InvalidResponse
 
-from app.backends.link import Command, Done, tell
-from app.backends.script_texts import BATCHED, Argument
-from app.telemetry import Histogram
+from heliograph.backends.redis.link import Command, Done, tell
+from heliograph.backends.redis.script_texts import BATCHED, Argument
+from heliograph.telemetry import Histogram
 
 MOST_CALLS = 64  # in one command, as Redis does nothing else meanwhile
 MOST_BYTES = 65_536  # in long arguments; a batch that has so many takes no more

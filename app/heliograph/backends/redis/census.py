@@ -6,9 +6,9 @@ from typing import cast
 
 from redis.asyncio import Redis
 
-from app.backends.keys import Keys
-from app.backends.redis_client import as_bus_unavailable
-from app.backends.scripts import Argument, Scripts
+from heliograph.backends.redis.client import as_bus_unavailable
+from heliograph.backends.redis.keys import Keys
+from heliograph.backends.redis.scripts import Argument, Scripts
 
 BATCH = 500  # channels in one command: short enough not to hold up Redis
 

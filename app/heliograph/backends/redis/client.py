@@ -20,11 +20,11 @@ from redis.exceptions import (
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.maint_notifications import MaintNotificationsConfig
 
-from app.backends.link import Link
-from app.backends.link_errors import DEMOTED, NotSent
-from app.errors import BadSetting, BusUnavailable
-from app.settings import check_redis_url
-from app.telemetry import REDIS_ERRORS
+from heliograph.backends.link_errors import DEMOTED, NotSent
+from heliograph.backends.redis.link import Link
+from heliograph.errors import BadSetting, BusUnavailable
+from heliograph.settings import check_redis_url
+from heliograph.telemetry import REDIS_ERRORS
 
 logger = logging.getLogger("heliograph.redis")
 

@@ -4,11 +4,11 @@ from typing import Final
 
 from msgspec import UNSET
 
-from app.backends.keys import Keys
-from app.backends.protocols import COMMAND_TTL_S, Told
-from app.backends.redis_client import Client, as_bus_unavailable
-from app.protocol.command import DisconnectUser
-from app.protocol.envelope import Envelope, encode_envelope
+from heliograph.backends.redis.client import Client, as_bus_unavailable
+from heliograph.backends.redis.keys import Keys
+from heliograph.ports import COMMAND_TTL_S, Told
+from heliograph.protocol.command import DisconnectUser
+from heliograph.protocol.envelope import Envelope, encode_envelope
 
 MOST_KEPT: Final = 10_000
 PAGE: Final = 500  # commands read at once

@@ -6,10 +6,10 @@ from typing import Any, cast
 
 import msgspec
 
-from app.backends.keys import Keys
-from app.backends.protocols import Renewal, ReplicaInfo
-from app.backends.redis_client import Client, as_bus_unavailable
-from app.backends.scripts import Scripts
+from heliograph.backends.redis.client import Client, as_bus_unavailable
+from heliograph.backends.redis.keys import Keys
+from heliograph.backends.redis.scripts import Scripts
+from heliograph.ports import Renewal, ReplicaInfo
 
 SETTLE_MS = 5_000  # longer than a replica needs to notice that Redis is back and to enter its users again
 BATCH = 500  # users in one command: short enough not to hold up Redis

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from app.protocol.identity import personal_channel
+from heliograph.protocol.identity import personal_channel
 
 
 @dataclass(frozen=True, slots=True)

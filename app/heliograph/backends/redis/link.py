@@ -20,10 +20,10 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from app.answers import answer
-from app.backends.link_errors import DEMOTED, LinkFull, NotConnected, NotConnectedInTime, NotSent
-from app.backends.wire import Wire
-from app.tasks import end
+from heliograph.answers import answer
+from heliograph.backends.link_errors import DEMOTED, LinkFull, NotConnected, NotConnectedInTime, NotSent
+from heliograph.backends.redis.wire import Wire
+from heliograph.tasks import end
 
 logger = logging.getLogger("heliograph.redis")
 

@@ -9,30 +9,21 @@ from typing import Any, Final
 import msgspec
 from redis.exceptions import InvalidResponse
 
-from app.answers import answer
-from app.backends.call_batch import NOTHING, Call, Common
-from app.backends.keys import Keys
-from app.backends.protocols import (
-    PAGE_BYTES,
-    READ_TTL_S,
-    Appended,
-    Appending,
-    BusSequences,
-    Draft,
-    Opened,
-    Opening,
-)
-from app.backends.redis_budget import amount, refused
-from app.backends.redis_client import Client, as_bus_unavailable, bus_unavailable
-from app.backends.scripts import Argument, Scripts
-from app.errors import BusUnavailable, OverBudget
-from app.protocol.budget import NO_BUDGET, Budget
-from app.protocol.envelope import Envelope, decode_envelope, encode_envelope, read_logged
-from app.protocol.events import Delivery
-from app.protocol.identity import user_of
-from app.protocol.position import Position
-from app.protocol.run import RunState, RunUpdate
-from app.settings import Namespace
+from heliograph.answers import answer
+from heliograph.backends.redis.budget import amount, refused
+from heliograph.backends.redis.call_batch import NOTHING, Call, Common
+from heliograph.backends.redis.client import Client, as_bus_unavailable, bus_unavailable
+from heliograph.backends.redis.keys import Keys
+from heliograph.backends.redis.scripts import Argument, Scripts
+from heliograph.errors import BusUnavailable, OverBudget
+from heliograph.ports import PAGE_BYTES, READ_TTL_S, Appended, Appending, BusSequences, Draft, Opened, Opening
+from heliograph.protocol.budget import NO_BUDGET, Budget
+from heliograph.protocol.envelope import Envelope, decode_envelope, encode_envelope, read_logged
+from heliograph.protocol.events import Delivery
+from heliograph.protocol.identity import user_of
+from heliograph.protocol.position import Position
+from heliograph.protocol.run import RunState, RunUpdate
+from heliograph.settings import Namespace
 
 logger = logging.getLogger("heliograph.log")
 

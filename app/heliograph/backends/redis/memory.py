@@ -4,7 +4,7 @@ import logging
 
 from redis.exceptions import NoPermissionError
 
-from app.backends.redis_client import Client, as_bus_unavailable
+from heliograph.backends.redis.client import Client, as_bus_unavailable
 
 logger = logging.getLogger("heliograph.memory")
 

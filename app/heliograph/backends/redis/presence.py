@@ -5,11 +5,11 @@ from typing import cast
 
 import msgspec
 
-from app.backends.call_batch import NOTHING, Call
-from app.backends.keys import Keys
-from app.backends.protocols import PresenceEntry
-from app.backends.redis_client import Client, as_bus_unavailable
-from app.backends.scripts import Argument, Scripts
+from heliograph.backends.redis.call_batch import NOTHING, Call
+from heliograph.backends.redis.client import Client, as_bus_unavailable
+from heliograph.backends.redis.keys import Keys
+from heliograph.backends.redis.scripts import Argument, Scripts
+from heliograph.ports import PresenceEntry
 
 BATCH = 500  # entries in one round trip
 

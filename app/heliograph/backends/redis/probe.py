@@ -11,9 +11,9 @@ from redis.exceptions import (
     ResponseError,
 )
 
-from app.backends.protocols import Fault, ProbeFailure
-from app.backends.redis_client import bus_unavailable
-from app.backends.scripts import Scripts
+from heliograph.backends.redis.client import bus_unavailable
+from heliograph.backends.redis.scripts import Scripts
+from heliograph.ports import Fault, ProbeFailure
 
 # How Redis says that its user lacks a right: of a command by itself, of one in a script, of a key, of a bus channel.
 DENIALS: Final = ("NOPERM", "no permissions", "can't run this command", "can't access", "permission")

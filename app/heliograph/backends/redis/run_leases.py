@@ -8,15 +8,15 @@ from collections.abc import Sequence
 
 import msgspec
 
-from app.backends.call_batch import NOTHING, Call
-from app.backends.keys import Keys
-from app.backends.protocols import Draft
-from app.backends.redis_client import as_bus_unavailable
-from app.backends.redis_log import AppendCalls
-from app.backends.scripts import Scripts
-from app.clock import Clock, SystemClock, iso8601
-from app.protocol.namespace import Namespaces
-from app.protocol.run import RunUpdate
+from heliograph.backends.redis.call_batch import NOTHING, Call
+from heliograph.backends.redis.client import as_bus_unavailable
+from heliograph.backends.redis.keys import Keys
+from heliograph.backends.redis.log import AppendCalls
+from heliograph.backends.redis.scripts import Scripts
+from heliograph.clock import Clock, SystemClock, iso8601
+from heliograph.ports import Draft
+from heliograph.protocol.namespace import Namespaces
+from heliograph.protocol.run import RunUpdate
 
 RUN_PREFIX = "run:"  # a run's channel is this and its id
 WORKER_LOST = "worker lost"  # the message of a run that FAILED in this way

@@ -5,9 +5,9 @@ from functools import cache
 from importlib import resources
 from typing import Any, Final
 
-from app.backends.protocols import CLIENT_META_TTL_S, IDEMPOTENCY_TTL_S, META_TTL_S
-from app.protocol.budget import WINDOW_S
-from app.protocol.run import TAIL_SIZE
+from heliograph.ports import CLIENT_META_TTL_S, IDEMPOTENCY_TTL_S, META_TTL_S
+from heliograph.protocol.budget import WINDOW_S
+from heliograph.protocol.run import TAIL_SIZE
 
 Argument = str | bytes | int
 

@@ -14,17 +14,17 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError
 from redis.typing import EncodableT, FieldT
 
-from app.answers import answer
-from app.backends.keys import Keys
-from app.backends.protocols import Emission
-from app.backends.redis_budget import amount, refused
-from app.backends.redis_client import Client, as_bus_unavailable, bus_unavailable
-from app.backends.scripts import Argument, Scripts
-from app.errors import BusUnavailable, OverBudget, StorageFull
-from app.protocol.budget import NO_BUDGET, Budget
+from heliograph.answers import answer
+from heliograph.backends.redis.budget import amount, refused
+from heliograph.backends.redis.client import Client, as_bus_unavailable, bus_unavailable
+from heliograph.backends.redis.keys import Keys
+from heliograph.backends.redis.scripts import Argument, Scripts
+from heliograph.errors import BusUnavailable, OverBudget, StorageFull
+from heliograph.ports import Emission
+from heliograph.protocol.budget import NO_BUDGET, Budget
 
 if TYPE_CHECKING:
-    from app.backends.call_batch import Common
+    from heliograph.backends.redis.call_batch import Common
 
 EMIT_STREAM: Final = "emit"  # what clients emit
 MAXLEN: Final = 100_000  # entries of one shard that are kept, roughly

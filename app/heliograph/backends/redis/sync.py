@@ -10,14 +10,14 @@ from redis.backoff import NoBackoff
 from redis.exceptions import NoScriptError, ResponseError
 from redis.retry import Retry
 
-from app.backends.call_batch import Call, in_batches, parameters_of
-from app.backends.keys import Keys
-from app.backends.link import Command
-from app.backends.link_errors import DEMOTED
-from app.backends.redis_client import TIMEOUT_S, unusable
-from app.backends.script_loading import load
-from app.backends.script_texts import BATCHED, raise_first_error, read_all
-from app.settings import check_redis_url
+from heliograph.backends.link_errors import DEMOTED
+from heliograph.backends.redis.call_batch import Call, in_batches, parameters_of
+from heliograph.backends.redis.client import TIMEOUT_S, unusable
+from heliograph.backends.redis.keys import Keys
+from heliograph.backends.redis.link import Command
+from heliograph.backends.redis.script_loading import load
+from heliograph.backends.redis.script_texts import BATCHED, raise_first_error, read_all
+from heliograph.settings import check_redis_url
 
 
 def connect_sync(url: str, *, max_connections: int = 10) -> Redis:

@@ -14,10 +14,10 @@ from typing import Any
 from ansible.plugins.callback import CallbackBase
 
 try:
-    from app.errors import HeliographError
-    from app.publish.feed import Feed
-    from app.publish.lines import without_control
-    from app.publish.publisher import Publisher
+    from heliograph.client.feed import Feed
+    from heliograph.client.lines import without_control
+    from heliograph.client.publisher import Publisher
+    from heliograph.errors import HeliographError
 except ImportError as error:
     UNUSABLE = f"Heliograph cannot be imported ({error}); install it for the Python that runs Ansible"
 else:

@@ -1,4 +1,4 @@
--- Charges what a user's clients have written to the user's budget, over all replicas: see app/protocol/budget.py.
+-- Charges what a user's clients have written to the user's budget, over all replicas: see app/heliograph/protocol/budget.py.
 -- Behind a line that sets a constant: window_ms
 
 -- budget: hash: a recipient -> messages to it, '' -> messages and bytes of all, as messages * 2^32 + bytes. It ends with

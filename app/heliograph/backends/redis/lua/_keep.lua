@@ -16,7 +16,7 @@
 -- Few and short arguments, and no string that need not be made: each costs Redis as much as reading a key.
 --
 -- An answer is a string: epoch, offset, delivery and (of a repetition) message id with dots between them. The delivery
--- is 'remote', 'stored' or 'local' (see Delivery in app/protocol/events.py), or 'here': local, and nothing was published.
+-- is 'remote', 'stored' or 'local' (see Delivery in app/heliograph/protocol/events.py), or 'here': local, and nothing was published.
 
 local history_size, ttl_ms, due, lease, final_ttl_ms = unpack(common)
 local most_messages, most_bytes, most_to_one = tonumber(common[6]), tonumber(common[7]), tonumber(common[8])

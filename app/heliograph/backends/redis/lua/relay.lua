@@ -2,7 +2,7 @@
 -- `directed`: see append.lua; the replica that asks needs no copy.
 -- KEYS: the user's holders; common: settled_at
 -- ARGV: envelope; common: the asking replica's lease, bus channel
--- Returns 'local', 'remote' or 'offline': see Delivery in app/protocol/events.py
+-- Returns 'local', 'remote' or 'offline': see Delivery in app/heliograph/protocol/events.py
 local lease, bus_channel = unpack(common)
 local delivery, publish, leases = reach(KEYS[1], lease)
 if directed and delivery == 'remote' then
