@@ -1,4 +1,7 @@
-"""Compiles the modules on the way of a message if HELIOGRAPH_COMPILE is set. All else is in pyproject.toml.
+"""Compiles the modules on the way of a message if HELIOGRAPH_COMPILE is set; all else is in pyproject.toml.
+
+A wheel that is built so holds an extension module beside each of their sources, and Python imports that. Nothing is
+decided when the package is imported. HELIOGRAPH_COMPILE_DIR is where the C sources go.
 
 They are compiled as one: a call from one of them into another costs no more than a call in C. What is not in here
 is off that way, or is a class that msgspec or pydantic makes, whose machinery is compiled already, or would gain next
@@ -7,10 +10,12 @@ to nothing.
 
 import os
 import re
+import shutil
 import sys
 from pathlib import Path
 
 from setuptools import Extension, setup
+from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).parent
 
@@ -51,13 +56,11 @@ NEEDLESS = re.compile(r'CPy_TypeError\("None".*?CPy_AddTraceback\("([^"]+)", "[^
 def compiled() -> list[Extension]:
     if not os.environ.get("HELIOGRAPH_COMPILE"):
         return []
-    sys.path.insert(0, str(ROOT / "app" / "heliograph"))
     from mypyc.build import mypycify
 
-    from heliograph.compiled import group
-
+    target = os.environ.get("HELIOGRAPH_COMPILE_DIR", "build/c")
     extensions = mypycify(
-        MODULES, opt_level="2", debug_level="0", target_dir="build/c", group_name=f"heliograph.{group()}"
+        MODULES, opt_level="2", debug_level="0", target_dir=target, group_name="heliograph.compiled"
     )
     for source in {source for extension in extensions for source in extension.sources}:
         for path, number in NEEDLESS.findall(Path(source).read_text()):
@@ -67,4 +70,12 @@ def compiled() -> list[Extension]:
     return extensions
 
 
-setup(ext_modules=compiled())
+class BuildFromSources(build_py):
+    """Copies the package as it is now: what an earlier build left, of files that are gone, is not part of a wheel."""
+
+    def run(self) -> None:
+        shutil.rmtree(Path(self.build_lib) / "heliograph", ignore_errors=True)
+        super().run()
+
+
+setup(ext_modules=compiled(), cmdclass={"build_py": BuildFromSources})

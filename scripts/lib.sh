@@ -187,23 +187,78 @@ make_venv() {
     printf '%s\n' "$1 $wanted" >.venv/packages
 }
 
-# Make C of the modules on the way of a message, unless what is there was made of these very sources, as setup.py says.
-compile_app() {
-    if .venv/bin/python -c 'import sys; from heliograph.compiled import in_use; sys.exit(not in_use())' &&
-        [ -z "$(find setup.py constraints.txt -newer "$(echo app/heliograph/compiled_*.so)")" ]; then
+# compile_package [--later]: let what this script starts run from a copy of the package in which the modules on the way of a
+# message are compiled, once there is one made of these very sources; PYTHONPATH names it. With --later a missing one is made
+# in the background, for the next start. The checkout itself holds nothing compiled, so an edited file never runs stale.
+compile_package() {
+    local digest tree
+    digest=$(source_digest)
+    tree=build/compiled/$digest
+    if [ ! -d "$tree" ]; then
+        if [ "${1-}" = --later ]; then
+            say "compiling the modules on the way of a message in the background, for the next start (--no-compile: never)"
+            compile_unless_ended "$tree" $$ </dev/null &
+            return
+        fi
+        say "compiling the modules on the way of a message, once for these sources"
+        compile_with_progress "$tree"
+    fi
+    # Files that are not compiled, such as the console's, may have changed since.
+    cp -R app/heliograph "$tree"
+    export PYTHONPATH="$root/$tree${PYTHONPATH:+:$PYTHONPATH}"
+}
+
+# What decides whether something compiled is still good.
+source_digest() {
+    {
+        .venv/bin/python -VV
+        cat setup.py constraints.txt
+        find app/heliograph -name '*.py' -print0 | LC_ALL=C sort -z | xargs -0 sha256sum
+    } | sha256sum | cut -c 1-16
+}
+
+compile_with_progress() {
+    local started=$SECONDS builder
+    build_tree "$1" &
+    builder=$!
+    while kill -0 "$builder" 2>/dev/null; do
+        if [ -t 1 ]; then printf '\r    %d s' $((SECONDS - started)); fi
+        sleep 1
+    done
+    if [ -t 1 ]; then printf '\r'; fi
+    wait "$builder" || die "the modules could not be compiled; what the compiler said is in build/log"
+}
+
+# compile_unless_ended TREE PROCESS: compile while that process is alive: the script's own, which becomes the program.
+compile_unless_ended() {
+    local builder
+    build_tree "$1" &
+    builder=$!
+    while kill -0 "$builder" 2>/dev/null; do
+        kill -0 "$2" 2>/dev/null || kill "$builder" 2>/dev/null || true
+        sleep 1
+    done
+    if wait "$builder"; then
+        say "compiled; the next start uses it"
+    elif kill -0 "$2" 2>/dev/null; then
+        say "the modules could not be compiled (build/log says why); they run as they are"
+    fi
+}
+
+# build_tree TREE: put a compiled copy of the package into that directory, whole or not at all.
+build_tree() {
+    local made=build/tmp.$BASHPID compiler
+    mkdir -p build/compiled
+    HELIOGRAPH_COMPILE=1 HELIOGRAPH_COMPILE_DIR="$made/c" nice .venv/bin/python setup.py --quiet \
+        build --build-base "$made" --build-lib "$made/lib" >build/log 2>&1 &
+    compiler=$!
+    # shellcheck disable=SC2064 # the values of now
+    trap "kill $compiler; rm -rf '$made'" TERM
+    if wait "$compiler" && mv -T "$made/lib" "$1"; then
+        rm -rf "$made"
+        find build/compiled -mindepth 1 -maxdepth 1 -mtime +7 -exec rm -rf {} +
         return
     fi
-    say "compiling the modules on the way of a message, which takes about a minute"
-    rm -rf build
-    mkdir build
-    HELIOGRAPH_COMPILE=1 .venv/bin/python setup.py --quiet build_ext --build-lib build/lib >build/log 2>&1 || {
-        cat build/log >&2
-        die "the modules could not be compiled"
-    }
-    # What is there is deleted, not overwritten, as replicas may be running with it. That which says that all are there
-    # comes last.
-    find app -name '*.so' -delete
-    mv build/lib/heliograph/compiled_*.so build
-    cp -r build/lib/heliograph app
-    mv build/compiled_*.so app/heliograph
+    rm -rf "$made"
+    return 1
 }

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from heliograph import compiled
+from heliograph.api.metrics import IS_COMPILED
 from heliograph.backends.redis import client as redis_client
 from heliograph.cluster.pubsub_manager import reset_pubsub_manager
 from tests.support.redis_server import RedisServer
@@ -40,7 +40,7 @@ StartReplica = Callable[..., Awaitable[RunningReplica]]
 
 
 def pytest_report_header() -> str:
-    return f"heliograph: {'compiled' if compiled.in_use() else 'not compiled, so the sources are what runs'}"
+    return f"heliograph: {'compiled' if IS_COMPILED else 'not compiled, so the sources are what runs'}"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -1,20 +1,18 @@
 """The compiled form of the modules on the way of a message: when it runs, and what it must not hold."""
 
 import ast
+import importlib
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
 import pytest
 
-from heliograph import compiled
+from heliograph.api.metrics import IS_COMPILED
 from tests.support.cluster import ROOT
 from tests.support.sources import tree_of
-
-only_compiled = pytest.mark.skipif(not compiled.in_use(), reason="nothing is compiled; scripts/test does that")
 
 
 def modules() -> list[str]:
@@ -24,59 +22,82 @@ def modules() -> list[str]:
         for node in ast.parse((ROOT / "setup.py").read_text()).body
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "MODULES"
     ]
-    return [name.removesuffix(".py").replace("/", ".") for name in names]
+    return [name.removeprefix("app/").removesuffix(".py").replace("/", ".") for name in names]
 
 
 class TestWhatRuns:
+    def test_either_all_of_it_is_compiled_or_nothing(self) -> None:
+        """Fails if a module that setup.py names is left out of what is compiled."""
+        files = {name: importlib.import_module(name).__file__ or "" for name in modules()}
+        kinds = {name: file.endswith(".py") for name, file in files.items()}
+        assert set(kinds.values()) == {not IS_COMPILED}, kinds
+
+    def test_the_checkout_holds_nothing_compiled(self) -> None:
+        """Fails if an edited file of the checkout could run as it was before the edit."""
+        assert not [*(ROOT / "app").rglob("*.so")]
+
+    def test_importing_the_package_decides_nothing(self) -> None:
+        """Fails if `import heliograph` reads sources, hooks the import, or pulls in what only a server needs."""
+        code = (
+            "import sys; hooks = list(sys.path_hooks), list(sys.meta_path); import heliograph;"
+            "assert (list(sys.path_hooks), list(sys.meta_path)) == hooks; print(*sys.modules)"
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        loaded = set(done.stdout.split())
+        assert not loaded & {"starlette", "uvicorn", "pydantic", "redis", "msgspec", "asyncio"}
+
+
+class TestTheScripts:
+    """`compile_package` of scripts/lib.sh, in a copy of the checkout."""
+
     @pytest.fixture
     def checkout(self, tmp_path: Path) -> Path:
-        """A copy of the package, with all that is compiled of it."""
-        shutil.copytree(
-            ROOT / "app" / "heliograph" / "heliograph", tmp_path / "app", ignore=shutil.ignore_patterns("__pycache__")
-        )
+        for name in ("app", "scripts"):
+            shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+        for name in ("setup.py", "constraints.txt"):
+            shutil.copy(ROOT / name, tmp_path / name)
+        (tmp_path / ".venv").symlink_to(ROOT / ".venv")
         return tmp_path
 
-    def loaded(self, checkout: Path) -> set[str]:
-        """From what kind of file each of the modules comes there."""
-        names = ", ".join(modules())
-        code = f"import sys, {names}\nfor name in '{names}'.split(', '): print(sys.modules[name].__file__)"
-        command = [sys.executable, "-c", code]
-        output = subprocess.run(command, cwd=checkout, capture_output=True, text=True, check=True).stdout.split()
-        assert len(output) == len(modules())
-        assert all(path.startswith(str(checkout)) for path in output)
-        return {".py" if path.endswith(".py") else EXTENSION_SUFFIXES[0] for path in output}
+    def digest(self, checkout: Path) -> str:
+        command = ["bash", "-c", ". scripts/lib.sh; source_digest"]
+        return subprocess.run(command, cwd=checkout, capture_output=True, text=True, check=True).stdout.strip()
 
-    @only_compiled
-    def test_what_was_compiled_of_these_sources(self, checkout: Path) -> None:
-        """Fails if it is compiled for nothing."""
-        assert self.loaded(checkout) == {EXTENSION_SUFFIXES[0]}
+    def pythonpath(self, checkout: Path) -> str:
+        """Where a program that the script starts finds the package, as long as that is compiled already."""
+        command = ["bash", "-c", '. scripts/lib.sh; PYTHONPATH=; compile_package >&2; printf %s "$PYTHONPATH"']
+        return subprocess.run(command, cwd=checkout, capture_output=True, text=True, check=True).stdout
 
-    @only_compiled
-    @pytest.mark.parametrize("path", ["app/heliograph/hub/hub.py", "app/heliograph/settings.py"])
-    def test_sources_that_were_changed_since(self, checkout: Path, path: str) -> None:
+    @pytest.mark.parametrize("path", ["app/heliograph/hub/hub.py", "app/heliograph/settings.py", "setup.py"])
+    def test_sources_that_were_changed_are_compiled_again(self, checkout: Path, path: str) -> None:
         """Fails if somebody changes a file, compiled or not, and what runs is what it was before."""
+        before = self.digest(checkout)
         with (checkout / path).open("a") as source:
             source.write("# changed\n")
-        assert self.loaded(checkout) == {".py"}
+        assert self.digest(checkout) != before
 
-    @only_compiled
-    def test_sources_of_which_one_is_new(self, checkout: Path) -> None:
+    def test_a_new_source_counts(self, checkout: Path) -> None:
         """Fails if only the files that were there are looked at."""
-        (checkout / "app" / "new.py").touch()
-        assert self.loaded(checkout) == {".py"}
+        before = self.digest(checkout)
+        (checkout / "app/heliograph/new.py").touch()
+        assert self.digest(checkout) != before
 
-    @only_compiled
-    def test_what_was_not_put_in_its_place_whole(self, checkout: Path) -> None:
-        """Fails if a build that was interrupted leaves a package behind that cannot be imported."""
-        [last] = (checkout / "app").glob(f"{compiled.PREFIX}*")
-        last.unlink()
-        assert self.loaded(checkout) == {".py"}
+    def test_a_file_that_is_not_compiled_is_the_one_of_now(self, checkout: Path) -> None:
+        """Fails if the console's files, or a script's, are those of the day on which the modules were compiled."""
+        tree = checkout / "build/compiled" / self.digest(checkout)
+        (tree / "heliograph").mkdir(parents=True)
+        (checkout / "app/heliograph/console/static/style.css").write_text("new")
+        assert self.pythonpath(checkout) == str(tree)
+        assert (tree / "heliograph/console/static/style.css").read_text() == "new"
 
-    def test_sources_of_which_nothing_is_compiled(self, checkout: Path) -> None:
-        """Fails if the program needs a compiler."""
-        for path in checkout.rglob("*.so"):
-            path.unlink()
-        assert self.loaded(checkout) == {".py"}
+    def test_what_cannot_be_compiled_ends_the_script(self, checkout: Path) -> None:
+        """Fails if a build that failed leaves a package behind, or goes unnoticed."""
+        (checkout / "setup.py").write_text("raise SystemExit('no compiler')")
+        command = ["bash", "-c", ". scripts/lib.sh; compile_package"]
+        done = subprocess.run(command, cwd=checkout, capture_output=True, text=True, check=False)
+        assert done.returncode == 1
+        assert "build/log" in done.stderr
+        assert not [*(checkout / "build/compiled").iterdir()]
 
 
 def handlers(tree: ast.Module) -> Iterator[ast.stmt | ast.ExceptHandler]:

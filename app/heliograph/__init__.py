@@ -27,10 +27,6 @@ publishes it without keeping it. Everything else is the same.
 Programs that are no replica run the same script: `publish/`.
 
 Imports go down only: main, cli > server, local_cluster > application > transports > cluster, publish > hub,
-backends > protocol > settings, errors, clock, logs, telemetry, tasks, answers, compiled. `application.py` alone ties
+backends > protocol > settings, errors, clock, logs, telemetry, tasks, answers. `application.py` alone ties
 the concrete parts together.
 """
-
-from heliograph import compiled
-
-compiled.choose()

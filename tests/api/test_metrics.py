@@ -10,7 +10,7 @@ from unittest.mock import Mock
 import pytest
 from starlette.routing import WebSocketRoute as Route
 
-from heliograph import compiled
+from heliograph.api.metrics import IS_COMPILED
 from heliograph.hub.outbox import Outbox, Turn
 from heliograph.protocol.codes import CloseCode
 from heliograph.transports.driver import Driver
@@ -337,7 +337,7 @@ class TestTheProcess:
         assert 3 < samples["process_open_fds"].value <= len(os.listdir("/proc/self/fd")) + 5
         build = samples["heliograph_build_info"].labels
         assert build["replica"] == "replica-7"
-        assert build["compiled"] == ("yes" if compiled.in_use() else "no")
+        assert build["compiled"] == ("yes" if IS_COMPILED else "no")
 
     async def test_a_loop_that_is_held_up(self, start_replica: StartReplica) -> None:
         """Fails if what blocks the event loop does not show."""

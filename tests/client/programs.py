@@ -24,7 +24,7 @@ def environment(redis_url: str, namespace: str, **more: str) -> dict[str, str]:
         "HELIOGRAPH_REDIS__URL": redis_url,
         "HELIOGRAPH_REDIS__PREFIX": f"{namespace}:",
         "HELIOGRAPH_BUS__CHANNEL": f"{namespace}:events",
-        "ANSIBLE_CALLBACK_PLUGINS": str(ROOT / "app" / "heliograph" / "heliograph" / "contrib" / "ansible"),
+        "ANSIBLE_CALLBACK_PLUGINS": str(ROOT / "app" / "heliograph" / "contrib" / "ansible"),
         "ANSIBLE_CALLBACKS_ENABLED": "heliograph",
         "ANSIBLE_LOCALHOST_WARNING": "false",
         **more,

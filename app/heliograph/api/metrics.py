@@ -17,14 +17,15 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from heliograph import compiled
 from heliograph.cluster.memory_watch import MemoryWatch
 from heliograph.cluster.node import REASONS, VERSION, Node
 from heliograph.cluster.pubsub_manager import PubSubManager
+from heliograph.hub import hub as hub_module
 from heliograph.hub.hub import Hub
 from heliograph.telemetry import REDIS_ERRORS, Histogram, Telemetry
 
 PREFIX = "heliograph_"
+IS_COMPILED = not hub_module.__file__.endswith(".py")  # all modules that setup.py names are, or none
 
 
 def metrics_route(
@@ -65,7 +66,7 @@ class _Replica(Collector):
             "replica": node.name,
             "version": VERSION,
             "python": platform.python_version(),
-            "compiled": "yes" if compiled.in_use() else "no",
+            "compiled": "yes" if IS_COMPILED else "no",
         }
         yield InfoMetricFamily(f"{PREFIX}build", "What runs here", value=about)
         yield _gauge("ready", "1 if new clients are welcome", node.ready)
