@@ -19,7 +19,7 @@ from redis.exceptions import (
     TryAgainError,
 )
 
-from heliograph.backends.link_errors import NotSent
+from heliograph.backends.redis.link_errors import NotSent
 from heliograph.errors import PublishError
 from heliograph.ports import IDEMPOTENCY_TTL_S
 

@@ -12,12 +12,12 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, ReadOnlyError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from heliograph.backends.link_errors import LinkFull, NotSent
 from heliograph.backends.redis import link as link_module
 from heliograph.backends.redis.call_batch import NOTHING
 from heliograph.backends.redis.client import Client, connect
 from heliograph.backends.redis.keys import Keys
 from heliograph.backends.redis.link import Command
+from heliograph.backends.redis.link_errors import LinkFull, NotSent
 from heliograph.backends.redis.script_texts import script_text
 from heliograph.backends.redis.scripts import Scripts
 from heliograph.backends.redis.sync import SyncScripts, connect_sync

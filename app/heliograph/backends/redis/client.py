@@ -20,8 +20,8 @@ from redis.exceptions import (
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.maint_notifications import MaintNotificationsConfig
 
-from heliograph.backends.link_errors import DEMOTED, NotSent
 from heliograph.backends.redis.link import Link
+from heliograph.backends.redis.link_errors import DEMOTED, NotSent
 from heliograph.errors import BadSetting, BusUnavailable
 from heliograph.settings import check_redis_url
 from heliograph.telemetry import REDIS_ERRORS

@@ -21,7 +21,7 @@ from redis.exceptions import NoScriptError, RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from heliograph.answers import answer
-from heliograph.backends.link_errors import DEMOTED, LinkFull, NotConnected, NotConnectedInTime, NotSent
+from heliograph.backends.redis.link_errors import DEMOTED, LinkFull, NotConnected, NotConnectedInTime, NotSent
 from heliograph.backends.redis.wire import Wire
 from heliograph.tasks import end
 

@@ -15,9 +15,9 @@ from typing import Any, Final
 
 from redis.exceptions import NoPermissionError, RedisError, ResponseError
 
-from heliograph.backends.link_errors import DEMOTED
 from heliograph.backends.redis.keys import Keys
 from heliograph.backends.redis.link import Command
+from heliograph.backends.redis.link_errors import DEMOTED
 from heliograph.backends.redis.script_texts import is_certain, raise_first_error, script_text
 
 MADE_UP: Final = "x"  # how a name begins that is no run id, as a hexadecimal number does not

@@ -18,11 +18,11 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 
 from heliograph.answers import answer
-from heliograph.backends.link_errors import DEMOTED, LinkFull, NotSent
 from heliograph.backends.redis.call_batch import NOTHING, Call, CallBatch, nobody, parameters_of
 from heliograph.backends.redis.client import Client
 from heliograph.backends.redis.keys import Keys
 from heliograph.backends.redis.link import MOST_OUTSTANDING, Command, Done, Link, tell
+from heliograph.backends.redis.link_errors import DEMOTED, LinkFull, NotSent
 from heliograph.backends.redis.script_loading import CLAIM_MS, Claim, load
 from heliograph.backends.redis.script_texts import BATCHED, Argument, raise_first_error, read_all
 from heliograph.telemetry import Histogram

@@ -10,11 +10,11 @@ from redis.backoff import NoBackoff
 from redis.exceptions import NoScriptError, ResponseError
 from redis.retry import Retry
 
-from heliograph.backends.link_errors import DEMOTED
 from heliograph.backends.redis.call_batch import Call, in_batches, parameters_of
 from heliograph.backends.redis.client import TIMEOUT_S, unusable
 from heliograph.backends.redis.keys import Keys
 from heliograph.backends.redis.link import Command
+from heliograph.backends.redis.link_errors import DEMOTED
 from heliograph.backends.redis.script_loading import load
 from heliograph.backends.redis.script_texts import BATCHED, raise_first_error, read_all
 from heliograph.settings import check_redis_url
