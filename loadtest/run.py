@@ -66,7 +66,7 @@ class Run:
         self.flood: Flood | None = None  # if there is an attacker
         self.began = time.time()
         self._open: dict[str, Pair] = {}  # by scenario: who waits for a partner
-        self._turn: Iterator[str] = cycle(sources.replicas)
+        self._flush_scheduler: Iterator[str] = cycle(sources.replicas)
         self._names: Counter[str] = Counter()
         self._watching = [gevent.spawn(self._sample), gevent.spawn(self._measure_lag)]
 
@@ -77,9 +77,9 @@ class Run:
 
     def next_replica(self, *, not_this: str | None = None) -> str:
         """Replicas in turn, so that all have the same load."""
-        replica = next(self._turn)
+        replica = next(self._flush_scheduler)
         if replica == not_this:
-            replica = next(self._turn)
+            replica = next(self._flush_scheduler)
         return replica
 
     def join_pair(self, scenario: str, member: Any) -> tuple[Pair, str]:

@@ -150,7 +150,7 @@ class PublisherUser(Member):
 
     def __init__(self, environment: Environment) -> None:
         super().__init__(environment)
-        self._turn = itertools.cycle(self.run_of.channels)
+        self._flush_scheduler = itertools.cycle(self.run_of.channels)
 
     def on_start(self) -> None:
         self.run_of.writers.add(self)
@@ -158,7 +158,7 @@ class PublisherUser(Member):
 
     @task
     def publish(self) -> None:
-        channel = next(self._turn)
+        channel = next(self._flush_scheduler)
         self.say("publish", f"{self.name} on {channel}", {"type": "publish", "channel": channel}, channel)
 
 

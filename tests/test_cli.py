@@ -126,7 +126,7 @@ class TestServe:
 
 class TestToken:
     async def test_a_token_that_a_replica_accepts(self) -> None:
-        """Fails if what the command prints does not open the door, for whom and for how long it was asked."""
+        """Fails if what the command prints does not open the endpoint, for whom and for how long it was asked."""
         result = run("token", "우주여행고양이", "--expires-in", "60", AUTH__SECRET=SECRET)
         assert result.exit_code == 0
         identity = await Authenticator(

@@ -5,7 +5,7 @@ The way of one message, from the socket of alice on replica-1 to the sockets of 
 1. `server/websocket.py` reads a text frame from alice's socket and hands it to `transports/websocket.py`.
 2. `protocol/plain.py` makes an operation of it (`Send`), or says what is wrong with it.
 3. `protocol/session.py` decides: alice is connected, "bob" can be a user, so it may go to the router. No I/O happens
-   here. `transports/driver.py`, which all doors share, carries out what it says.
+   here. `transports/driver.py`, which all endpoints share, carries out what it says.
 4. `cluster/connection_manager.py`, the router, makes a `Draft` of it for bob's channel, `#bob`. Log first: one
    script (`backends/redis_log.py`, `backends/lua/append.lua`) gives it its place, keeps it in the channel's stream
    and publishes it on the shared `events` channel. It looks at who holds bob (`cluster/directory.py` keeps that

@@ -16,11 +16,11 @@ from heliograph.api import http_api_routes, openapi_route
 from heliograph.api.health import health_routes, status_routes
 from heliograph.api.metrics import metrics_route
 from heliograph.auth.authenticator import Authenticator
-from heliograph.backends.memory.census import MemoryCensus
+from heliograph.backends.memory.channel_counts import MemoryChannelCounts
 from heliograph.backends.memory.directory import MemoryDirectory, NoCommands, NoEmissions
 from heliograph.backends.memory.log import MemoryLog
 from heliograph.backends.memory.presence import MemoryPresence
-from heliograph.backends.redis.census import RedisCensus
+from heliograph.backends.redis.channel_counts import RedisChannelCounts
 from heliograph.backends.redis.client import Client, connect
 from heliograph.backends.redis.commands import RedisCommands
 from heliograph.backends.redis.directory import RedisDirectory
@@ -34,7 +34,7 @@ from heliograph.backends.redis.streams import RedisEmissions
 from heliograph.backends.tickets import MemoryTickets, RedisTickets
 from heliograph.clock import SystemClock, Timestamps
 from heliograph.cluster.blocked_users import BlockedUsers
-from heliograph.cluster.census import Census
+from heliograph.cluster.channel_counts import ChannelCounts
 from heliograph.cluster.channels import Channels
 from heliograph.cluster.client_writes import ClientWrites
 from heliograph.cluster.commands import Commands
@@ -51,7 +51,7 @@ from heliograph.cluster.write_probe import WriteProbe
 from heliograph.codecs.plain import PlainCodec
 from heliograph.console import Console, static_routes
 from heliograph.hub.hub import Hub
-from heliograph.hub.outbox import Turn
+from heliograph.hub.outbox import FlushScheduler
 from heliograph.protocol.budget import Budget, intake
 from heliograph.protocol.events import Join, Leave
 from heliograph.protocol.namespace import Namespaces
@@ -62,23 +62,31 @@ from heliograph.transports.addresses import Addresses
 from heliograph.transports.driver import Parts
 from heliograph.transports.failed_attempts import FailedAttempts
 from heliograph.transports.headers import SafeHeaders, internal_error
-from heliograph.transports.http import PageDoor
+from heliograph.transports.http import PublicEndpoint
 from heliograph.transports.newcomers import Newcomers
 from heliograph.transports.origins import OriginPolicy
 from heliograph.transports.paths import PlainPaths
-from heliograph.transports.polling import PollDoor
+from heliograph.transports.polling import PollEndpoint
 from heliograph.transports.requests import RequestRate
-from heliograph.transports.runs import RunDoor
-from heliograph.transports.sse import SseDoor
+from heliograph.transports.runs import RunEndpoint
+from heliograph.transports.sse import SseEndpoint
 from heliograph.transports.started import Started
-from heliograph.transports.tickets import TicketDoor
-from heliograph.transports.websocket import CHANNEL_KINDS, WebSocketDoor
+from heliograph.transports.tickets import TicketEndpoint
+from heliograph.transports.websocket import CHANNEL_KINDS, WebSocketEndpoint
 
 if TYPE_CHECKING:
-    from heliograph.ports import CensusBackend, CommandLog, DirectoryBackend, Emissions, Log, PresenceBackend, Tickets
+    from heliograph.ports import (
+        ChannelCountsBackend,
+        CommandLog,
+        DirectoryBackend,
+        Emissions,
+        Log,
+        PresenceBackend,
+        Tickets,
+    )
 
 
-logger = logging.getLogger("heliograph.application")
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -93,7 +101,7 @@ class Replica:
     directory: Directory
     manager: ConnectionManager
     telemetry: Telemetry
-    turn: Turn
+    flush_scheduler: FlushScheduler
     memory: MemoryWatch | None  # of the Redis that keeps what is kept; None without one
 
 
@@ -104,8 +112,8 @@ def build_replica(settings: Settings, name: str = "replica-1", bus: PubSubManage
     """
     clock = SystemClock()
     telemetry = Telemetry()
-    turn = Turn(lambda callback: asyncio.get_running_loop().call_soon(callback))
-    hub = Hub(telemetry, turn)
+    flush_scheduler = FlushScheduler(lambda callback: asyncio.get_running_loop().call_soon(callback))
+    hub = Hub(telemetry, flush_scheduler)
     bus = bus or PubSubManager(redis=settings.redis, bus=settings.bus)
     bus.stats = telemetry.bus
     bus.name = name
@@ -113,7 +121,7 @@ def build_replica(settings: Settings, name: str = "replica-1", bus: PubSubManage
     budget = Budget.of(settings.limits)
     backend: DirectoryBackend
     present: PresenceBackend
-    heard: CensusBackend
+    heard: ChannelCountsBackend
     memory: MemoryWatch | None = None
     log: Log
     emissions: Emissions
@@ -127,7 +135,7 @@ def build_replica(settings: Settings, name: str = "replica-1", bus: PubSubManage
         present = RedisPresence(bus.client, bus.scripts, bus.keys, bus.channel)
         command_log = RedisCommands(bus.client, bus.keys, bus.channel)
         tickets = RedisTickets(bus.client, bus.keys)
-        heard = RedisCensus(bus.client, bus.scripts, bus.keys)
+        heard = RedisChannelCounts(bus.client, bus.scripts, bus.keys)
         kept_scripts = bus.scripts
         log = RedisLog(
             bus.client, bus.scripts, bus.keys, bus.channel, bus.node_id, budget=budget, page_bytes=page_bytes
@@ -175,18 +183,18 @@ def build_replica(settings: Settings, name: str = "replica-1", bus: PubSubManage
             NoCommands(),
         )
         tickets = MemoryTickets(clock)
-        heard = MemoryCensus()
+        heard = MemoryChannelCounts()
         present = MemoryPresence(
             lambda channel, user, joined: hub.deliver(channel, (Join if joined else Leave)(channel, user))
         )
     directory = Directory(backend, hub, node_id=bus.node_id, settings=settings.directory, clock=clock)
     channels = Channels(hub, log, bus, namespaces, settings.channels, telemetry)
     presence = Presence(present, directory, namespaces, grace_s=settings.presence.grace_s)
-    census = Census(heard, directory, hub)
+    channel_counts = ChannelCounts(heard, directory, hub)
     blocked = BlockedUsers(clock)
     commands = Commands(hub, command_log, blocked, node_id=bus.node_id, clock=clock)
     pulse = Pulse(telemetry, clock)
-    services: list[Service] = [presence, census, commands]
+    services: list[Service] = [presence, channel_counts, commands]
     if bus.enabled:
         services.append(Sweeper(emissions.sweep))
         services.append(RunReaper(partial(reap_lost_runs, kept_scripts, bus.keys, bus.channel, namespaces)))
@@ -237,26 +245,26 @@ def build_replica(settings: Settings, name: str = "replica-1", bus: PubSubManage
         requests=RequestRate(settings.limits.requests_per_second, "user", "REQUESTS_PER_SECOND", telemetry),
         policy=policy,
         codec=PlainCodec(settings.limits.depth),
-        turn=turn,
+        flush_scheduler=flush_scheduler,
         intake=intake(settings.limits),
     )
     origins = OriginPolicy(
         settings.allowed_origins, open_mode=policy.open_mode, open_to_network=settings.auth.open_to_network
     )
-    door = WebSocketDoor.build(parts, origins)
+    endpoint = WebSocketEndpoint.build(parts, origins)
     by_address = RequestRate(
         settings.limits.requests_per_second_per_address, "address", "REQUESTS_PER_SECOND_PER_ADDRESS", telemetry
     )
-    page_door = partial(PageDoor, origins, parts.addresses, by_address, parts.failed_attempts)
-    polls = PollDoor(parts)
+    public_endpoint = partial(PublicEndpoint, origins, parts.addresses, by_address, parts.failed_attempts)
+    polls = PollEndpoint(parts)
     routes: list[BaseRoute] = [
-        WebSocketRoute("/ws", door),
-        WebSocketRoute("/ws/users/{user:path}", door),
-        *(WebSocketRoute(f"/ws/{kind}/{{{kind}:path}}", door) for kind in CHANNEL_KINDS),
-        Route("/api/ticket", page_door(TicketDoor(authenticator, parts.requests).serve, "POST")),
-        Route("/sse", page_door(SseDoor.build(parts).serve)),
-        Route("/api/poll", page_door(polls.serve)),
-        Route("/api/runs/{run_id:path}", page_door(RunDoor(parts).serve)),
+        WebSocketRoute("/ws", endpoint),
+        WebSocketRoute("/ws/users/{user:path}", endpoint),
+        *(WebSocketRoute(f"/ws/{kind}/{{{kind}:path}}", endpoint) for kind in CHANNEL_KINDS),
+        Route("/api/ticket", public_endpoint(TicketEndpoint(authenticator, parts.requests).serve, "POST")),
+        Route("/sse", public_endpoint(SseEndpoint.build(parts).serve)),
+        Route("/api/poll", public_endpoint(polls.serve)),
+        Route("/api/runs/{run_id:path}", public_endpoint(RunEndpoint(parts).serve)),
     ]
     inside = [*health_routes(node, bus), metrics_route(node, bus, hub, telemetry, memory), openapi_route()]
     has_inside = settings.internal.port is not None
@@ -264,8 +272,8 @@ def build_replica(settings: Settings, name: str = "replica-1", bus: PubSubManage
     routes += static_routes()
     if settings.console_enabled:
         console = Console(node, directory, clock, authenticator, settings.api.secret())
-        routes += [Route("/", console.page), Route("/api/cluster", page_door(console.cluster))]
-    routes += http_api_routes(parts, directory, census, clock)
+        routes += [Route("/", console.page), Route("/api/cluster", public_endpoint(console.cluster))]
+    routes += http_api_routes(parts, directory, channel_counts, clock)
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -288,7 +296,7 @@ def build_replica(settings: Settings, name: str = "replica-1", bus: PubSubManage
         lifespan=lifespan,
     )
     internal = Starlette(routes=inside, middleware=middleware, exception_handlers=on_error) if has_inside else None
-    return Replica(app, internal, node, hub, bus, directory, manager, telemetry, turn, memory)
+    return Replica(app, internal, node, hub, bus, directory, manager, telemetry, flush_scheduler, memory)
 
 
 def _in_turn(*calls: Callable[[], object]) -> Callable[[], None]:

@@ -25,7 +25,7 @@ DRAIN_MARGIN_S = 5.0  # what a replica may take beyond its drain before it is ki
 if TYPE_CHECKING:
     from heliograph.client.publisher import Publisher
 
-logger = logging.getLogger("heliograph.cli")
+logger = logging.getLogger(__name__)
 
 _redis_url = click.option(
     "--redis",

@@ -156,7 +156,7 @@ class PresenceBackend(Protocol):
         ...
 
 
-class CensusBackend(Protocol):
+class ChannelCountsBackend(Protocol):
     """How many connections listen to which channel, under the lease of each replica.
 
     All calls may raise BusUnavailable.
@@ -195,7 +195,7 @@ class Draft(msgspec.Struct, frozen=True, gc=False):
         return Publication(self.channel, data, self.message_id, self.sent_at, self.sender, self.origin, position)
 
 
-class Appended(msgspec.Struct, frozen=True, gc=False):
+class AppendResult(msgspec.Struct, frozen=True, gc=False):
     """Where a publication stands now.
 
     `published`: the bus brings it to every replica, this one too. Otherwise `data` is what to deliver here.
@@ -209,7 +209,7 @@ class Appended(msgspec.Struct, frozen=True, gc=False):
 
 
 @dataclass(frozen=True, slots=True)
-class Opened:
+class ReadResult:
     """A channel at one moment: where it stands, and what was read.
 
     `complete`: nothing is missing between the position asked for and the last publication read. Otherwise
@@ -232,8 +232,8 @@ class Opened:
 
 
 @dataclass(frozen=True, slots=True)
-class Opening:
-    """What to read with `Log.open`: what stands after `after`; everything that is kept; or nothing.
+class ReadRequest:
+    """What to read with `Log.read`: what stands after `after`; everything that is kept; or nothing.
 
     `is_own`: `after` is what this replica was told itself, and not what a client says. A log that ends before that
     has lost its end: it begins a new epoch, for everybody.
@@ -257,7 +257,7 @@ class BusSequences(NamedTuple):
 class LogReader(Protocol):
     """The kept publications of all channels, to be read. All calls may raise BusUnavailable."""
 
-    async def open(self, openings: Sequence[Opening]) -> list[Opened]:
+    async def read(self, requests: Sequence[ReadRequest]) -> list[ReadResult]:
         """Say where channels stand and read what was asked for, each channel at one moment.
 
         Of a channel on which nothing was published this keeps nothing longer than READ_TTL_S: see `listen`.
@@ -278,17 +278,17 @@ class LogReader(Protocol):
 
 
 # How the answer to an append is taken.
-Appending = Callable[[Appended | BusUnavailable | OverBudget], object]
+OnAppended = Callable[[AppendResult | BusUnavailable | OverBudget], object]
 
 
 class Log(LogReader, Protocol):
     """The kept publications of all channels, in order, each channel for itself."""
 
-    def submit(self, draft: Draft, options: Namespace, lease: str, done: Appending) -> None:
+    def submit(self, draft: Draft, options: Namespace, lease: str, done: OnAppended) -> None:
         """As `append`, without waiting: `done` is called with the answer, in the order of calls."""
         ...
 
-    async def append(self, draft: Draft, options: Namespace, lease: str) -> Appended:
+    async def append(self, draft: Draft, options: Namespace, lease: str) -> AppendResult:
         """Give the draft its place, keep it and publish it, all of it or nothing.
 
         To a user it is not published if `lease` alone is known to hold the user: whoever asks delivers it then.
@@ -342,7 +342,7 @@ class Emissions(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class CommandEntry:
     """A command as it was kept: under which name, in which envelope, how many seconds ago."""
 
     entry: str
@@ -353,7 +353,7 @@ class Told:
 class CommandReader(Protocol):
     """The commands that replicas were given of late, oldest first. All calls may raise BusUnavailable."""
 
-    async def after(self, entry: str | None, age_s: float) -> list[Told]:
+    async def after(self, entry: str | None, age_s: float) -> list[CommandEntry]:
         """Those behind `entry`; without one, those since `age_s` seconds before the first such call.
 
         More may follow.
@@ -368,7 +368,7 @@ class CommandReader(Protocol):
 class CommandLog(CommandReader, Protocol):
     """Where commands are kept, so that a replica which the bus does not reach finds them."""
 
-    async def tell(self, envelope: Envelope) -> None:
+    async def append(self, envelope: Envelope) -> None:
         """Publish the command to all replicas and keep it for COMMAND_TTL_S, a block for as long as it lasts.
 
         Raises:

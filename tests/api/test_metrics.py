@@ -11,10 +11,10 @@ import pytest
 from starlette.routing import WebSocketRoute as Route
 
 from heliograph.api.metrics import IS_COMPILED
-from heliograph.hub.outbox import Outbox, Turn
+from heliograph.hub.outbox import FlushScheduler, Outbox
 from heliograph.protocol.codes import CloseCode
 from heliograph.transports.driver import Driver
-from heliograph.transports.websocket import WebSocketDoor
+from heliograph.transports.websocket import WebSocketEndpoint
 from tests.conftest import StartReplica
 from tests.support.client import Client
 from tests.support.http import http_client
@@ -215,9 +215,11 @@ class TestClients:
     async def test_an_end_that_is_said_twice_is_one(self, start_replica: StartReplica) -> None:
         """Fails if a transport that tidies up in two places counts twice, or takes the last word for the first."""
         one = await start_replica(redis_url=None)
-        [door] = [route.app for route in one.replica.app.routes if isinstance(route, Route) and route.path == "/ws"]
-        assert isinstance(door, WebSocketDoor)
-        driver = Driver(door.parts, door.frames, Outbox(RecordingSink(), Turn(Mock()), 1))
+        [endpoint] = [
+            route.app for route in one.replica.app.routes if isinstance(route, Route) and route.path == "/ws"
+        ]
+        assert isinstance(endpoint, WebSocketEndpoint)
+        driver = Driver(endpoint.parts, endpoint.frames, Outbox(RecordingSink(), FlushScheduler(Mock()), 1))
         driver.connection.close(CloseCode.SLOW, "")
         driver.end()
         driver.end(1000)

@@ -1,4 +1,4 @@
-"""Keys from a URL, over a real HTTP server on loopback."""
+"""KeySource from a URL, over a real HTTP server on loopback."""
 
 import asyncio
 import gzip

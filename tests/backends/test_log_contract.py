@@ -23,11 +23,11 @@ from heliograph.ports import (
     META_TTL_S,
     PAGE_BYTES,
     READ_TTL_S,
-    Appended,
+    AppendResult,
     Draft,
     Log,
-    Opened,
-    Opening,
+    ReadRequest,
+    ReadResult,
 )
 from heliograph.protocol.budget import WINDOW_S, Budget, Charge
 from heliograph.protocol.events import Delivery
@@ -75,11 +75,11 @@ class Bench:
 
     async def append(
         self, channel: str, data: Any = None, options: Namespace = OPTIONS, lease: str = "", **fields: Any
-    ) -> Appended:
+    ) -> AppendResult:
         return await self.log.append(draft(channel, data, **fields), options, lease)
 
-    async def read(self, channel: str, **fields: Any) -> Opened:
-        [opened] = await self.log.open([Opening(channel, **fields)])
+    async def read(self, channel: str, **fields: Any) -> ReadResult:
+        [opened] = await self.log.read([ReadRequest(channel, **fields)])
         return opened
 
     async def kept(self, channel: str) -> list[Any]:
@@ -105,11 +105,11 @@ async def epoch_of(bench: Bench, channel: str = "c") -> str:
     return (await bench.read(channel)).position.epoch
 
 
-def data_of(opened: Opened) -> list[Any]:
+def data_of(opened: ReadResult) -> list[Any]:
     return [json.loads(bytes(each.data)) for each in opened.publications]
 
 
-def offsets_of(opened: Opened) -> list[int]:
+def offsets_of(opened: ReadResult) -> list[int]:
     return [each.position.offset for each in opened.publications if each.position is not None]
 
 
@@ -293,11 +293,11 @@ class TestReading:
         for n in range(1, 6):
             for _ in range(n):
                 await bench.append(f"c{n}", n)
-        opened = await bench.log.open([Opening(f"c{n}", replay=True) for n in range(1, 6)])
+        opened = await bench.log.read([ReadRequest(f"c{n}", replay=True) for n in range(1, 6)])
         assert [data_of(each) for each in opened] == [[n] * n for n in range(1, 6)]
         tops = await bench.log.tops(["c5", "unknown", "c1"])
         assert [None if top is None else top.offset for top in tops] == [5, None, 1]
-        assert await bench.log.open([]) == []
+        assert await bench.log.read([]) == []
         assert await bench.log.tops([]) == []
 
     async def test_tops_touch_nothing(self, bench: Bench) -> None:
@@ -422,7 +422,7 @@ class TestIdempotency:
 
 class TestRuns:
     @staticmethod
-    async def update(bench: Bench, **fields: Any) -> Appended:
+    async def update(bench: Bench, **fields: Any) -> AppendResult:
         return await bench.append("run:1", options=RUN, update=RunUpdate(**fields))
 
     async def test_the_state_is_the_latest_of_each(self, bench: Bench) -> None:

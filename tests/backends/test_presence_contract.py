@@ -18,7 +18,7 @@ from tests.support.replica_info import replica_info
 
 LONG_S = 30.0
 
-Told = tuple[str, str, str]  # "join" or "leave", channel, user
+CommandEntry = tuple[str, str, str]  # "join" or "leave", channel, user
 NAMES = [
     "bob",
     "김철수",
@@ -38,7 +38,7 @@ class Stage:
     """A backend, and who listens to what it announces. `told()`: all of that since it was last called."""
 
     presence: PresenceBackend
-    told: Callable[[], Awaitable[list[Told]]]
+    told: Callable[[], Awaitable[list[CommandEntry]]]
 
     async def enter(
         self, user: str, connections: int, *, lease: str = "a", channel: str = "chat:1", announced: bool = True
@@ -51,9 +51,9 @@ def everywhere(channel: str) -> bool:
 
 
 def memory_stage() -> Stage:
-    heard: list[Told] = []
+    heard: list[CommandEntry] = []
 
-    async def told() -> list[Told]:
+    async def told() -> list[CommandEntry]:
         new = heard.copy()
         heard.clear()
         return new
@@ -70,10 +70,10 @@ async def redis_stage(client: Redis, keys: Keys) -> AsyncIterator[Stage]:
     bus_channel = f"{keys.prefix}events"
     async with client.pubsub(ignore_subscribe_messages=True) as listener:
 
-        async def told() -> list[Told]:
+        async def told() -> list[CommandEntry]:
             mark = uuid.uuid4().hex.encode()
             await client.publish(f"{bus_channel}:mark", mark)
-            new: list[Told] = []
+            new: list[CommandEntry] = []
             async for message in listener.listen():
                 if message["data"] == mark:
                     break

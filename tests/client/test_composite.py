@@ -11,7 +11,7 @@ import pytest
 from redis.asyncio import Redis
 
 from heliograph.backends.redis.client import connect
-from heliograph.backends.redis.streams import Entry
+from heliograph.backends.redis.streams import StreamEntry
 from heliograph.client.composite import Composite, Item
 from heliograph.client.consumer import Consumer
 from heliograph.client.live import Live, LiveMessage
@@ -227,7 +227,7 @@ async def test_workers_can_read_what_the_composite_keeps(composite: Composite, d
     """Fails if the composite's stream is not one that `Consumer` understands."""
     got: list[Any] = []
 
-    async def handle(entry: Entry) -> None:
+    async def handle(entry: StreamEntry) -> None:
         got.append((entry["key"], entry.json("data")))
 
     consumer = Consumer(durable.url, "workers", handle, stream="composite", prefix="t:", shards_total=4, block_s=0.05)
@@ -347,7 +347,7 @@ async def test_many_publishers_over_two_servers_keep_the_order(
             *(managers[number % 2].publish("logs:1", number) for number in range(200)),
             *(managers[number % 2].send("bob", 1000 + number) for number in range(100)),
         )
-        order = {receipt.position.offset: number for number, receipt in enumerate(receipts[:200]) if receipt.position}
+        order = {result.position.offset: number for number, result in enumerate(receipts[:200]) if result.position}
         expected = [order[offset] for offset in sorted(order)]
         assert await alice.messages(200) == expected
         got = await bob.messages(300)

@@ -16,7 +16,7 @@ from redis.asyncio import Redis
 
 from heliograph.backends.redis.client import connect
 from heliograph.backends.redis.keys import Keys
-from heliograph.backends.redis.streams import EMIT_STREAM, Entry, ShardedStream
+from heliograph.backends.redis.streams import EMIT_STREAM, ShardedStream, StreamEntry
 from heliograph.client.consumer import Consumer, Handler
 from heliograph.errors import BusUnavailable
 from tests.support.redis_server import RedisServer
@@ -153,7 +153,7 @@ async def test_a_handler_that_fails_is_tried_again_and_then_given_up(
     """Fails if an entry is acknowledged although its handler raised, or a dead letter does not say why."""
     attempts: list[tuple[str, int]] = []
 
-    async def handle(entry: Entry) -> None:
+    async def handle(entry: StreamEntry) -> None:
         attempts.append((entry["n"], entry.deliveries))
         if entry["n"] == "1" or (entry["n"] == "0" and entry.deliveries < 2):
             raise ValueError("고장 난 것")
@@ -176,7 +176,7 @@ async def test_a_long_handler_is_left_alone(
     """Fails if a second worker takes over what the first is still at, or what waits behind it in the same batch."""
     handled: list[str] = []
 
-    async def handle(entry: Entry) -> None:
+    async def handle(entry: StreamEntry) -> None:
         await asyncio.sleep(1.0 if entry["n"] == "0" else 0)  # more than three times claim_idle_s
         handled.append(entry["n"])
 
@@ -195,12 +195,12 @@ async def test_a_graceful_stop_finishes_one_and_gives_back_the_rest(
     """Fails if a stop breaks off the handler, or others wait for what was never begun, or count it as an attempt."""
     begun, finished, later = asyncio.Event(), [], []
 
-    async def slow(entry: Entry) -> None:
+    async def slow(entry: StreamEntry) -> None:
         begun.set()
         await asyncio.sleep(0.2)
         finished.append(entry["n"])
 
-    async def quick(entry: Entry) -> None:
+    async def quick(entry: StreamEntry) -> None:
         later.append((entry["n"], entry.deliveries))
 
     await append(stream, 4, key="bob")
@@ -219,11 +219,11 @@ async def test_a_cancelled_consumer_loses_nothing(
     """Fails if cancelling leaves a task or a connection behind, or acknowledges what was not done."""
     begun, later = asyncio.Event(), []
 
-    async def hangs(entry: Entry) -> None:
+    async def hangs(entry: StreamEntry) -> None:
         begun.set()
         await asyncio.Event().wait()
 
-    async def quick(entry: Entry) -> None:
+    async def quick(entry: StreamEntry) -> None:
         later.append(entry["n"])
 
     await append(stream, 2, key="bob")
@@ -244,7 +244,7 @@ async def test_one_worker_keeps_the_order_of_each_key_and_works_on_shards_at_onc
     handled: list[tuple[int, int]] = []
     first = asyncio.Event()
 
-    async def handle(entry: Entry) -> None:
+    async def handle(entry: StreamEntry) -> None:
         if entry.shard == 0 and not first.is_set():
             await asyncio.wait_for(first.wait(), 3)
         handled.append((entry.shard, int(entry["n"])))
@@ -266,10 +266,10 @@ async def test_a_worker_can_have_shards_of_its_own(
     ones: set[int] = set()
     twos: set[int] = set()
 
-    async def one(entry: Entry) -> None:
+    async def one(entry: StreamEntry) -> None:
         ones.add(entry.shard)
 
-    async def two(entry: Entry) -> None:
+    async def two(entry: StreamEntry) -> None:
         twos.add(entry.shard)
 
     await append(stream, 60)
@@ -287,7 +287,7 @@ async def test_two_groups_each_get_everything(
     """Fails if groups take entries from each other."""
     got: Counter[str] = Counter()
 
-    async def handle(entry: Entry) -> None:
+    async def handle(entry: StreamEntry) -> None:
         got[entry["n"]] += 1
 
     await append(stream, 5)
@@ -306,7 +306,7 @@ async def test_it_outlives_a_restart_of_redis(own_redis: RedisServer, tmp_path: 
     stream = ShardedStream(client, Keys("t:"), EMIT_STREAM)
     handled: list[str] = []
 
-    async def handle(entry: Entry) -> None:
+    async def handle(entry: StreamEntry) -> None:
         if entry["n"] == "5":
             own_redis.stop()  # the handler is done, but that cannot be acknowledged
         handled.append(entry["n"])
@@ -330,7 +330,7 @@ async def test_it_begins_anew_when_redis_has_lost_everything(own_redis: RedisSer
     stream = ShardedStream(client, Keys("t:"), EMIT_STREAM)
     handled: list[str] = []
 
-    async def handle(entry: Entry) -> None:
+    async def handle(entry: StreamEntry) -> None:
         handled.append(entry["n"])
 
     async with running(own_redis.url, "t", handle, start="$") as consumer:
@@ -354,7 +354,7 @@ async def test_it_waits_for_a_redis_that_is_not_there_yet_and_can_be_stopped_mea
 ) -> None:
     """Fails if a worker that starts first gives up, or its stop waits for Redis."""
 
-    async def handle(entry: Entry) -> None: ...
+    async def handle(entry: StreamEntry) -> None: ...
 
     own_redis.stop()
     async with running(own_redis.url, "t", handle) as consumer:
@@ -370,7 +370,7 @@ async def test_what_is_lost_to_the_length_of_the_stream_is_counted(
     await stream.read("workers", "dead", count=10)
     await client.xtrim(stream.shard_keys[0], maxlen=0, approximate=False)
 
-    async def handle(entry: Entry) -> None: ...
+    async def handle(entry: StreamEntry) -> None: ...
 
     async with running(redis_server.url, namespace, handle, claim_idle_s=0.1) as consumer:
         await eventually(lambda: consumer.stats.trimmed == 2)
@@ -381,7 +381,7 @@ async def test_an_error_of_our_own_in_the_handler_is_the_handlers(
 ) -> None:
     """Fails if a BusUnavailable that the handler raises is taken for the consumer's own loss of Redis."""
 
-    async def handle(entry: Entry) -> None:
+    async def handle(entry: StreamEntry) -> None:
         raise BusUnavailable("of another server")
 
     await append(stream, 1)
@@ -396,18 +396,18 @@ async def test_a_handler_that_awaits_what_it_has_cancelled(
     """Fails if a CancelledError out of a handler ends the worker: it is one failed attempt of that entry."""
     handled: list[str] = []
 
-    async def cancels_a_task(entry: Entry) -> None:
+    async def cancels_a_task(entry: StreamEntry) -> None:
         task = asyncio.create_task(asyncio.sleep(60))
         task.cancel()
         await task
 
-    async def cancels_itself(entry: Entry) -> None:
+    async def cancels_itself(entry: StreamEntry) -> None:
         task = asyncio.current_task()
         assert task is not None
         task.cancel()
         await asyncio.sleep(60)
 
-    async def handle(entry: Entry) -> None:
+    async def handle(entry: StreamEntry) -> None:
         if entry["n"] == "0":
             await cancels_a_task(entry)
         if entry["n"] == "1":
@@ -434,7 +434,7 @@ async def test_an_exception_without_words(
         def __str__(self) -> str:
             raise RuntimeError("no words")
 
-    async def handle(entry: Entry) -> None:
+    async def handle(entry: StreamEntry) -> None:
         raise Mute if entry["n"] == "0" else ValueError("\ud800")
 
     await append(stream, 2, key="bob")

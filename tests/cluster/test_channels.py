@@ -381,9 +381,9 @@ class TestUsers:
                 with pytest.raises(BusUnavailable):
                     await one.replica.manager.send("bob", "kept", idempotency_key="k")
             assert await bob.messages(1) == ["kept"]
-            receipt = await one.replica.manager.send("bob", "kept", idempotency_key="k")
-            assert receipt.position is not None
-            assert receipt.position.offset == 1
+            result = await one.replica.manager.send("bob", "kept", idempotency_key="k")
+            assert result.position is not None
+            assert result.position.offset == 1
             await bob.nothing_more()
 
 
@@ -434,7 +434,7 @@ class TestRepair:
         self, own_redis: RedisServer, start_replica: StartReplica, caplog: pytest.LogCaptureFixture
     ) -> None:
         """CLIENT KILL TYPE pubsub while messages flow: no gap, no repeat, and the client's socket stays open."""
-        caplog.set_level(logging.INFO, "heliograph.channels")
+        caplog.set_level(logging.INFO, "heliograph.cluster.channels")
         one = await start_replica("replica-1", redis_url=own_redis.url, namespaces=LONG)
         two = await start_replica("replica-2", redis_url=own_redis.url, namespaces=LONG)
         async with arrive(one, "a") as a, arrive(two, "b") as b:

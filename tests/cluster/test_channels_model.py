@@ -16,8 +16,8 @@ from heliograph.errors import BusUnavailable
 from heliograph.hub.connection import Connection
 from heliograph.hub.frames import Encoding
 from heliograph.hub.hub import Hub
-from heliograph.hub.outbox import Outbox, Turn
-from heliograph.ports import BusSequences, Draft, Opened, Opening
+from heliograph.hub.outbox import FlushScheduler, Outbox
+from heliograph.ports import BusSequences, Draft, ReadRequest, ReadResult
 from heliograph.protocol.namespace import Namespaces
 from heliograph.protocol.position import Position, parse_cursor
 from heliograph.settings import ChannelSettings, Namespace
@@ -40,7 +40,7 @@ class FailingLog:
         self.memory = MemoryLog(SystemClock())
         self.fails = False
 
-    async def open(self, openings: Sequence[Opening]) -> list[Opened]:
+    async def open(self, openings: Sequence[ReadRequest]) -> list[ReadResult]:
         return list(await self._answer(lambda: self.memory.open(openings)))
 
     async def tops(self, channels: Sequence[str]) -> list[Position | None]:
@@ -87,7 +87,7 @@ class Client:
     def connect(self) -> None:
         self.sink = RecordingSink()
         world = self._world
-        self.outbox = Outbox(self.sink, world.turn, 1 << 20)
+        self.outbox = Outbox(self.sink, world.flush_scheduler, 1 << 20)
         encoding = Encoding(PlainCodec(32), bytes, Traffic())
         self.connection = Connection("c", "user", encoding, self.outbox)
         world.hub.add(self.connection)
@@ -178,8 +178,8 @@ class World:
     def __init__(self) -> None:
         self.log, self.bus = FailingLog(), Bus()
         loop = asyncio.get_running_loop()
-        self.turn = Turn(loop.call_soon)
-        self.hub = Hub(Telemetry(), self.turn)
+        self.flush_scheduler = FlushScheduler(loop.call_soon)
+        self.hub = Hub(Telemetry(), self.flush_scheduler)
         pace = ChannelSettings(heartbeat_s=0.002, page=7)
         self.channels = Channels(self.hub, self.log, self.bus, Namespaces(OPTIONS), pace, Telemetry())
         self.loses = False

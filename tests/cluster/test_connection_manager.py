@@ -20,7 +20,7 @@ from tests.support.settling import believe_the_directory
 from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
-    from heliograph.cluster.receipt import Receipt
+    from heliograph.cluster.publish_result import PublishResult
 
 QUIET = {"canary_interval_s": 60, "canary_timeout_s": 120}  # no canary while PUBLISH is counted
 IDS = ["밥", "👩‍👩‍👧‍👦", "مرحبا", "a b", "Ünïcødé", "user:1", "#hash", "{braces}", "%41", "'\"\\"]
@@ -78,16 +78,16 @@ class TestRouting:
         """Fails if local delivery does not happen, or the sender is not told that it was local."""
         one = await members.start()
         bob = await one.connect("bob")
-        receipt = await one.send("bob", {"text": "hello"}, sender="alice")
+        result = await one.send("bob", {"text": "hello"}, sender="alice")
         await eventually(lambda: bob.got)
-        assert receipt.delivery is Delivery.LOCAL
+        assert result.delivery is Delivery.LOCAL
         (message,) = bob.of("message")
         assert message.pop("sent_at").endswith("Z")
         assert message == {
             "type": "message",
             "channel": "#bob",
             "data": {"text": "hello"},
-            "message_id": receipt.message_id,
+            "message_id": result.message_id,
             "from": "alice",
             "origin": "replica-1",
         }
@@ -123,15 +123,15 @@ class TestRouting:
         await eventually(lambda: bob.got == ["still here"])
 
     async def test_a_user_elsewhere_is_reached_through_the_bus(self, members: Members) -> None:
-        """Fails if the message is not published, or the receipt does not say that another replica has the user."""
+        """Fails if the message is not published, or the result does not say that another replica has the user."""
         one, two = await members.several(2)
         bob = await two.connect("bob")
-        receipt = await one.send("bob", "over there", sender="alice")
+        result = await one.send("bob", "over there", sender="alice")
         await eventually(lambda: bob.got)
-        assert receipt.delivery is Delivery.REMOTE
+        assert result.delivery is Delivery.REMOTE
         (message,) = bob.of("message")
         assert (message["from"], message["origin"]) == ("alice", "replica-1")
-        assert message["message_id"] == receipt.message_id
+        assert message["message_id"] == result.message_id
 
     async def test_a_user_on_both_replicas_gets_it_on_both(self, members: Members) -> None:
         """Fails if local delivery keeps the message from the bus (or the other way round)."""
@@ -239,7 +239,7 @@ class TestBusReceive:
         monkeypatch.setattr(one.replica.bus, "publish", lambda *arguments, **_: called.append(arguments))
         before = own_redis.calls("publish")
         receipts = [await one.send(user, "from the bus", via_pubsub=True) for user in ("bob", "nobody")]
-        assert [receipt.delivery for receipt in receipts] == [Delivery.LOCAL, Delivery.OFFLINE]
+        assert [result.delivery for result in receipts] == [Delivery.LOCAL, Delivery.OFFLINE]
         assert called == []
         assert own_redis.calls("publish") == before
         await eventually(lambda: here.got == ["from the bus"])
@@ -467,7 +467,7 @@ class TestErrors:
         await eventually(lambda: slow.of("connected"))
         slow.outbox.pause()
         for _ in range(100):
-            one.replica.manager.tell(slow.connection, Pong())
+            one.replica.manager.send_event(slow.connection, Pong())
         assert slow.sink.closed is CloseCode.SLOW
         assert one.replica.hub.connections == 0
 
@@ -534,9 +534,9 @@ class TestCrossNode:
             cases.append((holders, sender, user, devices))
         assert len(cases) == 21
         for holders, sender, user, _ in cases:
-            receipt = await sender.send(user, user)
+            result = await sender.send(user, user)
             sole = holders == (sender,)
-            assert receipt.delivery is (Delivery.LOCAL if sole else Delivery.REMOTE)
+            assert result.delivery is (Delivery.LOCAL if sole else Delivery.REMOTE)
         for *_, user, devices in cases:
             await all_arrived(cluster[0], *devices)
             assert [device.got for device in devices] == [[user]] * len(devices)
@@ -626,8 +626,8 @@ class TestEdges:
         devices = await asyncio.gather(*(two.connect(user) for user in IDS))
         for user in IDS:
             for text in TEXTS:
-                receipt = await one.send(user, {user: text}, sender=user)
-                assert receipt.delivery is Delivery.REMOTE
+                result = await one.send(user, {user: text}, sender=user)
+                assert result.delivery is Delivery.REMOTE
         await all_arrived(one, *devices)
         for user, device in zip(IDS, devices, strict=True):
             assert device.got == [{user: text} for text in TEXTS]
@@ -703,8 +703,8 @@ class TestEdges:
     async def test_ids_of_messages_are_never_the_same(self, members: Members) -> None:
         """Fails if two messages share an id: a client that drops repeats would lose one."""
         one = await members.start(redis_url=None)
-        receipts: list[Receipt] = [await one.send("bob", 1) for _ in range(100)]
-        assert len({receipt.message_id for receipt in receipts}) == 100
+        receipts: list[PublishResult] = [await one.send("bob", 1) for _ in range(100)]
+        assert len({result.message_id for result in receipts}) == 100
 
 
 async def _equals(pending: Any, value: object) -> bool:
@@ -714,7 +714,7 @@ async def _equals(pending: Any, value: object) -> bool:
 async def _delivered(sending: Any, delivery: Delivery) -> bool:
     """Whether it got that far; a bus that is not back yet is no failure here."""
     try:
-        receipt: Receipt = await sending
+        result: PublishResult = await sending
     except BusUnavailable:
         return False
-    return receipt.delivery is delivery
+    return result.delivery is delivery

@@ -78,7 +78,7 @@ class TestDisconnect:
             assert await bob.close_code(WITHIN_S) == 3005
 
     async def test_streams_and_polls_alike(self, start_replica: StartReplica) -> None:
-        """Fails if only sockets are closed, or a client on another door is not told why."""
+        """Fails if only sockets are closed, or a client on another endpoint is not told why."""
         one, two = await start_replica("replica-1"), await start_replica("replica-2")
         async with http_client(two.url, timeout=10) as http:
             first = (await http.get("/api/poll?user=bob")).json()
@@ -268,7 +268,7 @@ class TestUnsubscribe:
 async def test_it_is_quick(start_replica: StartReplica, caplog: pytest.LogCaptureFixture) -> None:
     """Fails if a command waits for the look at what was kept although the bus has brought it."""
     one, two = await start_replica("replica-1"), await start_replica("replica-2")
-    with caplog.at_level(logging.INFO, "heliograph.commands"):
+    with caplog.at_level(logging.INFO, "heliograph.cluster.commands"):
         took = []
         for _ in range(5):
             async with Client(two.url, user="bob") as bob:
@@ -307,8 +307,8 @@ async def _looked_twice(*replicas: RunningReplica) -> None:
 
 def _resting(one: RunningReplica) -> object:
     """The connections of clients between two polls."""
-    [door] = [route.app for route in one.replica.app.routes if getattr(route, "path", "") == "/api/poll"]
-    return door._serve.__self__._resting
+    [endpoint] = [route.app for route in one.replica.app.routes if getattr(route, "path", "") == "/api/poll"]
+    return endpoint._serve.__self__._resting
 
 
 def _waits(one: RunningReplica) -> bool:

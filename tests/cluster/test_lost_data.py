@@ -55,8 +55,8 @@ class TestEntries:
             assert len(await one.holders("bob")) == 2
             leases = one.replica.directory.lease, two.replica.directory.lease
             await put_back(redis, backup, one, two)
-            receipt = await one.replica.manager.send_message("bob", "ephemeral")
-            assert receipt.delivery in (Delivery.LOCAL, Delivery.REMOTE)
+            result = await one.replica.manager.send_message("bob", "ephemeral")
+            assert result.delivery in (Delivery.LOCAL, Delivery.REMOTE)
             await eventually(lambda: phone.got == ["ephemeral"], within_s=2)
             await eventually(lambda: one.replica.directory.lease != leases[0])
             await eventually(lambda: two.replica.directory.lease != leases[1])
@@ -162,10 +162,10 @@ class TestLogs:
             one = await members.start()
             bob, eve = await one.connect("bob"), await one.connect("eve")
             await one.replica.manager.subscribe(bob.connection, "news")
-            receipt = await one.replica.manager.publish("news", 1)
-            assert receipt.position is not None
-            far = Position(receipt.position.epoch, 1_000)
+            result = await one.replica.manager.publish("news", 1)
+            assert result.position is not None
+            far = Position(result.position.epoch, 1_000)
             await one.replica.manager.subscribe(eve.connection, "news", far)
             again = await one.replica.manager.publish("news", 2)
-            assert again.position == receipt.position.next
+            assert again.position == result.position.next
             assert len(bob.of("subscribed")) == 1

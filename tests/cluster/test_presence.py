@@ -84,7 +84,7 @@ async def asked(client: Client, channel: str) -> dict[str, Any]:
     return await client.next("presence", "error", id=f"who {channel}")
 
 
-class Told:
+class CommandEntry:
     """What `watcher` is told of who comes and goes, in order."""
 
     def __init__(self, watcher: Client) -> None:
@@ -106,10 +106,10 @@ class Told:
 
 
 @contextlib.asynccontextmanager
-async def watching(replica: RunningReplica) -> AsyncIterator[Told]:
+async def watching(replica: RunningReplica) -> AsyncIterator[CommandEntry]:
     """Somebody on the channel, who knows already that they are."""
     async with on(replica, "watcher") as watcher:
-        told = Told(watcher)
+        told = CommandEntry(watcher)
         assert await told.next() == ("join", "watcher")
         yield told
 

@@ -16,22 +16,22 @@ from heliograph.backends.redis.log import RedisLog
 from heliograph.clock import Clock, SystemClock
 from heliograph.cluster import channels as channels_module
 from heliograph.cluster import commands as commands_module
-from heliograph.cluster import openings as openings_module
+from heliograph.cluster import read_batcher as openings_module
 from heliograph.cluster import remote_delivery
 from heliograph.cluster.blocked_users import BlockedUsers
 from heliograph.cluster.channels import Channels
 from heliograph.cluster.commands import Commands
 from heliograph.cluster.directory import Directory
-from heliograph.cluster.openings import Openings
 from heliograph.cluster.pubsub_manager import PubSubManager
+from heliograph.cluster.read_batcher import ReadBatcher
 from heliograph.cluster.remote_delivery import RemoteDelivery
 from heliograph.codecs.plain import PlainCodec
 from heliograph.errors import BadEnvelope
 from heliograph.hub.connection import Connection
 from heliograph.hub.frames import Encoding
 from heliograph.hub.hub import Hub
-from heliograph.hub.outbox import Outbox, Turn
-from heliograph.ports import CommandReader, LogReader, Opening, Subscriptions
+from heliograph.hub.outbox import FlushScheduler, Outbox
+from heliograph.ports import CommandReader, LogReader, ReadRequest, Subscriptions
 from heliograph.protocol.codes import CloseCode
 from heliograph.protocol.command import Command, DisconnectUser, UnsubscribeUser
 from heliograph.protocol.envelope import Envelope
@@ -59,8 +59,8 @@ class Here:
     def __init__(self) -> None:
         telemetry = Telemetry()
         self._callbacks: list[object] = []
-        self.turn = Turn(self._callbacks.append)
-        self.hub = Hub(telemetry, self.turn)
+        self.flush_scheduler = FlushScheduler(self._callbacks.append)
+        self.hub = Hub(telemetry, self.flush_scheduler)
         self.log = MemoryLog(SystemClock())
         self.channels = Channels(self.hub, self.log, NoBus(), Namespaces(), ChannelSettings(), telemetry)
         self.commands = Commands(
@@ -68,13 +68,13 @@ class Here:
         )
         self.remote = RemoteDelivery(self.hub, self.channels, self.commands, "me", lambda: "now")
         self.sink = RecordingSink()
-        outbox = Outbox(self.sink, self.turn, 1000)
+        outbox = Outbox(self.sink, self.flush_scheduler, 1000)
         self.bob = Connection("c", "bob", Encoding(PlainCodec(8), bytes, telemetry.traffic["websocket"]), outbox)
         self.hub.add(self.bob)
 
     def deliver(self, envelope: Envelope) -> int:
         taken = self.remote.deliver_remote(envelope)
-        self.turn.end()
+        self.flush_scheduler.end()
         return taken
 
 
@@ -129,7 +129,7 @@ class TestTheGuard:
 
     def test_its_openings_can_only_read(self) -> None:
         """Fails if what Channels hands the log on to is ever given more than a log to read."""
-        assert _parameters(Openings) == {"log": LogReader}
+        assert _parameters(ReadBatcher) == {"log": LogReader}
 
     @pytest.mark.parametrize("module", [channels_module, openings_module])
     def test_its_channels_keep_to_that(self, module: ModuleType) -> None:
@@ -171,7 +171,7 @@ class TestTheGuard:
                 "heliograph.cluster.blocked_users",
                 "heliograph.cluster.channels",
                 "heliograph.cluster.commands",
-                "heliograph.cluster.openings",
+                "heliograph.cluster.read_batcher",
             )
         ]
 
@@ -299,7 +299,7 @@ class TestDeliverRemote:
         try:
             async with asyncio.timeout(5):
                 await here.channels.listen(here.bob, "#bob")
-            [opened] = await here.log.open([Opening("#bob")])
+            [opened] = await here.log.read([ReadRequest("#bob")])
             epoch, top = opened.position.epoch, opened.position.offset
             broken = Envelope(msgspec.Raw(b'"\xff"'), target_user_id="bob", node_id="n", epoch=epoch, offset=top + 1)
             with pytest.raises(BadEnvelope):
@@ -329,7 +329,7 @@ class TestCommands:
         here = Here()
         assert here.deliver(command(UnsubscribeUser("room:1"))) == 1
         left: list[str] = []
-        here.bob.on_expelled = left.append
+        here.bob.on_unsubscribed_by_server = left.append
         here.deliver(command(UnsubscribeUser("room:1")))
         assert left == ["room:1"]
 
@@ -343,7 +343,7 @@ class TestCommands:
         """Fails if the bus and the look at what was kept each carry a command out."""
         here = Here()
         left: list[str] = []
-        here.bob.on_expelled = left.append
+        here.bob.on_unsubscribed_by_server = left.append
         for _ in range(2):
             here.deliver(command(UnsubscribeUser("room:1"), message_id="m"))
         assert left == ["room:1"]

@@ -11,7 +11,7 @@ import pytest
 
 from heliograph.cluster.channels import Channels
 from heliograph.errors import BusUnavailable
-from heliograph.ports import Opened, Opening
+from heliograph.ports import ReadRequest, ReadResult
 from heliograph.protocol.position import parse_cursor
 from tests.cluster.test_channels import LONG, QUICK, arrive, drop_what_comes, publish, subscribe
 from tests.conftest import StartReplica
@@ -233,7 +233,7 @@ class FailingLog:
         self._log = log
         self.pages = -1  # so many more are read (-1: any number)
 
-    async def open(self, openings: list[Opening]) -> list[Opened]:
+    async def open(self, openings: list[ReadRequest]) -> list[ReadResult]:
         if self.pages == 0:
             raise BusUnavailable("no more for now")
         self.pages -= self.pages > 0
@@ -250,7 +250,7 @@ class TestTheLogFailsInTheMiddle:
         await publish(one, "chat:1", *range(90))
         channels = channels_of(one)
         failing = FailingLog(channels._log)
-        channels._openings._log = Like(channels._log, open=failing.open)
+        channels._reads._log = Like(channels._log, open=failing.open)
         async with arrive(one, "bob") as bob:
             failing.pages = pages
             assert (await subscribe(bob, "chat:1", cursor=cursor))["recovered"] is True
@@ -270,7 +270,7 @@ class TestTheLogFailsInTheMiddle:
         await publish(one, "chat:1", *FIVE)
         channels = channels_of(one)
         failing = FailingLog(channels._log)
-        channels._openings._log = Like(channels._log, open=failing.open)
+        channels._reads._log = Like(channels._log, open=failing.open)
         async with arrive(one, "bob") as bob:
             failing.pages = 0
             refused = await subscribe(bob, "chat:1", cursor=cursor)

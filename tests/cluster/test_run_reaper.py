@@ -143,7 +143,7 @@ class TestErrors:
         self, caplog: pytest.LogCaptureFixture, error: Exception, level: int
     ) -> None:
         """Fails if one bad moment ends the search for good, a bug is passed over, or a missing Redis is shouted."""
-        caplog.set_level(logging.DEBUG, "heliograph.runs")
+        caplog.set_level(logging.DEBUG, "heliograph.cluster.run_reaper")
         looks = 0
 
         async def reap() -> int:
@@ -168,7 +168,7 @@ class TestErrors:
         self, own_redis: RedisServer, start_replica: StartReplica, caplog: pytest.LogCaptureFixture, namespace: str
     ) -> None:
         """Fails if a replica that has been without Redis does not look for lost runs afterwards."""
-        caplog.set_level(logging.DEBUG, "heliograph.runs")
+        caplog.set_level(logging.DEBUG, "heliograph.cluster.run_reaper")
         one = await start_replica(redis_url=own_redis.url)
         own_redis.stop()
         await eventually(lambda: "lost runs were not looked for" in caplog.text)

@@ -13,7 +13,7 @@ from heliograph.codecs.plain import PlainCodec
 from heliograph.hub.connection import Connection
 from heliograph.hub.frames import Encoding, text_frame
 from heliograph.hub.hub import Hub
-from heliograph.hub.outbox import Outbox, Turn
+from heliograph.hub.outbox import FlushScheduler, Outbox
 from heliograph.protocol.codes import CloseCode
 from heliograph.protocol.events import Event, Message, Pong
 from heliograph.protocol.publication import Publication
@@ -44,15 +44,15 @@ class House:
     def __init__(self) -> None:
         self.telemetry = Telemetry()
         self._callbacks: list[Callable[[], None]] = []
-        self.turn = Turn(self._callbacks.append)
-        self.hub = Hub(self.telemetry, self.turn)
+        self.flush_scheduler = FlushScheduler(self._callbacks.append)
+        self.hub = Hub(self.telemetry, self.flush_scheduler)
         self.codec = CountingCodec()
         self.encoding = Encoding(self.codec, bytes, self.telemetry.traffic["websocket"])
         self.sinks: dict[Connection, RecordingSink] = {}
 
     def connection(self, user: str, encoding: Encoding | None = None, limit_bytes: int = 10_000) -> Connection:
         sink = RecordingSink()
-        outbox = Outbox(sink, self.turn, limit_bytes)
+        outbox = Outbox(sink, self.flush_scheduler, limit_bytes)
         connection = Connection("c", user, encoding or self.encoding, outbox)
         self.sinks[connection] = sink
         return connection
@@ -205,13 +205,13 @@ class TestDeliver:
         """Fails if an answer goes to all devices of the user, or a full outbox is ignored."""
         house = House()
         one, other = house.add("bob", limit_bytes=100), house.add("bob")
-        house.hub.tell(one, Pong(id=1))
+        house.hub.send(one, Pong(id=1))
         house.end_turn()
         assert [frame["type"] for frame in house.sinks[one].frames] == ["pong"]
         assert house.sinks[other].frames == []
         one.outbox.pause()
         for _ in range(10):
-            house.hub.tell(one, Pong())
+            house.hub.send(one, Pong())
         assert house.sinks[one].closed is CloseCode.SLOW
         assert house.hub.connections == 1
         assert house.telemetry.slow_closes == 1, "dropped once, however often it is told something after that"

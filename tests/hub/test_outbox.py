@@ -8,7 +8,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from heliograph.hub.outbox import Outbox, Turn
+from heliograph.hub.outbox import FlushScheduler, Outbox
 from heliograph.protocol.codes import CloseCode
 from tests.support.members import RecordingSink
 
@@ -35,9 +35,9 @@ class Case:
 
     def __init__(self, count: int = 1, limit_bytes: int = LIMIT) -> None:
         self.loop = Loop()
-        self.turn = Turn(self.loop.call_soon)
+        self.flush_scheduler = FlushScheduler(self.loop.call_soon)
         self.sinks = [RecordingSink() for _ in range(count)]
-        self.outboxes = [Outbox(sink, self.turn, limit_bytes) for sink in self.sinks]
+        self.outboxes = [Outbox(sink, self.flush_scheduler, limit_bytes) for sink in self.sinks]
         self.sink, self.outbox = self.sinks[0], self.outboxes[0]
 
     @property
@@ -99,7 +99,7 @@ class TestTurn:
                 super().write(frames)
                 case.outboxes[1].offer(b"echo")
 
-        echo = Outbox(Echo(), case.turn, LIMIT)
+        echo = Outbox(Echo(), case.flush_scheduler, LIMIT)
         echo.offer(b"x")
         case.outboxes[1].offer(b"y")
         case.loop.end_turn()

@@ -8,7 +8,7 @@ import uvicorn
 from starlette.types import Receive, Scope, Send
 
 from heliograph.hub.frames import text_frame
-from heliograph.hub.outbox import Outbox, Turn
+from heliograph.hub.outbox import FlushScheduler, Outbox
 from heliograph.protocol.codes import CloseCode
 from heliograph.server import server_config
 from heliograph.server.heartbeat import Heartbeat
@@ -54,7 +54,9 @@ async def echo(scope: Scope, receive: Receive, send: Send) -> None:
     await receive()
     await send({"type": "websocket.accept"})
     socket: ServerSocket = scope["extensions"][SERVER_SOCKET]
-    outbox = Outbox(socket, Turn(lambda callback: asyncio.get_running_loop().call_soon(callback)), 4 * LARGEST)
+    outbox = Outbox(
+        socket, FlushScheduler(lambda callback: asyncio.get_running_loop().call_soon(callback)), 4 * LARGEST
+    )
     socket.attach(outbox, Echo(socket, outbox))
 
 

@@ -7,7 +7,7 @@ import pytest
 from starlette.types import Receive, Scope, Send
 from uvicorn.server import ServerState
 
-from heliograph.hub.outbox import Outbox, Turn
+from heliograph.hub.outbox import FlushScheduler, Outbox
 from heliograph.protocol.codes import CloseCode
 from heliograph.server.websocket import FrameWebSocket, Sockets
 from heliograph.transports.websocket import SERVER_SOCKET
@@ -81,7 +81,7 @@ class Case:
         )
         self.goes_on = asyncio.Event()
         self.socket = self.sockets.open(cast("asyncio.Transport", self.transport), {"type": "websocket"}, b"key")
-        self.outbox = Outbox(self.socket, Turn(loop.call_soon), 10_000)
+        self.outbox = Outbox(self.socket, FlushScheduler(loop.call_soon), 10_000)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         assert (await receive())["type"] == "websocket.connect"

@@ -10,14 +10,14 @@ import signal
 import sys
 
 from heliograph.backends.redis.client import connect
-from heliograph.backends.redis.streams import Entry
+from heliograph.backends.redis.streams import StreamEntry
 from heliograph.client.consumer import Consumer
 
 
 async def main(url: str, prefix: str) -> None:
     redis = connect(url)
 
-    async def handle(entry: Entry) -> None:
+    async def handle(entry: StreamEntry) -> None:
         if entry["n"] == "poison":
             os.kill(os.getpid(), signal.SIGKILL)
         await asyncio.sleep(0.005)

@@ -8,7 +8,7 @@ from heliograph.codecs.plain import PlainCodec
 from heliograph.hub.connection import Connection
 from heliograph.hub.frames import Encoding, Sink
 from heliograph.hub.hub import Hub
-from heliograph.hub.outbox import Outbox, Turn
+from heliograph.hub.outbox import FlushScheduler, Outbox
 from heliograph.ports import DirectoryBackend, ReplicaInfo
 from heliograph.settings import DirectorySettings
 from heliograph.telemetry import Telemetry, Traffic
@@ -32,8 +32,8 @@ class Holder:
     ) -> None:
         self.name = name
         self.described = 0  # how often the directory has asked, which it does for each renewal
-        self._turn = Turn(lambda callback: None)
-        self.hub = Hub(Telemetry(), self._turn)
+        self._flush_scheduler = FlushScheduler(lambda callback: None)
+        self.hub = Hub(Telemetry(), self._flush_scheduler)
         self.directory = Directory(backend, self.hub, node_id=name, settings=settings, clock=clock or SystemClock())
 
     async def start(self) -> None:
@@ -46,7 +46,7 @@ class Holder:
     def add(self, user: str) -> None:
         """One more connection, of which the directory has not been told."""
         # The directory only counts connections: it looks at neither how they encode nor where they write.
-        outbox = Outbox(Mock(spec=Sink), self._turn, 1)
+        outbox = Outbox(Mock(spec=Sink), self._flush_scheduler, 1)
         self.hub.add(Connection(f"of-{user}", user, ENCODING, outbox))
 
     async def connect(self, user: str) -> int | None:

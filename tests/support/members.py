@@ -55,7 +55,7 @@ class Device:
 
     def __init__(self, member: "Member", user: str, *, fails: bool = False, outbox_bytes: int = OUTBOX_BYTES) -> None:
         self.sink = RecordingSink(fails=fails)
-        self.outbox = Outbox(self.sink, member.turn, outbox_bytes)
+        self.outbox = Outbox(self.sink, member.flush_scheduler, outbox_bytes)
         self.connection = Connection(f"device-of-{user}", user, member.encoding, self.outbox)
         self._member = member
 
@@ -79,7 +79,7 @@ class Member:
 
     def __init__(self, replica: Replica) -> None:
         self.replica = replica
-        self.turn = replica.turn
+        self.flush_scheduler = replica.flush_scheduler
         self.encoding = Encoding(PlainCodec(32), bytes, Traffic())
         self.send = replica.manager.send_message
 

@@ -1,4 +1,4 @@
-"""The door under a server that offers plain ASGI: the same conversation, written with `send`."""
+"""The endpoint under a server that offers plain ASGI: the same conversation, written with `send`."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -8,7 +8,7 @@ import pytest
 import uvicorn
 
 from heliograph.application import Replica, build_replica
-from heliograph.hub.outbox import Outbox, Turn
+from heliograph.hub.outbox import FlushScheduler, Outbox
 from heliograph.protocol.codes import CloseCode
 from heliograph.transports.asgi_sink import AsgiSink, Reader
 from tests.support.asgi_socket import AsgiSocket
@@ -29,7 +29,7 @@ async def replica() -> AsyncIterator[Replica]:
 
 
 async def test_the_whole_conversation(replica: Replica) -> None:
-    """Fails if the door only works under our own server: greeting, message, ack, error, each as text."""
+    """Fails if the endpoint only works under our own server: greeting, message, ack, error, each as text."""
     async with AsgiSocket(replica.app, query="user=alice") as alice, AsgiSocket(replica.app) as bob:
         assert alice.sent[0] == {"type": "websocket.accept"}
         assert (await alice.next("connected"))["user"] == "alice"
@@ -155,7 +155,7 @@ class TestTheSinkAlone:
             raise AssertionError("the client says nothing")
 
         sink = AsgiSink(receive, send)
-        outbox = Outbox(sink, Turn(asyncio.get_running_loop().call_soon), 10)
+        outbox = Outbox(sink, FlushScheduler(asyncio.get_running_loop().call_soon), 10)
         sink.attach(outbox)
         reader = Mock(spec=Reader)
         running = asyncio.create_task(sink.run(reader))

@@ -147,7 +147,7 @@ class TestBudget:
     ) -> None:
         """Fails if refused frames are read as fast as they come, or each makes a line in the log."""
         one = await start_replica(limits={"user_messages_per_second": 0.1, "user_bytes_per_second": 10_000})
-        with caplog.at_level(logging.WARNING, "heliograph.limits"):
+        with caplog.at_level(logging.WARNING, "heliograph.cluster.client_writes"):
             async with Client(one.url, user="al") as client:
                 assert (await client.send("bob", 0))["type"] == "ack"
                 began = time.monotonic()
@@ -156,7 +156,7 @@ class TestBudget:
                 await client.next("error", id="f30")
                 # 4,096 bytes for each of 30, of which 2 s of 40,000 are the burst
                 assert time.monotonic() - began > 0.9
-        lines = [each.getMessage() for each in caplog.records if each.name == "heliograph.limits"]
+        lines = [each.getMessage() for each in caplog.records if each.name == "heliograph.cluster.client_writes"]
         assert lines == ["refused 1 writes of clients (user_messages) since the last line like this"]
 
     async def test_large_frames_are_read_slowly_whatever_they_say(self, start_replica: StartReplica) -> None:
@@ -224,7 +224,7 @@ class TestMemory:
             await eventually(lambda: not one.replica.memory.is_full)
             assert one.replica.node.reason == ""
             assert (await al.send("bob", 2))["type"] == "ack"
-        lines = [each.getMessage() for each in caplog.records if each.name == "heliograph.memory"]
+        lines = [each.getMessage() for each in caplog.records if each.name == "heliograph.backends.redis.memory"]
         assert len(lines) == 2
         assert "from 80 % on nothing that clients send, publish or emit is kept" in lines[0]
         assert "room again" in lines[1]

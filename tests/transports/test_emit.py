@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 
 from heliograph.backends.redis.client import connect
 from heliograph.backends.redis.keys import Keys
-from heliograph.backends.redis.streams import EMIT_STREAM, Entry, ShardedStream
+from heliograph.backends.redis.streams import EMIT_STREAM, ShardedStream, StreamEntry
 from heliograph.client.consumer import Consumer
 from tests.conftest import StartReplica
 from tests.support.client import Client
@@ -34,9 +34,9 @@ async def test_a_worker_gets_what_a_client_emits(
 ) -> None:
     """Fails if the ack comes without `id`, a field is missing, or a user's entries change their order."""
     one, two = await start_replica("replica-1", emit=ANY), await start_replica("replica-2", emit=ANY)
-    got: list[Entry] = []
+    got: list[StreamEntry] = []
 
-    async def handle(entry: Entry) -> None:
+    async def handle(entry: StreamEntry) -> None:
         got.append(entry)
 
     async with Client(one.url, user="우주") as client, Client(two.url, user="우주") as other:

@@ -126,8 +126,8 @@ async def _gets_in(one: RunningReplica) -> bool:
 
 
 def _addresses(one: RunningReplica) -> object:
-    [door] = [route.endpoint for route in one.replica.app.routes if getattr(route, "path", "") == "/ws"]
-    return door.parts.addresses._connections
+    [endpoint] = [route.endpoint for route in one.replica.app.routes if getattr(route, "path", "") == "/ws"]
+    return endpoint.parts.addresses._connections
 
 
 class TestRate:

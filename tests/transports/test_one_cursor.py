@@ -23,7 +23,7 @@ NAMESPACES = {"": KEPT, "#": {**KEPT, "client_publish": False}}
 
 
 class Wanderer:
-    """Reads by one door after the other. Keeps what it has got of each channel, and where it stands."""
+    """Reads by one endpoint after the other. Keeps what it has got of each channel, and where it stands."""
 
     def __init__(self) -> None:
         self.got: dict[str, list[int]] = {OWN: [], **{channel: [] for channel in CHANNELS}}
@@ -83,7 +83,7 @@ async def publish(replicas: list[RunningReplica], each: int, dice: random.Random
 
 
 async def test_from_socket_to_stream_to_polls_and_back(start_replica: StartReplica) -> None:
-    """Fails if a door leaves a channel out of its cursor, or says it is elsewhere than what it has told."""
+    """Fails if an endpoint leaves a channel out of its cursor, or says it is elsewhere than what it has told."""
     replicas, dice, each = await three(start_replica), random.Random(1), 120
     wanderer = Wanderer()
     await wanderer.websocket(replicas[0], 0)
@@ -102,14 +102,14 @@ async def test_from_socket_to_stream_to_polls_and_back(start_replica: StartRepli
 
 @pytest.mark.parametrize("seed", range(3))
 async def test_any_way_through_doors_and_replicas(start_replica: StartReplica, seed: int) -> None:
-    """Fails if some order of doors, replicas and moments loses or repeats something."""
+    """Fails if some order of endpoints, replicas and moments loses or repeats something."""
     replicas, dice, each = await three(start_replica), random.Random(seed), 100
     wanderer = Wanderer()
     await wanderer.websocket(replicas[0], 0)
     publishing = asyncio.create_task(publish(replicas, each, dice))
     while (left := 3 * each - wanderer.count) > 0:
-        door = dice.choice((wanderer.websocket, wanderer.sse, wanderer.poll))
-        await door(dice.choice(replicas), min(left, dice.choice((1, 2, 7, 40))))
+        endpoint = dice.choice((wanderer.websocket, wanderer.sse, wanderer.poll))
+        await endpoint(dice.choice(replicas), min(left, dice.choice((1, 2, 7, 40))))
     await publishing
     assert wanderer.got == {channel: list(range(1, each + 1)) for channel in (OWN, *CHANNELS)}
     assert wanderer.lost == []

@@ -22,7 +22,7 @@ async def test_redis_errors_stay_inside(
 ) -> None:
     """Fails if the text of an error of Redis (addresses, commands, keys) reaches a client, or nobody can read it."""
     one = await start_replica(redis_url=own_redis.url, api={"key": "a key of more than sixteen bytes"})
-    with caplog.at_level(logging.WARNING, "heliograph.redis"):
+    with caplog.at_level(logging.WARNING, "heliograph.backends.redis.client"):
         async with Client(one.url, user="alice") as alice, http_client(one.url, timeout=20) as http:
             own_redis.command("CONFIG", "SET", "maxmemory", "1mb")
             for kind in ("full", "gone"):

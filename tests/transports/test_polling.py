@@ -307,7 +307,7 @@ class TestRefusals:
         assert one.replica.hub.connections == 0
 
     async def test_in_jwt_mode_each_poll_needs_the_token(self, start_replica: StartReplica) -> None:
-        """Fails if a cursor alone opens a mailbox, or another user's token opens it."""
+        """Fails if a cursor alone opens a connection, or another user's token opens it."""
         one = await start_replica(redis_url=None, auth=JWT)
         async with Poller(one.url, headers={"Authorization": f"Bearer {token('alice')}"}) as poller:
             await poller.poll()

@@ -67,7 +67,7 @@ async def test_in_jwt_mode_it_needs_a_token(start_replica: StartReplica) -> None
 
 
 async def test_what_may_not_be_subscribed_to_may_not_be_read(start_replica: StartReplica) -> None:
-    """Fails if this door is wider than the others."""
+    """Fails if this endpoint is wider than the others."""
     one = await start_replica(redis_url=None, namespaces={"run": {"run": True, "client_subscribe": False}})
     await one.replica.manager.publish("run:7", {"progress": 1})
     answer = await ask(one, "7")

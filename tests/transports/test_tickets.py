@@ -120,7 +120,7 @@ class TestTheDoor:
         async with Client(one.url, path=f"/ws?ticket={response.json()['ticket']}") as client:
             assert (await client.next("connected"))["user"] == "우주"
         assert (await post(one)).status_code == 400
-        assert (await post(one, "?user=%ff")).status_code == 400  # no UTF-8: nobody, as at every other door
+        assert (await post(one, "?user=%ff")).status_code == 400  # no UTF-8: nobody, as at every other endpoint
 
     async def test_without_redis_there_are_none(self, start_replica: StartReplica, own_redis: RedisServer) -> None:
         """Fails if the caller is not told to try again, or a client that comes with one is told to stay away."""
@@ -211,7 +211,7 @@ class TestUse:
 
     @pytest.mark.parametrize("bad", ["", "abc", "%00", "%FF", "a" * 5000, "안"])
     async def test_nonsense_is_no_ticket(self, start_replica: StartReplica, bad: str) -> None:
-        """Fails if what nobody has given opens the door, or breaks it."""
+        """Fails if what nobody has given opens the endpoint, or breaks it."""
         one = await start_replica(auth=JWT)
         assert (await close_of(one, f"ticket={bad}"))[1] == 3500
 

@@ -1,4 +1,4 @@
-"""The WebSocket door over real sockets: handshake, first frame, bad input, limits, what comes and goes."""
+"""The WebSocket endpoint over real sockets: handshake, first frame, bad input, limits, what comes and goes."""
 
 import asyncio
 import json
@@ -292,7 +292,7 @@ class TestMessages:
     async def test_what_is_sent_before_the_greeting_comes_after_it(
         self, start_replica: StartReplica, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Fails if the door does not hold a connection back until it is greeted, or a message passes it by."""
+        """Fails if the endpoint does not hold a connection back until it is greeted, or a message passes it by."""
         one, two = await start_replica("replica-1"), await start_replica("replica-2")
         hold, may_go_on = one.replica.directory.hold, asyncio.Event()
 

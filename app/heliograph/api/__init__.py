@@ -8,21 +8,23 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from heliograph.api.endpoint import ApiDoor, LinesDoor
+from heliograph.api.endpoint import ApiEndpoint, LinesDoor
 from heliograph.api.methods import Methods
 from heliograph.api.openapi import openapi_document
 from heliograph.clock import Clock
-from heliograph.cluster.census import Census
+from heliograph.cluster.channel_counts import ChannelCounts
 from heliograph.cluster.directory import Directory
 from heliograph.transports.driver import Parts
 
 
-def http_api_routes(parts: Parts, directory: Directory, census: Census, clock: Clock) -> list[BaseRoute]:
+def http_api_routes(
+    parts: Parts, directory: Directory, channel_counts: ChannelCounts, clock: Clock
+) -> list[BaseRoute]:
     """The methods: whatever no other route under `/api/` has taken."""
-    methods = Methods(parts, directory, census, clock)
+    methods = Methods(parts, directory, channel_counts, clock)
     return [
         Route("/api", LinesDoor(methods, parts.settings.api, parts.failed_attempts)),
-        Route("/api/{method}", ApiDoor(methods, parts.settings.api, parts.failed_attempts)),
+        Route("/api/{method}", ApiEndpoint(methods, parts.settings.api, parts.failed_attempts)),
     ]
 
 

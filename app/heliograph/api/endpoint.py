@@ -13,7 +13,7 @@ from heliograph.transports.api_key import has_key
 from heliograph.transports.failed_attempts import TOO_MANY, FailedAttempts
 
 
-class ApiDoor:
+class ApiEndpoint:
     """The ASGI application behind `POST /api/{method}`, whatever the method.
 
     200 with `{"result":…}`, or with `{"error":{"code","message"}}` if the method could not be carried out. 401 for a
@@ -86,7 +86,7 @@ class ApiDoor:
         return b"".join(parts)
 
 
-class LinesDoor(ApiDoor):
+class LinesDoor(ApiEndpoint):
     """The same behind `POST /api`, as API clients of an older kind ask: `{"method":…,"params":…}`, one on each line.
 
     200 with a line for each, in order: `{"result":…}` or `{"error":{"code","message"}}`.

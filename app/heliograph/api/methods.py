@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from heliograph.api import models
 from heliograph.clock import Clock
-from heliograph.cluster.census import Census
+from heliograph.cluster.channel_counts import ChannelCounts
 from heliograph.cluster.directory import Directory
 from heliograph.cluster.presence import Roster
 from heliograph.errors import BusUnavailable, HeliographError
@@ -23,7 +23,7 @@ from heliograph.protocol.position import Position
 from heliograph.protocol.publication import Publication, check_data
 from heliograph.transports.driver import Parts
 
-logger = logging.getLogger("heliograph.api")
+logger = logging.getLogger(__name__)
 
 INTERNAL = 100  # also: Redis cannot be reached
 UNAUTHORIZED = 101
@@ -108,7 +108,7 @@ METHODS: Final = {
 class Methods:
     """Carries them out on this replica, for the whole cluster."""
 
-    def __init__(self, parts: Parts, directory: Directory, census: Census, clock: Clock) -> None:
+    def __init__(self, parts: Parts, directory: Directory, channel_counts: ChannelCounts, clock: Clock) -> None:
         self._manager = parts.manager
         self._namespaces = parts.namespaces
         self._max_depth = parts.settings.limits.depth
@@ -116,7 +116,7 @@ class Methods:
         self._traffic = parts.telemetry.traffic["api"]
         self._clock = clock
         self._directory = directory
-        self._census = census
+        self._channel_counts = channel_counts
         self._questions = asyncio.Semaphore(MOST_QUESTIONS)
 
     async def call(self, name: str, body: bytes | msgspec.Raw) -> msgspec.Struct:
@@ -171,10 +171,10 @@ class Methods:
 
     async def publish(self, params: models.Publish) -> models.Published:
         self._traffic.messages_in += 1
-        receipt = await self._manager.publish(
+        result = await self._manager.publish(
             params.channel, params.data, idempotency_key=params.idempotency_key or None
         )
-        return models.Published() if receipt.position is None else _published(receipt.position)
+        return models.Published() if result.position is None else _published(result.position)
 
     async def broadcast(self, params: models.Broadcast) -> models.Broadcasted:
         if len(params.channels) > self._most:
@@ -215,7 +215,7 @@ class Methods:
         return models.History([_listed(each) for each in found], top.offset, top.epoch)
 
     async def channels(self, params: models.ListChannels) -> models.Channels:
-        counts = await self._census.channels(params.pattern)
+        counts = await self._channel_counts.channels(params.pattern)
         return models.Channels({channel: models.ChannelInfo(count) for channel, count in counts.items()})
 
     async def info(self, _: models.Nothing) -> models.Info:

@@ -102,7 +102,7 @@ def _method(name: str, method: Method) -> Object:
 def _reading(
     summary: str, answer: Object, *, parameters: list[Object] | None = None, others: dict[str, str], **more: Any
 ) -> Object:
-    """Something that is only read. `others`: what else may be answered, with the refusal of all doors as the body."""
+    """An operation that only reads. `others`: further answers, each with an error as its body."""
     return {
         "get": {
             "summary": summary,

@@ -15,7 +15,7 @@ from heliograph.errors import KeysUnavailable
 from heliograph.loopback import is_loopback_host
 from heliograph.tasks import end
 
-logger = logging.getLogger("heliograph.jwks")
+logger = logging.getLogger(__name__)
 
 AGAIN_S = 5.0  # between two requests, whatever tokens ask for: who makes up key ids cannot have them made
 MOST_BYTES = 1_048_576
@@ -26,7 +26,7 @@ HEADERS = {"Accept": "application/json", "Accept-Encoding": "identity"}
 
 
 class KeySet:
-    """`Keys` from a URL, read when the first token comes and again when they are old or a token names another.
+    """`KeySource` from a URL, read when the first token comes and again when they are old or a token names another.
 
     Where that fails, the keys that were read before go on. Callers who need it wait for one and the same request.
     """

@@ -29,7 +29,7 @@ class Key:
     kid: str | None = None
 
 
-class Keys(Protocol):
+class KeySource(Protocol):
     """Where keys come from."""
 
     async def find(self, kid: str | None) -> Sequence[Key]:
@@ -46,7 +46,7 @@ class Keys(Protocol):
 
 
 class OneKey:
-    """`Keys` of which there is one; a token's `kid` counts nothing."""
+    """`KeySource` of which there is one; a token's `kid` counts nothing."""
 
     def __init__(self, key: Key) -> None:
         self._keys = (key,)

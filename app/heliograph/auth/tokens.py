@@ -5,7 +5,7 @@ from typing import Any
 
 import jwt
 
-from heliograph.auth.keys import Keys, OneKey, hmac_key, public_key
+from heliograph.auth.keys import KeySource, OneKey, hmac_key, public_key
 from heliograph.clock import SystemClock
 from heliograph.errors import BadSetting, BadUserId, InvalidToken, TokenNotCurrent
 from heliograph.protocol.grants import NO_GRANTS, Grants, read_grants
@@ -116,7 +116,7 @@ class TokenReader:
         raise _invalid(failure)
 
 
-def keys_of(settings: AuthSettings) -> Keys:
+def keys_of(settings: AuthSettings) -> KeySource:
     """The keys that the settings give.
 
     Raises:

@@ -39,7 +39,7 @@ from heliograph.client.forks import leave_alone, renew_in_children
 from heliograph.client.live import CHANNEL_PREFIX, Live, Subscription
 from heliograph.errors import BusUnavailable
 
-logger = logging.getLogger("heliograph.composite")
+logger = logging.getLogger(__name__)
 
 LATEST_TTL_S = 86_400.0
 PAGE = 500  # entries read at once

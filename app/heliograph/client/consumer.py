@@ -1,6 +1,6 @@
 """A worker that reads a stream together with others: each entry is handled at least once, by one of them.
 
-async def handle(entry: Entry) -> None:
+async def handle(entry: StreamEntry) -> None:
     await save(entry["user"], entry["event"], entry.json("data"))
 
 await Consumer("redis://localhost:6379/0", "billing", handle).run()  # None: as HELIOGRAPH_REDIS__… say
@@ -19,16 +19,16 @@ from itertools import groupby
 
 from heliograph.backends.redis.client import connect
 from heliograph.backends.redis.keys import Keys
-from heliograph.backends.redis.streams import EMIT_STREAM, Entry, ShardedStream
+from heliograph.backends.redis.streams import EMIT_STREAM, ShardedStream, StreamEntry
 from heliograph.client.drafts import described
 from heliograph.client.environment import cluster_settings
 from heliograph.clock import SystemClock, iso8601
 from heliograph.errors import BusUnavailable
 from heliograph.tasks import end
 
-logger = logging.getLogger("heliograph.consumer")
+logger = logging.getLogger(__name__)
 
-Handler = Callable[[Entry], Awaitable[object]]
+Handler = Callable[[StreamEntry], Awaitable[object]]
 
 BACKOFF_FIRST_S = 0.1
 BACKOFF_MOST_S = 5.0
@@ -110,7 +110,7 @@ class Consumer:
         self._claim_idle_s = claim_idle_s
         self._max_attempts = max_attempts
         self._stopping = asyncio.Event()
-        self._in_hand: dict[int, dict[str, Entry]] = defaultdict(dict)  # shard -> given to us, not done, by id
+        self._in_hand: dict[int, dict[str, StreamEntry]] = defaultdict(dict)  # shard -> given to us, not done, by id
         self._done: dict[int, set[str]] = defaultdict(set)  # shard -> handled, but Redis does not know it yet
         self._next_claim_at = 0.0  # event loop's time
         self._stream: ShardedStream
@@ -136,7 +136,7 @@ class Consumer:
                     if not ready:
                         await self._stream.create_group(self.group, start=start)
                         ready, start = True, "0"  # a Redis that loses the group has lost what stood before it too
-                    await self._turn()
+                    await self._flush_scheduler()
                     failures = 0
                 except BusUnavailable as error:
                     ready = False
@@ -154,7 +154,7 @@ class Consumer:
 
     # -- one turn
 
-    async def _turn(self) -> None:
+    async def _flush_scheduler(self) -> None:
         """Acknowledge what is owed, take over what was left behind, then read what is new."""
         for shard in list(self._done):
             await self._acknowledge(shard)
@@ -201,13 +201,13 @@ class Consumer:
             self._next_claim_at = now + self._claim_idle_s / 2
         return taken_over
 
-    async def _handle_in_order(self, entries: list[Entry]) -> None:
+    async def _handle_in_order(self, entries: list[StreamEntry]) -> None:
         for entry in entries:
             if self._stopping.is_set():
                 return  # what is still in hand is given back
             await self._handle(entry)
 
-    async def _handle(self, entry: Entry) -> None:
+    async def _handle(self, entry: StreamEntry) -> None:
         if entry.id not in self._done[entry.shard]:
             if entry.deliveries > self._max_attempts:
                 await self._bury(entry, f"delivered {entry.deliveries - 1} times and never acknowledged")
@@ -221,7 +221,7 @@ class Consumer:
             self._done[entry.shard].add(entry.id)
         await self._acknowledge(entry.shard)
 
-    async def _attempt(self, entry: Entry) -> None:
+    async def _attempt(self, entry: StreamEntry) -> None:
         """Run the handler, in a task of its own: whatever is cancelled in there, this consumer is not."""
 
         async def call() -> None:
@@ -236,7 +236,7 @@ class Consumer:
             raise HandlerCancelled("the handler was cancelled, or awaited something that was")
         task.result()
 
-    async def _failed(self, entry: Entry, error: Exception) -> None:
+    async def _failed(self, entry: StreamEntry, error: Exception) -> None:
         self.stats.failed += 1
         logger.warning("%s: attempt %d at %s failed", self.name, entry.deliveries, entry.id, exc_info=error)
         if entry.deliveries >= self._max_attempts:
@@ -252,7 +252,7 @@ class Consumer:
             for entry_id in done:
                 self._in_hand[shard].pop(entry_id, None)
 
-    async def _bury(self, entry: Entry, reason: str) -> None:
+    async def _bury(self, entry: StreamEntry, reason: str) -> None:
         logger.error("%s: %s goes to the dead letters: %s", self.name, entry.id, reason)
         await self._stream.bury(
             self.group,
@@ -282,7 +282,7 @@ class Consumer:
             except BusUnavailable as error:
                 logger.debug("%s: not kept: %s", self.name, error)  # the turn notices and says so
 
-    async def _still_ours(self, shard: int) -> list[Entry]:
+    async def _still_ours(self, shard: int) -> list[StreamEntry]:
         """What is in hand and was not taken over: after a long silence others may be at it."""
         ours = await self._stream.pending(self.group, self.name, shard)
         return [self._in_hand[shard][entry_id] for entry_id in ours if entry_id in self._in_hand[shard]]

@@ -69,7 +69,7 @@ class Feed:
         self.dropped = 0  # lines that will never arrive
 
     def renew_in_child(self) -> None:
-        """See `heliograph.client.forks`. The thread starts with the first offer: few children have something to say."""
+        """See `heliograph.client.forks`. The thread starts with the first offer, as few children publish."""
         self._begin()
 
     def start(self) -> None:

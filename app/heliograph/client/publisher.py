@@ -39,7 +39,7 @@ from heliograph.settings import bus_channel as bus_channel_of
 
 __all__ = ["AsyncPublisher", "Published", "Publisher"]
 
-logger = logging.getLogger("heliograph.publisher")
+logger = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
 

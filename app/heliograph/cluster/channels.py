@@ -12,11 +12,11 @@ from collections.abc import Callable, Iterable
 
 import msgspec
 
-from heliograph.cluster.openings import Openings
+from heliograph.cluster.read_batcher import ReadBatcher
 from heliograph.errors import BusUnavailable
 from heliograph.hub.connection import Connection
 from heliograph.hub.hub import Hub
-from heliograph.ports import META_TTL_S, READ_TTL_S, LogReader, Opened, Opening, Subscriptions
+from heliograph.ports import META_TTL_S, READ_TTL_S, LogReader, ReadRequest, ReadResult, Subscriptions
 from heliograph.protocol.codes import CloseCode
 from heliograph.protocol.events import Event, InitialState, Message, Progress, Subscribed
 from heliograph.protocol.identity import user_of
@@ -31,7 +31,7 @@ from heliograph.settings import ChannelSettings
 from heliograph.tasks import end
 from heliograph.telemetry import Telemetry
 
-logger = logging.getLogger("heliograph.channels")
+logger = logging.getLogger(__name__)
 
 DRAIN_POLL_S = 0.01  # how often to look whether a client has read what it was handed
 PATIENCE_S = 0.1  # for how long a repair waits for a client to read before that one catches up by itself
@@ -130,7 +130,7 @@ class _Page:
 
     __slots__ = ("blocked_since", "followed", "opened", "publications", "repaired_from")
 
-    def __init__(self, followed: _Followed, opened: Opened, repaired_from: Position) -> None:
+    def __init__(self, followed: _Followed, opened: ReadResult, repaired_from: Position) -> None:
         self.followed = followed
         self.opened = opened
         self.publications = deque(opened.publications)  # those that were not handed out yet
@@ -163,7 +163,7 @@ class Channels:
         self._pending: dict[Connection, dict[str, _Pending]] = {}  # by channel
         self._retries: set[asyncio.Task[None]] = set()
         self._log_answered = asyncio.Event()  # the next heartbeat has succeeded; each has an event of its own
-        self._openings = Openings(log)
+        self._reads = ReadBatcher(log)
         self._behind: dict[str, None] = {}  # channels of which something is missing, in order
         self._unsure = False  # anything may be missing: look at all channels
         self._repair_due = asyncio.Event()
@@ -176,7 +176,7 @@ class Channels:
     # -- life
 
     def start(self) -> None:
-        self._openings.start()
+        self._reads.start()
         if not self._tasks:
             self._tasks = [
                 asyncio.create_task(self._repair_loop(), name="channels-repair"),
@@ -186,7 +186,7 @@ class Channels:
     async def stop(self) -> None:
         tasks, self._tasks = self._tasks, []
         await end([*tasks, *self._retries])
-        await self._openings.stop()
+        await self._reads.stop()
 
     # -- joining and leaving
 
@@ -359,7 +359,7 @@ class Channels:
         missed = await self._meet(pending, sequence)
         if not pending.is_over:
             for publication in missed:
-                self._hub.tell(pending.connection, *self._event(publication))
+                self._hub.send(pending.connection, *self._event(publication))
         if not pending.is_over:  # as a client is that could not take the last of it
             self._arrive(pending)
 
@@ -388,7 +388,7 @@ class Channels:
         if followed.sequence is None:
             if not followed.is_users:
                 await self._bus.follow(followed.name)
-            opened = await self._openings.open(Opening(followed.name))
+            opened = await self._reads.read(ReadRequest(followed.name))
             self._begin(followed, opened.position)
         assert followed.sequence is not None  # noqa: S101 - begun above
         return followed.sequence
@@ -420,15 +420,15 @@ class Channels:
     async def _tell_state(self, pending: _Pending) -> None:
         """A run's viewer gets the latest state, and from that very moment on its progress."""
         channel = pending.followed.name
-        opened = await self._openings.open(Opening(channel, with_run=True))
+        opened = await self._reads.read(ReadRequest(channel, with_run=True))
         self._tell_subscribed(pending, opened.position, recovered=True)
-        self._hub.tell(pending.connection, _initial_state(opened.run), format_cursor({channel: opened.position}))
+        self._hub.send(pending.connection, _initial_state(opened.run), format_cursor({channel: opened.position}))
 
     async def _catch_up(self, pending: _Pending) -> None:
         """Tell the first page of what the client has missed."""
         since = pending.since
-        opened = await self._openings.open(
-            Opening(pending.followed.name, after=since, replay=since is None, limit=self._settings.page)
+        opened = await self._reads.read(
+            ReadRequest(pending.followed.name, after=since, replay=since is None, limit=self._settings.page)
         )
         self._tell_subscribed(pending, opened.start, recovered=since is not None and opened.complete)
         await self._tell_all(pending, opened.publications)
@@ -458,7 +458,7 @@ class Channels:
 
     async def _read_on(self, pending: _Pending, last: Position) -> None:
         """Tell the next page after `last`."""
-        opened = await self._openings.open(Opening(pending.followed.name, after=last, limit=self._settings.page))
+        opened = await self._reads.read(ReadRequest(pending.followed.name, after=last, limit=self._settings.page))
         if not opened.complete:
             # What was next has been trimmed while the client read the page before, or the log has begun anew.
             if self._namespaces.of(pending.followed.name).run:
@@ -473,7 +473,7 @@ class Channels:
             await self._let_read(pending.connection)
             if pending.is_over:
                 return
-            self._hub.tell(pending.connection, *self._event(publication))
+            self._hub.send(pending.connection, *self._event(publication))
             pending.told = publication.position or pending.told
             pending.connection.read_bytes += _size(publication)
 
@@ -490,7 +490,7 @@ class Channels:
         at = "" if self._namespaces.of(channel).run else cursor
         request_id, pending.request_id = pending.request_id, None
         subscribed = Subscribed(channel=channel, cursor=cursor, recovered=recovered, id=echo(request_id))
-        self._hub.tell(pending.connection, subscribed, at)
+        self._hub.send(pending.connection, subscribed, at)
         pending.told = position
 
     # -- what comes
@@ -624,7 +624,7 @@ class Channels:
         """
         asked = [each.sequence.position for each in followed if each.sequence is not None]
         openings = [
-            Opening(
+            ReadRequest(
                 each.name,
                 after=position,
                 limit=self._settings.page,
@@ -633,7 +633,7 @@ class Channels:
             )
             for each, position in zip(followed, asked, strict=True)
         ]
-        opened = await self._log.open(openings)
+        opened = await self._log.read(openings)
         pages = []
         for each, position, read in zip(followed, asked, opened, strict=True):
             begins = self._repair_from(each, position, read)
@@ -645,7 +645,7 @@ class Channels:
             await asyncio.sleep(DRAIN_POLL_S if is_blocked else 0)
             pages = [page for page in pages if self._hand_out(page)]
 
-    def _repair_from(self, followed: _Followed, asked: Position, opened: Opened) -> Position | None:
+    def _repair_from(self, followed: _Followed, asked: Position, opened: ReadResult) -> Position | None:
         """Where what was read after `asked` goes on; None if it is not about what is missing any more."""
         sequence = followed.sequence
         assert sequence is not None  # noqa: S101 - what has no position is not repaired
@@ -699,7 +699,7 @@ class Channels:
         if not pending.is_over:
             self._try_again(pending, now=True)
 
-    def _say_where_it_goes_on(self, followed: _Followed, opened: Opened) -> Position:
+    def _say_where_it_goes_on(self, followed: _Followed, opened: ReadResult) -> Position:
         """A hole that cannot be filled is said aloud, to everyone who listens. Returns behind what it goes on.
 
         A run's viewers get its state anew, which holds all that has come.

@@ -12,7 +12,7 @@ from heliograph.errors import HeliographError, OverBudget, StorageFull
 from heliograph.protocol.budget import NO_BUDGET, Budget, Charge, Spending, over_budget
 from heliograph.telemetry import Telemetry
 
-logger = logging.getLogger("heliograph.limits")
+logger = logging.getLogger(__name__)
 
 LOG_EVERY_S = 10.0
 

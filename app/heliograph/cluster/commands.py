@@ -21,7 +21,7 @@ from heliograph.protocol.command import DisconnectUser, UnsubscribeUser
 from heliograph.protocol.envelope import Envelope, decode_envelope
 from heliograph.tasks import end
 
-logger = logging.getLogger("heliograph.commands")
+logger = logging.getLogger(__name__)
 
 LOOK_S = 1.0  # how often to look for commands that the bus did not bring
 READ_BLOCKED_S = 60.0  # how often the list of blocked users is read; what is new in between comes by command
@@ -129,5 +129,5 @@ def _carry_out(envelope: Envelope, connection: Connection) -> None:
     match envelope.command:
         case DisconnectUser(code=code, reason=reason):
             connection.close(code, reason)
-        case UnsubscribeUser(channel=channel) if connection.on_expelled is not None:
-            connection.on_expelled(channel)
+        case UnsubscribeUser(channel=channel) if connection.on_unsubscribed_by_server is not None:
+            connection.on_unsubscribed_by_server(channel)

@@ -11,14 +11,14 @@ from itertools import count
 
 import msgspec
 
-from heliograph.answers import answer
+from heliograph.callbacks import await_callback
 from heliograph.cluster.channels import Channels
 from heliograph.cluster.client_writes import ClientWrites
 from heliograph.cluster.commands import Commands
 from heliograph.cluster.directory import Directory
 from heliograph.cluster.presence import Presence, Roster
+from heliograph.cluster.publish_result import OnPublished, PublishResult
 from heliograph.cluster.pubsub_manager import PubSubManager
-from heliograph.cluster.receipt import Receipt, Routing
 from heliograph.cluster.remote_delivery import RemoteDelivery
 from heliograph.errors import (
     BadChannel,
@@ -32,7 +32,7 @@ from heliograph.errors import (
 )
 from heliograph.hub.connection import Connection
 from heliograph.hub.hub import Hub
-from heliograph.ports import Appended, CommandLog, Draft, Emission, Emissions, Log, Opened, Opening
+from heliograph.ports import AppendResult, CommandLog, Draft, Emission, Emissions, Log, ReadRequest, ReadResult
 from heliograph.protocol.codes import CloseCode
 from heliograph.protocol.command import Command, DisconnectUser, UnsubscribeUser
 from heliograph.protocol.envelope import Envelope
@@ -45,7 +45,7 @@ from heliograph.protocol.run import check_update
 from heliograph.protocol.session import echo
 from heliograph.settings import LimitSettings
 
-logger = logging.getLogger("heliograph.router")
+logger = logging.getLogger(__name__)
 
 
 class ConnectionManager:
@@ -124,16 +124,16 @@ class ConnectionManager:
         self._hub.remove(connection)
         self._directory.release(connection.user)
 
-    def tell(self, connection: Connection, event: Event) -> None:
+    def send_event(self, connection: Connection, event: Event) -> None:
         """Say something to one connection alone. One that does not read is closed."""
-        self._hub.tell(connection, event)
+        self._hub.send(connection, event)
 
     def send_error(
         self, connection: Connection, code: ErrorCode, message: str, request_id: RequestId | None = None
     ) -> None:
         """Tell the client of one connection what was wrong."""
         error = Error(code=code, message=message, timestamp=self._timestamp(), id=echo(request_id))
-        self.tell(connection, error)
+        self.send_event(connection, error)
 
     # -- channels
 
@@ -174,22 +174,22 @@ class ConnectionManager:
         if self._channels.leave(connection, channel):
             self._presence.went(connection.user, channel)
 
-    async def history(self, channel: str, since: Position | None, limit: int) -> Opened:
+    async def history(self, channel: str, since: Position | None, limit: int) -> ReadResult:
         """What is kept of the channel after `since` (or from the start), oldest first, at most `limit`.
 
         Raises:
             BusUnavailable: the log cannot be read.
         """
-        [opened] = await self._log.open([Opening(channel, after=since, replay=since is None, limit=limit)])
+        [opened] = await self._log.read([ReadRequest(channel, after=since, replay=since is None, limit=limit)])
         return opened
 
-    async def run(self, channel: str) -> Opened:
+    async def run(self, channel: str) -> ReadResult:
         """The latest of a run, and where its channel stands.
 
         Raises:
             BusUnavailable: the log cannot be read.
         """
-        [opened] = await self._log.open([Opening(channel, with_run=True)])
+        [opened] = await self._log.read([ReadRequest(channel, with_run=True)])
         return opened
 
     async def presence(self, channel: str) -> Roster:
@@ -241,14 +241,14 @@ class ConnectionManager:
             command=command,
         )
         self._commands.carry_out(envelope)
-        await self._command_log.tell(envelope)
+        await self._command_log.append(envelope)
 
     # -- messages
 
-    def dispatch(self, operation: Send | Publish, *, sender: str | None, done: Routing) -> None:
+    def dispatch(self, operation: Send | Publish, *, sender: str | None, done: OnPublished) -> None:
         """Route what a client has sent. No task, no wait: `done` is called in the turn in which Redis has answered.
 
-        It is given the receipt, or the error (OverBudget, StorageFull, and see `publish` and `send_message`); one
+        It is given the result, or the error (OverBudget, StorageFull, and see `publish` and `send_message`); one
         client's messages keep their order. It may be called before this returns.
         """
         if isinstance(operation, Send):
@@ -260,7 +260,7 @@ class ConnectionManager:
 
     async def send(
         self, user_id: str, message: object, *, sender: str | None = None, idempotency_key: str | None = None
-    ) -> Receipt:
+    ) -> PublishResult:
         """Send a message that is kept to a user: they get it in order, on every device, also when they come back.
 
         Raises:
@@ -279,7 +279,7 @@ class ConnectionManager:
         sender: str | None = None,
         idempotency_key: str | None = None,
         ephemeral: bool = False,
-    ) -> Receipt:
+    ) -> PublishResult:
         """Publish on a channel. Kept, unless this is `ephemeral` or the channel's namespace is.
 
         Raises:
@@ -288,7 +288,7 @@ class ConnectionManager:
         """
         if (user_id := user_of(check_channel(channel))) is not None:
             check_user_id(user_id)
-        return await answer(
+        return await await_callback(
             lambda done: self._route(channel, user_id, _raw(message), sender, ephemeral, idempotency_key, done)
         )
 
@@ -299,7 +299,7 @@ class ConnectionManager:
         via_pubsub: bool = False,
         *,
         sender: str | None = None,
-    ) -> Receipt:
+    ) -> PublishResult:
         """Send an ephemeral message (anything that encodes to JSON) to every connection of the user.
 
         Connections here get it at once, without waiting for Redis; the bus takes it to the other replicas unless
@@ -314,8 +314,10 @@ class ConnectionManager:
         channel = personal_channel(check_user_id(user_id))
         if via_pubsub:
             envelope = self._envelope(channel, user_id, _raw(message), sender)
-            return _receipt_of(envelope, Delivery.LOCAL if self._remote.deliver(envelope) else Delivery.OFFLINE)
-        return await answer(lambda done: self._route(channel, user_id, _raw(message), sender, True, None, done))
+            return _result_of(envelope, Delivery.LOCAL if self._remote.deliver(envelope) else Delivery.OFFLINE)
+        return await await_callback(
+            lambda done: self._route(channel, user_id, _raw(message), sender, True, None, done)
+        )
 
     async def emit(self, event: str, data: msgspec.Raw, *, user_id: str, session: str | None = None) -> str:
         """Keep what a client says to the workers behind the cluster; returns its message id.
@@ -356,7 +358,7 @@ class ConnectionManager:
         sender: str | None,
         ephemeral: bool,
         idempotency_key: str | None,
-        done: Routing,
+        done: OnPublished,
         client: str | None = None,
     ) -> None:
         options = self._namespaces.of(channel)
@@ -388,18 +390,18 @@ class ConnectionManager:
         )
         self._log.submit(draft, options, self._directory.lease, partial(self._kept, draft, done))
 
-    def _kept(self, draft: Draft, done: Routing, appended: Appended | BusUnavailable | OverBudget) -> None:
+    def _kept(self, draft: Draft, done: OnPublished, appended: AppendResult | BusUnavailable | OverBudget) -> None:
         """Log first: what is delivered is what the log holds."""
         try:
-            result: Receipt | HeliographError = self._receipt(draft, appended)
+            result: PublishResult | HeliographError = self._receipt(draft, appended)
         except Exception:
             logger.exception("message %s could not be dealt with", draft.message_id)
             result = HeliographError("internal error")
         done(result)
 
     def _receipt(
-        self, draft: Draft, appended: Appended | BusUnavailable | OverBudget
-    ) -> Receipt | BusUnavailable | OverBudget:
+        self, draft: Draft, appended: AppendResult | BusUnavailable | OverBudget
+    ) -> PublishResult | BusUnavailable | OverBudget:
         channel = draft.channel
         if isinstance(appended, OverBudget):
             self._writes.refused(draft.client or "", appended)
@@ -417,9 +419,9 @@ class ConnectionManager:
             else:
                 self._channels.doubt(channel)  # a repetition: who made the first try may never have had its answer
             delivery = Delivery.LOCAL if self._hub.subscribers(channel) else Delivery.STORED
-        return Receipt(appended.message_id, delivery, appended.position)
+        return PublishResult(appended.message_id, delivery, appended.position)
 
-    def _relay(self, envelope: Envelope, done: Routing) -> None:
+    def _relay(self, envelope: Envelope, done: OnPublished) -> None:
         """Local first: the connections here have it before the bus takes it to the others."""
         taken = self._remote.deliver(envelope)
         if envelope.target_user_id is None:
@@ -444,24 +446,24 @@ def _raw(message: object) -> msgspec.Raw:
     return message if isinstance(message, msgspec.Raw) else msgspec.Raw(msgspec.json.encode(message))
 
 
-def _announced(envelope: Envelope, done: Routing, reach: Delivery | BusUnavailable | None) -> None:
+def _announced(envelope: Envelope, done: OnPublished, reach: Delivery | BusUnavailable | None) -> None:
     """Say to the sender what became of an ephemeral publication on a channel."""
-    done(reach if isinstance(reach, BusUnavailable) else _receipt_of(envelope, Delivery.REMOTE))
+    done(reach if isinstance(reach, BusUnavailable) else _result_of(envelope, Delivery.REMOTE))
 
 
-def _relayed(envelope: Envelope, taken: int, done: Routing, reach: Delivery | BusUnavailable | None) -> None:
+def _relayed(envelope: Envelope, taken: int, done: OnPublished, reach: Delivery | BusUnavailable | None) -> None:
     """Say to the sender what became of an ephemeral message; `taken` connections here have it already."""
     if reach is Delivery.REMOTE:
-        done(_receipt_of(envelope, reach))
+        done(_result_of(envelope, reach))
     elif not isinstance(reach, BusUnavailable):
         # Nobody elsewhere. Who is here the hub knows better than the directory, which hears of it a moment later.
-        done(_receipt_of(envelope, Delivery.LOCAL if taken else Delivery.OFFLINE))
+        done(_result_of(envelope, Delivery.LOCAL if taken else Delivery.OFFLINE))
     elif taken:
         logger.warning("message %s reached only the connections on this replica", envelope.message_id)
-        done(_receipt_of(envelope, Delivery.LOCAL))
+        done(_result_of(envelope, Delivery.LOCAL))
     else:
         done(reach)
 
 
-def _receipt_of(envelope: Envelope, delivery: Delivery) -> Receipt:
-    return Receipt(envelope.message_id or "", delivery)
+def _result_of(envelope: Envelope, delivery: Delivery) -> PublishResult:
+    return PublishResult(envelope.message_id or "", delivery)

@@ -16,7 +16,7 @@ from heliograph.ports import DirectoryBackend, ReplicaInfo
 from heliograph.settings import DirectorySettings
 from heliograph.tasks import end
 
-logger = logging.getLogger("heliograph.directory")
+logger = logging.getLogger(__name__)
 
 AFTER_ERROR_S = 0.5
 

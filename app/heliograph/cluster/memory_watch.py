@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from heliograph.errors import BusUnavailable
 from heliograph.tasks import end
 
-logger = logging.getLogger("heliograph.memory")
+logger = logging.getLogger(__name__)
 
 INTERVAL_S = 1.0
 MARGIN = 0.05  # so far below the limit must the share be again: else it would be crossed all the time

@@ -23,7 +23,7 @@ from heliograph.protocol.codes import CloseCode
 from heliograph.protocol.events import Reconnect
 from heliograph.settings import DrainSettings
 
-logger = logging.getLogger("heliograph.node")
+logger = logging.getLogger(__name__)
 
 VERSION = metadata.version("heliograph")
 # Why a replica is not ready, or degraded.
@@ -177,7 +177,7 @@ class Node:
         slices = max(1, round(window_s / SLICE_S))
         for i, connection in enumerate(connections):
             in_ms = round(1000 * window_s * i / len(connections))
-            self._hub.tell(connection, Reconnect(in_ms=in_ms, cursor=self._channels.cursor_of(connection)))
+            self._hub.send(connection, Reconnect(in_ms=in_ms, cursor=self._channels.cursor_of(connection)))
             if i % 1000 == 999:
                 await asyncio.sleep(0)  # pongs and acks go on meanwhile
         await asyncio.sleep(settings.grace_s)

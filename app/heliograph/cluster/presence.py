@@ -15,7 +15,7 @@ from heliograph.ports import PresenceBackend, PresenceEntry
 from heliograph.protocol.namespace import Namespaces
 from heliograph.tasks import end
 
-logger = logging.getLogger("heliograph.presence")
+logger = logging.getLogger(__name__)
 
 MANY = 100  # users on a channel, from which on an answer is good for a while
 FRESH_S = 1.0  # so long

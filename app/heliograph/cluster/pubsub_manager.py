@@ -20,11 +20,11 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
-from heliograph.answers import answer
 from heliograph.backends.redis.client import Client, as_bus_unavailable, bus_unavailable, connect
 from heliograph.backends.redis.keys import Keys
 from heliograph.backends.redis.scripts import Scripts
 from heliograph.backends.redis.wire import Wire
+from heliograph.callbacks import await_callback
 from heliograph.clock import Clock, SystemClock
 from heliograph.errors import BadEnvelope, BusUnavailable
 from heliograph.protocol.envelope import KEPT, Envelope, decode_envelopes, encode_envelope, ending_of
@@ -36,7 +36,7 @@ from heliograph.telemetry import BusStats
 if TYPE_CHECKING:
     from heliograph.backends.redis.call_batch import Common
 
-logger = logging.getLogger("heliograph.bus")
+logger = logging.getLogger(__name__)
 
 BACKOFF_FIRST_S = 0.1
 BACKOFF_MOST_S = 1.0  # a replica is ready within 2 s after Redis is back
@@ -45,7 +45,7 @@ SUBSCRIBE_BATCH = 500  # channels in one SUBSCRIBE
 EXCERPT_BYTES = 100  # how much of a bad payload is logged
 
 Handler = Callable[[Envelope], object]
-Relaying = Callable[[Delivery | BusUnavailable | None], object]  # how the answer to a publish is taken
+OnRelayed = Callable[[Delivery | BusUnavailable | None], object]  # how the answer to a publish is taken
 
 _DELIVERIES: Final = {delivery.encode(): delivery for delivery in Delivery}
 
@@ -222,7 +222,7 @@ class PubSubManager:
 
     # -- out
 
-    def relay(self, envelope: Envelope, lease: str, done: Relaying) -> None:
+    def relay(self, envelope: Envelope, lease: str, done: OnRelayed) -> None:
         """As `publish`, without waiting: `done` is called with the answer, in the order of calls."""
         if not self.enabled:
             logger.debug("the bus is disabled: message %s stays on this replica", envelope.message_id)
@@ -239,7 +239,7 @@ class PubSubManager:
         keys = (self.keys.holders(envelope.target_user_id or ""),)
         self.scripts.call("relay", (keys, (encode_envelope(envelope),), common), partial(self._relayed, done))
 
-    def relay_on(self, envelope: Envelope, done: Relaying) -> None:
+    def relay_on(self, envelope: Envelope, done: OnRelayed) -> None:
         """Send an ephemeral envelope to every replica that follows its channel; then `done`, as for `relay`."""
         if not self.enabled:
             done(None)
@@ -247,12 +247,12 @@ class PubSubManager:
         command = ("PUBLISH", self._bus_channel(envelope.address), encode_envelope(envelope))
         self.client.link.call(command, partial(self._announced, monotonic(), done))
 
-    def _announced(self, began_at: float, done: Relaying, reply: Any) -> None:
+    def _announced(self, began_at: float, done: OnRelayed, reply: Any) -> None:
         if not isinstance(reply, Exception):
             self.stats.publish_time.observe(monotonic() - began_at)
         self._relayed(done, reply)
 
-    def _relayed(self, done: Relaying, reply: Any) -> None:
+    def _relayed(self, done: OnRelayed, reply: Any) -> None:
         if isinstance(reply, Exception):
             self.stats.publish_errors += 1
             done(bus_unavailable(reply))
@@ -268,7 +268,7 @@ class PubSubManager:
         Raises:
             BusUnavailable: the message went to nobody but the local connections, or nobody knows (a time-out).
         """
-        return await answer(lambda done: self.relay(envelope, lease, done))
+        return await await_callback(lambda done: self.relay(envelope, lease, done))
 
     # -- what is listened to
 
@@ -338,7 +338,7 @@ class PubSubManager:
         """Let the connection read until it breaks or falls silent."""
         interval_s, timeout_s = self._settings.canary_interval_s, self._settings.canary_timeout_s
         looked_at = self._clock.monotonic()
-        heard_by = looked_at + timeout_s  # when the next canary is due
+        channel_counts = looked_at + timeout_s  # when the next canary is due
         wire.release()
         try:
             while True:
@@ -346,11 +346,11 @@ class PubSubManager:
                 if self._lost.done():
                     raise self._lost.result()
                 now = self._clock.monotonic()
-                heard_by = max(heard_by, self._canary_heard_at + timeout_s)
+                channel_counts = max(channel_counts, self._canary_heard_at + timeout_s)
                 if now - looked_at > 2 * interval_s:
                     # This process stood still: the canary may be among what has piled up and was not read yet.
-                    heard_by = now + timeout_s
-                elif now > heard_by:
+                    channel_counts = now + timeout_s
+                elif now > channel_counts:
                     raise BusSilentError(f"nothing heard for {timeout_s:g} s")
                 looked_at = now
         finally:

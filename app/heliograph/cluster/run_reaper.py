@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from heliograph.errors import BusUnavailable
 from heliograph.tasks import end
 
-logger = logging.getLogger("heliograph.runs")
+logger = logging.getLogger(__name__)
 
 INTERVAL_S = 2.0
 

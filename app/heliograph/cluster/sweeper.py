@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from heliograph.errors import BusUnavailable
 from heliograph.tasks import end
 
-logger = logging.getLogger("heliograph.sweeper")
+logger = logging.getLogger(__name__)
 
 INTERVAL_S = 60.0
 

@@ -15,7 +15,7 @@ from heliograph.tasks import end
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-logger = logging.getLogger("heliograph.node")
+logger = logging.getLogger(__name__)
 
 RETRY_S: Final = 0.25  # until the next look after one that failed
 GIVE_UP_S: Final = 30.0  # without any answer; each command has a time-out of about a second

@@ -33,7 +33,7 @@ from heliograph.errors import BadData, HeliographError, PublishError
 
 __all__ = ["ProgressTask", "configure"]
 
-logger = logging.getLogger("heliograph.celery")
+logger = logging.getLogger(__name__)
 
 PROGRESS_DEADLINE_S: Final = 2.0  # how long one update may hold up its task
 END_DEADLINE_S: Final = 5.0  # how long the end may; after that it is told in the background

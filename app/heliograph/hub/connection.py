@@ -15,7 +15,17 @@ if TYPE_CHECKING:
 class Connection:
     """Compared by identity: a user may have any number of them."""
 
-    __slots__ = ("channels", "close_code", "encoding", "id", "on_expelled", "outbox", "read_bytes", "since", "user")
+    __slots__ = (
+        "channels",
+        "close_code",
+        "encoding",
+        "id",
+        "on_unsubscribed_by_server",
+        "outbox",
+        "read_bytes",
+        "since",
+        "user",
+    )
 
     def __init__(self, connection_id: str, user: str, encoding: Encoding, outbox: Outbox) -> None:
         self.id = connection_id
@@ -24,7 +34,9 @@ class Connection:
         self.outbox = outbox
         self.channels: set[str] = set()  # what it listens to
         self.since = time.monotonic()
-        self.on_expelled: Callable[[str], object] | None = None  # it is to leave this channel, whatever it wants
+        self.on_unsubscribed_by_server: Callable[[str], object] | None = (
+            None  # it is to leave this channel, whatever it wants
+        )
         self.close_code: CloseCode | None = None  # why it was closed here
         self.read_bytes = 0  # of what is kept, on its behalf; whoever charges it for that begins anew
 

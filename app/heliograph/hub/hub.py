@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from heliograph.hub.batch import Batch
 from heliograph.hub.connection import Connection
-from heliograph.hub.outbox import Turn
+from heliograph.hub.outbox import FlushScheduler
 from heliograph.protocol.codes import CloseCode
 from heliograph.protocol.events import Event, Message, Progress
 from heliograph.telemetry import Telemetry
@@ -14,7 +14,7 @@ from heliograph.telemetry import Telemetry
 if TYPE_CHECKING:
     from heliograph.hub.frames import Encoding
 
-logger = logging.getLogger("heliograph.hub")
+logger = logging.getLogger(__name__)
 
 _MESSAGES = (Message, Progress)
 FEW = 8  # listeners that are told one by one, as a batch would not pay
@@ -27,9 +27,9 @@ class Hub:
     another channel's turn has come. Whatever else is said to one of them is said after it all the same.
     """
 
-    def __init__(self, telemetry: Telemetry, turn: Turn) -> None:
+    def __init__(self, telemetry: Telemetry, flush_scheduler: FlushScheduler) -> None:
         self._telemetry = telemetry
-        self._turn = turn
+        self._flush_scheduler = flush_scheduler
         self._batch: Batch | None = None
         self.on_drop: Callable[[Connection], object] = self.remove  # who has more to tidy up puts itself in here
         self._by_user: dict[str, set[Connection]] = {}
@@ -126,7 +126,7 @@ class Hub:
 
     def deliver_to_user(self, user_id: str, event: Event) -> int:
         """Hand the event to every connection the user has here; how many took it."""
-        return self._tell_each(self._by_user.get(user_id, ()), event)
+        return self._send_each(self._by_user.get(user_id, ()), event)
 
     def deliver(self, channel: str, event: Event, at: str | None = None) -> int:
         """Hand the event to every connection that listens to the channel here; how many those are.
@@ -135,15 +135,15 @@ class Hub:
         """
         listening = self._by_channel.get(channel, ())
         if len(listening) < FEW:
-            return self._tell_each(listening, event, at)
+            return self._send_each(listening, event, at)
         if self._batch is None or self._batch.listeners is not listening:
             self._hand_out()
             self._batch = Batch(listening)
-            self._turn.before_writing(self._hand_out)
+            self._flush_scheduler.before_writing(self._hand_out)
         self._batch.add(event, at)
         return len(listening)
 
-    def tell(self, connection: Connection, event: Event, at: str | None = None) -> None:
+    def send(self, connection: Connection, event: Event, at: str | None = None) -> None:
         """Hand one event to one connection. `at`: as for `deliver`."""
         if isinstance(event, _MESSAGES):
             connection.encoding.traffic.messages_out += 1  # one that it had missed
@@ -152,7 +152,7 @@ class Hub:
         if (code := connection.outbox.offer(connection.encoding.frame(event, at))) is not None:
             self._drop(connection, code)
 
-    def _tell_each(self, connections: Collection[Connection], event: Event, at: str | None = None) -> int:
+    def _send_each(self, connections: Collection[Connection], event: Event, at: str | None = None) -> int:
         """Encoded once for each encoding, not once for each connection.
 
         A connection whose outbox is over is closed and dropped at once, and what it did not read is not offered to

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from heliograph.hub.frames import Sink
 from heliograph.protocol.codes import CloseCode
 
-logger = logging.getLogger("heliograph.outbox")
+logger = logging.getLogger(__name__)
 
 _NOTHING: list[bytes] = []  # of every outbox that is empty; shared, so nobody changes it
 DRAINED_BYTES = 65_536  # whoever is told much at once is told more when no more than this waits
@@ -21,7 +21,7 @@ MANY = 64  # more outboxes than that stand in the queue
 SLICE = 32  # of those are written in a row, in a tenth or two of a millisecond
 
 
-class Turn:
+class FlushScheduler:
     """The outboxes that this turn of the loop has filled, and the queue of those that very many share something with.
 
     The queue is written in slices, one in each turn, while others are written to at their turn's end. Whoever is
@@ -117,6 +117,7 @@ class Outbox:
     __slots__ = (
         "_buffered",
         "_bytes",
+        "_flush_scheduler",
         "_frames",
         "_greet_at",
         "_held",
@@ -125,16 +126,15 @@ class Outbox:
         "_scheduled",
         "_shared",
         "_sink",
-        "_turn",
         "_write",
         "closed",
         "queued",
     )
 
-    def __init__(self, sink: Sink, turn: Turn, limit_bytes: int) -> None:
+    def __init__(self, sink: Sink, flush_scheduler: FlushScheduler, limit_bytes: int) -> None:
         self._sink = sink
         self._write = sink.write
-        self._turn = turn
+        self._flush_scheduler = flush_scheduler
         self._limit_bytes = limit_bytes
         self._frames = _NOTHING
         self._shared = True  # that list is others' too, and is copied before it is changed
@@ -170,7 +170,7 @@ class Outbox:
             return self._make_room()
         if not (self._scheduled or self._held or self._paused):
             self._scheduled = True
-            self._turn.add(self)
+            self._flush_scheduler.add(self)
         return None
 
     def offer_all(self, frames: list[bytes], size: int, *, to_many: bool = False) -> CloseCode | None:
@@ -192,9 +192,9 @@ class Outbox:
         if not (self._scheduled or self._held or self._paused):
             if not to_many:
                 self._scheduled = True
-                self._turn.add(self)
+                self._flush_scheduler.add(self)
             elif not self.queued:
-                self._turn.enqueue(self)
+                self._flush_scheduler.enqueue(self)
         return None
 
     def _make_room(self) -> CloseCode | None:
@@ -250,7 +250,7 @@ class Outbox:
         """Write what waits if the peer reads, then say goodbye. Whatever is held or is offered later goes nowhere."""
         if self.closed:
             return
-        self._turn.hand_out()
+        self._flush_scheduler.hand_out()
         self.closed = True
         if self._held:
             # The client was never greeted: nothing that was kept back for it is its to see.
@@ -276,4 +276,4 @@ class Outbox:
     def _schedule(self) -> None:
         if self._frames and not (self._scheduled or self._held or self._paused or self.closed):
             self._scheduled = True
-            self._turn.add(self)
+            self._flush_scheduler.add(self)

@@ -23,7 +23,7 @@ PROBE_INTERVAL_S = 0.1
 class LocalCluster:
     """Redis, the replicas and nginx, each kept alive, until a signal comes.
 
-    They start from the inside out: Redis answers, then each replica is ready, then nginx opens the door. They
+    They start from the inside out: Redis answers, then each replica is ready, then nginx opens the endpoint. They
     stop so that clients are told where to go: the replicas drain through a living nginx, which ends after
     them, and Redis last.
     """

@@ -30,7 +30,7 @@ class Publication(msgspec.Struct, frozen=True, gc=False):
 
 
 def check_data(data: msgspec.Raw, max_depth: int) -> None:
-    """Refuse at the door what would fail at the far end of the wire.
+    """Refuse at the endpoint what would fail at the far end of the wire.
 
     `msgspec.Raw` only promises balanced JSON. Decoding it once also finds numbers outside of a double's range
     (`1e999`, 5,000 digits) and broken UTF-8, on which a browser or another language would choke.

@@ -43,7 +43,7 @@ class Authenticate:
 
 
 @dataclass(frozen=True, slots=True)
-class Renew:
+class RefreshToken:
     """Find out whether this token is good and the same user's, then call `Session.renewed`."""
 
     token: str
@@ -51,7 +51,7 @@ class Renew:
 
 
 @dataclass(frozen=True, slots=True)
-class Join:
+class JoinChannel:
     """Subscribe to the channel from this position on.
 
     `keep`: the client has asked for it with its connection and has no way to ask again, so it is tried until it
@@ -66,7 +66,7 @@ class Join:
 
 
 @dataclass(frozen=True, slots=True)
-class Leave:
+class LeaveChannel:
     """Take the connection off the channel, then tell the client."""
 
     channel: str
@@ -74,7 +74,7 @@ class Leave:
 
 
 @dataclass(frozen=True, slots=True)
-class Recall:
+class FetchHistory:
     """Read what is kept of the channel and answer with that."""
 
     operation: ReadHistory
@@ -82,7 +82,7 @@ class Recall:
 
 
 @dataclass(frozen=True, slots=True)
-class Muster:
+class FetchPresence:
     """Find out who is on the channel and answer with that."""
 
     channel: str
@@ -90,21 +90,14 @@ class Muster:
 
 
 @dataclass(frozen=True, slots=True)
-class HandOver:
-    """Keep the emission for the workers, then tell the client."""
-
-    operation: Emit
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Reply:
     """Tell the client."""
 
     event: Event
 
 
 @dataclass(frozen=True, slots=True)
-class Refuse:
+class Reject:
     """Tell the client what was wrong; the connection stays open unless there is a close code."""
 
     code: ErrorCode
@@ -114,7 +107,19 @@ class Refuse:
 
 
 # A message goes to the router as it is, and is answered with what the router says of it.
-Action = Send | Publish | Authenticate | Renew | Join | Leave | Recall | Muster | HandOver | Answer | Refuse
+Action = (
+    Send
+    | Publish
+    | Emit
+    | Authenticate
+    | RefreshToken
+    | JoinChannel
+    | LeaveChannel
+    | FetchHistory
+    | FetchPresence
+    | Reply
+    | Reject
+)
 
 
 class Session:
@@ -153,17 +158,17 @@ class Session:
             if isinstance(operation, Connect):
                 return self._begin(operation)
             if isinstance(operation, Ping):
-                return Answer(Pong(id=echo(operation.id)))
+                return Reply(Pong(id=echo(operation.id)))
             text = "the first frame must be 'connect'"
-            return Refuse(ErrorCode.BAD_REQUEST, text, operation.id, close=CloseCode.BAD_REQUEST)
+            return Reject(ErrorCode.BAD_REQUEST, text, operation.id, close=CloseCode.BAD_REQUEST)
         try:
             return self._decide(operation)
         except (BadChannel, BadCursor) as error:
-            return Refuse(error.code, str(error), operation.id)
+            return Reject(error.code, str(error), operation.id)
 
     def identified(
         self, user: str, channels: Iterable[str] = (), grants: Grants = NO_GRANTS, *, only_these: bool = False
-    ) -> tuple[Join, list[Join | Refuse]]:
+    ) -> tuple[JoinChannel, list[JoinChannel | Reject]]:
         """The client is `user`; returns how it comes to its own channel, and to the others it listens to at once.
 
         Those are the ones that its cursor names (as far as they are its to read), `channels`, and what its token
@@ -187,12 +192,12 @@ class Session:
                 try:
                     action = self._subscribe(Subscribe(channel), positions.position_in(channel), keep=True)
                 except BadChannel as error:
-                    action = Refuse(error.code, str(error))
-                if isinstance(action, Join) or channel in named:
+                    action = Reject(error.code, str(error))
+                if isinstance(action, JoinChannel) or channel in named:
                     others.append(action)
-        return Join(own, positions.position_in(own), self._connect.replay, keep=True), others
+        return JoinChannel(own, positions.position_in(own), self._connect.replay, keep=True), others
 
-    def renewed(self, grants: Grants) -> tuple[list[str], list[Join | Refuse]]:
+    def renewed(self, grants: Grants) -> tuple[list[str], list[JoinChannel | Reject]]:
         """Another token counts from now on: the channels that are to be left, and those that it brings."""
         before, self._grants = self._grants, grants
         lost = [channel for channel in self._channels if not self._may_read(channel)]
@@ -218,7 +223,7 @@ class Session:
         try:
             self._check_size(operation.cursor)
         except BadCursor as error:
-            return Refuse(error.code, str(error), operation.id, close=CloseCode.BAD_REQUEST)
+            return Reject(error.code, str(error), operation.id, close=CloseCode.BAD_REQUEST)
         self._is_connecting = True
         self._connect = operation
         return Authenticate(operation.token, operation.user, operation.ticket)
@@ -229,7 +234,7 @@ class Session:
                 try:
                     check_user_id(operation.to)
                 except BadUserId as error:
-                    return Refuse(error.code, f"'to': {error}", operation.id)
+                    return Reject(error.code, f"'to': {error}", operation.id)
                 if not self._sends_freely and not self._policy.may_send(self._grants, operation.to):
                     return _not_allowed(f"you may not send to {operation.to!r}", operation.id)
                 return operation
@@ -238,46 +243,46 @@ class Session:
                     return _not_allowed(f"clients may not publish on {operation.channel!r}", operation.id)
                 return operation
             case Ping():
-                return Answer(Pong(id=echo(operation.id)))
+                return Reply(Pong(id=echo(operation.id)))
             case Connect():
                 return _said_already(operation)
             case Refresh(token=token):
                 if self._policy.open_mode:
-                    return Refuse(ErrorCode.BAD_REQUEST, "there is nothing to refresh in open mode", operation.id)
-                return Renew(token, operation.id)
+                    return Reject(ErrorCode.BAD_REQUEST, "there is nothing to refresh in open mode", operation.id)
+                return RefreshToken(token, operation.id)
             case Subscribe(channel=channel, cursor=cursor):
                 return self._subscribe(operation, self._position(cursor, channel))
             case Unsubscribe(channel=channel):
                 if channel not in self._channels:
-                    return Refuse(ErrorCode.BAD_REQUEST, f"not subscribed to {channel!r}", operation.id)
+                    return Reject(ErrorCode.BAD_REQUEST, f"not subscribed to {channel!r}", operation.id)
                 self._channels.discard(channel)
-                return Leave(channel, Unsubscribed(channel=channel, id=echo(operation.id)))
+                return LeaveChannel(channel, Unsubscribed(channel=channel, id=echo(operation.id)))
             case ReadHistory(channel=channel, cursor=cursor):
                 if not self._may_read(check_channel(channel)):
                     return _not_allowed(f"{channel!r} is not yours to read", operation.id)
-                return Recall(operation, self._position(cursor, channel))
+                return FetchHistory(operation, self._position(cursor, channel))
             case ReadPresence(channel=channel):
                 if not self._policy.may_see_presence(self.user, self._grants, check_channel(channel)):
                     return _not_allowed(f"who is on {channel!r} is not told", operation.id)
-                return Muster(channel, operation.id)
+                return FetchPresence(channel, operation.id)
             case Emit(event=event):
                 if not self._policy.may_emit(event):
                     return _not_allowed(f"clients may not emit {event!r} (HELIOGRAPH_EMIT__EVENTS)", operation.id)
-                return HandOver(operation)
+                return operation
             case _:
                 assert_never(operation)
 
-    def _subscribe(self, operation: Subscribe, since: Position | None, *, keep: bool = False) -> Join | Refuse:
+    def _subscribe(self, operation: Subscribe, since: Position | None, *, keep: bool = False) -> JoinChannel | Reject:
         channel = check_channel(operation.channel)
         if not self._may_read(channel):
             return _not_allowed(f"{channel!r} is not yours to subscribe to", operation.id)
         if channel in self._channels or user_of(channel) is not None:
-            return Refuse(ErrorCode.BAD_REQUEST, f"subscribed to {channel!r} already", operation.id)
+            return Reject(ErrorCode.BAD_REQUEST, f"subscribed to {channel!r} already", operation.id)
         if len(self._channels) >= self._max_channels:
             text = f"a connection may listen to {self._max_channels} channels"
-            return Refuse(ErrorCode.CHANNEL_LIMIT, text, operation.id)
+            return Reject(ErrorCode.CHANNEL_LIMIT, text, operation.id)
         self._channels.add(channel)
-        return Join(channel, since, operation.replay, operation.id, keep)
+        return JoinChannel(channel, since, operation.replay, operation.id, keep)
 
     def not_joined(self, channel: str) -> None:
         """Subscribing failed: the client may try again."""
@@ -287,7 +292,7 @@ class Session:
         """False if the server has taken the client off the channel since it was to be subscribed to it."""
         return channel in self._channels or user_of(channel) == self.user
 
-    def expelled(self, channel: str) -> bool:
+    def unsubscribed_by_server(self, channel: str) -> bool:
         """The server takes the client off the channel; False if it was not on it (nor about to be)."""
         was_on = channel in self._channels
         self._channels.discard(channel)
@@ -311,7 +316,7 @@ class Session:
         return positions
 
     def _check_size(self, cursor: str | None) -> None:
-        """Refuse, before it is read, a cursor that is far longer than any that was given."""
+        """Reject, before it is read, a cursor that is far longer than any that was given."""
         if cursor and cursor.count("&") > 2 * self._max_channels + 2:  # it may have been joined from several
             raise self._too_many()
 
@@ -322,12 +327,12 @@ class Session:
         return self._policy.may_read(self.user, self._grants, channel)
 
 
-def _said_already(operation: Connect) -> Refuse:
-    return Refuse(ErrorCode.BAD_REQUEST, "this connection has said 'connect' already", operation.id)
+def _said_already(operation: Connect) -> Reject:
+    return Reject(ErrorCode.BAD_REQUEST, "this connection has said 'connect' already", operation.id)
 
 
-def _not_allowed(message: str, request_id: RequestId | None) -> Refuse:
-    return Refuse(ErrorCode.NOT_ALLOWED, message, request_id)
+def _not_allowed(message: str, request_id: RequestId | None) -> Reject:
+    return Reject(ErrorCode.NOT_ALLOWED, message, request_id)
 
 
 def echo(request_id: RequestId | None) -> RequestId | UnsetType:

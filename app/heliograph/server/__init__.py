@@ -22,7 +22,7 @@ from heliograph.server.heartbeat import Heartbeat, Watchdog
 from heliograph.server.http import HttpProtocol, ServerConfig
 from heliograph.settings import Settings
 
-logger = logging.getLogger("heliograph.server")
+logger = logging.getLogger(__name__)
 
 GC_THRESHOLD = 50_000  # objects that were made and not let go, until the collector looks at the young ones
 STOP_TIMEOUT_S = 3  # what uvicorn may take after the drain

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-logger = logging.getLogger("heliograph.server")
+logger = logging.getLogger(__name__)
 
 STOOD_STILL_S: Final = 5.0  # without a beat; what was read then may be that old
 DOUBT_S: Final = 2.0  # after the loop turns again, until all that has waited for it has been read

@@ -9,7 +9,7 @@ from starlette.types import ASGIApp, Message, Scope
 
 from heliograph.server.handshake import agreement, refusal
 
-logger = logging.getLogger("heliograph.server")
+logger = logging.getLogger(__name__)
 
 _REFUSED: Message = {"type": "websocket.http.response.start", "status": HTTPStatus.FORBIDDEN, "headers": []}
 
@@ -27,7 +27,7 @@ class Socket(Protocol):
         ...
 
 
-class Opening:
+class PendingHandshake:
     """Runs the ASGI application for one handshake, to which `accept` is the answer.
 
     Once it has accepted, the application has to attach to the socket, which the scope holds; that is neither read

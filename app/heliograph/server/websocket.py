@@ -16,7 +16,7 @@ from heliograph.protocol.codes import CloseCode
 from heliograph.protocol.token_bucket import TokenBucket
 from heliograph.server.deadlines import Deadlines
 from heliograph.server.frame_splitter import FrameSplitter
-from heliograph.server.opening import Opening
+from heliograph.server.opening import PendingHandshake
 from heliograph.transports.websocket import SERVER_SOCKET, Receiver
 
 CLOSE_REASON_BYTES = 123  # RFC 6455 section 5.5: a control frame has 125, two of them are the code
@@ -50,13 +50,13 @@ class Sockets:
         self.loop = loop
         self.max_bytes = max_bytes
         self.pings = Deadlines(loop, ping_interval_s, FrameWebSocket.ping)
-        self.pongs = Deadlines(loop, ping_timeout_s, FrameWebSocket.give_up)
+        self.pongs = Deadlines(loop, ping_timeout_s, FrameWebSocket.on_pong_timeout)
 
     def open(self, transport: asyncio.Transport, scope: Scope, accept: bytes) -> "FrameWebSocket":
         """Have the application answer a handshake, to which `accept` is the key."""
         socket = FrameWebSocket(self, transport)
         scope["extensions"] = {"websocket.http.response": {}, SERVER_SOCKET: socket}
-        opening = Opening(socket, accept, self.state.default_headers)
+        opening = PendingHandshake(socket, accept, self.state.default_headers)
         task = self.loop.create_task(opening.run(self.app, scope), name="websocket-open")
         self.state.tasks.add(task)
         task.add_done_callback(self.state.tasks.discard)
@@ -213,7 +213,7 @@ class FrameWebSocket(asyncio.Protocol):
         self.transport.write(_PING_HEAD + self._ping)
         self._sockets.pongs.put(self)
 
-    def give_up(self) -> None:
+    def on_pong_timeout(self) -> None:
         self.close(CloseCode.NO_PONG, "no pong came back")
 
     def _pong(self) -> None:

@@ -1,1 +1,1 @@
-"""The doors through which clients come. Starlette lives here and nowhere below."""
+"""The endpoints through which clients come. Starlette lives here and nowhere below."""

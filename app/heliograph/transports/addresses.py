@@ -7,7 +7,7 @@ from typing import Final
 
 from starlette.types import Scope
 
-logger = logging.getLogger("heliograph.addresses")
+logger = logging.getLogger(__name__)
 
 IPV6_PREFIX: Final = 64  # what one customer has, of which each may use any address
 
@@ -15,8 +15,8 @@ IPV6_PREFIX: Final = 64  # what one customer has, of which each may use any addr
 class Addresses:
     """Counts connections by the client's address: that of the socket, or what a trusted proxy says it is.
 
-    Every door counts its own, from the handshake on: who has not said who they are takes a place too. `limit`: how
-    many one address may have (0: any number).
+    Every endpoint counts its own connections, from the handshake on: one that has not said who it is counts too.
+    `limit`: how many connections one address may have (0: any number).
     """
 
     def __init__(self, limit: int) -> None:

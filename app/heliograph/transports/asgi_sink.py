@@ -9,9 +9,9 @@ from starlette.types import Message, Receive, Send
 from heliograph.hub.outbox import Outbox
 from heliograph.protocol.codes import CloseCode
 
-logger = logging.getLogger("heliograph.websocket")
+logger = logging.getLogger(__name__)
 
-FAREWELL_TIMEOUT_S = 1.0  # until the server must have taken the last frames and the close
+CLOSE_TIMEOUT_S = 1.0  # until the server must have taken the last frames and the close
 DISCONNECT: Message = {"type": "websocket.disconnect", "code": 1006}
 
 
@@ -39,7 +39,7 @@ class AsgiSink:
         self._receive = receive
         self._send = send
         self._frames: list[bytes] = []
-        self._farewell: tuple[CloseCode, str] | None = None
+        self._close_event: tuple[CloseCode, str] | None = None
         self._work = asyncio.Event()
         self._over = asyncio.Event()  # nothing more is to be read: we have closed, or writing has failed
         self._outbox: Outbox | None = None
@@ -51,8 +51,8 @@ class AsgiSink:
             reader.begin()
             await self._read_all(reader)
         finally:
-            if self._farewell is not None:
-                await asyncio.wait([writer], timeout=FAREWELL_TIMEOUT_S)
+            if self._close_event is not None:
+                await asyncio.wait([writer], timeout=CLOSE_TIMEOUT_S)
             writer.cancel()
             await asyncio.gather(writer, return_exceptions=True)
 
@@ -67,7 +67,7 @@ class AsgiSink:
         self._work.set()
 
     def close(self, code: CloseCode, reason: str) -> None:
-        self._farewell = (code, reason)
+        self._close_event = (code, reason)
         self._work.set()
         self._over.set()
 
@@ -97,11 +97,11 @@ class AsgiSink:
 
     async def _write_loop(self) -> None:
         try:
-            while self._farewell is None or self._frames:
+            while self._close_event is None or self._frames:
                 await self._work.wait()
                 self._work.clear()
                 await self._write_all()
-            code, reason = self._farewell
+            code, reason = self._close_event
             await self._send({"type": "websocket.close", "code": int(code), "reason": reason})
         except (OSError, RuntimeError) as error:  # what servers raise for a peer that has gone
             logger.debug("a connection ended while it was written to: %s", error)

@@ -1,7 +1,7 @@
-"""What all doors share: one connection from its first operation to its last, whatever it came in by.
+"""What all endpoints share: one connection from its first operation to its last, whatever it came in by.
 
-A door reads requests or frames and makes operations of them. The driver gives those to the connection's `Session`,
-which decides, and carries out what it says. It decides nothing itself, and knows no wire format.
+An endpoint reads requests or frames and makes operations of them. The driver gives those to the connection's
+`Session`, which decides, and carries out what it says. It decides nothing itself, and knows no wire format.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ from msgspec import UNSET
 from heliograph.auth.authenticator import Authenticator, Credentials, Identity
 from heliograph.cluster.connection_manager import ConnectionManager
 from heliograph.cluster.node import Node
-from heliograph.cluster.receipt import Receipt
+from heliograph.cluster.publish_result import PublishResult
 from heliograph.codecs.plain import PlainCodec
 from heliograph.errors import (
     BadChannel,
@@ -36,25 +36,24 @@ from heliograph.errors import (
 )
 from heliograph.hub.connection import Connection
 from heliograph.hub.frames import Encoding
-from heliograph.hub.outbox import Outbox, Turn
+from heliograph.hub.outbox import FlushScheduler, Outbox
 from heliograph.protocol.codes import CloseCode
 from heliograph.protocol.events import Ack, Emitted, History, Message, Presence, Published, Refreshed, Unsubscribed
 from heliograph.protocol.namespace import Namespaces
-from heliograph.protocol.operations import Connect, Operation, Publish, RequestId, Send
+from heliograph.protocol.operations import Connect, Emit, Operation, Publish, RequestId, Send
 from heliograph.protocol.policy import Policy
 from heliograph.protocol.position import cursor_of, format_cursor
 from heliograph.protocol.publication import PUBLICATION_BYTES
 from heliograph.protocol.session import (
     Action,
-    Answer,
     Authenticate,
-    HandOver,
-    Join,
-    Leave,
-    Muster,
-    Recall,
-    Refuse,
-    Renew,
+    FetchHistory,
+    FetchPresence,
+    JoinChannel,
+    LeaveChannel,
+    RefreshToken,
+    Reject,
+    Reply,
     Session,
     echo,
 )
@@ -70,7 +69,7 @@ MEMBER_BYTES = 24  # what a user costs in an answer about presence
 MOST_UNDER_WAY = 100  # messages of one client that the router has not answered yet
 OTHER_USER = "the token is for another user than the URL"
 
-logger = logging.getLogger("heliograph.driver")
+logger = logging.getLogger(__name__)
 
 # Other close codes are a client's own, and as many as it likes.
 KNOWN_CODES = frozenset(CloseCode) | frozenset(range(1000, 1016))
@@ -78,7 +77,7 @@ KNOWN_CODES = frozenset(CloseCode) | frozenset(range(1000, 1016))
 
 @dataclass(frozen=True)
 class Parts:
-    """What every door needs of the replica."""
+    """What every endpoint needs of the replica."""
 
     manager: ConnectionManager
     node: Node
@@ -92,7 +91,7 @@ class Parts:
     policy: Policy
     requests: RequestRate  # by user
     codec: PlainCodec
-    turn: Turn
+    flush_scheduler: FlushScheduler
     intake: Paces  # how fast the large frames of each user are read
 
 
@@ -135,7 +134,7 @@ class Driver:
             max_channels=parts.settings.limits.channels_per_connection,
         )
         self.connection = Connection(session_id, "", encoding, outbox)
-        self.connection.on_expelled = self._expel
+        self.connection.on_unsubscribed_by_server = self._unsubscribe_by_server
         self._joining: str | None = None  # the channel that `join` is subscribing to
         self.registered = False  # the client is known, here and in the directory
         self._ended = False
@@ -145,7 +144,7 @@ class Driver:
         self.refusals = 0  # that whoever reads has not slowed down for yet
         self.pace = parts.intake.new()  # of what is read; the user's, once that is known
 
-    async def enter(self, connect: Connect, identity: Identity) -> Sequence[Join]:
+    async def enter(self, connect: Connect, identity: Identity) -> Sequence[JoinChannel]:
         """Let in a client that has proved who it is, and that says with one request all that it will ever say.
 
         It hears of its own channel, of `channels` and of no other. Each channel that is returned is still to be
@@ -155,15 +154,15 @@ class Driver:
             Disconnected: it is not let in, or one of the channels is not its to listen to.
         """
         action = self._session.receive(connect)
-        if isinstance(action, Refuse):
+        if isinstance(action, Reject):
             self.refuse(action)
         joins = []
         for channel in await self._register(identity, one_request=True):
-            assert isinstance(channel, Join)  # noqa: S101 - what is refused refuses the client
+            assert isinstance(channel, JoinChannel)  # noqa: S101 - what is refused refuses the client
             joins.append(channel)
         return joins
 
-    async def join(self, action: Join) -> None:
+    async def join(self, action: JoinChannel) -> None:
         """Subscribe to one of the channels that `enter` has returned.
 
         Raises:
@@ -184,9 +183,9 @@ class Driver:
         finally:
             self._joining = None
         if not joined:
-            self._parts.manager.tell(self.connection, Unsubscribed(channel=action.channel))
+            self._parts.manager.send_event(self.connection, Unsubscribed(channel=action.channel))
 
-    async def join_or_say(self, action: Join) -> None:
+    async def join_or_say(self, action: JoinChannel) -> None:
         """The same; the client is told if that cannot be done now."""
         try:
             await self.join(action)
@@ -196,7 +195,7 @@ class Driver:
             else:
                 self._session.not_joined(action.channel)
                 text = f"not subscribed to {action.channel!r}, try again: {error}"
-            self.refuse(Refuse(error.code, text, action.request_id))
+            self.refuse(Reject(error.code, text, action.request_id))
 
     def begin(self, operation: Operation) -> Coroutine[Any, Any, None] | None:
         """Carry out one operation of the client; what takes its time is returned, to be awaited before the next.
@@ -211,7 +210,7 @@ class Driver:
         action = self._session.receive(connect)
         return self._let_in(identity) if isinstance(action, Authenticate) else self._act(action)
 
-    def refuse(self, refusal: Refuse) -> None:
+    def refuse(self, refusal: Reject) -> None:
         """Tell the client what was wrong.
 
         Raises:
@@ -262,25 +261,25 @@ class Driver:
         match action:
             case Send() | Publish():  # by far the most
                 return self._dispatch(action)
-            case Answer(event):
-                self._parts.manager.tell(self.connection, event)
-            case Leave(channel, answer):
+            case Reply(event):
+                self._parts.manager.send_event(self.connection, event)
+            case LeaveChannel(channel, answer):
                 self._parts.manager.unsubscribe(self.connection, channel)
-                self._parts.manager.tell(self.connection, answer)
-            case Refuse():
+                self._parts.manager.send_event(self.connection, answer)
+            case Reject():
                 self.refuse(action)
-            case Join():
+            case JoinChannel():
                 return self.join_or_say(action)
-            case Recall():
-                return self._recall(action)
-            case HandOver():
-                return self._hand_over(action)
-            case Muster():
-                return self._muster(action)
+            case FetchHistory():
+                return self._fetch_history(action)
+            case Emit():
+                return self._emit(action)
+            case FetchPresence():
+                return self._fetch_presence(action)
             case Authenticate():
                 return self._authenticate(action)
-            case Renew():
-                return self._renew(action)
+            case RefreshToken():
+                return self._refresh_token(action)
             case _:
                 assert_never(action)
         return None
@@ -311,22 +310,22 @@ class Driver:
             self._turn_away(CloseCode.NOT_ALLOWED, ErrorCode.NOT_ALLOWED, OTHER_USER)
         await self._act_all(await self._register(identity))
 
-    async def _renew(self, action: Renew) -> None:
+    async def _refresh_token(self, action: RefreshToken) -> None:
         """A new token takes the old one's place. One that is no good changes nothing: the old one runs on."""
         try:
             identity = await self._parts.authenticator.identify(Credentials(action.token))
         except (InvalidToken, KeysUnavailable, UserBlocked) as error:
-            self.refuse(Refuse(error.code, f"not refreshed: {error}", action.request_id))
+            self.refuse(Reject(error.code, f"not refreshed: {error}", action.request_id))
             return
         if identity.user != self._session.user:
             text = "not refreshed: the token is another user's"
-            self.refuse(Refuse(ErrorCode.NOT_ALLOWED, text, action.request_id))
+            self.refuse(Reject(ErrorCode.NOT_ALLOWED, text, action.request_id))
             return
         self.expire_at(identity.expires_at)
         lost, granted = self._session.renewed(identity.channels)
         expires_in = None if identity.expires_at is None else max(0, int(identity.expires_at - time.time()))
-        self._parts.manager.tell(self.connection, Refreshed(expires_in=expires_in, id=echo(action.request_id)))
-        await self._act_all([Leave(channel, Unsubscribed(channel=channel)) for channel in lost])
+        self._parts.manager.send_event(self.connection, Refreshed(expires_in=expires_in, id=echo(action.request_id)))
+        await self._act_all([LeaveChannel(channel, Unsubscribed(channel=channel)) for channel in lost])
         await self._act_all(granted)
 
     async def _act_all(self, actions: Iterable[Action]) -> None:
@@ -334,7 +333,7 @@ class Driver:
             if (work := self._act(action)) is not None:
                 await work
 
-    async def _register(self, identity: Identity, *, one_request: bool = False) -> list[Join | Refuse]:
+    async def _register(self, identity: Identity, *, one_request: bool = False) -> list[JoinChannel | Reject]:
         """Make the connection known, then tell the client: from here on it misses nothing.
 
         Returns what is still to be done about the channels that it asked for.
@@ -347,7 +346,7 @@ class Driver:
             )
         except (BadCursor, BadChannel) as error:
             self._reject(error, CloseCode.BAD_REQUEST, self._session.connect_id)
-        refusal = next((each for each in others if isinstance(each, Refuse)), None)
+        refusal = next((each for each in others if isinstance(each, Reject)), None)
         if one_request and refusal is not None:
             self.refuse(replace(refusal, close=CloseCode.BAD_REQUEST))
         self.connection.user = identity.user
@@ -370,16 +369,18 @@ class Driver:
             cursor = await self._parts.manager.listen(self.connection, own.channel)
         else:
             others.insert(0, own)
-        known = {each.channel: each.since for each in others if isinstance(each, Join) and each.since is not None}
+        known = {
+            each.channel: each.since for each in others if isinstance(each, JoinChannel) and each.since is not None
+        }
         self.connection.open(self._session.greeting("&".join(filter(None, (cursor, format_cursor(known))))))
         return others
 
-    def _expel(self, channel: str) -> None:
+    def _unsubscribe_by_server(self, channel: str) -> None:
         """The server takes the client off a channel. While it is still being subscribed, `join` tells it."""
-        if self._session.expelled(channel):
+        if self._session.unsubscribed_by_server(channel):
             self._parts.manager.unsubscribe(self.connection, channel)
             if channel != self._joining:
-                self._parts.manager.tell(self.connection, Unsubscribed(channel=channel))
+                self._parts.manager.send_event(self.connection, Unsubscribed(channel=channel))
 
     def _dispatch(self, operation: Send | Publish) -> Coroutine[Any, Any, None] | None:
         """Hand a message to the router. Others may follow before it is answered, but not any number of them."""
@@ -396,7 +397,7 @@ class Driver:
             await self._room
         self._dispatch(operation)
 
-    def _dispatched(self, operation: Send | Publish, result: Receipt | HeliographError) -> None:
+    def _dispatched(self, operation: Send | Publish, result: PublishResult | HeliographError) -> None:
         """The router's answer, told to the client."""
         self._under_way -= 1
         if self._room is not None:
@@ -406,7 +407,7 @@ class Driver:
         event: Ack | Published
         if isinstance(result, HeliographError):
             text = _not_done(operation, result) if isinstance(result, BusUnavailable | OverBudget) else str(result)
-            self.refuse(Refuse(result.code, text, operation.id))
+            self.refuse(Reject(result.code, text, operation.id))
             if result.code is ErrorCode.INTERNAL:
                 self.connection.close(CloseCode.INTERNAL_ERROR, "internal error")
             return
@@ -415,14 +416,14 @@ class Driver:
         else:
             cursor = UNSET if result.position is None else cursor_of(operation.channel, result.position)
             event = Published(message_id=result.message_id, cursor=cursor, id=echo(operation.id))
-        self._parts.manager.tell(self.connection, event)
+        self._parts.manager.send_event(self.connection, event)
 
-    async def _recall(self, action: Recall) -> None:
+    async def _fetch_history(self, action: FetchHistory) -> None:
         read = action.operation
         try:
             opened = await self._parts.manager.history(read.channel, action.since, read.limit)
         except BusUnavailable as error:
-            self.refuse(Refuse(error.code, f"the history cannot be read, try again: {error}", read.id))
+            self.refuse(Reject(error.code, f"the history cannot be read, try again: {error}", read.id))
             return
         last = (opened.publications[-1].position if opened.publications else None) or opened.position
         self.connection.read_bytes += sum(len(each.data) + PUBLICATION_BYTES for each in opened.publications)
@@ -433,30 +434,30 @@ class Driver:
             more=True if last.offset < opened.position.offset else UNSET,
             id=echo(read.id),
         )
-        self._parts.manager.tell(self.connection, history)
+        self._parts.manager.send_event(self.connection, history)
 
-    async def _muster(self, action: Muster) -> None:
+    async def _fetch_presence(self, action: FetchPresence) -> None:
         try:
             roster = await self._parts.manager.presence(action.channel)
         except BusUnavailable as error:
-            self.refuse(Refuse(error.code, f"nobody can say, try again: {error}", action.request_id))
+            self.refuse(Reject(error.code, f"nobody can say, try again: {error}", action.request_id))
         else:
             self.connection.read_bytes += MEMBER_BYTES * len(roster.users)
             presence = Presence(channel=action.channel, users=roster.users, id=echo(action.request_id))
-            self._parts.manager.tell(self.connection, presence)
+            self._parts.manager.send_event(self.connection, presence)
 
-    async def _hand_over(self, action: HandOver) -> None:
-        emit, session = action.operation, self._session
+    async def _emit(self, emit: Emit) -> None:
+        session = self._session
         try:
             await self._parts.manager.emit(emit.event, emit.data, user_id=session.user or "", session=session.id)
         except (BusUnavailable, OverBudget) as error:
-            self.refuse(Refuse(error.code, f"{_not_stored(error)}: {error}", emit.id))
+            self.refuse(Reject(error.code, f"{_not_stored(error)}: {error}", emit.id))
         else:
-            self._parts.manager.tell(self.connection, Emitted(id=echo(emit.id)))
+            self._parts.manager.send_event(self.connection, Emitted(id=echo(emit.id)))
 
     def _reject(self, error: HeliographError, close: CloseCode, request_id: RequestId | None = None) -> NoReturn:
         """The client is not let in: say why, and close."""
-        self.refuse(Refuse(error.code, str(error), request_id, close))
+        self.refuse(Reject(error.code, str(error), request_id, close))
         raise Disconnected(error.code, str(error))
 
     def _turn_away(self, close: CloseCode, code: ErrorCode, message: str) -> NoReturn:

@@ -1,4 +1,4 @@
-"""Events for the doors that have to know what they write, and where a client stands once it has it."""
+"""Events for the endpoints that have to know what they write, and where a client stands once it has it."""
 
 from msgspec import UNSET
 

@@ -1,4 +1,4 @@
-"""What the doors that speak plain HTTP share: who may ask, how a refusal looks, what a URL says."""
+"""What the endpoints that speak plain HTTP share: who may ask, how a refusal looks, what a URL says."""
 
 from collections.abc import Awaitable, Callable
 from typing import Final
@@ -37,7 +37,7 @@ def refusal(code: ErrorCode, message: str) -> Response:
     return JSONResponse({"error": {"code": code.value, "message": message}}, status, headers)
 
 
-class PageDoor:
+class PublicEndpoint:
     """The ASGI application behind a path that pages ask too, by one method: GET unless another is named.
 
     `serve` answers it, and may raise what a driver or an authenticator does. A page of another origin may ask if

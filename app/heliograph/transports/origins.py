@@ -9,7 +9,7 @@ from starlette.datastructures import Headers
 
 from heliograph.loopback import is_loopback_host
 
-logger = logging.getLogger("heliograph.origins")
+logger = logging.getLogger(__name__)
 
 MOST_LOGGED: Final = 100  # origins and hosts that are logged when they are refused, each once
 REFUSED: Final = "pages of this origin may not connect (HELIOGRAPH_ALLOWED_ORIGINS)"

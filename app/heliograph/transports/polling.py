@@ -1,4 +1,4 @@
-"""`/api/poll`: the door for those who can only ask. The same events with the same cursors, a handful at a time.
+"""`/api/poll`: the endpoint for those who can only ask. The same events with the same cursors, a handful at a time.
 
 A client that polls is connected as any other, and stays so from one poll to the next: neither the directory nor
 presence hears of each request, and what comes between two of them waits here. A poll that goes on exactly where
@@ -26,14 +26,14 @@ from heliograph.protocol.events import Connected, InitialState, Subscribed
 from heliograph.protocol.identity import personal_channel
 from heliograph.protocol.operations import Connect
 from heliograph.protocol.position import Bookmark, Cursor, parse_cursor
-from heliograph.protocol.session import Join
+from heliograph.protocol.session import JoinChannel
 from heliograph.tasks import end
 from heliograph.transports.driver import Disconnected, Driver, Parts
 from heliograph.transports.entry import Entry
 from heliograph.transports.query import Query
 from heliograph.transports.requests import CONTINUED, PER_CHANNEL
 
-logger = logging.getLogger("heliograph.polling")
+logger = logging.getLogger(__name__)
 
 DEFAULT_WAIT_S = 25.0
 MOST_WAIT_S = 50.0
@@ -50,7 +50,7 @@ class BadWait(HeliographError):
     code = ErrorCode.BAD_REQUEST
 
 
-class Answer(msgspec.Struct, frozen=True):
+class PollResponse(msgspec.Struct, frozen=True):
     """`cursor`: all that the client has been told, to be given with the next poll."""
 
     user: str
@@ -60,7 +60,7 @@ class Answer(msgspec.Struct, frozen=True):
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class PollKey:
     """What makes one poll the continuation of another."""
 
     who: Identity
@@ -68,14 +68,14 @@ class Standing:
     cursor: str
 
 
-class PollDoor:
+class PollEndpoint:
     """Answers `GET /api/poll`, and keeps the connections of its clients meanwhile."""
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
         self._encoding = Encoding(parts.codec, bytes, parts.telemetry.traffic["poll"], label=Entry.of)
         self._settings = parts.settings.poll
-        self._resting: dict[Standing, list[Mailbox]] = {}  # those that no poll waits for, oldest first
+        self._parked: dict[PollKey, list[PollConnection]] = {}  # those that no poll waits for, oldest first
         self._joining: set[asyncio.Task[None]] = set()
 
     async def serve(self, request: Request) -> Response:
@@ -85,84 +85,84 @@ class PollDoor:
         identity = await self._parts.authenticator.identify(credentials)
         if self._parts.node.draining:
             raise Disconnected(ErrorCode.UNAVAILABLE, "this replica is shutting down")
-        asked = Standing(replace(identity, expires_at=None), query.channels, query.get("cursor", ""))
-        cost = CONTINUED if asked in self._resting else 1 + PER_CHANNEL * len(query.channels)
+        asked = PollKey(replace(identity, expires_at=None), query.channels, query.get("cursor", ""))
+        cost = CONTINUED if asked in self._parked else 1 + PER_CHANNEL * len(query.channels)
         self._parts.requests.take(identity.user, cost)
-        mailbox = self._take(asked)
-        if mailbox is None:
+        connection = self._take(asked)
+        if connection is None:
             connect = Connect(credentials.token, credentials.user, asked.cursor, replay="replay" in query)
-            mailbox = await self._open(asked, connect, identity)
+            connection = await self._open(asked, connect, identity)
         else:
-            mailbox.driver.expire_at(identity.expires_at)
+            connection.driver.expire_at(identity.expires_at)
         try:
-            events = await mailbox.collect(wait_s if asked.cursor else 0, request.receive)
+            events = await connection.collect(wait_s if asked.cursor else 0, request.receive)
         except BaseException:
-            mailbox.end()
+            connection.end()
             raise
-        self._rest(mailbox, replace(asked, cursor=mailbox.cursor))
-        answer = Answer(identity.user, self._parts.node.name, mailbox.cursor, events)
+        self._park(connection, replace(asked, cursor=connection.cursor))
+        answer = PollResponse(identity.user, self._parts.node.name, connection.cursor, events)
         return Response(msgspec.json.encode(answer), media_type="application/json")
 
     async def stop(self) -> None:
         """Let go of all clients."""
-        for mailbox in [each for mailboxes in self._resting.values() for each in mailboxes]:
-            mailbox.end()
+        for connection in [each for connections in self._parked.values() for each in connections]:
+            connection.end()
         await end(self._joining)
 
-    async def _open(self, asked: Standing, connect: Connect, identity: Identity) -> "Mailbox":
+    async def _open(self, asked: PollKey, connect: Connect, identity: Identity) -> "PollConnection":
         while True:
-            mailbox = Mailbox(self._parts, self._encoding, asked, self._joining)
+            connection = PollConnection(self._parts, self._encoding, asked, self._joining)
             try:
-                await mailbox.begin(connect, identity)
+                await connection.begin(connect, identity)
             except Disconnected as refused:
-                mailbox.end()
+                connection.end()
                 # One that nobody waits for makes room: most likely its answer got lost and the client asks again.
                 if refused.code is not ErrorCode.CONNECTION_LIMIT or not self._make_room(identity.user):
                     raise
             except BaseException:
-                mailbox.end()
+                connection.end()
                 raise
             else:
-                return mailbox
+                return connection
 
     def _make_room(self, user: str) -> bool:
-        for asked, mailboxes in self._resting.items():
+        for asked, connections in self._parked.items():
             if asked.who.user == user:
-                mailboxes[0].end()
+                connections[0].end()
                 return True
         return False
 
-    def _take(self, asked: Standing) -> "Mailbox | None":
-        mailboxes = self._resting.get(asked)
-        if not mailboxes or not asked.cursor:
+    def _take(self, asked: PollKey) -> "PollConnection | None":
+        connections = self._parked.get(asked)
+        if not connections or not asked.cursor:
             return None
-        mailbox = mailboxes.pop()
-        if not mailboxes:
-            del self._resting[asked]
-        return mailbox
+        connection = connections.pop()
+        if not connections:
+            del self._parked[asked]
+        return connection
 
-    def _rest(self, mailbox: "Mailbox", at: Standing) -> None:
-        if mailbox.closed is not None:
-            mailbox.end()
+    def _park(self, connection: "PollConnection", at: PollKey) -> None:
+        if connection.closed is not None:
+            connection.end()
             return
-        self._resting.setdefault(at, []).append(mailbox)
-        mailbox.rest(self._settings.linger_s, lambda: self._forget(mailbox, at))
+        self._parked.setdefault(at, []).append(connection)
+        connection.park(self._settings.linger_s, lambda: self._forget(connection, at))
 
-    def _forget(self, mailbox: "Mailbox", at: Standing) -> None:
-        mailboxes = self._resting.get(at, [])
-        if mailbox in mailboxes:
-            mailboxes.remove(mailbox)
-            if not mailboxes:
-                del self._resting[at]
+    def _forget(self, connection: "PollConnection", at: PollKey) -> None:
+        connections = self._parked.get(at, [])
+        if connection in connections:
+            connections.remove(connection)
+            if not connections:
+                del self._parked[at]
 
 
-class Mailbox:
+class PollConnection:
     """The connection of a client that polls, and the `Sink` in which lies what it has not been given yet."""
 
-    def __init__(self, parts: Parts, encoding: Encoding, asked: Standing, tasks: set[asyncio.Task[None]]) -> None:
+    def __init__(self, parts: Parts, encoding: Encoding, asked: PollKey, tasks: set[asyncio.Task[None]]) -> None:
         self.closed: tuple[CloseCode, str] | None = None
         self._most_bytes = parts.settings.poll.answer_bytes
-        self._outbox = Outbox(self, parts.turn, parts.settings.limits.outbox_bytes)
+        self._outbox = Outbox(self, parts.flush_scheduler, parts.settings.limits.outbox_bytes)
         self.driver = Driver(parts, encoding, self._outbox, channels=asked.channels)
         self._known = Cursor()  # where the client said it stands
         self._replays = False  # its own channel is told from the start of what is kept, with `subscribed` before it
@@ -200,7 +200,7 @@ class Mailbox:
         self._joining.add_done_callback(self._tasks.discard)
         self._joining.add_done_callback(lambda _: self._woken.set())
 
-    async def _join_all(self, joins: Sequence[Join]) -> None:
+    async def _join_all(self, joins: Sequence[JoinChannel]) -> None:
         try:
             for join in joins:
                 await self.driver.join(join)
@@ -223,7 +223,7 @@ class Mailbox:
 
     # -- between polls
 
-    def rest(self, for_s: float, on_end: Callable[[], None]) -> None:
+    def park(self, for_s: float, on_end: Callable[[], None]) -> None:
         """Wait for the next poll, at most so long. `on_end` is called when there is no waiting any more."""
         self._outbox.pause()
         self._on_end = on_end
@@ -241,7 +241,7 @@ class Mailbox:
 
     def write(self, frames: list[bytes]) -> None:
         for entry in frames:
-            assert isinstance(entry, Entry)  # noqa: S101 - by the encoding of this door
+            assert isinstance(entry, Entry)  # noqa: S101 - by the encoding of this endpoint
             self._entries.append(entry)
             self._bytes += len(entry)
             self._news += self._is_news(entry)

@@ -24,7 +24,7 @@ class Run(msgspec.Struct, frozen=True):
     cursor: str
 
 
-class RunDoor:
+class RunEndpoint:
     """Answers with what a subscriber to the run would be told first."""
 
     def __init__(self, parts: Parts) -> None:

@@ -1,4 +1,4 @@
-"""`/sse`: the door for `EventSource`. One request says it all; what follows is a stream of events."""
+"""`/sse`: the endpoint for `EventSource`. One request says it all; what follows is a stream of events."""
 
 import asyncio
 import logging
@@ -18,24 +18,24 @@ from heliograph.protocol.codes import CloseCode
 from heliograph.protocol.identity import personal_channel
 from heliograph.protocol.operations import Connect
 from heliograph.protocol.position import RIGHT, ShortBookmark
-from heliograph.protocol.session import Join
+from heliograph.protocol.session import JoinChannel
 from heliograph.tasks import end
 from heliograph.transports.driver import Driver, Parts
 from heliograph.transports.entry import Entry
 from heliograph.transports.query import Query
 from heliograph.transports.requests import PER_CHANNEL
 
-logger = logging.getLogger("heliograph.sse")
+logger = logging.getLogger(__name__)
 
 ABORT_EXTENSION = "heliograph.abort"  # in the ASGI scope: cuts the client's connection at once
 RETRY_MS = 1000  # when a client comes back after the stream has ended
-FAREWELL_TIMEOUT_S = 1.0  # until a client must have taken the last event
+CLOSE_TIMEOUT_S = 1.0  # until a client must have taken the last event
 PIECE_BYTES = 65_536  # handed to the server at once
 # A comment that ends no block. Some readers take every block for an event, one without data for an empty event.
 KEEP_ALIVE = Entry(b":\n")
 
 
-class Disconnect(msgspec.Struct, frozen=True, tag="disconnect"):
+class DisconnectEvent(msgspec.Struct, frozen=True, tag="disconnect"):
     """The last event of a stream: what a close frame is on a socket."""
 
     code: int
@@ -43,14 +43,14 @@ class Disconnect(msgspec.Struct, frozen=True, tag="disconnect"):
 
 
 @dataclass(frozen=True)
-class SseDoor:
+class SseEndpoint:
     """Answers `GET /sse` with a stream, or refuses it before that has begun."""
 
     parts: Parts
     encoding: Encoding
 
     @classmethod
-    def build(cls, parts: Parts) -> "SseDoor":
+    def build(cls, parts: Parts) -> "SseEndpoint":
         return cls(parts, Encoding(parts.codec, event_block, parts.telemetry.traffic["sse"], label=Entry.of))
 
     async def serve(self, request: Request) -> Response:
@@ -107,19 +107,19 @@ class EventStream(Response):
         self.status_code = 200
         self.background = None
         self.init_headers({"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
-        self.outbox = Outbox(self, parts.turn, parts.settings.limits.outbox_bytes)
+        self.outbox = Outbox(self, parts.flush_scheduler, parts.settings.limits.outbox_bytes)
         self._keep_alive_s = parts.settings.ping.interval_s
         self._driver: Driver
-        self._joins: Sequence[Join] = ()
+        self._joins: Sequence[JoinChannel] = ()
         self._entries: list[bytes] = []
         self._bookmark = ShortBookmark(())
         self._right = f"&{RIGHT}{right}".encode() if right else b""  # what each id ends with
-        self._farewell: Disconnect | None = None
+        self._close_event: DisconnectEvent | None = None
         self._work = asyncio.Event()
         self._deadline: asyncio.Timeout | None = None  # by which the stream must have ended; none: it has not begun
         self._alive_at: asyncio.TimerHandle
 
-    def begin(self, driver: Driver, joins: Sequence[Join], user: str) -> None:
+    def begin(self, driver: Driver, joins: Sequence[JoinChannel], user: str) -> None:
         """What the client, this user, is told comes by this driver; these channels it has still to join."""
         self._driver, self._joins = driver, joins
         own = personal_channel(user)
@@ -131,9 +131,9 @@ class EventStream(Response):
         self._work.set()
 
     def close(self, code: CloseCode, reason: str) -> None:
-        self._farewell = Disconnect(code, reason)
+        self._close_event = DisconnectEvent(code, reason)
         self._work.set()
-        self._end_within(FAREWELL_TIMEOUT_S)
+        self._end_within(CLOSE_TIMEOUT_S)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         loop = asyncio.get_running_loop()
@@ -142,7 +142,7 @@ class EventStream(Response):
             tasks.append(asyncio.create_task(self._join_all(), name="sse-join"))
         self._alive_at = loop.call_later(self._keep_alive_s, self._keep_alive)
         try:
-            async with asyncio.timeout(None if self._farewell is None else FAREWELL_TIMEOUT_S) as self._deadline:
+            async with asyncio.timeout(None if self._close_event is None else CLOSE_TIMEOUT_S) as self._deadline:
                 await self._write_all(send)
         except TimeoutError:
             # The client is gone, or did not take what was left for it.
@@ -164,7 +164,7 @@ class EventStream(Response):
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         # Without a blank line, so that it stands in the block of the first event.
         await send({"type": "http.response.body", "body": b"retry: %d\n" % RETRY_MS, "more_body": True})
-        while self._farewell is None or self._entries:
+        while self._close_event is None or self._entries:
             await self._work.wait()
             self._work.clear()
             while self._entries:
@@ -172,7 +172,7 @@ class EventStream(Response):
                 self.outbox.pause(self._entry_bytes() + len(piece))
                 await send({"type": "http.response.body", "body": piece, "more_body": True})
             self.outbox.resume()
-        last = b"data: %b\n\n" % msgspec.json.encode(self._farewell)
+        last = b"data: %b\n\n" % msgspec.json.encode(self._close_event)
         await send({"type": "http.response.body", "body": last, "more_body": False})
 
     def _piece(self) -> bytes:
@@ -185,7 +185,7 @@ class EventStream(Response):
         for entry in self._entries:
             if size >= PIECE_BYTES:
                 break
-            assert isinstance(entry, Entry)  # noqa: S101 - by the encoding of this door
+            assert isinstance(entry, Entry)  # noqa: S101 - by the encoding of this endpoint
             if entry.at:
                 self._bookmark.keep(entry.at)
                 position = b"id: %b%b\n" % (self._bookmark.short.encode(), self._right)

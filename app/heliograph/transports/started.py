@@ -13,7 +13,8 @@ logger = logging.getLogger("heliograph")
 
 _NOT_STARTED = (
     "Heliograph is not started: its lifespan does not run. Mounted in another application, it needs that one's: "
-    "FastAPI(lifespan=heliograph.main.lifespan), or `async with heliograph.main.lifespan(api)` in a lifespan of your own"
+    "FastAPI(lifespan=heliograph.main.lifespan), "
+    "or `async with heliograph.main.lifespan(api)` in a lifespan of your own"
 )
 
 

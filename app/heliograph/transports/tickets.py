@@ -9,7 +9,7 @@ from heliograph.transports.query import Query
 from heliograph.transports.requests import RequestRate
 
 
-class TicketDoor:
+class TicketEndpoint:
     """Gives whoever proves who they are a ticket for it."""
 
     def __init__(self, authenticator: Authenticator, requests: RequestRate) -> None:

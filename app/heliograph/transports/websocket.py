@@ -1,4 +1,4 @@
-"""`/ws`: the WebSocket door. Reads frames, and hands what they ask for to the connection's `Driver`."""
+"""`/ws`: the WebSocket endpoint. Reads frames, and hands what they ask for to the connection's `Driver`."""
 
 import asyncio
 import logging
@@ -21,7 +21,7 @@ from heliograph.hub.outbox import Outbox
 from heliograph.protocol.budget import LARGE_BYTES, REFUSED_BYTES
 from heliograph.protocol.codes import CloseCode
 from heliograph.protocol.operations import Connect, Operation
-from heliograph.protocol.session import Refuse
+from heliograph.protocol.session import Reject
 from heliograph.protocol.token_bucket import TokenBucket
 from heliograph.transports.addresses import address_of
 from heliograph.transports.asgi_sink import AsgiSink
@@ -30,7 +30,7 @@ from heliograph.transports.failed_attempts import TOO_MANY
 from heliograph.transports.origins import REFUSED, OriginPolicy
 from heliograph.transports.query import BadQuery, Query
 
-logger = logging.getLogger("heliograph.websocket")
+logger = logging.getLogger(__name__)
 
 CHANNEL_KINDS = {"runs": "run", "logs": "logs"}  # what stands in the path -> the namespace
 SERVER_SOCKET = "heliograph.socket"  # in the ASGI scope: our server's own socket, to be used without a detour
@@ -81,7 +81,7 @@ class Denial:
 class Handshake:
     """What a handshake says: who comes (`connect`; in its path: `user`), to which channels, from where."""
 
-    connect: Connect | Refuse | None
+    connect: Connect | Reject | None
     user: str | None
     channels: tuple[str, ...]
     address: str
@@ -93,13 +93,13 @@ class Handshake:
         try:
             query = Query(scope)
         except BadQuery as error:
-            return cls(Refuse(error.code, str(error), close=CloseCode.BAD_REQUEST), user, (), address)
+            return cls(Reject(error.code, str(error), close=CloseCode.BAD_REQUEST), user, (), address)
         connect = _connect_in_url(scope, query, user, open_mode=open_mode)
         return cls(connect, user, _channels_in_url(scope, query), address)
 
 
 @dataclass(frozen=True)
-class WebSocketDoor:
+class WebSocketEndpoint:
     """The ASGI application behind `/ws`, `/ws/users/{user}` and `/ws/{kind}/{id}`."""
 
     parts: Parts
@@ -108,7 +108,7 @@ class WebSocketDoor:
     texts: Encoding  # the codec alone, for any other
 
     @classmethod
-    def build(cls, parts: Parts, origins: OriginPolicy) -> "WebSocketDoor":
+    def build(cls, parts: Parts, origins: OriginPolicy) -> "WebSocketEndpoint":
         return cls(
             parts,
             origins,
@@ -146,7 +146,7 @@ class WebSocketDoor:
         connect = handshake.connect
         bad: InvalidToken
         try:
-            if isinstance(connect, Refuse):
+            if isinstance(connect, Reject):
                 if connect.close is not CloseCode.INVALID_TOKEN:
                     return None
                 raise InvalidToken(connect.message)
@@ -183,7 +183,7 @@ class WebSocketDoor:
         await sink.run(_Socket(self.parts, handshake, address, self.texts, outbox))
 
     def _outbox(self, sink: Sink) -> Outbox:
-        return Outbox(sink, self.parts.turn, self.parts.settings.limits.outbox_bytes)
+        return Outbox(sink, self.parts.flush_scheduler, self.parts.settings.limits.outbox_bytes)
 
 
 class _Socket:
@@ -253,7 +253,7 @@ class _Socket:
     def begin(self) -> None:
         """Let the client in, if the URL says who it is; give it some time to say so, if it does not."""
         connect, self._connect = self._connect, None
-        if isinstance(connect, Refuse):
+        if isinstance(connect, Reject):
             with suppress(Disconnected):
                 self._driver.refuse(connect)
         elif connect is not None and self._identity is not None:
@@ -309,7 +309,7 @@ class _Socket:
                 return
             operation = self._decode(text)
         except BadFrame as error:
-            self._driver.refuse(Refuse(error.code, str(error), error.request_id))
+            self._driver.refuse(Reject(error.code, str(error), error.request_id))
         else:
             self._carry_out(operation)
         if len(text) > LARGE_BYTES or self._driver.refusals:
@@ -332,7 +332,7 @@ class _Socket:
             self._patience = TokenBucket(limits.messages_per_second, now, limits.refusals)
         if self._patience.take(now):
             refusal = f"more than {limits.messages_per_second:g} frames a second; this one is dropped"
-            self._driver.refuse(Refuse(ErrorCode.RATE_LIMITED, refusal, self._parts.codec.request_id(text)))
+            self._driver.refuse(Reject(ErrorCode.RATE_LIMITED, refusal, self._parts.codec.request_id(text)))
         else:
             reason = f"{limits.refusals} frames over the rate of {limits.messages_per_second:g} a second were refused"
             self._driver.connection.close(CloseCode.TOO_MANY_ERRORS, reason)
@@ -430,12 +430,12 @@ class _Socket:
             self._timer = None
 
 
-def _connect_in_url(scope: Scope, query: Query, user: str | None, *, open_mode: bool) -> Connect | Refuse | None:
+def _connect_in_url(scope: Scope, query: Query, user: str | None, *, open_mode: bool) -> Connect | Reject | None:
     """The handshake may say who comes, instead of a first frame; `user`: whom the path names."""
     try:
         credentials = credentials_of(scope, query)
     except InvalidToken as error:
-        return Refuse(error.code, str(error), close=CloseCode.INVALID_TOKEN)
+        return Reject(error.code, str(error), close=CloseCode.INVALID_TOKEN)
     if user is None:
         user = credentials.user
     if not open_mode:

@@ -323,6 +323,6 @@ def test_an_answer_of_another_form_is_one_to_all_who_wait() -> None:
     answers: list[Any] = []
     batch = call_batch.CallBatch("relay", "sha", relay_call("a", b"{}"), answers.append)
     assert batch.add(relay_call("b", b"{}"), answers.append)
-    batch.tell([b"local"])
+    batch.call_back([b"local"])
     assert len(answers) == 2
     assert all(isinstance(each, RedisError) for each in answers)

@@ -31,7 +31,7 @@ async def test_it_is_published_and_kept(
 ) -> None:
     """Fails if one of the two is left out, they differ, or what is kept stays for ever."""
     async with Eavesdropper(redis_server.url, f"{namespace}:events") as heard:
-        await commands.tell(kick("우주"))
+        await commands.append(kick("우주"))
         await eventually(lambda: heard.payloads)
     [told] = await commands.after(None, 60)
     assert [told.payload] == heard.payloads
@@ -43,7 +43,7 @@ async def test_it_is_published_and_kept(
 async def test_each_is_found_once_and_in_order(commands: RedisCommands) -> None:
     """Fails if a page ends in a hole or a repetition, or nothing is found behind the last."""
     for number in range(PAGE + 3):
-        await commands.tell(kick(message_id=str(number)))
+        await commands.append(kick(message_id=str(number)))
     found: list[str | None] = []
     entry: str | None = None
     while page := await commands.after(entry, 60):
@@ -57,7 +57,7 @@ async def test_what_was_before_the_replica_is_not_looked_at(
 ) -> None:
     """Fails if a replica that has just begun carries out what was told in a former life."""
     await client.xadd(keys.commands, {"e": b"{}"}, id="1000-0")  # in 1970
-    await commands.tell(kick())
+    await commands.append(kick())
     assert len(await commands.after(None, 60)) == 1
     assert len(await commands.after("0", 0)) == 2
 
@@ -65,7 +65,7 @@ async def test_what_was_before_the_replica_is_not_looked_at(
 async def test_what_was_the_beginning_remains_it(commands: RedisCommands) -> None:
     """Fails if a command that is told between two looks lies before the second."""
     assert await commands.after(None, 0) == []
-    await commands.tell(kick())
+    await commands.append(kick())
     await asyncio.sleep(0.01)
     assert [decode_envelope(told.payload) for told in await commands.after(None, 0)] == [kick()]
 
@@ -79,7 +79,7 @@ async def test_full_memory_is_said_and_the_bus_is_told_all_the_same(
     try:
         async with Eavesdropper(own_redis.url, f"{namespace}:events") as heard:
             with pytest.raises(BusUnavailable):
-                await RedisCommands(client, keys, f"{namespace}:events").tell(kick())
+                await RedisCommands(client, keys, f"{namespace}:events").append(kick())
             await eventually(lambda: heard.payloads)
     finally:
         await client.aclose()

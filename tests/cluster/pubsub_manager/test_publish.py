@@ -104,7 +104,7 @@ class TestPublish:
     ) -> None:
         """Fails if one replica that runs on its own on purpose complains about each message."""
         bus = make_bus(None)
-        with caplog.at_level(logging.DEBUG, logger="heliograph.bus"):
+        with caplog.at_level(logging.DEBUG, logger="heliograph.cluster.pubsub_manager"):
             assert await bus.publish(envelope(), lease="a") is None
         assert [record.levelno for record in caplog.records] == [logging.DEBUG]
         assert "message-1" in caplog.text

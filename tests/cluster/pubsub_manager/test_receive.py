@@ -148,7 +148,7 @@ class TestReceive:
         heard = await listening.hears("\n".join(GOOD % text for text in ('"secret"', '"unreadable"', '"two"')))
         assert [content(got) for got in heard] == ["secret", "two"]
         assert listening.bus.stats.malformed == 1
-        [record] = [record for record in caplog.records if record.name == "heliograph.bus"]
+        [record] = [record for record in caplog.records if record.name == "heliograph.cluster.pubsub_manager"]
         assert "unreadable" in record.getMessage()
         assert "secret" not in caplog.text
 
@@ -158,7 +158,7 @@ class TestReceive:
     ) -> None:
         """Fails if a bad payload reaches the handler, ends the loop, goes uncounted, or is logged in full."""
         assert await listening.hears(payload) == []
-        [record] = [record for record in caplog.records if record.name == "heliograph.bus"]
+        [record] = [record for record in caplog.records if record.name == "heliograph.cluster.pubsub_manager"]
         start = payload.encode()[:30] if isinstance(payload, str) else payload[:30]
         assert record.levelno == logging.WARNING
         assert repr(start)[2:-1] in record.getMessage()

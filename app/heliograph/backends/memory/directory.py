@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from heliograph.clock import Clock
 from heliograph.errors import BusUnavailable
-from heliograph.ports import Emission, Renewal, ReplicaInfo, Told
+from heliograph.ports import CommandEntry, Emission, Renewal, ReplicaInfo
 from heliograph.protocol.envelope import Envelope
 
 
@@ -75,10 +75,10 @@ class NoEmissions:
 class NoCommands:
     """A `CommandLog` for a replica on its own: it has carried the command out by itself, and there is nobody else."""
 
-    async def tell(self, envelope: Envelope) -> None:
+    async def append(self, envelope: Envelope) -> None:
         pass
 
-    async def after(self, entry: str | None, age_s: float) -> list[Told]:
+    async def after(self, entry: str | None, age_s: float) -> list[CommandEntry]:
         return []
 
     async def blocked_users(self) -> dict[str, float]:

@@ -14,12 +14,12 @@ from heliograph.ports import (
     META_TTL_S,
     PAGE_BYTES,
     READ_TTL_S,
-    Appended,
-    Appending,
+    AppendResult,
     BusSequences,
     Draft,
-    Opened,
-    Opening,
+    OnAppended,
+    ReadRequest,
+    ReadResult,
 )
 from heliograph.protocol.events import Delivery
 from heliograph.protocol.position import Position
@@ -42,7 +42,7 @@ class _Channel:
     progress: float | None = None
     tail: deque[str] = field(default_factory=lambda: deque(maxlen=TAIL_SIZE))
     # Idempotency key and whose it is -> until when, and the answer; those that run out first stand first.
-    answers: dict[tuple[str, str | None], tuple[float, Appended]] = field(default_factory=dict)
+    answers: dict[tuple[str, str | None], tuple[float, AppendResult]] = field(default_factory=dict)
 
 
 class MemoryLog:
@@ -54,13 +54,13 @@ class MemoryLog:
         self._channels: dict[str, _Channel] = {}
         self._swept_at = clock.monotonic()
 
-    def submit(self, draft: Draft, options: Namespace, lease: str, done: Appending) -> None:
+    def submit(self, draft: Draft, options: Namespace, lease: str, done: OnAppended) -> None:
         done(self._append(draft, options))
 
-    async def append(self, draft: Draft, options: Namespace, lease: str) -> Appended:
+    async def append(self, draft: Draft, options: Namespace, lease: str) -> AppendResult:
         return self._append(draft, options)
 
-    def _append(self, draft: Draft, options: Namespace) -> Appended:
+    def _append(self, draft: Draft, options: Namespace) -> AppendResult:
         now = self._clock.monotonic()
         channel = self._channel(draft.channel)
         if draft.idempotency_key and (repeated := _answered(channel, draft, now)) is not None:
@@ -75,13 +75,13 @@ class MemoryLog:
         ended = draft.update is not None and channel.state in END_STATES
         channel.kept_until = now + (options.final_ttl_s if ended else options.history_ttl_s)
         channel.forgotten_at = channel.kept_until + META_TTL_S
-        appended = Appended(position, Delivery.STORED, published=False, message_id=draft.message_id, data=data)
+        appended = AppendResult(position, Delivery.STORED, published=False, message_id=draft.message_id, data=data)
         if draft.idempotency_key:
             channel.answers[draft.idempotency_key, draft.client] = (now + IDEMPOTENCY_TTL_S, appended)
         return appended
 
-    async def open(self, openings: Sequence[Opening]) -> list[Opened]:
-        return [self._open(opening) for opening in openings]
+    async def read(self, requests: Sequence[ReadRequest]) -> list[ReadResult]:
+        return [self._open(request) for request in requests]
 
     async def tops(self, channels: Sequence[str]) -> list[Position | None]:
         return [
@@ -98,24 +98,24 @@ class MemoryLog:
     async def bus_sequences(self) -> BusSequences:
         return BusSequences(0, 0)
 
-    def _open(self, opening: Opening) -> Opened:
-        channel = self._channel(opening.channel)
+    def _open(self, request: ReadRequest) -> ReadResult:
+        channel = self._channel(request.channel)
         position = Position(channel.epoch, channel.top)
         run = None
-        if opening.with_run and channel.progress is not None:
+        if request.with_run and channel.progress is not None:
             run = RunState(channel.state, channel.progress, list(channel.tail))
-        after = opening.after
-        if after is None and not opening.replay:
-            return Opened(position, complete=True, publications=[], run=run)
+        after = request.after
+        if after is None and not request.replay:
+            return ReadResult(position, complete=True, publications=[], run=run)
         kept = list(merge(channel.published, channel.sent, key=_offset))
         # A log begins anew only by being forgotten, so all that is kept is of the present epoch.
         if after is None or after.epoch != channel.epoch or after.offset > channel.top:
-            return Opened(position, after is None, self._page(kept, opening.limit), run)
+            return ReadResult(position, after is None, self._page(kept, request.limit), run)
         found = [each for each in kept if _offset(each) > after.offset]
-        page = self._page(found, opening.limit)
+        page = self._page(found, request.limit)
         last = _offset(page[-1]) if page else after.offset
         complete = last == after.offset + len(page) and (len(page) < len(found) or last == channel.top)
-        return Opened(position, complete, page, run)
+        return ReadResult(position, complete, page, run)
 
     def _page(self, publications: list[Publication], limit: int) -> list[Publication]:
         """As many of the first as fit, but one in any case."""
@@ -149,7 +149,7 @@ class MemoryLog:
             del self._channels[name]
 
 
-def _answered(channel: _Channel, draft: Draft, now: float) -> Appended | None:
+def _answered(channel: _Channel, draft: Draft, now: float) -> AppendResult | None:
     """What the first publication with this key was answered; forgets the answers whose time is over."""
     answers = channel.answers
     while answers and next(iter(answers.values()))[0] <= now:

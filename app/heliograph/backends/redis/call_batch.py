@@ -12,7 +12,7 @@ from typing import Any
 
 from redis.exceptions import InvalidResponse
 
-from heliograph.backends.redis.link import Command, Done, tell
+from heliograph.backends.redis.link import Command, OnReply, call_back
 from heliograph.backends.redis.script_texts import BATCHED, Argument
 from heliograph.telemetry import Histogram
 
@@ -42,7 +42,7 @@ class CallBatch:
         "name",
     )
 
-    def __init__(self, name: str, sha: str, call: Call, done: Done, time: Histogram | None = None) -> None:
+    def __init__(self, name: str, sha: str, call: Call, done: OnReply, time: Histogram | None = None) -> None:
         keys, arguments, common = call
         self.name = name
         self._sha = sha  # under which Redis knows the script
@@ -51,13 +51,13 @@ class CallBatch:
         self._argument_count = len(arguments)
         self._keys = [*common[0], *keys]
         self._arguments = [*common[1], *arguments]
-        self._dones: list[Done] = [done]
+        self._dones: list[OnReply] = [done]
         self._long = BATCHED[name]
         self._bytes = len(arguments[self._long])  # type: ignore[arg-type] # a number is short
         self._time = time  # how long Redis takes to answer, of each call
         self._began_at = monotonic()
 
-    def add(self, call: Call, done: Done) -> bool:
+    def add(self, call: Call, done: OnReply) -> bool:
         """Take one more call; False if it does not fit in."""
         keys, arguments, common = call
         if (
@@ -83,7 +83,7 @@ class CallBatch:
         counts = len(self._dones), self._key_count, self._argument_count
         return len(self._keys), *self._keys, *counts, *self._arguments
 
-    def tell(self, reply: Any) -> None:
+    def call_back(self, reply: Any) -> None:
         """Hand the reply, or the error that all of them share, to those who wait, in order."""
         replies = reply
         if isinstance(reply, Exception):
@@ -93,7 +93,7 @@ class CallBatch:
         if self._time is not None and replies is reply:
             self._time.observe(monotonic() - self._began_at, len(self._dones))
         for done, each in zip(self._dones, replies, strict=False):
-            tell(done, each)
+            call_back(done, each)
 
 
 def in_batches(name: str, calls: Iterable[Call]) -> list[Command]:

@@ -26,7 +26,7 @@ from heliograph.errors import BadSetting, BusUnavailable
 from heliograph.settings import check_redis_url
 from heliograph.telemetry import REDIS_ERRORS
 
-logger = logging.getLogger("heliograph.redis")
+logger = logging.getLogger(__name__)
 
 # After these nothing has happened; after all others it may have.
 _CERTAIN = (ResponseError, NotSent, AuthenticationError, AuthorizationError, BusyLoadingError)
@@ -113,7 +113,7 @@ def _leaving(connection_class: type[AbstractConnection]) -> type[AbstractConnect
 
 @contextmanager
 def as_bus_unavailable() -> Iterator[None]:
-    """Turn what redis-py and the network raise into the one error that callers know."""
+    """FlushScheduler what redis-py and the network raise into the one error that callers know."""
     try:
         yield
     except (RedisError, OSError, TimeoutError) as error:

@@ -6,7 +6,7 @@ from msgspec import UNSET
 
 from heliograph.backends.redis.client import Client, as_bus_unavailable
 from heliograph.backends.redis.keys import Keys
-from heliograph.ports import COMMAND_TTL_S, Told
+from heliograph.ports import COMMAND_TTL_S, CommandEntry
 from heliograph.protocol.command import DisconnectUser
 from heliograph.protocol.envelope import Envelope, encode_envelope
 
@@ -24,7 +24,7 @@ class RedisCommands:
         self._bus_channel = bus_channel
         self._begin: str | None = None  # before which nothing is looked at
 
-    async def tell(self, envelope: Envelope) -> None:
+    async def append(self, envelope: Envelope) -> None:
         payload = encode_envelope(envelope)
         # In one write, but no transaction: where memory is full nothing can be kept, and the bus still reaches
         # nearly everyone.
@@ -40,7 +40,7 @@ class RedisCommands:
                 pipeline.expire(self._stream, COMMAND_TTL_S)
                 await pipeline.execute()
 
-    async def after(self, entry: str | None, age_s: float) -> list[Told]:
+    async def after(self, entry: str | None, age_s: float) -> list[CommandEntry]:
         with as_bus_unavailable():
             if entry is None:
                 # By Redis' own clock: entries are named after it. What was the beginning once remains it.
@@ -48,7 +48,7 @@ class RedisCommands:
                 entry = self._begin
             entries = await self._redis.link.ask("XRANGE", self._stream, f"({entry}", "+", "COUNT", PAGE)
             now_ms = await self._now_ms() if entries else 0
-        return [_told(name, fields, now_ms) for name, fields in entries]
+        return [_entry_of(name, fields, now_ms) for name, fields in entries]
 
     async def blocked_users(self) -> dict[str, float]:
         with as_bus_unavailable():
@@ -69,7 +69,7 @@ class RedisCommands:
         return int(seconds) * 1000 + int(microseconds) // 1000
 
 
-def _told(name: bytes, fields: list[bytes], now_ms: int) -> Told:
+def _entry_of(name: bytes, fields: list[bytes], now_ms: int) -> CommandEntry:
     at_ms = int(name.partition(b"-")[0])
     payload = fields[fields.index(b"e") + 1]
-    return Told(name.decode(), payload, max(0, now_ms - at_ms) / 1000)
+    return CommandEntry(name.decode(), payload, max(0, now_ms - at_ms) / 1000)

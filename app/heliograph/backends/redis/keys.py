@@ -60,7 +60,7 @@ class Keys:
         """Hash: channel and user -> connections, of what a lease has entered, so that it can be forgotten with it."""
         return f"{self.prefix}lease:{lease}:presence"
 
-    def heard_by(self, lease: str) -> str:
+    def channel_counts(self, lease: str) -> str:
         """Hash: channel -> how many connections of a lease's replica listen to it."""
         return f"{self.prefix}lease:{lease}:channels"
 

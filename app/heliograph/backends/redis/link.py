@@ -20,15 +20,15 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from heliograph.answers import answer
 from heliograph.backends.redis.link_errors import DEMOTED, LinkFull, NotConnected, NotConnectedInTime, NotSent
 from heliograph.backends.redis.wire import Wire
+from heliograph.callbacks import await_callback
 from heliograph.tasks import end
 
-logger = logging.getLogger("heliograph.redis")
+logger = logging.getLogger(__name__)
 
 Command = tuple[str | bytes | int, ...]
-Done = Callable[[Any], object]
+OnReply = Callable[[Any], object]
 
 MOST_OUTSTANDING = 50_000  # commands that wait for their answer
 MOST_UNSENT_BYTES = 64 * 1024 * 1024  # what Redis has not read yet
@@ -38,7 +38,7 @@ BACKOFF_MOST_S = 1.0
 DEMOTED_PAUSE_S = 0.5  # until the next try where a server has said that it takes no writes
 
 
-class Growing(Protocol):
+class OpenBatch(Protocol):
     """A command that says at the last moment what it is, so that its owner may add to it until then."""
 
     def command(self) -> Command: ...
@@ -62,9 +62,11 @@ class Link:
         self._failure: Exception = NotConnected("not connected")  # why the last one failed
         # The commands that wait for their answer. Those at the end are still in `_unsent`; of those at the front,
         # `_given_up` have failed already, and what comes for them is dropped.
-        self._outstanding: deque[tuple[Done, int, Callable[[], object] | None]] = deque()
+        self._outstanding: deque[tuple[OnReply, int, Callable[[], object] | None]] = deque()
         self._unsent: list[bytes] = []
-        self.growing: Growing | None = None  # the last of them, as long as it may be added to; not in `_unsent` yet
+        self.open_batch: OpenBatch | None = (
+            None  # the last of them, as long as it may be added to; not in `_unsent` yet
+        )
         self._unsent_bytes = 0
         self._given_up = 0
         self._flush_is_due = False
@@ -77,8 +79,8 @@ class Link:
 
     def call(
         self,
-        command: Command | Growing,
-        done: Done,
+        command: Command | OpenBatch,
+        done: OnReply,
         unknown: Callable[[], object] | None = None,
         *,
         connection: int | None = None,
@@ -104,7 +106,7 @@ class Link:
         if isinstance(command, tuple):
             self._pack(command)
         else:
-            self.growing = command
+            self.open_batch = command
         self._outstanding.append((done, self._tick, unknown))
         if not self._flush_is_due:
             self._flush_is_due = True
@@ -115,7 +117,7 @@ class Link:
 
     async def ask(self, *command: str | bytes | int) -> Any:
         """Send one command of those that are rare, and wait for its reply. Raises what redis-py raises."""
-        return await answer(lambda done: self.call(command, done, is_rare=True))
+        return await await_callback(lambda done: self.call(command, done, is_rare=True))
 
     async def ping(self) -> None:
         """Make sure that there is a connection which answers, however the last tries went."""
@@ -129,7 +131,7 @@ class Link:
             await end([connecting])
         closed = RedisConnectionError("the connection to Redis was closed here")
         if self._wire is not None:
-            self._wire.give_up(closed)
+            self._wire.fail(closed)
             await self._wire.close()
         self._fail_all(closed)
         if self._timer is not None:
@@ -185,10 +187,10 @@ class Link:
     def _fail_all(self, error: Exception) -> None:
         outstanding, self._outstanding = self._outstanding, deque()
         given_up, self._given_up = self._given_up, 0
-        self.growing = None
+        self.open_batch = None
         self._forget_unsent(len(self._unsent))
         for done, *_ in islice(outstanding, given_up, None):
-            tell(done, error)
+            call_back(done, error)
 
     def _forget_unsent(self, count: int) -> None:
         self._unsent_bytes -= sum(map(len, self._unsent[:count]))
@@ -202,7 +204,7 @@ class Link:
         self._unsent_bytes += len(packed)
 
     def _stop_growing(self) -> None:
-        grown, self.growing = self.growing, None
+        grown, self.open_batch = self.open_batch, None
         if grown is None:
             return
         try:
@@ -210,7 +212,7 @@ class Link:
         except Exception as error:
             logger.exception("a command could not be written")
             done, *_ = self._outstanding.pop()  # it is the last, as long as it grows
-            tell(done, NotSent(f"the command could not be written: {error!r}"))
+            call_back(done, NotSent(f"the command could not be written: {error!r}"))
 
     def _flush(self) -> None:
         """Write what this turn has asked for, in one go; if Redis does not read, it waits here."""
@@ -229,20 +231,20 @@ class Link:
         elif isinstance(reply, Exception):
             self._on_error(reply, done, unknown)
         else:
-            tell(done, reply)
+            call_back(done, reply)
 
-    def _on_error(self, error: Exception, done: Done, unknown: Callable[[], object] | None) -> None:
+    def _on_error(self, error: Exception, done: OnReply, unknown: Callable[[], object] | None) -> None:
         if unknown is not None and isinstance(error, NoScriptError):
             try:
                 unknown()
             except Exception:
                 logger.exception("an unknown script could not be dealt with")
-                tell(done, error)
+                call_back(done, error)
             return
-        tell(done, error)
+        call_back(done, error)
         if isinstance(error, DEMOTED) and self._wire is not None:
             self._wait(DEMOTED_PAUSE_S, error)
-            self._wire.give_up(RedisConnectionError(f"this server takes no writes: {error}"))
+            self._wire.fail(RedisConnectionError(f"this server takes no writes: {error}"))
 
     # -- time
 
@@ -268,9 +270,9 @@ class Link:
             self._give_up(len(overdue))
             error = RedisTimeoutError(f"no answer within {self._timeout_s:g} s")
             for done in overdue:
-                tell(done, error)
+                call_back(done, error)
         if self._wire is not None and self._given_up and self._tick - self._heard_at > 2 * TICKS:
-            self._wire.give_up(RedisConnectionError(f"nothing heard for {2 * self._timeout_s:g} s"))
+            self._wire.fail(RedisConnectionError(f"nothing heard for {2 * self._timeout_s:g} s"))
 
     def _give_up(self, count: int) -> None:
         """The oldest have failed. Those not sent yet never will be; what comes for the others is dropped."""
@@ -293,7 +295,7 @@ def _nothing_sent(error: Exception) -> RedisError:
     return NotConnected(str(error) or repr(error))
 
 
-def tell(done: Done, result: Any) -> None:
+def call_back(done: OnReply, result: Any) -> None:
     """Call `done`; if that fails, nobody else has to suffer for it."""
     try:
         done(result)

@@ -9,14 +9,23 @@ from typing import Any, Final
 import msgspec
 from redis.exceptions import InvalidResponse
 
-from heliograph.answers import answer
 from heliograph.backends.redis.budget import amount, refused
 from heliograph.backends.redis.call_batch import NOTHING, Call, Common
 from heliograph.backends.redis.client import Client, as_bus_unavailable, bus_unavailable
 from heliograph.backends.redis.keys import Keys
 from heliograph.backends.redis.scripts import Argument, Scripts
+from heliograph.callbacks import await_callback
 from heliograph.errors import BusUnavailable, OverBudget
-from heliograph.ports import PAGE_BYTES, READ_TTL_S, Appended, Appending, BusSequences, Draft, Opened, Opening
+from heliograph.ports import (
+    PAGE_BYTES,
+    READ_TTL_S,
+    AppendResult,
+    BusSequences,
+    Draft,
+    OnAppended,
+    ReadRequest,
+    ReadResult,
+)
 from heliograph.protocol.budget import NO_BUDGET, Budget
 from heliograph.protocol.envelope import Envelope, decode_envelope, encode_envelope, read_logged
 from heliograph.protocol.events import Delivery
@@ -25,7 +34,7 @@ from heliograph.protocol.position import Position
 from heliograph.protocol.run import RunState, RunUpdate
 from heliograph.settings import Namespace
 
-logger = logging.getLogger("heliograph.log")
+logger = logging.getLogger(__name__)
 
 _READ_NOTHING, _READ_ALL = -1, -2
 LEAST_TTL_S = 10.0  # of a history that may be kept a second longer
@@ -63,11 +72,11 @@ class RedisLog:
         self._second = -1
         self._due_now = ""
 
-    def submit(self, draft: Draft, options: Namespace, lease: str, done: Appending) -> None:
+    def submit(self, draft: Draft, options: Namespace, lease: str, done: OnAppended) -> None:
         call = self._calls.of(draft, options, lease, self._due())
         self._scripts.call("append", call, partial(self._appended, draft, done))
 
-    def _appended(self, draft: Draft, done: Appending, reply: Any) -> None:
+    def _appended(self, draft: Draft, done: OnAppended, reply: Any) -> None:
         done(self._failure(reply) if isinstance(reply, Exception) else _read(draft, reply))
 
     def _failure(self, error: Exception) -> BusUnavailable | OverBudget:
@@ -82,14 +91,14 @@ class RedisLog:
             self._due_now = f"{self._node_id}.{second}" if self._node_id else ""
         return self._due_now
 
-    async def append(self, draft: Draft, options: Namespace, lease: str) -> Appended:
-        return await answer(lambda done: self.submit(draft, options, lease, done))
+    async def append(self, draft: Draft, options: Namespace, lease: str) -> AppendResult:
+        return await await_callback(lambda done: self.submit(draft, options, lease, done))
 
-    async def open(self, openings: Sequence[Opening]) -> list[Opened]:
-        calls = [self._open_call(opening) for opening in openings]
+    async def read(self, requests: Sequence[ReadRequest]) -> list[ReadResult]:
+        calls = [self._open_call(request) for request in requests]
         with as_bus_unavailable():
             answers = await self._reading.run_many("open", calls)
-        return [_opened(opening, answer) for opening, answer in zip(openings, answers, strict=True)]
+        return [_opened(request, answer) for request, answer in zip(requests, answers, strict=True)]
 
     async def tops(self, channels: Sequence[str]) -> list[Position | None]:
         with as_bus_unavailable():
@@ -109,17 +118,17 @@ class RedisLog:
         shared, own = (int(count or 0) for count in counts)
         return BusSequences(shared, own)
 
-    def _open_call(self, opening: Opening) -> Call:
-        channel, keys = opening.channel, self._keys
-        if opening.after is not None:
-            epoch, offset = opening.after.epoch, opening.after.offset
+    def _open_call(self, request: ReadRequest) -> Call:
+        channel, keys = request.channel, self._keys
+        if request.after is not None:
+            epoch, offset = request.after.epoch, request.after.offset
         else:
-            epoch, offset = "", _READ_ALL if opening.replay else _READ_NOTHING
+            epoch, offset = "", _READ_ALL if request.replay else _READ_NOTHING
         names = [keys.meta(channel), keys.stream(channel), keys.client_stream(channel)]
         names += [keys.state(channel), keys.tail(channel)]
-        with_run = "1" if opening.with_run else ""
-        arguments: list[Argument] = [READ_TTL_S * 1000, epoch, offset, opening.limit, with_run, self._page_bytes]
-        return names, [*arguments, "1" if opening.is_own else ""], NOTHING
+        with_run = "1" if request.with_run else ""
+        arguments: list[Argument] = [READ_TTL_S * 1000, epoch, offset, request.limit, with_run, self._page_bytes]
+        return names, [*arguments, "1" if request.is_own else ""], NOTHING
 
 
 class TwoServerLog(RedisLog):
@@ -150,7 +159,7 @@ class TwoServerLog(RedisLog):
         self._live = live
         self._live_scripts = live_scripts
 
-    def submit(self, draft: Draft, options: Namespace, lease: str, done: Appending) -> None:
+    def submit(self, draft: Draft, options: Namespace, lease: str, done: OnAppended) -> None:
         def stored(reply: Any) -> None:
             if isinstance(reply, Exception):
                 done(self._failure(reply))
@@ -163,7 +172,7 @@ class TwoServerLog(RedisLog):
 
         self._scripts.call("store", self._calls.of(draft, options, lease), stored)
 
-    def _announce(self, channel: str, envelope: bytes, lease: str, appended: Appended, done: Appending) -> None:
+    def _announce(self, channel: str, envelope: bytes, lease: str, appended: AppendResult, done: OnAppended) -> None:
         user_id = user_of(channel)
 
         def announced(reply: Any) -> None:
@@ -290,7 +299,7 @@ class AppendCalls:
         return common
 
 
-def _read(draft: Draft, answer: Any) -> Appended | BusUnavailable:
+def _read(draft: Draft, answer: Any) -> AppendResult | BusUnavailable:
     """As `read_appended`. Whoever waits is answered, whatever came: it is kept, perhaps."""
     try:
         return read_appended(answer, draft)
@@ -299,10 +308,10 @@ def _read(draft: Draft, answer: Any) -> Appended | BusUnavailable:
         return bus_unavailable(InvalidResponse(f"its answer cannot be read: {error!r}"))
 
 
-def read_appended(answer: bytes, draft: Draft) -> Appended:
+def read_appended(answer: bytes, draft: Draft) -> AppendResult:
     """What the append script has answered."""
     epoch, offset, delivery, *repeated = answer.decode().split(".", 3)
-    return Appended(
+    return AppendResult(
         position=Position(epoch, int(offset)),
         delivery=DELIVERIES[delivery],
         published=delivery != "here",
@@ -331,7 +340,7 @@ def _json_or_nothing(value: str | float | None) -> bytes:
     return b"" if value is None else msgspec.json.encode(value)
 
 
-def _opened(opening: Opening, answer: list[Any]) -> Opened:
+def _opened(request: ReadRequest, answer: list[Any]) -> ReadResult:
     epoch, top, complete, found, state, tail = answer
     position = Position(epoch.decode(), top)
     entries = zip(found[::2], found[1::2], strict=True)
@@ -343,7 +352,7 @@ def _opened(opening: Opening, answer: list[Any]) -> Opened:
             progress=msgspec.json.decode(state[1]),
             logs=[msgspec.json.decode(line) for line in tail],
         )
-    return Opened(position, bool(complete), publications, run)
+    return ReadResult(position, bool(complete), publications, run)
 
 
 def _text(value: bytes | str) -> str:

@@ -6,7 +6,7 @@ from redis.exceptions import NoPermissionError
 
 from heliograph.backends.redis.client import Client, as_bus_unavailable
 
-logger = logging.getLogger("heliograph.memory")
+logger = logging.getLogger(__name__)
 
 
 class RedisMemory:

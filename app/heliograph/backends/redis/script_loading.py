@@ -26,7 +26,7 @@ MOST_TRIES: Final = 5  # to agree on a name
 MOST_NAMESAKES: Final = 16
 CLAIM_MS: Final = 10_000  # for so long an owner's number is held without being renewed
 
-logger = logging.getLogger("heliograph.redis")
+logger = logging.getLogger(__name__)
 
 Steps = Generator[list[Command], list[Any], dict[str, str]]
 

@@ -28,7 +28,7 @@ PARTS: Final[dict[str, tuple[str, ...]]] = {
     "lease": (),
     "hold": (),
     "presence": (),
-    "census": (),
+    "channel_counts": (),
     "run_lease": (),
     "run_expired": (),
     "probe": (),

@@ -17,19 +17,19 @@ from typing import Any
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 
-from heliograph.answers import answer
 from heliograph.backends.redis.call_batch import NOTHING, Call, CallBatch, nobody, parameters_of
 from heliograph.backends.redis.client import Client
 from heliograph.backends.redis.keys import Keys
-from heliograph.backends.redis.link import MOST_OUTSTANDING, Command, Done, Link, tell
+from heliograph.backends.redis.link import MOST_OUTSTANDING, Command, Link, OnReply, call_back
 from heliograph.backends.redis.link_errors import DEMOTED, LinkFull, NotSent
 from heliograph.backends.redis.script_loading import CLAIM_MS, Claim, load
 from heliograph.backends.redis.script_texts import BATCHED, Argument, raise_first_error, read_all
+from heliograph.callbacks import await_callback
 from heliograph.telemetry import Histogram
 
 __all__ = ["Argument", "Scripts"]
 
-logger = logging.getLogger("heliograph.redis")
+logger = logging.getLogger(__name__)
 
 PROBE_TTL_MS = 86_400_000  # for how long after the last probe a replica's count is kept
 MOST_TIMES = 5  # that a call is begun anew because its script was unknown
@@ -78,8 +78,8 @@ class Scripts:
         self._claim = Claim()
         self._batch: CallBatch | None = None  # the last
         # What Redis did not know, and which try the next one is: to be repeated before ...
-        self._again: list[tuple[str, Command, Done, int]] = []
-        self._waiting: list[tuple[str, Call, Done]] = []  # ... what was called while the scripts are being loaded
+        self._again: list[tuple[str, Command, OnReply, int]] = []
+        self._waiting: list[tuple[str, Call, OnReply]] = []  # ... what was called while the scripts are being loaded
 
     def over(self, link: Link) -> "Scripts":
         """The same scripts, called over another link of the same client."""
@@ -87,10 +87,10 @@ class Scripts:
         others._link, others._mark, others._claim = link, self._mark, self._claim
         return others
 
-    def call(self, name: str, call: Call, done: Done) -> None:
+    def call(self, name: str, call: Call, done: OnReply) -> None:
         """Run one script; `done` is called with its reply or with the error, in the order of calls."""
         batch = self._batch
-        if batch is not None and batch is self._link.growing and batch.name == name and batch.add(call, done):
+        if batch is not None and batch is self._link.open_batch and batch.name == name and batch.add(call, done):
             return  # it goes with the last one: that has not been sent yet, and nothing was asked for since
         if name in self._shas and self._loading is None:
             self._send(name, call, done)
@@ -102,38 +102,38 @@ class Scripts:
 
     async def run(self, name: str, keys: Sequence[str], arguments: Sequence[Argument]) -> Any:
         """Run one script and wait for its reply. Raises what redis-py raises."""
-        return await answer(lambda done: self.call(name, (keys, arguments, NOTHING), done))
+        return await await_callback(lambda done: self.call(name, (keys, arguments, NOTHING), done))
 
     async def run_many(self, name: str, calls: Sequence[Call]) -> list[Any]:
         """Run one script many times, in one round trip."""
         if not calls:
             return []
 
-        def ask(done: Done) -> None:
+        def ask(done: OnReply) -> None:
             collected = _collect(len(calls), done)
             for call in calls:
                 self.call(name, call, collected)
 
-        return raise_first_error(await answer(ask))
+        return raise_first_error(await await_callback(ask))
 
-    def _send(self, name: str, call: Call, done: Done) -> None:
+    def _send(self, name: str, call: Call, done: OnReply) -> None:
         if name in BATCHED:
             self._link.call(MESSAGE_FIRST, nobody)
             batch = self._batch = CallBatch(name, self._shas[name], call, done, self._publish_time)
-            self._link.call(batch, batch.tell, partial(self._unknown_batch, batch))
+            self._link.call(batch, batch.call_back, partial(self._unknown_batch, batch))
         else:
             self._evaluate(name, parameters_of(call), done)
 
-    def _evaluate(self, name: str, parameters: Command, done: Done, times: int = 1) -> None:
+    def _evaluate(self, name: str, parameters: Command, done: OnReply, times: int = 1) -> None:
         unknown = partial(self._unknown, name, parameters, done, times)
         self._link.call(("EVALSHA", self._shas[name], *parameters), done, unknown)
 
     # -- loading
 
     def _unknown_batch(self, batch: CallBatch) -> None:
-        self._unknown(batch.name, batch.parameters(), batch.tell, 1)
+        self._unknown(batch.name, batch.parameters(), batch.call_back, 1)
 
-    def _unknown(self, name: str, parameters: Command, done: Done, times: int) -> None:
+    def _unknown(self, name: str, parameters: Command, done: OnReply, times: int) -> None:
         """Redis has forgotten its scripts, so it has not run this one: have them loaded, and call it again."""
         if times > MOST_TIMES:
             done(NoScriptError("Redis forgets its scripts as fast as they are loaded"))
@@ -180,7 +180,7 @@ class Scripts:
         )
         commands = next(steps)
         while True:
-            replies = await answer(partial(self._ask_all, commands, connection))
+            replies = await await_callback(partial(self._ask_all, commands, connection))
             for reply in replies:
                 if isinstance(reply, Exception) and (
                     not isinstance(reply, ResponseError) or isinstance(reply, DEMOTED)
@@ -192,7 +192,7 @@ class Scripts:
                 shas: dict[str, str] = done.value
                 return shas
 
-    def _ask_all(self, commands: list[Command], connection: int, done: Done) -> None:
+    def _ask_all(self, commands: list[Command], connection: int, done: OnReply) -> None:
         collected = _collect(len(commands), done)
         for command in commands:
             self._link.call(command, collected, connection=connection, is_rare=True)
@@ -206,12 +206,12 @@ class Scripts:
             if error is None:
                 self._evaluate(name, parameters, done, times)
             else:
-                tell(done, error)
+                call_back(done, error)
         for name, call, done in waiting:
             if error is None:
                 self.call(name, call, done)
             else:
-                tell(done, error)
+                call_back(done, error)
 
     # -- whether it works
 
@@ -232,7 +232,7 @@ class Scripts:
             self._shas = {}
 
 
-def _collect(count: int, done: Callable[[list[Any]], object]) -> Done:
+def _collect(count: int, done: Callable[[list[Any]], object]) -> OnReply:
     """A callback for so many replies; `done` is called with all of them, in order."""
     results: list[Any] = []
 

@@ -14,11 +14,11 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError
 from redis.typing import EncodableT, FieldT
 
-from heliograph.answers import answer
 from heliograph.backends.redis.budget import amount, refused
 from heliograph.backends.redis.client import Client, as_bus_unavailable, bus_unavailable
 from heliograph.backends.redis.keys import Keys
 from heliograph.backends.redis.scripts import Argument, Scripts
+from heliograph.callbacks import await_callback
 from heliograph.errors import BusUnavailable, OverBudget, StorageFull
 from heliograph.ports import Emission
 from heliograph.protocol.budget import NO_BUDGET, Budget
@@ -34,7 +34,7 @@ Fields = dict[FieldT, EncodableT]  # as redis-py wants it
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class StreamEntry:
     """One entry of a stream. `deliveries`: how often it has been given to a consumer, this time included."""
 
     shard: int
@@ -59,7 +59,7 @@ class Claimed:
     """
 
     cursor: str
-    entries: list[Entry]
+    entries: list[StreamEntry]
     trimmed: list[str]
 
 
@@ -95,7 +95,7 @@ class ShardedStream:
 
     # -- reading alone
 
-    async def scan(self, shard: int, after: str, *, count: int) -> tuple[list[Entry], bool]:
+    async def scan(self, shard: int, after: str, *, count: int) -> tuple[list[StreamEntry], bool]:
         """The next entries of a shard behind the id `after` ("0-0": from the start of what is kept).
 
         The second is True if the entry `after` itself is gone by now, and so perhaps others behind it.
@@ -138,7 +138,7 @@ class ShardedStream:
         count: int,
         block_s: float | None = None,
         shards: Sequence[int] | None = None,
-    ) -> list[Entry]:
+    ) -> list[StreamEntry]:
         """Take at most `count` entries of each shard that no consumer of the group was given yet, all in one command.
 
         Waits up to `block_s` for the first one (None: not at all); the client's time-out has to be longer than that.
@@ -191,7 +191,7 @@ class ShardedStream:
             with as_bus_unavailable():
                 await self._redis.xclaim(self.shard_keys[shard], group, consumer, 0, list(entry_ids), justid=True)
 
-    async def give_back(self, group: str, consumer: str, entries: Sequence[Entry], *, idle_s: float) -> None:
+    async def give_back(self, group: str, consumer: str, entries: Sequence[StreamEntry], *, idle_s: float) -> None:
         """Say that the consumer has not begun these: they are idle for `idle_s`, and this delivery does not count."""
         idle_ms = int(idle_s * 1000)
         with as_bus_unavailable():
@@ -201,7 +201,7 @@ class ShardedStream:
                     pipeline.xclaim(key, group, consumer, 0, [entry.id], idle=idle_ms, retrycount=before, justid=True)
                 await pipeline.execute()
 
-    async def bury(self, group: str, entry: Entry, fields: Mapping[str, str | bytes]) -> None:
+    async def bury(self, group: str, entry: StreamEntry, fields: Mapping[str, str | bytes]) -> None:
         """Move an entry to the dead letters, with `fields` added, and out of the group's way: both or neither."""
         key = self.shard_keys[entry.shard]
         with as_bus_unavailable():
@@ -258,7 +258,7 @@ class RedisEmissions:
         shard = self._stream.shard_keys[self._stream.shard_of(emission.user)]
         call = [shard, self._keys.budget(emission.user)], arguments, self._common
         try:
-            await answer(lambda done: self._scripts.call("emit", call, done))
+            await await_callback(lambda done: self._scripts.call("emit", call, done))
         except RedisError as error:
             raise self._failure(error) from None
 
@@ -282,10 +282,12 @@ class RedisEmissions:
                 await self._redis.link.ask("XTRIM", key, "MINID", before)
 
 
-def _entries(shard: int, found: Sequence[tuple[bytes, dict[bytes, bytes]]], *, deliveries: int) -> list[Entry]:
+def _entries(shard: int, found: Sequence[tuple[bytes, dict[bytes, bytes]]], *, deliveries: int) -> list[StreamEntry]:
     """An entry that was trimmed while it was on its way has no fields any more."""
     return [
-        Entry(shard, entry_id.decode(), {name.decode(): value for name, value in (fields or {}).items()}, deliveries)
+        StreamEntry(
+            shard, entry_id.decode(), {name.decode(): value for name, value in (fields or {}).items()}, deliveries
+        )
         for entry_id, fields in found
     ]
 

@@ -18,7 +18,7 @@ from redis.asyncio import ConnectionPool
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import InvalidResponse, RedisError
 
-logger = logging.getLogger("heliograph.redis")
+logger = logging.getLogger(__name__)
 
 CLOSE_TIMEOUT_S = 1.0
 MOST_HELD_BYTES = 65_536
@@ -99,7 +99,7 @@ class Wire(asyncio.Protocol):
             async with asyncio.timeout(CLOSE_TIMEOUT_S):
                 await asyncio.shield(self._closed)
 
-    def give_up(self, reason: Exception) -> None:
+    def fail(self, reason: Exception) -> None:
         """End the connection for this reason."""
         self._reason = self._reason or reason
         self._transport.abort()
@@ -122,7 +122,7 @@ class Wire(asyncio.Protocol):
             while (reply := gets()) is not _NOT_YET:
                 receive(reply)
         except Exception as error:  # noqa: BLE001 - whoever listens to `lost` is told
-            self.give_up(error)
+            self.fail(error)
 
     def pause_writing(self) -> None:
         self.is_paused = True

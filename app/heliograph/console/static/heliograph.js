@@ -28,7 +28,7 @@ import { Subscription } from "./client/subscription.js";
 
 export { HeliographError };
 
-// From best to worst, with the door of each, as seen from the WebSocket's.
+// From best to worst, with the endpoint of each, as seen from the WebSocket's.
 const TRANSPORTS = {
   websocket: { Link: SocketLink, path: null },
   sse: { Link: StreamLink, path: "sse" },
@@ -92,7 +92,7 @@ const KEY_BYTES = 12;
  *   a single-use ticket before each connection and each poll
  *
  * @typedef {Who & object} Options
- * @property {string} [url] the server's WebSocket door; default: `/ws` on the page's own origin
+ * @property {string} [url] the server's WebSocket endpoint; default: `/ws` on the page's own origin
  * @property {boolean} [replay] a first connection begins with what is kept for the user, not only with what comes
  * @property {boolean | string} [resume] a page goes on where the last one of this tab was, in all channels; a string
  *   is a name that keeps several clients of a page apart
@@ -433,7 +433,7 @@ export class Heliograph {
       closed: (close) => this.#onClosed(link, close),
     });
     this.#opening = link;
-    link.open(this.#door(transport), this.#credentials, () => this.#place(link), HANDSHAKE_MS);
+    link.open(this.#endpoint(transport), this.#credentials, () => this.#place(link), HANDSHAKE_MS);
   }
 
   #address(scheme) {
@@ -442,7 +442,7 @@ export class Heliograph {
     return url;
   }
 
-  #door(transport) {
+  #endpoint(transport) {
     const { path } = TRANSPORTS[transport];
     return path === null ? this.#address("ws") : new URL(path, this.#address("http"));
   }

@@ -3,19 +3,19 @@
 import asyncio
 from unittest.mock import Mock
 
-from heliograph.backends.memory.census import MemoryCensus
-from heliograph.cluster.census import BATCH, Census
+from heliograph.backends.memory.channel_counts import MemoryChannelCounts
+from heliograph.cluster.channel_counts import BATCH, ChannelCounts
 from heliograph.tasks import end
 
 
 class TestPatterns:
     async def test_others_have_their_turn_while_a_hard_pattern_is_compared(self) -> None:
         """Fails if whoever lists many channels holds up everything else on the replica meanwhile."""
-        backend = MemoryCensus()
+        backend = MemoryChannelCounts()
         names = [f"{'a' * 500}{number}" for number in range(2000)]
         await backend.enter("lease", dict.fromkeys(names, 1))
         await backend.enter("other", {names[7]: 2})
-        census = Census(backend, Mock(), Mock())
+        channel_counts = ChannelCounts(backend, Mock(), Mock())
         turns = 0
 
         async def somebody_else() -> None:
@@ -26,9 +26,9 @@ class TestPatterns:
 
         other = asyncio.create_task(somebody_else())
         try:
-            assert await census.channels("*" + "a" * 255 + "b*" + "a" * 200) == {}
+            assert await channel_counts.channels("*" + "a" * 255 + "b*" + "a" * 200) == {}
         finally:
             await end([other])
         assert turns >= len(names) // BATCH
-        assert await census.channels("*a7") == {names[7]: 3}
-        assert set(await census.channels()) == set(names)
+        assert await channel_counts.channels("*a7") == {names[7]: 3}
+        assert set(await channel_counts.channels()) == set(names)

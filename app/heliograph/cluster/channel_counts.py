@@ -14,19 +14,19 @@ from typing import Final
 from heliograph.cluster.directory import Directory
 from heliograph.errors import BusUnavailable
 from heliograph.hub.hub import Hub
-from heliograph.ports import CensusBackend
+from heliograph.ports import ChannelCountsBackend
 from heliograph.tasks import end
 
-logger = logging.getLogger("heliograph.census")
+logger = logging.getLogger(__name__)
 
 INTERVAL_S = 0.5
 BATCH: Final = 100  # channels compared with a pattern in one turn of the loop: at worst 0.1 ms each
 
 
-class Census:
+class ChannelCounts:
     """This replica's part in the record of the channels that have subscribers."""
 
-    def __init__(self, backend: CensusBackend, directory: Directory, hub: Hub) -> None:
+    def __init__(self, backend: ChannelCountsBackend, directory: Directory, hub: Hub) -> None:
         self._backend = backend
         self._directory = directory
         self._hub = hub
@@ -36,7 +36,7 @@ class Census:
 
     def start(self) -> None:
         if self._task is None:
-            self._task = asyncio.create_task(self._loop(), name="census")
+            self._task = asyncio.create_task(self._loop(), name="channel_counts")
 
     async def stop(self) -> None:
         """Stop entering. What stands goes with the lease."""

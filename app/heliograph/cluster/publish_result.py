@@ -9,7 +9,7 @@ from heliograph.protocol.events import Delivery
 from heliograph.protocol.position import Position
 
 
-class Receipt(msgspec.Struct, frozen=True, gc=False):
+class PublishResult(msgspec.Struct, frozen=True, gc=False):
     """How far the message has come. `position`: its place in the channel; None if it is not kept."""
 
     message_id: str
@@ -17,4 +17,4 @@ class Receipt(msgspec.Struct, frozen=True, gc=False):
     position: Position | None = None
 
 
-Routing = Callable[[Receipt | HeliographError], object]  # how the sender hears what became of it
+OnPublished = Callable[[PublishResult | HeliographError], object]  # how the sender hears what became of it

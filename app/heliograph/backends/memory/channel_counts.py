@@ -1,10 +1,10 @@
-"""The census in this process's memory."""
+"""The channel_counts in this process's memory."""
 
 from collections.abc import Mapping
 
 
-class MemoryCensus:
-    """A `CensusBackend` for one process."""
+class MemoryChannelCounts:
+    """A `ChannelCountsBackend` for one process."""
 
     def __init__(self) -> None:
         self._counts: dict[str, dict[str, int]] = {}  # lease -> channel -> connections

@@ -7,7 +7,7 @@ from typing import TypeVar
 _T = TypeVar("_T")
 
 
-async def answer(ask: Callable[[Callable[[_T | Exception], None]], object]) -> _T:
+async def await_callback(ask: Callable[[Callable[[_T | Exception], None]], object]) -> _T:
     """Call `ask` with a callback, and wait until that is called: with the result, or with an error, raised here.
 
     Who is cancelled meanwhile does not hear the answer; what was asked for goes on.

@@ -1,31 +1,31 @@
-"""Opening channels in the log: whoever wants to at one moment does so in one round trip."""
+"""ReadRequest channels in the log: whoever wants to at one moment does so in one round trip."""
 
 import asyncio
 import logging
 from collections.abc import Iterable
 
 from heliograph.errors import BusUnavailable
-from heliograph.ports import LogReader, Opened, Opening
+from heliograph.ports import LogReader, ReadRequest, ReadResult
 from heliograph.tasks import end
 
-logger = logging.getLogger("heliograph.channels")
+logger = logging.getLogger(__name__)
 
-OPEN_BATCH = 200  # channels opened in one round trip ...
+READ_BATCH = 200  # channels opened in one round trip ...
 READ_BATCH = 32  # ... and those of them of which something is read: each may bring a page
 
 
-class Openings:
+class ReadBatcher:
     """A task that opens what is asked for; a storm of connects costs a handful of commands."""
 
     def __init__(self, log: LogReader) -> None:
         self._log = log
-        self._wanted: list[tuple[Opening, asyncio.Future[Opened]]] = []
+        self._wanted: list[tuple[ReadRequest, asyncio.Future[ReadResult]]] = []
         self._due = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
         if self._task is None:
-            self._task = asyncio.create_task(self._loop(), name="channels-open")
+            self._task = asyncio.create_task(self._loop(), name="channels-read")
 
     async def stop(self) -> None:
         """Whoever waits is told that it was in vain."""
@@ -35,7 +35,7 @@ class Openings:
         wanted, self._wanted = self._wanted, []
         _fail((future for _, future in wanted), BusUnavailable("this replica is stopping"))
 
-    async def open(self, opening: Opening) -> Opened:
+    async def read(self, request: ReadRequest) -> ReadResult:
         """Say where a channel stands, and read of it what was asked for.
 
         Raises:
@@ -43,15 +43,15 @@ class Openings:
         """
         if self._task is None:
             raise BusUnavailable("this replica is stopping")
-        future: asyncio.Future[Opened] = asyncio.get_running_loop().create_future()
-        self._wanted.append((opening, future))
+        future: asyncio.Future[ReadResult] = asyncio.get_running_loop().create_future()
+        self._wanted.append((request, future))
         self._due.set()
         return await future
 
-    def _next(self) -> list[tuple[Opening, asyncio.Future[Opened]]]:
+    def _next(self) -> list[tuple[ReadRequest, asyncio.Future[ReadResult]]]:
         """Those that go out together, in order."""
         count = reads = 0
-        for opening, _ in self._wanted[:OPEN_BATCH]:
+        for opening, _ in self._wanted[:READ_BATCH]:
             reads += opening.replay or opening.after is not None
             if reads > READ_BATCH:
                 break
@@ -67,7 +67,7 @@ class Openings:
                 self._due.clear()
             futures = [future for _, future in wanted]
             try:
-                results = await self._log.open([opening for opening, _ in wanted])
+                results = await self._log.read([request for request, _ in wanted])
             except BusUnavailable as error:
                 _fail(futures, error)
             except asyncio.CancelledError:
@@ -82,7 +82,7 @@ class Openings:
                         future.set_result(opened)
 
 
-def _fail(futures: Iterable[asyncio.Future[Opened]], error: BusUnavailable) -> None:
+def _fail(futures: Iterable[asyncio.Future[ReadResult]], error: BusUnavailable) -> None:
     for future in futures:
         if not future.done():
             future.set_exception(error)

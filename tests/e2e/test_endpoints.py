@@ -57,7 +57,7 @@ async def test_nothing_is_held_back_on_the_way(cluster: LocalClusterProcess) -> 
 
 
 async def test_one_client_through_all_doors_and_replicas(cluster: LocalClusterProcess) -> None:
-    """Fails if a cursor of one door on one replica is not good at another on the next."""
+    """Fails if a cursor of one endpoint on one replica is not good at another on the next."""
     channels = "news2,방:42"
     async with Client(cluster.url, source=SOURCES[0], user="publisher") as publisher:
 

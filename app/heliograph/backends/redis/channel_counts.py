@@ -1,4 +1,4 @@
-"""The census in Redis."""
+"""The channel_counts in Redis."""
 
 from collections.abc import Mapping
 from itertools import islice
@@ -13,8 +13,8 @@ from heliograph.backends.redis.scripts import Argument, Scripts
 BATCH = 500  # channels in one command: short enough not to hold up Redis
 
 
-class RedisCensus:
-    """A `CensusBackend` in Redis: a hash for each lease."""
+class RedisChannelCounts:
+    """A `ChannelCountsBackend` in Redis: a hash for each lease."""
 
     def __init__(self, client: Redis, scripts: Scripts, keys: Keys) -> None:
         self._redis = client
@@ -23,11 +23,11 @@ class RedisCensus:
 
     async def enter(self, lease: str, counts: Mapping[str, int]) -> bool:
         entries = iter(counts.items())
-        keys = [self._keys.leases, self._keys.heard_by(lease)]
+        keys = [self._keys.leases, self._keys.channel_counts(lease)]
         while batch := list(islice(entries, BATCH)):
             arguments: list[Argument] = [lease, *(part for entry in batch for part in entry)]
             with as_bus_unavailable():
-                if not await self._scripts.run("census", keys, arguments):
+                if not await self._scripts.run("channel_counts", keys, arguments):
                     return False
         return True
 
@@ -38,11 +38,11 @@ class RedisCensus:
 
     async def forget(self, lease: str) -> None:
         with as_bus_unavailable():
-            await self._redis.unlink(self._keys.heard_by(lease))
+            await self._redis.unlink(self._keys.channel_counts(lease))
 
     async def _counts_of(self, lease: str) -> dict[str, int]:
         """Read in steps: a replica may have tens of thousands of channels."""
         return {
             channel.decode(): int(count)
-            async for channel, count in self._redis.hscan_iter(self._keys.heard_by(lease), count=BATCH)
+            async for channel, count in self._redis.hscan_iter(self._keys.channel_counts(lease), count=BATCH)
         }
