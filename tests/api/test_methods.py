@@ -318,7 +318,7 @@ class TestBatch:
         """Fails if a batch asks Redis for so much at once that nobody else is answered in time."""
         one = await start_replica(redis_url=None, **{**OPTIONS, "api": {"key": KEY, "batch": 100}})
         log, under_way, most = one.replica.manager._log, 0, 0
-        read = log.open
+        read = log.read
 
         async def counted(*arguments: Any) -> Any:
             nonlocal under_way, most
@@ -328,7 +328,7 @@ class TestBatch:
             under_way -= 1
             return await read(*arguments)
 
-        monkeypatch.setattr(log, "open", counted)
+        monkeypatch.setattr(log, "read", counted)
         async with http_client(one.url, headers={"X-API-Key": KEY}) as http:
             commands = [{"history": {"channel": f"chat:{number}", "limit": 1}} for number in range(100)]
             replies = (await call(http, "batch", commands=commands, parallel=True))["replies"]

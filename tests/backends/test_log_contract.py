@@ -776,7 +776,7 @@ class TestRestarts:
         """Fails if publishing waits behind what somebody reads."""
         await own.append("c", 1)
         made = own.client.link.connections
-        own.client.link._wire.give_up(OSError("gone"))  # type: ignore[union-attr]
+        own.client.link._wire.fail(OSError("gone"))  # type: ignore[union-attr]
         assert data_of(await own.read("c", replay=True)) == [1]
         assert own.client.link.connections == made
 

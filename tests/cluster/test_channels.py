@@ -619,9 +619,9 @@ class TestRepair:
             async def count(*arguments: Any) -> Any:
                 nonlocal reads
                 reads += 1
-                return await log.open(*arguments)
+                return await log.read(*arguments)
 
-            channels._log = Like(log, open=count)
+            channels._log = Like(log, read=count)
             one.replica.manager.handle_pubsub_message(
                 Envelope(**{**forged, "message": json.dumps("forged").encode()})
             )

@@ -40,8 +40,8 @@ class FailingLog:
         self.memory = MemoryLog(SystemClock())
         self.fails = False
 
-    async def open(self, openings: Sequence[ReadRequest]) -> list[ReadResult]:
-        return list(await self._answer(lambda: self.memory.open(openings)))
+    async def read(self, requests: Sequence[ReadRequest]) -> list[ReadResult]:
+        return list(await self._answer(lambda: self.memory.read(requests)))
 
     async def tops(self, channels: Sequence[str]) -> list[Position | None]:
         return list(await self._answer(lambda: self.memory.tops(channels)))

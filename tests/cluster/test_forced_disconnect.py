@@ -86,7 +86,7 @@ class TestDisconnect:
                 http.get("/api/poll", params={"user": "bob", "wait": 8, "cursor": first["cursor"]})
             )
             async with http.stream("GET", "/sse?user=bob") as stream:
-                await eventually(lambda: two.replica.hub.count("bob") == 2 and not _resting(two))
+                await eventually(lambda: two.replica.hub.count("bob") == 2 and not _parked(two))
                 await one.replica.manager.disconnect_user("bob", reason="enough")
                 async with asyncio.timeout(WITHIN_S):
                     text = "".join([each async for each in stream.aiter_text()])
@@ -305,10 +305,10 @@ async def _looked_twice(*replicas: RunningReplica) -> None:
     await asyncio.gather(*map(looked, replicas))
 
 
-def _resting(one: RunningReplica) -> object:
+def _parked(one: RunningReplica) -> object:
     """The connections of clients between two polls."""
     [endpoint] = [route.app for route in one.replica.app.routes if getattr(route, "path", "") == "/api/poll"]
-    return endpoint._serve.__self__._resting
+    return endpoint._serve.__self__._parked
 
 
 def _waits(one: RunningReplica) -> bool:

@@ -16,7 +16,7 @@ from heliograph.backends.redis.log import RedisLog
 from heliograph.clock import Clock, SystemClock
 from heliograph.cluster import channels as channels_module
 from heliograph.cluster import commands as commands_module
-from heliograph.cluster import read_batcher as openings_module
+from heliograph.cluster import read_batcher as read_batcher_module
 from heliograph.cluster import remote_delivery
 from heliograph.cluster.blocked_users import BlockedUsers
 from heliograph.cluster.channels import Channels
@@ -107,7 +107,7 @@ class TestTheGuard:
             "settings": ChannelSettings,
             "telemetry": Telemetry,
         }
-        assert _verbs(LogReader) == {"open", "listen", "bus_sequences", "tops"}
+        assert _verbs(LogReader) == {"read", "listen", "bus_sequences", "tops"}
         assert _verbs(Subscriptions) == {"follow", "unfollow"}
 
     def test_its_commands_can_only_be_read(self) -> None:
@@ -127,11 +127,11 @@ class TestTheGuard:
         ]
         assert sorted(used) == ["after", "blocked_users"]
 
-    def test_its_openings_can_only_read(self) -> None:
+    def test_its_read_batcher_can_only_read(self) -> None:
         """Fails if what Channels hands the log on to is ever given more than a log to read."""
         assert _parameters(ReadBatcher) == {"log": LogReader}
 
-    @pytest.mark.parametrize("module", [channels_module, openings_module])
+    @pytest.mark.parametrize("module", [channels_module, read_batcher_module])
     def test_its_channels_keep_to_that(self, module: ModuleType) -> None:
         """Fails if Channels gets at the rest of what it has at run time: those objects could publish and append."""
         tree = tree_of(module.__name__)
@@ -150,7 +150,7 @@ class TestTheGuard:
         ]
         assert len(loaded) == mentioned, "neither is handed on to anybody, or kept under another name"
 
-    @pytest.mark.parametrize("module", [remote_delivery, channels_module, openings_module, commands_module])
+    @pytest.mark.parametrize("module", [remote_delivery, channels_module, read_batcher_module, commands_module])
     def test_no_file_publishes_or_appends_to_the_log(self, module: ModuleType) -> None:
         """Fails if one of them calls what would send a publication on."""
         called = [

@@ -227,17 +227,17 @@ class TestRedisIsDownJustAsAUserComesBack:
 
 
 class FailingLog:
-    """`open` of a log, which fails while it is told to."""
+    """`read` of a log, which fails while it is told to."""
 
     def __init__(self, log: Any) -> None:
         self._log = log
         self.pages = -1  # so many more are read (-1: any number)
 
-    async def open(self, openings: list[ReadRequest]) -> list[ReadResult]:
+    async def read(self, requests: list[ReadRequest]) -> list[ReadResult]:
         if self.pages == 0:
             raise BusUnavailable("no more for now")
         self.pages -= self.pages > 0
-        return list(await self._log.open(openings))
+        return list(await self._log.read(requests))
 
 
 class TestTheLogFailsInTheMiddle:
@@ -250,7 +250,7 @@ class TestTheLogFailsInTheMiddle:
         await publish(one, "chat:1", *range(90))
         channels = channels_of(one)
         failing = FailingLog(channels._log)
-        channels._reads._log = Like(channels._log, open=failing.open)
+        channels._reads._log = Like(channels._log, read=failing.read)
         async with arrive(one, "bob") as bob:
             failing.pages = pages
             assert (await subscribe(bob, "chat:1", cursor=cursor))["recovered"] is True
@@ -270,7 +270,7 @@ class TestTheLogFailsInTheMiddle:
         await publish(one, "chat:1", *FIVE)
         channels = channels_of(one)
         failing = FailingLog(channels._log)
-        channels._reads._log = Like(channels._log, open=failing.open)
+        channels._reads._log = Like(channels._log, read=failing.read)
         async with arrive(one, "bob") as bob:
             failing.pages = 0
             refused = await subscribe(bob, "chat:1", cursor=cursor)

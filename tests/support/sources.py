@@ -7,4 +7,4 @@ from tests.support.cluster import ROOT
 
 def tree_of(module: str) -> ast.Module:
     """The source of a module of `heliograph`, parsed."""
-    return ast.parse((ROOT / "app" / "heliograph" / (module.replace(".", "/") + ".py")).read_text())
+    return ast.parse((ROOT / "app" / (module.replace(".", "/") + ".py")).read_text())

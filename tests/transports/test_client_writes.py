@@ -224,7 +224,7 @@ class TestMemory:
             await eventually(lambda: not one.replica.memory.is_full)
             assert one.replica.node.reason == ""
             assert (await al.send("bob", 2))["type"] == "ack"
-        lines = [each.getMessage() for each in caplog.records if each.name == "heliograph.backends.redis.memory"]
+        lines = [each.getMessage() for each in caplog.records if each.name == "heliograph.cluster.memory_watch"]
         assert len(lines) == 2
         assert "from 80 % on nothing that clients send, publish or emit is kept" in lines[0]
         assert "room again" in lines[1]

@@ -623,7 +623,7 @@ class Channels:
         A client that does not read in time costs the others nothing: it catches up by itself.
         """
         asked = [each.sequence.position for each in followed if each.sequence is not None]
-        openings = [
+        requests = [
             ReadRequest(
                 each.name,
                 after=position,
@@ -633,7 +633,7 @@ class Channels:
             )
             for each, position in zip(followed, asked, strict=True)
         ]
-        opened = await self._log.read(openings)
+        opened = await self._log.read(requests)
         pages = []
         for each, position, read in zip(followed, asked, opened, strict=True):
             begins = self._repair_from(each, position, read)

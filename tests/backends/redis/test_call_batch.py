@@ -282,7 +282,7 @@ async def test_a_frozen_redis_fails_each_call(caller: Caller, own_redis: RedisSe
 
 async def test_a_lost_connection_fails_each_call(caller: Caller, own_redis: RedisServer) -> None:
     """Fails if those whose command was not even sent hang, or are called on the next connection."""
-    caller.link._wire.give_up(ConnectionResetError("the test"))  # which the link hears in the next turn
+    caller.link._wire.fail(ConnectionResetError("the test"))  # which the link hears in the next turn
     caller.append("c", "one")
     caller.append("c", "two")
     await asyncio.sleep(0)

@@ -170,7 +170,7 @@ class Hold:
 
 # What the listen loop waits for, and whether the listener must have lost its connection to come there.
 AWAITS: dict[str, tuple[type | Any, str, bool]] = {
-    "the ping": (link_module, "answer", False),
+    "the ping": (link_module, "await_callback", False),
     "connecting": (Wire, "open", False),
     "reading": (asyncio, "wait", False),
     "closing the lost connection": (Wire, "close", True),
