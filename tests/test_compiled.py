@@ -46,6 +46,19 @@ class TestWhatRuns:
         loaded = set(done.stdout.split())
         assert not loaded & {"starlette", "uvicorn", "pydantic", "redis", "msgspec", "asyncio"}
 
+    def test_it_can_be_imported_from_anywhere(self, tmp_path: Path) -> None:
+        """Fails if a module finds what it needs only where the checkout is the working directory."""
+        code = (
+            "import importlib, pkgutil, heliograph;"
+            "found = [each.name for each in pkgutil.walk_packages(heliograph.__path__, 'heliograph.')];"
+            # The application reads its settings when it is imported, and Ansible its plugins by itself.
+            "names = [each for each in found if not each.endswith(('main', '__main__', 'ansible.heliograph'))];"
+            "[importlib.import_module(each) for each in names]; print(len(names))"
+        )
+        done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert int(done.stdout) > 50
+
 
 class TestTheScripts:
     """`compile_package` of scripts/lib.sh, in a copy of the checkout."""

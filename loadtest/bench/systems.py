@@ -65,7 +65,7 @@ def _heliograph(port: int, redis_port: int) -> list[str]:
     return [
         sys.executable,
         "-m",
-        "app",
+        "heliograph",
         "serve",
         "--host",
         "127.0.0.1",

@@ -42,5 +42,5 @@ def _renew_all() -> None:
         owner.renew_in_child()
 
 
-files("app")  # imports what the scripts are read with
+files("heliograph")  # imports what the scripts are read with
 os.register_at_fork(after_in_child=_renew_all)
