@@ -21,7 +21,7 @@ from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.e2e
 
-TEMPLATE = (ROOT / "nginx" / "nginx.conf.template").read_text()
+TEMPLATE = (ROOT / "app/heliograph/local_cluster/templates/nginx.conf.template").read_text()
 
 
 @pytest.fixture

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from heliograph.local_cluster.child import Program
 from heliograph.local_cluster.machine import find_nginx, find_redis, listen_addresses
-from heliograph.local_cluster.options import CannotStart, LocalClusterOptions, bracketed
+from heliograph.local_cluster.options import LocalClusterOptions, bracketed
 
-TEMPLATE = Path("nginx") / "nginx.conf.template"  # in the checkout
+TEMPLATE = Path(__file__).parent / "templates" / "nginx.conf.template"
 PROBE_TIMEOUT_S = 2.0
 OTHERS_STOP_WITHIN_S = 5.0
 # nginx's own variables, and a port that all replicas here would share: nginx lets nothing of it out.
@@ -39,22 +39,6 @@ def check_installed(options: LocalClusterOptions) -> None:
     if options.own_redis_port is not None:
         find_redis()
     find_nginx()
-    find_template(Path(__file__))
-
-
-def find_template(source: Path) -> Path:
-    """nginx's configuration in the checkout that `source` belongs to; a compiled copy of it lies deeper than it does.
-
-    Raises:
-        CannotStart: it belongs to none.
-    """
-    for parent in source.parents:
-        if (parent / TEMPLATE).is_file():
-            return parent / TEMPLATE
-    text = (
-        f"{TEMPLATE} is not above {source.parent}: a cluster is started from a checkout, not from the package alone."
-    )
-    raise CannotStart(text)
 
 
 def redis(options: LocalClusterOptions, directory: Path) -> list[Part]:
@@ -79,9 +63,8 @@ def replicas(options: LocalClusterOptions) -> list[Part]:
 
 def nginx(options: LocalClusterOptions, directory: Path, open_files: int) -> list[Part]:
     """The nginx in front of them, with its configuration written to `directory`."""
-    template = find_template(Path(__file__))
     configuration = directory / "nginx.conf"
-    configuration.write_text(render(template.read_text(), _nginx_variables(options, directory, open_files)))
+    configuration.write_text(render(TEMPLATE.read_text(), _nginx_variables(options, directory, open_files)))
     argv = (
         find_nginx(),
         # Before it reads its configuration it would log to a file of the system's nginx.
