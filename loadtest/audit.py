@@ -54,9 +54,9 @@ from heliograph.backends.redis.log import RedisLog  # noqa: E402
 from heliograph.backends.redis.scripts import Scripts  # noqa: E402
 from heliograph.errors import BusUnavailable  # noqa: E402
 from heliograph.ports import Draft  # noqa: E402
+from heliograph.protocol.channel_options import Namespace  # noqa: E402
 from heliograph.protocol.namespace import Namespaces  # noqa: E402
 from heliograph.protocol.position import Position, format_cursor, parse_cursor  # noqa: E402
-from heliograph.settings import Namespace  # noqa: E402
 from loadtest.ledger import Positions  # noqa: E402
 from tests.support.cluster import LocalClusterProcess  # noqa: E402
 from tests.support.redis_server import RedisServer  # noqa: E402

@@ -8,7 +8,8 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 from heliograph.errors import BadSetting
-from heliograph.settings import Namespace, Settings, bus_channel, settings_table, unknown_variables
+from heliograph.protocol.channel_options import Namespace
+from heliograph.settings import Settings, bus_channel, settings_table, unknown_variables
 from tests.support.tokens import SECRET
 
 GOOD: dict[str, tuple[str, Any]] = {

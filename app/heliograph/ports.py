@@ -9,12 +9,12 @@ import msgspec
 
 from heliograph.errors import BusUnavailable, OverBudget
 from heliograph.protocol.budget import Charge
+from heliograph.protocol.channel_options import Namespace
 from heliograph.protocol.envelope import Envelope
 from heliograph.protocol.events import Delivery
 from heliograph.protocol.position import Position
 from heliograph.protocol.publication import Publication
 from heliograph.protocol.run import RunState, RunUpdate
-from heliograph.settings import Namespace
 
 IDEMPOTENCY_TTL_S: Final = 300  # for how long a repetition is recognised
 COMMAND_TTL_S: Final = 3600  # longer than a replica's connections outlive its link to Redis, in all likelihood

@@ -3,21 +3,36 @@
 import os
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
-from urllib.parse import SplitResult, parse_qs, quote, urlsplit
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    PlainValidator,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic.fields import FieldInfo
-from pydantic_core import ErrorDetails
+from pydantic_core import ErrorDetails, PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from heliograph.errors import BadSetting
-
-PREFIX = "HELIOGRAPH_"
+from heliograph.protocol.channel_options import BadOption, Namespace
+from heliograph.shared_settings import (
+    DEFAULT_PREFIX,
+    DEPTH,
+    EMIT_SHARDS,
+    PREFIX,
+    bus_channel_name,
+    check_redis_url,
+    database_of,
+)
 
 _SettingsT = TypeVar("_SettingsT", bound=BaseSettings)
-
-
-DEFAULT_PREFIX = "heliograph:"  # of keys in Redis
 
 
 class _Group(BaseModel):
@@ -34,7 +49,7 @@ class RedisSettings(_Group):
     max_connections: int = Field(default=50, ge=1, description="connections for commands; listening has its own")
     prefix: str = Field(default=DEFAULT_PREFIX, description="what all keys begin with")
     emit_shards: int = Field(
-        default=4, ge=1, le=1024, description="streams for what clients emit; workers must agree"
+        default=EMIT_SHARDS, ge=1, le=1024, description="streams for what clients emit; workers must agree"
     )
     emit_maxlen: int = Field(
         default=100_000, ge=1, description="emitted entries in each of them, at most; more are refused"
@@ -48,42 +63,13 @@ class RedisSettings(_Group):
     @property
     def database(self) -> int:
         """The number of the database that the URL names."""
-        return 0 if self.url is None else _database_of(urlsplit(self.url))
+        return database_of(self.url)
 
     @model_validator(mode="after")
     def _live_too(self) -> Self:
         if self.durable_url is not None and self.url is None:
             raise ValueError("DURABLE_URL needs URL too: one Redis for what is kept, one for what is live")
         return self
-
-
-def check_redis_url(url: str) -> str:
-    """Return the URL if redis-py reads it as it is meant.
-
-    Raises:
-        ValueError: what is wrong, without any part of the URL: all of it may be part of a password.
-    """
-    if not url.startswith(("redis://", "rediss://", "unix://")):
-        raise ValueError("must begin with redis://, rediss:// or unix://")
-    try:
-        parts = urlsplit(url)
-        _ = parts.port
-        is_readable = "@" in parts.netloc or "@" not in url
-        _database_of(parts)
-    except ValueError:
-        is_readable = False
-    if not is_readable or parts.fragment:
-        raise ValueError(
-            "cannot be read: it is redis://user:password@host:port/number, in which / ? # @ : [ ] % of a user or "
-            "password are written as %2F %3F %23 %40 %3A %5B %5D %25"
-        )
-    return url
-
-
-def _database_of(parts: SplitResult) -> int:
-    """As redis-py reads it: `?db=` or, but for a socket, the path. Raises ValueError: it is no number."""
-    named = parse_qs(parts.query).get("db", [""])[0]
-    return int(named or (parts.path.strip("/") if parts.scheme != "unix" else "") or 0)
 
 
 class BusSettings(_Group):
@@ -102,42 +88,14 @@ class BusSettings(_Group):
 
 
 def bus_channel(bus: BusSettings, redis: RedisSettings) -> str:
-    """The Redis channel that all replicas of a cluster listen on.
-
-    Redis' channels know no databases. So that two clusters on one Redis do not hear each other, what sets their keys
-    apart is in the name too, so written that no channel's name can look like a part of it.
-    """
-    if bus.channel is not None:
-        return bus.channel
-    if redis.prefix == DEFAULT_PREFIX and redis.database == 0:
-        return "events"
-    return f"events@{redis.database}.{quote(redis.prefix, safe='')}"
+    """The Redis channel that all replicas of a cluster with these settings listen on."""
+    return bus_channel_name(bus.channel, redis.url, redis.prefix)
 
 
 class DirectorySettings(_Group):
     lease_ttl_s: float = Field(default=2.0, gt=0, description="a replica that says nothing for so long may be dead")
     renew_interval_s: float = Field(default=0.5, gt=0, description="how often a replica renews its lease")
     reap_grace_s: float = Field(default=1.0, ge=0, description="how long a lease stays run out before it is reaped")
-
-
-class Namespace(_Group):
-    """The options of the channels of one namespace."""
-
-    history_size: int = Field(default=100, ge=1, le=1_000_000, description="publications kept, at least")
-    history_ttl_s: float = Field(default=300, gt=0, description="for how long after the last one")
-    ephemeral: bool = Field(default=False, description="nothing is kept: no cursor, no recovery, at most once")
-    replay: bool = Field(default=False, description="who subscribes without a cursor gets what is kept")
-    presence: bool = Field(default=False, description="who is on the channel can be asked")
-    join_leave: bool = Field(default=False, description="subscribers are told who comes and goes; needs presence")
-    client_subscribe: bool | None = Field(
-        default=None, description="clients may subscribe and read the history; unset: in open mode only"
-    )
-    client_publish: bool | None = Field(default=None, description="clients may publish; unset: in open mode only")
-    client_send: bool | None = Field(
-        default=None, description="of the namespace # alone: clients may send to any user; unset: in open mode only"
-    )
-    run: bool = Field(default=False, description="publications are a run's updates; its latest state is kept too")
-    final_ttl_s: float = Field(default=3600, gt=0, description="for how long a run is kept after its end")
 
 
 class ChannelSettings(_Group):
@@ -284,7 +242,7 @@ class EmitSettings(_Group):
 
 class LimitSettings(_Group):
     frame_bytes: int = Field(default=65_536, ge=1024, description="the largest frame of a client; more closes 1009")
-    depth: int = Field(default=32, ge=1, le=128, description="how deep arrays and objects may nest in data")
+    depth: int = Field(default=DEPTH, ge=1, le=128, description="how deep arrays and objects may nest in data")
     outbox_bytes: int = Field(default=1_048_576, ge=65_536, description="what may wait for a client; more is slow")
     messages_per_second: float = Field(default=100, ge=0, description="operations of one connection (0: no limit)")
     # At most as many as fit into the number that counts them in Redis (`backends/lua/_budget.lua`).
@@ -370,6 +328,17 @@ class ConsoleSettings(_Group):
     enabled: bool | None = Field(default=None, description="the page at / and its data; unset: in open mode only")
 
 
+def _namespace(given: object) -> Namespace:
+    try:
+        return given if isinstance(given, Namespace) else Namespace.read(given)
+    except BadOption as error:
+        # `_variable` names the option, which pydantic does not know.
+        raise PydanticCustomError("bad_option", "{why}", {"why": error.why, "option": error.option}) from None
+
+
+_NamespaceField = Annotated[Namespace, PlainValidator(_namespace), PlainSerializer(Namespace.given)]
+
+
 class Settings(BaseSettings):
     """One frozen object. `Settings.load()` reads the environment and explains what is wrong in it."""
 
@@ -387,7 +356,7 @@ class Settings(BaseSettings):
     directory: DirectorySettings = DirectorySettings()
     channels: ChannelSettings = ChannelSettings()
     presence: PresenceSettings = PresenceSettings()
-    namespaces: dict[str, Namespace] = Field(
+    namespaces: dict[str, _NamespaceField] = Field(
         default={}, description="options of namespaces by name, JSON; each takes the place of the built-in one"
     )
     poll: PollSettings = PollSettings()
@@ -445,7 +414,7 @@ def read_environment(kind: type[_SettingsT], **given: Any) -> _SettingsT:
     try:
         return kind(**given)
     except ValidationError as error:
-        lines = [f"{_variable(problem['loc'])}: {_text(problem)}" for problem in error.errors()]
+        lines = [f"{_variable(_location(problem))}: {_text(problem)}" for problem in error.errors()]
         raise BadSetting("; ".join(lines)) from None
     except SettingsError as error:
         # Its text names the field and no value; the value itself, which may be secret, is in what caused it.
@@ -476,6 +445,11 @@ def unknown_variables() -> list[str]:
     known = {*Settings.model_fields, "port", "url", "token", "log_id", "wait", "logging", "nginx_trusted_proxies"}
     names = (name for name in os.environ if name.upper().startswith(PREFIX))
     return sorted(name for name in names if name[len(PREFIX) :].lower().split("__")[0] not in known)
+
+
+def _location(problem: ErrorDetails) -> tuple[int | str, ...]:
+    option = problem.get("ctx", {}).get("option")
+    return (*problem["loc"], option) if option else problem["loc"]
 
 
 def _text(problem: ErrorDetails) -> str:

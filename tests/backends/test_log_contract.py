@@ -1,6 +1,7 @@
 """The promises of `Log`, kept by every backend; then those that only Redis can break: restarts, memory, scripts."""
 
 import asyncio
+import dataclasses
 import json
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -30,10 +31,10 @@ from heliograph.ports import (
     ReadResult,
 )
 from heliograph.protocol.budget import WINDOW_S, Budget, Charge
+from heliograph.protocol.channel_options import Namespace
 from heliograph.protocol.events import Delivery
 from heliograph.protocol.position import Position
 from heliograph.protocol.run import TAIL_SIZE, RunState, RunUpdate
-from heliograph.settings import Namespace
 from tests.support.redis_server import RedisServer
 from tests.support.settling import believe_at_once
 from tests.support.waiting import eventually
@@ -782,7 +783,7 @@ class TestRestarts:
 
 
 def replace_options(**options: Any) -> Namespace:
-    return OPTIONS.model_copy(update=options)
+    return dataclasses.replace(OPTIONS, **options)
 
 
 async def again(call: Any, *arguments: Any) -> Any:

@@ -11,7 +11,7 @@ from heliograph.client.environment import cluster_settings
 from heliograph.client.live import Live
 from heliograph.client.publisher import AsyncPublisher, Publisher
 from heliograph.errors import BadSetting
-from heliograph.settings import Namespace
+from heliograph.protocol.channel_options import Namespace
 
 LIVE, KEPT, OTHER = "redis://live:6379/0", "redis://kept:6379/0", "redis://other:6379/0"
 
@@ -34,8 +34,8 @@ def test_everything_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) 
     set_all(monkeypatch, REDIS__EMIT_SHARDS="8", BUS__ROUTING="directed", LIMITS__DEPTH="7")
     set_all(monkeypatch, NAMESPACES='{"job": {"run": true}}')
     found = cluster_settings()
-    assert (found.live_url, found.kept_url, found.redis.prefix, found.bus.channel) == (LIVE, KEPT, "p:", "bus")
-    assert (found.redis.emit_shards, found.bus.routing, found.limits.depth) == (8, "directed", 7)
+    assert (found.live_url, found.kept_url, found.prefix, found.bus_channel) == (LIVE, KEPT, "p:", "bus")
+    assert (found.emit_shards, found.routing, found.depth) == (8, "directed", 7)
     assert found.namespaces["job"].run
 
 
@@ -44,8 +44,8 @@ def test_an_argument_stands_for_one_variable(monkeypatch: pytest.MonkeyPatch) ->
     set_all(monkeypatch, REDIS__URL=LIVE, REDIS__DURABLE_URL=KEPT, REDIS__PREFIX="p:", NAMESPACES='{"a": {}}')
     assert cluster_settings(LIVE).kept_url == KEPT
     assert cluster_settings(LIVE, prefix="q:").kept_url == KEPT
-    assert cluster_settings(prefix="q:").redis.prefix == "q:"
-    assert cluster_settings(bus_channel="b").redis.prefix == "p:"
+    assert cluster_settings(prefix="q:").prefix == "q:"
+    assert cluster_settings(bus_channel="b").prefix == "p:"
     assert cluster_settings(OTHER, durable_url="").kept_url == OTHER
     assert cluster_settings(OTHER, durable_url=KEPT).live_url == OTHER
     assert cluster_settings(namespaces={"b": Namespace()}).namespaces == {"b": Namespace()}

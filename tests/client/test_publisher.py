@@ -21,8 +21,8 @@ from heliograph.backends.redis.run_leases import reap_lost_runs
 from heliograph.backends.redis.scripts import Scripts
 from heliograph.client.publisher import AsyncPublisher, Published, Publisher
 from heliograph.errors import BadChannel, BadData, BadSetting, BadUserId, DataTooDeep, PublishError
+from heliograph.protocol.channel_options import Namespace
 from heliograph.protocol.namespace import Namespaces
-from heliograph.settings import Namespace
 from tests.conftest import StartReplica
 from tests.support.client import Client
 from tests.support.redis_server import RedisServer, free_port

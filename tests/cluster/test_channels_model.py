@@ -18,9 +18,10 @@ from heliograph.hub.frames import Encoding
 from heliograph.hub.hub import Hub
 from heliograph.hub.outbox import FlushScheduler, Outbox
 from heliograph.ports import BusSequences, Draft, ReadRequest, ReadResult
+from heliograph.protocol.channel_options import Namespace
 from heliograph.protocol.namespace import Namespaces
 from heliograph.protocol.position import Position, parse_cursor
-from heliograph.settings import ChannelSettings, Namespace
+from heliograph.settings import ChannelSettings
 from heliograph.telemetry import Telemetry, Traffic
 from tests.support.members import RecordingSink
 from tests.support.waiting import eventually

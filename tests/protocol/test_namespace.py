@@ -3,9 +3,9 @@
 import pytest
 
 from heliograph.errors import BadChannel
+from heliograph.protocol.channel_options import Namespace
 from heliograph.protocol.identity import MAX_CHANNEL_BYTES, check_channel
 from heliograph.protocol.namespace import BUILT_IN, Namespaces
-from heliograph.settings import Namespace
 
 
 @pytest.mark.parametrize(

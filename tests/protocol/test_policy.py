@@ -2,10 +2,10 @@
 
 import pytest
 
+from heliograph.protocol.channel_options import Namespace
 from heliograph.protocol.grants import NO_GRANTS, read_grants
 from heliograph.protocol.namespace import BUILT_IN, Namespaces
 from heliograph.protocol.policy import Policy
-from heliograph.settings import Namespace
 
 NAMES = ("news", "orders:acme", "logs:101", "run:7", "chat:1", "#bob")
 

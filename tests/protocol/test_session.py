@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from heliograph.errors import BadChannel, BadCursor, ErrorCode
+from heliograph.protocol.channel_options import Namespace
 from heliograph.protocol.codes import CloseCode
 from heliograph.protocol.events import Connected, Pong, Unsubscribed
 from heliograph.protocol.grants import read_grants
@@ -39,7 +40,6 @@ from heliograph.protocol.session import (
     Reply,
     Session,
 )
-from heliograph.settings import Namespace
 
 DATA = msgspec.Raw(b"1")
 

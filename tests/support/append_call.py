@@ -6,7 +6,7 @@ from heliograph.backends.redis.call_batch import Call
 from heliograph.backends.redis.keys import Keys
 from heliograph.backends.redis.log import AppendCalls
 from heliograph.ports import Draft
-from heliograph.settings import Namespace
+from heliograph.protocol.channel_options import Namespace
 
 
 def append_call(keys: Keys, channel: str = "c", lease: str = "") -> Call:

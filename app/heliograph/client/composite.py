@@ -86,7 +86,7 @@ class Composite:
         settings = cluster_settings(live_url, durable_url=durable_url, prefix=prefix)
         self._live = Live(settings.live_url, channel_prefix=channel_prefix)
         self._kept_url = settings.kept_url
-        self._keys = Keys(settings.redis.prefix)
+        self._keys = Keys(settings.prefix)
         self._latest_ttl_s = latest_ttl_s
         self._make_stream = partial(ShardedStream, keys=self._keys, name=stream, shards=shards, maxlen=maxlen)
         self._connect()

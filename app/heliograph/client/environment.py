@@ -1,50 +1,57 @@
 """The cluster's settings as other programs read them: the same variables and defaults for all of them, in this place.
 
 An argument takes the place of the one variable that it stands for. What is left out is read from the environment.
+These programs have no pydantic, so it is read by hand here. A test holds this to what `heliograph.settings` reads.
 """
 
+import os
 from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Literal, cast
 
-from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict
+import msgspec
 
 from heliograph.errors import BadSetting
-from heliograph.settings import PREFIX, BusSettings, LimitSettings, Namespace, RedisSettings, read_environment
-
-_CONFIG = SettingsConfigDict(
-    env_prefix=PREFIX,
-    env_nested_delimiter="__",
-    frozen=True,
-    extra="ignore",
-    nested_model_default_partial_update=True,
+from heliograph.protocol.channel_options import BadOption, Namespace, as_flag, as_number
+from heliograph.shared_settings import (
+    DEFAULT_PREFIX,
+    DEPTH,
+    EMIT_SHARDS,
+    PREFIX,
+    bus_channel_name,
+    check_redis_url,
 )
 
+# What the groups may hold; those that are not read here are a replica's own. An unknown one is a typing error.
+KNOWN: Final = {
+    "redis": {"url", "durable_url", "max_connections", "prefix", "emit_shards", "emit_maxlen"},
+    "bus": {"channel", "routing", "canary_interval_s", "canary_timeout_s"},
+}
 
-class ClusterSettings(BaseSettings):
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterSettings:
     """As much of the cluster's settings as a program beside it has to share."""
 
-    model_config = _CONFIG
-
-    redis: RedisSettings = RedisSettings()
-    bus: BusSettings = BusSettings()
-    namespaces: dict[str, Namespace] = {}
-    limits: LimitSettings = LimitSettings()
-
-    @property
-    def live_url(self) -> str:
-        """Of the server with the bus."""
-        assert self.redis.url is not None  # noqa: S101 - `cluster_settings` has seen to it
-        return self.redis.url
+    live_url: str
+    """Of the server with the bus."""
+    durable_url: str | None
+    """Of a second server, for what is kept; None: it is the same one."""
+    prefix: str
+    """What all keys begin with."""
+    emit_shards: int
+    """Streams for what clients emit."""
+    bus_channel: str
+    """The Redis channel that all replicas listen on."""
+    routing: Literal["shared", "directed"]
+    namespaces: Mapping[str, Namespace]
+    depth: int
+    """How deep arrays and objects may nest in data."""
 
     @property
     def kept_url(self) -> str:
         """Of the server that keeps what is kept."""
-        return self.redis.durable_url or self.live_url
-
-
-class _LoggingSettings(BaseSettings):
-    model_config = _CONFIG
-
-    logging: bool = True
+        return self.durable_url or self.live_url
 
 
 def cluster_settings(
@@ -67,20 +74,45 @@ def cluster_settings(
     Raises:
         BadSetting: there is no URL, or a value that cannot be used.
     """
-    redis: dict[str, str | None] = {}
+    redis, bus = _group("redis"), _group("bus")
+    url_of_environment = redis.get("url")
     if url is not None:
         redis["url"] = url
     if durable_url is not None:
         redis["durable_url"] = durable_url or None
     if prefix is not None:
         redis["prefix"] = prefix
-    bus = {} if bus_channel is None else {"channel": bus_channel}
-    settings = read_environment(ClusterSettings, redis=redis, bus=bus)
-    if settings.redis.url is None:
+    if bus_channel is not None:
+        bus["channel"] = bus_channel
+
+    live, kept = _url(redis, "url"), _url(redis, "durable_url")
+    if live is None:
+        if kept is not None:
+            raise BadSetting(f"{PREFIX}REDIS: DURABLE_URL needs URL too: one Redis for what is kept, one for the bus")
         raise BadSetting(f"the URL of Redis is missing: set {PREFIX}REDIS__URL, or give it as an argument")
-    if durable_url is None and settings.redis.durable_url is not None:
-        _check_same_cluster(settings.redis.url)
-    return settings if namespaces is None else settings.model_copy(update={"namespaces": dict(namespaces)})
+    if durable_url is None and kept is not None and url_of_environment not in (None, live):
+        # What is published on one cluster's bus and kept on another's server reaches nobody.
+        raise BadSetting(
+            f"the URL given is not {PREFIX}REDIS__URL, while {PREFIX}REDIS__DURABLE_URL is set: they would be of two "
+            'clusters. Set both variables, or give both URLs ("" as the durable one of a cluster with one Redis)'
+        )
+    keys = _text("REDIS__PREFIX", redis.get("prefix", DEFAULT_PREFIX))
+    routing = bus.get("routing", "shared")
+    if routing not in ("shared", "directed"):
+        raise BadSetting(f"{PREFIX}BUS__ROUTING: must be 'shared' or 'directed'")
+    channel = bus.get("channel")
+    if channel == "":
+        raise BadSetting(f"{PREFIX}BUS__CHANNEL: must not be empty; leave it out for the default")
+    return ClusterSettings(
+        live_url=live,
+        durable_url=kept,
+        prefix=keys,
+        emit_shards=_whole("REDIS__EMIT_SHARDS", redis.get("emit_shards", EMIT_SHARDS), ge=1, le=1024),
+        bus_channel=bus_channel_name(None if channel is None else _text("BUS__CHANNEL", channel), live, keys),
+        routing=cast("Literal['shared', 'directed']", routing),
+        namespaces=_namespaces() if namespaces is None else dict(namespaces),
+        depth=_whole("LIMITS__DEPTH", _group("limits").get("depth", DEPTH), ge=1, le=128),
+    )
 
 
 def logging_is_on() -> bool:
@@ -89,14 +121,76 @@ def logging_is_on() -> bool:
     Raises:
         BadSetting: it is something else.
     """
-    return read_environment(_LoggingSettings).logging
+    try:
+        return as_flag(f"{PREFIX}LOGGING", _variables().get("logging", True))
+    except BadOption as error:
+        raise BadSetting(str(error)) from None
 
 
-def _check_same_cluster(url: str) -> None:
-    """What is published on one cluster's bus and kept on another's server reaches nobody."""
-    of_environment = EnvSettingsSource(ClusterSettings)().get("redis", {}).get("url")
-    if of_environment is not None and of_environment != url:
-        raise BadSetting(
-            f"the URL given is not {PREFIX}REDIS__URL, while {PREFIX}REDIS__DURABLE_URL is set: they would be of two "
-            'clusters. Set both variables, or give both URLs ("" as the durable one of a cluster with one Redis)'
-        )
+def _variables() -> dict[str, str]:
+    """Our variables by what follows the prefix. Capital letters do not count, as for the cluster itself."""
+    return {
+        name[len(PREFIX) :].lower(): value for name, value in os.environ.items() if name.upper().startswith(PREFIX)
+    }
+
+
+def _group(name: str) -> dict[str, Any]:
+    """A group's values: of the JSON object that its variable holds, and of the variables for single ones."""
+    variables = _variables()
+    group: dict[str, Any] = {}
+    if name in variables:
+        try:
+            group = msgspec.json.decode(variables[name].encode(), type=dict[str, Any])
+        except msgspec.DecodeError:
+            raise BadSetting(f"{PREFIX}{name.upper()}: must be JSON, an object") from None
+    start = f"{name}__"
+    for variable, value in variables.items():
+        if variable.startswith(start):
+            group[variable[len(start) :]] = value
+    for option in group:
+        if name in KNOWN and option not in KNOWN[name]:
+            raise BadSetting(
+                f"{PREFIX}{name.upper()}__{option.upper()}: there is no such setting (see `heliograph settings`)"
+            )
+    return group
+
+
+def _namespaces() -> dict[str, Namespace]:
+    options: dict[str, Any] = {}
+    for name, value in _group("namespaces").items():
+        of, separator, option = name.partition("__")
+        if not separator:
+            options[of] = value
+        elif isinstance(options.setdefault(of, {}), dict):
+            options[of][option] = value
+    found: dict[str, Namespace] = {}
+    for name, given in options.items():
+        try:
+            found[name] = Namespace.read(given)
+        except BadOption as error:
+            variable = "__".join(part for part in (f"{PREFIX}NAMESPACES", name, error.option) if part).upper()
+            raise BadSetting(f"{variable}: {error.why}") from None
+    return found
+
+
+def _url(redis: Mapping[str, Any], name: str) -> str | None:
+    url = redis.get(name)
+    if url is None:
+        return None
+    try:
+        return check_redis_url(_text(f"REDIS__{name.upper()}", url))
+    except ValueError as error:
+        raise BadSetting(f"{PREFIX}REDIS__{name.upper()}: {error}") from None
+
+
+def _text(variable: str, value: object) -> str:
+    if not isinstance(value, str):
+        raise BadSetting(f"{PREFIX}{variable}: must be text")
+    return value
+
+
+def _whole(variable: str, value: object, *, ge: int, le: int) -> int:
+    try:
+        return int(as_number(variable, value, is_whole=True, ge=ge, le=le))
+    except BadOption as error:
+        raise BadSetting(f"{PREFIX}{error}") from None

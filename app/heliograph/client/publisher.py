@@ -33,9 +33,8 @@ from heliograph.client.retrying import FAILURES, Attempts
 from heliograph.clock import SystemClock
 from heliograph.errors import BadSetting
 from heliograph.ports import IDEMPOTENCY_TTL_S, Draft
+from heliograph.protocol.channel_options import Namespace
 from heliograph.protocol.namespace import Namespaces
-from heliograph.settings import Namespace
-from heliograph.settings import bus_channel as bus_channel_of
 
 __all__ = ["AsyncPublisher", "Published", "Publisher"]
 
@@ -74,15 +73,15 @@ class _Base:
             url, durable_url=durable_url, prefix=prefix, bus_channel=bus_channel, namespaces=namespaces
         )
         self._url = settings.live_url
-        self._durable_url = settings.redis.durable_url
+        self._durable_url = settings.durable_url
         self._deadline_s = _checked_deadline(deadline_s)
-        self._directed = settings.bus.routing == "directed"
+        self._directed = settings.routing == "directed"
         self._script = "append" if self._durable_url is None else "store"
         self._drafting = Drafting(
-            Keys(settings.redis.prefix),
-            bus_channel_of(settings.bus, settings.redis),
+            Keys(settings.prefix),
+            settings.bus_channel,
             Namespaces(dict(settings.namespaces)),
-            settings.limits.depth,
+            settings.depth,
             SystemClock(),
         )
 

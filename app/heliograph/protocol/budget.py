@@ -9,11 +9,10 @@ replicas (`backends/lua/_budget.lua`): not each message by itself, which would c
 does, but a share of the budget at once. So a user gets at most one such share more on each replica.
 """
 
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 from heliograph.errors import OverBudget
 from heliograph.protocol.token_bucket import Paces
-from heliograph.settings import LimitSettings
 
 WINDOW_S: Final = 10.0
 FIRST_BYTES: Final = 4096
@@ -25,6 +24,17 @@ EXCESSES: Final = {
     "user_bytes": "bytes of one user",
     "recipient_messages": "messages of one user to this one",
 }
+
+
+class Rates(Protocol):
+    """What the settings let one user's clients write, per second."""
+
+    @property
+    def user_messages_per_second(self) -> float: ...
+    @property
+    def user_bytes_per_second(self) -> float: ...
+    @property
+    def recipient_messages_per_second(self) -> float: ...
 
 
 class Budget(NamedTuple):
@@ -39,7 +49,7 @@ class Budget(NamedTuple):
         return Budget(*(max(1, limit // SHARES) if limit else 0 for limit in self))
 
     @classmethod
-    def of(cls, limits: LimitSettings) -> "Budget":
+    def of(cls, limits: Rates) -> "Budget":
         return cls(
             round(limits.user_messages_per_second * WINDOW_S),
             round(limits.user_bytes_per_second * WINDOW_S),
@@ -55,7 +65,7 @@ READ_TIMES: Final = 4.0
 READ_BURST_S: Final = 2.0
 
 
-def intake(limits: LimitSettings) -> Paces:
+def intake(limits: Rates) -> Paces:
     """How fast the large frames of each user are read, in bytes a second on one replica."""
     rate = READ_TIMES * limits.user_bytes_per_second
     return Paces(rate, READ_BURST_S * rate)

@@ -1,8 +1,9 @@
 """What holds for the channels of a namespace: what stands before the first `:` of a channel's name."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 
-from heliograph.settings import Namespace
+from heliograph.protocol.channel_options import Namespace
 
 BUILT_IN = {
     "#": Namespace(history_size=100, history_ttl_s=300),
@@ -24,7 +25,7 @@ class Namespaces:
         for name, options in (overrides or {}).items():
             built_in = BUILT_IN.get(name)
             if built_in is not None:
-                options = built_in.model_copy(update=options.model_dump(exclude_unset=True))
+                options = replace(built_in, **options.given())
             self._by_name[name] = options
         self.personal = self._by_name["#"]
 

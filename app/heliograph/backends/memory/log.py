@@ -21,11 +21,11 @@ from heliograph.ports import (
     ReadRequest,
     ReadResult,
 )
+from heliograph.protocol.channel_options import Namespace
 from heliograph.protocol.events import Delivery
 from heliograph.protocol.position import Position
 from heliograph.protocol.publication import Publication
 from heliograph.protocol.run import END_STATES, TAIL_SIZE, RunProgress, RunState, RunUpdate
-from heliograph.settings import Namespace
 
 SWEEP_INTERVAL_S = 10.0
 

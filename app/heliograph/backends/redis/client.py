@@ -23,7 +23,7 @@ from redis.maint_notifications import MaintNotificationsConfig
 from heliograph.backends.redis.link import Link
 from heliograph.backends.redis.link_errors import DEMOTED, NotSent
 from heliograph.errors import BadSetting, BusUnavailable
-from heliograph.settings import check_redis_url
+from heliograph.shared_settings import check_redis_url
 from heliograph.telemetry import REDIS_ERRORS
 
 logger = logging.getLogger(__name__)

@@ -27,12 +27,12 @@ from heliograph.ports import (
     ReadResult,
 )
 from heliograph.protocol.budget import NO_BUDGET, Budget
+from heliograph.protocol.channel_options import Namespace
 from heliograph.protocol.envelope import Envelope, decode_envelope, encode_envelope, read_logged
 from heliograph.protocol.events import Delivery
 from heliograph.protocol.identity import user_of
 from heliograph.protocol.position import Position
 from heliograph.protocol.run import RunState, RunUpdate
-from heliograph.settings import Namespace
 
 logger = logging.getLogger(__name__)
 

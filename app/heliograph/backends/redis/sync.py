@@ -17,7 +17,7 @@ from heliograph.backends.redis.link import Command
 from heliograph.backends.redis.link_errors import DEMOTED
 from heliograph.backends.redis.script_loading import load
 from heliograph.backends.redis.script_texts import BATCHED, raise_first_error, read_all
-from heliograph.settings import check_redis_url
+from heliograph.shared_settings import check_redis_url
 
 
 def connect_sync(url: str, *, max_connections: int = 10) -> Redis:

@@ -1,0 +1,137 @@
+"""The options of the channels of one namespace. Pure, and without a package that only a server needs."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import Field, dataclass, field, fields
+from typing import TYPE_CHECKING, Any, Final, Self
+
+from heliograph.errors import BadSetting
+
+_TRUE: Final = frozenset(("1", "true", "yes", "on", "t", "y"))
+_FALSE: Final = frozenset(("0", "false", "no", "off", "f", "n"))
+
+
+class BadOption(BadSetting):
+    """An option that cannot be used. `option`: its name; `why`: what is wrong, without the value."""
+
+    def __init__(self, option: str, why: str) -> None:
+        super().__init__(f"{option}: {why}" if option else why)
+        self.option = option
+        self.why = why
+
+
+def _number(default: float, description: str, **bounds: float) -> Any:
+    """A number within `ge`, `gt` and `le`; a whole one if its default is."""
+    return field(default=default, metadata={"description": description, **bounds})
+
+
+def _flag(default: bool | None, description: str) -> Any:
+    return field(default=default, metadata={"description": description})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Namespace:
+    """The options of the channels of one namespace.
+
+    It remembers which of them were given: only those take the place of a built-in namespace's own.
+
+    Raises:
+        BadOption: a value that cannot be used.
+    """
+
+    history_size: int = _number(100, "publications kept, at least", ge=1, le=1_000_000)
+    history_ttl_s: float = _number(300.0, "for how long after the last one", gt=0)
+    ephemeral: bool = _flag(False, "nothing is kept: no cursor, no recovery, at most once")
+    replay: bool = _flag(False, "who subscribes without a cursor gets what is kept")
+    presence: bool = _flag(False, "who is on the channel can be asked")
+    join_leave: bool = _flag(False, "subscribers are told who comes and goes; needs presence")
+    client_subscribe: bool | None = _flag(
+        None, "clients may subscribe and read the history; unset: in open mode only"
+    )
+    client_publish: bool | None = _flag(None, "clients may publish; unset: in open mode only")
+    client_send: bool | None = _flag(
+        None, "of the namespace # alone: clients may send to any user; unset: in open mode only"
+    )
+    run: bool = _flag(False, "publications are a run's updates; its latest state is kept too")
+    final_ttl_s: float = _number(3600.0, "for how long a run is kept after its end", gt=0)
+
+    if not TYPE_CHECKING:  # type checkers read the generated __init__
+
+        def __new__(cls, **given: object) -> Self:
+            made = super().__new__(cls)
+            object.__setattr__(made, "_given", frozenset(given))
+            return made
+
+    def __post_init__(self) -> None:
+        for option in fields(self):
+            object.__setattr__(self, option.name, _checked(option, getattr(self, option.name)))
+
+    def given(self) -> dict[str, Any]:
+        """Return the options that were given to the constructor, by name."""
+        names: frozenset[str] = self._given  # type: ignore[attr-defined] # set by __new__
+        return {option.name: getattr(self, option.name) for option in fields(self) if option.name in names}
+
+    @classmethod
+    def read(cls, options: object) -> Self:
+        """Make one of what a JSON object holds; text is read as a number or a flag.
+
+        Raises:
+            BadOption: it is no object, there is no such option, or a value cannot be used.
+        """
+        if not isinstance(options, Mapping):
+            raise BadOption("", "must be a JSON object")
+        known = {option.name for option in fields(cls)}
+        for name in options:
+            if name not in known:
+                raise BadOption(str(name), "there is no such setting (see `heliograph settings`)")
+        return cls(**options)
+
+
+def _checked(option: "Field[Any]", value: object) -> object:
+    """Return the value as the option's type."""
+    if isinstance(option.default, bool) or option.default is None:
+        return None if value is None and option.default is None else as_flag(option.name, value)
+    return as_number(option.name, value, is_whole=isinstance(option.default, int), **_bounds(option))
+
+
+def _bounds(option: "Field[Any]") -> dict[str, float]:
+    return {name: option.metadata[name] for name in ("ge", "gt", "le") if name in option.metadata}
+
+
+def as_flag(name: str, value: object) -> bool:
+    """Return a flag, or the one that a text holds. Raises BadOption."""
+    if isinstance(value, bool):
+        return value
+    written = str(value).lower() if isinstance(value, int | str) else ""
+    if written in _TRUE or written in _FALSE:
+        return written in _TRUE
+    raise BadOption(name, "must be true or false")
+
+
+def as_number(
+    name: str,
+    value: object,
+    *,
+    is_whole: bool,
+    ge: float = -math.inf,
+    gt: float = -math.inf,
+    le: float = math.inf,
+) -> float:
+    """Return a number, or the number that a text holds, within its bounds. Raises BadOption."""
+    kind = int if is_whole else float
+    what = "a whole number" if is_whole else "a number"
+    if ge > -math.inf:
+        what += f" of at least {ge:g}"
+    if gt > -math.inf:
+        what += f" above {gt:g}"
+    if le < math.inf:
+        what += f" and at most {le:.0f}"
+    try:
+        number = kind(value) if isinstance(value, int | float | str) and not isinstance(value, bool) else None
+    except (ValueError, OverflowError):
+        number = None
+    if number is None or not math.isfinite(number) or (not isinstance(value, str) and number != value):
+        raise BadOption(name, f"must be {what}")
+    if not (ge <= number <= le and number > gt):
+        raise BadOption(name, f"must be {what}")
+    return number
