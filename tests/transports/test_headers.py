@@ -2,6 +2,7 @@
 
 import pytest
 
+from heliograph.transports import runs
 from tests.conftest import StartReplica
 from tests.support.http import http_client
 from tests.support.raw_socket import RawSocket
@@ -13,10 +14,10 @@ async def test_no_answer_is_taken_for_another_type(
     """Fails if some answer lets a browser guess what it is: an event stream with a user's text, say, as a page."""
     one = await start_replica(redis_url=None, api={"key": "a key of more than sixteen bytes"})
 
-    async def broken(*_: object) -> None:
+    def broken(*_: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(one.replica.manager, "run", broken)
+    monkeypatch.setattr(runs, "check_channel", broken)
     async with http_client(one.url) as http:
         for path, status in (
             ("/", 200),
