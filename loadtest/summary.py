@@ -135,7 +135,7 @@ class Summary:
         ]
         if self.flood:
             lines += [
-                f"the flood: {self.flood['frames']} frames ({self.flood['megabytes']:.0f} MB),"
+                f"the flood: {self.flood['writes']} writes ({self.flood['megabytes']:.0f} MB),"
                 f" {self.flood['refused']} refused, {self.flood['closed']} connections ended",
                 *(
                     f"  {scenario:<24}p99 without it {before:.1f} ms, with it {during:.1f} ms"

@@ -201,7 +201,7 @@ class FloodUser(User):
                     if run.stopping or reader.ready():
                         break
                     socket.pour(wire)
-                    run.flood.frames += 1
+                    run.flood.writes += 1
                     run.flood.megabytes += len(wire) / 1e6
                     gevent.sleep(0)
         finally:

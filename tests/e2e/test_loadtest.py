@@ -117,7 +117,7 @@ def test_a_flood_costs_the_others_nothing_that_they_are_promised(tmp_path: Path)
     slowed = summary["faults"].pop("slowed down by the flood")
     assert not any(summary["faults"].values()), done.stdout
     assert done.returncode == (1 if slowed else 0)
-    assert summary["flood"]["frames"] > 1000
+    assert summary["flood"]["writes"] > 100
     assert summary["flood"]["refused"] > 100
     for before, during in summary["flood"]["p99_ms"].values():
         assert during < max(2 * before, 250)
