@@ -110,6 +110,18 @@ class TestBudget:
             await one.replica.manager.send("bob", "the server's", sender="al")
             assert await bob.messages(1) == ["the server's"]
 
+    async def test_a_recipients_share_holds_over_all_replicas(self, start_replica: StartReplica) -> None:
+        """Fails if a user may send to one user as much again on every replica."""
+        limits = {"recipient_messages_per_second": 10}
+        one, two = await start_replica(limits=limits), await start_replica("replica-2", limits=limits)
+        async with Client(one.url, user="al") as first, Client(two.url, user="al") as second:
+            taken = 0
+            for n in range(80):
+                for client in (first, second):
+                    taken += (await client.send("bob", n))["type"] == "ack"
+            assert 100 - 2 * 5 <= taken <= 100 + 2 * 5, "100 within 10 s, and a share of 5 more on each replica"
+            assert (await second.send("carol", "hi"))["type"] == "ack", "it is bob who has had enough"
+
     @pytest.mark.parametrize(
         "frame",
         [

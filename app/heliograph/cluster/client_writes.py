@@ -29,7 +29,8 @@ class ClientWrites:
         self._memory = memory
         self._refused = telemetry.client_writes_refused
         self._monotonic = monotonic
-        self._known: dict[str, tuple[str, float]] = {}  # by user, which limit Redis says is passed, and until when
+        # By user and recipient ('': any), which limit Redis says is passed, and until when.
+        self._known: dict[tuple[str, str], tuple[str, float]] = {}
         self._unsaid: dict[str, int] = {}  # by reason, refusals since the last line in the log
         self._said_at: dict[str, float] = {}
 
@@ -44,7 +45,7 @@ class ClientWrites:
         if not self._is_limited:
             return None
         now = self._monotonic()
-        spent: OverBudget | Charge | None = self._refused_by_redis(user, now) if self._known else None
+        spent: OverBudget | Charge | None = self._refused_by_redis(user, recipient, now) if self._known else None
         if spent is None:
             is_user = recipient.startswith("#")
             spent = self._spending.spend(user, size, recipient, now, is_user=is_user, kept=kept)
@@ -52,24 +53,24 @@ class ClientWrites:
             self._note(spent.excess, user)
         return spent
 
-    def refused(self, user: str, error: HeliographError) -> None:
+    def refused(self, user: str, recipient: str, error: HeliographError) -> None:
         """Redis has refused what a client of the user wanted to write: it is not asked again before there is room."""
         if isinstance(error, StorageFull):
             self._note("emit_full", user)
         elif isinstance(error, OverBudget):
             self._note(error.excess, user)
-            if error.excess != "recipient_messages":
-                self._known[user] = (error.excess, self._monotonic() + error.retry_s)
+            whom = recipient if error.excess == "recipient_messages" else ""
+            self._known[user, whom] = (error.excess, self._monotonic() + error.retry_s)
 
-    def _refused_by_redis(self, user: str, now: float) -> OverBudget | None:
-        known = self._known.get(user)
+    def _refused_by_redis(self, user: str, recipient: str, now: float) -> OverBudget | None:
+        known = self._known.get((user, "")) or self._known.get((user, recipient))
         if known is None:
             return None
         excess, until = known
-        if until <= now:
-            self._known = {name: each for name, each in self._known.items() if each[1] > now}
-            return None
-        return over_budget(self._budget, excess, until - now)
+        if until > now:
+            return over_budget(self._budget, excess, until - now)
+        self._known = {whom: each for whom, each in self._known.items() if each[1] > now}
+        return self._refused_by_redis(user, recipient, now)
 
     def _note(self, reason: str, user: str) -> None:
         """Count a refusal; some of them make a line in the log, however many there are."""

@@ -342,7 +342,7 @@ class ConnectionManager:
         try:
             await self._emissions.append(emission)
         except (OverBudget, StorageFull) as error:
-            self._writes.refused(user_id, error)
+            self._writes.refused(user_id, "", error)
             raise
         return emission.message_id
 
@@ -404,7 +404,7 @@ class ConnectionManager:
     ) -> PublishResult | BusUnavailable | OverBudget:
         channel = draft.channel
         if isinstance(appended, OverBudget):
-            self._writes.refused(draft.client or "", appended)
+            self._writes.refused(draft.client or "", channel, appended)
             return appended
         if isinstance(appended, BusUnavailable):
             self._bus.stats.publish_errors += 1
