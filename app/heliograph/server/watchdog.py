@@ -28,9 +28,10 @@ def watch(pid: int, patience_s: float) -> None:
         if silent_s >= patience_s:
             break
     if os.getppid() == pid:
-        text = f"process {pid} has stood still for {silent_s:.0f} s (HELIOGRAPH_WATCHDOG_S): killing it"
-        os.write(2, f"heliograph: {text}; its clients are served elsewhere\n".encode())
+        # It is said afterwards: a log that is full, gone or not read any more keeps nothing alive.
         os.kill(pid, signal.SIGKILL)
+        text = f"process {pid} has stood still for {silent_s:.0f} s (HELIOGRAPH_WATCHDOG_S) and was killed"
+        os.write(2, f"heliograph: {text}; its clients are served elsewhere\n".encode())
 
 
 if __name__ == "__main__":
