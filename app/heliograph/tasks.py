@@ -2,11 +2,12 @@
 
 import asyncio
 from collections.abc import Iterable
+from typing import Any
 
 CANCEL_AGAIN_S = 0.05
 
 
-async def end(tasks: Iterable[asyncio.Task[None]]) -> None:
+async def end(tasks: Iterable[asyncio.Task[Any]]) -> None:
     """Cancel the tasks and wait until all have ended, however they did.
 
     More than once, if it takes that: there are awaits in redis-py at which a cancellation is lost (`asyncio.wait_for`

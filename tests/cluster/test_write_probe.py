@@ -1,6 +1,7 @@
 """Readiness is that real work gets done."""
 
 import asyncio
+import time
 from collections.abc import Callable
 
 import pytest
@@ -20,12 +21,15 @@ class Server:
     def __init__(self, answer: ProbeFailure | None = None) -> None:
         self.answer: ProbeFailure | Exception | None = answer
         self.hangs = False
+        self.answers_now = asyncio.Event()
+        self.answers_now.set()
         self.asked = 0
 
     async def probe(self) -> ProbeFailure | None:
         self.asked += 1
         if self.hangs:
             await asyncio.Event().wait()
+        await self.answers_now.wait()
         if isinstance(self.answer, Exception):
             raise self.answer
         return self.answer
@@ -79,6 +83,21 @@ class TestFault:
         assert probe.fault is None
         await probe.stop()
 
+    async def test_a_slow_answer_is_not_said_to_be_a_fault(self, caplog: pytest.LogCaptureFixture) -> None:
+        """Fails if the log says that a replica is unready when it is not."""
+        server, clock = Server(), ManualClock()
+        probe = probe_of(server, clock)
+        probe.start()
+        await eventually(lambda: probe.fault is None)
+        server.answer = ProbeFailure(Fault.UNREACHABLE, "no answer within 1 s")
+        await asked_again(server)
+        assert not [each for each in caplog.records if each.levelname == "ERROR"]
+        clock.advance(3.1)
+        await asked_again(server)
+        await probe.stop()
+        [record] = [each for each in caplog.records if each.levelname == "ERROR"]
+        assert record.getMessage().startswith("unready")
+
     async def test_is_said_once_with_what_to_do(self, caplog: pytest.LogCaptureFixture) -> None:
         """Fails if an operator is not told why, or is told every second."""
         server, clock = Server(ProbeFailure(Fault.DENIED, "Redis: NOPERM (XADD)")), ManualClock()
@@ -122,4 +141,19 @@ class TestGivingUp:
         server = Server(ProbeFailure(Fault.UNREACHABLE, "gone"))
         before = server.asked
         await self.gives_up(server, reasons, lambda: server.asked > before + 5)
+        assert reasons == []
+
+    async def test_not_for_having_stood_still(self, reasons: list[str]) -> None:
+        """Fails if a process that was paused (a container, a debugger, a laptop) ends itself when it goes on."""
+        server, clock = Server(), ManualClock()
+        probe = probe_of(server, clock, give_up_s=0.1)
+        probe.give_up = reasons.append
+        server.answers_now.clear()
+        probe.start()
+        await eventually(lambda: server.asked)
+        time.sleep(0.2)  # noqa: ASYNC251 - the event loop is to stand still
+        clock.advance(60)
+        asyncio.get_running_loop().call_soon(server.answers_now.set)  # as what has been read, beside all time-outs
+        await eventually(lambda: probe.fault is None)
+        await probe.stop()
         assert reasons == []

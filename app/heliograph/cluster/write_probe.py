@@ -19,6 +19,7 @@ logger = logging.getLogger(__name__)
 
 RETRY_S: Final = 0.25  # until the next look after one that failed
 GIVE_UP_S: Final = 30.0  # without any answer; each command has a time-out of about a second
+STEPS: Final = 30  # in which that is waited for
 
 WHAT_TO_DO: Final = {
     Fault.UNREACHABLE: "is it there, and can it be reached from here?",
@@ -54,13 +55,14 @@ class WriteProbe:
         self._give_up_s = give_up_s
         self.give_up: Callable[[str], object] = logger.critical
         self._succeeded_at: float | None = None  # monotonic seconds
-        self._answered_at = clock.monotonic()
+        self._silent_s = 0.0  # for how long nothing was answered, while this process did not stand still
         self._failure: ProbeFailure | None = None  # of the last look
+        self._is_said = False  # that it does not do what is asked of it
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
         if self._task is None:
-            self._answered_at = self._clock.monotonic()
+            self._silent_s = 0.0
             self._task = asyncio.create_task(self._loop(), name="write-probe")
 
     async def stop(self) -> None:
@@ -82,23 +84,43 @@ class WriteProbe:
     async def _loop(self) -> None:
         while True:
             try:
-                async with asyncio.timeout(self._give_up_s):
-                    failure = await self._server.probe()
-                self._note(failure)
+                self._note(await self._ask())
             except Exception:
                 logger.exception("it could not be tried whether Redis takes what is written")
-            if self._clock.monotonic() - self._answered_at >= self._give_up_s:
+            if self._silent_s >= self._give_up_s:
                 self.give_up(f"nothing that was asked of Redis has been answered for {self._give_up_s:g} s")
-            await asyncio.sleep(self._interval_s if self._failure is None else RETRY_S)
+            pause_s = self._interval_s if self._failure is None else RETRY_S
+            self._silent_s += pause_s
+            await asyncio.sleep(pause_s)
+
+    async def _ask(self) -> ProbeFailure | None:
+        """The answer. Silence is counted in steps of waiting, not in seconds: standing still is one of them.
+
+        Raises TimeoutError: there is none.
+        """
+        step_s = self._give_up_s / STEPS
+        asked = asyncio.create_task(self._server.probe(), name="write-probe-ask")
+        try:
+            while True:
+                await asyncio.wait([asked], timeout=step_s)
+                if asked.done():
+                    return asked.result()
+                self._silent_s += step_s
+                if self._silent_s >= self._give_up_s:
+                    raise TimeoutError(f"no answer for {self._give_up_s:g} s")
+        finally:
+            await end([asked])
 
     def _note(self, failure: ProbeFailure | None) -> None:
         before, self._failure = self._failure, failure
-        self._answered_at = self._clock.monotonic()
+        self._silent_s = 0.0
         if failure is None:
-            self._succeeded_at = self._answered_at
-            if before is not None:
+            self._succeeded_at = self._clock.monotonic()
+            if self._is_said:
+                self._is_said = False
                 logger.info("Redis takes what is written again")
-        elif before is None or before.fault is not failure.fault:
+        elif self.fault is not None and not (self._is_said and before is not None and before.fault is failure.fault):
+            self._is_said = True
             state = "unready" if self.is_vital else "degraded"
             todo = WHAT_TO_DO[failure.fault]
             logger.error("%s, as Redis does not do what is asked of it: %s: %s", state, failure.text, todo)
