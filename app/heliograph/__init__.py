@@ -30,3 +30,78 @@ Imports go down only: main, cli > server, local_cluster > application > transpor
 backends > protocol > settings, errors, clock, logs, telemetry, tasks, answers. `application.py` alone ties
 the concrete parts together.
 """
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from heliograph.backends.redis.streams import ShardedStream as ShardedStream
+    from heliograph.backends.redis.streams import StreamEntry as StreamEntry
+    from heliograph.client.composite import Composite as Composite
+    from heliograph.client.composite import Item as Item
+    from heliograph.client.composite import Stored as Stored
+    from heliograph.client.consumer import Consumer as Consumer
+    from heliograph.client.consumer import ConsumerStats as ConsumerStats
+    from heliograph.client.drafts import Published as Published
+    from heliograph.client.live import Live as Live
+    from heliograph.client.live import LiveMessage as LiveMessage
+    from heliograph.client.live import Subscription as Subscription
+    from heliograph.client.publisher import AsyncPublisher as AsyncPublisher
+    from heliograph.client.publisher import Publisher as Publisher
+    from heliograph.errors import BadChannel as BadChannel
+    from heliograph.errors import BadCursor as BadCursor
+    from heliograph.errors import BadData as BadData
+    from heliograph.errors import BadSetting as BadSetting
+    from heliograph.errors import BadUserId as BadUserId
+    from heliograph.errors import BusUnavailable as BusUnavailable
+    from heliograph.errors import HeliographError as HeliographError
+    from heliograph.errors import PublishError as PublishError
+    from heliograph.errors import StorageFull as StorageFull
+    from heliograph.protocol.channel_options import Namespace as Namespace
+
+    __version__: str
+
+# What is public, and where it is. It is imported when it is first asked for: `import heliograph` costs nothing.
+_PLACES = {
+    "AsyncPublisher": "heliograph.client.publisher",
+    "BadChannel": "heliograph.errors",
+    "BadCursor": "heliograph.errors",
+    "BadData": "heliograph.errors",
+    "BadSetting": "heliograph.errors",
+    "BadUserId": "heliograph.errors",
+    "BusUnavailable": "heliograph.errors",
+    "Composite": "heliograph.client.composite",
+    "Consumer": "heliograph.client.consumer",
+    "ConsumerStats": "heliograph.client.consumer",
+    "HeliographError": "heliograph.errors",
+    "Item": "heliograph.client.composite",
+    "Live": "heliograph.client.live",
+    "LiveMessage": "heliograph.client.live",
+    "Namespace": "heliograph.protocol.channel_options",
+    "PublishError": "heliograph.errors",
+    "Published": "heliograph.client.drafts",
+    "Publisher": "heliograph.client.publisher",
+    "ShardedStream": "heliograph.backends.redis.streams",
+    "StorageFull": "heliograph.errors",
+    "Stored": "heliograph.client.composite",
+    "StreamEntry": "heliograph.backends.redis.streams",
+    "Subscription": "heliograph.client.live",
+}
+
+__all__ = ["__version__", *_PLACES]
+
+
+def __getattr__(name: str) -> object:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("heliograph")
+    if name not in _PLACES:
+        raise AttributeError(f"module 'heliograph' has no attribute {name!r}")
+    found: object = getattr(import_module(_PLACES[name]), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -23,7 +23,9 @@ COMMITTED = Path(__file__).parents[2] / "docs" / "asyncapi.json"
 
 def test_the_committed_document_is_the_present_one() -> None:
     """Fails if what can be said is changed and the document is not. `heliograph asyncapi >docs/asyncapi.json`"""
-    assert json.loads(COMMITTED.read_text(encoding="utf-8")) == json.loads(json.dumps(DOCUMENT))
+    committed = json.loads(COMMITTED.read_text(encoding="utf-8"))
+    # What is installed may be of another version than the sources; tests/test_public_names.py looks at that.
+    assert committed == json.loads(json.dumps(document(committed["info"]["version"])))
 
 
 def test_every_reference_leads_somewhere() -> None:

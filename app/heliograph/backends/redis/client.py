@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from time import monotonic
 from typing import Any, Final
 
@@ -18,7 +18,6 @@ from redis.exceptions import (
     ResponseError,
 )
 from redis.exceptions import TimeoutError as RedisTimeoutError
-from redis.maint_notifications import MaintNotificationsConfig
 
 from heliograph.backends.redis.link import Link
 from heliograph.backends.redis.link_errors import DEMOTED, NotSent
@@ -39,6 +38,14 @@ PLAIN: Final = {
 }
 LOG_EVERY_S: Final = 10.0
 _logged_at: dict[str, float] = {}  # kind -> when one of that was logged last, monotonic seconds
+
+# With maintenance notifications on, redis-py 8.1 does not see that an idle connection was closed: after a restart of
+# Redis the first command on each one in the pool would fail. Older versions have none.
+_NO_MAINTENANCE: dict[str, Any] = {}
+with suppress(ImportError):
+    from redis.maint_notifications import MaintNotificationsConfig
+
+    _NO_MAINTENANCE["maint_notifications_config"] = MaintNotificationsConfig(enabled=False)
 
 TIMEOUT_S = 1.0  # a command that takes longer has failed as far as a waiting person is concerned
 
@@ -78,9 +85,7 @@ def connect(url: str, *, max_connections: int = 50, timeout_s: float = TIMEOUT_S
             socket_timeout=timeout_s,
             socket_connect_timeout=TIMEOUT_S,
             retry=Retry(NoBackoff(), 0),
-            # With these on, redis-py 8.1 does not see that an idle connection was closed: after a restart of Redis
-            # the first command on each one in the pool would fail.
-            maint_notifications_config=MaintNotificationsConfig(enabled=False),
+            **_NO_MAINTENANCE,
         )
     except ValueError:
         raise unusable("an option in its query has a value that cannot be used") from None
