@@ -11,12 +11,14 @@ RUN apt-get -qq update \
 COPY pyproject.toml constraints.txt ./
 # The dependencies first and alone, so that a change of the code does not install them anew; apart from them what
 # compiles the modules on the way of a message.
-RUN python -c 'import tomllib; project = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
-        print(*project["dependencies"], sep="\n", file=open("run.txt", "w")); \
-        print(*project["optional-dependencies"]["compile"], sep="\n", file=open("compile.txt", "w"))' \
+RUN python -c 'import tomllib; said = tomllib.load(open("pyproject.toml", "rb")); project = said["project"]; \
+        run = project["dependencies"] + project["optional-dependencies"]["server"]; \
+        print(*run, sep="\n", file=open("run.txt", "w")); \
+        print(*said["dependency-groups"]["compile"], sep="\n", file=open("compile.txt", "w"))' \
     && /opt/venv/bin/pip install --quiet -c constraints.txt -r run.txt ${EXTRA_PACKAGES} \
     && /opt/venv/bin/pip install --quiet -c constraints.txt -r compile.txt --target compiler
 COPY README.md LICENSE setup.py ./
+COPY LICENSES LICENSES
 COPY app app
 RUN HELIOGRAPH_COMPILE=1 PYTHONPATH=compiler \
         /opt/venv/bin/pip install --quiet --no-deps --no-build-isolation . \

@@ -160,8 +160,9 @@ leave_services_disabled() {
 # packages are installed when what pyproject.toml or constraints.txt say has changed.
 make_venv() {
     find_python || die "Python 3.11 or newer is needed, this machine has $(python3 -V)."
-    local what=".[compile]"
-    [ "$1" = run ] || what=".[compile,$1]"
+    local extras=server groups=(compile)
+    [ "$1" = run ] || extras=server,loadtest
+    [ "$1" != dev ] || groups=(dev)
     local made_for wanted
     made_for=$("$python" -c 'import sys; print(sys.executable, sys.version)')" in $root"
     wanted=$(cat pyproject.toml constraints.txt | sha256sum)
@@ -174,16 +175,18 @@ make_venv() {
         printf '%s\n' "$made_for" >.venv/made-for
     fi
     # What "dev" needs holds what the others need, and each of them what "run" needs.
-    local groups="$1 dev"
-    [ "$1" != run ] || groups="run loadtest dev"
-    local group installed
+    local sets="$1 dev"
+    [ "$1" != run ] || sets="run loadtest dev"
+    local set installed
     installed=$(cat .venv/packages 2>/dev/null || true)
-    for group in $groups; do
-        [ "$installed" != "$group $wanted" ] || return 0
+    for set in $sets; do
+        [ "$installed" != "$set $wanted" ] || return 0
     done
     say "installing the pinned Python packages into .venv"
     rm -f .venv/packages
-    .venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e "$what"
+    local install=(.venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt)
+    "${install[@]}" pip # the one that comes with Python may know no dependency groups
+    "${install[@]}" "${groups[@]/#/--group=}" -e ".[$extras]"
     printf '%s\n' "$1 $wanted" >.venv/packages
 }
 

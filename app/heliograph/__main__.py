@@ -1,5 +1,21 @@
 """`python -m heliograph` is `heliograph`."""
 
-from heliograph.cli import main
+import sys
 
-main()
+
+def main() -> None:
+    """Run the command; say what to install where only the package for publishers is."""
+    try:
+        from heliograph.cli import main as run
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("heliograph"):
+            raise
+        sys.exit(
+            f"heliograph: the command needs {error.name}, which is not installed; install it with what else a server "
+            "needs: pip install 'heliograph[server]'"
+        )
+    run()
+
+
+if __name__ == "__main__":
+    main()

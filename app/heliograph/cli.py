@@ -341,7 +341,7 @@ def _serve_and_reload(host: str, port: int, name: str) -> None:
     try:
         import watchfiles
     except ImportError:
-        raise click.ClickException("--reload needs the development dependencies: pip install '.[dev]'") from None
+        raise click.ClickException("--reload needs the package watchfiles: pip install watchfiles") from None
     command = [sys.executable, "-m", "heliograph", "serve", "--host", host, "--port", str(port), "--name", name]
     os.environ.setdefault("HELIOGRAPH_WATCHDOG_S", "0")  # a breakpoint stands still too
     watchfiles.run_process(Path(__file__).parent, target=" ".join(command), target_type="command")
