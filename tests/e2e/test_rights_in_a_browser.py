@@ -52,6 +52,7 @@ async def test_an_event_source_comes_back_with_its_ticket(start_replica: StartRe
     async def has(data: object) -> bool:
         return data in await page.evaluate("window.got.map((event) => event.data)")
 
+    await eventually(lambda: one.replica.hub.subscribers("news"), within_s=10)
     for number in range(1, 4):
         await one.replica.manager.publish("news", number)
         await eventually(lambda number=number: has(number), within_s=10)
