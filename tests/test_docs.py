@@ -1,0 +1,60 @@
+"""What the handbook tells a reader to write exists."""
+
+import ast
+import importlib.util
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.support.cluster import ROOT
+
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PYTHON = re.compile(r"```python\n(.*?)```", re.DOTALL)
+
+
+def defined(module: str) -> set[str]:
+    """The names at the top of a module, which is not imported: that of an application reads its settings."""
+    spec = importlib.util.find_spec(module)
+    assert spec is not None, module
+    assert spec.origin is not None, module
+    names = set()
+    for node in ast.parse(Path(spec.origin).read_text()).body:
+        match node:
+            case ast.ClassDef() | ast.FunctionDef() | ast.AsyncFunctionDef():
+                names.add(node.name)
+            case ast.Import() | ast.ImportFrom():
+                names |= {alias.asname or alias.name for alias in node.names}
+            case ast.Assign() | ast.AnnAssign() | ast.If():
+                names |= {each.id for each in ast.walk(node) if isinstance(each, ast.Name)}
+                names |= {each.asname or each.name for each in ast.walk(node) if isinstance(each, ast.alias)}
+    return names
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_samples_import_what_there_is(page: Path) -> None:
+    """Fails if a module or a class is renamed or moved, and a sample goes on to import it as it was."""
+    missing = [
+        f"{node.module}.{alias.name}"
+        for sample in PYTHON.findall(page.read_text())
+        for node in ast.walk(ast.parse(sample))
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "heliograph"
+        for alias in node.names
+        if alias.name not in defined(node.module or "")
+    ]
+    assert not missing
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    """Fails if a page names a file, or a heading of a page, that has been moved or renamed."""
+    broken = []
+    for place, _, anchor in re.findall(r"\]\((?!https?:)([^)#]*)(#([^)]*))?\)", page.read_text()):
+        target = page.parent / place if place else page
+        if not target.exists():
+            broken.append(place)
+        elif anchor:
+            headings = re.findall(r"^#+ (.*)$", target.read_text(), re.MULTILINE)
+            if anchor not in {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}:
+                broken.append(f"{place}#{anchor}")
+    assert not broken
