@@ -200,7 +200,10 @@ compile_package() {
     if [ ! -d "$tree" ]; then
         if [ "${1-}" = --later ]; then
             say "compiling the modules on the way of a message in the background, for the next start (--no-compile: never)"
-            compile_unless_ended "$tree" $$ </dev/null &
+            (
+                unlock # other scripts need not wait for it
+                compile_unless_ended "$tree" $$
+            ) </dev/null &
             return
         fi
         say "compiling the modules on the way of a message, once for these sources"
@@ -248,10 +251,16 @@ compile_unless_ended() {
     fi
 }
 
-# build_tree TREE: put a compiled copy of the package into that directory, whole or not at all.
+# build_tree TREE: put a compiled copy of the package into that directory, whole or not at all. Of two at once the second
+# waits for the first, and takes what that has made.
 build_tree() {
-    local made=build/tmp.$BASHPID compiler
+    local made=build/tmp.$BASHPID compiler build_lock
     mkdir -p build/compiled
+    if have flock; then
+        exec {build_lock}>build/lock
+        flock "$build_lock"
+    fi
+    [ ! -d "$1" ] || return 0
     HELIOGRAPH_COMPILE=1 HELIOGRAPH_COMPILE_DIR="$made/c" nice .venv/bin/python setup.py --quiet \
         build --build-base "$made" --build-lib "$made/lib" >build/log 2>&1 &
     compiler=$!

@@ -60,6 +60,17 @@ class TestWhatRuns:
         assert int(done.stdout) > 50
 
 
+# Stands for the compiler: it says that it has run, and ends when there is a file `go`.
+SLOW_SETUP = """
+import pathlib, sys, time
+while not pathlib.Path("go").exists():
+    time.sleep(0.01)
+with open("runs", "a") as runs:
+    runs.write("run\\n")
+pathlib.Path(sys.argv[sys.argv.index("--build-lib") + 1], "heliograph").mkdir(parents=True)
+"""
+
+
 class TestTheScripts:
     """`compile_package` of scripts/lib.sh, in a copy of the checkout."""
 
@@ -102,6 +113,32 @@ class TestTheScripts:
         (checkout / "app/heliograph/console/static/style.css").write_text("new")
         assert self.pythonpath(checkout) == str(tree)
         assert (tree / "heliograph/console/static/style.css").read_text() == "new"
+
+    def test_other_scripts_do_not_wait_for_a_build_in_the_background(self, checkout: Path) -> None:
+        """Fails if `scripts/check` stands still for as long as `scripts/run` compiles, or nothing is."""
+        (checkout / "setup.py").write_text(SLOW_SETUP)
+        script = """
+            . scripts/lib.sh; lock; compile_package --later >/dev/null; unlock
+            flock --nonblock scripts/lib.sh echo free; touch go; wait; ls build/compiled
+        """
+        done = subprocess.run(
+            ["bash", "-c", script], cwd=checkout, capture_output=True, text=True, timeout=60, check=True
+        )
+        assert done.stdout.split() == ["free", self.digest(checkout)]
+
+    def test_of_two_builds_at_once_the_second_takes_what_the_first_has_made(self, checkout: Path) -> None:
+        """Fails if two scripts in one checkout compile the same twice, or one of them says that it could not."""
+        (checkout / "setup.py").write_text(SLOW_SETUP)
+        script = """
+            . scripts/lib.sh; touch go
+            build_tree build/compiled/x & first=$!
+            build_tree build/compiled/x & second=$!
+            wait $first; echo $?; wait $second; echo $?; cat runs
+        """
+        done = subprocess.run(
+            ["bash", "-c", script], cwd=checkout, capture_output=True, text=True, timeout=60, check=True
+        )
+        assert done.stdout.split() == ["0", "0", "run"]
 
     def test_what_cannot_be_compiled_ends_the_script(self, checkout: Path) -> None:
         """Fails if a build that failed leaves a package behind, or goes unnoticed."""
