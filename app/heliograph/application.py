@@ -286,6 +286,7 @@ def build_replica(settings: Settings, name: str = "replica-1", bus: PubSubManage
             await authenticator.stop()
             await node.stop()
             if durable is not None:
+                await kept_scripts.release()
                 await durable.aclose()
 
     middleware, on_error = [Middleware(SafeHeaders), Middleware(PlainPaths)], {Exception: internal_error}

@@ -216,6 +216,8 @@ class PubSubManager:
                 self._wire.say("UNSUBSCRIBE")
             await self._drop_subscription()
             if self._client is not None:
+                if self._scripts is not None:
+                    await self._scripts.release()
                 with suppress(RedisError, OSError, TimeoutError):
                     await self._client.aclose()  # it stays good for the next `initialize`
         self._state = BusState.NEW if self.enabled else BusState.DISABLED

@@ -136,6 +136,26 @@ class TestName:
             redis.stop()
 
 
+class TestClaim:
+    async def test_who_stops_gives_its_name_back(self, client: Client, caplog: pytest.LogCaptureFixture) -> None:
+        """Fails if each restart of a replica warns of another with its name, or if two of one name go unnoticed."""
+        stopped = Scripts(client, KEYS, "events replica-1")
+        await stopped.run("tops", [], [])
+        await stopped.release()
+        await Scripts(client, KEYS, "events replica-1").run("tops", [], [])
+        assert not caplog.records
+        await stopped.run("tops", [], [])  # used again: the name is the other's now
+        assert "another replica with the bus channel and name 'events replica-1' runs" in caplog.text
+
+    async def test_the_claim_of_another_stays(self, client: Client) -> None:
+        """Fails if a replica that stood still for long takes the name from its successor as it stops."""
+        late = Scripts(client, KEYS, "events replica-1")
+        await late.run("tops", [], [])
+        await client.set(KEYS.script_owner("events replica-1", 0), "successor")
+        await late.release()
+        assert await client.get(KEYS.script_owner("events replica-1", 0)) == b"successor"
+
+
 class TestFailures:
     async def test_everything_is_read_before_it_is_needed(
         self, client: Client, monkeypatch: pytest.MonkeyPatch

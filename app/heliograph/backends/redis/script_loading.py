@@ -84,7 +84,12 @@ def _claim(keys: Keys, owner: str, claim: Claim) -> Generator[list[Command], lis
         _, held_by = yield [("SET", key, claim.holder, "NX", "PX", CLAIM_MS), ("GET", key)]
         if held_by == claim.holder.encode():
             if number and claim.key != key:
-                logger.warning("another replica is called %s too: give each a name of its own (--name)", owner)
+                logger.warning(
+                    "another replica with the bus channel and name %r runs, or was killed less than %d s ago; "
+                    "if it runs, give each a name of its own (--name)",
+                    owner,
+                    CLAIM_MS // 1000,
+                )
             claim.key = key
             return f"{owner} {number}"
         if held_by is None or isinstance(held_by, Exception):

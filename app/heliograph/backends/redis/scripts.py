@@ -11,6 +11,7 @@ scripts there are to look through, the less that call has to wait.
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -212,6 +213,16 @@ class Scripts:
                 self.call(name, call, done)
             else:
                 call_back(done, error)
+
+    async def release(self) -> None:
+        """Give the claim to this replica's name back: who starts next with that name need not wait until it ends."""
+        key, self._claim.key = self._claim.key, ""
+        self._shas = {}  # they go with the claim
+        if not key:
+            return
+        with suppress(RedisError, OSError, TimeoutError):
+            if await self._client.get(key) == self._claim.holder.encode():
+                await self._client.delete(key)
 
     # -- whether it works
 
