@@ -149,5 +149,11 @@ class PublishError(BusUnavailable):
         self.reason = message  # without the advice, for callers that try again by themselves
 
 
+class NeedsRedis(HeliographError):
+    """What was asked for needs Redis, and this object reaches the cluster over HTTP. Nothing has happened."""
+
+    code = ErrorCode.BAD_REQUEST
+
+
 class BadSetting(HeliographError):
     """A `HELIOGRAPH_…` variable with a value that cannot be used; the text names the variable."""

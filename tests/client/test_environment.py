@@ -7,7 +7,7 @@ import pytest
 
 from heliograph.client.composite import Composite
 from heliograph.client.consumer import Consumer
-from heliograph.client.environment import cluster_settings
+from heliograph.client.environment import ClusterSettings, cluster_settings
 from heliograph.client.live import Live
 from heliograph.client.publisher import AsyncPublisher, Publisher
 from heliograph.errors import BadSetting
@@ -98,7 +98,8 @@ async def test_all_use_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     async with Composite() as composite:
         assert (composite._live._url, composite._kept_url, composite._keys.prefix) == (LIVE, KEPT, "p:")
     for publisher in (Publisher(), Publisher(LIVE), AsyncPublisher()):
-        assert (publisher._url, publisher._durable_url) == (LIVE, KEPT)
+        assert isinstance(publisher._target, ClusterSettings)
+        assert (publisher._target.live_url, publisher._target.durable_url) == (LIVE, KEPT)
     live = Live()
     assert live._url == LIVE
     await live.close()

@@ -30,7 +30,8 @@ MAX_LINE_CHARACTERS = 32_768  # of a log line: a client that is behind may not h
 class Published:
     """Where a publication stands in its channel. Of a repetition, it is the place of the first try.
 
-    `epoch` is None and `offset` 0 where nothing is kept (the channel's namespace is ephemeral).
+    `epoch` is None and `offset` 0 where nothing is kept (the channel's namespace is ephemeral). `message_id` is empty
+    where a publisher went over HTTP: the server API does not tell it.
     """
 
     channel: str

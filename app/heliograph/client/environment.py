@@ -7,6 +7,7 @@ These programs have no pydantic, so it is read by hand here. A test holds this t
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final, Literal, cast
 
 import msgspec
@@ -111,7 +112,42 @@ def cluster_settings(
         bus_channel=bus_channel_name(None if channel is None else _text("BUS__CHANNEL", channel), live, keys),
         routing=cast("Literal['shared', 'directed']", routing),
         namespaces=_namespaces() if namespaces is None else dict(namespaces),
-        depth=_whole("LIMITS__DEPTH", _group("limits").get("depth", DEPTH), ge=1, le=128),
+        depth=_depth(),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApiSettings:
+    """What a program needs that reaches the cluster over HTTP."""
+
+    key: str
+    """Of the server API."""
+    namespaces: Mapping[str, Namespace]
+    depth: int
+    """How deep arrays and objects may nest in data."""
+
+
+def api_settings(key: str | None = None, *, namespaces: Mapping[str, Namespace] | None = None) -> ApiSettings:
+    """Read the environment, and put what is given in its place.
+
+    Args:
+        key: `HELIOGRAPH_API__KEY`, or what `HELIOGRAPH_API__KEY_FILE` holds.
+        namespaces: `HELIOGRAPH_NAMESPACES`.
+
+    Raises:
+        BadSetting: there is no key, or a value that cannot be used.
+    """
+    key = _api_key() if key is None else key
+    if not key:
+        raise BadSetting(
+            f"the API key is missing: set {PREFIX}API__KEY or {PREFIX}API__KEY_FILE, or give it as api_key"
+        )
+    if not (key.isascii() and key.isprintable()):
+        raise BadSetting("the API key must be printable ASCII, as it is sent in a header")
+    return ApiSettings(
+        key=key,
+        namespaces=_namespaces() if namespaces is None else dict(namespaces),
+        depth=_depth(),
     )
 
 
@@ -125,6 +161,21 @@ def logging_is_on() -> bool:
         return as_flag(f"{PREFIX}LOGGING", _variables().get("logging", True))
     except BadOption as error:
         raise BadSetting(str(error)) from None
+
+
+def _api_key() -> str:
+    api = _group("api")
+    key_file = api.get("key_file")
+    if key_file is None:
+        return _text("API__KEY", api.get("key", ""))
+    try:
+        return Path(_text("API__KEY_FILE", key_file)).read_text("utf-8").strip()
+    except (OSError, ValueError) as error:
+        raise BadSetting(f"{PREFIX}API__KEY_FILE: cannot be read: {error}") from None
+
+
+def _depth() -> int:
+    return _whole("LIMITS__DEPTH", _group("limits").get("depth", DEPTH), ge=1, le=128)
 
 
 def _variables() -> dict[str, str]:

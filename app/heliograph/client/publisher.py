@@ -1,4 +1,4 @@
-"""Publish from any Python program, over Redis directly: the cluster's own script, no replica needed.
+"""Publish from any Python program: over Redis directly, by the cluster's own script, or over HTTP by the server API.
 
     with Publisher("redis://localhost:6379/0") as publisher:
         publisher.publish("news", {"text": "hello"})
@@ -6,11 +6,12 @@
         publisher.publish_progress("20251105_1430", state="RUNNING", progress=40, log="half way, nearly")
         publisher.log(101, "compiling…")
 
-`AsyncPublisher` is the same with `async with` and `await`.
+`AsyncPublisher` is the same with `async with` and `await`. A program that cannot reach Redis gives the URL of the
+cluster and its API key instead: `Publisher("https://live.example.org", api_key=…)`.
 
-A call returns when the publication is kept and on its way. If Redis cannot be reached it is tried again, with growing
-pauses, until `deadline_s`; each call has an idempotency key, so that a try whose answer was lost is never published a
-second time. What is not kept (ephemeral namespaces) is tried once.
+A call returns when the publication is kept and on its way. If the server cannot be reached it is tried again, with
+growing pauses, until `deadline_s`; each call has an idempotency key, so that a try whose answer was lost is never
+published a second time. What is not kept (ephemeral namespaces) is tried once.
 """
 
 import asyncio
@@ -18,23 +19,23 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from types import TracebackType
-from typing import Any, Final, Self, TypeVar
+from types import ModuleType, TracebackType
+from typing import TYPE_CHECKING, Final, Self, TypeVar
 
-from heliograph.backends.redis.client import connect
 from heliograph.backends.redis.keys import Keys
-from heliograph.backends.redis.run_leases import decoded, expired_call, lease_call, lost_calls
-from heliograph.backends.redis.scripts import Scripts
-from heliograph.backends.redis.sync import SyncScripts, connect_sync
-from heliograph.client.drafts import Drafting, Published, check_run_id, published
-from heliograph.client.environment import cluster_settings
-from heliograph.client.forks import leave_alone, renew_in_children
-from heliograph.client.retrying import FAILURES, Attempts
+from heliograph.client.drafts import Drafting, Published, check_run_id
+from heliograph.client.environment import ClusterSettings, api_settings, cluster_settings
+from heliograph.client.forks import renew_in_children
+from heliograph.client.redis_transport import AsyncRedisTransport, RedisTransport
+from heliograph.client.retrying import Attempts
 from heliograph.clock import SystemClock
-from heliograph.errors import BadSetting
+from heliograph.errors import BadSetting, NeedsRedis
 from heliograph.ports import IDEMPOTENCY_TTL_S, Draft
 from heliograph.protocol.channel_options import Namespace
 from heliograph.protocol.namespace import Namespaces
+
+if TYPE_CHECKING:
+    from heliograph.client.http_transport import AsyncHttpTransport, HttpTransport
 
 __all__ = ["AsyncPublisher", "Published", "Publisher"]
 
@@ -43,7 +44,6 @@ logger = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
 DEADLINE_S: Final = 10.0
-MAX_CONNECTIONS: Final = 10
 
 
 class _Base:
@@ -53,41 +53,29 @@ class _Base:
         self,
         url: str | None = None,
         *,
+        api_key: str | None = None,
         durable_url: str | None = None,
         prefix: str | None = None,
         bus_channel: str | None = None,
         namespaces: Mapping[str, Namespace] | None = None,
         deadline_s: float = DEADLINE_S,
     ) -> None:
-        """Connects when it is used for the first time.
-
-        Args:
-            url, durable_url, prefix, bus_channel, namespaces: in the place of the cluster's own variables, which are
-                read without them; see `heliograph.client.environment`.
-            deadline_s: until when a call tries again, 0 to 240 s. The last attempt may take a second longer.
-
-        Raises:
-            BadSetting: there is no URL, or something that cannot be used.
-        """
-        settings = cluster_settings(
-            url, durable_url=durable_url, prefix=prefix, bus_channel=bus_channel, namespaces=namespaces
-        )
-        self._url = settings.live_url
-        self._durable_url = settings.durable_url
         self._deadline_s = _checked_deadline(deadline_s)
-        self._directed = settings.routing == "directed"
-        self._script = "append" if self._durable_url is None else "store"
-        self._drafting = Drafting(
-            Keys(settings.prefix),
-            settings.bus_channel,
-            Namespaces(dict(settings.namespaces)),
-            settings.depth,
-            SystemClock(),
-        )
-
-    def _attempts(self, deadline_s: float | None, idempotency_key: str | None) -> Attempts:
-        deadline_s = self._deadline_s if deadline_s is None else _checked_deadline(deadline_s)
-        return Attempts(deadline_s, time.monotonic, idempotency_key)
+        self._target: ClusterSettings | tuple[str, str]
+        if url is not None and url.lower().startswith(("http://", "https://")):
+            given = {"durable_url": durable_url, "prefix": prefix, "bus_channel": bus_channel}
+            if useless := [name for name, value in given.items() if value is not None]:
+                raise BadSetting(f"{', '.join(useless)}: of no use over HTTP, where the server knows its Redis")
+            api = api_settings(api_key, namespaces=namespaces)
+            self._target = (url, api.key)
+            self._drafting = _drafting("", "", api.namespaces, api.depth)
+        elif api_key is not None:
+            raise BadSetting("api_key goes with the URL of the cluster, http://… or https://…; Redis takes none")
+        else:
+            settings = self._target = cluster_settings(
+                url, durable_url=durable_url, prefix=prefix, bus_channel=bus_channel, namespaces=namespaces
+            )
+            self._drafting = _drafting(settings.prefix, settings.bus_channel, settings.namespaces, settings.depth)
 
 
 class Publisher(_Base):
@@ -97,14 +85,30 @@ class Publisher(_Base):
         self,
         url: str | None = None,
         *,
+        api_key: str | None = None,
         durable_url: str | None = None,
         prefix: str | None = None,
         bus_channel: str | None = None,
         namespaces: Mapping[str, Namespace] | None = None,
         deadline_s: float = DEADLINE_S,
     ) -> None:
+        """Connects when it is used for the first time.
+
+        Args:
+            url: of Redis, in the place of `HELIOGRAPH_REDIS__URL`; or of the cluster, `http://…` or `https://…`, for
+                a program that cannot reach Redis.
+            api_key: with the URL of the cluster; in the place of `HELIOGRAPH_API__KEY` or `HELIOGRAPH_API__KEY_FILE`.
+            durable_url, prefix, bus_channel, namespaces: in the place of the cluster's own variables, which are read
+                without them; see `heliograph.client.environment`. Over HTTP only `namespaces` is of use.
+            deadline_s: until when a call tries again, 0 to 240 s. The last attempt may take a second longer (over
+                HTTP: five).
+
+        Raises:
+            BadSetting: there is no URL or no API key, or something that cannot be used.
+        """
         super().__init__(
             url,
+            api_key=api_key,
             durable_url=durable_url,
             prefix=prefix,
             bus_channel=bus_channel,
@@ -112,15 +116,12 @@ class Publisher(_Base):
             deadline_s=deadline_s,
         )
         self._closing = threading.Event()
-        self._connect()
+        self._transport: RedisTransport | HttpTransport
+        if isinstance(self._target, tuple):
+            self._transport = _http_transports().HttpTransport(*self._target)
+        else:
+            self._transport = RedisTransport(self._target, self._drafting)
         renew_in_children(self)
-
-    def _connect(self) -> None:
-        self._live = connect_sync(self._url, max_connections=MAX_CONNECTIONS)
-        self._redis = self._live  # keeps what is kept
-        if self._durable_url is not None:
-            self._redis = connect_sync(self._durable_url, max_connections=MAX_CONNECTIONS)
-        self._scripts = SyncScripts(self._redis, self._drafting.keys, directed=self._directed)
 
     def renew_in_child(self) -> None:
         """See `heliograph.client.forks`."""
@@ -128,7 +129,7 @@ class Publisher(_Base):
         self._closing = threading.Event()
         if was_closed:
             self._closing.set()
-        self._connect()
+        self._transport.renew_in_child()
 
     def __enter__(self) -> Self:
         return self
@@ -141,8 +142,7 @@ class Publisher(_Base):
     def close(self) -> None:
         """Close the connections, and let those give up who wait to try again. May be called twice."""
         self._closing.set()
-        self._redis.close()
-        self._live.close()
+        self._transport.close()
 
     def publish(self, channel: str, data: object, idempotency_key: str | None = None) -> Published:
         """Publish anything that encodes to JSON on a channel (`#bob`: to a user; `run:7`: an update of that run).
@@ -155,7 +155,7 @@ class Publisher(_Base):
 
         Raises:
             BadChannel, BadUserId, BadData: it cannot be published.
-            PublishError: Redis refused, or could not be reached until the deadline.
+            PublishError: the server refused, or could not be reached until the deadline.
         """
         return self._append([self._drafting.publication(channel, data, idempotency_key)])[0]
 
@@ -184,7 +184,7 @@ class Publisher(_Base):
 
         Raises:
             BadChannel, BadData: it cannot be published.
-            PublishError: Redis refused, or could not be reached until the deadline.
+            PublishError: the server refused, or could not be reached until the deadline.
         """
         draft = self._drafting.progress(run_id, state, progress, log, idempotency_key)
         return self._append([draft], deadline_s)[0]
@@ -207,79 +207,59 @@ class Publisher(_Base):
         drafts = [self._drafting.line(project_id, line, stream) for line, stream in lines]
         return self._append(drafts, deadline_s)
 
-    # -- runs that may lose their worker
+    # -- runs that may lose their worker: Redis alone knows their leases
 
     def lease_runs(self, run_ids: Sequence[str], ttl_s: float) -> None:
         """Say that the workers of these runs live; who does not say so again within `ttl_s` may be declared lost.
 
-        Tried once. Raises BadChannel, and PublishError.
+        Tried once. Raises BadChannel, PublishError, and NeedsRedis over HTTP.
         """
         for run_id in run_ids:
             check_run_id(run_id)
+        transport = self._redis_transport("lease_runs")
         if run_ids:
-            self._once(lambda: self._scripts.run_many("run_lease", [lease_call(self._drafting.keys, run_ids, ttl_s)]))
+            self._persist(lambda: transport.lease_runs(run_ids, ttl_s), 0, None)
 
     def release_run(self, run_id: str) -> None:
-        """Say that the run needs no worker any more. Tried once. Raises PublishError."""
-        self._once(lambda: self._redis.zrem(self._drafting.keys.run_leases, run_id))
+        """Say that the run needs no worker any more. Tried once. Raises PublishError, and NeedsRedis over HTTP."""
+        transport = self._redis_transport("release_run")
+        self._persist(lambda: transport.release_run(run_id), 0, None)
 
     def reap_lost_runs(self) -> int:
-        """See `heliograph.backends.redis.run_leases.reap_lost_runs`. Tried once. Raises PublishError."""
+        """See `heliograph.backends.redis.run_leases.reap_lost_runs`. Tried once.
 
-        def look() -> int:
-            drafting = self._drafting
-            [expired] = self._scripts.run_many("run_expired", [expired_call(drafting.keys)])
-            if not expired:
-                return 0
-            calls = lost_calls(
-                drafting.keys, drafting.bus_channel, drafting.namespaces, decoded(expired), drafting.clock
-            )
-            return sum(bool(answer) for answer in self._scripts.run_many("run_lost", calls))
+        Raises PublishError, and NeedsRedis over HTTP.
+        """
+        return self._persist(self._redis_transport("reap_lost_runs").reap_lost_runs, 0, None)
 
-        return self._once(look)
+    def _redis_transport(self, verb: str) -> RedisTransport:
+        if isinstance(self._transport, RedisTransport):
+            return self._transport
+        raise NeedsRedis(f"{verb} needs a publisher with the URL of Redis: the server API has no leases of runs")
 
     # -- how
 
     def _append(self, drafts: Sequence[Draft], deadline_s: float | None = None) -> list[Published]:
         if not drafts:
             return []
-        if not self._drafting.is_kept(drafts[0]):
-            return [self._pass_on(draft) for draft in drafts]
-        calls = [self._drafting.call(draft) for draft in drafts]
-        answers = self._persist(
-            lambda: self._scripts.run_many(self._script, calls), self._attempts(deadline_s, drafts[0].idempotency_key)
-        )
-        if self._durable_url is not None:
-            self._announce(self._drafting.announcements(drafts, answers))
-        return [published(draft, answer) for draft, answer in zip(drafts, answers, strict=True)]
+        if self._drafting.is_kept(drafts[0]):
+            deadline_s = self._deadline_s if deadline_s is None else _checked_deadline(deadline_s)
+            key = drafts[0].idempotency_key
+            return self._persist(lambda: self._transport.send(drafts, kept=True), deadline_s, key)
+        return self._persist(lambda: self._transport.send(drafts, kept=False), 0, None)
 
-    def _announce(self, announcements: list[tuple[str, bytes]]) -> None:
-        """Tell the replicas what the durable server has kept. Without that they find it with their next heartbeat."""
-        try:
-            with self._live.pipeline(transaction=False) as pipeline:
-                for bus_channel, envelope in announcements:
-                    pipeline.publish(bus_channel, envelope)
-                pipeline.execute()
-        except FAILURES as error:
-            logger.warning("kept but not announced: %s", error)
-
-    def _pass_on(self, draft: Draft) -> Published:
-        bus_channel, envelope = self._drafting.passing(draft)
-        self._once(lambda: self._live.publish(bus_channel, envelope))
-        return published(draft, None)
-
-    def _once(self, attempt: Callable[[], _T]) -> _T:
-        return self._persist(attempt, self._attempts(0, None))
-
-    def _persist(self, attempt: Callable[[], _T], attempts: Attempts) -> _T:
+    def _persist(self, attempt: Callable[[], _T], deadline_s: float, idempotency_key: str | None) -> _T:
+        transport = self._transport
+        attempts = Attempts(transport.server, deadline_s, time.monotonic, idempotency_key)
         while True:
             try:
                 return attempt()
-            except FAILURES as error:
-                delay_s = attempts.failed(error)
+            except transport.failures as error:
+                failure = transport.failure(error)
+                delay_s = attempts.failed(failure)
                 logger.debug("trying again in %.2f s: %s", delay_s, error)
                 if self._closing.wait(delay_s):
-                    attempts.give_up(error)
+                    attempts.give_up(failure)
 
 
 class AsyncPublisher(_Base):
@@ -289,35 +269,33 @@ class AsyncPublisher(_Base):
         self,
         url: str | None = None,
         *,
+        api_key: str | None = None,
         durable_url: str | None = None,
         prefix: str | None = None,
         bus_channel: str | None = None,
         namespaces: Mapping[str, Namespace] | None = None,
         deadline_s: float = DEADLINE_S,
     ) -> None:
+        """See `Publisher`."""
         super().__init__(
             url,
+            api_key=api_key,
             durable_url=durable_url,
             prefix=prefix,
             bus_channel=bus_channel,
             namespaces=namespaces,
             deadline_s=deadline_s,
         )
-        self._connect()
+        self._transport: AsyncRedisTransport | AsyncHttpTransport
+        if isinstance(self._target, tuple):
+            self._transport = _http_transports().AsyncHttpTransport(*self._target)
+        else:
+            self._transport = AsyncRedisTransport(self._target, self._drafting)
         renew_in_children(self)
-
-    def _connect(self) -> None:
-        self._live = connect(self._url, max_connections=MAX_CONNECTIONS)
-        self._redis = self._live  # keeps what is kept
-        if self._durable_url is not None:
-            self._redis = connect(self._durable_url, max_connections=MAX_CONNECTIONS)
-        self._scripts = Scripts(self._redis, self._drafting.keys, directed=self._directed)
-        self._free = asyncio.Semaphore(MAX_CONNECTIONS)  # the pool raises when it is empty; here they wait
 
     def renew_in_child(self) -> None:
         """See `heliograph.client.forks`."""
-        leave_alone((self._live, self._redis, self._scripts, self._free))
-        self._connect()
+        self._transport.renew_in_child()
 
     async def __aenter__(self) -> Self:
         return self
@@ -329,8 +307,7 @@ class AsyncPublisher(_Base):
 
     async def close(self) -> None:
         """Close the connections. May be called twice."""
-        await self._redis.aclose()
-        await self._live.aclose()
+        await self._transport.close()
 
     async def publish(self, channel: str, data: object, idempotency_key: str | None = None) -> Published:
         """See `Publisher.publish`."""
@@ -368,38 +345,31 @@ class AsyncPublisher(_Base):
     async def _append(self, drafts: Sequence[Draft], deadline_s: float | None = None) -> list[Published]:
         if not drafts:
             return []
+        deadline_s = self._deadline_s if deadline_s is None else _checked_deadline(deadline_s)
+        transport = self._transport
         kept = self._drafting.is_kept(drafts[0])
-        attempts = self._attempts(deadline_s if kept else 0, drafts[0].idempotency_key if kept else None)
+        key = drafts[0].idempotency_key
+        attempts = Attempts(transport.server, deadline_s if kept else 0, time.monotonic, key if kept else None)
         while True:
             try:
-                async with self._free:
-                    answers = await (self._keep(drafts) if kept else self._pass_on(drafts))
-                return [published(draft, answer) for draft, answer in zip(drafts, answers, strict=True)]
-            except FAILURES as error:
-                delay_s = attempts.failed(error)
+                return await transport.send(drafts, kept=kept)
+            except transport.failures as error:
+                delay_s = attempts.failed(transport.failure(error))
                 logger.debug("trying again in %.2f s: %s", delay_s, error)
             await asyncio.sleep(delay_s)
 
-    async def _keep(self, drafts: Sequence[Draft]) -> list[Any]:
-        answers = await self._scripts.run_many(self._script, [self._drafting.call(draft) for draft in drafts])
-        if self._durable_url is not None:
-            await self._announce(self._drafting.announcements(drafts, answers))
-        return answers
 
-    async def _announce(self, announcements: list[tuple[str, bytes]]) -> None:
-        """See `Publisher._announce`."""
-        try:
-            async with self._live.pipeline(transaction=False) as pipeline:
-                for bus_channel, envelope in announcements:
-                    pipeline.publish(bus_channel, envelope)
-                await pipeline.execute()
-        except FAILURES as error:
-            logger.warning("kept but not announced: %s", error)
+def _drafting(prefix: str, bus_channel: str, namespaces: Mapping[str, Namespace], depth: int) -> Drafting:
+    return Drafting(Keys(prefix), bus_channel, Namespaces(dict(namespaces)), depth, SystemClock())
 
-    async def _pass_on(self, drafts: Sequence[Draft]) -> list[None]:
-        for draft in drafts:
-            await self._live.publish(*self._drafting.passing(draft))
-        return [None] * len(drafts)
+
+def _http_transports() -> ModuleType:
+    """The module that needs httpx, which a program that publishes over Redis need not have."""
+    try:
+        from heliograph.client import http_transport
+    except ImportError as error:
+        raise BadSetting(f"publishing over HTTP needs httpx: pip install 'heliograph[client]' ({error})") from None
+    return http_transport
 
 
 def _checked_deadline(deadline_s: float) -> float:

@@ -1,0 +1,196 @@
+"""What carries a publisher's drafts to Redis: the cluster's own scripts. One attempt a call; no retries here."""
+
+import asyncio
+import logging
+import socket
+from collections.abc import Sequence
+from typing import Any, Final
+
+from redis.exceptions import (
+    AuthenticationError,
+    AuthorizationError,
+    BusyLoadingError,
+    ClusterDownError,
+    ConnectionError,
+    NoScriptError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+    TimeoutError,
+    TryAgainError,
+)
+
+from heliograph.backends.redis.client import connect
+from heliograph.backends.redis.link_errors import NotSent
+from heliograph.backends.redis.run_leases import decoded, expired_call, lease_call, lost_calls
+from heliograph.backends.redis.scripts import Scripts
+from heliograph.backends.redis.sync import SyncScripts, connect_sync
+from heliograph.client.drafts import Drafting, Published, published
+from heliograph.client.environment import ClusterSettings
+from heliograph.client.forks import leave_alone
+from heliograph.client.retrying import Failure
+from heliograph.ports import Draft
+
+logger = logging.getLogger(__name__)
+
+MAX_CONNECTIONS: Final = 10
+FAILURES: Final = (RedisError, OSError)  # all that redis-py and the network raise
+
+# What passes by itself: the network, a restart, a fail-over. All else will be refused again in the same way.
+_PASSING = (
+    ConnectionError,  # LOADING too
+    TimeoutError,
+    NoScriptError,
+    ReadOnlyError,
+    ClusterDownError,  # MASTERDOWN too
+    TryAgainError,
+    OSError,
+)
+_PASSING_REPLIES = ("NOREPLICAS ", "BUSY ")  # which redis-py has no class for
+_REFUSED = (AuthenticationError, AuthorizationError)  # redis-py counts these among the connection's errors
+
+
+class _Base:
+    server = "Redis"
+    failures: tuple[type[Exception], ...] = FAILURES
+
+    def __init__(self, settings: ClusterSettings, drafting: Drafting) -> None:
+        self._url = settings.live_url
+        self._durable_url = settings.durable_url
+        self._directed = settings.routing == "directed"
+        self._script = "append" if self._durable_url is None else "store"
+        self._drafting = drafting
+
+    @staticmethod
+    def failure(error: Exception) -> Failure:
+        """Say what one of the `failures` means."""
+        passes = _passes(error)
+        may_be_done = passes and not _was_not_carried_out(error)
+        return Failure(str(error) or type(error).__name__, passes, may_be_done)
+
+
+class RedisTransport(_Base):
+    """For plain functions, in any number of threads."""
+
+    def __init__(self, settings: ClusterSettings, drafting: Drafting) -> None:
+        super().__init__(settings, drafting)
+        self._connect()
+
+    def _connect(self) -> None:
+        self._live = connect_sync(self._url, max_connections=MAX_CONNECTIONS)
+        self._redis = self._live  # keeps what is kept
+        if self._durable_url is not None:
+            self._redis = connect_sync(self._durable_url, max_connections=MAX_CONNECTIONS)
+        self._scripts = SyncScripts(self._redis, self._drafting.keys, directed=self._directed)
+
+    def renew_in_child(self) -> None:
+        """See `heliograph.client.forks`."""
+        self._connect()
+
+    def close(self) -> None:
+        """Close the connections. May be called twice."""
+        self._redis.close()
+        self._live.close()
+
+    def send(self, drafts: Sequence[Draft], *, kept: bool) -> list[Published]:
+        """Publish them in order and in one round trip; `kept`: what their namespaces say."""
+        if not kept:
+            for draft in drafts:
+                self._live.publish(*self._drafting.passing(draft))
+            return [published(draft, None) for draft in drafts]
+        answers = self._scripts.run_many(self._script, [self._drafting.call(draft) for draft in drafts])
+        if self._durable_url is not None:
+            self._announce(self._drafting.announcements(drafts, answers))
+        return [published(draft, answer) for draft, answer in zip(drafts, answers, strict=True)]
+
+    def _announce(self, announcements: list[tuple[str, bytes]]) -> None:
+        """Tell the replicas what the durable server has kept. Without that they find it with their next heartbeat."""
+        try:
+            with self._live.pipeline(transaction=False) as pipeline:
+                for bus_channel, envelope in announcements:
+                    pipeline.publish(bus_channel, envelope)
+                pipeline.execute()
+        except FAILURES as error:
+            logger.warning("kept but not announced: %s", error)
+
+    # -- runs that may lose their worker
+
+    def lease_runs(self, run_ids: Sequence[str], ttl_s: float) -> None:
+        self._scripts.run_many("run_lease", [lease_call(self._drafting.keys, run_ids, ttl_s)])
+
+    def release_run(self, run_id: str) -> None:
+        self._redis.zrem(self._drafting.keys.run_leases, run_id)
+
+    def reap_lost_runs(self) -> int:
+        drafting = self._drafting
+        [expired] = self._scripts.run_many("run_expired", [expired_call(drafting.keys)])
+        if not expired:
+            return 0
+        calls = lost_calls(drafting.keys, drafting.bus_channel, drafting.namespaces, decoded(expired), drafting.clock)
+        return sum(bool(answer) for answer in self._scripts.run_many("run_lost", calls))
+
+
+class AsyncRedisTransport(_Base):
+    """For coroutines of one event loop. As `RedisTransport`, but for the leases of runs."""
+
+    def __init__(self, settings: ClusterSettings, drafting: Drafting) -> None:
+        super().__init__(settings, drafting)
+        self._connect()
+
+    def _connect(self) -> None:
+        self._live = connect(self._url, max_connections=MAX_CONNECTIONS)
+        self._redis = self._live  # keeps what is kept
+        if self._durable_url is not None:
+            self._redis = connect(self._durable_url, max_connections=MAX_CONNECTIONS)
+        self._scripts = Scripts(self._redis, self._drafting.keys, directed=self._directed)
+        self._free = asyncio.Semaphore(MAX_CONNECTIONS)  # the pool raises when it is empty; here they wait
+
+    def renew_in_child(self) -> None:
+        """See `heliograph.client.forks`."""
+        leave_alone((self._live, self._redis, self._scripts, self._free))
+        self._connect()
+
+    async def close(self) -> None:
+        """Close the connections. May be called twice."""
+        await self._redis.aclose()
+        await self._live.aclose()
+
+    async def send(self, drafts: Sequence[Draft], *, kept: bool) -> list[Published]:
+        """See `RedisTransport.send`."""
+        async with self._free:
+            answers = await (self._keep(drafts) if kept else self._pass_on(drafts))
+        return [published(draft, answer) for draft, answer in zip(drafts, answers, strict=True)]
+
+    async def _keep(self, drafts: Sequence[Draft]) -> list[Any]:
+        answers = await self._scripts.run_many(self._script, [self._drafting.call(draft) for draft in drafts])
+        if self._durable_url is not None:
+            await self._announce(self._drafting.announcements(drafts, answers))
+        return answers
+
+    async def _announce(self, announcements: list[tuple[str, bytes]]) -> None:
+        """See `RedisTransport._announce`."""
+        try:
+            async with self._live.pipeline(transaction=False) as pipeline:
+                for bus_channel, envelope in announcements:
+                    pipeline.publish(bus_channel, envelope)
+                await pipeline.execute()
+        except FAILURES as error:
+            logger.warning("kept but not announced: %s", error)
+
+    async def _pass_on(self, drafts: Sequence[Draft]) -> list[None]:
+        for draft in drafts:
+            await self._live.publish(*self._drafting.passing(draft))
+        return [None] * len(drafts)
+
+
+def _passes(error: Exception) -> bool:
+    if isinstance(error, ResponseError) and str(error).startswith(_PASSING_REPLIES):
+        return True
+    return isinstance(error, _PASSING) and not isinstance(error, _REFUSED)
+
+
+def _was_not_carried_out(error: Exception) -> bool:
+    """Whether it is certain that Redis has not done what it was asked to: it said so, or there was no connection."""
+    if isinstance(error, ResponseError | BusyLoadingError | NotSent):
+        return True
+    return isinstance(error.__context__, ConnectionRefusedError | socket.gaierror)
