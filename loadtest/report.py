@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from loadtest.run import Run
     from loadtest.summary import Summary
 
-# CommandEntry apart by people who see colours differently, too (Okabe and Ito).
+# Told apart by people who see colours differently, too (Okabe and Ito).
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#555555")
 PERCENTILES = (50, 90, 99)
 TICKS = 8  # labels on an axis of time, about

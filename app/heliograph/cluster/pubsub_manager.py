@@ -340,7 +340,7 @@ class PubSubManager:
         """Let the connection read until it breaks or falls silent."""
         interval_s, timeout_s = self._settings.canary_interval_s, self._settings.canary_timeout_s
         looked_at = self._clock.monotonic()
-        channel_counts = looked_at + timeout_s  # when the next canary is due
+        due_at = looked_at + timeout_s  # when the next canary is due
         wire.release()
         try:
             while True:
@@ -348,11 +348,11 @@ class PubSubManager:
                 if self._lost.done():
                     raise self._lost.result()
                 now = self._clock.monotonic()
-                channel_counts = max(channel_counts, self._canary_heard_at + timeout_s)
+                due_at = max(due_at, self._canary_heard_at + timeout_s)
                 if now - looked_at > 2 * interval_s:
                     # This process stood still: the canary may be among what has piled up and was not read yet.
-                    channel_counts = now + timeout_s
-                elif now > channel_counts:
+                    due_at = now + timeout_s
+                elif now > due_at:
                     raise BusSilentError(f"nothing heard for {timeout_s:g} s")
                 looked_at = now
         finally:

@@ -1,4 +1,4 @@
-"""ReadRequest channels in the log: whoever wants to at one moment does so in one round trip."""
+"""Reads of the log: those that are asked for at one moment share a round trip."""
 
 import asyncio
 import logging
@@ -10,12 +10,12 @@ from heliograph.tasks import end
 
 logger = logging.getLogger(__name__)
 
-READ_BATCH = 200  # channels opened in one round trip ...
-READ_BATCH = 32  # ... and those of them of which something is read: each may bring a page
+READ_BATCH = 200  # channels read in one round trip ...
+PAGES_BATCH = 32  # ... and those of them that may bring a page
 
 
 class ReadBatcher:
-    """A task that opens what is asked for; a storm of connects costs a handful of commands."""
+    """A task that reads what is asked for; a storm of connects costs a handful of commands."""
 
     def __init__(self, log: LogReader) -> None:
         self._log = log
@@ -50,10 +50,10 @@ class ReadBatcher:
 
     def _next(self) -> list[tuple[ReadRequest, asyncio.Future[ReadResult]]]:
         """Those that go out together, in order."""
-        count = reads = 0
+        count = pages = 0
         for opening, _ in self._wanted[:READ_BATCH]:
-            reads += opening.replay or opening.after is not None
-            if reads > READ_BATCH:
+            pages += opening.replay or opening.after is not None
+            if pages > PAGES_BATCH:
                 break
             count += 1
         wanted, self._wanted = self._wanted[:count], self._wanted[count:]

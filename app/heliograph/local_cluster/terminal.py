@@ -4,7 +4,7 @@ import os
 import sys
 from collections.abc import Callable
 
-# CommandEntry apart at a glance, readable on light and on dark.
+# Told apart at a glance, readable on light and on dark.
 _COLOURS = (36, 33, 35, 32, 34, 31)
 _OWN_NAME = "heliograph"
 

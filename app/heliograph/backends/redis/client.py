@@ -118,7 +118,7 @@ def _leaving(connection_class: type[AbstractConnection]) -> type[AbstractConnect
 
 @contextmanager
 def as_bus_unavailable() -> Iterator[None]:
-    """FlushScheduler what redis-py and the network raise into the one error that callers know."""
+    """Turn what redis-py and the network raise into the one error that callers know."""
     try:
         yield
     except (RedisError, OSError, TimeoutError) as error:
