@@ -392,6 +392,10 @@ class Tickets(Protocol):
         """Give the value and keep it. None if there is none."""
         ...
 
+    async def count(self, name: str, ttl_s: float) -> int:
+        """Count up, from 1, and begin anew when nobody has counted for `ttl_s` seconds."""
+        ...
+
 
 class Subscriptions(Protocol):
     """The bus, as far as one can listen with it: there is nothing here to publish with."""

@@ -286,6 +286,14 @@ class TestKeeping:
         await eventually(lambda: time.monotonic() - began_at > 0.06)
         assert await tickets.take("a") is None
 
+    async def test_counting(self, tickets: Tickets) -> None:
+        """Fails if two get the same number, or a count never ends."""
+        assert [await tickets.count("a", 30) for _ in range(3)] == [1, 2, 3]
+        assert await tickets.count("b", 0.05) == 1
+        began_at = time.monotonic()
+        await eventually(lambda: time.monotonic() - began_at > 0.06)
+        assert await tickets.count("b", 30) == 1
+
     async def test_memory_does_not_grow(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Fails if tickets that nobody uses stay in memory, or more are kept than there is room for."""
         clock = ManualClock()
@@ -302,6 +310,38 @@ class TestKeeping:
 
 class TestComingBackWithATicket:
     """An `EventSource` gives the same URL each time: its ticket is used up then."""
+
+    async def test_a_user_has_so_many_rights_to_return(
+        self, start_replica: StartReplica, monkeypatch: pytest.MonkeyPatch, redis_server: RedisServer, namespace: str
+    ) -> None:
+        """Fails if each stream that a user opens takes memory of Redis for as long as the token is good."""
+        monkeypatch.setattr("heliograph.auth.authenticator.RIGHTS_PER_USER", 2)
+        one = await start_replica(auth=JWT)
+
+        async def open_stream(given: str, last_event_id: str | None = None) -> tuple[int, str]:
+            async with EventSource(one.url, ticket=given, last_event_id=last_event_id) as events:
+                if events.response.status_code != 200:
+                    return events.response.status_code, ""
+                await events.next("connected")
+                return 200, str(events.last_event_id)
+
+        tickets = [await ticket(one, "alice") for _ in range(4)]
+        ids = [(await open_stream(each))[1] for each in tickets]
+        async with RedisAdmin(redis_server.url) as admin:
+            assert len(await admin.redis.keys(f"{namespace}:ticket:right:*")) == 2
+        again = [(await open_stream(given, last))[0] for given, last in zip(tickets, ids, strict=True)]
+        assert again == [401, 401, 200, 200], "the latest may come back"
+
+    async def test_a_right_to_return_is_no_ticket(self, start_replica: StartReplica) -> None:
+        """Fails if what is meant for one stream lets its bearer do all that a ticket does."""
+        one = await start_replica(auth=JWT)
+        given = await ticket(one, "alice")
+        async with EventSource(one.url, ticket=given) as events:
+            await events.next("connected")
+        right = str(events.last_event_id).rpartition("&=")[2]
+        for made_up in (f"{right} {given}", f"{right}%20{given}", right, f"right:{right.rpartition('.')[0]}"):
+            async with EventSource(one.url, ticket=made_up) as again:
+                assert again.response.status_code == 401
 
     async def test_it_comes_back_to_any_replica(self, start_replica: StartReplica) -> None:
         """Fails if a stream that was opened with a ticket is over for good when it is cut."""

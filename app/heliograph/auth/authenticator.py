@@ -22,6 +22,10 @@ from heliograph.settings import AuthSettings
 __all__ = ["Authenticator", "Credentials", "Identity", "credentials_of"]
 
 TICKET_BYTES: Final = 32
+# Rights to return that are kept for one user; the next one takes the place of the oldest. Streams that have ended for
+# good are among them, and a user may open many in a day.
+RIGHTS_PER_USER: Final = 1000
+MOST_PLACE: Final = 80  # characters of the name of such a place
 IN_URL: Final = (
     "a token does not belong in a URL, where logs and histories keep it: give it in the first frame, or in an "
     "'Authorization: Bearer' header, or get a ticket for it with POST /api/ticket and give that as ?ticket="
@@ -115,17 +119,22 @@ class Authenticator:
     async def keep_right_to_return(self, identity: Identity, ticket: str, right: str | None) -> str:
         """The right of a stream's client to come back with the same ticket: a secret that only the stream tells.
 
-        `right`: the one that it has, which is kept for longer.
+        `right`: the one that it has, which is kept for longer. Each user has RIGHTS_PER_USER places for them.
 
         Raises:
             BusUnavailable: it could not be kept.
         """
-        right = right or secrets.token_urlsafe(TICKET_BYTES)
         ttl_s = self._stream_return_s
         if identity.expires_at is not None:
             ttl_s = min(ttl_s, identity.expires_at - time.time())
-        if ttl_s > 0:
-            await self._tickets.keep(_name(f"{right} {ticket}"), msgspec.json.encode(identity), ttl_s)
+        if ttl_s <= 0:
+            return right or ""
+        if not right:
+            user = _name(identity.user)[:32]
+            number = await self._tickets.count(f"rights:{user}", self._stream_return_s)
+            right = f"{user}.{number % RIGHTS_PER_USER}.{secrets.token_urlsafe(TICKET_BYTES)}"
+        kept = _Right(_name(f"{right} {ticket}"), identity)
+        await self._tickets.keep(_place_of(right), msgspec.json.encode(kept), ttl_s)
         return right
 
     async def identify_returning(self, ticket: str, right: str) -> Identity | None:
@@ -135,12 +144,14 @@ class Authenticator:
             UserBlocked: the server keeps them out.
             BusUnavailable: nobody can say at the moment.
         """
-        kept = await self._tickets.read(_name(f"{right} {ticket}"))
-        if kept is None:
+        found = await self._tickets.read(_place_of(right))
+        if found is None:
             return None
-        identity = msgspec.json.decode(kept, type=Identity)
-        self.check_not_blocked(identity.user)
-        return None if _has_ended(identity) else identity
+        kept = msgspec.json.decode(found, type=_Right)
+        if not secrets.compare_digest(kept.name, _name(f"{right} {ticket}")):
+            return None  # another right has its place now, or it is made up
+        self.check_not_blocked(kept.identity.user)
+        return None if _has_ended(kept.identity) else kept.identity
 
     async def stop(self) -> None:
         """End what is under way."""
@@ -155,6 +166,18 @@ class Authenticator:
         if _has_ended(identity):
             raise TokenNotCurrent("the ticket is not valid: its token has expired")
         return identity
+
+
+class _Right(msgspec.Struct, frozen=True):
+    """A right to return as it is kept: in the place that its first two parts name, under which others come later."""
+
+    name: str  # of right and ticket together
+    identity: Identity
+
+
+def _place_of(right: str) -> str:
+    """What a right is kept under: no name that a ticket could have."""
+    return f"right:{right.rpartition('.')[0][:MOST_PLACE]}"
 
 
 def _has_ended(identity: Identity) -> bool:

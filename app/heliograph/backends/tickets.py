@@ -31,6 +31,15 @@ class RedisTickets:
         with as_bus_unavailable():
             return cast("bytes | None", await self._redis.get(self._keys.ticket(name)))
 
+    async def count(self, name: str, ttl_s: float) -> int:
+        key = self._keys.ticket(name)
+        with as_bus_unavailable():
+            async with self._redis.pipeline(transaction=True) as both:
+                both.incr(key)
+                both.pexpire(key, max(1, int(ttl_s * 1000)))
+                number, _ = await both.execute()
+        return cast("int", number)
+
 
 class MemoryTickets:
     """`Tickets` in this process's memory."""
@@ -54,3 +63,8 @@ class MemoryTickets:
     async def read(self, name: str) -> bytes | None:
         until, value = self._kept.get(name, (0.0, b""))
         return value if value and self._clock.monotonic() < until else None
+
+    async def count(self, name: str, ttl_s: float) -> int:
+        number = int(await self.read(name) or 0) + 1
+        await self.keep(name, str(number).encode(), ttl_s)
+        return number
