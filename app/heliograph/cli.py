@@ -34,6 +34,14 @@ _redis_url = click.option(
 )
 
 
+_open = click.option(
+    "--open",
+    "is_open",
+    is_flag=True,
+    help="Anyone who can connect may be any user (HELIOGRAPH_AUTH__MODE=open); for development.",
+)
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="heliograph")
 def main() -> None:
@@ -46,8 +54,10 @@ def main() -> None:
 @click.option("--port", default=8081, show_default=True, type=PORT, help="Port to listen on.")
 @click.option("--name", default="replica-1", show_default=True, help="What this replica is called.")
 @click.option("--reload", is_flag=True, help="Start anew when the code changes (for development).")
-def serve(host: str, port: int, name: str, reload: bool) -> None:
-    """Run one replica."""
+@_open
+def serve(host: str, port: int, name: str, reload: bool, is_open: bool) -> None:
+    """Run one replica. Without HELIOGRAPH_REDIS__URL it needs no other program: all is in its memory."""
+    _open_if(is_open)
     if reload:
         _serve_and_reload(host, port, name)
         return
@@ -77,8 +87,10 @@ def serve(host: str, port: int, name: str, reload: bool) -> None:
     type=click.IntRange(0),
     help="How many connections nginx accepts from one address at a time (0: no limit).",
 )
-def up(replicas: int, host: str, port: int, connections_per_address: int) -> None:
+@_open
+def up(replicas: int, host: str, port: int, connections_per_address: int, is_open: bool) -> None:
     """Run a whole cluster on this machine: Redis, replicas and nginx."""
+    _open_if(is_open)
     loaded = _load_settings()
     _refuse_open_mode_elsewhere(loaded, host)
     from heliograph.local_cluster import LocalCluster, LocalClusterOptions
@@ -313,6 +325,12 @@ def _json_or_text(written: str) -> object:
         return msgspec.Raw(written.encode())
     except (ValueError, RecursionError):  # or it holds bytes that are no UTF-8
         return written
+
+
+def _open_if(is_open: bool) -> None:
+    """Set the variable: the replicas of `up`, and what `--reload` starts, are to read it too."""
+    if is_open:
+        os.environ["HELIOGRAPH_AUTH__MODE"] = "open"
 
 
 def _load_settings() -> Settings:

@@ -18,6 +18,6 @@ def replica_info(name: str = "replica-1", **fields: Any) -> ReplicaInfo:
         users=2,
         started_at="2026-01-01T00:00:00.000Z",
         renewed_at=1_767_225_600.5,
-        version="0.1.0",
+        version="0.2.0",
     )
     return msgspec.structs.replace(info, **fields)
