@@ -27,6 +27,7 @@ PUBLIC = {
     "Live",
     "LiveMessage",
     "Namespace",
+    "NeedsRedis",
     "PublishError",
     "Published",
     "Publisher",

@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from heliograph.errors import BadUserId as BadUserId
     from heliograph.errors import BusUnavailable as BusUnavailable
     from heliograph.errors import HeliographError as HeliographError
+    from heliograph.errors import NeedsRedis as NeedsRedis
     from heliograph.errors import PublishError as PublishError
     from heliograph.errors import StorageFull as StorageFull
     from heliograph.protocol.channel_options import Namespace as Namespace
@@ -78,6 +79,7 @@ _PLACES = {
     "Live": "heliograph.client.live",
     "LiveMessage": "heliograph.client.live",
     "Namespace": "heliograph.protocol.channel_options",
+    "NeedsRedis": "heliograph.errors",
     "PublishError": "heliograph.errors",
     "Published": "heliograph.client.drafts",
     "Publisher": "heliograph.client.publisher",

@@ -20,7 +20,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType, TracebackType
-from typing import TYPE_CHECKING, Final, Self, TypeVar
+from typing import Final, Self, TypeVar
 
 from heliograph.backends.redis.keys import Keys
 from heliograph.client.drafts import Drafting, Published, check_run_id
@@ -28,14 +28,12 @@ from heliograph.client.environment import ClusterSettings, api_settings, cluster
 from heliograph.client.forks import renew_in_children
 from heliograph.client.redis_transport import AsyncRedisTransport, RedisTransport
 from heliograph.client.retrying import Attempts
+from heliograph.client.transport import AsyncTransport, Transport
 from heliograph.clock import SystemClock
 from heliograph.errors import BadSetting, NeedsRedis
 from heliograph.ports import IDEMPOTENCY_TTL_S, Draft
 from heliograph.protocol.channel_options import Namespace
 from heliograph.protocol.namespace import Namespaces
-
-if TYPE_CHECKING:
-    from heliograph.client.http_transport import AsyncHttpTransport, HttpTransport
 
 __all__ = ["AsyncPublisher", "Published", "Publisher"]
 
@@ -116,12 +114,14 @@ class Publisher(_Base):
             deadline_s=deadline_s,
         )
         self._closing = threading.Event()
-        self._transport: RedisTransport | HttpTransport
-        if isinstance(self._target, tuple):
-            self._transport = _http_transports().HttpTransport(*self._target)
-        else:
-            self._transport = RedisTransport(self._target, self._drafting)
+        self._transport = self._make_transport()
         renew_in_children(self)
+
+    def _make_transport(self) -> Transport:
+        if isinstance(self._target, tuple):
+            transport: Transport = _http_transports().HttpTransport(*self._target)
+            return transport
+        return RedisTransport(self._target, self._drafting)
 
     def renew_in_child(self) -> None:
         """See `heliograph.client.forks`."""
@@ -286,12 +286,14 @@ class AsyncPublisher(_Base):
             namespaces=namespaces,
             deadline_s=deadline_s,
         )
-        self._transport: AsyncRedisTransport | AsyncHttpTransport
-        if isinstance(self._target, tuple):
-            self._transport = _http_transports().AsyncHttpTransport(*self._target)
-        else:
-            self._transport = AsyncRedisTransport(self._target, self._drafting)
+        self._transport = self._make_transport()
         renew_in_children(self)
+
+    def _make_transport(self) -> AsyncTransport:
+        if isinstance(self._target, tuple):
+            transport: AsyncTransport = _http_transports().AsyncHttpTransport(*self._target)
+            return transport
+        return AsyncRedisTransport(self._target, self._drafting)
 
     def renew_in_child(self) -> None:
         """See `heliograph.client.forks`."""
