@@ -121,7 +121,7 @@ class TestServe:
         """Fails if a misspelt group is ignored without a word."""
         monkeypatch.setattr("heliograph.server.serve", lambda *_, **__: 0)
         assert run("serve", AUTH__MODE="open", REDDIS__URL="redis://x").exit_code == 0
-        assert "HELIOGRAPH_REDDIS__URL is no setting" in caplog.text
+        assert "unknown setting HELIOGRAPH_REDDIS__URL" in caplog.text
 
 
 class TestToken:

@@ -65,7 +65,7 @@ def serve(host: str, port: int, name: str, reload: bool, is_open: bool) -> None:
     _refuse_open_mode_elsewhere(loaded, host)
     configure_logging(loaded.log.level, loaded.log.format, replica=name)
     for variable in unknown_variables():
-        logger.warning("%s is no setting and is ignored (see `heliograph settings`)", variable)
+        logger.warning("unknown setting %s ignored; `heliograph settings` lists all settings", variable)
     from heliograph.server import serve as run  # not before the settings are good: uvicorn takes a while to import
 
     try:

@@ -484,7 +484,7 @@ class TestReaping:
         assert took < QUICK.lease_ttl_s + QUICK.reap_grace_s + 0.5
         await eventually(lambda: holds(backend, "carol"))
         assert [info.name for info in await b.directory.replicas()] == ["b"]
-        await eventually(lambda: "forgot the 2 users" in caplog.text)
+        await eventually(lambda: "removed the 2 users" in caplog.text)
 
     async def test_a_large_replica_is_forgotten_whole(
         self, holder: StartHolder, redis_backend: RedisDirectory, caplog: pytest.LogCaptureFixture
@@ -495,7 +495,7 @@ class TestReaping:
         await asyncio.gather(*(a.connect(user) for user in users))
         await b.connect("user-1000")
         await a.crash()
-        await eventually(lambda: "forgot the 2000 users" in caplog.text)
+        await eventually(lambda: "removed the 2000 users" in caplog.text)
         assert await on_name(redis_backend, "user-1000") == {"b": 1}
         assert await _replicas_are(b, "b")
         left = [user for user in users if await redis_backend.holders(user)]

@@ -162,7 +162,7 @@ class TestErrors:
             await reaper.stop()
             await reaper.stop()
         assert [record.levelno for record in caplog.records[:3]] == [level, level, logging.WARNING]
-        assert "3 runs have lost their worker" in caplog.text
+        assert "3 runs lost their worker" in caplog.text
 
     async def test_redis_may_be_away_for_a_while(
         self, own_redis: RedisServer, start_replica: StartReplica, caplog: pytest.LogCaptureFixture, namespace: str
@@ -171,7 +171,7 @@ class TestErrors:
         caplog.set_level(logging.DEBUG, "heliograph.cluster.run_reaper")
         one = await start_replica(redis_url=own_redis.url)
         own_redis.stop()
-        await eventually(lambda: "lost runs were not looked for" in caplog.text)
+        await eventually(lambda: "search for lost runs failed" in caplog.text)
         own_redis.start()
         await eventually(lambda: one.replica.node.ready)
         async with viewing(one, "1") as viewer:

@@ -83,7 +83,7 @@ class TestTurn:
             case.loop.end_turn()
         assert [sink.writes for sink in case.sinks] == [[[b"x"]], [], [[b"x"]]]
         assert [sink.closed for sink in case.sinks] == [None, CloseCode.INTERNAL_ERROR, None]
-        assert "a write failed" in caplog.text
+        assert "writing to a connection failed" in caplog.text
         case.outboxes[1].offer(b"y")
         case.outboxes[2].offer(b"y")
         case.loop.end_turn()

@@ -164,7 +164,7 @@ class Methods:
         except HeliographError as error:
             raise ApiError(BAD_REQUEST, str(error)) from None
         except Exception:
-            logger.exception("a method of the server API failed")
+            logger.exception("a server API method failed with an unexpected error")
             raise ApiError(INTERNAL, "internal error") from None
 
     # -- the methods

@@ -99,7 +99,9 @@ class KeySet:
         except (httpx.HTTPError, httpx.InvalidURL, TimeoutError, OSError, ValueError, RecursionError) as error:
             self._failure = "their keys cannot be read"
             reason = str(error) or type(error).__name__
-            logger.warning("%s cannot be read (%s); %d keys known before go on", self._url, reason, len(self._keys))
+            logger.warning(
+                "key set %s cannot be read (%s); the %d known keys stay in use", self._url, reason, len(self._keys)
+            )
         finally:
             self._reading = None
 
@@ -138,5 +140,9 @@ def _keys_in(body: bytes) -> list[Key]:
     if not keys:
         raise ValueError(f"none of its {len(listed)} keys is an RSA or EC key to check tokens with")
     if len(keys) < len(listed):
-        logger.info("%d of the %d keys in the set are not for checking tokens", len(listed) - len(keys), len(listed))
+        logger.info(
+            "%d of the %d keys in the key set ignored: not RSA or EC keys for signatures",
+            len(listed) - len(keys),
+            len(listed),
+        )
     return keys

@@ -134,7 +134,7 @@ class Composite:
         try:
             heard = await self._live.publish(key, message)
         except BusUnavailable as error:
-            logger.warning("%s of %r is kept but not sent live: %s", entry_id, key, error)
+            logger.warning("%s of %r is kept but was not sent live: %s", entry_id, key, error)
             return Stored(entry_id, heard=None)
         return Stored(entry_id, heard)
 
@@ -164,7 +164,7 @@ class Composite:
                         position = await self._stream.last_id(self._stream.shard_of(key))
                     entries, trimmed = await self._stream.scan(self._stream.shard_of(key), position, count=PAGE)
                 except BusUnavailable as error:
-                    logger.warning("%r cannot be read (%s); trying again", key, error)
+                    logger.warning("%r cannot be read (%s); retrying", key, error)
                     await asyncio.sleep(poll_s)
                     continue
                 gap = gap or trimmed
@@ -183,7 +183,7 @@ class Composite:
         try:
             return await self._live.subscribe(key)
         except BusUnavailable as error:
-            logger.debug("%r is not heard live: %s", key, error)
+            logger.debug("live subscription to %r failed, retrying: %s", key, error)
             return None
 
 

@@ -143,7 +143,7 @@ class Consumer:
                     self.stats.losses += 1
                     delay_s = _backoff_s(failures)
                     failures += 1
-                    logger.warning("%s: %s; next try in %.1f s", self.name, error, delay_s)
+                    logger.warning("%s: %s; retrying in %.1f s", self.name, error, delay_s)
                     await self._pause(delay_s)
             await self._leave()
         finally:
@@ -191,7 +191,11 @@ class Consumer:
                 cursor = claimed.cursor
                 if claimed.trimmed:
                     self.stats.trimmed += len(claimed.trimmed)
-                    logger.error("%s: lost to MAXLEN before anybody was done: %s", self.name, claimed.trimmed)
+                    logger.error(
+                        "%s: entries lost, trimmed before a worker handled them (raise MAXLEN): %s",
+                        self.name,
+                        claimed.trimmed,
+                    )
                 for entry in claimed.entries:
                     taken_over += 1
                     self.stats.claimed += 1
@@ -253,7 +257,7 @@ class Consumer:
                 self._in_hand[shard].pop(entry_id, None)
 
     async def _bury(self, entry: StreamEntry, reason: str) -> None:
-        logger.error("%s: %s goes to the dead letters: %s", self.name, entry.id, reason)
+        logger.error("%s: entry %s moved to the dead letters: %s", self.name, entry.id, reason)
         await self._stream.bury(
             self.group,
             entry,
@@ -280,7 +284,7 @@ class Consumer:
                     ours = [entry.id for entry in await self._still_ours(shard)]
                     await self._stream.keep(self.group, self.name, shard, ours)
             except BusUnavailable as error:
-                logger.debug("%s: not kept: %s", self.name, error)  # the turn notices and says so
+                logger.debug("%s: entries in hand not renewed: %s", self.name, error)  # the turn notices and says so
 
     async def _still_ours(self, shard: int) -> list[StreamEntry]:
         """What is in hand and was not taken over: after a long silence others may be at it."""
@@ -297,7 +301,7 @@ class Consumer:
                 )
             await self._stream.forget_consumer(self.group, self.name)
         except BusUnavailable as error:
-            logger.warning("%s: left without a word: %s", self.name, error)
+            logger.warning("%s: stopped without leaving the group: %s", self.name, error)
 
     async def _pause(self, delay_s: float) -> None:
         """Wait, but not longer than until `stop`."""

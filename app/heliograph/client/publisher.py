@@ -257,7 +257,7 @@ class Publisher(_Base):
             except transport.failures as error:
                 failure = transport.failure(error)
                 delay_s = attempts.failed(failure)
-                logger.debug("trying again in %.2f s: %s", delay_s, error)
+                logger.debug("retrying in %.2f s: %s", delay_s, error)
                 if self._closing.wait(delay_s):
                     attempts.give_up(failure)
 
@@ -357,7 +357,7 @@ class AsyncPublisher(_Base):
                 return await transport.send(drafts, kept=kept)
             except transport.failures as error:
                 delay_s = attempts.failed(transport.failure(error))
-                logger.debug("trying again in %.2f s: %s", delay_s, error)
+                logger.debug("retrying in %.2f s: %s", delay_s, error)
             await asyncio.sleep(delay_s)
 
 

@@ -111,7 +111,7 @@ class RedisTransport(_Base):
                     pipeline.publish(bus_channel, envelope)
                 pipeline.execute()
         except FAILURES as error:
-            logger.warning("kept but not announced: %s", error)
+            logger.warning("kept, but not published live; replicas find it with a heartbeat: %s", error)
 
     # -- runs that may lose their worker
 
@@ -175,7 +175,7 @@ class AsyncRedisTransport(_Base):
                     pipeline.publish(bus_channel, envelope)
                 await pipeline.execute()
         except FAILURES as error:
-            logger.warning("kept but not announced: %s", error)
+            logger.warning("kept, but not published live; replicas find it with a heartbeat: %s", error)
 
     async def _pass_on(self, drafts: Sequence[Draft]) -> list[None]:
         for draft in drafts:

@@ -79,9 +79,11 @@ class ChannelCounts:
                 counts = {channel: len(self._hub.subscribers(channel)) for channel in changed}
                 entered = await self._backend.enter(self._directory.lease, counts)
             except BusUnavailable as error:
-                logger.debug("%d channels could not be entered: %s", len(changed), error)
+                logger.debug("counts of %d channels not written, retrying: %s", len(changed), error)
             except Exception:
-                logger.exception("%d channels could not be entered; trying again", len(changed))
+                logger.exception(
+                    "writing the counts of %d channels failed with an unexpected error; retrying", len(changed)
+                )
             finally:
                 if not entered:
                     self._hub.changed_channels |= changed

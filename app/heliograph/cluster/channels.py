@@ -340,13 +340,17 @@ class Channels:
                 try:
                     await self._attempt(pending)
                 except BusUnavailable as error:
-                    logger.debug("not subscribed yet: %s", error, extra={"channel": pending.followed.name})
+                    logger.debug(
+                        "subscription pending, retrying with the next heartbeat: %s",
+                        error,
+                        extra={"channel": pending.followed.name},
+                    )
                 else:
                     continue
                 await answered.wait()
         except Exception:
             about = {"channel": pending.followed.name, "connection": pending.connection.id}
-            logger.exception("a subscription failed", extra=about)
+            logger.exception("a subscription failed with an unexpected error; its connection is closed", extra=about)
             pending.connection.close(CloseCode.INTERNAL_ERROR, "internal error")
         finally:
             self._forget(pending)
@@ -570,9 +574,9 @@ class Channels:
             try:
                 await self._repair_all()
             except BusUnavailable as error:
-                logger.info("the log cannot be read (%s); trying again with the next heartbeat", error)
+                logger.info("the log cannot be read (%s); retrying with the next heartbeat", error)
             except Exception:
-                logger.exception("a repair failed; trying again with the next heartbeat")
+                logger.exception("repairing a gap failed with an unexpected error; retrying with the next heartbeat")
 
     async def _repair_all(self) -> None:
         if self._unsure:
@@ -658,7 +662,9 @@ class Channels:
         self._deliver(followed, sequence.restart(begins))
         self._telemetry.unfilled_gaps += 1
         about = {"channel": followed.name}
-        logger.warning("what followed %s may be lost; going on at %s", asked, begins, extra=about)
+        logger.warning(
+            "gap not filled: publications after %s may be lost; continuing at %s", asked, begins, extra=about
+        )
         return begins
 
     def _hand_out(self, page: _Page) -> bool:
@@ -684,7 +690,13 @@ class Channels:
         if now_at != before:
             self._telemetry.repairs += 1
             about = {"channel": followed.name}
-            logger.info("repaired %d to %d of epoch %s", before.offset + 1, now_at.offset, now_at.epoch, extra=about)
+            logger.info(
+                "repaired a gap: offsets %d to %d of epoch %s",
+                before.offset + 1,
+                now_at.offset,
+                now_at.epoch,
+                extra=about,
+            )
             if sequence.has_gap or now_at.offset < page.opened.position.offset:
                 self._missing(followed.name)
         return False
@@ -721,9 +733,9 @@ class Channels:
             try:
                 await self._beat()
             except BusUnavailable as error:
-                logger.debug("no heartbeat: %s", error)
+                logger.debug("heartbeat failed, retrying: %s", error)
             except Exception:
-                logger.exception("a heartbeat failed")
+                logger.exception("heartbeat failed with an unexpected error; retrying")
 
     async def _beat(self) -> None:
         """Look for lost last messages, twice in a row: what was on its way at the first look has come by the next.

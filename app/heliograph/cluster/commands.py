@@ -89,9 +89,9 @@ class Commands:
             try:
                 await self._look()
             except BusUnavailable as error:
-                logger.debug("no look at the commands: %s", error)
+                logger.debug("reading kept commands failed, retrying: %s", error)
             except Exception:
-                logger.exception("looking for commands failed")
+                logger.exception("reading kept commands failed with an unexpected error; retrying")
             try:
                 async with asyncio.timeout(LOOK_S):
                     await self._due.wait()
@@ -106,10 +106,10 @@ class Commands:
                 try:
                     envelope = decode_envelope(told.payload)
                 except BadEnvelope as error:
-                    logger.warning("skipped a command that cannot be read (%s)", error)
+                    logger.warning("skipped a kept command that cannot be decoded (%s)", error)
                     continue
                 if envelope.command is not None and self._once(envelope, told.age_s):
-                    logger.info("carried out a command that the bus had not brought, %.1f s late", told.age_s)
+                    logger.info("executed a command that the bus did not deliver, %.1f s late", told.age_s)
         if self._clock.monotonic() - self._blocked_read_at > READ_BLOCKED_S:
             await self._read_blocked_users()
 

@@ -395,7 +395,7 @@ class ConnectionManager:
         try:
             result: PublishResult | HeliographError = self._receipt(draft, appended)
         except Exception:
-            logger.exception("message %s could not be dealt with", draft.message_id)
+            logger.exception("routing message %s failed with an unexpected error", draft.message_id)
             result = HeliographError("internal error")
         done(result)
 
@@ -459,7 +459,9 @@ def _relayed(envelope: Envelope, taken: int, done: OnPublished, reach: Delivery 
         # Nobody elsewhere. Who is here the hub knows better than the directory, which hears of it a moment later.
         done(_result_of(envelope, Delivery.LOCAL if taken else Delivery.OFFLINE))
     elif taken:
-        logger.warning("message %s reached only the connections on this replica", envelope.message_id)
+        logger.warning(
+            "message %s was delivered on this replica only; publishing it to others failed", envelope.message_id
+        )
         done(_result_of(envelope, Delivery.LOCAL))
     else:
         done(reach)

@@ -77,7 +77,7 @@ class Directory:
         try:
             await self._reap(self.lease)
         except BusUnavailable as error:
-            logger.info("the lease is left to run out: %s", error)
+            logger.info("lease not released; it expires by itself: %s", error)
         self._new_lease()
 
     async def hold(self, user_id: str) -> int | None:
@@ -135,7 +135,7 @@ class Directory:
         except BusUnavailable as error:
             # Nobody could have renewed meanwhile either: whoever looks dead gets a new chance.
             self._suspects.clear()
-            logger.debug("the lease was not renewed: %s", error)
+            logger.debug("lease not renewed, retrying: %s", error)
             return
         if not renewal.held:
             self._lost_lease()
@@ -159,9 +159,9 @@ class Directory:
             try:
                 users = await self._reap(lease)
             except BusUnavailable as error:
-                logger.info("the lease %s is left for the next try: %s", lease, error)
+                logger.info("lease %s not reaped, retrying: %s", lease, error)
             else:
-                logger.warning("lease %s ran out; forgot the %d users it held", lease, users)
+                logger.warning("lease %s expired: a replica is gone; removed the %d users it held", lease, users)
 
     async def _reap(self, lease: str) -> int:
         await self._backend.doom(lease)
@@ -171,7 +171,7 @@ class Directory:
 
     def _lost_lease(self) -> None:
         """Others have written this replica off, or Redis has lost its data: enter everything anew."""
-        logger.warning("the lease %s is lost; entering all users again under a new one", self.lease)
+        logger.warning("lease %s is lost; registering all users again under a new lease", self.lease)
         self._new_lease()
         self._enter_all()
 
@@ -207,7 +207,7 @@ class Directory:
             if totals is None:
                 self._lost_lease()
         except BusUnavailable as error:
-            logger.debug("%d entries could not be made: %s", len(due), error)
+            logger.debug("%d entries not written, retrying: %s", len(due), error)
         finally:
             if totals is None:
                 for user_id in due:
@@ -221,7 +221,7 @@ async def _for_ever(loop: Callable[[], Awaitable[None]]) -> None:
         try:
             await loop()
         except Exception:
-            logger.exception("the directory goes on after an error that should not be")
+            logger.exception("the directory writer failed with an unexpected error; continuing")
             await asyncio.sleep(AFTER_ERROR_S)
 
 

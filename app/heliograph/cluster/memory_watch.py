@@ -55,14 +55,14 @@ class MemoryWatch:
                 100 * self._limit,
             )
         elif was_full and not self.is_full:
-            logger.warning("Redis has room again; what clients send, publish and emit is kept")
+            logger.warning("Redis has room again; messages of clients are kept again")
 
     async def _loop(self) -> None:
         while True:
             try:
                 await self.look()
             except BusUnavailable as error:
-                logger.debug("Redis' memory was not looked at: %s", error)
+                logger.debug("reading the memory use of Redis failed, retrying: %s", error)
             except Exception:
-                logger.exception("looking at Redis' memory failed")
+                logger.exception("reading the memory use of Redis failed with an unexpected error; retrying")
             await asyncio.sleep(INTERVAL_S)

@@ -109,7 +109,7 @@ class Node:
         """Note that this process cannot heal: its server drains it and ends it, so that it is started anew."""
         if self.gave_up is None:
             self.gave_up = why
-            logger.critical("this replica cannot heal and ends itself, to be started anew: %s", why)
+            logger.critical("this replica cannot recover and exits with status 1, to be restarted: %s", why)
 
     def describe(self) -> ReplicaInfo:
         """What the other replicas, and the console, may know."""
@@ -138,7 +138,7 @@ class Node:
         try:
             await self._bus.initialize()
         except BusUnavailable as error:
-            logger.warning("started without the bus (%s); not ready until Redis is there", error)
+            logger.warning("started without the bus (%s); not ready until Redis can be reached", error)
         self._bus.start_listening()
         await self._directory.start(self.describe)
         for service in self._services:
@@ -165,7 +165,10 @@ class Node:
                 await self._directory.renew_now()
                 await self._send_off(list(self._hub))
         except TimeoutError:
-            logger.warning("the drain deadline passed with %d connections left", self._hub.connections)
+            logger.warning(
+                "drain deadline (HELIOGRAPH_DRAIN__DEADLINE_S) passed with %d connections left; they are cut",
+                self._hub.connections,
+            )
 
     async def _send_off(self, connections: list[Connection]) -> None:
         if not connections:

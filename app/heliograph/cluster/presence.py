@@ -122,10 +122,12 @@ class Presence:
             try:
                 entered = await self._backend.enter(self._directory.lease, entries)
             except BusUnavailable as error:
-                logger.debug("%d entries could not be made: %s", len(entries), error)
+                logger.debug("%d entries not written, retrying: %s", len(entries), error)
                 entered = False
             except Exception:
-                logger.exception("%d entries could not be made; trying again", len(entries))
+                logger.exception(
+                    "writing %d presence entries failed with an unexpected error; retrying", len(entries)
+                )
                 entered = False
             if not entered:
                 self._due = {**due, **self._due}

@@ -232,7 +232,10 @@ class PubSubManager:
             return
         if self._state is BusState.NEW:
             self.stats.publish_errors += 1
-            logger.error("the bus is not initialised: message %s is lost to other replicas", envelope.message_id)
+            logger.error(
+                "message %s is lost to other replicas: the bus is not initialised; call initialize() first",
+                envelope.message_id,
+            )
             done(BusUnavailable("the bus is not initialised; the message is lost"))
             return
         common = self._relay_common
@@ -332,7 +335,7 @@ class PubSubManager:
                 self._state = BusState.LOST
                 self.stats.connection_losses += 1
                 delay_s = _backoff_s(failures)
-                logger.warning("the bus connection is lost (%s); next try in %.1f s", error, delay_s)
+                logger.warning("bus connection lost (%s); reconnecting in %.1f s", error, delay_s)
                 await self._drop_subscription()
                 await asyncio.sleep(delay_s)
 
@@ -399,14 +402,21 @@ class PubSubManager:
                 self.stats.received += 1
                 self.stats.handler_errors += 1
                 if envelope.node_id is None:  # by a foreign process; what clients say is not logged
-                    logger.exception("the handler failed on %r", payload[:EXCERPT_BYTES])
+                    logger.exception(
+                        "delivering a message from the bus failed with an unexpected error; skipped: %r",
+                        payload[:EXCERPT_BYTES],
+                    )
                 else:
                     about = {"channel": envelope.address}
-                    logger.exception("the handler failed on message %s", envelope.message_id, extra=about)
+                    logger.exception(
+                        "delivering message %s from the bus failed with an unexpected error; skipped",
+                        envelope.message_id,
+                        extra=about,
+                    )
 
     def _skip(self, payload: bytes, error: BadEnvelope) -> None:
         self.stats.malformed += 1
-        logger.warning("skipped what is no envelope (%s): %r", error, payload[:EXCERPT_BYTES])
+        logger.warning("skipped a bus message that is not an envelope (%s): %r", error, payload[:EXCERPT_BYTES])
 
     def _confirmed(self, name: str) -> None:
         if name != self.channel:
@@ -419,13 +429,13 @@ class PubSubManager:
         self._confirmations += 1
         if self._confirmations > 1:
             self.stats.resubscriptions += 1
-            logger.info("subscribed again; what was published meanwhile did not arrive here")
+            logger.info("subscribed to the bus again; messages published meanwhile are read from the log")
         # At the first time too: the log may have been read before there was a subscription.
         if self.on_resubscribed is not None:
             try:
                 self.on_resubscribed()
             except Exception:
-                logger.exception("what was to be done after a new subscription failed")
+                logger.exception("the callback for a new bus subscription failed with an unexpected error")
 
     async def _subscribe(self) -> Wire:
         """The listening connection, opened and asked for all channels that are wanted unless there is one.
@@ -476,9 +486,9 @@ class PubSubManager:
                 with as_bus_unavailable():
                     await self.client.link.ask("PUBLISH", self.own_channel, repr(self._clock.monotonic()))
             except BusUnavailable as error:
-                logger.debug("the canary did not get out: %s", error)  # the reader notices and says so
+                logger.debug("publishing the canary failed: %s", error)  # the reader notices and says so
             except Exception:
-                logger.exception("the canary did not get out, for a reason that nobody expected")
+                logger.exception("publishing the canary failed with an unexpected error")
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._settings.canary_interval_s):
                     await self._canary_due.wait()

@@ -74,7 +74,7 @@ class ReadBatcher:
                 _fail(futures, BusUnavailable("this replica is stopping"))
                 raise
             except Exception:
-                logger.exception("the log could not be read")
+                logger.exception("reading the log failed with an unexpected error")
                 _fail(futures, BusUnavailable("the log could not be read"))
             else:
                 for future, opened in zip(futures, results, strict=True):

@@ -34,9 +34,9 @@ class RunReaper:
             try:
                 lost = await self._reap()
             except BusUnavailable as error:
-                logger.debug("lost runs were not looked for: %s", error)
+                logger.debug("search for lost runs failed, retrying: %s", error)
             except Exception:
-                logger.exception("looking for lost runs failed")
+                logger.exception("search for lost runs failed with an unexpected error; retrying")
             else:
                 if lost:
-                    logger.warning("%d runs have lost their worker", lost)
+                    logger.warning("%d runs lost their worker and were marked FAILED", lost)

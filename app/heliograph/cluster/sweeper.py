@@ -34,6 +34,6 @@ class Sweeper:
             try:
                 await self._sweep()
             except BusUnavailable as error:
-                logger.debug("nothing was swept: %s", error)
+                logger.debug("sweeping old entries failed, retrying: %s", error)
             except Exception:
-                logger.exception("sweeping failed")
+                logger.exception("sweeping old entries failed with an unexpected error; retrying")

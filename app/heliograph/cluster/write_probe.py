@@ -86,9 +86,9 @@ class WriteProbe:
             try:
                 self._note(await self._ask())
             except Exception:
-                logger.exception("it could not be tried whether Redis takes what is written")
+                logger.exception("the write probe of Redis failed with an unexpected error; retrying")
             if self._silent_s >= self._give_up_s:
-                self.give_up(f"nothing that was asked of Redis has been answered for {self._give_up_s:g} s")
+                self.give_up(f"Redis has answered nothing for {self._give_up_s:g} s")
             pause_s = self._interval_s if self._failure is None else RETRY_S
             self._silent_s += pause_s
             await asyncio.sleep(pause_s)
@@ -118,9 +118,9 @@ class WriteProbe:
             self._succeeded_at = self._clock.monotonic()
             if self._is_said:
                 self._is_said = False
-                logger.info("Redis takes what is written again")
+                logger.info("Redis accepts writes again")
         elif self.fault is not None and not (self._is_said and before is not None and before.fault is failure.fault):
             self._is_said = True
             state = "unready" if self.is_vital else "degraded"
             todo = WHAT_TO_DO[failure.fault]
-            logger.error("%s, as Redis does not do what is asked of it: %s: %s", state, failure.text, todo)
+            logger.error("%s because Redis refuses or fails a write: %s: %s", state, failure.text, todo)

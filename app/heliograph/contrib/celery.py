@@ -96,12 +96,12 @@ class ProgressTask(Task):  # type: ignore[misc]
                 return runs[0]
             if runs:
                 logger.warning(
-                    "progress of %s not published: this process is at %d calls of it; say which with run_id=…",
+                    "progress of %s not published: this process runs %d calls of it; pass run_id=… to say which",
                     self.name,
                     len(runs),
                 )
                 return None
-        logger.debug("%s was called as a function: nobody watches", self.name)
+        logger.debug("%s was called as a function, not as a task: no progress is published", self.name)
         return None
 
     def run_id(self, task_id: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
@@ -174,7 +174,7 @@ class _Runs:
         try:
             self._publisher.lease_runs([run_id], self._options.lease_ttl_s)
         except PublishError as error:
-            logger.warning("no lease for run %s yet: %s", run_id, error.reason)
+            logger.warning("lease of run %s not taken, retrying: %s", run_id, error.reason)
         self.tell(run_id, "RUNNING", 0, None)
 
     def tell(self, run_id: str, state: str | None, progress: float | None, log: str | None) -> None:
@@ -190,7 +190,7 @@ class _Runs:
         except PublishError as error:
             self._silent_until = time.monotonic() + SILENCE_S
             logger.warning(
-                "progress of run %s not published, nor what comes in %g s: %s", run_id, SILENCE_S, error.reason
+                "progress of run %s not published, and skipped for the next %g s: %s", run_id, SILENCE_S, error.reason
             )
         except HeliographError as error:
             logger.warning("progress of run %s not published: %s", run_id, error)
@@ -225,7 +225,9 @@ class _Runs:
                 deadline_s=deadline_s,
             )
         except PublishError as error:
-            logger.warning("%s of run %s not published yet: %s", ending.state, run_id, error.reason)
+            logger.warning(
+                "%s of run %s not published, retrying in the background: %s", ending.state, run_id, error.reason
+            )
             return False
         except HeliographError as error:
             logger.warning("%s of run %s cannot be published: %s", ending.state, run_id, error)
@@ -236,7 +238,7 @@ class _Runs:
             self._publisher.release_run(run_id)
         except HeliographError as error:
             logger.debug(
-                "lease of run %s left to run out: %s", run_id, error
+                "lease of run %s not released; it expires by itself: %s", run_id, error
             )  # of a run that has ended it says nothing
 
     # -- in the background
@@ -257,7 +259,7 @@ class _Runs:
                 self._publisher.lease_runs(held, self._options.lease_ttl_s)
                 self.settle(0)
             except Exception as error:  # noqa: BLE001 - without this thread all runs here would be taken for lost
-                logger.warning("leases of %d runs not renewed: %s", len(held), described(error))
+                logger.warning("leases of %d runs not renewed, retrying: %s", len(held), described(error))
 
     def settle(self, deadline_s: float) -> None:
         """Tell the ends that are owed, as far as that is possible now."""
@@ -284,10 +286,10 @@ class _Runs:
             try:
                 lost = self._publisher.reap_lost_runs()
             except Exception as error:  # noqa: BLE001 - the next look is as good
-                logger.debug("cannot look for lost runs: %s", described(error))
+                logger.debug("search for lost runs failed, retrying: %s", described(error))
             else:
                 if lost:
-                    logger.warning("%d runs had lost their worker", lost)
+                    logger.warning("%d runs lost their worker and were marked FAILED", lost)
 
     def stop(self) -> None:
         self.settle(END_DEADLINE_S)
@@ -329,7 +331,7 @@ def _harmless(receiver: Callable[..., None]) -> Callable[..., None]:
         try:
             receiver(sender, **facts)
         except Exception as error:  # noqa: BLE001 - as above
-            logger.warning("the run of %s is not told of: %s", getattr(sender, "name", sender), described(error))
+            logger.warning("the run of %s is not reported: %s", getattr(sender, "name", sender), described(error))
 
     return receive
 
@@ -397,7 +399,7 @@ def _in_percent(progress: object) -> float | None:
     try:
         number = as_number(progress)
     except BadData as error:
-        logger.warning("a progress that is none is left out: %s", error)
+        logger.warning("progress left out of an update because it is not a number: %s", error)
         return None
     return None if number != number else min(100.0, max(0.0, number))  # NaN is what nobody can know
 

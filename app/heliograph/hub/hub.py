@@ -192,6 +192,6 @@ class Hub:
         """Close a connection that cannot take what is its own, and forget it."""
         self._telemetry.slow_closes += 1
         about = {"user": connection.user, "connection": connection.id}
-        logger.info("closed: it did not read what was sent to it", extra=about)
+        logger.info("closed a slow consumer: more than the outbox limit was waiting for it", extra=about)
         self.on_drop(connection)
         connection.close(code, "the connection did not read what was sent to it")

@@ -68,7 +68,7 @@ class FlushScheduler:
         try:
             self.hand_out()
         except Exception:
-            logger.exception("messages could not be handed out")
+            logger.exception("delivering a batch failed with an unexpected error")
         filled, self._filled = self._filled, []
         if len(filled) <= MANY:
             _flush(filled)
@@ -104,7 +104,7 @@ def _flush(outboxes: "list[Outbox]") -> None:
         try:
             outbox.flush()
         except Exception:
-            logger.exception("a write failed; its connection is dropped")
+            logger.exception("writing to a connection failed; the connection is closed")
             outbox.close(CloseCode.INTERNAL_ERROR, "a write failed")
 
 

@@ -104,10 +104,10 @@ class DrainingServer(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if self._drain_task is not None or not self.started:
-            logger.warning("%s: stopping at once", signal.Signals(sig).name)
+            logger.warning("received %s again: stopping at once, without draining", signal.Signals(sig).name)
             self.should_exit = self.force_exit = True
             return
-        logger.info("%s: draining; a second signal stops at once", signal.Signals(sig).name)
+        logger.info("received %s: draining; a second signal stops at once", signal.Signals(sig).name)
         self._drain_task = asyncio.get_running_loop().create_task(self._drain(), name="drain")
 
     async def _drain(self) -> None:

@@ -38,16 +38,16 @@ def accept_of(method: bytes, headers: Headers) -> bytes:
         elif name == b"sec-websocket-version":
             versions.append(value.strip())
     if method != b"GET":
-        raise BadHandshake(HTTPStatus.BAD_REQUEST, "a WebSocket is opened with GET")
+        raise BadHandshake(HTTPStatus.BAD_REQUEST, "use GET to open a WebSocket")
     if versions != [_VERSION]:
-        raise BadHandshake(HTTPStatus.UPGRADE_REQUIRED, "Sec-WebSocket-Version has to be 13")
+        raise BadHandshake(HTTPStatus.UPGRADE_REQUIRED, "Sec-WebSocket-Version must be 13")
     try:
         [key] = keys
         is_key = len(base64.b64decode(key, validate=True)) == _KEY_BYTES
     except (ValueError, binascii.Error):
         is_key = False
     if not is_key:
-        raise BadHandshake(HTTPStatus.BAD_REQUEST, "Sec-WebSocket-Key has to be 16 bytes in base64, once")
+        raise BadHandshake(HTTPStatus.BAD_REQUEST, "Sec-WebSocket-Key must be 16 bytes in base64, given once")
     return base64.b64encode(hashlib.sha1(key + _GUID, usedforsecurity=False).digest())
 
 

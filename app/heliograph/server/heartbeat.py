@@ -32,7 +32,7 @@ class Heartbeat:
         now = self._now()
         if self._last is not None and now - self._last > STOOD_STILL_S:
             self._doubtful_until = now + DOUBT_S
-            logger.warning("the event loop stood still for %.1f s", now - self._last)
+            logger.warning("the event loop was blocked for %.1f s; nothing was delivered meanwhile", now - self._last)
         self._last = now
 
     @property

@@ -239,7 +239,9 @@ class HttpProtocol(HttpToolsProtocol):
             path, query = url.path.decode("ascii"), url.query or b""
             query.decode("ascii")
         except UnicodeDecodeError:
-            raise BadHandshake(HTTPStatus.BAD_REQUEST, "what is not ASCII in a URL has to be escaped") from None
+            raise BadHandshake(
+                HTTPStatus.BAD_REQUEST, "the URL holds characters that are not ASCII; percent-encode them"
+            ) from None
         wanted = [value.decode("latin-1") for name, value in self.headers if name == b"sec-websocket-protocol"]
         return {
             "type": "websocket",

@@ -47,7 +47,7 @@ class PendingHandshake:
         try:
             await app(scope, self._receive, self._send)
         except Exception:
-            logger.exception("the application failed on a handshake")
+            logger.exception("WebSocket handshake failed with an unexpected error; answered 500")
         if not self._answered:
             self._refuse({**_REFUSED, "status": HTTPStatus.INTERNAL_SERVER_ERROR})
         if not self._socket.attached:

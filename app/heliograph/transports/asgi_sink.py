@@ -104,7 +104,7 @@ class AsgiSink:
             code, reason = self._close_event
             await self._send({"type": "websocket.close", "code": int(code), "reason": reason})
         except (OSError, RuntimeError) as error:  # what servers raise for a peer that has gone
-            logger.debug("a connection ended while it was written to: %s", error)
+            logger.debug("a connection ended during a write: %s", error)
         finally:
             self._over.set()
 

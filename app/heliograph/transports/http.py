@@ -94,7 +94,7 @@ class PublicEndpoint:
                 },
             )
         if request.method != self._method:
-            answer = refusal(ErrorCode.BAD_REQUEST, f"{request.method} means nothing here; use {self._method}")
+            answer = refusal(ErrorCode.BAD_REQUEST, f"{request.method} is not supported here; use {self._method}")
             answer.status_code, answer.headers["Allow"] = 405, f"{self._method}, OPTIONS"
             return answer
         try:

@@ -207,7 +207,9 @@ class PollConnection:
         except BusUnavailable as error:
             self._failure = error
         except Exception:
-            logger.exception("a poll failed", extra=self.driver.about)
+            logger.exception(
+                "a poll failed with an unexpected error; its connection is closed", extra=self.driver.about
+            )
             self.driver.connection.close(CloseCode.INTERNAL_ERROR, "internal error")
         finally:
             if self.closed is not None:

@@ -91,7 +91,7 @@ class SseEndpoint:
         try:
             right = await authenticator.keep_right_to_return(identity, ticket, right)
         except BusUnavailable as error:
-            logger.debug("a stream cannot be come back to: %s", error)
+            logger.debug("the right to reconnect to a stream was not kept: %s", error)
         return identity, right
 
 
@@ -150,7 +150,7 @@ class EventStream(Response):
             if abort is not None:
                 abort()
         except OSError as error:  # what servers raise for a peer that has gone
-            logger.debug("a stream ended while it was written to: %s", error)
+            logger.debug("a stream ended during a write: %s", error)
         finally:
             self._deadline = None
             self._alive_at.cancel()

@@ -93,7 +93,7 @@ class TestEdges:
         own_redis.stop()
         await eventually(lambda: bus.state is BusState.LOST)
         assert not bus.ready
-        assert [record for record in caplog.records if "is lost" in record.getMessage()]
+        assert [record for record in caplog.records if "bus connection lost" in record.getMessage()]
         own_redis.start()
         await eventually(lambda: bus.state is BusState.RUNNING)
         await eventually(lambda: bus.ready)
@@ -173,7 +173,7 @@ class TestEdges:
         await eventually(lambda: bus.stats.connection_losses >= 3)
         assert bus.state is BusState.LOST
         assert not bus.ready
-        assert "next try in" in caplog.text
+        assert "reconnecting in" in caplog.text
         own_redis.start()
         await eventually(lambda: bus.ready)
         assert bus.stats.resubscriptions == 0  # the first subscription: there was nothing before it to be missed

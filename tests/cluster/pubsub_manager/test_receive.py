@@ -203,7 +203,7 @@ class TestReceive:
             '{"message":"my secret","target_user_id":"bob","message_id":"m1","node_id":"another"}', GOOD % '"two"'
         )
         [record] = [record for record in caplog.records if record.levelno >= logging.ERROR]
-        assert record.getMessage() == "the handler failed on message m1"
+        assert record.getMessage() == "delivering message m1 from the bus failed with an unexpected error; skipped"
         assert record.__dict__["channel"] == "#bob"
         assert "my secret" not in caplog.text
 

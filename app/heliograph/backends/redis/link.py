@@ -158,7 +158,7 @@ class Link:
         except (RedisError, OSError) as error:
             self._failed(error)
         except Exception as error:
-            logger.exception("Redis cannot be connected to, for a reason that nobody expected")
+            logger.exception("connecting to Redis failed with an unexpected error; retrying")
             self._failed(error)
         else:
             self._connecting = None
@@ -210,7 +210,7 @@ class Link:
         try:
             self._pack(grown.command())
         except Exception as error:
-            logger.exception("a command could not be written")
+            logger.exception("writing a command to Redis failed with an unexpected error")
             done, *_ = self._outstanding.pop()  # it is the last, as long as it grows
             call_back(done, NotSent(f"the command could not be written: {error!r}"))
 
@@ -238,7 +238,7 @@ class Link:
             try:
                 unknown()
             except Exception:
-                logger.exception("an unknown script could not be dealt with")
+                logger.exception("reloading an unknown script failed with an unexpected error")
                 call_back(done, error)
             return
         call_back(done, error)
@@ -300,4 +300,4 @@ def call_back(done: OnReply, result: Any) -> None:
     try:
         done(result)
     except Exception:
-        logger.exception("what was to be done with an answer of Redis failed")
+        logger.exception("the callback of a Redis reply failed with an unexpected error")

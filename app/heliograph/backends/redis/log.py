@@ -178,7 +178,12 @@ class TwoServerLog(RedisLog):
         def announced(reply: Any) -> None:
             if isinstance(reply, Exception):
                 offset, error = appended.position.offset, bus_unavailable(reply)
-                logger.warning("%d is kept but not announced: %s", offset, error, extra={"channel": channel})
+                logger.warning(
+                    "offset %d is kept but was not published to other replicas; they find it with a heartbeat: %s",
+                    offset,
+                    error,
+                    extra={"channel": channel},
+                )
                 done(msgspec.structs.replace(appended, published=False, data=decode_envelope(envelope).message))
             elif user_id is None:
                 done(msgspec.structs.replace(appended, delivery=Delivery.REMOTE))
@@ -304,7 +309,7 @@ def _read(draft: Draft, answer: Any) -> AppendResult | BusUnavailable:
     try:
         return read_appended(answer, draft)
     except Exception as error:
-        logger.exception("what Redis has answered to an append cannot be read")
+        logger.exception("the reply of Redis to an append cannot be read")
         return bus_unavailable(InvalidResponse(f"its answer cannot be read: {error!r}"))
 
 

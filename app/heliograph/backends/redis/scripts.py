@@ -137,7 +137,11 @@ class Scripts:
     def _unknown(self, name: str, parameters: Command, done: OnReply, times: int) -> None:
         """Redis has forgotten its scripts, so it has not run this one: have them loaded, and call it again."""
         if times > MOST_TIMES:
-            done(NoScriptError("Redis forgets its scripts as fast as they are loaded"))
+            done(
+                NoScriptError(
+                    "Redis lost its scripts again and again while they were loaded; does something run SCRIPT FLUSH?"
+                )
+            )
             return
         self._again.append((name, parameters, done, times + 1))
         self._load()
@@ -155,7 +159,7 @@ class Scripts:
         except RedisError as refusal:
             error = refusal
         except Exception as failure:
-            logger.exception("the scripts could not be loaded, for a reason that nobody expected")
+            logger.exception("loading the Lua scripts failed with an unexpected error")
             error = NotSent(f"the scripts could not be loaded: {failure!r}")
         finally:
             self._loading = None

@@ -79,7 +79,9 @@ class SyncScripts:
             if len(results) == len(calls):
                 return raise_first_error([results[number] for number in range(len(calls))])
             self._load(name, stale=shas)
-        raise NoScriptError("Redis forgets its scripts as fast as they are loaded")
+        raise NoScriptError(
+            "Redis lost its scripts again and again while they were loaded; does something run SCRIPT FLUSH?"
+        )
 
     def _load(self, name: str, stale: dict[str, str]) -> None:
         with self._loading:
