@@ -1,0 +1,1 @@
+"""A site whose users are notified live."""
