@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from heliograph.errors import BadCursor
 from heliograph.protocol.position import Position, ShortBookmark, cursor_of, format_cursor, parse_cursor
+from heliograph.protocol.short_cursor import ShortCursorWriter
 
 CHANNELS = st.text(st.characters(codec="utf-8"), min_size=1)
 EPOCHS = st.text("0123456789abcdef", min_size=8, max_size=8)
@@ -82,3 +83,23 @@ def test_no_text_breaks_it(text: str) -> None:
     """Fails if some text is a fault of the server."""
     with suppress(BadCursor):
         parse_cursor(f"~{text}").position_in(text)
+
+
+@pytest.mark.parametrize("count", [101, 1000, 6000])
+def test_one_of_too_many_channels_is_not_read(count: int) -> None:
+    """Fails if a client can have its replica read a cursor of thousands of channels, by leaving out their names."""
+    short = str(ShortCursorWriter([f"c{n}" for n in range(count)]))
+    assert parse_cursor(short) == {}
+    if count == 101:  # the user's own channel is one of them
+        assert parse_cursor(short, 100) == {}
+    else:
+        with pytest.raises(BadCursor):
+            parse_cursor(short, 100)
+
+
+def test_few_short_ones_can_be_joined() -> None:
+    """Fails if looking a channel up in one part after the other costs any time that a client likes."""
+    parts = [str(ShortCursorWriter([f"c{n}"])) for n in range(5)]
+    parse_cursor("&".join(parts[:4]), 100)
+    with pytest.raises(BadCursor):
+        parse_cursor("&".join(parts), 100)

@@ -10,6 +10,7 @@ import msgspec
 from heliograph.errors import BadCursor
 from heliograph.protocol.short_cursor import MARK, ShortCursor, ShortCursorWriter
 
+MOST_SHORT: Final = 4  # short cursors that a client's may be joined from
 RIGHT: Final = "="  # begins the part of a stream's id that is its client's right to return: a name that none has
 
 
@@ -53,12 +54,13 @@ def _quoted(channel: str) -> str:
 class Cursor(dict[str, Position]):
     """What a client's cursor says: the positions of the channels that it names, and of others that it can tell.
 
-    As a mapping it holds those that it names.
+    As a mapping it holds those that it names. `most`: how many channels each of its parts may tell of.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, most: int | None = None) -> None:
         super().__init__()
         self._short: list[ShortCursor] = []
+        self._most = most
 
     def position_in(self, channel: str) -> Position | None:
         """Where the client stands in the channel, named or not; None if that is not said."""
@@ -76,7 +78,9 @@ class Cursor(dict[str, Position]):
             ValueError: it is not one.
         """
         if part.startswith(MARK) and "=" not in part:
-            short = ShortCursor(part)
+            if len(self._short) >= MOST_SHORT:
+                raise ValueError(part)
+            short = ShortCursor(part, self._most)
             for name in [name for name in self if short.find(name) is not None]:
                 del self[name]
             self._short.append(short)
@@ -87,13 +91,27 @@ class Cursor(dict[str, Position]):
             # else it is a right to return, which counts at `/sse` alone
 
 
-def parse_cursor(cursor: str) -> Cursor:
+def check_cursor_size(cursor: str, channels: int) -> None:
+    """Reject, before it is read, a cursor that is far longer than any of so many channels and the user's own.
+
+    Raises:
+        BadCursor: it is.
+    """
+    if cursor.count("&") > 2 * channels + 2:  # it may have been joined from several
+        raise _too_many(channels)
+
+
+def parse_cursor(cursor: str, channels: int | None = None) -> Cursor:
     """The positions that a cursor holds; a channel that is in it twice counts with its last position.
+
+    `channels`: of how many it may tell, beside the user's own. A client's costs no more to read than that.
 
     Raises:
         BadCursor: no replica gave this.
     """
-    parsed = Cursor()
+    if channels is not None:
+        check_cursor_size(cursor, channels)
+    parsed = Cursor(None if channels is None else channels + 1)
     if not cursor:
         return parsed
     try:
@@ -101,7 +119,13 @@ def parse_cursor(cursor: str) -> Cursor:
             parsed.add(part)
     except ValueError:
         raise BadCursor("the cursor is not one that this cluster has given") from None
+    if channels is not None and len(parsed) > channels + 1:
+        raise _too_many(channels)
     return parsed
+
+
+def _too_many(channels: int) -> BadCursor:
+    return BadCursor(f"the cursor names more than the {channels} channels that a connection may be on")
 
 
 class Bookmark:

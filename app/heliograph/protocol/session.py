@@ -30,7 +30,7 @@ from heliograph.protocol.operations import (
     Unsubscribe,
 )
 from heliograph.protocol.policy import Policy
-from heliograph.protocol.position import Cursor, Position, parse_cursor
+from heliograph.protocol.position import Position, check_cursor_size, parse_cursor
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +177,7 @@ class Session:
         Raises:
             BadCursor, BadChannel: its cursor is none; it is to be closed.
         """
-        positions = self._parse(self._connect.cursor or "")
+        positions = parse_cursor(self._connect.cursor or "", self._max_channels)
         for channel in positions:
             check_channel(channel)
         self.user = user
@@ -221,7 +221,7 @@ class Session:
             return _said_already(operation)
         # What else is wrong with a cursor is found out when the client is known: nobody else may have it read.
         try:
-            self._check_size(operation.cursor)
+            check_cursor_size(operation.cursor or "", self._max_channels)
         except BadCursor as error:
             return Reject(error.code, str(error), operation.id, close=CloseCode.BAD_REQUEST)
         self._is_connecting = True
@@ -306,22 +306,7 @@ class Session:
         """
         if not cursor:
             return None
-        self._check_size(cursor)
-        return self._parse(cursor).position_in(channel)
-
-    def _parse(self, cursor: str) -> Cursor:
-        positions = parse_cursor(cursor)
-        if len(positions) > self._max_channels + 1:  # the user's own channel is one more
-            raise self._too_many()
-        return positions
-
-    def _check_size(self, cursor: str | None) -> None:
-        """Reject, before it is read, a cursor that is far longer than any that was given."""
-        if cursor and cursor.count("&") > 2 * self._max_channels + 2:  # it may have been joined from several
-            raise self._too_many()
-
-    def _too_many(self) -> BadCursor:
-        return BadCursor(f"the cursor names more than the {self._max_channels} channels that a connection may be on")
+        return parse_cursor(cursor, self._max_channels).position_in(channel)
 
     def _may_read(self, channel: str) -> bool:
         return self._policy.may_read(self.user, self._grants, channel)

@@ -26,8 +26,8 @@ class ShortCursor:
 
     __slots__ = ("_bits", "_positions", "_salt")
 
-    def __init__(self, text: str) -> None:
-        """Read one.
+    def __init__(self, text: str, most: int | None = None) -> None:
+        """Read one. `most`: channels that it may be about; what it costs to read more is not spent.
 
         Raises:
             ValueError: it is not one.
@@ -39,7 +39,7 @@ class ShortCursor:
         self._bits, at = _number(data, 0)
         self._salt, at = _number(data, at)
         count, at = _number(data, at)
-        if not 0 < self._bits <= MOST_BITS or self._salt > _MASK or count > len(data):
+        if not 0 < self._bits <= MOST_BITS or self._salt > _MASK or count > (len(data) if most is None else most):
             raise ValueError(text)
         hashes, last = [], -1
         for _ in range(count):

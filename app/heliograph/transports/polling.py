@@ -162,6 +162,7 @@ class PollConnection:
     def __init__(self, parts: Parts, encoding: Encoding, asked: PollKey, tasks: set[asyncio.Task[None]]) -> None:
         self.closed: tuple[CloseCode, str] | None = None
         self._most_bytes = parts.settings.poll.answer_bytes
+        self._most_channels = parts.settings.limits.channels_per_connection
         self._outbox = Outbox(self, parts.flush_scheduler, parts.settings.limits.outbox_bytes)
         self.driver = Driver(parts, encoding, self._outbox, channels=asked.channels)
         self._known = Cursor()  # where the client said it stands
@@ -192,7 +193,7 @@ class PollConnection:
             Disconnected: the client is not let in.
             BadCursor: it goes on from nowhere.
         """
-        self._known = parse_cursor(connect.cursor or "")
+        self._known = parse_cursor(connect.cursor or "", self._most_channels)
         self._replays = connect.replay
         joins = await self.driver.enter(connect, identity)
         self._joining = asyncio.create_task(self._join_all(joins), name="poll-join")
