@@ -15,6 +15,7 @@ from tests.support.metrics import read
 from tests.support.poller import Poller
 from tests.support.redis_server import RedisServer
 from tests.support.replicas import RunningReplica
+from tests.support.tokens import JWT, token
 from tests.support.waiting import eventually
 
 INVOICES = [f"invoice {n}" for n in range(5)]
@@ -170,6 +171,26 @@ class TestBudget:
                 assert time.monotonic() - began > 0.9
         lines = [each.getMessage() for each in caplog.records if each.name == "heliograph.cluster.client_writes"]
         assert lines == ["refused 1 writes of clients (user_messages) since the last line like this"]
+
+    @pytest.mark.parametrize(
+        "frame",
+        [{"type": "refresh", "token": "x"}, {"type": "emit", "event": "order", "data": "x"}],
+        ids=["refresh", "emit"],
+    )
+    async def test_what_takes_its_time_is_read_slowly_too(
+        self, start_replica: StartReplica, frame: dict[str, Any]
+    ) -> None:
+        """Fails if refused frames cost nothing that are not answered at once."""
+        limits = {"user_messages_per_second": 0.1, "user_bytes_per_second": 10_000}
+        one = await start_replica(auth=JWT, emit={"events": ["order"]}, limits=limits)
+        async with Client(one.url) as client:
+            await client.say({"type": "connect", "token": token("al")})
+            await client.next("connected")
+            began = time.monotonic()
+            for n in range(31):
+                await client.say({**frame, "id": f"f{n}"})
+            await client.next("error", id="f30")
+            assert time.monotonic() - began > 0.9
 
     async def test_large_frames_are_read_slowly_whatever_they_say(self, start_replica: StartReplica) -> None:
         """Fails if a user may keep a replica busy with reading, on several sockets; or others wait for it."""

@@ -205,6 +205,7 @@ class _Socket:
         "_paid",
         "_parts",
         "_patience",
+        "_pause_until",
         "_reads",
         "_socket",
         "_timer",
@@ -243,6 +244,9 @@ class _Socket:
         self._paid: asyncio.Future[None] | None = None  # until the client may go on after much of that
         self._work: asyncio.Task[None] | None = None  # what takes its time
         self._waiting: deque[str] | None = None  # the frames behind it
+        self._pause_until = (
+            0.0  # (monotonic) before which no further frame is handled, once what is under way is done
+        )
         self._timer: asyncio.TimerHandle | None = None
         self._close_code: int | None = None  # with which the socket ended
         # The address, until the client has said who it is.
@@ -319,11 +323,15 @@ class _Socket:
         """Read no further for as long as the user's other frames were large, or refused: others need not wait."""
         size += REFUSED_BYTES * self._driver.refusals
         self._driver.refusals = 0
-        pause_s = self._driver.pace.take(size, monotonic())
-        if pause_s and self._work is None:
-            if self._socket is not None:
-                self._socket.pause_reading()
-            self._work = asyncio.create_task(self._do(asyncio.sleep(pause_s)), name="websocket-pause")
+        now = monotonic()
+        pause_s = self._driver.pace.take(size, now)
+        if not pause_s:
+            return
+        if self._socket is not None:
+            self._socket.pause_reading()
+        self._pause_until = now + pause_s
+        if self._work is None:
+            self._work = asyncio.create_task(self._do(asyncio.sleep(0)), name="websocket-pause")
 
     def _refuse_one_too_many(self, text: str, now: float) -> None:
         """A frame over the rate is answered and dropped. Answers cost too: who goes on regardless is closed."""
@@ -354,6 +362,10 @@ class _Socket:
             await work
             if self._driver.connection.read_bytes:
                 await self._pay()
+            if self._driver.refusals:
+                self._pause_after(0)
+            if self._close_code is None and (pause_s := self._pause_until - monotonic()) > 0:
+                await asyncio.sleep(pause_s)
         except Disconnected:
             pass
         except Exception:
