@@ -60,7 +60,7 @@ async def test_an_unwanted_upgrade_is_not_passed_on(strict_cluster: LocalCluster
     """Fails if `curl --http2` or Java's HttpClient cannot publish through nginx."""
     url = f"{strict_cluster.url}/api/publish"
     assert await curl("--http2", "-H", f"X-API-Key: {KEY}", "-d", BODY.decode(), url) == 200
-    if shutil.which("java") is not None:
+    if shutil.which("javac") is not None:
         assert await java(url, KEY, BODY.decode()) == 200
 
 
