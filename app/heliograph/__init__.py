@@ -1,34 +1,35 @@
 """Heliograph: a horizontally scaled WebSocket cluster.
 
-The way of one message, from the socket of alice on replica-1 to the sockets of bob:
+The way of one message, from alice's socket on replica-1 to the sockets of bob:
 
-1. `server/websocket.py` reads a text frame from alice's socket and hands it to `transports/websocket.py`.
-2. `protocol/plain.py` makes an operation of it (`Send`), or says what is wrong with it.
-3. `protocol/session.py` decides: alice is connected, "bob" can be a user, so it may go to the router. No I/O happens
-   here. `transports/driver.py`, which all endpoints share, carries out what it says.
-4. `cluster/connection_manager.py`, the router, makes a `Draft` of it for bob's channel, `#bob`. Log first: one
-   script (`backends/redis_log.py`, `backends/lua/append.lua`) gives it its place, keeps it in the channel's stream
-   and publishes it on the shared `events` channel. It looks at who holds bob (`cluster/directory.py` keeps that
-   true): if replica-1 alone does, nothing is published, and replica-1 goes on with step 6 by itself. The call goes
-   out with those before it as one command (`backends/scripts.py`, `backends/call_batch.py`), at the end of this turn
-   of the loop (`backends/link.py`), and a callback is given its answer, which becomes alice's `ack`.
-5. On every replica a connection of the `PubSubManager` (`cluster/pubsub_manager.py`, `backends/wire.py`) brings the
-   envelope, and it goes to `cluster/remote_delivery.py`, which has nothing to publish with: what came in over the bus
-   never goes back to it.
-6. `cluster/channels.py` knows where this replica stands in `#bob`. `protocol/sequence.py` lets through what is next,
-   drops what was there before, and has a missing range read from the log. Bob's sockets stay open meanwhile.
-7. `hub/hub.py` has the connections that listen. The message is encoded once and put into the outbox of each (of a
-   channel that many listen to, joined with what else the turn brings: `hub/batch.py`). `hub/outbox.py` writes at the
-   end of the turn, to the transport of `server/websocket.py`. Alice has her `ack` by now.
+1. `server/websocket.py` reads a text frame from alice's socket and passes it to `transports/websocket.py`.
+2. `codecs/plain.py` decodes it to an operation (`Send`), or says what is wrong with it.
+3. `protocol/session.py` decides: alice is connected, "bob" can be a user, so the message may go to the router. No
+   I/O happens here. `transports/driver.py`, which all endpoints share, carries out the decision.
+4. `cluster/connection_manager.py`, the router, makes a `Draft` for bob's channel, `#bob`. Log first: one script
+   (`backends/redis/log.py`, `backends/redis/lua/append.lua`) gives the message its position, appends it to the
+   channel's stream and publishes it on the shared bus channel `events`. The script looks up which replicas hold bob
+   (`cluster/directory.py` keeps that true). If replica-1 alone holds him, nothing is published, and replica-1
+   continues with step 6. The call is batched with those before it into one command (`backends/redis/scripts.py`,
+   `backends/redis/call_batch.py`) and sent at the end of this event-loop iteration (`backends/redis/link.py`). A
+   callback gets the reply, which becomes alice's `ack`.
+5. On every replica the listening connection of the `PubSubManager` (`cluster/pubsub_manager.py`,
+   `backends/redis/wire.py`) receives the envelope and passes it to `cluster/remote_delivery.py`. That object has
+   nothing to publish with, so what came over the bus never goes back to it.
+6. `cluster/channels.py` knows the replica's position in `#bob`. `protocol/sequence.py` lets the next message
+   through, drops a message that was delivered before, and has a gap read from the log. Bob's sockets stay open
+   meanwhile.
+7. `hub/hub.py` has the connections that listen. The message is encoded once and put into the outbox of each
+   connection (on a channel with many listeners, joined with the iteration's other messages: `hub/batch.py`).
+   `hub/outbox.py` writes at the end of the iteration, to the transport of `server/websocket.py`. Alice has her
+   `ack` by now.
 
-An ephemeral message is local first: in step 4 the router gives it to the hub at once, and `backends/lua/relay.lua`
-publishes it without keeping it. Everything else is the same.
+An ephemeral message is local first: in step 4 the router passes it to the hub at once, and
+`backends/redis/lua/relay.lua` publishes it without keeping it. Everything else is the same.
 
-Programs that are no replica run the same script: `publish/`.
+Programs that are not replicas run the same script: `client/publisher.py`.
 
-Imports go down only: main, cli > server, local_cluster > application > transports > cluster, publish > hub,
-backends > protocol > settings, errors, clock, logs, telemetry, tasks, answers. `application.py` alone ties
-the concrete parts together.
+Imports go down only; `pyproject.toml` holds the layers. `application.py` alone ties the concrete parts together.
 """
 
 from importlib import import_module
