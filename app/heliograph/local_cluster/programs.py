@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from heliograph.local_cluster.child import Program
-from heliograph.local_cluster.machine import find_nginx, find_redis, listen_addresses
-from heliograph.local_cluster.options import LocalClusterOptions, bracketed
+from heliograph.local_cluster.machine import find_caddy, find_nginx, find_redis, listen_addresses
+from heliograph.local_cluster.options import CannotStart, LocalClusterOptions, bracketed
 
-TEMPLATE = Path(__file__).parent / "templates" / "nginx.conf.template"
+TEMPLATES = Path(__file__).parent / "templates"
+TEMPLATE = TEMPLATES / "nginx.conf.template"
 PROBE_TIMEOUT_S = 2.0
 OTHERS_STOP_WITHIN_S = 5.0
 # nginx's own variables, and a port that all replicas here would share: nginx lets nothing of it out.
@@ -38,7 +39,8 @@ def check_installed(options: LocalClusterOptions) -> None:
     """
     if options.own_redis_port is not None:
         find_redis()
-    find_nginx()
+    if options.edge == "caddy":
+        find_caddy()
 
 
 def redis(options: LocalClusterOptions, directory: Path) -> list[Part]:
@@ -63,17 +65,41 @@ def replicas(options: LocalClusterOptions) -> list[Part]:
 
 def nginx(options: LocalClusterOptions, directory: Path, open_files: int) -> list[Part]:
     """The nginx in front of them, with its configuration written to `directory`."""
+    program = find_nginx()
+    if program is None:
+        raise CannotStart("nginx is not installed any more.")
     configuration = directory / "nginx.conf"
     configuration.write_text(render(TEMPLATE.read_text(), _nginx_variables(options, directory, open_files)))
     argv = (
-        find_nginx(),
+        program,
         # Before it reads its configuration it would log to a file of the system's nginx.
         *("-e", "stderr", "-p", str(directory), "-c", str(configuration)),
     )
     # Its workers do not hear of the supervisor's death: the master has to live to end them.
-    program = Program("nginx", argv, dict(os.environ), OTHERS_STOP_WITHIN_S, orphan_signal=signal.SIGTERM)
+    child = Program("nginx", argv, dict(os.environ), OTHERS_STOP_WITHIN_S, orphan_signal=signal.SIGTERM)
+    return [Part(child, lambda: _edge_problem(options))]
+
+
+def caddy(options: LocalClusterOptions, directory: Path) -> list[Part]:
+    """The Caddy in front of them where nginx is not installed, with its configuration written to `directory`."""
+    configuration = directory / "Caddyfile"
+    variables = {
+        "HELIOGRAPH_CADDY_RUN_DIR": str(directory / "caddy"),
+        "HELIOGRAPH_CADDY_PORT": str(options.port),
+        "HELIOGRAPH_CADDY_ADDRESSES": " ".join(listen_addresses(options.host)),
+        "HELIOGRAPH_CADDY_SERVERS": " ".join(f"127.0.0.1:{port}" for port in options.replica_ports),
+    }
+    configuration.write_text(render((TEMPLATES / "Caddyfile.template").read_text(), variables))
+    argv = (find_caddy(), "run", "--adapter", "caddyfile", "--config", str(configuration))
+    # It would write its last configuration into the person's home directory.
+    home = {"XDG_CONFIG_HOME": str(directory / "caddy"), "XDG_DATA_HOME": str(directory / "caddy")}
+    child = Program("caddy", argv, {**os.environ, **home}, OTHERS_STOP_WITHIN_S)
+    return [Part(child, lambda: _edge_problem(options))]
+
+
+async def _edge_problem(options: LocalClusterOptions) -> str | None:
     address = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(options.host, options.host)  # noqa: S104 - asked, not bound
-    return [Part(program, lambda: _http_problem(address, options.port, "/ready"))]
+    return await _http_problem(address, options.port, "/ready")
 
 
 def _nginx_variables(options: LocalClusterOptions, directory: Path, open_files: int) -> dict[str, str]:
