@@ -76,6 +76,7 @@ def cluster_settings(
         BadSetting: there is no URL, or a value that cannot be used.
     """
     redis, bus = _group("redis"), _group("bus")
+    options = _namespaces() if namespaces is None else dict(namespaces)
     url_of_environment = redis.get("url")
     if url is not None:
         redis["url"] = url
@@ -111,7 +112,7 @@ def cluster_settings(
         emit_shards=_whole("REDIS__EMIT_SHARDS", redis.get("emit_shards", EMIT_SHARDS), ge=1, le=1024),
         bus_channel=bus_channel_name(None if channel is None else _text("BUS__CHANNEL", channel), live, keys),
         routing=cast("Literal['shared', 'directed']", routing),
-        namespaces=_namespaces() if namespaces is None else dict(namespaces),
+        namespaces=options,
         depth=_depth(),
     )
 
