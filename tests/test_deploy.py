@@ -129,7 +129,7 @@ def test_the_replicas_that_are_scraped_are_those_of_compose() -> None:
 @pytest.mark.parametrize("name", ["docker-compose.yml", "docker-compose.prod.yml"])
 def test_compose_fills_in_all_of_the_nginx_configuration(name: str) -> None:
     """Fails if the template asks for a variable that a compose file does not set: nginx would not start."""
-    template = DEPLOY.parent / "app/heliograph/local_cluster/templates/nginx.conf.template"
+    template = DEPLOY.parent / "nginx/nginx.conf.template"
     asked = set(re.findall(r"\$\{(HELIOGRAPH_\w+)\}", template.read_text()))
     assert asked <= set(compose(name)["services"]["nginx"]["environment"])
 
