@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-FIXTURES = Path(__file__).parent / "fixtures"
+FIXTURES = ROOT / "tests" / "contrib" / "fixtures"
 HELIOGRAPH = (sys.executable, "-m", "heliograph")
 PLAYBOOK = (str(Path(sys.executable).parent / "ansible-playbook"), "-i", str(FIXTURES / "hosts.ini"))
 
