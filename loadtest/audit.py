@@ -9,8 +9,9 @@ bus connections are killed several times a second, replicas are killed with -9, 
 subscribers leave on purpose. Now and then those come back at the very moment at which Redis hangs, or is down.
 
 With `--appendfsync everysec` each restart of Redis may have lost something, as far as the cluster can know, so logs
-begin new epochs and gaps are said aloud. But a killed Redis has lost nothing (only a killed machine would have), so
-nothing may be missing then either.
+begin new epochs and gaps are said aloud. Then a message may be missing where the reader was told so: Redis puts
+writes off while its disk is busy, and a reader who has missed two epochs gets the present one only. A silent gap is
+wrong all the same.
 
 The exit status is 0 if nothing that was acknowledged was lost, nothing came twice or out of order, no gap went
 unsaid or was said without a reason, no socket was closed but those of a killed replica, and no replica met with an
@@ -471,7 +472,7 @@ def report(
     unsignalled = [f"{name} {channel}: {each}" for name, channel, book in books for each in book.unsignalled] + late
     gaps = [f"{name} {channel}: {before} -> {after}" for name, channel, book in books for before, after in book.gaps]
     wrong = {
-        "acknowledged but lost": lost,
+        "acknowledged but lost": [] if may_gap else lost,  # what is missing without a word is an unsignalled gap
         "doubled": doubled,
         "out of order": disordered,
         "unsignalled gaps": unsignalled,
@@ -488,6 +489,7 @@ def report(
         **ledger.faults,
         "repairs inside replicas": output.count(": repaired "),
         "gaps said aloud": len(gaps),
+        "missing in gaps said aloud": len(lost) if may_gap else 0,
     }
     for name, count in facts.items():
         print(f"{name:<34}{count:>8}")
