@@ -452,12 +452,16 @@ def report(
 ) -> int:
     """Print what was found; returns 1 if anything is wrong. `may_gap`: the cluster has a reason to say so aloud."""
     books = [(reader.name, channel, book) for reader in readers for channel, book in reader.books.items()]
-    lost, doubled = [], []
+    lost, told, doubled = [], [], []
     at: dict[tuple[str, Position], Number] = {}
     for name, channel, book in books:
         numbers = Counter(number for _, number in book.got)
         doubled += [f"{name} {channel}: {number} twice" for number, count in numbers.items() if count > 1]
-        lost += [f"{name} {channel}: {number}" for number in ledger.acknowledged[channel] - set(numbers)]
+        missing = [f"{name} {channel}: {number}" for number in ledger.acknowledged[channel] - set(numbers)]
+        if may_gap and book.gaps:
+            told += missing
+        else:
+            lost += missing
         for position, number in book.got:
             if at.setdefault((channel, position), number) != number:
                 doubled.append(f"{name} {channel}: {position} is {number} and {at[channel, position]}")
@@ -472,7 +476,7 @@ def report(
     unsignalled = [f"{name} {channel}: {each}" for name, channel, book in books for each in book.unsignalled] + late
     gaps = [f"{name} {channel}: {before} -> {after}" for name, channel, book in books for before, after in book.gaps]
     wrong = {
-        "acknowledged but lost": [] if may_gap else lost,  # what is missing without a word is an unsignalled gap
+        "acknowledged but lost": lost,
         "doubled": doubled,
         "out of order": disordered,
         "unsignalled gaps": unsignalled,
@@ -489,7 +493,7 @@ def report(
         **ledger.faults,
         "repairs inside replicas": output.count(": repaired "),
         "gaps said aloud": len(gaps),
-        "missing in gaps said aloud": len(lost) if may_gap else 0,
+        "missing in gaps said aloud": len(told),
     }
     for name, count in facts.items():
         print(f"{name:<34}{count:>8}")
