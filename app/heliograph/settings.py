@@ -44,15 +44,18 @@ class RedisSettings(_Group):
 
     url: str | None = Field(default=None, description="redis://host:6379/0 (rediss:// for TLS, unix:// for a socket)")
     durable_url: str | None = Field(
-        default=None, description="a second Redis for what is kept (with appendonly); unset: the same one"
+        default=None, description="a second Redis for kept messages (with appendonly); unset: the same one"
     )
-    max_connections: int = Field(default=50, ge=1, description="connections for commands; listening has its own")
-    prefix: str = Field(default=DEFAULT_PREFIX, description="what all keys begin with")
+    max_connections: int = Field(default=50, ge=1, description="connections for commands; the bus has its own")
+    prefix: str = Field(default=DEFAULT_PREFIX, description="the prefix of all keys")
     emit_shards: int = Field(
-        default=EMIT_SHARDS, ge=1, le=1024, description="streams for what clients emit; workers must agree"
+        default=EMIT_SHARDS,
+        ge=1,
+        le=1024,
+        description="streams for emissions of clients; workers must use the same number",
     )
     emit_maxlen: int = Field(
-        default=100_000, ge=1, description="emitted entries in each of them, at most; more are refused"
+        default=100_000, ge=1, description="entries in each of these streams, at most; more are refused"
     )
 
     @field_validator("url", "durable_url")
@@ -76,15 +79,15 @@ class BusSettings(_Group):
     channel: str | None = Field(
         default=None,
         min_length=1,
-        description="the Redis channel all replicas listen on; unset: `events`, or a name with prefix and database "
-        "where these are not the defaults",
+        description="the Redis channel that all replicas listen on; unset: `events`, or a name with prefix and "
+        "database where these are not the defaults",
     )
     routing: Literal["shared", "directed"] = Field(
         default="shared",
         description="directed: a user's messages go only to the replicas that hold the user, not to all",
     )
     canary_interval_s: float = Field(default=1.0, gt=0, description="how often a replica sends itself a token")
-    canary_timeout_s: float = Field(default=3.0, gt=0, description="unready when none was heard for so long")
+    canary_timeout_s: float = Field(default=3.0, gt=0, description="unready when none has come back for this long")
 
 
 def bus_channel(bus: BusSettings, redis: RedisSettings) -> str:
@@ -93,27 +96,35 @@ def bus_channel(bus: BusSettings, redis: RedisSettings) -> str:
 
 
 class DirectorySettings(_Group):
-    lease_ttl_s: float = Field(default=2.0, gt=0, description="a replica that says nothing for so long may be dead")
+    lease_ttl_s: float = Field(default=2.0, gt=0, description="how long a replica's lease lasts without a renewal")
     renew_interval_s: float = Field(default=0.5, gt=0, description="how often a replica renews its lease")
-    reap_grace_s: float = Field(default=1.0, ge=0, description="how long a lease stays run out before it is reaped")
+    reap_grace_s: float = Field(default=1.0, ge=0, description="how long after its expiry a lease is reaped")
 
 
 class ChannelSettings(_Group):
-    heartbeat_s: float = Field(default=1.0, gt=0, description="how often to look for a lost last message")
+    heartbeat_s: float = Field(
+        default=1.0, gt=0, description="how often to look for lost messages at the end of a log"
+    )
     linger_s: float = Field(default=5.0, ge=0, description="how long to follow a channel that nobody listens to")
-    page: int = Field(default=500, ge=1, description="publications read from the log at once")
+    page: int = Field(default=500, ge=1, description="publications in one read from the log")
     page_bytes: int = Field(
-        default=131_072, ge=1024, description="bytes of a channel read from the log at once, or one publication"
+        default=131_072, ge=1024, description="bytes in one read from a channel's log, or one publication"
     )
 
 
 class PresenceSettings(_Group):
-    grace_s: float = Field(default=2.0, ge=0, description="who is back on a channel within this time never left it")
+    grace_s: float = Field(
+        default=2.0, ge=0, description="a user who is back on a channel within this time never left it"
+    )
 
 
 class PollSettings(_Group):
-    linger_s: float = Field(default=5.0, ge=0, description="who polls again within this time is still connected")
-    answer_bytes: int = Field(default=262_144, ge=1024, description="events in one answer; the next has the rest")
+    linger_s: float = Field(
+        default=5.0, ge=0, description="a client that polls again within this time stays connected"
+    )
+    answer_bytes: int = Field(
+        default=262_144, ge=1024, description="bytes of events in one answer; the next has the rest"
+    )
 
 
 class AuthSettings(_Group):
@@ -121,25 +132,27 @@ class AuthSettings(_Group):
 
     mode: Literal["jwt", "open"] = Field(default="jwt", description="open: anyone may be any user; for development")
     open_to_network: bool = Field(
-        default=False, description="MODE open also where other machines reach it: anyone there may be any user"
+        default=False, description="allow MODE open where other machines can connect: anyone there may be any user"
     )
     secret: SecretStr | None = Field(default=None, description="the HMAC key that signs tokens, 32 bytes or more")
     secret_file: Path | None = Field(default=None, description="a file that holds the secret")
     public_key_file: Path | None = Field(
-        default=None, description="a PEM file: the RSA or EC key to check tokens with"
+        default=None, description="a PEM file with the RSA or EC key that checks tokens"
     )
-    jwks_url: str | None = Field(default=None, description="where RSA and EC keys are published (JSON Web Key Set)")
+    jwks_url: str | None = Field(default=None, description="the URL of the RSA and EC keys (JSON Web Key Set)")
     jwks_max_age_s: float = Field(
-        default=600, gt=0, description="how old those keys may be before they are read anew"
+        default=600, gt=0, description="how old those keys may be before they are read again"
     )
     jwks_timeout_s: float = Field(default=3.0, gt=0, description="how long reading them may take")
-    audience: str | None = Field(default=None, min_length=1, description="what a token's aud must name; unset: any")
+    audience: str | None = Field(
+        default=None, min_length=1, description="what a token's aud must contain; unset: any"
+    )
     issuer: str | None = Field(default=None, min_length=1, description="what a token's iss must be; unset: any")
-    leeway_s: float = Field(default=5, ge=0, le=300, description="by how much clocks may differ: for exp and nbf")
-    require_exp: bool = Field(default=False, description="refuse tokens without exp, which are good for ever")
-    ticket_ttl_s: float = Field(default=30, gt=0, le=300, description="how long a ticket may be used")
+    leeway_s: float = Field(default=5, ge=0, le=300, description="how much clocks may differ, for exp and nbf")
+    require_exp: bool = Field(default=False, description="refuse tokens without exp, which never expire")
+    ticket_ttl_s: float = Field(default=30, gt=0, le=300, description="how long a ticket is valid")
     stream_return_s: float = Field(
-        default=86_400, ge=0, description="how long a stream opened with a ticket may be come back to, at most"
+        default=86_400, ge=0, description="how long a stream that was opened with a ticket may be resumed, at most"
     )
 
     @field_validator("jwks_url")
@@ -207,7 +220,9 @@ def _read(name: str, path: Path) -> bytes:
 
 
 class ApiSettings(_Group):
-    key: SecretStr | None = Field(default=None, description="what programs prove themselves with; unset: no API")
+    key: SecretStr | None = Field(
+        default=None, description="the key of the server API, 16 bytes or more; unset: no API"
+    )
     key_file: Path | None = Field(default=None, description="a file that holds the key")
     body_bytes: int = Field(default=1_048_576, ge=1024, description="the largest body of a request")
     batch: int = Field(default=1000, ge=1, description="commands in a batch, and channels in a broadcast")
@@ -232,100 +247,137 @@ class ApiSettings(_Group):
 
 class EmitSettings(_Group):
     events: tuple[str, ...] = Field(
-        default=(), description="events that clients may emit to workers; 'order*': all that begin so; JSON list"
+        default=(),
+        description="events that clients may emit to workers, as a JSON list; 'order*' is a prefix",
     )
     shard_bytes: int = Field(
-        default=33_554_432, ge=65_536, description="memory of each stream, at most; more is refused"
+        default=33_554_432, ge=65_536, description="bytes of memory of each stream, at most; more is refused"
     )
-    ttl_s: float = Field(default=604_800, gt=0, description="for how long an entry is kept, handled or not")
+    ttl_s: float = Field(default=604_800, gt=0, description="how long an entry is kept, handled or not")
 
 
 class LimitSettings(_Group):
-    frame_bytes: int = Field(default=65_536, ge=1024, description="the largest frame of a client; more closes 1009")
+    frame_bytes: int = Field(
+        default=65_536, ge=1024, description="the largest frame of a client; a larger one closes with 1009"
+    )
     depth: int = Field(default=DEPTH, ge=1, le=128, description="how deep arrays and objects may nest in data")
-    outbox_bytes: int = Field(default=1_048_576, ge=65_536, description="what may wait for a client; more is slow")
-    messages_per_second: float = Field(default=100, ge=0, description="operations of one connection (0: no limit)")
+    outbox_bytes: int = Field(
+        default=1_048_576, ge=65_536, description="bytes that may wait for a client; more closes with 3008"
+    )
+    messages_per_second: float = Field(
+        default=100, ge=0, description="operations that one connection may send (0: no limit)"
+    )
     # At most as many as fit into the number that counts them in Redis (`backends/lua/_budget.lua`).
     user_messages_per_second: float = Field(
-        default=200, ge=0, le=100_000, description="that all clients of one user may write, over 10 s (0: no limit)"
+        default=200,
+        ge=0,
+        le=100_000,
+        description="messages that all clients of one user may write, over 10 s (0: no limit)",
     )
     user_bytes_per_second: float = Field(
         default=131_072,
         ge=0,
         le=100_000_000,
-        description="that all clients of one user may write, over 10 s (0: no limit)",
+        description="bytes that all clients of one user may write, over 10 s (0: no limit)",
     )
     recipient_messages_per_second: float = Field(
-        default=50, ge=0, description="that one user may send to any one user, over 10 s (0: no limit)"
+        default=50, ge=0, description="messages that one user may send to any one user, over 10 s (0: no limit)"
     )
     client_memory_percent: float = Field(
         default=80,
         ge=0,
         le=100,
-        description="of Redis' maxmemory; beyond it nothing that clients write is kept (0: no limit)",
+        description="used part of Redis' maxmemory beyond which nothing that clients write is kept (0: no limit)",
     )
     read_bytes_per_second: float = Field(
         default=1_048_576,
         ge=0,
-        description="history and presence that one connection reads; then its frames wait (0: no limit)",
+        description="bytes of history and presence that one connection may read; then its frames wait (0: no limit)",
     )
     requests_per_second: float = Field(
         default=50,
         ge=0,
-        description="HTTP requests of one user on one replica, in bursts of five times that (0: any)",
+        description="HTTP requests of one user on one replica, in bursts of five times that (0: no limit)",
     )
     requests_per_second_per_address: float = Field(
-        default=500, ge=0, description="the same of one address, whoever asks (0: any); nginx has its own"
+        default=500,
+        ge=0,
+        description="HTTP requests of one address on one replica, in such bursts (0: no limit); nginx has its own",
     )
-    refusals: int = Field(default=1000, ge=1, description="operations over that rate that get an answer; more closes")
-    connections: int = Field(default=20_000, ge=1, description="connections of one replica")
-    connections_per_user: int = Field(default=20, ge=0, description="over all replicas (0: no limit)")
+    refusals: int = Field(
+        default=1000, ge=1, description="refused operations in a row that get an error; more close with 3509"
+    )
+    connections: int = Field(default=20_000, ge=1, description="connections of one replica, at most")
+    connections_per_user: int = Field(
+        default=20, ge=0, description="connections of one user over all replicas (0: no limit)"
+    )
     connections_per_address: int = Field(
-        default=0, ge=0, description="on one replica (0: no limit); nginx has its own"
+        default=0,
+        ge=0,
+        description="connections of one address on one replica (0: no limit); nginx has its own limit",
     )
     failed_attempts_per_minute: float = Field(
-        default=60, ge=0, description="of one address, with a bad token, that are answered at once (0: any number)"
+        default=60,
+        ge=0,
+        description="bad tokens, tickets, keys of one address that are answered at once; others late (0: no limit)",
     )
     newcomers_per_address: int = Field(
-        default=256, ge=0, description="sockets that have not said who they are; the oldest makes room (0: no limit)"
+        default=256,
+        ge=0,
+        description="sockets of one address that have not identified themselves; the oldest makes room (0: no limit)",
     )
-    channels_per_connection: int = Field(default=100, ge=1, description="channels that one connection may be on")
-    connect_timeout_s: float = Field(default=5.0, gt=0, description="until the first frame must have come")
-    header_bytes: int = Field(default=131_072, ge=4096, description="a request's URL and headers; more is 431")
-    header_timeout_s: float = Field(default=10.0, gt=0, description="until a request's headers must have come")
-    body_timeout_s: float = Field(default=30.0, gt=0, description="until its body must have come")
+    channels_per_connection: int = Field(
+        default=100, ge=1, description="channels that one connection may subscribe to"
+    )
+    connect_timeout_s: float = Field(
+        default=5.0, gt=0, description="how long a client may take to send its first frame"
+    )
+    header_bytes: int = Field(
+        default=131_072, ge=4096, description="bytes of a request's URL and headers; more is answered with 431"
+    )
+    header_timeout_s: float = Field(default=10.0, gt=0, description="how long a request's headers may take to arrive")
+    body_timeout_s: float = Field(default=30.0, gt=0, description="how long a request's body may take to arrive")
 
 
 class PingSettings(_Group):
     interval_s: int = Field(
-        default=25, ge=1, le=60, description="how often the server pings each socket; nginx waits 75 s for it"
+        default=25, ge=1, le=60, description="how often the server pings each socket; nginx waits 75 s for a ping"
     )
-    timeout_s: int = Field(default=10, ge=1, description="how long a pong may take; then the socket is dead")
+    timeout_s: int = Field(
+        default=10, ge=1, description="how long a pong may take; then the socket is closed with 3012"
+    )
 
 
 class DrainSettings(_Group):
-    per_second: int = Field(default=500, ge=1, description="how many clients are told to come back in a second")
-    window_s: float = Field(default=10.0, ge=0, description="clients are spread over at most so long")
-    grace_s: float = Field(default=1.0, ge=0, description="until a client that was told is closed")
-    deadline_s: float = Field(default=20.0, gt=0, description="all of shutting down takes at most so long")
+    per_second: int = Field(default=500, ge=1, description="how many clients a second are asked to reconnect")
+    window_s: float = Field(default=10.0, ge=0, description="over how long the clients are spread, at most")
+    grace_s: float = Field(default=1.0, ge=0, description="how long after its time a client that stayed is closed")
+    deadline_s: float = Field(default=20.0, gt=0, description="how long the whole shutdown may take")
 
 
 class InternalSettings(_Group):
     """With a port, metrics, the OpenAPI document and what health is in detail are on that port alone."""
 
     port: int | None = Field(
-        default=None, ge=1, le=65_535, description="a port for metrics, health in detail and OpenAPI; unset: the same"
+        default=None,
+        ge=1,
+        le=65_535,
+        description="a port of its own for metrics, health in detail and OpenAPI; unset: the public port",
     )
-    host: str = Field(default="127.0.0.1", min_length=1, description="the address to listen on there")
+    host: str = Field(default="127.0.0.1", min_length=1, description="the address to listen on for that port")
 
 
 class LogSettings(_Group):
-    level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="what is logged")
-    format: Literal["text", "json"] = Field(default="text", description="lines for people, or JSON for programs")
+    level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="the lowest level that is logged"
+    )
+    format: Literal["text", "json"] = Field(default="text", description="text for people, or JSON for programs")
 
 
 class ConsoleSettings(_Group):
-    enabled: bool | None = Field(default=None, description="the page at / and its data; unset: in open mode only")
+    enabled: bool | None = Field(
+        default=None, description="serve the console at / and its data; unset: in open mode only"
+    )
 
 
 def _namespace(given: object) -> Namespace:
@@ -357,7 +409,7 @@ class Settings(BaseSettings):
     channels: ChannelSettings = ChannelSettings()
     presence: PresenceSettings = PresenceSettings()
     namespaces: dict[str, _NamespaceField] = Field(
-        default={}, description="options of namespaces by name, JSON; each takes the place of the built-in one"
+        default={}, description="options of namespaces by name, as JSON; each option replaces the built-in one"
     )
     poll: PollSettings = PollSettings()
     auth: Annotated[AuthSettings, Field(validate_default=True)] = AuthSettings.model_construct()
@@ -370,15 +422,16 @@ class Settings(BaseSettings):
     log: LogSettings = LogSettings()
     console: ConsoleSettings = ConsoleSettings()
     watchdog_s: float = Field(
-        default=8.0, ge=0, description="a replica that stands still for so long is killed by `serve` (0: never)"
+        default=8.0, ge=0, description="`serve` kills a replica that stands still for this long (0: never)"
     )
     trusted_proxies: str = Field(
         default="127.0.0.1",
-        description="addresses or networks whose X-Forwarded-For is believed; comma-separated. *: whoever connects, "
-        "and of the header the last address alone",
+        description="addresses or networks whose X-Forwarded-For is trusted, comma-separated; *: every peer, "
+        "and only the last address in the header",
     )
     allowed_origins: tuple[str, ...] = Field(
-        default=(), description="origins whose pages may connect, beside the page's own host; JSON list"
+        default=(),
+        description="origins whose pages may connect, as a JSON list; pages of the server's own host always may",
     )
 
     @field_validator("namespaces")
