@@ -16,9 +16,9 @@ The way of one message, from alice's socket on replica-1 to the sockets of bob:
 5. On every replica the listening connection of the `PubSubManager` (`cluster/pubsub_manager.py`,
    `backends/redis/wire.py`) receives the envelope and passes it to `cluster/remote_delivery.py`. That object has
    nothing to publish with, so what came over the bus never goes back to it.
-6. `cluster/channels.py` knows the replica's position in `#bob`. `protocol/sequence.py` lets the next message
-   through, drops a message that was delivered before, and has a gap read from the log. Bob's sockets stay open
-   meanwhile.
+6. `cluster/following.py` knows the replica's position in `#bob`. `protocol/sequence.py` lets the next message
+   through, drops a message that was delivered before, and has a gap read from the log (`cluster/repair.py`). Bob's
+   sockets stay open meanwhile.
 7. `hub/hub.py` has the connections that listen. The message is encoded once and put into the outbox of each
    connection (on a channel with many listeners, joined with the iteration's other messages: `hub/batch.py`).
    `hub/outbox.py` writes at the end of the iteration, to the transport of `server/websocket.py`. Alice has her

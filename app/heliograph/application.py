@@ -99,6 +99,7 @@ class Replica:
     hub: Hub
     bus: PubSubManager
     directory: Directory
+    channels: Channels
     manager: ConnectionManager
     telemetry: Telemetry
     flush_scheduler: FlushScheduler
@@ -229,7 +230,7 @@ def build_replica(settings: Settings, name: str = "replica-1", bus: PubSubManage
     )
     bus.handler = manager.handle_pubsub_message
     hub.on_drop = manager.disconnect
-    bus.on_resubscribed = _in_turn(channels.lost_track, commands.lost_track)
+    bus.on_resubscribed = _in_turn(channels.following.lost_track, commands.lost_track)
     authenticator = Authenticator(settings.auth, tickets, blocked)
     policy = Policy(namespaces, open_mode=authenticator.mode == "open", events=settings.emit.events)
     parts = Parts(
@@ -297,7 +298,7 @@ def build_replica(settings: Settings, name: str = "replica-1", bus: PubSubManage
         lifespan=lifespan,
     )
     internal = Starlette(routes=inside, middleware=middleware, exception_handlers=on_error) if has_inside else None
-    return Replica(app, internal, node, hub, bus, directory, manager, telemetry, flush_scheduler, memory)
+    return Replica(app, internal, node, hub, bus, directory, channels, manager, telemetry, flush_scheduler, memory)
 
 
 def _in_turn(*calls: Callable[[], object]) -> Callable[[], None]:

@@ -434,7 +434,7 @@ class TestRepair:
         self, own_redis: RedisServer, start_replica: StartReplica, caplog: pytest.LogCaptureFixture
     ) -> None:
         """CLIENT KILL TYPE pubsub while messages flow: no gap, no repeat, and the client's socket stays open."""
-        caplog.set_level(logging.INFO, "heliograph.cluster.channels")
+        caplog.set_level(logging.INFO, "heliograph.cluster.repair")
         one = await start_replica("replica-1", redis_url=own_redis.url, namespaces=LONG)
         two = await start_replica("replica-2", redis_url=own_redis.url, namespaces=LONG)
         async with arrive(one, "a") as a, arrive(two, "b") as b:
@@ -613,15 +613,15 @@ class TestRepair:
         async with arrive(one, "a") as a:
             epoch = position(await subscribe(a, "chat:1")).epoch
             forged = {"channel": "chat:1", "message": 0, "epoch": epoch, "offset": 1000}
-            channels = one.replica.manager._channels
-            log, reads = channels._log, 0
+            repair = one.replica.channels.joining._repair
+            log, reads = repair._log, 0
 
             async def count(*arguments: Any) -> Any:
                 nonlocal reads
                 reads += 1
                 return await log.read(*arguments)
 
-            channels._log = Like(log, read=count)
+            repair._log = Like(log, read=count)
             one.replica.manager.handle_pubsub_message(
                 Envelope(**{**forged, "message": json.dumps("forged").encode()})
             )
@@ -667,7 +667,7 @@ class TestFollowing:
             await eventually(
                 lambda: not own_redis.command("PUBSUB", "CHANNELS", f"{namespace}:events:chat:1"), within_s=3
             )
-            assert one.replica.manager._channels._followed == {}
+            assert one.replica.channels.following._followed == {}
 
     async def test_ten_thousand_channels_are_one_connection_and_no_task(
         self, own_redis: RedisServer, namespace: str

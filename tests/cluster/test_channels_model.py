@@ -105,8 +105,8 @@ class Client:
 
     def disconnect(self) -> None:
         """Nothing is wanted until it is asked for again."""
-        for channel in self._world.channels.channels_of(self.connection):
-            self._world.channels.leave(self.connection, channel)
+        for channel in self._world.channels.joining.channels_of(self.connection):
+            self._world.channels.joining.leave(self.connection, channel)
         self._world.hub.remove(self.connection)
         for frames in self.sink.writes[self._read :]:
             self._take(frames)
@@ -129,14 +129,14 @@ class Client:
             await asyncio.wait([before])
         if connection is not self.connection or channel not in self.wants:
             return
-        if channel in self._world.channels.channels_of(connection):
+        if channel in self._world.channels.joining.channels_of(connection):
             return
         self._read_all()
         since = None
         if channel in self.position:
             since = Position(self._world.epoch(channel), self.position[channel])
         try:
-            await self._world.channels.join(connection, channel, since, keep=keep)
+            await self._world.channels.joining.join(connection, channel, since, keep=keep)
         except BusUnavailable:
             if not keep and connection is self.connection:
                 self.wants.discard(channel)
@@ -144,7 +144,7 @@ class Client:
     def leave(self, channel: str) -> None:
         if channel in self.wants:
             self.wants.discard(channel)
-            self._world.channels.leave(self.connection, channel)
+            self._world.channels.joining.leave(self.connection, channel)
             self._read_all()
             self._on.discard(channel)
 
@@ -204,7 +204,7 @@ class World:
             draft = Draft(channel, data, str(self._number), "2026-01-01T00:00:00Z")
             appended = self.log.memory._append(draft, OPTIONS["room"])
             if not self.loses:
-                self.channels.receive(draft.publication(appended.data, appended.position))
+                self.channels.following.receive(draft.publication(appended.data, appended.position))
 
     async def do(self, step: Step) -> None:
         what, which, count = step
@@ -233,7 +233,7 @@ class World:
             case "lose":
                 self.loses = not self.loses
                 if not self.loses:
-                    self.channels.lost_track()
+                    self.channels.following.lost_track()
             case _:
                 await asyncio.sleep(0.001 * count)
         for _ in range(1 + which % 4):  # a subscription has begun when the client hears of another
@@ -278,7 +278,7 @@ async def run(steps: list[Step]) -> None:
             assert client.sink.closed is None
             wanted = {channel for channel in CHANNELS if client.connection in world.hub.subscribers(channel)}
             assert wanted == client.wants
-        assert world.channels._pending == {}
+        assert world.channels.joining._pending == {}
     finally:
         await world.channels.stop()
 

@@ -14,17 +14,31 @@ from heliograph.backends.memory.directory import NoCommands
 from heliograph.backends.memory.log import MemoryLog
 from heliograph.backends.redis.log import RedisLog
 from heliograph.clock import Clock, SystemClock
-from heliograph.cluster import channels as channels_module
+from heliograph.cluster import (
+    channels,
+    followed,
+    following,
+    gap_watch,
+    gaps,
+    joining,
+    read_batcher,
+    remote_delivery,
+    repair,
+    tally,
+)
 from heliograph.cluster import commands as commands_module
-from heliograph.cluster import read_batcher as read_batcher_module
-from heliograph.cluster import remote_delivery
 from heliograph.cluster.blocked_users import BlockedUsers
 from heliograph.cluster.channels import Channels
 from heliograph.cluster.commands import Commands
 from heliograph.cluster.directory import Directory
+from heliograph.cluster.following import Following
+from heliograph.cluster.gap_watch import GapWatch
+from heliograph.cluster.gaps import Gaps
+from heliograph.cluster.joining import Joining
 from heliograph.cluster.pubsub_manager import PubSubManager
 from heliograph.cluster.read_batcher import ReadBatcher
 from heliograph.cluster.remote_delivery import RemoteDelivery
+from heliograph.cluster.repair import Repair
 from heliograph.codecs.plain import PlainCodec
 from heliograph.errors import BadEnvelope
 from heliograph.hub.connection import Connection
@@ -66,7 +80,7 @@ class Here:
         self.commands = Commands(
             self.hub, NoCommands(), BlockedUsers(SystemClock()), node_id="me", clock=SystemClock()
         )
-        self.remote = RemoteDelivery(self.hub, self.channels, self.commands, "me", lambda: "now")
+        self.remote = RemoteDelivery(self.hub, self.channels.following, self.commands, "me", lambda: "now")
         self.sink = RecordingSink()
         outbox = Outbox(self.sink, self.flush_scheduler, 1000)
         self.bob = Connection("c", "bob", Encoding(PlainCodec(8), bytes, telemetry.traffic["websocket"]), outbox)
@@ -82,6 +96,7 @@ def envelope(user: str = "bob", **fields: Any) -> Envelope:
     return Envelope(target_user_id=user, message=msgspec.Raw(b'"hi"'), **fields)
 
 
+PARTS_OF_CHANNELS = [channels, followed, following, gap_watch, gaps, joining, read_batcher, repair, tally]
 SENDING = ("publish", "relay", "relay_on", "submit", "dispatch", "send_message", "emit")  # what sends a message on
 
 
@@ -95,10 +110,10 @@ class TestTheGuard:
         assert remote._hub in held
         assert not [thing for thing in held if isinstance(thing, PubSubManager | Directory | RedisLog | MemoryLog)]
         assert not [thing for thing in held if {*SENDING, "append"} & set(dir(thing))]
-        assert list(_parameters(RemoteDelivery)) == ["hub", "channels", "commands", "node_id", "timestamp"]
+        assert list(_parameters(RemoteDelivery)) == ["hub", "following", "commands", "node_id", "timestamp"]
 
     def test_its_channels_can_only_read_and_listen(self) -> None:
-        """Fails if Channels is ever given more than a log to read and a bus to listen to."""
+        """Fails if Channels or a part of it is ever given more than a log to read and a bus to listen to."""
         assert _parameters(Channels) == {
             "hub": Hub,
             "log": LogReader,
@@ -106,6 +121,38 @@ class TestTheGuard:
             "namespaces": Namespaces,
             "settings": ChannelSettings,
             "telemetry": Telemetry,
+        }
+        assert _parameters(Following) == {
+            "hub": Hub,
+            "bus": Subscriptions,
+            "reads": ReadBatcher,
+            "gaps": Gaps,
+            "namespaces": Namespaces,
+        }
+        assert _parameters(Joining) == {
+            "hub": Hub,
+            "following": Following,
+            "repair": Repair,
+            "reads": ReadBatcher,
+            "namespaces": Namespaces,
+            "page": int,
+        }
+        assert _parameters(Repair) == {
+            "hub": Hub,
+            "log": LogReader,
+            "following": Following,
+            "gaps": Gaps,
+            "namespaces": Namespaces,
+            "telemetry": Telemetry,
+            "page": int,
+        }
+        assert _parameters(GapWatch) == {
+            "log": LogReader,
+            "following": Following,
+            "gaps": Gaps,
+            "repair": Repair,
+            "joining": Joining,
+            "settings": ChannelSettings,
         }
         assert _verbs(LogReader) == {"read", "listen", "bus_sequences", "tops"}
         assert _verbs(Subscriptions) == {"follow", "unfollow"}
@@ -131,7 +178,7 @@ class TestTheGuard:
         """Fails if what Channels hands the log on to is ever given more than a log to read."""
         assert _parameters(ReadBatcher) == {"log": LogReader}
 
-    @pytest.mark.parametrize("module", [channels_module, read_batcher_module])
+    @pytest.mark.parametrize("module", PARTS_OF_CHANNELS)
     def test_its_channels_keep_to_that(self, module: ModuleType) -> None:
         """Fails if Channels gets at the rest of what it has at run time: those objects could publish and append."""
         tree = tree_of(module.__name__)
@@ -150,7 +197,7 @@ class TestTheGuard:
         ]
         assert len(loaded) == mentioned, "neither is handed on to anybody, or kept under another name"
 
-    @pytest.mark.parametrize("module", [remote_delivery, channels_module, read_batcher_module, commands_module])
+    @pytest.mark.parametrize("module", [remote_delivery, commands_module, *PARTS_OF_CHANNELS])
     def test_no_file_publishes_or_appends_to_the_log(self, module: ModuleType) -> None:
         """Fails if one of them calls what would send a publication on."""
         called = [
@@ -165,18 +212,12 @@ class TestTheGuard:
             name
             for name in imported
             if name.startswith(("heliograph.backends", "heliograph.cluster", "heliograph.client", "redis"))
-            and name
-            not in (
-                "heliograph.ports",
-                "heliograph.cluster.blocked_users",
-                "heliograph.cluster.channels",
-                "heliograph.cluster.commands",
-                "heliograph.cluster.read_batcher",
-            )
+            and name not in ("heliograph.ports", "heliograph.cluster.blocked_users", "heliograph.cluster.commands")
+            and name not in {part.__name__ for part in PARTS_OF_CHANNELS}
         ]
 
     @pytest.mark.parametrize(
-        ("owner", "verb"), [(RemoteDelivery, "deliver_remote"), (Channels, "receive"), (Commands, "receive")]
+        ("owner", "verb"), [(RemoteDelivery, "deliver_remote"), (Following, "receive"), (Commands, "receive")]
     )
     def test_it_cannot_wait_for_anything(self, owner: type, verb: str) -> None:
         """Fails if delivering becomes a coroutine function: it could then reach the network."""
@@ -188,8 +229,8 @@ class TestTheGuard:
             "uuid",
             "collections.abc",
             "msgspec",
-            "heliograph.cluster.channels",
             "heliograph.cluster.commands",
+            "heliograph.cluster.following",
             "heliograph.hub.hub",
             "heliograph.protocol.envelope",
             "heliograph.protocol.events",
@@ -298,7 +339,7 @@ class TestDeliverRemote:
         here.channels.start()
         try:
             async with asyncio.timeout(5):
-                await here.channels.listen(here.bob, "#bob")
+                await here.channels.joining.listen(here.bob, "#bob")
             [opened] = await here.log.read([ReadRequest("#bob")])
             epoch, top = opened.position.epoch, opened.position.offset
             broken = Envelope(msgspec.Raw(b'"\xff"'), target_user_id="bob", node_id="n", epoch=epoch, offset=top + 1)

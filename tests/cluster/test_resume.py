@@ -74,7 +74,7 @@ async def resumes(client: Client | EventSource, replica: RunningReplica) -> None
 
 
 def channels_of(replica: RunningReplica) -> Channels:
-    return replica.replica.manager._channels
+    return replica.replica.channels
 
 
 class TestRedisHangsJustAsAUserComesBack:
@@ -142,12 +142,12 @@ class TestRedisHangsJustAsAUserComesBack:
             bob = await stack.enter_async_context(arrive(one, "bob", cursor=cursor))
             await bob.next("error")
             await bob.next("error")
-            assert len(channels_of(one)._retries) == 2
+            assert len(channels_of(one).joining._retries) == 2
             await bob.say({"type": "subscribe", "channel": "chat:1", "id": 1})
             assert (await bob.next("error", id=1))["code"] == "bad_request"  # it will be
             await bob.say({"type": "unsubscribe", "channel": "chat:1", "id": 2})
             await bob.next("unsubscribed", id=2)
-            await eventually(lambda: len(channels_of(one)._retries) == 1, within_s=0.2)
+            await eventually(lambda: len(channels_of(one).joining._retries) == 1, within_s=0.2)
             kept = stack.pop_all()
         async with kept:
             await bob.next("subscribed", channel="#bob", within_s=10)
@@ -159,9 +159,9 @@ class TestRedisHangsJustAsAUserComesBack:
             async with arrive(one, "bob", cursor=cursor) as bob:
                 await bob.next("error")
                 await bob.next("error")
-            await eventually(lambda: not channels_of(one)._retries, within_s=2)
-            assert channels_of(one)._pending == {}
-        await eventually(lambda: channels_of(one)._followed == {}, within_s=10)
+            await eventually(lambda: not channels_of(one).joining._retries, within_s=2)
+            assert channels_of(one).joining._pending == {}
+        await eventually(lambda: channels_of(one).following._followed == {}, within_s=10)
         assert one.replica.hub.subscriptions == 0
 
     async def test_who_is_taken_off_meanwhile_is_told(self, own_redis: RedisServer, one: RunningReplica) -> None:
@@ -249,8 +249,9 @@ class TestTheLogFailsInTheMiddle:
             cursor = (await subscribe(bob, "chat:1"))["cursor"]
         await publish(one, "chat:1", *range(90))
         channels = channels_of(one)
-        failing = FailingLog(channels._log)
-        channels._reads._log = Like(channels._log, read=failing.read)
+        log = channels._reads._log
+        failing = FailingLog(log)
+        channels._reads._log = Like(log, read=failing.read)
         async with arrive(one, "bob") as bob:
             failing.pages = pages
             assert (await subscribe(bob, "chat:1", cursor=cursor))["recovered"] is True
@@ -269,8 +270,9 @@ class TestTheLogFailsInTheMiddle:
             cursor = (await subscribe(bob, "chat:1"))["cursor"]
         await publish(one, "chat:1", *FIVE)
         channels = channels_of(one)
-        failing = FailingLog(channels._log)
-        channels._reads._log = Like(channels._log, read=failing.read)
+        log = channels._reads._log
+        failing = FailingLog(log)
+        channels._reads._log = Like(log, read=failing.read)
         async with arrive(one, "bob") as bob:
             failing.pages = 0
             refused = await subscribe(bob, "chat:1", cursor=cursor)
@@ -334,11 +336,11 @@ class TestALargeRepair:
             await stalled.say({"type": "subscribe", "channel": "chat:1"})
             await stalled.next("subscribed")
             await self._lose(one)
-            await eventually(lambda: channels_of(one)._pending)
+            await eventually(lambda: channels_of(one).joining._pending)
             assert not one.replica.hub.subscribers("chat:1")
             assert (await one.replica.manager.presence("chat:1")).users == {"stalled": 1}
             [connection] = one.replica.hub
-            at = parse_cursor(channels_of(one).cursor_of(connection))["chat:1"].offset
+            at = parse_cursor(channels_of(one).joining.cursor_of(connection))["chat:1"].offset
             assert 0 < at < self.PUBLICATIONS
             stalled.abort()
 
@@ -346,5 +348,5 @@ class TestALargeRepair:
                 return (await one.replica.manager.presence("chat:1")).users == {}
 
             await eventually(is_gone)
-        assert channels_of(one)._pending == {}
-        await eventually(lambda: not channels_of(one)._retries)
+        assert channels_of(one).joining._pending == {}
+        await eventually(lambda: not channels_of(one).joining._retries)

@@ -146,7 +146,7 @@ async def test_what_a_drain_says_to_one_that_is_still_catching_up(start_replica:
     async with Client(one.url, path=f"/ws?{urlencode(query)}") as client:
         await client.next("message")  # and read no further: what is left does not fit into the socket
         [connection] = list(one.replica.hub)
-        cursor = parse_cursor(one.replica.manager._channels.cursor_of(connection))
+        cursor = parse_cursor(one.replica.channels.joining.cursor_of(connection))
         assert begin.offset < cursor["news"].offset < begin.offset + 300
         one.server.handle_exit(15, None)
         reconnect = await client.next("reconnect")

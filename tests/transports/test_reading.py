@@ -136,16 +136,16 @@ class TestUnknownChannels:
     async def test_who_listens_keeps_the_place(self, start_replica: StartReplica, redis_server: RedisServer) -> None:
         """Fails if a channel on which nothing is published is forgotten under those who listen to it."""
         one = await start_replica()
-        channels = one.replica.manager._channels
+        channels = one.replica.channels
         async with Client(one.url, path="/ws?user=alice&channels=quiet") as alice:
             await alice.next("subscribed")
             meta = one.replica.bus.keys.meta("quiet")
             redis_server.command("PEXPIRE", meta, "5000")
-            channels._listen_at = 0.0
+            channels._watch._listen_at = 0.0
             await eventually(lambda: int(redis_server.command("PTTL", meta)) > 50_000)
-            for followed in channels._followed.values():
+            for followed in channels.following._followed.values():
                 followed.since -= 3600  # as if it had listened for an hour
-            channels._listen_at = 0.0
+            channels._watch._listen_at = 0.0
             await eventually(lambda: int(redis_server.command("PTTL", meta)) > 3_500_000)
 
 

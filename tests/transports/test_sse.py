@@ -469,7 +469,7 @@ class TestEnd:
         async with EventSource(one.url, user="alice", channels="logs:big") as events:
             await events.next("message")
         await eventually(lambda: one.replica.hub.connections == 0, within_s=1)
-        assert one.replica.manager._channels._pending == {}
+        assert one.replica.channels.joining._pending == {}
 
     async def test_one_that_does_not_read_is_ended_and_the_others_go_on(self, start_replica: StartReplica) -> None:
         """Fails if a stalled reader holds memory without end, or its neighbours, or its TCP connection stays."""

@@ -75,7 +75,8 @@ class ConnectionManager:
         self._hub = hub
         self._bus = bus
         self._directory = directory
-        self._channels = channels
+        self._following = channels.following
+        self._joining = channels.joining
         self._presence = presence
         self._commands = commands
         self._log = log
@@ -87,7 +88,7 @@ class ConnectionManager:
         self._limits = limits
         self._timestamp = timestamp
         self._message_ids = map(f"{bus.node_id}-%x".__mod__, count(1))  # unlike any other replica's, and quick
-        self._remote = RemoteDelivery(hub, channels, commands, bus.node_id, timestamp)
+        self._remote = RemoteDelivery(hub, channels.following, commands, bus.node_id, timestamp)
 
     # -- connections
 
@@ -119,7 +120,7 @@ class ConnectionManager:
 
     def disconnect(self, connection: Connection) -> None:
         """Forget the connection, here at once and in the directory soon. May be called more than once."""
-        for channel in self._channels.channels_of(connection):
+        for channel in self._joining.channels_of(connection):
             self.unsubscribe(connection, channel)
         self._hub.remove(connection)
         self._directory.release(connection.user)
@@ -147,12 +148,12 @@ class ConnectionManager:
         request_id: RequestId | None = None,
         keep: bool = False,
     ) -> bool:
-        """Subscribe the connection: see `Channels.join`. False if it was taken off the channel meanwhile.
+        """Subscribe the connection: see `Joining.join`. False if it was taken off the channel meanwhile.
 
         Raises:
             BusUnavailable: not now; with `keep` it is subscribed as soon as that can be done.
         """
-        return await self._channels.join(
+        return await self._joining.join(
             connection,
             channel,
             since,
@@ -167,11 +168,11 @@ class ConnectionManager:
 
         Without a log it is told later where what is kept begins; what is ephemeral it gets all the same.
         """
-        return await self._channels.listen(connection, channel)
+        return await self._joining.listen(connection, channel)
 
     def unsubscribe(self, connection: Connection, channel: str) -> None:
         """Take the connection off the channel, at once, also while it is still being subscribed."""
-        if self._channels.leave(connection, channel):
+        if self._joining.leave(connection, channel):
             self._presence.went(connection.user, channel)
 
     async def history(self, channel: str, since: Position | None, limit: int) -> ReadResult:
@@ -408,16 +409,16 @@ class ConnectionManager:
             return appended
         if isinstance(appended, BusUnavailable):
             self._bus.stats.publish_errors += 1
-            self._channels.doubt(channel)  # nobody else may have been told, and the answer may have been lost
+            self._following.doubt(channel)  # nobody else may have been told, and the answer may have been lost
             return appended
         self._bus.stats.published += 1
         delivery = appended.delivery
         if not appended.published:
             # Nobody else holds the user, so nobody was told: what the log has taken is delivered here.
             if appended.message_id == draft.message_id:
-                self._channels.receive(draft.publication(appended.data, appended.position))
+                self._following.receive(draft.publication(appended.data, appended.position))
             else:
-                self._channels.doubt(channel)  # a repetition: who made the first try may never have had its answer
+                self._following.doubt(channel)  # a repetition: who made the first try may never have had its answer
             delivery = Delivery.LOCAL if self._hub.subscribers(channel) else Delivery.STORED
         return PublishResult(appended.message_id, delivery, appended.position)
 

@@ -69,7 +69,7 @@ class Node:
         self._hub = hub
         self._bus = bus
         self._directory = directory
-        self._channels = channels
+        self._joining = channels.joining
         self._pulse = pulse
         self._probes = tuple(probes)
         self._memory = memory
@@ -180,7 +180,7 @@ class Node:
         slices = max(1, round(window_s / SLICE_S))
         for i, connection in enumerate(connections):
             in_ms = round(1000 * window_s * i / len(connections))
-            self._hub.send(connection, Reconnect(in_ms=in_ms, cursor=self._channels.cursor_of(connection)))
+            self._hub.send(connection, Reconnect(in_ms=in_ms, cursor=self._joining.cursor_of(connection)))
             if i % 1000 == 999:
                 await asyncio.sleep(0)  # pongs and acks go on meanwhile
         await asyncio.sleep(settings.grace_s)

@@ -1,8 +1,8 @@
 """The guard: what came in over the bus is delivered here and can go nowhere else.
 
-`RemoteDelivery` holds the hub, and the channels and the commands, which can only read and listen, and no bus. Its one
-verb is a plain function: it has nothing to publish with and nothing to await. `via_pubsub=True` names this path; the
-structure enforces it.
+`RemoteDelivery` holds the hub, the followed channels and the commands, which can only read and listen, and no bus.
+Its one verb is a plain function: it has nothing to publish with and nothing to await. `via_pubsub=True` names this
+path; the structure enforces it.
 """
 
 import uuid
@@ -10,8 +10,8 @@ from collections.abc import Callable
 
 import msgspec
 
-from heliograph.cluster.channels import Channels
 from heliograph.cluster.commands import Commands
+from heliograph.cluster.following import Following
 from heliograph.hub.hub import Hub
 from heliograph.protocol.envelope import Envelope
 from heliograph.protocol.events import Join, Leave, Message
@@ -21,10 +21,10 @@ class RemoteDelivery:
     """Hands what other processes have published to the connections of this replica."""
 
     def __init__(
-        self, hub: Hub, channels: Channels, commands: Commands, node_id: str, timestamp: Callable[[], str]
+        self, hub: Hub, following: Following, commands: Commands, node_id: str, timestamp: Callable[[], str]
     ) -> None:
         self._hub = hub
-        self._channels = channels
+        self._following = following
         self._commands = commands
         self._node_id = node_id
         self._timestamp = timestamp
@@ -35,11 +35,11 @@ class RemoteDelivery:
         A command is carried out on the user's connections here.
         """
         if envelope.epoch is not None:
-            self._channels.count(envelope.seq, envelope.own_seq)
+            self._following.count(envelope.seq, envelope.own_seq)
             channel = envelope.address
-            if self._channels.follows(channel):
+            if self._following.follows(channel):
                 envelope.check()
-                self._channels.receive(envelope.publication(channel))
+                self._following.receive(envelope.publication(channel))
             return 0
         if envelope.command is not None:
             return self._commands.receive(envelope)

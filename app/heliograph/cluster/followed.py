@@ -1,0 +1,91 @@
+"""A channel that this replica follows, and those who are on their way onto it."""
+
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from heliograph.hub.connection import Connection
+from heliograph.protocol.identity import user_of
+from heliograph.protocol.operations import RequestId
+from heliograph.protocol.position import Position
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from heliograph.protocol.publication import Publication
+    from heliograph.protocol.sequence import Sequence
+
+MOST_HELD = 1024  # live publications kept for a connection that catches up; older ones it reads from the log
+
+
+class Followed:
+    """One channel that this replica follows."""
+
+    __slots__ = ("early", "idle_since", "is_users", "joining", "name", "seen_top", "sequence", "since")
+
+    def __init__(self, name: str, now: float) -> None:
+        self.name = name
+        self.since = now  # monotonic seconds
+        self.is_users = user_of(name) is not None
+        self.sequence: Sequence | None = None  # none until the log has said where the channel stands
+        self.early: list[Publication] = []  # what the bus has brought before that
+        self.joining: dict[Connection, PendingJoin] = {}
+        self.seen_top: Position | None = None  # where the log stood at the last heartbeat
+        self.idle_since: float | None = None  # since when nobody here listens; monotonic seconds
+
+
+class PendingJoin:
+    """A subscription that has begun: the client catches up, or waits until the log can be read."""
+
+    __slots__ = (
+        "connection",
+        "followed",
+        "held",
+        "is_over",
+        "on_joined",
+        "replay",
+        "request_id",
+        "since",
+        "task",
+        "told",
+        "was_on",
+    )
+
+    def __init__(
+        self,
+        connection: Connection,
+        followed: Followed,
+        since: Position | None = None,
+        *,
+        replay: bool = False,
+        request_id: RequestId | None = None,
+        on_joined: Callable[[], object] | None = None,
+    ) -> None:
+        self.connection = connection
+        self.followed = followed
+        self.since = since
+        self.replay = replay
+        self.request_id = request_id
+        self.on_joined = on_joined
+        self.told: Position | None = None  # where the client stands after all that it has been told
+        self.held: deque[Publication] = deque(maxlen=MOST_HELD)  # the latest that came meanwhile
+        self.was_on = False  # it was subscribed, and fell behind in a repair
+        self.is_over = False  # the client is subscribed, or was taken off the channel
+        self.task: asyncio.Task[None] | None = None  # that tries again
+
+
+def just_before(position: Position) -> Position:
+    """Where one stands that is to be told next what stands at `position`."""
+    return Position(position.epoch, position.offset - 1)
+
+
+def is_behind(position: Position, top: Position | None) -> bool:
+    return top is None or position.epoch != top.epoch or position.offset < top.offset
+
+
+def has_reached(position: Position, other: Position) -> bool:
+    return position.epoch == other.epoch and position.offset >= other.offset
+
+
+def is_after(position: Position, other: Position) -> bool:
+    return position.epoch == other.epoch and position.offset > other.offset

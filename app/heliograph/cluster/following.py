@@ -1,0 +1,177 @@
+"""The channels that this replica follows, each by position: no gap, no repeat, whatever the bus does.
+
+What the bus brings is put in order by a `Sequence` and delivered to those who listen. Where something is missing, it
+is noted in `Gaps`, and `repair.py` reads it from the log, while the clients' sockets stay open.
+"""
+
+import asyncio
+
+import msgspec
+
+from heliograph.cluster.followed import MOST_HELD, Followed, just_before
+from heliograph.cluster.gaps import Gaps
+from heliograph.cluster.read_batcher import ReadBatcher
+from heliograph.cluster.tally import Tally
+from heliograph.hub.hub import Hub
+from heliograph.ports import ReadRequest, Subscriptions
+from heliograph.protocol.events import Event, InitialState, Message, Progress
+from heliograph.protocol.namespace import Namespaces
+from heliograph.protocol.position import Position, format_cursor
+from heliograph.protocol.publication import Publication
+from heliograph.protocol.run import RunProgress, RunState
+from heliograph.protocol.sequence import Missing, Sequence
+
+
+class Following:
+    """Knows where each channel stands that somebody here listens to, and delivers what comes on it.
+
+    It can read the log and listen to the bus. It can write to neither: see `remote_delivery.py`.
+    """
+
+    def __init__(self, hub: Hub, bus: Subscriptions, reads: ReadBatcher, gaps: Gaps, namespaces: Namespaces) -> None:
+        self._hub = hub
+        self._bus = bus
+        self._reads = reads
+        self._gaps = gaps
+        self._namespaces = namespaces
+        self._followed: dict[str, Followed] = {}
+        self.shared = Tally()  # of what the shared bus channel has brought
+        self.own = Tally()  # of what the inbox has
+
+    # -- which channels
+
+    def follow(self, channel: str) -> Followed:
+        """Begin to follow the channel, unless it is followed already. Nothing is known of it until `positioned`."""
+        followed = self._followed.get(channel)
+        if followed is None or self._is_stale(followed):
+            followed = self._followed[channel] = Followed(channel, asyncio.get_running_loop().time())
+        return followed
+
+    def _is_stale(self, followed: Followed) -> bool:
+        """A user's channel whose last connection was dropped: others have not published here since."""
+        return followed.is_users and not followed.joining and not self._hub.subscribers(followed.name)
+
+    def idle(self, followed: Followed) -> None:
+        """Nobody may listen any more. A user's channel is left at once, others a while later: people come back."""
+        if followed.joining or self._hub.subscribers(followed.name):
+            return
+        if followed.is_users:
+            # Others do not publish to a user who is not here: the position would only grow old.
+            self._followed.pop(followed.name, None)
+        else:
+            followed.idle_since = asyncio.get_running_loop().time()
+
+    def find_idle(self) -> None:
+        """The last connection of a channel may have been dropped without a word."""
+        for followed in list(self._followed.values()):
+            if followed.idle_since is None:
+                self.idle(followed)
+
+    async def leave_idle(self, linger_s: float) -> None:
+        """Leave the channels to which nobody has listened for so long."""
+        now = asyncio.get_running_loop().time()
+        for followed in [each for each in self._followed.values() if each.idle_since is not None]:
+            idle = (
+                followed.idle_since is not None and not followed.joining and not self._hub.subscribers(followed.name)
+            )
+            if idle and now - (followed.idle_since or now) >= linger_s:
+                del self._followed[followed.name]
+                await self._bus.unfollow(followed.name)
+
+    async def positioned(self, followed: Followed) -> Sequence:
+        """Find out where the channel stands, and listen to it from there on."""
+        if followed.sequence is None:
+            if not followed.is_users:
+                await self._bus.follow(followed.name)
+            opened = await self._reads.read(ReadRequest(followed.name))
+            self._begin(followed, opened.position)
+        assert followed.sequence is not None  # noqa: S101 - begun above
+        return followed.sequence
+
+    def _begin(self, followed: Followed, position: Position) -> None:
+        """Follow the channel from where it stands; or from before what the bus has brought since it was asked for."""
+        if followed.sequence is not None:
+            return
+        early, followed.early = followed.early, []
+        first = early[0].position if early else None
+        if first is not None and first.epoch == position.epoch and first.offset <= position.offset:
+            position = just_before(first)
+        followed.sequence = Sequence(position)
+        for publication in early:
+            self._accept(followed, publication)
+
+    def find(self, channel: str) -> Followed | None:
+        """The channel, if it is followed."""
+        return self._followed.get(channel)
+
+    def all(self) -> list[Followed]:
+        """The channels that are followed."""
+        return list(self._followed.values())
+
+    # -- what comes
+
+    def count(self, shared: int, own: int) -> None:
+        """Take the number of a publication for a user: on the shared bus channel, or in this replica's own inbox."""
+        if (shared and self.shared.misses_before(shared)) or (own and self.own.misses_before(own)):
+            self._gaps.doubt_all()
+
+    def follows(self, channel: str) -> bool:
+        """True if what is published on the channel is of any interest here."""
+        return channel in self._followed
+
+    def receive(self, publication: Publication) -> None:
+        """Take what the bus has brought, or what was appended here and published to nobody."""
+        followed = self._followed.get(publication.channel)
+        if followed is None:
+            return
+        if followed.sequence is None:
+            if len(followed.early) < MOST_HELD:  # the heartbeat finds what does not fit
+                followed.early.append(publication)
+        else:
+            self._accept(followed, publication)
+
+    def doubt(self, channel: str) -> None:
+        """An append was not answered, so it may have been made: look whether there is something to deliver."""
+        if channel in self._followed:
+            self._gaps.note(channel)
+
+    def lost_track(self) -> None:
+        """The bus subscription began again: anything may have been missed."""
+        self.shared.last = self.own.last = None
+        self._gaps.doubt_all()
+
+    def _accept(self, followed: Followed, publication: Publication) -> None:
+        assert followed.sequence is not None  # noqa: S101 - the callers have looked
+        accepted = followed.sequence.accept(publication)
+        if isinstance(accepted, Missing):
+            self._gaps.note(followed.name)
+        else:
+            self.deliver(followed, accepted)
+
+    def deliver(self, followed: Followed, publications: list[Publication]) -> None:
+        """Hand publications that are next to those who listen, and to those who catch up."""
+        for publication in publications:
+            self._hub.deliver(followed.name, *self.event(publication))
+            for pending in followed.joining.values():
+                pending.held.append(publication)
+
+    def event(self, publication: Publication) -> tuple[Event, str | None]:
+        """What subscribers are told of a publication, and where they stand then, if that does not say so."""
+        if not self._namespaces.of(publication.channel).run:
+            return Message.of(publication), None
+        progress = msgspec.json.decode(publication.data, type=RunProgress)
+        event = Progress(
+            run_id=publication.channel.partition(":")[2],
+            state=progress.state,
+            progress=progress.progress,
+            message=progress.message,
+        )
+        position = publication.position
+        return event, None if position is None else format_cursor({publication.channel: position})
+
+
+def initial_state(run: RunState | None) -> InitialState:
+    """What the viewers of a run get first; of one that nobody has heard of, that it has not begun."""
+    if run is None:
+        return InitialState(state=None, progress=0, logs=[])
+    return InitialState(state=run.state, progress=run.progress, logs=run.logs)

@@ -1,0 +1,175 @@
+"""Filling gaps: what is missing is read from the log and handed out, while the clients' sockets stay open."""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable
+
+from heliograph.cluster.followed import Followed
+from heliograph.cluster.following import Following, initial_state
+from heliograph.cluster.gaps import Gaps
+from heliograph.hub.connection import Connection
+from heliograph.hub.hub import Hub
+from heliograph.ports import LogReader, ReadRequest, ReadResult
+from heliograph.protocol.events import Subscribed
+from heliograph.protocol.namespace import Namespaces
+from heliograph.protocol.position import Position, format_cursor
+from heliograph.protocol.publication import Publication
+from heliograph.telemetry import Telemetry
+
+logger = logging.getLogger(__name__)
+
+DRAIN_POLL_S = 0.01  # how often to look whether a client has read what it was handed
+PATIENCE_S = 0.1  # for how long a repair waits for a client to read before that one catches up by itself
+SLICE_BYTES = 32_768  # of what was missing, handed out at once
+FRAME_OVERHEAD_BYTES = 256  # what a frame adds to the data of a publication, roughly
+
+SetAside = Callable[[Followed, Connection], None]  # has a connection catch up by itself
+
+
+class Page:
+    """What a repair has read of one channel and is handing out."""
+
+    __slots__ = ("blocked_since", "followed", "opened", "publications", "repaired_from")
+
+    def __init__(self, followed: Followed, opened: ReadResult, repaired_from: Position) -> None:
+        self.followed = followed
+        self.opened = opened
+        self.publications = deque(opened.publications)  # those that were not handed out yet
+        self.repaired_from = repaired_from
+        self.blocked_since: float | None = None  # since when a client has not read; seconds by the loop's clock
+
+
+class Repair:
+    """Reads of channels what is missing there, and says so where it cannot be read any more.
+
+    `page`: how many publications are read at once of one channel.
+    """
+
+    def __init__(
+        self,
+        hub: Hub,
+        log: LogReader,
+        following: Following,
+        gaps: Gaps,
+        namespaces: Namespaces,
+        telemetry: Telemetry,
+        page: int,
+    ) -> None:
+        self._hub = hub
+        self._log = log
+        self._following = following
+        self._gaps = gaps
+        self._namespaces = namespaces
+        self._telemetry = telemetry
+        self._page = page
+
+    async def fill(self, followed: list[Followed], set_aside: SetAside) -> None:
+        """Read what is missing from the log and hand it out, as fast as those who listen read it.
+
+        A client that does not read in time costs the others nothing: it catches up by itself.
+        """
+        asked = [each.sequence.position for each in followed if each.sequence is not None]
+        requests = [
+            ReadRequest(
+                each.name,
+                after=position,
+                limit=self._page,
+                with_run=self._namespaces.of(each.name).run,
+                is_own=True,
+            )
+            for each, position in zip(followed, asked, strict=True)
+        ]
+        opened = await self._log.read(requests)
+        pages = []
+        for each, position, read in zip(followed, asked, opened, strict=True):
+            begins = self._repair_from(each, position, read)
+            if begins is not None:
+                pages.append(Page(each, read, begins))
+        pages = [page for page in pages if self._hand_out(page, set_aside)]
+        while pages:
+            is_blocked = any(page.blocked_since is not None for page in pages)
+            await asyncio.sleep(DRAIN_POLL_S if is_blocked else 0)
+            pages = [page for page in pages if self._hand_out(page, set_aside)]
+
+    def _repair_from(self, followed: Followed, asked: Position, opened: ReadResult) -> Position | None:
+        """Where what was read after `asked` goes on; None if it is not about what is missing any more."""
+        sequence = followed.sequence
+        assert sequence is not None  # noqa: S101 - what has no position is not repaired
+        if opened.complete:
+            return sequence.position
+        if sequence.position != asked:
+            self._gaps.note(followed.name)  # somebody else was faster
+            return None
+        begins = self._say_where_it_goes_on(followed, opened)
+        self._following.deliver(followed, sequence.restart(begins))
+        self._telemetry.unfilled_gaps += 1
+        about = {"channel": followed.name}
+        logger.warning(
+            "gap not filled: publications after %s may be lost; continuing at %s", asked, begins, extra=about
+        )
+        return begins
+
+    def _hand_out(self, page: Page, set_aside: SetAside) -> bool:
+        """Hand out the next slice of the page, or wait for those who do not read; returns whether there is more."""
+        followed = page.followed
+        slow = [each for each in self._hub.subscribers(followed.name) if not each.outbox.is_drained]
+        if slow and page.publications:
+            now = asyncio.get_running_loop().time()
+            if page.blocked_since is None:
+                page.blocked_since = now
+            if now - page.blocked_since < PATIENCE_S:
+                return True
+            for connection in slow:
+                set_aside(followed, connection)
+        page.blocked_since = None
+        sequence = followed.sequence
+        assert sequence is not None  # noqa: S101 - what has no position is not repaired
+        ready = sequence.fill(_slice(page.publications), over_gaps=not page.opened.complete)
+        self._following.deliver(followed, ready)
+        if page.publications:
+            return True
+        before, now_at = page.repaired_from, sequence.position
+        if now_at != before:
+            self._telemetry.repairs += 1
+            about = {"channel": followed.name}
+            logger.info(
+                "repaired a gap: offsets %d to %d of epoch %s",
+                before.offset + 1,
+                now_at.offset,
+                now_at.epoch,
+                extra=about,
+            )
+            if sequence.has_gap or now_at.offset < page.opened.position.offset:
+                self._gaps.note(followed.name)
+        return False
+
+    def _say_where_it_goes_on(self, followed: Followed, opened: ReadResult) -> Position:
+        """A hole that cannot be filled is said aloud, to everyone who listens. Returns behind what it goes on.
+
+        A run's viewers get its state anew, which holds all that has come.
+        """
+        run = self._namespaces.of(followed.name).run
+        position = opened.position if run else opened.start
+        cursor = format_cursor({followed.name: position})
+        subscribed = Subscribed(channel=followed.name, cursor=cursor, recovered=False)
+        self._hub.deliver(followed.name, subscribed, "" if run else cursor)
+        if run:
+            self._hub.deliver(followed.name, initial_state(opened.run), cursor)
+        return position
+
+
+def size_of(publication: Publication) -> int:
+    """Bytes that a publication takes in an outbox, roughly."""
+    return len(publication.data) + FRAME_OVERHEAD_BYTES
+
+
+def _slice(publications: deque[Publication]) -> list[Publication]:
+    """Take the first of them: one at least, and no more than SLICE_BYTES."""
+    taken: list[Publication] = []
+    size = 0
+    while publications and (not taken or size + size_of(publications[0]) <= SLICE_BYTES):
+        publication = publications.popleft()
+        size += size_of(publication)
+        taken.append(publication)
+    return taken
