@@ -42,6 +42,7 @@ from tests.support.waiting import eventually
 OPTIONS = Namespace()
 LONG = Namespace(history_size=1000)
 RUN = Namespace(run=True, history_size=1000, history_ttl_s=1000, final_ttl_s=50)
+EPOCHS_KNOWN = 9  # that are over: `before` and `past` in lua/_epoch.lua
 CHANNELS = [
     "chat:1",
     "run:20251105_1430_우주여행고양이",
@@ -621,8 +622,8 @@ class Restarts:
     directory: Path
     running: list[RedisServer] = field(default_factory=list)
 
-    def start(self, *, appendonly: bool) -> RedisServer:
-        server = RedisServer(self.directory, appendonly=appendonly)
+    def start(self, *, appendonly: bool, appendfsync: str = "always") -> RedisServer:
+        server = RedisServer(self.directory, appendonly=appendonly, options=("--appendfsync", appendfsync))
         self.running.append(server)
         return server.start()
 
@@ -681,6 +682,29 @@ class TestRestarts:
                 opened = await bench.read("c", after=moved(before, offset))
                 assert (opened.complete, offsets_of(opened)) == (False, unseen), "no more than what is new is certain"
             assert offsets_of(await bench.read("c", after=Position("other", 0))) == [2], "nor of an epoch before that"
+
+    async def test_what_is_kept_of_epochs_that_are_over_comes_to_those_who_were_in_one(
+        self, restarts: Restarts, namespace: str
+    ) -> None:
+        """Fails if who was away over two restarts of Redis misses what is still in the log: epochs in the middle."""
+        server = restarts.start(appendonly=True, appendfsync="everysec")
+        async with RedisBench(server, namespace) as bench:
+            seen = [await bench.append("c", n) for n in (1, 2)]
+            for n in range(3, 3 + EPOCHS_KNOWN):
+                server.restart(gently=True)
+                seen.append(await again(bench.append, "c", n))
+            top = len(seen)
+            epochs = [each.position.epoch for each in seen[1:]]
+            assert len(set(epochs)) == len(epochs) == EPOCHS_KNOWN + 1
+            for number, each in enumerate(seen[:-1], 1):
+                opened = await bench.read("c", after=each.position)
+                assert (opened.complete, offsets_of(opened)) == (False, list(range(number + 1, top + 1)))
+            ahead = Position(epochs[1], 9)  # of what Redis has lost by the restart; the epoch ended with 3
+            assert offsets_of(await bench.read("c", after=ahead)) == list(range(4, top + 1))
+            server.restart(gently=True)
+            await again(bench.append, "c", "one more")
+            assert offsets_of(await bench.read("c", after=seen[1].position)) == [top + 1], "that is too long ago"
+            assert offsets_of(await bench.read("c", after=seen[2].position)) == list(range(4, top + 2))
 
     async def test_a_flush_of_the_scripts_changes_nothing(self, own: RedisBench) -> None:
         before = (await own.append("c", 1)).position

@@ -17,11 +17,33 @@ local function stands(other)
     or (certain and string.sub(other, -1) == '1')
 end
 
--- Begins a new epoch behind `top`; returns its name.
-local function begin_anew(meta, before, top)
+-- Begins a new epoch behind `top`; returns its name. The meta's `before` is the epoch that has ended, at `began`, and
+-- `past` tells where those before that ended, the latest first: what is kept of them is readable by their cursors.
+local most_past = 8
+local function begin_anew(meta, ended, top)
+  local known = redis.call('HMGET', meta, 'before', 'began', 'past')
+  local past = {}
+  if known[1] then past[1] = known[1] .. '.' .. known[2] end
+  for each in string.gmatch(known[3] or '', '%S+') do
+    if #past < most_past then past[#past + 1] = each end
+  end
   local epoch = new_epoch(meta)
-  redis.call('HSET', meta, 'epoch', epoch, 'began', top, 'before', before)
+  redis.call('HSET', meta, 'epoch', epoch, 'began', top, 'before', ended, 'past', table.concat(past, ' '))
   return epoch
+end
+
+-- How much of what came up to offset `after` of another epoch is still there: up to that offset or to where the epoch
+-- ended. Of an epoch that is not known (any more) nothing is certain but that it was before the present one.
+local function certain_of(meta, epoch, after, top)
+  local known = redis.call('HMGET', meta, 'began', 'before', 'past')
+  local began = tonumber(known[1] or top)
+  if epoch == known[2] then return math.min(after, began) end
+  local ended = began
+  for name, offset in string.gmatch(known[3] or '', '(%w+)%.(%d+)') do
+    ended = math.min(ended, tonumber(offset))
+    if name == epoch then return math.min(after, ended) end
+  end
+  return began
 end
 
 -- The log's epoch, the offset of its last publication, and `due` (see _keep.lua). The epoch is new if there is no log

@@ -6,8 +6,8 @@
 --       '1' if the position is certain to have been there: a log that ends before it has lost its end
 -- Returns {epoch, top, 1 if nothing after the position and up to the last publication read is missing,
 --          {offset, body, ...}, {state, progress}, tail}
--- After a position that is none of this epoch's, what is certain to have come later is read: all of the present epoch,
--- and what is left of the one that the position stands in, if that was the last.
+-- After a position that is none of this epoch's, what is certain to have come later is read: what is left of the epoch
+-- that the position stands in and all that came after that, or all of the present epoch if that one is not known.
 local epoch, top = place(KEYS[1], KEYS[2], KEYS[3])
 if redis.call('PTTL', KEYS[1]) == -1 then
   redis.call('PEXPIRE', KEYS[1], ARGV[1])
@@ -19,9 +19,7 @@ end
 
 local after, limit, most_bytes, complete, found = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[6]), 1, {}
 if after >= 0 and (ARGV[2] ~= epoch or after > top) then
-  local known = redis.call('HMGET', KEYS[1], 'began', 'before')
-  local began = tonumber(known[1] or top)
-  complete, after = 0, ARGV[2] == known[2] and math.min(after, began) or began
+  complete, after = 0, certain_of(KEYS[1], ARGV[2], after, top)
 end
 if after ~= -1 then
   local start, last, taken, bytes, is_cut = after == -2 and '-' or '(' .. after .. '-0', after, 0, 0, false
