@@ -20,6 +20,7 @@ RUN python -c 'import tomllib; said = tomllib.load(open("pyproject.toml", "rb"))
 COPY README.md LICENSE setup.py ./
 COPY LICENSES LICENSES
 COPY app app
+COPY clients/js/src clients/js/src
 RUN HELIOGRAPH_COMPILE=1 PYTHONPATH=compiler \
         /opt/venv/bin/pip install --quiet --no-deps --no-build-isolation . \
     && /opt/venv/bin/pip uninstall --quiet --yes pip

@@ -18,6 +18,7 @@ from setuptools import Extension, setup
 from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).parent
+CLIENT = ROOT / "clients" / "js" / "src"
 
 MODULES = [
     "app/heliograph/server/frame_splitter.py",
@@ -77,11 +78,24 @@ def compiled() -> list[Extension]:
 
 
 class BuildFromSources(build_py):
-    """Copies the package as it is now: what an earlier build left, of files that are gone, is not part of a wheel."""
+    """Copies the package as it is now, and the JavaScript client to the console's files, for replicas to serve.
+
+    What an earlier build left, of files that are gone, is not part of a wheel.
+    """
 
     def run(self) -> None:
-        shutil.rmtree(Path(self.build_lib) / "heliograph", ignore_errors=True)
+        package = Path(self.build_lib) / "heliograph"
+        shutil.rmtree(package, ignore_errors=True)
         super().run()
+        if self.editable_mode:
+            return  # replicas serve the client from its source
+        modules = sorted(CLIENT.rglob("*.js"))
+        if not modules:
+            sys.exit(f"{CLIENT} has no JavaScript modules: build from a whole checkout or source distribution")
+        for module in modules:
+            copy = package / "console" / "static" / module.relative_to(CLIENT)
+            copy.parent.mkdir(exist_ok=True)
+            shutil.copyfile(module, copy)
 
 
 setup(ext_modules=compiled(), cmdclass={"build_py": BuildFromSources})

@@ -209,8 +209,9 @@ compile_package() {
         say "compiling the modules on the way of a message, once for these sources"
         compile_with_progress "$tree"
     fi
-    # Files that are not compiled, such as the console's, may have changed since.
+    # Files that are not compiled, such as the console's and the JavaScript client's, may have changed since.
     cp -R app/heliograph "$tree"
+    cp -R clients/js/src/. "$tree/heliograph/console/static"
     export PYTHONPATH="$root/$tree${PYTHONPATH:+:$PYTHONPATH}"
 }
 

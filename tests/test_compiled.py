@@ -76,7 +76,7 @@ class TestTheScripts:
 
     @pytest.fixture
     def checkout(self, tmp_path: Path) -> Path:
-        for name in ("app", "scripts"):
+        for name in ("app", "scripts", "clients/js/src"):
             shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
         for name in ("setup.py", "constraints.txt"):
             shutil.copy(ROOT / name, tmp_path / name)
@@ -111,8 +111,10 @@ class TestTheScripts:
         tree = checkout / "build/compiled" / self.digest(checkout)
         (tree / "heliograph").mkdir(parents=True)
         (checkout / "app/heliograph/console/static/style.css").write_text("new")
+        (checkout / "clients/js/src/heliograph.js").write_text("new")
         assert self.pythonpath(checkout) == str(tree)
         assert (tree / "heliograph/console/static/style.css").read_text() == "new"
+        assert (tree / "heliograph/console/static/heliograph.js").read_text() == "new"
 
     def test_other_scripts_do_not_wait_for_a_build_in_the_background(self, checkout: Path) -> None:
         """Fails if `scripts/check` stands still for as long as `scripts/run` compiles, or nothing is."""

@@ -5,7 +5,7 @@ import re
 import httpx
 import pytest
 
-from heliograph.console import STATIC
+from heliograph.console import CLIENT, STATIC
 from tests.conftest import StartReplica
 from tests.support.client import Client
 from tests.support.http import http_client
@@ -14,7 +14,9 @@ from tests.support.replicas import RunningReplica
 from tests.support.tokens import JWT, bearer
 from tests.support.waiting import eventually
 
-FILES = sorted(str(path.relative_to(STATIC)) for path in STATIC.rglob("*") if path.is_file())
+FILES = sorted(
+    {str(path.relative_to(place)) for place in (STATIC, CLIENT) for path in place.rglob("*") if path.is_file()}
+)
 
 
 async def get(replica: RunningReplica, path: str) -> httpx.Response:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Route, sync_playwright
 
-from heliograph.console import STATIC
+from heliograph.console import CLIENT, STATIC
 
 pytestmark = pytest.mark.e2e
 
@@ -18,7 +18,8 @@ def serve(route: Route) -> None:
     """The console's files and the cases, as if there was a server."""
     path = route.request.url.removeprefix("http://page.test/")
     if path.startswith("static/"):
-        route.fulfill(path=STATIC / path.removeprefix("static/"))
+        name = path.removeprefix("static/")
+        route.fulfill(path=next(directory / name for directory in (STATIC, CLIENT) if (directory / name).is_file()))
     elif path == CASES.name:
         route.fulfill(path=CASES)
     else:

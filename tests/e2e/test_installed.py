@@ -67,7 +67,7 @@ def sources(into: Path) -> Path:
         text=True,
     )
     for name in listed.stdout.split("\0"):
-        is_needed = name.startswith(("app/", "LICENSE")) or name in ("pyproject.toml", "setup.py", "README.md")
+        is_needed = name.startswith(("app/", "clients/js/src/", "LICENSE")) or name in ("pyproject.toml", "setup.py", "README.md")
         if is_needed and (ROOT / name).is_file():
             (into / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, into / name)

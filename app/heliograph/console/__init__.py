@@ -7,7 +7,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import BaseRoute, Mount
-from starlette.staticfiles import StaticFiles
+from starlette.staticfiles import PathLike, StaticFiles
 from starlette.types import Message, Receive, Scope, Send
 
 from heliograph.auth.authenticator import Authenticator, credentials_of
@@ -19,6 +19,9 @@ from heliograph.transports.api_key import has_key
 from heliograph.transports.query import Query
 
 STATIC = Path(__file__).parent / "static"
+# The JavaScript client is served beside the console's files. A build of the package copies it there (setup.py); in a
+# checkout it is served from its source.
+CLIENT = STATIC if (STATIC / "heliograph.js").exists() else Path(__file__).parents[3] / "clients" / "js" / "src"
 
 # The page is its own files and nothing else; it may open sockets, to any replica that a developer points it at.
 HEADERS = {
@@ -70,7 +73,16 @@ class Console:
 
 def static_routes() -> list[BaseRoute]:
     """The console's files, among them the client library, which any page may import."""
-    return [Mount("/static", _WithHeaders(StaticFiles(directory=STATIC)))]
+    return [Mount("/static", _WithHeaders(_Files(directory=STATIC)))]
+
+
+class _Files(StaticFiles):
+    """The files of two directories under one path."""
+
+    def get_directories(
+        self, directory: PathLike | None = None, packages: list[str | tuple[str, str]] | None = None
+    ) -> list[PathLike]:
+        return [*super().get_directories(directory, packages), CLIENT]
 
 
 class _WithHeaders:

@@ -16,7 +16,7 @@ import { EXPIRED, INVALID_TOKEN, mayReconnect } from "./client/codes.js";
 import { Credentials } from "./client/credentials.js";
 import { Emitter } from "./client/emitter.js";
 import { HeliographError } from "./client/error.js";
-import { Ladder } from "./client/ladder.js";
+import { TransportSelector } from "./client/transport_selector.js";
 import { PollLink } from "./client/poll_link.js";
 import { formatCursor, positionOf } from "./client/position.js";
 import { RecentIds } from "./client/recent_ids.js";
@@ -118,7 +118,7 @@ export class Heliograph {
   #credentials;
   #events = new Emitter();
   #backoff;
-  #ladder;
+  #selector;
   #requests;
   #seen = new RecentIds();
   #replay;
@@ -143,7 +143,7 @@ export class Heliograph {
   /** @type {Map<SocketLink, Roster>} of each socket that is connected */
   #rosters = new Map();
   #openTimer = null; // until the next `#open()`
-  #climbTimer = null; // until a better transport is tried
+  #upgradeTimer = null; // until a better transport is tried
   #stableTimer = null;
   #renewTimer = null;
   #askedForOther = false; // for another token, since the last connection
@@ -164,7 +164,7 @@ export class Heliograph {
     const { random } = this.#env;
     this.#credentials = new Credentials(options, this.#env);
     this.#backoff = new Backoff(random);
-    this.#ladder = new Ladder(options.transports ?? Object.keys(TRANSPORTS), random);
+    this.#selector = new TransportSelector(options.transports ?? Object.keys(TRANSPORTS), random);
     this.#requests = new Requests(this.#env, () => this.#transmit());
     this.#replay = options.replay ?? false;
     this.#bookmark = bookmarkOf(options, this.#env);
@@ -368,7 +368,7 @@ export class Heliograph {
     if (!this.#requests.waiting || !this.#link) return;
     const link = this.#link;
     if (link.send) this.#requests.transmit(link, () => link === this.#link);
-    else if (!this.#ladder.has("websocket")) this.#refuseWaiting();
+    else if (!this.#selector.has("websocket")) this.#refuseWaiting();
     else if (!this.#opening) this.#open("websocket");
   }
 
@@ -417,7 +417,7 @@ export class Heliograph {
 
   // --- the connection's life
 
-  #open(transport = this.#ladder.rung) {
+  #open(transport = this.#selector.current) {
     this.#cancelOpen();
     const { Link } = TRANSPORTS[transport];
     const link = new Link(this.#env, {
@@ -513,10 +513,10 @@ export class Heliograph {
     this.#askedForOther = false;
     if (link.send) this.#rosters.set(link, this.#roster(link));
     if (left) this.#leave(left);
-    this.#ladder.held(link.transport);
+    this.#selector.connected(link.transport);
     this.#env.clearTimeout(this.#stableTimer);
     this.#stableTimer = this.#env.setTimeout(() => this.#backoff.reset(), STABLE_MS);
-    this.#climbLater();
+    this.#upgradeLater();
     this.#renewIn(this.#credentials.renewInMs(hello.expires_in));
     this.#sync();
     this.#setState({ state: "connected", user, session, replica, transport: link.transport });
@@ -691,7 +691,7 @@ export class Heliograph {
   #onSuccessorFailed(link, close) {
     if (link.transport !== this.#link.transport) {
       if (link.transport === "websocket") this.#refuseWaiting();
-      this.#climbLater();
+      this.#upgradeLater();
       this.#sync();
     } else if (mayReconnect(close.code)) {
       this.#openIn(this.#backoff.next());
@@ -714,7 +714,7 @@ export class Heliograph {
     }
     const { code, reason } = close;
     const wasUp = link.hello !== null;
-    if (!wasUp && !close.unasked && this.#ladder.failed(link.transport)) {
+    if (!wasUp && !close.unasked && this.#selector.failed(link.transport)) {
       this.#open();
       if (this.#state.state === "connected") this.#setState({ state: "reconnecting", retryInMs: 0, code, reason });
       return;
@@ -727,7 +727,7 @@ export class Heliograph {
   #stop({ code, reason }) {
     this.#listen(false);
     this.#cancelOpen();
-    for (const timer of [this.#stableTimer, this.#climbTimer, this.#renewTimer]) this.#env.clearTimeout(timer);
+    for (const timer of [this.#stableTimer, this.#upgradeTimer, this.#renewTimer]) this.#env.clearTimeout(timer);
     const links = [this.#link, this.#opening, ...this.#leaving].filter(Boolean);
     this.#link = this.#opening = null;
     this.#leaving.clear();
@@ -745,14 +745,14 @@ export class Heliograph {
 
   // --- getting higher: from a transport that had to do back to a better one
 
-  #climbLater() {
-    this.#env.clearTimeout(this.#climbTimer);
-    if (this.#ladder.canClimb) this.#climbTimer = this.#env.setTimeout(() => this.#climb(), this.#ladder.climbInMs);
+  #upgradeLater() {
+    this.#env.clearTimeout(this.#upgradeTimer);
+    if (this.#selector.canUpgrade) this.#upgradeTimer = this.#env.setTimeout(() => this.#upgrade(), this.#selector.upgradeInMs);
   }
 
-  #climb() {
-    if (this.#link && !this.#opening && this.#openTimer === null) this.#open(this.#ladder.nextClimb());
-    else this.#climbLater();
+  #upgrade() {
+    if (this.#link && !this.#opening && this.#openTimer === null) this.#open(this.#selector.upgrade());
+    else this.#upgradeLater();
   }
 
   // --- staying who one is
@@ -808,7 +808,7 @@ export class Heliograph {
   #hurry() {
     if (this.#link) {
       this.#link.probe(HINT_PROBE_MS);
-      if (this.#ladder.canClimb) this.#climb();
+      if (this.#selector.canUpgrade) this.#upgrade();
     } else if (!this.#opening) {
       this.#open();
       this.#setState({ ...this.#state, retryInMs: 0 });

@@ -1,77 +1,90 @@
-// What has worked before is not given up for one failure: a replica may just have been restarted.
-const PATIENCE = 3;
-const CLIMB_FIRST_MS = 5_000;
-const CLIMB_CAP_MS = 120_000;
+// A transport that has worked before is not given up for one failure: a replica may just have been restarted.
+const MAX_FAILURES = 3;
+const FIRST_UPGRADE_MS = 5_000;
+const MAX_UPGRADE_MS = 120_000;
 
 /**
- * The transports from best to worst, and which of them is to be tried.
+ * Chooses the transport to try, from the best to the worst.
  *
- * A transport that cannot be established gives way to the next. After the last, it begins with the first again.
+ * A transport that cannot be established gives way to the next one. After the last, the first is tried again.
+ *
+ * @template {string} T
  */
-export class Ladder {
-  #rungs;
+export class TransportSelector {
+  #transports;
   #random;
-  #rung = 0;
+  #index = 0;
   #failures = 0;
+  /** @type {Set<T>} */
   #worked = new Set();
-  #climbs = 0;
+  #upgrades = 0;
 
   /**
-   * @param {string[]} rungs
+   * @param {T[]} transports best first; at least one
    * @param {() => number} random in [0, 1)
    */
-  constructor(rungs, random) {
-    this.#rungs = rungs;
+  constructor(transports, random) {
+    this.#transports = transports;
     this.#random = random;
   }
 
-  /** What to try now. */
-  get rung() {
-    return this.#rungs[this.#rung];
+  /** The transport to try now. */
+  get current() {
+    return this.#transports[this.#index];
   }
 
+  /** @param {T} transport */
   has(transport) {
-    return this.#rungs.includes(transport);
+    return this.#transports.includes(transport);
   }
 
-  /** There is something better than what is in use. */
-  get canClimb() {
-    return this.#rung > 0;
+  /** Whether there is a better transport than the current one. */
+  get canUpgrade() {
+    return this.#index > 0;
   }
 
-  /** A connection is there. */
-  held(transport) {
-    const rung = this.#rungs.indexOf(transport);
-    if (rung !== this.#rung) this.#climbs = 0;
-    this.#rung = rung;
+  /**
+   * A connection was established.
+   *
+   * @param {T} transport
+   */
+  connected(transport) {
+    const index = this.#transports.indexOf(transport);
+    if (index !== this.#index) this.#upgrades = 0;
+    this.#index = index;
     this.#failures = 0;
     this.#worked.add(transport);
   }
 
   /**
-   * No connection came of it.
+   * A connection could not be established.
    *
-   * @returns {boolean} whether to try the next at once; else it is time to wait
+   * @param {T} transport
+   * @returns {boolean} whether to try the (new) current transport at once; otherwise wait first
    */
   failed(transport) {
-    if (transport !== this.rung) return false;
+    if (transport !== this.current) return false;
     this.#failures += 1;
-    if (this.#worked.has(transport) && this.#failures < PATIENCE) return false;
+    if (this.#worked.has(transport) && this.#failures < MAX_FAILURES) return false;
     this.#failures = 0;
     this.#worked.delete(transport);
-    this.#rung = (this.#rung + 1) % this.#rungs.length;
-    return this.#rung !== 0;
+    this.#index = (this.#index + 1) % this.#transports.length;
+    return this.#index !== 0;
   }
 
-  /** Those above take turns. */
-  nextClimb() {
-    this.#climbs += 1;
-    return this.#rungs[(this.#climbs - 1) % this.#rung];
+  /**
+   * Only where `canUpgrade`: the better transports take turns.
+   *
+   * @returns {T} the better transport to try beside the current one
+   */
+  upgrade() {
+    this.#upgrades += 1;
+    return this.#transports[(this.#upgrades - 1) % this.#index];
   }
 
-  /** How long to stay before the next attempt to get higher. */
-  get climbInMs() {
-    const ceilingMs = Math.min(CLIMB_CAP_MS, CLIMB_FIRST_MS * 2 ** this.#climbs);
+  /** How long to wait before the next `upgrade`, in milliseconds. */
+  get upgradeInMs() {
+    const ceilingMs = Math.min(MAX_UPGRADE_MS, FIRST_UPGRADE_MS * 2 ** this.#upgrades);
     return (0.5 + this.#random() / 2) * ceilingMs;
   }
 }
