@@ -23,6 +23,7 @@ from tests.support.waiting import eventually
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(420)]
 
+CLIENT = ROOT / "clients" / "js" / "src"
 PUBLISH = """
 import asyncio, sys
 from heliograph import AsyncPublisher, Composite, Consumer, Publisher, ShardedStream
@@ -67,7 +68,11 @@ def sources(into: Path) -> Path:
         text=True,
     )
     for name in listed.stdout.split("\0"):
-        is_needed = name.startswith(("app/", "clients/js/src/", "LICENSE")) or name in ("pyproject.toml", "setup.py", "README.md")
+        is_needed = name.startswith(("app/", "clients/js/src/", "LICENSE")) or name in (
+            "pyproject.toml",
+            "setup.py",
+            "README.md",
+        )
         if is_needed and (ROOT / name).is_file():
             (into / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, into / name)
@@ -131,6 +136,13 @@ def test_a_used_checkout_builds_the_wheel_of_a_fresh_clone(wheel: Path, tmp_path
         left.parent.mkdir(parents=True, exist_ok=True)
         left.write_bytes(b"left behind")
     assert contents(build(used, tmp_path / "second")) == contents(wheel)
+
+
+def test_a_wheel_brings_the_javascript_client(wheel: Path) -> None:
+    """Fails if replicas that run from a wheel lack a module of the client: its source is outside of the package."""
+    modules = {path.relative_to(CLIENT).as_posix() for path in CLIENT.rglob("*.js")}
+    assert "heliograph.js" in modules
+    assert {f"heliograph/console/static/{module}" for module in modules} <= contents(wheel).keys()
 
 
 def test_a_publisher_lives_beside_old_packages(wheel: Path, redis_server: RedisServer, tmp_path: Path) -> None:
