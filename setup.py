@@ -42,6 +42,7 @@ MODULES = [
     "app/heliograph/cluster/client_writes.py",
     "app/heliograph/cluster/connection_manager.py",
     "app/heliograph/cluster/remote_delivery.py",
+    "app/heliograph/cluster/stamp.py",
     "app/heliograph/backends/redis/call_batch.py",
     "app/heliograph/backends/redis/keys.py",
     "app/heliograph/backends/redis/link.py",

@@ -33,6 +33,7 @@ from heliograph.backends.redis.scripts import Scripts
 from heliograph.backends.redis.streams import RedisEmissions
 from heliograph.backends.tickets import MemoryTickets, RedisTickets
 from heliograph.clock import SystemClock, Timestamps
+from heliograph.cluster.admission import Admission
 from heliograph.cluster.blocked_users import BlockedUsers
 from heliograph.cluster.channel_counts import ChannelCounts
 from heliograph.cluster.channels import Channels
@@ -40,13 +41,18 @@ from heliograph.cluster.client_writes import ClientWrites
 from heliograph.cluster.commands import Commands
 from heliograph.cluster.connection_manager import ConnectionManager
 from heliograph.cluster.directory import Directory
+from heliograph.cluster.emitter import Emitter
 from heliograph.cluster.memory_watch import MemoryWatch
 from heliograph.cluster.node import Node, Service
 from heliograph.cluster.presence import Presence
 from heliograph.cluster.pubsub_manager import PubSubManager
 from heliograph.cluster.pulse import Pulse
+from heliograph.cluster.reading import Reading
+from heliograph.cluster.remote_delivery import RemoteDelivery
 from heliograph.cluster.run_reaper import RunReaper
+from heliograph.cluster.stamp import Stamp
 from heliograph.cluster.sweeper import Sweeper
+from heliograph.cluster.user_commands import UserCommands
 from heliograph.cluster.write_probe import WriteProbe
 from heliograph.codecs.plain import PlainCodec
 from heliograph.console import Console, static_routes
@@ -101,6 +107,8 @@ class Replica:
     directory: Directory
     channels: Channels
     manager: ConnectionManager
+    reading: Reading
+    user_commands: UserCommands
     telemetry: Telemetry
     flush_scheduler: FlushScheduler
     memory: MemoryWatch | None  # of the Redis that keeps what is kept; None without one
@@ -212,21 +220,22 @@ def build_replica(settings: Settings, name: str = "replica-1", bus: PubSubManage
         drain=settings.drain,
         clock=clock,
     )
+    timestamp = Timestamps(clock)
+    stamp = Stamp(name, bus.node_id, timestamp)
+    writes = ClientWrites(budget, memory, telemetry, clock.monotonic)
+    reading = Reading(channels.joining, presence, log)
+    user_commands = UserCommands(commands, command_log, stamp)
     manager = ConnectionManager(
         hub,
         bus,
         directory,
-        channels,
-        presence,
-        commands,
         log,
-        emissions,
-        command_log,
-        ClientWrites(budget, memory, telemetry, clock.monotonic),
-        name=name,
-        namespaces=namespaces,
-        limits=settings.limits,
-        timestamp=Timestamps(clock),
+        channels.following,
+        RemoteDelivery(hub, channels.following, commands, bus.node_id, timestamp),
+        Admission(hub, directory, reading, settings.limits),
+        writes,
+        namespaces,
+        stamp,
     )
     bus.handler = manager.handle_pubsub_message
     hub.on_drop = manager.disconnect
@@ -235,6 +244,8 @@ def build_replica(settings: Settings, name: str = "replica-1", bus: PubSubManage
     policy = Policy(namespaces, open_mode=authenticator.mode == "open", events=settings.emit.events)
     parts = Parts(
         manager=manager,
+        reading=reading,
+        emitter=Emitter(emissions, writes, stamp),
         node=node,
         authenticator=authenticator,
         addresses=Addresses(settings.limits.connections_per_address),
@@ -274,7 +285,7 @@ def build_replica(settings: Settings, name: str = "replica-1", bus: PubSubManage
     if settings.console_enabled:
         console = Console(node, directory, clock, authenticator, settings.api.secret())
         routes += [Route("/", console.page), Route("/api/cluster", public_endpoint(console.cluster))]
-    routes += http_api_routes(parts, directory, channel_counts, clock)
+    routes += http_api_routes(parts, user_commands, directory, channel_counts, clock)
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -298,7 +309,21 @@ def build_replica(settings: Settings, name: str = "replica-1", bus: PubSubManage
         lifespan=lifespan,
     )
     internal = Starlette(routes=inside, middleware=middleware, exception_handlers=on_error) if has_inside else None
-    return Replica(app, internal, node, hub, bus, directory, channels, manager, telemetry, flush_scheduler, memory)
+    return Replica(
+        app,
+        internal,
+        node,
+        hub,
+        bus,
+        directory,
+        channels,
+        manager,
+        reading,
+        user_commands,
+        telemetry,
+        flush_scheduler,
+        memory,
+    )
 
 
 def _in_turn(*calls: Callable[[], object]) -> Callable[[], None]:

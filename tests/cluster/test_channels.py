@@ -680,7 +680,7 @@ class TestFollowing:
             for begin in range(0, 10_000, 500):
                 await asyncio.gather(
                     *(
-                        one.replica.manager.subscribe(device.connection, f"chat:{n}")
+                        one.replica.reading.subscribe(device.connection, f"chat:{n}")
                         for n in range(begin, begin + 500)
                     )
                 )

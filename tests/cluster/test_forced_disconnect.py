@@ -44,7 +44,7 @@ class TestDisconnect:
             enter = stack.enter_async_context
             bobs = [await enter(Client(each.url, user="bob")) for each in replicas for _ in range(2)]
             alices = [await enter(Client(each.url, user="alice")) for each in replicas]
-            await replicas[0].replica.manager.disconnect_user("bob", reason="그만")
+            await replicas[0].replica.user_commands.disconnect_user("bob", reason="그만")
             assert await closed_with(*bobs) == {3503}
             assert {bob.socket.close_reason for bob in bobs} == {"그만"}
             for alice in alices:
@@ -55,15 +55,15 @@ class TestDisconnect:
     async def test_a_user_who_is_nowhere(self, start_replica: StartReplica) -> None:
         """Fails if that is an error, or an impossible user is none."""
         one = await start_replica()
-        await one.replica.manager.disconnect_user("nobody")
+        await one.replica.user_commands.disconnect_user("nobody")
         with pytest.raises(BadUserId):
-            await one.replica.manager.disconnect_user("")
+            await one.replica.user_commands.disconnect_user("")
 
     async def test_who_comes_back_is_not_disconnected_again(self, start_replica: StartReplica) -> None:
         """Fails if a command is carried out again by the look at what was kept, or by its own replica."""
         one, two = await start_replica("replica-1"), await start_replica("replica-2")
         async with Client(one.url, user="bob") as bob:
-            await one.replica.manager.disconnect_user("bob")
+            await one.replica.user_commands.disconnect_user("bob")
             assert await bob.close_code(WITHIN_S) == 3503
         async with Client(one.url, user="bob") as here, Client(two.url, user="bob") as there:
             await _looked_twice(one, two)
@@ -74,7 +74,7 @@ class TestDisconnect:
         """Fails if a caller that wants the client to come back cannot say so."""
         one, two = await start_replica("replica-1"), await start_replica("replica-2")
         async with Client(two.url, user="bob") as bob:
-            await one.replica.manager.disconnect_user("bob", code=CloseCode.EXPIRED)
+            await one.replica.user_commands.disconnect_user("bob", code=CloseCode.EXPIRED)
             assert await bob.close_code(WITHIN_S) == 3005
 
     async def test_streams_and_polls_alike(self, start_replica: StartReplica) -> None:
@@ -87,7 +87,7 @@ class TestDisconnect:
             )
             async with http.stream("GET", "/sse?user=bob") as stream:
                 await eventually(lambda: two.replica.hub.count("bob") == 2 and not _parked(two))
-                await one.replica.manager.disconnect_user("bob", reason="enough")
+                await one.replica.user_commands.disconnect_user("bob", reason="enough")
                 async with asyncio.timeout(WITHIN_S):
                     text = "".join([each async for each in stream.aiter_text()])
                     answer = await waiting
@@ -101,7 +101,7 @@ class TestDisconnect:
         """Fails if it takes Redis to disconnect who is here."""
         one = await start_replica(redis_url=None)
         async with Client(one.url, user="bob") as bob:
-            await one.replica.manager.disconnect_user("bob")
+            await one.replica.user_commands.disconnect_user("bob")
             assert await bob.close_code(WITHIN_S) == 3503
 
     async def test_it_is_told_once_and_never_again(
@@ -113,7 +113,7 @@ class TestDisconnect:
             Eavesdropper(redis_server.url, f"{namespace}:events") as heard,
             Client(replicas[1].url, user="bob") as bob,
         ):
-            await replicas[0].replica.manager.disconnect_user("bob")
+            await replicas[0].replica.user_commands.disconnect_user("bob")
             assert await bob.close_code(WITHIN_S) == 3503
             await _looked_twice(*replicas)
         told = [payload for payload in heard.payloads if b'"command"' in payload]
@@ -133,7 +133,7 @@ class TestWithoutTheBus:
             two = await start_replica("replica-2", redis_url=proxy.url, bus=DEAF)
             async with Client(two.url, user="bob") as bob:
                 assert proxy.deafen(b"SUBSCRIBE") == 1
-                await one.replica.manager.disconnect_user("bob")
+                await one.replica.user_commands.disconnect_user("bob")
                 assert await bob.close_code(WITHIN_S) == 3503
 
     async def test_a_bus_connection_that_is_cut(self, start_replica: StartReplica, redis_server: RedisServer) -> None:
@@ -141,7 +141,7 @@ class TestWithoutTheBus:
         one, two = await start_replica("replica-1"), await start_replica("replica-2")
         async with RedisAdmin(redis_server.url) as admin, Client(two.url, user="bob") as bob:
             await admin.cut_listeners()
-            await one.replica.manager.disconnect_user("bob")
+            await one.replica.user_commands.disconnect_user("bob")
             assert await bob.close_code(WITHIN_S) == 3503
 
     async def test_a_replica_that_lost_redis_does_it_when_it_is_back(
@@ -155,7 +155,7 @@ class TestWithoutTheBus:
                 two = await start_replica("replica-2", redis_url=proxy.url)
                 bob = await stack.enter_async_context(Client(two.url, user="bob"))
             await eventually(lambda: not two.replica.node.ready)
-            await one.replica.manager.disconnect_user("bob")
+            await one.replica.user_commands.disconnect_user("bob")
             # How old a command is, is known to some milliseconds: the answer that brings it takes its time.
             later = time.monotonic() + 0.2
             await eventually(lambda: time.monotonic() > later)
@@ -174,7 +174,7 @@ class TestWithoutTheBus:
         async with Client(one.url, user="bob") as bob:
             own_redis.stop()
             with pytest.raises(BusUnavailable):
-                await one.replica.manager.disconnect_user("bob")
+                await one.replica.user_commands.disconnect_user("bob")
             assert await bob.close_code(WITHIN_S) == 3503
 
 
@@ -182,38 +182,38 @@ class TestUnsubscribe:
     async def test_every_connection_leaves_the_channel(self, start_replica: StartReplica) -> None:
         """Fails if one still gets messages, is not told, stays in the presence, or cannot come again."""
         replicas = await three(start_replica, namespaces={"room": {"presence": True}}, presence={"grace_s": 0})
-        manager = replicas[0].replica.manager
+        replica = replicas[0].replica
         async with AsyncExitStack() as stack:
             bobs = [await stack.enter_async_context(Client(each.url, user="bob")) for each in replicas]
             alice = await stack.enter_async_context(Client(replicas[2].url, user="alice"))
             for client in (*bobs, alice):
                 await client.say({"type": "subscribe", "channel": "room:1"})
                 await client.next("subscribed")
-            await manager.unsubscribe_user("bob", "room:1")
+            await replica.user_commands.unsubscribe_user("bob", "room:1")
             for bob in bobs:
                 assert await bob.next("unsubscribed", within_s=WITHIN_S) == {
                     "type": "unsubscribed",
                     "channel": "room:1",
                 }
-            await manager.publish("room:1", "for alice")
+            await replica.manager.publish("room:1", "for alice")
             assert await alice.messages(1) == ["for alice"]
             for bob in bobs:
                 await bob.nothing_more()
 
             async def is_alone() -> bool:
-                return (await manager.presence("room:1")).users == {"alice": 1}
+                return (await replica.reading.presence("room:1")).users == {"alice": 1}
 
             await eventually(is_alone)
             await bobs[1].say({"type": "subscribe", "channel": "room:1", "id": 7})
             await bobs[1].next("subscribed", id=7)
-            await manager.publish("room:1", "for both")
+            await replica.manager.publish("room:1", "for both")
             assert await bobs[1].messages(1) == ["for both"]
 
     async def test_who_is_not_on_it_hears_nothing(self, start_replica: StartReplica) -> None:
         """Fails if a client is told of a channel that it never was on."""
         one = await start_replica(redis_url=None)
         async with Client(one.url, user="bob") as bob:
-            await one.replica.manager.unsubscribe_user("bob", "room:1")
+            await one.replica.user_commands.unsubscribe_user("bob", "room:1")
             await bob.say({"type": "ping"})
             assert json.loads(await bob.socket.recv())["type"] == "pong"
 
@@ -222,18 +222,18 @@ class TestUnsubscribe:
         one = await start_replica(redis_url=None)
         for channel in ("#bob", "#alice", "", "#"):
             with pytest.raises(BadChannel):
-                await one.replica.manager.unsubscribe_user("bob", channel)
+                await one.replica.user_commands.unsubscribe_user("bob", channel)
 
     async def test_before_its_turn_has_come(self, start_replica: StartReplica) -> None:
         """Fails if a channel that waits while the client reads another one's past is subscribed to all the same."""
         one = await start_replica(redis_url=None)
-        manager = one.replica.manager
+        replica = one.replica
         for number in range(600):
-            await manager.publish("logs:1", {"number": number, "filler": "x" * 20_000})
+            await replica.manager.publish("logs:1", {"number": number, "filler": "x" * 20_000})
         async with Client(one.url, path="/ws?user=bob&channels=logs:1,news") as bob:
             bob.socket.transport.pause_reading()
             await eventually(lambda: one.replica.hub.count("bob") and _waits(one))
-            await manager.unsubscribe_user("bob", "news")
+            await replica.user_commands.unsubscribe_user("bob", "news")
             bob.socket.transport.resume_reading()
             await bob.next("unsubscribed", channel="news")
             for number in range(600):
@@ -246,14 +246,14 @@ class TestUnsubscribe:
     async def test_while_it_is_being_subscribed(self, start_replica: StartReplica) -> None:
         """Fails if who is still reading the channel's past when the command comes is subscribed all the same."""
         one = await start_replica(redis_url=None)
-        manager = one.replica.manager
+        replica = one.replica
         for number in range(600):  # more than a page
-            await manager.publish("logs:1", {"number": number, "filler": "x" * 20_000})
+            await replica.manager.publish("logs:1", {"number": number, "filler": "x" * 20_000})
         async with Client(one.url, user="bob") as bob:
             bob.socket.transport.pause_reading()
             await bob.say({"type": "subscribe", "channel": "logs:1", "id": 1})
             await eventually(lambda: one.replica.hub.count("bob") and _waits(one))
-            await manager.unsubscribe_user("bob", "logs:1")
+            await replica.user_commands.unsubscribe_user("bob", "logs:1")
             bob.socket.transport.resume_reading()
             await bob.next("subscribed", id=1)
             await bob.next("unsubscribed", channel="logs:1")
@@ -273,7 +273,7 @@ async def test_it_is_quick(start_replica: StartReplica, caplog: pytest.LogCaptur
         for _ in range(5):
             async with Client(two.url, user="bob") as bob:
                 began_at = time.monotonic()
-                await one.replica.manager.disconnect_user("bob")
+                await one.replica.user_commands.disconnect_user("bob")
                 await bob.close_code(WITHIN_S)
                 took.append(time.monotonic() - began_at)
     assert min(took) < 0.5
@@ -284,7 +284,7 @@ async def _looked_twice(*replicas: RunningReplica) -> None:
     """Wait until each replica has looked for commands again, after what it was at."""
 
     async def looked(replica: RunningReplica) -> None:
-        commands = replica.replica.manager._commands
+        commands = replica.replica.user_commands._commands
         looks = 0
         after = commands._log.after
 
@@ -328,7 +328,7 @@ class TestBlock:
             async with Client(two.url) as bob:
                 await bob.say({"type": "connect", "token": token("bob")})
                 await bob.next("connected")
-                await one.replica.manager.disconnect_user("bob", block_s=60)
+                await one.replica.user_commands.disconnect_user("bob", block_s=60)
                 assert await bob.close_code(WITHIN_S) == 3503
             for replica in replicas:
                 async with Client(replica.url) as bob:
@@ -350,7 +350,7 @@ class TestBlock:
             ):
                 assert (await http.request(method, path, headers=bearer("bob"))).status_code == 403, path
             assert (await http.get(f"/sse?ticket={given}")).status_code == 403
-            await two.replica.manager.disconnect_user("bob", block_s=0)
+            await two.replica.user_commands.disconnect_user("bob", block_s=0)
             assert (await http.post("/api/ticket", headers=bearer("bob"))).status_code == 200
             await eventually(lambda: _lets_in(one, "bob"), within_s=WITHIN_S)
 
@@ -358,14 +358,14 @@ class TestBlock:
         """Fails if a block lasts longer, or not as long, as was said."""
         one = await start_replica()
         started = time.monotonic()
-        await one.replica.manager.disconnect_user("bob", block_s=0.8)
+        await one.replica.user_commands.disconnect_user("bob", block_s=0.8)
         await eventually(lambda: _lets_in(one, "bob"), within_s=5)
         assert 0.7 < time.monotonic() - started < 2.0
 
     async def test_a_replica_that_starts_later_knows(self, start_replica: StartReplica) -> None:
         """Fails if a deploy, or a new replica, lets in whom the others keep out."""
         one = await start_replica("replica-1")
-        await one.replica.manager.disconnect_user("bob", block_s=60)
+        await one.replica.user_commands.disconnect_user("bob", block_s=60)
         await one.stop()
         two = await start_replica("replica-2")
         await eventually(lambda: _keeps_out(two, "bob"), within_s=WITHIN_S)
@@ -378,7 +378,7 @@ class TestBlock:
             one = await start_replica("replica-1")
             two = await start_replica("replica-2", redis_url=proxy.url, bus=DEAF)
             assert proxy.deafen(b"SUBSCRIBE") == 1
-            await one.replica.manager.disconnect_user("bob", block_s=60)
+            await one.replica.user_commands.disconnect_user("bob", block_s=60)
             await eventually(lambda: _keeps_out(two, "bob"), within_s=WITHIN_S)
 
     async def test_without_redis_the_caller_is_told(
@@ -388,7 +388,7 @@ class TestBlock:
         one = await start_replica(redis_url=own_redis.url)
         own_redis.stop()
         with pytest.raises(BusUnavailable):
-            await one.replica.manager.disconnect_user("bob", block_s=60)
+            await one.replica.user_commands.disconnect_user("bob", block_s=60)
         assert await _keeps_out(one, "bob")
 
 

@@ -89,17 +89,17 @@ class TestEntries:
         async with Members(redis.url, namespace) as members:
             one, two = [await members.start(f"replica-{n}", namespaces=PRESENT) for n in (1, 2)]
             here = await one.connect("alice")
-            await one.replica.manager.subscribe(here.connection, "lobby:1")
+            await one.replica.reading.subscribe(here.connection, "lobby:1")
 
             async def members_are(expected: dict[str, int]) -> bool:
-                return (await one.replica.manager.presence("lobby:1")).users == expected
+                return (await one.replica.reading.presence("lobby:1")).users == expected
 
             await eventually(lambda: members_are({"alice": 1}))
             backup = backed_up(redis)
             there = await two.connect("bob")
-            await two.replica.manager.subscribe(there.connection, "lobby:1")
+            await two.replica.reading.subscribe(there.connection, "lobby:1")
             await eventually(lambda: members_are({"alice": 1, "bob": 1}))
-            one.replica.manager.unsubscribe(here.connection, "lobby:1")
+            one.replica.reading.unsubscribe(here.connection, "lobby:1")
             await eventually(lambda: members_are({"bob": 1}), within_s=5)
             await put_back(redis, backup, one, two)
             await eventually(lambda: members_are({"bob": 1}), within_s=8)
@@ -133,7 +133,7 @@ class TestLogs:
             one, two = [await members.start(f"replica-{n}", channels={"heartbeat_s": 0.1}) for n in (1, 2)]
             devices = [await each.connect("bob") for each in (one, two)]
             for each, device in zip((one, two), devices, strict=True):
-                await each.replica.manager.subscribe(device.connection, "news")
+                await each.replica.reading.subscribe(device.connection, "news")
             receipts = [await one.replica.manager.publish("news", number) for number in range(1, 6)]
             await eventually(lambda: all(device.got == [1, 2, 3, 4, 5] for device in devices))
             # As another server would say that was given older data; what has been there since is lost.
@@ -152,7 +152,7 @@ class TestLogs:
             assert before.epoch != now.epoch
             # Who was ahead and comes back later is told too, however far the log has come by then.
             late = await one.connect("late")
-            await one.replica.manager.subscribe(late.connection, "news", before)
+            await one.replica.reading.subscribe(late.connection, "news", before)
             await eventually(lambda: late.got == [6, 7, 8])
             assert [frame["recovered"] for frame in late.of("subscribed")] == [False]
 
@@ -161,11 +161,11 @@ class TestLogs:
         async with Members(redis.url, namespace) as members:
             one = await members.start()
             bob, eve = await one.connect("bob"), await one.connect("eve")
-            await one.replica.manager.subscribe(bob.connection, "news")
+            await one.replica.reading.subscribe(bob.connection, "news")
             result = await one.replica.manager.publish("news", 1)
             assert result.position is not None
             far = Position(result.position.epoch, 1_000)
-            await one.replica.manager.subscribe(eve.connection, "news", far)
+            await one.replica.reading.subscribe(eve.connection, "news", far)
             again = await one.replica.manager.publish("news", 2)
             assert again.position == result.position.next
             assert len(bob.of("subscribed")) == 1

@@ -68,7 +68,7 @@ async def on(replica: RunningReplica, user: str, channel: str = "chat:1") -> Asy
 
 
 async def members(replica: RunningReplica, channel: str = "chat:1") -> dict[str, int]:
-    return (await replica.replica.manager.presence(channel)).users
+    return (await replica.replica.reading.presence(channel)).users
 
 
 async def becomes(replica: RunningReplica, expected: dict[str, int], channel: str = "chat:1") -> None:
@@ -256,7 +256,7 @@ class TestReplicasThatGo:
 
 async def dies(replica: RunningReplica) -> None:
     """As kill -9 looks to the others: its lease is not renewed, and nothing is taken back."""
-    presence = replica.replica.manager._presence
+    presence = replica.replica.reading._presence
     assert presence._task is not None
     await end([*replica.replica.directory._tasks, presence._task])
 
@@ -301,7 +301,7 @@ class TestMany:
     async def test_who_asks_again_and_again_costs_little(self, start: Start, redis_server: RedisServer) -> None:
         """Fails if each question about a crowd is asked of Redis, or a crowd is never counted anew."""
         one = await start("replica-1")
-        presence = one.replica.manager._presence
+        presence = one.replica.reading._presence
         key = one.replica.bus.keys.presence("chat:1")
         redis_server.command("HSET", key, *(text for n in range(500) for text in (f"user-{n}", "2")))
         rosters = [await presence.roster("chat:1") for _ in range(50)]

@@ -172,7 +172,7 @@ class TestRedisHangsJustAsAUserComesBack:
             await bob.next("error")
             await bob.next("error")
             with contextlib.suppress(BusUnavailable):
-                await one.replica.manager.unsubscribe_user("bob", "chat:1")
+                await one.replica.user_commands.unsubscribe_user("bob", "chat:1")
             await bob.next("unsubscribed", channel="chat:1", within_s=1)
             kept = stack.pop_all()
         async with kept:
@@ -338,14 +338,14 @@ class TestALargeRepair:
             await self._lose(one)
             await eventually(lambda: channels_of(one).joining._pending)
             assert not one.replica.hub.subscribers("chat:1")
-            assert (await one.replica.manager.presence("chat:1")).users == {"stalled": 1}
+            assert (await one.replica.reading.presence("chat:1")).users == {"stalled": 1}
             [connection] = one.replica.hub
             at = parse_cursor(channels_of(one).joining.cursor_of(connection))["chat:1"].offset
             assert 0 < at < self.PUBLICATIONS
             stalled.abort()
 
             async def is_gone() -> bool:
-                return (await one.replica.manager.presence("chat:1")).users == {}
+                return (await one.replica.reading.presence("chat:1")).users == {}
 
             await eventually(is_gone)
         assert channels_of(one).joining._pending == {}

@@ -105,7 +105,7 @@ class TestLostRuns:
                 await eventually(partial(has_failed, three, f"mark-{n}"))
             assert await redis.zcard(Keys(f"{namespace}:").run_leases) == 0, "nobody need look at them again"
             for n, run in enumerate(runs):
-                history = await (one, two)[n % 2].replica.manager.history(f"run:{run}", None, 10)
+                history = await (one, two)[n % 2].replica.reading.history(f"run:{run}", None, 10)
                 assert len(history.publications) == 1
             for viewer in viewers:
                 with pytest.raises(TimeoutError):
@@ -131,7 +131,7 @@ class TestLostRuns:
 
 
 async def has_failed(replica: RunningReplica, run_id: str) -> bool:
-    history = await replica.replica.manager.history(f"run:{run_id}", None, 10)
+    history = await replica.replica.reading.history(f"run:{run_id}", None, 10)
     return any(b"FAILED" in bytes(publication.data) for publication in history.publications)
 
 

@@ -56,7 +56,7 @@ async def test_nothing_crosses_over(own_redis: RedisServer, database: int, prefi
                 await alice.send("bob", "ephemeral", ephemeral=True)
                 await alice.send("bob", "kept")
                 assert await here.messages(2) == ["ephemeral", "kept"]
-                await one.replica.manager.disconnect_user("bob")
+                await one.replica.user_commands.disconnect_user("bob")
                 assert await here.close_code() == 3503
                 # What is published in the second cluster stands behind all of that on one Redis.
                 own_redis.command("PUBLISH", two.replica.bus.channel, '{"target_user_id":"bob","message":"own"}')

@@ -118,7 +118,7 @@ async def conversation(start_replica: StartReplica) -> tuple[list[dict[str, Any]
         await dave.ask("connect", "connected", token=token("dave", channels=["news"]))
         await dave.next("subscribed", channel="news")
         await dave.ask("refresh", "refreshed", token=token("dave"))
-        await closed.replica.manager.unsubscribe_user("dave", "news")
+        await closed.replica.user_commands.unsubscribe_user("dave", "news")
         await dave.next("unsubscribed", channel="news")
     return alice.said + carol.said + dave.said, alice.heard + carol.heard + dave.heard
 

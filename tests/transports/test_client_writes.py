@@ -251,7 +251,7 @@ class TestMemory:
             assert value("client_writes_blocked") == 1
             assert 0.8 < value("redis_memory_ratio") < 1
             assert value("client_writes_refused_total", limit="memory") == 3
-            await one.replica.manager.disconnect_user("bob")
+            await one.replica.user_commands.disconnect_user("bob")
             assert await bob.close_code() == 3503
             fill(own_redis, 50)
             await eventually(lambda: not one.replica.memory.is_full)

@@ -190,7 +190,7 @@ class TestGrants:
             assert (await mallory.ask("publish", channel="#bob", data=1))["code"] == "not_allowed"
             assert (await mallory.ask("publish", channel="#mallory", data=1))["code"] == "not_allowed"
             await mallory.nothing_more()
-            position = await one.replica.manager.listen(one.replica.hub.connections_of("mallory")[0], "#bob")
+            position = await one.replica.reading.listen(one.replica.hub.connections_of("mallory")[0], "#bob")
         async with Client(one.url) as again:
             await again.say({"type": "connect", "token": token("mallory", channels=everything), "cursor": position})
             await again.next("connected")
@@ -243,7 +243,7 @@ class TestNewGrants:
 async def test_a_user_who_was_disconnected_needs_no_new_replica(one: RunningReplica) -> None:
     """Fails if being disconnected by the server is a ban that nobody asked for."""
     async with Bearer(one, token("alice")) as alice:
-        await one.replica.manager.disconnect_user("alice")
+        await one.replica.user_commands.disconnect_user("alice")
         assert await alice.close_code() == 3503
     async with Bearer(one, token("alice")) as alice:
         await alice.nothing_more()

@@ -14,14 +14,15 @@ from heliograph.api.openapi import openapi_document
 from heliograph.clock import Clock
 from heliograph.cluster.channel_counts import ChannelCounts
 from heliograph.cluster.directory import Directory
+from heliograph.cluster.user_commands import UserCommands
 from heliograph.transports.driver import Parts
 
 
 def http_api_routes(
-    parts: Parts, directory: Directory, channel_counts: ChannelCounts, clock: Clock
+    parts: Parts, user_commands: UserCommands, directory: Directory, channel_counts: ChannelCounts, clock: Clock
 ) -> list[BaseRoute]:
     """The methods: whatever no other route under `/api/` has taken."""
-    methods = Methods(parts, directory, channel_counts, clock)
+    methods = Methods(parts, user_commands, directory, channel_counts, clock)
     return [
         Route("/api", LinesDoor(methods, parts.settings.api, parts.failed_attempts)),
         Route("/api/{method}", ApiEndpoint(methods, parts.settings.api, parts.failed_attempts)),

@@ -16,6 +16,7 @@ from heliograph.clock import Clock
 from heliograph.cluster.channel_counts import ChannelCounts
 from heliograph.cluster.directory import Directory
 from heliograph.cluster.presence import Roster
+from heliograph.cluster.user_commands import UserCommands
 from heliograph.errors import BusUnavailable, HeliographError
 from heliograph.protocol.codes import CloseCode
 from heliograph.protocol.identity import check_channel
@@ -108,8 +109,17 @@ METHODS: Final = {
 class Methods:
     """Carries them out on this replica, for the whole cluster."""
 
-    def __init__(self, parts: Parts, directory: Directory, channel_counts: ChannelCounts, clock: Clock) -> None:
+    def __init__(
+        self,
+        parts: Parts,
+        user_commands: UserCommands,
+        directory: Directory,
+        channel_counts: ChannelCounts,
+        clock: Clock,
+    ) -> None:
         self._manager = parts.manager
+        self._reading = parts.reading
+        self._user_commands = user_commands
         self._namespaces = parts.namespaces
         self._max_depth = parts.settings.limits.depth
         self._most = parts.settings.api.batch
@@ -206,7 +216,7 @@ class Methods:
         limit = MOST_PUBLICATIONS if params.limit < 0 else params.limit
         since = None if params.since is None else Position(params.since.epoch, params.since.offset)
         if params.reverse or not limit:
-            top = (await self._manager.history(params.channel, None, 1)).position
+            top = (await self._reading.history(params.channel, None, 1)).position
             if since is not None and (since.epoch != top.epoch or since.offset > top.offset):
                 raise _unrecoverable(params.channel)
             found = await self._before(params.channel, top, since, limit) if limit else []
@@ -241,11 +251,13 @@ class Methods:
         if code not in models.CLOSE_CODES:
             raise ApiError(BAD_REQUEST, f"'disconnect.code' is one of {', '.join(map(str, models.CLOSE_CODES))}")
         reason = params.disconnect.reason or "disconnected by the server"
-        await self._manager.disconnect_user(params.user, code=CloseCode(code), reason=reason, block_s=params.block_s)
+        await self._user_commands.disconnect_user(
+            params.user, code=CloseCode(code), reason=reason, block_s=params.block_s
+        )
         return models.Done()
 
     async def unsubscribe(self, params: models.Unsubscribe) -> models.Done:
-        await self._manager.unsubscribe_user(params.user, params.channel)
+        await self._user_commands.unsubscribe_user(params.user, params.channel)
         return models.Done()
 
     async def batch(self, params: models.Batch) -> models.Replies:
@@ -287,7 +299,7 @@ class Methods:
     async def _present(self, channel: str) -> Roster:
         if not self._namespaces.of(check_channel(channel)).presence:
             raise ApiError(NOT_AVAILABLE, f"who is on {channel!r} is not kept: its namespace has no presence")
-        return await self._manager.presence(channel)
+        return await self._reading.presence(channel)
 
     async def _before(self, channel: str, top: Position, since: Position | None, limit: int) -> list[Publication]:
         """The last publications (before `since`), the newest first."""
@@ -307,7 +319,7 @@ class Methods:
         found: deque[Publication] = deque()
         size, complete = 0, True
         while True:
-            opened = await self._manager.history(channel, after, MOST_PUBLICATIONS)
+            opened = await self._reading.history(channel, after, MOST_PUBLICATIONS)
             complete = complete and opened.complete
             for each in opened.publications:
                 if each.position is None or each.position.offset > last:
@@ -329,7 +341,7 @@ class Methods:
         found: list[Publication] = []
         size = 0
         while True:
-            opened = await self._manager.history(channel, since, limit - len(found))
+            opened = await self._reading.history(channel, since, limit - len(found))
             if not opened.complete:
                 if found:  # trimmed meanwhile: whoever asks for what follows is told
                     return opened.position, found

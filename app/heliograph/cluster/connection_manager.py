@@ -5,125 +5,80 @@ what the log holds. Ephemeral: local first. Connections here get it at once, the
 """
 
 import logging
-from collections.abc import Callable
 from functools import partial
-from itertools import count
 
 import msgspec
 
 from heliograph.callbacks import await_callback
-from heliograph.cluster.channels import Channels
+from heliograph.cluster.admission import Admission
 from heliograph.cluster.client_writes import ClientWrites
-from heliograph.cluster.commands import Commands
 from heliograph.cluster.directory import Directory
-from heliograph.cluster.presence import Presence, Roster
+from heliograph.cluster.following import Following
 from heliograph.cluster.publish_result import OnPublished, PublishResult
 from heliograph.cluster.pubsub_manager import PubSubManager
 from heliograph.cluster.remote_delivery import RemoteDelivery
+from heliograph.cluster.stamp import Stamp
 from heliograph.errors import (
-    BadChannel,
     BadData,
     BusUnavailable,
-    ConnectionLimit,
     ErrorCode,
     HeliographError,
     OverBudget,
-    StorageFull,
 )
 from heliograph.hub.connection import Connection
 from heliograph.hub.hub import Hub
-from heliograph.ports import AppendResult, CommandLog, Draft, Emission, Emissions, Log, ReadRequest, ReadResult
-from heliograph.protocol.codes import CloseCode
-from heliograph.protocol.command import Command, DisconnectUser, UnsubscribeUser
+from heliograph.ports import AppendResult, Draft, Log
 from heliograph.protocol.envelope import Envelope
 from heliograph.protocol.events import Delivery, Error, Event
 from heliograph.protocol.identity import check_channel, check_user_id, personal_channel, user_of
 from heliograph.protocol.namespace import Namespaces
 from heliograph.protocol.operations import Publish, RequestId, Send
-from heliograph.protocol.position import Position
 from heliograph.protocol.run import check_update
 from heliograph.protocol.session import echo
-from heliograph.settings import LimitSettings
 
 logger = logging.getLogger(__name__)
 
 
 class ConnectionManager:
-    """Connects users to this replica and routes messages to users and channels wherever they are.
-
-    `name` is what this replica is called on the wire, `timestamp` gives the present as ISO 8601 in UTC.
-    """
+    """Routes messages to users and channels wherever they are."""
 
     def __init__(
         self,
         hub: Hub,
         bus: PubSubManager,
         directory: Directory,
-        channels: Channels,
-        presence: Presence,
-        commands: Commands,
         log: Log,
-        emissions: Emissions,
-        command_log: CommandLog,
+        following: Following,
+        remote: RemoteDelivery,
+        admission: Admission,
         writes: ClientWrites,
-        *,
-        name: str,
         namespaces: Namespaces,
-        limits: LimitSettings,
-        timestamp: Callable[[], str],
+        stamp: Stamp,
     ) -> None:
         self._hub = hub
         self._bus = bus
         self._directory = directory
-        self._following = channels.following
-        self._joining = channels.joining
-        self._presence = presence
-        self._commands = commands
         self._log = log
-        self._command_log = command_log
-        self._emissions = emissions
+        self._following = following
+        self._remote = remote
+        self._admission = admission
         self._writes = writes
-        self._name = name
         self._namespaces = namespaces
-        self._limits = limits
-        self._timestamp = timestamp
-        self._message_ids = map(f"{bus.node_id}-%x".__mod__, count(1))  # unlike any other replica's, and quick
-        self._remote = RemoteDelivery(hub, channels.following, commands, bus.node_id, timestamp)
+        self._stamp = stamp
 
     # -- connections
 
     async def connect(self, connection: Connection) -> None:
-        """Register the connection, here and in the directory. Messages wait in its outbox until it is opened.
-
-        Once this returns, no ephemeral message to the user passes it by, on whichever replica it is sent. What is
-        kept comes from where `listen` or `subscribe` begins.
+        """Register the connection: see `Admission.connect`.
 
         Raises:
             ConnectionLimit: the user or this replica has too many; the connection is not registered.
         """
-        if self._hub.connections >= self._limits.connections:
-            raise ConnectionLimit(f"this replica holds the {self._limits.connections} connections it may")
-        limit = self._limits.connections_per_user
-        if 0 < limit <= self._hub.count(connection.user):
-            raise ConnectionLimit(f"a user may have {limit} connections")
-        self._hub.add(connection)
-        try:
-            total = await self._directory.hold(connection.user)
-        except BaseException:
-            self.disconnect(connection)
-            raise
-        if total is None:
-            total = self._hub.count(connection.user)
-        if 0 < limit < total:
-            self.disconnect(connection)
-            raise ConnectionLimit(f"a user may have {limit} connections")
+        await self._admission.connect(connection)
 
     def disconnect(self, connection: Connection) -> None:
-        """Forget the connection, here at once and in the directory soon. May be called more than once."""
-        for channel in self._joining.channels_of(connection):
-            self.unsubscribe(connection, channel)
-        self._hub.remove(connection)
-        self._directory.release(connection.user)
+        """Forget the connection. May be called more than once."""
+        self._admission.disconnect(connection)
 
     def send_event(self, connection: Connection, event: Event) -> None:
         """Say something to one connection alone. One that does not read is closed."""
@@ -133,116 +88,8 @@ class ConnectionManager:
         self, connection: Connection, code: ErrorCode, message: str, request_id: RequestId | None = None
     ) -> None:
         """Tell the client of one connection what was wrong."""
-        error = Error(code=code, message=message, timestamp=self._timestamp(), id=echo(request_id))
+        error = Error(code=code, message=message, timestamp=self._stamp.now(), id=echo(request_id))
         self.send_event(connection, error)
-
-    # -- channels
-
-    async def subscribe(
-        self,
-        connection: Connection,
-        channel: str,
-        since: Position | None = None,
-        *,
-        replay: bool = False,
-        request_id: RequestId | None = None,
-        keep: bool = False,
-    ) -> bool:
-        """Subscribe the connection: see `Joining.join`. False if it was taken off the channel meanwhile.
-
-        Raises:
-            BusUnavailable: not now; with `keep` it is subscribed as soon as that can be done.
-        """
-        return await self._joining.join(
-            connection,
-            channel,
-            since,
-            replay=replay,
-            request_id=request_id,
-            keep=keep,
-            on_joined=partial(self._presence.came, connection.user, channel),
-        )
-
-    async def listen(self, connection: Connection, channel: str) -> str:
-        """Subscribe the connection to its user's own channel; returns where that stands, as a cursor.
-
-        Without a log it is told later where what is kept begins; what is ephemeral it gets all the same.
-        """
-        return await self._joining.listen(connection, channel)
-
-    def unsubscribe(self, connection: Connection, channel: str) -> None:
-        """Take the connection off the channel, at once, also while it is still being subscribed."""
-        if self._joining.leave(connection, channel):
-            self._presence.went(connection.user, channel)
-
-    async def history(self, channel: str, since: Position | None, limit: int) -> ReadResult:
-        """What is kept of the channel after `since` (or from the start), oldest first, at most `limit`.
-
-        Raises:
-            BusUnavailable: the log cannot be read.
-        """
-        [opened] = await self._log.read([ReadRequest(channel, after=since, replay=since is None, limit=limit)])
-        return opened
-
-    async def run(self, channel: str) -> ReadResult:
-        """The latest of a run, and where its channel stands.
-
-        Raises:
-            BusUnavailable: the log cannot be read.
-        """
-        [opened] = await self._log.read([ReadRequest(channel, with_run=True)])
-        return opened
-
-    async def presence(self, channel: str) -> Roster:
-        """Who is on the channel, over all replicas: see `Presence.roster`."""
-        return await self._presence.roster(channel)
-
-    # -- what a server says about users
-
-    async def disconnect_user(
-        self,
-        user_id: str,
-        *,
-        code: CloseCode = CloseCode.FORCED,
-        reason: str = "disconnected by the server",
-        block_s: float | None = None,
-    ) -> None:
-        """Close every connection that the user has now, on every replica: here at once, everywhere within 2 seconds.
-
-        A replica that the bus does not reach carries it out when it is back. Whoever is disconnected may connect
-        again if their token is still good, unless they are kept out: `block_s` seconds long, on every replica (0:
-        from now on no longer).
-
-        Raises:
-            BadUserId: `user_id` cannot be one.
-            BusUnavailable: it was carried out here; others may not hear of it. It may be told again without harm.
-        """
-        command = DisconnectUser(code, reason, msgspec.UNSET if block_s is None else block_s)
-        await self._tell_all(check_user_id(user_id), command)
-
-    async def unsubscribe_user(self, user_id: str, channel: str) -> None:
-        """Take every connection that the user has now off the channel; otherwise like `disconnect_user`.
-
-        Raises:
-            BadUserId, BadChannel: they cannot be; or it is the user's own channel, which nobody leaves.
-            BusUnavailable: as for `disconnect_user`.
-        """
-        if user_of(check_channel(channel)) is not None:
-            raise BadChannel("a personal channel cannot be left; the user can be disconnected")
-        await self._tell_all(check_user_id(user_id), UnsubscribeUser(channel))
-
-    async def _tell_all(self, user_id: str, command: Command) -> None:
-        envelope = Envelope(
-            message=msgspec.Raw(b"null"),
-            target_user_id=user_id,
-            message_id=next(self._message_ids),
-            sent_at=self._timestamp(),
-            origin=self._name,
-            node_id=self._bus.node_id,
-            command=command,
-        )
-        self._commands.carry_out(envelope)
-        await self._command_log.append(envelope)
 
     # -- messages
 
@@ -320,33 +167,6 @@ class ConnectionManager:
             lambda done: self._route(channel, user_id, _raw(message), sender, True, None, done)
         )
 
-    async def emit(self, event: str, data: msgspec.Raw, *, user_id: str, session: str | None = None) -> str:
-        """Keep what a client says to the workers behind the cluster; returns its message id.
-
-        Raises:
-            OverBudget: the user's clients have written as much as they may.
-            StorageFull, BusUnavailable: it is not kept (after a time-out: it may be).
-        """
-        charge = self._writes.spend(user_id, len(data), "", kept=True)
-        if isinstance(charge, HeliographError):
-            raise charge
-        emission = Emission(
-            event=event,
-            data=data,
-            user=user_id,
-            session=session,
-            replica=self._name,
-            emitted_at=self._timestamp(),
-            message_id=next(self._message_ids),
-            charge=charge,
-        )
-        try:
-            await self._emissions.append(emission)
-        except (OverBudget, StorageFull) as error:
-            self._writes.refused(user_id, "", error)
-            raise
-        return emission.message_id
-
     def handle_pubsub_message(self, envelope: Envelope) -> int:
         """Deliver what came in over the bus; how many connections took it."""
         return self._remote.deliver_remote(envelope)
@@ -379,11 +199,11 @@ class ConnectionManager:
         draft = Draft(
             channel=channel,
             data=data,
-            message_id=next(self._message_ids),
-            sent_at=self._timestamp(),
+            message_id=self._stamp.next_id(),
+            sent_at=self._stamp.now(),
             sender=sender,
-            origin=self._name,
-            node_id=self._bus.node_id,
+            origin=self._stamp.name,
+            node_id=self._stamp.node_id,
             update=update,
             idempotency_key=idempotency_key,
             client=client,
@@ -435,11 +255,11 @@ class ConnectionManager:
             message=data,
             target_user_id=user_id,
             channel=channel if user_id is None else None,
-            message_id=next(self._message_ids),
-            sent_at=self._timestamp(),
+            message_id=self._stamp.next_id(),
+            sent_at=self._stamp.now(),
             sender=sender,
-            origin=self._name,
-            node_id=self._bus.node_id,
+            origin=self._stamp.name,
+            node_id=self._stamp.node_id,
         )
 
 

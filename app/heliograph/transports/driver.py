@@ -17,8 +17,10 @@ from msgspec import UNSET
 
 from heliograph.auth.authenticator import Authenticator, Credentials, Identity
 from heliograph.cluster.connection_manager import ConnectionManager
+from heliograph.cluster.emitter import Emitter
 from heliograph.cluster.node import Node
 from heliograph.cluster.publish_result import PublishResult
+from heliograph.cluster.reading import Reading
 from heliograph.codecs.plain import PlainCodec
 from heliograph.errors import (
     BadChannel,
@@ -80,6 +82,8 @@ class Parts:
     """What every endpoint needs of the replica."""
 
     manager: ConnectionManager
+    reading: Reading
+    emitter: Emitter
     node: Node
     authenticator: Authenticator
     addresses: Addresses
@@ -172,7 +176,7 @@ class Driver:
             return  # it was told so
         self._joining = action.channel
         try:
-            joined = await self._parts.manager.subscribe(
+            joined = await self._parts.reading.subscribe(
                 self.connection,
                 action.channel,
                 action.since,
@@ -264,7 +268,7 @@ class Driver:
             case Reply(event):
                 self._parts.manager.send_event(self.connection, event)
             case LeaveChannel(channel, answer):
-                self._parts.manager.unsubscribe(self.connection, channel)
+                self._parts.reading.unsubscribe(self.connection, channel)
                 self._parts.manager.send_event(self.connection, answer)
             case Reject():
                 self.refuse(action)
@@ -366,7 +370,7 @@ class Driver:
         self.expire_at(identity.expires_at)
         cursor = ""
         if own.since is None and not own.replay:
-            cursor = await self._parts.manager.listen(self.connection, own.channel)
+            cursor = await self._parts.reading.listen(self.connection, own.channel)
         else:
             others.insert(0, own)
         known = {
@@ -378,7 +382,7 @@ class Driver:
     def _unsubscribe_by_server(self, channel: str) -> None:
         """The server takes the client off a channel. While it is still being subscribed, `join` tells it."""
         if self._session.unsubscribed_by_server(channel):
-            self._parts.manager.unsubscribe(self.connection, channel)
+            self._parts.reading.unsubscribe(self.connection, channel)
             if channel != self._joining:
                 self._parts.manager.send_event(self.connection, Unsubscribed(channel=channel))
 
@@ -421,7 +425,7 @@ class Driver:
     async def _fetch_history(self, action: FetchHistory) -> None:
         read = action.operation
         try:
-            opened = await self._parts.manager.history(read.channel, action.since, read.limit)
+            opened = await self._parts.reading.history(read.channel, action.since, read.limit)
         except BusUnavailable as error:
             self.refuse(Reject(error.code, f"the history cannot be read, try again: {error}", read.id))
             return
@@ -438,7 +442,7 @@ class Driver:
 
     async def _fetch_presence(self, action: FetchPresence) -> None:
         try:
-            roster = await self._parts.manager.presence(action.channel)
+            roster = await self._parts.reading.presence(action.channel)
         except BusUnavailable as error:
             self.refuse(Reject(error.code, f"nobody can say, try again: {error}", action.request_id))
         else:
@@ -449,7 +453,7 @@ class Driver:
     async def _emit(self, emit: Emit) -> None:
         session = self._session
         try:
-            await self._parts.manager.emit(emit.event, emit.data, user_id=session.user or "", session=session.id)
+            await self._parts.emitter.emit(emit.event, emit.data, user_id=session.user or "", session=session.id)
         except (BusUnavailable, OverBudget) as error:
             self.refuse(Reject(error.code, f"{_not_stored(error)}: {error}", emit.id))
         else:

@@ -41,7 +41,7 @@ class RunEndpoint:
             self._parts.requests.take(user)
         if not self._parts.policy.may_read(user, grants, channel):
             return refusal(ErrorCode.NOT_ALLOWED, f"{channel!r} is not yours to read")
-        opened = await self._parts.manager.run(channel)
+        opened = await self._parts.reading.run(channel)
         if opened.run is None:
             return refusal(ErrorCode.NOT_FOUND, f"nothing is known of a run {run_id!r} (finished runs are forgotten)")
         run = Run(

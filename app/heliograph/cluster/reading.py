@@ -1,0 +1,83 @@
+"""What connections read: their subscriptions, the history of channels, and who is on them."""
+
+from functools import partial
+
+from heliograph.cluster.joining import Joining
+from heliograph.cluster.presence import Presence, Roster
+from heliograph.hub.connection import Connection
+from heliograph.ports import LogReader, ReadRequest, ReadResult
+from heliograph.protocol.operations import RequestId
+from heliograph.protocol.position import Position
+
+
+class Reading:
+    """Subscribes connections and tells presence of it; reads what is kept."""
+
+    def __init__(self, joining: Joining, presence: Presence, log: LogReader) -> None:
+        self._joining = joining
+        self._presence = presence
+        self._log = log
+
+    async def subscribe(
+        self,
+        connection: Connection,
+        channel: str,
+        since: Position | None = None,
+        *,
+        replay: bool = False,
+        request_id: RequestId | None = None,
+        keep: bool = False,
+    ) -> bool:
+        """Subscribe the connection: see `Joining.join`. False if it was taken off the channel meanwhile.
+
+        Raises:
+            BusUnavailable: not now; with `keep` it is subscribed as soon as that can be done.
+        """
+        return await self._joining.join(
+            connection,
+            channel,
+            since,
+            replay=replay,
+            request_id=request_id,
+            keep=keep,
+            on_joined=partial(self._presence.came, connection.user, channel),
+        )
+
+    async def listen(self, connection: Connection, channel: str) -> str:
+        """Subscribe the connection to its user's own channel; returns where that stands, as a cursor.
+
+        Without a log it is told later where what is kept begins; what is ephemeral it gets all the same.
+        """
+        return await self._joining.listen(connection, channel)
+
+    def unsubscribe(self, connection: Connection, channel: str) -> None:
+        """Take the connection off the channel, at once, also while it is still being subscribed."""
+        if self._joining.leave(connection, channel):
+            self._presence.went(connection.user, channel)
+
+    async def history(self, channel: str, since: Position | None, limit: int) -> ReadResult:
+        """What is kept of the channel after `since` (or from the start), oldest first, at most `limit`.
+
+        Raises:
+            BusUnavailable: the log cannot be read.
+        """
+        [opened] = await self._log.read([ReadRequest(channel, after=since, replay=since is None, limit=limit)])
+        return opened
+
+    async def run(self, channel: str) -> ReadResult:
+        """The latest of a run, and where its channel stands.
+
+        Raises:
+            BusUnavailable: the log cannot be read.
+        """
+        [opened] = await self._log.read([ReadRequest(channel, with_run=True)])
+        return opened
+
+    async def presence(self, channel: str) -> Roster:
+        """Who is on the channel, over all replicas: see `Presence.roster`."""
+        return await self._presence.roster(channel)
+
+    def leave_all(self, connection: Connection) -> None:
+        """Take the connection off all of its channels."""
+        for channel in self._joining.channels_of(connection):
+            self.unsubscribe(connection, channel)
