@@ -25,13 +25,13 @@ SLOW = ("tests/client/", "tests/contrib/", "tests/cluster/test_channels.py", "te
 
 # What a replica does now and then, or gives others time for, is sooner or shorter here.
 SOONER = {
+    "heliograph.application.SWEEP_EVERY_S": 0.2,
     "heliograph.cluster.channel_counts.INTERVAL_S": 0.05,
     "heliograph.cluster.commands.LOOK_S": 0.2,
     "heliograph.cluster.directory.AFTER_ERROR_S": 0.1,
     "heliograph.cluster.memory_watch.INTERVAL_S": 0.05,
     "heliograph.cluster.presence.RETRY_S": 0.1,
     "heliograph.cluster.pulse.INTERVAL_S": 0.1,
-    "heliograph.cluster.sweeper.INTERVAL_S": 0.2,
     "heliograph.server.websocket.DISCARD_S": 0.3,
     "heliograph.transports.asgi_sink.CLOSE_TIMEOUT_S": 0.3,
 }

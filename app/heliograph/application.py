@@ -44,14 +44,13 @@ from heliograph.cluster.directory import Directory
 from heliograph.cluster.emitter import Emitter
 from heliograph.cluster.memory_watch import MemoryWatch
 from heliograph.cluster.node import Node, Service
+from heliograph.cluster.periodic import Periodic
 from heliograph.cluster.presence import Presence
 from heliograph.cluster.pubsub_manager import PubSubManager
 from heliograph.cluster.pulse import Pulse
 from heliograph.cluster.reading import Reading
 from heliograph.cluster.remote_delivery import RemoteDelivery
-from heliograph.cluster.run_reaper import RunReaper
 from heliograph.cluster.stamp import Stamp
-from heliograph.cluster.sweeper import Sweeper
 from heliograph.cluster.user_commands import UserCommands
 from heliograph.cluster.write_probe import WriteProbe
 from heliograph.codecs.plain import PlainCodec
@@ -93,6 +92,9 @@ if TYPE_CHECKING:
 
 
 logger = logging.getLogger(__name__)
+
+REAP_EVERY_S = 2.0  # how often runs are looked for whose worker is lost
+SWEEP_EVERY_S = 60.0  # how often what clients emitted, and nobody has read for long enough, is dropped
 
 
 @dataclass(frozen=True)
@@ -205,8 +207,9 @@ def build_replica(settings: Settings, name: str = "replica-1", bus: PubSubManage
     pulse = Pulse(telemetry, clock)
     services: list[Service] = [presence, channel_counts, commands]
     if bus.enabled:
-        services.append(Sweeper(emissions.sweep))
-        services.append(RunReaper(partial(reap_lost_runs, kept_scripts, bus.keys, bus.channel, namespaces)))
+        reap = partial(reap_lost_runs, kept_scripts, bus.keys, bus.channel, namespaces)
+        services.append(Periodic("sweeper", "sweeping old entries", emissions.sweep, SWEEP_EVERY_S))
+        services.append(Periodic("run-reaper", "search for lost runs", reap, REAP_EVERY_S))
     node = Node(
         name,
         hub,

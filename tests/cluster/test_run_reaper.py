@@ -14,7 +14,7 @@ from heliograph.backends.redis.client import connect
 from heliograph.backends.redis.keys import Keys
 from heliograph.backends.redis.run_leases import lease_call
 from heliograph.backends.redis.scripts import Scripts
-from heliograph.cluster.run_reaper import RunReaper
+from heliograph.cluster.periodic import Periodic
 from heliograph.errors import BusUnavailable
 from tests.conftest import StartReplica
 from tests.support.client import Client
@@ -31,7 +31,7 @@ LOST = {"state": "FAILED", "message": "worker lost"}
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("heliograph.cluster.run_reaper.INTERVAL_S", INTERVAL_S)
+    monkeypatch.setattr("heliograph.application.REAP_EVERY_S", INTERVAL_S)
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ def what_matters(progress: dict[str, Any]) -> dict[str, Any]:
 
 class TestLostRuns:
     async def test_viewers_see_that_the_worker_is_lost(
-        self, start_replica: StartReplica, lease: Callable[..., Awaitable[None]]
+        self, start_replica: StartReplica, lease: Callable[..., Awaitable[None]], caplog: pytest.LogCaptureFixture
     ) -> None:
         """Fails if a run whose worker was killed stands at 40 % for ever, now or for who looks later."""
         one = await start_replica()
@@ -84,6 +84,7 @@ class TestLostRuns:
                 "progress": 40.0,
                 **LOST,
             }
+        assert "1 runs lost their worker" in caplog.text
         async with Client(one.url, user="later", path="/ws/runs/우주여행고양이") as later:
             state = await later.next("initial_state")
             assert (state["state"], state["progress"], state["logs"]) == ("FAILED", 40.0, ["worker lost"])
@@ -143,17 +144,16 @@ class TestErrors:
         self, caplog: pytest.LogCaptureFixture, error: Exception, level: int
     ) -> None:
         """Fails if one bad moment ends the search for good, a bug is passed over, or a missing Redis is shouted."""
-        caplog.set_level(logging.DEBUG, "heliograph.cluster.run_reaper")
+        caplog.set_level(logging.DEBUG, "heliograph.cluster.periodic")
         looks = 0
 
-        async def reap() -> int:
+        async def reap() -> None:
             nonlocal looks
             looks += 1
             if looks <= 2:
                 raise error
-            return 3
 
-        reaper = RunReaper(reap)
+        reaper = Periodic("run-reaper", "search for lost runs", reap, INTERVAL_S)
         reaper.start()
         reaper.start()  # one loop, however often
         try:
@@ -161,14 +161,14 @@ class TestErrors:
         finally:
             await reaper.stop()
             await reaper.stop()
-        assert [record.levelno for record in caplog.records[:3]] == [level, level, logging.WARNING]
-        assert "3 runs lost their worker" in caplog.text
+        assert [record.levelno for record in caplog.records] == [level, level]
+        assert "search for lost runs failed" in caplog.text
 
     async def test_redis_may_be_away_for_a_while(
         self, own_redis: RedisServer, start_replica: StartReplica, caplog: pytest.LogCaptureFixture, namespace: str
     ) -> None:
         """Fails if a replica that has been without Redis does not look for lost runs afterwards."""
-        caplog.set_level(logging.DEBUG, "heliograph.cluster.run_reaper")
+        caplog.set_level(logging.DEBUG, "heliograph.cluster.periodic")
         one = await start_replica(redis_url=own_redis.url)
         own_redis.stop()
         await eventually(lambda: "search for lost runs failed" in caplog.text)

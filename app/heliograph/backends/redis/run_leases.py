@@ -3,6 +3,7 @@
 Whoever lives may look for those, and any number may: workers, replicas, publishers. See `lua/run_lost.lua`.
 """
 
+import logging
 import uuid
 from collections.abc import Sequence
 
@@ -17,6 +18,8 @@ from heliograph.clock import Clock, SystemClock, iso8601
 from heliograph.ports import Draft
 from heliograph.protocol.namespace import Namespaces
 from heliograph.protocol.run import RunUpdate
+
+logger = logging.getLogger(__name__)
 
 RUN_PREFIX = "run:"  # a run's channel is this and its id
 WORKER_LOST = "worker lost"  # the message of a run that FAILED in this way
@@ -40,7 +43,10 @@ async def reap_lost_runs(
         if not expired:
             return 0
         calls = lost_calls(keys, bus_channel, namespaces, decoded(expired), clock or SystemClock())
-        return sum(bool(answer) for answer in await scripts.run_many("run_lost", calls))
+        lost = sum(bool(answer) for answer in await scripts.run_many("run_lost", calls))
+    if lost:
+        logger.warning("%d runs lost their worker and were marked FAILED", lost)
+    return lost
 
 
 def lease_call(keys: Keys, run_ids: Sequence[str], ttl_s: float) -> Call:
