@@ -1,5 +1,7 @@
 import { HeliographError } from "./error.js";
 
+/** So long a caller waits for an answer, where it says nothing else. */
+export const REQUEST_TIMEOUT_MS = 10_000;
 // A request that may be written again is, after so long without an answer.
 const ANSWER_MS = 5_000;
 // After `unavailable`: the first pause, at most; it doubles from one failure to the next.
