@@ -17,13 +17,15 @@ import { Emitter } from "./client/emitter.js";
 import { environmentOf } from "./client/environment.js";
 import { HeliographError } from "./client/error.js";
 import { requestRun } from "./client/run_request.js";
-import { Subscription } from "./client/subscription.js";
 
 /** @import { Environment } from "./client/environment.js" */
 
-export { HeliographError, Subscription };
+export { HeliographError };
 
 /**
+ * @typedef {import("./client/subscription.js").Subscription} Subscription
+ * @typedef {import("./client/subscription.js").SubscriptionEvents} SubscriptionEvents
+ *
  * @typedef {"websocket" | "sse" | "poll"} Transport
  *
  * @typedef {object} State
@@ -156,7 +158,9 @@ export class Heliograph {
   #url;
   /** @type {Emitter<ClientEvents>} */
   #events = new Emitter();
+  /** @type {Connection} */
   #connection;
+  /** @type {Dispatcher} */
   #dispatcher;
 
   /** @param {Options} options */

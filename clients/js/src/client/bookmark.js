@@ -1,3 +1,7 @@
+/** @import { Channel } from "./channel.js" */
+/** @import { Environment } from "./environment.js" */
+/** @import { Position } from "./position.js" */
+
 const PREFIX = "heliograph.places.";
 // More channels than a connection may have; what was heard longest ago is forgotten first.
 const MOST_CHANNELS = 500;
@@ -14,22 +18,23 @@ export class Bookmark {
   #storage;
   #key;
   #env;
+  /** @type {any} */
   #timer = null;
   #user = "";
-  /** @type {Map<string, import("./position.js").Position>} by channel; what was written last stands last */
+  /** @type {Map<string, Position>} by channel; what was written last stands last */
   #places = new Map();
 
   /**
-   * @param {Storage} storage
+   * @param {Pick<Storage, "getItem" | "setItem">} storage
    * @param {string} name keeps several clients of one tab apart
-   * @param {object} env `setTimeout`, `clearTimeout`
+   * @param {Pick<Environment, "setTimeout" | "clearTimeout">} env
    */
   constructor(storage, name, env) {
     this.#storage = storage;
     this.#key = PREFIX + name;
     this.#env = env;
     try {
-      const { user, places } = JSON.parse(storage.getItem(this.#key)) ?? {};
+      const { user, places } = JSON.parse(storage.getItem(this.#key) ?? "{}") ?? {};
       if (typeof user !== "string" || !Array.isArray(places)) return;
       this.#user = user;
       this.#places = new Map(places.map(([channel, epoch, offset]) => [channel, { epoch, offset }]));
@@ -43,18 +48,26 @@ export class Bookmark {
     return this.#user;
   }
 
-  /** @returns {?import("./position.js").Position} */
+  /**
+   * @param {string} channel
+   * @returns {?Position}
+   */
   placeIn(channel) {
     return this.#places.get(channel) ?? null;
   }
 
-  /** Another user's places are not this one's. */
+  /**
+   * Another user's places are not this one's.
+   *
+   * @param {string} user
+   */
   belongTo(user) {
     if (user === this.#user) return;
     this.#user = user;
     this.#places.clear();
   }
 
+  /** @param {string} channel */
   forget(channel) {
     this.#places.delete(channel);
   }
@@ -62,17 +75,18 @@ export class Bookmark {
   /**
    * Writes soon, once for all that is heard until then.
    *
-   * @param {() => Iterable<import("./channel.js").Channel>} channels asked when it is time
+   * @param {() => Iterable<Channel>} channels asked when it is time
    */
   writeSoon(channels) {
     this.#timer ??= this.#env.setTimeout(() => this.write(channels()), WRITE_AFTER_MS);
   }
 
-  /** @param {Iterable<import("./channel.js").Channel>} channels */
+  /** @param {Iterable<Channel>} channels */
   write(channels) {
     this.#env.clearTimeout(this.#timer);
     this.#timer = null;
     for (const { name, position } of channels) {
+      if (!position) continue;
       this.#places.delete(name);
       this.#places.set(name, position);
     }

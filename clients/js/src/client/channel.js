@@ -1,5 +1,11 @@
 import { beginningOf, formatCursor, positionIn } from "./position.js";
 
+/** @import { SubscriptionEvents } from "./subscription.js" */
+/** @import { HeliographError } from "./error.js" */
+/** @import { Link } from "./link.js" */
+/** @import { Position } from "./position.js" */
+/** @import { Subscription } from "./subscription.js" */
+
 // As many messages of a run are kept as the server keeps.
 const RUN_LOGS = 1000;
 
@@ -11,25 +17,26 @@ const RUN_LOGS = 1000;
  */
 export class Channel {
   name;
-  /** @type {?import("./position.js").Position} up to where it was heard */
+  /** @type {?Position} up to where it was heard */
   position = null;
   /** @type {?{state: ?string, progress: number, logs: string[]}} if this is a run: how it is now */
   run = null;
   /** The server does not give it to this client: over HTTP, asking again would cost all others. */
   refused = false;
-  /** @type {Set<import("./subscription.js").Subscription>} who listens */
+  /** @type {Set<Subscription>} the channel is left when there is none */
   subscriptions = new Set();
 
   /** Its place is kept over page loads. */
   resumes;
 
   #replays;
+  /** @type {?Link} */
   #stateFrom = null; // the connection that gave the run's state
 
   /**
    * @param {string} name
    * @param {object} [how]
-   * @param {?import("./position.js").Position} [how.position] up to where an earlier page has heard it
+   * @param {?Position} [how.position] up to where an earlier page has heard it
    * @param {boolean} [how.replay] without a position, it begins with what is kept
    * @param {boolean} [how.resume] its place is kept over page loads
    */
@@ -62,7 +69,7 @@ export class Channel {
     this.refused = false;
     const before = this.position;
     const begins = positionIn(cursor);
-    if (before?.epoch === begins.epoch && before.offset >= begins.offset) return false;
+    if (before && before.epoch === begins.epoch && before.offset >= begins.offset) return false;
     if (!before || !recovered) this.position = begins;
     return before !== null && !recovered && !this.run;
   }
@@ -81,15 +88,24 @@ export class Channel {
     return known && (known.epoch !== epoch || offset !== known.offset + 1) ? "late" : "new";
   }
 
-  /** The run's state as of now, by this connection. */
+  /**
+   * The run's state as of now, by this connection.
+   *
+   * @param {any} frame `initial_state`
+   * @param {Link} link
+   */
   beginRun({ state, progress, logs }, link) {
     this.#stateFrom = link;
     this.run = { state, progress, logs: [...logs] };
   }
 
-  /** @returns {boolean} whether the update is new */
+  /**
+   * @param {any} frame `progress`
+   * @param {Link} link
+   * @returns {boolean} whether the update is new
+   */
   advanceRun({ state, progress, message }, link) {
-    if (link !== this.#stateFrom) return false;
+    if (link !== this.#stateFrom || !this.run) return false;
     this.run.state = state;
     this.run.progress = progress;
     if (message !== null && message !== undefined) this.run.logs.push(message);
@@ -97,13 +113,19 @@ export class Channel {
     return true;
   }
 
-  /** @param {import("./error.js").HeliographError} error why it is not given */
+  /** @param {HeliographError} error why it is not given */
   refuse(error) {
     this.refused = true;
     this.emit("error", error);
   }
 
-  /** Tells everyone who listens. */
+  /**
+   * Tells every subscription.
+   *
+   * @template {keyof SubscriptionEvents} E
+   * @param {E} type
+   * @param {SubscriptionEvents[E]} value
+   */
   emit(type, value) {
     for (const subscription of [...this.subscriptions]) subscription.hear(type, value);
   }

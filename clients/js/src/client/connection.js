@@ -2,6 +2,7 @@ import { Backoff } from "./backoff.js";
 import { EXPIRED, INVALID_TOKEN, mayReconnect } from "./codes.js";
 import { endpointOf } from "./endpoint.js";
 import { HeliographError } from "./error.js";
+import { canSend } from "./link.js";
 import { PollLink } from "./poll_link.js";
 import { SocketLink } from "./socket_link.js";
 import { StreamLink } from "./stream_link.js";
@@ -372,7 +373,7 @@ export class Connection {
   async #renew() {
     const link = this.#link;
     if (!link) return;
-    if (!link.send) {
+    if (!canSend(link)) {
       if (link.transport === "sse") this.replace();
       return;
     }

@@ -1,3 +1,6 @@
+/** @import { Credential, Give, Who } from "../heliograph.js" */
+/** @import { Environment } from "./environment.js" */
+
 // A token is renewed when this part of its life is over.
 const USED_UP = 0.8;
 // The page has so long to say who is there.
@@ -21,8 +24,8 @@ export class Credentials {
   #freshUntil = 0;
 
   /**
-   * @param {{user?: string, token?: string, getToken?: Function, getTicket?: Function}} options
-   * @param {object} env `now`, `setTimeout`, `clearTimeout`
+   * @param {Who} who
+   * @param {Pick<Environment, "now" | "setTimeout" | "clearTimeout">} env
    */
   constructor({ user, token, getToken, getTicket }, env) {
     this.#env = env;
@@ -37,7 +40,11 @@ export class Credentials {
     return this.#getToken !== undefined || this.#getTicket !== undefined;
   }
 
-  /** The token, from the page if it can give one. */
+  /**
+   * The token, from the page if it can give one.
+   *
+   * @returns {Promise<string | undefined>}
+   */
   async token() {
     if (this.#getToken) {
       this.#token = (await this.#ask(this.#getToken, "getToken")) || undefined;
@@ -47,7 +54,11 @@ export class Credentials {
     return this.#token;
   }
 
-  /** For a socket: what stands in its URL, and the token of its first frame. */
+  /**
+   * For a socket: what stands in its URL, and the token of its first frame.
+   *
+   * @returns {Promise<{query: Record<string, string>, token?: string}>}
+   */
   async forSocket() {
     const token = await this.token();
     if (token !== undefined) return { query: {}, token };
@@ -58,6 +69,7 @@ export class Credentials {
    * For an HTTP request: what stands in its URL, and its headers.
    *
    * @param {boolean} [first] a connection begins: a new token is asked for; later only when it is nearly used up
+   * @returns {Promise<{query: Record<string, string>, headers: Record<string, string>}>}
    */
   async forRequest(first = true) {
     if (this.#getTicket) return { query: await this.#query(), headers: {} };
@@ -66,9 +78,17 @@ export class Credentials {
     return { query: await this.#query(), headers: {} };
   }
 
-  /** What a function of the page gives, if it does in time. */
+  /**
+   * What a function of the page gives, if it does in time.
+   *
+   * @param {Give} give
+   * @param {string} name
+   * @returns {Promise<Credential>}
+   */
   async #ask(give, name) {
+    /** @type {any} */
     let timer;
+    /** @type {Promise<never>} */
     const late = new Promise((_, reject) => {
       timer = this.#env.setTimeout(() => reject(new Error(`${name} gave nothing within ${ASK_MS / 1000} s`)), ASK_MS);
     });
@@ -79,6 +99,7 @@ export class Credentials {
     }
   }
 
+  /** @returns {Promise<Record<string, string>>} */
   async #query() {
     if (this.#getTicket) {
       const ticket = await this.#ask(this.#getTicket, "getTicket");
@@ -95,12 +116,16 @@ export class Credentials {
    */
   renewInMs(expiresInS) {
     if (!this.#getToken || expiresInS === null) return null;
-    const restMs = expiresInS === undefined ? lifetimeMs(this.#token) : expiresInS * 1000;
+    const restMs = expiresInS === undefined ? lifetimeMs(this.#token ?? "") : expiresInS * 1000;
     return Number.isFinite(restMs) ? Math.max(0, USED_UP * restMs) : null;
   }
 }
 
-/** How long a JWT has to live by its own `exp`; for ever if that cannot be read. */
+/**
+ * How long a JWT has to live by its own `exp`, in milliseconds; for ever if that cannot be read.
+ *
+ * @param {string} token
+ */
 function lifetimeMs(token) {
   try {
     const payload = token.split(".")[1].replaceAll("-", "+").replaceAll("_", "/");

@@ -1,5 +1,6 @@
 import { Channel } from "./channel.js";
 import { HeliographError } from "./error.js";
+import { canSend } from "./link.js";
 import { formatCursor, positionOf } from "./position.js";
 import { RecentIds } from "./recent_ids.js";
 import { Requests, REQUEST_TIMEOUT_MS } from "./requests.js";
@@ -10,7 +11,7 @@ import { Subscription } from "./subscription.js";
 /** @import { Bookmark } from "./bookmark.js" */
 /** @import { Connection } from "./connection.js" */
 /** @import { Environment } from "./environment.js" */
-/** @import { Close, Frame, Link, Place } from "./link.js" */
+/** @import { Close, Frame, Link, Place, SendingLink } from "./link.js" */
 
 // What may be written again outlives a Redis or a replica that hangs, if it is not for long.
 const REPEATABLE_TIMEOUT_MS = 30_000;
@@ -86,7 +87,7 @@ export class Dispatcher {
    * @returns {Subscription}
    */
   subscribe(name, handler, { replay = false, resume = true }) {
-    const subscription = new Subscription(name, handler, (over) => this.#release(over));
+    const subscription = new Subscription(name, handler ?? null, (over) => this.#release(over));
     const channel = this.#channels.get(name) ?? this.#add(name, replay, resume);
     channel.refused = false; // the caller who asks again wants to know anew
     const { link } = this.#connection;
@@ -141,7 +142,7 @@ export class Dispatcher {
   place(link) {
     const own = formatCursor(this.#own ? [this.#own] : []);
     const replay = this.#replay && !own;
-    if (link.send) return { cursor: own, replay };
+    if (canSend(link)) return { cursor: own, replay };
     const channels = this.#givenChannels();
     const cursors = [own, ...channels.map(({ resumeCursor }) => resumeCursor)];
     return { channels: channels.map(({ name }) => name), cursor: cursors.filter(Boolean).join("&"), replay };
@@ -161,7 +162,7 @@ export class Dispatcher {
     const lost = this.#isUnplaced && this.#own.position === null && begins !== null;
     this.#own.position ??= begins;
     this.#isUnplaced = this.#own.position === null && !this.#replay;
-    if (link.send) this.#rosters.set(link, this.#roster(link));
+    if (canSend(link)) this.#rosters.set(link, this.#roster(link));
     this.#sync();
     return lost;
   }
@@ -179,7 +180,7 @@ export class Dispatcher {
 
   /**
    * @param {Link} link
-   * @param {Frame} frame
+   * @param {any} frame
    */
   frame(link, frame) {
     switch (frame.type) {
@@ -259,7 +260,7 @@ export class Dispatcher {
   transmit() {
     const { link } = this.#connection;
     if (!this.#requests.waiting || !link) return;
-    if (link.send) this.#requests.transmit(link, () => link === this.#connection.link);
+    if (canSend(link)) this.#requests.transmit(link, () => link === this.#connection.link);
     else if (!this.#connection.openSocket()) this.#refuseWaiting(link);
   }
 
@@ -347,7 +348,7 @@ export class Dispatcher {
       this.#dropUnheard();
       const { link } = this.#connection;
       if (!link) return;
-      if (link.send) this.#rosters.get(link)?.sync(this.#channels);
+      if (canSend(link)) this.#rosters.get(link)?.sync(this.#channels);
       else if (!sameNames(link.channels, this.#givenChannels())) this.#connection.replace();
     });
   }
@@ -356,7 +357,7 @@ export class Dispatcher {
     return [...this.#channels.values()].filter(({ refused }) => !refused);
   }
 
-  /** @param {Link} link */
+  /** @param {SendingLink} link */
   #roster(link) {
     return new Roster(
       link,
@@ -406,7 +407,7 @@ export class Dispatcher {
    */
   #tell(channel, type, value) {
     if (channel === this.#own) this.#emit(type, value);
-    else channel.emit(type, value);
+    else channel.emit(type, /** @type {any} */ (value));
   }
 
   /**

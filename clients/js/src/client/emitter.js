@@ -1,23 +1,34 @@
-/** Named events with plain functions as listeners. */
+/**
+ * Named events with plain functions as listeners.
+ *
+ * @template Events the value of each event, by its name
+ */
 export class Emitter {
-  /** @type {Map<string, Set<Function>>} */
+  /** @type {Map<keyof Events, Set<(value: any) => void>>} */
   #listeners = new Map();
 
   /**
-   * @param {string} event
-   * @param {Function} listener called with the event's one value
+   * @template {keyof Events} E
+   * @param {E} event
+   * @param {(value: Events[E]) => void} listener called with the event's one value
    * @returns {() => void} takes the listener off again
    */
   on(event, listener) {
-    if (!this.#listeners.has(event)) this.#listeners.set(event, new Set());
-    const listeners = this.#listeners.get(event);
+    const listeners = this.#listeners.get(event) ?? new Set();
+    this.#listeners.set(event, listeners);
     listeners.add(listener);
-    return () => listeners.delete(listener);
+    return () => {
+      listeners.delete(listener);
+    };
   }
 
   /**
    * A listener that throws must not stop the others, nor break the caller half-way through a
    * change of state: its error surfaces as uncaught, as it would from a DOM event.
+   *
+   * @template {keyof Events} E
+   * @param {E} event
+   * @param {Events[E]} value
    */
   emit(event, value) {
     for (const listener of [...(this.#listeners.get(event) ?? [])]) {

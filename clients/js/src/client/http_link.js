@@ -1,26 +1,41 @@
 import { ABNORMAL, EXPIRED, INVALID_TOKEN } from "./codes.js";
 import { NoCredentials } from "./credentials.js";
 
+/** @import { Hello } from "../heliograph.js" */
+/** @import { Credentials } from "./credentials.js" */
+/** @import { Environment } from "./environment.js" */
+/** @import { Frame, LinkHandlers, Place } from "./link.js" */
+
+/** @typedef {Record<string, string | string[]>} Query what stands in a URL; what is empty is left out */
+
 // What a refusal means, in the close code with which a socket would have been refused.
+/** @type {Record<number, number>} */
 const CODES = { 400: 3501, 401: 3500, 403: 3507 };
 
 /**
  * A request was refused or a stream was ended, with the close code that says so on a socket. `error`: the
- * server's own code; `unasked`: see `SocketLink`.
+ * server's own code; `unasked`: the page had no credentials, so the server was never asked.
  */
 export class Refused extends Error {
+  /**
+   * @param {number} code
+   * @param {string} message
+   * @param {{error?: string, unasked?: boolean}} [more]
+   */
   constructor(code, message, { error, unasked = false } = {}) {
     super(message);
-    Object.assign(this, { code, error, unasked });
+    this.code = code;
+    this.error = error;
+    this.unasked = unasked;
   }
 }
 
 /**
- * What the transports over HTTP share: requests with credentials, one deadline, and an end. See `SocketLink` for what
- * a link is. These bring what the server says and take nothing.
+ * What the transports over HTTP share: requests with credentials, one deadline, and an end. These bring what the server
+ * says and take nothing.
  */
 export class HttpLink {
-  /** @type {?object} who serves this client, once that is known */
+  /** @type {?Hello} who serves this client, once that is known */
   hello = null;
   /** @type {Set<string>} what it is subscribed to: for all its life, as an address cannot be changed */
   channels = new Set();
@@ -31,13 +46,14 @@ export class HttpLink {
 
   #env;
   #handlers;
+  /** @type {any} */
   #timer = null;
   #abort = new AbortController();
   #ended = false;
 
   /**
-   * @param {object} env `fetch`, `setTimeout`, `clearTimeout`, `now`
-   * @param {import("./socket_link.js").Handlers} handlers
+   * @param {Environment} env
+   * @param {LinkHandlers} handlers
    */
   constructor(env, handlers) {
     this.#env = env;
@@ -50,8 +66,8 @@ export class HttpLink {
 
   /**
    * @param {URL} url
-   * @param {import("./credentials.js").Credentials} credentials
-   * @param {() => {channels: string[], cursor: string, replay: boolean}} place
+   * @param {Credentials} credentials
+   * @param {() => Place} place
    * @param {number} withinMs the first answer must be there
    */
   async open(url, credentials, place, withinMs) {
@@ -61,9 +77,23 @@ export class HttpLink {
     } catch (error) {
       if (this.#ended) return;
       this.close();
-      const { code, unasked, error: said } = error instanceof Refused ? error : { code: ABNORMAL };
-      this.#handlers.closed({ code, reason: error.message, unasked, error: said });
+      const { message } = /** @type {Error} */ (error);
+      const { code, unasked, error: said } = error instanceof Refused ? error : new Refused(ABNORMAL, message);
+      this.#handlers.closed({ code, reason: message, unasked, error: said });
     }
+  }
+
+  /**
+   * Serves until it is closed; throws Refused, or another error, when it ends by itself.
+   *
+   * @abstract
+   * @param {URL} _url
+   * @param {Credentials} _credentials
+   * @param {() => Place} _place
+   * @returns {Promise<void>}
+   */
+  run(_url, _credentials, _place) {
+    throw new Error("each transport has a run() of its own");
   }
 
   /** Nothing is sent on it, and nothing asked: what is silent for too long has ended. */
@@ -77,7 +107,12 @@ export class HttpLink {
     this.#abort.abort();
   }
 
-  /** Ends with this reason unless it is called again in time. */
+  /**
+   * Ends with this reason unless it is called again in time.
+   *
+   * @param {number} ms
+   * @param {string} reason
+   */
   expectWithin(ms, reason) {
     this.#env.clearTimeout(this.#timer);
     this.#timer = this.#env.setTimeout(() => {
@@ -87,13 +122,20 @@ export class HttpLink {
     }, ms);
   }
 
-  /** @returns {Promise<Response>} one that is OK; throws Refused */
+  /**
+   * @param {URL} url
+   * @param {Query} query
+   * @param {Credentials} credentials
+   * @param {boolean} first a connection begins
+   * @returns {Promise<Response>} one that is OK; throws Refused
+   */
   async request(url, query, credentials, first) {
     let known;
     try {
       known = await credentials.forRequest(first);
     } catch (error) {
-      throw new Refused(error instanceof NoCredentials ? INVALID_TOKEN : ABNORMAL, error.message, { unasked: true });
+      const { message } = /** @type {Error} */ (error);
+      throw new Refused(error instanceof NoCredentials ? INVALID_TOKEN : ABNORMAL, message, { unasked: true });
     }
     this.expectWithin(this.withinMs, "no answer");
     const address = new URL(url);
@@ -112,9 +154,14 @@ export class HttpLink {
     throw refused;
   }
 
-  /** Takes the channels and the cursor of this moment. */
+  /**
+   * Takes the channels and the cursor of this moment.
+   *
+   * @param {() => Place} place
+   * @returns {Query}
+   */
   begin(place) {
-    const { channels, cursor, replay } = place();
+    const { channels = [], cursor, replay } = place();
     this.channels = new Set(channels);
     return {
       channels: channels.filter((name) => !name.includes(",")).join(","),
@@ -124,30 +171,41 @@ export class HttpLink {
     };
   }
 
+  /** @param {Hello} hello */
   welcome(hello) {
     this.hello = hello;
     this.#handlers.connected(hello);
   }
 
-  /** Another replica answers: one request goes here, the next there. */
+  /**
+   * Another replica answers: one request goes here, the next there.
+   *
+   * @param {string} replica
+   */
   serveBy(replica) {
-    if (replica === this.hello.replica) return;
+    if (!this.hello || replica === this.hello.replica) return;
     this.hello.replica = replica;
     this.#handlers.moved(replica);
   }
 
-  /** @param {object} frame as on a socket */
+  /** @param {?Frame} frame as on a socket */
   deliver(frame) {
     if (frame === null || typeof frame !== "object") this.#handlers.garbled(new TypeError("not an object"));
     else this.#handlers.frame(frame);
   }
 
+  /** @param {Error} error */
   garbled(error) {
     this.#handlers.garbled(error);
   }
 }
 
-/** Only what the server itself has said can be for good: anything else may be a proxy's opinion of this transport. */
+/**
+ * Only what the server itself has said can be for good: anything else may be a proxy's opinion of this transport.
+ *
+ * @param {Response} response
+ * @returns {Promise<Refused>}
+ */
 async function refusal(response) {
   let error;
   try {

@@ -52,4 +52,10 @@
  * @property {string} [error] the code of the server's answer that refused a request over HTTP
  */
 
-export {};
+/** @typedef {Link & {send: (text: string) => void}} SendingLink */
+
+/**
+ * @param {Link} link
+ * @returns {link is SendingLink} whether it is a socket: the other transports only bring
+ */
+export const canSend = (link) => link.send !== undefined;

@@ -1,13 +1,26 @@
 import { HttpLink } from "./http_link.js";
 
+/** @import { Transport } from "../heliograph.js" */
+/** @import { Credentials } from "./credentials.js" */
+/** @import { Query } from "./http_link.js" */
+/** @import { Place } from "./link.js" */
+
 const WAIT_S = 25;
 const SLACK_MS = 5_000;
 
 /** Long polls, one after the other: each says where the next goes on. */
 export class PollLink extends HttpLink {
+  /** @type {Transport} */
   transport = "poll";
 
+  /**
+   * @override
+   * @param {URL} url
+   * @param {Credentials} credentials
+   * @param {() => Place} place
+   */
   async run(url, credentials, place) {
+    /** @type {Query} */
     const query = { ...this.begin(place), wait: "0" }; // the first is to say at once who answers
     for (let first = true; !this.ended; first = false) {
       const response = await this.request(url, query, credentials, first);
@@ -15,7 +28,7 @@ export class PollLink extends HttpLink {
       if (this.ended) return;
       if (!this.hello) {
         // The cursor stands after the events: it is not where the user's own channel begins, if that is among them.
-        const told = events.some(({ channel }) => channel === `#${user}`);
+        const told = events.some((/** @type {any} */ event) => event.channel === `#${user}`);
         this.welcome({ type: "connected", user, replica, cursor: told ? "" : cursor });
       }
       this.serveBy(replica);

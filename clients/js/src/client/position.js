@@ -30,13 +30,14 @@ export function positionOf(cursor, channel) {
 }
 
 /**
- * @param {Iterable<{name: string, position: ?Position}>} channels those without a position are left out
+ * @param {{name: string, position: ?Position}[]} channels those without a position are left out
  * @returns {string} a cursor of them all; empty if none has a position
  */
 export const formatCursor = (channels) =>
-  [...channels]
-    .filter(({ position }) => position)
-    .map(({ name, position: { epoch, offset } }) => `${encodeURIComponent(name)}=${epoch}.${offset}`)
+  channels
+    .flatMap(({ name, position }) =>
+      position ? [`${encodeURIComponent(name)}=${position.epoch}.${position.offset}`] : [],
+    )
     .join("&");
 
 /**

@@ -1,6 +1,7 @@
 /** The last ids seen, so that what comes over two connections is shown once. */
 export class RecentIds {
   // A Set iterates in the order of insertion: its first value is the oldest.
+  /** @type {Set<string>} */
   #ids = new Set();
   #limit;
 
@@ -16,7 +17,10 @@ export class RecentIds {
   add(id) {
     if (this.#ids.has(id)) return false;
     this.#ids.add(id);
-    if (this.#ids.size > this.#limit) this.#ids.delete(this.#ids.values().next().value);
+    if (this.#ids.size > this.#limit) {
+      const [oldest] = this.#ids;
+      this.#ids.delete(oldest);
+    }
     return true;
   }
 }

@@ -1,5 +1,22 @@
 import { HeliographError } from "./error.js";
 
+/** @import { Environment } from "./environment.js" */
+/** @import { Frame, Link, SendingLink } from "./link.js" */
+
+/**
+ * @typedef {object} Request
+ * @property {string} text the encoded frame
+ * @property {?Link} link where it waits for its answer
+ * @property {number} sentAt
+ * @property {boolean} repeatable it may be written again
+ * @property {boolean} tried it was written at least once
+ * @property {?HeliographError} error why it was not carried out, so far
+ * @property {any} timer until its time is over
+ * @property {any} answerTimer until it is written again
+ * @property {(answer: Frame) => void} resolve
+ * @property {(error: HeliographError) => void} reject
+ */
+
 /** So long a caller waits for an answer, where it says nothing else. */
 export const REQUEST_TIMEOUT_MS = 10_000;
 // A request that may be written again is, after so long without an answer.
@@ -21,16 +38,16 @@ export class Requests {
   /**
    * By id, in the order in which they were made.
    *
-   * @type {Map<string, {text: string, link: ?object, sentAt: number, repeatable: boolean, tried: boolean,
-   *   error: ?HeliographError, timer: *, answerTimer: *, resolve: Function, reject: Function}>}
+   * @type {Map<string, Request>}
    */
   #pending = new Map();
   #lastId = 0;
   #failures = 0; // `unavailable` in a row
+  /** @type {any} */
   #pause = null;
 
   /**
-   * @param {object} env `setTimeout`, `clearTimeout`, `now`, `random`
+   * @param {Pick<Environment, "setTimeout" | "clearTimeout" | "now" | "random">} env
    * @param {() => void} onDue called when something is to be written again
    */
   constructor(env, onDue) {
@@ -45,10 +62,10 @@ export class Requests {
   }
 
   /**
-   * @param {object} frame
+   * @param {Frame} frame
    * @param {number} timeoutMs
    * @param {boolean} repeatable it may be written again
-   * @returns {Promise<object>} the answer; rejects with a HeliographError
+   * @returns {Promise<Frame>} the answer; rejects with a HeliographError
    */
   add(frame, timeoutMs, repeatable) {
     return new Promise((resolve, reject) => {
@@ -65,32 +82,48 @@ export class Requests {
     return [...this.#pending.values()].some((request) => this.#isDue(request));
   }
 
-  /** Some wait for their answer on this connection. */
+  /**
+   * Some wait for their answer on this connection.
+   *
+   * @param {Link} link
+   */
   isOn(link) {
     return [...this.#pending.values()].some((request) => request.link === link);
   }
 
-  /** Writes what waits, as long as `inUse` says that the connection still is. */
+  /**
+   * Writes what waits, as long as `inUse` says that the connection still is.
+   *
+   * @param {SendingLink} link
+   * @param {() => boolean} inUse
+   */
   transmit(link, inUse) {
-    for (const [id, request] of this.#pending) {
+    for (const request of this.#pending.values()) {
       if (!this.#isDue(request) || !inUse()) continue;
       request.link = link;
       request.sentAt = this.#env.now();
       request.tried = true;
       link.send(request.text);
-      if (request.repeatable) request.answerTimer = this.#env.setTimeout(() => this.#writeAgain(id), ANSWER_MS);
+      if (request.repeatable) request.answerTimer = this.#env.setTimeout(() => this.#writeAgain(request), ANSWER_MS);
     }
   }
 
-  /** @param {object} link the connection that brought it */
+  /**
+   * @param {Frame} frame
+   * @param {Link} link the connection that brought it
+   */
   answer(frame, link) {
     const request = this.#take(frame.id);
     if (!request) return;
     this.#failures = 0;
-    request.resolve({ ...frame, sentOn: link.hello.replica, rttMs: this.#env.now() - request.sentAt });
+    request.resolve({ ...frame, sentOn: link.hello?.replica, rttMs: this.#env.now() - request.sentAt });
   }
 
-  /** @returns {boolean} whether anybody waited for it */
+  /**
+   * @param {string} id
+   * @param {HeliographError} error
+   * @returns {boolean} whether a request waited for it
+   */
   fail(id, error) {
     const request = this.#pending.get(id);
     if (request?.repeatable && error.code === "unavailable") {
@@ -103,37 +136,53 @@ export class Requests {
     return request !== undefined;
   }
 
-  /** The connection has ended: what was written to it is written again to the next, or rejected. */
+  /**
+   * The connection has ended: what was written to it is written again to the next, or rejected.
+   *
+   * @param {Link} link
+   * @param {HeliographError} error
+   */
   lose(link, error) {
     for (const [id, request] of this.#pending) {
       if (request.link !== link) continue;
       if (request.repeatable) this.#release(request);
-      else this.#take(id).reject(error);
+      else this.#take(id)?.reject(error);
     }
   }
 
-  /** Rejects what was never written to any connection. */
+  /**
+   * Rejects what was never written to any connection.
+   *
+   * @param {HeliographError} error
+   */
   failUntried(error) {
-    for (const [id, { tried }] of this.#pending) if (!tried) this.#take(id).reject(error);
+    for (const [id, { tried }] of this.#pending) if (!tried) this.#take(id)?.reject(error);
   }
 
+  /** @param {HeliographError} error */
   failAll(error) {
-    for (const id of [...this.#pending.keys()]) this.#take(id).reject(error);
+    for (const id of [...this.#pending.keys()]) this.#take(id)?.reject(error);
     this.#endPause();
   }
 
-  // While there is a pause, what may be written again waits for its end, all of it: its order is kept.
+  /**
+   * While there is a pause, what may be written again waits for its end, all of it: its order is kept.
+   *
+   * @param {Request} request
+   */
   #isDue({ link, repeatable }) {
     return !link && !(repeatable && this.#pause !== null);
   }
 
+  /** @param {Request} request */
   #release(request) {
     request.link = null;
     this.#env.clearTimeout(request.answerTimer);
   }
 
-  #writeAgain(id) {
-    this.#release(this.#pending.get(id));
+  /** @param {Request} request */
+  #writeAgain(request) {
+    this.#release(request);
     this.#onDue();
   }
 
@@ -153,13 +202,19 @@ export class Requests {
     this.#pause = null;
   }
 
+  /**
+   * @param {string} id
+   * @param {number} timeoutMs
+   */
   #expire(id, timeoutMs) {
     const request = this.#take(id);
+    if (!request) return;
     const { error, tried, reject } = request;
     const words = tried ? "; it may have arrived all the same" : "";
     reject(error ?? new HeliographError("timeout", `No answer within ${timeoutMs / 1000} s${words}`));
   }
 
+  /** @param {string} id */
   #take(id) {
     const request = this.#pending.get(id);
     if (request) {

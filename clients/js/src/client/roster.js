@@ -1,3 +1,8 @@
+/** @import { Channel } from "./channel.js" */
+/** @import { Environment } from "./environment.js" */
+/** @import { HeliographError } from "./error.js" */
+/** @import { Frame, SendingLink } from "./link.js" */
+
 // Refusals that are about this moment: the channel may be had a little later.
 const FOR_NOW = new Set(["unavailable", "rate_limited"]);
 const AGAIN_MS = 1_000;
@@ -8,14 +13,14 @@ export class Roster {
   #env;
   #nextId;
   #onRefused;
-  /** @type {Map<string, {id: string, channel: object, timer: *, state: "asked" | "on" | "off"}>} */
+  /** @type {Map<string, {id: string, channel: Channel, timer: any, state: "asked" | "on" | "off"}>} */
   #asked = new Map();
 
   /**
-   * @param {import("./socket_link.js").SocketLink} link
-   * @param {object} env `setTimeout`, `clearTimeout`, `random`
+   * @param {SendingLink} link
+   * @param {Pick<Environment, "setTimeout" | "clearTimeout" | "random">} env
    * @param {() => string} nextId
-   * @param {(channel: string, error: import("./error.js").HeliographError) => void} onRefused
+   * @param {(channel: string, error: HeliographError) => void} onRefused
    */
   constructor(link, env, nextId, onRefused) {
     this.#link = link;
@@ -24,7 +29,7 @@ export class Roster {
     this.#onRefused = onRefused;
   }
 
-  /** @param {Map<string, import("./channel.js").Channel>} wanted */
+  /** @param {Map<string, Channel>} wanted */
   sync(wanted) {
     for (const [name, asked] of this.#asked) {
       if (wanted.has(name)) continue;
@@ -37,7 +42,11 @@ export class Roster {
     for (const channel of wanted.values()) if (!this.#asked.has(channel.name)) this.#ask(channel);
   }
 
-  /** What was refused or ended is asked for with the next `sync`. */
+  /**
+   * What was refused or ended is asked for with the next `sync`.
+   *
+   * @param {string} channel
+   */
   renew(channel) {
     const asked = this.#asked.get(channel);
     if (asked?.state === "off" && asked.timer === null) this.#asked.delete(channel);
@@ -48,12 +57,19 @@ export class Roster {
     return [...this.#asked.values()].every(({ state }) => state !== "asked");
   }
 
-  /** What comes on this channel follows the `subscribed` that was asked for, and no earlier one. */
+  /**
+   * What comes on this channel follows the `subscribed` that was asked for, and no earlier one.
+   *
+   * @param {string} channel
+   */
   hears(channel) {
     return this.#asked.get(channel)?.state === "on";
   }
 
-  /** @returns {boolean} whether the frame is about what is wanted now */
+  /**
+   * @param {Frame} frame
+   * @returns {boolean} whether the frame is about what is wanted now
+   */
   subscribed({ channel, id }) {
     const asked = this.#asked.get(channel);
     if (!asked || (id === undefined ? asked.state !== "on" : id !== asked.id)) return false;
@@ -61,7 +77,10 @@ export class Roster {
     return true;
   }
 
-  /** @returns {boolean} whether the server has ended by itself what is wanted */
+  /**
+   * @param {Frame} frame
+   * @returns {boolean} whether the server has ended by itself what is wanted
+   */
   unsubscribed({ channel, id }) {
     const asked = this.#asked.get(channel);
     if (!asked || id !== undefined) return false;
@@ -69,7 +88,11 @@ export class Roster {
     return true;
   }
 
-  /** @returns {boolean} whether the error answers one of these */
+  /**
+   * @param {string | undefined} id
+   * @param {HeliographError} error
+   * @returns {boolean} whether the error answers one of these
+   */
   failed(id, error) {
     for (const [name, asked] of this.#asked) {
       if (asked.state !== "asked" || asked.id !== id) continue;
@@ -91,6 +114,7 @@ export class Roster {
     this.#asked.clear();
   }
 
+  /** @param {Channel} channel */
   #ask(channel) {
     const id = this.#nextId();
     const cursor = channel.resumeCursor || undefined;

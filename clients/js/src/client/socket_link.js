@@ -1,6 +1,11 @@
 import { ABNORMAL, INVALID_TOKEN, NO_PONG } from "./codes.js";
 import { NoCredentials } from "./credentials.js";
 
+/** @import { Hello, Transport } from "../heliograph.js" */
+/** @import { Credentials } from "./credentials.js" */
+/** @import { Environment } from "./environment.js" */
+/** @import { LinkHandlers, Place } from "./link.js" */
+
 // Silent for this part of the server's ping interval, the connection is asked for a sign of life: a replica that hangs
 // is to be noticed within seconds.
 const SILENT = 1 / 4;
@@ -9,40 +14,28 @@ const DOUBT_MS = 2_000;
 // For so long, it is dead.
 const PONG_MS = 6_000;
 
-/**
- * One WebSocket from its opening to its end: handshake, and proof that the other side is alive.
- *
- * It never reconnects; that is decided by whoever holds it. After its end it calls nobody. The same holds for the
- * other transports, `StreamLink` and `PollLink`.
- *
- * @typedef {object} Handlers
- * @property {(hello: object) => void} connected the handshake is done
- * @property {(replica: string) => void} moved another replica serves it now
- * @property {(frame: object) => void} frame any other frame, except `pong`
- * @property {(error: Error) => void} garbled a frame that is not a JSON object
- * @property {() => void} doubted it gives no sign of life; it may still come
- * @property {(close: {code: number, reason: string, unasked?: boolean, error?: string}) => void} closed it
- *   ended, and not by `close()`; `unasked`: the page had no credentials, so that the server was never asked;
- *   `error`: the code of the answer that refused a request over HTTP
- */
+/** A WebSocket from its opening to its end: handshake, and proof that the other side is alive. */
 export class SocketLink {
+  /** @type {Transport} */
   transport = "websocket";
-  /** @type {?object} the server's `connected` frame, once it came */
+  /** @type {?Hello} the server's `connected` frame, once it came */
   hello = null;
   /** @type {string} the channel that the server has begun last: the state of a run follows without its name */
   lastSubscribed = "";
 
   #env;
   #handlers;
+  /** @type {any} */
   #socket = null;
+  /** @type {any} */
   #timer = null; // the one thing it waits for: credentials, handshake, silence or pong
   #lastHeard = 0;
   #probing = false;
   #ended = false;
 
   /**
-   * @param {object} env `WebSocket`, `setTimeout`, `clearTimeout`, `now`
-   * @param {Handlers} handlers
+   * @param {Environment} env
+   * @param {LinkHandlers} handlers
    */
   constructor(env, handlers) {
     this.#env = env;
@@ -51,9 +44,8 @@ export class SocketLink {
 
   /**
    * @param {URL} url
-   * @param {import("./credentials.js").Credentials} credentials
-   * @param {() => {cursor: string, replay: boolean}} place where the client stands in its own channel; channels are
-   *   subscribed later
+   * @param {Credentials} credentials
+   * @param {() => Place} place where the client stands in its own channel; channels are subscribed later
    * @param {number} withinMs the handshake must be done
    */
   async open(url, credentials, place, withinMs) {
@@ -62,7 +54,7 @@ export class SocketLink {
       // The token comes first: the server gives an open socket only seconds to present one.
       known = await credentials.forSocket();
     } catch (error) {
-      if (!this.#ended) this.#giveUp(error);
+      if (!this.#ended) this.#giveUp(/** @type {Error} */ (error));
       return;
     }
     if (this.#ended) return;
@@ -71,7 +63,7 @@ export class SocketLink {
       this.#dial(url, known, place());
     } catch (error) {
       // The page may open no such socket: from HTTPS to one without TLS, or against its own policy.
-      this.#end(ABNORMAL, error.message);
+      this.#end(ABNORMAL, /** @type {Error} */ (error).message);
     }
   }
 
@@ -105,23 +97,29 @@ export class SocketLink {
     this.#socket.close(1000);
   }
 
+  /**
+   * @param {URL} url
+   * @param {{query: Record<string, string>, token?: string}} credentials
+   * @param {Place} place
+   */
   #dial(url, { query, token }, { cursor, replay }) {
     for (const [name, value] of Object.entries(query)) url.searchParams.set(name, value);
-    // Whoever comes back gets what came meanwhile.
+    // A client that comes back gets what came meanwhile.
     const where = { ...(cursor && { cursor }), ...(replay && { replay }) };
-    if (token === undefined) for (const [name, value] of Object.entries(where)) url.searchParams.set(name, value);
+    if (token === undefined) for (const [name, value] of Object.entries(where)) url.searchParams.set(name, String(value));
     const socket = new this.#env.WebSocket(url.href);
     this.#socket = socket;
     if (token !== undefined) {
       socket.onopen = () => this.send(JSON.stringify({ type: "connect", token, ...where }));
     }
-    socket.onmessage = (event) => this.#receive(event.data);
-    socket.onclose = (event) => this.#end(event.code, event.reason);
+    socket.onmessage = (/** @type {MessageEvent} */ event) => this.#receive(event.data);
+    socket.onclose = (/** @type {CloseEvent} */ event) => this.#end(event.code, event.reason);
     // `close` follows every error and says more. The handler stays for good because Node's
     // WebSocket implementations throw an error that nobody listens for.
     socket.onerror = () => {};
   }
 
+  /** @param {string} data */
   #receive(data) {
     this.#lastHeard = this.#env.now();
     if (this.#probing) {
@@ -132,7 +130,7 @@ export class SocketLink {
     try {
       frame = JSON.parse(data);
     } catch (error) {
-      this.#handlers.garbled(error);
+      this.#handlers.garbled(/** @type {Error} */ (error));
       return;
     }
     if (frame?.type === "connected" && !this.hello) {
@@ -148,7 +146,7 @@ export class SocketLink {
 
   // One timer that looks at the clock, instead of one that every message re-arms.
   #watch() {
-    const silentMs = SILENT * this.hello.ping * 1000;
+    const silentMs = SILENT * (this.hello?.ping ?? 0) * 1000;
     if (!(silentMs > 0)) {
       this.#env.clearTimeout(this.#timer);
       return;
@@ -158,17 +156,26 @@ export class SocketLink {
     else this.probe();
   }
 
+  /**
+   * @param {number} ms
+   * @param {() => void} callback
+   */
   #arm(ms, callback) {
     this.#env.clearTimeout(this.#timer);
     this.#timer = this.#env.setTimeout(callback, ms);
   }
 
+  /** @param {Error} error */
   #giveUp(error) {
     this.close();
     const code = error instanceof NoCredentials ? INVALID_TOKEN : ABNORMAL;
     this.#handlers.closed({ code, reason: error.message, unasked: true });
   }
 
+  /**
+   * @param {number} code
+   * @param {string} reason
+   */
   #end(code, reason) {
     if (this.#ended) return;
     this.close();

@@ -1,6 +1,10 @@
 import { ABNORMAL } from "./codes.js";
 import { Refused, HttpLink } from "./http_link.js";
 
+/** @import { Transport } from "../heliograph.js" */
+/** @import { Credentials } from "./credentials.js" */
+/** @import { Place } from "./link.js" */
+
 const SLACK_MS = 5_000;
 
 /**
@@ -8,14 +12,22 @@ const SLACK_MS = 5_000;
  * nor tell why it was refused.
  */
 export class StreamLink extends HttpLink {
+  /** @type {Transport} */
   transport = "sse";
 
   #buffer = "";
+  /** @type {string[]} */
   #data = [];
 
+  /**
+   * @override
+   * @param {URL} url
+   * @param {Credentials} credentials
+   * @param {() => Place} place
+   */
   async run(url, credentials, place) {
     const response = await this.request(url, this.begin(place), credentials, true);
-    if (!response.headers.get("content-type")?.startsWith("text/event-stream")) {
+    if (!response.body || !response.headers.get("content-type")?.startsWith("text/event-stream")) {
       throw new Refused(ABNORMAL, "not an event stream");
     }
     const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
@@ -26,13 +38,15 @@ export class StreamLink extends HttpLink {
       this.#take(value);
       if (this.ended) return;
       // The server says something every `ping` seconds, if only a comment.
-      if (this.hello?.ping > 0) this.expectWithin(this.hello.ping * 1000 + SLACK_MS, "no sign of life");
+      const ping = this.hello?.ping ?? 0;
+      if (ping > 0) this.expectWithin(ping * 1000 + SLACK_MS, "no sign of life");
     }
   }
 
+  /** @param {string} text any piece of the stream */
   #take(text) {
     const lines = (this.#buffer + text).split(/\r\n|\n|\r(?!$)/);
-    this.#buffer = lines.pop();
+    this.#buffer = lines.pop() ?? "";
     for (const line of lines) {
       if (line === "") this.#dispatch();
       else if (line.startsWith("data:")) this.#data.push(line.slice(line[5] === " " ? 6 : 5));
@@ -49,7 +63,7 @@ export class StreamLink extends HttpLink {
     try {
       frame = JSON.parse(text);
     } catch (error) {
-      this.garbled(error);
+      this.garbled(/** @type {Error} */ (error));
       return;
     }
     if (frame?.type === "connected" && !this.hello) this.welcome(frame);

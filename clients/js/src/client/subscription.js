@@ -1,14 +1,22 @@
 import { Emitter } from "./emitter.js";
 import { HeliographError } from "./error.js";
 
+/** @import { InitialState, Member, Message, Progress, Subscribed } from "../heliograph.js" */
+
 /**
- * One listener's part in a channel, as `subscribe` gives it.
- *
- * Events: `message`, `initial_state`, `progress`, `join`, `leave` (the server's frames), `subscribed`
- * (`{channel, recovered, lost, anew}`; `anew`: nothing was heard before, or by somebody else), `lost` (`{channel}`:
- * messages are missing before those that follow), `unsubscribed` (the server has ended it; it does not come back by
- * itself) and `error` (a HeliographError: not subscribed).
+ * @typedef {object} SubscriptionEvents
+ * @property {Message} message
+ * @property {InitialState} initial_state
+ * @property {Progress} progress
+ * @property {Member} join
+ * @property {Member} leave
+ * @property {Subscribed} subscribed
+ * @property {{channel: string}} lost messages are missing before those that follow
+ * @property {{channel: string}} unsubscribed the server has ended it; it does not come back by itself
+ * @property {HeliographError} error not subscribed
  */
+
+/** One listener's part in a channel, as `subscribe` gives it. See {@link SubscriptionEvents} for what `on` listens to. */
 export class Subscription {
   channel;
   /**
@@ -18,28 +26,37 @@ export class Subscription {
    */
   ready;
 
+  /** @type {Emitter<SubscriptionEvents>} */
   #events = new Emitter();
   #release;
-  #settle;
+  /** @type {() => void} */
+  #succeed = () => {};
+  /** @type {(error: HeliographError) => void} */
+  #fail = () => {};
 
   /**
    * @param {string} channel
-   * @param {?((event: object) => void)} handler of `message`, `initial_state` and `progress`
+   * @param {?((event: any) => void)} handler of `message`, `initial_state` and `progress`
    * @param {(subscription: Subscription) => void} release called once, when it is over
    */
   constructor(channel, handler, release) {
     this.channel = channel;
     this.#release = release;
     this.ready = new Promise((resolve, reject) => {
-      this.#settle = { resolve, reject };
+      this.#succeed = resolve;
+      this.#fail = reject;
     });
-    this.ready.catch(() => {}); // whoever does not wait for it need not hear of it
-    if (handler) for (const type of ["message", "initial_state", "progress"]) this.on(type, handler);
+    this.ready.catch(() => {}); // a page that does not wait for it need not hear of it
+    if (!handler) return;
+    this.on("message", handler);
+    this.on("initial_state", handler);
+    this.on("progress", handler);
   }
 
   /**
-   * @param {string} event see above
-   * @param {(value: any) => void} listener
+   * @template {keyof SubscriptionEvents} E
+   * @param {E} event
+   * @param {(value: SubscriptionEvents[E]) => void} listener
    * @returns {() => void} takes the listener off again
    */
   on(event, listener) {
@@ -48,16 +65,23 @@ export class Subscription {
 
   /** Hears nothing more. The channel is left when nobody else on this client listens to it. */
   unsubscribe() {
-    this.#settle.reject(new HeliographError("closed", `The subscription to ${this.channel} has ended`));
+    this.#fail(new HeliographError("closed", `The subscription to ${this.channel} has ended`));
     this.#release(this);
   }
 
-  /** For the client: what has happened on the channel. */
+  /**
+   * For the client: what has happened on the channel.
+   *
+   * @internal
+   * @template {keyof SubscriptionEvents} E
+   * @param {E} type
+   * @param {SubscriptionEvents[E]} value
+   */
   hear(type, value) {
-    if (type === "subscribed") this.#settle.resolve();
-    else if (type === "error") this.#settle.reject(value);
+    if (type === "subscribed") this.#succeed();
+    else if (type === "error") this.#fail(/** @type {HeliographError} */ (value));
     else if (type === "unsubscribed") {
-      this.#settle.reject(new HeliographError("not_allowed", `The server has ended the subscription to ${this.channel}`));
+      this.#fail(new HeliographError("not_allowed", `The server has ended the subscription to ${this.channel}`));
     }
     this.#events.emit(type, value);
   }
