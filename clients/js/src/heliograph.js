@@ -58,7 +58,7 @@ export { HeliographError };
  * @property {string} [origin] the replica on which it was sent; absent as `from` may be
  * @property {string} deliveredBy the replica whose connection brought it
  *
- * @typedef {Omit<Message, "type" | "deliveredBy">} Publication a message as it is kept
+ * @typedef {Omit<Message, "deliveredBy">} Publication a message as it is kept
  *
  * @typedef {object} InitialState how a run stands; anew with each connection, in place of what was before
  * @property {"initial_state"} type
