@@ -157,3 +157,46 @@ class NeedsRedis(HeliographError):
 
 class BadSetting(HeliographError):
     """A `HELIOGRAPH_…` variable with a value that cannot be used; the text names the variable."""
+
+
+class ClientError(HeliographError):
+    """What a client that `heliograph.connect` made could not do, or was refused.
+
+    `code` is the server's own (`not_allowed`, `rate_limited`, …: docs/protocol.md), or one of the client's: `closed`,
+    `timeout`, `no_socket`, `token`, `http`, `bad_frame`.
+    """
+
+    code: str  # type: ignore[assignment]  # a newer server may know others than `ErrorCode`
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class RequestRefused(ClientError):
+    """The server has refused it. Nothing has happened, unless the text says that it is not known."""
+
+
+class ClientClosed(ClientError):
+    """The client is closed, or the connection ended before the answer came: it may have arrived all the same.
+
+    `close_code`: why the connection ended (docs/protocol.md); None if there was none.
+    """
+
+    def __init__(self, message: str, close_code: int | None = None) -> None:
+        super().__init__("closed", message)
+        self.close_code = close_code
+
+
+class NotAnswered(ClientError):
+    """No answer came in time."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__("timeout", message)
+
+
+class NoSocket(ClientError):
+    """The server is reached by server-sent events or polling only, and sending needs a WebSocket. It was not sent."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__("no_socket", message)

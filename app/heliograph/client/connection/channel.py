@@ -1,0 +1,94 @@
+"""One channel as a client has heard it."""
+
+from typing import Literal
+
+from heliograph.client.connection.events import Frame
+from heliograph.protocol.position import Position, cursor_of, parse_cursor
+
+# A position that is in no log, so that all that is kept follows it.
+_BEGINNING = Position("0", 0)
+
+
+class Channel:
+    """A channel over however many connections: in order, nothing twice.
+
+    While a connection replaces another, both bring the same messages. What is kept is told apart by its position. A
+    run's progress has none: it counts only from the connection that gave the run's state last.
+    """
+
+    def __init__(self, name: str, *, position: Position | None = None, replay: bool = False) -> None:
+        """`position`: up to where it was heard before. `replay`: without a position it begins with what is kept."""
+        self.name = name
+        self.position = position
+        self.is_run = False
+        self.refused = (
+            False  # the server does not give it to this client; over HTTP, asking again would cost all others
+        )
+        self.paused = False  # nobody takes what it brings: it is left, and goes on from its position later
+        self.deaf_to: set[int] = set()  # connections on which something was passed over meanwhile
+        self._replay = replay
+        self._state_from: int | None = None  # the connection that gave the run's state
+
+    def forget(self) -> None:
+        """Another user listens from now on."""
+        self.position = None
+        self.is_run = False
+        self.refused = False
+        self._state_from = None
+
+    @property
+    def cursor(self) -> str:
+        """Its position as a cursor; empty if it has none."""
+        return "" if self.position is None else cursor_of(self.name, self.position)
+
+    @property
+    def resume_cursor(self) -> str:
+        """Where a new connection goes on; empty for a run, whose state is given anew, and to begin now."""
+        if self.is_run:
+            return ""
+        if self.position is None and self._replay:
+            return cursor_of(self.name, _BEGINNING)
+        return self.cursor
+
+    def begin(self, frame: Frame) -> bool:
+        """Take in a `subscribed`. Return whether messages are missing between what was heard and what comes now."""
+        self.refused = False
+        before, begins = self.position, self._position_in(frame["cursor"])
+        recovered = bool(frame["recovered"])
+        if (
+            before is not None
+            and begins is not None
+            and before.epoch == begins.epoch
+            and before.offset >= begins.offset
+        ):
+            return False
+        if before is None or not recovered:
+            self.position = begins
+        return before is not None and not recovered and not self.is_run
+
+    def accept(self, cursor: str, *, in_use: bool) -> Literal["new", "known", "after_loss"]:
+        """Take in a kept message. `in_use`: it came by the connection in use, not by one that is being left.
+
+        `after_loss`: it is new, and the server has not told that messages before it are missing.
+        """
+        known, position = self.position, self._position_in(cursor)
+        if position is None:
+            return "known"
+        if known is not None:
+            is_known = position.offset <= known.offset if known.epoch == position.epoch else not in_use
+            if is_known:
+                return "known"
+        self.position = position
+        return "new" if known is None or position == known.next else "after_loss"
+
+    def begin_run(self, connection: int) -> None:
+        """This connection has given the run's state."""
+        self.is_run = True
+        self._state_from = connection
+
+    def advances_run(self, connection: int) -> bool:
+        """Whether progress that this connection brings is new."""
+        return self.is_run and connection == self._state_from
+
+    def _position_in(self, cursor: str) -> Position | None:
+        return parse_cursor(cursor).position_in(self.name)

@@ -1,0 +1,874 @@
+"""One logical connection to a cluster, which survives replicas, networks and restarts.
+
+    async with heliograph.connect("https://live.example.org", user="alice", channels=["news"]) as client:
+        await client.send("bob", "hello")
+        async for message in client:
+            print(message.channel, message.data)
+
+The client connects before it leaves the old connection, and goes on from the newest position that it has seen of each
+channel, whatever transport and replica it comes by. What that cannot give back is told by `Lost`, never passed over.
+"""
+
+import asyncio
+import logging
+import random
+import secrets
+import ssl
+from collections.abc import AsyncIterator, Callable, Sequence
+from types import ModuleType, TracebackType
+from typing import TYPE_CHECKING, Any, Final, Literal, Self
+from urllib.parse import quote
+
+import msgspec
+
+from heliograph.client.connection.addresses import Addresses
+from heliograph.client.connection.backoff import Backoff
+from heliograph.client.connection.credentials import Ask, Credentials
+from heliograph.client.connection.dispatcher import Action, AskAgain, Deliver, Dispatcher, Place, Report
+from heliograph.client.connection.event_queue import EventQueue
+from heliograph.client.connection.events import (
+    Ack,
+    ChannelEvent,
+    Frame,
+    History,
+    Lost,
+    Message,
+    RunState,
+    State,
+    Subscribed,
+    Transport,
+    message_of,
+)
+from heliograph.client.connection.link import (
+    EXPIRED,
+    INVALID_TOKEN,
+    NORMAL,
+    Closed,
+    Link,
+    may_reconnect,
+    refusal,
+)
+from heliograph.client.connection.requests import Answer, Requests
+from heliograph.client.connection.subscription import ChannelSubscription
+from heliograph.client.connection.transport_selector import TransportSelector
+from heliograph.errors import BadChannel, BadSetting, ClientClosed, ClientError, NoSocket, NotAnswered, RequestRefused
+from heliograph.loopback import is_loopback_host
+from heliograph.protocol.identity import check_channel, check_user_id, user_of
+from heliograph.protocol.position import parse_cursor
+
+if TYPE_CHECKING:
+    import httpx
+
+logger = logging.getLogger(__name__)
+
+TRANSPORTS: Final[tuple[Transport, ...]] = ("websocket", "sse", "poll")  # from best to worst
+OPEN_S: Final = 10.0
+REQUEST_S: Final = 10.0
+# What may be sent again outlives a Redis or a replica that hangs, if it is not for long.
+REPEATABLE_S: Final = 30.0
+HANDSHAKE_S: Final = 5.0
+# A connection that lasted so long was a success; the next loss starts again with short delays.
+STABLE_S: Final = 5.0
+# How long the old connection is still listened to when a new one has taken over: what was on its way through the old
+# replica when the new one took the user in must not be cut off.
+OVERLAP_S: Final = 1.0
+RENEW_AGAIN_S: Final = 5.0
+# Until the program is asked for another token in place of one that the server did not take.
+OTHER_TOKEN_S: Final = 1.0
+# Until a channel that was refused for the moment is asked for again.
+ASK_AGAIN_S: Final = 1.0
+MAX_QUEUE: Final = 10_000
+
+ClientEvent = Literal["state", "message", "lost", "error"]
+
+
+def connect(
+    url: str,
+    *,
+    user: str | None = None,
+    token: str | None = None,
+    get_token: Ask | None = None,
+    get_ticket: Ask | None = None,
+    channels: Sequence[str] = (),
+    replay: bool = False,
+    cursor: str | None = None,
+    transports: Sequence[Transport] = TRANSPORTS,
+    open_timeout_s: float | None = OPEN_S,
+    max_queue: int = MAX_QUEUE,
+    ssl_context: ssl.SSLContext | None = None,
+) -> "Client":
+    """Make a client of the cluster at `url`; `async with` connects it and closes it at the end.
+
+    Args:
+        url: `https://host[:port][/prefix]`, or the WebSocket endpoint, `wss://host[:port][/prefix]/ws`.
+        user: in open mode: who this is.
+        token: in jwt mode: one token, never renewed.
+        get_token: in jwt mode: returns a token, or a coroutine that does. It is called before each connection, and
+            again before the token expires. If it returns None or "", the client closes for good.
+        get_ticket: in jwt mode: the same for a single-use ticket, in place of a token.
+        channels: whose messages come with those to the user when the client is iterated. A position that `cursor`
+            has is where a channel begins.
+        replay: without a position, the user's messages and these channels begin with what is kept, not with what
+            comes.
+        cursor: where an earlier client was: the cursors of its messages, the newest of each channel, joined with `&`.
+        transports: those that may be used, the best first.
+        open_timeout_s: how long `async with` waits for the first connection; None: until there is one.
+        max_queue: so many events may wait until the program takes them. Then their channels are left, and gone on
+            with from their positions when it has taken half of them.
+        ssl_context: for a private certificate authority.
+
+    Raises:
+        BadSetting: the URL, or the transports, cannot be used; or `heliograph[client]` is not installed.
+        BadUserId, BadChannel, BadCursor: one of these cannot be.
+    """
+    return Client(
+        Addresses.of(url),
+        Credentials(None if user is None else check_user_id(user), token, get_token, get_ticket),
+        channels=channels,
+        replay=replay,
+        cursor=cursor or "",
+        transports=transports,
+        open_timeout_s=open_timeout_s,
+        max_queue=max_queue,
+        ssl_context=ssl_context,
+    )
+
+
+class Client:
+    """What `connect` makes. It is used in one event loop, and opened once.
+
+    Iterated, it gives the messages to its user and on the `channels` that it was given; `events()` gives `Lost` and
+    what happens to these channels too. Both raise ClientClosed if the server has closed the client for good, and end
+    with `close`.
+    """
+
+    def __init__(
+        self,
+        addresses: Addresses,
+        credentials: Credentials,
+        *,
+        channels: Sequence[str],
+        replay: bool,
+        cursor: str,
+        transports: Sequence[Transport],
+        open_timeout_s: float | None,
+        max_queue: int,
+        ssl_context: ssl.SSLContext | None,
+    ) -> None:
+        if not transports or not set(transports) <= set(TRANSPORTS):
+            raise BadSetting(f"transports are some of {', '.join(TRANSPORTS)}, not {list(transports)!r}")
+        self._libraries = _libraries()
+        self._addresses = addresses
+        self._credentials = credentials
+        self._first_channels = tuple(dict.fromkeys(map(_checked, channels)))
+        self._replay = replay
+        self._start = parse_cursor(cursor)
+        self._open_timeout_s = open_timeout_s
+        self._max_queue = max_queue
+        self._ssl_context = ssl_context
+        self._backoff = Backoff(_random)
+        self._selector = TransportSelector(transports, _random)
+        self._requests = Requests(_random, self._transmit)
+        self._dispatcher = Dispatcher(self._requests.next_id, user=credentials.user, start=self._start, replay=replay)
+        self._listeners: dict[str, list[Callable[[Any], object]]] = {}
+        self._subscriptions: dict[str, dict[ChannelSubscription, None]] = {}
+        self._queue = EventQueue(max_queue, lambda: self._pause(self._queue), lambda: self._resume(self._queue))
+        self._full: dict[str, set[EventQueue]] = {}
+        self._key_prefix = secrets.token_hex(12)
+        self._last_key = 0
+        self._state = State("closed")
+        self._is_opened = False
+        self._first_connection: asyncio.Future[None] | None = None
+        self._link: Link | None = None  # the connection in use
+        self._opening: Link | None = None  # the first, a replacement, or a successor beside `_link`
+        self._leaving: set[Link] = set()  # replaced, and still listened to for a moment
+        self._last_number = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._http: httpx.AsyncClient | None = None
+        self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._syncing = False
+        self._asked_for_other_token = False  # since the last connection
+
+    # -- its life
+
+    @property
+    def state(self) -> State:
+        """How the connection stands."""
+        return self._state
+
+    async def open(self) -> None:
+        """Connect, and subscribe to the `channels` that it was given.
+
+        Raises:
+            ClientClosed: the server refuses the client for good, or it was opened before.
+            RequestRefused: the server does not give one of the channels.
+            NotAnswered: that took longer than `open_timeout_s`. The text says why the last attempt failed.
+        """
+        if self._is_opened:
+            raise ClientClosed("a client is opened once: make another")
+        self._is_opened = True
+        self._first_connection = asyncio.get_running_loop().create_future()
+        subscriptions = [
+            self._subscribe(name, None, self._queue, replay=self._replay) for name in self._first_channels
+        ]
+        self._dial()
+        self._set_state(State("connecting"))
+        try:
+            async with asyncio.timeout(self._open_timeout_s):
+                await self._first_connection
+                for subscription in subscriptions:
+                    await subscription.ready()
+        except TimeoutError:
+            why = f": {self._state.reason}" if self._state.reason else ""
+            await self.close()
+            text = f"{self._addresses.http} cannot be reached within {self._open_timeout_s:g} s{why}"
+            raise NotAnswered(text) from None
+        except BaseException:
+            await self.close()
+            raise
+
+    async def close(self) -> None:
+        """Leave, and stay away. What was not answered yet fails with ClientClosed. May be called twice."""
+        if self._state.state != "closed":
+            self._stop(Closed(NORMAL, ""))
+        self._end_queues(None)
+        while self._tasks:
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._http is not None:
+            await self._http.aclose()
+
+    async def __aenter__(self) -> Self:
+        await self.open()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    # -- listening
+
+    def on(self, event: ClientEvent, listener: Callable[[Any], object]) -> Callable[[], None]:
+        """Call `listener` with each `State`, with each `Message` to the user, with `Lost` where such are missing, or
+        with each ClientError that belongs to no call and no subscription. Returns what takes the listener off again.
+        """
+        listeners = self._listeners.setdefault(event, [])
+        listeners.append(listener)
+
+        def take_off() -> None:
+            if listener in listeners:
+                listeners.remove(listener)
+
+        return take_off
+
+    async def events(self) -> AsyncIterator[ChannelEvent]:
+        """Messages to the user and what happens on the `channels` that the client was given, in order."""
+        while (event := await self._queue.take()) is not None:
+            yield event
+
+    async def __aiter__(self) -> AsyncIterator[Message]:
+        async for event in self.events():
+            if isinstance(event, Message):
+                yield event
+
+    def subscribe(
+        self,
+        channel: str,
+        handler: Callable[[ChannelEvent], object] | None = None,
+        *,
+        replay: bool = False,
+        cursor: str | None = None,
+        max_queue: int | None = None,
+    ) -> ChannelSubscription:
+        """Listen to a channel, from now on and over all reconnects.
+
+        Several subscriptions to a channel share one on the server, which begins as the first of them says.
+
+        Args:
+            handler: is called with each event, which then cannot be iterated.
+            replay: begin with what is kept, not with what comes.
+            cursor: begin after the message that has it.
+            max_queue: in place of the client's.
+
+        Raises:
+            BadChannel: it cannot be a channel; or it is a user's own, whose messages the client itself gives.
+            BadCursor: no replica gave it.
+            ClientClosed: the client is closed, or not open yet.
+        """
+        if self._state.state == "closed":
+            raise ClientClosed("the client is not open")
+        queue = None
+        if handler is None:
+            queue = EventQueue(max_queue or self._max_queue, lambda: self._pause(queue), lambda: self._resume(queue))
+        return self._subscribe(_checked(channel), handler, queue, replay=replay, cursor=cursor)
+
+    # -- saying
+
+    async def send(
+        self,
+        to: str,
+        data: object,
+        *,
+        ephemeral: bool = False,
+        idempotency_key: str | None = None,
+        timeout_s: float | None = None,
+    ) -> Ack:
+        """Send to all connections of a user. While there is no connection it waits for one.
+
+        It carries a key by which the server knows it again, and is sent anew where a connection breaks, an answer
+        does not come or Redis is away, until `timeout_s`; it is delivered once all the same. What is ephemeral has no
+        such key and is sent once.
+
+        Args:
+            data: anything that JSON can carry.
+            ephemeral: it is not kept, and gets no further than the connections of this moment.
+            idempotency_key: 1-128 characters, to call again with within 300 s.
+            timeout_s: 30 s if it is not given, or 10 s for what is sent once.
+
+        Raises:
+            RequestRefused, NotAnswered, NoSocket, ClientClosed: see there whether it may have been delivered.
+            BadData: it cannot be written as JSON.
+        """
+        frame = {"type": "send", "to": to, "data": data}
+        return await self._say(frame, ephemeral, idempotency_key, timeout_s)
+
+    async def publish(
+        self,
+        channel: str,
+        data: object,
+        *,
+        ephemeral: bool = False,
+        idempotency_key: str | None = None,
+        timeout_s: float | None = None,
+    ) -> Ack:
+        """Publish on a channel. As `send`."""
+        frame = {"type": "publish", "channel": channel, "data": data}
+        return await self._say(frame, ephemeral, idempotency_key, timeout_s)
+
+    async def emit(self, event: str, data: object, *, timeout_s: float = REQUEST_S) -> Ack:
+        """Hand an event to the workers behind the cluster. It is sent once: where the connection breaks before the
+        answer, nobody knows whether it arrived. Raises as `send`."""
+        return _ack(await self._request({"type": "emit", "event": event, "data": data}, timeout_s, repeatable=False))
+
+    async def presence(self, channel: str, *, timeout_s: float = REQUEST_S) -> dict[str, int]:
+        """Who is on a channel, with how many connections. Raises as `send`."""
+        answer = await self._request({"type": "presence", "channel": channel}, timeout_s, repeatable=True)
+        users: dict[str, int] = answer.frame["users"]
+        return users
+
+    async def history(
+        self, channel: str, *, limit: int | None = None, cursor: str | None = None, timeout_s: float = REQUEST_S
+    ) -> History:
+        """A page of what is kept of a channel after `cursor`, or from the start. Raises as `send`.
+
+        Args:
+            limit: at most so many messages, 1-1,000; without it 100.
+        """
+        frame: dict[str, Any] = {"type": "history", "channel": channel}
+        if limit is not None:
+            frame["limit"] = limit
+        if cursor is not None:
+            frame["cursor"] = cursor
+        found = (await self._request(frame, timeout_s, repeatable=True)).frame
+        messages = [message_of({"channel": channel, **each}) for each in found["publications"]]
+        return History(channel, messages, found["cursor"], bool(found.get("more")))
+
+    async def get_run(self, run_id: str, *, timeout_s: float = REQUEST_S) -> RunState | None:
+        """How a run stands, by an HTTP request of its own, which needs no open connection; None if nobody knows it.
+
+        Raises:
+            RequestRefused: the server does not give it.
+            NotAnswered: no answer came in time.
+        """
+        import httpx
+
+        known = await self._credentials.for_request(first=False)
+        url = f"{self._addresses.http}/api/runs/{quote(run_id, safe='')}"
+        try:
+            response = await self._http_client().get(
+                url, params=known.query, headers=known.headers, timeout=timeout_s
+            )
+        except httpx.HTTPError as error:
+            raise NotAnswered(f"{url} does not answer: {str(error) or type(error).__name__}") from None
+        if response.is_success:
+            run = msgspec.json.decode(response.content)
+            return RunState(f"run:{run_id}", run["state"], run["progress"], tuple(run["logs"]), run)
+        refused = refusal(response.status_code, response.content)
+        if refused.error == "not_found":
+            return None
+        raise RequestRefused(refused.error or "http", refused.reason)
+
+    async def _say(
+        self, frame: dict[str, Any], ephemeral: bool, idempotency_key: str | None, timeout_s: float | None
+    ) -> Ack:
+        if ephemeral:
+            answer = await self._request({**frame, "ephemeral": True}, timeout_s or REQUEST_S, repeatable=False)
+        else:
+            self._last_key += 1
+            key = idempotency_key if idempotency_key is not None else f"{self._key_prefix}-{self._last_key}"
+            frame = {**frame, "idempotency_key": key}
+            answer = await self._request(frame, timeout_s or REPEATABLE_S, repeatable=True)
+        return _ack(answer)
+
+    async def _request(self, frame: dict[str, Any], timeout_s: float, *, repeatable: bool) -> Answer:
+        if self._state.state == "closed":
+            raise ClientClosed("the client is not open")
+        request_id, future = self._requests.add(frame, timeout_s, repeatable=repeatable)
+        self._transmit()
+        try:
+            return await future
+        finally:
+            self._requests.forget(request_id)
+
+    def _transmit(self) -> None:
+        """Send what waits; where nothing can be sent, try to get a socket."""
+        link = self._link
+        if link is None or not self._requests.waiting:
+            return
+        if link.takes_frames:
+            self._requests.transmit(link)
+        elif not self._selector.has("websocket"):
+            self._refuse_waiting(link)
+        elif self._opening is None:
+            self._dial("websocket")
+
+    def _refuse_waiting(self, link: Link) -> None:
+        by = "server-sent events" if link.transport == "sse" else "polling"
+        self._requests.fail_untried(NoSocket(f"the server is reached by {by} only; sending needs a WebSocket"))
+
+    # -- subscriptions
+
+    def _subscribe(
+        self,
+        channel: str,
+        handler: Callable[[ChannelEvent], object] | None,
+        queue: EventQueue | None,
+        *,
+        replay: bool,
+        cursor: str | None = None,
+    ) -> ChannelSubscription:
+        start = self._start if cursor is None else parse_cursor(cursor)
+        subscription = ChannelSubscription(channel, queue, handler, self._release)
+        others = self._subscriptions.setdefault(channel, {})
+        known = next((other for other in others if other.run is not None), None)
+        others[subscription] = None
+        self._dispatcher.want(channel, position=start.position_in(channel), replay=replay)
+        if known is not None or self._dispatcher.is_on(channel):
+            # It is on the channel already, and hears how a run stands without asking anew.
+            asyncio.get_running_loop().call_soon(self._tell_how_it_stands, subscription, known.run if known else None)
+        self._sync()
+        return subscription
+
+    def _tell_how_it_stands(self, subscription: ChannelSubscription, run: RunState | None) -> None:
+        channel = self._dispatcher.find(subscription.channel)
+        if channel is None or subscription not in self._subscriptions.get(channel.name, {}):
+            return
+        subscription.hear(
+            Subscribed(channel.name, channel.cursor, recovered=True, lost=False, anew=False), self._report
+        )
+        if run is not None:
+            subscription.hear(run, self._report)
+
+    def _release(self, subscription: ChannelSubscription) -> None:
+        others = self._subscriptions.get(subscription.channel, {})
+        if subscription in others:
+            del others[subscription]
+            if subscription.queue is not None:
+                self._resume(subscription.queue, subscription.channel)
+            self._sync()
+
+    def _sync(self) -> None:
+        """Bring the connection in line with what is wanted, once for all that this event-loop iteration asks for."""
+        if not self._syncing:
+            self._syncing = True
+            asyncio.get_running_loop().call_soon(self._sync_now)
+
+    def _sync_now(self) -> None:
+        self._syncing = False
+        for name in [name for name, listening in self._subscriptions.items() if not listening]:
+            del self._subscriptions[name]
+            self._dispatcher.release(name)
+        link = self._link
+        if link is None:
+            return
+        if link.takes_frames:
+            self._write(link, self._dispatcher.sync(link.number))
+        elif self._opening is None and not self._dispatcher.is_in_line(link.number):
+            self._dial(link.transport)
+
+    def _write(self, link: Link, frames: list[dict[str, Any]]) -> None:
+        for frame in frames:
+            link.send(msgspec.json.encode(frame))
+
+    def _ask_again(self, number: int, channel: str) -> None:
+        for link in (self._link, *self._leaving):
+            if link is not None and link.number == number:
+                self._write(link, self._dispatcher.ask_again(number, channel))
+
+    def _channels_of(self, queue: EventQueue) -> list[str]:
+        names = [name for name, all_ in self._subscriptions.items() if any(each.queue is queue for each in all_)]
+        own = self._dispatcher.own
+        return [*names, own.name] if queue is self._queue and own is not None else names
+
+    def _pause(self, queue: EventQueue | None) -> None:
+        """The program takes what comes more slowly than it comes: leave the channels until it has caught up."""
+        if queue is None:
+            return
+        for name in self._channels_of(queue):
+            self._full.setdefault(name, set()).add(queue)
+            self._dispatcher.pause(name)
+        self._sync()
+
+    def _resume(self, queue: EventQueue | None, only: str | None = None) -> None:
+        for name in [name for name, full in self._full.items() if queue in full and only in (None, name)]:
+            self._full[name].discard(queue)
+            if self._full[name]:
+                continue
+            del self._full[name]
+            if self._dispatcher.resume(name) and self._link is not None and self._opening is None:
+                self._dial(self._link.transport)
+        self._sync()
+
+    # -- the connection's life
+
+    def _dial(self, transport: Transport | None = None) -> None:
+        """Open a connection; beside the one in use if there is one."""
+        self._cancel("open")
+        transport = transport or self._selector.current
+        self._last_number += 1
+        link = self._make_link(transport)
+        self._dispatcher.open(link.number, is_socket=link.takes_frames)
+        self._opening = link
+        task = link.start()
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _make_link(self, transport: Transport) -> Link:
+        url, number = self._addresses.of_transport(transport), self._last_number
+        link: Link
+        if transport == "websocket":
+            link = self._libraries.SocketLink(
+                number, url, self._credentials, self, within_s=HANDSHAKE_S, tls=self._tls(url)
+            )
+        else:
+            kind = self._libraries.StreamLink if transport == "sse" else self._libraries.PollLink
+            link = kind(number, url, self._credentials, self, within_s=HANDSHAKE_S, http=self._http_client())
+        return link
+
+    def _tls(self, url: str) -> ssl.SSLContext | None:
+        return self._ssl_context if url.startswith("wss:") else None
+
+    def _http_client(self) -> "httpx.AsyncClient":
+        if self._http is None:
+            import httpx
+
+            # Every request has a deadline of its own; no proxy is of use on the way to this machine itself.
+            self._http = httpx.AsyncClient(
+                timeout=None,  # noqa: S113 - see above
+                verify=self._ssl_context or True,
+                trust_env=not is_loopback_host(self._addresses.host),
+            )
+        return self._http
+
+    def place(self, link: Link) -> Place:
+        """See `Handlers`."""
+        return self._dispatcher.place(link.number)
+
+    def on_connected(self, link: Link, hello: Frame) -> None:
+        """See `Handlers`."""
+        left = self._link
+        self._opening, self._link = None, link
+        actions = self._dispatcher.connected(link.number, hello["user"], hello["replica"], hello["cursor"])
+        self._asked_for_other_token = False
+        if left is not None:
+            self._leave(left)
+        self._selector.connected(link.transport)
+        self._later("stable", STABLE_S, self._backoff.reset)
+        self._upgrade_later()
+        self._renew_in(self._credentials.renew_in_s(hello.get("expires_in"), is_said="expires_in" in hello))
+        self._sync()
+        user, session = hello["user"], hello.get("session")
+        self._set_state(
+            State("connected", user=user, session=session, replica=link.replica, transport=link.transport)
+        )
+        self._carry_out(actions)
+        self._transmit()
+        if self._first_connection is not None and not self._first_connection.done():
+            self._first_connection.set_result(None)
+
+    def on_moved(self, link: Link, replica: str) -> None:
+        """See `Handlers`."""
+        self._dispatcher.moved(link.number, replica)
+        if link is self._link:
+            before = self._state
+            self._set_state(
+                State("connected", user=before.user, session=None, replica=replica, transport=link.transport)
+            )
+
+    def on_frame(self, link: Link, frame: Frame) -> None:
+        """See `Handlers`."""
+        try:
+            match frame["type"]:
+                case "ack" | "history" | "presence" | "refreshed":
+                    self._requests.answer(frame, link)
+                case "error" if self._requests.fail(frame.get("id"), RequestRefused(frame["code"], frame["message"])):
+                    pass
+                case "reconnect":
+                    if link is self._link and self._opening is None:
+                        self._dial_in(frame["in_ms"] / 1000)
+                case _:
+                    self._carry_out(self._dispatcher.receive(link.number, frame))
+        except (KeyError, TypeError, ValueError, ClientError) as error:
+            self.on_garbled(link, error)
+
+    def on_garbled(self, link: Link, error: Exception) -> None:
+        """See `Handlers`."""
+        self._emit("error", ClientError("bad_frame", f"what the server sent cannot be read: {error!r}"))
+
+    def on_doubted(self, link: Link) -> None:
+        """See `Handlers`."""
+        if link is self._link and self._opening is None:
+            self._dial(link.transport)
+
+    def on_closed(self, link: Link, closed: Closed) -> None:
+        """See `Handlers`."""
+        self._requests.lose(link, _unanswered(closed))
+        blamed = (
+            self._dispatcher.blame(link.number, closed.error or "", closed.reason) if link is self._opening else []
+        )
+        self._dispatcher.closed(link.number)
+        if link in self._leaving:
+            self._leaving.discard(link)
+            self._transmit()
+        elif link is self._opening:
+            self._opening = None
+            if blamed:
+                self._dial(link.transport)
+            elif self._link is not None:
+                self._on_successor_failed(self._link, link, closed)
+            else:
+                self._retry_or_stop(link, closed)
+            self._carry_out(blamed)
+        elif link is self._link:
+            self._link = None
+            self._cancel("stable")
+            if self._opening is not None and may_reconnect(closed.code):
+                self._set_state(State("reconnecting", code=closed.code, reason=closed.reason))
+            else:
+                self._retry_or_stop(link, closed)
+
+    def _on_successor_failed(self, in_use: Link, failed: Link, closed: Closed) -> None:
+        """The connection in use still serves."""
+        if failed.transport != in_use.transport:
+            if failed.transport == "websocket":
+                self._refuse_waiting(in_use)
+            self._upgrade_later()
+            self._sync()
+        elif may_reconnect(closed.code):
+            self._dial_in(self._backoff.next())
+        # Else the server has said that another try is pointless (the limit of connections, say): the old connection
+        # is served to its end, and followed by an ordinary reconnect.
+
+    def _retry_or_stop(self, link: Link, closed: Closed) -> None:
+        code, reason = closed.code, closed.reason
+        renewable = self._credentials.renewable and not self._asked_for_other_token
+        if code == INVALID_TOKEN and not closed.unasked and renewable:
+            # It may have run out on the way, or the clocks differ: the program is asked for another, once.
+            self._asked_for_other_token = True
+            self._dial_in(OTHER_TOKEN_S)
+            self._set_state(State("reconnecting", OTHER_TOKEN_S, EXPIRED, reason))
+        elif not may_reconnect(code):
+            self._stop(closed)
+        elif not link.replica and not closed.unasked and self._selector.failed(link.transport):
+            self._dial()
+            self._set_state(State(self._trying(), 0.0, code, reason))
+        else:
+            retry_in_s = self._backoff.next()
+            self._dial_in(retry_in_s)
+            self._set_state(State(self._trying(), retry_in_s, code, reason))
+
+    def _trying(self) -> Literal["connecting", "reconnecting"]:
+        is_first = self._first_connection is not None and not self._first_connection.done()
+        return "connecting" if is_first and self._state.state == "connecting" else "reconnecting"
+
+    def _leave(self, link: Link) -> None:
+        """The old connection goes when nothing more is due on it, and the new one has everything."""
+        self._leaving.add(link)
+
+        def look() -> None:
+            if link not in self._leaving:
+                return
+            settled = self._link is None or self._dispatcher.settled(self._link.number)
+            if self._requests.is_on(link) or not settled:
+                loop.call_later(OVERLAP_S, look)
+            else:
+                self._leaving.discard(link)
+                self._hang_up(link)
+
+        loop = asyncio.get_running_loop()
+        loop.call_later(OVERLAP_S, look)
+
+    def _hang_up(self, link: Link) -> None:
+        link.close()
+        self._dispatcher.closed(link.number)
+
+    def _dial_in(self, delay_s: float) -> None:
+        self._later("open", delay_s, self._dial_now)
+
+    def _dial_now(self) -> None:
+        self._dial(None if self._link is None else self._link.transport)
+
+    def _stop(self, closed: Closed) -> None:
+        for name in list(self._timers):
+            self._cancel(name)
+        links = [link for link in (self._link, self._opening, *self._leaving) if link is not None]
+        self._link = self._opening = None
+        self._leaving.clear()
+        for link in links:
+            self._hang_up(link)
+        error = _unanswered(closed)
+        self._requests.fail_all(error)
+        self._end_queues(None if closed.code == NORMAL else _closed_for_good(closed))
+        if self._first_connection is not None and not self._first_connection.done():
+            self._first_connection.set_exception(_closed_for_good(closed))
+            self._first_connection.exception()  # who does not wait for it need not hear of it
+        self._set_state(State("closed", code=closed.code, reason=closed.reason))
+
+    def _end_queues(self, error: ClientError | None) -> None:
+        self._queue.end(error)
+        for subscription in [each for all_ in self._subscriptions.values() for each in all_]:
+            subscription.end(error)
+
+    # -- from a transport that had to do back to a better one
+
+    def _upgrade_later(self) -> None:
+        self._cancel("upgrade")
+        if self._selector.can_upgrade:
+            self._later("upgrade", self._selector.upgrade_in_s, self._upgrade)
+
+    def _upgrade(self) -> None:
+        if self._link is not None and self._opening is None and "open" not in self._timers:
+            self._dial(self._selector.next_upgrade())
+        else:
+            self._upgrade_later()
+
+    # -- staying who one is
+
+    def _renew_in(self, delay_s: float | None) -> None:
+        self._cancel("renew")
+        if delay_s is not None:
+            self._later("renew", delay_s, self._begin_renewing)
+
+    def _begin_renewing(self) -> None:
+        link = self._link
+        if link is None:
+            return
+        if link.takes_frames:
+            task = asyncio.get_running_loop().create_task(self._renew(link), name="heliograph-renew")
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        elif link.transport == "sse" and self._opening is None:
+            self._dial("sse")
+
+    async def _renew(self, link: Link) -> None:
+        """A new token in band, before the old one has expired."""
+        try:
+            token = await self._credentials.token()
+            if link is not self._link:
+                return
+            answer = await self._request({"type": "refresh", "token": token}, REQUEST_S, repeatable=False)
+            if link is self._link:
+                self._renew_in(self._credentials.renew_in_s(answer.frame["expires_in"], is_said=True))
+        except Exception as error:  # noqa: BLE001 - the program's own function may raise anything
+            if link is self._link:
+                code = error.code if isinstance(error, ClientError) else "token"
+                self._emit("error", ClientError(code, f"the token was not renewed: {error}"))
+                self._renew_in(RENEW_AGAIN_S)
+
+    # -- telling
+
+    def _carry_out(self, actions: Sequence[Action]) -> None:
+        for action in actions:
+            match action:
+                case Deliver(event):
+                    self._deliver(event)
+                case AskAgain(number, channel):
+                    delay_s = (0.5 + _random()) * ASK_AGAIN_S
+                    asyncio.get_running_loop().call_later(delay_s, self._ask_again, number, channel)
+                case Report(error):
+                    self._emit("error", error)
+
+    def _deliver(self, event: ChannelEvent) -> None:
+        own = self._dispatcher.own
+        if own is not None and event.channel == own.name:
+            self._queue.put(event)
+            if isinstance(event, Message):
+                self._emit("message", event)
+            elif isinstance(event, Lost):
+                self._emit("lost", event)
+        for subscription in list(self._subscriptions.get(event.channel, {})):
+            subscription.hear(event, self._report)
+
+    def _emit(self, event: ClientEvent, value: object) -> None:
+        for listener in list(self._listeners.get(event, [])):
+            try:
+                listener(value)
+            except Exception as error:  # noqa: BLE001 - one that raises must not stop the others
+                self._report(error)
+
+    def _report(self, error: Exception) -> None:
+        context = {"message": "a listener of a Heliograph client has raised", "exception": error}
+        asyncio.get_running_loop().call_exception_handler(context)
+
+    def _set_state(self, state: State) -> None:
+        """Called last in every transition: a listener may close the client at once."""
+        self._state = state
+        self._emit("state", state)
+
+    # -- time
+
+    def _later(self, name: str, delay_s: float, callback: Callable[[], None]) -> None:
+        self._cancel(name)
+
+        def call() -> None:
+            del self._timers[name]
+            callback()
+
+        self._timers[name] = asyncio.get_running_loop().call_later(delay_s, call)
+
+    def _cancel(self, name: str) -> None:
+        if (timer := self._timers.pop(name, None)) is not None:
+            timer.cancel()
+
+
+def _checked(channel: str) -> str:
+    if user_of(channel) is not None:
+        raise BadChannel(f"{channel!r}: messages to the user come with the connection; iterate the client itself")
+    return check_channel(channel)
+
+
+def _ack(answer: Answer) -> Ack:
+    frame = answer.frame
+    return Ack(frame.get("message_id", ""), frame.get("delivery"), frame.get("cursor"), answer.sent_on)
+
+
+def _unanswered(closed: Closed) -> ClientClosed:
+    why = f"{closed.code}: {closed.reason}" if closed.reason else str(closed.code)
+    return ClientClosed(f"the connection closed before the answer came ({why})", closed.code)
+
+
+def _closed_for_good(closed: Closed) -> ClientClosed:
+    return ClientClosed(f"the server has closed the client: {closed.reason or closed.code}", closed.code)
+
+
+def _random() -> float:
+    return random.random()  # noqa: S311 - jitter, no secret
+
+
+def _libraries() -> ModuleType:
+    """The links, with what they need: a program that only publishes need not have it."""
+    try:
+        from heliograph.client.connection import links
+    except ImportError as error:
+        raise BadSetting(f"a client needs websockets and httpx: pip install 'heliograph[client]' ({error})") from None
+    return links

@@ -1,0 +1,86 @@
+"""Which channels one socket has."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+from heliograph.client.connection.channel import Channel
+
+# Refusals that are about this moment: the channel may be had a little later.
+TEMPORARY: Final = frozenset({"unavailable", "rate_limited"})
+
+
+@dataclass(slots=True)
+class _Asked:
+    request_id: str
+    state: Literal["asked", "on", "off", "waiting"]  # waiting: refused for this moment, to be asked for again
+
+
+class Roster:
+    """Brings the channels of one socket in line with those that are wanted. Returns frames to send."""
+
+    def __init__(self, next_id: Callable[[], str]) -> None:
+        self._next_id = next_id
+        self._asked: dict[str, _Asked] = {}
+
+    def sync(self, wanted: Mapping[str, Channel]) -> list[dict[str, Any]]:
+        """The frames that leave what is not wanted any more and subscribe to what is."""
+        frames: list[dict[str, Any]] = []
+        for name, asked in list(self._asked.items()):
+            if name not in wanted:
+                del self._asked[name]
+                if asked.state in ("asked", "on"):
+                    frames.append({"type": "unsubscribe", "channel": name, "id": self._next_id()})
+        frames.extend(self._ask(channel) for name, channel in wanted.items() if name not in self._asked)
+        return frames
+
+    def renew(self, name: str) -> None:
+        """Ask for what was refused or ended with the next `sync`."""
+        asked = self._asked.get(name)
+        if asked is not None and asked.state == "off":
+            del self._asked[name]
+
+    @property
+    def settled(self) -> bool:
+        """Whether every channel has been answered."""
+        return all(asked.state not in ("asked", "waiting") for asked in self._asked.values())
+
+    def hears(self, name: str) -> bool:
+        """Whether what comes on this channel follows the `subscribed` that was asked for, and no earlier one."""
+        asked = self._asked.get(name)
+        return asked is not None and asked.state == "on"
+
+    def subscribed(self, name: str, request_id: object) -> bool:
+        """Return whether the frame is about what is wanted now."""
+        asked = self._asked.get(name)
+        if asked is None or (asked.state != "on" if request_id is None else request_id != asked.request_id):
+            return False
+        asked.state = "on"
+        return True
+
+    def unsubscribed(self, name: str, request_id: object) -> bool:
+        """Return whether the server has ended by itself what is wanted."""
+        asked = self._asked.get(name)
+        if asked is None or request_id is not None:
+            return False
+        asked.state = "off"
+        return True
+
+    def failed(self, request_id: object, code: str) -> tuple[str, bool] | None:
+        """The channel that the error refuses, and whether to ask for it again; None if it answers none of these."""
+        for name, asked in self._asked.items():
+            if asked.state == "asked" and asked.request_id == request_id:
+                asked.state = "waiting" if code in TEMPORARY else "off"
+                return name, asked.state == "waiting"
+        return None
+
+    def ask_again(self, channel: Channel) -> list[dict[str, Any]]:
+        """The frame that asks for a channel that was refused for the moment, if it still waits."""
+        asked = self._asked.get(channel.name)
+        return [self._ask(channel)] if asked is not None and asked.state == "waiting" else []
+
+    def _ask(self, channel: Channel) -> dict[str, Any]:
+        request_id = self._next_id()
+        self._asked[channel.name] = _Asked(request_id, "asked")
+        frame = {"type": "subscribe", "channel": channel.name, "id": request_id}
+        return {**frame, "cursor": channel.resume_cursor} if channel.resume_cursor else frame
