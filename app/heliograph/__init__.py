@@ -27,7 +27,7 @@ The way of one message, from alice's socket on replica-1 to the sockets of bob:
 An ephemeral message is local first: in step 4 the router passes it to the hub at once, and
 `backends/redis/lua/relay.lua` publishes it without keeping it. Everything else is the same.
 
-Programs that are not replicas run the same script: `client/publisher.py`.
+Programs that are not replicas run the same script: `client/publisher.py`. They listen with `client/connection/`.
 
 Imports go down only; `pyproject.toml` holds the layers. `application.py` alone ties the concrete parts together.
 """
@@ -41,6 +41,21 @@ if TYPE_CHECKING:
     from heliograph.client.composite import Composite as Composite
     from heliograph.client.composite import Item as Item
     from heliograph.client.composite import Stored as Stored
+    from heliograph.client.connection.client import Client as Client
+    from heliograph.client.connection.client import connect as connect
+    from heliograph.client.connection.events import Ack as Ack
+    from heliograph.client.connection.events import ClientState as ClientState
+    from heliograph.client.connection.events import History as History
+    from heliograph.client.connection.events import Joined as Joined
+    from heliograph.client.connection.events import Left as Left
+    from heliograph.client.connection.events import Lost as Lost
+    from heliograph.client.connection.events import Message as Message
+    from heliograph.client.connection.events import RunProgress as RunProgress
+    from heliograph.client.connection.events import RunState as RunState
+    from heliograph.client.connection.events import Subscribed as Subscribed
+    from heliograph.client.connection.events import SubscriptionRefused as SubscriptionRefused
+    from heliograph.client.connection.events import Unsubscribed as Unsubscribed
+    from heliograph.client.connection.subscription import ChannelSubscription as ChannelSubscription
     from heliograph.client.consumer import Consumer as Consumer
     from heliograph.client.consumer import ConsumerStats as ConsumerStats
     from heliograph.client.drafts import Published as Published
@@ -55,9 +70,14 @@ if TYPE_CHECKING:
     from heliograph.errors import BadSetting as BadSetting
     from heliograph.errors import BadUserId as BadUserId
     from heliograph.errors import BusUnavailable as BusUnavailable
+    from heliograph.errors import ClientClosed as ClientClosed
+    from heliograph.errors import ClientError as ClientError
     from heliograph.errors import HeliographError as HeliographError
     from heliograph.errors import NeedsRedis as NeedsRedis
+    from heliograph.errors import NoSocket as NoSocket
+    from heliograph.errors import NotAnswered as NotAnswered
     from heliograph.errors import PublishError as PublishError
+    from heliograph.errors import RequestRefused as RequestRefused
     from heliograph.errors import StorageFull as StorageFull
     from heliograph.protocol.channel_options import Namespace as Namespace
 
@@ -65,6 +85,7 @@ if TYPE_CHECKING:
 
 # What is public, and where it is. It is imported when it is first asked for: `import heliograph` costs nothing.
 _PLACES = {
+    "Ack": "heliograph.client.connection.events",
     "AsyncPublisher": "heliograph.client.publisher",
     "BadChannel": "heliograph.errors",
     "BadCursor": "heliograph.errors",
@@ -72,23 +93,42 @@ _PLACES = {
     "BadSetting": "heliograph.errors",
     "BadUserId": "heliograph.errors",
     "BusUnavailable": "heliograph.errors",
+    "ChannelSubscription": "heliograph.client.connection.subscription",
+    "Client": "heliograph.client.connection.client",
+    "ClientClosed": "heliograph.errors",
+    "ClientError": "heliograph.errors",
+    "ClientState": "heliograph.client.connection.events",
     "Composite": "heliograph.client.composite",
     "Consumer": "heliograph.client.consumer",
     "ConsumerStats": "heliograph.client.consumer",
     "HeliographError": "heliograph.errors",
+    "History": "heliograph.client.connection.events",
     "Item": "heliograph.client.composite",
+    "Joined": "heliograph.client.connection.events",
+    "Left": "heliograph.client.connection.events",
     "Live": "heliograph.client.live",
     "LiveMessage": "heliograph.client.live",
+    "Lost": "heliograph.client.connection.events",
+    "Message": "heliograph.client.connection.events",
     "Namespace": "heliograph.protocol.channel_options",
     "NeedsRedis": "heliograph.errors",
+    "NoSocket": "heliograph.errors",
+    "NotAnswered": "heliograph.errors",
     "PublishError": "heliograph.errors",
     "Published": "heliograph.client.drafts",
     "Publisher": "heliograph.client.publisher",
+    "RequestRefused": "heliograph.errors",
+    "RunProgress": "heliograph.client.connection.events",
+    "RunState": "heliograph.client.connection.events",
     "ShardedStream": "heliograph.backends.redis.streams",
     "StorageFull": "heliograph.errors",
     "Stored": "heliograph.client.composite",
     "StreamEntry": "heliograph.backends.redis.streams",
+    "Subscribed": "heliograph.client.connection.events",
     "Subscription": "heliograph.client.live",
+    "SubscriptionRefused": "heliograph.client.connection.events",
+    "Unsubscribed": "heliograph.client.connection.events",
+    "connect": "heliograph.client.connection.client",
 }
 
 __all__ = ["__version__", *_PLACES]

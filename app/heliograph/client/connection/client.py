@@ -29,12 +29,12 @@ from heliograph.client.connection.event_queue import EventQueue
 from heliograph.client.connection.events import (
     Ack,
     ChannelEvent,
+    ClientState,
     Frame,
     History,
     Lost,
     Message,
     RunState,
-    State,
     Subscribed,
     Transport,
     message_of,
@@ -176,7 +176,7 @@ class Client:
         self._full: dict[str, set[EventQueue]] = {}
         self._key_prefix = secrets.token_hex(12)
         self._last_key = 0
-        self._state = State("closed")
+        self._state = ClientState("closed")
         self._is_opened = False
         self._first_connection: asyncio.Future[None] | None = None
         self._link: Link | None = None  # the connection in use
@@ -192,7 +192,7 @@ class Client:
     # -- its life
 
     @property
-    def state(self) -> State:
+    def state(self) -> ClientState:
         """How the connection stands."""
         return self._state
 
@@ -212,7 +212,7 @@ class Client:
             self._subscribe(name, None, self._queue, replay=self._replay) for name in self._first_channels
         ]
         self._dial()
-        self._set_state(State("connecting"))
+        self._set_state(ClientState("connecting"))
         try:
             async with asyncio.timeout(self._open_timeout_s):
                 await self._first_connection
@@ -249,7 +249,7 @@ class Client:
     # -- listening
 
     def on(self, event: ClientEvent, listener: Callable[[Any], object]) -> Callable[[], None]:
-        """Call `listener` with each `State`, with each `Message` to the user, with `Lost` where such are missing, or
+        """Call `listener` with each ClientState, with each Message to the user, with Lost where such are missing, or
         with each ClientError that belongs to no call and no subscription. Returns what takes the listener off again.
         """
         listeners = self._listeners.setdefault(event, [])
@@ -589,7 +589,7 @@ class Client:
         self._sync()
         user, session = hello["user"], hello.get("session")
         self._set_state(
-            State("connected", user=user, session=session, replica=link.replica, transport=link.transport)
+            ClientState("connected", user=user, session=session, replica=link.replica, transport=link.transport)
         )
         self._carry_out(actions)
         self._transmit()
@@ -602,7 +602,7 @@ class Client:
         if link is self._link:
             before = self._state
             self._set_state(
-                State("connected", user=before.user, session=None, replica=replica, transport=link.transport)
+                ClientState("connected", user=before.user, session=None, replica=replica, transport=link.transport)
             )
 
     def on_frame(self, link: Link, frame: Frame) -> None:
@@ -653,7 +653,7 @@ class Client:
             self._link = None
             self._cancel("stable")
             if self._opening is not None and may_reconnect(closed.code):
-                self._set_state(State("reconnecting", code=closed.code, reason=closed.reason))
+                self._set_state(ClientState("reconnecting", code=closed.code, reason=closed.reason))
             else:
                 self._retry_or_stop(link, closed)
 
@@ -676,16 +676,16 @@ class Client:
             # It may have run out on the way, or the clocks differ: the program is asked for another, once.
             self._asked_for_other_token = True
             self._dial_in(OTHER_TOKEN_S)
-            self._set_state(State("reconnecting", OTHER_TOKEN_S, EXPIRED, reason))
+            self._set_state(ClientState("reconnecting", OTHER_TOKEN_S, EXPIRED, reason))
         elif not may_reconnect(code):
             self._stop(closed)
         elif not link.replica and not closed.unasked and self._selector.failed(link.transport):
             self._dial()
-            self._set_state(State(self._trying(), 0.0, code, reason))
+            self._set_state(ClientState(self._trying(), 0.0, code, reason))
         else:
             retry_in_s = self._backoff.next()
             self._dial_in(retry_in_s)
-            self._set_state(State(self._trying(), retry_in_s, code, reason))
+            self._set_state(ClientState(self._trying(), retry_in_s, code, reason))
 
     def _trying(self) -> Literal["connecting", "reconnecting"]:
         is_first = self._first_connection is not None and not self._first_connection.done()
@@ -732,7 +732,7 @@ class Client:
         if self._first_connection is not None and not self._first_connection.done():
             self._first_connection.set_exception(_closed_for_good(closed))
             self._first_connection.exception()  # who does not wait for it need not hear of it
-        self._set_state(State("closed", code=closed.code, reason=closed.reason))
+        self._set_state(ClientState("closed", code=closed.code, reason=closed.reason))
 
     def _end_queues(self, error: ClientError | None) -> None:
         self._queue.end(error)
@@ -743,7 +743,7 @@ class Client:
 
     def _upgrade_later(self) -> None:
         self._cancel("upgrade")
-        if self._selector.can_upgrade:
+        if self._selector.can_upgrade():
             self._later("upgrade", self._selector.upgrade_in_s, self._upgrade)
 
     def _upgrade(self) -> None:
@@ -820,7 +820,7 @@ class Client:
         context = {"message": "a listener of a Heliograph client has raised", "exception": error}
         asyncio.get_running_loop().call_exception_handler(context)
 
-    def _set_state(self, state: State) -> None:
+    def _set_state(self, state: ClientState) -> None:
         """Called last in every transition: a listener may close the client at once."""
         self._state = state
         self._emit("state", state)

@@ -14,10 +14,10 @@ from heliograph.client.connection.events import (
     Joined,
     Left,
     Lost,
-    Refused,
     RunProgress,
     RunState,
     Subscribed,
+    SubscriptionRefused,
     Unsubscribed,
     message_of,
 )
@@ -212,7 +212,7 @@ class Dispatcher:
         blamed = named or [channel for channel in asked if channel.name not in before]
         for channel in blamed:
             channel.refused = True
-        return [Deliver(Refused(channel.name, RequestRefused(code, reason))) for channel in blamed]
+        return [Deliver(SubscriptionRefused(channel.name, RequestRefused(code, reason))) for channel in blamed]
 
     # -- who takes what comes
 
@@ -343,7 +343,7 @@ class Dispatcher:
             return [AskAgain(connection, name)]
         if (channel := self.channels.get(name)) is not None:
             channel.refused = True
-        return [Deliver(Refused(name, error))]
+        return [Deliver(SubscriptionRefused(name, error))]
 
     def _roster(self, connection: int | None) -> Roster | None:
         known = None if connection is None else self._connections.get(connection)

@@ -11,7 +11,7 @@ Frame = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class State:
+class ClientState:
     """How the connection stands.
 
     `retry_in_s`: seconds until the next attempt, while reconnecting; 0 during one. `code` and `reason`: why the last
@@ -122,14 +122,16 @@ class Unsubscribed:
 
 
 @dataclass(frozen=True, slots=True)
-class Refused:
+class SubscriptionRefused:
     """The server does not give the channel to this client; `error` says why."""
 
     channel: str
     error: ClientError
 
 
-ChannelEvent = Message | Lost | Subscribed | RunState | RunProgress | Joined | Left | Unsubscribed | Refused
+ChannelEvent = (
+    Message | Lost | Subscribed | RunState | RunProgress | Joined | Left | Unsubscribed | SubscriptionRefused
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,10 +9,10 @@ from heliograph.client.connection.event_queue import EventQueue
 from heliograph.client.connection.events import (
     ChannelEvent,
     Message,
-    Refused,
     RunProgress,
     RunState,
     Subscribed,
+    SubscriptionRefused,
     Unsubscribed,
 )
 from heliograph.errors import ClientClosed, ClientError, RequestRefused
@@ -105,7 +105,7 @@ class ChannelSubscription:
                 self._run = event
             case RunProgress():
                 self._run = _advanced(self._run, event)
-            case Refused():
+            case SubscriptionRefused():
                 self._settle(event.error)
             case Unsubscribed():
                 self._settle(_ended(self.channel))
@@ -118,7 +118,7 @@ class ChannelSubscription:
                 report(error)
         elif self.queue is not None:
             match event:
-                case Refused():
+                case SubscriptionRefused():
                     self.queue.put(event.error)
                 case Unsubscribed():
                     self.queue.put(_ended(self.channel))

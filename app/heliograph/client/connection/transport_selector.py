@@ -32,7 +32,6 @@ class TransportSelector:
     def has(self, transport: Transport) -> bool:
         return transport in self._transports
 
-    @property
     def can_upgrade(self) -> bool:
         """Whether there is something better than what is in use."""
         return self._index > 0
