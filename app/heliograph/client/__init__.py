@@ -1,1 +1,1 @@
-"""What other programs use: they know Redis and this package, and nothing of the cluster."""
+"""What other programs use. They know Redis and this package, and nothing of the cluster."""

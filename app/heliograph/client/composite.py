@@ -1,4 +1,4 @@
-"""One call that keeps, remembers and tells: an entry of a durable stream, its key's latest state, a live message.
+"""One call for an entry of a durable stream, the latest state of its key, and a live message.
 
     composite = Composite("redis://live:6379/0", "redis://durable:6379/0")
     stored = await composite.publish("sensor-7", {"celsius": 21.5})
@@ -6,17 +6,17 @@
     async for item in composite.follow("sensor-7", after=latest.id):
         print(item.data)
 
-Durable and live Redis may be one server or two: one that writes each command to disk (appendonly yes, appendfsync
-always), and one that keeps nothing and is fast. What holds when one of them dies:
+Durable and live Redis may be one server or two. The durable one writes each command to disk (appendonly yes,
+appendfsync always); the live one keeps nothing and is fast. When one of them dies:
 
-- **The durable one is dead**: `publish` raises BusUnavailable and nothing is sent live. Nobody ever hears of what is
-  not kept. (After a time-out it may have been kept; it was not sent.) Followers wait, and go on when it is back.
-- **The live one is dead**: `publish` succeeds and says so (`heard` is None). The entry and the latest state are kept;
-  followers find the entry in the stream, at most `poll_s` late.
-- **Both are alive**: followers get it at once. A live message that is lost on the way costs `poll_s`, too.
+- **The durable one is dead**: `publish` raises BusUnavailable and sends nothing live, so no subscriber gets a message
+  that was not kept. (After a time-out it may have been kept; it was not sent.) Followers wait until it is back.
+- **The live one is dead**: `publish` succeeds and says so (`heard` is None). The entry and the latest state are kept.
+  Followers find the entry in the stream, at most `poll_s` late.
+- **Both are alive**: followers get the entry at once, or `poll_s` late if the live message was lost on the way.
 
-A follower gets every entry of its key, in order and once, as long as it is not so far behind that MAXLEN has dropped
-what it wants: then the first item that follows says so (`gap`).
+A follower gets every entry of its key, in order and once. If it is so far behind that MAXLEN has dropped entries, the
+next item says so (`gap`).
 """
 
 import asyncio
@@ -47,7 +47,7 @@ PAGE = 500  # entries read at once
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """The entry is kept under `id`. `heard`: how many live subscribers got it; None: it was not sent."""
+    """The entry is kept as `id`. `heard`: how many live subscribers got it; None: it was not sent."""
 
     id: str
     heard: int | None
@@ -55,7 +55,7 @@ class Stored:
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One entry of a key. `gap`: entries before this one may be missing, as MAXLEN has dropped them."""
+    """One entry of a key. `gap`: entries before this one may be missing, because MAXLEN has dropped them."""
 
     id: str
     key: str
@@ -64,11 +64,11 @@ class Item:
 
 
 class Composite:
-    """Publishes, and reads what was published, under the guarantees above. Without `durable_url` one server is both.
+    """Publish entries and read them, with the guarantees above. Without `durable_url` one server is both.
 
-    URLs and prefix that are left out are the cluster's (`HELIOGRAPH_REDIS__URL`, `…__DURABLE_URL`, `…__PREFIX`).
-    `stream`, `prefix`, `shards` and `channel_prefix` are to be the same wherever the same stream is meant. Workers
-    can read it in a group with `Consumer(durable_url, …, stream=stream)`; entries have the fields `key` and `data`.
+    URLs and the prefix default to the cluster's (`HELIOGRAPH_REDIS__URL`, `…__DURABLE_URL`, `…__PREFIX`).
+    All programs that use the same stream need the same `stream`, `prefix`, `shards` and `channel_prefix`. Workers can
+    read it in a group with `Consumer(durable_url, …, stream=stream)`; entries have the fields `key` and `data`.
     """
 
     def __init__(
@@ -115,11 +115,11 @@ class Composite:
         await self._durable.aclose()
 
     async def publish(self, key: str, data: object) -> Stored:
-        """Keep `data` (anything that encodes to JSON), make it the latest of its key, then send it live.
+        """Keep `data` (anything that encodes to JSON), make it the latest state of its key, then send it live.
 
         Raises:
             BadData: it cannot be written as JSON.
-            BusUnavailable: it is not kept (after a time-out: it may be), and it was not sent.
+            BusUnavailable: it was not kept (after a time-out it may have been), and not sent.
         """
         encoded = bytes(as_json(data))
         shard_key = self._stream.shard_keys[self._stream.shard_of(key)]
@@ -139,7 +139,7 @@ class Composite:
         return Stored(entry_id, heard)
 
     async def latest(self, key: str) -> Item | None:
-        """What was published last for the key; None if that is longer ago than `latest_ttl_s`."""
+        """Return the last item of the key; None if it is older than `latest_ttl_s`."""
         with as_bus_unavailable():
             found = await self._durable.hmget(self._keys.latest(self._stream.name, key), "id", "data")
         entry_id, data = cast("list[bytes | None]", found)
@@ -148,17 +148,17 @@ class Composite:
         return Item(entry_id.decode(), key, msgspec.json.decode(data))
 
     async def follow(self, key: str, *, after: str | None = None, poll_s: float = 1.0) -> AsyncIterator[Item]:
-        """Every entry of the key behind `after` ("0-0": all that are kept; None: those from now on), for ever.
+        """Yield every entry of the key behind `after` ("0-0": all that are kept; None: from now on), without end.
 
-        Live messages are hints only: what is given out is read from the stream. Close it with `contextlib.aclosing`.
+        Live messages are only hints: items are read from the stream. Close the generator with `contextlib.aclosing`.
         """
         position = after
-        gap = False  # noted until there is an item to say it with
+        gap = False  # noted until there is an item to report it with
         subscription: Subscription | None = None
         try:
             while True:
                 try:
-                    if subscription is None:  # before reading, so that nothing comes between
+                    if subscription is None:  # subscribe before reading, so that no entry falls in between
                         subscription = await self._subscribe(key)
                     if position is None:
                         position = await self._stream.last_id(self._stream.shard_of(key))
@@ -188,7 +188,7 @@ class Composite:
 
 
 async def _wait(subscription: Subscription | None, poll_s: float) -> Subscription | None:
-    """Until there may be something to read. Returns the subscription, None if it is lost."""
+    """Wait until there may be an entry to read. Return the subscription, or None if it is lost."""
     if subscription is None:
         await asyncio.sleep(poll_s)
         return None

@@ -1,9 +1,9 @@
-"""A worker that reads a stream together with others: each entry is handled at least once, by one of them.
+"""A worker that shares a stream with others: one of them handles each entry, at least once.
 
 async def handle(entry: StreamEntry) -> None:
     await save(entry["user"], entry["event"], entry.json("data"))
 
-await Consumer("redis://localhost:6379/0", "billing", handle).run()  # None: as HELIOGRAPH_REDIS__… say
+await Consumer("redis://localhost:6379/0", "billing", handle).run()  # None: use HELIOGRAPH_REDIS__…
 """
 
 import asyncio
@@ -32,49 +32,49 @@ Handler = Callable[[StreamEntry], Awaitable[object]]
 
 BACKOFF_FIRST_S = 0.1
 BACKOFF_MOST_S = 5.0
-ANSWER_S = 2.0  # what Redis may take for an answer, beyond the time that it was asked to wait
+ANSWER_S = 2.0  # how long Redis may take to answer, beyond the time that it was asked to wait
 REASON_CHARACTERS = 500
-SHARDS = 4  # of a stream that is not the cluster's
+SHARDS = 4  # default for a stream that is not the cluster's
 
 
 @dataclass(slots=True)
 class ConsumerStats:
-    """What a consumer has counted since it was made."""
+    """Counters since the consumer was created."""
 
     handled: int = 0  # entries that the handler has returned from
     failed: int = 0  # times that it raised
-    claimed: int = 0  # entries taken over from a consumer that said nothing any more (or had failed)
+    claimed: int = 0  # entries taken over from a consumer that was silent or had failed
     dead: int = 0  # entries moved to the dead letters
-    trimmed: int = 0  # entries that nobody acknowledged before MAXLEN dropped them: lost
+    trimmed: int = 0  # lost entries: MAXLEN dropped them before a worker acknowledged them
     losses: int = 0  # times that Redis could not be reached
 
 
 class HandlerCancelled(Exception):
-    """What counts as the handler's error when a CancelledError came out of it."""
+    """The handler's error when a CancelledError came out of it."""
 
 
 class Consumer:
     """One of a group of workers. An entry is acknowledged once `handler` has returned, and not before.
 
-    **At least once.** A worker that dies, at whatever moment, loses nothing: what it was given and did not
-    acknowledge is idle for `claim_idle_s` and then another's. So an entry may be handled twice, and a handler has to
-    put up with that: write under the entry's `message_id`, say. Entries that stand in the stream for so long that
-    MAXLEN drops them are lost; they are counted in `stats.trimmed` where Redis tells of them.
+    **At least once.** A worker that dies at any moment loses nothing: after `claim_idle_s` another worker takes over
+    the entries that it did not acknowledge. So an entry may be handled twice, and the handler must allow for that,
+    for example by writing under the entry's `message_id`. Entries that stay in the stream until MAXLEN drops them
+    are lost; those that Redis reports are counted in `stats.trimmed`.
 
-    **Attempts.** If the handler raises, the entry is tried again after `claim_idle_s`, by whichever worker comes
-    first. After `max_attempts` deliveries it goes to the dead letters instead, with the reason. What was left behind
-    is taken over one by one: an entry that kills its worker each time costs its neighbours no attempts.
+    **Attempts.** If the handler raises, any worker tries the entry again after `claim_idle_s`. After `max_attempts`
+    deliveries the entry moves to the dead letters, with the reason. Workers take over entries one by one: an entry
+    that kills its worker each time costs its neighbours no attempts.
 
-    **Order.** Entries of a shard are handled one after the other, different shards at the same time. With several
-    workers on a shard there is no order between them; a worker that is given `shards` of its own keeps the order of
-    each key, as long as no entry fails.
+    **Order.** Entries of a shard are handled one after the other, different shards at the same time. Several workers
+    on one shard keep no order between them. A worker with `shards` of its own keeps the order of each key, as long as
+    no entry fails.
 
-    An entry in hand is kept from the others however long the handler takes; a handler that may hang needs a time-out
-    of its own.
+    No other worker takes an entry over while its handler runs, however long that takes. A handler that may hang needs
+    a time-out of its own.
 
-    `redis_url` is of the server that holds the stream; None: where the environment says that what is kept is kept
-    (`HELIOGRAPH_REDIS__URL`, `…__DURABLE_URL`). `prefix` and `shards_total` must be what the writers use; left out,
-    they are the cluster's (of a stream of your own there are 4 shards).
+    `redis_url` is the URL of the server that holds the stream; None: the cluster's server for kept messages
+    (`HELIOGRAPH_REDIS__URL`, `…__DURABLE_URL`). `prefix` and `shards_total` must be the writers' values. By default
+    they are the cluster's; a stream of your own has 4 shards.
     """
 
     def __init__(
@@ -110,19 +110,19 @@ class Consumer:
         self._claim_idle_s = claim_idle_s
         self._max_attempts = max_attempts
         self._stopping = asyncio.Event()
-        self._in_hand: dict[int, dict[str, StreamEntry]] = defaultdict(dict)  # shard -> given to us, not done, by id
-        self._done: dict[int, set[str]] = defaultdict(set)  # shard -> handled, but Redis does not know it yet
+        self._in_hand: dict[int, dict[str, StreamEntry]] = defaultdict(dict)  # shard -> ours and not done, by id
+        self._done: dict[int, set[str]] = defaultdict(set)  # shard -> handled, but not yet acknowledged
         self._next_claim_at = 0.0  # event loop's time
         self._stream: ShardedStream
 
     def stop(self) -> None:
-        """Have `run` return once the entries in the handler's hands are done; what was not begun is given back."""
+        """Have `run` finish the entries in hand, give back those that it has not begun, and return."""
         self._stopping.set()
 
     async def run(self) -> None:
-        """Read and handle until `stop`. Outlives Redis: when that is gone it tries again, ever more slowly.
+        """Read and handle entries until `stop`. If Redis is unreachable, retry with growing pauses.
 
-        If it is cancelled instead, whatever was in hand is another's after `claim_idle_s`.
+        If it is cancelled instead, other workers take over the entries in hand after `claim_idle_s`.
         """
         client = connect(self._url, timeout_s=self._block_s + ANSWER_S)
         self._stream = ShardedStream(client, self._keys, self._stream_name, shards=self._shards_total)
@@ -135,7 +135,7 @@ class Consumer:
                 try:
                     if not ready:
                         await self._stream.create_group(self.group, start=start)
-                        ready, start = True, "0"  # a Redis that loses the group has lost what stood before it too
+                        ready, start = True, "0"  # a Redis that loses the group has lost the earlier entries too
                     await self._flush_scheduler()
                     failures = 0
                 except BusUnavailable as error:
@@ -152,10 +152,10 @@ class Consumer:
             self._stopping.clear()
             await client.aclose()
 
-    # -- one turn
+    # -- one iteration
 
     async def _flush_scheduler(self) -> None:
-        """Acknowledge what is owed, take over what was left behind, then read what is new."""
+        """Acknowledge handled entries, take over abandoned ones, then read new ones."""
         for shard in list(self._done):
             await self._acknowledge(shard)
         taken_over = await self._take_over()
@@ -168,15 +168,15 @@ class Consumer:
         shards = [list(group) for _, group in groupby(entries, key=lambda entry: entry.shard)]
         results = await asyncio.gather(*map(self._handle_in_order, shards), return_exceptions=True)
         if not self._stopping.is_set():
-            self._in_hand.clear()  # what Redis' loss kept from being handled is left to whoever takes it over
+            self._in_hand.clear()  # other workers take over the entries that were not handled while Redis was away
         for error in results:
             if isinstance(error, BaseException):
                 raise error
 
     async def _take_over(self) -> int:
-        """Handle what dead consumers (or failed handlers) have left, now and then; returns how much that was.
+        """Handle, now and then, entries that dead consumers or failed handlers have left. Return how many.
 
-        At most as many as one read brings: new entries are not held up by old ones.
+        At most as many as one read brings, so that old entries do not delay new ones.
         """
         now = asyncio.get_running_loop().time()
         if now < self._next_claim_at:
@@ -208,7 +208,7 @@ class Consumer:
     async def _handle_in_order(self, entries: list[StreamEntry]) -> None:
         for entry in entries:
             if self._stopping.is_set():
-                return  # what is still in hand is given back
+                return  # the rest in hand is given back
             await self._handle(entry)
 
     async def _handle(self, entry: StreamEntry) -> None:
@@ -226,7 +226,7 @@ class Consumer:
         await self._acknowledge(entry.shard)
 
     async def _attempt(self, entry: StreamEntry) -> None:
-        """Run the handler, in a task of its own: whatever is cancelled in there, this consumer is not."""
+        """Run the handler in a task of its own: a cancellation inside it does not cancel this consumer."""
 
         async def call() -> None:
             await self._handler(entry)
@@ -249,7 +249,7 @@ class Consumer:
             self._in_hand[entry.shard].pop(entry.id, None)  # idle from now on: tried again after claim_idle_s
 
     async def _acknowledge(self, shard: int) -> None:
-        """Tell Redis what is done. What it could not be told stays noted, and is told once it is back."""
+        """Acknowledge handled entries in Redis. If that fails they stay noted, and are acknowledged later."""
         if done := list(self._done[shard]):
             await self._stream.acknowledge(self.group, shard, *done)
             self._done[shard].difference_update(done)
@@ -273,10 +273,10 @@ class Consumer:
         self._in_hand[entry.shard].pop(entry.id, None)
         self.stats.dead += 1
 
-    # -- beside the turns
+    # -- beside the iterations
 
     async def _keep_loop(self) -> None:
-        """Keep what is in hand from being taken over, however long the handler takes."""
+        """Keep other workers from taking over the entries in hand, however long the handler takes."""
         while True:
             await asyncio.sleep(self._claim_idle_s / 3)
             try:
@@ -284,15 +284,15 @@ class Consumer:
                     ours = [entry.id for entry in await self._still_ours(shard)]
                     await self._stream.keep(self.group, self.name, shard, ours)
             except BusUnavailable as error:
-                logger.debug("%s: entries in hand not renewed: %s", self.name, error)  # the turn notices and says so
+                logger.debug("%s: entries in hand not renewed: %s", self.name, error)  # the next read reports it
 
     async def _still_ours(self, shard: int) -> list[StreamEntry]:
-        """What is in hand and was not taken over: after a long silence others may be at it."""
+        """Return the entries in hand that no other worker has taken over (after a long silence one may have)."""
         ours = await self._stream.pending(self.group, self.name, shard)
         return [self._in_hand[shard][entry_id] for entry_id in ours if entry_id in self._in_hand[shard]]
 
     async def _leave(self) -> None:
-        """Give back what was not begun, so that others need not wait, and leave the group's list."""
+        """Give back entries that were not begun, so that others need not wait, and leave the group."""
         try:
             for shard in self._shards:
                 await self._acknowledge(shard)
@@ -304,7 +304,7 @@ class Consumer:
             logger.warning("%s: stopped without leaving the group: %s", self.name, error)
 
     async def _pause(self, delay_s: float) -> None:
-        """Wait, but not longer than until `stop`."""
+        """Wait, but at most until `stop`."""
         try:
             async with asyncio.timeout(delay_s):
                 await self._stopping.wait()
@@ -313,5 +313,5 @@ class Consumer:
 
 
 def _backoff_s(failures: int) -> float:
-    """Seconds until the next try: exponential, with full jitter so that workers do not come back in step."""
+    """Return the seconds until the next attempt: exponential, with full jitter, so that workers spread out."""
     return random.uniform(0, min(BACKOFF_MOST_S, BACKOFF_FIRST_S * 2**failures))  # noqa: S311 - not a secret

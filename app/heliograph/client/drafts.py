@@ -1,4 +1,4 @@
-"""What a publisher wants to say, checked and in the form that the cluster's own scripts take. Pure."""
+"""A publisher's data, checked and in the form that the cluster's own scripts take. Pure."""
 
 import operator
 import uuid
@@ -23,15 +23,15 @@ from heliograph.protocol.publication import check_data
 from heliograph.protocol.run import RunUpdate, check_update
 
 MAX_KEY_BYTES = 255
-MAX_LINE_CHARACTERS = 32_768  # of a log line: a client that is behind may not hold many of them
+MAX_LINE_CHARACTERS = 32_768  # of a log line: the outbox of a slow client holds few long ones
 
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """Where a publication stands in its channel. Of a repetition, it is the place of the first try.
+    """The position of a publication in its channel. A repetition has the position of the first attempt.
 
-    `epoch` is None and `offset` 0 where nothing is kept (the channel's namespace is ephemeral). `message_id` is empty
-    where a publisher went over HTTP: the server API does not tell it.
+    If the channel's namespace is ephemeral, `epoch` is None and `offset` 0. For a publisher over HTTP `message_id` is
+    empty, because the server API does not return it.
     """
 
     channel: str
@@ -41,12 +41,12 @@ class Published:
 
     @property
     def cursor(self) -> str:
-        """For a client that wants what follows; empty where nothing is kept."""
+        """The cursor from which a client continues after it; empty if it is not kept."""
         return "" if self.epoch is None else format_cursor({self.channel: Position(self.epoch, self.offset)})
 
 
 class Drafting:
-    """Makes drafts and the calls for them. `max_depth`: how deep arrays and objects may nest in data."""
+    """Make drafts and the script calls for them. `max_depth`: how deep arrays and objects may nest in data."""
 
     def __init__(self, keys: Keys, bus_channel: str, namespaces: Namespaces, max_depth: int, clock: Clock) -> None:
         self.keys = keys
@@ -57,7 +57,7 @@ class Drafting:
         self._calls = AppendCalls(keys, bus_channel)
 
     def publication(self, channel: str, data: object, idempotency_key: str | None = None) -> Draft:
-        """Anything that encodes to JSON (or JSON itself, as `msgspec.Raw`) for a channel."""
+        """Make a draft for a channel from anything that encodes to JSON (or from JSON, as `msgspec.Raw`)."""
         options = self.namespaces.of(_checked(channel))
         raw = data if isinstance(data, msgspec.Raw) else as_json(data)
         check_data(raw, self._max_depth)
@@ -75,12 +75,12 @@ class Drafting:
         log: str | None,
         idempotency_key: str | None = None,
     ) -> Draft:
-        """An update of a run; what is None stays as it was."""
+        """Make an update of a run; a field that is None keeps its value."""
         channel = check_run_id(run_id)
         if state is None and progress is None and log is None:
             raise BadData("an update of a run has a state, a progress or a log line, or several of them")
         percent = None if progress is None else as_number(progress)
-        if percent is not None and not 0 <= percent <= 100:  # NaN is not, either
+        if percent is not None and not 0 <= percent <= 100:  # true for NaN too
             raise BadData(f"progress is in percent, 0 to 100; this is {progress!r}")
         if not self.namespaces.of(channel).run:
             raise BadChannel(f"the settings say that {channel!r} is no run's channel (HELIOGRAPH_NAMESPACES)")
@@ -92,7 +92,7 @@ class Drafting:
         return self._draft(channel, msgspec.Raw(b"{}"), idempotency_key, update)
 
     def line(self, project_id: str | int, line: str, stream: str, idempotency_key: str | None = None) -> Draft:
-        """A line of a project's output; its line end is left out."""
+        """Make a draft of a line of a project's output, without its line end."""
         data = {
             "line": as_line(_checked_text(line, "a line", BadData)),
             "stream": as_text(_checked_text(stream, "a stream's name", BadData)),
@@ -103,11 +103,11 @@ class Drafting:
         return not self.namespaces.of(draft.channel).ephemeral
 
     def call(self, draft: Draft) -> Call:
-        """Keys and arguments of the append script."""
+        """Return keys and arguments for the append script."""
         return self._calls.of(draft, self.namespaces.of(draft.channel), lease="")
 
     def passing(self, draft: Draft) -> tuple[str, bytes]:
-        """The bus channel and the envelope of a draft that is not kept."""
+        """Return the bus channel and the envelope of a draft that is not kept."""
         user_id = user_of(draft.channel)
         envelope = Envelope(
             message=draft.data,
@@ -119,7 +119,7 @@ class Drafting:
         return self.bus_channel_of(draft), encode_envelope(envelope)
 
     def announcements(self, drafts: Sequence[Draft], answers: Sequence[list[Any]]) -> list[tuple[str, bytes]]:
-        """Bus channels and envelopes of what the `store` script has kept now; a repetition was announced before."""
+        """Return bus channels and envelopes of drafts that `store` has kept now, without repetitions."""
         return [
             (self.bus_channel_of(draft), answer[1])
             for draft, answer in zip(drafts, answers, strict=True)
@@ -141,7 +141,7 @@ class Drafting:
 
 
 def published(draft: Draft, answer: bytes | list[bytes] | None) -> Published:
-    """What to tell the caller; `answer` is the append or store script's, None if the draft is not kept."""
+    """Return the caller's result. `answer` is that of the append or store script; None if the draft is not kept."""
     if answer is None:
         return Published(draft.channel, draft.message_id, None, 0)
     appended = read_appended(answer if isinstance(answer, bytes) else answer[0], draft)
@@ -149,10 +149,10 @@ def published(draft: Draft, answer: bytes | list[bytes] | None) -> Published:
 
 
 def check_run_id(run_id: str) -> str:
-    """The channel of the run.
+    """Return the channel of the run.
 
     Raises:
-        BadChannel: empty, too long (508 bytes of UTF-8 at the most) or with control characters.
+        BadChannel: the id is empty, longer than 508 bytes of UTF-8, or has control characters.
     """
     if not _checked_text(run_id, "a run id", BadChannel):
         raise BadChannel("a run id must not be empty")
@@ -160,12 +160,12 @@ def check_run_id(run_id: str) -> str:
 
 
 def as_text(text: str) -> str:
-    """The same, with what is no valid Unicode (halves of surrogate pairs) written as escapes."""
+    """Return the text with halves of surrogate pairs, which are not valid Unicode, written as escapes."""
     return text.encode("utf-8", "backslashreplace").decode()
 
 
 def as_line(line: str) -> str:
-    """One line as it is published: without its end, valid, and cut if it is longer than anyone reads."""
+    """Return a line as it is published: without its end, valid, and cut at MAX_LINE_CHARACTERS."""
     line = as_text(line.removesuffix("\n").removesuffix("\r"))
     if len(line) <= MAX_LINE_CHARACTERS:
         return line
@@ -173,10 +173,10 @@ def as_line(line: str) -> str:
 
 
 def as_number(value: object) -> float:
-    """A number as JSON has it, from whatever counts as one: NumPy's scalars, `Decimal`, `Fraction`.
+    """Convert any kind of number (NumPy's scalars, `Decimal`, `Fraction`) to one that JSON has.
 
     Raises:
-        BadData: it is no number.
+        BadData: it is not a number.
     """
     if isinstance(value, bool | str | bytes):
         raise BadData(f"expected a number, not {value!r}")
@@ -193,10 +193,10 @@ def as_number(value: object) -> float:
 
 
 def as_json(data: object) -> msgspec.Raw:
-    """Write anything that can be written as JSON; numbers of other libraries as the numbers they are.
+    """Encode data as JSON; numbers of other libraries become numbers.
 
     Raises:
-        BadData: it cannot be.
+        BadData: it cannot be encoded.
     """
     try:
         return msgspec.Raw(msgspec.json.encode(data, enc_hook=_plain))
@@ -205,7 +205,7 @@ def as_json(data: object) -> msgspec.Raw:
 
 
 def described(error: object) -> str:
-    """One line about an exception: its class, and the first line of its text that is not empty."""
+    """Return one line about an exception: its class, and the first line of its text that is not empty."""
     try:
         text = str(error)
     except Exception:  # noqa: BLE001 - whatever a broken __str__ raises
@@ -241,7 +241,7 @@ def _checked_key(key: str) -> str:
 
 
 def _plain(value: object) -> object:
-    """What stands for a value of a type that JSON does not know: text for text, a number for a number."""
+    """Convert a value of a type that JSON does not know: to text or to a number."""
     if isinstance(value, str):
         return str.__str__(value)
     if hasattr(value, "dtype") and hasattr(value, "item"):

@@ -1,7 +1,7 @@
-"""The cluster's settings as other programs read them: the same variables and defaults for all of them, in this place.
+"""The cluster's settings as other programs read them: one place, so that all use the same variables and defaults.
 
-An argument takes the place of the one variable that it stands for. What is left out is read from the environment.
-These programs have no pydantic, so it is read by hand here. A test holds this to what `heliograph.settings` reads.
+An argument replaces the variable of the same name; the rest comes from the environment. These programs have no
+pydantic, so this module reads the variables itself. A test compares the result with `heliograph.settings`.
 """
 
 import os
@@ -23,7 +23,7 @@ from heliograph.shared_settings import (
     check_redis_url,
 )
 
-# What the groups may hold; those that are not read here are a replica's own. An unknown one is a typing error.
+# The variables that the groups may hold. Only replicas use those that are not read here. Others are typing errors.
 KNOWN: Final = {
     "redis": {"url", "durable_url", "max_connections", "prefix", "emit_shards", "emit_maxlen"},
     "bus": {"channel", "routing", "canary_interval_s", "canary_timeout_s"},
@@ -32,16 +32,16 @@ KNOWN: Final = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClusterSettings:
-    """As much of the cluster's settings as a program beside it has to share."""
+    """The cluster's settings that a program beside it must share."""
 
     live_url: str
-    """Of the server with the bus."""
+    """URL of the server with the bus."""
     durable_url: str | None
-    """Of a second server, for what is kept; None: it is the same one."""
+    """URL of a second server, for kept messages; None: it is the same one."""
     prefix: str
-    """What all keys begin with."""
+    """Prefix of all keys."""
     emit_shards: int
-    """Streams for what clients emit."""
+    """Number of streams for emissions of clients."""
     bus_channel: str
     """The Redis channel that all replicas listen on."""
     routing: Literal["shared", "directed"]
@@ -51,7 +51,7 @@ class ClusterSettings:
 
     @property
     def kept_url(self) -> str:
-        """Of the server that keeps what is kept."""
+        """URL of the server that keeps messages."""
         return self.durable_url or self.live_url
 
 
@@ -93,7 +93,7 @@ def cluster_settings(
             raise BadSetting(f"{PREFIX}REDIS: DURABLE_URL needs URL too: one Redis for what is kept, one for the bus")
         raise BadSetting(f"the URL of Redis is missing: set {PREFIX}REDIS__URL, or give it as an argument")
     if durable_url is None and kept is not None and url_of_environment not in (None, live):
-        # What is published on one cluster's bus and kept on another's server reaches nobody.
+        # A message published on the bus of one cluster and kept on the server of another reaches no client.
         raise BadSetting(
             f"the URL given is not {PREFIX}REDIS__URL, while {PREFIX}REDIS__DURABLE_URL is set: they would be of two "
             'clusters. Set both variables, or give both URLs ("" as the durable one of a cluster with one Redis)'
@@ -119,10 +119,10 @@ def cluster_settings(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApiSettings:
-    """What a program needs that reaches the cluster over HTTP."""
+    """Settings of a program that reaches the cluster over HTTP."""
 
     key: str
-    """Of the server API."""
+    """Key of the server API."""
     namespaces: Mapping[str, Namespace]
     depth: int
     """How deep arrays and objects may nest in data."""
@@ -153,10 +153,10 @@ def api_settings(key: str | None = None, *, namespaces: Mapping[str, Namespace] 
 
 
 def logging_is_on() -> bool:
-    """Whether `HELIOGRAPH_LOGGING` lets log handlers publish: unless it is "off" (or 0, false, no).
+    """Return whether log handlers may publish: unless `HELIOGRAPH_LOGGING` is "off" (or 0, false, no).
 
     Raises:
-        BadSetting: it is something else.
+        BadSetting: the variable has another value.
     """
     try:
         return as_flag(f"{PREFIX}LOGGING", _variables().get("logging", True))
@@ -180,14 +180,14 @@ def _depth() -> int:
 
 
 def _variables() -> dict[str, str]:
-    """Our variables by what follows the prefix. Capital letters do not count, as for the cluster itself."""
+    """Return our variables by their name without the prefix, in any case, as the cluster itself reads them."""
     return {
         name[len(PREFIX) :].lower(): value for name, value in os.environ.items() if name.upper().startswith(PREFIX)
     }
 
 
 def _group(name: str) -> dict[str, Any]:
-    """A group's values: of the JSON object that its variable holds, and of the variables for single ones."""
+    """Return a group's values: from the JSON object in its own variable, and from the variables of single values."""
     variables = _variables()
     group: dict[str, Any] = {}
     if name in variables:

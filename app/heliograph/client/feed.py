@@ -1,4 +1,4 @@
-"""Sending one program's output from a thread of its own, so that the program never waits for Redis."""
+"""Send a program's output from a thread of its own, so that the program never waits for Redis."""
 
 import secrets
 import threading
@@ -13,7 +13,7 @@ from heliograph.errors import HeliographError, PublishError
 
 MOST_WAITING: Final = 50_000  # publications
 MOST_WAITING_CHARACTERS: Final = 32 * 1024 * 1024
-RETRY_DELAYS_S: Final = (0.1, 0.2, 0.5, 1.0, 2.0)  # after that always the last
+RETRY_DELAYS_S: Final = (0.1, 0.2, 0.5, 1.0, 2.0)  # then always the last
 
 Data = Mapping[str, object]
 Send = Callable[[Data, str], object]
@@ -22,16 +22,16 @@ Send = Callable[[Data, str], object]
 class _Item(NamedTuple):
     data: Data
     size: int
-    lines: int  # how many lines are lost with it
+    lines: int  # how many lines are lost if it is dropped
 
 
 class Feed:
-    """Takes publications for one channel at once and sends them in order, in the background.
+    """Take publications for one channel without waiting, and send them in order, in the background.
 
     `send(data, idempotency_key)` publishes; it may block, and is called from one thread only. While it raises
-    PublishError the same publication is tried again with the same key, so that none is made twice. What does not
-    fit meanwhile is dropped from the old end (the end of a job's output says most), and `on_drop(n)` makes the
-    publication that stands where `n` lines are missing.
+    PublishError, the feed retries the same publication with the same key, so that it is published once. Lines that do
+    not fit meanwhile are dropped, oldest first (the end of a job's output says most), and `on_drop(n)` makes the
+    publication that takes the place of `n` missing lines.
     """
 
     def __init__(
@@ -54,10 +54,10 @@ class Feed:
         renew_in_children(self)
 
     def _begin(self) -> None:
-        """In a new process nothing waits (what does is the parent's to send), and no thread runs."""
+        """Start empty in a new process, without a thread: the parent sends what was waiting there."""
         self._waiting: deque[_Item] = deque()
         self._characters = 0
-        self._gap = 0  # lines dropped that no publication has told of yet
+        self._gap = 0  # dropped lines that no publication has reported yet
         self._changed = threading.Condition()
         self._closing = False
         self._given_up = threading.Event()
@@ -69,7 +69,7 @@ class Feed:
         self.dropped = 0  # lines that will never arrive
 
     def renew_in_child(self) -> None:
-        """See `heliograph.client.forks`. The thread starts with the first offer, as few children publish."""
+        """See `heliograph.client.forks`. The thread starts with the first offer, because few children publish."""
         self._begin()
 
     def start(self) -> None:
@@ -80,7 +80,7 @@ class Feed:
             self._thread.start()
 
     def offer(self, data: Data, *, size: int = 0, lines: int = 1) -> None:
-        """Hand over one publication. Returns at once, whatever Redis does."""
+        """Take one publication. Return at once, whatever Redis does."""
         if self._is_started and self._thread is None:
             self.start()
         with self._changed:
@@ -94,9 +94,7 @@ class Feed:
             self._changed.notify()
 
     def close(self, patience_s: float) -> int:
-        """Send what waits, then end. Gives up when nothing got through for `patience_s`; returns how many lines
-        will never arrive.
-        """
+        """Send what waits, then end; give up after `patience_s` without success. Return how many lines are lost."""
         began = time.monotonic()
         with self._changed:
             self._closing = True
@@ -118,7 +116,7 @@ class Feed:
 
     @property
     def finished(self) -> bool:
-        """True if all that was offered has been sent, or dropped for want of room."""
+        """Return whether everything that was offered has been sent or dropped."""
         return self._finished
 
     def _run(self) -> None:
@@ -180,7 +178,7 @@ class Feed:
             self._say(f"{error.reason}; the output is kept and sent later")
 
     def _refused(self, item: _Item, error: HeliographError) -> None:
-        """It will not be taken however often it is tried."""
+        """Drop a publication that the server will refuse on every attempt."""
         with self._changed:
             self.dropped += item.lines
             self._gap += item.lines

@@ -1,9 +1,9 @@
-"""What holds locks, threads or connections is made anew in a process that was forked.
+"""Objects that hold locks, threads or connections are renewed in a forked process.
 
-A fork copies each lock as it stands. One that another thread holds at that moment stays held in the child for good,
-as the thread that would release it is not there: not only our own locks, but those of Redis' client too. So nothing
-that was there before is used in the child. The lock of a module that is being imported is one of these: what would
-be imported with the first publication is imported here.
+A fork copies each lock in its present state. A lock that another thread holds at that moment stays held in the child
+for ever, because the thread that would release it does not exist there. That holds for our own locks and for those of
+the Redis client. So the child uses nothing that existed before. The lock of a module that is being imported is one of
+them, so modules that the first publication needs are imported here.
 """
 
 import email.parser  # noqa: F401 - by importlib.metadata, which redis-py asks for its own version
@@ -25,14 +25,14 @@ _inherited: list[object] = []
 
 
 def renew_in_children(owner: Renewable) -> None:
-    """Have this object renewed in each child that is forked from now on, for as long as it exists."""
+    """Renew this object in each child that is forked from now on, as long as it exists."""
     _known.add(owner)
 
 
 def leave_alone(inherited: object) -> None:
-    """Keep something of the parent's from being collected in the child.
+    """Keep an object of the parent from being collected in the child.
 
-    Closing a connection of an event loop also changes what the parent's loop waits for (they share one epoll).
+    To close a connection of an event loop would also change what the parent's loop waits for (they share one epoll).
     """
     _inherited.append(inherited)
 
@@ -42,5 +42,5 @@ def _renew_all() -> None:
         owner.renew_in_child()
 
 
-files("heliograph")  # imports what the scripts are read with
+files("heliograph")  # imports the modules that read the scripts
 os.register_at_fork(after_in_child=_renew_all)

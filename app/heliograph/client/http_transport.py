@@ -1,4 +1,4 @@
-"""What carries a publisher's drafts to a replica, over the server API. One attempt a call; no retries here."""
+"""Send a publisher's drafts to a replica, over the server API. One attempt a call; no retries here."""
 
 from collections.abc import Iterator, Sequence
 from http import HTTPStatus
@@ -17,18 +17,18 @@ from heliograph.ports import Draft
 
 TIMEOUT_S: Final = 5.0
 MAX_CONNECTIONS: Final = 10
-# Of one request. Both are below what the server takes by default (HELIOGRAPH_API__BATCH, HELIOGRAPH_API__BODY_BYTES).
+# Limits of a request, below the server's defaults (HELIOGRAPH_API__BATCH, HELIOGRAPH_API__BODY_BYTES).
 MOST_COMMANDS: Final = 100
 MOST_BYTES: Final = 524_288
 
 _NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError)
 _PASSING_STATUS: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
 _NOT_DONE_STATUS: Final = frozenset({425, 429})
-_INTERNAL: Final = 100  # of the server API: try again; it may have been done
+_INTERNAL: Final = 100  # error code of the server API: retry; the command may have been carried out
 
 
 class ReplyError(Exception):
-    """The server has answered, but not with a result."""
+    """The server has answered, but without a result."""
 
     def __init__(self, failure: Failure) -> None:
         super().__init__(failure.text)
@@ -44,7 +44,7 @@ class Request(msgspec.Struct, frozen=True):
 
 
 def requests_of(drafts: Sequence[Draft]) -> Iterator[Request]:
-    """The requests that publish these drafts, to be made one after the other."""
+    """Return the requests that publish these drafts, to be sent one after the other."""
     if len(drafts) == 1:
         yield Request("publish", msgspec.json.encode(_parameters(drafts[0])), drafts)
         return
@@ -61,7 +61,7 @@ def requests_of(drafts: Sequence[Draft]) -> Iterator[Request]:
 
 
 def read_response(request: Request, status: int, body: bytes) -> list[Published]:
-    """Where the drafts of the request stand now.
+    """Return the positions of the request's drafts.
 
     Raises:
         ReplyError: at least one of them was not published.
@@ -107,7 +107,7 @@ def _published(draft: Draft, result: dict[str, Any]) -> Published:
 
 
 def _error(error: Any) -> Failure:
-    """What the `error` of an answer with status 200 means."""
+    """Return the meaning of the `error` in an answer with status 200."""
     fields = error if isinstance(error, dict) else {}
     unknown = fields.get("code") == _INTERNAL
     return Failure(str(fields.get("message", error)), passes=unknown, may_be_done=unknown)
@@ -133,13 +133,13 @@ class _Base:
             "headers": {"X-API-Key": api_key, "Content-Type": "application/json"},
             "timeout": httpx.Timeout(TIMEOUT_S, pool=None),
             "limits": httpx.Limits(max_connections=MAX_CONNECTIONS),
-            # A proxy of the environment is of no use on the way to this machine itself.
+            # A proxy of the environment is no help on the way to this machine itself.
             "trust_env": not is_loopback_host(parts.hostname or ""),
         }
 
     @staticmethod
     def failure(error: Exception) -> Failure:
-        """Say what one of the `failures` means."""
+        """Return what one of the `failures` means."""
         if isinstance(error, ReplyError):
             return error.failure
         text = str(error) or type(error).__name__
@@ -198,7 +198,7 @@ class AsyncHttpTransport(_Base):
 
 
 def _split(url: str) -> Any:
-    """The parts of the URL. Raises BadSetting, without repeating a password."""
+    """Return the parts of the URL. Raises BadSetting, without repeating a password."""
     try:
         parts = urlsplit(url)
         _ = parts.port

@@ -1,4 +1,4 @@
-"""Bytes of a program's output to lines. Pure."""
+"""Split the bytes of a program's output into lines. Pure."""
 
 import re
 from typing import Final, NamedTuple
@@ -23,10 +23,10 @@ class Line(NamedTuple):
 
 
 class LineSplitter:
-    """Takes output as it comes, in pieces of any size, and gives whole lines.
+    """Take output in pieces of any size, and return whole lines.
 
-    Of a line that a program has written over with carriage returns (a progress bar), the last state counts. What is
-    no UTF-8 is replaced. A line of more than `most_bytes` comes in several pieces, and never fills the memory.
+    If a program has overwritten a line with carriage returns (a progress bar), its last state counts. Bytes that are
+    not UTF-8 are replaced. A line of more than `most_bytes` is split, so that it never fills the memory.
     """
 
     def __init__(self, most_bytes: int = MOST_LINE_BYTES) -> None:
@@ -34,7 +34,7 @@ class LineSplitter:
         self._rest = b""
 
     def feed(self, data: bytes) -> list[Line]:
-        """The lines that have become whole (or too long) with `data`."""
+        """Return the lines that `data` completes (or makes too long)."""
         *whole, rest = (self._rest + data).split(b"\n")
         lines = [line for raw in whole for line in self._pieces(_last_state(raw))]
         rest = _last_state(rest, ended=False)
@@ -46,7 +46,7 @@ class LineSplitter:
         return lines
 
     def finish(self) -> list[Line]:
-        """The last line, if the output did not end with a line's end."""
+        """Return the last line, if the output did not end with a line end."""
         raw, self._rest = _last_state(self._rest), b""
         return self._pieces(raw) if raw else []
 
@@ -60,12 +60,12 @@ class LineSplitter:
 
 
 def without_control(text: str) -> str:
-    """`text` without escape sequences and control characters (tabs stay)."""
+    """Return `text` without escape sequences and control characters (tabs stay)."""
     return _CONTROL.sub("", _SEQUENCE.sub("", text))
 
 
 def only_colours(text: str) -> str:
-    """`text` without the control sequences that do more to a terminal than colour what it shows."""
+    """Return `text` without control sequences, except those that only set colours."""
     pieces = []
     at = 0
     for found in _COLOUR.finditer(text):
@@ -75,7 +75,7 @@ def only_colours(text: str) -> str:
 
 
 def _last_state(raw: bytes, *, ended: bool = True) -> bytes:
-    r"""What a terminal shows of a line in the end, roughly: what follows the last `\r` that something follows.
+    r"""Return roughly what a terminal shows of a line in the end: the text after the last `\r` that text follows.
 
     If the line has not ended, a `\r` at its end may still turn out to be half of `\r\n`, and stays.
     """
@@ -87,7 +87,7 @@ def _last_state(raw: bytes, *, ended: bool = True) -> bytes:
 
 
 def _cut(raw: bytes, at: int) -> int:
-    """The end of the last whole character within `at` bytes."""
+    """Return the end of the last whole character within `at` bytes."""
     for back in range(4):
         if raw[at - back] & 0xC0 != 0x80:
             return at - back

@@ -1,13 +1,13 @@
-"""Live publish and subscribe between any programs, with a prefix of one's own before each channel's Redis name.
+"""Live publish and subscribe between any programs, with a prefix before each channel's name in Redis.
 
     live = Live("redis://localhost:6379/0")
-    heard = await live.publish("weather", b'{"rain":true}')  # how many subscribers Redis has handed it to
+    heard = await live.publish("weather", b'{"rain":true}')  # how many subscribers Redis has delivered it to
 
     async with await live.subscribe("weather") as subscription:
         while True:
             message = await subscription.next(timeout_s=1.0)
 
-At most once: who is not subscribed at that moment never hears of it. `composite.py` adds what makes up for that.
+At most once: a program that is not subscribed at that moment never gets the message. `composite.py` adds recovery.
 """
 
 from dataclasses import dataclass
@@ -26,16 +26,16 @@ CHANNEL_PREFIX = "live:"
 
 @dataclass(frozen=True, slots=True)
 class LiveMessage:
-    """What was published on a channel (here without the prefix)."""
+    """A message on a channel (named without the prefix)."""
 
     channel: str
     data: bytes
 
 
 class Live:
-    """Publishes and subscribes over one Redis server. All calls raise BusUnavailable if that cannot be reached.
+    """Publish and subscribe over one Redis server. All calls raise BusUnavailable if it cannot be reached.
 
-    Without `redis_url` that is `HELIOGRAPH_REDIS__URL`.
+    `redis_url` defaults to `HELIOGRAPH_REDIS__URL`.
     """
 
     def __init__(self, redis_url: str | None = None, *, channel_prefix: str = CHANNEL_PREFIX) -> None:
@@ -50,12 +50,12 @@ class Live:
         self._redis = connect(self._url)
 
     async def publish(self, channel: str, data: str | bytes) -> int:
-        """Send to whoever listens at this moment; returns how many that were."""
+        """Send to the present subscribers. Return how many there were."""
         with as_bus_unavailable():
             return int(await self._redis.publish(f"{self._prefix}{channel}", data))
 
     async def subscribe(self, *channels: str) -> "Subscription":
-        """Listen, on a connection of its own. What is published after this returns is heard."""
+        """Listen, on a separate connection. The subscription gets everything published after this returns."""
         client = connect(self._url, max_connections=1)
         subscription = Subscription(client, client.pubsub(), self._prefix)
         try:
@@ -66,12 +66,12 @@ class Live:
         return subscription
 
     async def close(self) -> None:
-        """Close the publishing connections; subscriptions are closed by those who made them."""
+        """Close the publishing connections. Close subscriptions yourself."""
         await self._redis.aclose()
 
 
 class Subscription:
-    """What `Live.subscribe` gives: an `async with` block closes it."""
+    """The result of `Live.subscribe`. An `async with` block closes it."""
 
     def __init__(self, client: Redis, pubsub: PubSub, prefix: str) -> None:
         self._client = client
@@ -87,10 +87,10 @@ class Subscription:
                     raise TimeoutError("the subscription is not confirmed")
 
     async def next(self, timeout_s: float) -> LiveMessage | None:
-        """The next message; None if there was none for so long.
+        """Return the next message; None if none arrives within `timeout_s`.
 
         Raises:
-            BusUnavailable: the connection is lost, and with it what was published since: subscribe anew.
+            BusUnavailable: the connection is lost, with the messages published since then: subscribe again.
         """
         with as_bus_unavailable():
             message = await self._pubsub.get_message(timeout=timeout_s)

@@ -1,4 +1,4 @@
-"""This program's own standard streams, which may be full, closed, non-blocking, or gone with their terminal."""
+"""This program's own standard streams, which may be full, closed or non-blocking, or whose terminal may be gone."""
 
 import contextlib
 import errno
@@ -13,10 +13,10 @@ STDERR: Final = 2
 
 
 def say(text: str) -> None:
-    """Tell the person at the terminal, without getting into what the program prints on standard output.
+    """Print a line for the person at the terminal on standard error, apart from the program's output.
 
-    Where there is no terminal any more (or standard error is closed, or full), nobody is told. What cannot be written
-    is not left in a buffer either: at the end of the program it would change its exit code.
+    If there is no terminal any more (or standard error is closed, or full), the line is lost. It must not stay in a
+    buffer either: at the end of the program it would change the exit code.
     """
     stream = sys.stderr
     if stream is None:
@@ -33,7 +33,7 @@ def say(text: str) -> None:
 
 
 def open_missing() -> None:
-    """Have something behind the three standard streams: what is opened next would take a closed one's number."""
+    """Open a closed standard stream on /dev/null: otherwise the next file that is opened would take its number."""
     for fd in (STDIN, STDOUT, STDERR):
         try:
             os.fstat(fd)
@@ -42,7 +42,7 @@ def open_missing() -> None:
 
 
 def drop_unwritten() -> None:
-    """Let nothing be left to write for the end of the program, where a failure would change its exit code."""
+    """Drop unwritten output, so that a failure at the end of the program does not change its exit code."""
     for stream, fd in ((sys.stdout, STDOUT), (sys.stderr, STDERR)):
         try:
             if stream is not None:
@@ -55,7 +55,7 @@ def drop_unwritten() -> None:
 
 
 def write_all(fd: int, data: bytes) -> None:
-    """Write all of it, and wait where the output takes no more for the moment. Raises OSError."""
+    """Write all of it, and wait while the output is full. Raises OSError."""
     rest = memoryview(data)
     while rest:
         try:
@@ -65,7 +65,7 @@ def write_all(fd: int, data: bytes) -> None:
 
 
 class Echo:
-    """Shows on one of our outputs what another program prints, for as long as that output takes it."""
+    """Copy another program's output to one of ours, until that fails."""
 
     def __init__(self, fd: int, name: str) -> None:
         self._fd = fd
@@ -73,12 +73,12 @@ class Echo:
         self._is_open = True
 
     def write(self, data: bytes) -> None:
-        """Write all of it; an output that fails is given up."""
+        """Write all of it; after a failure write nothing more."""
         if not self._is_open:
             return
         try:
             write_all(self._fd, data)
         except OSError as error:
             self._is_open = False
-            if error.errno != errno.EPIPE:  # whoever read our output has left, as `head` does
+            if error.errno != errno.EPIPE:  # EPIPE: the reader of our output has left, as `head` does
                 say(f"{self._name}: {error.strerror}; nothing more is shown there")

@@ -1,7 +1,7 @@
-"""`heliograph pipe`: runs a command (or reads standard input) and publishes each line as it comes.
+"""`heliograph pipe`: run a command (or read standard input) and publish each line at once.
 
-The command has its standard output on a pseudo-terminal, so that it writes line by line, and everything else of its
-own: input, environment, process group. Whatever happens to Redis, it neither waits nor ends for that.
+The command's standard output is a pseudo-terminal, so that it writes line by line. It has its own input, environment
+and process group. It neither waits nor ends because of Redis.
 """
 
 import errno
@@ -24,9 +24,9 @@ from heliograph.client.feed import MOST_WAITING, Data, Feed, Send
 from heliograph.client.lines import Line, LineSplitter, without_control
 from heliograph.client.output import STDERR, STDIN, STDOUT, Echo, say
 
-LINGER_S: Final = 1.0  # a command's children may hold its output open; after so long without a word we do not wait
-CANNOT_READ, CANNOT_RUN, NOT_FOUND = 1, 126, 127  # as shells have it
-# On a terminal many programs show what they print through a pager, which waits for somebody to press a key.
+LINGER_S: Final = 1.0  # a command's children may hold its output open; we wait for at most this long a silence
+CANNOT_READ, CANNOT_RUN, NOT_FOUND = 1, 126, 127  # as in shells
+# On a terminal many programs use a pager, which waits for a key.
 PAGERS: Final = (
     "PAGER",
     "AWS_PAGER",
@@ -45,7 +45,7 @@ _FROM_KEYBOARD: Final = (signal.SIGINT, signal.SIGQUIT)
 
 @dataclass(frozen=True, slots=True)
 class PipeOptions:
-    """`command`: empty for standard input. `patience_s`: how long to wait for Redis when all has been read."""
+    """`command`: empty for standard input. `patience_s`: how long to wait for Redis after the end of the input."""
 
     channel: str
     command: Sequence[str] = ()
@@ -57,7 +57,7 @@ class PipeOptions:
 
 
 class _Format:
-    """What is published: lines as a log has them."""
+    """The publications of a log: lines."""
 
     def begin(self) -> Data | None:
         return None
@@ -76,7 +76,7 @@ class _Format:
 
 
 class _RunFormat(_Format):
-    """What is published on a run's channel: its log, its state, its end."""
+    """The publications of a run: its log, its state, its end."""
 
     def begin(self) -> Data | None:
         return {"state": "RUNNING", "progress": 0}
@@ -94,7 +94,7 @@ class _RunFormat(_Format):
 
 
 class _Source:
-    """One stream that is read: published, and echoed to our own."""
+    """One stream that is read, published, and echoed to ours."""
 
     def __init__(self, fd: int, stream: str, echo: Echo | None) -> None:
         self.fd = fd
@@ -103,13 +103,13 @@ class _Source:
         self.splitter = LineSplitter()
 
     def read(self) -> bytes | None:
-        """What has come; empty at the end, None if nothing has. Raises OSError."""
+        """Return what has arrived: empty at the end, None if there is nothing yet. Raises OSError."""
         try:
             return os.read(self.fd, _READ_SIZE)
         except BlockingIOError:
             return None
         except OSError as error:
-            if error.errno == errno.EIO:  # how a pseudo-terminal says that nobody holds its other side any more
+            if error.errno == errno.EIO:  # a pseudo-terminal whose other side is closed
                 return b""
             raise
 
@@ -121,7 +121,7 @@ class Pipe:
         self._options = options
         self._format = _RunFormat() if options.channel.startswith("run:") else _Format()
         self._feed = Feed(send, self._format.dropped, most_waiting=options.most_waiting)
-        self._selector = selectors.SelectSelector()  # others cannot watch a file (`< build.log`)
+        self._selector = selectors.SelectSelector()  # the only one that can watch a file (`< build.log`)
         self._sources: list[_Source] = []
         self._process: subprocess.Popen[bytes] | None = None
         self._exited = False
@@ -129,10 +129,10 @@ class Pipe:
         self._is_readable = True  # standard input
 
     def run(self) -> int:
-        """Run the command to its end; returns its exit code, 128 + n if signal n killed it."""
+        """Run the command to its end. Return its exit code, 128 + n if signal n killed it."""
         self._feed.start()
         self._offer(self._format.begin())
-        exit_code = None  # nobody knows it of what writes into our standard input
+        exit_code = None  # unknown for the program that writes to our standard input
         try:
             with _signals_as_bytes(_FORWARDED if self._options.command else ("SIGTERM", "SIGHUP")) as signals:
                 self._selector.register(signals, selectors.EVENT_READ, None)
@@ -164,7 +164,7 @@ class Pipe:
     def _read_input(self) -> int | None:
         interrupt = None
         if not os.isatty(STDIN):
-            # Ctrl-C ends what writes into us; what it says on its way out is read to the end, as `tee -i` does.
+            # Ctrl-C ends the program that writes to us; we read its last output to the end, as `tee -i` does.
             interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)
         try:
             self._add(STDIN, "stdout", Echo(STDOUT, "standard output"))
@@ -192,7 +192,7 @@ class Pipe:
         self._add(self._process.stderr.fileno(), "stderr", Echo(STDERR, "standard error"))
 
     def _environment(self) -> dict[str, str]:
-        """The command's: ours, but the terminal that it is given does not switch pagers on."""
+        """Return the command's environment: ours, with pagers off although it has a terminal."""
         pagers = dict.fromkeys(PAGERS, "cat") if self._options.terminal else {}
         return {**pagers, **os.environ}
 
@@ -209,7 +209,7 @@ class Pipe:
         while open_sources and self._stopped_by is None:
             ready = self._selector.select(LINGER_S if self._exited else None)
             if not ready and self._exited:
-                break  # the command has ended; what still holds its output says nothing
+                break  # the command has ended, and the process that still holds its output is silent
             for key, _ in ready:
                 source: _Source | None = key.data
                 if source is None:
@@ -247,7 +247,7 @@ class Pipe:
                 _copy_size(self._sources[0].fd)
         if (
             number not in _FROM_KEYBOARD or not _in_foreground()
-        ):  # a keyboard's signals reach the command by themselves
+        ):  # signals from the keyboard reach the command by themselves
             process.send_signal(number)
 
     # -- publishing
@@ -274,7 +274,7 @@ class Pipe:
 
 
 def _open_terminal() -> tuple[int, int]:
-    """A pseudo-terminal that hands on what is written to it as it is: our side, and the command's."""
+    """Return a pseudo-terminal that passes bytes on unchanged: our side, and the command's."""
     ours, theirs = pty.openpty()
     attributes = termios.tcgetattr(theirs)
     attributes[1] &= ~termios.OPOST  # no \r before each \n
@@ -285,7 +285,7 @@ def _open_terminal() -> tuple[int, int]:
 
 
 def _copy_size(fd: int) -> None:
-    """Make it as large as the terminal that we are on; something wide if we are on none."""
+    """Give it the size of our own terminal, or a wide one if we have none."""
     columns, rows = shutil.get_terminal_size((160, 40))
     fcntl.ioctl(fd, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
 
@@ -299,7 +299,7 @@ def _in_foreground() -> bool:
 
 @contextmanager
 def _signals_as_bytes(names: Sequence[str]) -> Iterator[int]:
-    """Have these signals (and SIGCHLD) arrive as bytes that can be read; those that are ignored stay so."""
+    """Make these signals (and SIGCHLD) arrive as bytes that can be read; ignored ones stay ignored."""
     reader, writer = os.pipe()
     os.set_blocking(reader, False)
     os.set_blocking(writer, False)
@@ -320,4 +320,4 @@ def _signals_as_bytes(names: Sequence[str]) -> Iterator[int]:
 
 
 def _nothing(number: int, frame: FrameType | None) -> None:
-    """The signal is read as a byte instead."""
+    """Do nothing: the signal is read as a byte."""

@@ -1,4 +1,4 @@
-"""Publish from any Python program: over Redis directly, by the cluster's own script, or over HTTP by the server API.
+"""Publish from any Python program: directly over Redis with the cluster's own script, or over HTTP.
 
     with Publisher("redis://localhost:6379/0") as publisher:
         publisher.publish("news", {"text": "hello"})
@@ -6,12 +6,12 @@
         publisher.publish_progress("20251105_1430", state="RUNNING", progress=40, log="half way, nearly")
         publisher.log(101, "compiling…")
 
-`AsyncPublisher` is the same with `async with` and `await`. A program that cannot reach Redis gives the URL of the
-cluster and its API key instead: `Publisher("https://live.example.org", api_key=…)`.
+`AsyncPublisher` is the same with `async with` and `await`. A program that cannot reach Redis passes the URL of the
+cluster and its API key: `Publisher("https://live.example.org", api_key=…)`.
 
-A call returns when the publication is kept and on its way. If the server cannot be reached it is tried again, with
-growing pauses, until `deadline_s`; each call has an idempotency key, so that a try whose answer was lost is never
-published a second time. What is not kept (ephemeral namespaces) is tried once.
+A call returns when the publication is kept and on its way. If the server cannot be reached, the call retries with
+growing pauses until `deadline_s`. Each call has an idempotency key, so an attempt whose answer was lost is never
+published a second time. Publications in ephemeral namespaces are tried once.
 """
 
 import asyncio
@@ -45,7 +45,7 @@ DEADLINE_S: Final = 10.0
 
 
 class _Base:
-    """What both publishers are made from."""
+    """The common part of both publishers."""
 
     def __init__(
         self,
@@ -77,7 +77,7 @@ class _Base:
 
 
 class Publisher(_Base):
-    """Publishes from plain functions. May be shared by all threads, and survives a fork."""
+    """Publish from plain functions. All threads may share one publisher, and it survives a fork."""
 
     def __init__(
         self,
@@ -90,19 +90,20 @@ class Publisher(_Base):
         namespaces: Mapping[str, Namespace] | None = None,
         deadline_s: float = DEADLINE_S,
     ) -> None:
-        """Connects when it is used for the first time.
+        """Connect at the first use.
 
         Args:
-            url: of Redis, in the place of `HELIOGRAPH_REDIS__URL`; or of the cluster, `http://…` or `https://…`, for
-                a program that cannot reach Redis.
-            api_key: with the URL of the cluster; in the place of `HELIOGRAPH_API__KEY` or `HELIOGRAPH_API__KEY_FILE`.
-            durable_url, prefix, bus_channel, namespaces: in the place of the cluster's own variables, which are read
-                without them; see `heliograph.client.environment`. Over HTTP only `namespaces` is of use.
-            deadline_s: until when a call tries again, 0 to 240 s. The last attempt may take a second longer (over
+            url: the URL of Redis, instead of `HELIOGRAPH_REDIS__URL`; or of the cluster, `http://…` or `https://…`,
+                for a program that cannot reach Redis.
+            api_key: the key for the URL of the cluster, instead of `HELIOGRAPH_API__KEY` or
+                `HELIOGRAPH_API__KEY_FILE`.
+            durable_url, prefix, bus_channel, namespaces: replace the cluster's variables; see
+                `heliograph.client.environment`. Over HTTP only `namespaces` is allowed.
+            deadline_s: how long a call retries, 0 to 240 s. The last attempt may take a second longer (over
                 HTTP: five).
 
         Raises:
-            BadSetting: there is no URL or no API key, or something that cannot be used.
+            BadSetting: the URL or the API key is missing, or a value cannot be used.
         """
         super().__init__(
             url,
@@ -140,18 +141,18 @@ class Publisher(_Base):
         self.close()
 
     def close(self) -> None:
-        """Close the connections, and let those give up who wait to try again. May be called twice."""
+        """Close the connections, and end calls that wait for a retry. May be called twice."""
         self._closing.set()
         self._transport.close()
 
     def publish(self, channel: str, data: object, idempotency_key: str | None = None) -> Published:
-        """Publish anything that encodes to JSON on a channel (`#bob`: to a user; `run:7`: an update of that run).
+        """Publish data on a channel (`#bob`: to a user; `run:7`: an update of that run).
 
         Args:
             channel: 1-512 bytes of UTF-8 without control characters.
-            data: what subscribers get as `data`; `msgspec.Raw` is taken as JSON that is already written.
+            data: anything that encodes to JSON; `msgspec.Raw` is JSON already. Subscribers get it as `data`.
             idempotency_key: 1-255 bytes. A second publication on the channel with the same key within 300 s is
-                answered with the place of the first, and not published.
+                answered with the position of the first, and not published.
 
         Raises:
             BadChannel, BadUserId, BadData: it cannot be published.
@@ -160,7 +161,7 @@ class Publisher(_Base):
         return self._append([self._drafting.publication(channel, data, idempotency_key)])[0]
 
     def send_to_user(self, user_id: str, data: object, idempotency_key: str | None = None) -> Published:
-        """Publish to one user, on every device, now or when they come back. As `publish`."""
+        """Publish to one user, on every device, now or when they come back. Otherwise like `publish`."""
         return self._append([self._drafting.for_user(user_id, data, idempotency_key)])[0]
 
     def publish_progress(
@@ -173,14 +174,14 @@ class Publisher(_Base):
         idempotency_key: str | None = None,
         deadline_s: float | None = None,
     ) -> Published:
-        """Bring a run up to date; what is left out stays as it was.
+        """Update a run; a field that is left out keeps its value.
 
         Args:
             run_id: any text of up to 508 bytes without control characters.
-            state: whatever the viewers understand; `END` and `FAILED` end the run.
+            state: any text that the viewers understand; `END` and `FAILED` end the run.
             progress: percent, 0 to 100.
             log: one line for the viewers; it is kept with the run.
-            deadline_s: another deadline than the publisher's, within the same limits.
+            deadline_s: replaces the publisher's deadline, within the same limits.
 
         Raises:
             BadChannel, BadData: it cannot be published.
@@ -192,25 +193,25 @@ class Publisher(_Base):
     def log(self, project_id: str | int, line: str, stream: str = "stdout") -> Published:
         """Publish a line of output on `logs:<project_id>`, as `{"line": …, "stream": …}`.
 
-        The line's end is left out; of a line with more than 32,768 characters the rest is left out, and how many
-        these were is said. Raises as `publish`.
+        The line end is left out. A line is cut at 32,768 characters, with a note of how many were left out. Raises
+        the errors of `publish`.
         """
         return self._append([self._drafting.line(project_id, line, stream)])[0]
 
     def log_many(
         self, project_id: str | int, lines: Sequence[tuple[str, str]], *, deadline_s: float | None = None
     ) -> list[Published]:
-        """Publish many lines, each with its stream, in order and in one round trip. As `log`.
+        """Publish many lines, each with its stream, in order and in one round trip. Otherwise like `log`.
 
-        A try that failed half way is repeated as a whole; those that were published are recognised.
+        An attempt that failed half-way is repeated as a whole; lines that were published before are recognised.
         """
         drafts = [self._drafting.line(project_id, line, stream) for line, stream in lines]
         return self._append(drafts, deadline_s)
 
-    # -- runs that may lose their worker: Redis alone knows their leases
+    # -- runs that may lose their worker: only Redis has their leases
 
     def lease_runs(self, run_ids: Sequence[str], ttl_s: float) -> None:
-        """Say that the workers of these runs live; who does not say so again within `ttl_s` may be declared lost.
+        """Renew the leases of runs: a run whose lease is not renewed within `ttl_s` may be declared lost.
 
         Tried once. Raises BadChannel, PublishError, and NeedsRedis over HTTP.
         """
@@ -221,7 +222,7 @@ class Publisher(_Base):
             self._persist(lambda: transport.lease_runs(run_ids, ttl_s), 0, None)
 
     def release_run(self, run_id: str) -> None:
-        """Say that the run needs no worker any more. Tried once. Raises PublishError, and NeedsRedis over HTTP."""
+        """Give up the lease of a run that needs no worker. Tried once. Raises PublishError, over HTTP NeedsRedis."""
         transport = self._redis_transport("release_run")
         self._persist(lambda: transport.release_run(run_id), 0, None)
 
@@ -263,7 +264,7 @@ class Publisher(_Base):
 
 
 class AsyncPublisher(_Base):
-    """Publishes from coroutines of one event loop. As `Publisher`, but for the leases of runs."""
+    """Publish from coroutines of one event loop. Like `Publisher`, without the leases of runs."""
 
     def __init__(
         self,
@@ -366,7 +367,7 @@ def _drafting(prefix: str, bus_channel: str, namespaces: Mapping[str, Namespace]
 
 
 def _http_transports() -> ModuleType:
-    """The module that needs httpx, which a program that publishes over Redis need not have."""
+    """Import the module that needs httpx, which a program that publishes over Redis need not have."""
     try:
         from heliograph.client import http_transport
     except ImportError as error:

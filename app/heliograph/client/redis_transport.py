@@ -1,4 +1,4 @@
-"""What carries a publisher's drafts to Redis: the cluster's own scripts. One attempt a call; no retries here."""
+"""Send a publisher's drafts to Redis, with the cluster's own scripts. One attempt a call; no retries here."""
 
 import asyncio
 import logging
@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 MAX_CONNECTIONS: Final = 10
 FAILURES: Final = (RedisError, OSError)  # all that redis-py and the network raise
 
-# What passes by itself: the network, a restart, a fail-over. All else will be refused again in the same way.
+# Errors that pass by themselves: the network, a restart, a fail-over. After any other, a retry fails the same way.
 _PASSING = (
     ConnectionError,  # LOADING too
     TimeoutError,
@@ -46,8 +46,8 @@ _PASSING = (
     TryAgainError,
     OSError,
 )
-_PASSING_REPLIES = ("NOREPLICAS ", "BUSY ")  # which redis-py has no class for
-_REFUSED = (AuthenticationError, AuthorizationError)  # redis-py counts these among the connection's errors
+_PASSING_REPLIES = ("NOREPLICAS ", "BUSY ")  # redis-py has no classes for these
+_REFUSED = (AuthenticationError, AuthorizationError)  # subclasses of ConnectionError in redis-py
 
 
 class _Base:
@@ -63,7 +63,7 @@ class _Base:
 
     @staticmethod
     def failure(error: Exception) -> Failure:
-        """Say what one of the `failures` means."""
+        """Return what one of the `failures` means."""
         passes = _passes(error)
         may_be_done = passes and not _was_not_carried_out(error)
         return Failure(str(error) or type(error).__name__, passes, may_be_done)
@@ -104,7 +104,7 @@ class RedisTransport(_Base):
         return [published(draft, answer) for draft, answer in zip(drafts, answers, strict=True)]
 
     def _announce(self, announcements: list[tuple[str, bytes]]) -> None:
-        """Tell the replicas what the durable server has kept. Without that they find it with their next heartbeat."""
+        """Tell the replicas what the durable server has kept; otherwise they find it with their next heartbeat."""
         try:
             with self._live.pipeline(transaction=False) as pipeline:
                 for bus_channel, envelope in announcements:
@@ -131,7 +131,7 @@ class RedisTransport(_Base):
 
 
 class AsyncRedisTransport(_Base):
-    """For coroutines of one event loop. As `RedisTransport`, but for the leases of runs."""
+    """For coroutines of one event loop. Like `RedisTransport`, without the leases of runs."""
 
     def __init__(self, settings: ClusterSettings, drafting: Drafting) -> None:
         super().__init__(settings, drafting)
@@ -143,7 +143,7 @@ class AsyncRedisTransport(_Base):
         if self._durable_url is not None:
             self._redis = connect(self._durable_url, max_connections=MAX_CONNECTIONS)
         self._scripts = Scripts(self._redis, self._drafting.keys, directed=self._directed)
-        self._free = asyncio.Semaphore(MAX_CONNECTIONS)  # the pool raises when it is empty; here they wait
+        self._free = asyncio.Semaphore(MAX_CONNECTIONS)  # an empty pool would raise; callers wait here instead
 
     def renew_in_child(self) -> None:
         """See `heliograph.client.forks`."""
@@ -190,7 +190,7 @@ def _passes(error: Exception) -> bool:
 
 
 def _was_not_carried_out(error: Exception) -> bool:
-    """Whether it is certain that Redis has not done what it was asked to: it said so, or there was no connection."""
+    """Return whether Redis certainly did not carry the command out: it said so, or there was no connection."""
     if isinstance(error, ResponseError | BusyLoadingError | NotSent):
         return True
     return isinstance(error.__context__, ConnectionRefusedError | socket.gaierror)

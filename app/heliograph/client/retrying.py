@@ -1,4 +1,4 @@
-"""When a publisher tries again, and when it gives up. Pure: it is told what happened and says how long to wait."""
+"""When a publisher retries, and when it gives up. Pure: it takes the failure and returns how long to wait."""
 
 import random
 from collections.abc import Callable
@@ -14,9 +14,9 @@ MOST_DELAY_S: Final = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """What became of one attempt.
+    """The result of one attempt that failed.
 
-    `passes`: it may succeed the next time; otherwise the server would refuse again in the same way.
+    `passes`: the next attempt may succeed; otherwise the server would refuse again in the same way.
     `may_be_done`: the server may have carried it out all the same.
     """
 
@@ -37,13 +37,13 @@ class Attempts:
         self._give_up_at = monotonic() + deadline_s
         self._idempotency_key = idempotency_key
         self._made = 0
-        self._unsure = False  # whether one of them may have been carried out
+        self._unsure = False  # whether an attempt may have been carried out
 
     def failed(self, failure: Failure) -> float:
-        """Seconds to wait before the next attempt: more each time, and never the same for all publishers.
+        """Return the seconds to wait before the next attempt: more each time, and different for each publisher.
 
         Raises:
-            PublishError: there will be none: the error is of the kind that stays, or the time is over.
+            PublishError: there is no next attempt: the error does not pass, or the deadline is over.
         """
         self._made += 1
         self._unsure = self._unsure or failure.may_be_done
@@ -57,7 +57,7 @@ class Attempts:
         return delay_s
 
     def give_up(self, failure: Failure) -> NoReturn:
-        """There will be no other attempt: the publisher was closed."""
+        """Raise PublishError without another attempt: the publisher was closed."""
         raise self._given_up(f"closed while {self._server} could not be reached: {failure.text}")
 
     def _given_up(self, message: str) -> PublishError:

@@ -1,4 +1,4 @@
-"""What carries a publisher's drafts to the cluster. The publisher decides what to repeat; a transport tries once."""
+"""Sends a publisher's drafts to the cluster. The publisher decides what to repeat; a transport tries once."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -11,14 +11,14 @@ from heliograph.ports import Draft
 class _Common(Protocol):
     @property
     def server(self) -> str:
-        """Its name in the text of errors."""
+        """The server's name in error texts."""
 
     @property
     def failures(self) -> tuple[type[Exception], ...]:
-        """What `send` raises where the server refuses or cannot be reached."""
+        """The exceptions that `send` raises if the server refuses or cannot be reached."""
 
     def failure(self, error: Exception) -> Failure:
-        """Say what one of the `failures` means."""
+        """Return what one of the `failures` means."""
 
     def renew_in_child(self) -> None:
         """See `heliograph.client.forks`."""

@@ -1,7 +1,7 @@
-"""`heliograph watch`: a channel in the terminal, live, over a WebSocket; nothing lost and nothing twice.
+"""`heliograph watch`: show a channel live in the terminal, over a WebSocket, without a loss or a repeat.
 
-A `View` holds the rules and does no input or output: frames go in, what to print comes out. `Watch` keeps a socket
-open, comes back with its cursor when it breaks, and prints.
+A `View` holds the rules and does no input or output: it takes frames and returns lines to print. `Watch` keeps a
+socket open, reconnects with its cursor, and prints.
 """
 
 import asyncio
@@ -43,7 +43,7 @@ _BAR_WIDTH: Final = 30
 
 
 class WatchFailed(Exception):
-    """Trying again would not help; the text says why."""
+    """A retry would not help; the text says why."""
 
 
 class _NobodyReads(Exception):
@@ -52,7 +52,7 @@ class _NobodyReads(Exception):
 
 @dataclass(frozen=True, slots=True)
 class WatchOptions:
-    """`as_json`: print frames as they are. `raw`: control sequences too."""
+    """`as_json`: print frames as they are. `raw`: print control sequences too."""
 
     channel: str
     url: str
@@ -64,7 +64,7 @@ class WatchOptions:
 
 
 class Kind(Enum):
-    """Where something is printed, and how."""
+    """Where a line is printed, and how."""
 
     OUT = "out"
     ERR = "err"
@@ -80,18 +80,18 @@ class Print(NamedTuple):
 
 
 class View:
-    """What is known of the channel that is watched. `receive` takes a frame and returns what to print of it."""
+    """The state of the watched channel. `receive` takes a frame and returns the lines to print."""
 
     def __init__(self, channel: str) -> None:
         self._channel = channel
         self.is_run = channel.startswith("run:")
-        self.position: Position | None = None  # behind the last that was printed
+        self.position: Position | None = None  # of the last publication that was printed
         self.state: str | None = None
         self.progress = 0.0
-        self.missing_until: Position | None = None  # a run: what came while we were away must be read up to here
-        self._opened_at: Position | None = None  # a run: where its `initial_state` stands
-        self.must_open_anew = False  # a run: something was lost, perhaps its end; only a new connection tells
-        self._held: list[dict[str, Any]] = []  # a run: frames that follow what must be read first
+        self.missing_until: Position | None = None  # a run: read updates that came while we were away up to here
+        self._opened_at: Position | None = None  # a run: the position of its `initial_state`
+        self.must_open_anew = False  # a run: an update was lost, perhaps its end; a new connection brings the state
+        self._held: list[dict[str, Any]] = []  # a run: frames that wait for updates that must be read first
         self._tail: list[str] = []
 
     @property
@@ -103,7 +103,7 @@ class View:
         return self.state in END_STATES and self.missing_until is None and not self.must_open_anew
 
     def reconnected(self) -> None:
-        """A new connection: what was being read on the old one is asked for again."""
+        """Start on a new connection: request again what was being read on the old one."""
         self.missing_until = None
         self._opened_at = None
         self.must_open_anew = False
@@ -146,7 +146,7 @@ class View:
     # -- runs
 
     def _initial_state(self, frame: Mapping[str, Any]) -> list[Print]:
-        """The first shows all; a later one only tells that the history may hold more."""
+        """Print all of the first one; a later one only says that the history may hold more."""
         self.state, self.progress = frame["state"], frame["progress"]
         was, now = self.position, self._opened_at
         if was is None or now is None:
@@ -165,7 +165,7 @@ class View:
         return [] if frame["message"] is None else [Print(frame["message"])]
 
     def _history(self, frame: Mapping[str, Any]) -> list[Print]:
-        """A page of what came while we were away. It must follow what was printed without a hole."""
+        """Take a page of updates that came while we were away. It must follow the printed ones without a gap."""
         until, was = self.missing_until, self.position
         if until is None or was is None:
             return []
@@ -200,7 +200,7 @@ def _position(frame: Mapping[str, Any], channel: str) -> Position | None:
 
 
 def _printed(data: object) -> Iterator[Print]:
-    """What `heliograph pipe` and the log publishers send, as the job itself printed it; all else as it is."""
+    """Print lines of `heliograph pipe` and of log publishers as the job printed them, everything else as it is."""
     match data:
         case {"line": str(line), **rest}:
             kind = Kind.ERR if rest.get("stream") == "stderr" else Kind.OUT
@@ -221,7 +221,7 @@ class Watch:
     def __init__(self, options: WatchOptions) -> None:
         self._options = options
         self._own = user_of(options.channel)
-        # In open mode a name is enough; one of its own keeps it out of the limit for other people's connections.
+        # In open mode a name is enough. A name of its own keeps it out of another user's connection limit.
         self._user = options.user or self._own or f"watch-{secrets.token_hex(4)}"
         self._view = View(options.channel)
         self._screen = _Screen(raw=options.raw)
@@ -277,7 +277,7 @@ class Watch:
                 async with asyncio.timeout_at(leave_at):
                     frame = json.loads(await socket.recv())
             except TimeoutError:
-                return  # the replica drains: another takes us, from where we are
+                return  # the replica drains: reconnect to another one, from the present position
             match frame["type"]:
                 case "connected":
                     self._ever_connected = True
@@ -302,7 +302,7 @@ class Watch:
 
     @property
     def _is_own(self) -> bool:
-        """Everyone listens to their own channel from `connect` on."""
+        """Return whether it is the user's own channel, which every connection is subscribed to."""
         return self._own is not None and (self._own == self._user or self._options.token is not None)
 
     def _connect_frame(self) -> dict[str, Any]:
@@ -357,7 +357,7 @@ class Watch:
 
 
 def _is_loopback(url: str) -> bool:
-    """Whether it leads to this machine, where no proxy is of use."""
+    """Return whether the URL leads to this machine, for which no proxy is used."""
     try:
         host = urlsplit(url).hostname or ""
     except ValueError:
@@ -375,11 +375,11 @@ class _Screen:
 
     def __init__(self, *, raw: bool) -> None:
         self._raw = raw
-        self._live = os.isatty(STDERR)  # a line that is drawn anew; otherwise one line for each change
+        self._live = os.isatty(STDERR)  # redraw one line; otherwise print a line for each change
         self._drawn = ""
 
     def print(self, line: Print) -> None:
-        """Raises _NobodyReads, and WatchFailed if standard output cannot be written to."""
+        """Print a line. Raises _NobodyReads, and WatchFailed if standard output cannot be written to."""
         self._erase()
         end = "\n" if line.newline else ""
         text = (line.text if self._raw else only_colours(line.text)) + end

@@ -1,16 +1,15 @@
-"""Celery tasks whose progress people watch.
+"""Celery tasks that publish their progress.
 
     @app.task(base=ProgressTask, bind=True)
     def build(self, project):
         self.progress(progress=40, log="compiling…")
 
-The run's id is the task's, or one of its arguments (`run_argument="run_id"` in the decorator). That it is RUNNING,
-has come to its END or FAILED is said here, on Celery's own signals. While a task runs, one thread of its process
-renews the run's lease in Redis. If the whole worker dies, nobody does; then any other worker (or replica) finds the
-lease run out and says FAILED, "worker lost".
+The run's id is the task's, or one of its arguments (`run_argument="run_id"` in the decorator). Celery's signals make
+this module publish RUNNING, END and FAILED. While a task runs, a thread of its process renews the run's lease in
+Redis. If the whole worker dies, the lease expires; another worker or a replica then publishes FAILED, "worker lost".
 
-Telling of progress never fails the task and hardly delays it: without Redis, updates are left out, and the end of the
-run is told later. The settings are the cluster's, from the environment (`HELIOGRAPH_REDIS__URL`), or see `configure`.
+Publishing progress never fails the task, and hardly delays it: without Redis, updates are left out, and the end of
+the run is published later. The settings are the cluster's (`HELIOGRAPH_REDIS__URL`), or see `configure`.
 """
 
 import functools
@@ -35,9 +34,9 @@ __all__ = ["ProgressTask", "configure"]
 
 logger = logging.getLogger(__name__)
 
-PROGRESS_DEADLINE_S: Final = 2.0  # how long one update may hold up its task
-END_DEADLINE_S: Final = 5.0  # how long the end may; after that it is told in the background
-SILENCE_S: Final = 5.0  # after an update that could not be published, for so long none is tried
+PROGRESS_DEADLINE_S: Final = 2.0  # how long one update may delay its task
+END_DEADLINE_S: Final = 5.0  # how long the end may delay it; after that it is published in the background
+SILENCE_S: Final = 5.0  # after an update that could not be published, updates are skipped for this long
 MESSAGE_CHARACTERS: Final = 1000  # of an exception's text
 
 
@@ -49,9 +48,9 @@ class _Options:
 
 
 class ProgressTask(Task):  # type: ignore[misc]
-    """The base of tasks that tell of their progress: `@app.task(base=ProgressTask, bind=True)`.
+    """The base of tasks that publish their progress: `@app.task(base=ProgressTask, bind=True)`.
 
-    `run_argument`: the name of the argument that holds the run's id; without it that is the task's own id.
+    `run_argument`: the name of the argument that holds the run's id; by default the id is the task's own.
     """
 
     abstract = True
@@ -65,17 +64,17 @@ class ProgressTask(Task):  # type: ignore[misc]
         *,
         run_id: str | None = None,
     ) -> None:
-        """Tell those who watch how far the run is. May be called in any thread.
+        """Publish how far the run is. Any thread may call it.
 
         Args:
-            progress: percent; below 0 and above 100 it counts as these. Left out, or no number: as it was.
-            state: left out: as this task has said before, at first `RUNNING`.
+            progress: percent, clamped to 0 and 100. If it is left out, or not a number, it keeps its value.
+            state: by default the state that this task has published last, at first `RUNNING`.
             log: one line.
-            run_id: left out: the run of this call of the task. In a thread that the task has started Celery does not
-                know the call; it is needed there if this process is at several calls of the task at once
+            run_id: by default the run of this call of the task. In a thread that the task has started, Celery does
+                not know the call; pass the id there if this process runs several calls of the task at once
                 (`--pool=threads`).
 
-        Raises nothing, whatever the settings, Redis and the arguments: a job is worth more than the news of it.
+        Never raises, whatever the settings, Redis and the arguments: the job matters more than its progress.
         """
         try:
             if run_id is None:
@@ -86,7 +85,7 @@ class ProgressTask(Task):  # type: ignore[misc]
             logger.warning("progress of %s not published: %s", self.name, described(error))
 
     def _present_run(self) -> str | None:
-        """The run that the calling thread works for; None (and a word in the log) if there is none, or no telling."""
+        """Return the run of the calling thread; None (with a log line) if there is none, or it is not certain."""
         request = self.request
         if request.id is not None:
             return self.run_id(request.id, request.args or (), request.kwargs or {})
@@ -105,13 +104,13 @@ class ProgressTask(Task):  # type: ignore[misc]
         return None
 
     def run_id(self, task_id: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
-        """The id of the run that a call of this task is. May be overridden; the same call must give the same id."""
+        """Return the run id of a call of this task. May be overridden; the same call must give the same id."""
         if self.run_argument is None:
             return task_id
         try:
             bound = inspect.signature(self.run).bind_partial(*args, **kwargs)
         except TypeError:
-            return task_id  # the call is wrong, as Celery will say
+            return task_id  # the call is wrong; Celery reports that
         bound.apply_defaults()
         return str(bound.arguments.get(self.run_argument, task_id))
 
@@ -119,11 +118,11 @@ class ProgressTask(Task):  # type: ignore[misc]
 def configure(
     *, publisher: Callable[[], Publisher] = Publisher, lease_ttl_s: float = 10.0, sweep_interval_s: float = 1.0
 ) -> None:
-    """Say how this program's workers publish; to be called where the Celery app is made, before a task runs.
+    """Set how this program's workers publish. Call it where the Celery app is created, before a task runs.
 
     Args:
-        publisher: makes the Publisher of a process; each process has its own.
-        lease_ttl_s: a run whose worker has not been heard of for so long is lost. It is renewed four times as often.
+        publisher: creates the Publisher of a process; each process has its own.
+        lease_ttl_s: a run whose lease was not renewed for this long is lost. Leases are renewed four times as often.
         sweep_interval_s: how often each worker looks for lost runs.
     """
     global _options, _current
@@ -133,7 +132,7 @@ def configure(
 
 @dataclass
 class _Ending:
-    """The end of a run that is still to be told. With its key it is told once, however often that is tried."""
+    """The end of a run that is not published yet. Its key makes sure that retries publish it once."""
 
     state: str
     progress: float | None
@@ -142,14 +141,14 @@ class _Ending:
 
 
 class _Runs:
-    """The runs that this process is at, and the ends that it has still to tell."""
+    """The runs of this process, and the ends that it has not published yet."""
 
     def __init__(self, options: _Options) -> None:
         self.pid = os.getpid()
         self._options = options
         self._publisher = options.publisher()
         self._lock = threading.Lock()
-        self._states: dict[str, str] = {}  # run id -> what its task has said last
+        self._states: dict[str, str] = {}  # run id -> the last state that its task has published
         self._tasks: dict[str, str] = {}  # run id -> the name of its task
         self._owed: dict[str, _Ending] = {}
         self._silent_until = 0.0  # monotonic seconds
@@ -161,7 +160,7 @@ class _Runs:
     # -- what a task does
 
     def present(self, task: str) -> list[str]:
-        """The runs of this task that the process is at."""
+        """Return the runs of this task in this process."""
         with self._lock:
             return [run_id for run_id, name in self._tasks.items() if name == task]
 
@@ -169,7 +168,7 @@ class _Runs:
         with self._lock:
             self._states[run_id] = "RUNNING"
             self._tasks[run_id] = task
-            self._owed.pop(run_id, None)  # it runs again: its last end is history
+            self._owed.pop(run_id, None)  # it runs again: its last end no longer counts
         self._keep()
         try:
             self._publisher.lease_runs([run_id], self._options.lease_ttl_s)
@@ -179,7 +178,7 @@ class _Runs:
 
     def tell(self, run_id: str, state: str | None, progress: float | None, log: str | None) -> None:
         with self._lock:
-            # Said each time: whoever took this worker for lost has said FAILED meanwhile.
+            # In every update: another worker may have declared this run lost (FAILED) meanwhile.
             state = state or self._states.get(run_id, "RUNNING")
             if run_id in self._states:
                 self._states[run_id] = state
@@ -196,7 +195,7 @@ class _Runs:
             logger.warning("progress of run %s not published: %s", run_id, error)
 
     def end(self, run_id: str, state: str, progress: float | None, message: str | None) -> None:
-        """Tell the end; at once if the task ran in this process, else (a child was lost) in the background."""
+        """Publish the end: at once if the task ran in this process, else (a child was lost) in the background."""
         ending = _Ending(state, progress, message)
         with self._lock:
             here = run_id in self._states
@@ -207,7 +206,7 @@ class _Runs:
             self._due.set()
 
     def leave(self, run_id: str) -> None:
-        """The task is over. A run whose end has not been told keeps its lease until it has."""
+        """Note that the task is over. A run keeps its lease until its end is published."""
         with self._lock:
             self._tasks.pop(run_id, None)
             if self._states.pop(run_id, None) is None or run_id in self._owed:
@@ -239,7 +238,7 @@ class _Runs:
         except HeliographError as error:
             logger.debug(
                 "lease of run %s not released; it expires by itself: %s", run_id, error
-            )  # of a run that has ended it says nothing
+            )  # it has no effect on a run that has ended
 
     # -- in the background
 
@@ -262,7 +261,7 @@ class _Runs:
                 logger.warning("leases of %d runs not renewed, retrying: %s", len(held), described(error))
 
     def settle(self, deadline_s: float) -> None:
-        """Tell the ends that are owed, as far as that is possible now."""
+        """Publish the ends that are still due, as far as possible now."""
         with self._lock:
             owed = dict(self._owed)
         for run_id, ending in owed.items():
@@ -276,7 +275,7 @@ class _Runs:
                 self._release(run_id)
 
     def start_sweeping(self) -> None:
-        """Look for runs that have lost their worker, any worker, until `stop`."""
+        """Look for runs that have lost their worker, of any program, until `stop`."""
         if self._sweeper is None:
             self._sweeper = threading.Thread(target=self._sweep_loop, name="heliograph-sweeper", daemon=True)
             self._sweeper.start()
@@ -304,7 +303,7 @@ _making = threading.Lock()
 
 
 def _runs() -> _Runs:
-    """This process's own: a child that was forked shares no connection and no lock with its parent."""
+    """Return this process's runs: a forked child shares no connection and no lock with its parent."""
     global _current
     with _making:
         if _current is None or _current.pid != os.getpid():
@@ -320,11 +319,11 @@ def _after_fork() -> None:
 os.register_at_fork(after_in_child=_after_fork)
 
 
-# -- Celery's signals. They come in the process that runs the task, but for those of tasks that have lost theirs.
+# -- Celery's signals. They arrive in the process that runs the task, except for tasks that have lost theirs.
 
 
 def _harmless(receiver: Callable[..., None]) -> Callable[..., None]:
-    """What goes wrong here (no Redis in the settings, say) is one line in the log; the task goes on."""
+    """Log an error here (for example no Redis in the settings) as one line, so that the task goes on."""
 
     @functools.wraps(receiver)
     def receive(sender: Any = None, **facts: Any) -> None:
@@ -401,7 +400,7 @@ def _in_percent(progress: object) -> float | None:
     except BadData as error:
         logger.warning("progress left out of an update because it is not a number: %s", error)
         return None
-    return None if number != number else min(100.0, max(0.0, number))  # NaN is what nobody can know
+    return None if number != number else min(100.0, max(0.0, number))  # NaN: unknown
 
 
 def _text(value: object) -> str | None:

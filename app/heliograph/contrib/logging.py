@@ -2,12 +2,12 @@
 
     logging.getLogger().addHandler(HeliographHandler(101))
 
-Lines wait in a bounded queue for one thread, which publishes them in batches. Where the queue was full, the stream
-says how many lines are missing. What is in the queue at the program's end is waited for, but not for long; how many
-lines were lost is said on standard error.
+Lines wait in a bounded queue for one thread, which publishes them in batches. If the queue was full, a line on the
+channel says how many are missing there. At its end the program waits for the queue, but not for long, and reports
+lost lines on standard error.
 
-The handler never harms the program that it logs for: where it cannot work (there is no Redis, say), it says why on
-standard error, once, and takes nothing. `HELIOGRAPH_LOGGING=off` says that this is meant: for tests and builds.
+The handler never harms its program. If it cannot work (for example without Redis), it says why on standard error,
+once, and publishes nothing. `HELIOGRAPH_LOGGING=off` switches it off, for tests and builds.
 """
 
 import atexit
@@ -29,11 +29,11 @@ from heliograph.protocol.identity import check_channel
 __all__ = ["HeliographHandler"]
 
 BATCH: Final = 200  # lines in one round trip
-DEADLINE_S: Final = 60.0  # for how long a batch is tried before it is given up, and counted
+DEADLINE_S: Final = 60.0  # how long a batch is tried before it is counted as lost
 
 
 class Line(NamedTuple):
-    """`tells_of`: how many lines are missing where this one says so; 0 of one that the program has logged."""
+    """`tells_of`: how many missing lines this one reports; 0 for a line that the program has logged."""
 
     text: str
     stream: str
@@ -41,13 +41,13 @@ class Line(NamedTuple):
 
 
 class _Sender(threading.Thread):
-    """The thread of a handler. What is logged in it (by Redis' client, by us) must not be published by it."""
+    """The thread of a handler. It must not publish what it logs itself (or what the Redis client logs in it)."""
 
 
 class HeliographHandler(logging.Handler):
-    """Publishes records as lines: those from WARNING up on the stream `stderr`, the others on `stdout`.
+    """Publish records as lines: from WARNING up on the stream `stderr`, the others on `stdout`.
 
-    A record of several lines (a traceback) becomes so many lines.
+    A record of several lines (a traceback) becomes several lines.
     """
 
     def __init__(
@@ -59,13 +59,13 @@ class HeliographHandler(logging.Handler):
         capacity: int = 10_000,
         flush_timeout_s: float = 2.0,
     ) -> None:
-        """Starts nothing: the thread and the connection come with the first record.
+        """Start nothing yet: the thread and the connection begin with the first record.
 
         Args:
             project_id: the lines go to `logs:<project_id>`.
-            publisher: stays the caller's to close; without it, one as the environment says.
-            capacity: lines that may wait. What comes when so many do is dropped, and counted.
-            flush_timeout_s: how long `flush` waits at the most, and so the end of the program.
+            publisher: the caller closes it; by default one with the settings of the environment.
+            capacity: how many lines may wait. Further ones are dropped, and counted.
+            flush_timeout_s: how long `flush`, and so the end of the program, waits at most.
         """
         super().__init__(level)
         self._project_id = project_id
@@ -78,7 +78,7 @@ class HeliographHandler(logging.Handler):
         util.register_after_fork(self, _close_at_the_end)
 
     def _usable(self, publisher: Publisher | None) -> Publisher | None:
-        """What to publish with; None if that is not wanted, or cannot be."""
+        """Return what to publish with; None if publishing is switched off or impossible."""
         try:
             if not logging_is_on():
                 return None
@@ -90,16 +90,16 @@ class HeliographHandler(logging.Handler):
             return None
 
     def _begin(self) -> None:
-        """In a new process nobody waits, and no thread runs."""
+        """Start empty in a new process, without a thread."""
         self._closed = self._publisher is None
         self._changed = threading.Condition()
         self._lines: deque[Line] = deque()
-        self._dropped = 0  # since the last line that was taken
-        self._sending: list[Line] = []  # what the thread has taken out, and not dealt with
+        self._dropped = 0  # since the last line that was accepted
+        self._sending: list[Line] = []  # lines that the thread has taken out and not finished
         self._taken = 0  # lines logged
-        self._waited_for = -1  # how many were when `flush` gave up last
+        self._waited_for = -1  # the value of `_taken` when `flush` gave up last
         self._lost = 0  # lines that will never be published
-        self._reason = ""  # why the last batch could not be
+        self._reason = ""  # why the last batch was lost
         self._sender: _Sender | None = None
 
     def renew_in_child(self) -> None:
@@ -108,7 +108,7 @@ class HeliographHandler(logging.Handler):
         self._begin()
         self._closed = was_closed
 
-    # -- what programs call
+    # -- called by programs
 
     def emit(self, record: logging.LogRecord) -> None:
         if isinstance(threading.current_thread(), _Sender) or self._closed:
@@ -122,7 +122,7 @@ class HeliographHandler(logging.Handler):
         self._take([Line(as_line(line), stream) for line in text.splitlines() or [""]])
 
     def flush(self) -> None:
-        """Wait until all that was logged before is published or given up; no longer than `flush_timeout_s`."""
+        """Wait until all earlier records are published or lost, at most `flush_timeout_s`."""
         if self._closed or isinstance(threading.current_thread(), _Sender):
             return
         try:
@@ -133,12 +133,12 @@ class HeliographHandler(logging.Handler):
         except KeyboardInterrupt:
             self._waited_for = self._taken
             if not _is_ending:
-                raise  # at the end it would keep `logging` from flushing the program's other handlers
+                raise  # at the end of the program it would keep `logging` from flushing other handlers
 
     def close(self) -> None:
         """Flush, and stop. `logging` calls this when the program ends. May be called twice."""
         if not self._closed:
-            if self._waited_for != self._taken:  # else `flush` has just waited for all that, in vain
+            if self._waited_for != self._taken:  # otherwise `flush` has just waited for these, in vain
                 self.flush()
             with self._changed:
                 self._closed = True
@@ -197,17 +197,17 @@ class HeliographHandler(logging.Handler):
                 lines = [(line.text, line.stream) for line in batch]
                 self._publisher.log_many(self._project_id, lines, deadline_s=DEADLINE_S)
             except Exception as error:  # noqa: BLE001 - the handler outlives whatever is wrong with one batch
-                lost = batch  # said in the stream, as soon as there is one
+                lost = batch  # reported on the channel as soon as that works
                 self._reason = str(error)
             with self._changed:
                 if self._closed:
-                    return  # what was in hand then is counted as lost
+                    return  # the batch in hand is counted as lost
                 self._sending = []
                 self._dropped += sum(line.tells_of or 1 for line in lost)
                 self._lost += sum(not line.tells_of for line in lost)
                 self._changed.notify_all()
                 if lost:
-                    # Refused at once, perhaps: the next try need not come faster than it would after a time-out.
+                    # It may have been refused at once: the next attempt need not come sooner than after a time-out.
                     self._changed.wait_for(lambda: self._closed, max(0.0, 1 - (time.monotonic() - began)))
 
     def _next_batch(self) -> list[Line] | None:
@@ -223,11 +223,11 @@ class HeliographHandler(logging.Handler):
 
 
 def _close_at_the_end(handler: HeliographHandler) -> None:
-    """A child of `multiprocessing` ends without what other programs do at their end (`logging.shutdown`)."""
+    """Close the handler in a child of `multiprocessing`, which ends without `logging.shutdown`."""
     util.Finalize(None, handler.close, exitpriority=1)
 
 
-_is_ending = False  # whether the program is
+_is_ending = False  # whether the program is ending
 
 
 def _note_the_end() -> None:

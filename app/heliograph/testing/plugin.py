@@ -10,13 +10,13 @@ from heliograph.testing.server import EmbeddedServer
 
 @pytest.fixture(scope="session")
 def heliograph_server() -> Iterator[EmbeddedServer]:
-    """A real server for all tests of the session; let each test use channels of its own."""
+    """Provide one real server for all tests of the session. Let each test use channels of its own."""
     with EmbeddedServer() as server:
         yield server
 
 
 @pytest.fixture
 def heliograph_publisher() -> Iterator[RecordingPublisher]:
-    """A publisher that reaches nobody and remembers what it was given."""
+    """Provide a publisher that sends nothing and records its publications."""
     with RecordingPublisher() as publisher:
         yield publisher

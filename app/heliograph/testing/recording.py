@@ -1,10 +1,10 @@
-"""Publishers that reach nobody and remember what they were given, for tests without a server.
+"""Publishers that send nothing and record their publications, for tests without a server.
 
     publisher = RecordingPublisher()
     pay(order, publisher)
     assert publisher.data("#bob") == [{"order": 7, "paid": True}]
 
-They are what they stand for in all else: the same checks, the same errors, the same places, the same idempotency.
+Otherwise they behave like the real ones: the same checks, errors, positions and idempotency.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,7 +27,7 @@ _UNUSED: Final = "redis://localhost"  # never connected to
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """One publication: its data as a client would get it, or an update of a run without what it leaves out."""
+    """One publication: its data as a client would get it, or an update of a run with the given fields only."""
 
     channel: str
     data: Any
@@ -94,24 +94,24 @@ class _Recordings:
 
     @property
     def recorded(self) -> list[Recorded]:
-        """All that was published, in order; a repetition with the same idempotency key is not in it."""
+        """Return all publications in order, without repetitions that had the same idempotency key."""
         return list(self._recorder.recorded)
 
     def data(self, channel: str) -> list[Any]:
-        """What was published on one channel, in order."""
+        """Return the data that was published on one channel, in order."""
         return [each.data for each in self._recorder.recorded if each.channel == channel]
 
     def clear(self) -> None:
-        """Forget what was published; places and idempotency keys stay known."""
+        """Forget the publications; positions and idempotency keys stay known."""
         self._recorder.recorded.clear()
 
     def fail_with(self, error: HeliographError | None) -> None:
-        """Have each call raise this from now on, `PublishError("Redis is away")` for one; None: no more."""
+        """Let each call raise this error from now on, such as `PublishError("Redis is away")`; None: stop."""
         self._recorder.error = error
 
 
 class RecordingPublisher(_Recordings, Publisher):
-    """Stands for a `Publisher`. `leased`: the runs whose workers are said to live."""
+    """Stand-in for a `Publisher`. `leased`: the runs whose leases were renewed and not released."""
 
     def __init__(self, *, namespaces: Mapping[str, Namespace] | None = None) -> None:
         self._recorder = self._transport_for_tests = _RecordingTransport()
@@ -134,7 +134,7 @@ class RecordingPublisher(_Recordings, Publisher):
 
 
 class AsyncRecordingPublisher(_Recordings, AsyncPublisher):
-    """Stands for an `AsyncPublisher`."""
+    """Stand-in for an `AsyncPublisher`."""
 
     def __init__(self, *, namespaces: Mapping[str, Namespace] | None = None) -> None:
         self._recorder = self._transport_for_tests = _AsyncRecordingTransport()

@@ -3,7 +3,7 @@
     with EmbeddedServer() as server:
         publisher = Publisher(server.url, api_key=server.api_key)
 
-Needs `heliograph[server]`. What it serves is what a replica serves, with all endpoints and the server API.
+Needs `heliograph[server]`. It has all endpoints of a replica, and the server API.
 """
 
 import asyncio
@@ -24,13 +24,13 @@ SIGTERM: Final = 15
 
 
 class EmbeddedServer:
-    """One replica without Redis. What was published is gone when it stops.
+    """One replica without Redis. It forgets all publications when it stops.
 
     `url`: `http://127.0.0.1:<port>`; `websocket_url`: where clients connect; `api_key`: the key of the server API.
     """
 
     def __init__(self, **groups: Mapping[str, Any]) -> None:
-        """Nothing is started yet. `groups`: settings by group, as `namespaces={"chat": {"presence": True}}`."""
+        """Start nothing yet. `groups`: settings by group, such as `namespaces={"chat": {"presence": True}}`."""
         self.api_key = secrets.token_hex(16)
         self.port = _free_port()
         self.url = f"http://127.0.0.1:{self.port}"
@@ -50,7 +50,7 @@ class EmbeddedServer:
         self._error: BaseException | None = None
 
     def start(self) -> Self:
-        """Return when it accepts connections. Raises RuntimeError if it does not start."""
+        """Start the server, and return when it accepts connections. Raises RuntimeError if it does not start."""
         self._thread = threading.Thread(target=self._run, name="heliograph-embedded", daemon=True)
         self._thread.start()
         if not self._started.wait(STARTS_WITHIN_S) or self._error is not None:
@@ -58,7 +58,7 @@ class EmbeddedServer:
         return self
 
     def stop(self) -> None:
-        """Close all connections and wait until it has ended. May be called twice."""
+        """Close all connections, and wait until the server has ended. May be called twice."""
         if self._thread is None:
             return
         loop, server = self._loop, self._server

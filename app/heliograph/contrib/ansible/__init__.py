@@ -1,1 +1,1 @@
-"""A directory for ANSIBLE_CALLBACK_PLUGINS. What stands beside this file is licensed as it says itself."""
+"""A directory for ANSIBLE_CALLBACK_PLUGINS. The plugin beside this file has a licence of its own."""

@@ -1,7 +1,7 @@
 # Copyright (c) the Heliograph authors
 # GNU General Public License v3.0 or later (see https://www.gnu.org/licenses/gpl-3.0.txt)
 #
-# This file alone is licensed so: it extends Ansible's CallbackBase, which is. The rest of Heliograph is MIT.
+# Only this file has that licence, because it extends Ansible's CallbackBase. The rest of Heliograph is MIT.
 """Ansible callback plugin: an unmodified playbook's plays, tasks and results, live on a Heliograph channel."""
 
 from __future__ import annotations
@@ -69,12 +69,12 @@ DOCUMENTATION = """
                   key: wait
 """
 
-WIDTH = 79  # of headings, as Ansible's own
+WIDTH = 79  # of headings, as in Ansible
 MOST_LINE = 16384  # characters
 
 
 class CallbackModule(CallbackBase):
-    """Turns Ansible's events into lines. Each also says in fields what it is: `event`, `host`, `task`."""
+    """Turn Ansible's events into lines, each with the fields `event`, `host` and `task`."""
 
     CALLBACK_VERSION = 2.0
     CALLBACK_TYPE = "notification"
@@ -97,7 +97,7 @@ class CallbackModule(CallbackBase):
             publisher = Publisher(
                 self.get_option("redis_url"),
                 durable_url=self.get_option("durable_url"),
-                deadline_s=0,  # the feed tries again by itself
+                deadline_s=0,  # the feed retries by itself
             )
         except HeliographError as error:
             self._disable(str(error))
@@ -108,7 +108,7 @@ class CallbackModule(CallbackBase):
             say=lambda text: self._display.warning(f"heliograph: {text}"),
         )
         self._feed.start()
-        # Also when the playbook is interrupted; and once, however many playbooks one command runs.
+        # Also if the playbook is interrupted, and only once if one command runs several playbooks.
         atexit.register(self._finish, float(self.get_option("wait")))
 
     def _disable(self, reason: str) -> None:
@@ -125,7 +125,7 @@ class CallbackModule(CallbackBase):
         if lost:
             self._display.warning(f"heliograph: {lost} lines could not be published: {self._feed.reason}")
 
-    # -- saying things
+    # -- publishing
 
     def _say(self, text: str, event: str, stream: str = "stdout", **fields: str) -> None:
         if self._feed is None:
@@ -142,12 +142,12 @@ class CallbackModule(CallbackBase):
         self._say(f"{text} {'*' * max(WIDTH - len(text), 3)}", event, **fields)
 
     def _outcome(self, result: Any, event: str, text: str, *, stream: str = "stdout") -> None:
-        """One result of one host: what it came to, then what the command has printed."""
+        """Publish a result of one host: its outcome, then the command's output."""
         host, task, values = _parts(result)
         fields = {"event": event, "host": host, "task": task.get_name().strip()}
         whole_loop = task.loop is not None and "results" in values
         if whole_loop and event != "failed":
-            return  # each item has said this already
+            return  # the items have published this already
         item = values.get("_ansible_item_label", values.get("item")) if task.loop is not None else None
         label = "" if item is None else f" => (item={item})"
         self._say(f"{text.replace('{host}', host)}{label}", stream=stream, **fields)
@@ -164,7 +164,7 @@ class CallbackModule(CallbackBase):
             if isinstance(value, str) and value.strip("\n"):
                 self._say(value.strip("\n"), stream=stream_of_text, **fields)
 
-    # -- what Ansible tells
+    # -- Ansible's events
 
     def v2_playbook_on_start(self, playbook: Any) -> None:
         self._say(f"PLAYBOOK {os.path.basename(playbook._file_name)}", "playbook")
@@ -230,7 +230,7 @@ class CallbackModule(CallbackBase):
         self._say(f"FAILED - RETRYING: [{host}]: {name} ({left} retries left)", "retry", host=host, task=name)
 
     def v2_on_file_diff(self, result: Any) -> None:
-        """With `--diff`: what a task has changed, as the terminal shows it."""
+        """With `--diff`, publish what a task has changed, as the terminal shows it."""
         host, task, values = _parts(result)
         each = values.get("results") if task.loop is not None else None
         for one in [values] if each is None else each:
@@ -250,7 +250,7 @@ class CallbackModule(CallbackBase):
 
 
 def _parts(result: Any) -> tuple[str, Any, Any]:
-    """Host, task and values of a result; older versions of Ansible keep them under private names only."""
+    """Return host, task and values of a result. Older versions of Ansible have only private names for them."""
     if hasattr(type(result), "task"):
         return result.host.get_name(), result.task, result.result
     return result._host.get_name(), result._task, result._result
