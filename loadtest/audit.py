@@ -47,11 +47,11 @@ import msgspec  # noqa: E402
 from websockets.asyncio.client import ClientConnection, connect  # noqa: E402
 from websockets.exceptions import ConnectionClosed, WebSocketException  # noqa: E402
 
+from heliograph.backends.redis import server as redis_backend  # noqa: E402
 from heliograph.backends.redis.client import Client  # noqa: E402
 from heliograph.backends.redis.client import connect as connect_redis  # noqa: E402
 from heliograph.backends.redis.keys import Keys  # noqa: E402
 from heliograph.backends.redis.log import RedisLog  # noqa: E402
-from heliograph.backends.redis.scripts import Scripts  # noqa: E402
 from heliograph.errors import BusUnavailable  # noqa: E402
 from heliograph.ports import Draft, ReadRequest  # noqa: E402
 from heliograph.protocol.channel_options import Namespace  # noqa: E402
@@ -352,8 +352,8 @@ async def audit(seconds: float, rate: float, subscribers: int, appendfsync: str,
         "HELIOGRAPH_NAMESPACES": json.dumps(HISTORY),
     }
     client = connect_redis(redis.url)
-    keys = Keys("heliograph:")
-    log = RedisLog(client, Scripts(client, keys), keys, "events")
+    keys = Keys("heliograph:", "events")
+    log = RedisLog(redis_backend.RedisServer(client, keys))
     try:
         with LocalClusterProcess(directory / "log", replicas=REPLICAS, **environment) as cluster:
             ports = _ports(cluster)

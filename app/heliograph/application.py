@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -16,12 +15,14 @@ from heliograph.api import http_api_routes, openapi_route
 from heliograph.api.health import health_routes, status_routes
 from heliograph.api.metrics import metrics_route
 from heliograph.auth.authenticator import Authenticator
+from heliograph.backends.memory.bus import LocalBus
 from heliograph.backends.memory.channel_counts import MemoryChannelCounts
 from heliograph.backends.memory.directory import MemoryDirectory, NoCommands, NoEmissions
 from heliograph.backends.memory.log import MemoryLog
 from heliograph.backends.memory.presence import MemoryPresence
+from heliograph.backends.memory.tickets import MemoryTickets
 from heliograph.backends.redis.channel_counts import RedisChannelCounts
-from heliograph.backends.redis.client import Client, connect
+from heliograph.backends.redis.client import connect
 from heliograph.backends.redis.commands import RedisCommands
 from heliograph.backends.redis.directory import RedisDirectory
 from heliograph.backends.redis.log import RedisLog, TwoServerLog
@@ -29,10 +30,10 @@ from heliograph.backends.redis.memory import RedisMemory
 from heliograph.backends.redis.presence import RedisPresence
 from heliograph.backends.redis.probe import RedisProbe
 from heliograph.backends.redis.run_leases import reap_lost_runs
-from heliograph.backends.redis.scripts import Scripts
+from heliograph.backends.redis.server import RedisServer
 from heliograph.backends.redis.streams import RedisEmissions
-from heliograph.backends.tickets import MemoryTickets, RedisTickets
-from heliograph.clock import SystemClock, Timestamps
+from heliograph.backends.redis.tickets import RedisTickets
+from heliograph.clock import Clock, SystemClock, Timestamps
 from heliograph.cluster.admission import Admission
 from heliograph.cluster.blocked_users import BlockedUsers
 from heliograph.cluster.channel_counts import ChannelCounts
@@ -41,22 +42,26 @@ from heliograph.cluster.client_writes import ClientWrites
 from heliograph.cluster.commands import Commands
 from heliograph.cluster.connection_manager import ConnectionManager
 from heliograph.cluster.directory import Directory
+from heliograph.cluster.drain import Drain
 from heliograph.cluster.emitter import Emitter
+from heliograph.cluster.health import Breakdown, Health
 from heliograph.cluster.memory_watch import MemoryWatch
 from heliograph.cluster.node import Node, Service
 from heliograph.cluster.periodic import Periodic
 from heliograph.cluster.presence import Presence
-from heliograph.cluster.pubsub_manager import PubSubManager
+from heliograph.cluster.pubsub_manager import PubSubManager, redis_server
 from heliograph.cluster.pulse import Pulse
 from heliograph.cluster.reading import Reading
 from heliograph.cluster.remote_delivery import RemoteDelivery
 from heliograph.cluster.stamp import Stamp
+from heliograph.cluster.status import Status
 from heliograph.cluster.user_commands import UserCommands
 from heliograph.cluster.write_probe import WriteProbe
 from heliograph.codecs.plain import PlainCodec
 from heliograph.console import Console, static_routes
 from heliograph.hub.hub import Hub
 from heliograph.hub.outbox import FlushScheduler
+from heliograph.ports import Backends, Bus
 from heliograph.protocol.budget import Budget, intake
 from heliograph.protocol.events import Join, Leave
 from heliograph.protocol.namespace import Namespaces
@@ -79,18 +84,6 @@ from heliograph.transports.started import Started
 from heliograph.transports.tickets import TicketEndpoint
 from heliograph.transports.websocket import CHANNEL_KINDS, WebSocketEndpoint
 
-if TYPE_CHECKING:
-    from heliograph.ports import (
-        ChannelCountsBackend,
-        CommandLog,
-        DirectoryBackend,
-        Emissions,
-        Log,
-        PresenceBackend,
-        Tickets,
-    )
-
-
 logger = logging.getLogger(__name__)
 
 REAP_EVERY_S = 2.0  # how often runs are looked for whose worker is lost
@@ -105,7 +98,7 @@ class Replica:
     internal: Starlette | None  # what is kept from clients, if that has a port of its own
     node: Node
     hub: Hub
-    bus: PubSubManager
+    backends: Backends
     directory: Directory
     channels: Channels
     manager: ConnectionManager
@@ -115,140 +108,234 @@ class Replica:
     flush_scheduler: FlushScheduler
     memory: MemoryWatch | None  # of the Redis that keeps what is kept; None without one
 
+    @property
+    def bus(self) -> Bus:
+        return self.backends.bus
 
-def build_replica(settings: Settings, name: str = "replica-1", bus: PubSubManager | None = None) -> Replica:
+
+MakeBus = Callable[[Settings, RedisServer | None], Bus]
+
+
+def build_replica(settings: Settings, name: str = "replica-1", make_bus: MakeBus | None = None) -> Replica:
     """Put a replica together; nothing is opened before its application starts up.
 
-    `bus`: the process's PubSubManager; a test that runs several replicas in one process lets each have its own.
+    `make_bus`: makes its bus over the server that it is given, None without Redis. A process that is one replica
+    gives `get_pubsub_manager`; without it the replica has one of its own.
     """
-    clock = SystemClock()
-    telemetry = Telemetry()
+    clock, telemetry = SystemClock(), Telemetry()
     flush_scheduler = FlushScheduler(lambda callback: asyncio.get_running_loop().call_soon(callback))
     hub = Hub(telemetry, flush_scheduler)
-    bus = bus or PubSubManager(redis=settings.redis, bus=settings.bus)
-    bus.stats = telemetry.bus
-    bus.name = name
-    namespaces = Namespaces(settings.namespaces)
-    budget = Budget.of(settings.limits)
-    backend: DirectoryBackend
-    present: PresenceBackend
-    heard: ChannelCountsBackend
-    memory: MemoryWatch | None = None
-    log: Log
-    emissions: Emissions
-    command_log: CommandLog
-    tickets: Tickets
-    probes: list[WriteProbe] = []
-    durable: Client | None = None  # a client of our own, if what is kept has a server of its own
-    page_bytes = settings.channels.page_bytes
-    if bus.enabled:
-        backend = RedisDirectory(bus.client, bus.keys, bus.scripts)
-        present = RedisPresence(bus.client, bus.scripts, bus.keys, bus.channel)
-        command_log = RedisCommands(bus.client, bus.keys, bus.channel)
-        tickets = RedisTickets(bus.client, bus.keys)
-        heard = RedisChannelCounts(bus.client, bus.scripts, bus.keys)
-        kept_scripts = bus.scripts
-        log = RedisLog(
-            bus.client, bus.scripts, bus.keys, bus.channel, bus.node_id, budget=budget, page_bytes=page_bytes
+    backends = build_backends(settings, name, hub, clock, make_bus or _bus_of_its_own)
+    cluster = build_cluster(settings, name, hub, backends, telemetry, clock)
+    app, internal = build_endpoints(settings, cluster, backends, hub, telemetry, flush_scheduler, clock)
+    return Replica(
+        app,
+        internal,
+        cluster.node,
+        hub,
+        backends,
+        cluster.directory,
+        cluster.channels,
+        cluster.manager,
+        cluster.reading,
+        cluster.user_commands,
+        telemetry,
+        flush_scheduler,
+        cluster.memory,
+    )
+
+
+# -- backends
+
+
+def build_backends(settings: Settings, name: str, hub: Hub, clock: Clock, make_bus: MakeBus) -> Backends:
+    """What a replica needs from outside: in Redis, if the settings name one, otherwise in memory."""
+    if settings.redis.url is None:
+        return _memory_backends(settings, make_bus(settings, None), hub, clock)
+    live = kept = redis_server(settings.redis, settings.bus, name)
+    if settings.redis.durable_url is not None:
+        kept = RedisServer(
+            connect(settings.redis.durable_url, max_connections=settings.redis.max_connections),
+            live.keys,
+            node_id=live.node_id,
+            replica=name,
+            publish_time=live.publish_time,
         )
-        if settings.redis.durable_url is not None:
-            durable = connect(settings.redis.durable_url, max_connections=settings.redis.max_connections)
-            kept_scripts = Scripts(durable, bus.keys, bus.script_owner, publish_time=bus.stats.publish_time)
-            log = TwoServerLog(
-                durable,
-                kept_scripts,
-                bus.keys,
-                bus.channel,
-                bus.node_id,
-                live=bus.client,
-                live_scripts=bus.scripts,
-                budget=budget,
-                page_bytes=page_bytes,
-            )
-        probes = [
-            WriteProbe(
-                RedisProbe(scripts, name),
-                is_vital=scripts is bus.scripts,  # without the other, users are still served what is ephemeral
-                interval_s=settings.bus.canary_interval_s,
-                timeout_s=settings.bus.canary_timeout_s,
-                clock=clock,
-            )
-            for scripts in dict.fromkeys((bus.scripts, kept_scripts))
-        ]
-        memory = MemoryWatch(RedisMemory(durable or bus.client).share, settings.limits.client_memory_percent / 100)
-        emissions = RedisEmissions(
-            durable or bus.client,
-            kept_scripts,
-            bus.keys,
+    return _redis_backends(settings, name, make_bus(settings, live), live, kept)
+
+
+def _memory_backends(settings: Settings, bus: Bus, hub: Hub, clock: Clock) -> Backends:
+    def announce(channel: str, user: str, joined: bool) -> None:
+        hub.deliver(channel, (Join if joined else Leave)(channel, user))
+
+    return Backends(
+        bus=bus,
+        directory=MemoryDirectory(clock),
+        presence=MemoryPresence(announce),
+        channel_counts=MemoryChannelCounts(),
+        log=MemoryLog(clock, page_bytes=settings.channels.page_bytes),
+        emissions=NoEmissions(),
+        commands=NoCommands(),
+        tickets=MemoryTickets(clock),
+    )
+
+
+def _redis_backends(settings: Settings, name: str, bus: Bus, live: RedisServer, kept: RedisServer) -> Backends:
+    """`live`: the server with the bus and the directory; `kept`: the one that keeps what is kept, or the same."""
+    budget, page_bytes = Budget.of(settings.limits), settings.channels.page_bytes
+    log = RedisLog(live, budget=budget, page_bytes=page_bytes)
+    if kept is not live:
+        log = TwoServerLog(kept, live, budget=budget, page_bytes=page_bytes)
+    return Backends(
+        bus=bus,
+        directory=RedisDirectory(live),
+        presence=RedisPresence(live),
+        channel_counts=RedisChannelCounts(live),
+        log=log,
+        emissions=RedisEmissions(
+            kept,
             shards=settings.redis.emit_shards,
             max_entries=settings.redis.emit_maxlen,
             max_bytes=settings.emit.shard_bytes,
             ttl_s=settings.emit.ttl_s,
             budget=budget,
-        )
-    else:
-        backend, log, emissions, command_log = (
-            MemoryDirectory(clock),
-            MemoryLog(clock, page_bytes=page_bytes),
-            NoEmissions(),
-            NoCommands(),
-        )
-        tickets = MemoryTickets(clock)
-        heard = MemoryChannelCounts()
-        present = MemoryPresence(
-            lambda channel, user, joined: hub.deliver(channel, (Join if joined else Leave)(channel, user))
-        )
-    directory = Directory(backend, hub, node_id=bus.node_id, settings=settings.directory, clock=clock)
-    channels = Channels(hub, log, bus, namespaces, settings.channels, telemetry)
-    presence = Presence(present, directory, namespaces, grace_s=settings.presence.grace_s)
-    channel_counts = ChannelCounts(heard, directory, hub)
-    blocked = BlockedUsers(clock)
-    commands = Commands(hub, command_log, blocked, node_id=bus.node_id, clock=clock)
-    pulse = Pulse(telemetry, clock)
-    services: list[Service] = [presence, channel_counts, commands]
-    if bus.enabled:
-        reap = partial(reap_lost_runs, kept_scripts, bus.keys, bus.channel, namespaces)
-        services.append(Periodic("sweeper", "sweeping old entries", emissions.sweep, SWEEP_EVERY_S))
-        services.append(Periodic("run-reaper", "search for lost runs", reap, REAP_EVERY_S))
-    node = Node(
-        name,
-        hub,
-        bus,
-        directory,
-        channels,
-        pulse,
-        probes,
-        services,
-        memory=memory,
-        drain=settings.drain,
-        clock=clock,
+        ),
+        commands=RedisCommands(live),
+        tickets=RedisTickets(live),
+        probes=[RedisProbe(server, name) for server in dict.fromkeys((live, kept))],
+        memory=RedisMemory(kept),
+        reap_lost_runs=partial(reap_lost_runs, kept, Namespaces(settings.namespaces)),
+        servers=list(dict.fromkeys((live, kept))),
     )
+
+
+def _bus_of_its_own(settings: Settings, server: RedisServer | None) -> Bus:
+    return LocalBus() if server is None else PubSubManager(server, bus=settings.bus)
+
+
+# -- the cluster
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """What makes one of many replicas out of a hub and what is outside."""
+
+    node: Node
+    directory: Directory
+    channels: Channels
+    manager: ConnectionManager
+    reading: Reading
+    user_commands: UserCommands
+    emitter: Emitter
+    channel_counts: ChannelCounts
+    blocked: BlockedUsers
+    memory: MemoryWatch | None
+    namespaces: Namespaces
+
+
+def build_cluster(
+    settings: Settings, name: str, hub: Hub, backends: Backends, telemetry: Telemetry, clock: Clock
+) -> Cluster:
+    bus, node_id = backends.bus, backends.bus.node_id
+    namespaces = Namespaces(settings.namespaces)
+    directory = Directory(backends.directory, hub, node_id=node_id, settings=settings.directory, clock=clock)
+    channels = Channels(hub, backends.log, bus, namespaces, settings.channels, telemetry)
+    presence = Presence(backends.presence, directory, namespaces, grace_s=settings.presence.grace_s)
+    channel_counts = ChannelCounts(backends.channel_counts, directory, hub)
+    blocked = BlockedUsers(clock)
+    commands = Commands(hub, backends.commands, blocked, node_id=node_id, clock=clock)
+    pulse = Pulse(telemetry, clock)
+    memory = None
+    if backends.memory is not None:
+        memory = MemoryWatch(backends.memory.share, settings.limits.client_memory_percent / 100)
     timestamp = Timestamps(clock)
-    stamp = Stamp(name, bus.node_id, timestamp)
-    writes = ClientWrites(budget, memory, telemetry, clock.monotonic)
-    reading = Reading(channels.joining, presence, log)
-    user_commands = UserCommands(commands, command_log, stamp)
+    stamp = Stamp(name, node_id, timestamp)
+    writes = ClientWrites(Budget.of(settings.limits), memory, telemetry, clock.monotonic)
+    reading = Reading(channels.joining, presence, backends.log)
     manager = ConnectionManager(
         hub,
         bus,
         directory,
-        log,
+        backends.log,
         channels.following,
-        RemoteDelivery(hub, channels.following, commands, bus.node_id, timestamp),
+        RemoteDelivery(hub, channels.following, commands, node_id, timestamp),
         Admission(hub, directory, reading, settings.limits),
         writes,
         namespaces,
         stamp,
     )
-    bus.handler = manager.handle_pubsub_message
-    hub.on_drop = manager.disconnect
-    bus.on_resubscribed = _in_turn(channels.following.lost_track, commands.lost_track)
-    authenticator = Authenticator(settings.auth, tickets, blocked)
-    policy = Policy(namespaces, open_mode=authenticator.mode == "open", events=settings.emit.events)
+    breakdown = Breakdown()
+    probes = [
+        WriteProbe(
+            probe,
+            is_vital=number == 0,  # without the others, users are still served what is ephemeral
+            interval_s=settings.bus.canary_interval_s,
+            timeout_s=settings.bus.canary_timeout_s,
+            clock=clock,
+            give_up=breakdown.give_up,
+        )
+        for number, probe in enumerate(backends.probes)
+    ]
+    health = Health(bus, probes, memory, breakdown)
+    services: list[Service] = [*probes, *filter(None, [memory]), channels, pulse, presence, channel_counts, commands]
+    if backends.reap_lost_runs is not None:
+        services.append(Periodic("sweeper", "sweeping old entries", backends.emissions.sweep, SWEEP_EVERY_S))
+        services.append(Periodic("run-reaper", "search for lost runs", backends.reap_lost_runs, REAP_EVERY_S))
+    node = Node(
+        backends,
+        directory,
+        Status(name, hub, bus, health, pulse, clock),
+        health,
+        Drain(hub, channels.joining.cursor_of, settings.drain),
+        services,
+        handler=manager.handle_pubsub_message,
+        on_resubscribed=_in_turn(channels.following.lost_track, commands.lost_track),
+    )
+    return Cluster(
+        node,
+        directory,
+        channels,
+        manager,
+        reading,
+        UserCommands(commands, backends.commands, stamp),
+        Emitter(backends.emissions, writes, stamp),
+        channel_counts,
+        blocked,
+        memory,
+        namespaces,
+    )
+
+
+def _in_turn(*calls: Callable[[], object]) -> Callable[[], None]:
+    """One call that makes several."""
+
+    def call_all() -> None:
+        for call in calls:
+            call()
+
+    return call_all
+
+
+# -- endpoints
+
+
+def build_endpoints(
+    settings: Settings,
+    cluster: Cluster,
+    backends: Backends,
+    hub: Hub,
+    telemetry: Telemetry,
+    flush_scheduler: FlushScheduler,
+    clock: Clock,
+) -> tuple[Starlette, Starlette | None]:
+    """The application that clients reach, and one of what is kept from them, if that has a port of its own."""
+    node, directory = cluster.node, cluster.directory
+    authenticator = Authenticator(settings.auth, backends.tickets, cluster.blocked)
+    policy = Policy(cluster.namespaces, open_mode=authenticator.mode == "open", events=settings.emit.events)
     parts = Parts(
-        manager=manager,
-        reading=reading,
-        emitter=Emitter(emissions, writes, stamp),
+        manager=cluster.manager,
+        reading=cluster.reading,
+        emitter=cluster.emitter,
         node=node,
         authenticator=authenticator,
         addresses=Addresses(settings.limits.connections_per_address),
@@ -256,7 +343,7 @@ def build_replica(settings: Settings, name: str = "replica-1", bus: PubSubManage
         newcomers=Newcomers(settings.limits.newcomers_per_address),
         settings=settings,
         telemetry=telemetry,
-        namespaces=namespaces,
+        namespaces=cluster.namespaces,
         requests=RequestRate(settings.limits.requests_per_second, "user", "REQUESTS_PER_SECOND", telemetry),
         policy=policy,
         codec=PlainCodec(settings.limits.depth),
@@ -281,14 +368,15 @@ def build_replica(settings: Settings, name: str = "replica-1", bus: PubSubManage
         Route("/api/poll", public_endpoint(polls.serve)),
         Route("/api/runs/{run_id:path}", public_endpoint(RunEndpoint(parts).serve)),
     ]
-    inside = [*health_routes(node, bus), metrics_route(node, bus, hub, telemetry, memory), openapi_route()]
+    bus = backends.bus
+    inside = [*health_routes(node, bus), metrics_route(node, bus, hub, telemetry, cluster.memory), openapi_route()]
     has_inside = settings.internal.port is not None
     routes += status_routes(node) if has_inside else inside
     routes += static_routes()
     if settings.console_enabled:
         console = Console(node, directory, clock, authenticator, settings.api.secret())
         routes += [Route("/", console.page), Route("/api/cluster", public_endpoint(console.cluster))]
-    routes += http_api_routes(parts, user_commands, directory, channel_counts, clock)
+    routes += http_api_routes(parts, cluster.user_commands, directory, cluster.channel_counts, clock)
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -300,9 +388,6 @@ def build_replica(settings: Settings, name: str = "replica-1", bus: PubSubManage
             await polls.stop()
             await authenticator.stop()
             await node.stop()
-            if durable is not None:
-                await kept_scripts.release()
-                await durable.aclose()
 
     middleware, on_error = [Middleware(SafeHeaders), Middleware(PlainPaths)], {Exception: internal_error}
     app = Starlette(
@@ -312,28 +397,4 @@ def build_replica(settings: Settings, name: str = "replica-1", bus: PubSubManage
         lifespan=lifespan,
     )
     internal = Starlette(routes=inside, middleware=middleware, exception_handlers=on_error) if has_inside else None
-    return Replica(
-        app,
-        internal,
-        node,
-        hub,
-        bus,
-        directory,
-        channels,
-        manager,
-        reading,
-        user_commands,
-        telemetry,
-        flush_scheduler,
-        memory,
-    )
-
-
-def _in_turn(*calls: Callable[[], object]) -> Callable[[], None]:
-    """One call that makes several."""
-
-    def call_all() -> None:
-        for call in calls:
-            call()
-
-    return call_all
+    return app, internal

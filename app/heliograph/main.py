@@ -13,5 +13,5 @@ from heliograph.settings import Settings
 _settings = Settings.load()
 # Each process is a replica of its own, and nobody is there to give it a name.
 _name = f"{socket.gethostname()}-{os.getpid()}"
-app = build_replica(_settings, _name, bus=get_pubsub_manager(_settings)).app
+app = build_replica(_settings, _name, get_pubsub_manager).app
 lifespan = app.router.lifespan_context

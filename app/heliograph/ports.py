@@ -1,8 +1,9 @@
 """The promises that every backend keeps. The contract tests hold all of them to these words."""
 
-from collections.abc import Callable, Mapping, Sequence
+import random
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
+from enum import Enum, StrEnum, auto
 from typing import Final, NamedTuple, Protocol
 
 import msgspec
@@ -15,6 +16,7 @@ from heliograph.protocol.events import Delivery
 from heliograph.protocol.position import Position
 from heliograph.protocol.publication import Publication
 from heliograph.protocol.run import RunState, RunUpdate
+from heliograph.telemetry import BusStats
 
 IDEMPOTENCY_TTL_S: Final = 300  # for how long a repetition is recognised
 COMMAND_TTL_S: Final = 3600  # longer than a replica's connections outlive its link to Redis, in all likelihood
@@ -48,6 +50,21 @@ class ReplicaInfo(msgspec.Struct, frozen=True):
     reason: str = ""  # why it is not ready, or degraded: see `Node.reason`
 
 
+def new_node_id() -> str:
+    """A name for a replica, unlike any other's and any that it had before."""
+    return random.randbytes(8).hex()  # noqa: S311 - a name, not a secret
+
+
+def lease_name(node_id: str, number: int) -> str:
+    """The name of the lease that a replica takes as its `number`th: none is used twice."""
+    return f"{node_id}.{number}"
+
+
+def node_of(lease: str) -> str:
+    """The replica that has taken the lease; empty if its name is of another kind."""
+    return lease.rpartition(".")[0]
+
+
 class Fault(StrEnum):
     """Why a server does not do what is asked of it."""
 
@@ -64,6 +81,18 @@ class ProbeFailure:
 
     fault: Fault
     text: str
+
+
+class MemoryGauge(Protocol):
+    """How full the memory is of a server that keeps what is kept."""
+
+    async def share(self) -> float | None:
+        """Return the part of its memory limit that is used; None if it has no limit, or does not say.
+
+        Raises:
+            BusUnavailable: not now.
+        """
+        ...
 
 
 class Probe(Protocol):
@@ -103,7 +132,7 @@ class DirectoryBackend(Protocol):
     async def hold(self, lease: str, connections: Mapping[str, int]) -> dict[str, int] | None:
         """Say how many connections of each user this lease has now (0: none); returns how many all leases have.
 
-        A lease is named after its replica, a dot and a number: what stands under others of that replica is the same
+        A lease is named by `lease_name`: what stands under others of that replica is the same
         connections once more, and does not count.
 
         None, and nothing is entered, if the lease is not held any more: whoever reaped it would not come again.
@@ -397,6 +426,20 @@ class Tickets(Protocol):
         ...
 
 
+class BusState(Enum):
+    """Where the bus is in its life. Only a RUNNING bus that hears its canary makes a replica ready."""
+
+    DISABLED = auto()  # one replica without Redis
+    NEW = auto()  # `initialize` has not succeeded yet
+    INITIALIZED = auto()  # connected and subscribed, nobody reads
+    RUNNING = auto()  # the listen loop has a subscribed connection
+    LOST = auto()  # the listen loop is building a new connection
+
+
+Handler = Callable[[Envelope], object]  # takes what the bus brings
+OnRelayed = Callable[[Delivery | BusUnavailable | None], object]  # takes the answer to a publish
+
+
 class Subscriptions(Protocol):
     """The bus, as far as one can listen with it: there is nothing here to publish with."""
 
@@ -411,3 +454,123 @@ class Subscriptions(Protocol):
     async def unfollow(self, channel: str) -> None:
         """Have it brought no longer."""
         ...
+
+
+class Bus(Subscriptions, Protocol):
+    """What replicas say to each other, at once and at most once: a hint, not a record.
+
+    Whatever is published while this replica does not listen is gone, and nothing says so.
+    """
+
+    @property
+    def enabled(self) -> bool:
+        """False if this is the only replica: nobody else is there, and there is nothing to wait for."""
+        ...
+
+    @property
+    def node_id(self) -> str:
+        """This replica, as the others know it; new at each boot."""
+        ...
+
+    @property
+    def stats(self) -> BusStats: ...
+
+    @property
+    def state(self) -> BusState: ...
+
+    @property
+    def ready(self) -> bool:
+        """True if what is published arrives here."""
+        ...
+
+    @property
+    def canary_age_s(self) -> float:
+        """Seconds since this replica last heard itself; infinite if it never did."""
+        ...
+
+    @property
+    def lag_s(self) -> float:
+        """Seconds from publishing to hearing it here; infinite if that is not known."""
+        ...
+
+    async def initialize(self) -> None:
+        """Connect and subscribe. Does nothing if that is done, or if the listener is at it.
+
+        Raises:
+            BusUnavailable: not now; the listener may be started all the same and goes on trying.
+        """
+        ...
+
+    def start_listening(
+        self,
+        handler: Handler | None = None,
+        *,
+        on_resubscribed: Callable[[], object] | None = None,
+        on_died: Callable[[str], object] | None = None,
+    ) -> None:
+        """Begin to hand over what is published, in order, in a task of its own. Does nothing if that goes on.
+
+        `handler` is synchronous and must not block; without one what comes is counted, and dropped. `on_resubscribed`
+        is called each time a subscription has begun: whatever was published before it may have been missed.
+        `on_died` is told why, if the listener has ended by itself. What is left out stays as it was before.
+        """
+        ...
+
+    async def stop_listening(self) -> None:
+        """Hand over nothing more. Subscriptions stay, and listening may begin again."""
+        ...
+
+    async def close(self) -> None:
+        """Stop listening and unsubscribe. May be called at any time, also twice; `initialize` begins anew."""
+        ...
+
+    def relay(self, envelope: Envelope, lease: str, done: OnRelayed) -> None:
+        """As `publish`, without waiting: `done` is called with the answer, in the order of calls."""
+        ...
+
+    def relay_on(self, envelope: Envelope, done: OnRelayed) -> None:
+        """Send an ephemeral envelope to every replica that follows its channel; then `done`, as for `relay`."""
+        ...
+
+    async def publish(self, envelope: Envelope, *, lease: str) -> Delivery | None:
+        """Send the envelope to all replicas, unless the one that holds `lease` is known to hold the whole user.
+
+        Returns how far it reaches; None if this is the only replica.
+
+        Raises:
+            BusUnavailable: the message went to nobody but the local connections, or nobody knows (a time-out).
+        """
+        ...
+
+
+class Closable(Protocol):
+    """What holds connections that are to be closed; it is good for more afterwards."""
+
+    async def close(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Backends:
+    """All that a replica needs from outside. `probes`: of the server with the bus first, then of others.
+
+    `reap_lost_runs` publishes FAILED for each run that has lost its worker, and returns how many those were.
+    """
+
+    bus: Bus
+    directory: DirectoryBackend
+    presence: PresenceBackend
+    channel_counts: ChannelCountsBackend
+    log: Log
+    emissions: Emissions
+    commands: CommandLog
+    tickets: Tickets
+    probes: Sequence[Probe] = ()
+    memory: MemoryGauge | None = None
+    reap_lost_runs: Callable[[], Awaitable[int]] | None = None
+    servers: Sequence[Closable] = ()
+
+    async def close(self) -> None:
+        """Close the bus and then every server. May be called twice."""
+        await self.bus.close()
+        for server in self.servers:
+            await server.close()

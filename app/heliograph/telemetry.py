@@ -39,7 +39,7 @@ class Traffic:
 
 @dataclass(slots=True)
 class BusStats:
-    """Counted by the PubSubManager and the router since they were made."""
+    """Counted by a bus since it was made."""
 
     received: int = 0  # envelopes handed to the handler, and messages of the bus that brought back this replica's own
     malformed: int = 0  # payloads that were no envelope
@@ -56,7 +56,6 @@ class BusStats:
 class Telemetry:
     """All counters of one replica."""
 
-    bus: BusStats = field(default_factory=BusStats)
     traffic: dict[str, Traffic] = field(default_factory=lambda: {name: Traffic() for name in TRANSPORTS})
     frames_refused: dict[ErrorCode, int] = field(default_factory=lambda: dict.fromkeys(ErrorCode, 0))
     client_writes_refused: dict[str, int] = field(default_factory=lambda: dict.fromkeys(WRITE_REFUSALS, 0))

@@ -72,7 +72,7 @@ async def test_a_frozen_redis_is_a_reason_and_heals(start_replica: StartReplica,
 async def test_draining_is_a_reason(start_replica: StartReplica) -> None:
     """Fails if nginx or Kubernetes goes on sending clients to a replica that is leaving."""
     one = await start_replica(redis_url=None)
-    one.replica.node.draining = True
+    one.replica.node._health.begin_draining()
     ready = await get(one, "/ready")
     assert (ready.status_code, ready.json()["draining"], ready.json()["ready"]) == (503, True, False)
 
@@ -146,7 +146,7 @@ async def test_the_second_server_counts_too(start_replica: StartReplica, tmp_pat
 async def test_a_replica_that_cannot_heal_ends(start_replica: StartReplica) -> None:
     """Fails if a replica of which nothing works any more goes on for ever, as nobody starts it anew."""
     one = await start_replica()
-    one.replica.node.give_up("a test")
+    one.replica.node._health.breakdown.give_up("a test")
     async with asyncio.timeout(5):
         await one.task
     # A server that does not end it (any other than ours) can have it ended for what /health says.

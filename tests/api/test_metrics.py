@@ -244,7 +244,7 @@ class TestClients:
         async with Client(one.url, user="alice"):
             reading = await read(one)
             assert (reading("draining"), reading("drain_connections_left")) == (0, 0)
-            one.replica.node.draining = True
+            one.replica.node._health.begin_draining()
             reading = await read(one)
             assert (reading("ready"), reading("draining"), reading("drain_connections_left")) == (0, 1, 1)
             refused = RawSocket(one.url, "/ws?user=bob")
@@ -302,7 +302,7 @@ class TestTheBus:
     async def test_lag_is_what_a_message_waits(self, start_replica: StartReplica, own_redis: RedisServer) -> None:
         """Fails if the lag is not measured, or looks fine while nothing arrives."""
         one = await start_replica(redis_url=own_redis.url, bus={"canary_interval_s": 0.05, "canary_timeout_s": 60})
-        await eventually(lambda: sum(one.replica.telemetry.bus.lag.counts) > 2)
+        await eventually(lambda: sum(one.replica.bus.stats.lag.counts) > 2)
         reading = await read(one)
         assert 0 < reading("bus_lag_seconds") < 1
         assert reading("bus_canary_seconds_count") >= 3
@@ -311,9 +311,9 @@ class TestTheBus:
         await eventually(lambda: one.replica.bus.lag_s > 0.4)
         assert (await read(one))("bus_lag_seconds") > 0.4, "while it lasts"
         own_redis.thaw()
-        heard = one.replica.telemetry.bus.lag.counts[-4:]
-        await eventually(lambda: one.replica.telemetry.bus.lag.counts[-4:] != heard)
-        assert one.replica.telemetry.bus.lag.total_s > 0.3, "the canary that waited says how long"
+        heard = one.replica.bus.stats.lag.counts[-4:]
+        await eventually(lambda: one.replica.bus.stats.lag.counts[-4:] != heard)
+        assert one.replica.bus.stats.lag.total_s > 0.3, "the canary that waited says how long"
 
     async def test_a_replica_without_a_bus_says_nothing_of_one(self, start_replica: StartReplica) -> None:
         """Fails if an alert on the bus rings for a replica that has none."""

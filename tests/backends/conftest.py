@@ -6,6 +6,7 @@ import pytest
 from redis.asyncio import Redis
 
 from heliograph.backends.memory.directory import MemoryDirectory
+from heliograph.backends.redis import server
 from heliograph.backends.redis.client import connect
 from heliograph.backends.redis.directory import RedisDirectory
 from heliograph.backends.redis.keys import Keys
@@ -24,7 +25,7 @@ async def client(redis_server: RedisServer) -> AsyncIterator[Redis]:
 
 @pytest.fixture
 def keys(namespace: str) -> Keys:
-    return Keys(f"{namespace}:")
+    return Keys(f"{namespace}:", f"{namespace}:events")
 
 
 @pytest.fixture(params=["memory", "redis"])
@@ -32,4 +33,4 @@ def backend(request: pytest.FixtureRequest) -> DirectoryBackend:
     """One after the other: every test that asks for this is part of the contract."""
     if request.param == "memory":
         return MemoryDirectory(SystemClock())
-    return RedisDirectory(request.getfixturevalue("client"), request.getfixturevalue("keys"))
+    return RedisDirectory(server.RedisServer(request.getfixturevalue("client"), request.getfixturevalue("keys")))

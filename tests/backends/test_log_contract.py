@@ -13,10 +13,10 @@ import msgspec
 import pytest
 
 from heliograph.backends.memory.log import MemoryLog
+from heliograph.backends.redis import server as redis_backend
 from heliograph.backends.redis.client import connect
 from heliograph.backends.redis.keys import Keys
 from heliograph.backends.redis.log import RedisLog
-from heliograph.backends.redis.scripts import Scripts
 from heliograph.errors import BusUnavailable, OverBudget
 from heliograph.ports import (
     CLIENT_META_TTL_S,
@@ -134,13 +134,14 @@ class RedisBench(Bench):
 
     def __init__(self, server: RedisServer, namespace: str) -> None:
         self.server = server
-        self.keys = Keys(f"{namespace}:")
-        self.channel = f"{namespace}:events"
+        self.keys = Keys(f"{namespace}:", f"{namespace}:events")
+        self.channel = self.keys.bus_channel
         self.client = connect(server.url)
-        super().__init__(
-            RedisLog(self.client, Scripts(self.client, self.keys), self.keys, self.channel),
-            lambda s: asyncio.sleep(s),
-        )
+        super().__init__(RedisLog(self.asked_by("")), lambda s: asyncio.sleep(s))
+
+    def asked_by(self, node_id: str) -> redis_backend.RedisServer:
+        """The server, as one more replica has it."""
+        return redis_backend.RedisServer(self.client, self.keys, node_id=node_id)
 
     async def __aenter__(self) -> "RedisBench":
         return self
@@ -540,7 +541,7 @@ class TestBudget:
     @staticmethod
     def log(bench: RedisBench, budget: Budget) -> RedisLog:
         """As one more replica has it."""
-        return RedisLog(bench.client, Scripts(bench.client, bench.keys), bench.keys, bench.channel, budget=budget)
+        return RedisLog(bench.asked_by(""), budget=budget)
 
     @pytest.mark.parametrize(
         ("budget", "channel", "allowed", "excess"),
@@ -768,7 +769,7 @@ class TestRestarts:
 
     async def test_both_streams_have_an_end(self, own: RedisBench) -> None:
         """Fails if the times to live, begun anew once a second, leave out the stream that was not there yet."""
-        log = RedisLog(own.client, Scripts(own.client, own.keys), own.keys, own.channel, "node")
+        log = RedisLog(own.asked_by("node"))
         for client in (None, "alice", None, "alice"):
             await log.append(draft("c", 1, client=client), OPTIONS, "")
         for key in (own.keys.stream("c"), own.keys.client_stream("c")):

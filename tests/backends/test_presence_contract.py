@@ -9,10 +9,10 @@ import pytest
 from redis.asyncio import Redis
 
 from heliograph.backends.memory.presence import MemoryPresence
+from heliograph.backends.redis import server
 from heliograph.backends.redis.directory import RedisDirectory
 from heliograph.backends.redis.keys import Keys
 from heliograph.backends.redis.presence import BATCH, RedisPresence
-from heliograph.backends.redis.scripts import Scripts
 from heliograph.ports import PresenceBackend, PresenceEntry
 from tests.support.replica_info import replica_info
 
@@ -84,8 +84,8 @@ async def redis_stage(client: Redis, keys: Keys) -> AsyncIterator[Stage]:
 
         await listener.psubscribe(f"{bus_channel}:*")
         for lease in ("a", "b"):
-            await RedisDirectory(client, keys).take(lease, replica_info(), LONG_S)
-        yield Stage(RedisPresence(client, Scripts(client, keys), keys, bus_channel), told)
+            await RedisDirectory(server.RedisServer(client, keys)).take(lease, replica_info(), LONG_S)
+        yield Stage(RedisPresence(server.RedisServer(client, keys)), told)
 
 
 @pytest.fixture(params=["memory", "redis"])
@@ -230,14 +230,14 @@ class TestLeasesInRedis:
 
     @pytest.fixture
     def presence(self, client: Redis, keys: Keys) -> RedisPresence:
-        return RedisPresence(client, Scripts(client, keys), keys, f"{keys.prefix}events")
+        return RedisPresence(server.RedisServer(client, keys))
 
     @pytest.mark.parametrize("how", ["unknown", "doomed", "reaped"])
     async def test_a_lease_that_is_not_held_enters_nothing(
         self, presence: RedisPresence, client: Redis, keys: Keys, how: str
     ) -> None:
         """Fails if a replica that was written off enters users whom nobody would ever forget."""
-        directory = RedisDirectory(client, keys)
+        directory = RedisDirectory(server.RedisServer(client, keys))
         if how != "unknown":
             await directory.take("a", replica_info(), LONG_S)
             await directory.doom("a")
@@ -248,7 +248,7 @@ class TestLeasesInRedis:
 
     async def test_nothing_is_left_in_redis(self, presence: RedisPresence, client: Redis, keys: Keys) -> None:
         """Fails if every user, channel or lease that ever was costs Redis memory for ever."""
-        await RedisDirectory(client, keys).take("a", replica_info(), LONG_S)
+        await RedisDirectory(server.RedisServer(client, keys)).take("a", replica_info(), LONG_S)
         before = set(await client.keys(f"{keys.prefix}*"))
         entries = [PresenceEntry("chat:1", "bob", connections, True) for connections in (1, 0)]
         assert await presence.enter("a", entries[:1])

@@ -35,7 +35,7 @@ async def client(redis_server: RedisServer) -> AsyncIterator[Redis]:
 
 @pytest.fixture
 def stream(client: Redis, namespace: str) -> ShardedStream:
-    return ShardedStream(client, Keys(f"{namespace}:"), EMIT_STREAM)
+    return ShardedStream(client, Keys(f"{namespace}:", f"{namespace}:events"), EMIT_STREAM)
 
 
 StartWorker = Callable[[], "subprocess.Popen[bytes]"]
@@ -303,7 +303,7 @@ async def test_it_outlives_a_restart_of_redis(own_redis: RedisServer, tmp_path: 
     """Fails if the loss of Redis ends the worker, loses an entry, or has it done twice by the one who did it."""
     own_redis = RedisServer(tmp_path, appendonly=True).start()
     client = connect(own_redis.url)
-    stream = ShardedStream(client, Keys("t:"), EMIT_STREAM)
+    stream = ShardedStream(client, Keys("t:", "t:events"), EMIT_STREAM)
     handled: list[str] = []
 
     async def handle(entry: StreamEntry) -> None:
@@ -327,7 +327,7 @@ async def test_it_outlives_a_restart_of_redis(own_redis: RedisServer, tmp_path: 
 async def test_it_begins_anew_when_redis_has_lost_everything(own_redis: RedisServer) -> None:
     """Fails if a Redis that came back empty (no group) leaves the worker deaf, also for what came in meanwhile."""
     client = connect(own_redis.url)
-    stream = ShardedStream(client, Keys("t:"), EMIT_STREAM)
+    stream = ShardedStream(client, Keys("t:", "t:events"), EMIT_STREAM)
     handled: list[str] = []
 
     async def handle(entry: StreamEntry) -> None:

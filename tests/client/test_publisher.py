@@ -15,10 +15,10 @@ import msgspec
 import pytest
 from redis import Redis
 
+from heliograph.backends.redis import server
 from heliograph.backends.redis.client import connect
 from heliograph.backends.redis.keys import Keys
 from heliograph.backends.redis.run_leases import reap_lost_runs
-from heliograph.backends.redis.scripts import Scripts
 from heliograph.client.publisher import AsyncPublisher, Published, Publisher
 from heliograph.errors import BadChannel, BadData, BadSetting, BadUserId, DataTooDeep, PublishError
 from heliograph.protocol.channel_options import Namespace
@@ -424,14 +424,13 @@ async def test_lost_runs_are_reaped_once(redis_server: RedisServer, namespace: s
     await publisher.lease_runs([RUN_ID, "ended"], 0.05)
     await publisher.lease_runs(["alive"], 60)
     client = connect(redis_server.url)
-    keys = Keys(f"{namespace}:")
-    scripts = Scripts(client, keys)
+    keys = Keys(f"{namespace}:", f"{namespace}:events")
     said = 0
 
     async def reap() -> bool:
         nonlocal said
         counts = await asyncio.gather(
-            *(reap_lost_runs(scripts, keys, f"{namespace}:events", Namespaces()) for _ in range(5)),
+            *(reap_lost_runs(server.RedisServer(client, keys), Namespaces()) for _ in range(5)),
             *(publisher.reap_lost_runs() for _ in range(5)),
         )
         said += sum(counts)

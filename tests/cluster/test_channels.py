@@ -68,11 +68,11 @@ async def meanwhile(*jobs: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
 
 def drop_what_comes(replica: RunningReplica) -> Callable[[], None]:
     """Lose all that the bus brings to the replica, without a trace, until the returned function is called."""
-    bus = replica.replica.bus
-    handler, bus.handler = bus.handler, lambda envelope: None
+    bus = replica.bus
+    handler, bus._handler = bus._handler, lambda envelope: None
 
     def mend() -> None:
-        bus.handler = handler
+        bus._handler = handler
 
     return mend
 
@@ -375,7 +375,7 @@ class TestUsers:
             log.submit(draft, options, lease, lambda _: done(BusUnavailable("the answer was lost")))
 
         async with arrive(one, "bob") as bob:
-            await believe_at_once(one.replica.bus.client, one.replica.bus.keys)
+            await believe_at_once(one.redis.client, one.redis.keys)
             with monkeypatch.context() as patch:
                 patch.setattr(one.replica.manager, "_log", Like(log, submit=lose_the_answer))
                 with pytest.raises(BusUnavailable):
@@ -544,7 +544,7 @@ class TestRepair:
             assert len(await a.messages(14)) == 14
             await two.replica.bus.stop_listening()
             own_redis.restart()
-            await eventually(lambda: one.replica.telemetry.bus.resubscriptions > 0 and one.replica.node.ready)
+            await eventually(lambda: one.replica.bus.stats.resubscriptions > 0 and one.replica.node.ready)
             await publish(one, "chat:1", *range(90))
             await publish(one, "#a", *range(5))
             await publish(one, "run:1", {"state": "PROGRESS", "progress": 3})

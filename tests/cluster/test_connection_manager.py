@@ -57,7 +57,7 @@ async def own_members(own_redis: RedisServer, namespace: str, routing: str) -> A
 async def foreign(member: Member, user: str, message: Any, **fields: Any) -> None:
     """Publish as a program that is no replica does."""
     envelope = json.dumps({"target_user_id": user, "message": message, **fields})
-    await member.replica.bus.client.publish(member.replica.bus.channel, envelope)
+    await member.redis.client.publish(member.redis.keys.bus_channel, envelope)
 
 
 async def all_arrived(member: Member, *devices: Device) -> None:
@@ -284,7 +284,7 @@ class TestBusReceive:
             b'{"target_user_id":"bob","message":' + b"[" * 200 + b"]" * 200 + b',"node_id":"n1"}',
         ]
         for payload in bad:
-            await bus.client.publish(bus.channel, payload)
+            await one.redis.client.publish(one.redis.keys.bus_channel, payload)
         await foreign(one, "bob", "fine")
         await eventually(lambda: bob.got == ["fine"])
         assert bus.stats.malformed == len(bad)
@@ -293,10 +293,10 @@ class TestBusReceive:
         """Fails if the bus's handler is not the guarded path, or does not count."""
         one = await members.start()
         devices = [await one.connect("bob") for _ in range(3)]
-        assert one.replica.bus.handler == one.replica.manager.handle_pubsub_message
+        assert one.bus._handler == one.replica.manager.handle_pubsub_message
         seen: list[int] = []
         handle = one.replica.manager.handle_pubsub_message
-        one.replica.bus.handler = lambda envelope: seen.append(handle(envelope))
+        one.bus._handler = lambda envelope: seen.append(handle(envelope))
         await foreign(one, "bob", 1)
         await foreign(one, "nobody", 1)
         await eventually(lambda: seen == [3, 0])
@@ -570,8 +570,8 @@ class TestCrossNode:
         """Fails if a replica whose lease was replaced gets what is directed to it under both."""
         one, two = await members.start("replica-1"), await members.start("replica-2")
         bob = await two.connect("bob")
-        keys = two.replica.bus.keys
-        await two.replica.bus.client.hset(keys.holders("bob"), f"{two.replica.bus.node_id}.7", 1)
+        keys = two.redis.keys
+        await two.redis.client.hset(keys.holders("bob"), f"{two.replica.bus.node_id}.7", 1)
         await one.send("bob", "once")
         await all_arrived(one, bob)
         assert bob.got == ["once"]

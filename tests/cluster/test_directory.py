@@ -14,6 +14,7 @@ import pytest
 
 from heliograph.application import build_replica
 from heliograph.backends.memory.directory import MemoryDirectory
+from heliograph.backends.redis import server
 from heliograph.backends.redis.client import connect
 from heliograph.backends.redis.directory import RedisDirectory
 from heliograph.backends.redis.keys import Keys
@@ -39,7 +40,7 @@ StartHolder = Callable[..., Any]
 async def redis_backend(redis_server: RedisServer, namespace: str) -> AsyncIterator[RedisDirectory]:
     """A directory in the shared Redis."""
     client = connect(redis_server.url)
-    yield RedisDirectory(client, Keys(f"{namespace}:"))
+    yield RedisDirectory(server.RedisServer(client, Keys(f"{namespace}:", f"{namespace}:events")))
     await client.aclose()
 
 
@@ -47,7 +48,7 @@ async def redis_backend(redis_server: RedisServer, namespace: str) -> AsyncItera
 async def own_backend(own_redis: RedisServer, namespace: str) -> AsyncIterator[RedisDirectory]:
     """A directory in the test's own Redis."""
     client = connect(own_redis.url)
-    yield RedisDirectory(client, Keys(f"{namespace}:"))
+    yield RedisDirectory(server.RedisServer(client, Keys(f"{namespace}:", f"{namespace}:events")))
     await client.aclose()
 
 

@@ -49,7 +49,7 @@ class TestEntries:
         async with Members(redis.url, namespace) as members:
             one, two = await members.start("replica-1"), await members.start("replica-2")
             laptop = await one.connect("bob")
-            await believe_at_once(one.replica.bus.client, one.replica.bus.keys)
+            await believe_at_once(one.redis.client, one.redis.keys)
             backup = backed_up(redis)
             phone = await two.connect("bob")
             assert len(await one.holders("bob")) == 2
@@ -109,19 +109,19 @@ class TestEntries:
         async with Members(redis.url, namespace) as members:
             one, two = await members.start("replica-1"), await members.start("replica-2")
             await one.connect("bob")
-            dumped = {key: await one.replica.bus.client.dump(key) for key in await keys_of(one)}
+            dumped = {key: await one.redis.client.dump(key) for key in await keys_of(one)}
             phone = await two.connect("bob")
             await asyncio.sleep(0.3)  # its lease has been renewed since
             for key, value in dumped.items():
-                await one.replica.bus.client.restore(key, 0, value, replace=True)
+                await one.redis.client.restore(key, 0, value, replace=True)
             await eventually(lambda: two.replica.directory.lease.endswith(".1"))
             await one.replica.manager.send_message("bob", "ephemeral")
             await eventually(lambda: phone.got == ["ephemeral"])
 
 
 async def keys_of(member: Member) -> list[bytes]:
-    prefix = member.replica.bus.keys.prefix
-    return [key async for key in member.replica.bus.client.scan_iter(f"{prefix}*") if b":probe" not in key]
+    prefix = member.redis.keys.prefix
+    return [key async for key in member.redis.client.scan_iter(f"{prefix}*") if b":probe" not in key]
 
 
 class TestLogs:
@@ -137,7 +137,7 @@ class TestLogs:
             receipts = [await one.replica.manager.publish("news", number) for number in range(1, 6)]
             await eventually(lambda: all(device.got == [1, 2, 3, 4, 5] for device in devices))
             # As another server would say that was given older data; what has been there since is lost.
-            client, keys = one.replica.bus.client, one.replica.bus.keys
+            client, keys = one.redis.client, one.redis.keys
             await client.hset(keys.meta("news"), "top", 2)
             await client.xdel(keys.stream("news"), "3-0", "4-0", "5-0")
             await client.execute_command("XSETID", keys.stream("news"), "2-0")

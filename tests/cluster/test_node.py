@@ -115,11 +115,11 @@ class TestStop:
 
             monkeypatch.setattr(owner, name, recorded)
 
-        bus = one.replica.bus
+        bus = one.bus
         record(one.replica.directory._backend, "reap")
         record(bus, "stop_listening")
         record(bus._wire, "say")
-        record(bus._client, "aclose")
+        record(one.redis.client, "aclose")
         await one.replica.node.stop()
         # `close` stops the listener again, as it may be called alone.
         assert steps == ["reap", "stop_listening", "stop_listening", "say", "aclose"]

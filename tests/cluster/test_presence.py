@@ -302,7 +302,7 @@ class TestMany:
         """Fails if each question about a crowd is asked of Redis, or a crowd is never counted anew."""
         one = await start("replica-1")
         presence = one.replica.reading._presence
-        key = one.replica.bus.keys.presence("chat:1")
+        key = one.redis.keys.presence("chat:1")
         redis_server.command("HSET", key, *(text for n in range(500) for text in (f"user-{n}", "2")))
         rosters = [await presence.roster("chat:1") for _ in range(50)]
         assert len(set(map(id, rosters))) <= 2, "read once, or twice where that took longer than a second"
@@ -318,7 +318,7 @@ class TestMany:
     async def test_few_are_always_as_they_are(self, start: Start, redis_server: RedisServer) -> None:
         """Fails if a small channel is told as it was a moment ago."""
         one = await start("replica-1")
-        key = one.replica.bus.keys.presence("chat:2")
+        key = one.redis.keys.presence("chat:2")
         for n in range(1, 5):
             redis_server.command("HSET", key, f"user-{n}", "1")
             assert len(await members(one, "chat:2")) == n

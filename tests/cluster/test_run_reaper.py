@@ -44,7 +44,7 @@ async def redis(redis_server: RedisServer) -> AsyncIterator[Redis]:
 @pytest.fixture
 def lease(redis: Redis, namespace: str) -> Callable[..., Awaitable[None]]:
     """`await lease("1", ttl_s=…)`: what the worker of run 1 says now and then, as long as it lives."""
-    keys = Keys(f"{namespace}:")
+    keys = Keys(f"{namespace}:", f"{namespace}:events")
     scripts = Scripts(redis, keys)
 
     async def take(*run_ids: str, ttl_s: float = SHORT_S) -> None:
@@ -104,7 +104,9 @@ class TestLostRuns:
             for n in range(3):
                 await lease(f"mark-{n}")
                 await eventually(partial(has_failed, three, f"mark-{n}"))
-            assert await redis.zcard(Keys(f"{namespace}:").run_leases) == 0, "nobody need look at them again"
+            assert await redis.zcard(Keys(f"{namespace}:", f"{namespace}:events").run_leases) == 0, (
+                "nobody need look at them again"
+            )
             for n, run in enumerate(runs):
                 history = await (one, two)[n % 2].replica.reading.history(f"run:{run}", None, 10)
                 assert len(history.publications) == 1
@@ -175,5 +177,5 @@ class TestErrors:
         own_redis.start()
         await eventually(lambda: one.replica.node.ready)
         async with viewing(one, "1") as viewer:
-            own_redis.command("ZADD", Keys(f"{namespace}:").run_leases, "1", "1")
+            own_redis.command("ZADD", Keys(f"{namespace}:", f"{namespace}:events").run_leases, "1", "1")
             assert what_matters(await viewer.next("progress")) == LOST

@@ -43,8 +43,8 @@ async def test_nothing_crosses_over(own_redis: RedisServer, database: int, prefi
     try:
         one = await start(own_redis.url, "heliograph:")
         two = await start(own_redis.url.removesuffix("0") + str(database), prefix)
-        assert (one.replica.bus.channel, two.replica.bus.channel) != ("events", "events")
-        assert one.replica.bus.channel == "events"
+        assert (one.redis.keys.bus_channel, two.redis.keys.bus_channel) != ("events", "events")
+        assert one.redis.keys.bus_channel == "events"
         async with Client(one.url, user="bob") as here, Client(two.url, user="bob") as there:
             await there.say({"type": "subscribe", "channel": "lobby:1", "id": 1})
             await there.next("subscribed", id=1)
@@ -59,7 +59,7 @@ async def test_nothing_crosses_over(own_redis: RedisServer, database: int, prefi
                 await one.replica.user_commands.disconnect_user("bob")
                 assert await here.close_code() == 3503
                 # What is published in the second cluster stands behind all of that on one Redis.
-                own_redis.command("PUBLISH", two.replica.bus.channel, '{"target_user_id":"bob","message":"own"}')
+                own_redis.command("PUBLISH", two.redis.keys.bus_channel, '{"target_user_id":"bob","message":"own"}')
                 assert await there.messages(1) == ["own"]
                 assert await there.only("join", "message") == []
     finally:

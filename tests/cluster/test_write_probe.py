@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -40,8 +41,8 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(write_probe, "RETRY_S", INTERVAL_S)
 
 
-def probe_of(server: Server, clock: ManualClock, give_up_s: float = 30) -> WriteProbe:
-    return WriteProbe(server, is_vital=True, interval_s=INTERVAL_S, timeout_s=3, clock=clock, give_up_s=give_up_s)
+def probe_of(server: Server, clock: ManualClock, **options: Any) -> WriteProbe:
+    return WriteProbe(server, is_vital=True, interval_s=INTERVAL_S, timeout_s=3, clock=clock, **options)
 
 
 async def asked_again(server: Server) -> None:
@@ -118,8 +119,7 @@ class TestGivingUp:
 
     async def gives_up(self, server: Server, reasons: list[str], until: Callable[[], object]) -> None:
         clock = ManualClock()
-        probe = probe_of(server, clock, give_up_s=0.02)
-        probe.give_up = reasons.append
+        probe = probe_of(server, clock, give_up=reasons.append, give_up_s=0.02)
         probe.start()
         await asked_again(server) if not server.hangs else await eventually(lambda: server.asked)
         clock.advance(10)
@@ -146,8 +146,7 @@ class TestGivingUp:
     async def test_not_for_having_stood_still(self, reasons: list[str]) -> None:
         """Fails if a process that was paused (a container, a debugger, a laptop) ends itself when it goes on."""
         server, clock = Server(), ManualClock()
-        probe = probe_of(server, clock, give_up_s=0.1)
-        probe.give_up = reasons.append
+        probe = probe_of(server, clock, give_up=reasons.append, give_up_s=0.1)
         server.answers_now.clear()
         probe.start()
         await eventually(lambda: server.asked)

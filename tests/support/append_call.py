@@ -12,4 +12,4 @@ from heliograph.protocol.channel_options import Namespace
 def append_call(keys: Keys, channel: str = "c", lease: str = "") -> Call:
     """That of one publication."""
     draft = Draft(channel=channel, data=msgspec.Raw(b"1"), message_id="id", sent_at="now")
-    return AppendCalls(keys, "events").of(draft, Namespace(), lease)
+    return AppendCalls(keys).of(draft, Namespace(), lease)

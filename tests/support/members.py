@@ -8,6 +8,8 @@ from types import TracebackType
 from typing import Any, Self
 
 from heliograph.application import Replica, build_replica
+from heliograph.backends.redis import server
+from heliograph.cluster.pubsub_manager import PubSubManager
 from heliograph.codecs.plain import PlainCodec
 from heliograph.hub.connection import Connection
 from heliograph.hub.frames import Encoding
@@ -15,7 +17,7 @@ from heliograph.hub.outbox import Outbox
 from heliograph.protocol.codes import CloseCode
 from heliograph.protocol.events import Connected
 from heliograph.telemetry import Traffic
-from tests.support.replicas import settings_for
+from tests.support.replicas import redis_of, settings_for
 from tests.support.waiting import eventually
 
 OUTBOX_BYTES = 1 << 20
@@ -56,7 +58,9 @@ class Device:
     def __init__(self, member: "Member", user: str, *, fails: bool = False, outbox_bytes: int = OUTBOX_BYTES) -> None:
         self.sink = RecordingSink(fails=fails)
         self.outbox = Outbox(self.sink, member.flush_scheduler, outbox_bytes)
-        self.connection = Connection(f"device-of-{user}", user, member.encoding, self.outbox)
+        self.connection = Connection(
+            f"device-of-{user}", user, member.encoding, self.outbox, on_dropped=member.replica.manager.disconnect
+        )
         self._member = member
 
     def greet(self) -> None:
@@ -82,6 +86,17 @@ class Member:
         self.flush_scheduler = replica.flush_scheduler
         self.encoding = Encoding(PlainCodec(32), bytes, Traffic())
         self.send = replica.manager.send_message
+
+    @property
+    def redis(self) -> server.RedisServer:
+        """The Redis that it shares with the others."""
+        return redis_of(self.replica)
+
+    @property
+    def bus(self) -> PubSubManager:
+        """Its bus over Redis."""
+        assert isinstance(self.replica.bus, PubSubManager)
+        return self.replica.bus
 
     async def connect(self, user: str, **options: Any) -> Device:
         """Connect a device as the transport does: register, then greet."""

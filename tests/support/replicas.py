@@ -8,6 +8,8 @@ from typing import Any
 import uvicorn.server
 
 from heliograph.application import Replica, build_replica
+from heliograph.backends.redis import server
+from heliograph.cluster.pubsub_manager import PubSubManager
 from heliograph.server import DrainingServer, build_server
 from heliograph.settings import Settings
 from tests.support.redis_server import free_port
@@ -40,6 +42,13 @@ def settings_for(*, redis_url: str | None = None, namespace: str = "test", **gro
     return Settings(**values)
 
 
+def redis_of(replica: Replica) -> server.RedisServer:
+    """The Redis with the bus of a replica that has one."""
+    found = replica.backends.servers[0]
+    assert isinstance(found, server.RedisServer)
+    return found
+
+
 @dataclass
 class RunningReplica:
     """A replica that serves at `url`."""
@@ -48,6 +57,17 @@ class RunningReplica:
     url: str
     server: DrainingServer
     task: asyncio.Task[None]
+
+    @property
+    def redis(self) -> server.RedisServer:
+        """The Redis that it shares with the others."""
+        return redis_of(self.replica)
+
+    @property
+    def bus(self) -> PubSubManager:
+        """Its bus over Redis."""
+        assert isinstance(self.replica.bus, PubSubManager)
+        return self.replica.bus
 
     async def stop(self) -> None:
         """As SIGTERM does: drain, leave the cluster, end."""

@@ -15,5 +15,5 @@ async def believe_at_once(client: Redis, keys: Keys) -> None:
 
 def believe_the_directory(redis: RedisServer, namespace: str) -> None:
     """The same, for a test without a client of its own."""
-    keys = Keys(f"{namespace}:")
+    keys = Keys(f"{namespace}:", f"{namespace}:events")
     redis.command("SET", keys.settled_at, f"{redis.command('HGET', keys.server, 'name')}.0")

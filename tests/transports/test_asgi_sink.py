@@ -87,7 +87,7 @@ class TestEndings:
 
     async def test_a_refused_handshake(self, replica: Replica) -> None:
         """Fails if a draining replica accepts under a server that cannot answer a handshake with HTTP."""
-        replica.node.draining = True
+        replica.node._health.begin_draining()
         async with AsgiSocket(replica.app, query="user=alice") as socket:
             assert [message["type"] for message in socket.sent] == ["websocket.close"]
             await eventually(socket.task.done)
@@ -219,6 +219,6 @@ class TestUnderStockUvicorn:
 
     async def test_refused_handshakes(self, url: str, replica: Replica) -> None:
         """Fails if a draining replica's 503 needs our own server."""
-        replica.node.draining = True
+        replica.node._health.begin_draining()
         async with RawSocket(url, "/ws?user=alice") as raw:
             assert raw.status == 503

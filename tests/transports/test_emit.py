@@ -125,7 +125,7 @@ class TestRoom:
 
     @pytest.fixture
     def stream(self, redis: Redis, namespace: str) -> ShardedStream:
-        return ShardedStream(redis, Keys(f"{namespace}:"), EMIT_STREAM, shards=1)
+        return ShardedStream(redis, Keys(f"{namespace}:", f"{namespace}:events"), EMIT_STREAM, shards=1)
 
     async def test_a_full_stream_refuses(self, start_replica: StartReplica, stream: ShardedStream) -> None:
         """Fails if one user's flood pushes out what another was told is kept."""

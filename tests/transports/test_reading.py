@@ -105,7 +105,7 @@ class TestPresence:
     ) -> None:
         """Fails if ten thousand members can be asked for as often as a ping."""
         one = await start_replica(limits={"read_bytes_per_second": 300_000})
-        key = one.replica.bus.keys.presence("chat:1")
+        key = one.redis.keys.presence("chat:1")
         redis_server.command("HSET", key, *(text for n in range(10_000) for text in (f"user-{n}", "1")))
         async with Client(one.url, user="alice") as alice:
             began_at = time.monotonic()
@@ -125,7 +125,7 @@ class TestUnknownChannels:
             for poll in range(8):
                 channels = ",".join(f"unknown:{poll}:{n}" for n in range(100))
                 assert (await http.get("/api/poll", params={"user": "eve", "channels": channels})).status_code == 200
-        prefix = one.replica.bus.keys.prefix
+        prefix = one.redis.keys.prefix
         keys = [
             key for key in redis_server.command("KEYS", f"{prefix}*").splitlines() if "unknown" in key or "eve" in key
         ]
@@ -139,7 +139,7 @@ class TestUnknownChannels:
         channels = one.replica.channels
         async with Client(one.url, path="/ws?user=alice&channels=quiet") as alice:
             await alice.next("subscribed")
-            meta = one.replica.bus.keys.meta("quiet")
+            meta = one.redis.keys.meta("quiet")
             redis_server.command("PEXPIRE", meta, "5000")
             channels._watch._listen_at = 0.0
             await eventually(lambda: int(redis_server.command("PTTL", meta)) > 50_000)

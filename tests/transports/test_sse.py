@@ -356,7 +356,7 @@ class TestRefusals:
 
     async def test_a_draining_replica_sends_it_elsewhere(self, one: RunningReplica) -> None:
         """Fails if a request that nginx could hand on is answered with anything but 503."""
-        one.replica.node.draining = True
+        one.replica.node._health.begin_draining()
         async with EventSource(one.url, user="alice") as events:
             assert events.response.status_code == 503
             assert (await events.error())["code"] == "unavailable"

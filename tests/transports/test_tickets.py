@@ -11,9 +11,11 @@ from websockets.asyncio.client import connect as websocket
 from websockets.typing import Origin
 
 from heliograph.auth.authenticator import Authenticator, Credentials
+from heliograph.backends.memory.tickets import MemoryTickets
+from heliograph.backends.redis import server
 from heliograph.backends.redis.client import connect
 from heliograph.backends.redis.keys import Keys
-from heliograph.backends.tickets import MemoryTickets, RedisTickets
+from heliograph.backends.redis.tickets import RedisTickets
 from heliograph.clock import SystemClock
 from heliograph.cluster.blocked_users import BlockedUsers
 from heliograph.errors import InvalidToken
@@ -267,7 +269,7 @@ class TestKeeping:
             yield MemoryTickets(SystemClock())
             return
         client = connect(redis_server.url)
-        yield RedisTickets(client, Keys(f"{namespace}:"))
+        yield RedisTickets(server.RedisServer(client, Keys(f"{namespace}:", f"{namespace}:events")))
         await client.aclose()
 
     async def test_it_is_taken_once(self, tickets: Tickets) -> None:
@@ -302,7 +304,7 @@ class TestKeeping:
         clock.advance(31)
         await tickets.keep("b", b"bob", 30)
         assert list(tickets._kept) == ["b"]
-        monkeypatch.setattr("heliograph.backends.tickets.MOST_KEPT", 3)
+        monkeypatch.setattr("heliograph.backends.memory.tickets.MOST_KEPT", 3)
         for name in "cdefg":
             await tickets.keep(name, b"x", 30)
         assert list(tickets._kept) == ["e", "f", "g"]

@@ -28,7 +28,7 @@ async def one(start_replica: StartReplica) -> RunningReplica:
 class TestHandshake:
     async def test_a_draining_replica_sends_the_client_elsewhere(self, one: RunningReplica) -> None:
         """Fails if a handshake is accepted (or refused with a code nginx does not pass on) while draining: 503."""
-        one.replica.node.draining = True
+        one.replica.node._health.begin_draining()
         async with RawSocket(one.url, "/ws?user=alice") as raw:
             assert raw.status == 503
             assert b"shutting down" in await raw.body()
@@ -38,7 +38,7 @@ class TestHandshake:
     async def test_a_connection_that_was_accepted_just_before_is_closed_with_3001(self, one: RunningReplica) -> None:
         """Fails if a client that connects while the drain begins is registered and then forgotten by it."""
         async with Client(one.url) as client:
-            one.replica.node.draining = True
+            one.replica.node._health.begin_draining()
             await client.say({"type": "connect", "user": "alice"})
             assert await client.close_code() == 3001
         assert one.replica.hub.connections == 0
@@ -61,7 +61,7 @@ class TestHandshake:
         """Fails if each refused handshake is logged as a fault: a drain, or a bot, would bury the real ones."""
         async with RawSocket(one.url, "/ws?user=alice", headers={"Origin": "https://evil.test"}) as raw:
             assert raw.status == 403
-        one.replica.node.draining = True
+        one.replica.node._health.begin_draining()
         async with RawSocket(one.url, "/ws?user=alice") as raw:
             assert raw.status == 503
             await raw.body()
@@ -442,7 +442,7 @@ class TestFaults:
 
         async with Client(one.url, user="alice") as alice, Client(one.url, user="bob") as bob:
             with monkeypatch.context() as patch:
-                patch.setattr(one.replica.manager, "_timestamp", failing)
+                patch.setattr(one.replica.manager._stamp, "_timestamp", failing)
                 await alice.say({"type": "send", "to": "bob", "data": 1})
                 assert await alice.close_code() == 1011
             await eventually(lambda: one.replica.hub.count("alice") == 0)
@@ -482,7 +482,7 @@ class TestFaults:
             for number in range(3 * MOST_UNDER_WAY):
                 await alice.say({"type": "send", "to": "bob", "data": number, "id": number})
             await asyncio.sleep(0.3)
-            assert len(one.replica.bus.client.link._outstanding) < 2 * MOST_UNDER_WAY
+            assert len(one.redis.client.link._outstanding) < 2 * MOST_UNDER_WAY
             own_redis.thaw()
             assert await bob.messages(3 * MOST_UNDER_WAY, within_s=10) == list(range(3 * MOST_UNDER_WAY))
 

@@ -5,10 +5,10 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from heliograph.cluster.node import Node
-from heliograph.cluster.pubsub_manager import PubSubManager
+from heliograph.ports import Bus
 
 
-def health_routes(node: Node, bus: PubSubManager) -> list[Route]:
+def health_routes(node: Node, bus: Bus) -> list[Route]:
     async def health(_: Request) -> Response:
         """200 while the process runs its event loop: do not restart it. 503 if it says itself that it cannot heal."""
         state = {"status": status_of(node), "replica": node.name}

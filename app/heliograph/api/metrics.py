@@ -17,20 +17,20 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from heliograph.cluster.health import REASONS
 from heliograph.cluster.memory_watch import MemoryWatch
-from heliograph.cluster.node import REASONS, VERSION, Node
-from heliograph.cluster.pubsub_manager import PubSubManager
+from heliograph.cluster.node import Node
+from heliograph.cluster.status import VERSION
 from heliograph.hub import hub as hub_module
 from heliograph.hub.hub import Hub
+from heliograph.ports import Bus
 from heliograph.telemetry import REDIS_ERRORS, Histogram, Telemetry
 
 PREFIX = "heliograph_"
 IS_COMPILED = not hub_module.__file__.endswith(".py")  # all modules that setup.py names are, or none
 
 
-def metrics_route(
-    node: Node, bus: PubSubManager, hub: Hub, telemetry: Telemetry, memory: MemoryWatch | None
-) -> Route:
+def metrics_route(node: Node, bus: Bus, hub: Hub, telemetry: Telemetry, memory: MemoryWatch | None) -> Route:
     """`memory`: how full Redis is; None without one."""
     registry = CollectorRegistry()
     registry.register(_Replica(node, bus, hub, telemetry, memory))
@@ -43,9 +43,7 @@ def metrics_route(
 
 
 class _Replica(Collector):
-    def __init__(
-        self, node: Node, bus: PubSubManager, hub: Hub, telemetry: Telemetry, memory: MemoryWatch | None
-    ) -> None:
+    def __init__(self, node: Node, bus: Bus, hub: Hub, telemetry: Telemetry, memory: MemoryWatch | None) -> None:
         self._node = node
         self._bus = bus
         self._hub = hub

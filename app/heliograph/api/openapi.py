@@ -8,7 +8,7 @@ from pydantic.json_schema import models_json_schema
 
 from heliograph.api import models
 from heliograph.api.methods import METHODS, Method
-from heliograph.cluster.node import VERSION
+from heliograph.cluster.status import VERSION
 from heliograph.ports import ReplicaInfo
 
 Object = dict[str, Any]

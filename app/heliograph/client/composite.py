@@ -31,7 +31,7 @@ import msgspec
 
 from heliograph.backends.redis.client import as_bus_unavailable, connect
 from heliograph.backends.redis.keys import Keys
-from heliograph.backends.redis.scripts import Scripts
+from heliograph.backends.redis.server import RedisServer
 from heliograph.backends.redis.streams import MAXLEN, ShardedStream
 from heliograph.client.drafts import as_json
 from heliograph.client.environment import cluster_settings
@@ -86,20 +86,19 @@ class Composite:
         settings = cluster_settings(live_url, durable_url=durable_url, prefix=prefix)
         self._live = Live(settings.live_url, channel_prefix=channel_prefix)
         self._kept_url = settings.kept_url
-        self._keys = Keys(settings.prefix)
+        self._keys = Keys(settings.prefix, settings.bus_channel)
         self._latest_ttl_s = latest_ttl_s
         self._make_stream = partial(ShardedStream, keys=self._keys, name=stream, shards=shards, maxlen=maxlen)
         self._connect()
         renew_in_children(self)
 
     def _connect(self) -> None:
-        self._durable = connect(self._kept_url)
-        self._scripts = Scripts(self._durable, self._keys)
-        self._stream = self._make_stream(self._durable)
+        self._durable = RedisServer(connect(self._kept_url), self._keys)
+        self._stream = self._make_stream(self._durable.client)
 
     def renew_in_child(self) -> None:
         """See `heliograph.client.forks`."""
-        leave_alone((self._durable, self._scripts))
+        leave_alone(self._durable)
         self._connect()
 
     async def __aenter__(self) -> Self:
@@ -112,7 +111,7 @@ class Composite:
 
     async def close(self) -> None:
         await self._live.close()
-        await self._durable.aclose()
+        await self._durable.close()
 
     async def publish(self, key: str, data: object) -> Stored:
         """Keep `data` (anything that encodes to JSON), make it the latest state of its key, then send it live.
@@ -124,7 +123,7 @@ class Composite:
         encoded = bytes(as_json(data))
         shard_key = self._stream.shard_keys[self._stream.shard_of(key)]
         with as_bus_unavailable():
-            answer = await self._scripts.run(
+            answer = await self._durable.scripts.run(
                 "remember",
                 [shard_key, self._keys.latest(self._stream.name, key)],
                 [self._stream.maxlen, int(self._latest_ttl_s * 1000), encoded, "key", key],
@@ -141,7 +140,7 @@ class Composite:
     async def latest(self, key: str) -> Item | None:
         """Return the last item of the key; None if it is older than `latest_ttl_s`."""
         with as_bus_unavailable():
-            found = await self._durable.hmget(self._keys.latest(self._stream.name, key), "id", "data")
+            found = await self._durable.client.hmget(self._keys.latest(self._stream.name, key), "id", "data")
         entry_id, data = cast("list[bytes | None]", found)
         if entry_id is None or data is None:
             return None

@@ -99,7 +99,7 @@ class Consumer:
         self.stats = ConsumerStats()
         settings = cluster_settings(redis_url, durable_url=None if redis_url is None else "", prefix=prefix)
         self._url = settings.kept_url
-        self._keys = Keys(settings.prefix)
+        self._keys = Keys(settings.prefix, settings.bus_channel)
         self._stream_name = stream
         self._shards_total = shards_total or (settings.emit_shards if stream == EMIT_STREAM else SHARDS)
         self._shards = list(range(self._shards_total)) if shards is None else list(shards)

@@ -48,13 +48,12 @@ class Published:
 class Drafting:
     """Make drafts and the script calls for them. `max_depth`: how deep arrays and objects may nest in data."""
 
-    def __init__(self, keys: Keys, bus_channel: str, namespaces: Namespaces, max_depth: int, clock: Clock) -> None:
+    def __init__(self, keys: Keys, namespaces: Namespaces, max_depth: int, clock: Clock) -> None:
         self.keys = keys
-        self.bus_channel = bus_channel
         self.namespaces = namespaces
         self.clock = clock
         self._max_depth = max_depth
-        self._calls = AppendCalls(keys, bus_channel)
+        self._calls = AppendCalls(keys)
 
     def publication(self, channel: str, data: object, idempotency_key: str | None = None) -> Draft:
         """Make a draft for a channel from anything that encodes to JSON (or from JSON, as `msgspec.Raw`)."""
@@ -127,7 +126,8 @@ class Drafting:
         ]
 
     def bus_channel_of(self, draft: Draft) -> str:
-        return self.bus_channel if user_of(draft.channel) is not None else f"{self.bus_channel}:{draft.channel}"
+        keys, channel = self.keys, draft.channel
+        return keys.bus_channel if user_of(channel) is not None else keys.bus_channel_of(channel)
 
     def _draft(self, channel: str, data: msgspec.Raw, key: str | None, update: RunUpdate | None) -> Draft:
         return Draft(

@@ -66,14 +66,15 @@ class _Base:
                 raise BadSetting(f"{', '.join(useless)}: of no use over HTTP, where the server knows its Redis")
             api = api_settings(api_key, namespaces=namespaces)
             self._target = (url, api.key)
-            self._drafting = _drafting("", "", api.namespaces, api.depth)
+            self._drafting = _drafting(Keys("", ""), api.namespaces, api.depth)
         elif api_key is not None:
             raise BadSetting("api_key goes with the URL of the cluster, http://… or https://…; Redis takes none")
         else:
             settings = self._target = cluster_settings(
                 url, durable_url=durable_url, prefix=prefix, bus_channel=bus_channel, namespaces=namespaces
             )
-            self._drafting = _drafting(settings.prefix, settings.bus_channel, settings.namespaces, settings.depth)
+            keys = Keys(settings.prefix, settings.bus_channel)
+            self._drafting = _drafting(keys, settings.namespaces, settings.depth)
 
 
 class Publisher(_Base):
@@ -362,8 +363,8 @@ class AsyncPublisher(_Base):
             await asyncio.sleep(delay_s)
 
 
-def _drafting(prefix: str, bus_channel: str, namespaces: Mapping[str, Namespace], depth: int) -> Drafting:
-    return Drafting(Keys(prefix), bus_channel, Namespaces(dict(namespaces)), depth, SystemClock())
+def _drafting(keys: Keys, namespaces: Mapping[str, Namespace], depth: int) -> Drafting:
+    return Drafting(keys, Namespaces(dict(namespaces)), depth, SystemClock())
 
 
 def _http_transports() -> ModuleType:

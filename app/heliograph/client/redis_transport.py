@@ -23,7 +23,7 @@ from redis.exceptions import (
 from heliograph.backends.redis.client import connect
 from heliograph.backends.redis.link_errors import NotSent
 from heliograph.backends.redis.run_leases import decoded, expired_call, lease_call, lost_calls
-from heliograph.backends.redis.scripts import Scripts
+from heliograph.backends.redis.server import RedisServer
 from heliograph.backends.redis.sync import SyncScripts, connect_sync
 from heliograph.client.drafts import Drafting, Published, published
 from heliograph.client.environment import ClusterSettings
@@ -126,7 +126,7 @@ class RedisTransport(_Base):
         [expired] = self._scripts.run_many("run_expired", [expired_call(drafting.keys)])
         if not expired:
             return 0
-        calls = lost_calls(drafting.keys, drafting.bus_channel, drafting.namespaces, decoded(expired), drafting.clock)
+        calls = lost_calls(drafting.keys, drafting.namespaces, decoded(expired), drafting.clock)
         return sum(bool(answer) for answer in self._scripts.run_many("run_lost", calls))
 
 
@@ -138,22 +138,24 @@ class AsyncRedisTransport(_Base):
         self._connect()
 
     def _connect(self) -> None:
-        self._live = connect(self._url, max_connections=MAX_CONNECTIONS)
-        self._redis = self._live  # keeps what is kept
+        self._live = self._kept = self._server(self._url)
         if self._durable_url is not None:
-            self._redis = connect(self._durable_url, max_connections=MAX_CONNECTIONS)
-        self._scripts = Scripts(self._redis, self._drafting.keys, directed=self._directed)
+            self._kept = self._server(self._durable_url)
         self._free = asyncio.Semaphore(MAX_CONNECTIONS)  # an empty pool would raise; callers wait here instead
+
+    def _server(self, url: str) -> RedisServer:
+        client = connect(url, max_connections=MAX_CONNECTIONS)
+        return RedisServer(client, self._drafting.keys, directed=self._directed)
 
     def renew_in_child(self) -> None:
         """See `heliograph.client.forks`."""
-        leave_alone((self._live, self._redis, self._scripts, self._free))
+        leave_alone((self._live, self._kept, self._free))
         self._connect()
 
     async def close(self) -> None:
         """Close the connections. May be called twice."""
-        await self._redis.aclose()
-        await self._live.aclose()
+        await self._kept.close()
+        await self._live.close()
 
     async def send(self, drafts: Sequence[Draft], *, kept: bool) -> list[Published]:
         """See `RedisTransport.send`."""
@@ -162,7 +164,7 @@ class AsyncRedisTransport(_Base):
         return [published(draft, answer) for draft, answer in zip(drafts, answers, strict=True)]
 
     async def _keep(self, drafts: Sequence[Draft]) -> list[Any]:
-        answers = await self._scripts.run_many(self._script, [self._drafting.call(draft) for draft in drafts])
+        answers = await self._kept.scripts.run_many(self._script, [self._drafting.call(draft) for draft in drafts])
         if self._durable_url is not None:
             await self._announce(self._drafting.announcements(drafts, answers))
         return answers
@@ -170,7 +172,7 @@ class AsyncRedisTransport(_Base):
     async def _announce(self, announcements: list[tuple[str, bytes]]) -> None:
         """See `RedisTransport._announce`."""
         try:
-            async with self._live.pipeline(transaction=False) as pipeline:
+            async with self._live.client.pipeline(transaction=False) as pipeline:
                 for bus_channel, envelope in announcements:
                     pipeline.publish(bus_channel, envelope)
                 await pipeline.execute()
@@ -179,7 +181,7 @@ class AsyncRedisTransport(_Base):
 
     async def _pass_on(self, drafts: Sequence[Draft]) -> list[None]:
         for draft in drafts:
-            await self._live.publish(*self._drafting.passing(draft))
+            await self._live.client.publish(*self._drafting.passing(draft))
         return [None] * len(drafts)
 
 

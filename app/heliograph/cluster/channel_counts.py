@@ -65,15 +65,14 @@ class ChannelCounts:
 
     def _enter_all(self) -> None:
         """A new lease begins without entries."""
-        self._hub.changed_channels.update(self._hub.channel_names())
+        self._hub.note_changed_channels(self._hub.channel_names())
 
     async def _loop(self) -> None:
         while True:
             await asyncio.sleep(INTERVAL_S)
-            changed = self._hub.changed_channels
+            changed = self._hub.take_changed_channels()
             if not changed:
                 continue
-            self._hub.changed_channels = set()
             entered = False
             try:
                 counts = {channel: len(self._hub.subscribers(channel)) for channel in changed}
@@ -86,4 +85,4 @@ class ChannelCounts:
                 )
             finally:
                 if not entered:
-                    self._hub.changed_channels |= changed
+                    self._hub.note_changed_channels(changed)

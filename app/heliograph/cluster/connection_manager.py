@@ -15,7 +15,6 @@ from heliograph.cluster.client_writes import ClientWrites
 from heliograph.cluster.directory import Directory
 from heliograph.cluster.following import Following
 from heliograph.cluster.publish_result import OnPublished, PublishResult
-from heliograph.cluster.pubsub_manager import PubSubManager
 from heliograph.cluster.remote_delivery import RemoteDelivery
 from heliograph.cluster.stamp import Stamp
 from heliograph.errors import (
@@ -27,7 +26,7 @@ from heliograph.errors import (
 )
 from heliograph.hub.connection import Connection
 from heliograph.hub.hub import Hub
-from heliograph.ports import AppendResult, Draft, Log
+from heliograph.ports import AppendResult, Bus, Draft, Log
 from heliograph.protocol.envelope import Envelope
 from heliograph.protocol.events import Delivery, Error, Event
 from heliograph.protocol.identity import check_channel, check_user_id, personal_channel, user_of
@@ -45,7 +44,7 @@ class ConnectionManager:
     def __init__(
         self,
         hub: Hub,
-        bus: PubSubManager,
+        bus: Bus,
         directory: Directory,
         log: Log,
         following: Following,

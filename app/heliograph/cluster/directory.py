@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from heliograph.clock import Clock
 from heliograph.errors import BusUnavailable
 from heliograph.hub.hub import Hub
-from heliograph.ports import DirectoryBackend, ReplicaInfo
+from heliograph.ports import DirectoryBackend, ReplicaInfo, lease_name
 from heliograph.settings import DirectorySettings
 from heliograph.tasks import end
 
@@ -40,7 +40,7 @@ class Directory:
         self._clock = clock
         self._describe: Callable[[], ReplicaInfo]
         self._generation = 0  # of the lease: a lease that was reaped never comes back under its name
-        self.lease = self._lease_name()  # the name under which this replica's entries stand
+        self.lease = lease_name(node_id, self._generation)  # the name under which this replica's entries stand
         self._taken = False  # the current lease stands in the backend, as far as we know
         self._due: dict[str, list[asyncio.Future[int | None]]] = {}  # user -> who waits for the entry
         self._work = asyncio.Event()  # something is due
@@ -183,11 +183,8 @@ class Directory:
 
     def _new_lease(self) -> None:
         self._generation += 1
-        self.lease = self._lease_name()
+        self.lease = lease_name(self._node_id, self._generation)
         self._taken = False
-
-    def _lease_name(self) -> str:
-        return f"{self._node_id}.{self._generation}"
 
     # -- the entries
 

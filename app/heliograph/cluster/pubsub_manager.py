@@ -12,7 +12,6 @@ import math
 import random
 from collections.abc import Callable
 from contextlib import suppress
-from enum import Enum, auto
 from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, NoReturn
@@ -20,13 +19,15 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
-from heliograph.backends.redis.client import Client, as_bus_unavailable, bus_unavailable, connect
+from heliograph.backends.memory.bus import LocalBus
+from heliograph.backends.redis.client import as_bus_unavailable, bus_unavailable, connect
 from heliograph.backends.redis.keys import Keys
-from heliograph.backends.redis.scripts import Scripts
+from heliograph.backends.redis.server import RedisServer
 from heliograph.backends.redis.wire import Wire
 from heliograph.callbacks import await_callback
 from heliograph.clock import Clock, SystemClock
-from heliograph.errors import BadEnvelope, BusUnavailable
+from heliograph.errors import BadEnvelope, BadSetting, BusUnavailable
+from heliograph.ports import BusState, Handler, OnRelayed, new_node_id
 from heliograph.protocol.envelope import KEPT, Envelope, decode_envelopes, encode_envelope, ending_of
 from heliograph.protocol.events import Delivery
 from heliograph.settings import BusSettings, RedisSettings, Settings, bus_channel
@@ -44,20 +45,7 @@ CONFIRM_TIMEOUT_S = 2.0  # until Redis has confirmed a subscription
 SUBSCRIBE_BATCH = 500  # channels in one SUBSCRIBE
 EXCERPT_BYTES = 100  # how much of a bad payload is logged
 
-Handler = Callable[[Envelope], object]
-OnRelayed = Callable[[Delivery | BusUnavailable | None], object]  # how the answer to a publish is taken
-
 _DELIVERIES: Final = {delivery.encode(): delivery for delivery in Delivery}
-
-
-class BusState(Enum):
-    """Where the bus is in its life. Only a RUNNING bus that hears its canary makes a replica ready."""
-
-    DISABLED = auto()  # one replica without Redis
-    NEW = auto()  # `initialize` has not succeeded yet
-    INITIALIZED = auto()  # connected and subscribed, nobody reads
-    RUNNING = auto()  # the listen loop has a subscribed connection
-    LOST = auto()  # the listen loop is building a new connection
 
 
 class BusSilentError(BusUnavailable):
@@ -65,46 +53,58 @@ class BusSilentError(BusUnavailable):
 
 
 class PubSubManager:
-    """Publishes envelopes, and hands each that arrives to `handler`, in order.
+    """The `Bus` over Redis' publish and subscribe: what it promises stands in `heliograph.ports`.
 
-    `handler` is synchronous and must not block. `on_resubscribed` is called each time a subscription has begun:
-    whatever was published before it may have been missed.
+    `server`: whose bus it is; it stays its owner's to close. Without one the manager makes its own, as `redis` and
+    `bus` say (the defaults know of no Redis), and closes it too. `enabled=False`, or settings without a URL: one
+    replica without Redis; what the call returns then is a `LocalBus`.
 
     Nothing is opened before `initialize`; after `close` it may be initialised again.
     """
 
-    def __init__(
-        self,
-        handler: Handler | None = None,
+    enabled = True
+
+    def __new__(  # type: ignore[misc] # a LocalBus is none of these
+        cls,
+        server: RedisServer | None = None,
         *,
-        node_id: str = "",
         redis: RedisSettings | None = None,
         bus: BusSettings | None = None,
         enabled: bool = True,
-        on_resubscribed: Callable[[], object] | None = None,
-        stats: BusStats | None = None,
+        clock: Clock | None = None,
+    ) -> "PubSubManager | LocalBus":
+        has_server = server is not None or (redis or RedisSettings()).url is not None
+        return super().__new__(cls) if enabled and has_server else LocalBus()
+
+    def __init__(
+        self,
+        server: RedisServer | None = None,
+        *,
+        redis: RedisSettings | None = None,
+        bus: BusSettings | None = None,
+        enabled: bool = True,
         clock: Clock | None = None,
     ) -> None:
-        self._redis_settings = redis or RedisSettings()
         self._settings = bus or BusSettings()
-        self._channel = bus_channel(self._settings, self._redis_settings)
-        self.enabled = enabled and self._redis_settings.url is not None
-        self.node_id = node_id or random.randbytes(8).hex()  # noqa: S311 - a name, not a secret
-        self.name = ""  # of the replica; its scripts are its own by that
-        self.handler = handler
-        self.on_resubscribed = on_resubscribed
-        self.on_died: Callable[[str], object] | None = None  # told why, if the listener has ended by itself
-        self.stats = stats or BusStats()
-        self.keys = Keys(self._redis_settings.prefix)
+        self._owns_server = server is None
+        self.server = server or redis_server(redis or RedisSettings(), self._settings)
+        self._link, self._scripts, self._keys = self.server.link, self.server.scripts, self.server.keys
+        self.stats = BusStats(publish_time=self.server.publish_time)
+        keys, node_id = self._keys, self.server.node_id
+        self.channel = keys.bus_channel  # which every replica listens on
+        self.own_channel = keys.own_bus_channel(node_id)
+        self.inbox = keys.inbox(node_id)
+        self.node_id = node_id
+        self._handler: Handler | None = None
+        self._on_resubscribed: Callable[[], object] | None = None
+        self._on_died: Callable[[str], object] | None = None
         self._relay_common: Common | None = None  # of all calls of `relay` with the present lease
         self._clock = clock or SystemClock()
-        self._state = BusState.NEW if self.enabled else BusState.DISABLED
-        self._client: Client | None = None  # for commands; shared with the directory
-        self._scripts: Scripts | None = None
+        self._state = BusState.NEW
         self._wire: Wire | None = None  # what listens; it reads while the listen loop runs
         self._lost: asyncio.Future[Exception]  # why that has ended
         self._own = self.own_channel.encode()
-        self._own_ending = ending_of(self.node_id)
+        self._own_ending = ending_of(node_id)
         self._subscribing = asyncio.Lock()  # one at a time opens or closes the listening connection
         self._listen_task: asyncio.Task[None] | None = None
         self._canary_task: asyncio.Task[None] | None = None
@@ -123,65 +123,22 @@ class PubSubManager:
         return self._state
 
     @property
-    def channel(self) -> str:
-        """The bus channel that every replica listens on."""
-        return self._channel
-
-    @property
-    def own_channel(self) -> str:
-        """The bus channel that only this replica listens on."""
-        return f"{self._channel}@{self.node_id}"
-
-    @property
-    def script_owner(self) -> str:
-        """See `Scripts`: this replica of this cluster; two clusters on one Redis may both have a replica-1."""
-        return f"{self._channel} {self.name}"
-
-    @property
-    def inbox(self) -> str:
-        """The bus channel for what is sent to this replica alone (`BusSettings.routing`)."""
-        return f"{self.own_channel}:in"
-
-    @property
     def canary_age_s(self) -> float:
-        """Seconds since this replica last heard itself; infinite if it never did."""
         return self._clock.monotonic() - self._canary_heard_at
 
     @property
     def lag_s(self) -> float:
-        """Seconds from publishing to hearing it here: the last canary's, or those that one has been missing for."""
+        """The last canary's, or those that one has been missing for."""
         return max(self._canary_lag_s, self.canary_age_s - self._settings.canary_interval_s)
 
     @property
     def ready(self) -> bool:
-        """True if what is published arrives here. A disabled bus has nothing to wait for."""
-        if not self.enabled:
-            return True
         return self._state is BusState.RUNNING and self.canary_age_s < self._settings.canary_timeout_s
-
-    @property
-    def client(self) -> Client:
-        """The client for commands. It connects when it is used, so it exists before Redis does."""
-        if self._client is None:
-            if self._redis_settings.url is None:
-                raise BusUnavailable("no Redis is configured")
-            self._client = connect(self._redis_settings.url, max_connections=self._redis_settings.max_connections)
-        return self._client
-
-    @property
-    def scripts(self) -> Scripts:
-        """The Lua scripts, over the same client."""
-        if self._scripts is None:
-            directed = self._settings.routing == "directed"
-            self._scripts = Scripts(
-                self.client, self.keys, self.script_owner, directed=directed, publish_time=self.stats.publish_time
-            )
-        return self._scripts
 
     # -- life
 
     async def initialize(self) -> None:
-        """Connect, ping and subscribe. Does nothing if that is done, if the listener is at it, or without a bus.
+        """Connect, ping and subscribe. Does nothing if that is done, or if the listener is at it.
 
         Raises:
             BusUnavailable: Redis cannot be reached; the listen loop may be started all the same and goes on trying.
@@ -192,10 +149,18 @@ class PubSubManager:
         if self._listen_task is None:
             self._state = BusState.INITIALIZED
 
-    def start_listening(self) -> None:
-        """Begin to read, in a task of its own. Does nothing if that goes on already, or if the bus is disabled."""
-        if not self.enabled or self._listen_task is not None:
+    def start_listening(
+        self,
+        handler: Handler | None = None,
+        *,
+        on_resubscribed: Callable[[], object] | None = None,
+        on_died: Callable[[str], object] | None = None,
+    ) -> None:
+        if self._listen_task is not None:
             return
+        self._handler = handler or self._handler
+        self._on_resubscribed = on_resubscribed or self._on_resubscribed
+        self._on_died = on_died or self._on_died
         self._listen_task = asyncio.create_task(self._listen_loop(), name="bus-listen")
         self._listen_task.add_done_callback(self._say_how_it_ended)
         self._canary_task = asyncio.create_task(self._canary_loop(), name="bus-canary")
@@ -209,27 +174,19 @@ class PubSubManager:
             self._state = BusState.INITIALIZED
 
     async def close(self) -> None:
-        """Stop listening, unsubscribe, close every connection. May be called at any time, also twice."""
+        """Stop listening, unsubscribe, close every connection of its own."""
         await self.stop_listening()
         async with self._subscribing:
             if self._wire is not None and self._state is BusState.INITIALIZED:
                 self._wire.say("UNSUBSCRIBE")
             await self._drop_subscription()
-            if self._client is not None:
-                if self._scripts is not None:
-                    await self._scripts.release()
-                with suppress(RedisError, OSError, TimeoutError):
-                    await self._client.aclose()  # it stays good for the next `initialize`
-        self._state = BusState.NEW if self.enabled else BusState.DISABLED
+            if self._owns_server:
+                await self.server.close()  # it stays good for the next `initialize`
+        self._state = BusState.NEW
 
     # -- out
 
     def relay(self, envelope: Envelope, lease: str, done: OnRelayed) -> None:
-        """As `publish`, without waiting: `done` is called with the answer, in the order of calls."""
-        if not self.enabled:
-            logger.debug("the bus is disabled: message %s stays on this replica", envelope.message_id)
-            done(None)
-            return
         if self._state is BusState.NEW:
             self.stats.publish_errors += 1
             logger.error(
@@ -240,17 +197,14 @@ class PubSubManager:
             return
         common = self._relay_common
         if common is None or common[1][0] != lease:
-            common = self._relay_common = ((self.keys.settled_at,), (lease, self.channel))
-        keys = (self.keys.holders(envelope.target_user_id or ""),)
-        self.scripts.call("relay", (keys, (encode_envelope(envelope),), common), partial(self._relayed, done))
+            common = self._relay_common = ((self._keys.settled_at,), (lease, self.channel))
+        keys = (self._keys.holders(envelope.target_user_id or ""),)
+        call = keys, (encode_envelope(envelope),), common
+        self._scripts.call("relay", call, partial(self._relayed, done))
 
     def relay_on(self, envelope: Envelope, done: OnRelayed) -> None:
-        """Send an ephemeral envelope to every replica that follows its channel; then `done`, as for `relay`."""
-        if not self.enabled:
-            done(None)
-            return
-        command = ("PUBLISH", self._bus_channel(envelope.address), encode_envelope(envelope))
-        self.client.link.call(command, partial(self._announced, monotonic(), done))
+        command = ("PUBLISH", self._keys.bus_channel_of(envelope.address), encode_envelope(envelope))
+        self._link.call(command, partial(self._announced, monotonic(), done))
 
     def _announced(self, began_at: float, done: OnRelayed, reply: Any) -> None:
         if not isinstance(reply, Exception):
@@ -266,22 +220,12 @@ class PubSubManager:
         done(_DELIVERIES.get(reply, Delivery.REMOTE))  # PUBLISH answers with a number
 
     async def publish(self, envelope: Envelope, *, lease: str) -> Delivery | None:
-        """Send the envelope to all replicas, unless the one that holds `lease` is known to hold the whole user.
-
-        Returns how far it reaches; None if this is the only replica (the bus is disabled).
-
-        Raises:
-            BusUnavailable: the message went to nobody but the local connections, or nobody knows (a time-out).
-        """
         return await await_callback(lambda done: self.relay(envelope, lease, done))
 
     # -- what is listened to
 
     async def follow(self, channel: str) -> None:
-        """See `Subscriptions`. Without Redis there is nothing to wait for."""
-        if not self.enabled:
-            return
-        name = self._bus_channel(channel)
+        name = self._keys.bus_channel_of(channel)
         self._wanted[name] = None
         if name in self._confirmed_channels:
             return
@@ -303,7 +247,7 @@ class PubSubManager:
             raise
 
     async def unfollow(self, channel: str) -> None:
-        name = self._bus_channel(channel)
+        name = self._keys.bus_channel_of(channel)
         self._wanted.pop(name, None)
         if name in self._confirmed_channels:
             self._confirmed_channels.discard(name)
@@ -314,9 +258,6 @@ class PubSubManager:
         if self._wire is None or self._lost.done():
             raise RedisConnectionError("the bus connection is lost")
         self._wire.say(command, name)
-
-    def _bus_channel(self, channel: str) -> str:
-        return f"{self.channel}:{channel}"
 
     # -- in
 
@@ -393,8 +334,8 @@ class PubSubManager:
             return
         for envelope in envelopes:
             try:
-                if self.handler is not None:
-                    self.handler(envelope)
+                if self._handler is not None:
+                    self._handler(envelope)
                 self.stats.received += 1
             except BadEnvelope as error:
                 self._skip(encode_envelope(envelope), error)
@@ -431,9 +372,9 @@ class PubSubManager:
             self.stats.resubscriptions += 1
             logger.info("subscribed to the bus again; messages published meanwhile are read from the log")
         # At the first time too: the log may have been read before there was a subscription.
-        if self.on_resubscribed is not None:
+        if self._on_resubscribed is not None:
             try:
-                self.on_resubscribed()
+                self._on_resubscribed()
             except Exception:
                 logger.exception("the callback for a new bus subscription failed with an unexpected error")
 
@@ -450,10 +391,11 @@ class PubSubManager:
                 return self._wire
             await self._drop_subscription()
             with as_bus_unavailable():
-                await self.client.link.ping()
-                await self.client.bulk.ping()
+                await self.server.ping()
                 self._lost = asyncio.get_running_loop().create_future()
-                wire = await Wire.open(self.client.connection_pool, self._handle_message, self._lost.set_result)
+                wire = await Wire.open(
+                    self.server.client.connection_pool, self._handle_message, self._lost.set_result
+                )
             wire.hold()
             self._wire = wire
             self._canary_heard_at = -math.inf  # what the last connection heard says nothing about this one
@@ -476,15 +418,15 @@ class PubSubManager:
     def _say_how_it_ended(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled():
             logger.critical("the bus listener died; this replica is no longer ready", exc_info=task.exception())
-            if self.on_died is not None:
-                self.on_died("the bus listener died")
+            if self._on_died is not None:
+                self._on_died("the bus listener died")
 
     async def _canary_loop(self) -> None:
         while True:
             self._canary_due.clear()
             try:
                 with as_bus_unavailable():
-                    await self.client.link.ask("PUBLISH", self.own_channel, repr(self._clock.monotonic()))
+                    await self._link.ask("PUBLISH", self.own_channel, repr(self._clock.monotonic()))
             except BusUnavailable as error:
                 logger.debug("publishing the canary failed: %s", error)  # the reader notices and says so
             except Exception:
@@ -500,15 +442,31 @@ def _backoff_s(failures: int) -> float:
     return random.uniform(0, min(BACKOFF_MOST_S, BACKOFF_FIRST_S * 2**doublings))  # noqa: S311 - not a secret
 
 
+def redis_server(redis: RedisSettings, bus: BusSettings, replica: str = "") -> RedisServer:
+    """The server with the bus, as the settings say. `replica`: the name of the one that asks."""
+    if redis.url is None:
+        raise BadSetting("a bus over Redis needs an address of Redis; set HELIOGRAPH_REDIS__URL")
+    return RedisServer(
+        connect(redis.url, max_connections=redis.max_connections),
+        Keys(redis.prefix, bus_channel(bus, redis)),
+        node_id=new_node_id(),
+        replica=replica,
+        directed=bus.routing == "directed",
+    )
+
+
 _manager: PubSubManager | None = None
 
 
-def get_pubsub_manager(settings: Settings | None = None) -> PubSubManager:
-    """This process's manager, made at the first call (from `settings`, which later calls need not give)."""
+def get_pubsub_manager(settings: Settings | None = None, server: RedisServer | None = None) -> PubSubManager:
+    """This process's manager, made at the first call (from what is given, which later calls need not give).
+
+    `server`: see `PubSubManager`. Without Redis it is a `LocalBus`.
+    """
     global _manager
     if _manager is None:
         settings = settings or Settings.load()
-        _manager = PubSubManager(redis=settings.redis, bus=settings.bus)
+        _manager = PubSubManager(server, redis=settings.redis, bus=settings.bus)
     return _manager
 
 

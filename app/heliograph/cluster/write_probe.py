@@ -6,14 +6,12 @@ was none for some time. What is never answered, not even with a time-out, is a f
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable
+from typing import Final
 
 from heliograph.clock import Clock
 from heliograph.ports import Fault, Probe, ProbeFailure
 from heliograph.tasks import end
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +43,7 @@ class WriteProbe:
         interval_s: float,
         timeout_s: float,
         clock: Clock,
+        give_up: Callable[[str], object] = logger.critical,
         give_up_s: float = GIVE_UP_S,
     ) -> None:
         self._server = server
@@ -53,7 +52,7 @@ class WriteProbe:
         self._timeout_s = timeout_s
         self._clock = clock
         self._give_up_s = give_up_s
-        self.give_up: Callable[[str], object] = logger.critical
+        self._give_up = give_up
         self._succeeded_at: float | None = None  # monotonic seconds
         self._silent_s = 0.0  # for how long nothing was answered, while this process did not stand still
         self._failure: ProbeFailure | None = None  # of the last look
@@ -88,7 +87,7 @@ class WriteProbe:
             except Exception:
                 logger.exception("the write probe of Redis failed with an unexpected error; retrying")
             if self._silent_s >= self._give_up_s:
-                self.give_up(f"Redis has answered nothing for {self._give_up_s:g} s")
+                self._give_up(f"Redis has answered nothing for {self._give_up_s:g} s")
             pause_s = self._interval_s if self._failure is None else RETRY_S
             self._silent_s += pause_s
             await asyncio.sleep(pause_s)

@@ -1,7 +1,7 @@
 """Who is connected to this replica and what they listen to, and handing them what is theirs."""
 
 import logging
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from heliograph.hub.batch import Batch
@@ -31,13 +31,12 @@ class Hub:
         self._telemetry = telemetry
         self._flush_scheduler = flush_scheduler
         self._batch: Batch | None = None
-        self.on_drop: Callable[[Connection], object] = self.remove  # who has more to tidy up puts itself in here
         self._by_user: dict[str, set[Connection]] = {}
         # Dictionaries without values: they are gone through in the order of joining, which is about that in memory.
         self._by_channel: dict[str, dict[Connection, None]] = {}
         self._connections = 0
         self._subscriptions = 0
-        self.changed_channels: set[str] = set()  # joined or left since whoever counts them has looked
+        self._changed_channels: set[str] = set()  # joined or left since whoever counts them has taken these
 
     @property
     def connections(self) -> int:
@@ -58,6 +57,15 @@ class Hub:
 
     def channel_names(self) -> Iterator[str]:
         return iter(self._by_channel)
+
+    def take_changed_channels(self) -> set[str]:
+        """The channels that somebody has joined or left since this was called last."""
+        changed, self._changed_channels = self._changed_channels, set()
+        return changed
+
+    def note_changed_channels(self, channels: Iterable[str]) -> None:
+        """Have these taken again with the next ones."""
+        self._changed_channels.update(channels)
 
     def user_ids(self) -> Iterator[str]:
         return iter(self._by_user)
@@ -108,7 +116,7 @@ class Hub:
         listening[connection] = None
         self._subscriptions += 1
         connection.channels.add(channel)
-        self.changed_channels.add(channel)
+        self._changed_channels.add(channel)
 
     def unsubscribe(self, connection: Connection, channel: str) -> None:
         connection.channels.discard(channel)
@@ -120,7 +128,7 @@ class Hub:
         if connection in listening:
             del listening[connection]
             self._subscriptions -= 1
-            self.changed_channels.add(channel)
+            self._changed_channels.add(channel)
             if not listening:
                 del self._by_channel[channel]
 
@@ -193,5 +201,8 @@ class Hub:
         self._telemetry.slow_closes += 1
         about = {"user": connection.user, "connection": connection.id}
         logger.info("closed a slow consumer: more than the outbox limit was waiting for it", extra=about)
-        self.on_drop(connection)
+        if connection.on_dropped is None:
+            self.remove(connection)
+        else:
+            connection.on_dropped(connection)
         connection.close(code, "the connection did not read what was sent to it")

@@ -121,7 +121,7 @@ def serve(settings: Settings, *, name: str, host: str, port: int) -> int:
     """Run one replica until it is told to stop; returns the process's exit status."""
     for warning in one_address_warnings(settings, host, os.environ):
         logger.warning("%s", warning)
-    replica = build_replica(settings, name, get_pubsub_manager(settings))
+    replica = build_replica(settings, name, get_pubsub_manager)
     server = build_server(replica, settings, host=host, port=port, watchdog_s=settings.watchdog_s)
     server.run()
     return 0 if server.started and replica.node.gave_up is None else 1

@@ -137,8 +137,14 @@ class Driver:
             ping_interval_s=parts.settings.ping.interval_s,
             max_channels=parts.settings.limits.channels_per_connection,
         )
-        self.connection = Connection(session_id, "", encoding, outbox)
-        self.connection.on_unsubscribed_by_server = self._unsubscribe_by_server
+        self.connection = Connection(
+            session_id,
+            "",
+            encoding,
+            outbox,
+            on_dropped=parts.manager.disconnect,
+            on_unsubscribed_by_server=self._unsubscribe_by_server,
+        )
         self._joining: str | None = None  # the channel that `join` is subscribing to
         self.registered = False  # the client is known, here and in the directory
         self._ended = False

@@ -64,7 +64,7 @@ class Caller:
     def __init__(self, client: Client) -> None:
         self.client = client
         self.link = client.link
-        self.scripts = Scripts(client, Keys("batch:"), "replica-1")
+        self.scripts = Scripts(client, Keys("batch:", "events"), "replica-1")
         self.answers: list[Any] = []
         self.writes: list[bytes] = []
 
@@ -295,7 +295,7 @@ async def test_a_lost_connection_fails_each_call(caller: Caller, own_redis: Redi
 async def test_two_who_share_a_link(caller: Caller) -> None:
     """Fails if a call goes with an earlier one of its own owner, past what another owner has asked for since."""
     order: list[int] = []
-    others = Scripts(caller.client, Keys("batch:"), "another")
+    others = Scripts(caller.client, Keys("batch:", "events"), "another")
     others.call("relay", relay_call(), caller.answers.append)
     await caller.answered(1)
     for number in range(6):

@@ -5,6 +5,7 @@ import asyncio
 import msgspec
 import pytest
 
+from heliograph.backends.redis import server
 from heliograph.backends.redis.client import Client, connect
 from heliograph.backends.redis.commands import PAGE, RedisCommands
 from heliograph.backends.redis.keys import Keys
@@ -23,7 +24,7 @@ def kick(user: str = "bob", message_id: str = "m") -> Envelope:
 
 @pytest.fixture
 def commands(client: Client, keys: Keys, namespace: str) -> RedisCommands:
-    return RedisCommands(client, keys, f"{namespace}:events")
+    return RedisCommands(server.RedisServer(client, keys))
 
 
 async def test_it_is_published_and_kept(
@@ -79,7 +80,7 @@ async def test_full_memory_is_said_and_the_bus_is_told_all_the_same(
     try:
         async with Eavesdropper(own_redis.url, f"{namespace}:events") as heard:
             with pytest.raises(BusUnavailable):
-                await RedisCommands(client, keys, f"{namespace}:events").append(kick())
+                await RedisCommands(server.RedisServer(client, keys)).append(kick())
             await eventually(lambda: heard.payloads)
     finally:
         await client.aclose()

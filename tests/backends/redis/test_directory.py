@@ -12,6 +12,7 @@ from redis.asyncio import Redis
 from redis.asyncio.client import Pipeline
 from redis.exceptions import ConnectionError as RedisConnectionError
 
+from heliograph.backends.redis import server
 from heliograph.backends.redis.client import connect
 from heliograph.backends.redis.directory import SETTLE_MS, RedisDirectory
 from heliograph.backends.redis.keys import Keys
@@ -28,7 +29,7 @@ LONG_S = 30.0
 
 @pytest.fixture
 def directory(client: Redis, keys: Keys) -> RedisDirectory:
-    return RedisDirectory(client, keys)
+    return RedisDirectory(server.RedisServer(client, keys))
 
 
 async def left(client: Redis, keys: Keys) -> set[str]:
@@ -43,7 +44,7 @@ class TestOutage:
     ) -> None:
         """Fails if an outage comes out as redis-py's own error, or after retries."""
         client = connect(own_redis.url)
-        directory = RedisDirectory(client, keys)
+        directory = RedisDirectory(server.RedisServer(client, keys))
         calls: dict[str, Any] = {
             "take": lambda: directory.take("a", replica_info(), LONG_S),
             "renew": lambda: directory.renew("a", replica_info(), LONG_S),
@@ -65,7 +66,7 @@ class TestOutage:
     async def test_a_frozen_redis_costs_about_a_second(self, own_redis: RedisServer, keys: Keys) -> None:
         """Fails if a command waits for ever, or is tried again behind the caller's back."""
         client = connect(own_redis.url)
-        directory = RedisDirectory(client, keys)
+        directory = RedisDirectory(server.RedisServer(client, keys))
         await directory.take("a", replica_info(), LONG_S)
         own_redis.freeze()
         began = time.monotonic()
@@ -79,7 +80,7 @@ class TestOutage:
     async def test_forgotten_scripts_are_sent_again(self, own_redis: RedisServer, keys: Keys) -> None:
         """Fails if a SCRIPT FLUSH or a fail-over ends the directory."""
         client = connect(own_redis.url)
-        directory = RedisDirectory(client, keys)
+        directory = RedisDirectory(server.RedisServer(client, keys))
         await directory.take("a", replica_info(), LONG_S)
         await directory.hold("a", {"bob": 1})
         own_redis.command("SCRIPT", "FLUSH")
@@ -90,7 +91,7 @@ class TestOutage:
     async def test_more_callers_than_connections_wait_their_turn(self, redis_server: RedisServer, keys: Keys) -> None:
         """Fails if a busy moment is taken for an outage: redis-py's pool raises when it is empty."""
         client = connect(redis_server.url, max_connections=3)
-        directory = RedisDirectory(client, keys)
+        directory = RedisDirectory(server.RedisServer(client, keys))
         await directory.take("a", replica_info(), LONG_S)
         answers = await asyncio.gather(*(directory.holders("bob") for _ in range(60)), return_exceptions=True)
         assert answers == [{}] * 60
@@ -121,7 +122,7 @@ class TestKeys:
     async def test_all_keys_begin_with_the_prefix(self, own_redis: RedisServer) -> None:
         """Fails if two installations on one Redis share a key."""
         client = connect(own_redis.url)
-        directory = RedisDirectory(client, Keys("mine:"))
+        directory = RedisDirectory(server.RedisServer(client, Keys("mine:", "mine:events")))
         await directory.take("a", replica_info(), LONG_S)
         await directory.hold("a", {"bob": 1})
         names = [key.decode() async for key in client.scan_iter()]
@@ -148,10 +149,10 @@ class TestKeys:
         await directory.take("a", replica_info(), LONG_S)
         runs_out_ms = int(await client.zscore(keys.leases, "a"))
 
-        async def then() -> tuple[int, int]:
-            return runs_out_ms // 1000, runs_out_ms % 1000 * 1000
+        async def then() -> int:
+            return runs_out_ms
 
-        monkeypatch.setattr(client, "time", then)
+        monkeypatch.setattr(directory._server, "now_ms", then)
         assert await directory.replicas() == []
 
 
@@ -161,8 +162,8 @@ class TestReaping:
     ) -> None:
         """Fails if a reaper that dies between two commands leaves something that nobody finds again."""
         for at in itertools.count():
-            keys = Keys(f"{namespace}-{at}:")
-            directory = RedisDirectory(client, keys)
+            keys = Keys(f"{namespace}-{at}:", f"{namespace}:events")
+            directory = RedisDirectory(server.RedisServer(client, keys))
             await directory.take("dead", replica_info("dead"), LONG_S)
             await directory.hold("dead", {f"user-{number}": 1 for number in range(600)})
             with monkeypatch.context() as patch:
@@ -279,7 +280,7 @@ async def _works(call: Any) -> bool:
 class TestVersions:
     async def test_what_an_older_replica_says_of_itself_is_understood(self, client: Redis, keys: Keys) -> None:
         """Fails if a cluster cannot be seen while replicas of two versions are in it."""
-        directory = RedisDirectory(client, keys)
+        directory = RedisDirectory(server.RedisServer(client, keys))
         await directory.take("old.0", replica_info("old"), LONG_S)
         await directory.renew("old.0", replica_info("old"), LONG_S)
         said = json.loads(await client.hget(keys.replicas, "old.0"))

@@ -27,7 +27,7 @@ from tests.support.redis_server import RedisServer, free_port
 from tests.support.tcp_proxy import TcpProxy
 from tests.support.waiting import eventually
 
-KEYS = Keys("link:")
+KEYS = Keys("link:", "events")
 
 
 class Linked:

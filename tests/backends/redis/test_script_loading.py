@@ -17,7 +17,7 @@ from tests.support.append_call import append_call
 from tests.support.redis_server import RedisServer
 from tests.support.waiting import eventually
 
-KEYS = Keys("loading:")
+KEYS = Keys("loading:", "events")
 # What docs/operations.md names.
 RIGHTS = (
     "~loading:*",

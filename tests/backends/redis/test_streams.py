@@ -23,7 +23,7 @@ async def client(redis_server: RedisServer) -> AsyncIterator[Redis]:
 
 @pytest.fixture
 def stream(client: Redis, namespace: str) -> ShardedStream:
-    return ShardedStream(client, Keys(f"{namespace}:"), "work", shards=4)
+    return ShardedStream(client, Keys(f"{namespace}:", f"{namespace}:events"), "work", shards=4)
 
 
 async def test_the_same_key_is_always_in_the_same_shard(stream: ShardedStream) -> None:
@@ -44,7 +44,7 @@ async def test_entries_of_a_key_keep_their_order_and_their_text(stream: ShardedS
 
 async def test_a_shard_is_kept_at_about_its_length(client: Redis, namespace: str) -> None:
     """Fails if MAXLEN is left out (Redis fills up), or exact (each append would cost a trim)."""
-    stream = ShardedStream(client, Keys(f"{namespace}:"), "work", shards=1, maxlen=100)
+    stream = ShardedStream(client, Keys(f"{namespace}:", f"{namespace}:events"), "work", shards=1, maxlen=100)
     await asyncio.gather(*(stream.append("k", {"n": str(number)}) for number in range(500)))
     assert 100 <= await client.xlen(stream.shard_keys[0]) < 300
 
@@ -71,7 +71,7 @@ async def test_a_group_reads_from_the_start_or_from_now(stream: ShardedStream) -
 async def test_several_shards_are_read_in_one_command(stream: ShardedStream, own_redis: RedisServer) -> None:
     """Fails if each shard costs a command, or `count` counts all shards together."""
     client = connect(own_redis.url)
-    stream = ShardedStream(client, Keys("t:"), "work", shards=4)
+    stream = ShardedStream(client, Keys("t:", "t:events"), "work", shards=4)
     await stream.create_group("workers")
     for number in range(40):
         await stream.append(f"user-{number}", {"n": str(number)})
@@ -181,7 +181,7 @@ async def test_a_scan_tells_of_a_hole(stream: ShardedStream, client: Redis) -> N
 async def test_every_failure_has_one_name(own_redis: RedisServer) -> None:
     """Fails if redis-py's own errors get out: refused, gone, or a group that does not exist."""
     client = connect(own_redis.url)
-    stream = ShardedStream(client, Keys("t:"), "work", shards=2)
+    stream = ShardedStream(client, Keys("t:", "t:events"), "work", shards=2)
     with pytest.raises(BusUnavailable) as caught:
         await stream.read("nobody", "one", count=1)
     assert "NOGROUP" in caught.value.detail

@@ -82,9 +82,9 @@ async def test_a_server_without_tls_is_an_error(secure: Secure) -> None:
 async def test_the_bus_hears_itself_and_comes_back_after_a_restart(secure: Secure) -> None:
     """Fails if publishing or listening does not go through TLS, or if a lost connection is not made anew."""
     heard: list[Envelope] = []
-    bus = PubSubManager(heard.append, redis=RedisSettings(url=secure.trusted_url))
+    bus = PubSubManager(redis=RedisSettings(url=secure.trusted_url))
     await bus.initialize()
-    bus.start_listening()
+    bus.start_listening(heard.append)
     await eventually(lambda: bus.ready)
     sent = envelope("bob", "x" * 500_000, node_id="another")
     await bus.publish(sent, lease="a")

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from heliograph.cluster.pubsub_manager import Handler, PubSubManager
+from heliograph.cluster.pubsub_manager import PubSubManager
 from tests.support.redis_admin import RedisAdmin
 from tests.support.redis_server import RedisServer
 from tests.support.replicas import settings_for
@@ -16,27 +16,17 @@ MakeBus = Callable[..., PubSubManager]
 
 @pytest.fixture
 async def make_bus(namespace: str) -> AsyncIterator[MakeBus]:
-    """`make_bus(url, handler, canary_timeout_s=…)`: a manager that is not initialised yet."""
+    """`make_bus(url, canary_timeout_s=…)`: a manager that is not initialised yet."""
     made: list[PubSubManager] = []
 
     def make(
         url: str | None,
-        handler: Handler | None = None,
         *,
         enabled: bool = True,
-        on_resubscribed: Callable[[], object] | None = None,
         **bus: Any,
     ) -> PubSubManager:
         settings = settings_for(redis_url=url, namespace=namespace, bus={"canary_interval_s": 0.03, **bus})
-        made.append(
-            PubSubManager(
-                handler,
-                redis=settings.redis,
-                bus=settings.bus,
-                enabled=enabled,
-                on_resubscribed=on_resubscribed,
-            )
-        )
+        made.append(PubSubManager(redis=settings.redis, bus=settings.bus, enabled=enabled))
         return made[-1]
 
     yield make

@@ -26,7 +26,7 @@ TIMEOUT_S = 0.6  # the canary's, as settings_for has it
 async def hears(bus: PubSubManager, admin: RedisAdmin) -> None:
     """See that what a foreign program publishes now arrives, once."""
     got: list[Any] = []
-    bus.handler = lambda received: got.append(content(received))
+    bus._handler = lambda received: got.append(content(received))
     await admin.publish(bus.channel, '{"target_user_id":"bob","message":"still there?"}')
     await eventually(lambda: got)
     assert got == ["still there?"]
@@ -45,8 +45,8 @@ class TestEdges:
     ) -> None:
         """Fails if a cut (CLIENT KILL, the output-buffer limit) goes unnoticed, uncounted or unrepaired."""
         told: list[float] = []
-        bus = make_bus(own_redis.url, on_resubscribed=lambda: told.append(time.monotonic()))
-        bus.start_listening()
+        bus = make_bus(own_redis.url)
+        bus.start_listening(on_resubscribed=lambda: told.append(time.monotonic()))
         await eventually(lambda: bus.ready)
         assert len(told) == 1, "the log may have been read before there was a subscription"
         for cut in range(1, 4):
@@ -152,8 +152,8 @@ class TestEdges:
         Everything that was published meanwhile is in the connection's buffer; building it anew would lose that.
         """
         got: list[Any] = []
-        bus = make_bus(own_redis.url, lambda received: got.append(content(received)), canary_timeout_s=0.3)
-        bus.start_listening()
+        bus = make_bus(own_redis.url, canary_timeout_s=0.3)
+        bus.start_listening(lambda received: got.append(content(received)))
         await eventually(lambda: bus.ready)
         for number in range(3):
             own_redis.command("PUBLISH", bus.channel, f'{{"target_user_id":"bob","message":{number}}}')

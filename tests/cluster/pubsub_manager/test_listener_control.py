@@ -38,9 +38,9 @@ class TestListenerControl:
     ) -> None:
         """Fails if a second start makes a second reader: redis-py allows one, and each message would come twice."""
         got: list[object] = []
-        bus = make_bus(redis_server.url, got.append)
+        bus = make_bus(redis_server.url)
         await bus.initialize()
-        bus.start_listening()
+        bus.start_listening(got.append)
         bus.start_listening()
         assert bus_tasks() == ["bus-canary", "bus-listen"]
         await eventually(lambda: bus.ready)
@@ -66,8 +66,8 @@ class TestListenerControl:
     ) -> None:
         """Fails if what is published between stop and start is lost although the connection was open all the time."""
         got: list[Any] = []
-        bus = make_bus(redis_server.url, lambda received: got.append(content(received)))
-        bus.start_listening()
+        bus = make_bus(redis_server.url)
+        bus.start_listening(lambda received: got.append(content(received)))
         await eventually(lambda: bus.ready)
         for round_number in range(3):
             await stop(bus)
@@ -84,8 +84,8 @@ class TestListenerControl:
     ) -> None:
         """Fails if a cancelled read throws away the bytes that it had already."""
         got: list[Any] = []
-        bus = make_bus(redis_server.url, lambda received: got.append(content(received)), canary_timeout_s=5)
-        bus.start_listening()
+        bus = make_bus(redis_server.url, canary_timeout_s=5)
+        bus.start_listening(lambda received: got.append(content(received)))
         await eventually(lambda: bus.ready)
         text = "x" * 3_000_000
         publishing = asyncio.create_task(admin.publish(bus.channel, f'{{"target_user_id":"b","message":"{text}"}}'))
@@ -273,8 +273,7 @@ async def _a_life(bus: PubSubManager, admin: RedisAdmin, watch: Watch) -> None:
 async def works_again(bus: PubSubManager, admin: RedisAdmin) -> None:
     """Start the listener again and see that a message arrives."""
     got: list[object] = []
-    bus.handler = got.append
-    bus.start_listening()
+    bus.start_listening(got.append)
     await eventually(lambda: bus.ready)
     await admin.publish(bus.channel, HELLO)
     await eventually(lambda: got)

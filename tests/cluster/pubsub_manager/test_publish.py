@@ -24,12 +24,12 @@ from tests.support.waiting import eventually
 
 async def held(bus: PubSubManager, user: str, *leases: str, settled: bool = True) -> None:
     """Have `leases` hold one connection of the user each."""
-    directory = RedisDirectory(bus.client, bus.keys)
+    directory = RedisDirectory(bus.server)
     for lease in leases:
         await directory.take(lease, replica_info(lease), ttl_s=30)
         await directory.hold(lease, {user: 1})
     if settled:
-        await believe_at_once(bus.client, bus.keys)
+        await believe_at_once(bus.server.client, bus.server.keys)
 
 
 class TestPublish:
@@ -95,7 +95,7 @@ class TestPublish:
         async with Eavesdropper(redis_server.url, bus.channel) as heard:
             assert await bus.publish(envelope("bob"), lease="a") is Delivery.LOCAL
             await eventually(lambda: heard.payloads)
-            await bus.client.delete(bus.keys.settled_at)  # lost with everything else that Redis knew
+            await bus.server.client.delete(bus.server.keys.settled_at)  # lost with everything else that Redis knew
             await bus.publish(envelope("bob"), lease="a")
             await eventually(lambda: len(heard.payloads) == 2)
 
@@ -104,7 +104,7 @@ class TestPublish:
     ) -> None:
         """Fails if one replica that runs on its own on purpose complains about each message."""
         bus = make_bus(None)
-        with caplog.at_level(logging.DEBUG, logger="heliograph.cluster.pubsub_manager"):
+        with caplog.at_level(logging.DEBUG, logger="heliograph.backends.memory.bus"):
             assert await bus.publish(envelope(), lease="a") is None
         assert [record.levelno for record in caplog.records] == [logging.DEBUG]
         assert "message-1" in caplog.text
@@ -222,7 +222,7 @@ class TestPublish:
         """Fails if an error that Redis answers with comes out as redis-py's own, or breaks the next message."""
         bus = make_bus(redis_server.url)
         await bus.initialize()
-        await bus.client.set(bus.keys.holders("bob"), "no hash")
+        await bus.server.client.set(bus.server.keys.holders("bob"), "no hash")
         with pytest.raises(BusUnavailable) as caught:
             await bus.publish(envelope("bob"), lease="a")
         assert "WRONGTYPE" in caught.value.detail
@@ -232,8 +232,8 @@ class TestPublish:
     async def test_a_megabyte_goes_through(self, make_bus: MakeBus, redis_server: RedisServer) -> None:
         """Fails if large messages are cut or refused on their way."""
         got: list[object] = []
-        bus = make_bus(redis_server.url, lambda received: got.append(content(received)))
-        bus.start_listening()
+        bus = make_bus(redis_server.url)
+        bus.start_listening(lambda received: got.append(content(received)))
         await eventually(lambda: bus.ready)
         text = "우주" * 170_000
         await bus.publish(envelope(message=text), lease="a")

@@ -75,15 +75,14 @@ class Listening:
                 raise error
             self.got.append(received)
 
-        self.bus.handler = handle
+        self.bus._handler = handle
 
 
 @pytest.fixture
 async def listening(make_bus: MakeBus, redis_server: RedisServer, admin: RedisAdmin) -> AsyncIterator[Listening]:
     bus = make_bus(redis_server.url, canary_timeout_s=5)
     listening = Listening(bus, admin)
-    bus.handler = listening.got.append
-    bus.start_listening()
+    bus.start_listening(listening.got.append)
     await eventually(lambda: bus.ready)
     yield listening
     await bus.close()
@@ -211,7 +210,7 @@ class TestReceive:
         self, listening: Listening, caplog: pytest.LogCaptureFixture
     ) -> None:
         """Fails if a manager that only publishes is upset by what others publish."""
-        listening.bus.handler = None
+        listening.bus._handler = None
         await listening.admin.publish(listening.bus.channel, GOOD % "1")
         await eventually(lambda: listening.bus.stats.received == 1)
         assert caplog.records == []

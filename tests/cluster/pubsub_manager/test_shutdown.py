@@ -12,6 +12,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from heliograph.backends.redis.wire import Wire
 from heliograph.cluster.pubsub_manager import BusState, PubSubManager
 from heliograph.errors import BusUnavailable
+from heliograph.ports import Handler
 from tests.cluster.pubsub_manager.conftest import MakeBus
 from tests.support.envelopes import envelope
 from tests.support.redis_admin import RedisAdmin
@@ -19,8 +20,8 @@ from tests.support.redis_server import RedisServer, free_port
 from tests.support.waiting import eventually
 
 
-async def ready(bus: PubSubManager) -> PubSubManager:
-    bus.start_listening()
+async def ready(bus: PubSubManager, handler: Handler | None = None) -> PubSubManager:
+    bus.start_listening(handler)
     await eventually(lambda: bus.ready)
     return bus
 
@@ -54,7 +55,7 @@ class TestShutdown:
     ) -> None:
         """Fails if Redis still counts a client of ours, be it the listener, the link or one of the pool."""
         bus = await ready(make_bus(own_redis.url))
-        await asyncio.gather(*(bus.client.ping() for _ in range(10)))
+        await asyncio.gather(*(bus.server.client.ping() for _ in range(10)))
         assert len(await own_admin.connections()) > 2
         await bus.close()
         await eventually(lambda: _no_connections(own_admin))
@@ -152,11 +153,11 @@ class TestShutdown:
     ) -> None:
         """Fails if a second life does not listen, does not publish, or is not closed as well as the first."""
         got: list[object] = []
-        bus = make_bus(own_redis.url, got.append)
+        bus = make_bus(own_redis.url)
         for _ in range(2):
             got.clear()
             await bus.initialize()
-            await ready(bus)
+            await ready(bus, got.append)
             await bus.publish(envelope(), lease="a")
             await eventually(lambda: got)
             await bus.close()

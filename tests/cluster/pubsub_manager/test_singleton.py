@@ -24,7 +24,7 @@ class TestSingleton:
         bus = get_pubsub_manager(settings_for(redis_url=redis_server.url, namespace=namespace))
         assert bus.enabled
         assert bus.channel == f"{namespace}:events"
-        assert bus.keys.prefix == f"{namespace}:"
+        assert bus.server.keys.prefix == f"{namespace}:"
 
     async def test_without_settings_reads_the_environment(
         self, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from heliograph.clock import Clock
 from heliograph.errors import BusUnavailable
-from heliograph.ports import CommandEntry, Emission, Renewal, ReplicaInfo
+from heliograph.ports import CommandEntry, Emission, Renewal, ReplicaInfo, node_of
 from heliograph.protocol.envelope import Envelope
 
 
@@ -39,7 +39,7 @@ class MemoryDirectory:
             holders.pop(lease, None)
         if not holders:
             del self._holders[user_id]
-        node = lease.rpartition(".")[0]
+        node = node_of(lease)
         others = (held for other, held in holders.items() if other != lease and _is_others(other, node))
         return count + sum(others)
 
@@ -87,4 +87,4 @@ class NoCommands:
 
 def _is_others(lease: str, node: str) -> bool:
     """False if it is one of this replica's own, of before."""
-    return not node or lease.rpartition(".")[0] != node
+    return not node or node_of(lease) != node

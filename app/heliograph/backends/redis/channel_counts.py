@@ -1,14 +1,14 @@
-"""The channel_counts in Redis."""
+"""The channel counts in Redis."""
 
 from collections.abc import Mapping
 from itertools import islice
-from typing import cast
-
-from redis.asyncio import Redis
+from typing import TYPE_CHECKING, cast
 
 from heliograph.backends.redis.client import as_bus_unavailable
-from heliograph.backends.redis.keys import Keys
-from heliograph.backends.redis.scripts import Argument, Scripts
+from heliograph.backends.redis.server import RedisServer
+
+if TYPE_CHECKING:
+    from heliograph.backends.redis.scripts import Argument
 
 BATCH = 500  # channels in one command: short enough not to hold up Redis
 
@@ -16,10 +16,10 @@ BATCH = 500  # channels in one command: short enough not to hold up Redis
 class RedisChannelCounts:
     """A `ChannelCountsBackend` in Redis: a hash for each lease."""
 
-    def __init__(self, client: Redis, scripts: Scripts, keys: Keys) -> None:
-        self._redis = client
-        self._scripts = scripts
-        self._keys = keys
+    def __init__(self, server: RedisServer) -> None:
+        self._redis = server.client
+        self._scripts = server.scripts
+        self._keys = server.keys
 
     async def enter(self, lease: str, counts: Mapping[str, int]) -> bool:
         entries = iter(counts.items())

@@ -4,8 +4,8 @@ from typing import Final
 
 from msgspec import UNSET
 
-from heliograph.backends.redis.client import Client, as_bus_unavailable
-from heliograph.backends.redis.keys import Keys
+from heliograph.backends.redis.client import as_bus_unavailable
+from heliograph.backends.redis.server import RedisServer
 from heliograph.ports import COMMAND_TTL_S, CommandEntry
 from heliograph.protocol.command import DisconnectUser
 from heliograph.protocol.envelope import Envelope, encode_envelope
@@ -15,13 +15,14 @@ PAGE: Final = 500  # commands read at once
 
 
 class RedisCommands:
-    """A `CommandLog` in Redis. The client stays its owner's to close."""
+    """A `CommandLog` in Redis."""
 
-    def __init__(self, client: Client, keys: Keys, bus_channel: str) -> None:
-        self._redis = client
-        self._stream = keys.commands
-        self._blocked = keys.blocked_users
-        self._bus_channel = bus_channel
+    def __init__(self, server: RedisServer) -> None:
+        self._server = server
+        self._redis = server.client
+        self._stream = server.keys.commands
+        self._blocked = server.keys.blocked_users
+        self._bus_channel = server.keys.bus_channel
         self._begin: str | None = None  # before which nothing is looked at
 
     async def append(self, envelope: Envelope) -> None:
@@ -44,16 +45,18 @@ class RedisCommands:
         with as_bus_unavailable():
             if entry is None:
                 # By Redis' own clock: entries are named after it. What was the beginning once remains it.
-                self._begin = self._begin or str(max(0, await self._now_ms() - int(age_s * 1000)))
+                self._begin = self._begin or str(max(0, await self._server.now_ms() - int(age_s * 1000)))
                 entry = self._begin
-            entries = await self._redis.link.ask("XRANGE", self._stream, f"({entry}", "+", "COUNT", PAGE)
-            now_ms = await self._now_ms() if entries else 0
+            entries = await self._server.link.ask("XRANGE", self._stream, f"({entry}", "+", "COUNT", PAGE)
+            now_ms = await self._server.now_ms() if entries else 0
         return [_entry_of(name, fields, now_ms) for name, fields in entries]
 
     async def blocked_users(self) -> dict[str, float]:
         with as_bus_unavailable():
-            now_ms = await self._now_ms()
-            found = await self._redis.link.ask("ZRANGE", self._blocked, f"({now_ms}", "+inf", "BYSCORE", "WITHSCORES")
+            now_ms = await self._server.now_ms()
+            found = await self._server.link.ask(
+                "ZRANGE", self._blocked, f"({now_ms}", "+inf", "BYSCORE", "WITHSCORES"
+            )
         return {name.decode(): (float(until_ms) - now_ms) / 1000 for name, until_ms in found}
 
     async def _block_of(self, envelope: Envelope) -> tuple[str, int, int] | None:
@@ -61,12 +64,8 @@ class RedisCommands:
         command = envelope.command
         if not isinstance(command, DisconnectUser) or command.block_s is UNSET or envelope.target_user_id is None:
             return None
-        now_ms = await self._now_ms()
+        now_ms = await self._server.now_ms()
         return envelope.target_user_id, now_ms, now_ms + int(command.block_s * 1000)
-
-    async def _now_ms(self) -> int:
-        seconds, microseconds = await self._redis.link.ask("TIME")
-        return int(seconds) * 1000 + int(microseconds) // 1000
 
 
 def _entry_of(name: bytes, fields: list[bytes], now_ms: int) -> CommandEntry:

@@ -6,22 +6,22 @@ from typing import Any, cast
 
 import msgspec
 
-from heliograph.backends.redis.client import Client, as_bus_unavailable
-from heliograph.backends.redis.keys import Keys
-from heliograph.backends.redis.scripts import Scripts
-from heliograph.ports import Renewal, ReplicaInfo
+from heliograph.backends.redis.client import as_bus_unavailable
+from heliograph.backends.redis.server import RedisServer
+from heliograph.ports import Renewal, ReplicaInfo, node_of
 
 SETTLE_MS = 5_000  # longer than a replica needs to notice that Redis is back and to enter its users again
 BATCH = 500  # users in one command: short enough not to hold up Redis
 
 
 class RedisDirectory:
-    """A `DirectoryBackend` in Redis. The client stays its owner's to close."""
+    """A `DirectoryBackend` in Redis."""
 
-    def __init__(self, client: Client, keys: Keys, scripts: Scripts | None = None) -> None:
-        self._redis = client
-        self._scripts = scripts or Scripts(client, keys)
-        self._keys = keys
+    def __init__(self, server: RedisServer) -> None:
+        self._server = server
+        self._redis = server.client
+        self._scripts = server.scripts
+        self._keys = server.keys
         # Lease -> under which server it was held, and until when, as far as Redis has acknowledged that.
         self._taken: dict[str, tuple[bytes, int]] = {}
 
@@ -81,14 +81,13 @@ class RedisDirectory:
                     await pipeline.execute()
                 reaped += len(users)
             await self._redis.hdel(self._keys.replicas, lease)
-            await self._redis.hdel(self._keys.bus_sequences, lease.rpartition(".")[0])
+            await self._redis.hdel(self._keys.bus_sequences, node_of(lease))
             await self._redis.zrem(self._keys.leases, lease)  # last: while it stands, somebody finishes this
         return reaped
 
     async def replicas(self) -> list[ReplicaInfo]:
         with as_bus_unavailable():
-            seconds, microseconds = await self._redis.time()
-            now_ms = int(seconds) * 1000 + int(microseconds) // 1000
+            now_ms = await self._server.now_ms()
             alive = cast("list[bytes]", await self._redis.zrangebyscore(self._keys.leases, f"({now_ms}", "+inf"))
             said = await self._redis.hmget(self._keys.replicas, alive) if alive else []
         infos = [msgspec.json.decode(text, type=ReplicaInfo) for text in said if text is not None]

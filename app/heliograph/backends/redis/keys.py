@@ -1,4 +1,4 @@
-"""The names under which things stand in Redis. The braces keep a user's keys on one slot of a Redis Cluster."""
+"""All names in Redis, of keys and of bus channels: no other file makes one up."""
 
 from dataclasses import dataclass
 
@@ -7,9 +7,26 @@ from heliograph.protocol.identity import personal_channel
 
 @dataclass(frozen=True, slots=True)
 class Keys:
-    """All keys of one installation begin with `prefix`."""
+    """The names of one installation: its keys begin with `prefix`, its bus channels with `bus_channel`.
+
+    Every replica listens on `bus_channel` itself, which is shared. The names of the others begin with it. The scripts
+    `append` and `relay` write the names of inboxes as `inbox` does.
+    """
 
     prefix: str
+    bus_channel: str
+
+    def bus_channel_of(self, channel: str) -> str:
+        """The bus channel of those who follow a public channel."""
+        return f"{self.bus_channel}:{channel}"
+
+    def own_bus_channel(self, node_id: str) -> str:
+        """The bus channel on which a replica hears itself, and nobody else."""
+        return f"{self.bus_channel}@{node_id}"
+
+    def inbox(self, node_id: str) -> str:
+        """The bus channel for what is sent to one replica alone (`BusSettings.routing`)."""
+        return f"{self.bus_channel}@{node_id}:in"
 
     def holders(self, user_id: str) -> str:
         """Hash: lease -> how many connections of the user it has."""

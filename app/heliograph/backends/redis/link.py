@@ -152,7 +152,7 @@ class Link:
     async def _connect(self) -> None:
         try:
             async with asyncio.timeout(self._timeout_s):
-                wire = await Wire.open(self._pool, self._on_reply, self._on_lost)
+                wire = await Wire.open(self._pool, self._on_reply, self._on_lost, self._flush)
         except TimeoutError:
             self._failed(RedisTimeoutError(f"no connection within {self._timeout_s:g} s"))
         except (RedisError, OSError) as error:
@@ -165,7 +165,6 @@ class Link:
             self._failures = 0
             self.connections += 1
             self._wire = wire
-            wire.on_resume = self._flush
             self._flush()
 
     def _failed(self, error: Exception) -> None:

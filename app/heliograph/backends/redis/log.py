@@ -4,16 +4,16 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 from redis.exceptions import InvalidResponse
 
 from heliograph.backends.redis.budget import amount, refused
 from heliograph.backends.redis.call_batch import NOTHING, Call, Common
-from heliograph.backends.redis.client import Client, as_bus_unavailable, bus_unavailable
+from heliograph.backends.redis.client import as_bus_unavailable, bus_unavailable
 from heliograph.backends.redis.keys import Keys
-from heliograph.backends.redis.scripts import Argument, Scripts
+from heliograph.backends.redis.server import RedisServer
 from heliograph.callbacks import await_callback
 from heliograph.errors import BusUnavailable, OverBudget
 from heliograph.ports import (
@@ -34,6 +34,9 @@ from heliograph.protocol.identity import user_of
 from heliograph.protocol.position import Position
 from heliograph.protocol.run import RunState, RunUpdate
 
+if TYPE_CHECKING:
+    from heliograph.backends.redis.scripts import Argument
+
 logger = logging.getLogger(__name__)
 
 _READ_NOTHING, _READ_ALL = -1, -2
@@ -43,7 +46,7 @@ DELIVERIES: Final = {**{delivery.value: delivery for delivery in Delivery}, "her
 
 
 class RedisLog:
-    """A `Log` in Redis. `bus_channel` is the shared one; `node_id`: whose inbox counts in `bus_sequences`.
+    """A `Log` in Redis. The inbox of the server's `node_id` counts in `bus_sequences`.
 
     `budget`: what each user's clients may write. What may be large is read over a connection of its own, so that no
     message waits behind it: at most `page_bytes` of each channel at once.
@@ -51,24 +54,19 @@ class RedisLog:
 
     def __init__(
         self,
-        client: Client,
-        scripts: Scripts,
-        keys: Keys,
-        bus_channel: str,
-        node_id: str = "",
+        server: RedisServer,
         *,
         budget: Budget = NO_BUDGET,
         page_bytes: int = PAGE_BYTES,
     ) -> None:
-        self._redis = client
-        self._scripts = scripts
-        self._reading = scripts.over(client.bulk)
+        self._link = server.link
+        self._scripts = server.scripts
+        self._reading = server.bulk_scripts
         self._page_bytes = page_bytes
-        self._keys = keys
-        self._bus_channel = bus_channel
-        self._node_id = node_id
+        self._keys = server.keys
+        self._node_id = server.node_id
         self._budget = budget
-        self._calls = AppendCalls(keys, bus_channel, budget)
+        self._calls = AppendCalls(server.keys, budget)
         self._second = -1
         self._due_now = ""
 
@@ -114,7 +112,7 @@ class RedisLog:
 
     async def bus_sequences(self) -> BusSequences:
         with as_bus_unavailable():
-            counts = await self._redis.link.ask("HMGET", self._keys.bus_sequences, "shared", self._node_id)
+            counts = await self._link.ask("HMGET", self._keys.bus_sequences, "shared", self._node_id)
         shared, own = (int(count or 0) for count in counts)
         return BusSequences(shared, own)
 
@@ -144,20 +142,15 @@ class TwoServerLog(RedisLog):
 
     def __init__(
         self,
-        durable: Client,
-        scripts: Scripts,
-        keys: Keys,
-        bus_channel: str,
-        node_id: str = "",
+        durable: RedisServer,
+        live: RedisServer,
         *,
-        live: Client,
-        live_scripts: Scripts,
         budget: Budget = NO_BUDGET,
         page_bytes: int = PAGE_BYTES,
     ) -> None:
-        super().__init__(durable, scripts, keys, bus_channel, node_id, budget=budget, page_bytes=page_bytes)
-        self._live = live
-        self._live_scripts = live_scripts
+        super().__init__(durable, budget=budget, page_bytes=page_bytes)
+        self._live = live.link
+        self._live_scripts = live.scripts
 
     def submit(self, draft: Draft, options: Namespace, lease: str, done: OnAppended) -> None:
         def stored(reply: Any) -> None:
@@ -196,9 +189,9 @@ class TwoServerLog(RedisLog):
                 )
 
         if user_id is None:
-            self._live.link.call(("PUBLISH", f"{self._bus_channel}:{channel}", envelope), announced)
+            self._live.call(("PUBLISH", self._keys.bus_channel_of(channel), envelope), announced)
         else:
-            common = (self._keys.settled_at,), (lease, self._bus_channel)
+            common = (self._keys.settled_at,), (lease, self._keys.bus_channel)
             self._live_scripts.call("announce", ([self._keys.holders(user_id)], [envelope], common), announced)
 
 
@@ -234,10 +227,9 @@ class AppendCalls:
     What is the same for a channel's publications is worked out once.
     """
 
-    def __init__(self, keys: Keys, bus_channel: str, budget: Budget = NO_BUDGET) -> None:
+    def __init__(self, keys: Keys, budget: Budget = NO_BUDGET) -> None:
         self._keys = keys
         self._budget = budget
-        self._bus_channel = bus_channel
         self._places: dict[str, _Place] = {}  # by channel, of what servers publish ...
         self._client_places: dict[str, _Place] = {}  # ... and of what clients do
 
@@ -268,11 +260,11 @@ class AppendCalls:
         streams = keys.stream(channel), keys.client_stream(channel)
         names: tuple[str, ...] = (keys.meta(channel), *(streams[::-1] if draft.client is not None else streams))
         common_keys: tuple[str, ...] = ()
-        bus_channel = f"{self._bus_channel}:{channel}"
+        bus_channel = keys.bus_channel_of(channel)
         if user_id is not None:
             names += (keys.holders(user_id),)
             common_keys = keys.settled_at, keys.bus_sequences
-            bus_channel = self._bus_channel
+            bus_channel = keys.bus_channel
         elif options.run:
             names += (keys.state(channel), keys.tail(channel))
         places = self._client_places if draft.client is not None else self._places
@@ -358,7 +350,3 @@ def _opened(request: ReadRequest, answer: list[Any]) -> ReadResult:
             logs=[msgspec.json.decode(line) for line in tail],
         )
     return ReadResult(position, bool(complete), publications, run)
-
-
-def _text(value: bytes | str) -> str:
-    return value.decode() if isinstance(value, bytes) else value

@@ -4,7 +4,8 @@ import logging
 
 from redis.exceptions import NoPermissionError
 
-from heliograph.backends.redis.client import Client, as_bus_unavailable
+from heliograph.backends.redis.client import as_bus_unavailable
+from heliograph.backends.redis.server import RedisServer
 
 logger = logging.getLogger(__name__)
 
@@ -12,8 +13,8 @@ logger = logging.getLogger(__name__)
 class RedisMemory:
     """Reads INFO. A user without the right to that is told once, and has no watch over the memory."""
 
-    def __init__(self, client: Client) -> None:
-        self._redis = client
+    def __init__(self, server: RedisServer) -> None:
+        self._server = server
         self._may_ask = True
 
     async def share(self) -> float | None:
@@ -26,7 +27,7 @@ class RedisMemory:
             return None
         try:
             with as_bus_unavailable():
-                info = await self._redis.link.ask("INFO", "memory")
+                info = await self._server.link.ask("INFO", "memory")
         except Exception as error:
             if not isinstance(error.__cause__, NoPermissionError):
                 raise

@@ -1,15 +1,17 @@
 """Presence in Redis."""
 
 from collections.abc import Callable, Sequence
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import msgspec
 
 from heliograph.backends.redis.call_batch import NOTHING, Call
-from heliograph.backends.redis.client import Client, as_bus_unavailable
-from heliograph.backends.redis.keys import Keys
-from heliograph.backends.redis.scripts import Argument, Scripts
+from heliograph.backends.redis.client import as_bus_unavailable
+from heliograph.backends.redis.server import RedisServer
 from heliograph.ports import PresenceEntry
+
+if TYPE_CHECKING:
+    from heliograph.backends.redis.scripts import Argument
 
 BATCH = 500  # entries in one round trip
 
@@ -17,11 +19,10 @@ BATCH = 500  # entries in one round trip
 class RedisPresence:
     """A `PresenceBackend` in Redis. Announcements go out on the channels' bus channels."""
 
-    def __init__(self, client: Client, scripts: Scripts, keys: Keys, bus_channel: str) -> None:
-        self._redis = client
-        self._scripts = scripts
-        self._keys = keys
-        self._bus_channel = bus_channel
+    def __init__(self, server: RedisServer) -> None:
+        self._redis = server.client
+        self._scripts = server.scripts
+        self._keys = server.keys
 
     async def enter(self, lease: str, entries: Sequence[PresenceEntry]) -> bool:
         held = True
@@ -55,7 +56,7 @@ class RedisPresence:
             entry.user,
             msgspec.json.encode([entry.channel, entry.user]),
             entry.connections,
-            f"{self._bus_channel}:{entry.channel}" if entry.announced else "",
+            self._keys.bus_channel_of(entry.channel) if entry.announced else "",
             _announcement(entry, "join"),
             _announcement(entry, "leave"),
             "1" if reaping else "",

@@ -12,7 +12,7 @@ from redis.exceptions import (
 )
 
 from heliograph.backends.redis.client import bus_unavailable
-from heliograph.backends.redis.scripts import Scripts
+from heliograph.backends.redis.server import RedisServer
 from heliograph.ports import Fault, ProbeFailure
 
 # How Redis says that its user lacks a right: of a command by itself, of one in a script, of a key, of a bus channel.
@@ -22,8 +22,8 @@ DENIALS: Final = ("NOPERM", "no permissions", "can't run this command", "can't a
 class RedisProbe:
     """A `Probe` of one Redis server. `name`: this replica's."""
 
-    def __init__(self, scripts: Scripts, name: str) -> None:
-        self._scripts = scripts
+    def __init__(self, server: RedisServer, name: str) -> None:
+        self._scripts = server.scripts
         self._name = name
 
     async def probe(self) -> ProbeFailure | None:

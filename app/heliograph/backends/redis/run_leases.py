@@ -13,7 +13,7 @@ from heliograph.backends.redis.call_batch import NOTHING, Call
 from heliograph.backends.redis.client import as_bus_unavailable
 from heliograph.backends.redis.keys import Keys
 from heliograph.backends.redis.log import AppendCalls
-from heliograph.backends.redis.scripts import Scripts
+from heliograph.backends.redis.server import RedisServer
 from heliograph.clock import Clock, SystemClock, iso8601
 from heliograph.ports import Draft
 from heliograph.protocol.namespace import Namespaces
@@ -26,9 +26,7 @@ WORKER_LOST = "worker lost"  # the message of a run that FAILED in this way
 BATCH = 100  # runs that one look deals with
 
 
-async def reap_lost_runs(
-    scripts: Scripts, keys: Keys, bus_channel: str, namespaces: Namespaces, clock: Clock | None = None
-) -> int:
+async def reap_lost_runs(server: RedisServer, namespaces: Namespaces, clock: Clock | None = None) -> int:
     """Publish FAILED ("worker lost") for each run whose lease has run out; returns for how many that was said.
 
     May be called by any number of processes at the same time, each every second or so: it is said once. `scripts` are
@@ -39,11 +37,11 @@ async def reap_lost_runs(
         BusUnavailable: not now. Nothing is lost by it, the next call does what this one did not.
     """
     with as_bus_unavailable():
-        [expired] = await scripts.run_many("run_expired", [expired_call(keys)])
+        [expired] = await server.scripts.run_many("run_expired", [expired_call(server.keys)])
         if not expired:
             return 0
-        calls = lost_calls(keys, bus_channel, namespaces, decoded(expired), clock or SystemClock())
-        lost = sum(bool(answer) for answer in await scripts.run_many("run_lost", calls))
+        calls = lost_calls(server.keys, namespaces, decoded(expired), clock or SystemClock())
+        lost = sum(bool(answer) for answer in await server.scripts.run_many("run_lost", calls))
     if lost:
         logger.warning("%d runs lost their worker and were marked FAILED", lost)
     return lost
@@ -59,11 +57,9 @@ def expired_call(keys: Keys) -> Call:
     return [keys.run_leases], [BATCH], NOTHING
 
 
-def lost_calls(
-    keys: Keys, bus_channel: str, namespaces: Namespaces, run_ids: Sequence[str], clock: Clock
-) -> list[Call]:
+def lost_calls(keys: Keys, namespaces: Namespaces, run_ids: Sequence[str], clock: Clock) -> list[Call]:
     """For the script that declares a run lost, if it still is by then."""
-    append_calls = AppendCalls(keys, bus_channel)
+    append_calls = AppendCalls(keys)
     calls: list[Call] = []
     for run_id in run_ids:
         channel = f"{RUN_PREFIX}{run_id}"

@@ -1,6 +1,6 @@
 """Durable streams in Redis, sharded by key and read by groups of consumers: what workers outside of the cluster read.
 
-The log (`redis_log.py`) tells many viewers the same; a stream gives each entry to one worker of a group, and keeps it
+The log (`log.py`) tells many viewers the same; a stream gives each entry to one worker of a group, and keeps it
 until that worker has said that it is done.
 """
 
@@ -15,9 +15,9 @@ from redis.exceptions import RedisError, ResponseError
 from redis.typing import EncodableT, FieldT
 
 from heliograph.backends.redis.budget import amount, refused
-from heliograph.backends.redis.client import Client, as_bus_unavailable, bus_unavailable
+from heliograph.backends.redis.client import as_bus_unavailable, bus_unavailable
 from heliograph.backends.redis.keys import Keys
-from heliograph.backends.redis.scripts import Argument, Scripts
+from heliograph.backends.redis.server import RedisServer
 from heliograph.callbacks import await_callback
 from heliograph.errors import BusUnavailable, OverBudget, StorageFull
 from heliograph.ports import Emission
@@ -25,6 +25,7 @@ from heliograph.protocol.budget import NO_BUDGET, Budget
 
 if TYPE_CHECKING:
     from heliograph.backends.redis.call_batch import Common
+    from heliograph.backends.redis.scripts import Argument
 
 EMIT_STREAM: Final = "emit"  # what clients emit
 MAXLEN: Final = 100_000  # entries of one shard that are kept, roughly
@@ -224,14 +225,12 @@ class RedisEmissions:
     """`Emissions` in a sharded stream; a user's entries keep their order.
 
     `max_entries`, `max_bytes`: of one shard. What every group has acknowledged makes room; if there is none, more is
-    refused. `ttl_s`: for how long an entry is kept, handled or not. `scripts` are those of the stream's server.
+    refused. `ttl_s`: for how long an entry is kept, handled or not.
     """
 
     def __init__(
         self,
-        client: Client,
-        scripts: Scripts,
-        keys: Keys,
+        server: RedisServer,
         *,
         shards: int,
         max_entries: int,
@@ -239,10 +238,10 @@ class RedisEmissions:
         ttl_s: float,
         budget: Budget = NO_BUDGET,
     ) -> None:
-        self._redis = client
-        self._scripts = scripts
-        self._keys = keys
-        self._stream = ShardedStream(client, keys, EMIT_STREAM, shards=shards)
+        self._server = server
+        self._scripts = server.scripts
+        self._keys = server.keys
+        self._stream = ShardedStream(server.client, server.keys, EMIT_STREAM, shards=shards)
         self._ttl_s = ttl_s
         self._budget = budget
         self._common: Common = (), (max_entries, max_bytes, budget.messages, budget.size)
@@ -276,10 +275,9 @@ class RedisEmissions:
             BusUnavailable: not now.
         """
         with as_bus_unavailable():
-            seconds, _ = await self._redis.link.ask("TIME")
-            before = max(0, int((int(seconds) - self._ttl_s) * 1000))
+            before = max(0, await self._server.now_ms() - int(self._ttl_s * 1000))
             for key in (*self._stream.shard_keys, self._stream.dead_key):
-                await self._redis.link.ask("XTRIM", key, "MINID", before)
+                await self._server.link.ask("XTRIM", key, "MINID", before)
 
 
 def _entries(shard: int, found: Sequence[tuple[bytes, dict[bytes, bytes]]], *, deliveries: int) -> list[StreamEntry]:

@@ -28,11 +28,16 @@ _NOT_YET = object()
 class Wire(asyncio.Protocol):
     """`receive` is called with each reply, in order; `lost` once, with the reason, when the connection has ended.
 
-    An error that `receive` raises ends the connection and is the reason.
+    An error that `receive` raises ends the connection and is the reason. `on_resume` is called when Redis reads again
+    what is written, after it has not for a while (`is_paused`).
     """
 
     def __init__(
-        self, transport: asyncio.Transport, receive: Callable[[Any], object], lost: Callable[[Exception], object]
+        self,
+        transport: asyncio.Transport,
+        receive: Callable[[Any], object],
+        lost: Callable[[Exception], object],
+        on_resume: Callable[[], object] | None = None,
     ) -> None:
         self._transport = transport
         self._receive = receive
@@ -47,11 +52,15 @@ class Wire(asyncio.Protocol):
         self._keep: object = None  # what would close the transport if it were collected
         self.reads = 0  # how often something came
         self.is_paused = False  # Redis does not read what we write as fast as we do
-        self.on_resume: Callable[[], object] | None = None
+        self._on_resume = on_resume
 
     @classmethod
     async def open(
-        cls, pool: ConnectionPool, receive: Callable[[Any], object], lost: Callable[[Exception], object]
+        cls,
+        pool: ConnectionPool,
+        receive: Callable[[Any], object],
+        lost: Callable[[Exception], object],
+        on_resume: Callable[[], object] | None = None,
     ) -> "Wire":
         """A new connection, made as the pool makes its own, and not one of them.
 
@@ -66,7 +75,7 @@ class Wire(asyncio.Protocol):
             raise
         writer = connection._writer
         connection._reader = connection._writer = None
-        wire = cls(cast("asyncio.Transport", writer.transport), receive, lost)
+        wire = cls(cast("asyncio.Transport", writer.transport), receive, lost, on_resume)
         wire._keep = writer
         writer.transport.set_protocol(wire)
         if writer.transport.is_closing():
@@ -129,8 +138,8 @@ class Wire(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self.is_paused = False
-        if self.on_resume is not None:
-            self.on_resume()
+        if self._on_resume is not None:
+            self._on_resume()
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._closed.done():

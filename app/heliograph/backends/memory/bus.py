@@ -1,0 +1,66 @@
+"""The bus of a replica on its own: there is nobody to say anything to."""
+
+import logging
+import math
+from collections.abc import Callable
+
+from heliograph.errors import BusUnavailable
+from heliograph.ports import BusState, Handler, OnRelayed, new_node_id
+from heliograph.protocol.envelope import Envelope
+from heliograph.protocol.events import Delivery
+from heliograph.telemetry import BusStats
+
+logger = logging.getLogger(__name__)
+
+
+class LocalBus:
+    """A `Bus` that goes nowhere: what is said stays on this replica, and nothing comes."""
+
+    enabled = False
+    state = BusState.DISABLED
+    ready = True
+    canary_age_s = math.inf
+    lag_s = math.inf
+
+    def __init__(self) -> None:
+        self.node_id = new_node_id()
+        self.stats = BusStats()
+
+    async def initialize(self) -> None:
+        pass
+
+    def start_listening(
+        self,
+        handler: Handler | None = None,
+        *,
+        on_resubscribed: Callable[[], object] | None = None,
+        on_died: Callable[[str], object] | None = None,
+    ) -> None:
+        pass
+
+    async def stop_listening(self) -> None:
+        pass
+
+    async def close(self) -> None:
+        pass
+
+    def relay(self, envelope: Envelope, lease: str, done: OnRelayed) -> None:
+        logger.debug("the bus is disabled: message %s stays on this replica", envelope.message_id)
+        done(None)
+
+    def relay_on(self, envelope: Envelope, done: OnRelayed) -> None:
+        done(None)
+
+    async def publish(self, envelope: Envelope, *, lease: str) -> Delivery | None:
+        self.relay(envelope, lease, _nobody)
+        return None
+
+    async def follow(self, channel: str) -> None:
+        pass
+
+    async def unfollow(self, channel: str) -> None:
+        pass
+
+
+def _nobody(answer: Delivery | BusUnavailable | None) -> None:
+    """The answer is always that this is the only replica."""
