@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack
 
 import pytest
 
-from heliograph.server.websocket import FAREWELL_BYTES, MOST_PETTY, SMALL_BYTES
+from heliograph.server.websocket import MOST_CONTROL_FRAMES, READ_AFTER_CLOSE_BYTES, SMALL_BYTES
 from heliograph.transports.addresses import Addresses
 from tests.conftest import StartReplica
 from tests.support.client import Client
@@ -164,7 +164,7 @@ class TestRate:
         """Fails if pings, which are no operations, can be sent without any limit; or some cannot be sent."""
         one = await start_replica(redis_url=None)
         async with RawSocket(one.url, "/ws?user=alice") as raw:
-            await pour(raw, frames(b"", int(MOST_PETTY) - 10, opcode))
+            await pour(raw, frames(b"", int(MOST_CONTROL_FRAMES) - 10, opcode))
             await raw.say({"type": "ping"})
             await raw.next("pong")
             await pour(raw, frames(b"", 20, opcode))
@@ -225,7 +225,7 @@ class TestManyFramesAtOnce:
             assert (await raw.closed())[0] == 3501
             [protocol] = one.server.server_state.connections
             await pour(raw, frames(b"{}", 2_000_000))
-            assert protocol._said_after_close <= FAREWELL_BYTES + 262_144
+            assert protocol._read_after_close <= READ_AFTER_CLOSE_BYTES + 262_144
             assert not protocol.transport.is_reading()
 
     async def test_who_was_closed_may_finish_the_farewell(self, start_replica: StartReplica) -> None:

@@ -1,4 +1,4 @@
-"""Who a client is."""
+"""Identifies clients."""
 
 import hashlib
 import math
@@ -22,10 +22,10 @@ from heliograph.settings import AuthSettings
 __all__ = ["Authenticator", "Credentials", "Identity", "credentials_of"]
 
 TICKET_BYTES: Final = 32
-# Rights to return that are kept for one user; the next one takes the place of the oldest. Streams that have ended for
-# good are among them, and a user may open many in a day.
+# Rights to return that are kept for one user; the next one replaces the oldest. Ended streams count too, and a user
+# may open many in a day.
 RIGHTS_PER_USER: Final = 1000
-MOST_PLACE: Final = 80  # characters of the name of such a place
+MOST_PLACE: Final = 80  # characters of the name of the place of such a right
 IN_URL: Final = (
     "a token does not belong in a URL, where logs and histories keep it: give it in the first frame, or in an "
     "'Authorization: Bearer' header, or get a ticket for it with POST /api/ticket and give that as ?ticket="
@@ -34,7 +34,7 @@ IN_URL: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """What a client says of itself: a token or a ticket count in jwt mode, a user or a ticket in open mode."""
+    """A client's credentials: a token or a ticket in jwt mode, a user id or a ticket in open mode."""
 
     token: str | None = None
     user: str | None = None
@@ -42,10 +42,10 @@ class Credentials:
 
 
 def credentials_of(scope: Scope, query: Mapping[str, str]) -> Credentials:
-    """What a request or a handshake says of its client: `Authorization: Bearer …`, `?ticket=`, `?user=`.
+    """Read the credentials of a request or a handshake: `Authorization: Bearer …`, `?ticket=`, `?user=`.
 
     Raises:
-        InvalidToken: it says so in a place where a token must not be, or says two things.
+        InvalidToken: a token stands where it must not be, or there are two credentials.
     """
     if "token" in query or "access_token" in query:
         raise InvalidToken(IN_URL)
@@ -57,9 +57,9 @@ def credentials_of(scope: Scope, query: Mapping[str, str]) -> Credentials:
 
 
 class Authenticator:
-    """Decides who a client is: in jwt mode its token says so, in open mode the client itself.
+    """Identify clients: in jwt mode by their token, in open mode by the name that they give.
 
-    A ticket stands for either, once, within a few seconds, on any replica.
+    A ticket replaces either, once, within a few seconds, on any replica.
     """
 
     def __init__(self, settings: AuthSettings, tickets: Tickets, blocked: BlockedUsers) -> None:
@@ -71,23 +71,23 @@ class Authenticator:
         self._tokens = TokenReader(settings) if settings.mode == "jwt" else None
 
     async def identify(self, credentials: Credentials) -> Identity:
-        """Who gives these credentials.
+        """Return the identity that these credentials prove.
 
         Raises:
-            InvalidToken: the client did not prove who it is; TokenNotCurrent: with another token it may.
-            UserBlocked: the server keeps them out.
-            BadUserId: that cannot be a user.
-            KeysUnavailable, BusUnavailable: nobody can say at the moment.
+            InvalidToken: the credentials prove nothing; TokenNotCurrent: another token may.
+            UserBlocked: the server keeps the user out.
+            BadUserId: the user id is not valid.
+            KeysUnavailable, BusUnavailable: the credentials cannot be checked at the moment.
         """
         identity = await self._prove(credentials)
         self.check_not_blocked(identity.user)
         return identity
 
     def check_not_blocked(self, user: str) -> None:
-        """Refuse a user whom the server keeps out.
+        """Refuse a blocked user.
 
         Raises:
-            UserBlocked: saying for how long.
+            UserBlocked: says for how long.
         """
         if (remaining_s := self._blocked.remaining_s(user)) > 0:
             raise UserBlocked(f"the server keeps this user out for another {math.ceil(remaining_s)} s")
@@ -107,7 +107,7 @@ class Authenticator:
         return Identity(check_user_id(credentials.user))
 
     async def issue_ticket(self, identity: Identity) -> str:
-        """A ticket that stands for this identity.
+        """Issue a ticket for this identity.
 
         Raises:
             BusUnavailable: it could not be kept.
@@ -117,9 +117,9 @@ class Authenticator:
         return ticket
 
     async def keep_right_to_return(self, identity: Identity, ticket: str, right: str | None) -> str:
-        """The right of a stream's client to come back with the same ticket: a secret that only the stream tells.
+        """Keep the right of a stream's client to return with the same ticket, a secret that only the stream has.
 
-        `right`: the one that it has, which is kept for longer. Each user has RIGHTS_PER_USER places for them.
+        `right`: the present right, whose time is extended. A user has RIGHTS_PER_USER of them. Return the right.
 
         Raises:
             BusUnavailable: it could not be kept.
@@ -138,23 +138,23 @@ class Authenticator:
         return right
 
     async def identify_returning(self, ticket: str, right: str) -> Identity | None:
-        """Who has this right to return; None if nobody has (any more).
+        """Return the identity that has this right to return; None if it is unknown or no longer kept.
 
         Raises:
-            UserBlocked: the server keeps them out.
-            BusUnavailable: nobody can say at the moment.
+            UserBlocked: the server keeps the user out.
+            BusUnavailable: the right cannot be checked at the moment.
         """
         found = await self._tickets.read(_place_of(right))
         if found is None:
             return None
         kept = msgspec.json.decode(found, type=_Right)
         if not secrets.compare_digest(kept.name, _name(f"{right} {ticket}")):
-            return None  # another right has its place now, or it is made up
+            return None  # another right has replaced it, or it is invented
         self.check_not_blocked(kept.identity.user)
         return None if _has_ended(kept.identity) else kept.identity
 
     async def stop(self) -> None:
-        """End what is under way."""
+        """Stop background work."""
         if self._tokens is not None:
             await self._tokens.stop()
 
@@ -169,14 +169,14 @@ class Authenticator:
 
 
 class _Right(msgspec.Struct, frozen=True):
-    """A right to return as it is kept: in the place that its first two parts name, under which others come later."""
+    """A right to return as it is stored, in the place that its first two parts name. Later ones replace it there."""
 
-    name: str  # of right and ticket together
+    name: str  # digest of right and ticket
     identity: Identity
 
 
 def _place_of(right: str) -> str:
-    """What a right is kept under: no name that a ticket could have."""
+    """Return the name under which a right is kept. No ticket can have that name."""
     return f"right:{right.rpartition('.')[0][:MOST_PLACE]}"
 
 
@@ -185,5 +185,5 @@ def _has_ended(identity: Identity) -> bool:
 
 
 def _name(ticket: str) -> str:
-    """What a ticket is kept under. Who can read that has no ticket."""
+    """Return the name under which a ticket is kept. It does not reveal the ticket."""
     return hashlib.sha256(ticket.encode(errors="surrogatepass")).hexdigest()

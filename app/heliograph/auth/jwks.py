@@ -1,4 +1,4 @@
-"""Public keys that somebody else publishes at a URL, as a JSON Web Key Set."""
+"""Public keys that an identity provider publishes at a URL, as a JSON Web Key Set."""
 
 import asyncio
 import json
@@ -17,18 +17,18 @@ from heliograph.tasks import end
 
 logger = logging.getLogger(__name__)
 
-AGAIN_S = 5.0  # between two requests, whatever tokens ask for: who makes up key ids cannot have them made
+AGAIN_S = 5.0  # between two requests, at least: a client that invents key ids cannot cause more
 MOST_BYTES = 1_048_576
-SHOWN_KID = 64  # characters of such a name that count
-MOST_UNKNOWN = 1000  # names of keys that are not in the set, and since when they have been asked for
-# Not compressed: what is short on its way may be far larger than MOST_BYTES before anybody can count it.
+SHOWN_KID = 64  # characters of a key id that count
+MOST_UNKNOWN = 1000  # unknown key ids that are remembered
+# Not compressed: a short response could expand far beyond MOST_BYTES before it can be measured.
 HEADERS = {"Accept": "application/json", "Accept-Encoding": "identity"}
 
 
 class KeySet:
-    """`KeySource` from a URL, read when the first token comes and again when they are old or a token names another.
+    """`KeySource` from a URL. It is read for the first token, and again when it is old or a token names another key.
 
-    Where that fails, the keys that were read before go on. Callers who need it wait for one and the same request.
+    If that fails, the earlier keys stay in use. Callers that wait for it share one request.
     """
 
     def __init__(self, url: str, *, max_age_s: float, timeout_s: float, clock: Clock) -> None:
@@ -40,7 +40,7 @@ class KeySet:
         self._read_at = -math.inf  # monotonic seconds
         self._tried_at = -math.inf
         self._failure = ""
-        self._asked_since: dict[str, float] = {}  # monotonic seconds, of keys that are not in the set
+        self._asked_since: dict[str, float] = {}  # unknown key id -> first asked for, monotonic seconds
         self._client: httpx.AsyncClient | None = None
         self._reading: asyncio.Task[None] | None = None
 
@@ -48,7 +48,7 @@ class KeySet:
         if not self._keys:
             await self._read()
         elif self._clock.monotonic() - self._read_at > self._max_age_s:
-            self._begin_to_read()  # meanwhile the old ones are good
+            self._begin_to_read()  # the old keys stay in use meanwhile
         if not self._keys:
             raise KeysUnavailable(f"tokens cannot be checked at the moment: {self._failure}")
         if kid is None:
@@ -58,7 +58,7 @@ class KeySet:
         asked_since = self._remember(kid[:SHOWN_KID])
         if not await self._read() and self._read_at < asked_since:
             raise KeysUnavailable("the token's key is unknown, and the key set could not be read again just now")
-        # The set has been read since somebody asked for this key first: there is none of this name.
+        # The set has been read since this key was first asked for: it does not exist.
         if found := self._named(kid):
             self._asked_since.pop(kid[:SHOWN_KID], None)
         return found
@@ -71,7 +71,7 @@ class KeySet:
             await client.aclose()
 
     def _remember(self, kid: str) -> float:
-        """Since when (monotonic) a key that is not in the set has been asked for."""
+        """Return when (monotonic seconds) an unknown key was first asked for."""
         if kid not in self._asked_since and len(self._asked_since) >= MOST_UNKNOWN:
             del self._asked_since[next(iter(self._asked_since))]
         return self._asked_since.setdefault(kid, self._clock.monotonic())
@@ -80,7 +80,7 @@ class KeySet:
         return [key for key in self._keys if key.kid == kid]
 
     async def _read(self) -> bool:
-        """Read the key set, together with whoever else wants to; True if it has been read just now."""
+        """Read the key set, in one request for all callers. Return whether it has just been read."""
         asked_at = self._clock.monotonic()
         self._begin_to_read()
         if self._reading is not None:
@@ -107,7 +107,7 @@ class KeySet:
 
     async def _fetch(self) -> bytes:
         if self._client is None:
-            # A proxy of the environment is for the world outside.
+            # A proxy of the environment is not for this machine.
             outside = not is_loopback(self._url)
             self._client = httpx.AsyncClient(timeout=self._timeout_s, trust_env=outside, follow_redirects=False)
         body = bytearray()
@@ -127,7 +127,7 @@ class KeySet:
 
 
 def is_loopback(url: str) -> bool:
-    """True if the URL's host is this machine."""
+    """Return whether the URL's host is this machine."""
     return is_loopback_host(urlsplit(url).hostname or "")
 
 

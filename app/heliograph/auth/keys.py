@@ -1,7 +1,7 @@
-"""The keys that tokens are checked with. Each key knows its algorithms, so that a token cannot choose another's.
+"""The keys that check tokens. Each key knows its algorithms, so that a token cannot choose another key's.
 
-A token names its algorithm itself. If that alone decided, a public key could be taken for an HMAC secret, which
-everybody knows. So a key is used with the algorithms of its own kind (RFC 7518 section 3) and with no other.
+A token names its algorithm itself. If that alone decided, an attacker could use a public key as an HMAC secret. So a
+key is used only with the algorithms of its own kind (RFC 7518 section 3).
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,12 +17,12 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 HMAC_BITS: Final = (256, 384, 512)
 RSA_ALGORITHMS: Final = frozenset({"RS256", "RS384", "RS512", "PS256", "PS384", "PS512"})
 RSA_LEAST_BITS: Final = 2048
-EC_ALGORITHMS: Final = {"secp256r1": "ES256", "secp384r1": "ES384", "secp521r1": "ES512"}  # curve -> its only one
+EC_ALGORITHMS: Final = {"secp256r1": "ES256", "secp384r1": "ES384", "secp521r1": "ES512"}  # one for each curve
 
 
 @dataclass(frozen=True)
 class Key:
-    """One key, and the algorithms it may be used with. `kid`: its name in a key set."""
+    """One key, and the algorithms that it may be used with. `kid`: its name in a key set."""
 
     material: Any
     algorithms: frozenset[str]
@@ -30,23 +30,23 @@ class Key:
 
 
 class KeySource(Protocol):
-    """Where keys come from."""
+    """A source of keys."""
 
     async def find(self, kid: str | None) -> Sequence[Key]:
-        """The keys that a token which names `kid` may be signed with.
+        """Return the keys that may have signed a token that names `kid`.
 
         Raises:
-            KeysUnavailable: nobody can say at the moment.
+            KeysUnavailable: the keys cannot be read at the moment.
         """
         ...
 
     async def stop(self) -> None:
-        """End what is under way."""
+        """Stop background work."""
         ...
 
 
 class OneKey:
-    """`KeySource` of which there is one; a token's `kid` counts nothing."""
+    """`KeySource` with one key; it ignores a token's `kid`."""
 
     def __init__(self, key: Key) -> None:
         self._keys = (key,)
@@ -59,10 +59,10 @@ class OneKey:
 
 
 def hmac_key(secret: bytes) -> Key:
-    """A shared secret, for the hashes that are no longer than it (RFC 7518 section 3.2).
+    """Return a shared secret, for the hashes that are no longer than it (RFC 7518 section 3.2).
 
     Raises:
-        ValueError: it is a key of another kind, with a text that says so.
+        ValueError: it is a key of another kind; the text says so.
     """
     if secret.startswith(b"-----BEGIN"):
         raise ValueError("holds a PEM key, which is no shared secret (PUBLIC_KEY_FILE is for public keys)")
@@ -70,10 +70,10 @@ def hmac_key(secret: bytes) -> Key:
 
 
 def public_key(pem: bytes) -> Key:
-    """A public key in PEM.
+    """Read a public key in PEM.
 
     Raises:
-        ValueError: it is none that tokens can be checked with, with a text that says why.
+        ValueError: it cannot check tokens; the text says why.
     """
     if b"PRIVATE KEY-----" in pem:
         raise ValueError("holds a private key: give replicas the public one alone")
@@ -85,17 +85,17 @@ def public_key(pem: bytes) -> Key:
 
 
 def jwk_key(jwk: object) -> Key | None:
-    """A key of a JSON Web Key Set (RFC 7517); None if tokens cannot be checked with it."""
+    """Return a key of a JSON Web Key Set (RFC 7517); None if it cannot check tokens."""
     if not isinstance(jwk, Mapping) or jwk.get("kty") not in ("RSA", "EC") or jwk.get("use", "sig") != "sig":
         return None
     kid, named = jwk.get("kid"), jwk.get("alg")
     try:
-        # Which of the library's classes reads it; what it may be used with is decided here.
+        # The library's class only reads the key; this module decides its algorithms.
         reader = jwt.algorithms.RSAAlgorithm if jwk["kty"] == "RSA" else jwt.algorithms.ECAlgorithm
         material = reader.from_jwk(dict(jwk))
         algorithms = _algorithms(material)
     except (jwt.PyJWTError, ValueError, TypeError, KeyError, AttributeError):
-        return None  # one that cannot be read is none, whatever is wrong with it
+        return None  # ignore a key that cannot be read, for any reason
     if named is not None:
         algorithms &= {named}
     if not algorithms or not isinstance(kid, str | None):

@@ -1,4 +1,4 @@
-"""What a JSON Web Token (RFC 7519) proves: who its bearer is, until when, and what the bearer may do."""
+"""JSON Web Tokens (RFC 7519): the user, the expiry and the rights that a token proves."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -12,14 +12,14 @@ from heliograph.protocol.grants import NO_GRANTS, Grants, read_grants
 from heliograph.protocol.identity import check_user_id
 from heliograph.settings import AuthSettings
 
-MOST_TOKEN_BYTES = 16_384  # what a longer one costs to read is more than anybody may ask for without an account
+MOST_TOKEN_BYTES = 16_384  # a longer token would cost too much to read for a client without an account
 LATEST_EXP = 253_402_300_799  # the end of the year 9999
-SHOWN = 32  # characters of what a token claims that an error repeats
+SHOWN = 32  # characters of a claim that an error repeats
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """A user, until when (seconds since the epoch; None: for good), and what their token gives them."""
+    """A user, the token's expiry (seconds since the epoch; None: never), and the token's rights."""
 
     user: str
     expires_at: float | None = None
@@ -27,7 +27,7 @@ class Identity:
 
 
 class TokenReader:
-    """Checks tokens: the signature, the times, whom they are for, and what they say."""
+    """Check tokens: the signature, the times, the audience and the claims."""
 
     def __init__(self, settings: AuthSettings) -> None:
         self._keys = keys_of(settings)
@@ -37,11 +37,11 @@ class TokenReader:
         self._required = ["sub", "exp"] if settings.require_exp else ["sub"]
 
     async def read(self, token: str) -> Identity:
-        """The bearer of the token.
+        """Return the identity of the token's bearer.
 
         Raises:
-            InvalidToken: it proves nothing; TokenNotCurrent: not any more, or not yet.
-            KeysUnavailable: nobody can say at the moment.
+            InvalidToken: the token is not valid; TokenNotCurrent: it has expired, or is not valid yet.
+            KeysUnavailable: the token cannot be checked at the moment.
         """
         if len(token) > MOST_TOKEN_BYTES:
             raise InvalidToken(f"the token is not valid: it has more than {MOST_TOKEN_BYTES} characters")
@@ -64,7 +64,7 @@ class TokenReader:
         await self._keys.stop()
 
     def _end(self, exp: Any) -> float | None:
-        """When the token ends (seconds since the epoch, with the leeway); None if it says nothing of it."""
+        """Return when the token expires (seconds since the epoch, with the leeway); None if it never does."""
         if exp is None:
             return None
         try:
@@ -76,7 +76,7 @@ class TokenReader:
         return end + self._leeway_s
 
     async def _candidates(self, header: dict[str, Any]) -> list[tuple[Any, str]]:
-        """The keys that the token may be signed with, and its algorithm: one that is the key's own to choose."""
+        """Return the keys that may have signed the token, each with an algorithm that the key allows."""
         algorithm, kid = header.get("alg"), header.get("kid")
         if not isinstance(kid, str | None) or not isinstance(algorithm, str):
             raise InvalidToken("the token is not valid: its 'alg' and 'kid' are strings")
@@ -108,7 +108,7 @@ class TokenReader:
                     },
                 )
             except jwt.InvalidSignatureError as error:
-                failure = error  # it may be another's
+                failure = error  # another key may fit
             except (jwt.ExpiredSignatureError, jwt.ImmatureSignatureError) as error:
                 raise TokenNotCurrent(f"the token is not valid (any more, or not yet): {error}") from None
             except (jwt.PyJWTError, ValueError, TypeError, OverflowError, RecursionError) as error:
@@ -117,13 +117,13 @@ class TokenReader:
 
 
 def keys_of(settings: AuthSettings) -> KeySource:
-    """The keys that the settings give.
+    """Return the keys from the settings.
 
     Raises:
-        BadSetting: they hold none that could be used.
+        BadSetting: they hold no usable key.
     """
     if settings.jwks_url is not None:
-        from heliograph.auth.jwks import KeySet  # its HTTP client takes a while to import
+        from heliograph.auth.jwks import KeySet  # its HTTP client is slow to import
 
         return KeySet(
             settings.jwks_url,
@@ -144,7 +144,7 @@ def _invalid(error: Exception) -> InvalidToken:
 
 
 def make_token(key: bytes, user: str, expires_at: int, channels: object = None) -> str:
-    """A token for `user`, signed with the secret that the replicas check it against."""
+    """Return a token for `user`, signed with the replicas' secret."""
     claims: dict[str, object] = {"sub": check_user_id(user), "exp": expires_at}
     if channels is not None:
         read_grants(channels)

@@ -3,8 +3,8 @@
     LocalCluster(LocalClusterOptions(port=9000)).run()    the order in which things start and stop: cluster.py
         └ Child(Program(…))                               one process, kept alive: child.py
 
-`programs.py` says what is started and when it is ready, `machine.py` what this machine has to offer (free
-ports, installed programs), `terminal.py` shows what everyone prints.
+`programs.py` has the command lines and readiness checks, `machine.py` finds free ports and installed programs,
+`terminal.py` shows the output of all programs.
 """
 
 from heliograph.local_cluster.cluster import LocalCluster

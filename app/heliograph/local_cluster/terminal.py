@@ -1,29 +1,29 @@
-"""What everybody prints, line by line, on one terminal."""
+"""The output of all programs, line by line, on one terminal."""
 
 import os
 import sys
 from collections.abc import Callable
 
-# Told apart at a glance, readable on light and on dark.
+# Easy to tell apart, and readable on a light and on a dark background.
 _COLOURS = (36, 33, 35, 32, 34, 31)
 _OWN_NAME = "heliograph"
 
 
 class Terminal:
-    """Prefixes each line with the name of who wrote it, aligned, in colour if a person looks on.
+    """Print each line with the name of its program, aligned, and in colour on a terminal.
 
-    Bytes go through as they came: what a process prints is not decoded, so it cannot fail to be.
+    Bytes go through unchanged: a program's output is not decoded, so bad encoding cannot fail.
     """
 
     def __init__(self, names: list[str], on_closed: Callable[[], None]) -> None:
         self._out = sys.stdout.buffer
         self._on_closed = on_closed
         self._closed = False
-        """Nobody reads any more (`| head`, a closed window); nothing is written from then on."""
+        """The reader has left (`| head`, a closed window); nothing more is written."""
         self._prefixes = _prefixes([_OWN_NAME, *names], coloured=_wants_colour())
 
     def say(self, text: str) -> None:
-        """Print a line of the supervisor's own."""
+        """Print a line of the supervisor itself."""
         self.line(_OWN_NAME, text.encode())
 
     def line(self, name: str, text: bytes) -> None:
@@ -35,7 +35,7 @@ class Terminal:
             self._out.flush()
         except OSError:
             self._closed = True
-            # What is still in the buffer would fail once more, when Python exits.
+            # Otherwise the buffered rest would fail once more when Python exits.
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, sys.stdout.fileno())
             os.close(nowhere)

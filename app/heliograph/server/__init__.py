@@ -1,5 +1,5 @@
-"""The uvicorn server: with sockets of our own (`websocket.py`), limits on requests (`http.py`), a watchdog
-(`heartbeat.py`), and a SIGTERM that drains before it stops."""
+"""The uvicorn server, with our own sockets (`websocket.py`), limits on requests (`http.py`), a watchdog
+(`heartbeat.py`), and a drain on SIGTERM."""
 
 import asyncio
 import gc
@@ -24,14 +24,14 @@ from heliograph.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-GC_THRESHOLD = 50_000  # objects that were made and not let go, until the collector looks at the young ones
-STOP_TIMEOUT_S = 3  # what uvicorn may take after the drain
+GC_THRESHOLD = 50_000  # new objects until the garbage collector looks at the young generation
+STOP_TIMEOUT_S = 3  # how long uvicorn may take after the drain
 
 
 def settle_garbage_collection() -> None:
-    """What has been made until now stays, so it need not be looked through again; and look more rarely.
+    """Exempt existing objects from garbage collection, and collect less often.
 
-    Otherwise a storm of connects spends a third of its time on finding that everything is still in use.
+    Otherwise a storm of connects spends a third of its time on garbage collections that find everything in use.
     """
     gc.collect()
     gc.freeze()
@@ -39,9 +39,9 @@ def settle_garbage_collection() -> None:
 
 
 class DrainingServer(uvicorn.Server):
-    """The first SIGTERM or SIGINT drains the replica and then stops; the second stops at once.
+    """Drain the replica on the first SIGTERM or SIGINT, then stop; stop at once on the second.
 
-    `internal`: what else it serves, on a port that clients cannot reach. `watchdog_s`: see `Watchdog`; 0: none.
+    `internal`: a second server, on a port that clients cannot reach. `watchdog_s`: see `Watchdog`; 0: none.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class DrainingServer(uvicorn.Server):
                 internal.close()
         if self.started:
             if internal is not None:
-                self.servers.append(internal)  # closed with the others
+                self.servers.append(internal)  # so that it is closed with the others
             settle_garbage_collection()
             logger.info("%s serves on http://%s:%d", self._replica.node.name, self.config.host, self.config.port)
 
@@ -118,7 +118,7 @@ class DrainingServer(uvicorn.Server):
 
 
 def serve(settings: Settings, *, name: str, host: str, port: int) -> int:
-    """Run one replica until it is told to stop; returns the process's exit status."""
+    """Run one replica until a signal stops it. Return the exit status of the process."""
     for warning in one_address_warnings(settings, host, os.environ):
         logger.warning("%s", warning)
     replica = build_replica(settings, name, get_pubsub_manager)
@@ -128,7 +128,7 @@ def serve(settings: Settings, *, name: str, host: str, port: int) -> int:
 
 
 def one_address_warnings(settings: Settings, host: str, environment: Mapping[str, str]) -> list[str]:
-    """What is set so that all clients look like one, which one of them can lock out. In open mode nobody minds."""
+    """Return warnings of settings that make all clients look like one address. In open mode that does not matter."""
     if settings.auth.mode == "open":
         return []
     effect = "every client behind it is one address: one replica for all, and one limit"
@@ -150,7 +150,7 @@ def build_server(
     loop: LoopFactoryType = "uvloop",
     watchdog_s: float = 0,
 ) -> DrainingServer:
-    """The server of a replica, on its port and, if it has one, on its internal port."""
+    """Build the server of a replica, for its port and, if it has one, its internal port."""
     heartbeat = Heartbeat()
     config = server_config(replica.app, settings, heartbeat, host=host, port=port, loop=loop)
     internal = None
@@ -163,7 +163,7 @@ def build_server(
 def server_config(
     app: ASGIApp, settings: Settings, heartbeat: Heartbeat, *, host: str, port: int, loop: LoopFactoryType = "uvloop"
 ) -> ServerConfig:
-    """How uvicorn is to run an application of a replica."""
+    """Return uvicorn's configuration for an application of a replica."""
     return ServerConfig(
         believing(app, settings.trusted_proxies),
         settings.limits,
@@ -172,7 +172,7 @@ def server_config(
         port=port,
         loop=loop,
         http=HttpProtocol,
-        ws="websockets-sansio",  # anything but "none": sockets are opened by our HTTP protocol
+        ws="websockets-sansio",  # anything but "none": our HTTP protocol opens the sockets
         ws_ping_interval=settings.ping.interval_s,
         ws_ping_timeout=settings.ping.timeout_s,
         ws_per_message_deflate=False,

@@ -1,15 +1,15 @@
-"""Many things that are due equally long after they were put in, with one timer for all of them."""
+"""Deadlines with the same delay for many objects, and one timer for all of them."""
 
 from collections.abc import Callable
 from typing import Generic, Protocol, TypeVar
 
 _T = TypeVar("_T")
 
-GRAIN_S = 0.05  # what is due within this is dealt with together, so that it wakes the process up once
+GRAIN_S = 0.05  # deadlines within this time are handled together, so that the process wakes up once
 
 
 class Loop(Protocol):
-    """What is needed of an event loop."""
+    """The methods of an event loop that are used here."""
 
     def time(self) -> float: ...
 
@@ -17,10 +17,10 @@ class Loop(Protocol):
 
 
 class Deadlines(Generic[_T]):
-    """Calls `due` with each thing `delay_s` after it was put in (or up to `GRAIN_S` later), unless it was taken out.
+    """Call `due` with each object `delay_s` after it was put in (or up to `GRAIN_S` later), unless it was taken out.
 
-    As the delay is the same for all, the first that was put in is the first that is due: no heap, and for each thing
-    an entry in a dictionary instead of a timer.
+    The delay is the same for all, so objects are due in the order in which they were put in. That needs no heap, and
+    an entry in a dictionary instead of a timer for each object.
     """
 
     def __init__(self, loop: Loop, delay_s: float, due: Callable[[_T], object]) -> None:
@@ -34,7 +34,7 @@ class Deadlines(Generic[_T]):
         return len(self._times)
 
     def put(self, thing: _T) -> None:
-        """Begin to wait; if it is in there already, from now on."""
+        """Start the object's delay; if it was put in before, start it again."""
         self._times.pop(thing, None)
         self._times[thing] = self._loop.time() + self._delay_s
         if not self._is_waiting:
@@ -42,11 +42,11 @@ class Deadlines(Generic[_T]):
             self._loop.call_later(self._delay_s, self._look)
 
     def take_out(self, thing: _T) -> None:
-        """Forget it, if it is in there."""
+        """Forget the object, if it was put in."""
         self._times.pop(thing, None)
 
     def _look(self) -> None:
-        """Deal with what is due, and come again when the next thing is."""
+        """Handle the objects that are due, and set the timer for the next."""
         self._is_waiting = False
         now = self._loop.time()
         due = []

@@ -1,4 +1,4 @@
-"""Who a client is behind a proxy: what `X-Forwarded-For` is believed of."""
+"""The address of a client behind a proxy: when `X-Forwarded-For` is trusted."""
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
@@ -7,17 +7,17 @@ HEADER = b"x-forwarded-for"
 
 
 def believing(app: ASGIApp, trusted_proxies: str) -> ASGIApp:
-    """The application behind these proxies: addresses and networks, comma-separated, or `*` for whoever connects.
+    """Wrap the application for these proxies: addresses and networks, comma-separated, or `*` for every peer.
 
-    Each proxy adds whom it has heard from at the end. So of the named ones the last that is no proxy is the client;
-    with `*` that is the last of all, as the proxy that connects is the only one that is known to be one.
+    Each proxy appends the address of its peer. So the client is the last address that is not a trusted proxy. With
+    `*` it is the very last one, because only the proxy that connects is known to be a proxy.
     """
     trusted: ASGIApp = ProxyHeadersMiddleware(app, trusted_proxies)  # type: ignore[arg-type, assignment] # of uvicorn
     return _Last(trusted) if trusted_proxies.strip() == "*" else trusted
 
 
 class _Last:
-    """Leaves of `X-Forwarded-For` its last address."""
+    """Keep only the last address of `X-Forwarded-For`."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

@@ -1,7 +1,7 @@
-"""Cuts the bytes of a client into whole WebSocket frames. Pure.
+"""Split the bytes of a client into whole WebSocket frames. Pure.
 
-Nearly all that clients send is short text in one frame, so that is unmasked and decoded here. Every other frame is
-handed on as it came, whole, to a parser that knows all of RFC 6455; it always stands between two frames.
+Nearly all client frames are short text in one frame; this module unmasks and decodes them. It passes every other
+frame on unchanged and whole to a parser that knows all of RFC 6455. That parser is always between two frames.
 """
 
 from collections.abc import Callable
@@ -10,15 +10,16 @@ from websockets.speedups import apply_mask
 
 _TEXT = 0x81  # final, no extension, opcode 1
 _FINAL = 0x80
-_MASKED = 0x80  # the highest bit of the second byte; the rest is the length, or 126 or 127 if more bytes tell it
+_MASKED = 0x80  # highest bit of the second byte; the rest is the length, or 126 or 127 if more bytes hold it
 _FIRST_CONTROL_OPCODE = 8
 
 
 class FrameSplitter:
-    """Calls `on_text` with each text, `on_frame` with each other frame, in order.
+    """Call `on_text` with each text and `on_frame` with each other frame, in order.
 
-    A frame without a mask, or whose payload has more than `max_bytes`, is not waited for: what is there of it goes to
-    `on_frame`, whose parser refuses it. The rest of it is skipped, so that what follows is understood.
+    The splitter does not wait for the rest of a frame without a mask, or with more than `max_bytes` of payload: the
+    part that has arrived goes to `on_frame`, whose parser refuses it. The rest is skipped, so that the next frame is
+    understood.
     """
 
     __slots__ = ("_fragmented", "_max_bytes", "_on_frame", "_rest", "_wanted", "on_text", "to_skip")
@@ -28,12 +29,12 @@ class FrameSplitter:
         self._on_frame = on_frame
         self._max_bytes = max_bytes
         self._rest: bytearray | None = None  # the beginning of a frame
-        self._wanted = 0  # how many bytes that has to have before it is looked at again
+        self._wanted = 0  # how many bytes `_rest` needs before it is looked at again
         self._fragmented = False  # a message has begun whose last fragment has not come
-        self.to_skip = 0  # bytes of a refused frame that have not come; `_rest` is empty meanwhile, not None
+        self.to_skip = 0  # missing bytes of a refused frame; `_rest` is empty meanwhile, not None
 
     def feed(self, data: bytes) -> None:
-        """Go on with what came next."""
+        """Take the next bytes."""
         if self._rest is not None:
             if self.to_skip:
                 skipped = min(self.to_skip, len(data))
@@ -82,7 +83,7 @@ class FrameSplitter:
             at = end
 
     def _pass_by(self, data: bytes, at: int, mask_bytes: int) -> int:
-        """Hand on what is there of a frame that is not taken; where the next one begins, or the end of the data."""
+        """Pass on the present part of a refused frame. Return where the next frame, or the end of the data, is."""
         size, length = len(data), data[at + 1] & 0x7F
         start = at + 2 + (0 if length < 126 else 2 if length == 126 else 8)
         if start > size:

@@ -14,7 +14,7 @@ _VERSION = b"13"
 
 
 class BadHandshake(Exception):
-    """The request is for a WebSocket, but not as the standard wants it. `response` says so."""
+    """The request is for a WebSocket, but violates the standard. `response` says how."""
 
     def __init__(self, status: HTTPStatus, reason: str) -> None:
         super().__init__(reason)
@@ -23,12 +23,12 @@ class BadHandshake(Exception):
 
 
 def accept_of(method: bytes, headers: Headers) -> bytes:
-    """What proves to the client that its handshake was understood (`Sec-WebSocket-Accept`).
+    """Return the value that proves to the client that its handshake was understood (`Sec-WebSocket-Accept`).
 
-    That it asks for an upgrade to `websocket`, and that the names of headers are lower-case, is known by then.
+    The caller has checked that the request is an upgrade to `websocket`; names of headers are lower-case.
 
     Raises:
-        BadHandshake: something else is wrong with it.
+        BadHandshake: the handshake is wrong otherwise.
     """
     keys: list[bytes] = []
     versions: list[bytes] = []
@@ -52,13 +52,13 @@ def accept_of(method: bytes, headers: Headers) -> bytes:
 
 
 def agreement(accept: bytes, headers: Headers) -> bytes:
-    """The response after which both sides speak frames."""
+    """Return the response after which both sides send frames."""
     head = b"HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: Upgrade\r\nsec-websocket-accept: "
     return b"%b%b\r\n%b\r\n" % (head, accept, _lines(headers))
 
 
 def refusal(status: int, headers: Headers, body: bytes) -> bytes:
-    """Any other response; the connection ends with it."""
+    """Return any other response; the connection ends with it."""
     try:
         phrase = HTTPStatus(status).phrase.encode()
     except ValueError:

@@ -1,5 +1,5 @@
-"""Whether the event loop turns: what may have waited while it did not is not carried out, and a replica whose loop
-does not turn any more is killed by its watchdog."""
+"""Whether the event loop runs: requests that may have waited while it did not are refused, and a watchdog kills a
+replica whose loop stands still."""
 
 import contextlib
 import logging
@@ -13,14 +13,14 @@ from typing import Final
 
 logger = logging.getLogger(__name__)
 
-STOOD_STILL_S: Final = 5.0  # without a beat; what was read then may be that old
-DOUBT_S: Final = 2.0  # after the loop turns again, until all that has waited for it has been read
-BEAT_INTERVAL_S: Final = 0.5  # at most so often is the watchdog told
+STOOD_STILL_S: Final = 5.0  # without a beat; a request that is read then may be that old
+DOUBT_S: Final = 2.0  # after the loop runs again, until everything that waited has been read
+BEAT_INTERVAL_S: Final = 0.5  # between two beats for the watchdog, at least
 WATCHDOG: Final = Path(__file__).with_name("watchdog.py")
 
 
 class Heartbeat:
-    """Remembers when the event loop last turned. `now`: seconds, from a clock that goes on while the loop stands."""
+    """Remember when the event loop last ran. `now`: seconds, from a clock that runs while the loop stands still."""
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
         self._now = now
@@ -28,7 +28,7 @@ class Heartbeat:
         self._doubtful_until = 0.0
 
     def beat(self) -> None:
-        """The loop turns."""
+        """Note that the loop runs."""
         now = self._now()
         if self._last is not None and now - self._last > STOOD_STILL_S:
             self._doubtful_until = now + DOUBT_S
@@ -37,15 +37,15 @@ class Heartbeat:
 
     @property
     def stood_still(self) -> bool:
-        """True if what is read now may have been sent long ago."""
+        """Whether a request that is read now may have been sent long ago."""
         now = self._now()
         return now < self._doubtful_until or (self._last is not None and now - self._last > STOOD_STILL_S)
 
 
 class Watchdog:
-    """A process that kills this one when it is told nothing for `patience_s`: one that is frozen cannot do it itself.
+    """A process that kills this one after `patience_s` without a beat, because a frozen process cannot end itself.
 
-    It is a program of its own, so that a signal that stops this one does not stop it, and it ends with this one.
+    It is a separate program, so that a signal that stops this process does not stop it. It ends with this process.
     """
 
     def __init__(self, patience_s: float) -> None:
@@ -62,11 +62,11 @@ class Watchdog:
         self._told_at = 0.0
 
     def tell(self) -> None:
-        """All is well."""
+        """Send a beat."""
         now = time.monotonic()
         if now - self._told_at >= BEAT_INTERVAL_S:
             self._told_at = now
-            with contextlib.suppress(OSError):  # it is gone, or has not read for long
+            with contextlib.suppress(OSError):  # it is gone, or has not read for a long time
                 os.write(self._pipe, b".")
 
     def stop(self) -> None:

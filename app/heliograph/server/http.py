@@ -1,4 +1,4 @@
-"""uvicorn's HTTP protocol with our sockets, and with limits on what a request may hold and how long it may take."""
+"""uvicorn's HTTP protocol with our sockets, and with limits on the size and the time of requests."""
 
 import asyncio
 from http import HTTPStatus
@@ -19,13 +19,13 @@ from heliograph.settings import LimitSettings
 from heliograph.transports.sse import ABORT_EXTENSION
 
 MOST_HEADERS: Final = 256
-_IDLE, _HEAD, _BODY = range(3)  # what comes next of the client: a request, more of its head, more of its body
-_MAY_BE_LATE = ("GET", "HEAD", "OPTIONS")  # it does no harm if nobody waits for the answer any more
+_IDLE, _HEAD, _BODY = range(3)  # the client sends next: a request, more of its head, more of its body
+_MAY_BE_LATE = ("GET", "HEAD", "OPTIONS")  # harmless if the client no longer waits for the answer
 _HOP_BY_HOP = (b"upgrade", b"http2-settings")
 
 
 class _Refused(Exception):
-    """The request is answered with this status, and the connection ends."""
+    """Answer the request with this status, and end the connection."""
 
     def __init__(self, status: HTTPStatus, text: str) -> None:
         super().__init__(text)
@@ -33,23 +33,23 @@ class _Refused(Exception):
 
 
 class ServerConfig(uvicorn.Config):
-    """uvicorn's configuration, and what the connections of one server share, which uvicorn does not know."""
+    """uvicorn's configuration, with the objects that the connections of one server share."""
 
     def __init__(self, app: ASGIApp, limits: LimitSettings, heartbeat: Heartbeat, **options: Any) -> None:
         super().__init__(app, ws_max_size=limits.frame_bytes, **options)
         self.limits = limits
         self.heartbeat = heartbeat
-        self.sockets: Sockets | None = None  # since the first handshake
-        self.heads: Deadlines[HttpProtocol] | None = None  # since the first connection
+        self.sockets: Sockets | None = None  # created with the first handshake
+        self.heads: Deadlines[HttpProtocol] | None = None  # created with the first connection
         self.bodies: Deadlines[HttpProtocol] | None = None
 
 
 class HttpProtocol(HttpToolsProtocol):
-    """uvicorn's HTTP protocol, whose sockets are ours, and which lets the application cut off who does not read.
+    """uvicorn's HTTP protocol with our sockets. The application can cut a client that does not read.
 
-    A request's head is bounded in bytes, and head and body in time. An upgrade to anything but a WebSocket is
-    ignored, as RFC 9110 (section 7.8) has it. What is not a reading request and may have waited while the event loop
-    stood still is refused: its client has been told long ago that there is no answer.
+    A request's head has a limit in bytes; head and body have time limits. An upgrade to anything but a WebSocket is
+    ignored (RFC 9110 section 7.8). A request that changes something, and may have waited while the event loop stood
+    still, is refused: nginx has answered its client long ago.
     """
 
     def __init__(
@@ -62,14 +62,14 @@ class HttpProtocol(HttpToolsProtocol):
         super().__init__(config, server_state, app_state, _loop)
         self._config = config
         self._phase = _IDLE
-        self._requests = 0  # that have begun
-        self._unparsed = 0  # bytes since the parser had something to say
+        self._requests = 0  # requests that have begun
+        self._unparsed = 0  # bytes since the parser's last event
         self._is_unwanted_upgrade = False
         if config.heads is None:
             config.heads = Deadlines(self.loop, config.limits.header_timeout_s, HttpProtocol.is_late)
             config.bodies = Deadlines(self.loop, config.limits.body_timeout_s, HttpProtocol.is_late)
-        self._deadlines: Deadlines[HttpProtocol] | None = None  # in which we are
-        self._due_request = 0  # for which of the requests
+        self._deadlines: Deadlines[HttpProtocol] | None = None  # the ones that hold this connection
+        self._due_request = 0  # the request that the deadline is for
 
     # -- from the transport
 
@@ -89,11 +89,11 @@ class HttpProtocol(HttpToolsProtocol):
         except _Refused as refused:
             self._refuse(refused.status, str(refused))
             return
-        if self.parser:  # else it is a socket now
+        if self.parser:  # otherwise it is a WebSocket now
             self._look()
 
     def _feed(self, data: bytes) -> bytes:
-        """Have it parsed; what is to be parsed after that."""
+        """Parse the data. Return what is to be parsed after it."""
         self._unparsed += len(data)
         try:
             self.parser.feed_data(data)
@@ -117,7 +117,7 @@ class HttpProtocol(HttpToolsProtocol):
         return b""
 
     def _look(self) -> None:
-        """Begin to wait for what is missing of a request, or stop."""
+        """Start or stop the deadline for the rest of a request."""
         if self._phase == _BODY:
             deadlines = self._config.bodies
         elif self._phase == _HEAD or not self._is_answering:
@@ -136,11 +136,11 @@ class HttpProtocol(HttpToolsProtocol):
             deadlines.put(self)
 
     def is_late(self) -> None:
-        """What was waited for has not come in time."""
+        """Handle a request whose rest has not arrived in time."""
         deadlines, self._deadlines = self._deadlines, None
         if self.transport.is_closing():
             return
-        if self.flow.read_paused:  # it is us who do not read
+        if self.flow.read_paused:  # we do not read, so it is not the client's fault
             self._put(deadlines)
         elif self._phase == _IDLE:
             self.transport.close()
@@ -150,7 +150,7 @@ class HttpProtocol(HttpToolsProtocol):
     def _refuse(self, status: HTTPStatus, text: str) -> None:
         self._put(None)
         is_ours = self._is_answering and self.cycle.scope is self.scope
-        # To a request that an unfinished answer stands before, nothing can be said; nor amid its own answer.
+        # No answer is possible behind an unfinished answer, or within its own.
         may_say = not self.cycle.response_started if is_ours else not self._is_answering
         if may_say and not self.transport.is_closing():
             retry = [(b"retry-after", b"1")] if status is HTTPStatus.SERVICE_UNAVAILABLE else []
@@ -179,7 +179,7 @@ class HttpProtocol(HttpToolsProtocol):
             if not self._should_upgrade():
                 if self._is_answering:
                     raise _Refused(HTTPStatus.BAD_REQUEST, "an upgrade behind a request that is not answered yet")
-                self._is_unwanted_upgrade = True  # the parser skips the body: it begins anew without the upgrade
+                self._is_unwanted_upgrade = True  # the parser skips the body: parse again without the upgrade
                 return
         elif self._config.heartbeat.stood_still and self.parser.get_method().decode() not in _MAY_BE_LATE:
             text = "this replica stood still, the request may have waited for long, and nothing was done; try again"
@@ -208,7 +208,7 @@ class HttpProtocol(HttpToolsProtocol):
         return _Refused(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, f"{text} (HELIOGRAPH_LIMITS__HEADER_BYTES)")
 
     def _head_without_upgrade(self) -> bytes:
-        """The head that has come, as if it had asked for no upgrade."""
+        """Return the head as if it had not asked for an upgrade."""
         parser = self.parser
         lines = [b"%b %b HTTP/%b" % (parser.get_method(), self.url, parser.get_http_version().encode())]
         for name, value in self.headers:

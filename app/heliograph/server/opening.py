@@ -1,4 +1,4 @@
-"""A socket until the application has it: ASGI asks, the application accepts or refuses."""
+"""A socket before the application has it: ASGI asks, the application accepts or refuses."""
 
 import asyncio
 import logging
@@ -15,7 +15,7 @@ _REFUSED: Message = {"type": "websocket.http.response.start", "status": HTTPStat
 
 
 class Socket(Protocol):
-    """What is asked of the socket itself."""
+    """The methods of the socket that are used here."""
 
     transport: asyncio.Transport
 
@@ -23,15 +23,15 @@ class Socket(Protocol):
     def attached(self) -> bool: ...
 
     def opened(self) -> None:
-        """Frames may come and go from here on."""
+        """Start to send and receive frames."""
         ...
 
 
 class PendingHandshake:
-    """Runs the ASGI application for one handshake, to which `accept` is the answer.
+    """Run the ASGI application for one handshake; `accept` is the value that answers it.
 
-    Once it has accepted, the application has to attach to the socket, which the scope holds; that is neither read
-    nor written by ASGI events.
+    After it has accepted, the application must attach to the socket in the scope. ASGI events neither read nor write
+    that socket.
     """
 
     def __init__(self, socket: Socket, accept: bytes, default_headers: list[tuple[bytes, bytes]]) -> None:

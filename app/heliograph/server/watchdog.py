@@ -1,7 +1,7 @@
-"""The program beside a replica that kills it when it says nothing any more: `watchdog.py PID SECONDS`.
+"""The program beside a replica that kills it when it is silent: `watchdog.py PID SECONDS`.
 
-It reads standard input, to which the replica writes a byte every half second; that ends when the replica does. It is
-run as a script by a Python that imports nothing, so it costs little.
+The replica writes a byte to its standard input every half second. The input, and so this program, ends with the
+replica. A Python that imports nothing runs it as a script, so it costs little.
 """
 
 import os
@@ -23,19 +23,19 @@ def watch(pid: int, patience_s: float) -> None:
                 return
             silent_s = 0.0
             continue
-        # A machine or container that was paused has paused this program too, which counts as one step.
+        # A paused machine or container pauses this program too; that counts as one step.
         silent_s += min(time.monotonic() - began, 2 * STEP_S)
         if silent_s >= patience_s:
             break
     if os.getppid() == pid:
-        # It is said afterwards: a log that is full, gone or not read any more keeps nothing alive.
+        # Kill first and log afterwards: a log that blocks must not keep the replica alive.
         os.kill(pid, signal.SIGKILL)
         text = f"process {pid} has stood still for {silent_s:.0f} s (HELIOGRAPH_WATCHDOG_S) and was killed"
         os.write(2, f"heliograph: {text}; its clients are served elsewhere\n".encode())
 
 
 if __name__ == "__main__":
-    # Ctrl-C and a stopped service reach the whole group; the replica drains, and is watched meanwhile.
+    # Ctrl-C and a stopped service signal the whole group; the replica drains, and is watched meanwhile.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     watch(int(sys.argv[1]), float(sys.argv[2]))

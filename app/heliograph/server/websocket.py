@@ -1,4 +1,4 @@
-"""Our WebSocket on uvicorn's transport: frames go out as they are, text comes in without a detour."""
+"""Our WebSocket on uvicorn's transport: it writes prepared frames, and passes each text on directly."""
 
 import asyncio
 import os
@@ -20,11 +20,11 @@ from heliograph.server.opening import PendingHandshake
 from heliograph.transports.websocket import SERVER_SOCKET, Receiver
 
 CLOSE_REASON_BYTES = 123  # RFC 6455 section 5.5: a control frame has 125, two of them are the code
-CLOSE_TIMEOUT_S = 5.0  # how long a peer has to answer a close frame before its socket is cut
-FAREWELL_BYTES = 65_536  # what is still read of a client that was closed, for its own close frame
-DISCARD_S = 1.0  # how long what a peer still sends is read and thrown away after it broke the protocol
-PETTY_PER_SECOND = 10.0  # control frames and small fragments, which are no operations and cost as much
-MOST_PETTY = 100.0  # in one go
+CLOSE_TIMEOUT_S = 5.0  # how long a peer may take to answer a close frame before its socket is cut
+READ_AFTER_CLOSE_BYTES = 65_536  # still read from a client after our close frame, to find its own
+DISCARD_S = 1.0  # how long data is read and thrown away after a peer violated the protocol
+CONTROL_FRAMES_PER_SECOND = 10.0  # control frames and small fragments: they are not operations, but cost as much
+MOST_CONTROL_FRAMES = 100.0  # of them in a burst
 SMALL_BYTES = 64
 
 _PING_HEAD = b"\x89\x04"  # final, opcode 9, four bytes
@@ -33,7 +33,7 @@ _NO_CODE, _LOST, _BAD_UTF8, _RESTART = 1005, 1006, 1007, 1012  # RFC 6455 sectio
 
 
 class Sockets:
-    """What all sockets of one server share: the application, the limits, and who is to be pinged when."""
+    """What all sockets of one server share: the application, the limits, and the times of pings."""
 
     def __init__(
         self,
@@ -53,7 +53,7 @@ class Sockets:
         self.pongs = Deadlines(loop, ping_timeout_s, FrameWebSocket.on_pong_timeout)
 
     def open(self, transport: asyncio.Transport, scope: Scope, accept: bytes) -> "FrameWebSocket":
-        """Have the application answer a handshake, to which `accept` is the key."""
+        """Let the application answer a handshake; `accept` is the value that accepts it."""
         socket = FrameWebSocket(self, transport)
         scope["extensions"] = {"websocket.http.response": {}, SERVER_SOCKET: socket}
         opening = PendingHandshake(socket, accept, self.state.default_headers)
@@ -64,18 +64,19 @@ class Sockets:
 
 
 class FrameWebSocket(asyncio.Protocol):
-    """A `ServerSocket` for the application, a protocol with a `shutdown` for uvicorn.
+    """A `ServerSocket` for the application, and a protocol with a `shutdown` for uvicorn.
 
-    Each text of the client is handed to the receiver in the turn of the loop in which it was read: no queue, no task,
-    no `await`. Fragments, ping, pong, the closing handshake and breaches of the protocol are websockets' affair: its
-    parser is made when such a frame comes, and let go when that is done with. An idle socket has none, no timer and
-    no coroutine.
+    The receiver gets each text in the event-loop iteration in which it was read: no queue, no task, no `await`. The
+    parser of `websockets` handles fragments, ping, pong, the closing handshake and violations of the protocol. It is
+    created when such a frame arrives, and dropped afterwards. An idle socket has no parser, no timer and no
+    coroutine.
 
-    Who sends without end does not keep the others waiting: control frames and small fragments, which are no
-    operations, are limited here, and a client that was closed is hardly listened to.
+    A client that sends without end must not delay the others. So this class limits control frames and small
+    fragments, which are not operations, and reads little from a client after its close.
     """
 
     __slots__ = (
+        "_control_frames",
         "_early",
         "_ended",
         "_fragments",
@@ -84,11 +85,10 @@ class FrameWebSocket(asyncio.Protocol):
         "_is_text",
         "_outbox",
         "_parser",
-        "_petty",
         "_ping",
+        "_read_after_close",
         "_read_paused",
         "_receiver",
-        "_said_after_close",
         "_sockets",
         "_splitter",
         "_timer",
@@ -102,17 +102,17 @@ class FrameWebSocket(asyncio.Protocol):
         self._receiver: Receiver | None = None
         self._splitter: FrameSplitter | None = None
         self._parser: Parser | None = None
-        self._early = b""  # what came before somebody was there to receive it
+        self._early = b""  # bytes that arrived before the application attached
         self._fragments: list[bytes] = []
         self._is_text = False
-        self._ping: bytes | None = None  # what the pong has to bring back
-        self._petty: TokenBucket | None = None  # since the first such frame
+        self._ping: bytes | None = None  # payload that the pong must return
+        self._control_frames: TokenBucket | None = None  # created with the first such frame
         self._read_paused = False
         self._is_open = False  # the handshake is done
-        self._ended: int | None = None  # the close code, once nothing more counts
-        self._said_after_close = 0  # bytes
-        self._is_broken = False  # the parser has failed, and takes nothing any more
-        self._timer: asyncio.TimerHandle | None = None  # after which a peer that does not say goodbye is cut off
+        self._ended: int | None = None  # the close code, once the socket has ended
+        self._read_after_close = 0  # bytes
+        self._is_broken = False  # the parser has failed, and accepts no more data
+        self._timer: asyncio.TimerHandle | None = None  # cuts a peer that does not answer the close frame
         sockets.state.connections.add(self)  # type: ignore[arg-type] # to uvicorn one of its own; it calls `shutdown`
 
     # -- for the application
@@ -140,16 +140,16 @@ class FrameWebSocket(asyncio.Protocol):
 
     @property
     def write(self) -> Callable[[list[bytes]], None]:
-        """The transport's own method, so that no Python is in between. The outbox ends before the transport does."""
+        """The transport's own method, without Python in between. The outbox ends before the transport does."""
         return self.transport.writelines
 
     def close(self, code: CloseCode, reason: str) -> None:
-        """Say goodbye, and cut the socket if the peer does not answer: one that does not read never would."""
+        """Send a close frame, and cut the socket if the peer does not answer: one that does not read never would."""
         if self._ended is not None or self.transport.is_closing():
             return
         self._end(code)
         self._get_parser().send_close(code, reason.encode()[:CLOSE_REASON_BYTES].decode(errors="ignore"))
-        self._await_farewell(CLOSE_TIMEOUT_S)
+        self._await_close(CLOSE_TIMEOUT_S)
 
     def pause_reading(self) -> None:
         if not self._read_paused and not self.transport.is_closing():
@@ -175,11 +175,11 @@ class FrameWebSocket(asyncio.Protocol):
         elif self._ended is None:
             self._splitter.feed(data)
         else:
-            self._said_after_close += len(data) - min(len(data), self._splitter.to_skip)
-            if self._said_after_close <= FAREWELL_BYTES:
+            self._read_after_close += len(data) - min(len(data), self._splitter.to_skip)
+            if self._read_after_close <= READ_AFTER_CLOSE_BYTES:
                 self._splitter.feed(data)
             elif not self._is_broken:
-                self.transport.pause_reading()  # until it is cut
+                self.transport.pause_reading()  # until the socket is cut
 
     def pause_writing(self) -> None:
         if self._outbox is not None:
@@ -197,7 +197,7 @@ class FrameWebSocket(asyncio.Protocol):
     # -- from uvicorn
 
     def shutdown(self) -> None:
-        """The server stops."""
+        """Close the socket, because the server stops."""
         self._stop_timer()
         if self._is_open and self._ended is None:
             self._end(_RESTART)
@@ -217,7 +217,7 @@ class FrameWebSocket(asyncio.Protocol):
         self.close(CloseCode.NO_PONG, "no pong came back")
 
     def _pong(self) -> None:
-        """What was asked for came back."""
+        """Note that the pong has arrived."""
         self._ping = None
         self._sockets.pongs.take_out(self)
         self._sockets.pings.put(self)
@@ -228,14 +228,15 @@ class FrameWebSocket(asyncio.Protocol):
         if self._ended is not None and data[0] & 0x0F != Opcode.CLOSE:
             return
         if data.startswith(_PONG_HEAD) and apply_mask(data[6:], data[2:6]) == self._ping:
-            self._pong()  # all that idle sockets ever say, so it is understood without a parser
+            self._pong()  # the only frame of idle sockets, so no parser is created for it
             return
-        if _is_petty(data) and not self._may_be_petty():
-            text = f"more than {PETTY_PER_SECOND:g} control frames or fragments under {SMALL_BYTES} bytes a second"
+        if _is_control_or_small(data) and not self._has_allowance():
+            rate = f"{CONTROL_FRAMES_PER_SECOND:g}"
+            text = f"more than {rate} control frames or fragments under {SMALL_BYTES} bytes a second"
             self.close(CloseCode.TOO_MANY_ERRORS, text)
             return
         if self._is_broken:
-            self.transport.close()  # the parser takes nothing any more, but this is the peer's own close frame
+            self.transport.close()  # the parser accepts no more data, but this is the peer's own close frame
             return
         parser = self._get_parser()
         parser.receive_data(data)
@@ -245,13 +246,13 @@ class FrameWebSocket(asyncio.Protocol):
         for event in parser.events_received():
             self._handle(parser, event)
         if parser.state is State.OPEN and parser.current_size is None:
-            self._parser = None  # at rest between two messages
+            self._parser = None  # it is between two messages
 
-    def _may_be_petty(self) -> bool:
+    def _has_allowance(self) -> bool:
         now = self._sockets.loop.time()
-        if self._petty is None:
-            self._petty = TokenBucket(PETTY_PER_SECOND, now, MOST_PETTY)
-        return self._petty.take(now)
+        if self._control_frames is None:
+            self._control_frames = TokenBucket(CONTROL_FRAMES_PER_SECOND, now, MOST_CONTROL_FRAMES)
+        return self._control_frames.take(now)
 
     def _handle(self, parser: Parser, event: Event) -> None:
         assert isinstance(event, Frame)  # noqa: S101 - the handshake is over
@@ -259,7 +260,7 @@ class FrameWebSocket(asyncio.Protocol):
             case Opcode.PING:
                 self._flush(parser)  # the pong
             case Opcode.PONG:
-                pass  # one that was not asked for means nothing
+                pass  # a pong without a ping has no meaning
             case Opcode.CLOSE:
                 self._closed(parser)
             case Opcode.CONT:
@@ -271,7 +272,7 @@ class FrameWebSocket(asyncio.Protocol):
             self._complete(parser)
 
     def _complete(self, parser: Parser) -> None:
-        """A message of several frames is complete, or is no text."""
+        """Handle a message of several frames that is complete, or is not text."""
         data, self._fragments = b"".join(self._fragments), []
         if self._receiver is None:
             return
@@ -287,7 +288,7 @@ class FrameWebSocket(asyncio.Protocol):
             self._receiver.receive_text(text)
 
     def _closed(self, parser: Parser) -> None:
-        """The peer says goodbye, or answers ours."""
+        """Handle the peer's close frame, or its answer to ours."""
         self._stop_timer()
         if self._ended is None:
             self._end(_NO_CODE if parser.close_rcvd is None else parser.close_rcvd.code)
@@ -295,16 +296,16 @@ class FrameWebSocket(asyncio.Protocol):
         self.transport.close()
 
     def _broken(self, parser: Parser, *, is_close: bool) -> None:
-        """What came is against the protocol, or too large (1009).
+        """Handle data that violates the protocol, or is too large (1009).
 
-        The rest of it is read and thrown away, until the peer answers with a close frame of its own: a socket that is
-        closed with unread bytes is reset, and the reset may overtake our close frame. `is_close`: it was that frame
-        which is wrong, and no other will come.
+        The rest is read and thrown away until the peer answers with a close frame: a socket that is closed with
+        unread bytes is reset, and the reset may overtake our close frame. `is_close`: the wrong frame was the close
+        frame, so no other will arrive.
         """
         if self._ended is None and parser.close_sent is not None:
             self._is_broken = True
             self._end(parser.close_sent.code)
-            self._await_farewell(DISCARD_S)
+            self._await_close(DISCARD_S)
         if is_close:
             self.transport.close()
 
@@ -314,18 +315,18 @@ class FrameWebSocket(asyncio.Protocol):
         return self._parser
 
     def _flush(self, parser: Parser) -> None:
-        """Write what the parser has to say."""
+        """Write the parser's output."""
         self.transport.write(b"".join(parser.data_to_send()))
 
     # -- the end
 
-    def _await_farewell(self, timeout_s: float) -> None:
+    def _await_close(self, timeout_s: float) -> None:
         self._flush(self._get_parser())
         self.resume_reading()
         self._timer = self._sockets.loop.call_later(timeout_s, self.transport.abort)
 
     def _end(self, code: int) -> None:
-        """Nothing more that is said counts. The receiver is told so, once, in a turn of its own."""
+        """End the socket: ignore further frames, and tell the receiver once, in the next event-loop iteration."""
         if self._ended is not None:
             return
         self._ended = code
@@ -334,7 +335,7 @@ class FrameWebSocket(asyncio.Protocol):
         if self._splitter is not None:
             self._splitter.on_text = _ignore
         if self._outbox is not None:
-            self._outbox.abandon()  # what is written from here on would follow the close frame
+            self._outbox.abandon()  # anything written from here on would follow the close frame
         receiver, self._receiver = self._receiver, None
         if receiver is not None:
             self._sockets.loop.call_soon(receiver.lost, code)
@@ -348,7 +349,7 @@ class FrameWebSocket(asyncio.Protocol):
 def _ignore(text: str) -> None: ...
 
 
-def _is_petty(frame: bytes) -> bool:
+def _is_control_or_small(frame: bytes) -> bool:
     if frame[0] & 0x0F in (Opcode.PING, Opcode.PONG):
         return True
     is_last = frame[0] & 0x80
