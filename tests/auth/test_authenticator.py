@@ -15,7 +15,7 @@ from websockets.typing import Origin
 
 from heliograph.auth.authenticator import Authenticator, Credentials, Identity
 from heliograph.auth.tokens import make_token
-from heliograph.backends.redis.tickets import MemoryTickets
+from heliograph.backends.memory.tickets import MemoryTickets
 from heliograph.clock import SystemClock
 from heliograph.cluster.blocked_users import BlockedUsers
 from heliograph.errors import BadUserId, InvalidToken
