@@ -2,14 +2,13 @@
 
 import asyncio
 import contextlib
-import json
 import shlex
 import signal
 from collections.abc import AsyncIterator
-from typing import Any
 
 import pytest
 
+from heliograph.client.connection.events import Lost, Message, RunProgress, RunState, Subscribed
 from heliograph.client.publisher import Publisher
 from heliograph.client.watch import Kind, Print, View
 from tests.client.programs import HELIOGRAPH, environment, program
@@ -244,66 +243,59 @@ async def test_text_that_the_terminal_cannot_show(
 # -- the rules
 
 
+def _at(cursor: str, *, recovered: bool = True) -> Subscribed:
+    return Subscribed("run:42", cursor, recovered=recovered, lost=False, anew=False)
+
+
 def _run_view(*logs: str) -> View:
     view = View("run:42")
-    view.receive({"type": "subscribed", "channel": "run:42", "cursor": "run%3A42=e1.3", "recovered": True})
-    shown = view.receive({"type": "initial_state", "state": "RUNNING", "progress": 1, "logs": list(logs)})
-    assert shown == [Print(line) for line in logs]
+    view.receive(_at("run%3A42=e1.3"))
+    assert view.receive(RunState("run:42", "RUNNING", 1, logs)) == [Print(line) for line in logs]
     return view
 
 
 def _back_at(view: View, cursor: str, *logs: str) -> None:
-    view.reconnected()
-    view.receive({"type": "subscribed", "channel": "run:42", "cursor": cursor, "recovered": True})
-    assert view.receive({"type": "initial_state", "state": "END", "progress": 9, "logs": list(logs)}) == []
+    view.receive(_at(cursor))
+    assert view.receive(RunState("run:42", "END", 9, logs)) == []
 
 
-def _progress(message: str) -> dict[str, Any]:
-    return {"type": "progress", "run_id": "42", "state": "END", "progress": 9, "message": message}
-
-
-def _history(*entries: tuple[str, str | None]) -> dict[str, Any]:
-    publications = [{"cursor": cursor, "data": {"message": message}} for cursor, message in entries]
-    return json.loads(json.dumps({"type": "history", "channel": "run:42", "publications": publications}))
+def _publications(*entries: tuple[str, str | None]) -> list[Message]:
+    return [Message("run:42", {"message": text}, "m", "now", cursor, None, None, "") for cursor, text in entries]
 
 
 def test_a_run_goes_on_behind_what_was_missed() -> None:
-    """Fails if live progress overtakes what is being read, or the watch ends before that was shown."""
+    """Fails if a line is left out or comes twice, or the watch ends before all was shown."""
     view = _run_view("a")
     _back_at(view, "run%3A42=e1.5", "a", "b")
     assert view.cursor == "run%3A42=e1.3"
     assert not view.ended
-    assert view.receive(_progress("live")) == []
-    shown = view.receive(_history(("run%3A42=e1.4", None), ("run%3A42=e1.5", "b"), ("run%3A42=e1.6", "live")))
-    assert shown == [Print("b"), Print("live")]
+    shown = view.read(_publications(("run%3A42=e1.4", None), ("run%3A42=e1.5", "b"), ("run%3A42=e1.6", "live")))
+    assert shown == [Print("b")]
+    assert view.receive(RunProgress("run:42", "END", 9, "live")) == [Print("live")]
     assert view.cursor == "run%3A42=e1.6"
     assert view.ended
 
 
 def test_a_run_whose_past_is_lost_says_so() -> None:
-    """Fails if a hole in a run's log is papered over: the log began anew, or its beginning was trimmed."""
+    """Fails if a gap in a run's log is papered over: the log began anew, or its beginning was trimmed."""
     for entries in ([("run%3A42=e2.4", "b")], [("run%3A42=e1.9", "b")], []):
         view = _run_view("a")
         _back_at(view, "run%3A42=e2.9" if entries[:1] == [("run%3A42=e2.4", "b")] else "run%3A42=e1.9", "x", "y")
-        shown = view.receive(_history(*entries))
+        shown = view.read(_publications(*entries))
         assert shown[0].kind is Kind.NOTE
         assert shown[1:] == [Print("x"), Print("y")]
         assert view.ended
 
 
-def test_a_run_that_lost_something_while_it_was_watched_is_opened_anew() -> None:
+def test_a_run_that_lost_something_while_it_was_watched_is_read_on() -> None:
     """Fails if what was lost was the run's end, and the watch waits for it for ever."""
     view = _run_view("a")
-    lost = {"type": "subscribed", "channel": "run:42", "cursor": "run%3A42=e2.5", "recovered": False}
-    assert [line.kind for line in view.receive(lost)] == [Kind.NOTE]
-    assert view.must_open_anew
-    _back_at(view, "run%3A42=e2.5", "a", "b")
+    assert view.receive(_at("run%3A42=e2.5", recovered=False)) == []
+    assert view.receive(RunState("run:42", "END", 9, ("a", "b"))) == []
+    assert [line.text for line in view.read(_publications(("run%3A42=e2.5", "b")))][1:] == ["a", "b"]
     assert view.ended
 
 
 def test_a_log_whose_past_is_lost_says_so() -> None:
-    """Fails if `recovered: false` is not told to the person who watches."""
-    view = View("logs:1")
-    subscribed = {"type": "subscribed", "channel": "logs:1", "cursor": "logs%3A1=e1.0", "recovered": False}
-    assert view.receive(subscribed) == []
-    assert [line.kind for line in view.receive(subscribed)] == [Kind.NOTE]
+    """Fails if a loss is not told to the person who watches."""
+    assert [line.kind for line in View("logs:1").receive(Lost("logs:1"))] == [Kind.NOTE]

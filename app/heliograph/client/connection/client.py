@@ -371,7 +371,7 @@ class Client:
             frame["cursor"] = cursor
         found = (await self._request(frame, timeout_s, repeatable=True)).frame
         messages = [message_of({"channel": channel, **each}) for each in found["publications"]]
-        return History(channel, messages, found["cursor"], bool(found.get("more")))
+        return History(channel, messages, found["cursor"], bool(found.get("more")), found)
 
     async def get_run(self, run_id: str, *, timeout_s: float = REQUEST_S) -> RunState | None:
         """How a run stands, by an HTTP request of its own, which needs no open connection; None if nobody knows it.

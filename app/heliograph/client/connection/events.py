@@ -156,6 +156,7 @@ class History:
     publications: list[Message]
     cursor: str
     more: bool
+    frame: Frame = field(default_factory=dict, repr=False, compare=False)
 
 
 def message_of(frame: Frame, delivered_by: str = "", *, after_loss: bool = False) -> Message:
