@@ -1,7 +1,7 @@
 """`heliograph watch`: show a channel live in the terminal, without a loss or a repeat.
 
-A `View` holds the rules and does no input or output: it takes events and returns lines to print. `Watch` prints what a
-client hears (`heliograph.connect`), and reads the updates that came to a run while there was no connection.
+A `View` holds the rules and does no input or output: it takes events and returns lines to print. `Watch` prints
+what a client hears (`heliograph.connect`), and reads the updates that came to a run while there was no connection.
 """
 
 import contextlib
