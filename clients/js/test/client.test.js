@@ -1,0 +1,70 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+
+import { Heliograph } from "../src/heliograph.js";
+import { ManualTime, settled } from "./time.js";
+
+// tests/e2e/client_cases.js has the many cases, in a browser. These show that the client needs none.
+
+class Socket {
+  static all = [];
+  sent = [];
+  constructor(url) {
+    this.url = url;
+    Socket.all.push(this);
+  }
+  send(text) {
+    this.sent.push(JSON.parse(text));
+  }
+  close() {}
+  say(...frames) {
+    for (const frame of frames) this.onmessage?.({ data: JSON.stringify(frame) });
+  }
+}
+
+const skip = typeof crypto === "undefined" && "Node 18 has no Web Crypto: the client needs Node 20";
+
+test("a program on Node sends, is told of messages and goes on where it was", { skip }, async () => {
+  const time = new ManualTime();
+  const { now, random, setTimeout, clearTimeout } = time;
+  const client = new Heliograph({
+    url: "ws://server/live/ws",
+    user: "alice",
+    WebSocket: Socket,
+    now,
+    random,
+    setTimeout,
+    clearTimeout,
+  });
+  const heard = [];
+  const states = [];
+  client.on("message", ({ data, deliveredBy }) => heard.push([data, deliveredBy]));
+  client.on("state", ({ state }) => states.push(state));
+  await assert.rejects(client.send("bob", 1), { code: "closed" });
+  client.connect();
+  await settled();
+
+  const [first] = Socket.all;
+  assert.equal(first.url, "ws://server/live/ws?user=alice");
+  first.say({ type: "connected", user: "alice", replica: "one", cursor: "%23alice=e.4", ping: 25 });
+  first.say({ type: "message", channel: "#alice", data: "hello", message_id: "m", cursor: "%23alice=e.5" });
+  const sending = client.send("bob", { n: 1 });
+  await settled();
+  const [{ id, ...frame }] = first.sent;
+  assert.match(frame.idempotency_key, /^[0-9a-f]{24}-2$/);
+  assert.deepEqual([frame.type, frame.to, frame.data], ["send", "bob", { n: 1 }]);
+
+  first.onclose({ code: 1006, reason: "" });
+  time.pass(1_000);
+  await settled();
+  const second = Socket.all[1];
+  assert.equal(new URL(second.url).searchParams.get("cursor"), "%23alice=e.5");
+  second.say({ type: "connected", user: "alice", replica: "two", cursor: "", ping: 25 });
+  assert.deepEqual(second.sent, [{ id, ...frame }], "sent anew with the same key");
+  second.say({ type: "ack", message_id: "n", delivery: "remote", id });
+  assert.equal((await sending).sentOn, "two");
+
+  client.close();
+  assert.deepEqual(heard, [["hello", "one"]]);
+  assert.deepEqual(states, ["connecting", "connected", "reconnecting", "reconnecting", "connected", "closed"]);
+});
