@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from heliograph.auth.authenticator import Authenticator, Credentials
-from heliograph.backends.redis.tickets import MemoryTickets
+from heliograph.backends.memory.tickets import MemoryTickets
 from heliograph.cli import main
 from heliograph.clock import SystemClock
 from heliograph.cluster.blocked_users import BlockedUsers

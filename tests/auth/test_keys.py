@@ -13,7 +13,7 @@ import pytest
 
 from heliograph.auth.authenticator import Authenticator, Credentials
 from heliograph.auth.keys import hmac_key, jwk_key, public_key
-from heliograph.backends.redis.tickets import MemoryTickets
+from heliograph.backends.memory.tickets import MemoryTickets
 from heliograph.clock import SystemClock
 from heliograph.cluster.blocked_users import BlockedUsers
 from heliograph.errors import BadSetting, InvalidToken
