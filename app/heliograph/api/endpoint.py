@@ -1,4 +1,4 @@
-"""One path of the server API: the key, the body, and how an answer looks."""
+"""The endpoints of the server API: the key, the body, and the form of answers."""
 
 import msgspec
 from starlette.requests import ClientDisconnect, Request
@@ -14,10 +14,10 @@ from heliograph.transports.failed_attempts import TOO_MANY, FailedAttempts
 
 
 class ApiEndpoint:
-    """The ASGI application behind `POST /api/{method}`, whatever the method.
+    """The ASGI application behind `POST /api/{method}`.
 
-    200 with `{"result":…}`, or with `{"error":{"code","message"}}` if the method could not be carried out. 401 for a
-    bad key, 400 for a body that is no JSON object, 413 for one that is too large.
+    It answers 200 with `{"result":…}`, or with `{"error":{"code","message"}}` if the method could not be carried out;
+    401 for a bad key, 400 for a body that is not a JSON object, 413 for one that is too large.
     """
 
     def __init__(self, methods: Methods, settings: ApiSettings, failed_attempts: FailedAttempts) -> None:
@@ -31,7 +31,7 @@ class ApiEndpoint:
         try:
             response = await self._answer(request)
         except ClientDisconnect:
-            return  # in the middle of its body: nothing was done
+            return  # the client left in the middle of its body: nothing was done
         await response(scope, receive, send)
 
     async def _answer(self, request: Request) -> Response:
@@ -50,11 +50,11 @@ class ApiEndpoint:
             result = await self._methods.call(name, body)
         except ApiError as error:
             return _json(200, {"error": error.body})
-        # A batch is answered as it stands: cent and its kind look for `replies` at the top.
+        # A batch has its `replies` at the top, where cent and similar clients look for them.
         return _json(200, result if isinstance(result, models.Replies) else {"result": result})
 
     async def _admitted_body(self, request: Request) -> bytes | Response:
-        """The body of a request that has the key; otherwise what it is refused with."""
+        """Return the body of a request with the right key, or the refusal."""
         if request.method != "POST":
             return _error(405, BAD_REQUEST, f"{request.method} is not supported here; use POST", {"Allow": "POST"})
         if not has_key(request.headers, self._key):
@@ -73,9 +73,9 @@ class ApiEndpoint:
         return "the X-API-Key header must hold the key of this cluster (HELIOGRAPH_API__KEY)"
 
     async def _body(self, request: Request) -> bytes | None:
-        """The body; None if it is too large, which is known before it has all come.
+        """Return the body; None if it is too large, which is known before all of it has arrived.
 
-        What is still on its way then is dropped by the server, so that the client gets to reading the answer.
+        The server drops the rest, so that the client can read the answer.
         """
         parts, size = [], 0
         async for part in request.stream():
@@ -86,10 +86,10 @@ class ApiEndpoint:
         return b"".join(parts)
 
 
-class LinesDoor(ApiEndpoint):
-    """The same behind `POST /api`, as API clients of an older kind ask: `{"method":…,"params":…}`, one on each line.
+class LinesEndpoint(ApiEndpoint):
+    """The same behind `POST /api`, for older API clients: `{"method":…,"params":…}`, one on each line.
 
-    200 with a line for each, in order: `{"result":…}` or `{"error":{"code","message"}}`.
+    It answers 200 with a line for each, in order: `{"result":…}` or `{"error":{"code","message"}}`.
     """
 
     async def _answer(self, request: Request) -> Response:

@@ -1,4 +1,4 @@
-"""`/health`, `/ready`: what load balancers and people ask a replica."""
+"""`/health` and `/ready`, for load balancers and people."""
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -10,14 +10,14 @@ from heliograph.ports import Bus
 
 def health_routes(node: Node, bus: Bus) -> list[Route]:
     async def health(_: Request) -> Response:
-        """200 while the process runs its event loop: do not restart it. 503 if it says itself that it cannot heal."""
+        """Answer 200 while the event loop runs; 503 if the replica cannot heal and should be restarted."""
         state = {"status": status_of(node), "replica": node.name}
         if node.reason:
             state["reason"] = node.reason
         return JSONResponse(state, status_code=503 if node.gave_up else 200)
 
     async def ready(_: Request) -> Response:
-        """200 if new clients are welcome; otherwise 503 and why."""
+        """Answer 200 if new clients are welcome, otherwise 503 with the reason."""
         state: dict[str, object] = {"replica": node.name, "bus": bus.state.name.lower(), "draining": node.draining}
         if bus.enabled:
             age_s = bus.canary_age_s
@@ -30,14 +30,14 @@ def health_routes(node: Node, bus: Bus) -> list[Route]:
 
 
 def status_of(node: Node) -> str:
-    """In a word: `alive`, `degraded` (it cannot do all that it should) or `broken`."""
+    """Return the status in a word: `alive`, `degraded` (it cannot do everything) or `broken`."""
     if node.gave_up:
         return "broken"
     return "degraded" if node.reason and not node.draining else "alive"
 
 
 def status_routes(node: Node) -> list[Route]:
-    """The same for everybody: whether, but not why."""
+    """Return the same routes for the public port: the status without its reason."""
 
     async def health(_: Request) -> Response:
         return JSONResponse({"status": status_of(node)}, status_code=503 if node.gave_up else 200)

@@ -1,4 +1,4 @@
-"""`/metrics`: what Prometheus reads. Every metric has its name, its meaning and its source here, and nowhere else."""
+"""`/metrics` for Prometheus. Only this module has each metric's name, meaning and source."""
 
 import platform
 from collections.abc import Iterator, Mapping
@@ -27,7 +27,7 @@ from heliograph.ports import Bus
 from heliograph.telemetry import REDIS_ERRORS, Histogram, Telemetry
 
 PREFIX = "heliograph_"
-IS_COMPILED = not hub_module.__file__.endswith(".py")  # all modules that setup.py names are, or none
+IS_COMPILED = not hub_module.__file__.endswith(".py")  # all modules in setup.py are compiled, or none is
 
 
 def metrics_route(node: Node, bus: Bus, hub: Hub, telemetry: Telemetry, memory: MemoryWatch | None) -> Route:

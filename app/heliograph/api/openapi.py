@@ -1,4 +1,4 @@
-"""The OpenAPI document of everything that speaks plain HTTP."""
+"""The OpenAPI document of all endpoints over plain HTTP."""
 
 from functools import cache
 from typing import Any
@@ -32,7 +32,7 @@ _ANY_OBJECT = {"type": "object"}
 
 @cache
 def openapi_document() -> Object:
-    """The document, as `/api/openapi.json` serves it."""
+    """Return the document that `/api/openapi.json` serves."""
     _, params = models_json_schema([(method.params, "validation") for method in METHODS.values()], ref_template=_REF)
     schemas = params["$defs"]
     for method in METHODS.values():
@@ -70,7 +70,7 @@ def openapi_document() -> Object:
 
 
 def _or_null(schema: Object) -> None:
-    """A parameter that may be left out may be null, which means the same."""
+    """Let an optional parameter be null, which means the same as leaving it out."""
     for name, value in schema.get("properties", {}).items():
         if name not in schema.get("required", ()) and {"type": "null"} not in value.get("anyOf", ()):
             schema["properties"][name] = {"anyOf": [value, {"type": "null"}]}
@@ -102,7 +102,7 @@ def _method(name: str, method: Method) -> Object:
 def _reading(
     summary: str, answer: Object, *, parameters: list[Object] | None = None, others: dict[str, str], **more: Any
 ) -> Object:
-    """An operation that only reads. `others`: further answers, each with an error as its body."""
+    """Describe an operation that only reads. `others`: further answers, each with an error as its body."""
     return {
         "get": {
             "summary": summary,

@@ -1,4 +1,4 @@
-"""The console: a page to see the cluster and talk through it, and what the page asks for."""
+"""The console: a page that shows the cluster and sends messages through it, and the page's data."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,11 +19,11 @@ from heliograph.transports.api_key import has_key
 from heliograph.transports.query import Query
 
 STATIC = Path(__file__).parent / "static"
-# The JavaScript client is served beside the console's files. A build of the package copies it there (setup.py); in a
-# checkout it is served from its source.
+# The JavaScript client is served beside the console's files. A build of the package copies it there (setup.py); a
+# checkout serves it from its source.
 CLIENT = STATIC if (STATIC / "heliograph.js").exists() else Path(__file__).parents[3] / "clients" / "js" / "src"
 
-# The page is its own files and nothing else; it may open sockets, to any replica that a developer points it at.
+# The page loads only its own files. It may open sockets to any replica that a developer names.
 HEADERS = {
     "Content-Security-Policy": (
         "default-src 'self'; connect-src 'self' ws: wss:; img-src 'self' data:; frame-ancestors 'none'"
@@ -35,7 +35,7 @@ HEADERS = {
 
 @dataclass(frozen=True)
 class Console:
-    """The page, and what it asks for."""
+    """The page and its data."""
 
     node: Node
     directory: Directory
@@ -47,9 +47,9 @@ class Console:
         return FileResponse(STATIC / "index.html", headers=HEADERS)
 
     async def cluster(self, request: Request) -> Response:
-        """The replicas whose lease is alive; this one alone, and why, if Redis cannot be asked.
+        """Return the replicas with a live lease; only this one, with the reason, if Redis cannot be reached.
 
-        In jwt mode they are for who gives a token or the key of the server API; anybody else learns the mode.
+        In jwt mode this needs a token or the key of the server API; other requests get only the mode.
         """
         answer: dict[str, object] = {"auth": self.authenticator.mode, "replica": self.node.name}
         if self.authenticator.mode == "jwt" and not has_key(request.headers, self.api_key):
@@ -72,12 +72,12 @@ class Console:
 
 
 def static_routes() -> list[BaseRoute]:
-    """The console's files, among them the client library, which any page may import."""
+    """Return the routes of the console's files, with the client library, which any page may import."""
     return [Mount("/static", _WithHeaders(_Files(directory=STATIC)))]
 
 
 class _Files(StaticFiles):
-    """The files of two directories under one path."""
+    """Serve the files of two directories under one path."""
 
     def get_directories(
         self, directory: PathLike | None = None, packages: list[str | tuple[str, str]] | None = None
@@ -86,7 +86,7 @@ class _Files(StaticFiles):
 
 
 class _WithHeaders:
-    """Adds `HEADERS` to every response of an ASGI application, and lets pages from anywhere read it."""
+    """Add `HEADERS` to every response of an ASGI application, and let pages of any origin read it."""
 
     def __init__(self, app: StaticFiles) -> None:
         self._app = app

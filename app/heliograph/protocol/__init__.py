@@ -1,1 +1,1 @@
-"""What the words on the wire mean: pure code without asyncio, Redis or Starlette."""
+"""The meaning of operations and events: pure code without asyncio, Redis or Starlette."""

@@ -1,12 +1,13 @@
 """How much one user's clients may write. Pure.
 
-A user may spend so much in each window: messages, bytes, and messages to any one recipient. The window begins with
-the first message in it. The first message of a log takes far more memory than its bytes: so the first to each
-recipient within a window counts as FIRST_BYTES more.
+A user has a budget for each window: messages, bytes, and messages to any one recipient. The window begins with the
+first message in it. The first message of a log takes far more memory than its bytes, so the first to each recipient
+within a window counts FIRST_BYTES more.
 
-Every replica counts what its own connections write, and refuses. What is kept is charged to Redis too, over all
-replicas (`backends/lua/_budget.lua`): not each message by itself, which would cost Redis a fifth of what keeping it
-does, but a share of the budget at once. So a user gets at most one such share more on each replica.
+Every replica counts what its own connections write, and refuses what exceeds the budget. Kept messages are also
+charged to Redis, over all replicas (`backends/redis/lua/_budget.lua`). To charge each message would cost a fifth of
+what keeping it does, so a replica charges a share of the budget at once. A user gets at most one share more on each
+replica.
 """
 
 from typing import Final, NamedTuple, Protocol
@@ -16,9 +17,9 @@ from heliograph.protocol.token_bucket import Paces
 
 WINDOW_S: Final = 10.0
 FIRST_BYTES: Final = 4096
-SHARES: Final = 20  # of a budget
+SHARES: Final = 20  # shares of a budget
 
-# Which limit -> what it counts. The names are those of the metric, and what the script answers.
+# Limit -> what it counts. The script answers with these names, and the metric uses them.
 EXCESSES: Final = {
     "user_messages": "messages of one user",
     "user_bytes": "bytes of one user",
@@ -27,7 +28,7 @@ EXCESSES: Final = {
 
 
 class Rates(Protocol):
-    """What the settings let one user's clients write, per second."""
+    """The rates at which one user's clients may write, per second, from the settings."""
 
     @property
     def user_messages_per_second(self) -> float: ...
@@ -38,14 +39,14 @@ class Rates(Protocol):
 
 
 class Budget(NamedTuple):
-    """What a user may spend within one window. 0: any amount."""
+    """What a user may spend within one window. 0: no limit."""
 
     messages: int
     size: int  # bytes
     to_one: int  # messages to one recipient
 
     def share(self) -> "Budget":
-        """What is charged to Redis at once. 0: such a thing is not counted."""
+        """Return what is charged to Redis at once. 0: not counted."""
         return Budget(*(max(1, limit // SHARES) if limit else 0 for limit in self))
 
     @classmethod
@@ -57,16 +58,16 @@ class Budget(NamedTuple):
         )
 
 
-# Large frames, and refused ones, are read at so many times the rate at which a user may write, after a burst of so
-# many seconds of that. Who sends faster waits, whatever it is that they send.
+# A replica reads large and refused frames at this multiple of the rate at which a user may write, after a burst of
+# this many seconds. A client that sends faster waits.
 LARGE_BYTES: Final = 1024
-REFUSED_BYTES: Final = 4096  # that a refusal counts
+REFUSED_BYTES: Final = 4096  # bytes that a refused frame counts
 READ_TIMES: Final = 4.0
 READ_BURST_S: Final = 2.0
 
 
 def intake(limits: Rates) -> Paces:
-    """How fast the large frames of each user are read, in bytes a second on one replica."""
+    """Return how fast a replica reads the large frames of each user, in bytes a second."""
     rate = READ_TIMES * limits.user_bytes_per_second
     return Paces(rate, READ_BURST_S * rate)
 
@@ -75,7 +76,7 @@ NO_BUDGET: Final = Budget(0, 0, 0)
 
 
 def over_budget(budget: Budget, excess: str, retry_s: float) -> OverBudget:
-    """The error for who has reached the limit `excess` (see EXCESSES)."""
+    """Return the error for a user who has reached the limit `excess` (see EXCESSES)."""
     limits = {"user_messages": budget.messages, "user_bytes": budget.size, "recipient_messages": budget.to_one}
     text = (
         f"the limit of {limits[excess]} {EXCESSES[excess]} within {WINDOW_S:g} s is reached; again in {retry_s:.1f} s"
@@ -84,7 +85,7 @@ def over_budget(budget: Budget, excess: str, retry_s: float) -> OverBudget:
 
 
 class Charge(NamedTuple):
-    """What a user's budget in Redis is to be charged, with the message that is kept."""
+    """What to charge a user's budget in Redis, together with a message that is kept."""
 
     messages: int
     size: int
@@ -92,7 +93,7 @@ class Charge(NamedTuple):
 
 
 class _Spent:
-    """What one user has spent in the present window. `owed_…`: of that, what Redis has not been charged with."""
+    """What one user has spent in the present window. `owed_…`: the part that Redis has not been charged yet."""
 
     __slots__ = ("began_at", "messages", "owed_messages", "owed_size", "owed_to", "size", "to")
 
@@ -107,7 +108,7 @@ class _Spent:
 
 
 class Spending:
-    """What every user has spent here. Times are monotonic seconds."""
+    """What every user has spent on this replica. Times are monotonic seconds."""
 
     def __init__(self, budget: Budget) -> None:
         self._budget = budget
@@ -118,9 +119,10 @@ class Spending:
     def spend(
         self, user: str, size: int, recipient: str, now: float, *, is_user: bool, kept: bool = True
     ) -> OverBudget | Charge | None:
-        """Spend a message of `size` bytes; what is refused is not spent. Returns what to charge Redis with, once due.
+        """Spend a message of `size` bytes; a refused one costs nothing. Return what to charge Redis, once due.
 
-        `recipient`: the channel that it goes to, '' for none; `is_user`: that is another user's own; `kept`: it is.
+        `recipient`: the channel of the message, '' for none; `is_user`: it is another user's personal channel;
+        `kept`: the message is kept.
         """
         budget = self._budget
         spent = self._spent.get(user)

@@ -1,4 +1,4 @@
-"""The options of the channels of one namespace. Pure, and without a package that only a server needs."""
+"""The options of the channels of one namespace. Pure, and without packages that only a server needs."""
 
 import math
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ _FALSE: Final = frozenset(("0", "false", "no", "off", "f", "n"))
 
 
 class BadOption(BadSetting):
-    """An option that cannot be used. `option`: its name; `why`: what is wrong, without the value."""
+    """An invalid option. `option`: its name; `why`: what is wrong, without the value."""
 
     def __init__(self, option: str, why: str) -> None:
         super().__init__(f"{option}: {why}" if option else why)
@@ -21,7 +21,7 @@ class BadOption(BadSetting):
 
 
 def _number(default: float, description: str, **bounds: float) -> Any:
-    """A number within `ge`, `gt` and `le`; a whole one if its default is."""
+    """Declare a number within `ge`, `gt` and `le`; a whole one if its default is."""
     return field(default=default, metadata={"description": description, **bounds})
 
 
@@ -33,10 +33,10 @@ def _flag(default: bool | None, description: str) -> Any:
 class Namespace:
     """The options of the channels of one namespace.
 
-    It remembers which of them were given: only those take the place of a built-in namespace's own.
+    It remembers which options were given: only those replace the options of a built-in namespace.
 
     Raises:
-        BadOption: a value that cannot be used.
+        BadOption: a value is not valid.
     """
 
     history_size: int = _number(100, "publications kept, at least", ge=1, le=1_000_000)
@@ -73,10 +73,10 @@ class Namespace:
 
     @classmethod
     def read(cls, options: object) -> Self:
-        """Make one of what a JSON object holds; text is read as a number or a flag.
+        """Create one from a JSON object; text is read as a number or a flag.
 
         Raises:
-            BadOption: it is no object, there is no such option, or a value cannot be used.
+            BadOption: it is not an object, an option is unknown, or a value is not valid.
         """
         if not isinstance(options, Mapping):
             raise BadOption("", "must be a JSON object")
@@ -99,7 +99,7 @@ def _bounds(option: "Field[Any]") -> dict[str, float]:
 
 
 def as_flag(name: str, value: object) -> bool:
-    """Return a flag, or the one that a text holds. Raises BadOption."""
+    """Return a flag, from a flag or a text. Raises BadOption."""
     if isinstance(value, bool):
         return value
     written = str(value).lower() if isinstance(value, int | str) else ""
@@ -117,7 +117,7 @@ def as_number(
     gt: float = -math.inf,
     le: float = math.inf,
 ) -> float:
-    """Return a number, or the number that a text holds, within its bounds. Raises BadOption."""
+    """Return a number within its bounds, from a number or a text. Raises BadOption."""
     kind = int if is_whole else float
     what = "a whole number" if is_whole else "a number"
     if ge > -math.inf:

@@ -1,4 +1,4 @@
-"""Why a connection was closed. 3000-3499 invite the client back, 3500-3999 tell it to stay away."""
+"""Why a connection was closed. After 3000-3499 a client should come back, after 3500-3999 it should not."""
 
 from enum import IntEnum
 
@@ -24,5 +24,5 @@ class CloseCode(IntEnum):
 
     @property
     def may_reconnect(self) -> bool:
-        """True unless coming back with the same request can only fail again."""
+        """Return False if the same request can only fail again."""
         return not 3500 <= self <= 3999

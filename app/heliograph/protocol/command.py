@@ -1,4 +1,4 @@
-"""What a server may have every replica do with a user's connections. It travels in an envelope, like a message."""
+"""Commands of a server for a user's connections on every replica. They travel in an envelope, like a message."""
 
 import msgspec
 
@@ -6,7 +6,7 @@ from heliograph.protocol.codes import CloseCode
 
 
 class DisconnectUser(msgspec.Struct, frozen=True, tag="disconnect"):
-    """Close every connection of the user. `block_s`: keep them out for so many seconds (0: no longer)."""
+    """Close every connection of the user. `block_s`: keep the user out for so many seconds (0: end the block)."""
 
     code: CloseCode = CloseCode.FORCED
     reason: str = "disconnected by the server"

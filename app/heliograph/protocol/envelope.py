@@ -1,12 +1,12 @@
-"""What travels on the bus: a publication, whom it is for, and which replica it comes from.
+"""What travels on the bus: a publication, its recipient, and the replica that it comes from.
 
 The wire form is JSON with two required fields, so that any program that can `PUBLISH` can address a user:
 
     PUBLISH events '{"target_user_id":"bob","message":{"text":"hello"}}'
 
-One message of the bus holds one envelope or more, each on a line of its own.
+One bus message holds one envelope or more, each on a line of its own.
 A replica adds `message_id`, `sent_at`, `from`, `origin` (its name) and `node_id` (its identity since boot).
-With a `command` the envelope is no message: every replica does with the user's connections what it says.
+An envelope with a `command` is not a message: every replica carries the command out on the user's connections.
 """
 
 from collections.abc import Callable
@@ -19,7 +19,7 @@ from heliograph.protocol.identity import check_channel, check_user_id, personal_
 from heliograph.protocol.position import Position
 from heliograph.protocol.publication import Publication, check_again, check_data
 
-MAX_DEPTH = 128  # of what foreign processes publish: they are trusted, but must not break a reader
+MAX_DEPTH = 128  # for data of other programs: they are trusted, but must not break a reader
 
 
 class Envelope(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, rename={"sender": "from"}):
@@ -27,7 +27,7 @@ class Envelope(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, rename
 
     message: msgspec.Raw
     target_user_id: str | None = None
-    channel: str | None = None  # where the publication is not for one user
+    channel: str | None = None  # set if the publication is not for one user
     message_id: str | None = None
     sent_at: str | None = None
     sender: str | None = None
@@ -35,13 +35,13 @@ class Envelope(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, rename
     node_id: str | None = None
     epoch: str | None = None
     offset: int = 0
-    presence: str | None = None  # "join" or "leave": the message is the user who comes or goes
-    command: Command | None = None  # what to do with the user's connections; the message counts nothing then
+    presence: str | None = None  # "join" or "leave": the message is the user's id
+    command: Command | None = None  # for the user's connections; the message has no meaning then
     seq: int = 0  # counts the kept publications for users on the shared bus channel, so that a missing one shows
     own_seq: int = 0  # counts those in the inbox of the replica that this is sent to
 
     def publication(self, channel: str) -> Publication:
-        """The message inside, which has been kept. `channel`: the `address`, which whoever asks knows already."""
+        """Return the kept message inside. `channel`: the `address`, which the caller knows already."""
         return Publication(
             channel=channel,
             data=self.message,
@@ -53,10 +53,10 @@ class Envelope(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, rename
         )
 
     def check(self) -> None:
-        """To be called before a client is given the message: whoever says it is a replica can break no reader either.
+        """Check the message before a client gets it, so that a false replica cannot break a reader either.
 
-        A replica has checked what it publishes, so this is what is left of that; it is put off because most
-        envelopes are for nobody here.
+        Replicas check what they publish, so only these checks are left. They run late because most envelopes have no
+        recipient on this replica.
 
         Raises:
             BadEnvelope: the message would break a reader.
@@ -68,13 +68,13 @@ class Envelope(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, rename
 
     @property
     def address(self) -> str:
-        """The channel it is for."""
+        """Return the channel that it is for."""
         if self.target_user_id is not None:
             return personal_channel(self.target_user_id)
         return self.channel or ""
 
 
-KEPT = b'{"epoch":'  # how the script that keeps a publication begins its envelope
+KEPT = b'{"epoch":'  # the start of an envelope from the script that keeps a publication
 
 _decoder = msgspec.json.Decoder(Envelope)
 _encoder = msgspec.json.Encoder()
@@ -84,21 +84,21 @@ encode_envelope: Callable[[Envelope], bytes] = _encoder.encode
 
 
 def ending_of(node_id: str) -> bytes:
-    """How every ephemeral envelope of that replica ends, and no other envelope: its node id is the last field.
+    """Return the end of every ephemeral envelope of that replica, and of no other: its node id is the last field.
 
-    That tells it from afar, without decoding it.
+    So a replica recognises its own envelopes without decoding them.
     """
     return b'"node_id":' + _encoder.encode(node_id) + b"}"
 
 
 def decode_envelopes(payload: bytes) -> list[Envelope]:
-    """Read what came in over the bus, one envelope a line, and check what no replica has checked.
+    """Read a bus message, one envelope a line, and check envelopes that no replica has checked.
 
-    What a replica has: see `Envelope.check`.
+    For envelopes of replicas see `Envelope.check`.
 
     Raises:
-        BadEnvelope: not UTF-8, not JSON, a field missing or of the wrong type, or data that a client cannot read.
-            One that is bad spoils those it came with.
+        BadEnvelope: not UTF-8, not JSON, a field is missing or of the wrong type, or a client cannot read the data.
+            One bad envelope rejects the whole bus message.
     """
     try:
         envelopes = _decoder.decode_lines(payload)
@@ -115,7 +115,7 @@ def decode_envelopes(payload: bytes) -> list[Envelope]:
 
 
 def decode_envelope(payload: bytes) -> Envelope:
-    """Read what holds one envelope; otherwise like `decode_envelopes`."""
+    """Read a bus message with one envelope; otherwise like `decode_envelopes`."""
     envelope, *others = decode_envelopes(payload)
     if others:
         raise BadEnvelope(f"it holds {1 + len(others)} envelopes")
@@ -135,7 +135,7 @@ def _check_foreign(envelope: Envelope) -> None:
 
 
 def read_logged(body: bytes, position: Position) -> Publication:
-    """A publication as the log has kept it: an envelope without its first brace, checked before it was written."""
+    """Read a publication from the log: an envelope without its first brace, checked before it was written."""
     envelope = _decoder.decode(b"{" + body)
     return Publication(
         channel=envelope.address,

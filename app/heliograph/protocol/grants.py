@@ -1,4 +1,4 @@
-"""What a token gives its bearer beyond what a channel's namespace gives to everybody. It gives, and never takes."""
+"""The rights that a token gives its bearer beyond those of a channel's namespace. It never takes any away."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -8,9 +8,9 @@ from heliograph.protocol.identity import check_channel, user_of
 
 
 class Right(StrEnum):
-    """What may be done on a channel."""
+    """A right on a channel."""
 
-    SUBSCRIBE = "subscribe"  # listen, read the history, ask who is there
+    SUBSCRIBE = "subscribe"  # subscribe, read the history and presence
     PUBLISH = "publish"
     SEND = "send"  # to the user whose personal channel it is
 
@@ -20,20 +20,20 @@ _READ = frozenset({Right.SUBSCRIBE})
 
 @dataclass(frozen=True, slots=True)
 class Grants:
-    """Rights on channels. `at_once`: what is subscribed to without asking. A rule that ends in `*` is a beginning."""
+    """Rights on channels. `at_once`: channels that are subscribed without a request. A rule may end in `*`."""
 
     at_once: tuple[str, ...] = ()
     rules: tuple[tuple[str, frozenset[Right]], ...] = ()
 
     def allow(self, right: Right, channel: str) -> bool:
-        """Whether the token gives this right. On a personal channel that can be the right to send to it alone."""
+        """Return whether the token gives this right. On a personal channel only the right to send exists."""
         if user_of(channel) is not None and right is not Right.SEND:
             return False
         return any(right in rights and matches(pattern, channel) for pattern, rights in self.rules)
 
 
 def matches(pattern: str, channel: str) -> bool:
-    """Whether the name is the pattern, or begins as one that ends in `*` does."""
+    """Return whether the name is the pattern, or begins with a pattern that ends in `*`."""
     return channel.startswith(pattern[:-1]) if pattern.endswith("*") else channel == pattern
 
 
@@ -41,14 +41,14 @@ NO_GRANTS = Grants()
 
 
 def read_grants(claim: object) -> Grants:
-    """The `channels` of a token.
+    """Read the `channels` claim of a token.
 
     A list (`["news", "run:*"]`) gives the right to subscribe, and subscribes to the names in it at once. An object
-    (`{"chat:*": ["subscribe", "publish"], "#*": ["send"]}`) gives the rights that it says, and subscribes to nothing.
-    What ends in `*` stands for every channel that begins so. A personal channel can be sent to, and nothing else.
+    (`{"chat:*": ["subscribe", "publish"], "#*": ["send"]}`) gives the listed rights, and subscribes to nothing. A
+    pattern that ends in `*` matches every channel with that prefix. A personal channel allows only `send`.
 
     Raises:
-        InvalidToken: it is neither of the two.
+        InvalidToken: the claim is neither of the two.
     """
     if isinstance(claim, list):
         names = tuple(dict.fromkeys(map(_listed, claim)))

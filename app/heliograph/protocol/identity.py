@@ -1,4 +1,4 @@
-"""What may be a user id or the name of a channel, and the personal channel that belongs to a user."""
+"""Valid user ids and channel names, and the personal channel of a user."""
 
 import re
 
@@ -7,27 +7,27 @@ from heliograph.errors import BadChannel, BadUserId, HeliographError
 MAX_USER_ID_BYTES = 255
 MAX_CHANNEL_BYTES = 512
 
-# Not str.isprintable(): that also refuses the joiners and direction marks which real names and emoji need.
+# Not str.isprintable(): that also refuses joiners and direction marks, which real names and emoji need.
 _CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
 def check_user_id(user_id: str) -> str:
     """Return `user_id` unchanged if it is 1-255 bytes of UTF-8 without control characters.
 
-    Any script is welcome (Korean, emoji, right-to-left). Control characters are not: ids stand in logs, in Redis
-    keys and on people's screens.
+    Any script is allowed (Korean, emoji, right-to-left). Control characters are not: ids appear in logs, Redis keys
+    and on screens.
 
     Raises:
-        BadUserId: with a text that says what is wrong.
+        BadUserId: the text says what is wrong.
     """
     return _check(user_id, "a user id", MAX_USER_ID_BYTES, BadUserId)
 
 
 def check_channel(channel: str) -> str:
-    """Return `channel` unchanged if it is 1-512 bytes of UTF-8 without control characters, and names something.
+    """Return `channel` unchanged if it is a valid name: 1-512 bytes of UTF-8 without control characters.
 
     Raises:
-        BadChannel: with a text that says what is wrong.
+        BadChannel: the text says what is wrong.
     """
     if channel == "#":
         raise BadChannel("a channel's name must not be empty")
@@ -36,7 +36,7 @@ def check_channel(channel: str) -> str:
 
 def _check(name: str, what: str, most_bytes: int, error: type[HeliographError]) -> str:
     if name.isascii() and name.isprintable() and 0 < len(name) <= most_bytes:
-        return name  # as almost all are
+        return name  # almost all names are ASCII
     if not name:
         raise error(f"{what} must not be empty")
     try:
@@ -51,10 +51,10 @@ def _check(name: str, what: str, most_bytes: int, error: type[HeliographError]) 
 
 
 def user_of(channel: str) -> str | None:
-    """Whose personal channel this is; None for any other channel."""
+    """Return the user whose personal channel this is; None for any other channel."""
     return channel[1:] if channel.startswith("#") else None
 
 
 def personal_channel(user_id: str) -> str:
-    """The channel on which everything addressed to a user travels: `#bob`."""
+    """Return the channel that carries all messages to a user: `#bob`."""
     return f"#{user_id}"

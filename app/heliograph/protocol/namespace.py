@@ -1,4 +1,4 @@
-"""What holds for the channels of a namespace: what stands before the first `:` of a channel's name."""
+"""The options of namespaces. A channel's namespace is the part of its name before the first `:`."""
 
 from collections.abc import Iterable
 from dataclasses import replace
@@ -17,7 +17,7 @@ BUILT_IN = {
 class Namespaces:
     """The options of every channel: those of its namespace, or those of the namespace without a name.
 
-    `overrides`: what they set takes the place of the built-in options of that name, one by one.
+    `overrides`: each option that they set replaces the built-in option of that name.
     """
 
     def __init__(self, overrides: dict[str, Namespace] | None = None) -> None:
@@ -30,7 +30,7 @@ class Namespaces:
         self.personal = self._by_name["#"]
 
     def items(self) -> Iterable[tuple[str, Namespace]]:
-        """Every namespace with its options. `#`: users' own channels; the empty name: all that have no other."""
+        """Return every namespace with its options. `#`: personal channels; the empty name: all others."""
         return self._by_name.items()
 
     def of(self, channel: str) -> Namespace:

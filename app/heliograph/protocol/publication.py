@@ -1,4 +1,4 @@
-"""A message as the cluster knows it: data, where it goes, where it came from."""
+"""A message inside the cluster: its data, its channel and its origin."""
 
 import re
 from typing import Final
@@ -8,7 +8,7 @@ import msgspec
 from heliograph.errors import BadData, DataTooDeep
 from heliograph.protocol.position import Position
 
-PUBLICATION_BYTES: Final = 200  # of a publication beside its data, roughly
+PUBLICATION_BYTES: Final = 200  # memory of a publication beside its data, roughly
 
 _anything = msgspec.json.Decoder()
 _STRING_OR_BRACKET = re.compile(rb'"(?:[^"\\]|\\.)*"|[][{}]')
@@ -17,7 +17,7 @@ _STRING_OR_BRACKET = re.compile(rb'"(?:[^"\\]|\\.)*"|[][{}]')
 class Publication(msgspec.Struct, frozen=True, gc=False):
     """One message on its way to the connections of a channel.
 
-    `data` is compact or not, as its author wrote it: JSON that `check_data` has accepted and that nobody rewrites.
+    `data` is JSON as its author wrote it. `check_data` has accepted it, and nothing rewrites it.
     """
 
     channel: str
@@ -25,19 +25,19 @@ class Publication(msgspec.Struct, frozen=True, gc=False):
     message_id: str
     sent_at: str
     sender: str | None = None
-    origin: str | None = None  # the name of the replica on which it was sent; none for a foreign process
-    position: Position | None = None  # its place in the channel's log; none for what is ephemeral
+    origin: str | None = None  # name of the replica on which it was sent; None if another program published it
+    position: Position | None = None  # its position in the channel's log; None if it is ephemeral
 
 
 def check_data(data: msgspec.Raw, max_depth: int) -> None:
-    """Refuse at the endpoint what would fail at the far end of the wire.
+    """Refuse at the endpoint data that a reader could not decode.
 
-    `msgspec.Raw` only promises balanced JSON. Decoding it once also finds numbers outside of a double's range
-    (`1e999`, 5,000 digits) and broken UTF-8, on which a browser or another language would choke.
+    `msgspec.Raw` only promises balanced JSON. Decoding it once also finds numbers outside the range of a double
+    (`1e999`, 5,000 digits) and invalid UTF-8, which a browser or another language could not read.
 
     Raises:
-        BadData: the JSON cannot be read everywhere.
-        DataTooDeep: arrays and objects stand more than `max_depth` levels inside each other.
+        BadData: some readers cannot read the JSON.
+        DataTooDeep: arrays and objects are nested deeper than `max_depth` levels.
     """
     try:
         _anything.decode(data)
@@ -49,10 +49,10 @@ def check_data(data: msgspec.Raw, max_depth: int) -> None:
 
 
 def check_again(data: msgspec.Raw, max_depth: int) -> None:
-    """What is left of `check_data` for data that a replica has checked: what would break a reader if it had not.
+    """Check data that a replica has checked before, for the mistakes that would break a reader.
 
     Raises:
-        BadData, DataTooDeep: it is no UTF-8; it is nested too deep.
+        BadData, DataTooDeep: it is not UTF-8; it is nested too deep.
     """
     try:
         str(data, "utf-8")
@@ -62,7 +62,7 @@ def check_again(data: msgspec.Raw, max_depth: int) -> None:
 
 
 def _check_depth(data: msgspec.Raw, max_depth: int) -> None:
-    """Most data are too short for that; counting brackets, far cheaper than following them, settles most others."""
+    """Check the depth. Most data are too short to be deep; for most others it is enough to count brackets."""
     if len(data) <= 2 * max_depth:
         return
     raw = bytes(data)
@@ -71,7 +71,7 @@ def _check_depth(data: msgspec.Raw, max_depth: int) -> None:
 
 
 def _depth(raw: bytes) -> int:
-    """How deep valid JSON nests, in what a repeated key hides from a decoder as well."""
+    """Return how deep valid JSON nests, also in values that a repeated key hides from a decoder."""
     depth = deepest = 0
     for token in _STRING_OR_BRACKET.findall(raw):
         if token in b"[{":

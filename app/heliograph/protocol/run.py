@@ -1,4 +1,4 @@
-"""A run: a job whose progress people watch. Its channel is `run:<run id>`."""
+"""A run: a job with a state and progress. Its channel is `run:<run id>`."""
 
 import msgspec
 
@@ -9,7 +9,7 @@ TAIL_SIZE = 1000  # messages kept beside the state
 
 
 class RunUpdate(msgspec.Struct, frozen=True):
-    """What a job says of itself; what it leaves out stays as it was. `progress` is in percent."""
+    """An update from a job; fields that it leaves out keep their values. `progress` is in percent."""
 
     state: str | None = None
     progress: float | None = None
@@ -25,7 +25,7 @@ class RunProgress(msgspec.Struct, frozen=True):
 
 
 class RunState(msgspec.Struct, frozen=True):
-    """The latest of a run: what a viewer who comes late gets first."""
+    """The latest state of a run, which a new viewer gets first."""
 
     state: str | None
     progress: float
@@ -33,10 +33,10 @@ class RunState(msgspec.Struct, frozen=True):
 
 
 def check_update(data: msgspec.Raw) -> RunUpdate:
-    """Read what is to be published on a run's channel.
+    """Read an update for a run's channel.
 
     Raises:
-        BadData: it is no update: an object with `state`, `progress` or `message`.
+        BadData: it is not an object with `state`, `progress` or `message`.
     """
     try:
         return msgspec.json.decode(data, type=RunUpdate)

@@ -1,7 +1,7 @@
-"""Putting the publications of one channel in order, whatever order they come in: no gap, no repeat. Pure.
+"""Put the publications of one channel in order, without a gap or a repeat, in whatever order they arrive. Pure.
 
-What the bus brings is a hint: it may come late, twice or never. A `Sequence` lets through what is next, drops what
-was there before, and keeps what is too early until the missing range has been read from the log.
+The bus brings hints, which may come late, twice or never. A `Sequence` lets the next publication through, drops those
+that it has seen, and keeps those that are early until the missing range has been read from the log.
 """
 
 from collections.abc import Iterable
@@ -10,12 +10,12 @@ from typing import NamedTuple
 from heliograph.protocol.position import Position
 from heliograph.protocol.publication import Publication
 
-MOST_EARLY = 1024  # publications kept while a range is missing; what does not fit is read from the log instead
-MOST_EARLY_BYTES = 65_536  # of their data: they are handed out at once when the range is complete
+MOST_EARLY = 1024  # publications kept while a range is missing; further ones are read from the log
+MOST_EARLY_BYTES = 65_536  # of their data: they are delivered all at once when the range is complete
 
 
 class Missing(NamedTuple):
-    """The publications after `after`, to be read from the log. `epoch_changed`: the log has begun anew."""
+    """The publications after `after` must be read from the log. `epoch_changed`: the log has begun a new epoch."""
 
     after: Position
     epoch_changed: bool = False
@@ -33,11 +33,11 @@ class Sequence:
 
     @property
     def has_gap(self) -> bool:
-        """True while something that came is held back for something that has not."""
+        """Return whether publications are held back because earlier ones are missing."""
         return bool(self._early)
 
     def accept(self, publication: Publication) -> list[Publication] | Missing:
-        """What may be delivered now, in order; or what must be read first."""
+        """Return the publications that may be delivered now, in order, or the range that must be read first."""
         position = publication.position
         assert position is not None  # noqa: S101 - an ephemeral publication has no place in an order
         last = self.position
@@ -54,10 +54,10 @@ class Sequence:
         return [publication, *self._release()]
 
     def fill(self, publications: Iterable[Publication], *, over_gaps: bool = False) -> list[Publication]:
-        """What may be delivered now that these have been read from the log, in order.
+        """Take publications from the log. Return those that may be delivered now, in order.
 
-        They begin at or before the next offset; ones that were there before are dropped. Behind a gap nothing is
-        taken, unless the log has no more than this (`over_gaps`).
+        They begin at or before the next offset; those that were seen are dropped. Publications behind a gap are
+        refused, unless the log has no others (`over_gaps`).
         """
         ready = []
         for publication in publications:
@@ -67,13 +67,13 @@ class Sequence:
             elif over_gaps and (position := publication.position) is not None:
                 ready += self.restart(Position(position.epoch, position.offset - 1))
                 if not isinstance(accepted := self.accept(publication), Missing):
-                    ready += accepted  # there was no room to keep it until now
+                    ready += accepted  # there was no room to keep it before
             else:
                 break
         return ready
 
     def restart(self, position: Position) -> list[Publication]:
-        """Go on from `position`, leaving behind whatever is missing before it; returns what follows it already."""
+        """Continue from `position` without what is missing before it. Return the publications that follow it."""
         self.position = position
         self._early = {offset: early for offset, early in self._early.items() if self._follows(early)}
         return self._release()
@@ -92,7 +92,7 @@ class Sequence:
         )
 
     def _release(self) -> list[Publication]:
-        """What was held back and follows without a gap; what is behind the position by now is dropped."""
+        """Return held publications that follow without a gap; drop those that the position has passed."""
         top = self.position.offset
         released = []
         while (early := self._early.pop(top + 1, None)) is not None:

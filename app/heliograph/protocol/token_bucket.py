@@ -1,4 +1,4 @@
-"""How much one connection, or one user, may ask for."""
+"""Limits for how much one connection, or one user, may do in a time."""
 
 
 class TokenBucket:
@@ -26,7 +26,7 @@ class TokenBucket:
         return True
 
     def charge(self, tokens: float, now: float) -> float:
-        """Take what something has cost, on credit if need be; returns in how many seconds there is a token again."""
+        """Take `tokens`, on credit if necessary. Return in how many seconds there is a token again."""
         if self._rate == 0:
             return 0.0
         self._tokens = min(self._most, self._tokens + (now - self._at) * self._rate) - tokens
@@ -35,29 +35,29 @@ class TokenBucket:
 
 
 class Pace:
-    """How fast something is taken: `rate` a second (0: any), after the first `burst`. Times are monotonic seconds."""
+    """A pace of `rate` a second (0: no limit), after the first `burst`. Times are monotonic seconds."""
 
     __slots__ = ("_burst_s", "_done_at", "_rate")
 
     def __init__(self, rate: float, burst: float) -> None:
         self._rate = rate
         self._burst_s = burst / rate if rate else 0.0
-        self._done_at = 0.0  # when all that was taken so far would be done at this rate
+        self._done_at = 0.0  # when everything taken so far would be done at this rate
 
     def take(self, amount: float, now: float) -> float:
-        """Take so much; returns for how many seconds to take no more."""
+        """Take `amount`. Return for how many seconds to take no more."""
         if self._rate == 0:
             return 0.0
         self._done_at = max(self._done_at, now) + amount / self._rate
         return max(0.0, self._done_at - now - self._burst_s)
 
     def is_idle(self, now: float) -> bool:
-        """True if it is as good as new."""
+        """Return whether it is in its initial state again."""
         return self._done_at <= now
 
 
 class Paces:
-    """One pace for each name, shared by all who ask for it; a name is forgotten when it is idle, not before."""
+    """One pace for each name, shared by all callers; a name is forgotten once it is idle."""
 
     def __init__(self, rate: float, burst: float) -> None:
         self._rate = rate
@@ -66,7 +66,7 @@ class Paces:
         self._sweep_at = 1000  # entries
 
     def new(self) -> Pace:
-        """For somebody who has no name yet."""
+        """Return a pace for a client that has no name yet."""
         return Pace(self._rate, self._burst)
 
     def of(self, name: str, now: float) -> Pace:
