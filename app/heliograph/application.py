@@ -104,6 +104,7 @@ class Replica:
     manager: ConnectionManager
     reading: Reading
     user_commands: UserCommands
+    policy: Policy
     telemetry: Telemetry
     flush_scheduler: FlushScheduler
     memory: MemoryWatch | None  # of the Redis that keeps what is kept; None without one
@@ -139,6 +140,7 @@ def build_replica(settings: Settings, name: str = "replica-1", make_bus: MakeBus
         cluster.manager,
         cluster.reading,
         cluster.user_commands,
+        cluster.policy,
         telemetry,
         flush_scheduler,
         cluster.memory,
@@ -231,6 +233,7 @@ class Cluster:
     blocked: BlockedUsers
     memory: MemoryWatch | None
     namespaces: Namespaces
+    policy: Policy
 
 
 def build_cluster(
@@ -303,6 +306,7 @@ def build_cluster(
         blocked,
         memory,
         namespaces,
+        Policy(namespaces, open_mode=settings.auth.mode == "open", events=settings.emit.events),
     )
 
 
@@ -331,7 +335,7 @@ def build_endpoints(
     """The application that clients reach, and one of what is kept from them, if that has a port of its own."""
     node, directory = cluster.node, cluster.directory
     authenticator = Authenticator(settings.auth, backends.tickets, cluster.blocked)
-    policy = Policy(cluster.namespaces, open_mode=authenticator.mode == "open", events=settings.emit.events)
+    policy = cluster.policy
     parts = Parts(
         manager=cluster.manager,
         reading=cluster.reading,

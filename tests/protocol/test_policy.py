@@ -3,9 +3,10 @@
 import pytest
 
 from heliograph.protocol.channel_options import Namespace
-from heliograph.protocol.grants import NO_GRANTS, read_grants
+from heliograph.protocol.decision import ALLOW, Ask, Decision, Deny, Hook, Verdict
+from heliograph.protocol.grants import NO_GRANTS, Grants, read_grants
 from heliograph.protocol.namespace import BUILT_IN, Namespaces
-from heliograph.protocol.policy import Policy
+from heliograph.protocol.policy import Access, Policy, Question
 
 NAMES = ("news", "orders:acme", "logs:101", "run:7", "chat:1", "#bob")
 
@@ -16,46 +17,65 @@ def policy(*, open_mode: bool = False, **namespaces: Namespace) -> Policy:
     )
 
 
+def reads(rules: Policy, grants: Grants, channel: str) -> bool:
+    """To subscribe and to read the history are one right."""
+    may = rules.decide_subscribe("alice", grants, channel) is ALLOW
+    assert (rules.decide_history("alice", grants, channel) is ALLOW) == may
+    return may
+
+
+def sees_presence(rules: Policy, grants: Grants, channel: str) -> bool:
+    return rules.decide_presence("alice", grants, channel) is ALLOW
+
+
+def publishes(rules: Policy, grants: Grants, channel: str) -> bool:
+    return rules.decide_publish("alice", grants, channel) is ALLOW
+
+
+def sends(rules: Policy, grants: Grants, to: str) -> bool:
+    return rules.decide_send("alice", grants, to) is ALLOW
+
+
 @pytest.mark.parametrize("channel", NAMES)
 def test_in_jwt_mode_nothing_is_open_by_itself(channel: str) -> None:
     """Fails if a client whose token gives nothing may read, write or send anywhere but read its own channel."""
     rules = policy()
-    assert not rules.may_read("alice", NO_GRANTS, channel)
-    assert not rules.may_see_presence("alice", NO_GRANTS, channel)
-    assert not rules.may_publish(NO_GRANTS, channel)
-    assert not rules.may_send(NO_GRANTS, "bob")
-    assert rules.may_read("alice", NO_GRANTS, "#alice")
+    assert not reads(rules, NO_GRANTS, channel)
+    assert not sees_presence(rules, NO_GRANTS, channel)
+    assert not publishes(rules, NO_GRANTS, channel)
+    assert not sends(rules, NO_GRANTS, "bob")
+    assert reads(rules, NO_GRANTS, "#alice")
 
 
 def test_a_token_for_one_channel_opens_no_other() -> None:
     """Fails if a right on one channel is one on another, or on what is addressed to users."""
     grants = read_grants(["news"])
-    assert [name for name in NAMES if policy().may_read("alice", grants, name)] == ["news"]
+    assert [name for name in NAMES if reads(policy(), grants, name)] == ["news"]
 
 
 def test_a_namespace_opens_for_everybody() -> None:
     """Fails if an option opens another thing, or another namespace, than it says."""
     rules = policy(logs=Namespace(client_subscribe=True), orders=Namespace(client_publish=True))
-    assert [name for name in NAMES if rules.may_read("alice", NO_GRANTS, name)] == ["logs:101"]
-    assert [name for name in NAMES if rules.may_see_presence("alice", NO_GRANTS, name)] == ["logs:101"]
-    assert [name for name in NAMES if rules.may_publish(NO_GRANTS, name)] == ["orders:acme"]
+    assert [name for name in NAMES if reads(rules, NO_GRANTS, name)] == ["logs:101"]
+    assert [name for name in NAMES if sees_presence(rules, NO_GRANTS, name)] == ["logs:101"]
+    assert [name for name in NAMES if publishes(rules, NO_GRANTS, name)] == ["orders:acme"]
 
 
 def test_open_mode_is_open_where_no_namespace_closes() -> None:
     """Fails if development needs rights, or a namespace cannot be closed in it."""
     rules = policy(open_mode=True, chat=Namespace(client_subscribe=False, client_publish=False))
-    assert [name for name in NAMES if not rules.may_read("alice", NO_GRANTS, name)] == ["chat:1", "#bob"]
-    closed = [name for name in NAMES if not rules.may_publish(NO_GRANTS, name)]
+    assert [name for name in NAMES if not reads(rules, NO_GRANTS, name)] == ["chat:1", "#bob"]
+    closed = [name for name in NAMES if not publishes(rules, NO_GRANTS, name)]
     assert closed == ["logs:101", "run:7", "chat:1", "#bob"], "programs alone publish runs and logs"
-    assert rules.may_send(NO_GRANTS, "bob")
+    assert sends(rules, NO_GRANTS, "bob")
 
 
 def test_sending_can_be_opened_and_closed() -> None:
     """Fails if the right to send to users hangs on the mode alone."""
-    assert policy(personal=Namespace(client_send=True)).may_send(NO_GRANTS, "bob")
+    assert sends(policy(personal=Namespace(client_send=True)), NO_GRANTS, "bob")
     closed = policy(open_mode=True, personal=Namespace(client_send=False))
-    assert not closed.may_send(NO_GRANTS, "bob")
-    assert closed.may_send(read_grants({"#b*": ["send"]}), "bob")
+    assert not sends(closed, NO_GRANTS, "bob")
+    assert sends(closed, read_grants({"#b*": ["send"]}), "bob")
 
 
 def test_no_built_in_namespace_opens_anything() -> None:
@@ -92,7 +112,7 @@ def test_only_events_that_are_named_may_be_emitted(open_mode: bool) -> None:
 
     def allowed(*named: str) -> list[str]:
         rules = Policy(Namespaces(), open_mode=open_mode, events=named)
-        return [event for event in events if rules.may_emit(event)]
+        return [event for event in events if rules.decide_emit("alice", event) is ALLOW]
 
     assert allowed() == []
     assert allowed("order") == ["order"]
@@ -101,3 +121,47 @@ def test_only_events_that_are_named_may_be_emitted(open_mode: bool) -> None:
     if not open_mode:
         said = Policy(Namespaces(), open_mode=False, events=["order", "page.*"]).summary()
         assert said.endswith("every client may emit order, page.* (HELIOGRAPH_EMIT__EVENTS)")
+
+
+async def hook() -> Verdict:
+    return ALLOW
+
+
+def test_where_a_hook_is_to_be_asked_nothing_else_decides() -> None:
+    """Fails if an option or a token decides what a hook is there for, or the hook is not told what it decides."""
+    asked: list[Question] = []
+
+    def hooks(question: Question) -> Hook | None:
+        asked.append(question)
+        return None if question.name == "news" else hook
+
+    open_to_all = Namespace(client_subscribe=True, client_publish=True, client_send=True, presence=True)
+    namespaces = Namespaces({"chat": open_to_all, "#": open_to_all})
+    rules = Policy(namespaces, open_mode=True, events=["order"], hooks=hooks)
+    assert not rules.is_sending_free
+    decisions: list[Decision] = [
+        rules.decide_subscribe("alice", NO_GRANTS, "chat:1"),
+        rules.decide_history("alice", NO_GRANTS, "chat:1"),
+        rules.decide_presence("alice", NO_GRANTS, "chat:1"),
+        rules.decide_publish("alice", NO_GRANTS, "chat:1"),
+        rules.decide_send("alice", NO_GRANTS, "bob"),
+        rules.decide_emit("alice", "order"),
+    ]
+    assert decisions == [Ask(hook)] * len(Access)
+    names = ["chat:1"] * 4 + ["#bob", "order"]
+    assert asked == [Question(access, "alice", name) for access, name in zip(Access, names, strict=True)]
+    assert rules.decide_subscribe("alice", NO_GRANTS, "news") is ALLOW, "no hook is for it"
+
+
+def test_no_hook_opens_what_is_closed_to_everybody() -> None:
+    """Fails if a hook is asked about another user's personal channel, or about what no replica could do."""
+    rules = Policy(Namespaces(), open_mode=False, hooks=lambda _: hook)
+    assert rules.decide_subscribe("alice", NO_GRANTS, "#alice") is ALLOW
+    for decision in (
+        rules.decide_subscribe("alice", NO_GRANTS, "#bob"),
+        rules.decide_history("alice", NO_GRANTS, "#bob"),
+        rules.decide_presence("alice", NO_GRANTS, "news"),
+        rules.decide_publish("alice", NO_GRANTS, "#bob"),
+        rules.decide_emit("alice", "order"),
+    ):
+        assert isinstance(decision, Deny)

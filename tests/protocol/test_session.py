@@ -1,6 +1,7 @@
 """The rules of one connection, without a loop, a socket or a codec."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import msgspec
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from heliograph.errors import BadChannel, BadCursor, ErrorCode
 from heliograph.protocol.channel_options import Namespace
 from heliograph.protocol.codes import CloseCode
+from heliograph.protocol.decision import Allow, Ask, Deny, Verdict
 from heliograph.protocol.events import Connected, Pong, Unsubscribed
 from heliograph.protocol.grants import read_grants
 from heliograph.protocol.namespace import Namespaces
@@ -30,6 +32,7 @@ from heliograph.protocol.policy import Policy
 from heliograph.protocol.position import Position, format_cursor
 from heliograph.protocol.session import (
     Action,
+    AskHook,
     Authenticate,
     FetchHistory,
     FetchPresence,
@@ -254,6 +257,83 @@ class TestChannels:
         assert isinstance(session.receive(Subscribe("room:9")), JoinChannel)
 
 
+async def nobody() -> Verdict:
+    raise AssertionError("a session awaits nothing")
+
+
+ALLOWED, DENIED = Allow(), Deny("the hook says no")
+
+
+class TestAHookIsToBeAsked:
+    """The session says what it would do, and what instead, before anybody knows the answer."""
+
+    def session(self, *, cursor: str | None = None, channels: Sequence[str] = ()) -> tuple[Session, list[Any]]:
+        namespaces = Namespaces({"told": Namespace(presence=True)})
+        policy = Policy(namespaces, open_mode=False, events=["clicked"], hooks=lambda _: nobody)
+        session = Session("s", "replica-1", policy=policy, ping_interval_s=25, max_channels=MOST_CHANNELS)
+        session.receive(Connect(cursor=cursor))
+        _, others = session.identified("alice", channels)
+        return session, others
+
+    @pytest.mark.parametrize(
+        ("operation", "action"),
+        [
+            (send := Send("bob", DATA, id=1), send),
+            (publish := Publish("room:1", DATA, id=2), publish),
+            (emit := Emit("clicked", DATA, id=3), emit),
+            (Subscribe("room:1", id=4), JoinChannel("room:1", None, False, 4)),
+            (read := ReadHistory("room:1", id=5), FetchHistory(read, None)),
+            (ReadPresence("told:1", id=6), FetchPresence("told:1", 6)),
+        ],
+    )
+    def test_before_anything_is_done(self, operation: Operation, action: Action) -> None:
+        """Fails if a client's operation is carried out, or refused, before the hook has said so."""
+        for verdict, expected in ((ALLOWED, action), (DENIED, Reject(DENIED.code, DENIED.reason, operation.id))):
+            session, _ = self.session()
+            ask = session.receive(operation)
+            assert isinstance(ask, AskHook)
+            assert ask.ask == Ask(nobody)
+            assert ask.answered(verdict) == expected
+
+    def test_a_refusal_leaves_nothing_behind(self) -> None:
+        """Fails if a channel that was refused counts as one, or the limit is not looked at behind the hook."""
+        session, _ = self.session()
+        for number in range(MOST_CHANNELS + 1):
+            ask = session.receive(Subscribe(f"no:{number}"))
+            assert isinstance(ask, AskHook)
+            ask.answered(DENIED)
+        for number in range(MOST_CHANNELS + 1):
+            ask = session.receive(Subscribe(f"room:{number}"))
+            assert isinstance(ask, AskHook)
+            is_last = number == MOST_CHANNELS
+            assert isinstance(ask.answered(ALLOWED), Reject if is_last else JoinChannel)
+
+    def test_a_client_that_comes_back_hears_of_what_it_named_alone(self) -> None:
+        """Fails if a channel of a cursor that a hook refuses makes an error, or one that was asked for makes none."""
+        cursor = format_cursor({"room:1": Position("e", 7)})
+        _, [of_cursor, of_url] = self.session(cursor=cursor, channels=["room:2"])
+        assert of_url.answered(DENIED) == Reject(DENIED.code, DENIED.reason)
+        assert of_cursor.answered(DENIED) is None
+        assert of_cursor.answered(ALLOWED) == JoinChannel("room:1", Position("e", 7), False, keep=True)
+
+    def test_a_new_token_has_the_hooks_asked_again(self) -> None:
+        """Fails if a client stays on a channel that the hook closes to its new token, or leaves another."""
+        session, _ = self.session()
+        for channel in ("room:1", "room:2"):
+            ask = session.receive(Subscribe(channel))
+            assert isinstance(ask, AskHook)
+            ask.answered(ALLOWED)
+        lost, [first, second] = session.renewed(read_grants([]))
+        assert lost == []
+        assert isinstance(first, AskHook)
+        assert isinstance(second, AskHook)
+        left = first.answered(DENIED)
+        assert isinstance(left, LeaveChannel)
+        assert not session.wants(left.channel)
+        assert second.answered(ALLOWED) is None
+        assert session.wants({"room:1": "room:2", "room:2": "room:1"}[left.channel])
+
+
 ids = st.none() | st.integers(-(2**63), 2**63 - 1) | st.text(max_size=128)
 channels = st.sampled_from(["room:1", "room:2", "told:1", "secret:1", "#alice", "#bob", "#", ""]) | st.text()
 cursors = st.none() | st.text() | st.builds(lambda name: format_cursor({name: Position("e", 1)}), channels)
@@ -311,6 +391,8 @@ def test_no_sequence_breaks_the_rules(steps: list[tuple[Operation, bool]], open_
             case FetchPresence():
                 assert identified
                 assert isinstance(operation, ReadPresence)
+            case AskHook():
+                pytest.fail("there is no hook")
             case Reply():
                 assert isinstance(operation, Ping)
             case Reject(close=close, request_id=request_id):

@@ -4,50 +4,120 @@ In open mode clients may do all that a namespace does not forbid. In jwt mode th
 channel, until a namespace (for everybody) or a token (for its bearer) opens more. Rights are given, never taken.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
 
+from heliograph.errors import ErrorCode
+from heliograph.protocol.decision import ALLOW, Allow, Ask, Decision, Deny, Hook
 from heliograph.protocol.grants import Grants, Right, matches
 from heliograph.protocol.identity import personal_channel, user_of
 from heliograph.protocol.namespace import Namespaces
 
 
-class Policy:
-    """Decides by the namespaces' options, the mode, and what the client's token gives. No I/O."""
+class Access(StrEnum):
+    """What a client wants to do."""
 
-    def __init__(self, namespaces: Namespaces, *, open_mode: bool, events: Sequence[str] = ()) -> None:
+    SUBSCRIBE = "subscribe"
+    HISTORY = "history"
+    PRESENCE = "presence"
+    PUBLISH = "publish"
+    SEND = "send"
+    EMIT = "emit"
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """Who wants to do what. `name`: the channel (of the user, for SEND), or the event that is emitted."""
+
+    access: Access
+    user: str | None
+    name: str
+
+
+class Policy:
+    """Decides by the namespaces' options, the mode, and what the client's token gives. No I/O.
+
+    `hooks`: says which hook is to be asked instead, if one is. What a hook cannot open is closed before that: another
+    user's personal channel, presence that nobody keeps, an event that no setting names.
+    """
+
+    def __init__(
+        self,
+        namespaces: Namespaces,
+        *,
+        open_mode: bool,
+        events: Sequence[str] = (),
+        hooks: Callable[[Question], Hook | None] | None = None,
+    ) -> None:
         self._namespaces = namespaces
         self._events = tuple(events)  # that clients may emit, in either mode; one that ends in `*` is a beginning
         self.open_mode = open_mode
-        self.anybody_sends = self._is_open(namespaces.personal.client_send)  # to any user, whatever their token gives
+        self._hooks = hooks
+        self._anybody_sends = self._is_open(namespaces.personal.client_send)  # whatever their token gives
 
-    def may_read(self, user: str | None, grants: Grants, channel: str) -> bool:
-        """Whether this user may subscribe to the channel and read its history. A personal channel is its user's."""
+    @property
+    def is_sending_free(self) -> bool:
+        """True if every client may send to any user, so that there is nothing to decide."""
+        return self._anybody_sends and self._hooks is None
+
+    def decide_subscribe(self, user: str | None, grants: Grants, channel: str) -> Decision:
+        """Whether this user may listen to the channel. A personal channel is its user's."""
+        decision = self._decide_read(Access.SUBSCRIBE, user, grants, channel)
+        return decision or Deny(f"{channel!r} is not yours to subscribe to")
+
+    def decide_history(self, user: str | None, grants: Grants, channel: str) -> Decision:
+        """Whether this user may read what is kept of the channel, and the latest of a run."""
+        decision = self._decide_read(Access.HISTORY, user, grants, channel)
+        return decision or Deny(f"{channel!r} is not yours to read")
+
+    def decide_presence(self, user: str | None, grants: Grants, channel: str) -> Decision:
+        """Whether this user may ask who is on the channel."""
+        is_kept = self._namespaces.of(channel).presence
+        decision = self._decide_read(Access.PRESENCE, user, grants, channel) if is_kept else None
+        return decision or Deny(f"who is on {channel!r} is not told")
+
+    def decide_publish(self, user: str | None, grants: Grants, channel: str) -> Decision:
+        """Whether a client may publish on the channel; on a personal one nobody may, it is sent to."""
+        if user_of(channel) is None:
+            if (hook := self._hook(Access.PUBLISH, user, channel)) is not None:
+                return Ask(hook)
+            if self._is_open(self._namespaces.of(channel).client_publish) or grants.allow(Right.PUBLISH, channel):
+                return ALLOW
+        return Deny(f"clients may not publish on {channel!r}")
+
+    def decide_send(self, user: str | None, grants: Grants, to: str) -> Decision:
+        """Whether a client may send to the user `to`."""
+        if (hook := self._hook(Access.SEND, user, personal_channel(to))) is not None:
+            return Ask(hook)
+        if self._anybody_sends or grants.allow(Right.SEND, personal_channel(to)):
+            return ALLOW
+        return Deny(f"you may not send to {to!r}")
+
+    def decide_emit(self, user: str | None, event: str) -> Decision:
+        """Whether a client may say this to the workers. What no setting names is said by nobody."""
+        if not any(matches(pattern, event) for pattern in self._events):
+            return Deny(f"clients may not emit {event!r} (HELIOGRAPH_EMIT__EVENTS)")
+        hook = self._hook(Access.EMIT, user, event)
+        return ALLOW if hook is None else Ask(hook)
+
+    def decide_refresh(self) -> Decision:
+        """Whether a client may give another token."""
+        return Deny("there is nothing to refresh in open mode", ErrorCode.BAD_REQUEST) if self.open_mode else ALLOW
+
+    def _decide_read(self, access: Access, user: str | None, grants: Grants, channel: str) -> Allow | Ask | None:
+        """None: it may not be read."""
         owner = user_of(channel)
         if owner is not None:
-            return owner == user
-        if self._is_open(self._namespaces.of(channel).client_subscribe):
-            return True
-        return grants.allow(Right.SUBSCRIBE, channel)
+            return ALLOW if owner == user else None
+        if (hook := self._hook(access, user, channel)) is not None:
+            return Ask(hook)
+        if self._is_open(self._namespaces.of(channel).client_subscribe) or grants.allow(Right.SUBSCRIBE, channel):
+            return ALLOW
+        return None
 
-    def may_see_presence(self, user: str | None, grants: Grants, channel: str) -> bool:
-        """Whether this user may ask who is on the channel."""
-        return self._namespaces.of(channel).presence and self.may_read(user, grants, channel)
-
-    def may_publish(self, grants: Grants, channel: str) -> bool:
-        """Whether a client may publish on the channel; on a personal one nobody may, it is sent to."""
-        if user_of(channel) is not None:
-            return False
-        if self._is_open(self._namespaces.of(channel).client_publish):
-            return True
-        return grants.allow(Right.PUBLISH, channel)
-
-    def may_send(self, grants: Grants, user: str) -> bool:
-        """Whether a client may send to this user."""
-        return self.anybody_sends or grants.allow(Right.SEND, personal_channel(user))
-
-    def may_emit(self, event: str) -> bool:
-        """Whether a client may say this to the workers."""
-        return any(matches(pattern, event) for pattern in self._events)
+    def _hook(self, access: Access, user: str | None, name: str) -> Hook | None:
+        return None if self._hooks is None else self._hooks(Question(access, user, name))
 
     def summary(self) -> str:
         """What is open to every client, in one line for the log."""
@@ -63,7 +133,7 @@ class Policy:
             if options.client_publish:
                 write.append(shown)
         opened = [f"{verb} {', '.join(names)}" for verb, names in (("read", read), ("publish on", write)) if names]
-        if self.anybody_sends:
+        if self._anybody_sends:
             opened.append("send to any user")
         if opened:
             opened[-1] += " (HELIOGRAPH_NAMESPACES)"

@@ -4,14 +4,16 @@ The driver (a transport) reads frames, has its codec make operations of them, gi
 carries out the action it gets back. A second transport or codec needs a driver, never a second set of rules.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import assert_never
 
 from msgspec import UNSET, UnsetType
 
 from heliograph.errors import BadChannel, BadCursor, BadUserId, ErrorCode
 from heliograph.protocol.codes import CloseCode
+from heliograph.protocol.decision import ALLOW, Allow, Ask, Decision, Deny, Verdict
 from heliograph.protocol.events import Connected, Event, Pong, Unsubscribed
 from heliograph.protocol.grants import NO_GRANTS, Grants
 from heliograph.protocol.identity import check_channel, check_user_id, personal_channel, user_of
@@ -106,6 +108,14 @@ class Reject:
     close: CloseCode | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class AskHook:
+    """Await the hook, give its verdict to `answered`, carry out what that returns. All that follows waits."""
+
+    ask: Ask
+    answered: "Callable[[Verdict], Action | None]"
+
+
 # A message goes to the router as it is, and is answered with what the router says of it.
 Action = (
     Send
@@ -117,6 +127,7 @@ Action = (
     | LeaveChannel
     | FetchHistory
     | FetchPresence
+    | AskHook
     | Reply
     | Reject
 )
@@ -144,7 +155,7 @@ class Session:
         self._is_known = False  # before that only `connect` is accepted
         self._connect = Connect()
         self._grants = NO_GRANTS
-        self._sends_freely = policy.anybody_sends
+        self._sends_freely = policy.is_sending_free
         self._channels: set[str] = set()
 
     @property
@@ -168,7 +179,7 @@ class Session:
 
     def identified(
         self, user: str, channels: Iterable[str] = (), grants: Grants = NO_GRANTS, *, only_these: bool = False
-    ) -> tuple[JoinChannel, list[JoinChannel | Reject]]:
+    ) -> tuple[JoinChannel, list[JoinChannel | Reject | AskHook]]:
         """The client is `user`; returns how it comes to its own channel, and to the others it listens to at once.
 
         Those are the ones that its cursor names (as far as they are its to read), `channels`, and what its token
@@ -186,24 +197,42 @@ class Session:
         own = personal_channel(user)
         named = dict.fromkeys([*channels, *grants.at_once])
         wanted = named if only_these else {**dict.fromkeys(positions), **named}
-        others = []
+        others: list[JoinChannel | Reject | AskHook] = []
         for channel in wanted:
             if channel != own:
                 try:
                     action = self._subscribe(Subscribe(channel), positions.position_in(channel), keep=True)
                 except BadChannel as error:
                     action = Reject(error.code, str(error))
-                if isinstance(action, JoinChannel) or channel in named:
+                if channel in named or isinstance(action, JoinChannel):
                     others.append(action)
+                elif isinstance(action, AskHook):
+                    others.append(AskHook(action.ask, partial(_unless_rejected, action.answered)))
         return JoinChannel(own, positions.position_in(own), self._connect.replay, keep=True), others
 
-    def renewed(self, grants: Grants) -> tuple[list[str], list[JoinChannel | Reject]]:
-        """Another token counts from now on: the channels that are to be left, and those that it brings."""
+    def renewed(self, grants: Grants) -> tuple[list[str], list[JoinChannel | Reject | AskHook]]:
+        """Another token counts from now on: the channels that are to be left, and what is to be done about others."""
         before, self._grants = self._grants, grants
-        lost = [channel for channel in self._channels if not self._may_read(channel)]
+        lost: list[str] = []
+        others: list[JoinChannel | Reject | AskHook] = []
+        for channel in self._channels:
+            decision = self._policy.decide_subscribe(self.user, grants, channel)
+            if isinstance(decision, Deny):
+                lost.append(channel)
+            elif isinstance(decision, Ask):
+                others.append(AskHook(decision, partial(self._keep, channel)))
         self._channels.difference_update(lost)
-        new = [each for each in grants.at_once if each not in before.at_once and each not in self._channels]
-        return lost, [self._subscribe(Subscribe(channel), None, keep=True) for channel in new]
+        for channel in grants.at_once:
+            if channel not in before.at_once and channel not in self._channels:
+                others.append(self._subscribe(Subscribe(channel), None, keep=True))
+        return lost, others
+
+    def _keep(self, channel: str, verdict: Verdict) -> LeaveChannel | None:
+        """The hook has said whether the client may stay on the channel with its new token."""
+        if isinstance(verdict, Allow) or channel not in self._channels:
+            return None
+        self._channels.discard(channel)
+        return LeaveChannel(channel, Unsubscribed(channel=channel))
 
     def greeting(self, cursor: str) -> Connected:
         """What opens the conversation. `cursor`: where the client stands, in all channels of which that is known."""
@@ -235,21 +264,19 @@ class Session:
                     check_user_id(operation.to)
                 except BadUserId as error:
                     return Reject(error.code, f"'to': {error}", operation.id)
-                if not self._sends_freely and not self._policy.may_send(self._grants, operation.to):
-                    return _not_allowed(f"you may not send to {operation.to!r}", operation.id)
-                return operation
+                if self._sends_freely:
+                    return operation
+                decision = self._policy.decide_send(self.user, self._grants, operation.to)
+                return operation if decision is ALLOW else _unless_denied(decision, operation, operation.id)
             case Publish():
-                if not self._policy.may_publish(self._grants, check_channel(operation.channel)):
-                    return _not_allowed(f"clients may not publish on {operation.channel!r}", operation.id)
-                return operation
+                decision = self._policy.decide_publish(self.user, self._grants, check_channel(operation.channel))
+                return operation if decision is ALLOW else _unless_denied(decision, operation, operation.id)
             case Ping():
                 return Reply(Pong(id=echo(operation.id)))
             case Connect():
                 return _said_already(operation)
             case Refresh(token=token):
-                if self._policy.open_mode:
-                    return Reject(ErrorCode.BAD_REQUEST, "there is nothing to refresh in open mode", operation.id)
-                return RefreshToken(token, operation.id)
+                return _unless_denied(self._policy.decide_refresh(), RefreshToken(token, operation.id), operation.id)
             case Subscribe(channel=channel, cursor=cursor):
                 return self._subscribe(operation, self._position(cursor, channel))
             case Unsubscribe(channel=channel):
@@ -258,24 +285,34 @@ class Session:
                 self._channels.discard(channel)
                 return LeaveChannel(channel, Unsubscribed(channel=channel, id=echo(operation.id)))
             case ReadHistory(channel=channel, cursor=cursor):
-                if not self._may_read(check_channel(channel)):
-                    return _not_allowed(f"{channel!r} is not yours to read", operation.id)
-                return FetchHistory(operation, self._position(cursor, channel))
+                decision = self._policy.decide_history(self.user, self._grants, check_channel(channel))
+                if isinstance(decision, Deny):
+                    return Reject(decision.code, decision.reason, operation.id)
+                return _unless_denied(
+                    decision, FetchHistory(operation, self._position(cursor, channel)), operation.id
+                )
             case ReadPresence(channel=channel):
-                if not self._policy.may_see_presence(self.user, self._grants, check_channel(channel)):
-                    return _not_allowed(f"who is on {channel!r} is not told", operation.id)
-                return FetchPresence(channel, operation.id)
+                decision = self._policy.decide_presence(self.user, self._grants, check_channel(channel))
+                return _unless_denied(decision, FetchPresence(channel, operation.id), operation.id)
             case Emit(event=event):
-                if not self._policy.may_emit(event):
-                    return _not_allowed(f"clients may not emit {event!r} (HELIOGRAPH_EMIT__EVENTS)", operation.id)
-                return operation
+                return _unless_denied(self._policy.decide_emit(self.user, event), operation, operation.id)
             case _:
                 assert_never(operation)
 
-    def _subscribe(self, operation: Subscribe, since: Position | None, *, keep: bool = False) -> JoinChannel | Reject:
-        channel = check_channel(operation.channel)
-        if not self._may_read(channel):
-            return _not_allowed(f"{channel!r} is not yours to subscribe to", operation.id)
+    def _subscribe(
+        self, operation: Subscribe, since: Position | None, *, keep: bool = False
+    ) -> JoinChannel | Reject | AskHook:
+        decision = self._policy.decide_subscribe(self.user, self._grants, check_channel(operation.channel))
+        if isinstance(decision, Ask):
+            return AskHook(decision, partial(self._join, operation, since, keep))
+        return self._join(operation, since, keep, decision)
+
+    def _join(
+        self, operation: Subscribe, since: Position | None, keep: bool, verdict: Verdict
+    ) -> JoinChannel | Reject:
+        channel = operation.channel
+        if isinstance(verdict, Deny):
+            return Reject(verdict.code, verdict.reason, operation.id)
         if channel in self._channels or user_of(channel) is not None:
             return Reject(ErrorCode.BAD_REQUEST, f"subscribed to {channel!r} already", operation.id)
         if len(self._channels) >= self._max_channels:
@@ -308,16 +345,28 @@ class Session:
             return None
         return parse_cursor(cursor, self._max_channels).position_in(channel)
 
-    def _may_read(self, channel: str) -> bool:
-        return self._policy.may_read(self.user, self._grants, channel)
-
 
 def _said_already(operation: Connect) -> Reject:
     return Reject(ErrorCode.BAD_REQUEST, "this connection has said 'connect' already", operation.id)
 
 
-def _not_allowed(message: str, request_id: RequestId | None) -> Reject:
-    return Reject(ErrorCode.NOT_ALLOWED, message, request_id)
+def _unless_denied(decision: Decision, action: Action, request_id: RequestId | None) -> Action:
+    """The action, a refusal, or one of the two once the hook has said which."""
+    match decision:
+        case Allow():
+            return action
+        case Deny(reason, code):
+            return Reject(code, reason, request_id)
+        case Ask():
+            return AskHook(decision, partial(_unless_denied, action=action, request_id=request_id))
+        case _:
+            assert_never(decision)
+
+
+def _unless_rejected(answered: Callable[[Verdict], Action | None], verdict: Verdict) -> Action | None:
+    """What follows from the verdict, but not a word of it to the client if that is a refusal."""
+    action = answered(verdict)
+    return None if isinstance(action, Reject) else action
 
 
 def echo(request_id: RequestId | None) -> RequestId | UnsetType:

@@ -48,6 +48,7 @@ from heliograph.protocol.position import cursor_of, format_cursor
 from heliograph.protocol.publication import PUBLICATION_BYTES
 from heliograph.protocol.session import (
     Action,
+    AskHook,
     Authenticate,
     FetchHistory,
     FetchPresence,
@@ -66,6 +67,7 @@ from heliograph.transports.addresses import Addresses
 from heliograph.transports.failed_attempts import TOO_MANY, FailedAttempts
 from heliograph.transports.newcomers import Newcomers
 from heliograph.transports.requests import RequestRate
+from heliograph.transports.verdicts import verdict_of
 
 MEMBER_BYTES = 24  # what a user costs in an answer about presence
 MOST_UNDER_WAY = 100  # messages of one client that the router has not answered yet
@@ -290,9 +292,28 @@ class Driver:
                 return self._authenticate(action)
             case RefreshToken():
                 return self._refresh_token(action)
+            case AskHook():
+                return self._ask(action)
             case _:
                 assert_never(action)
         return None
+
+    async def _ask(self, action: AskHook) -> None:
+        """Whoever awaits this lets no later operation of the client pass by."""
+        following = action.answered(await verdict_of(action.ask))
+        if following is not None and (work := self._act(following)) is not None:
+            await work
+
+    async def _settled(self, actions: Iterable[JoinChannel | Reject | AskHook]) -> list[JoinChannel | Reject]:
+        """What there is to do about channels, once all hooks that have to be asked have said so."""
+        settled: list[JoinChannel | Reject] = []
+        for action in actions:
+            following: Action | None = action
+            if isinstance(action, AskHook):
+                following = action.answered(await verdict_of(action.ask))
+            if isinstance(following, JoinChannel | Reject):
+                settled.append(following)
+        return settled
 
     async def _authenticate(self, action: Authenticate) -> None:
         bad: InvalidToken
@@ -351,11 +372,12 @@ class Driver:
         if self._parts.node.draining:
             self._turn_away(CloseCode.SHUTDOWN, ErrorCode.UNAVAILABLE, "this replica is shutting down")
         try:
-            own, others = self._session.identified(
+            own, wanted = self._session.identified(
                 identity.user, self._channels, identity.channels, only_these=one_request
             )
         except (BadCursor, BadChannel) as error:
             self._reject(error, CloseCode.BAD_REQUEST, self._session.connect_id)
+        others = await self._settled(wanted)
         refusal = next((each for each in others if isinstance(each, Reject)), None)
         if one_request and refusal is not None:
             self.refuse(replace(refusal, close=CloseCode.BAD_REQUEST))

@@ -6,12 +6,14 @@ from starlette.responses import Response
 
 from heliograph.auth.authenticator import credentials_of
 from heliograph.errors import ErrorCode
+from heliograph.protocol.decision import Deny
 from heliograph.protocol.grants import NO_GRANTS
 from heliograph.protocol.identity import check_channel
 from heliograph.protocol.position import format_cursor
 from heliograph.transports.driver import Parts
 from heliograph.transports.http import refusal
 from heliograph.transports.query import Query
+from heliograph.transports.verdicts import verdict_of
 
 
 class Run(msgspec.Struct, frozen=True):
@@ -39,8 +41,9 @@ class RunEndpoint:
             identity = await self._parts.authenticator.identify(credentials)
             user, grants = identity.user, identity.channels
             self._parts.requests.take(user)
-        if not self._parts.policy.may_read(user, grants, channel):
-            return refusal(ErrorCode.NOT_ALLOWED, f"{channel!r} is not yours to read")
+        verdict = await verdict_of(self._parts.policy.decide_history(user, grants, channel))
+        if isinstance(verdict, Deny):
+            return refusal(verdict.code, verdict.reason)
         opened = await self._parts.reading.run(channel)
         if opened.run is None:
             return refusal(ErrorCode.NOT_FOUND, f"nothing is known of a run {run_id!r} (finished runs are forgotten)")
