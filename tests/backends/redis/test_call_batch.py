@@ -84,10 +84,14 @@ class Caller:
         envelope = f'{{"message":"{text}","target_user_id":"{user}","node_id":"n"}}'.encode()
         self.scripts.call("relay", relay_call(f"holders:{user}", envelope), self.answers.append)
 
-    def append(self, channel: str, text: str, *more: str) -> None:
+    def append(self, channel: str, text: str, key: str = "") -> None:
+        """`key`: an idempotency key."""
         fields = f'"message":"{text}","channel":"{channel}","node_id":"n"}}'.encode()
         keys = [f"meta:{channel}", f"stream:{channel}", f"clients:{channel}"]
-        arguments = [f"events:{channel}", fields, *more]
+        arguments: list[str | bytes | int] = [f"events:{channel}", fields]
+        if key:
+            keys.append(key)
+            arguments.append("id")
         self.scripts.call("append", (keys, arguments, COMMON), self.answers.append)
 
     async def answered(self, count: int) -> list[Any]:
@@ -223,9 +227,9 @@ async def test_only_what_was_asked_for_in_a_row_goes_together(caller: Caller) ->
 
     relay("a relay")
     caller.append("c", "one")
-    caller.append("c", "two", "key", "id")  # with an idempotency key
+    caller.append("c", "two", "key")
     caller.link.call(("SET", "between", 1), note("a command"))
-    caller.append("c", "three", "key 2", "id")
+    caller.append("c", "three", "key 2")
     relay("another relay")
     relay("and another")
     await eventually(lambda: len(order) == 4)

@@ -243,17 +243,18 @@ class AppendCalls:
             common = self._renew(place, lease, due)
         arguments: list[Argument] = [place.bus_channel, _fields(draft)]
         charge = draft.charge
-        if draft.idempotency_key or options.run or charge is not None:
-            key = draft.idempotency_key
-            name = self._keys.idempotency(draft.channel, key, draft.client) if key else ""
-            arguments += [name, draft.message_id]
+        keys, key = place.keys, draft.idempotency_key
+        if key:
+            keys = (*keys, self._keys.idempotency(draft.channel, key, draft.client))
+        if key or options.run or charge is not None:
+            arguments.append(draft.message_id if key else "")
         if options.run:
             update = draft.update or RunUpdate()
             arguments += map(_json_or_nothing, (update.state, update.progress, update.message))
         if charge is not None and draft.client is not None:
             arguments.append(amount(charge))
-            return (*place.keys, self._keys.budget(draft.client)), arguments, common
-        return place.keys, arguments, common
+            keys = (*keys, self._keys.budget(draft.client))
+        return keys, arguments, common
 
     def _place(self, draft: Draft, options: Namespace) -> _Place:
         keys, channel, user_id = self._keys, draft.channel, user_of(draft.channel)

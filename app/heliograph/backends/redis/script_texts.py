@@ -83,7 +83,7 @@ def raise_first_error(results: list[Any]) -> list[Any]:
 def _part(part: str) -> str:
     name = part.removesuffix("()")
     text = _read(name)
-    return text if name == part else f"local function {name}()\n{text}\nend\n"
+    return text if name == part else f"local function {name}(keys, arguments)\n{text}\nend\n"
 
 
 @cache

@@ -1,12 +1,10 @@
 -- Stands before every script that may publish: one command carries out many calls, and what they say goes out together.
 -- KEYS: what is the same in all calls, then the keys of one call after the other
 -- ARGV: how many calls there are, how many keys and arguments each has; then as with the keys
-
+-- Such a script is a function of one call's `keys` and `arguments`.
 local calls, key_count, argument_count = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
-local all_keys, all_arguments = KEYS, ARGV
-local common_keys = {unpack(all_keys, 1, #all_keys - calls * key_count)}
-local common = {unpack(all_arguments, 4, #all_arguments - calls * argument_count)}
-local KEYS, ARGV -- those of the call that is being carried out
+local common_keys = {unpack(KEYS, 1, #KEYS - calls * key_count)}
+local common = {unpack(ARGV, 4, #ARGV - calls * argument_count)}
 
 local bus_channels, said = {}, {}
 
@@ -26,10 +24,10 @@ local function each(call)
   local key, argument = #common_keys + 1, #common + 4
   local answers = {}
   for i = 1, calls do
-    KEYS = {unpack(all_keys, key, key + key_count - 1)}
-    ARGV = {unpack(all_arguments, argument, argument + argument_count - 1)}
+    local keys = {unpack(KEYS, key, key + key_count - 1)}
+    local arguments = {unpack(ARGV, argument, argument + argument_count - 1)}
     key, argument = key + key_count, argument + argument_count
-    local is_done, answer = pcall(call)
+    local is_done, answer = pcall(call, keys, arguments)
     if not is_done then
       local text = type(answer) == 'table' and answer.err or tostring(answer)
       -- This server is no master any more: nothing was done, and whoever asked has to look for another.

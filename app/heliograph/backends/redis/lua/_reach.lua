@@ -1,6 +1,6 @@
 -- How far a message to a user reaches, whether it has to be published for that, and who holds the user.
--- The first of the common keys is settled_at: the name of the server under which the directory may be believed, a dot,
--- and from when (ms).
+-- common keys: settled_at (the name of the server under which the directory may be believed, a dot, and from when in ms)
+local settled_at_key = common_keys[1]
 local settled_here = string.sub(fence, 1, -2) .. '.'
 
 local function reach(holders, asking_lease)
@@ -11,7 +11,7 @@ local function reach(holders, asking_lease)
   if #leases > (mine and 1 or 0) then return 'remote', true, leases end
   if not mine then return 'offline', true, leases end
   -- After a loss of data "nobody else" may only mean "nobody else yet".
-  local settled_at = redis.call('GET', common_keys[1])
+  local settled_at = redis.call('GET', settled_at_key)
   if not settled_at or string.sub(settled_at, 1, #settled_here) ~= settled_here then return 'local', true, leases end
   local time = redis.call('TIME')
   local now = time[1] * 1000 + math.floor(time[2] / 1000)

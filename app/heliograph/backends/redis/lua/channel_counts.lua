@@ -2,15 +2,17 @@
 -- KEYS: leases, the lease's counts
 -- ARGV: lease, then a channel and its count, and so on
 -- Returns 0 if the lease is not held any more: nothing was entered
-local score = redis.call('ZSCORE', KEYS[1], ARGV[1])
+local leases, counts, lease = KEYS[1], KEYS[2], ARGV[1]
+local score = redis.call('ZSCORE', leases, lease)
 if not score or tonumber(score) == 0 then
   return 0
 end
 for i = 2, #ARGV, 2 do
-  if ARGV[i + 1] == '0' then
-    redis.call('HDEL', KEYS[2], ARGV[i])
+  local channel, count = ARGV[i], ARGV[i + 1]
+  if count == '0' then
+    redis.call('HDEL', counts, channel)
   else
-    redis.call('HSET', KEYS[2], ARGV[i], ARGV[i + 1])
+    redis.call('HSET', counts, channel, count)
   end
 end
 return 1

@@ -1,9 +1,9 @@
 -- Keeps what a client emits for the workers, unless the stream is full of what they have not handled.
--- KEYS: the stream, the user's budget
--- ARGV: data, what to charge the budget with ('' for nothing), then names and values of the other fields
+-- keys: the stream, the user's budget
+-- arguments: data, what to charge the budget with ('' for nothing), then names and values of the other fields
 -- common: most entries, most bytes of memory, limits of the budget (messages, bytes: see _budget.lua)
 -- Returns the entry's id
-local stream = KEYS[1]
+local stream, budget, data, amount = keys[1], keys[2], arguments[1], arguments[2]
 local most_entries, stream_bytes, most_messages, most_bytes = unpack(common)
 
 local function is_full()
@@ -48,7 +48,7 @@ if is_full() then
   end
 end
 
-if ARGV[2] ~= '' then
-  charge(KEYS[2], stream, ARGV[2], tonumber(most_messages), tonumber(most_bytes), 0)
+if amount ~= '' then
+  charge(budget, stream, amount, tonumber(most_messages), tonumber(most_bytes), 0)
 end
-return redis.call('XADD', stream, '*', 'data', ARGV[1], unpack(ARGV, 3))
+return redis.call('XADD', stream, '*', 'data', data, unpack(arguments, 3))

@@ -4,25 +4,26 @@
 -- Returns how many connections each user has under all leases (of the replica that asks, under this one alone: what it
 -- has left under an older one are the same), or nothing at all if the lease is not held any more: an entry under a
 -- lease that has been reaped would stay for ever.
-local score = redis.call('ZSCORE', KEYS[1], ARGV[1])
+local leases, users, lease = KEYS[1], KEYS[2], ARGV[1]
+local score = redis.call('ZSCORE', leases, lease)
 if not score or tonumber(score) == 0 then
   return {}
 end
 
-local node = string.match(ARGV[1], '^(.*)%.')
+local node = string.match(lease, '^(.*)%.')
 local totals = {}
 for i = 3, #KEYS do
-  local user, count = ARGV[2 * i - 4], ARGV[2 * i - 3]
+  local holders, user, count = KEYS[i], ARGV[2 * i - 4], ARGV[2 * i - 3]
   if count == '0' then
-    redis.call('HDEL', KEYS[i], ARGV[1])
-    redis.call('SREM', KEYS[2], user)
+    redis.call('HDEL', holders, lease)
+    redis.call('SREM', users, user)
   else
-    redis.call('HSET', KEYS[i], ARGV[1], count)
-    redis.call('SADD', KEYS[2], user)
+    redis.call('HSET', holders, lease, count)
+    redis.call('SADD', users, user)
   end
-  local total, held = 0, redis.call('HGETALL', KEYS[i])
+  local total, held = 0, redis.call('HGETALL', holders)
   for j = 1, #held, 2 do
-    if held[j] == ARGV[1] or not node or string.match(held[j], '^(.*)%.') ~= node then
+    if held[j] == lease or not node or string.match(held[j], '^(.*)%.') ~= node then
       total = total + held[j + 1]
     end
   end

@@ -2,8 +2,9 @@
 -- KEYS: metas
 -- ARGV: for each, how many ms it is to stay at least
 for i, meta in ipairs(KEYS) do
-  if redis.call('HGET', meta, 'top') == '0' and redis.call('PTTL', meta) < tonumber(ARGV[i]) then
-    redis.call('PEXPIRE', meta, ARGV[i])
+  local least_ms = ARGV[i]
+  if redis.call('HGET', meta, 'top') == '0' and redis.call('PTTL', meta) < tonumber(least_ms) then
+    redis.call('PEXPIRE', meta, least_ms)
   end
 end
 return 1

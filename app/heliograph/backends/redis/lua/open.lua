@@ -8,18 +8,22 @@
 --          {offset, body, ...}, {state, progress}, tail}
 -- After a position that is none of this epoch's, what is certain to have come later is read: what is left of the epoch
 -- that the position stands in and all that came after that, or all of the present epoch if that one is not known.
-local epoch, top = place(KEYS[1], KEYS[2], KEYS[3])
-if redis.call('PTTL', KEYS[1]) == -1 then
-  redis.call('PEXPIRE', KEYS[1], ARGV[1])
+local meta, stream_keys, run_state, tail_key = KEYS[1], {KEYS[2], KEYS[3]}, KEYS[4], KEYS[5]
+local read_ttl_ms, after_epoch, with_run, is_own = ARGV[1], ARGV[2], ARGV[5] == '1', ARGV[7] == '1'
+local after, limit, most_bytes = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[6])
+
+local epoch, top = place(meta, unpack(stream_keys))
+if redis.call('PTTL', meta) == -1 then
+  redis.call('PEXPIRE', meta, read_ttl_ms)
 end
 
-if ARGV[7] == '1' and ARGV[2] == epoch and tonumber(ARGV[3]) > top then
-  epoch = begin_anew(KEYS[1], epoch, top)
+if is_own and after_epoch == epoch and after > top then
+  epoch = begin_anew(meta, epoch, top)
 end
 
-local after, limit, most_bytes, complete, found = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[6]), 1, {}
-if after >= 0 and (ARGV[2] ~= epoch or after > top) then
-  complete, after = 0, certain_of(KEYS[1], ARGV[2], after, top)
+local complete, found = 1, {}
+if after >= 0 and (after_epoch ~= epoch or after > top) then
+  complete, after = 0, certain_of(meta, after_epoch, after, top)
 end
 if after ~= -1 then
   local start, last, taken, bytes, is_cut = after == -2 and '-' or '(' .. after .. '-0', after, 0, 0, false
@@ -33,7 +37,7 @@ if after ~= -1 then
       if taken > 0 then
         count = math.max(1, math.min(limit - taken, math.ceil((most_bytes - bytes) * taken / bytes)))
       end
-      local chunk = redis.call('XRANGE', KEYS[i + 1], starts[i], '+', 'COUNT', count)
+      local chunk = redis.call('XRANGE', stream_keys[i], starts[i], '+', 'COUNT', count)
       streams[i], read[i], is_read[i] = chunk, 1, #chunk < count
       if #chunk > 0 then starts[i] = '(' .. chunk[#chunk][1] end
     end
@@ -59,8 +63,8 @@ if after ~= -1 then
 end
 
 local state, tail = {}, {}
-if ARGV[5] == '1' then
-  state = redis.call('HMGET', KEYS[4], 'state', 'progress')
-  tail = redis.call('LRANGE', KEYS[5], 0, -1)
+if with_run then
+  state = redis.call('HMGET', run_state, 'state', 'progress')
+  tail = redis.call('LRANGE', tail_key, 0, -1)
 end
 return {epoch, top, complete, found, state, tail}

@@ -3,29 +3,32 @@
 -- ARGV: lease, user, entry (channel and user), connections, bus channel ('' if nobody is to be told),
 --       announcement of a join, of a leave, '1' if the lease is being reaped
 -- Returns 0 if the lease is not held any more: nothing was entered
-local score = redis.call('ZSCORE', KEYS[3], ARGV[1])
-if ARGV[8] ~= '1' and (not score or tonumber(score) == 0) then
+local members, entries, leases = KEYS[1], KEYS[2], KEYS[3]
+local lease, user, entry, bus_channel, join, leave = ARGV[1], ARGV[2], ARGV[3], ARGV[5], ARGV[6], ARGV[7]
+local count, is_reaped = tonumber(ARGV[4]), ARGV[8] == '1'
+
+local score = redis.call('ZSCORE', leases, lease)
+if not is_reaped and (not score or tonumber(score) == 0) then
   return 0
 end
 
-local count = tonumber(ARGV[4])
-local was = tonumber(redis.call('HGET', KEYS[2], ARGV[3]) or 0)
+local was = tonumber(redis.call('HGET', entries, entry) or 0)
 if count == was then return 1 end
 if count == 0 then
-  redis.call('HDEL', KEYS[2], ARGV[3])
+  redis.call('HDEL', entries, entry)
 else
-  redis.call('HSET', KEYS[2], ARGV[3], count)
+  redis.call('HSET', entries, entry, count)
 end
 
-local total = redis.call('HINCRBY', KEYS[1], ARGV[2], count - was)
+local total = redis.call('HINCRBY', members, user, count - was)
 if total <= 0 then
-  redis.call('HDEL', KEYS[1], ARGV[2])
+  redis.call('HDEL', members, user)
 end
-if ARGV[5] ~= '' then
+if bus_channel ~= '' then
   if total > 0 and total == count - was then
-    redis.call('PUBLISH', ARGV[5], ARGV[6])
+    redis.call('PUBLISH', bus_channel, join)
   elseif total <= 0 then
-    redis.call('PUBLISH', ARGV[5], ARGV[7])
+    redis.call('PUBLISH', bus_channel, leave)
   end
 end
 return 1

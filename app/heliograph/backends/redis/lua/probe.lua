@@ -3,7 +3,8 @@
 -- ARGV: ms until they are forgotten, ms until the claim is, who holds it
 -- Returns {how many probes there have been, 1 unless somebody else holds the claim}. Redis knows a lower number than it
 -- gave before if it has lost data.
-local probes, last, scratch = KEYS[1], KEYS[2], KEYS[3]
+local probes, last, scratch, claim = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local ttl_ms, claim_ms, holder = ARGV[1], ARGV[2], ARGV[3]
 local refusal
 
 -- Redis does not say which command a user may not use in a script.
@@ -27,13 +28,13 @@ call('HVALS', probes)
 call('HSCAN', probes, 0)
 call('HDEL', probes, 'field')
 call('PTTL', probes)
-call('PEXPIRE', probes, ARGV[1])
+call('PEXPIRE', probes, ttl_ms)
 call('XADD', last, 'MAXLEN', 1, '*', 'b', count)
 call('XRANGE', last, '-', '+', 'COUNT', 1)
 call('EXPIRE', last, 60)
-call('PEXPIRE', last, ARGV[1])
+call('PEXPIRE', last, ttl_ms)
 call('DEL', scratch)
-call('SET', scratch, count, 'PX', ARGV[1])
+call('SET', scratch, count, 'PX', ttl_ms)
 call('GET', scratch)
 call('GETDEL', scratch)
 call('RPUSH', scratch, count)
@@ -49,10 +50,10 @@ call('ZRANGE', scratch, 0, -1)
 call('ZRANGEBYSCORE', scratch, 0, 1)
 call('ZREM', scratch, count)
 local held = 1
-if KEYS[4] then
-  call('SET', KEYS[4], ARGV[3], 'NX', 'PX', ARGV[2])
-  if call('GET', KEYS[4]) == ARGV[3] then
-    call('PEXPIRE', KEYS[4], ARGV[2])
+if claim then
+  call('SET', claim, holder, 'NX', 'PX', claim_ms)
+  if call('GET', claim) == holder then
+    call('PEXPIRE', claim, claim_ms)
   else
     held = 0
   end

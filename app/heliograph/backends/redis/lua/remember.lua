@@ -2,7 +2,9 @@
 -- KEYS: stream, latest
 -- ARGV: roughly how many entries to keep, ttl of the latest in ms, data, then the names and values of the other fields
 -- Returns the entry's id
-local id = redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[1], '*', 'data', ARGV[3], unpack(ARGV, 4))
-redis.call('HSET', KEYS[2], 'id', id, 'data', ARGV[3])
-redis.call('PEXPIRE', KEYS[2], ARGV[2])
+local stream, latest = KEYS[1], KEYS[2]
+local max_entries, ttl_ms, data = ARGV[1], ARGV[2], ARGV[3]
+local id = redis.call('XADD', stream, 'MAXLEN', '~', max_entries, '*', 'data', data, unpack(ARGV, 4))
+redis.call('HSET', latest, 'id', id, 'data', data)
+redis.call('PEXPIRE', latest, ttl_ms)
 return id

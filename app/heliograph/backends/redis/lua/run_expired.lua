@@ -1,6 +1,7 @@
 -- The runs whose lease has run out, the oldest first. Changes nothing.
 -- KEYS: leases of runs
 -- ARGV: how many at the most
+local leases, most = KEYS[1], ARGV[1]
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-return redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', 0, ARGV[1])
+return redis.call('ZRANGEBYSCORE', leases, '-inf', now, 'LIMIT', 0, most)

@@ -1,9 +1,10 @@
 -- Takes or renews the leases of runs: as long as a worker does so, it has not been lost. By Redis' own clock.
 -- KEYS: leases of runs
 -- ARGV: ttl in ms, run ids ...
+local leases, ttl_ms = KEYS[1], ARGV[1]
 local time = redis.call('TIME')
-local deadline = time[1] * 1000 + math.floor(time[2] / 1000) + ARGV[1]
-for i = 2, #ARGV do
-  redis.call('ZADD', KEYS[1], deadline, ARGV[i])
+local deadline = time[1] * 1000 + math.floor(time[2] / 1000) + ttl_ms
+for i = 2, #ARGV do -- run ids
+  redis.call('ZADD', leases, deadline, ARGV[i])
 end
 return #ARGV - 1
