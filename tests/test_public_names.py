@@ -54,6 +54,7 @@ PUBLIC = {
     "Subscribed",
     "Subscription",
     "SubscriptionRefused",
+    "TokenMaker",
     "Unsubscribed",
     "__version__",
     "connect",

@@ -64,6 +64,7 @@ if TYPE_CHECKING:
     from heliograph.client.live import Subscription as Subscription
     from heliograph.client.publisher import AsyncPublisher as AsyncPublisher
     from heliograph.client.publisher import Publisher as Publisher
+    from heliograph.client.tokens import TokenMaker as TokenMaker
     from heliograph.errors import BadChannel as BadChannel
     from heliograph.errors import BadCursor as BadCursor
     from heliograph.errors import BadData as BadData
@@ -127,6 +128,7 @@ _PLACES = {
     "Subscribed": "heliograph.client.connection.events",
     "Subscription": "heliograph.client.live",
     "SubscriptionRefused": "heliograph.client.connection.events",
+    "TokenMaker": "heliograph.client.tokens",
     "Unsubscribed": "heliograph.client.connection.events",
     "connect": "heliograph.client.connection.client",
 }

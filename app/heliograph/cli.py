@@ -5,7 +5,6 @@ import json
 import logging
 import os
 import sys
-import time
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -124,15 +123,16 @@ def token(user: str, expires_in: int, channels: str | None) -> None:
     heliograph token alice --channels 'news,run:*'
     heliograph token alice --channels '{"chat:*": ["subscribe", "publish"]}'
     """
-    key = _load_settings().auth.key()
-    if not key:
+    auth = _load_settings().auth
+    if not auth.key():
         raise click.ClickException("set HELIOGRAPH_AUTH__SECRET (or …_FILE): a token is signed with it")
-    from heliograph.auth.tokens import make_token
+    from heliograph.client.tokens import TokenMaker
 
     claim = None if channels is None else _channels(channels)
     try:
-        click.echo(make_token(key, user, int(time.time()) + expires_in, claim))
-    except (BadUserId, InvalidToken) as error:
+        maker = TokenMaker(auth.key(), life_s=expires_in, audience=auth.audience, issuer=auth.issuer)
+        click.echo(maker.make(user, claim))
+    except (BadSetting, BadUserId, InvalidToken) as error:
         raise click.ClickException(str(error)) from None
 
 

@@ -141,12 +141,3 @@ def keys_of(settings: AuthSettings) -> KeySource:
 
 def _invalid(error: Exception) -> InvalidToken:
     return InvalidToken(f"the token is not valid: {error}")
-
-
-def make_token(key: bytes, user: str, expires_at: int, channels: object = None) -> str:
-    """Return a token for `user`, signed with the replicas' secret."""
-    claims: dict[str, object] = {"sub": check_user_id(user), "exp": expires_at}
-    if channels is not None:
-        read_grants(channels)
-        claims["channels"] = channels
-    return jwt.encode(claims, key, algorithm="HS256")

@@ -138,7 +138,7 @@ def api_settings(key: str | None = None, *, namespaces: Mapping[str, Namespace] 
     Raises:
         BadSetting: there is no key, or a value that cannot be used.
     """
-    key = _api_key() if key is None else key
+    key = _secret("api", "key") if key is None else key
     if not key:
         raise BadSetting(
             f"the API key is missing: set {PREFIX}API__KEY or {PREFIX}API__KEY_FILE, or give it as api_key"
@@ -150,6 +150,43 @@ def api_settings(key: str | None = None, *, namespaces: Mapping[str, Namespace] 
         namespaces=_namespaces() if namespaces is None else dict(namespaces),
         depth=_depth(),
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuthSettings:
+    """Settings of a program that signs tokens."""
+
+    secret: bytes
+    audience: str | None
+    issuer: str | None
+
+
+def auth_settings(
+    secret: str | bytes | None = None, *, audience: str | None = None, issuer: str | None = None
+) -> AuthSettings:
+    """Read the environment, and put what is given in its place.
+
+    Args:
+        secret: `HELIOGRAPH_AUTH__SECRET`, or what `HELIOGRAPH_AUTH__SECRET_FILE` holds.
+        audience: `HELIOGRAPH_AUTH__AUDIENCE`.
+        issuer: `HELIOGRAPH_AUTH__ISSUER`.
+
+    Raises:
+        BadSetting: there is no secret, or a value that cannot be used.
+    """
+    auth = _group("auth")
+    if secret is None:
+        secret = _secret("auth", "secret")
+    if not secret:
+        raise BadSetting(
+            f"the secret that signs tokens is missing: set {PREFIX}AUTH__SECRET or {PREFIX}AUTH__SECRET_FILE, "
+            "or give it as secret"
+        )
+    found = {"audience": audience, "issuer": issuer}
+    for name, value in found.items():
+        if value is None and name in auth:
+            found[name] = _text(f"AUTH__{name.upper()}", auth[name])
+    return AuthSettings(secret=secret.encode() if isinstance(secret, str) else secret, **found)
 
 
 def logging_is_on() -> bool:
@@ -164,15 +201,16 @@ def logging_is_on() -> bool:
         raise BadSetting(str(error)) from None
 
 
-def _api_key() -> str:
-    api = _group("api")
-    key_file = api.get("key_file")
-    if key_file is None:
-        return _text("API__KEY", api.get("key", ""))
+def _secret(group: str, name: str) -> str:
+    """Return a secret from its variable, or from the file that `…_FILE` names; empty if neither is set."""
+    values, variable = _group(group), f"{group.upper()}__{name.upper()}"
+    path = values.get(f"{name}_file")
+    if path is None:
+        return _text(variable, values.get(name, ""))
     try:
-        return Path(_text("API__KEY_FILE", key_file)).read_text("utf-8").strip()
+        return Path(_text(f"{variable}_FILE", path)).read_text("utf-8").strip()
     except (OSError, ValueError) as error:
-        raise BadSetting(f"{PREFIX}API__KEY_FILE: cannot be read: {error}") from None
+        raise BadSetting(f"{PREFIX}{variable}_FILE: cannot be read: {error}") from None
 
 
 def _depth() -> int:

@@ -1,0 +1,78 @@
+"""`heliograph.contrib.django` with the real Django. A whole site is in tests/examples/test_django.py."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import django
+import pytest
+from django.conf import settings
+from django.db import transaction
+from django.test import RequestFactory
+
+import heliograph
+from heliograph.client.tokens import TokenMaker
+from heliograph.errors import PublishError
+from heliograph.testing import RecordingPublisher
+from tests.conftest import StartReplica
+from tests.support.tokens import JWT, SECRET
+
+if not settings.configured:
+    database = {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}
+    settings.configure(SECRET_KEY="of the tests", DATABASES={"default": database}, USE_TZ=True)
+    django.setup()
+
+from heliograph.contrib import django as contrib
+
+ALICE = SimpleNamespace(pk=7, is_authenticated=True)
+
+
+@pytest.fixture
+def recorder(monkeypatch: pytest.MonkeyPatch) -> RecordingPublisher:
+    publisher = RecordingPublisher()
+    monkeypatch.setattr(contrib, "publisher", lambda: publisher)
+    return publisher
+
+
+def test_a_user_is_told_when_the_transaction_is_committed(recorder: RecordingPublisher) -> None:
+    """Fails if somebody is told of what nobody can read yet, or of what was rolled back."""
+    with transaction.atomic():
+        contrib.send_on_commit(ALICE, {"order": 7}, "order-7")
+        assert recorder.recorded == []
+    assert recorder.data("#7") == [{"order": 7}]
+    with transaction.atomic():
+        contrib.send_on_commit(ALICE, {"order": 8})
+        transaction.set_rollback(True)
+    assert recorder.data("#7") == [{"order": 7}]
+
+
+def test_an_order_is_paid_although_redis_is_away(
+    recorder: RecordingPublisher, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Fails if a notification that cannot be sent breaks the request, or nobody learns of it."""
+    recorder.fail_with(PublishError("Redis is away"))
+    with transaction.atomic():
+        contrib.send_on_commit(ALICE, {"order": 7})
+    assert "user 7 was not told" in caplog.text
+
+
+async def test_a_page_connects_with_the_token_of_the_view(start_replica: StartReplica) -> None:
+    """Fails if the token is another user's, gives other channels, may be stored, or is given to anybody."""
+    replica = await start_replica(auth=JWT)
+    view = contrib.token_view(channels=["news"], tokens=TokenMaker(SECRET))
+    request: Any = RequestFactory().get("/token")
+    request.user = SimpleNamespace(is_authenticated=False)
+    refused = view(request)
+    assert (refused.status_code, refused.content) == (401, b"")
+    request.user = ALICE
+    given = view(request)
+    assert given["Cache-Control"] == "no-store"
+    async with heliograph.connect(replica.url, token=given.content.decode(), channels=["news"]) as alice:
+        assert alice.state.user == "7"
+
+
+def test_the_publisher_of_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fails if each request opens connections of its own."""
+    monkeypatch.setenv("HELIOGRAPH_REDIS__URL", "redis://127.0.0.1:1/0")
+    contrib.publisher.cache_clear()
+    assert contrib.publisher() is contrib.publisher()
+    contrib.publisher.cache_clear()
