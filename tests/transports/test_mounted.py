@@ -34,18 +34,12 @@ api.mount("/live", live)
 """
 
 
-def example() -> str:
-    """The application in the docs."""
-    blocks: list[str] = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "fastapi.md").read_text(), re.DOTALL)
-    assert "FastAPI(lifespan=lifespan)" in blocks[0]
-    return blocks[0]
-
-
-def with_a_lifespan_of_its_own() -> str:
-    """The other one."""
-    _, own, *_ = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "fastapi.md").read_text(), re.DOTALL)
-    imports, _, rest = example().partition("api = FastAPI(lifespan=lifespan)\n")
-    return f"{imports}{own}\napi = FastAPI(lifespan=my_lifespan)\n{rest}"
+def examples() -> tuple[str, str]:
+    """The applications in the docs: of FastAPI with `mount`, and of Starlette without it."""
+    first, second, *_ = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "fastapi.md").read_text(), re.DOTALL)
+    assert "mount(api" in first
+    assert "lifespan=my_lifespan" in second
+    return first, second
 
 
 StartUvicorn = Callable[[str], "contextlib.AbstractAsyncContextManager[str]"]
@@ -82,7 +76,7 @@ def start(tmp_path: Path, own_redis: RedisServer) -> StartUvicorn:
                 assert process.poll() is None, (directory / "log").read_text()
                 with contextlib.suppress(httpx.TransportError):
                     async with http_client(url) as http:
-                        return (await http.get("/live/ready")).status_code == 200 or "lifespan" not in source
+                        return (await http.get("/live/ready")).status_code == 200 or source == NOT_STARTED
                 return False
 
             await eventually(is_up, within_s=30)
@@ -103,7 +97,8 @@ async def api(url: str, method: str, **parameters: Any) -> dict[str, Any]:
 
 async def test_what_is_mounted_is_a_replica(start: StartUvicorn) -> None:
     """Fails if a client under the prefix is welcomed and nothing crosses, by any transport, or by the API."""
-    async with start(example()) as one, start(with_a_lifespan_of_its_own()) as two:
+    with_mount, without = examples()
+    async with start(with_mount) as one, start(without) as two:
         async with (
             Client(f"{one}/live", user="alice") as alice,
             Client(f"{two}/live", user="bob") as bob,

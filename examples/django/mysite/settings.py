@@ -3,7 +3,6 @@
 import os
 
 SECRET_KEY = os.environ["DJANGO_SECRET_KEY"]
-HELIOGRAPH_SECRET = os.environ["HELIOGRAPH_AUTH__SECRET"]  # the replicas check tokens with the same one
 ALLOWED_HOSTS = ["localhost", "127.0.0.1"]
 ROOT_URLCONF = "mysite.urls"
 INSTALLED_APPS = [

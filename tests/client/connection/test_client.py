@@ -368,7 +368,7 @@ async def test_a_server_that_closes_for_good_ends_what_is_iterated(start_replica
         later = bob.subscribe("later")
         await later.ready()
         await bob.publish("news", "last")
-        await replica.replica.manager.disconnect_user("bob", reason="put out")
+        await replica.replica.user_commands.disconnect_user("bob", reason="put out")
         assert await data_of(bob, 1) == ["last"]
         for source in (bob, later):
             with pytest.raises(ClientClosed, match="put out") as closed:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from heliograph.client.connection.dispatcher import Action, AskAgain, Deliver, Dispatcher, Report
+from heliograph.client.connection.dispatcher import Action, AskAgain, Deliver, Dispatcher, Report, Send
 from heliograph.client.connection.events import (
     ChannelEvent,
     Lost,
@@ -224,6 +224,38 @@ def test_a_refusal_reaches_its_channel_and_is_repeated_only_where_that_may_help(
     report = heard.others[-1]
     assert isinstance(report, Report)
     assert report.error.code == "rate_limited"
+
+
+def test_a_channel_that_the_token_has_subscribed_to_comes_from_the_clients_position() -> None:
+    """Fails if a token that names a channel makes it unusable, loses messages, or the client asks for ever."""
+    heard = Heard()
+    heard.want("news", position=Position("e", 3))
+    heard.connect(1)
+    assert heard.asked(1) == [("news", _cursor("news", ("e", 3)))]
+    heard.say(1, "subscribed", channel="news", cursor=_cursor("news", ("e", 5)), recovered=False)
+    heard.message(1, "news", ("e", 6), "too early")
+    heard.say(1, "error", code="bad_request", message="subscribed to 'news' already", id=heard.last_id)
+    sent = heard.others.pop()
+    assert isinstance(sent, Send)
+    assert [(frame["type"], frame.get("cursor")) for frame in sent.frames] == [
+        ("unsubscribe", None),
+        ("subscribe", _cursor("news", ("e", 3))),
+    ]
+    left, asked = (frame["id"] for frame in sent.frames)
+    heard.say(1, "unsubscribed", channel="news", id=left)
+    heard.say(1, "subscribed", channel="news", cursor=_cursor("news", ("e", 3)), recovered=True, id=asked)
+    for offset in (4, 5, 6):
+        heard.message(1, "news", ("e", offset), offset)
+    assert heard.told == [4, 5, 6]
+    again = Heard()
+    again.want("news")
+    again.connect(1)
+    again.asked(1)
+    again.say(1, "error", code="bad_request", message="no", id=again.last_id)
+    sent = again.others.pop()
+    assert isinstance(sent, Send)
+    again.say(1, "error", code="bad_request", message="no", id=sent.frames[1]["id"])
+    assert [type(event) for event in again.events] == [SubscriptionRefused]
 
 
 def test_over_http_a_refused_channel_costs_the_others_nothing() -> None:

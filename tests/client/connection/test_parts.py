@@ -62,7 +62,7 @@ def test_what_cannot_be_established_gives_way_and_is_tried_again_later() -> None
     selector.connected("websocket")
     assert not selector.can_upgrade()
     assert [selector.failed("websocket") for _ in range(3)] == [False, False, True]
-    assert selector.current == "sse"
+    assert str(selector.current) == "sse"
     selector.failed("sse")
     assert [selector.failed("poll") for _ in range(3)] == [False, False, False]
     assert selector.current == "websocket"

@@ -24,7 +24,7 @@ import msgspec
 from heliograph.client.connection.addresses import Addresses
 from heliograph.client.connection.backoff import Backoff
 from heliograph.client.connection.credentials import Ask, Credentials
-from heliograph.client.connection.dispatcher import Action, AskAgain, Deliver, Dispatcher, Place, Report
+from heliograph.client.connection.dispatcher import Action, AskAgain, Deliver, Dispatcher, Place, Report, Send
 from heliograph.client.connection.event_queue import EventQueue
 from heliograph.client.connection.events import (
     Ack,
@@ -501,9 +501,12 @@ class Client:
             link.send(msgspec.json.encode(frame))
 
     def _ask_again(self, number: int, channel: str) -> None:
+        self._write_to(number, self._dispatcher.ask_again(number, channel))
+
+    def _write_to(self, number: int, frames: list[dict[str, Any]]) -> None:
         for link in (self._link, *self._leaving):
             if link is not None and link.number == number:
-                self._write(link, self._dispatcher.ask_again(number, channel))
+                self._write(link, frames)
 
     def _channels_of(self, queue: EventQueue) -> list[str]:
         names = [name for name, all_ in self._subscriptions.items() if any(each.queue is queue for each in all_)]
@@ -795,6 +798,8 @@ class Client:
                 case AskAgain(number, channel):
                     delay_s = (0.5 + _random()) * ASK_AGAIN_S
                     asyncio.get_running_loop().call_later(delay_s, self._ask_again, number, channel)
+                case Send(number, frames):
+                    self._write_to(number, frames)
                 case Report(error):
                     self._emit("error", error)
 

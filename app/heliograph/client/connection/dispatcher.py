@@ -47,13 +47,21 @@ class AskAgain:
 
 
 @dataclass(frozen=True, slots=True)
+class Send:
+    """Write these frames to the connection."""
+
+    connection: int
+    frames: list[dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """An error that belongs to no request and no subscription."""
 
     error: ClientError
 
 
-Action = Deliver | AskAgain | Report
+Action = Deliver | AskAgain | Send | Report
 
 
 @dataclass(frozen=True, slots=True)
@@ -336,13 +344,17 @@ class Dispatcher:
         error = RequestRefused(frame["code"], frame["message"])
         roster = self._roster(connection)
         failed = None if roster is None else roster.failed(frame.get("id"), error.code)
-        if failed is None:
+        if roster is None or failed is None:
             return [Report(error)]
-        name, again = failed
-        if again:
+        name, then = failed
+        channel = self.channels.get(name)
+        if channel is None:
+            return []
+        if then == "ask_later":
             return [AskAgain(connection, name)]
-        if (channel := self.channels.get(name)) is not None:
-            channel.refused = True
+        if then == "ask_anew":
+            return [Send(connection, roster.ask_anew(channel))]
+        channel.refused = True
         return [Deliver(SubscriptionRefused(name, error))]
 
     def _roster(self, connection: int | None) -> Roster | None:

@@ -10,10 +10,14 @@ from heliograph.client.connection.channel import Channel
 TEMPORARY: Final = frozenset({"unavailable", "rate_limited"})
 
 
+Then = Literal["ask_later", "ask_anew", "refused"]
+
+
 @dataclass(slots=True)
 class _Asked:
     request_id: str
     state: Literal["asked", "on", "off", "waiting"]  # waiting: refused for this moment, to be asked for again
+    anew: bool = False  # it was left and asked for once more
 
 
 class Roster:
@@ -66,18 +70,36 @@ class Roster:
         asked.state = "off"
         return True
 
-    def failed(self, request_id: object, code: str) -> tuple[str, bool] | None:
-        """The channel that the error refuses, and whether to ask for it again; None if it answers none of these."""
+    def failed(self, request_id: object, code: str) -> tuple[str, Then] | None:
+        """Take in an error. Return the channel that it refuses, and what to do; None if it answers none of these.
+
+        A token may have subscribed the connection to the channel already, from another position than the client's.
+        The server then refuses to do it twice (`bad_request`), so the channel is left and asked for once more.
+        """
         for name, asked in self._asked.items():
-            if asked.state == "asked" and asked.request_id == request_id:
-                asked.state = "waiting" if code in TEMPORARY else "off"
-                return name, asked.state == "waiting"
+            if asked.state != "asked" or asked.request_id != request_id:
+                continue
+            if code in TEMPORARY:
+                asked.state = "waiting"
+                return name, "ask_later"
+            if code == "bad_request" and not asked.anew:
+                asked.state = "waiting"
+                return name, "ask_anew"
+            asked.state = "off"
+            return name, "refused"
         return None
 
     def ask_again(self, channel: Channel) -> list[dict[str, Any]]:
-        """The frame that asks for a channel that was refused for the moment, if it still waits."""
+        """Return the frame that asks for a channel that was refused for the moment, if it still waits."""
         asked = self._asked.get(channel.name)
         return [self._ask(channel)] if asked is not None and asked.state == "waiting" else []
+
+    def ask_anew(self, channel: Channel) -> list[dict[str, Any]]:
+        """Return the frames that leave the channel and ask for it from the client's position."""
+        leave = {"type": "unsubscribe", "channel": channel.name, "id": self._next_id()}
+        frame = self._ask(channel)
+        self._asked[channel.name].anew = True
+        return [leave, frame]
 
     def _ask(self, channel: Channel) -> dict[str, Any]:
         request_id = self._next_id()
