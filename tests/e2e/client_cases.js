@@ -791,7 +791,7 @@ export async function runs_are_told_apart_and_an_old_connection_does_not_set_the
   equal(late, [["initial_state", 15]]);
 }
 
-export async function it_climbs_down_to_what_works_and_up_again() {
+export async function it_falls_back_to_what_works_and_upgrades_again() {
   const world = new World();
   const client = world.client();
   const heard = [];

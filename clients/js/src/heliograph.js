@@ -30,12 +30,12 @@ export { HeliographError };
  *
  * @typedef {object} State
  * @property {"connecting" | "connected" | "reconnecting" | "closed"} state
- * @property {number} [retryInMs] when reconnecting: how long until the next attempt; 0 during one
+ * @property {number} [retryInMs] on `reconnecting`: milliseconds until the next attempt; 0 during one
  * @property {number} [code] why it closed; on `reconnecting` and `closed`
  * @property {string} [reason] the same in words; may be empty
  * @property {string} [user] on `connected`
  * @property {string} [session] on `connected`, by WebSocket and SSE
- * @property {string} [replica] on `connected`: who serves this client
+ * @property {string} [replica] on `connected`: the replica that serves this client
  * @property {Transport} [transport] on `connected`
  *
  * @typedef {object} Hello the server's `connected` frame
@@ -43,9 +43,9 @@ export { HeliographError };
  * @property {string} user
  * @property {string} [session]
  * @property {string} replica
- * @property {string} cursor where the user's own channel begins; empty if nobody can say
+ * @property {string} cursor where the user's own channel begins; empty if that is unknown
  * @property {number} [ping] how often the server pings, in seconds
- * @property {?number} [expires_in] how long the token is good, in seconds; null: it does not end
+ * @property {?number} [expires_in] seconds until the token expires; null: never
  *
  * @typedef {object} Message
  * @property {"message"} type
@@ -54,13 +54,13 @@ export { HeliographError };
  * @property {string} [from] absent when a program outside the cluster published it
  * @property {string} message_id
  * @property {string} sent_at ISO 8601
- * @property {string} [cursor] absent from what is not kept
- * @property {string} [origin] the replica on which it was sent; absent as `from` may be
+ * @property {string} [cursor] absent if the message is not kept
+ * @property {string} [origin] the replica on which it was sent; absent if `from` is
  * @property {string} deliveredBy the replica whose connection brought it
  *
  * @typedef {Omit<Message, "deliveredBy">} Publication a message as it is kept
  *
- * @typedef {object} InitialState how a run stands; anew with each connection, in place of what was before
+ * @typedef {object} InitialState the state of a run; sent again on each connection, replaces what was known
  * @property {"initial_state"} type
  * @property {?string} state
  * @property {number} progress in percent
@@ -83,9 +83,9 @@ export { HeliographError };
  *
  * @typedef {object} Subscribed
  * @property {string} channel
- * @property {boolean} recovered the server could give everything since what was heard last
+ * @property {boolean} recovered the server had everything since the last message received
  * @property {boolean} lost messages are missing
- * @property {boolean} anew nothing was heard before, or by somebody else
+ * @property {boolean} anew this is the first subscription, or the first as this user
  *
  * @typedef {object} Member
  * @property {"join" | "leave"} type
@@ -95,64 +95,65 @@ export { HeliographError };
  * @typedef {object} Ack
  * @property {string} message_id
  * @property {"local" | "remote" | "stored" | "offline"} [delivery] of a message to a user
- * @property {string} [cursor] of a publication that is kept: its place in the channel
- * @property {string} sentOn the replica that took it
- * @property {number} rttMs from handing it to the socket to the answer
+ * @property {string} [cursor] the position of a publication that is kept
+ * @property {string} sentOn the replica that accepted it
+ * @property {number} rttMs milliseconds from writing it to the socket to the answer
  *
  * @typedef {object} Presence
- * @property {Record<string, number>} users with how many connections each
+ * @property {Record<string, number>} users the number of connections of each
  *
  * @typedef {object} History
  * @property {Publication[]} publications oldest first
  * @property {string} cursor after the last of them
- * @property {boolean} [more] something follows `cursor`
+ * @property {boolean} [more] more follows `cursor`
  *
- * @typedef {object} Who how to say who one is: one of these
- * @property {string} [user] where the server runs in open mode
+ * @typedef {object} Who the client's identity: one of these
+ * @property {string} [user] in open mode: the user's id
  * @property {string} [token] in jwt mode: a token that is never renewed
- * @property {Give} [getToken] in jwt mode: asked for a token before each connection, and again before the token
- *   expires. If it gives nothing, the client closes for good; if it throws, it tries again
- * @property {Give} [getTicket] in jwt mode, for a page that is given no token: asked for a single-use ticket before
- *   each connection and each poll
+ * @property {GetCredential} [getToken] in jwt mode: called for a token before each connection, and again before the
+ *   token expires. If it returns nothing, the client closes for good; if it throws, the client retries
+ * @property {GetCredential} [getTicket] in jwt mode, for a page that must not have a token: called for a single-use
+ *   ticket before each connection and each poll
  *
- * @typedef {() => Credential | Promise<Credential>} Give
+ * @typedef {() => Credential | Promise<Credential>} GetCredential
  * @typedef {string | null | undefined} Credential
  *
  * @typedef {object} Settings
  * @property {string} [url] the server's WebSocket endpoint; default: `/ws` on the page's own origin
- * @property {boolean} [replay] a first connection begins with what is kept for the user, not only with what comes
- * @property {boolean | string} [resume] a page goes on where the last one of this tab was, in all channels; a string
- *   is a name that keeps several clients of a page apart
- * @property {Transport[]} [transports] those that may be used, best first; default: all
+ * @property {boolean} [replay] the first connection begins with the messages that are kept for the user
+ * @property {boolean | string} [resume] a page continues where the last one of this tab was, in all channels; a string
+ *   is a name that tells several clients of one page apart
+ * @property {Transport[]} [transports] the transports that may be used, best first; default: all
  * @property {new (url: string) => any} [WebSocket] this and what follows: for tests and for Node
  * @property {(url: string, request: RequestInit) => Promise<Response>} [fetch]
  * @property {(callback: () => void, ms: number) => any} [setTimeout]
  * @property {(timer: any) => void} [clearTimeout]
  * @property {() => number} [random] in [0, 1)
  * @property {() => number} [now] milliseconds of a clock that does not go back
- * @property {?EventTarget} [host] where `online`, `offline`, `visibilitychange` and `pagehide` are heard
- * @property {Pick<Storage, "getItem" | "setItem">} [storage] where `resume` keeps its places; default: `sessionStorage`
+ * @property {?EventTarget} [host] the source of `online`, `offline`, `visibilitychange` and `pagehide`
+ * @property {Pick<Storage, "getItem" | "setItem">} [storage] where `resume` keeps its positions; default:
+ *   `sessionStorage`
  *
  * @typedef {Who & Settings} Options
  *
- * @typedef {object} SubscribeOptions counts for the first subscription to a channel
- * @property {boolean} [replay] it begins with what is kept of the channel; default: with what comes
- * @property {boolean} [resume] its place is kept over page loads; default: as the client's `resume` says
+ * @typedef {object} SubscribeOptions those of the first subscription to a channel count
+ * @property {boolean} [replay] begin with what is kept of the channel; default: with what is published from now on
+ * @property {boolean} [resume] false: this channel begins anew with each page, whatever the client's `resume` says
  *
  * @typedef {object} PublishOptions
- * @property {number} [timeout] milliseconds; default: 30,000, or 10,000 for what is sent once
- * @property {boolean} [ephemeral] it is not kept
- * @property {string} [idempotencyKey] a key of one's own, to call again with after `timeout`; good for 300 s
+ * @property {number} [timeout] milliseconds; default: 30,000, or 10,000 if ephemeral
+ * @property {boolean} [ephemeral] do not keep it
+ * @property {string} [idempotencyKey] a key of your own, to call again with after a timeout; valid for 300 s
  *
  * @typedef {object} ClientEvents
  * @property {State} state
  * @property {Hello} connected
  * @property {Message} message to this user
  * @property {{channel: string}} lost messages to this user are missing before those that follow
- * @property {HeliographError} error what belongs to no call and no subscription
+ * @property {HeliographError} error an error that belongs to no call and no subscription
  */
 
-/** See {@link ClientEvents} for what `on` listens to. */
+/** One logical connection to a cluster. {@link ClientEvents} says what `on` listens to. */
 export class Heliograph {
   #env;
   #url;
@@ -202,16 +203,16 @@ export class Heliograph {
    * @template {keyof ClientEvents} E
    * @param {E} event
    * @param {(value: ClientEvents[E]) => void} listener
-   * @returns {() => void} takes the listener off again
+   * @returns {() => void} removes the listener
    */
   on(event, listener) {
     return this.#events.on(event, listener);
   }
 
   /**
-   * Connects, or cuts the wait for the next attempt short. What comes of it is told by `state`.
+   * Connects, or ends the wait for the next attempt. The `state` event reports the result.
    *
-   * @param {Who} [who] to be somebody else from now on
+   * @param {Who} [who] another identity, from now on
    */
   connect(who) {
     if (!who) {
@@ -223,27 +224,27 @@ export class Heliograph {
     this.#connection.connect(new Credentials(who, this.#env));
   }
 
-  /** Leaves and stays away. What was not answered yet is rejected; subscriptions go on with the next `connect`. */
+  /** Closes the connection for good. Pending calls are rejected; subscriptions continue with the next `connect`. */
   close() {
     this.#connection.close();
   }
 
   /**
-   * Listens to a channel, from now on and over all reconnects, until `unsubscribe`. May be called before `connect`.
+   * Subscribes to a channel, over all reconnects, until `unsubscribe`. May be called before `connect`.
    *
    * @overload
-   * @param {`run:${string}`} channel of a run
-   * @param {?(event: RunEvent) => void} [handler] of its state and its progress
+   * @param {`run:${string}`} channel the channel of a run
+   * @param {?(event: RunEvent) => void} [handler] called with its state and each progress
    * @param {SubscribeOptions} [options]
    * @returns {Subscription}
    */
   /**
-   * Listens to a channel, from now on and over all reconnects, until `unsubscribe`. May be called before `connect`.
+   * Subscribes to a channel, over all reconnects, until `unsubscribe`. May be called before `connect`.
    *
    * @template [E=Message]
    * @overload
    * @param {string} channel
-   * @param {?(event: E) => void} [handler] of each message
+   * @param {?(event: E) => void} [handler] called with each message
    * @param {SubscribeOptions} [options]
    * @returns {Subscription}
    */
@@ -258,16 +259,16 @@ export class Heliograph {
   }
 
   /**
-   * Sends to all connections of a user. While there is no connection it waits for one, as long as `timeout` allows.
+   * Sends a message to all connections of a user. Without a connection the call waits for one, at most `timeout`.
    *
-   * It carries a key by which the server knows it again, and is sent anew where a connection breaks, an answer does
-   * not come or Redis is away (`unavailable`), until `timeout`; it is delivered once all the same. What is ephemeral
-   * has no such key and is sent once.
+   * The message carries an idempotency key. The client repeats it until `timeout` if the connection breaks, if no
+   * answer arrives, or if the server says `unavailable`; it is delivered once. An ephemeral message has no key and is
+   * sent once.
    *
-   * Sending needs the WebSocket. Over another transport it is tried at once to get one; if that
-   * fails, the call is rejected with `no_socket`.
+   * Sending needs a WebSocket. On another transport the client tries at once to open one; if that fails, the call is
+   * rejected with `no_socket`.
    *
-   * @param {string} to the user
+   * @param {string} to the user's id
    * @param {unknown} data anything that JSON can carry
    * @param {PublishOptions} [options]
    * @returns {Promise<Ack>} rejects with a {@link HeliographError}
@@ -277,7 +278,7 @@ export class Heliograph {
   }
 
   /**
-   * Publishes on a channel; otherwise as `send`.
+   * Publishes on a channel; otherwise like `send`.
    *
    * @param {string} channel
    * @param {unknown} data anything that JSON can carry
@@ -289,8 +290,8 @@ export class Heliograph {
   }
 
   /**
-   * Hands an event to the workers behind the cluster. It is sent once: if the connection breaks before the answer,
-   * nobody knows whether it arrived.
+   * Hands an event to the workers behind the cluster. It is sent once: if the connection breaks before the answer, it
+   * is unknown whether the event arrived.
    *
    * @param {string} event
    * @param {unknown} data anything that JSON can carry
@@ -302,7 +303,7 @@ export class Heliograph {
   }
 
   /**
-   * Who is on a channel, with how many connections; otherwise as `send`.
+   * Returns who is on a channel, with how many connections; repeated like `send`.
    *
    * @param {string} channel
    * @param {{timeout?: number}} [options]
@@ -314,10 +315,10 @@ export class Heliograph {
   }
 
   /**
-   * What is kept of a channel, oldest first; otherwise as `send`.
+   * Returns what is kept of a channel, oldest first; repeated like `send`.
    *
    * @param {string} channel
-   * @param {{limit?: number, cursor?: string, timeout?: number}} [options] what stands after `cursor`
+   * @param {{limit?: number, cursor?: string, timeout?: number}} [options] at most `limit` messages after `cursor`
    * @returns {Promise<History>}
    */
   history(channel, { limit, cursor, timeout } = {}) {
@@ -326,10 +327,10 @@ export class Heliograph {
   }
 
   /**
-   * How a run stands, by an HTTP request of its own: works where no connection does.
+   * Returns the state of a run, by an HTTP request of its own: works without a connection.
    *
    * @param {string} runId
-   * @returns {Promise<?Run>} null: no such run; rejects with a {@link HeliographError}
+   * @returns {Promise<?Run>} null: the run is unknown; rejects with a {@link HeliographError}
    */
   getRun(runId) {
     return requestRun(this.#env, this.#url, this.#connection.credentials, runId);
@@ -339,7 +340,7 @@ export class Heliograph {
 /**
  * @param {Options} options
  * @param {Environment} env
- * @returns {?Bookmark} null where places are not kept over page loads
+ * @returns {?Bookmark} null if positions are not kept over page loads
  */
 function bookmarkOf({ resume, storage }, env) {
   if (!resume) return null;

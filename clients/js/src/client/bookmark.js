@@ -3,16 +3,15 @@
 /** @import { Position } from "./position.js" */
 
 const PREFIX = "heliograph.places.";
-// More channels than a connection may have; what was heard longest ago is forgotten first.
+// More channels than a connection may have; the one that was written longest ago is forgotten first.
 const MOST_CHANNELS = 500;
-// A crash of the page costs no more than hearing so much again.
+// A crash of the page costs no more than receiving so much again.
 const WRITE_AFTER_MS = 1_000;
 
 /**
- * How far this tab has heard each channel, kept over page loads: the next page goes on from there.
+ * The position of each channel in this tab, kept over page loads: the next page continues from there.
  *
- * Storage throws where the browser forbids it, and when it is full: then a page load begins anew, and nothing else
- * breaks.
+ * Storage throws if the browser forbids it, or if it is full: then the next page begins anew, and nothing else breaks.
  */
 export class Bookmark {
   #storage;
@@ -26,7 +25,7 @@ export class Bookmark {
 
   /**
    * @param {Pick<Storage, "getItem" | "setItem">} storage
-   * @param {string} name keeps several clients of one tab apart
+   * @param {string} name tells several clients of one tab apart
    * @param {Pick<Environment, "setTimeout" | "clearTimeout">} env
    */
   constructor(storage, name, env) {
@@ -43,7 +42,7 @@ export class Bookmark {
     }
   }
 
-  /** Whose places these are; empty if nothing is known. */
+  /** The user whose positions these are; empty if nothing is known. */
   get user() {
     return this.#user;
   }
@@ -57,7 +56,7 @@ export class Bookmark {
   }
 
   /**
-   * Another user's places are not this one's.
+   * Forgets the positions of any other user.
    *
    * @param {string} user
    */
@@ -73,7 +72,7 @@ export class Bookmark {
   }
 
   /**
-   * Writes soon, once for all that is heard until then.
+   * Writes soon, once for all messages until then.
    *
    * @param {() => Iterable<Channel>} channels asked when it is time
    */

@@ -10,23 +10,23 @@ import { beginningOf, formatCursor, positionIn } from "./position.js";
 const RUN_LOGS = 1000;
 
 /**
- * One channel as this client has heard it, over however many connections: in order, nothing twice.
+ * One channel as this client has received it, over any number of connections: in order, nothing twice.
  *
- * While a connection replaces another, both bring the same messages. What is kept is told apart by its
- * position; a run's progress, which has none, counts from the connection alone that gave its state last.
+ * While a connection replaces another, both bring the same messages. Messages that are kept are told apart by their
+ * positions. A run's progress has none: only that of the connection which gave the run's state last counts.
  */
 export class Channel {
   name;
-  /** @type {?Position} up to where it was heard */
+  /** @type {?Position} of the last message received */
   position = null;
   /** @type {?{state: ?string, progress: number, logs: string[]}} if this is a run: how it is now */
   run = null;
-  /** The server does not give it to this client: over HTTP, asking again would cost all others. */
+  /** The server refuses it to this client: over HTTP, asking again would cost all other channels. */
   refused = false;
   /** @type {Set<Subscription>} the channel is left when there is none */
   subscriptions = new Set();
 
-  /** Its place is kept over page loads. */
+  /** Its position is kept over page loads. */
   resumes;
 
   #replays;
@@ -36,9 +36,9 @@ export class Channel {
   /**
    * @param {string} name
    * @param {object} [how]
-   * @param {?Position} [how.position] up to where an earlier page has heard it
+   * @param {?Position} [how.position] of the last message that an earlier page received
    * @param {boolean} [how.replay] without a position, it begins with what is kept
-   * @param {boolean} [how.resume] its place is kept over page loads
+   * @param {boolean} [how.resume] its position is kept over page loads
    */
   constructor(name, { position = null, replay = false, resume = false } = {}) {
     this.name = name;
@@ -47,7 +47,7 @@ export class Channel {
     this.#replays = replay;
   }
 
-  /** Forgets what was heard: somebody else listens from now on. */
+  /** Forgets everything: another user listens from now on. */
   forget() {
     this.position = null;
     this.run = null;
@@ -55,7 +55,7 @@ export class Channel {
     this.#stateFrom = null;
   }
 
-  /** Where a new connection has to go on; empty for a run, whose state is given anew, and to begin now. */
+  /** Where a new connection has to continue; empty for a run, whose state is sent again, and to begin now. */
   get resumeCursor() {
     if (this.run) return "";
     return formatCursor([this]) || (this.#replays ? beginningOf(this.name) : "");
@@ -63,7 +63,7 @@ export class Channel {
 
   /**
    * @param {{cursor: string, recovered: boolean}} frame `subscribed`
-   * @returns {boolean} whether messages may be missing between what was heard and what comes now
+   * @returns {boolean} whether messages may be missing between the last one received and the next
    */
   begin({ cursor, recovered }) {
     this.refused = false;
@@ -76,9 +76,9 @@ export class Channel {
 
   /**
    * @param {{cursor: string}} frame a `message` that is kept
-   * @param {boolean} inUse it came by the connection in use, not by one that is being left
-   * @returns {"new" | "known" | "late"} late: it is new, and the server has not told that messages before it are
-   *   missing
+   * @param {boolean} inUse it came on the connection in use, not on one that is being left
+   * @returns {"new" | "known" | "late"} late: it is new, messages before it are missing, and the
+   *   server has not said so
    */
   accept({ cursor }, inUse) {
     const { epoch, offset } = positionIn(cursor);
@@ -89,7 +89,7 @@ export class Channel {
   }
 
   /**
-   * The run's state as of now, by this connection.
+   * Takes the run's present state, from this connection.
    *
    * @param {any} frame `initial_state`
    * @param {Link} link
@@ -113,7 +113,7 @@ export class Channel {
     return true;
   }
 
-  /** @param {HeliographError} error why it is not given */
+  /** @param {HeliographError} error why the server refuses it */
   refuse(error) {
     this.refused = true;
     this.emit("error", error);

@@ -38,11 +38,10 @@ const RENEW_AGAIN_MS = 5_000;
 const OTHER_TOKEN_MS = 1_000;
 
 /**
- * What a connection asks of its owner and tells it. A call comes while the connection is as its description says; no
- * handler but `state`, `connected` and `failed` may call listeners of the page.
+ * What a connection asks of its owner and tells it.
  *
  * @typedef {object} ConnectionHandlers
- * @property {(link: Link) => Place} place where this new link goes on
+ * @property {(link: Link) => Place} place where this new link has to continue
  * @property {(link: Link, hello: Hello) => boolean} established this link is about to be the one in use; returns
  *   whether messages to the user are missing before those that it brings
  * @property {(hello: Hello, lost: boolean) => void} connected the link is in use; `lost`: as `established` said
@@ -50,13 +49,13 @@ const OTHER_TOKEN_MS = 1_000;
  * @property {(link: Link) => boolean} isBusy whether something is still due before this replaced link may be left
  * @property {(link: Link) => void} left this link was closed from this side
  * @property {(link: Link, close: Close) => void} ended this link has ended; another may be in use
- * @property {() => void} transmit write what waits to the link in use
- * @property {(link: Link, close: Close) => boolean} refuseChannels give up those channels for which the server refused
- *   this link; returns whether there were any
- * @property {(transport: Transport) => void} notUpgraded a better transport could not be had; the link in use stays
+ * @property {() => void} transmit write the waiting requests to the link in use
+ * @property {(link: Link, close: Close) => boolean} refuseChannels give up the channels for which the server refused
+ *   this link; returns whether there are any
+ * @property {(transport: Transport) => void} notUpgraded a better transport could not be opened; the link in use stays
  * @property {(token: string | undefined) => Promise<Frame>} refresh hand the server another token
- * @property {(error: HeliographError) => void} failed something went wrong that belongs to no call
- * @property {() => void} paused the page may end without a word
+ * @property {(error: HeliographError) => void} failed an error that belongs to no call
+ * @property {() => void} paused the page may be ended without notice
  * @property {(close: Close) => void} stopped the connection is closed for good
  * @property {(state: State) => void} state called last in every transition: a listener may connect or close at once
  */
@@ -123,7 +122,7 @@ export class Connection {
   }
 
   /**
-   * Connects, or cuts the wait for the next attempt short.
+   * Connects, or ends the wait for the next attempt.
    *
    * @param {Credentials} [credentials] used from now on; the connection must be closed then
    */
@@ -154,7 +153,7 @@ export class Connection {
     return true;
   }
 
-  /** Opens another link of the same transport, which takes over: what it is to bring has changed. */
+  /** Opens another link of the same transport, which takes over. */
   replace() {
     if (this.#link && !this.#opening) this.#open(this.#link.transport);
   }
@@ -227,7 +226,7 @@ export class Connection {
   }
 
   /**
-   * Make before break: the old link goes when nothing more is due on it, and the new one has everything.
+   * Make before break: the old link is closed when nothing more is due on it, and the new one has every channel.
    *
    * @param {Link} link
    */
@@ -303,7 +302,7 @@ export class Connection {
    */
   #retryOrStop(link, close) {
     if (close.code === INVALID_TOKEN && !close.unasked && this.#credentials.renewable && !this.#askedForOther) {
-      // It may have run out on the way, or the clocks differ: the page is asked for another, once.
+      // It may have expired on the way, or the clocks differ: the page is asked for another, once.
       this.#askedForOther = true;
       this.#openIn(OTHER_TOKEN_MS);
       this.#setState({ state: "reconnecting", retryInMs: OTHER_TOKEN_MS, code: EXPIRED, reason: close.reason });
@@ -348,7 +347,7 @@ export class Connection {
     this.#handlers.state(state);
   }
 
-  // --- from a transport that had to do back to a better one
+  // --- from a fallback back to a better transport
 
   #upgradeLater() {
     this.#env.clearTimeout(this.#upgradeTimer);
@@ -414,7 +413,7 @@ export class Connection {
 
   #onPageHide = () => this.#handlers.paused();
 
-  /** Attempts at once what waits for its time, and finds out whether the connection is alive. */
+  /** Makes the next attempt at once, and finds out whether the link in use is alive. */
   #hurry() {
     if (this.#link) {
       this.#link.probe(HINT_PROBE_MS);

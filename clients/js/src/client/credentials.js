@@ -1,16 +1,16 @@
-/** @import { Credential, Give, Who } from "../heliograph.js" */
+/** @import { Credential, GetCredential, Who } from "../heliograph.js" */
 /** @import { Environment } from "./environment.js" */
 
-// A token is renewed when this part of its life is over.
+// A token is renewed when this part of its lifetime is over.
 const USED_UP = 0.8;
-// The page has so long to say who is there.
+// The page has so long to return a credential.
 const ASK_MS = 10_000;
 
-/** There is nobody to connect as: the page said so. */
+/** The page returned no token and no ticket. */
 export class NoCredentials extends Error {}
 
 /**
- * Who the client is, for each connection anew.
+ * The client's identity, asked for anew for each connection.
  *
  * In open mode a name. In jwt mode a token, which goes into the first frame of a socket and the header of an HTTP
  * request, never into a URL; or a single-use ticket, which may stand there.
@@ -35,13 +35,13 @@ export class Credentials {
     this.#getTicket = getTicket;
   }
 
-  /** There is more where these came from. */
+  /** Whether the page can be asked for new ones. */
   get renewable() {
     return this.#getToken !== undefined || this.#getTicket !== undefined;
   }
 
   /**
-   * The token, from the page if it can give one.
+   * The token, from the page if it has a function for that.
    *
    * @returns {Promise<string | undefined>}
    */
@@ -79,9 +79,9 @@ export class Credentials {
   }
 
   /**
-   * What a function of the page gives, if it does in time.
+   * What a function of the page returns, if it does in time.
    *
-   * @param {Give} give
+   * @param {GetCredential} give
    * @param {string} name
    * @returns {Promise<Credential>}
    */
@@ -112,7 +112,7 @@ export class Credentials {
   /**
    * When to renew the token, in milliseconds; null if that is not known or cannot be done.
    *
-   * @param {?number} [expiresInS] as the server says, if it does; null: it is good for ever
+   * @param {?number} [expiresInS] as the server says, if it does; null: it never expires
    */
   renewInMs(expiresInS) {
     if (!this.#getToken || expiresInS === null) return null;
@@ -122,7 +122,7 @@ export class Credentials {
 }
 
 /**
- * How long a JWT has to live by its own `exp`, in milliseconds; for ever if that cannot be read.
+ * The lifetime that is left to a JWT by its own `exp`, in milliseconds; infinite if that cannot be read.
  *
  * @param {string} token
  */

@@ -13,15 +13,15 @@ import { Subscription } from "./subscription.js";
 /** @import { Environment } from "./environment.js" */
 /** @import { Close, Frame, Link, Place, SendingLink } from "./link.js" */
 
-// What may be written again outlives a Redis or a replica that hangs, if it is not for long.
+// A repeatable request outlives a Redis or a replica that hangs, if it is not for long.
 const REPEATABLE_TIMEOUT_MS = 30_000;
-// What may be wrong with a channel, so that all would be well without it.
+// Errors of one channel: without it, the request would have succeeded.
 const CHANNEL_ERRORS = new Set(["not_allowed", "bad_request", "channel_limit"]);
 const KEY_BYTES = 12;
 
 /**
- * What frames mean: brings events to the client and its subscriptions, in order and once, and answers to requests. It
- * outlives the links of the connection, and says where each of them goes on.
+ * What frames mean: passes events to the client and its subscriptions, in order and once, and answers to requests. It
+ * outlives the links of the connection, and knows where each of them has to continue.
  */
 export class Dispatcher {
   #env;
@@ -37,7 +37,7 @@ export class Dispatcher {
 
   /** @type {?Channel} this user's own channel, once that is known */
   #own = null;
-  #isUnplaced = false; // it was connected, and nobody could say where its own channel stood: what came then may be lost
+  #isUnplaced = false; // it was connected, and the position of its own channel was unknown: what came then may be lost
   /** @type {Map<string, Channel>} what is subscribed to, or shall be */
   #channels = new Map();
   #syncing = false;
@@ -64,9 +64,9 @@ export class Dispatcher {
   // --- for the page
 
   /**
-   * Takes up what is known of earlier pages; nothing, where it is somebody else's.
+   * Continues from the positions that earlier pages of this user have kept; forgets those of another user.
    *
-   * @param {string} [user] who the client is from now on, where that is known
+   * @param {string} [user] the client's user from now on, where that is known
    */
   recall(user) {
     if (user !== undefined) this.#bookmark?.belongTo(user);
@@ -89,7 +89,7 @@ export class Dispatcher {
   subscribe(name, handler, { replay = false, resume = true }) {
     const subscription = new Subscription(name, handler ?? null, (over) => this.#release(over));
     const channel = this.#channels.get(name) ?? this.#add(name, replay, resume);
-    channel.refused = false; // the caller who asks again wants to know anew
+    channel.refused = false; // a new subscription asks the server again
     const { link } = this.#connection;
     if (link) this.#rosters.get(link)?.renew(name);
     channel.subscriptions.add(subscription);
@@ -155,7 +155,7 @@ export class Dispatcher {
   established(link, hello) {
     const name = personal(hello.user);
     this.#bookmark?.belongTo(hello.user);
-    // A page may give the token of somebody else this time: nothing that was heard before is theirs.
+    // The page may have returned another user's token this time: nothing that was received before is that user's.
     if (this.#own && this.#own.name !== name) this.recall(hello.user);
     const begins = hello.cursor ? positionOf(hello.cursor, name) : null;
     this.#own ??= new Channel(name, { resume: true });
@@ -256,7 +256,7 @@ export class Dispatcher {
     this.writePlaces();
   }
 
-  /** Writes what waits; where nothing can be written, tries to get a socket. */
+  /** Writes the requests that wait; on a link that cannot send, tries to open a socket. */
   transmit() {
     const { link } = this.#connection;
     if (!this.#requests.waiting || !link) return;
@@ -272,8 +272,8 @@ export class Dispatcher {
   }
 
   /**
-   * Over HTTP, one channel that is not given refuses the whole request. It goes on without those that are to
-   * blame: that are named, or else that were not there before.
+   * Over HTTP, the server refuses a whole request for one channel. The client continues without the channels to blame:
+   * those that the error names, or else those that the link in use does not have.
    *
    * @param {Link} link
    * @param {Close} close
@@ -287,7 +287,7 @@ export class Dispatcher {
     return blamed.length > 0;
   }
 
-  /** Keeps over page loads how far each channel was heard. */
+  /** Keeps the position of each channel over page loads. */
   writePlaces() {
     this.#bookmark?.write(this.#placed());
   }
@@ -320,7 +320,7 @@ export class Dispatcher {
   }
 
   /**
-   * The link in use brings what comes on the channel.
+   * Whether the link in use is subscribed to the channel.
    *
    * @param {Channel} channel
    */
@@ -339,7 +339,7 @@ export class Dispatcher {
     }
   }
 
-  /** Brings the link in line with what is wanted, once for all that this event-loop iteration asks for. */
+  /** Brings the link in line with the wanted subscriptions, once for all changes of this event-loop iteration. */
   #sync() {
     if (this.#syncing) return;
     this.#syncing = true;
@@ -367,10 +367,10 @@ export class Dispatcher {
     );
   }
 
-  // --- what comes on channels
+  // --- events of channels
 
   /**
-   * The channel, if what this link says of it counts: on a socket, only what follows the answer to `subscribe`.
+   * The channel, if this link counts for it: on a socket, only after the answer to `subscribe`.
    *
    * @param {Link} link
    * @param {string} name
@@ -418,7 +418,7 @@ export class Dispatcher {
     const roster = this.#rosters.get(link);
     const isOwn = frame.channel === this.#own?.name;
     if (roster && !isOwn && !roster.subscribed(frame)) return;
-    link.lastSubscribed = frame.channel; // the state of a run follows, without its name
+    link.lastSubscribed = frame.channel; // the state of a run follows, without the channel's name
     const channel = isOwn ? this.#own : this.#channels.get(frame.channel);
     if (!channel) return;
     const anew = channel.position === null;
@@ -428,14 +428,14 @@ export class Dispatcher {
     this.#bookmark?.writeSoon(() => this.#placed());
   }
 
-  // --- places: how far each channel was heard, over page loads if `resume` says so
+  // --- positions, kept over page loads if `resume` says so
 
   /** @param {string} channel */
   #placeIn(channel) {
     return this.#bookmark?.placeIn(channel) ?? null;
   }
 
-  /** What has a place to be kept. A run has none: its state is given anew. */
+  /** The channels whose positions are kept. A run has none: its state is sent again. */
   #placed() {
     const channels = [...this.#channels.values()].filter(({ resumes, run }) => resumes && !run);
     return [...(this.#own ? [this.#own] : []), ...channels].filter(({ position }) => position);

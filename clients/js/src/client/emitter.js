@@ -11,7 +11,7 @@ export class Emitter {
    * @template {keyof Events} E
    * @param {E} event
    * @param {(value: Events[E]) => void} listener called with the event's one value
-   * @returns {() => void} takes the listener off again
+   * @returns {() => void} removes the listener
    */
   on(event, listener) {
     const listeners = this.#listeners.get(event) ?? new Set();

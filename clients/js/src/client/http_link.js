@@ -8,7 +8,7 @@ import { NoCredentials } from "./credentials.js";
 
 /** @typedef {Record<string, string | string[]>} Query what stands in a URL; what is empty is left out */
 
-// What a refusal means, in the close code with which a socket would have been refused.
+// The close code with which a socket would have been refused, by the HTTP status.
 /** @type {Record<number, number>} */
 const CODES = { 400: 3501, 401: 3500, 403: 3507 };
 
@@ -31,17 +31,16 @@ export class Refused extends Error {
 }
 
 /**
- * What the transports over HTTP share: requests with credentials, one deadline, and an end. These bring what the server
- * says and take nothing.
+ * What the transports over HTTP share: requests with credentials, one deadline, and an end. They only receive.
  */
 export class HttpLink {
-  /** @type {?Hello} who serves this client, once that is known */
+  /** @type {?Hello} the server's `connected` frame, or the same made of its first answer */
   hello = null;
-  /** @type {Set<string>} what it is subscribed to: for all its life, as an address cannot be changed */
+  /** @type {Set<string>} what it is subscribed to; fixed, as they stand in its URL */
   channels = new Set();
   /** @type {number} a request must be answered within so many milliseconds */
   withinMs = 0;
-  /** @type {string} the channel that the server has begun last: the state of a run follows without its name */
+  /** @type {string} the channel of the last `subscribed`: the state of a run follows without its name */
   lastSubscribed = "";
 
   #env;
@@ -96,7 +95,7 @@ export class HttpLink {
     throw new Error("each transport has a run() of its own");
   }
 
-  /** Nothing is sent on it, and nothing asked: what is silent for too long has ended. */
+  /** Nothing can be sent on it: a link that is silent for too long ends by itself. */
   probe() {}
 
   /** Ends it from this side; no handler is called any more. */
@@ -108,7 +107,7 @@ export class HttpLink {
   }
 
   /**
-   * Ends with this reason unless it is called again in time.
+   * Ends the link with this reason unless it is called again in time.
    *
    * @param {number} ms
    * @param {string} reason
@@ -149,7 +148,7 @@ export class HttpLink {
     });
     if (response.ok) return response;
     const refused = await refusal(response);
-    // What was good when the connection began has run out; who can get more comes back with that.
+    // The credentials were valid when the connection began, so they have expired: reconnect with new ones.
     if (refused.code === INVALID_TOKEN && this.hello && credentials.renewable) refused.code = EXPIRED;
     throw refused;
   }
@@ -178,7 +177,7 @@ export class HttpLink {
   }
 
   /**
-   * Another replica answers: one request goes here, the next there.
+   * Another replica may answer each request.
    *
    * @param {string} replica
    */
@@ -201,7 +200,7 @@ export class HttpLink {
 }
 
 /**
- * Only what the server itself has said can be for good: anything else may be a proxy's opinion of this transport.
+ * Only an answer of the server itself can be final: any other may be a proxy's, and concern this transport alone.
  *
  * @param {Response} response
  * @returns {Promise<Refused>}

@@ -2,27 +2,27 @@
 /** @import { Credentials } from "./credentials.js" */
 
 /**
- * One connection by one transport, from its opening to its end. It never reconnects; its owner decides that. After its
+ * One connection on one transport, from its opening to its end. It never reconnects: its owner decides that. After its
  * end it calls no handler.
  *
  * @typedef {object} Link
  * @property {Transport} transport
  * @property {?Hello} hello the server's `connected` frame, once it came
- * @property {string} lastSubscribed the channel that the server began last: the state of a run follows without its name
- * @property {Set<string>} [channels] over HTTP: what it is subscribed to, for all its life
+ * @property {string} lastSubscribed the channel of the last `subscribed`: the state of a run follows without its name
+ * @property {Set<string>} [channels] over HTTP: what it is subscribed to; fixed
  * @property {(text: string) => void} [send] on a socket: writes one encoded frame
  * @property {(url: URL, credentials: Credentials, place: () => Place, withinMs: number) => Promise<void>} open called
  *   once; the server must answer within so many milliseconds
- * @property {(waitMs?: number) => void} probe asks a socket for a sign of life; over HTTP there is nothing to ask
+ * @property {(waitMs?: number) => void} probe sends a ping on a socket; does nothing over HTTP
  * @property {() => void} close ends it from this side
  */
 
 /**
- * Where a connection goes on.
+ * Where a connection continues.
  *
  * @typedef {object} Place
  * @property {string} cursor of the user's own channel; over HTTP of all `channels` too
- * @property {boolean} replay without a cursor, the user's own channel begins with what is kept
+ * @property {boolean} replay begin the user's own channel with what is kept
  * @property {string[]} [channels] over HTTP: what to subscribe to. On a socket, channels are subscribed later
  */
 
@@ -32,8 +32,8 @@
  * @property {(replica: string) => void} moved another replica serves it now
  * @property {(frame: Frame) => void} frame any other frame, except `pong`
  * @property {(error: Error) => void} garbled a frame is not a JSON object
- * @property {() => void} doubted it gives no sign of life; it may still come
- * @property {(close: Close) => void} closed it ended, and not by `close()`
+ * @property {() => void} doubted nothing arrives; it may still come
+ * @property {(close: Close) => void} closed it ended other than by `close()`
  */
 
 /**
@@ -56,6 +56,6 @@
 
 /**
  * @param {Link} link
- * @returns {link is SendingLink} whether it is a socket: the other transports only bring
+ * @returns {link is SendingLink} whether it is a socket: the other transports only receive
  */
 export const canSend = (link) => link.send !== undefined;

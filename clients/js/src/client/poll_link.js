@@ -8,7 +8,7 @@ import { HttpLink } from "./http_link.js";
 const WAIT_S = 25;
 const SLACK_MS = 5_000;
 
-/** Long polls, one after the other: each says where the next goes on. */
+/** Long polls, one after the other: each answer says where the next continues. */
 export class PollLink extends HttpLink {
   /** @type {Transport} */
   transport = "poll";
@@ -21,13 +21,13 @@ export class PollLink extends HttpLink {
    */
   async run(url, credentials, place) {
     /** @type {Query} */
-    const query = { ...this.begin(place), wait: "0" }; // the first is to say at once who answers
+    const query = { ...this.begin(place), wait: "0" }; // the first answers at once
     for (let first = true; !this.ended; first = false) {
       const response = await this.request(url, query, credentials, first);
       const { user, replica, cursor, events } = await response.json();
       if (this.ended) return;
       if (!this.hello) {
-        // The cursor stands after the events: it is not where the user's own channel begins, if that is among them.
+        // The cursor is after the events. If one of them is of the user's own channel, it is not where that begins.
         const told = events.some((/** @type {any} */ event) => event.channel === `#${user}`);
         this.welcome({ type: "connected", user, replica, cursor: told ? "" : cursor });
       }

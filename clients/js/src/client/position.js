@@ -1,6 +1,5 @@
 /**
- * Where something stands in a channel. Offsets count up by one; they can be compared within one
- * epoch only.
+ * The place of a publication in a channel's log. Offsets count up by one; they can be compared within one epoch only.
  *
  * @typedef {object} Position
  * @property {string} epoch

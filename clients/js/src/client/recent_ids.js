@@ -1,4 +1,4 @@
-/** The last ids seen, so that what comes over two connections is shown once. */
+/** The last ids seen, so that a message on two connections is shown once. */
 export class RecentIds {
   // A Set iterates in the order of insertion: its first value is the oldest.
   /** @type {Set<string>} */

@@ -6,20 +6,20 @@ import { HeliographError } from "./error.js";
 /**
  * @typedef {object} Request
  * @property {string} text the encoded frame
- * @property {?Link} link where it waits for its answer
+ * @property {?Link} link the link on which it waits for its answer; null: it waits to be written
  * @property {number} sentAt
  * @property {boolean} repeatable it may be written again
  * @property {boolean} tried it was written at least once
- * @property {?HeliographError} error why it was not carried out, so far
- * @property {any} timer until its time is over
+ * @property {?HeliographError} error why the server has not carried it out so far
+ * @property {any} timer until it is rejected with `timeout`
  * @property {any} answerTimer until it is written again
  * @property {(answer: Frame) => void} resolve
  * @property {(error: HeliographError) => void} reject
  */
 
-/** So long a caller waits for an answer, where it says nothing else. */
+/** How long a caller waits for an answer, unless it says otherwise. */
 export const REQUEST_TIMEOUT_MS = 10_000;
-// A request that may be written again is, after so long without an answer.
+// A repeatable request without an answer is written again after so long.
 const ANSWER_MS = 5_000;
 // After `unavailable`: the first pause, at most; it doubles from one failure to the next.
 const PAUSE_MS = 500;
@@ -28,9 +28,9 @@ const LONGEST_PAUSE_MS = 4_000;
 /**
  * Frames with an id that wait for their answers.
  *
- * Some may be written again: those that only read, and those with an idempotency key, which the server carries out
- * once however often it gets them. They outlive a connection that breaks, an answer that does not come, and
- * `unavailable`, until their time is over. All others are written once.
+ * Some are repeatable: those that only read, and those with an idempotency key, which the server carries out once
+ * however often it gets them. They outlive a connection that breaks, an answer that does not arrive, and
+ * `unavailable`, until their timeout. All others are written once.
  */
 export class Requests {
   #env;
@@ -48,7 +48,7 @@ export class Requests {
 
   /**
    * @param {Pick<Environment, "setTimeout" | "clearTimeout" | "now" | "random">} env
-   * @param {() => void} onDue called when something is to be written again
+   * @param {() => void} onDue called when requests are to be written again
    */
   constructor(env, onDue) {
     this.#env = env;
@@ -77,13 +77,13 @@ export class Requests {
     });
   }
 
-  /** Some are to be written to a connection now. */
+  /** Whether requests are to be written to a connection now. */
   get waiting() {
     return [...this.#pending.values()].some((request) => this.#isDue(request));
   }
 
   /**
-   * Some wait for their answer on this connection.
+   * Whether requests wait for their answers on this connection.
    *
    * @param {Link} link
    */
@@ -92,7 +92,7 @@ export class Requests {
   }
 
   /**
-   * Writes what waits, as long as `inUse` says that the connection still is.
+   * Writes what waits, as long as the connection is in use.
    *
    * @param {SendingLink} link
    * @param {() => boolean} inUse
@@ -137,7 +137,7 @@ export class Requests {
   }
 
   /**
-   * The connection has ended: what was written to it is written again to the next, or rejected.
+   * The connection has ended: its requests are written again to the next one, or rejected.
    *
    * @param {Link} link
    * @param {HeliographError} error
@@ -151,7 +151,7 @@ export class Requests {
   }
 
   /**
-   * Rejects what was never written to any connection.
+   * Rejects the requests that were never written to any connection.
    *
    * @param {HeliographError} error
    */
@@ -166,7 +166,7 @@ export class Requests {
   }
 
   /**
-   * While there is a pause, what may be written again waits for its end, all of it: its order is kept.
+   * During a pause all repeatable requests wait, so that their order is kept.
    *
    * @param {Request} request
    */
@@ -190,7 +190,7 @@ export class Requests {
     if (this.#pause !== null) return;
     const ceilingMs = Math.min(LONGEST_PAUSE_MS, PAUSE_MS * 2 ** this.#failures);
     this.#failures += 1;
-    // Drawn, so that the clients of a server that comes back do not all write at once.
+    // Random, so that the clients of a server that comes back do not all write at once.
     this.#pause = this.#env.setTimeout(() => {
       this.#endPause();
       this.#onDue();

@@ -3,11 +3,11 @@
 /** @import { HeliographError } from "./error.js" */
 /** @import { Frame, SendingLink } from "./link.js" */
 
-// Refusals that are about this moment: the channel may be had a little later.
+// Refusals that pass: the client asks for the channel again a little later.
 const FOR_NOW = new Set(["unavailable", "rate_limited"]);
 const AGAIN_MS = 1_000;
 
-/** Brings the channels of one socket in line with those that are wanted, and knows which of them it has. */
+/** Brings the channels of one socket in line with those that are wanted, and knows which of them are subscribed. */
 export class Roster {
   #link;
   #env;
@@ -43,7 +43,7 @@ export class Roster {
   }
 
   /**
-   * What was refused or ended is asked for with the next `sync`.
+   * Asks with the next `sync` for a channel that was refused or ended.
    *
    * @param {string} channel
    */
@@ -52,13 +52,13 @@ export class Roster {
     if (asked?.state === "off" && asked.timer === null) this.#asked.delete(channel);
   }
 
-  /** Every channel has been answered: nothing is missing here any more. */
+  /** Whether the server has answered for every channel. */
   get settled() {
     return [...this.#asked.values()].every(({ state }) => state !== "asked");
   }
 
   /**
-   * What comes on this channel follows the `subscribed` that was asked for, and no earlier one.
+   * Whether the channel is subscribed, by the last `subscribe` and no earlier one.
    *
    * @param {string} channel
    */
@@ -79,7 +79,7 @@ export class Roster {
 
   /**
    * @param {Frame} frame
-   * @returns {boolean} whether the server has ended by itself what is wanted
+   * @returns {boolean} whether the server has ended a wanted subscription by itself
    */
   unsubscribed({ channel, id }) {
     const asked = this.#asked.get(channel);

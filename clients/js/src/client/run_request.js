@@ -7,13 +7,13 @@ import { REQUEST_TIMEOUT_MS } from "./requests.js";
 /** @import { Environment } from "./environment.js" */
 
 /**
- * Asks over HTTP how a run stands.
+ * Requests the state of a run over HTTP.
  *
  * @param {Environment} env
  * @param {string} url of the WebSocket endpoint
  * @param {Credentials} credentials
  * @param {string} runId
- * @returns {Promise<?Run>} null: no such run; rejects with a HeliographError
+ * @returns {Promise<?Run>} null: the run is unknown; rejects with a HeliographError
  */
 export async function requestRun(env, url, credentials, runId) {
   const { query, headers } = await credentials.forRequest(false);

@@ -6,12 +6,12 @@ import { NoCredentials } from "./credentials.js";
 /** @import { Environment } from "./environment.js" */
 /** @import { LinkHandlers, Place } from "./link.js" */
 
-// Silent for this part of the server's ping interval, the connection is asked for a sign of life: a replica that hangs
-// is to be noticed within seconds.
+// After so much of the server's ping interval in silence, the client sends a ping: it has to notice within seconds that
+// a replica hangs.
 const SILENT = 1 / 4;
-// Without a sign of life for so long after it was asked for, the connection is in doubt: another is opened beside it.
+// If nothing arrives for so long after a ping, the connection is in doubt: another one is opened beside it.
 const DOUBT_MS = 2_000;
-// For so long, it is dead.
+// If nothing arrives for so long after a ping, the connection is dead.
 const PONG_MS = 6_000;
 
 /** A WebSocket from its opening to its end: handshake, and proof that the other side is alive. */
@@ -20,7 +20,7 @@ export class SocketLink {
   transport = "websocket";
   /** @type {?Hello} the server's `connected` frame, once it came */
   hello = null;
-  /** @type {string} the channel that the server has begun last: the state of a run follows without its name */
+  /** @type {string} the channel of the last `subscribed`: the state of a run follows without its name */
   lastSubscribed = "";
 
   #env;
@@ -28,7 +28,7 @@ export class SocketLink {
   /** @type {any} */
   #socket = null;
   /** @type {any} */
-  #timer = null; // the one thing it waits for: credentials, handshake, silence or pong
+  #timer = null; // until the handshake fails, a ping is due, or no pong came
   #lastHeard = 0;
   #probing = false;
   #ended = false;
@@ -73,9 +73,9 @@ export class SocketLink {
   }
 
   /**
-   * Asks for a sign of life, now instead of after the next long silence.
+   * Sends a ping now, instead of after the next long silence.
    *
-   * @param {number} waitMs without one for so long, the connection counts as dead
+   * @param {number} waitMs if nothing arrives for so long, the connection is dead
    */
   probe(waitMs = PONG_MS) {
     if (!this.hello || this.#ended) return;
@@ -104,9 +104,11 @@ export class SocketLink {
    */
   #dial(url, { query, token }, { cursor, replay }) {
     for (const [name, value] of Object.entries(query)) url.searchParams.set(name, value);
-    // A client that comes back gets what came meanwhile.
+    // A client that reconnects gets what was published meanwhile.
     const where = { ...(cursor && { cursor }), ...(replay && { replay }) };
-    if (token === undefined) for (const [name, value] of Object.entries(where)) url.searchParams.set(name, String(value));
+    if (token === undefined) {
+      for (const [name, value] of Object.entries(where)) url.searchParams.set(name, String(value));
+    }
     const socket = new this.#env.WebSocket(url.href);
     this.#socket = socket;
     if (token !== undefined) {
@@ -144,7 +146,7 @@ export class SocketLink {
     }
   }
 
-  // One timer that looks at the clock, instead of one that every message re-arms.
+  // One timer that looks at the clock, instead of one that every message sets again.
   #watch() {
     const silentMs = SILENT * (this.hello?.ping ?? 0) * 1000;
     if (!(silentMs > 0)) {

@@ -13,14 +13,14 @@ import { HeliographError } from "./error.js";
  * @property {Subscribed} subscribed
  * @property {{channel: string}} lost messages are missing before those that follow
  * @property {{channel: string}} unsubscribed the server has ended it; it does not come back by itself
- * @property {HeliographError} error not subscribed
+ * @property {HeliographError} error the server refused to subscribe it
  */
 
-/** One listener's part in a channel, as `subscribe` gives it. See {@link SubscriptionEvents} for what `on` listens to. */
+/** What `subscribe` returns: one listener of a channel. {@link SubscriptionEvents} says what `on` listens to. */
 export class Subscription {
   channel;
   /**
-   * Fulfilled once the server has subscribed it; rejected if it refuses, or if it is over before.
+   * Resolves once the server has subscribed it; rejects if the server refuses, or if the subscription ends before.
    *
    * @type {Promise<void>}
    */
@@ -37,7 +37,7 @@ export class Subscription {
   /**
    * @param {string} channel
    * @param {?((event: any) => void)} handler of `message`, `initial_state` and `progress`
-   * @param {(subscription: Subscription) => void} release called once, when it is over
+   * @param {(subscription: Subscription) => void} release called when the page unsubscribes
    */
   constructor(channel, handler, release) {
     this.channel = channel;
@@ -46,7 +46,7 @@ export class Subscription {
       this.#succeed = resolve;
       this.#fail = reject;
     });
-    this.ready.catch(() => {}); // a page that does not wait for it need not hear of it
+    this.ready.catch(() => {}); // a page that does not await it gets no unhandled rejection
     if (!handler) return;
     this.on("message", handler);
     this.on("initial_state", handler);
@@ -57,20 +57,20 @@ export class Subscription {
    * @template {keyof SubscriptionEvents} E
    * @param {E} event
    * @param {(value: SubscriptionEvents[E]) => void} listener
-   * @returns {() => void} takes the listener off again
+   * @returns {() => void} removes the listener
    */
   on(event, listener) {
     return this.#events.on(event, listener);
   }
 
-  /** Hears nothing more. The channel is left when nobody else on this client listens to it. */
+  /** Ends it. The client leaves the channel when it has no other subscription to it. */
   unsubscribe() {
     this.#fail(new HeliographError("closed", `The subscription to ${this.channel} has ended`));
     this.#release(this);
   }
 
   /**
-   * For the client: what has happened on the channel.
+   * For the client: emits what has happened on the channel.
    *
    * @internal
    * @template {keyof SubscriptionEvents} E
