@@ -11,9 +11,9 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 
-from heliograph.api import http_api_routes, openapi_route
 from heliograph.api.health import health_routes, status_routes
 from heliograph.api.metrics import metrics_route
+from heliograph.api.routes import http_api_routes, openapi_route
 from heliograph.auth.authenticator import Authenticator
 from heliograph.backends.memory.bus import LocalBus
 from heliograph.backends.memory.channel_counts import MemoryChannelCounts
@@ -58,7 +58,7 @@ from heliograph.cluster.status import Status
 from heliograph.cluster.user_commands import UserCommands
 from heliograph.cluster.write_probe import WriteProbe
 from heliograph.codecs.plain import PlainCodec
-from heliograph.console import Console, static_routes
+from heliograph.console.page import Console, static_routes
 from heliograph.hub.hub import Hub
 from heliograph.hub.outbox import FlushScheduler
 from heliograph.ports import Backends, Bus

@@ -5,7 +5,7 @@ import re
 import httpx
 import pytest
 
-from heliograph.console import CLIENT, STATIC
+from heliograph.console.page import CLIENT, STATIC
 from tests.conftest import StartReplica
 from tests.support.client import Client
 from tests.support.http import http_client

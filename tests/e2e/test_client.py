@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Route, sync_playwright
 
-from heliograph.console import CLIENT, STATIC
+from heliograph.console.page import CLIENT, STATIC
 
 pytestmark = pytest.mark.e2e
 

@@ -51,7 +51,7 @@ class ApiEndpoint:
         except ApiError as error:
             return _json(200, {"error": error.body})
         # A batch has its `replies` at the top, where cent and similar clients look for them.
-        return _json(200, result if isinstance(result, models.Replies) else {"result": result})
+        return _json(200, result if isinstance(result, models.BatchResult) else {"result": result})
 
     async def _admitted_body(self, request: Request) -> bytes | Response:
         """Return the body of a request with the right key, or the refusal."""
@@ -101,7 +101,7 @@ class LinesEndpoint(ApiEndpoint):
 
 
 def _error(status: int, code: int, message: str, headers: dict[str, str] | None = None) -> Response:
-    return _json(status, {"error": models.Error(code, message)}, headers)
+    return _json(status, {"error": models.ErrorInfo(code, message)}, headers)
 
 
 def _json(status: int, body: object, headers: dict[str, str] | None = None) -> Response:

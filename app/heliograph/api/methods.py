@@ -3,10 +3,10 @@
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar, assert_never
 
 import msgspec
 from pydantic import ValidationError
@@ -59,8 +59,8 @@ class ApiError(Exception):
         self.code = code
 
     @property
-    def body(self) -> models.Error:
-        return models.Error(self.code, str(self))
+    def body(self) -> models.ErrorInfo:
+        return models.ErrorInfo(self.code, str(self))
 
 
 class NotNow(ApiError):
@@ -88,21 +88,21 @@ class Method(NamedTuple):
     """What a method is for, takes and gives."""
 
     summary: str
-    params: type[models.Params]
+    params: type[models.AnyParams]
     result: type[msgspec.Struct]
 
 
 METHODS: Final = {
-    "publish": Method("Publish on a channel, or to a user", models.Publish, models.Published),
-    "broadcast": Method("Publish the same on several channels", models.Broadcast, models.Broadcasted),
-    "presence": Method("Who is on a channel", models.OfChannel, models.Present),
-    "presence_stats": Method("How many are on a channel", models.OfChannel, models.PresenceStats),
-    "history": Method("What is kept of a channel, and where it stands", models.ReadHistory, models.History),
-    "channels": Method("The channels that somebody listens to", models.ListChannels, models.Channels),
-    "info": Method("The replicas", models.Nothing, models.Info),
-    "disconnect": Method("Close every connection of a user", models.Disconnect, models.Done),
-    "unsubscribe": Method("Take a user off a channel", models.Unsubscribe, models.Done),
-    "batch": Method("Several commands in one request", models.Batch, models.Replies),
+    "publish": Method("Publish on a channel, or to a user", models.PublishParams, models.PositionResult),
+    "broadcast": Method("Publish the same on several channels", models.BroadcastParams, models.BroadcastResult),
+    "presence": Method("Who is on a channel", models.PresenceParams, models.PresenceResult),
+    "presence_stats": Method("How many are on a channel", models.PresenceStatsParams, models.PresenceStatsResult),
+    "history": Method("What is kept of a channel, and where it stands", models.HistoryParams, models.HistoryResult),
+    "channels": Method("The channels that somebody listens to", models.ChannelsParams, models.ChannelsResult),
+    "info": Method("The replicas", models.InfoParams, models.InfoResult),
+    "disconnect": Method("Close every connection of a user", models.DisconnectParams, models.EmptyResult),
+    "unsubscribe": Method("Take a user off a channel", models.UnsubscribeParams, models.EmptyResult),
+    "batch": Method("Several commands in one request", models.BatchParams, models.BatchResult),
 }
 
 
@@ -137,9 +137,7 @@ class Methods:
         """
         if name not in METHODS:
             raise ApiError(UNKNOWN_METHOD, f"there is no method {name[:64]!r}; there are {', '.join(METHODS)}")
-        params = self._read(name, body)
-        run: Callable[[Any], Coroutine[Any, Any, msgspec.Struct]] = getattr(self, name)
-        return await self._carried_out(run(params))
+        return await self._carried_out(self._call(self._read(name, body)))
 
     async def call_each(self, lines: Sequence[bytes]) -> list[dict[str, object]]:
         """Carry out commands, each the JSON of `{"method":…,"params":…}`, one after the other: a reply for each."""
@@ -153,7 +151,7 @@ class Methods:
         try:
             outage.check()
             try:
-                command = msgspec.json.decode(line, type=models.Command)
+                command = msgspec.json.decode(line, type=models.MethodCall)
             except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ValueError) as error:
                 text = f'a command is one line of JSON, {{"method":…,"params":…}}: {error}'
                 raise ApiError(BAD_REQUEST, text) from None
@@ -179,26 +177,53 @@ class Methods:
 
     # -- the methods
 
-    async def publish(self, params: models.Publish) -> models.Published:
+    async def _call(self, params: models.AnyParams) -> msgspec.Struct:
+        match params:
+            case models.PublishParams():
+                return await self._publish(params)
+            case models.BroadcastParams():
+                return await self._broadcast(params)
+            case models.PresenceParams():
+                return await self._presence(params)
+            case models.PresenceStatsParams():
+                return await self._presence_stats(params)
+            case models.HistoryParams():
+                return await self._history(params)
+            case models.ChannelsParams():
+                return await self._channels(params)
+            case models.InfoParams():
+                return await self._info()
+            case models.DisconnectParams():
+                return await self._disconnect(params)
+            case models.UnsubscribeParams():
+                return await self._unsubscribe(params)
+            case models.BatchParams():
+                return await self._batch(params)
+            case _:
+                assert_never(params)
+
+    async def _publish(self, params: models.PublishParams) -> models.PositionResult:
         self._traffic.messages_in += 1
         result = await self._manager.publish(
             params.channel, params.data, idempotency_key=params.idempotency_key or None
         )
-        return models.Published() if result.position is None else _published(result.position)
+        return models.PositionResult() if result.position is None else _published(result.position)
 
-    async def broadcast(self, params: models.Broadcast) -> models.Broadcasted:
+    async def _broadcast(self, params: models.BroadcastParams) -> models.BroadcastResult:
         if len(params.channels) > self._most:
             raise ApiError(
                 LIMIT_EXCEEDED, f"a broadcast goes to at most {self._most} channels; nothing was published"
             )
         publishes = [
-            models.Publish.model_construct(channel=channel, data=params.data, idempotency_key=params.idempotency_key)
+            models.PublishParams.model_construct(
+                channel=channel, data=params.data, idempotency_key=params.idempotency_key
+            )
             for channel in params.channels
         ]
-        return models.Broadcasted(await asyncio.gather(*map(self._respond, publishes)))
+        return models.BroadcastResult(await asyncio.gather(*map(self._respond, publishes)))
 
-    async def presence(self, params: models.OfChannel) -> models.Present:
-        return models.Present(
+    async def _presence(self, params: models.PresenceParams) -> models.PresenceResult:
+        return models.PresenceResult(
             {
                 f"{user}/{number}": models.ClientInfo(f"{user}/{number}", user)
                 for user, connections in (await self._present(params.channel)).users.items()
@@ -206,11 +231,11 @@ class Methods:
             }
         )
 
-    async def presence_stats(self, params: models.OfChannel) -> models.PresenceStats:
+    async def _presence_stats(self, params: models.PresenceStatsParams) -> models.PresenceStatsResult:
         roster = await self._present(params.channel)
-        return models.PresenceStats(num_clients=roster.connections, num_users=len(roster.users))
+        return models.PresenceStatsResult(num_clients=roster.connections, num_users=len(roster.users))
 
-    async def history(self, params: models.ReadHistory) -> models.History:
+    async def _history(self, params: models.HistoryParams) -> models.HistoryResult:
         if self._namespaces.of(check_channel(params.channel)).ephemeral:
             raise ApiError(NOT_AVAILABLE, f"nothing is kept of {params.channel!r}: its namespace is ephemeral")
         limit = MOST_PUBLICATIONS if params.limit < 0 else params.limit
@@ -222,17 +247,17 @@ class Methods:
             found = await self._before(params.channel, top, since, limit) if limit else []
         else:
             top, found = await self._after(params.channel, since, limit)
-        return models.History([_listed(each) for each in found], top.offset, top.epoch)
+        return models.HistoryResult([_listed(each) for each in found], top.offset, top.epoch)
 
-    async def channels(self, params: models.ListChannels) -> models.Channels:
+    async def _channels(self, params: models.ChannelsParams) -> models.ChannelsResult:
         counts = await self._channel_counts.channels(params.pattern)
-        return models.Channels({channel: models.ChannelInfo(count) for channel, count in counts.items()})
+        return models.ChannelsResult({channel: models.ChannelInfo(count) for channel, count in counts.items()})
 
-    async def info(self, _: models.Nothing) -> models.Info:
+    async def _info(self) -> models.InfoResult:
         now = self._clock.now()
-        return models.Info(
+        return models.InfoResult(
             [
-                models.Node(
+                models.NodeInfo(
                     uid=each.node_id,
                     name=each.name,
                     version=each.version,
@@ -246,7 +271,7 @@ class Methods:
             ]
         )
 
-    async def disconnect(self, params: models.Disconnect) -> models.Done:
+    async def _disconnect(self, params: models.DisconnectParams) -> models.EmptyResult:
         code = params.disconnect.code or CloseCode.FORCED
         if code not in models.CLOSE_CODES:
             raise ApiError(BAD_REQUEST, f"'disconnect.code' is one of {', '.join(map(str, models.CLOSE_CODES))}")
@@ -254,28 +279,28 @@ class Methods:
         await self._user_commands.disconnect_user(
             params.user, code=CloseCode(code), reason=reason, block_s=params.block_s
         )
-        return models.Done()
+        return models.EmptyResult()
 
-    async def unsubscribe(self, params: models.Unsubscribe) -> models.Done:
+    async def _unsubscribe(self, params: models.UnsubscribeParams) -> models.EmptyResult:
         await self._user_commands.unsubscribe_user(params.user, params.channel)
-        return models.Done()
+        return models.EmptyResult()
 
-    async def batch(self, params: models.Batch) -> models.Replies:
+    async def _batch(self, params: models.BatchParams) -> models.BatchResult:
         if len(params.commands) > self._most:
             raise ApiError(LIMIT_EXCEEDED, f"a batch has at most {self._most} commands; nothing was done")
         outage = Outage()
         replies = (self._reply(command, outage) for command in params.commands)
         if params.parallel:
-            return models.Replies(await asyncio.gather(*replies))
-        return models.Replies([await reply for reply in replies])
+            return models.BatchResult(await asyncio.gather(*replies))
+        return models.BatchResult([await reply for reply in replies])
 
     # -- what they share
 
-    async def _respond(self, publish: models.Publish) -> models.Response:
+    async def _respond(self, publish: models.PublishParams) -> models.BroadcastResponse:
         try:
-            return models.Response(result=await self._carried_out(self.publish(publish)))
+            return models.BroadcastResponse(result=await self._carried_out(self._publish(publish)))
         except ApiError as error:
-            return models.Response(error=error.body)
+            return models.BroadcastResponse(error=error.body)
 
     async def _reply(self, command: dict[str, msgspec.Raw], outage: Outage) -> dict[str, object]:
         try:
@@ -355,7 +380,7 @@ class Methods:
             if since is None or len(found) >= limit or since.offset >= opened.position.offset:
                 return opened.position, found
 
-    def _read(self, name: str, body: bytes | msgspec.Raw) -> models.Params:
+    def _read(self, name: str, body: bytes | msgspec.Raw) -> models.AnyParams:
         """The parameters, checked.
 
         Raises:
@@ -394,13 +419,13 @@ def _explain(error: ValidationError) -> str:
     )
 
 
-def _published(position: Position) -> models.Published:
-    return models.Published(position.offset, position.epoch)
+def _published(position: Position) -> models.PositionResult:
+    return models.PositionResult(position.offset, position.epoch)
 
 
-def _listed(publication: Publication) -> models.Publication:
+def _listed(publication: Publication) -> models.PublicationInfo:
     sender = publication.sender
-    return models.Publication(
+    return models.PublicationInfo(
         offset=publication.position.offset if publication.position is not None else 0,
         data=publication.data,
         info=None if sender is None else models.ClientInfo(sender, sender),

@@ -47,19 +47,19 @@ class Params(BaseModel):
     model_config = ConfigDict(strict=True, frozen=True, arbitrary_types_allowed=True)
 
 
-class Publish(Params):
+class PublishParams(Params):
     channel: Channel
     data: Json
     idempotency_key: str | None = IDEMPOTENCY_KEY
 
 
-class Broadcast(Params):
+class BroadcastParams(Params):
     channels: list[Channel] = Field(min_length=1)
     data: Json
     idempotency_key: str | None = IDEMPOTENCY_KEY
 
 
-class OfChannel(Params):
+class ChannelParams(Params):
     channel: Channel
 
 
@@ -68,47 +68,70 @@ class StreamPosition(Params):
     epoch: str = ""
 
 
-class ReadHistory(OfChannel):
+class PresenceParams(ChannelParams):
+    pass
+
+
+class PresenceStatsParams(ChannelParams):
+    pass
+
+
+class HistoryParams(ChannelParams):
     limit: Integer = Field(default=0, ge=-1, le=1000, description="0: only where the channel stands; -1: 1000")
     since: StreamPosition | None = Field(default=None, description="only what was published after it")
     reverse: bool = Field(default=False, description="the newest first (with `since`: what was published before it)")
 
 
-class ListChannels(Params):
+class ChannelsParams(Params):
     pattern: str = Field(default="", max_length=512, description="as in a shell: `chat:*`; empty for all")
 
 
-class Reason(Params):
+class DisconnectReason(Params):
     code: Integer = Field(
         default=3503, description="a close code; 0: 3503", json_schema_extra={"enum": [0, *CLOSE_CODES]}
     )
     reason: str = Field(default="", max_length=100)
 
 
-class Disconnect(Params):
+class DisconnectParams(Params):
     user: User
-    disconnect: Reason = Reason()
+    disconnect: DisconnectReason = DisconnectReason()
     block_s: float | None = Field(
         default=None, ge=0, le=31_536_000, description="keep the user out for so many seconds; 0: no longer"
     )
 
 
-class Unsubscribe(OfChannel):
+class UnsubscribeParams(ChannelParams):
     user: User
 
 
-class Nothing(Params):
+class InfoParams(Params):
     """No parameters."""
 
 
-class Batch(Params):
+class BatchParams(Params):
     commands: list[dict[str, Json]] = Field(
         description="each an object with one field: the method, with its parameters"
     )
     parallel: bool = Field(default=False, description="do not wait for one before the next")
 
 
-class Command(msgspec.Struct, frozen=True):
+# The parameters of each method: their type says which it is.
+AnyParams = (
+    PublishParams
+    | BroadcastParams
+    | PresenceParams
+    | PresenceStatsParams
+    | HistoryParams
+    | ChannelsParams
+    | InfoParams
+    | DisconnectParams
+    | UnsubscribeParams
+    | BatchParams
+)
+
+
+class MethodCall(msgspec.Struct, frozen=True):
     """One line of a request to `/api`."""
 
     method: str
@@ -118,29 +141,29 @@ class Command(msgspec.Struct, frozen=True):
 # -- results
 
 
-class Error(msgspec.Struct, frozen=True):
+class ErrorInfo(msgspec.Struct, frozen=True):
     code: int
     message: str
 
 
-class Published(msgspec.Struct, frozen=True, omit_defaults=True):
+class PositionResult(msgspec.Struct, frozen=True, omit_defaults=True):
     """Both are missing for what is not kept."""
 
     offset: int = 0
     epoch: str = ""
 
 
-class Response(msgspec.Struct, frozen=True, omit_defaults=True):
+class BroadcastResponse(msgspec.Struct, frozen=True, omit_defaults=True):
     """One of the two."""
 
-    result: Published | None = None
-    error: Error | None = None
+    result: PositionResult | None = None
+    error: ErrorInfo | None = None
 
 
-class Broadcasted(msgspec.Struct, frozen=True):
+class BroadcastResult(msgspec.Struct, frozen=True):
     """One response for each channel, in order."""
 
-    responses: list[Response]
+    responses: list[BroadcastResponse]
 
 
 class ClientInfo(msgspec.Struct, frozen=True):
@@ -148,7 +171,7 @@ class ClientInfo(msgspec.Struct, frozen=True):
     user: str
 
 
-class Publication(msgspec.Struct, frozen=True, omit_defaults=True):
+class PublicationInfo(msgspec.Struct, frozen=True, omit_defaults=True):
     """`info`: who sent it; missing where a program published it."""
 
     offset: int
@@ -156,21 +179,21 @@ class Publication(msgspec.Struct, frozen=True, omit_defaults=True):
     info: ClientInfo | None = None
 
 
-class Present(msgspec.Struct, frozen=True):
+class PresenceResult(msgspec.Struct, frozen=True):
     """An entry for each connection. Which is which is not kept: they are numbered."""
 
     presence: dict[str, ClientInfo]
 
 
-class PresenceStats(msgspec.Struct, frozen=True):
+class PresenceStatsResult(msgspec.Struct, frozen=True):
     num_clients: int
     num_users: int
 
 
-class History(msgspec.Struct, frozen=True):
+class HistoryResult(msgspec.Struct, frozen=True):
     """`offset`, `epoch`: where the channel stands."""
 
-    publications: list[Publication]
+    publications: list[PublicationInfo]
     offset: int
     epoch: str
 
@@ -179,11 +202,11 @@ class ChannelInfo(msgspec.Struct, frozen=True):
     num_clients: int
 
 
-class Channels(msgspec.Struct, frozen=True):
+class ChannelsResult(msgspec.Struct, frozen=True):
     channels: dict[str, ChannelInfo]
 
 
-class Node(msgspec.Struct, frozen=True):
+class NodeInfo(msgspec.Struct, frozen=True):
     """One replica. `uptime` in seconds."""
 
     uid: str
@@ -196,15 +219,15 @@ class Node(msgspec.Struct, frozen=True):
     uptime: int
 
 
-class Info(msgspec.Struct, frozen=True):
-    nodes: list[Node]
+class InfoResult(msgspec.Struct, frozen=True):
+    nodes: list[NodeInfo]
 
 
-class Done(msgspec.Struct, frozen=True):
+class EmptyResult(msgspec.Struct, frozen=True):
     """It is done."""
 
 
-class Replies(msgspec.Struct, frozen=True):
+class BatchResult(msgspec.Struct, frozen=True):
     """One for each command, in order: the method with its result, or `error`."""
 
     replies: list[dict[str, Any]]

@@ -37,7 +37,7 @@ def openapi_document() -> Object:
     schemas = params["$defs"]
     for method in METHODS.values():
         _or_null(schemas[method.params.__name__])
-    schemas["Batch"]["properties"]["commands"]["items"] = {
+    schemas["BatchParams"]["properties"]["commands"]["items"] = {
         "oneOf": [
             {
                 "type": "object",
@@ -46,11 +46,11 @@ def openapi_document() -> Object:
                 "additionalProperties": False,
             }
             for name, method in METHODS.items()
-            if method.params is not models.Batch
+            if method.params is not models.BatchParams
         ]
     }
     _, results = msgspec.json.schema_components(
-        [models.Error, ReplicaInfo, *{method.result for method in METHODS.values()}], ref_template=_MSGSPEC_REF
+        [models.ErrorInfo, ReplicaInfo, *{method.result for method in METHODS.values()}], ref_template=_MSGSPEC_REF
     )
     return {
         "openapi": "3.1.0",
@@ -77,10 +77,10 @@ def _or_null(schema: Object) -> None:
 
 
 def _method(name: str, method: Method) -> Object:
-    error = {"type": "object", "required": ["error"], "properties": {"error": _ref("Error")}}
+    error = {"type": "object", "required": ["error"], "properties": {"error": _ref("ErrorInfo")}}
     result = {"type": "object", "required": ["result"], "properties": {"result": _ref(method.result.__name__)}}
-    if method.result is models.Replies:
-        result = _ref("Replies")
+    if method.result is models.BatchResult:
+        result = _ref("BatchResult")
     return {
         "operationId": name,
         "summary": method.summary,
