@@ -61,6 +61,7 @@ def sooner() -> Iterator[None]:
 def short_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
     """A command that Redis does not answer fails after 0.3 s instead of one."""
     monkeypatch.setattr(redis_client, "TIMEOUT_S", 0.3)
+    assert redis_client.connect.__kwdefaults__ is not None
     monkeypatch.setitem(redis_client.connect.__kwdefaults__, "timeout_s", 0.3)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from pydantic import SecretStr
 
 from heliograph.auth.authenticator import Authenticator, Credentials
 from heliograph.backends.memory.tickets import MemoryTickets
@@ -16,7 +17,7 @@ from heliograph.clock import SystemClock
 from heliograph.cluster.blocked_users import BlockedUsers
 from heliograph.errors import InvalidToken
 from heliograph.protocol.grants import read_grants
-from heliograph.settings import AuthSettings
+from heliograph.settings import AuthSettings, Settings
 from tests.support.tokens import SECRET
 
 ROOT = Path(__file__).parents[1]
@@ -105,7 +106,7 @@ class TestServe:
         """Fails if an option or a setting does not arrive, or the process's status is lost."""
         seen: dict[str, object] = {}
 
-        def serve(settings: object, **options: object) -> int:
+        def serve(settings: Settings, **options: object) -> int:
             seen.update(options, depth=settings.limits.depth)
             return 7
 
@@ -130,11 +131,12 @@ class TestToken:
         result = run("token", "우주여행고양이", "--expires-in", "60", AUTH__SECRET=SECRET)
         assert result.exit_code == 0
         identity = await Authenticator(
-            AuthSettings(mode="jwt", secret=SECRET, leeway_s=0),
+            AuthSettings(mode="jwt", secret=SecretStr(SECRET), leeway_s=0),
             MemoryTickets(SystemClock()),
             BlockedUsers(SystemClock()),
         ).identify(Credentials(result.stdout.strip(), None))
         assert identity.user == "우주여행고양이"
+        assert identity.expires_at is not None
         assert 50 < identity.expires_at - time.time() <= 60
 
     async def test_a_token_of_another_secret_is_not_accepted(self) -> None:
@@ -142,7 +144,9 @@ class TestToken:
         printed = run("token", "bob", AUTH__SECRET="another secret of thirty-two bytes").stdout.strip()
         with pytest.raises(InvalidToken):
             await Authenticator(
-                AuthSettings(mode="jwt", secret=SECRET), MemoryTickets(SystemClock()), BlockedUsers(SystemClock())
+                AuthSettings(mode="jwt", secret=SecretStr(SECRET)),
+                MemoryTickets(SystemClock()),
+                BlockedUsers(SystemClock()),
             ).identify(Credentials(printed))
 
     @pytest.mark.parametrize(
@@ -158,7 +162,9 @@ class TestToken:
         """Fails if what the token gives is not what was written."""
         printed = run("token", "bob", "--channels", written, AUTH__SECRET=SECRET).stdout.strip()
         reader = Authenticator(
-            AuthSettings(mode="jwt", secret=SECRET), MemoryTickets(SystemClock()), BlockedUsers(SystemClock())
+            AuthSettings(mode="jwt", secret=SecretStr(SECRET)),
+            MemoryTickets(SystemClock()),
+            BlockedUsers(SystemClock()),
         )
         assert (await reader.identify(Credentials(printed))).channels == read_grants(claim)
 

@@ -3,6 +3,7 @@
 import json
 import logging
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -55,7 +56,7 @@ class TestJson:
     def test_a_line(self) -> None:
         """Fails if a field is missing, or one that is not known is there."""
         formatter = JsonLines("replica-1")
-        about = {"user": "bob", "connection": "c1", "channel": "run:1"}
+        about: dict[str, Any] = {"user": "bob", "connection": "c1", "channel": "run:1"}
         fields = json.loads(formatter.format(record("%s is late", "Redis", **about)))
         assert fields.pop("time").endswith("Z")
         assert fields == {

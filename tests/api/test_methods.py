@@ -217,7 +217,7 @@ class TestReading:
             await eventually(left)
 
         async def gone() -> bool:
-            return (await call(http, "channels"))["channels"] == {}
+            return bool((await call(http, "channels"))["channels"] == {})
 
         await eventually(gone)
 
@@ -457,12 +457,13 @@ class TestCluster:
         async with http_client(one.url, headers={"X-API-Key": KEY}) as http:
             await call(http, "publish", channel="chat:1", data=1)
             own_redis.stop()
-            for method, params in {
+            calls: dict[str, dict[str, Any]] = {
                 "publish": {"channel": "chat:1", "data": 2},
                 "history": {"channel": "chat:1"},
                 "channels": {},
                 "info": {},
-            }.items():
+            }
+            for method, params in calls.items():
                 code, text = await refused(http, method, **params)
                 assert code == 100
                 assert "try again" in text
@@ -543,7 +544,8 @@ class TestLargeHistories:
         """Fails if a program gets tens of megabytes at once, or cannot get at what is left, from either end."""
         for number in range(1, 31):
             await one.replica.manager.publish("chat:1", [number, "x" * 60_000])
-        epoch, offsets, since = "", [], None
+        epoch, since = "", None
+        offsets: list[int] = []
         while len(offsets) < 30:
             found = await call(http, "history", channel="chat:1", limit=-1, **({"since": since} if since else {}))
             epoch = found["epoch"]

@@ -9,6 +9,7 @@ from urllib.parse import quote
 
 import jwt
 import pytest
+from pydantic import SecretStr
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 from websockets.typing import Origin
@@ -25,7 +26,9 @@ from tests.support.replicas import OPEN
 from tests.support.tokens import JWT, OPENED, SECRET, soon, token
 
 tickets = MemoryTickets(SystemClock())
-jwt_mode = Authenticator(AuthSettings(mode="jwt", secret=SECRET, leeway_s=0), tickets, BlockedUsers(SystemClock()))
+jwt_mode = Authenticator(
+    AuthSettings(mode="jwt", secret=SecretStr(SECRET), leeway_s=0), tickets, BlockedUsers(SystemClock())
+)
 open_mode = Authenticator(AuthSettings(mode="open"), tickets, BlockedUsers(SystemClock()))
 
 

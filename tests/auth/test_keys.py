@@ -240,7 +240,7 @@ class TestJwk:
         """Fails if a key's own `alg` is overlooked, or chosen from another kind."""
         rs256 = jwk_key(jwk(RSA, "a", alg="RS256", use="sig"))
         assert rs256 is not None
-        assert (rs256.kid, rs256.algorithms) == ("a", {"RS256"})
+        assert (rs256.kid, rs256.algorithms) == ("a", frozenset({"RS256"}))
         any_rsa, p384 = jwk_key(jwk(RSA)), jwk_key(jwk(P384, "b"))
         assert any_rsa is not None
         assert "PS512" in any_rsa.algorithms

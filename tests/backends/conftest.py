@@ -3,11 +3,10 @@
 from collections.abc import AsyncIterator
 
 import pytest
-from redis.asyncio import Redis
 
 from heliograph.backends.memory.directory import MemoryDirectory
 from heliograph.backends.redis import server
-from heliograph.backends.redis.client import connect
+from heliograph.backends.redis.client import Client, connect
 from heliograph.backends.redis.directory import RedisDirectory
 from heliograph.backends.redis.keys import Keys
 from heliograph.clock import SystemClock
@@ -16,7 +15,7 @@ from tests.support.redis_server import RedisServer
 
 
 @pytest.fixture
-async def client(redis_server: RedisServer) -> AsyncIterator[Redis]:
+async def client(redis_server: RedisServer) -> AsyncIterator[Client]:
     """As the program itself connects to Redis."""
     client = connect(redis_server.url)
     yield client

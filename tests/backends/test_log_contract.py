@@ -746,7 +746,7 @@ class TestRestarts:
             own.server.command("CONFIG", "SET", "maxmemory", "0")
             after = await own.append("c", "after", idempotency_key="k")
             assert after.position == moved(position, 2)
-            heard = []
+            heard: list[Any] = []
             while not heard:
                 message = await pubsub.get_message(ignore_subscribe_messages=True, timeout=2)
                 if message is not None:

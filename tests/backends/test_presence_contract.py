@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import msgspec
 import pytest
-from redis.asyncio import Redis
 
 from heliograph.backends.memory.presence import MemoryPresence
 from heliograph.backends.redis import server
+from heliograph.backends.redis.client import Client
 from heliograph.backends.redis.directory import RedisDirectory
 from heliograph.backends.redis.keys import Keys
 from heliograph.backends.redis.presence import BATCH, RedisPresence
@@ -65,7 +65,7 @@ def memory_stage() -> Stage:
 
 
 @pytest.fixture
-async def redis_stage(client: Redis, keys: Keys) -> AsyncIterator[Stage]:
+async def redis_stage(client: Client, keys: Keys) -> AsyncIterator[Stage]:
     """Redis, with the leases a and b."""
     bus_channel = f"{keys.prefix}events"
     async with client.pubsub(ignore_subscribe_messages=True) as listener:
@@ -229,12 +229,12 @@ class TestLeasesInRedis:
     """One process has no leases to lose."""
 
     @pytest.fixture
-    def presence(self, client: Redis, keys: Keys) -> RedisPresence:
+    def presence(self, client: Client, keys: Keys) -> RedisPresence:
         return RedisPresence(server.RedisServer(client, keys))
 
     @pytest.mark.parametrize("how", ["unknown", "doomed", "reaped"])
     async def test_a_lease_that_is_not_held_enters_nothing(
-        self, presence: RedisPresence, client: Redis, keys: Keys, how: str
+        self, presence: RedisPresence, client: Client, keys: Keys, how: str
     ) -> None:
         """Fails if a replica that was written off enters users whom nobody would ever forget."""
         directory = RedisDirectory(server.RedisServer(client, keys))
@@ -246,7 +246,7 @@ class TestLeasesInRedis:
         assert not await presence.enter("a", [PresenceEntry("chat:1", "bob", 1, True)])
         assert await presence.members("chat:1") == {}
 
-    async def test_nothing_is_left_in_redis(self, presence: RedisPresence, client: Redis, keys: Keys) -> None:
+    async def test_nothing_is_left_in_redis(self, presence: RedisPresence, client: Client, keys: Keys) -> None:
         """Fails if every user, channel or lease that ever was costs Redis memory for ever."""
         await RedisDirectory(server.RedisServer(client, keys)).take("a", replica_info(), LONG_S)
         before = set(await client.keys(f"{keys.prefix}*"))

@@ -52,7 +52,8 @@ async def following(composite: Composite, key: str, **options: Any) -> AsyncIter
     items: list[Item] = []
 
     async def follow() -> None:
-        async with aclosing(composite.follow(key, **options)) as found:
+        followed: Any = composite.follow(key, **options)  # a generator, as only its type does not say
+        async with aclosing(followed) as found:
             async for item in found:
                 items.append(item)
 

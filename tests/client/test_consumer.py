@@ -19,6 +19,7 @@ from heliograph.backends.redis.keys import Keys
 from heliograph.backends.redis.streams import EMIT_STREAM, ShardedStream, StreamEntry
 from heliograph.client.consumer import Consumer, Handler
 from heliograph.errors import BusUnavailable
+from tests.support.redis_answers import entries, text
 from tests.support.redis_server import RedisServer
 from tests.support.waiting import eventually
 
@@ -92,7 +93,7 @@ async def test_killed_workers_lose_nothing(
         workers.append(start_worker())
 
     async def all_handled() -> bool:
-        return {n.decode() for n in await client.lrange(handled, 0, -1)} == wanted
+        return {text(n) for n in await client.lrange(handled, 0, -1)} == wanted
 
     await eventually(all_handled, within_s=20)
     await eventually(lambda: _none_pending(stream, client))
@@ -139,7 +140,7 @@ async def test_an_entry_that_kills_its_worker_ends_in_the_dead_letters(
         await asyncio.sleep(0.02)
     await eventually(lambda: _none_pending(stream, client))
     assert deaths == 3
-    [(_, dead)] = await client.xrange(stream.dead_key)
+    [(_, dead)] = await entries(client, stream.dead_key)
     assert dead[b"n"] == b"poison"
     assert dead[b"dead_reason"] == b"delivered 3 times and never acknowledged"
     assert dead[b"dead_attempts"] == b"3"
@@ -164,10 +165,10 @@ async def test_a_handler_that_fails_is_tried_again_and_then_given_up(
         await eventually(lambda: _none_pending(stream, client))
     assert sorted(attempts) == [("0", 1), ("0", 2), ("1", 1), ("1", 2), ("1", 3), ("2", 1)]
     assert (consumer.stats.handled, consumer.stats.failed) == (2, 4)
-    [(_, dead)] = await client.xrange(stream.dead_key)
+    [(_, dead)] = await entries(client, stream.dead_key)
     assert dead[b"dead_reason"].decode() == "ValueError: 고장 난 것"
     assert {dead[b"dead_group"], dead[b"dead_shard"], dead[b"dead_attempts"]} == {b"workers", b"0", b"3"}
-    assert dead[b"dead_id"] == (await client.xrange(stream.shard_keys[0]))[1][0]
+    assert dead[b"dead_id"] == (await entries(client, stream.shard_keys[0]))[1][0]
 
 
 async def test_a_long_handler_is_left_alone(
@@ -420,7 +421,7 @@ async def test_a_handler_that_awaits_what_it_has_cancelled(
         await stream.append("alice", {"n": "last"})
         await eventually(lambda: handled == ["2", "last"])
     assert (consumer.stats.failed, consumer.stats.losses) == (4, 0)
-    reasons = [fields[b"dead_reason"].decode() for _, fields in await client.xrange(stream.dead_key)]
+    reasons = [fields[b"dead_reason"].decode() for _, fields in await entries(client, stream.dead_key)]
     assert len(reasons) == 2
     assert all("cancelled" in reason for reason in reasons)
 
@@ -440,5 +441,5 @@ async def test_an_exception_without_words(
     await append(stream, 2, key="bob")
     async with running(redis_server.url, namespace, handle, max_attempts=1) as consumer:
         await eventually(lambda: consumer.stats.dead == 2)
-    reasons = [fields[b"dead_reason"].decode() for _, fields in await client.xrange(stream.dead_key)]
+    reasons = [fields[b"dead_reason"].decode() for _, fields in await entries(client, stream.dead_key)]
     assert sorted(reasons) == ["Mute", "ValueError: ?"]

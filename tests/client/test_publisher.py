@@ -326,8 +326,7 @@ async def test_numbers_of_other_libraries(publisher: Both, redis: Redis, namespa
     """Fails if a number that is no plain int or float is refused, or published as something else."""
     for progress in (Scalar(12.5), Decimal("25.5"), Fraction(1, 2), 40):
         await publisher.publish_progress("7", progress=progress)
-    progress = [entry["message"]["progress"] for entry in entries(redis, namespace, "run:7")]
-    assert progress == [12.5, 25.5, 0.5, 40]
+    assert [entry["message"]["progress"] for entry in entries(redis, namespace, "run:7")] == [12.5, 25.5, 0.5, 40]
     await publisher.publish("news", {"loss": Scalar(0.25), "part": Fraction(1, 4)})
     assert entries(redis, namespace, "news")[0]["message"] == {"loss": 0.25, "part": 0.25}
 
@@ -434,7 +433,7 @@ async def test_lost_runs_are_reaped_once(redis_server: RedisServer, namespace: s
             *(publisher.reap_lost_runs() for _ in range(5)),
         )
         said += sum(counts)
-        return said > 0
+        return bool(said > 0)
 
     await eventually(reap)
     await reap()
@@ -457,7 +456,7 @@ async def test_two_servers(
 ) -> None:
     """Fails if with a durable server what is kept is not kept there, or not announced on the live one."""
     publisher = made(kind, redis_server.url, namespace, durable_url=own_redis.url)
-    with redis.pubsub() as listener:
+    with redis.pubsub() as listener:  # type: ignore[no-untyped-call]
         listener.subscribe(f"{namespace}:events:news", f"{namespace}:events")
         while listener.get_message(timeout=1):
             pass

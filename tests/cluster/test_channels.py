@@ -306,7 +306,7 @@ class TestUsers:
             await eventually(lambda: pair.here.replica.hub.count("bob") == 0)
 
             async def is_stored() -> bool:
-                return (await al.send("bob", "away"))["delivery"] == "stored"
+                return bool((await al.send("bob", "away"))["delivery"] == "stored")
 
             await eventually(is_stored)
             sent = 1
@@ -585,7 +585,7 @@ class TestRepair:
             own_redis.start()
 
             async def works() -> bool:
-                return (await subscribe(a, "chat:1"))["type"] == "subscribed"
+                return bool((await subscribe(a, "chat:1"))["type"] == "subscribed")
 
             await eventually(works, within_s=10)
             await publish(one, "chat:1", "works")
@@ -612,7 +612,7 @@ class TestRepair:
         one = await start_replica("replica-1", channels={"heartbeat_s": 60})
         async with arrive(one, "a") as a:
             epoch = position(await subscribe(a, "chat:1")).epoch
-            forged = {"channel": "chat:1", "message": 0, "epoch": epoch, "offset": 1000}
+            forged: dict[str, Any] = {"channel": "chat:1", "message": 0, "epoch": epoch, "offset": 1000}
             repair = one.replica.channels.joining._repair
             log, reads = repair._log, 0
 

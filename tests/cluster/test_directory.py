@@ -411,7 +411,7 @@ class TestStartAndStop:
         await asyncio.sleep(0)
         stopping = asyncio.create_task(a.directory.stop())
         async with asyncio.timeout(2):
-            assert await asyncio.gather(under_way, due) == [None, None]
+            assert [await under_way, await due] == [None, None]
             wiretap.thaw()
             await stopping
             assert await a.connect("dave") is None

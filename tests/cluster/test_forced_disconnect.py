@@ -294,7 +294,7 @@ async def _looked_twice(*replicas: RunningReplica) -> None:
             looks += 1
             return found
 
-        commands._log.after = counted  # type: ignore[method-assign]
+        commands._log.after = counted  # type: ignore[assignment, method-assign]
         commands.lost_track()
         await eventually(lambda: looks >= 1)
         looks = 0
@@ -305,9 +305,10 @@ async def _looked_twice(*replicas: RunningReplica) -> None:
     await asyncio.gather(*map(looked, replicas))
 
 
-def _parked(one: RunningReplica) -> object:
+def _parked(one: RunningReplica) -> Any:
     """The connections of clients between two polls."""
-    [endpoint] = [route.app for route in one.replica.app.routes if getattr(route, "path", "") == "/api/poll"]
+    routes: list[Any] = [*one.replica.app.routes]
+    [endpoint] = [route.app for route in routes if getattr(route, "path", "") == "/api/poll"]
     return endpoint._serve.__self__._parked
 
 
@@ -400,7 +401,7 @@ async def _lets_in(replica: RunningReplica, user: str) -> bool:
     async with Client(replica.url) as client:
         token_or_user = {"user": user, "token": token(user)}
         await client.say({"type": "connect", **token_or_user})
-        return (await client.next("connected", "error"))["type"] == "connected"
+        return bool((await client.next("connected", "error"))["type"] == "connected")
 
 
 async def _keeps_out(replica: RunningReplica, user: str) -> bool:

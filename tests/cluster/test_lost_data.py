@@ -1,7 +1,7 @@
 """A Redis that comes back with data that are older than those of before."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,7 +17,7 @@ PRESENT = {"lobby": {"presence": True}}
 
 
 @pytest.fixture(params=["everysec", "always"])
-def redis(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[RedisServer]:
+def redis(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[RedisServer]:
     server = RedisServer(tmp_path, appendonly=True, options=("--appendfsync", request.param)).start()
     yield server
     server.stop()
@@ -113,6 +113,7 @@ class TestEntries:
             phone = await two.connect("bob")
             await asyncio.sleep(0.3)  # its lease has been renewed since
             for key, value in dumped.items():
+                assert value is not None
                 await one.redis.client.restore(key, 0, value, replace=True)
             await eventually(lambda: two.replica.directory.lease.endswith(".1"))
             await one.replica.manager.send_message("bob", "ephemeral")
@@ -140,7 +141,9 @@ class TestLogs:
             client, keys = one.redis.client, one.redis.keys
             await client.hset(keys.meta("news"), "top", 2)
             await client.xdel(keys.stream("news"), "3-0", "4-0", "5-0")
-            await client.execute_command("XSETID", keys.stream("news"), "2-0")
+            await client.execute_command(  # type: ignore[no-untyped-call]
+                "XSETID", keys.stream("news"), "2-0"
+            )
             await eventually(lambda: all(len(device.of("subscribed")) == 2 for device in devices), within_s=2)
             for device in devices:
                 assert device.of("subscribed")[-1]["recovered"] is False

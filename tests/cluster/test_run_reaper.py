@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from heliograph.backends.redis.client import connect
+from heliograph.backends.redis import client as redis_client
 from heliograph.backends.redis.keys import Keys
 from heliograph.backends.redis.run_leases import lease_call
 from heliograph.backends.redis.scripts import Scripts
@@ -35,14 +35,14 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-async def redis(redis_server: RedisServer) -> AsyncIterator[Redis]:
-    client = connect(redis_server.url)
+async def redis(redis_server: RedisServer) -> AsyncIterator[redis_client.Client]:
+    client = redis_client.connect(redis_server.url)
     yield client
     await client.aclose()
 
 
 @pytest.fixture
-def lease(redis: Redis, namespace: str) -> Callable[..., Awaitable[None]]:
+def lease(redis: redis_client.Client, namespace: str) -> Callable[..., Awaitable[None]]:
     """`await lease("1", ttl_s=…)`: what the worker of run 1 says now and then, as long as it lives."""
     keys = Keys(f"{namespace}:", f"{namespace}:events")
     scripts = Scripts(redis, keys)

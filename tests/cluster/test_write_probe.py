@@ -68,20 +68,24 @@ class TestFault:
         probe = probe_of(server, clock)
         probe.start()
         await eventually(lambda: probe.fault is None)
+
+        def fault() -> Fault | None:
+            return probe.fault
+
         server.answer = ProbeFailure(Fault.MEMORY_FULL, "OOM")
         await asked_again(server)
-        assert probe.fault is Fault.MEMORY_FULL
+        assert fault() is Fault.MEMORY_FULL
         server.answer = None
         await asked_again(server)
-        assert probe.fault is None
+        assert fault() is None
         server.answer = ProbeFailure(Fault.UNREACHABLE, "no answer within 1 s")
         await asked_again(server)
-        assert probe.fault is None
+        assert fault() is None
         clock.advance(3.1)
-        assert probe.fault is Fault.UNREACHABLE
+        assert fault() is Fault.UNREACHABLE
         server.answer = None
         await asked_again(server)
-        assert probe.fault is None
+        assert fault() is None
         await probe.stop()
 
     async def test_a_slow_answer_is_not_said_to_be_a_fault(self, caplog: pytest.LogCaptureFixture) -> None:

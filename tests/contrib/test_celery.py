@@ -312,7 +312,7 @@ def test_a_worker_without_redis_works_on(
         with Redis.from_url(own_redis.url, decode_responses=True) as redis:
             state: dict[str, Any] = {}
             for _ in range(500):
-                state = redis.hgetall(f"{namespace}:{{run:{result.id}}}:state")  # type: ignore[assignment]
+                state = redis.hgetall(f"{namespace}:{{run:{result.id}}}:state")
                 if state.get("state") == '"END"':
                     break
                 module._runs()._stopped.wait(0.01)

@@ -100,7 +100,7 @@ async def test_a_killed_replica_takes_nobody_with_it(own_cluster: LocalClusterPr
 
         # What she left behind on the dead replica is forgotten: to be nowhere is to be offline.
         async def forgotten() -> bool:
-            return (await gil.send("ines", "anyone?"))["delivery"] == "stored"
+            return bool((await gil.send("ines", "anyone?"))["delivery"] == "stored")
 
         await eventually(forgotten, within_s=killed_at + 5 - time.monotonic())
         await eventually(
@@ -130,7 +130,7 @@ async def test_redis_dies_and_comes_back(own_cluster: LocalClusterProcess) -> No
         assert (await kim.send("lea", "without Redis", ephemeral=True))["type"] == "ack"
         assert await lea.messages(1) == ["without Redis"]
 
-        kept = []  # the first of it before the other replica hears the bus again
+        kept: list[str] = []  # the first of it before the other replica hears the bus again
 
         async def reaches_mo() -> bool:
             await asyncio.sleep(0.2)  # so that it is less than what is kept of a channel

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.async_api import Browser, BrowserContext, Page, WebSocketRoute, expect
+from playwright.async_api import Browser, BrowserContext, Page, Request, WebSocketRoute, expect
 
 from heliograph.client.publisher import Publisher
 from tests.support.cluster import ROOT, SOURCES, LocalClusterProcess
@@ -83,7 +83,12 @@ async def test_a_run_is_watched_live_and_by_polling_where_the_socket_is_blocked(
     context = await browser.new_context(viewport={"width": 1280, "height": 800})
     await gate.guard(context)
     asked: list[float] = []
-    context.on("request", lambda request: "/api/runs/" in request.url and asked.append(time.monotonic()))
+
+    def note(request: Request) -> None:
+        if "/api/runs/" in request.url:
+            asked.append(time.monotonic())
+
+    context.on("request", note)
 
     for done in range(1, 31):
         publisher.publish_progress(RUN_ID, state="RUNNING", progress=done, log=f"copied file {done}")

@@ -6,7 +6,7 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import AsyncIterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -25,7 +25,7 @@ TEMPLATE = (ROOT / "app/heliograph/local_cluster/templates/nginx.conf.template")
 
 
 @pytest.fixture
-def strict_cluster(tmp_path: Path) -> AsyncIterator[LocalClusterProcess]:
+def strict_cluster(tmp_path: Path) -> Iterator[LocalClusterProcess]:
     """A cluster whose nginx believes what its clients say about their address, and allows few requests."""
     with LocalClusterProcess(
         tmp_path / "log",
@@ -39,7 +39,7 @@ def strict_cluster(tmp_path: Path) -> AsyncIterator[LocalClusterProcess]:
 
 
 @pytest.fixture
-def watched_cluster(tmp_path: Path) -> AsyncIterator[LocalClusterProcess]:
+def watched_cluster(tmp_path: Path) -> Iterator[LocalClusterProcess]:
     """A cluster whose watchdogs are less patient than usual."""
     with LocalClusterProcess(tmp_path / "log", HELIOGRAPH_WATCHDOG_S="3", HELIOGRAPH_API__KEY=KEY) as running:
         yield running

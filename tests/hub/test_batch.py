@@ -169,7 +169,7 @@ class TestBatches:
         slow.outbox.pause(buffered=0)
         for number in range(3):
             hall.hub.send(slow, Pong(id=number))
-        assert socket.closed is None
+        assert not socket.closed
         slow.outbox.pause(buffered=150)
         hall.hub.send(slow, Pong(id=1))
         assert socket.closed is CloseCode.SLOW

@@ -1,5 +1,7 @@
 """Who may do what, in both modes."""
 
+from typing import Any
+
 import pytest
 
 from heliograph.protocol.channel_options import Namespace
@@ -88,11 +90,12 @@ def test_the_summary_says_what_is_open() -> None:
     """Fails if an operator cannot see at the start what every client may do."""
     assert "anyone" in policy(open_mode=True).summary()
     assert "only their tokens" in policy().summary()
+    anywhere: dict[str, Any] = {"": Namespace(client_subscribe=True)}
     rules = policy(
         logs=Namespace(client_subscribe=True),
         orders=Namespace(client_publish=True),
         personal=Namespace(client_send=True),
-        **{"": Namespace(client_subscribe=True)},
+        **anywhere,
     )
     said = rules.summary()
     for part in (

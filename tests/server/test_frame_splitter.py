@@ -49,7 +49,9 @@ def parse(parts: list[str | bytes]) -> list[Message]:
         else:
             parser.receive_data(part)
             assert parser.parser_exc is None
-            read += [(event.opcode, event.fin, bytes(event.data)) for event in parser.events_received()]
+            for event in parser.events_received():
+                assert isinstance(event, Frame)
+                read.append((event.opcode, event.fin, bytes(event.data)))
     return read
 
 

@@ -5,7 +5,7 @@ import json
 from types import TracebackType
 from typing import Any, Self
 
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Message
 
 from tests.support.waiting import eventually
 
@@ -34,16 +34,16 @@ class AsgiSocket:
             "extensions": {},
             "state": {},
         }
-        self._in: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        self._in: asyncio.Queue[Message] = asyncio.Queue()
         self._may_send = asyncio.Event()
         self._may_send.set()
         self._error: Exception | None = None
-        self.sent: list[dict[str, Any]] = []  # what the application sent, in order
+        self.sent: list[Message] = []  # what the application sent, in order
         self.task: asyncio.Task[None]
 
     async def __aenter__(self) -> Self:
         self._in.put_nowait({"type": "websocket.connect"})
-        self.task = asyncio.create_task(self._app(self._scope, self._in.get, self._send), name="asgi-socket")
+        self.task = asyncio.create_task(self._run(), name="asgi-socket")
         await eventually(lambda: self.sent or self.task.done())
         return self
 
@@ -92,7 +92,10 @@ class AsgiSocket:
         codes = [message["code"] for message in self.sent if message["type"] == "websocket.close"]
         return codes[0] if codes else None
 
-    async def _send(self, message: dict[str, Any]) -> None:
+    async def _run(self) -> None:
+        await self._app(self._scope, self._in.get, self._send)
+
+    async def _send(self, message: Message) -> None:
         await self._may_send.wait()
         if self._error is not None:
             raise self._error

@@ -7,6 +7,7 @@ from typing import Any, Self
 from redis.asyncio import Redis
 
 from tests.support.cancelling import end
+from tests.support.redis_answers import text
 
 
 class RedisAdmin:
@@ -29,7 +30,7 @@ class RedisAdmin:
 
     async def channels(self, namespace: str) -> set[str]:
         """The channels of a test that somebody listens on."""
-        return {channel.decode() for channel in await self.redis.pubsub_channels(f"{namespace}*")}
+        return {text(channel) for channel in await self.redis.pubsub_channels(f"{namespace}*")}
 
     async def subscribers(self, channel: str) -> int:
         [(_, count)] = await self.redis.pubsub_numsub(channel)
@@ -65,7 +66,7 @@ class Eavesdropper:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await end(self._task)
-        await self._pubsub.aclose()
+        await self._pubsub.aclose()  # type: ignore[no-untyped-call]
         await self._redis.aclose()
 
     async def _listen(self) -> None:

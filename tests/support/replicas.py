@@ -19,7 +19,7 @@ OPEN = {"mode": "open"}
 
 # uvicorn looks ten times a second whether it is to end, and whether its connections have: here five hundred times.
 _SOONER = SimpleNamespace(**{**vars(asyncio), "sleep": lambda delay_s: asyncio.sleep(delay_s / 50)})
-uvicorn.server.asyncio = _SOONER  # type: ignore[attr-defined]
+uvicorn.server.asyncio = _SOONER  # type: ignore[assignment, attr-defined]
 
 
 def settings_for(*, redis_url: str | None = None, namespace: str = "test", **groups: Any) -> Settings:

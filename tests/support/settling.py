@@ -3,14 +3,14 @@
 from redis.asyncio import Redis
 
 from heliograph.backends.redis.keys import Keys
+from tests.support.redis_answers import text
 from tests.support.redis_server import RedisServer
 
 
 async def believe_at_once(client: Redis, keys: Keys) -> None:
     """Have the directory believed from now on. A script must have been called before."""
-    name = await client.hget(keys.server, "name")  # type: ignore[misc]
-    assert name is not None
-    await client.set(keys.settled_at, f"{name.decode()}.0")
+    name = text(await client.hget(keys.server, "name"))
+    await client.set(keys.settled_at, f"{name}.0")
 
 
 def believe_the_directory(redis: RedisServer, namespace: str) -> None:

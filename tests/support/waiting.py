@@ -2,11 +2,11 @@
 
 import asyncio
 import inspect
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 
 
-async def eventually(condition: Callable[[], object | Awaitable[object]], *, within_s: float = 5.0) -> None:
-    """Return as soon as `condition()` is true; fail if that takes longer than `within_s`."""
+async def eventually(condition: Callable[..., object], *, within_s: float = 5.0) -> None:
+    """Return as soon as `condition()`, or what it returns once awaited, is true; fail after `within_s` seconds."""
     deadline = asyncio.get_running_loop().time() + within_s
     pause_s = 0.001
     while True:

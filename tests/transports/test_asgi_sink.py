@@ -6,6 +6,7 @@ from unittest.mock import Mock
 
 import pytest
 import uvicorn
+from starlette.types import Message
 
 from heliograph.application import Replica, build_replica
 from heliograph.hub.outbox import FlushScheduler, Outbox
@@ -144,13 +145,13 @@ class TestTheSinkAlone:
     async def test_it_holds_the_outbox_back_while_the_server_writes(self) -> None:
         """Fails if the sink takes more than it can write: back-pressure would never reach the outbox."""
         gate = asyncio.Event()
-        sent: list[dict[str, object]] = []
+        sent: list[Message] = []
 
-        async def send(message: dict[str, object]) -> None:
+        async def send(message: Message) -> None:
             await gate.wait()
             sent.append(message)
 
-        async def receive() -> dict[str, object]:
+        async def receive() -> Message:
             await asyncio.Event().wait()
             raise AssertionError("the client says nothing")
 

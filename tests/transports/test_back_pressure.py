@@ -37,7 +37,7 @@ class TestSlowClients:
             Client(one.url, user="alice") as alice,
         ):
             assert slow.status == 101
-            read: list[int] = []
+            read: list[int | str] = []
 
             async def read_all() -> None:
                 while True:
@@ -122,7 +122,7 @@ class TestDeadClients:
                 await eventually(lambda: one.replica.hub.connections == 0, within_s=0.5)
 
             async def offline() -> bool:
-                return (await alice.send("bob", "?"))["delivery"] == "stored"
+                return bool((await alice.send("bob", "?"))["delivery"] == "stored")
 
             await eventually(offline, within_s=0.5)
 

@@ -59,7 +59,8 @@ class TestWhatAServerHasKept:
         one = await start_replica()
         cursor = await bills(one)
         async with EventSource(one.url, user="bob", last_event_id=cursor) as bob:
-            data, recovered = [], []
+            data: list[int] = []
+            recovered: list[bool] = []
             while not data or data[-1] != 399:
                 event = await bob.next("message", "subscribed")
                 if event["type"] == "message":
@@ -230,7 +231,9 @@ class TestMemory:
         async with Client(one.url, user="al") as al, Client(one.url, user="bob") as bob:
             assert (await al.send("bob", 1))["type"] == "ack"
             fill(own_redis, 90)
-            await eventually(lambda: one.replica.memory.is_full)
+            memory = one.replica.memory
+            assert memory is not None
+            await eventually(lambda: memory.is_full)
             for n, frame in enumerate(
                 [{"type": "send", "to": "bob"}, {"type": "publish", "channel": "c"}, {"type": "emit", "event": "e"}]
             ):
@@ -254,7 +257,7 @@ class TestMemory:
             await one.replica.user_commands.disconnect_user("bob")
             assert await bob.close_code() == 3503
             fill(own_redis, 50)
-            await eventually(lambda: not one.replica.memory.is_full)
+            await eventually(lambda: not memory.is_full)
             assert one.replica.node.reason == ""
             assert (await al.send("bob", 2))["type"] == "ack"
         lines = [each.getMessage() for each in caplog.records if each.name == "heliograph.cluster.memory_watch"]
@@ -269,4 +272,5 @@ class TestMemory:
         own_redis.command("ACL", "SETUSER", "default", "-info")
         one = await start_replica(redis_url=own_redis.url, ready=False)
         await asyncio.sleep(0.2)
+        assert one.replica.memory is not None
         assert (one.replica.memory.share, one.replica.memory.is_full) == (None, False)

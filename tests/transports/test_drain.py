@@ -67,7 +67,7 @@ async def test_while_it_drains_it_refuses_and_says_so(start_replica: StartReplic
         await one.task
 
         async def offline() -> bool:
-            return (await bob.send("alice", "?"))["delivery"] == "stored"
+            return bool((await bob.send("alice", "?"))["delivery"] == "stored")
 
         await eventually(offline, within_s=1)
 

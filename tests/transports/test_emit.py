@@ -79,7 +79,9 @@ async def test_what_cannot_be_stored_is_not_acknowledged(own_redis: RedisServer,
         error = await client.next("error", id=1)
         assert error["code"] == "unavailable"
         own_redis.command("CONFIG", "SET", "maxmemory", "0")
-        await eventually(lambda: not one.replica.memory.is_full)
+        memory = one.replica.memory
+        assert memory is not None
+        await eventually(lambda: not memory.is_full)
         await client.say({"type": "emit", "event": "order", "data": 1, "id": 2})
         await client.next("ack", id=2)
 
@@ -88,13 +90,14 @@ async def test_what_is_no_emission_is_refused(start_replica: StartReplica) -> No
     """Fails if an emission without a name or with data that nobody can read gets as far as the stream."""
     one = await start_replica(emit=ANY)
     async with Client(one.url, user="alice") as client:
-        for frame, code in [
+        refused: list[tuple[dict[str, Any], str]] = [
             ({"data": 1}, "bad_request"),
             ({"event": "", "data": 1}, "bad_request"),
             ({"event": "x" * 129, "data": 1}, "bad_request"),
             ({"event": "order"}, "bad_request"),
             ({"event": "order", "data": json.loads("[" * 40 + "]" * 40)}, "too_deep"),
-        ]:
+        ]
+        for frame, code in refused:
             await client.say({"type": "emit", **frame, "id": 3})
             assert (await client.next("error", id=3))["code"] == code
     async with Client(one.url) as stranger:

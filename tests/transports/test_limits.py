@@ -4,6 +4,7 @@ import asyncio
 import json
 import time
 from contextlib import AsyncExitStack
+from typing import Any
 
 import pytest
 
@@ -125,8 +126,9 @@ async def _gets_in(one: RunningReplica) -> bool:
         return raw.status == 101
 
 
-def _addresses(one: RunningReplica) -> object:
-    [endpoint] = [route.endpoint for route in one.replica.app.routes if getattr(route, "path", "") == "/ws"]
+def _addresses(one: RunningReplica) -> Any:
+    routes: list[Any] = [*one.replica.app.routes]
+    [endpoint] = [route.endpoint for route in routes if getattr(route, "path", "") == "/ws"]
     return endpoint.parts.addresses._connections
 
 
@@ -144,7 +146,7 @@ class TestRate:
             for number in range(10):
                 await alice.say({"type": "ping", "id": number})
             assert await alice.close_code() == 3509
-            assert "20 frames over the rate of 10" in alice.socket.close_reason
+            assert "20 frames over the rate of 10" in (alice.socket.close_reason or "")
         await eventually(lambda: one.replica.hub.connections == 0)
 
     async def test_patience_comes_back(self, start_replica: StartReplica) -> None:
@@ -223,7 +225,8 @@ class TestManyFramesAtOnce:
         async with RawSocket(one.url) as raw:
             await raw.say({"type": "send", "to": "bob", "data": 1})
             assert (await raw.closed())[0] == 3501
-            [protocol] = one.server.server_state.connections
+            connections: set[Any] = {*one.server.server_state.connections}
+            [protocol] = connections
             await pour(raw, frames(b"{}", 2_000_000))
             assert protocol._read_after_close <= READ_AFTER_CLOSE_BYTES + 262_144
             assert not protocol.transport.is_reading()

@@ -2,11 +2,12 @@
 
 import asyncio
 import random
+from typing import Any
 from urllib.parse import urlencode
 
 import pytest
 
-from heliograph.protocol.position import Bookmark, parse_cursor
+from heliograph.protocol.position import Bookmark, Position, parse_cursor
 from tests.conftest import StartReplica
 from tests.support.client import Client
 from tests.support.event_source import EventSource
@@ -122,7 +123,7 @@ async def test_what_a_drain_says_is_whole(start_replica: StartReplica) -> None:
     async with Client(one.url, path=f"/ws?{urlencode({'user': USER, 'channels': ','.join(CHANNELS)})}") as client:
         for _ in CHANNELS:
             await client.next("subscribed")
-        last = {}
+        last: dict[str, Position] = {}
         for number in range(3):
             for channel in (OWN, *CHANNELS):
                 await two.replica.manager.publish(channel, number)
@@ -163,7 +164,7 @@ async def test_who_comes_for_the_first_time_may_have_all_that_is_kept(start_repl
         for channel in (OWN, "news"):
             await one.replica.manager.publish(channel, number)
     # `replay` for the user's own channel; the position 0.0, which is in no log, for the others.
-    query = {"user": USER, "channels": "news", "cursor": "news=0.0", "replay": ""}
+    query: dict[str, Any] = {"user": USER, "channels": "news", "cursor": "news=0.0", "replay": ""}
     async with Client(one.url, path=f"/ws?{urlencode(query)}") as client:
         by_socket = [await client.next("message") for _ in range(6)]
     async with EventSource(one.url, **query) as events:

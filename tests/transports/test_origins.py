@@ -6,6 +6,7 @@ import pytest
 from starlette.datastructures import Headers
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
+from websockets.typing import Origin
 
 from heliograph.transports.origins import MOST_LOGGED, OriginPolicy
 from tests.conftest import StartReplica
@@ -132,13 +133,13 @@ class TestOpenMode:
         port = one.url.rpartition(":")[2]
         page = f"http://localhost:{port}"
         socket_url = f"{one.url.replace('http', 'ws', 1)}/ws?user=alice"
-        async with connect(socket_url, origin=page, proxy=None) as socket:
+        async with connect(socket_url, origin=Origin(page), proxy=None) as socket:
             assert '"connected"' in await socket.recv(decode=True)
         evil = {"Host": f"evil.test:{port}"}
         with caplog.at_level(logging.WARNING, "heliograph"):
             for _ in range(3):
                 with pytest.raises(InvalidStatus) as refused:
-                    async with connect(socket_url, origin="http://evil.test", proxy=None):
+                    async with connect(socket_url, origin=Origin("http://evil.test"), proxy=None):
                         pass
                 assert refused.value.response.status_code == 403
         assert len([record for record in caplog.records if "evil.test" in record.getMessage()]) == 1

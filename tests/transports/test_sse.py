@@ -59,15 +59,12 @@ class TestStream:
             EventSource(one.url, user="alice", channels=channels) as events,
             Client(one.url, path=f"/ws?user=alice&channels={channels}") as socket,
         ):
-            seen: list[list[dict[str, Any]]] = [[], []]
-            for index, read in enumerate(
-                (events.event, lambda: socket.next("connected", "subscribed", "initial_state"))
-            ):
-                seen[index] = [await read() for _ in range(5)]
-                for each in seen[index]:
-                    each.pop("session", None)
-            assert seen[0] == seen[1]
-            assert [each["type"] for each in seen[0]] == [
+            by_stream = [await events.event() for _ in range(5)]
+            by_socket = [await socket.next("connected", "subscribed", "initial_state") for _ in range(5)]
+            for each in by_stream + by_socket:
+                each.pop("session", None)
+            assert by_stream == by_socket
+            assert [each["type"] for each in by_stream] == [
                 "connected", "subscribed", "subscribed", "subscribed", "initial_state",
             ]  # fmt: skip
             await publish(one, "방:42", {"text": "우주여행고양이 🚀"})

@@ -383,7 +383,7 @@ class TestFaults:
             await eventually(heard)
             await eventually(lambda: one.replica.node.ready and two.replica.node.ready)
             await alice.send("bob", "the end")
-            got = []
+            got: list[Any] = []
             while got[-1:] != ["the end"]:
                 got += await bob.messages(1)
             assert "lost" not in got
@@ -409,7 +409,7 @@ class TestFaults:
             own_redis.thaw()
 
             async def again(number: int) -> bool:
-                return (await alice.send("bob", number, idempotency_key=f"k{number}"))["type"] == "ack"
+                return bool((await alice.send("bob", number, idempotency_key=f"k{number}"))["type"] == "ack")
 
             for number in range(3):
                 await eventually(lambda: again(number))  # noqa: B023 - called within this iteration
@@ -536,7 +536,7 @@ class TestFaults:
         async with Client(two.url, user="alice") as alice:
 
             async def offline() -> bool:
-                return (await alice.send("bob", "?"))["delivery"] == "stored"
+                return bool((await alice.send("bob", "?"))["delivery"] == "stored")
 
             await eventually(offline, within_s=0.5)
 

@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final
 
 from billiard.exceptions import WorkerLostError  # type: ignore[import-untyped]
-from celery import Task, signals  # type: ignore[import-untyped]
+from celery import Task, signals
 
 from heliograph.backends.redis.run_leases import WORKER_LOST
 from heliograph.client.drafts import as_number, described

@@ -4,6 +4,7 @@ import asyncio
 import socket
 import struct
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any, Self
 
 import pytest
@@ -18,6 +19,7 @@ from heliograph.backends.redis.keys import Keys
 from heliograph.backends.redis.scripts import Scripts
 from heliograph.protocol.envelope import decode_envelopes
 from tests.support.redis_admin import Eavesdropper
+from tests.support.redis_answers import entries
 from tests.support.redis_server import RedisServer
 from tests.support.waiting import eventually
 
@@ -72,13 +74,15 @@ class Caller:
         self.relay("somebody")
         self.append("somewhere", "hello")
         await self.answered(2)
-        write = self.link._wire.write
+        wire = self.link._wire
+        assert wire is not None
+        write = wire.write
 
         def noted(data: bytes) -> None:
             self.writes.append(data)
             write(data)
 
-        monkeypatch.setattr(self.link._wire, "write", noted)
+        monkeypatch.setattr(wire, "write", noted)
 
     def relay(self, user: str, text: str = "hello") -> None:
         envelope = f'{{"message":"{text}","target_user_id":"{user}","node_id":"n"}}'.encode()
@@ -139,7 +143,7 @@ async def test_the_message_leaves_redis_before_its_answer(caller: Caller, own_re
     relay, append = b"".join(caller.writes).split(PING)[1:]
     for command in (relay, append):
         with ArrivalTimes(own_redis.port) as bus, ArrivalTimes(own_redis.port) as asker:
-            bus.say(pack_command(("PSUBSCRIBE", "events*")))
+            bus.say(pack_command(("PSUBSCRIBE", "events*")))  # type: ignore[arg-type]
             bus.arrival()
             for _ in range(20):
                 asker.say(PING + command)
@@ -268,8 +272,8 @@ async def test_scripts_that_redis_forgets_change_no_order(caller: Caller) -> Non
             caller.link.call(("SCRIPT", "FLUSH"), lambda reply: None)
     answers = await caller.answered(3_000)
     assert [int(answer.split(b".")[1]) for answer in answers] == [*range(1, 3_001)]
-    entries = await caller.client.xrange("stream:c")
-    assert entries[-1][1][b"b"].startswith(b'"message":"2999"')
+    found = await entries(caller.client, "stream:c")
+    assert found[-1][1][b"b"].startswith(b'"message":"2999"')
 
 
 async def test_a_frozen_redis_fails_each_call(caller: Caller, own_redis: RedisServer) -> None:
@@ -286,6 +290,7 @@ async def test_a_frozen_redis_fails_each_call(caller: Caller, own_redis: RedisSe
 
 async def test_a_lost_connection_fails_each_call(caller: Caller, own_redis: RedisServer) -> None:
     """Fails if those whose command was not even sent hang, or are called on the next connection."""
+    assert caller.link._wire is not None
     caller.link._wire.fail(ConnectionResetError("the test"))  # which the link hears in the next turn
     caller.append("c", "one")
     caller.append("c", "two")
@@ -302,9 +307,13 @@ async def test_two_who_share_a_link(caller: Caller) -> None:
     others = Scripts(caller.client, Keys("batch:", "events"), "another")
     others.call("relay", relay_call(), caller.answers.append)
     await caller.answered(1)
+
+    def noted(number: int, _: object) -> None:
+        order.append(number)
+
     for number in range(6):
         scripts = (caller.scripts, others)[number % 2]
-        scripts.call("relay", relay_call(), lambda _, n=number: order.append(n))
+        scripts.call("relay", relay_call(), partial(noted, number))
     await eventually(lambda: len(order) == 6)
     assert order == [*range(6)]
 

@@ -13,13 +13,14 @@ from redis.asyncio.client import Pipeline
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from heliograph.backends.redis import server
-from heliograph.backends.redis.client import connect
+from heliograph.backends.redis.client import Client, connect
 from heliograph.backends.redis.directory import SETTLE_MS, RedisDirectory
 from heliograph.backends.redis.keys import Keys
 from heliograph.backends.redis.sync import connect_sync
 from heliograph.client.publisher import Publisher
 from heliograph.errors import BadSetting, BusUnavailable
 from heliograph.settings import RedisSettings, Settings
+from tests.support.redis_answers import text
 from tests.support.redis_server import RedisServer
 from tests.support.replica_info import replica_info
 from tests.support.waiting import eventually
@@ -28,11 +29,11 @@ LONG_S = 30.0
 
 
 @pytest.fixture
-def directory(client: Redis, keys: Keys) -> RedisDirectory:
+def directory(client: Client, keys: Keys) -> RedisDirectory:
     return RedisDirectory(server.RedisServer(client, keys))
 
 
-async def left(client: Redis, keys: Keys) -> set[str]:
+async def left(client: Client, keys: Keys) -> set[str]:
     """The keys that stand in Redis under this test's prefix."""
     return {key.decode() async for key in client.scan_iter(f"{keys.prefix}*", count=1_000)}
 
@@ -100,7 +101,7 @@ class TestOutage:
 
 class TestKeys:
     async def test_nothing_is_left_of_a_lease_that_was_reaped(
-        self, directory: RedisDirectory, client: Redis, keys: Keys
+        self, directory: RedisDirectory, client: Client, keys: Keys
     ) -> None:
         """Fails if every replica that ever lived leaves something in Redis."""
         await directory.take("a", replica_info(), LONG_S)
@@ -110,7 +111,7 @@ class TestKeys:
         assert await left(client, keys) == {keys.settled_at, keys.server}
 
     async def test_nothing_is_left_of_a_user_who_has_gone(
-        self, directory: RedisDirectory, client: Redis, keys: Keys
+        self, directory: RedisDirectory, client: Client, keys: Keys
     ) -> None:
         """Fails if every user who was ever connected leaves something in Redis."""
         await directory.take("a", replica_info(), LONG_S)
@@ -131,23 +132,23 @@ class TestKeys:
         await client.aclose()
 
     async def test_the_directory_is_believed_a_while_after_its_first_lease(
-        self, directory: RedisDirectory, client: Redis, keys: Keys
+        self, directory: RedisDirectory, client: Client, keys: Keys
     ) -> None:
         """Fails if each new lease puts the moment off, or if a directory that began empty is believed at once."""
         before = (await client.time())[0] * 1000
         await directory.take("a", replica_info(), LONG_S)
         settled_at = await client.get(keys.settled_at)
-        assert before + SETTLE_MS <= int(settled_at.split(b".")[1]) <= before + SETTLE_MS + 3_000
+        assert before + SETTLE_MS <= int(text(settled_at).split(".")[1]) <= before + SETTLE_MS + 3_000
         await directory.take("b", replica_info(), LONG_S)
         await directory.renew("b", replica_info(), LONG_S)
         assert await client.get(keys.settled_at) == settled_at
 
     async def test_a_lease_has_run_out_or_is_alive_and_never_both(
-        self, directory: RedisDirectory, client: Redis, keys: Keys, monkeypatch: pytest.MonkeyPatch
+        self, directory: RedisDirectory, client: Client, keys: Keys, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Fails if the console shows a replica as alive that others count as dead in the same millisecond."""
         await directory.take("a", replica_info(), LONG_S)
-        runs_out_ms = int(await client.zscore(keys.leases, "a"))
+        runs_out_ms = int(await client.zscore(keys.leases, "a") or 0)
 
         async def then() -> int:
             return runs_out_ms
@@ -158,7 +159,7 @@ class TestKeys:
 
 class TestReaping:
     async def test_one_that_breaks_off_anywhere_is_finished_by_the_next(
-        self, redis_server: RedisServer, client: Redis, namespace: str, monkeypatch: pytest.MonkeyPatch
+        self, redis_server: RedisServer, client: Client, namespace: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Fails if a reaper that dies between two commands leaves something that nobody finds again."""
         for at in itertools.count():
@@ -187,7 +188,7 @@ class TestReaping:
                 return
 
     async def test_more_dead_leases_than_lua_can_return_at_once(
-        self, directory: RedisDirectory, client: Redis, keys: Keys
+        self, directory: RedisDirectory, client: Client, keys: Keys
     ) -> None:
         """Fails if thousands of leases that nobody reaped (a crash loop) keep every replica from joining."""
         await client.zadd(keys.leases, {f"crashed-{number}": 1 for number in range(9_000)})
@@ -226,7 +227,12 @@ class TestUrl:
         for variable in ("REDIS__URL", "REDIS__DURABLE_URL"):
             monkeypatch.setenv(f"HELIOGRAPH_{variable}", url)
         monkeypatch.setenv("HELIOGRAPH_AUTH__MODE", "open")
-        makers = [connect, connect_sync, lambda url: Publisher(url, durable_url="").close(), lambda url: Publisher()]
+        makers: list[Any] = [
+            connect,
+            connect_sync,
+            lambda url: Publisher(url, durable_url="").close(),
+            lambda url: Publisher(),
+        ]
         if "socket_timeout" not in url:
             makers.append(lambda _: Settings.load())
         for make in makers:
@@ -278,12 +284,12 @@ async def _works(call: Any) -> bool:
 
 
 class TestVersions:
-    async def test_what_an_older_replica_says_of_itself_is_understood(self, client: Redis, keys: Keys) -> None:
+    async def test_what_an_older_replica_says_of_itself_is_understood(self, client: Client, keys: Keys) -> None:
         """Fails if a cluster cannot be seen while replicas of two versions are in it."""
         directory = RedisDirectory(server.RedisServer(client, keys))
         await directory.take("old.0", replica_info("old"), LONG_S)
         await directory.renew("old.0", replica_info("old"), LONG_S)
-        said = json.loads(await client.hget(keys.replicas, "old.0"))
+        said = json.loads(text(await client.hget(keys.replicas, "old.0")))
         for later in ("messages_in_per_second", "messages_out_per_second", "bus_lag_ms", "canary_age_ms"):
             del said[later]
         await client.hset(keys.replicas, "old.0", json.dumps({**said, "of_a_later_version": 1}))

@@ -23,6 +23,7 @@ from heliograph.backends.redis.scripts import Scripts
 from heliograph.backends.redis.sync import SyncScripts, connect_sync
 from tests.support.append_call import append_call
 from tests.support.redis_admin import RedisAdmin
+from tests.support.redis_answers import entries
 from tests.support.redis_server import RedisServer, free_port
 from tests.support.tcp_proxy import TcpProxy
 from tests.support.waiting import eventually
@@ -232,7 +233,7 @@ class TestLoss:
         """Fails if callers wait while Redis is gone, or if each of them makes a try of its own."""
         linked = Linked(f"redis://127.0.0.1:{free_port()}/0")
         tries: list[float] = []
-        pool = linked.client.connection_pool
+        pool: Any = linked.client.connection_pool
         make_connection = pool.make_connection
 
         def noted() -> Any:
@@ -372,8 +373,8 @@ class TestScripts:
                 linked.call("SCRIPT", "FLUSH")
         await eventually(lambda: len(done) == 3_000)
         assert done == list(range(3_000))
-        entries = await linked.client.xrange("stream")
-        assert [int(fields[b"data"]) for _, fields in entries] == list(range(3_000))
+        found = await entries(linked.client, "stream")
+        assert [int(fields[b"data"]) for _, fields in found] == list(range(3_000))
 
     async def test_somebody_else_who_loads_the_same_scripts_changes_no_order(
         self, linked: Linked, own_redis: RedisServer
@@ -395,8 +396,8 @@ class TestScripts:
         scripts.call("remember", (["stream", "latest"], [10_000, 60_000, 2], NOTHING), _note(done, 2))
         await eventually(lambda: len(done) == 2)
         assert done == [1, 2]
-        entries = await linked.client.xrange("stream")
-        assert [int(fields[b"data"]) for _, fields in entries] == [1, 2]
+        found = await entries(linked.client, "stream")
+        assert [int(fields[b"data"]) for _, fields in found] == [1, 2]
 
     async def test_somebody_else_of_the_same_name_changes_no_order_either(
         self, linked: Linked, own_redis: RedisServer

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 from redis.exceptions import NoPermissionError, RedisError, ResponseError
 
-from heliograph.backends.redis import script_texts
 from heliograph.backends.redis.client import Client, connect
 from heliograph.backends.redis.keys import Keys
 from heliograph.backends.redis.scripts import Scripts
 from heliograph.backends.redis.sync import SyncScripts, connect_sync
 from tests.support.append_call import append_call
+from tests.support.redis_answers import text
 from tests.support.redis_server import RedisServer
 from tests.support.waiting import eventually
 
@@ -74,7 +74,7 @@ def put_back(backup: dict[Path, bytes]) -> None:
 
 
 async def name_of(client: Client) -> str:
-    return (await client.hget(KEYS.server, "name") or b"").decode()  # type: ignore[misc]
+    return text(await client.hget(KEYS.server, "name") or b"")
 
 
 async def epoch_of(scripts: Scripts, channel: str = "c") -> str:
@@ -162,7 +162,7 @@ class TestFailures:
     ) -> None:
         """Fails if a script's file that is missing (or a file too many) at its first call matters."""
         scripts = Scripts(client, KEYS)
-        monkeypatch.setattr(script_texts.resources, "files", lambda _: Path("/nowhere"))
+        monkeypatch.setattr("heliograph.backends.redis.script_texts.resources.files", lambda _: Path("/nowhere"))
         assert await scripts.run("tops", [], []) == []
         assert await epoch_of(scripts)
 

@@ -10,6 +10,7 @@ from heliograph.backends.redis.client import connect
 from heliograph.backends.redis.keys import Keys
 from heliograph.backends.redis.streams import ShardedStream
 from heliograph.errors import BusUnavailable
+from tests.support.redis_answers import entries
 from tests.support.redis_server import RedisServer
 from tests.support.waiting import eventually
 
@@ -150,7 +151,7 @@ async def test_burying_moves_the_entry(stream: ShardedStream, client: Redis) -> 
     await stream.append("bob", {"n": "1", "data": b"{}"})
     [entry] = await stream.read("workers", "one", count=10)
     await stream.bury("workers", entry, {"dead_reason": "it is bad"})
-    [(_, fields)] = await client.xrange(stream.dead_key)
+    [(_, fields)] = await entries(client, stream.dead_key)
     assert fields == {b"n": b"1", b"data": b"{}", b"dead_reason": b"it is bad"}
     assert await stream.pending("workers", "one", 0) == []
 

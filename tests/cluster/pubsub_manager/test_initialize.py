@@ -23,7 +23,8 @@ class TestInitialize:
     ) -> None:
         """Fails if a channel is missing, if Redis is not asked whether it answers, or if anybody reads already."""
         bus = make_bus(own_redis.url)
-        assert bus.state is BusState.NEW
+        before = bus.state
+        assert before is BusState.NEW
         await bus.initialize()
         await eventually(lambda: own_redis.calls("subscribe"))
         assert await own_admin.channels(namespace) == {bus.channel, bus.own_channel, bus.inbox}

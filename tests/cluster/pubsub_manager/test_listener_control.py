@@ -102,7 +102,8 @@ class TestListenerControl:
         """Fails if `stop_listening` needs a listener, or has an effect twice."""
         bus = make_bus(redis_server.url)
         await stop(bus)
-        assert bus.state is BusState.NEW
+        before = bus.state
+        assert before is BusState.NEW
         await bus.initialize()
         await stop(bus)
         await stop(bus)
