@@ -22,7 +22,8 @@ from prometheus_client.parser import text_string_to_metric_families  # noqa: E40
 
 from heliograph.client.publisher import Publisher  # noqa: E402
 from heliograph.local_cluster.machine import raise_open_files  # noqa: E402
-from tests.support.redis_server import RedisServer, free_port  # noqa: E402
+from tests.support.ports import free_port  # noqa: E402
+from tests.support.redis_server import RedisServer  # noqa: E402
 
 AT_ONCE = 50  # connections that are being opened
 IDLE_S = 10.0

@@ -3,20 +3,27 @@
 import asyncio
 import signal
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
+from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 from heliograph.api.metrics import IS_COMPILED
 from heliograph.backends.redis import client as redis_client
 from heliograph.cluster.pubsub_manager import reset_pubsub_manager
+from tests.support.alone import Turns
 from tests.support.redis_server import RedisServer
 from tests.support.replicas import RunningReplica, run_replica, settings_for
 from tests.support.waiting import eventually
 
 # In the background of a script SIGINT is ignored, and children would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# How long an example takes says how busy the machine is.
+hypothesis.settings.register_profile("tests", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("tests")
 
 # Real workers, playbooks and consumers, and channels that are broken and repaired: `-m "not e2e and not slow"` leaves
 # them out, and is to be done in two minutes. What else it leaves out is marked in its place: sweeps over every place
@@ -43,10 +50,46 @@ def pytest_report_header() -> str:
     return f"heliograph: {'compiled' if IS_COMPILED else 'not compiled, so the sources are what runs'}"
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:
         if item.nodeid.startswith(SLOW):
             item.add_marker(pytest.mark.slow)
+    if hasattr(config, "workerinput"):
+        rank = {item.path: 0 for item in items}
+        for item in items:
+            rank[item.path] = max(rank[item.path], _rank(item))
+        items.sort(key=lambda item: -rank[item.path])
+
+
+def _rank(item: pytest.Item) -> int:
+    """Files that take long begin first, so that no process has one of them left when the others have ended."""
+    return 1 if item.get_closest_marker("e2e") or item.get_closest_marker("slow") else 0
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Wait for a turn before the test's time begins (see tests/support/alone.py)."""
+    if not hasattr(item.config, "workerinput"):  # not one of several processes
+        return (yield)
+    turns = Turns(Path(item.config.getoption("basetemp")).parent)
+    with turns.turn(alone=item.get_closest_marker("alone") is not None):
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_report_to_serializable() -> Generator[None, object, object]:
+    """A report may quote text that is no valid Unicode, which cannot be sent to the process that gathers reports."""
+    return _sendable((yield))
+
+
+def _sendable(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode(errors="backslashreplace").decode()
+    if isinstance(value, dict):
+        return {key: _sendable(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_sendable(each) for each in value]
+    return value
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -11,7 +11,7 @@ import pytest
 from websockets.exceptions import InvalidStatus
 
 from tests.support.client import Client
-from tests.support.redis_server import free_port
+from tests.support.ports import free_port
 from tests.support.tokens import SECRET, token
 from tests.support.waiting import eventually
 

@@ -17,7 +17,7 @@ from tests.support.client import Client
 from tests.support.key_pairs import OTHER_RSA, P256, RSA, jwk
 from tests.support.key_server import KeyServer
 from tests.support.manual_clock import ManualClock
-from tests.support.redis_server import free_port
+from tests.support.ports import free_port
 from tests.support.tokens import token
 from tests.support.waiting import eventually
 

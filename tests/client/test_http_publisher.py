@@ -15,7 +15,8 @@ from heliograph.errors import BadData, BadSetting, BadUserId, NeedsRedis, Publis
 from heliograph.protocol.channel_options import Namespace
 from tests.conftest import StartReplica
 from tests.support.client import Client
-from tests.support.redis_server import RedisServer, free_port
+from tests.support.ports import free_port
+from tests.support.redis_server import RedisServer
 from tests.support.replicas import RunningReplica
 from tests.support.tcp_proxy import TcpProxy
 from tests.support.waiting import eventually

@@ -16,7 +16,8 @@ import pytest
 from tests.client.programs import HELIOGRAPH, ROOT, environment, program
 from tests.conftest import StartReplica
 from tests.support.client import Client
-from tests.support.redis_server import RedisServer, free_port
+from tests.support.ports import free_port
+from tests.support.redis_server import RedisServer
 
 
 def _pipe(*words: str) -> tuple[str, ...]:

@@ -25,7 +25,8 @@ from heliograph.protocol.channel_options import Namespace
 from heliograph.protocol.namespace import Namespaces
 from tests.conftest import StartReplica
 from tests.support.client import Client
-from tests.support.redis_server import RedisServer, free_port
+from tests.support.ports import free_port
+from tests.support.redis_server import RedisServer
 from tests.support.tcp_proxy import TcpProxy
 from tests.support.waiting import eventually
 

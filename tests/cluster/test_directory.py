@@ -26,8 +26,9 @@ from tests.support.cancelling import Watch, end
 from tests.support.client import Client
 from tests.support.holder import BY_HAND, QUICK, Holder
 from tests.support.manual_clock import ManualClock
+from tests.support.ports import free_port
 from tests.support.redis_admin import RedisAdmin
-from tests.support.redis_server import RedisServer, free_port
+from tests.support.redis_server import RedisServer
 from tests.support.replica_info import replica_info
 from tests.support.replicas import settings_for
 from tests.support.waiting import eventually

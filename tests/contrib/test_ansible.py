@@ -7,7 +7,8 @@ from typing import Any
 from tests.client.programs import FIXTURES, PLAYBOOK, environment, program
 from tests.conftest import StartReplica
 from tests.support.client import Client
-from tests.support.redis_server import RedisServer, free_port
+from tests.support.ports import free_port
+from tests.support.redis_server import RedisServer
 
 
 async def _until(viewer: Client, line: str, **fields: str) -> list[dict[str, Any]]:

@@ -17,7 +17,8 @@ from heliograph.client.publisher import Publisher
 from heliograph.contrib.logging import HeliographHandler
 from tests.conftest import StartReplica
 from tests.support.client import Client
-from tests.support.redis_server import RedisServer, free_port
+from tests.support.ports import free_port
+from tests.support.redis_server import RedisServer
 
 
 @pytest.fixture

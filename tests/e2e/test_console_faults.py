@@ -13,7 +13,8 @@ import pytest
 from playwright.async_api import Browser, Page, expect
 
 from heliograph.client.publisher import Publisher
-from tests.support.cluster import LocalClusterProcess, free_port_block
+from tests.support.cluster import LocalClusterProcess
+from tests.support.ports import free_port_block
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.e2e

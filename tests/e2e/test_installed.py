@@ -16,8 +16,9 @@ import httpx
 import pytest
 
 from tests.support.client import Client
-from tests.support.cluster import ROOT, free_port_block
+from tests.support.cluster import ROOT
 from tests.support.http import http_client
+from tests.support.ports import free_port_block
 from tests.support.redis_server import RedisServer
 from tests.support.waiting import eventually
 

@@ -15,7 +15,7 @@ from tests.support.client import Client
 from tests.support.cluster import ROOT, LocalClusterProcess
 from tests.support.event_source import EventSource
 from tests.support.http import http_client
-from tests.support.redis_server import free_port
+from tests.support.ports import free_port
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.e2e

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import httpx
 
-from tests.support.cluster import ROOT, LocalClusterProcess, free_port_block
+from tests.support.cluster import ROOT, LocalClusterProcess
 from tests.support.http import http_client
+from tests.support.ports import free_port_block
 from tests.support.waiting import eventually
 
 PORT = "{port}"  # in a command: where the application is to listen

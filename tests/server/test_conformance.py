@@ -14,8 +14,8 @@ from heliograph.server import server_config
 from heliograph.server.heartbeat import Heartbeat
 from heliograph.settings import Settings
 from heliograph.transports.websocket import SERVER_SOCKET, ServerSocket
+from tests.support.ports import free_port
 from tests.support.raw_socket import BINARY
-from tests.support.redis_server import free_port
 from tests.support.replicas import settings_for
 from tests.support.waiting import eventually
 

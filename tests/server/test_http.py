@@ -18,7 +18,7 @@ from heliograph.server.heartbeat import Heartbeat
 from tests.conftest import StartReplica
 from tests.support.client import Client
 from tests.support.http import http_client
-from tests.support.redis_server import free_port
+from tests.support.ports import free_port
 from tests.support.replicas import RunningReplica, settings_for
 from tests.support.waiting import eventually
 

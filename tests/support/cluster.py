@@ -3,9 +3,7 @@
 import asyncio
 import json
 import os
-import random
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -14,22 +12,11 @@ import urllib.request
 from pathlib import Path
 from typing import Any, Self
 
+from tests.support.ports import free_port_block
+
 ROOT = Path(__file__).parents[2]
 # ip_hash looks at the first three octets: these reach three different replicas of three.
 SOURCES = ("127.0.0.1", "127.0.1.1", "127.0.2.1")
-
-
-def free_port_block(size: int) -> int:
-    """The first of `size` free ports in a row, below those that the kernel gives to outgoing connections."""
-    while True:
-        first = random.randrange(20_000, 30_000)
-        try:
-            for port in range(first, first + size):
-                with socket.socket() as probe:
-                    probe.bind(("127.0.0.1", port))
-        except OSError:
-            continue
-        return first
 
 
 class LocalClusterProcess:

@@ -1,19 +1,13 @@
 """A real Redis on a free port, started and stopped (and killed, frozen, restarted) by the tests."""
 
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
-
-def free_port() -> int:
-    """A TCP port of loopback that nobody listens on at this moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+from tests.support.ports import free_port
 
 
 class RedisServer:

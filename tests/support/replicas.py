@@ -12,7 +12,7 @@ from heliograph.backends.redis import server
 from heliograph.cluster.pubsub_manager import PubSubManager
 from heliograph.server import DrainingServer, build_server
 from heliograph.settings import Settings
-from tests.support.redis_server import free_port
+from tests.support.ports import free_port
 from tests.support.waiting import eventually
 
 OPEN = {"mode": "open"}

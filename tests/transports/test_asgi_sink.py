@@ -14,8 +14,8 @@ from heliograph.protocol.codes import CloseCode
 from heliograph.transports.asgi_sink import AsgiSink, Reader
 from tests.support.asgi_socket import AsgiSocket
 from tests.support.client import Client
+from tests.support.ports import free_port
 from tests.support.raw_socket import RawSocket
-from tests.support.redis_server import free_port
 from tests.support.replicas import settings_for
 from tests.support.waiting import eventually
 

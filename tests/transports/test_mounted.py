@@ -17,8 +17,9 @@ from tests.support.cluster import ROOT
 from tests.support.event_source import EventSource
 from tests.support.http import http_client
 from tests.support.poller import Poller
+from tests.support.ports import free_port
 from tests.support.raw_socket import RawSocket
-from tests.support.redis_server import RedisServer, free_port
+from tests.support.redis_server import RedisServer
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.slow

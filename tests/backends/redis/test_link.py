@@ -22,9 +22,10 @@ from heliograph.backends.redis.script_texts import script_text
 from heliograph.backends.redis.scripts import Scripts
 from heliograph.backends.redis.sync import SyncScripts, connect_sync
 from tests.support.append_call import append_call
+from tests.support.ports import free_port
 from tests.support.redis_admin import RedisAdmin
 from tests.support.redis_answers import entries
-from tests.support.redis_server import RedisServer, free_port
+from tests.support.redis_server import RedisServer
 from tests.support.tcp_proxy import TcpProxy
 from tests.support.waiting import eventually
 

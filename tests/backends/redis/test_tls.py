@@ -14,7 +14,8 @@ from heliograph.cluster.pubsub_manager import PubSubManager
 from heliograph.settings import RedisSettings
 from tests.support.certificates import make_certificate
 from tests.support.envelopes import envelope
-from tests.support.redis_server import RedisServer, free_port
+from tests.support.ports import free_port
+from tests.support.redis_server import RedisServer
 from tests.support.waiting import eventually
 
 if TYPE_CHECKING:

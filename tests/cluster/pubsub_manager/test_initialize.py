@@ -11,8 +11,9 @@ from heliograph.errors import BadSetting, BusUnavailable
 from tests.cluster.pubsub_manager.conftest import MakeBus
 from tests.support.cancelling import Watch, end
 from tests.support.envelopes import envelope
+from tests.support.ports import free_port
 from tests.support.redis_admin import RedisAdmin
-from tests.support.redis_server import RedisServer, free_port
+from tests.support.redis_server import RedisServer
 from tests.support.tcp_proxy import TcpProxy
 from tests.support.waiting import eventually
 

@@ -15,8 +15,9 @@ from heliograph.errors import BusUnavailable
 from heliograph.ports import Handler
 from tests.cluster.pubsub_manager.conftest import MakeBus
 from tests.support.envelopes import envelope
+from tests.support.ports import free_port
 from tests.support.redis_admin import RedisAdmin
-from tests.support.redis_server import RedisServer, free_port
+from tests.support.redis_server import RedisServer
 from tests.support.waiting import eventually
 
 
