@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from heliograph.cluster.pubsub_manager import BusState
+from heliograph.ports import BusState
 from heliograph.protocol.codes import CloseCode
 from tests.support.members import Device, Member, Members
 from tests.support.redis_admin import RedisAdmin

@@ -8,7 +8,7 @@ from typing import Any
 import uvicorn.server
 
 from heliograph.application import Replica, build_replica
-from heliograph.backends.redis import server
+from heliograph.backends.redis.server import RedisServer
 from heliograph.cluster.pubsub_manager import PubSubManager
 from heliograph.server import DrainingServer, build_server
 from heliograph.settings import Settings
@@ -42,10 +42,10 @@ def settings_for(*, redis_url: str | None = None, namespace: str = "test", **gro
     return Settings(**values)
 
 
-def redis_of(replica: Replica) -> server.RedisServer:
+def redis_of(replica: Replica) -> RedisServer:
     """The Redis with the bus of a replica that has one."""
     found = replica.backends.servers[0]
-    assert isinstance(found, server.RedisServer)
+    assert isinstance(found, RedisServer)
     return found
 
 
@@ -59,7 +59,7 @@ class RunningReplica:
     task: asyncio.Task[None]
 
     @property
-    def redis(self) -> server.RedisServer:
+    def redis(self) -> RedisServer:
         """The Redis that it shares with the others."""
         return redis_of(self.replica)
 

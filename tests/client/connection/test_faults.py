@@ -14,7 +14,8 @@ import heliograph
 from heliograph import AsyncPublisher, Lost, Message, Subscribed
 from tests.client.programs import HELIOGRAPH, Program, environment, program
 from tests.support.gate import gate_to
-from tests.support.redis_server import RedisServer, free_port
+from tests.support.ports import free_port
+from tests.support.redis_server import RedisServer
 from tests.support.waiting import eventually
 
 

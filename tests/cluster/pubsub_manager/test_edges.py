@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from heliograph.cluster import pubsub_manager
-from heliograph.cluster.pubsub_manager import BACKOFF_FIRST_S, BACKOFF_MOST_S, BusState, PubSubManager
+from heliograph.cluster.pubsub_manager import BACKOFF_FIRST_S, BACKOFF_MOST_S, PubSubManager
+from heliograph.ports import BusState
 from heliograph.protocol.events import Delivery
 from tests.cluster.pubsub_manager.conftest import MakeBus
 from tests.support.cancelling import end

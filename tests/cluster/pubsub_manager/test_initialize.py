@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from heliograph.cluster.pubsub_manager import BusState
 from heliograph.errors import BadSetting, BusUnavailable
+from heliograph.ports import BusState
 from tests.cluster.pubsub_manager.conftest import MakeBus
 from tests.support.cancelling import Watch, end
 from tests.support.envelopes import envelope

@@ -9,7 +9,8 @@ import pytest
 
 from heliograph.backends.redis import link as link_module
 from heliograph.backends.redis.wire import Wire
-from heliograph.cluster.pubsub_manager import BusState, PubSubManager
+from heliograph.cluster.pubsub_manager import PubSubManager
+from heliograph.ports import BusState
 from tests.cluster.pubsub_manager.conftest import MakeBus
 from tests.support.cancelling import Watch, end
 from tests.support.envelopes import content

@@ -9,8 +9,9 @@ import time
 import pytest
 
 from heliograph.backends.redis.directory import RedisDirectory
-from heliograph.cluster.pubsub_manager import BusState, PubSubManager
+from heliograph.cluster.pubsub_manager import PubSubManager
 from heliograph.errors import BusUnavailable
+from heliograph.ports import BusState
 from heliograph.protocol.events import Delivery
 from tests.cluster.pubsub_manager.conftest import MakeBus
 from tests.support.cancelling import Watch, end

@@ -10,9 +10,9 @@ from redis.asyncio import Redis
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from heliograph.backends.redis.wire import Wire
-from heliograph.cluster.pubsub_manager import BusState, PubSubManager
+from heliograph.cluster.pubsub_manager import PubSubManager
 from heliograph.errors import BusUnavailable
-from heliograph.ports import Handler
+from heliograph.ports import BusState, Handler
 from tests.cluster.pubsub_manager.conftest import MakeBus
 from tests.support.envelopes import envelope
 from tests.support.ports import free_port

@@ -4,8 +4,9 @@ import asyncio
 
 import pytest
 
-from heliograph.cluster.pubsub_manager import BusState, get_pubsub_manager, reset_pubsub_manager
+from heliograph.cluster.pubsub_manager import get_pubsub_manager, reset_pubsub_manager
 from heliograph.errors import BadSetting
+from heliograph.ports import BusState
 from tests.support.redis_admin import RedisAdmin
 from tests.support.redis_server import RedisServer
 from tests.support.replicas import settings_for
