@@ -263,6 +263,8 @@ async def nobody() -> Verdict:
 
 
 ALLOWED, DENIED = Allow(), Deny("the hook says no")
+SEND, PUBLISH, EMIT = Send("bob", DATA, id=1), Publish("room:1", DATA, id=2), Emit("clicked", DATA, id=3)
+READ = ReadHistory("room:1", id=5)
 
 
 class TestAHookIsToBeAsked:
@@ -279,11 +281,11 @@ class TestAHookIsToBeAsked:
     @pytest.mark.parametrize(
         ("operation", "action"),
         [
-            (send := Send("bob", DATA, id=1), send),
-            (publish := Publish("room:1", DATA, id=2), publish),
-            (emit := Emit("clicked", DATA, id=3), emit),
+            (SEND, SEND),
+            (PUBLISH, PUBLISH),
+            (EMIT, EMIT),
             (Subscribe("room:1", id=4), JoinChannel("room:1", None, False, 4)),
-            (read := ReadHistory("room:1", id=5), FetchHistory(read, None)),
+            (READ, FetchHistory(READ, None)),
             (ReadPresence("told:1", id=6), FetchPresence("told:1", 6)),
         ],
     )
