@@ -17,7 +17,9 @@ from heliograph.api.routes import http_api_routes, openapi_route
 from heliograph.auth.authenticator import Authenticator
 from heliograph.backends.memory.bus import LocalBus
 from heliograph.backends.memory.channel_counts import MemoryChannelCounts
-from heliograph.backends.memory.directory import MemoryDirectory, NoCommands, NoEmissions
+from heliograph.backends.memory.commands import NoCommands
+from heliograph.backends.memory.directory import MemoryDirectory
+from heliograph.backends.memory.emissions import NoEmissions
 from heliograph.backends.memory.log import MemoryLog
 from heliograph.backends.memory.presence import MemoryPresence
 from heliograph.backends.memory.tickets import MemoryTickets
@@ -188,24 +190,26 @@ def _redis_backends(settings: Settings, name: str, bus: Bus, live: RedisServer, 
     log = RedisLog(live, budget=budget, page_bytes=page_bytes)
     if kept is not live:
         log = TwoServerLog(kept, live, budget=budget, page_bytes=page_bytes)
+    emissions = RedisEmissions(
+        kept,
+        shards=settings.redis.emit_shards,
+        max_entries=settings.redis.emit_maxlen,
+        max_bytes=settings.emit.shard_bytes,
+        ttl_s=settings.emit.ttl_s,
+        budget=budget,
+    )
     return Backends(
         bus=bus,
         directory=RedisDirectory(live),
         presence=RedisPresence(live),
         channel_counts=RedisChannelCounts(live),
         log=log,
-        emissions=RedisEmissions(
-            kept,
-            shards=settings.redis.emit_shards,
-            max_entries=settings.redis.emit_maxlen,
-            max_bytes=settings.emit.shard_bytes,
-            ttl_s=settings.emit.ttl_s,
-            budget=budget,
-        ),
+        emissions=emissions,
         commands=RedisCommands(live),
         tickets=RedisTickets(live),
         probes=[RedisProbe(server, name) for server in dict.fromkeys((live, kept))],
         memory=RedisMemory(kept),
+        sweep_emissions=emissions.sweep,
         reap_lost_runs=partial(reap_lost_runs, kept, Namespaces(settings.namespaces)),
         servers=list(dict.fromkeys((live, kept))),
     )
@@ -281,8 +285,9 @@ def build_cluster(
     ]
     health = Health(bus, probes, memory, breakdown)
     services: list[Service] = [*probes, *filter(None, [memory]), channels, pulse, presence, channel_counts, commands]
+    if backends.sweep_emissions is not None:
+        services.append(Periodic("sweeper", "sweeping old entries", backends.sweep_emissions, SWEEP_EVERY_S))
     if backends.reap_lost_runs is not None:
-        services.append(Periodic("sweeper", "sweeping old entries", backends.emissions.sweep, SWEEP_EVERY_S))
         services.append(Periodic("run-reaper", "search for lost runs", backends.reap_lost_runs, REAP_EVERY_S))
     node = Node(
         backends,

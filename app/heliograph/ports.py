@@ -361,14 +361,6 @@ class Emissions(Protocol):
         """
         ...
 
-    async def sweep(self) -> None:
-        """Drop what has been kept for long enough. To be called now and then.
-
-        Raises:
-            BusUnavailable: not now.
-        """
-        ...
-
 
 @dataclass(frozen=True, slots=True)
 class CommandEntry:
@@ -553,7 +545,9 @@ class Closable(Protocol):
 class Backends:
     """All that a replica needs from outside. `probes`: of the server with the bus first, then of others.
 
-    `reap_lost_runs` publishes FAILED for each run that has lost its worker, and returns how many those were.
+    Two things are to be done now and then, by any number of replicas, where there is Redis; both may raise
+    BusUnavailable. `sweep_emissions` drops what has been kept for long enough. `reap_lost_runs` publishes FAILED for
+    each run that has lost its worker, and returns how many those were.
     """
 
     bus: Bus
@@ -566,6 +560,7 @@ class Backends:
     tickets: Tickets
     probes: Sequence[Probe] = ()
     memory: MemoryGauge | None = None
+    sweep_emissions: Callable[[], Awaitable[None]] | None = None
     reap_lost_runs: Callable[[], Awaitable[int]] | None = None
     servers: Sequence[Closable] = ()
 

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from heliograph.backends.memory.directory import NoCommands
+from heliograph.backends.memory.commands import NoCommands
 from heliograph.backends.memory.log import MemoryLog
 from heliograph.backends.redis.log import RedisLog
 from heliograph.clock import Clock, SystemClock

@@ -3,9 +3,7 @@
 from collections.abc import Mapping
 
 from heliograph.clock import Clock
-from heliograph.errors import BusUnavailable
-from heliograph.ports import CommandEntry, Emission, Renewal, ReplicaInfo, node_of
-from heliograph.protocol.envelope import Envelope
+from heliograph.ports import Renewal, ReplicaInfo, node_of
 
 
 class MemoryDirectory:
@@ -60,29 +58,6 @@ class MemoryDirectory:
         now = self._clock.monotonic()
         alive = [info for until, info in self._leases.values() if until > now]
         return sorted(alive, key=lambda info: info.name)
-
-
-class NoEmissions:
-    """`Emissions` for a replica on its own: workers are other processes, and there is nothing they could read."""
-
-    async def append(self, emission: Emission) -> None:
-        raise BusUnavailable("'emit' needs Redis (HELIOGRAPH_REDIS__URL): the workers read it there")
-
-    async def sweep(self) -> None:
-        pass
-
-
-class NoCommands:
-    """A `CommandLog` for a replica on its own: it has carried the command out by itself, and there is nobody else."""
-
-    async def append(self, envelope: Envelope) -> None:
-        pass
-
-    async def after(self, entry: str | None, age_s: float) -> list[CommandEntry]:
-        return []
-
-    async def blocked_users(self) -> dict[str, float]:
-        return {}
 
 
 def _is_others(lease: str, node: str) -> bool:

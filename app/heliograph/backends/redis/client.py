@@ -56,8 +56,11 @@ class Client(Redis):
     `bulk`: another link, for reads whose answers may be large. No message waits behind them.
     """
 
-    link: Link
-    bulk: Link
+    def __init__(self, pool: BlockingConnectionPool) -> None:
+        super().__init__(connection_pool=pool)
+        self.auto_close_connection_pool = True
+        self.link = Link(pool, TIMEOUT_S)
+        self.bulk = Link(pool, TIMEOUT_S)
 
     async def aclose(self, close_connection_pool: bool | None = None) -> None:
         await self.link.close()
@@ -90,11 +93,7 @@ def connect(url: str, *, max_connections: int = 50, timeout_s: float = TIMEOUT_S
     except ValueError:
         raise unusable("an option in its query has a value that cannot be used") from None
     pool.connection_class = _leaving(pool.connection_class)
-    client = Client(connection_pool=pool)
-    client.auto_close_connection_pool = True
-    client.link = Link(pool, TIMEOUT_S)
-    client.bulk = Link(pool, TIMEOUT_S)
-    return client
+    return Client(pool)
 
 
 def unusable(why: str) -> BadSetting:

@@ -1,0 +1,17 @@
+"""Commands on a replica without Redis."""
+
+from heliograph.ports import CommandEntry
+from heliograph.protocol.envelope import Envelope
+
+
+class NoCommands:
+    """A `CommandLog` for a replica on its own: it has carried the command out by itself, and there is nobody else."""
+
+    async def append(self, envelope: Envelope) -> None:
+        pass
+
+    async def after(self, entry: str | None, age_s: float) -> list[CommandEntry]:
+        return []
+
+    async def blocked_users(self) -> dict[str, float]:
+        return {}
