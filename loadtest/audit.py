@@ -48,7 +48,6 @@ from websockets.asyncio.client import ClientConnection, connect  # noqa: E402
 from websockets.exceptions import ConnectionClosed, WebSocketException  # noqa: E402
 
 from heliograph.backends.redis import server as redis_backend  # noqa: E402
-from heliograph.backends.redis.client import Client  # noqa: E402
 from heliograph.backends.redis.client import connect as connect_redis  # noqa: E402
 from heliograph.backends.redis.keys import Keys  # noqa: E402
 from heliograph.backends.redis.log import RedisLog  # noqa: E402
@@ -391,7 +390,7 @@ async def audit(seconds: float, rate: float, subscribers: int, appendfsync: str,
                 reader.come_back()
             ledger.publishing = False
             await asyncio.wait_for(asyncio.gather(*writing), 30)
-            tops = {name: await _top(client, keys, name) for name in ledger.acknowledged}
+            tops = {name: await _top(log, name) for name in ledger.acknowledged}
             late = await _settle(readers, tops)
             kept = {name: await _kept(log, name) for name in ledger.acknowledged}
             for task in [*reading, *writing]:
@@ -406,9 +405,10 @@ async def audit(seconds: float, rate: float, subscribers: int, appendfsync: str,
     return report(ledger, readers, kept, late, output, may_gap=appendfsync != "always")
 
 
-async def _top(client: Client, keys: Keys, channel: str) -> Position:
-    epoch, top = await client.hmget(keys.meta(channel), "epoch", "top")
-    return Position(epoch.decode(), int(top))
+async def _top(log: RedisLog, channel: str) -> Position:
+    """Where the channel stands: in a new epoch, if Redis has restarted and nobody has looked since."""
+    [at] = await log.read([ReadRequest(channel)])
+    return at.position
 
 
 async def _kept(log: RedisLog, channel: str) -> set[Number]:
