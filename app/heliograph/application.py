@@ -64,7 +64,7 @@ from heliograph.console.page import Console, static_routes
 from heliograph.hub.hub import Hub
 from heliograph.hub.outbox import FlushScheduler
 from heliograph.ports import Backends, Bus
-from heliograph.protocol.budget import Budget, intake
+from heliograph.protocol.budget import Budget, Intake
 from heliograph.protocol.events import Join, Leave
 from heliograph.protocol.namespace import Namespaces
 from heliograph.protocol.policy import Policy
@@ -357,7 +357,7 @@ def build_endpoints(
         policy=policy,
         codec=PlainCodec(settings.limits.depth),
         flush_scheduler=flush_scheduler,
-        intake=intake(settings.limits),
+        intake=Intake(settings.limits),
     )
     origins = OriginPolicy(
         settings.allowed_origins, open_mode=policy.open_mode, open_to_network=settings.auth.open_to_network

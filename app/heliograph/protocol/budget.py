@@ -58,18 +58,28 @@ class Budget(NamedTuple):
         )
 
 
-# A replica reads large and refused frames at this multiple of the rate at which a user may write, after a burst of
-# this many seconds. A client that sends faster waits.
-LARGE_BYTES: Final = 1024
+# A replica reads a user's frames at this multiple of the rate at which the user may write, after a burst of this many
+# seconds. A client that sends faster waits, whatever it sends. So no user spends a window's budget in one moment.
+LARGE_BYTES: Final = 1024  # a larger frame is counted at once
+SMALL_FRAMES: Final = 16  # this many smaller ones of a connection are counted together
 REFUSED_BYTES: Final = 4096  # bytes that a refused frame counts
 READ_TIMES: Final = 4.0
-READ_BURST_S: Final = 2.0
+READ_BURST_S: Final = 1.0
+LEAST_FRAMES: Final = 100.0  # small frames of a user read in a second, however low the limits are (pings count too)
 
 
-def intake(limits: Rates) -> Paces:
-    """Return how fast a replica reads the large frames of each user, in bytes a second."""
-    rate = READ_TIMES * limits.user_bytes_per_second
-    return Paces(rate, READ_BURST_S * rate)
+class Intake(Paces):
+    """How fast the frames of each user are read, in bytes a second on one replica.
+
+    `frame_bytes`: bytes that each frame counts in addition to its size. So small frames are read at READ_TIMES the
+    rate of messages, and no slower than LEAST_FRAMES a second.
+    """
+
+    def __init__(self, limits: Rates) -> None:
+        rate = READ_TIMES * limits.user_bytes_per_second
+        super().__init__(rate, READ_BURST_S * rate)
+        frames = max(READ_TIMES * limits.user_messages_per_second, LEAST_FRAMES)
+        self.frame_bytes = rate / frames if limits.user_messages_per_second else 0.0
 
 
 NO_BUDGET: Final = Budget(0, 0, 0)

@@ -39,6 +39,7 @@ from heliograph.errors import (
 from heliograph.hub.connection import Connection
 from heliograph.hub.frames import Encoding
 from heliograph.hub.outbox import FlushScheduler, Outbox
+from heliograph.protocol.budget import Intake
 from heliograph.protocol.codes import CloseCode
 from heliograph.protocol.events import Ack, Emitted, History, Message, Presence, Published, Refreshed, Unsubscribed
 from heliograph.protocol.namespace import Namespaces
@@ -60,7 +61,6 @@ from heliograph.protocol.session import (
     Session,
     echo,
 )
-from heliograph.protocol.token_bucket import Paces
 from heliograph.settings import Settings
 from heliograph.telemetry import Telemetry
 from heliograph.transports.addresses import Addresses
@@ -98,7 +98,7 @@ class Parts:
     requests: RequestRate  # by user
     codec: PlainCodec
     flush_scheduler: FlushScheduler
-    intake: Paces  # how fast the large frames of each user are read
+    intake: Intake  # how fast the frames of each user are read
 
 
 class Disconnected(Exception):

@@ -18,7 +18,7 @@ from heliograph.auth.authenticator import Credentials, Identity, credentials_of
 from heliograph.errors import BadFrame, BusUnavailable, ErrorCode, InvalidToken, KeysUnavailable, UserBlocked
 from heliograph.hub.frames import Encoding, Sink, text_frame
 from heliograph.hub.outbox import Outbox
-from heliograph.protocol.budget import LARGE_BYTES, REFUSED_BYTES
+from heliograph.protocol.budget import LARGE_BYTES, REFUSED_BYTES, SMALL_FRAMES
 from heliograph.protocol.codes import CloseCode
 from heliograph.protocol.operations import Connect, Operation
 from heliograph.protocol.session import Reject
@@ -210,6 +210,7 @@ class _Socket:
         "_socket",
         "_timer",
         "_traffic",
+        "_uncounted",
         "_waiting",
         "_work",
     )
@@ -240,6 +241,7 @@ class _Socket:
         self._traffic = encoding.traffic
         self._bucket = TokenBucket(parts.settings.limits.messages_per_second, monotonic())
         self._patience: TokenBucket | None = None  # with who is over that rate
+        self._uncounted = 0  # frames that the pace of reading has not counted yet
         self._reads: TokenBucket | None = None  # bytes of what is kept
         self._paid: asyncio.Future[None] | None = None  # until the client may go on after much of that
         self._work: asyncio.Task[None] | None = None  # what takes its time
@@ -316,15 +318,16 @@ class _Socket:
             self._driver.refuse(Reject(error.code, str(error), error.request_id))
         else:
             self._carry_out(operation)
-        if len(text) > LARGE_BYTES or self._driver.refusals:
+        self._uncounted += 1
+        if self._uncounted >= SMALL_FRAMES or len(text) > LARGE_BYTES or self._driver.refusals:
             self._pause_after(len(text))
 
     def _pause_after(self, size: int) -> None:
-        """Read no further for as long as the user's other frames were large, or refused: others need not wait."""
-        size += REFUSED_BYTES * self._driver.refusals
-        self._driver.refusals = 0
+        """Read no further for as long as the user's frames came faster than they are read: others need not wait."""
+        counts = size + REFUSED_BYTES * self._driver.refusals + self._parts.intake.frame_bytes * self._uncounted
+        self._driver.refusals = self._uncounted = 0
         now = monotonic()
-        pause_s = self._driver.pace.take(size, now)
+        pause_s = self._driver.pace.take(counts, now)
         if not pause_s:
             return
         if self._socket is not None:
