@@ -754,6 +754,30 @@ export async function a_refusal_reaches_its_subscription_and_is_asked_again_only
   equal(errors, ["secret not_allowed"]);
 }
 
+export async function a_channel_that_the_token_has_subscribed_to_comes_from_the_clients_position() {
+  const world = new World();
+  const client = await connected(world);
+  const heard = [];
+  const news = client.subscribe("news", ({ data }) => heard.push(data));
+  news.on("error", ({ code }) => heard.push(code));
+  await settle();
+  world.socket.subscribe("news", ["e", 3]);
+  world.socket.end(1006);
+  await world.pass(300);
+  world.socket.greet();
+  await settle();
+  const [first] = world.socket.asked("subscribe");
+  world.socket.say({ type: "subscribed", channel: "news", cursor: cursor("news", ["e", 4]), recovered: false });
+  world.socket.say(message("news", ["e", 5], "too early"));
+  world.socket.say({ type: "error", code: "bad_request", message: "subscribed to 'news' already", id: first.id });
+  const [left] = world.socket.asked("unsubscribe");
+  world.socket.say({ type: "unsubscribed", channel: "news", id: left.id });
+  equal(world.socket.asked("subscribe").map((frame) => frame.cursor), Array(2).fill(cursor("news", ["e", 3])));
+  world.socket.subscribe("news", ["e", 3], true);
+  world.socket.say(message("news", ["e", 4], "four"), message("news", ["e", 5], "five"));
+  equal(heard, ["four", "five"]);
+}
+
 export async function runs_are_told_apart_and_an_old_connection_does_not_set_them_back() {
   const world = new World();
   const client = await connected(world);

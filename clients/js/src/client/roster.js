@@ -13,7 +13,7 @@ export class Roster {
   #env;
   #nextId;
   #onRefused;
-  /** @type {Map<string, {id: string, channel: Channel, timer: any, state: "asked" | "on" | "off"}>} */
+  /** @type {Map<string, {id: string, channel: Channel, timer: any, state: "asked" | "on" | "off", anew: boolean}>} */
   #asked = new Map();
 
   /**
@@ -35,9 +35,7 @@ export class Roster {
       if (wanted.has(name)) continue;
       this.#env.clearTimeout(asked.timer);
       this.#asked.delete(name);
-      if (asked.state !== "off") {
-        this.#link.send(JSON.stringify({ type: "unsubscribe", channel: name, id: this.#nextId() }));
-      }
+      if (asked.state !== "off") this.#leave(name);
     }
     for (const channel of wanted.values()) if (!this.#asked.has(channel.name)) this.#ask(channel);
   }
@@ -89,6 +87,9 @@ export class Roster {
   }
 
   /**
+   * A token may have subscribed the connection to the channel already, from another position than the client's. The
+   * server then refuses to do it twice (`bad_request`), so the channel is left and asked for once more.
+   *
    * @param {string | undefined} id
    * @param {HeliographError} error
    * @returns {boolean} whether the error answers one of these
@@ -100,6 +101,9 @@ export class Roster {
       if (FOR_NOW.has(error.code)) {
         const againMs = (0.5 + this.#env.random()) * AGAIN_MS;
         asked.timer = this.#env.setTimeout(() => this.#ask(asked.channel), againMs);
+      } else if (error.code === "bad_request" && !asked.anew) {
+        this.#leave(name);
+        this.#ask(asked.channel, true);
       } else {
         this.#onRefused(name, error);
       }
@@ -114,11 +118,19 @@ export class Roster {
     this.#asked.clear();
   }
 
-  /** @param {Channel} channel */
-  #ask(channel) {
+  /** @param {string} channel */
+  #leave(channel) {
+    this.#link.send(JSON.stringify({ type: "unsubscribe", channel, id: this.#nextId() }));
+  }
+
+  /**
+   * @param {Channel} channel
+   * @param {boolean} [anew] it was left and is asked for once more
+   */
+  #ask(channel, anew = false) {
     const id = this.#nextId();
     const cursor = channel.resumeCursor || undefined;
-    this.#asked.set(channel.name, { id, channel, timer: null, state: "asked" });
+    this.#asked.set(channel.name, { id, channel, timer: null, state: "asked", anew });
     this.#link.send(JSON.stringify({ type: "subscribe", channel: channel.name, cursor, id }));
   }
 }
