@@ -30,6 +30,10 @@ hypothesis.settings.load_profile("tests")
 # to stop, floods, and what waits for whole seconds.
 SLOW = ("tests/client/", "tests/contrib/", "tests/cluster/test_channels.py", "tests/cluster/test_presence.py")
 
+# A browser, three replicas and nginx keep every core busy, so those tests run alone; these take much time, but do not
+# depend on it.
+BESIDE_OTHERS = ("tests/e2e/test_installed.py", "tests/e2e/test_reconnecting_websocket.py", "tests/examples/")
+
 # What a replica does now and then, or gives others time for, is sooner or shorter here.
 SOONER = {
     "heliograph.application.SWEEP_EVERY_S": 0.2,
@@ -54,16 +58,20 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if item.nodeid.startswith(SLOW):
             item.add_marker(pytest.mark.slow)
-    if hasattr(config, "workerinput"):
-        rank = {item.path: 0 for item in items}
+        if item.get_closest_marker("e2e") and not item.nodeid.startswith(BESIDE_OTHERS):
+            item.add_marker(pytest.mark.alone)
+    if hasattr(config, "workerinput"):  # one of several processes
+        place = {item.path: 0 for item in items}
         for item in items:
-            rank[item.path] = max(rank[item.path], _rank(item))
-        items.sort(key=lambda item: -rank[item.path])
+            place[item.path] = max(place[item.path], _place(item))
+        items.sort(key=lambda item: place[item.path])
 
 
-def _rank(item: pytest.Item) -> int:
-    """Files that take long begin first, so that no process has one of them left when the others have ended."""
-    return 1 if item.get_closest_marker("e2e") or item.get_closest_marker("slow") else 0
+def _place(item: pytest.Item) -> int:
+    """Files that take long come first, so that no process is left with one at the end; those for one process last."""
+    if item.get_closest_marker("alone"):
+        return 2
+    return 0 if item.get_closest_marker("slow") or item.get_closest_marker("e2e") else 1
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

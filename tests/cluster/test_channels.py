@@ -669,6 +669,7 @@ class TestFollowing:
             )
             assert one.replica.channels.following._followed == {}
 
+    @pytest.mark.alone
     async def test_ten_thousand_channels_are_one_connection_and_no_task(
         self, own_redis: RedisServer, namespace: str
     ) -> None:
@@ -689,9 +690,9 @@ class TestFollowing:
             assert one.replica.hub.channels == 10_000
             for n in (0, 4_999, 9_999):
                 await one.replica.manager.publish(f"chat:{n}", n)
-            await eventually(lambda: sorted(device.got) == [0, 4_999, 9_999])
+            await eventually(lambda: sorted(device.got) == [0, 4_999, 9_999], within_s=60)
             kill_bus_connections(own_redis)
             for n in (1, 9_998):
                 await one.replica.manager.publish(f"chat:{n}", n)
-            await eventually(lambda: sorted(device.got) == [0, 1, 4_999, 9_998, 9_999], within_s=10)
+            await eventually(lambda: sorted(device.got) == [0, 1, 4_999, 9_998, 9_999], within_s=60)
             one.disconnect(device)
