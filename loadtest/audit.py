@@ -51,11 +51,12 @@ from heliograph.backends.redis import server as redis_backend  # noqa: E402
 from heliograph.backends.redis.client import connect as connect_redis  # noqa: E402
 from heliograph.backends.redis.keys import Keys  # noqa: E402
 from heliograph.backends.redis.log import RedisLog  # noqa: E402
+from heliograph.codecs.plain.cursor import format_cursor, parse_cursor  # noqa: E402
 from heliograph.errors import BusUnavailable  # noqa: E402
 from heliograph.ports import Draft, ReadRequest  # noqa: E402
 from heliograph.protocol.channel_options import Namespace  # noqa: E402
 from heliograph.protocol.namespace import Namespaces  # noqa: E402
-from heliograph.protocol.position import Position, format_cursor, parse_cursor  # noqa: E402
+from heliograph.protocol.position import Position  # noqa: E402
 from loadtest.ledger import Positions  # noqa: E402
 from tests.support.cluster import LocalClusterProcess  # noqa: E402
 from tests.support.redis_server import RedisServer  # noqa: E402

@@ -8,7 +8,8 @@ from collections import defaultdict, deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from heliograph.protocol.position import Position, format_cursor
+from heliograph.codecs.plain.cursor import format_cursor
+from heliograph.protocol.position import Position
 
 REMEMBERED = 100  # positions that are known again when they come a second time; older ones count as out of order
 NAMED = 5  # examples of a fault that a report names

@@ -16,7 +16,7 @@ from gevent.event import Event
 from locust import User
 from locust.exception import StopUser
 
-from heliograph.protocol.position import parse_cursor
+from heliograph.codecs.plain.cursor import parse_cursor
 from loadtest.websocket import Ended, Refused, WebSocket
 
 if TYPE_CHECKING:

@@ -59,7 +59,7 @@ from heliograph.cluster.stamp import Stamp
 from heliograph.cluster.status import Status
 from heliograph.cluster.user_commands import UserCommands
 from heliograph.cluster.write_probe import WriteProbe
-from heliograph.codecs.plain import PlainCodec
+from heliograph.codecs.plain.codec import PlainCodec
 from heliograph.console.page import Console, static_routes
 from heliograph.hub.hub import Hub
 from heliograph.hub.outbox import FlushScheduler
@@ -294,7 +294,7 @@ def build_cluster(
         directory,
         Status(name, hub, bus, health, pulse, clock),
         health,
-        Drain(hub, channels.joining.cursor_of, settings.drain),
+        Drain(hub, channels.joining.positions_of, settings.drain),
         services,
         handler=manager.handle_pubsub_message,
         on_resubscribed=_in_turn(channels.following.lost_track, commands.lost_track),
@@ -355,25 +355,25 @@ def build_endpoints(
         namespaces=cluster.namespaces,
         requests=RequestRate(settings.limits.requests_per_second, "user", "REQUESTS_PER_SECOND", telemetry),
         policy=policy,
-        codec=PlainCodec(settings.limits.depth),
         flush_scheduler=flush_scheduler,
         intake=Intake(settings.limits),
     )
     origins = OriginPolicy(
         settings.allowed_origins, open_mode=policy.open_mode, open_to_network=settings.auth.open_to_network
     )
-    endpoint = WebSocketEndpoint.build(parts, origins)
+    codec = PlainCodec(settings.limits.depth)
+    endpoint = WebSocketEndpoint.build(parts, origins, [codec])
     by_address = RequestRate(
         settings.limits.requests_per_second_per_address, "address", "REQUESTS_PER_SECOND_PER_ADDRESS", telemetry
     )
     public_endpoint = partial(PublicEndpoint, origins, parts.addresses, by_address, parts.failed_attempts)
-    polls = PollEndpoint(parts)
+    polls = PollEndpoint(parts, codec)
     routes: list[BaseRoute] = [
         WebSocketRoute("/ws", endpoint),
         WebSocketRoute("/ws/users/{user:path}", endpoint),
         *(WebSocketRoute(f"/ws/{kind}/{{{kind}:path}}", endpoint) for kind in CHANNEL_KINDS),
         Route("/api/ticket", public_endpoint(TicketEndpoint(authenticator, parts.requests).serve, "POST")),
-        Route("/sse", public_endpoint(SseEndpoint.build(parts).serve)),
+        Route("/sse", public_endpoint(SseEndpoint.build(parts, codec).serve)),
         Route("/api/poll", public_endpoint(polls.serve)),
         Route("/api/runs/{run_id:path}", public_endpoint(RunEndpoint(parts).serve)),
     ]

@@ -155,7 +155,7 @@ def settings() -> None:
 @main.command(short_help="Print the AsyncAPI document of the socket.")
 def asyncapi() -> None:
     """Print the AsyncAPI 3 document of the socket (docs/asyncapi.json)."""
-    from heliograph.protocol.asyncapi import document
+    from heliograph.codecs.plain.asyncapi import document
 
     click.echo(json.dumps(document(metadata.version("heliograph")), indent=2, ensure_ascii=False))
 

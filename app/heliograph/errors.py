@@ -26,18 +26,6 @@ class HeliographError(Exception):
     code = ErrorCode.INTERNAL
 
 
-class BadFrame(HeliographError):
-    """A client's frame that is not a valid operation.
-
-    `request_id` is the frame's `id` where one could be read, so that the client can match the answer.
-    """
-
-    def __init__(self, code: ErrorCode, message: str, request_id: str | int | None = None) -> None:
-        super().__init__(message)
-        self.code = code
-        self.request_id = request_id
-
-
 class BadUserId(HeliographError):
     """A user id that is empty, too long or not printable text."""
 

@@ -219,7 +219,9 @@ class TestClients:
             route.app for route in one.replica.app.routes if isinstance(route, Route) and route.path == "/ws"
         ]
         assert isinstance(endpoint, WebSocketEndpoint)
-        driver = Driver(endpoint.parts, endpoint.frames, Outbox(RecordingSink(), FlushScheduler(Mock()), 1))
+        driver = Driver(
+            endpoint.parts, endpoint.languages[0].frames, Outbox(RecordingSink(), FlushScheduler(Mock()), 1)
+        )
         driver.connection.close(CloseCode.SLOW, "")
         driver.end()
         driver.end(1000)

@@ -13,9 +13,10 @@ from urllib.parse import urlencode
 
 import pytest
 
+from heliograph.codecs.plain.cursor import format_cursor, parse_cursor
 from heliograph.errors import BusUnavailable
 from heliograph.protocol.envelope import Envelope
-from heliograph.protocol.position import Position, format_cursor, parse_cursor
+from heliograph.protocol.position import Position
 from heliograph.tasks import end
 from tests.conftest import StartReplica
 from tests.support.client import Client

@@ -11,16 +11,17 @@ from hypothesis import strategies as st
 from heliograph.backends.memory.log import MemoryLog
 from heliograph.clock import SystemClock
 from heliograph.cluster.channels import Channels
-from heliograph.codecs.plain import PlainCodec
+from heliograph.codecs.plain.codec import PlainCodec
+from heliograph.codecs.plain.cursor import parse_cursor
 from heliograph.errors import BusUnavailable
 from heliograph.hub.connection import Connection
-from heliograph.hub.frames import Encoding
+from heliograph.hub.frames import Encoding, payload_only
 from heliograph.hub.hub import Hub
 from heliograph.hub.outbox import FlushScheduler, Outbox
 from heliograph.ports import BusSequences, Draft, ReadRequest, ReadResult
 from heliograph.protocol.channel_options import Namespace
 from heliograph.protocol.namespace import Namespaces
-from heliograph.protocol.position import Position, parse_cursor
+from heliograph.protocol.position import Position
 from heliograph.settings import ChannelSettings
 from heliograph.telemetry import Telemetry, Traffic
 from tests.support.members import RecordingSink
@@ -89,7 +90,7 @@ class Client:
         self.sink = RecordingSink()
         world = self._world
         self.outbox = Outbox(self.sink, world.flush_scheduler, 1 << 20)
-        encoding = Encoding(PlainCodec(32), bytes, Traffic())
+        encoding = Encoding(PlainCodec(32), payload_only, Traffic())
         self.connection = Connection("c", "user", encoding, self.outbox)
         world.hub.add(self.connection)
         self._read = 0

@@ -39,10 +39,11 @@ from heliograph.cluster.pubsub_manager import PubSubManager
 from heliograph.cluster.read_batcher import ReadBatcher
 from heliograph.cluster.remote_delivery import RemoteDelivery
 from heliograph.cluster.repair import Repair
-from heliograph.codecs.plain import PlainCodec
+from heliograph.codecs.plain.codec import PlainCodec
+from heliograph.codecs.plain.cursor import format_cursor
 from heliograph.errors import BadEnvelope
 from heliograph.hub.connection import Connection
-from heliograph.hub.frames import Encoding
+from heliograph.hub.frames import Encoding, payload_only
 from heliograph.hub.hub import Hub
 from heliograph.hub.outbox import FlushScheduler, Outbox
 from heliograph.ports import CommandReader, LogReader, ReadRequest, Subscriptions
@@ -50,7 +51,7 @@ from heliograph.protocol.codes import CloseCode
 from heliograph.protocol.command import Command, DisconnectUser, UnsubscribeUser
 from heliograph.protocol.envelope import Envelope
 from heliograph.protocol.namespace import Namespaces
-from heliograph.protocol.position import Position, format_cursor
+from heliograph.protocol.position import Position
 from heliograph.settings import ChannelSettings
 from heliograph.telemetry import Telemetry
 from tests.support.members import RecordingSink
@@ -83,7 +84,9 @@ class Here:
         self.remote = RemoteDelivery(self.hub, self.channels.following, self.commands, "me", lambda: "now")
         self.sink = RecordingSink()
         outbox = Outbox(self.sink, self.flush_scheduler, 1000)
-        self.bob = Connection("c", "bob", Encoding(PlainCodec(8), bytes, telemetry.traffic["websocket"]), outbox)
+        self.bob = Connection(
+            "c", "bob", Encoding(PlainCodec(8), payload_only, telemetry.traffic["websocket"]), outbox
+        )
         self.hub.add(self.bob)
 
     def deliver(self, envelope: Envelope) -> int:
@@ -234,6 +237,7 @@ class TestTheGuard:
             "heliograph.hub.hub",
             "heliograph.protocol.envelope",
             "heliograph.protocol.events",
+            "heliograph.protocol.publication",
         }
 
 

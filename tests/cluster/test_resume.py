@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from heliograph.cluster.channels import Channels
+from heliograph.codecs.plain.cursor import parse_cursor
 from heliograph.errors import BusUnavailable
 from heliograph.ports import ReadRequest, ReadResult
-from heliograph.protocol.position import parse_cursor
 from tests.cluster.test_channels import LONG, QUICK, arrive, drop_what_comes, publish, subscribe
 from tests.conftest import StartReplica
 from tests.support.client import Client
@@ -340,7 +340,7 @@ class TestALargeRepair:
             assert not one.replica.hub.subscribers("chat:1")
             assert (await one.replica.reading.presence("chat:1")).users == {"stalled": 1}
             [connection] = one.replica.hub
-            at = parse_cursor(channels_of(one).joining.cursor_of(connection))["chat:1"].offset
+            at = channels_of(one).joining.positions_of(connection)["chat:1"].offset
             assert 0 < at < self.PUBLICATIONS
             stalled.abort()
 

@@ -12,7 +12,7 @@ import httpx
 import pytest
 from playwright.async_api import Browser, async_playwright
 
-from heliograph.protocol.position import parse_cursor
+from heliograph.codecs.plain.cursor import parse_cursor
 from tests.support.client import Client
 from tests.support.cluster import SOURCES, LocalClusterProcess
 from tests.support.event_source import EventSource

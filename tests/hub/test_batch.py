@@ -12,13 +12,13 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 import heliograph.hub.batch
 import heliograph.hub.hub
 import heliograph.hub.outbox
-from heliograph.codecs.plain import PlainCodec
+from heliograph.codecs.plain.codec import PlainCodec
 from heliograph.hub.connection import Connection
 from heliograph.hub.frames import Encoding
 from heliograph.hub.hub import Hub
 from heliograph.hub.outbox import FlushScheduler, Outbox
 from heliograph.protocol.codes import CloseCode
-from heliograph.protocol.events import Event, Message, Pong
+from heliograph.protocol.events import Event, Pong
 from heliograph.protocol.publication import Publication
 from heliograph.telemetry import Telemetry
 
@@ -27,11 +27,11 @@ SLICE = 3
 _LINES = PlainCodec(4)
 
 
-def message(number: int, channel: str = "room:1") -> Message:
-    return Message.of(Publication(channel, msgspec.Raw(b"%d" % number), f"m{number}", "t"))
+def message(number: int, channel: str = "room:1") -> Publication:
+    return Publication(channel, msgspec.Raw(b"%d" % number), f"m{number}", "t")
 
 
-def line(payload: bytes) -> bytes:
+def line(payload: bytes, event: Event) -> bytes:
     """A framing under which frames may be joined, and can be told apart again."""
     return payload + b"\n"
 
@@ -70,7 +70,7 @@ class Hall:
         self.encoded += 1
         return _LINES.encode(event)
 
-    def _encoding(self, *, joins: bool) -> Encoding:
+    def _encoding(self, *, joins: bool) -> Encoding[bytes]:
         return Encoding(self, line, self.telemetry.traffic["websocket"], joins=joins)
 
     def connect(self, *channels: str, limit_bytes: int = 1 << 20, encoding: int = 0) -> tuple[Connection, Socket]:
@@ -130,7 +130,7 @@ class TestBatches:
         hall.hub.deliver("room:1", message(1))
         coming = hall.connect("room:1")
         hall.hub.unsubscribe(leaving[0], "room:1")
-        hall.hub.send(leaving[0], Pong(id=99))
+        hall.hub.send(leaving[0], Pong(request_id=99))
         hall.hub.deliver("room:1", message(2))
         hall.end_turn()
         assert (leaving[1].got, coming[1].got) == ([1, 99], [2])
@@ -163,21 +163,21 @@ class TestBatches:
         """Fails if a connection may hold twice its limit, or is closed for what it has taken."""
         slow, socket = hall.connect(limit_bytes=200)
         slow.outbox.pause(buffered=150)
-        hall.hub.send(slow, Pong(id=1))
+        hall.hub.send(slow, Pong(request_id=1))
         slow.outbox.resume()
         hall.end_turn()
         slow.outbox.pause(buffered=0)
         for number in range(3):
-            hall.hub.send(slow, Pong(id=number))
+            hall.hub.send(slow, Pong(request_id=number))
         assert not socket.closed
         slow.outbox.pause(buffered=150)
-        hall.hub.send(slow, Pong(id=1))
+        hall.hub.send(slow, Pong(request_id=1))
         assert socket.closed is CloseCode.SLOW
 
     def test_an_encoding_that_fails_is_not_the_end(self, hall: Hall, monkeypatch: pytest.MonkeyPatch) -> None:
         """Fails if an event that cannot be encoded keeps the turn from being written, or any later one."""
         connections = [hall.connect("room:1") for _ in range(20)]
-        hall.hub.send(connections[0][0], Pong(id=5))
+        hall.hub.send(connections[0][0], Pong(request_id=5))
         with monkeypatch.context() as patch:
             patch.setattr(Hall, "encode", lambda self, event: 1 / 0)
             hall.hub.deliver("room:1", message(1))
@@ -221,7 +221,7 @@ class TestManySockets:
         while not everyone[0][1].got:
             hall.run_once()
         for connection in (everyone[0][0], everyone[-1][0], other):
-            hall.hub.send(connection, Pong(id=7))
+            hall.hub.send(connection, Pong(request_id=7))
         hall.run_once()
         assert everyone[0][1].got == [1, 7]
         assert everyone[-1][1].got == [1, 7]
@@ -256,7 +256,7 @@ class TestManySockets:
         while not listening[0].got:
             hall.run_once()
         for connection, _ in others:
-            hall.hub.send(connection, Pong(id=7))
+            hall.hub.send(connection, Pong(request_id=7))
         written = sum(len(socket.writes) for socket in listening)
         while hall.callbacks:
             hall.run_once()
@@ -276,7 +276,7 @@ class TestManySockets:
             hall.hub.deliver("room:1", message(number))
             hall.run_once()
             for connection, _ in everyone[-told:]:
-                hall.hub.send(connection, Pong(id=number))
+                hall.hub.send(connection, Pong(request_id=number))
             hall.run_once()
             assert len(hall.flush_scheduler._queue) <= 6 * SLICE
         hall.end_turn()
@@ -350,7 +350,7 @@ class OrderModel(RuleBasedStateMachine):
     def tell(self, index: int) -> None:
         self.number += 1
         connection = self._pick(index)
-        self.hall.hub.send(connection, Pong(id=self.number))
+        self.hall.hub.send(connection, Pong(request_id=self.number))
         self.expected[connection].append(self.number)
 
     @rule(index=st.integers(0, 20))

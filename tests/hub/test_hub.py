@@ -9,13 +9,13 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, rule
 
-from heliograph.codecs.plain import PlainCodec
+from heliograph.codecs.plain.codec import PlainCodec
 from heliograph.hub.connection import Connection
-from heliograph.hub.frames import Encoding, text_frame
+from heliograph.hub.frames import Encoding, as_text_frame, payload_only, text_frame
 from heliograph.hub.hub import Hub
 from heliograph.hub.outbox import FlushScheduler, Outbox
 from heliograph.protocol.codes import CloseCode
-from heliograph.protocol.events import Event, Message, Pong
+from heliograph.protocol.events import Event, Pong
 from heliograph.protocol.publication import Publication
 from heliograph.telemetry import Telemetry, Traffic
 from tests.support.members import RecordingSink
@@ -23,7 +23,7 @@ from tests.support.members import RecordingSink
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-MESSAGE = Message.of(Publication("#bob", msgspec.Raw(b'"hi"'), "m", "t"))
+MESSAGE = Publication("#bob", msgspec.Raw(b'"hi"'), "m", "t")
 
 
 class CountingCodec:
@@ -47,17 +47,17 @@ class House:
         self.flush_scheduler = FlushScheduler(self._callbacks.append)
         self.hub = Hub(self.telemetry, self.flush_scheduler)
         self.codec = CountingCodec()
-        self.encoding = Encoding(self.codec, bytes, self.telemetry.traffic["websocket"])
+        self.encoding = Encoding(self.codec, payload_only, self.telemetry.traffic["websocket"])
         self.sinks: dict[Connection, RecordingSink] = {}
 
-    def connection(self, user: str, encoding: Encoding | None = None, limit_bytes: int = 10_000) -> Connection:
+    def connection(self, user: str, encoding: Encoding[bytes] | None = None, limit_bytes: int = 10_000) -> Connection:
         sink = RecordingSink()
         outbox = Outbox(sink, self.flush_scheduler, limit_bytes)
         connection = Connection("c", user, encoding or self.encoding, outbox)
         self.sinks[connection] = sink
         return connection
 
-    def add(self, user: str, encoding: Encoding | None = None, limit_bytes: int = 10_000) -> Connection:
+    def add(self, user: str, encoding: Encoding[bytes] | None = None, limit_bytes: int = 10_000) -> Connection:
         connection = self.connection(user, encoding, limit_bytes)
         self.hub.add(connection)
         return connection
@@ -164,7 +164,7 @@ class TestDeliver:
         """Fails if a publication is encoded for each connection: that is what makes fan-out slow."""
         house = House()
         framed_codec = CountingCodec()
-        framed = Encoding(framed_codec, text_frame, Traffic())
+        framed = Encoding(framed_codec, as_text_frame, Traffic())
         plain_ones = [house.add("bob") for _ in range(50)]
         framed_ones = [house.add("bob", framed) for _ in range(50)]
         assert house.hub.deliver_to_user("bob", MESSAGE) == 100
@@ -205,7 +205,7 @@ class TestDeliver:
         """Fails if an answer goes to all devices of the user, or a full outbox is ignored."""
         house = House()
         one, other = house.add("bob", limit_bytes=100), house.add("bob")
-        house.hub.send(one, Pong(id=1))
+        house.hub.send(one, Pong(request_id=1))
         house.end_turn()
         assert [frame["type"] for frame in house.sinks[one].frames] == ["pong"]
         assert house.sinks[other].frames == []

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from heliograph.codecs.plain.cursor import format_cursor, stated
 from heliograph.errors import BadChannel, BadCursor, ErrorCode
 from heliograph.protocol.channel_options import Namespace
 from heliograph.protocol.codes import CloseCode
@@ -30,7 +31,7 @@ from heliograph.protocol.operations import (
     Unsubscribe,
 )
 from heliograph.protocol.policy import Policy
-from heliograph.protocol.position import Position, format_cursor
+from heliograph.protocol.position import Position
 from heliograph.protocol.session import (
     Action,
     AskHook,
@@ -45,6 +46,7 @@ from heliograph.protocol.session import (
     Session,
 )
 
+AT = {"#alice": Position("e", 1)}
 DATA = msgspec.Raw(b"1")
 
 
@@ -72,19 +74,19 @@ def connected_session(*, open_mode: bool = True) -> Session:
 class TestConnecting:
     def test_connect_asks_who_that_is(self) -> None:
         """Fails if the credentials do not reach the driver as they were sent."""
-        action = new_session().receive(Connect(token="t", user="u", id=1))
+        action = new_session().receive(Connect(token="t", user="u", request_id=1))
         assert action == Authenticate(token="t", user="u")
 
     @pytest.mark.parametrize("request_id", [None, 0, 7, "x"])
     def test_the_greeting_says_who_where_and_how_to_keep_alive(self, request_id: int | str | None) -> None:
         """Fails if a field of `connected` is wrong, or the request's id is lost (0 is one, too)."""
         session = new_session()
-        session.receive(Connect(user="u", id=request_id))
-        expected = Connected(user="alice", session="session-1", replica="replica-1", cursor="%23alice=e.1", ping=25)
+        session.receive(Connect(user="u", request_id=request_id))
+        expected = Connected(user="alice", session="session-1", replica="replica-1", positions=AT, ping_s=25)
         if request_id is not None:
-            expected = msgspec.structs.replace(expected, id=request_id)
+            expected = msgspec.structs.replace(expected, request_id=request_id)
         session.identified("alice")
-        assert session.greeting("%23alice=e.1") == expected
+        assert session.greeting(AT) == expected
         assert session.user == "alice"
 
     @pytest.mark.parametrize("replay", [False, True])
@@ -103,7 +105,7 @@ class TestConnecting:
             "secret:1": Position("s", 1),
             "#alice": Position("a", 7),
         }
-        session.receive(Connect(user="alice", cursor=format_cursor(positions)))
+        session.receive(Connect(user="alice", since=stated(format_cursor(positions))))
         assert session.identified("alice") == (
             JoinChannel("#alice", Position("a", 7), False, keep=True),
             [JoinChannel("room:1", Position("r", 3), False, keep=True)],
@@ -115,7 +117,7 @@ class TestConnecting:
     def test_a_cursor_that_nobody_gave_ends_the_conversation(self, cursor: str) -> None:
         """Fails if a client believes that it goes on somewhere, and does not."""
         session = new_session()
-        assert isinstance(session.receive(Connect(user="alice", cursor=cursor, id=3)), Authenticate)
+        assert isinstance(session.receive(Connect(user="alice", since=stated(cursor), request_id=3)), Authenticate)
         with pytest.raises((BadCursor, BadChannel)):
             session.identified("alice")
         assert session.user is None
@@ -125,19 +127,22 @@ class TestConnecting:
         """Fails if somebody without an account, or with one, has a replica read a long cursor."""
         most = {f"room:{number}": Position("r", 1) for number in range(MOST_CHANNELS)} | {"#alice": Position("a", 1)}
         session = new_session()
-        assert isinstance(session.receive(Connect(user="alice", cursor=format_cursor(most))), Authenticate)
+        assert isinstance(session.receive(Connect(user="alice", since=stated(format_cursor(most)))), Authenticate)
         session.identified("alice")
         too_many = format_cursor({**most, "room:x": Position("r", 1)})
-        for operation in (Subscribe("other", cursor=too_many), ReadHistory("other", cursor=too_many)):
+        for operation in (
+            Subscribe("other", since=stated(too_many)),
+            ReadHistory("other", 100, since=stated(too_many)),
+        ):
             refused = session.receive(operation)
             assert isinstance(refused, Reject)
             assert (refused.code, refused.close) == (ErrorCode.BAD_REQUEST, None)
         session = new_session()
-        assert isinstance(session.receive(Connect(token="x", cursor=too_many)), Authenticate)
+        assert isinstance(session.receive(Connect(token="x", since=stated(too_many))), Authenticate)
         with pytest.raises(BadCursor, match="more than the 3 channels"):
             session.identified("alice")
         far_too_many = format_cursor({f"room:{number}": Position("r", 1) for number in range(7_300)})
-        refused = new_session().receive(Connect(token="x", cursor=far_too_many, id=3))
+        refused = new_session().receive(Connect(token="x", since=stated(far_too_many), request_id=3))
         assert isinstance(refused, Reject)
         assert (refused.request_id, refused.close) == (3, CloseCode.BAD_REQUEST)
 
@@ -148,7 +153,7 @@ class TestConnecting:
         session.receive(Connect(user="alice"))
         if identified:
             session.identified("alice")
-        action = session.receive(Connect(user="mallory", id=9))
+        action = session.receive(Connect(user="mallory", request_id=9))
         assert isinstance(action, Reject)
         assert (action.code, action.request_id, action.close) == (ErrorCode.BAD_REQUEST, 9, None)
         assert session.user == ("alice" if identified else None)
@@ -157,14 +162,14 @@ class TestConnecting:
     def test_a_ping_is_answered_before_and_after(self, session: Callable[[], Session]) -> None:
         """Fails if the sign of life depends on being somebody (S1.3)."""
         assert session().receive(Ping()) == Reply(Pong())
-        assert session().receive(Ping(id="p")) == Reply(Pong(id="p"))
+        assert session().receive(Ping(request_id="p")) == Reply(Pong(request_id="p"))
 
 
 class TestSending:
     def test_before_connect_it_ends_the_conversation(self) -> None:
         """Fails if nobody may speak as somebody, or a client that does not know the protocol is left hanging."""
         for session in (new_session(), new_session()):
-            action = session.receive(Send(to="bob", data=DATA, id=4))
+            action = session.receive(Send(to="bob", data=DATA, request_id=4))
             assert isinstance(action, Reject)
             assert (action.code, action.request_id) == (ErrorCode.BAD_REQUEST, 4)
             assert action.close is CloseCode.BAD_REQUEST
@@ -172,13 +177,13 @@ class TestSending:
 
     def test_after_connect_it_is_routed_as_it_is(self) -> None:
         """Fails if the operation is changed on its way to the router."""
-        operation = Send(to="밥", data=DATA, id="x", ephemeral=True)
+        operation = Send(to="밥", data=DATA, request_id="x", ephemeral=True)
         assert connected_session().receive(operation) is operation
 
     @pytest.mark.parametrize("user", ["", "x" * 256, "x" * 300, "안" * 86, "a\x00b", "\n", "\x9f"])
     def test_to_nobody_who_could_be_a_user_is_refused(self, user: str) -> None:
         """Fails if an impossible id reaches the router; the connection stays open."""
-        action = connected_session().receive(Send(to=user, data=DATA, id=1))
+        action = connected_session().receive(Send(to=user, data=DATA, request_id=1))
         assert isinstance(action, Reject)
         assert (action.code, action.request_id, action.close) == (ErrorCode.BAD_REQUEST, 1, None)
         assert action.message.startswith("'to': a user id")
@@ -189,36 +194,38 @@ class TestChannels:
         """Fails if a channel, a position or an id is lost on the way to the driver."""
         session = connected_session()
         cursor = format_cursor({"room:1": Position("e", 5), "other": Position("f", 6)})
-        assert session.receive(Subscribe("room:1", cursor=cursor, replay=True, id=1)) == JoinChannel(
+        assert session.receive(Subscribe("room:1", since=stated(cursor), replay=True, request_id=1)) == JoinChannel(
             "room:1", Position("e", 5), True, 1
         )
-        publish = Publish("room:1", DATA, id=2)
+        publish = Publish("room:1", DATA, request_id=2)
         assert session.receive(publish) is publish
-        history = ReadHistory("room:1", cursor=cursor)
+        history = ReadHistory("room:1", 100, since=stated(cursor))
         assert session.receive(history) == FetchHistory(history, Position("e", 5))
-        assert session.receive(ReadPresence("told:1", id=4)) == FetchPresence("told:1", 4)
-        emit = Emit("clicked", DATA, id=5)
+        assert session.receive(ReadPresence("told:1", request_id=4)) == FetchPresence("told:1", 4)
+        emit = Emit("clicked", DATA, request_id=5)
         assert session.receive(emit) is emit
-        refusal = session.receive(Emit("paid", DATA, id=5))
+        refusal = session.receive(Emit("paid", DATA, request_id=5))
         assert isinstance(refusal, Reject)
         assert (refusal.code, refusal.request_id, refusal.close) == (ErrorCode.NOT_ALLOWED, 5, None)
-        assert session.receive(Unsubscribe("room:1", id=6)) == LeaveChannel("room:1", Unsubscribed("room:1", id=6))
+        assert session.receive(Unsubscribe("room:1", request_id=6)) == LeaveChannel(
+            "room:1", Unsubscribed("room:1", request_id=6)
+        )
 
     @pytest.mark.parametrize(
         ("operation", "code"),
         [
-            (Subscribe("#bob", id=1), ErrorCode.NOT_ALLOWED),
-            (Subscribe("secret:1", id=1), ErrorCode.NOT_ALLOWED),
-            (ReadHistory("#bob", id=1), ErrorCode.NOT_ALLOWED),
-            (ReadHistory("secret:1", id=1), ErrorCode.NOT_ALLOWED),
-            (ReadPresence("#bob", id=1), ErrorCode.NOT_ALLOWED),
-            (ReadPresence("room:1", id=1), ErrorCode.NOT_ALLOWED),
-            (Publish("#bob", DATA, id=1), ErrorCode.NOT_ALLOWED),
-            (Publish("#alice", DATA, id=1), ErrorCode.NOT_ALLOWED),
-            (Publish("run:1", DATA, id=1), ErrorCode.NOT_ALLOWED),
-            (Subscribe("#alice", id=1), ErrorCode.BAD_REQUEST),
-            (Unsubscribe("#alice", id=1), ErrorCode.BAD_REQUEST),
-            (Unsubscribe("room:1", id=1), ErrorCode.BAD_REQUEST),
+            (Subscribe("#bob", request_id=1), ErrorCode.NOT_ALLOWED),
+            (Subscribe("secret:1", request_id=1), ErrorCode.NOT_ALLOWED),
+            (ReadHistory("#bob", 100, request_id=1), ErrorCode.NOT_ALLOWED),
+            (ReadHistory("secret:1", 100, request_id=1), ErrorCode.NOT_ALLOWED),
+            (ReadPresence("#bob", request_id=1), ErrorCode.NOT_ALLOWED),
+            (ReadPresence("room:1", request_id=1), ErrorCode.NOT_ALLOWED),
+            (Publish("#bob", DATA, request_id=1), ErrorCode.NOT_ALLOWED),
+            (Publish("#alice", DATA, request_id=1), ErrorCode.NOT_ALLOWED),
+            (Publish("run:1", DATA, request_id=1), ErrorCode.NOT_ALLOWED),
+            (Subscribe("#alice", request_id=1), ErrorCode.BAD_REQUEST),
+            (Unsubscribe("#alice", request_id=1), ErrorCode.BAD_REQUEST),
+            (Unsubscribe("room:1", request_id=1), ErrorCode.BAD_REQUEST),
         ],
         ids=lambda value: re.sub(" object at 0x[0-9a-f]+", "", repr(value)),
     )
@@ -230,14 +237,14 @@ class TestChannels:
 
     def test_who_may_publish_is_said_by_the_mode(self) -> None:
         """Fails if clients with tokens may publish where nobody has allowed it."""
-        action = connected_session(open_mode=False).receive(Publish("room:1", DATA, id=1))
+        action = connected_session(open_mode=False).receive(Publish("room:1", DATA, request_id=1))
         assert isinstance(action, Reject)
         assert (action.code, action.close) == (ErrorCode.NOT_ALLOWED, None)
 
     def test_who_may_send_is_said_by_the_mode_and_the_token(self) -> None:
         """Fails if clients with tokens may send to users whom nobody has opened to them."""
         session = connected_session(open_mode=False)
-        refused = session.receive(Send("bob", DATA, id=1))
+        refused = session.receive(Send("bob", DATA, request_id=1))
         assert isinstance(refused, Reject)
         assert (refused.code, refused.request_id, refused.close) == (ErrorCode.NOT_ALLOWED, 1, None)
         session.renewed(read_grants({"#bob": ["send"]}))
@@ -249,7 +256,7 @@ class TestChannels:
         session = connected_session()
         for number in range(MOST_CHANNELS):
             assert isinstance(session.receive(Subscribe(f"room:{number}")), JoinChannel)
-        refused = session.receive(Subscribe("room:9", id=9))
+        refused = session.receive(Subscribe("room:9", request_id=9))
         assert isinstance(refused, Reject)
         assert (refused.code, refused.request_id, refused.close) == (ErrorCode.CHANNEL_LIMIT, 9, None)
         session.receive(Unsubscribe("room:0"))
@@ -263,8 +270,12 @@ async def nobody() -> Verdict:
 
 
 ALLOWED, DENIED = Allow(), Deny("the hook says no")
-SEND, PUBLISH, EMIT = Send("bob", DATA, id=1), Publish("room:1", DATA, id=2), Emit("clicked", DATA, id=3)
-READ = ReadHistory("room:1", id=5)
+SEND, PUBLISH, EMIT = (
+    Send("bob", DATA, request_id=1),
+    Publish("room:1", DATA, request_id=2),
+    Emit("clicked", DATA, request_id=3),
+)
+READ = ReadHistory("room:1", 100, request_id=5)
 
 
 class TestAHookIsToBeAsked:
@@ -274,7 +285,7 @@ class TestAHookIsToBeAsked:
         namespaces = Namespaces({"told": Namespace(presence=True)})
         policy = Policy(namespaces, open_mode=False, events=["clicked"], hooks=lambda _: nobody)
         session = Session("s", "replica-1", policy=policy, ping_interval_s=25, max_channels=MOST_CHANNELS)
-        session.receive(Connect(cursor=cursor))
+        session.receive(Connect(since=stated(cursor)))
         _, others = session.identified("alice", channels)
         return session, others
 
@@ -284,14 +295,17 @@ class TestAHookIsToBeAsked:
             (SEND, SEND),
             (PUBLISH, PUBLISH),
             (EMIT, EMIT),
-            (Subscribe("room:1", id=4), JoinChannel("room:1", None, False, 4)),
+            (Subscribe("room:1", request_id=4), JoinChannel("room:1", None, False, 4)),
             (READ, FetchHistory(READ, None)),
-            (ReadPresence("told:1", id=6), FetchPresence("told:1", 6)),
+            (ReadPresence("told:1", request_id=6), FetchPresence("told:1", 6)),
         ],
     )
     def test_before_anything_is_done(self, operation: Operation, action: Action) -> None:
         """Fails if a client's operation is carried out, or refused, before the hook has said so."""
-        for verdict, expected in ((ALLOWED, action), (DENIED, Reject(DENIED.code, DENIED.reason, operation.id))):
+        for verdict, expected in (
+            (ALLOWED, action),
+            (DENIED, Reject(DENIED.code, DENIED.reason, operation.request_id)),
+        ):
             session, _ = self.session()
             ask = session.receive(operation)
             assert isinstance(ask, AskHook)
@@ -339,18 +353,20 @@ class TestAHookIsToBeAsked:
 
 ids = st.none() | st.integers(-(2**63), 2**63 - 1) | st.text(max_size=128)
 channels = st.sampled_from(["room:1", "room:2", "told:1", "secret:1", "#alice", "#bob", "#", ""]) | st.text()
-cursors = st.none() | st.text() | st.builds(lambda name: format_cursor({name: Position("e", 1)}), channels)
+cursors = st.builds(
+    stated, st.none() | st.text() | st.builds(lambda name: format_cursor({name: Position("e", 1)}), channels)
+)
 operations = st.one_of(
-    st.builds(Connect, token=st.none() | st.text(), user=st.none() | st.text(), id=ids),
-    st.builds(Send, to=st.text(max_size=300), data=st.just(DATA), id=ids, ephemeral=st.booleans()),
-    st.builds(Ping, id=ids),
-    st.builds(Subscribe, channel=channels, cursor=cursors, replay=st.booleans(), id=ids),
-    st.builds(Unsubscribe, channel=channels, id=ids),
-    st.builds(Publish, channel=channels, data=st.just(DATA), id=ids),
-    st.builds(ReadHistory, channel=channels, cursor=cursors, id=ids),
-    st.builds(ReadPresence, channel=channels, id=ids),
-    st.builds(Refresh, token=st.text(), id=ids),
-    st.builds(Emit, event=st.text(min_size=1, max_size=128), data=st.just(DATA), id=ids),
+    st.builds(Connect, token=st.none() | st.text(), user=st.none() | st.text(), request_id=ids),
+    st.builds(Send, to=st.text(max_size=300), data=st.just(DATA), request_id=ids, ephemeral=st.booleans()),
+    st.builds(Ping, request_id=ids),
+    st.builds(Subscribe, channel=channels, since=cursors, replay=st.booleans(), request_id=ids),
+    st.builds(Unsubscribe, channel=channels, request_id=ids),
+    st.builds(Publish, channel=channels, data=st.just(DATA), request_id=ids),
+    st.builds(ReadHistory, channel=channels, limit=st.integers(1, 1000), since=cursors, request_id=ids),
+    st.builds(ReadPresence, channel=channels, request_id=ids),
+    st.builds(Refresh, token=st.text(), request_id=ids),
+    st.builds(Emit, event=st.text(min_size=1, max_size=128), data=st.just(DATA), request_id=ids),
 )
 
 
@@ -400,7 +416,7 @@ def test_no_sequence_breaks_the_rules(steps: list[tuple[Operation, bool]], open_
                 assert isinstance(operation, Ping)
             case Reject(close=close, request_id=request_id):
                 assert not isinstance(operation, Ping)
-                assert request_id == operation.id
+                assert request_id == operation.request_id
                 assert (close is not None) == (not isinstance(operation, Connect) and not identified)
         if asked and not identified and find_out:
             try:

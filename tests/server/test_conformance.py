@@ -25,7 +25,7 @@ LARGEST = 16 * 1024 * 1024  # of the messages of cases 9.*; a replica takes less
 class Echo:
     """A receiver that says everything again."""
 
-    def __init__(self, socket: ServerSocket, outbox: Outbox) -> None:
+    def __init__(self, socket: ServerSocket, outbox: Outbox[bytes]) -> None:
         self._socket = socket
         self._outbox = outbox
 

@@ -4,9 +4,9 @@ from unittest.mock import Mock
 
 from heliograph.clock import Clock, SystemClock
 from heliograph.cluster.directory import Directory
-from heliograph.codecs.plain import PlainCodec
+from heliograph.codecs.plain.codec import PlainCodec
 from heliograph.hub.connection import Connection
-from heliograph.hub.frames import Encoding, Sink
+from heliograph.hub.frames import Encoding, Sink, payload_only
 from heliograph.hub.hub import Hub
 from heliograph.hub.outbox import FlushScheduler, Outbox
 from heliograph.ports import DirectoryBackend, ReplicaInfo
@@ -15,7 +15,7 @@ from heliograph.telemetry import Telemetry, Traffic
 from tests.support.cancelling import end
 from tests.support.replica_info import replica_info
 
-ENCODING = Encoding(PlainCodec(8), bytes, Traffic())
+ENCODING = Encoding(PlainCodec(8), payload_only, Traffic())
 QUICK = DirectorySettings(lease_ttl_s=0.3, renew_interval_s=0.03, reap_grace_s=0.1)
 BY_HAND = DirectorySettings(lease_ttl_s=2.0, renew_interval_s=1_000.0, reap_grace_s=1.0)  # for a ManualClock
 

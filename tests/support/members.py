@@ -10,9 +10,9 @@ from typing import Any, Self
 from heliograph.application import Replica, build_replica
 from heliograph.backends.redis import server
 from heliograph.cluster.pubsub_manager import PubSubManager
-from heliograph.codecs.plain import PlainCodec
+from heliograph.codecs.plain.codec import PlainCodec
 from heliograph.hub.connection import Connection
-from heliograph.hub.frames import Encoding
+from heliograph.hub.frames import Encoding, payload_only
 from heliograph.hub.outbox import Outbox
 from heliograph.protocol.codes import CloseCode
 from heliograph.protocol.events import Connected
@@ -66,7 +66,9 @@ class Device:
     def greet(self) -> None:
         """What the transport does when `connect` has returned."""
         member = self._member.replica.node.name
-        self.connection.open(Connected(user=self.connection.user, session="s", replica=member, cursor="", ping=25))
+        self.connection.open(
+            Connected(user=self.connection.user, session="s", replica=member, positions={}, ping_s=25)
+        )
 
     @property
     def got(self) -> list[Any]:
@@ -84,7 +86,7 @@ class Member:
     def __init__(self, replica: Replica) -> None:
         self.replica = replica
         self.flush_scheduler = replica.flush_scheduler
-        self.encoding = Encoding(PlainCodec(32), bytes, Traffic())
+        self.encoding = Encoding(PlainCodec(32), payload_only, Traffic())
         self.send = replica.manager.send_message
 
     @property

@@ -7,7 +7,9 @@ from urllib.parse import urlencode
 
 import pytest
 
-from heliograph.protocol.position import Bookmark, Position, parse_cursor
+from heliograph.codecs.plain.bookmark import Bookmark
+from heliograph.codecs.plain.cursor import parse_cursor
+from heliograph.protocol.position import Positions
 from tests.conftest import StartReplica
 from tests.support.client import Client
 from tests.support.event_source import EventSource
@@ -49,7 +51,7 @@ class Wanderer:
             while self.count < until or subscribed < len(CHANNELS) + bool(self.cursor):
                 event = await client.next("connected", "subscribed", "message")
                 subscribed += event["type"] == "subscribed"
-                bookmark.keep(event["cursor"])
+                bookmark.move(parse_cursor(event["cursor"]))
                 self.take(event)
         self.cursor = str(bookmark)
 
@@ -123,7 +125,7 @@ async def test_what_a_drain_says_is_whole(start_replica: StartReplica) -> None:
     async with Client(one.url, path=f"/ws?{urlencode({'user': USER, 'channels': ','.join(CHANNELS)})}") as client:
         for _ in CHANNELS:
             await client.next("subscribed")
-        last: dict[str, Position] = {}
+        last = Positions()
         for number in range(3):
             for channel in (OWN, *CHANNELS):
                 await two.replica.manager.publish(channel, number)
@@ -147,7 +149,7 @@ async def test_what_a_drain_says_to_one_that_is_still_catching_up(start_replica:
     async with Client(one.url, path=f"/ws?{urlencode(query)}") as client:
         await client.next("message")  # and read no further: what is left does not fit into the socket
         [connection] = list(one.replica.hub)
-        cursor = parse_cursor(one.replica.channels.joining.cursor_of(connection))
+        cursor = one.replica.channels.joining.positions_of(connection)
         assert begin.offset < cursor["news"].offset < begin.offset + 300
         one.server.handle_exit(15, None)
         reconnect = await client.next("reconnect")

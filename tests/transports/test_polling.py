@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from heliograph.codecs.plain.cursor import parse_cursor
 from heliograph.hub.outbox import DRAINED_BYTES
 from heliograph.protocol.codes import CloseCode
-from heliograph.protocol.position import parse_cursor
 from tests.conftest import StartReplica
 from tests.support.client import Client
 from tests.support.poller import Poller

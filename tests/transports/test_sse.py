@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from httpx_sse import aconnect_sse
 
+from heliograph.codecs.plain.cursor import format_cursor, parse_cursor
 from heliograph.hub.outbox import Outbox
-from heliograph.protocol.position import Position, format_cursor, parse_cursor
+from heliograph.protocol.position import Position
 from heliograph.transports.sse import PIECE_BYTES, event_block
 from tests.conftest import StartReplica
 from tests.support.client import Client
@@ -559,7 +560,7 @@ async def stalled_stream(replica: RunningReplica, user: str) -> socket.socket:
     return client
 
 
-def overfill(outbox: Outbox) -> None:
+def overfill(outbox: Outbox[Any]) -> None:
     """As if the client had not read for long: the next frame is one too many."""
     outbox.pause()
     outbox._bytes = outbox._limit_bytes

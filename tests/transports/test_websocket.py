@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from heliograph.protocol.position import parse_cursor
+from heliograph.codecs.plain.cursor import parse_cursor
 from heliograph.transports.driver import MOST_UNDER_WAY
 from tests.conftest import StartReplica
 from tests.support.client import Client

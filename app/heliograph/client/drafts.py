@@ -13,12 +13,13 @@ from heliograph.backends.redis.keys import Keys
 from heliograph.backends.redis.log import AppendCalls, read_appended
 from heliograph.backends.redis.run_leases import RUN_PREFIX
 from heliograph.clock import Clock, iso8601
+from heliograph.codecs.plain.cursor import format_cursor
 from heliograph.errors import BadChannel, BadData, BadUserId, HeliographError
 from heliograph.ports import Draft
 from heliograph.protocol.envelope import Envelope, encode_envelope
 from heliograph.protocol.identity import check_channel, check_user_id, personal_channel, user_of
 from heliograph.protocol.namespace import Namespaces
-from heliograph.protocol.position import Position, format_cursor
+from heliograph.protocol.position import Position
 from heliograph.protocol.publication import check_data
 from heliograph.protocol.run import RunUpdate, check_update
 

@@ -30,9 +30,10 @@ from heliograph.client.connection.events import (
 )
 from heliograph.client.lines import only_colours
 from heliograph.client.output import STDERR, STDOUT, say, write_all
+from heliograph.codecs.plain.cursor import format_cursor, parse_cursor
 from heliograph.errors import HeliographError, NoSocket, NotAnswered, RequestRefused
 from heliograph.protocol.identity import user_of
-from heliograph.protocol.position import Position, format_cursor, parse_cursor
+from heliograph.protocol.position import Position
 from heliograph.protocol.run import END_STATES
 
 REFUSED, INTERRUPTED = 2, 130

@@ -33,7 +33,6 @@ from heliograph.protocol.identity import check_channel, check_user_id, personal_
 from heliograph.protocol.namespace import Namespaces
 from heliograph.protocol.operations import Publish, RequestId, Send
 from heliograph.protocol.run import check_update
-from heliograph.protocol.session import echo
 
 logger = logging.getLogger(__name__)
 
@@ -87,7 +86,7 @@ class ConnectionManager:
         self, connection: Connection, code: ErrorCode, message: str, request_id: RequestId | None = None
     ) -> None:
         """Tell the client of one connection what was wrong."""
-        error = Error(code=code, message=message, timestamp=self._stamp.now(), id=echo(request_id))
+        error = Error(code=code, message=message, timestamp=self._stamp.now(), request_id=request_id)
         self.send_event(connection, error)
 
     # -- messages

@@ -3,12 +3,13 @@
 import asyncio
 import logging
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 
 from heliograph.hub.connection import Connection
 from heliograph.hub.hub import Hub
 from heliograph.protocol.codes import CloseCode
 from heliograph.protocol.events import Reconnect
+from heliograph.protocol.position import Position
 from heliograph.settings import DrainSettings
 
 logger = logging.getLogger(__name__)
@@ -17,11 +18,13 @@ SLICE_S = 0.05  # clients are told and closed in slices of this length
 
 
 class Drain:
-    """Of one replica. `cursor_of`: where a connection stands, to go on from there on another one."""
+    """Of one replica. `positions_of`: where a connection stands, to go on from there on another one."""
 
-    def __init__(self, hub: Hub, cursor_of: Callable[[Connection], str], settings: DrainSettings) -> None:
+    def __init__(
+        self, hub: Hub, positions_of: Callable[[Connection], Mapping[str, Position]], settings: DrainSettings
+    ) -> None:
         self._hub = hub
-        self._cursor_of = cursor_of
+        self._positions_of = positions_of
         self._settings = settings
 
     async def send_off(self, first: Callable[[], Awaitable[None]]) -> None:
@@ -50,7 +53,7 @@ class Drain:
         slices = max(1, round(window_s / SLICE_S))
         for i, connection in enumerate(connections):
             in_ms = round(1000 * window_s * i / len(connections))
-            self._hub.send(connection, Reconnect(in_ms=in_ms, cursor=self._cursor_of(connection)))
+            self._hub.send(connection, Reconnect(in_ms, self._positions_of(connection)))
             if i % 1000 == 999:
                 await asyncio.sleep(0)  # pongs and acks go on meanwhile
         await asyncio.sleep(settings.grace_s)

@@ -13,10 +13,10 @@ from heliograph.cluster.gaps import Gaps
 from heliograph.cluster.read_batcher import ReadBatcher
 from heliograph.cluster.tally import Tally
 from heliograph.hub.hub import Hub
-from heliograph.ports import ReadRequest, Subscriptions
-from heliograph.protocol.events import Event, InitialState, Message, Progress
+from heliograph.ports import ReadRequest, ReadResult, Subscriptions
+from heliograph.protocol.events import Event, InitialState, Progress
 from heliograph.protocol.namespace import Namespaces
-from heliograph.protocol.position import Position, format_cursor
+from heliograph.protocol.position import Position
 from heliograph.protocol.publication import Publication
 from heliograph.protocol.run import RunProgress, RunState
 from heliograph.protocol.sequence import Missing, Sequence
@@ -151,27 +151,19 @@ class Following:
     def deliver(self, followed: Followed, publications: list[Publication]) -> None:
         """Hand publications that are next to those who listen, and to those who catch up."""
         for publication in publications:
-            self._hub.deliver(followed.name, *self.event(publication))
+            self._hub.deliver(followed.name, self.event(publication))
             for pending in followed.joining.values():
                 pending.held.append(publication)
 
-    def event(self, publication: Publication) -> tuple[Event, str | None]:
-        """What subscribers are told of a publication, and where they stand then, if that does not say so."""
+    def event(self, publication: Publication) -> Event:
+        """What subscribers are told of a publication."""
         if not self._namespaces.of(publication.channel).run:
-            return Message.of(publication), None
+            return publication
         progress = msgspec.json.decode(publication.data, type=RunProgress)
-        event = Progress(
-            run_id=publication.channel.partition(":")[2],
-            state=progress.state,
-            progress=progress.progress,
-            message=progress.message,
-        )
-        position = publication.position
-        return event, None if position is None else format_cursor({publication.channel: position})
+        return Progress(publication, progress.state, progress.progress, progress.message)
 
 
-def initial_state(run: RunState | None) -> InitialState:
+def initial_state(channel: str, read: ReadResult) -> InitialState:
     """What the viewers of a run get first; of one that nobody has heard of, that it has not begun."""
-    if run is None:
-        return InitialState(state=None, progress=0, logs=[])
-    return InitialState(state=run.state, progress=run.progress, logs=run.logs)
+    run = read.run or RunState(None, 0, [])
+    return InitialState(channel, read.position, run.state, run.progress, run.logs)

@@ -16,10 +16,9 @@ from heliograph.protocol.codes import CloseCode
 from heliograph.protocol.events import Subscribed
 from heliograph.protocol.namespace import Namespaces
 from heliograph.protocol.operations import RequestId
-from heliograph.protocol.position import Position, format_cursor
+from heliograph.protocol.position import Position
 from heliograph.protocol.publication import Publication
 from heliograph.protocol.sequence import Sequence
-from heliograph.protocol.session import echo
 from heliograph.tasks import end
 
 logger = logging.getLogger(__name__)
@@ -111,8 +110,8 @@ class Joining:
             raise
         return connection in self._hub.subscribers(channel)
 
-    async def listen(self, connection: Connection, channel: str) -> str:
-        """Subscribe without a word to what comes; returns where that begins, as a cursor ('' if nobody can say).
+    async def listen(self, connection: Connection, channel: str) -> Position | None:
+        """Subscribe without a word to what comes; returns where that begins (None if nobody can say).
 
         Where nobody can say, `subscribed` tells later where it has begun.
         """
@@ -122,15 +121,15 @@ class Joining:
         except BusUnavailable:
             if not pending.is_over:
                 self._try_again(pending)
-            return ""
+            return None
         except BaseException:
             self._forget(pending)
             raise
         if not pending.is_over:
             self._arrive(pending)
-        return format_cursor({channel: sequence.position})
+        return sequence.position
 
-    def cursor_of(self, connection: Connection) -> str:
+    def positions_of(self, connection: Connection) -> dict[str, Position]:
         """Where the connection stands in all of its channels, after all that it has been told."""
         followed = {name: self._following.find(name) for name in connection.channels}
         positions = {
@@ -140,7 +139,7 @@ class Joining:
             position = pending.told or pending.since
             if position is not None:
                 positions[name] = position
-        return format_cursor(positions)
+        return positions
 
     def channels_of(self, connection: Connection) -> list[str]:
         """The channels that the connection is subscribed to or is being subscribed to."""
@@ -251,7 +250,7 @@ class Joining:
         missed = await self._meet(pending, sequence)
         if not pending.is_over:
             for publication in missed:
-                self._hub.send(pending.connection, *self._following.event(publication))
+                self._hub.send(pending.connection, self._following.event(publication))
         if not pending.is_over:  # as a client is that could not take the last of it
             self._arrive(pending)
 
@@ -272,7 +271,7 @@ class Joining:
         channel = pending.followed.name
         opened = await self._reads.read(ReadRequest(channel, with_run=True))
         self._tell_subscribed(pending, opened.position, recovered=True)
-        self._hub.send(pending.connection, initial_state(opened.run), format_cursor({channel: opened.position}))
+        self._hub.send(pending.connection, initial_state(channel, opened))
 
     async def _catch_up(self, pending: PendingJoin) -> None:
         """Tell the first page of what the client has missed."""
@@ -325,7 +324,7 @@ class Joining:
             await self._let_read(pending.connection)
             if pending.is_over:
                 return
-            self._hub.send(pending.connection, *self._following.event(publication))
+            self._hub.send(pending.connection, self._following.event(publication))
             pending.told = publication.position or pending.told
             pending.connection.read_bytes += size_of(publication)
 
@@ -337,10 +336,8 @@ class Joining:
 
     def _tell_subscribed(self, pending: PendingJoin, position: Position, *, recovered: bool) -> None:
         channel = pending.followed.name
-        cursor = format_cursor({channel: position})
-        # A run's viewer stands there only with the state, which follows.
-        at = "" if self._namespaces.of(channel).run else cursor
         request_id, pending.request_id = pending.request_id, None
-        subscribed = Subscribed(channel=channel, cursor=cursor, recovered=recovered, id=echo(request_id))
-        self._hub.send(pending.connection, subscribed, at)
+        is_run = self._namespaces.of(channel).run
+        subscribed = Subscribed(channel, position, recovered, state_follows=is_run, request_id=request_id)
+        self._hub.send(pending.connection, subscribed)
         pending.told = position

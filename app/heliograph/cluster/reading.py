@@ -43,8 +43,8 @@ class Reading:
             on_joined=partial(self._presence.came, connection.user, channel),
         )
 
-    async def listen(self, connection: Connection, channel: str) -> str:
-        """Subscribe the connection to its user's own channel; returns where that stands, as a cursor.
+    async def listen(self, connection: Connection, channel: str) -> Position | None:
+        """Subscribe the connection to its user's own channel; returns where that stands.
 
         Without a log it is told later where what is kept begins; what is ephemeral it gets all the same.
         """

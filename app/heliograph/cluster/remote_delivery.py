@@ -14,7 +14,8 @@ from heliograph.cluster.commands import Commands
 from heliograph.cluster.following import Following
 from heliograph.hub.hub import Hub
 from heliograph.protocol.envelope import Envelope
-from heliograph.protocol.events import Join, Leave, Message
+from heliograph.protocol.events import Join, Leave
+from heliograph.protocol.publication import Publication
 
 
 class RemoteDelivery:
@@ -55,17 +56,17 @@ class RemoteDelivery:
         """Hand what is ephemeral to the connections here that it is for; how many took it."""
         user_id = envelope.target_user_id
         if user_id is None:
-            return self._hub.deliver(envelope.address, self._message(envelope))
-        return self._hub.deliver_to_user(user_id, self._message(envelope)) if self._hub.count(user_id) else 0
+            return self._hub.deliver(envelope.address, self._publication(envelope))
+        return self._hub.deliver_to_user(user_id, self._publication(envelope)) if self._hub.count(user_id) else 0
 
-    def _message(self, envelope: Envelope) -> Message:
+    def _publication(self, envelope: Envelope) -> Publication:
         """A foreign process need not say when, nor give it a name."""
         envelope.check()
-        return Message(
+        return Publication(
             channel=envelope.address,
             data=envelope.message,
             message_id=envelope.message_id or uuid.uuid4().hex,
             sent_at=envelope.sent_at or self._timestamp(),
-            sender=envelope.sender or msgspec.UNSET,
-            origin=envelope.origin or msgspec.UNSET,
+            sender=envelope.sender or None,
+            origin=envelope.origin or None,
         )

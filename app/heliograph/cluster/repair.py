@@ -13,7 +13,7 @@ from heliograph.hub.hub import Hub
 from heliograph.ports import LogReader, ReadRequest, ReadResult
 from heliograph.protocol.events import Subscribed
 from heliograph.protocol.namespace import Namespaces
-from heliograph.protocol.position import Position, format_cursor
+from heliograph.protocol.position import Position
 from heliograph.protocol.publication import Publication
 from heliograph.telemetry import Telemetry
 
@@ -151,11 +151,9 @@ class Repair:
         """
         run = self._namespaces.of(followed.name).run
         position = opened.position if run else opened.start
-        cursor = format_cursor({followed.name: position})
-        subscribed = Subscribed(channel=followed.name, cursor=cursor, recovered=False)
-        self._hub.deliver(followed.name, subscribed, "" if run else cursor)
+        self._hub.deliver(followed.name, Subscribed(followed.name, position, recovered=False, state_follows=run))
         if run:
-            self._hub.deliver(followed.name, initial_state(opened.run), cursor)
+            self._hub.deliver(followed.name, initial_state(followed.name, opened))
         return position
 
 

@@ -1,0 +1,1 @@
+"""The wire formats. Only a codec knows one; `codec.py` says what a codec promises."""

@@ -1,6 +1,7 @@
 """What one turn of the loop has brought to a channel that many listen to, until it is handed out."""
 
 from collections.abc import Collection
+from typing import Any
 
 from heliograph.hub.connection import Connection
 from heliograph.hub.frames import Encoding
@@ -19,12 +20,12 @@ class Batch:
 
     def __init__(self, listeners: Collection[Connection]) -> None:
         self.listeners = listeners  # as they come and go
-        self._events: list[tuple[Event, str | None]] = []
-        self._frames: dict[Encoding, list[bytes]] = {}
+        self._events: list[Event] = []
+        self._frames: dict[Encoding[Any], list[Any]] = {}
         self._ahead: dict[Connection, int] = {}  # how many of the events are behind it already
 
-    def add(self, event: Event, at: str | None) -> None:
-        self._events.append((event, at))
+    def add(self, event: Event) -> None:
+        self._events.append(event)
 
     def pass_over(self, connection: Connection) -> None:
         """It listens from now on: what is here was before its time."""
@@ -48,8 +49,8 @@ class Batch:
         overflowed: list[tuple[Connection, CloseCode]] = []
         ahead, events = self._ahead, len(self._events)
         to_many = len(self.listeners) > MANY
-        encoding: Encoding | None = None
-        frames: list[bytes] = []
+        encoding: Encoding[Any] | None = None
+        frames: list[Any] = []
         size = taken = 0
         for connection in self.listeners:
             if ahead and connection in ahead:
@@ -75,9 +76,9 @@ class Batch:
             encoding.traffic.messages_out += taken * events
         return overflowed
 
-    def _encoded(self, encoding: Encoding) -> list[bytes]:
+    def _encoded(self, encoding: Encoding[Any]) -> list[Any]:
         """All events in this encoding, one frame each."""
         frames = self._frames.setdefault(encoding, [])
-        for event, at in self._events[len(frames) :]:
-            frames.append(encoding.frame(event, at))
+        for event in self._events[len(frames) :]:
+            frames.append(encoding.frame(event))
         return frames

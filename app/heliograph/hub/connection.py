@@ -1,7 +1,7 @@
 """One socket or stream, as the hub sees it: whose it is, how to encode for it, where to write."""
 
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from heliograph.hub.frames import Encoding
 from heliograph.hub.outbox import Outbox
@@ -37,8 +37,8 @@ class Connection:
         self,
         connection_id: str,
         user: str,
-        encoding: Encoding,
-        outbox: Outbox,
+        encoding: Encoding[Any],
+        outbox: Outbox[Any],
         *,
         on_dropped: "Callable[[Connection], object] | None" = None,
         on_unsubscribed_by_server: "Callable[[str], object] | None" = None,

@@ -2,13 +2,14 @@
 
 import logging
 from collections.abc import Collection, Iterable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from heliograph.hub.batch import Batch
 from heliograph.hub.connection import Connection
 from heliograph.hub.outbox import FlushScheduler
 from heliograph.protocol.codes import CloseCode
-from heliograph.protocol.events import Event, Message, Progress
+from heliograph.protocol.events import Event, Progress
+from heliograph.protocol.publication import Publication
 from heliograph.telemetry import Telemetry
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_MESSAGES = (Message, Progress)
+_MESSAGES = (Publication, Progress)
 FEW = 8  # listeners that are told one by one, as a batch would not pay
 
 
@@ -136,37 +137,34 @@ class Hub:
         """Hand the event to every connection the user has here; how many took it."""
         return self._send_each(self._by_user.get(user_id, ()), event)
 
-    def deliver(self, channel: str, event: Event, at: str | None = None) -> int:
-        """Hand the event to every connection that listens to the channel here; how many those are.
-
-        `at`: where the channel stands then, if not as the event's own cursor says.
-        """
+    def deliver(self, channel: str, event: Event) -> int:
+        """Hand the event to every connection that listens to the channel here; how many those are."""
         listening = self._by_channel.get(channel, ())
         if len(listening) < FEW:
-            return self._send_each(listening, event, at)
+            return self._send_each(listening, event)
         if self._batch is None or self._batch.listeners is not listening:
             self._hand_out()
             self._batch = Batch(listening)
             self._flush_scheduler.before_writing(self._hand_out)
-        self._batch.add(event, at)
+        self._batch.add(event)
         return len(listening)
 
-    def send(self, connection: Connection, event: Event, at: str | None = None) -> None:
-        """Hand one event to one connection. `at`: as for `deliver`."""
+    def send(self, connection: Connection, event: Event) -> None:
+        """Hand one event to one connection."""
         if isinstance(event, _MESSAGES):
             connection.encoding.traffic.messages_out += 1  # one that it had missed
         if self._batch is not None:
             self._catch_up(connection)
-        if (code := connection.outbox.offer(connection.encoding.frame(event, at))) is not None:
+        if (code := connection.outbox.offer(connection.encoding.frame(event))) is not None:
             self._drop(connection, code)
 
-    def _send_each(self, connections: Collection[Connection], event: Event, at: str | None = None) -> int:
+    def _send_each(self, connections: Collection[Connection], event: Event) -> int:
         """Encoded once for each encoding, not once for each connection.
 
         A connection whose outbox is over is closed and dropped at once, and what it did not read is not offered to
         anyone else.
         """
-        frames: dict[Encoding, bytes] = {}
+        frames: dict[Encoding[Any], Any] = {}
         taken = 0
         for connection in tuple(connections):
             encoding, outbox = connection.encoding, connection.outbox
@@ -175,7 +173,7 @@ class Hub:
             if outbox.closed:
                 continue  # its transport tidies up a moment later
             if (frame := frames.get(encoding)) is None:
-                frame = frames[encoding] = encoding.frame(event, at)
+                frame = frames[encoding] = encoding.frame(event)
             if (code := outbox.offer(frame)) is None:
                 taken += 1
                 encoding.traffic.messages_out += 1

@@ -9,13 +9,14 @@ the limit. More than that in one event-loop iteration is written before its end:
 
 import logging
 from collections.abc import Callable
+from typing import Any, Generic
 
-from heliograph.hub.frames import Sink
+from heliograph.hub.frames import F, Sink
 from heliograph.protocol.codes import CloseCode
 
 logger = logging.getLogger(__name__)
 
-_NOTHING: list[bytes] = []  # of every outbox that is empty; shared, so nobody changes it
+_NOTHING: list[Any] = []  # of every outbox that is empty; shared, so nobody changes it
 DRAINED_BYTES = 65_536  # whoever is told much at once is told more when no more than this waits
 MANY = 64  # more outboxes than that stand in the queue
 SLICE = 32  # of those are written in a row, in a tenth or two of a millisecond
@@ -33,8 +34,8 @@ class FlushScheduler:
 
     def __init__(self, call_soon: Callable[[Callable[[], None]], object]) -> None:
         self._call_soon = call_soon
-        self._filled: list[Outbox] = []
-        self._queue: list[Outbox] = []
+        self._filled: list[Outbox[Any]] = []
+        self._queue: list[Outbox[Any]] = []
         self._hand_out: Callable[[], None] | None = None
         self._end_is_due = False
         self._slice_is_due = False
@@ -44,12 +45,12 @@ class FlushScheduler:
         self._hand_out = hand_out
         self._schedule_end()
 
-    def add(self, outbox: "Outbox") -> None:
+    def add(self, outbox: "Outbox[Any]") -> None:
         """Have it written to at the turn's end."""
         self._filled.append(outbox)
         self._schedule_end()
 
-    def enqueue(self, outbox: "Outbox") -> None:
+    def enqueue(self, outbox: "Outbox[Any]") -> None:
         """Have it written to after those that are in the queue, unless it is one of them."""
         if not outbox.queued:
             outbox.queued = True
@@ -99,7 +100,7 @@ class FlushScheduler:
         self._call_soon(self._write_slice)
 
 
-def _flush(outboxes: "list[Outbox]") -> None:
+def _flush(outboxes: "list[Outbox[Any]]") -> None:
     for outbox in outboxes:
         try:
             outbox.flush()
@@ -108,7 +109,7 @@ def _flush(outboxes: "list[Outbox]") -> None:
             outbox.close(CloseCode.INTERNAL_ERROR, "a write failed")
 
 
-class Outbox:
+class Outbox(Generic[F]):
     """The frames of one connection, in order. They go to `sink`; more than `limit_bytes` of them are too many.
 
     What the sink could not get rid of before it paused counts too.
@@ -131,12 +132,12 @@ class Outbox:
         "queued",
     )
 
-    def __init__(self, sink: Sink, flush_scheduler: FlushScheduler, limit_bytes: int) -> None:
+    def __init__(self, sink: Sink[F], flush_scheduler: FlushScheduler, limit_bytes: int) -> None:
         self._sink = sink
         self._write = sink.write
         self._flush_scheduler = flush_scheduler
         self._limit_bytes = limit_bytes
-        self._frames = _NOTHING
+        self._frames: list[F] = _NOTHING
         self._shared = True  # that list is others' too, and is copied before it is changed
         self._bytes = 0
         self._buffered = 0  # what the sink itself keeps while it is paused
@@ -157,7 +158,7 @@ class Outbox:
         """What has not been handed to the socket yet."""
         return self._bytes
 
-    def offer(self, frame: bytes) -> CloseCode | None:
+    def offer(self, frame: F) -> CloseCode | None:
         """Queue a frame. The answer is why the connection must be closed now, or None."""
         if self.closed:
             return None
@@ -173,7 +174,7 @@ class Outbox:
             self._flush_scheduler.add(self)
         return None
 
-    def offer_all(self, frames: list[bytes], size: int, *, to_many: bool = False) -> CloseCode | None:
+    def offer_all(self, frames: list[F], size: int, *, to_many: bool = False) -> CloseCode | None:
         """The same for some frames, of that size in all: a list which others may have too, and nobody changes.
 
         `to_many`: very many are offered them, so these wait in the turn's queue unless more comes for this one alone.
@@ -215,7 +216,7 @@ class Outbox:
         self._greet_at = len(self._frames)
         self._held = True
 
-    def open(self, greeting: bytes) -> None:
+    def open(self, greeting: F) -> None:
         """Let frames out, `greeting` before what was held."""
         if self.closed:
             return

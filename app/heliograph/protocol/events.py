@@ -1,12 +1,16 @@
-"""What a client may be told. The session and the router make these; a codec writes them to its wire format."""
+"""What a client may be told, as facts. The session and the router make these; a codec writes them to its wire format.
 
+`request_id`: that of the request which an event answers; None if nobody has asked.
+"""
+
+from collections.abc import Mapping
 from enum import StrEnum
 
 import msgspec
 
 from heliograph.errors import ErrorCode
 from heliograph.protocol.operations import RequestId
-from heliograph.protocol.position import cursor_of
+from heliograph.protocol.position import Position
 from heliograph.protocol.publication import Publication
 
 
@@ -19,170 +23,151 @@ class Delivery(StrEnum):
     OFFLINE = "offline"  # no replica holds the user, and it is not kept
 
 
-class Connected(msgspec.Struct, frozen=True, tag="connected"):
-    """`ping`: after so many seconds without a frame from the server, ask for one."""
+class Connected(msgspec.Struct, frozen=True):
+    """The client is known. `positions`: where it stands, in the channels of which that is known.
+
+    `ping_s`: after so many seconds without a frame from the server, the client asks for one.
+    """
 
     user: str
     session: str
     replica: str
-    cursor: str
-    ping: int
-    id: RequestId | msgspec.UnsetType = msgspec.UNSET
+    positions: Mapping[str, Position]
+    ping_s: int
+    request_id: RequestId | None = None
 
 
-class Refreshed(msgspec.Struct, frozen=True, tag="refreshed"):
+class Refreshed(msgspec.Struct, frozen=True):
     """The new token counts. `expires_in`: seconds for which it is good; None: for good."""
 
     expires_in: int | None
-    id: RequestId | msgspec.UnsetType = msgspec.UNSET
+    request_id: RequestId | None = None
 
 
-class Ack(msgspec.Struct, frozen=True, gc=False, tag="ack"):
-    """The message is on its way."""
+class Ack(msgspec.Struct, frozen=True, gc=False):
+    """A message to a user is on its way."""
 
     message_id: str
     delivery: Delivery
-    id: RequestId | msgspec.UnsetType = msgspec.UNSET
+    request_id: RequestId | None = None
 
 
-class Pong(msgspec.Struct, frozen=True, tag="pong"):
+class Pong(msgspec.Struct, frozen=True):
     """The answer to a ping."""
 
-    id: RequestId | msgspec.UnsetType = msgspec.UNSET
+    request_id: RequestId | None = None
 
 
-class Message(msgspec.Struct, frozen=True, gc=False, tag="message", rename={"sender": "from"}):
-    """A publication, as its subscribers see it. One encoding serves them all, so it names no subscriber."""
+class Subscribed(msgspec.Struct, frozen=True):
+    """The channel begins (or begins anew) here: what comes after `position` follows, in order and without a gap.
 
-    channel: str
-    data: msgspec.Raw
-    message_id: str
-    sent_at: str
-    cursor: str | msgspec.UnsetType = msgspec.UNSET  # of its own channel; unset for what is ephemeral
-    sender: str | msgspec.UnsetType = msgspec.UNSET
-    origin: str | msgspec.UnsetType = msgspec.UNSET
-
-    @classmethod
-    def of(cls, publication: Publication) -> "Message":
-        return cls(
-            channel=publication.channel,
-            data=publication.data,
-            message_id=publication.message_id,
-            sent_at=publication.sent_at,
-            cursor=(
-                msgspec.UNSET
-                if publication.position is None
-                else cursor_of(publication.channel, publication.position)
-            ),
-            sender=msgspec.UNSET if publication.sender is None else publication.sender,
-            origin=msgspec.UNSET if publication.origin is None else publication.origin,
-        )
-
-
-class Subscribed(msgspec.Struct, frozen=True, tag="subscribed"):
-    """The channel begins (or begins anew) here: what comes after `cursor` follows, in order and without a hole.
-
-    `recovered`: nothing is missing since the cursor that the client gave.
+    `recovered`: nothing is missing since the position that the client gave. `state_follows`: the next event is the
+    channel's state; the client stands at `position` once it has that.
     """
 
     channel: str
-    cursor: str
+    position: Position
     recovered: bool
-    id: RequestId | msgspec.UnsetType = msgspec.UNSET
+    state_follows: bool = False
+    request_id: RequestId | None = None
 
 
-class Unsubscribed(msgspec.Struct, frozen=True, tag="unsubscribed"):
+class Unsubscribed(msgspec.Struct, frozen=True):
     """Nothing more of the channel follows."""
 
     channel: str
-    id: RequestId | msgspec.UnsetType = msgspec.UNSET
+    request_id: RequestId | None = None
 
 
-class Published(msgspec.Struct, frozen=True, tag="ack"):
-    """The publication has its place in the channel; without one (`cursor` unset) it is not kept."""
+class Published(msgspec.Struct, frozen=True, gc=False):
+    """The publication has its position in the channel; without one it is not kept."""
 
+    channel: str
     message_id: str
-    cursor: str | msgspec.UnsetType = msgspec.UNSET
-    id: RequestId | msgspec.UnsetType = msgspec.UNSET
+    position: Position | None = None
+    request_id: RequestId | None = None
 
 
-class Emitted(msgspec.Struct, frozen=True, tag="ack"):
+class Emitted(msgspec.Struct, frozen=True):
     """The emission is kept: some worker will handle it, at least once."""
 
-    id: RequestId | msgspec.UnsetType = msgspec.UNSET
+    request_id: RequestId | None = None
 
 
-class InitialState(msgspec.Struct, frozen=True, tag="initial_state"):
-    """The latest of a run, at the moment from which its progress follows."""
+class InitialState(msgspec.Struct, frozen=True):
+    """The latest of a run at `position`, from which its progress follows. `state` is None before it has begun."""
 
+    channel: str
+    position: Position
     state: str | None
     progress: float
     logs: list[str]
 
 
-class Progress(msgspec.Struct, frozen=True, tag="progress"):
-    """One update of a run."""
+class Progress(msgspec.Struct, frozen=True):
+    """One update of a run, as its publication tells of it."""
 
-    run_id: str
+    publication: Publication
     state: str | None
     progress: float
     message: str | None
 
 
-class History(msgspec.Struct, frozen=True, tag="history"):
-    """What is kept of a channel, oldest first. `cursor` stands behind the last; `more`: something follows it."""
+class History(msgspec.Struct, frozen=True):
+    """What is kept of a channel, oldest first, up to `position`. `has_more`: something follows it."""
 
     channel: str
-    publications: list["Message"]
-    cursor: str
-    more: bool | msgspec.UnsetType = msgspec.UNSET
-    id: RequestId | msgspec.UnsetType = msgspec.UNSET
+    publications: list[Publication]
+    position: Position
+    has_more: bool = False
+    request_id: RequestId | None = None
 
 
-class Presence(msgspec.Struct, frozen=True, tag="presence"):
+class Presence(msgspec.Struct, frozen=True):
     """Who is on the channel, with how many connections."""
 
     channel: str
     users: dict[str, int]
-    id: RequestId | msgspec.UnsetType = msgspec.UNSET
+    request_id: RequestId | None = None
 
 
-class Join(msgspec.Struct, frozen=True, tag="join"):
+class Join(msgspec.Struct, frozen=True):
     """A user has come to the channel: the first of their connections."""
 
     channel: str
     user: str
 
 
-class Leave(msgspec.Struct, frozen=True, tag="leave"):
+class Leave(msgspec.Struct, frozen=True):
     """A user has left the channel: the last of their connections, a grace time ago."""
 
     channel: str
     user: str
 
 
-class Reconnect(msgspec.Struct, frozen=True, tag="reconnect"):
-    """This replica drains: open a new connection in `in_ms` milliseconds, then leave this one."""
+class Reconnect(msgspec.Struct, frozen=True):
+    """This replica drains: open a new connection in `in_ms` milliseconds, from `positions`; then leave this one."""
 
     in_ms: int
-    cursor: str
+    positions: Mapping[str, Position]
 
 
-class Error(msgspec.Struct, frozen=True, tag="error"):
+class Error(msgspec.Struct, frozen=True):
     """What was wrong, for the person who reads it. `timestamp`: ISO 8601 in UTC."""
 
     code: ErrorCode
     message: str
     timestamp: str
-    id: RequestId | msgspec.UnsetType = msgspec.UNSET
+    request_id: RequestId | None = None
 
 
+# A publication is an event as it is: its subscribers are told it.
 Event = (
     Connected
     | Refreshed
     | Ack
     | Pong
-    | Message
+    | Publication
     | Subscribed
     | Unsubscribed
     | Published
@@ -196,3 +181,22 @@ Event = (
     | Reconnect
     | Error
 )
+
+_NOWHERE: Mapping[str, Position] = {}
+
+
+def positions_after(event: Event) -> Mapping[str, Position]:
+    """Return where a client stands once it has been told the event, in the channels in which that moves it."""
+    match event:
+        case Publication():
+            return _NOWHERE if event.position is None else {event.channel: event.position}
+        case Progress(publication=publication):
+            return positions_after(publication)
+        case Subscribed():
+            return _NOWHERE if event.state_follows else {event.channel: event.position}
+        case InitialState():
+            return {event.channel: event.position}
+        case Connected():
+            return event.positions
+        case _:
+            return _NOWHERE

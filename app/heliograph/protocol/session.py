@@ -4,12 +4,10 @@ The driver (a transport) reads frames, has its codec make operations of them, gi
 carries out the action it gets back. A second transport or codec needs a driver, never a second set of rules.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import assert_never
-
-from msgspec import UNSET, UnsetType
 
 from heliograph.errors import BadChannel, BadCursor, BadUserId, ErrorCode
 from heliograph.protocol.codes import CloseCode
@@ -20,6 +18,7 @@ from heliograph.protocol.identity import check_channel, check_user_id, personal_
 from heliograph.protocol.operations import (
     Connect,
     Emit,
+    Malformed,
     Operation,
     Ping,
     Publish,
@@ -32,7 +31,7 @@ from heliograph.protocol.operations import (
     Unsubscribe,
 )
 from heliograph.protocol.policy import Policy
-from heliograph.protocol.position import Position, check_cursor_size, parse_cursor
+from heliograph.protocol.position import Position, StatedPositions
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +160,7 @@ class Session:
     @property
     def connect_id(self) -> RequestId | None:
         """The `id` of the client's `connect`."""
-        return self._connect.id
+        return self._connect.request_id
 
     def receive(self, operation: Operation) -> Action:
         """Decide on one operation of the client."""
@@ -169,13 +168,15 @@ class Session:
             if isinstance(operation, Connect):
                 return self._begin(operation)
             if isinstance(operation, Ping):
-                return Reply(Pong(id=echo(operation.id)))
+                return Reply(Pong(operation.request_id))
+            if isinstance(operation, Malformed):
+                return _malformed(operation)
             text = "the first frame must be 'connect'"
-            return Reject(ErrorCode.BAD_REQUEST, text, operation.id, close=CloseCode.BAD_REQUEST)
+            return Reject(ErrorCode.BAD_REQUEST, text, operation.request_id, close=CloseCode.BAD_REQUEST)
         try:
             return self._decide(operation)
         except (BadChannel, BadCursor) as error:
-            return Reject(error.code, str(error), operation.id)
+            return Reject(error.code, str(error), operation.request_id)
 
     def identified(
         self, user: str, channels: Iterable[str] = (), grants: Grants = NO_GRANTS, *, only_these: bool = False
@@ -188,15 +189,15 @@ class Session:
         Raises:
             BadCursor, BadChannel: its cursor is none; it is to be closed.
         """
-        positions = parse_cursor(self._connect.cursor or "", self._max_channels)
-        for channel in positions:
+        positions = self._connect.since.read(self._max_channels)
+        for channel in positions.named:
             check_channel(channel)
         self.user = user
         self._grants = grants
         self._is_known = True
         own = personal_channel(user)
         named = dict.fromkeys([*channels, *grants.at_once])
-        wanted = named if only_these else {**dict.fromkeys(positions), **named}
+        wanted = named if only_these else {**dict.fromkeys(positions.named), **named}
         others: list[JoinChannel | Reject | AskHook] = []
         for channel in wanted:
             if channel != own:
@@ -234,25 +235,25 @@ class Session:
         self._channels.discard(channel)
         return LeaveChannel(channel, Unsubscribed(channel=channel))
 
-    def greeting(self, cursor: str) -> Connected:
-        """What opens the conversation. `cursor`: where the client stands, in all channels of which that is known."""
+    def greeting(self, positions: Mapping[str, Position]) -> Connected:
+        """What opens the conversation. `positions`: of the client, in all channels of which that is known."""
         return Connected(
             user=self.user or "",
             session=self.id,
             replica=self._replica,
-            cursor=cursor,
-            ping=self._ping_interval_s,
-            id=echo(self._connect.id),
+            positions=positions,
+            ping_s=self._ping_interval_s,
+            request_id=self._connect.request_id,
         )
 
     def _begin(self, operation: Connect) -> Action:
         if self._is_connecting:
             return _said_already(operation)
-        # What else is wrong with a cursor is found out when the client is known: nobody else may have it read.
+        # What else is wrong with the positions is found out when the client is known: nobody else may have them read.
         try:
-            check_cursor_size(operation.cursor or "", self._max_channels)
+            operation.since.check_size(self._max_channels)
         except BadCursor as error:
-            return Reject(error.code, str(error), operation.id, close=CloseCode.BAD_REQUEST)
+            return Reject(error.code, str(error), operation.request_id, close=CloseCode.BAD_REQUEST)
         self._is_connecting = True
         self._connect = operation
         return Authenticate(operation.token, operation.user, operation.ticket)
@@ -263,39 +264,43 @@ class Session:
                 try:
                     check_user_id(operation.to)
                 except BadUserId as error:
-                    return Reject(error.code, f"'to': {error}", operation.id)
+                    return Reject(error.code, f"'to': {error}", operation.request_id)
                 if self._sends_freely:
                     return operation
                 decision = self._policy.decide_send(self.user, self._grants, operation.to)
-                return operation if decision is ALLOW else _unless_denied(decision, operation, operation.id)
+                return operation if decision is ALLOW else _unless_denied(decision, operation, operation.request_id)
             case Publish():
                 decision = self._policy.decide_publish(self.user, self._grants, check_channel(operation.channel))
-                return operation if decision is ALLOW else _unless_denied(decision, operation, operation.id)
+                return operation if decision is ALLOW else _unless_denied(decision, operation, operation.request_id)
             case Ping():
-                return Reply(Pong(id=echo(operation.id)))
+                return Reply(Pong(operation.request_id))
             case Connect():
                 return _said_already(operation)
             case Refresh(token=token):
-                return _unless_denied(self._policy.decide_refresh(), RefreshToken(token, operation.id), operation.id)
-            case Subscribe(channel=channel, cursor=cursor):
-                return self._subscribe(operation, self._position(cursor, channel))
+                return _unless_denied(
+                    self._policy.decide_refresh(), RefreshToken(token, operation.request_id), operation.request_id
+                )
+            case Subscribe(channel=channel, since=since):
+                return self._subscribe(operation, self._position(since, channel))
             case Unsubscribe(channel=channel):
                 if channel not in self._channels:
-                    return Reject(ErrorCode.BAD_REQUEST, f"not subscribed to {channel!r}", operation.id)
+                    return Reject(ErrorCode.BAD_REQUEST, f"not subscribed to {channel!r}", operation.request_id)
                 self._channels.discard(channel)
-                return LeaveChannel(channel, Unsubscribed(channel=channel, id=echo(operation.id)))
-            case ReadHistory(channel=channel, cursor=cursor):
+                return LeaveChannel(channel, Unsubscribed(channel, operation.request_id))
+            case ReadHistory(channel=channel, since=since):
                 decision = self._policy.decide_history(self.user, self._grants, check_channel(channel))
                 if isinstance(decision, Deny):
-                    return Reject(decision.code, decision.reason, operation.id)
+                    return Reject(decision.code, decision.reason, operation.request_id)
                 return _unless_denied(
-                    decision, FetchHistory(operation, self._position(cursor, channel)), operation.id
+                    decision, FetchHistory(operation, self._position(since, channel)), operation.request_id
                 )
             case ReadPresence(channel=channel):
                 decision = self._policy.decide_presence(self.user, self._grants, check_channel(channel))
-                return _unless_denied(decision, FetchPresence(channel, operation.id), operation.id)
+                return _unless_denied(decision, FetchPresence(channel, operation.request_id), operation.request_id)
             case Emit(event=event):
-                return _unless_denied(self._policy.decide_emit(self.user, event), operation, operation.id)
+                return _unless_denied(self._policy.decide_emit(self.user, event), operation, operation.request_id)
+            case Malformed():
+                return _malformed(operation)
             case _:
                 assert_never(operation)
 
@@ -312,14 +317,14 @@ class Session:
     ) -> JoinChannel | Reject:
         channel = operation.channel
         if isinstance(verdict, Deny):
-            return Reject(verdict.code, verdict.reason, operation.id)
+            return Reject(verdict.code, verdict.reason, operation.request_id)
         if channel in self._channels or user_of(channel) is not None:
-            return Reject(ErrorCode.BAD_REQUEST, f"subscribed to {channel!r} already", operation.id)
+            return Reject(ErrorCode.BAD_REQUEST, f"subscribed to {channel!r} already", operation.request_id)
         if len(self._channels) >= self._max_channels:
             text = f"a connection may listen to {self._max_channels} channels"
-            return Reject(ErrorCode.CHANNEL_LIMIT, text, operation.id)
+            return Reject(ErrorCode.CHANNEL_LIMIT, text, operation.request_id)
         self._channels.add(channel)
-        return JoinChannel(channel, since, operation.replay, operation.id, keep)
+        return JoinChannel(channel, since, operation.replay, operation.request_id, keep)
 
     def not_joined(self, channel: str) -> None:
         """Subscribing failed: the client may try again."""
@@ -335,19 +340,21 @@ class Session:
         self._channels.discard(channel)
         return was_on
 
-    def _position(self, cursor: str | None, channel: str) -> Position | None:
-        """Where a cursor stands in this channel.
+    def _position(self, since: StatedPositions, channel: str) -> Position | None:
+        """Where the client says that it stands in this channel.
 
         Raises:
-            BadCursor: no replica has given it.
+            BadCursor: no replica has given it that.
         """
-        if not cursor:
-            return None
-        return parse_cursor(cursor, self._max_channels).position_in(channel)
+        return since.read(self._max_channels).position_in(channel)
 
 
 def _said_already(operation: Connect) -> Reject:
-    return Reject(ErrorCode.BAD_REQUEST, "this connection has said 'connect' already", operation.id)
+    return Reject(ErrorCode.BAD_REQUEST, "this connection has said 'connect' already", operation.request_id)
+
+
+def _malformed(operation: Malformed) -> Reject:
+    return Reject(operation.code, operation.message, operation.request_id)
 
 
 def _unless_denied(decision: Decision, action: Action, request_id: RequestId | None) -> Action:
@@ -367,8 +374,3 @@ def _unless_rejected(answered: Callable[[Verdict], Action | None], verdict: Verd
     """What follows from the verdict, but not a word of it to the client if that is a refusal."""
     action = answered(verdict)
     return None if isinstance(action, Reject) else action
-
-
-def echo(request_id: RequestId | None) -> RequestId | UnsetType:
-    """A request's `id` as its answer carries it: left out where the client gave none."""
-    return UNSET if request_id is None else request_id

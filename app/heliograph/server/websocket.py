@@ -98,7 +98,7 @@ class FrameWebSocket(asyncio.Protocol):
     def __init__(self, sockets: Sockets, transport: asyncio.Transport) -> None:
         self._sockets = sockets
         self.transport = transport
-        self._outbox: Outbox | None = None
+        self._outbox: Outbox[bytes] | None = None
         self._receiver: Receiver | None = None
         self._splitter: FrameSplitter | None = None
         self._parser: Parser | None = None
@@ -125,7 +125,7 @@ class FrameWebSocket(asyncio.Protocol):
         self._is_open = True
         self._sockets.pings.put(self)
 
-    def attach(self, outbox: Outbox, receiver: Receiver) -> None:
+    def attach(self, outbox: Outbox[bytes], receiver: Receiver) -> None:
         """See `ServerSocket`."""
         self._splitter = FrameSplitter(receiver.receive_text, self._receive_frame, self._sockets.max_bytes)
         if self._ended is not None:

@@ -35,14 +35,15 @@ class AsgiSink:
     It reads no further when it is closed, as our own server does.
     """
 
-    def __init__(self, receive: Receive, send: Send) -> None:
+    def __init__(self, receive: Receive, send: Send, *, is_binary: bool = False) -> None:
         self._receive = receive
         self._send = send
+        self._is_binary = is_binary  # the frames are; otherwise they are text
         self._frames: list[bytes] = []
         self._close_event: tuple[CloseCode, str] | None = None
         self._work = asyncio.Event()
         self._over = asyncio.Event()  # nothing more is to be read: we have closed, or writing has failed
-        self._outbox: Outbox | None = None
+        self._outbox: Outbox[bytes] | None = None
 
     async def run(self, reader: Reader) -> None:
         """Write and read until the client has gone or the sink is closed; at the end write what is left."""
@@ -56,7 +57,7 @@ class AsgiSink:
             writer.cancel()
             await asyncio.gather(writer, return_exceptions=True)
 
-    def attach(self, outbox: Outbox) -> None:
+    def attach(self, outbox: Outbox[bytes]) -> None:
         """The outbox to be held back while the server is busy."""
         self._outbox = outbox
 
@@ -112,6 +113,9 @@ class AsgiSink:
         while self._frames:
             frames, self._frames = self._frames, []
             for frame in frames:
-                await self._send({"type": "websocket.send", "text": frame.decode()})
+                if self._is_binary:
+                    await self._send({"type": "websocket.send", "bytes": frame})
+                else:
+                    await self._send({"type": "websocket.send", "text": frame.decode()})
         if self._outbox is not None:
             self._outbox.resume()

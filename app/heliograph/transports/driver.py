@@ -13,15 +13,12 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NoReturn, assert_never
 
-from msgspec import UNSET
-
 from heliograph.auth.authenticator import Authenticator, Credentials, Identity
 from heliograph.cluster.connection_manager import ConnectionManager
 from heliograph.cluster.emitter import Emitter
 from heliograph.cluster.node import Node
 from heliograph.cluster.publish_result import PublishResult
 from heliograph.cluster.reading import Reading
-from heliograph.codecs.plain import PlainCodec
 from heliograph.errors import (
     BadChannel,
     BadCursor,
@@ -37,15 +34,15 @@ from heliograph.errors import (
     UserBlocked,
 )
 from heliograph.hub.connection import Connection
-from heliograph.hub.frames import Encoding
+from heliograph.hub.frames import Encoding, F
 from heliograph.hub.outbox import FlushScheduler, Outbox
 from heliograph.protocol.budget import Intake
 from heliograph.protocol.codes import CloseCode
-from heliograph.protocol.events import Ack, Emitted, History, Message, Presence, Published, Refreshed, Unsubscribed
+from heliograph.protocol.events import Ack, Emitted, History, Presence, Published, Refreshed, Unsubscribed
 from heliograph.protocol.namespace import Namespaces
 from heliograph.protocol.operations import Connect, Emit, Operation, Publish, RequestId, Send
 from heliograph.protocol.policy import Policy
-from heliograph.protocol.position import cursor_of, format_cursor
+from heliograph.protocol.position import Positions
 from heliograph.protocol.publication import PUBLICATION_BYTES
 from heliograph.protocol.session import (
     Action,
@@ -59,7 +56,6 @@ from heliograph.protocol.session import (
     Reject,
     Reply,
     Session,
-    echo,
 )
 from heliograph.settings import Settings
 from heliograph.telemetry import Telemetry
@@ -96,7 +92,6 @@ class Parts:
     namespaces: Namespaces
     policy: Policy
     requests: RequestRate  # by user
-    codec: PlainCodec
     flush_scheduler: FlushScheduler
     intake: Intake  # how fast the frames of each user are read
 
@@ -120,8 +115,8 @@ class Driver:
     def __init__(
         self,
         parts: Parts,
-        encoding: Encoding,
-        outbox: Outbox,
+        encoding: Encoding[F],
+        outbox: Outbox[F],
         *,
         only_user: str | None = None,
         channels: Iterable[str] = (),
@@ -355,7 +350,7 @@ class Driver:
         self.expire_at(identity.expires_at)
         lost, granted = self._session.renewed(identity.channels)
         expires_in = None if identity.expires_at is None else max(0, int(identity.expires_at - time.time()))
-        self._parts.manager.send_event(self.connection, Refreshed(expires_in=expires_in, id=echo(action.request_id)))
+        self._parts.manager.send_event(self.connection, Refreshed(expires_in, action.request_id))
         await self._act_all([LeaveChannel(channel, Unsubscribed(channel=channel)) for channel in lost])
         await self._act_all(granted)
 
@@ -396,15 +391,17 @@ class Driver:
             self._reject(error, CloseCode.FORCED)
         logger.debug("connected", extra=self.about)
         self.expire_at(identity.expires_at)
-        cursor = ""
+        positions = Positions()
         if own.since is None and not own.replay:
-            cursor = await self._parts.reading.listen(self.connection, own.channel)
+            begins = await self._parts.reading.listen(self.connection, own.channel)
+            if begins is not None:
+                positions[own.channel] = begins
         else:
             others.insert(0, own)
-        known = {
-            each.channel: each.since for each in others if isinstance(each, JoinChannel) and each.since is not None
-        }
-        self.connection.open(self._session.greeting("&".join(filter(None, (cursor, format_cursor(known))))))
+        for each in others:
+            if isinstance(each, JoinChannel) and each.since is not None:
+                positions[each.channel] = each.since
+        self.connection.open(self._session.greeting(positions))
         return others
 
     def _unsubscribe_by_server(self, channel: str) -> None:
@@ -439,15 +436,14 @@ class Driver:
         event: Ack | Published
         if isinstance(result, HeliographError):
             text = _not_done(operation, result) if isinstance(result, BusUnavailable | OverBudget) else str(result)
-            self.refuse(Reject(result.code, text, operation.id))
+            self.refuse(Reject(result.code, text, operation.request_id))
             if result.code is ErrorCode.INTERNAL:
                 self.connection.close(CloseCode.INTERNAL_ERROR, "internal error")
             return
         if isinstance(operation, Send):
-            event = Ack(message_id=result.message_id, delivery=result.delivery, id=echo(operation.id))
+            event = Ack(result.message_id, result.delivery, operation.request_id)
         else:
-            cursor = UNSET if result.position is None else cursor_of(operation.channel, result.position)
-            event = Published(message_id=result.message_id, cursor=cursor, id=echo(operation.id))
+            event = Published(operation.channel, result.message_id, result.position, operation.request_id)
         self._parts.manager.send_event(self.connection, event)
 
     async def _fetch_history(self, action: FetchHistory) -> None:
@@ -455,16 +451,16 @@ class Driver:
         try:
             opened = await self._parts.reading.history(read.channel, action.since, read.limit)
         except BusUnavailable as error:
-            self.refuse(Reject(error.code, f"the history cannot be read, try again: {error}", read.id))
+            self.refuse(Reject(error.code, f"the history cannot be read, try again: {error}", read.request_id))
             return
         last = (opened.publications[-1].position if opened.publications else None) or opened.position
         self.connection.read_bytes += sum(len(each.data) + PUBLICATION_BYTES for each in opened.publications)
         history = History(
             channel=read.channel,
-            publications=[Message.of(publication) for publication in opened.publications],
-            cursor=format_cursor({read.channel: last}),
-            more=True if last.offset < opened.position.offset else UNSET,
-            id=echo(read.id),
+            publications=opened.publications,
+            position=last,
+            has_more=last.offset < opened.position.offset,
+            request_id=read.request_id,
         )
         self._parts.manager.send_event(self.connection, history)
 
@@ -475,7 +471,7 @@ class Driver:
             self.refuse(Reject(error.code, f"nobody can say, try again: {error}", action.request_id))
         else:
             self.connection.read_bytes += MEMBER_BYTES * len(roster.users)
-            presence = Presence(channel=action.channel, users=roster.users, id=echo(action.request_id))
+            presence = Presence(action.channel, roster.users, action.request_id)
             self._parts.manager.send_event(self.connection, presence)
 
     async def _emit(self, emit: Emit) -> None:
@@ -483,9 +479,9 @@ class Driver:
         try:
             await self._parts.emitter.emit(emit.event, emit.data, user_id=session.user or "", session=session.id)
         except (BusUnavailable, OverBudget) as error:
-            self.refuse(Reject(error.code, f"{_not_stored(error)}: {error}", emit.id))
+            self.refuse(Reject(error.code, f"{_not_stored(error)}: {error}", emit.request_id))
         else:
-            self._parts.manager.send_event(self.connection, Emitted(id=echo(emit.id)))
+            self._parts.manager.send_event(self.connection, Emitted(emit.request_id))
 
     def _reject(self, error: HeliographError, close: CloseCode, request_id: RequestId | None = None) -> NoReturn:
         """The client is not let in: say why, and close."""

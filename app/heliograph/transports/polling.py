@@ -18,18 +18,20 @@ from starlette.responses import Response
 from starlette.types import Receive
 
 from heliograph.auth.authenticator import Identity, credentials_of
+from heliograph.codecs.codec import Codec
+from heliograph.codecs.plain.bookmark import Bookmark
+from heliograph.codecs.plain.cursor import stated
 from heliograph.errors import BusUnavailable, ErrorCode, HeliographError
-from heliograph.hub.frames import Encoding
+from heliograph.hub.frames import Encoding, EventFrame
 from heliograph.hub.outbox import Outbox
 from heliograph.protocol.codes import CloseCode
-from heliograph.protocol.events import Connected, InitialState, Subscribed
+from heliograph.protocol.events import Connected, InitialState, Subscribed, positions_after
 from heliograph.protocol.identity import personal_channel
 from heliograph.protocol.operations import Connect
-from heliograph.protocol.position import Bookmark, Cursor, parse_cursor
+from heliograph.protocol.position import NOWHERE, Position, ReadPositions
 from heliograph.protocol.session import JoinChannel
 from heliograph.tasks import end
 from heliograph.transports.driver import Disconnected, Driver, Parts
-from heliograph.transports.entry import Entry
 from heliograph.transports.query import Query
 from heliograph.transports.requests import CONTINUED, PER_CHANNEL
 
@@ -71,9 +73,9 @@ class PollKey:
 class PollEndpoint:
     """Answers `GET /api/poll`, and keeps the connections of its clients meanwhile."""
 
-    def __init__(self, parts: Parts) -> None:
+    def __init__(self, parts: Parts, codec: Codec) -> None:
         self._parts = parts
-        self._encoding = Encoding(parts.codec, bytes, parts.telemetry.traffic["poll"], label=Entry.of)
+        self._encoding = Encoding(codec, EventFrame, parts.telemetry.traffic["poll"])
         self._settings = parts.settings.poll
         self._parked: dict[PollKey, list[PollConnection]] = {}  # those that no poll waits for, oldest first
         self._joining: set[asyncio.Task[None]] = set()
@@ -90,7 +92,7 @@ class PollEndpoint:
         self._parts.requests.take(identity.user, cost)
         connection = self._take(asked)
         if connection is None:
-            connect = Connect(credentials.token, credentials.user, asked.cursor, replay="replay" in query)
+            connect = Connect(credentials.token, credentials.user, stated(asked.cursor), replay="replay" in query)
             connection = await self._open(asked, connect, identity)
         else:
             connection.driver.expire_at(identity.expires_at)
@@ -159,20 +161,22 @@ class PollEndpoint:
 class PollConnection:
     """The connection of a client that polls, and the `Sink` in which lies what it has not been given yet."""
 
-    def __init__(self, parts: Parts, encoding: Encoding, asked: PollKey, tasks: set[asyncio.Task[None]]) -> None:
+    def __init__(
+        self, parts: Parts, encoding: Encoding[EventFrame], asked: PollKey, tasks: set[asyncio.Task[None]]
+    ) -> None:
         self.closed: tuple[CloseCode, str] | None = None
         self._most_bytes = parts.settings.poll.answer_bytes
         self._most_channels = parts.settings.limits.channels_per_connection
-        self._outbox = Outbox(self, parts.flush_scheduler, parts.settings.limits.outbox_bytes)
+        self._outbox: Outbox[EventFrame] = Outbox(self, parts.flush_scheduler, parts.settings.limits.outbox_bytes)
         self.driver = Driver(parts, encoding, self._outbox, channels=asked.channels)
-        self._known = Cursor()  # where the client said it stands
+        self._known: ReadPositions = NOWHERE  # where the client said it stands
         self._replays = False  # its own channel is told from the start of what is kept, with `subscribed` before it
         self._tasks = tasks
         self._joining: asyncio.Task[None] | None = None
         self._failure: BusUnavailable | None = None  # why the client cannot be told what it asked for
-        self._entries: deque[Entry] = deque()
+        self._frames: deque[EventFrame] = deque()
         self._bytes = 0
-        self._news = 0  # how many of the entries the client is to see
+        self._news = 0  # how many of those the client is to see
         self._bookmark = Bookmark()
         self._woken = asyncio.Event()
         self._asker_gone = False
@@ -193,7 +197,7 @@ class PollConnection:
             Disconnected: the client is not let in.
             BadCursor: it goes on from nowhere.
         """
-        self._known = parse_cursor(connect.cursor or "", self._most_channels)
+        self._known = connect.since.read(self._most_channels)
         self._replays = connect.replay
         joins = await self.driver.enter(connect, identity)
         self._joining = asyncio.create_task(self._join_all(joins), name="poll-join")
@@ -242,12 +246,11 @@ class PollConnection:
 
     # -- as a sink
 
-    def write(self, frames: list[bytes]) -> None:
-        for entry in frames:
-            assert isinstance(entry, Entry)  # noqa: S101 - by the encoding of this endpoint
-            self._entries.append(entry)
-            self._bytes += len(entry)
-            self._news += self._is_news(entry)
+    def write(self, frames: list[EventFrame]) -> None:
+        for frame in frames:
+            self._frames.append(frame)
+            self._bytes += len(frame)
+            self._news += self._is_news(frame)
         self._woken.set()
 
     def close(self, code: CloseCode, reason: str) -> None:
@@ -256,25 +259,25 @@ class PollConnection:
         if self._rests_until is not None:
             self.end()
 
-    def _is_news(self, entry: Entry) -> bool:
+    def _is_news(self, frame: EventFrame) -> bool:
         """Whether the client is to see it. That it goes on from where it said it stands is nothing new to it."""
-        event = entry.event
+        event = frame.event
         match event:
             case Connected():
-                if not self._replays and personal_channel(event.user) not in parse_cursor(event.cursor):
+                if not self._replays and personal_channel(event.user) not in event.positions:
                     self._failure = BusUnavailable("where your own channel stands cannot be read")
                 return False
             case Subscribed():
-                # The state of a run does not name it: it is known by what is said just before it.
-                return not (event.recovered and self._knows(event.cursor))
+                # A frame with the state of a run does not name it: it is known by the frame just before it.
+                return not (event.recovered and self._knows(event.channel, event.position))
             case InitialState():
-                return not self._knows(entry.at)
+                return not self._knows(event.channel, event.position)
             case _:
                 return True
 
-    def _knows(self, cursor: str) -> bool:
+    def _knows(self, channel: str, position: Position) -> bool:
         """True if the client has said that it stands there."""
-        return all(self._known.position_in(name) == position for name, position in parse_cursor(cursor).items())
+        return self._known.position_in(channel) == position
 
     # -- polls
 
@@ -325,14 +328,14 @@ class PollConnection:
 
     def _take(self) -> list[msgspec.Raw]:
         events, size = [], 0
-        while self._entries and (size == 0 or size + len(self._entries[0]) <= self._most_bytes):
-            entry = self._entries.popleft()
-            self._bookmark.keep(entry.at)
-            self._bytes -= len(entry)
-            if self._is_news(entry):
+        while self._frames and (size == 0 or size + len(self._frames[0]) <= self._most_bytes):
+            frame = self._frames.popleft()
+            self._bookmark.move(positions_after(frame.event))
+            self._bytes -= len(frame)
+            if self._is_news(frame):
                 self._news -= 1
-                size += len(entry)
-                events.append(msgspec.Raw(entry))
+                size += len(frame)
+                events.append(msgspec.Raw(frame.payload))
         return events
 
 

@@ -5,11 +5,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from heliograph.auth.authenticator import credentials_of
+from heliograph.codecs.plain.cursor import format_cursor
 from heliograph.errors import ErrorCode
 from heliograph.protocol.decision import Deny
 from heliograph.protocol.grants import NO_GRANTS
 from heliograph.protocol.identity import check_channel
-from heliograph.protocol.position import format_cursor
 from heliograph.transports.driver import Parts
 from heliograph.transports.http import refusal
 from heliograph.transports.query import Query

@@ -11,17 +11,19 @@ from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from heliograph.auth.authenticator import Credentials, Identity, credentials_of
+from heliograph.codecs.codec import Codec
+from heliograph.codecs.plain.bookmark import ShortBookmark
+from heliograph.codecs.plain.cursor import RIGHT, stated
 from heliograph.errors import BusUnavailable, KeysUnavailable
-from heliograph.hub.frames import Encoding
+from heliograph.hub.frames import Encoding, EventFrame
 from heliograph.hub.outbox import Outbox
 from heliograph.protocol.codes import CloseCode
+from heliograph.protocol.events import Event, positions_after
 from heliograph.protocol.identity import personal_channel
 from heliograph.protocol.operations import Connect
-from heliograph.protocol.position import RIGHT, ShortBookmark
 from heliograph.protocol.session import JoinChannel
 from heliograph.tasks import end
 from heliograph.transports.driver import Driver, Parts
-from heliograph.transports.entry import Entry
 from heliograph.transports.query import Query
 from heliograph.transports.requests import PER_CHANNEL
 
@@ -32,7 +34,10 @@ RETRY_MS = 1000  # when a client comes back after the stream has ended
 CLOSE_TIMEOUT_S = 1.0  # until a client must have taken the last event
 PIECE_BYTES = 65_536  # handed to the server at once
 # A comment that ends no block. Some readers take every block for an event, one without data for an empty event.
-KEEP_ALIVE = Entry(b":\n")
+KEEP_ALIVE = b":\n"
+
+
+StreamFrame = EventFrame | bytes  # an event, or what else stands between events
 
 
 class DisconnectEvent(msgspec.Struct, frozen=True, tag="disconnect"):
@@ -47,11 +52,11 @@ class SseEndpoint:
     """Answers `GET /sse` with a stream, or refuses it before that has begun."""
 
     parts: Parts
-    encoding: Encoding
+    encoding: Encoding[StreamFrame]
 
     @classmethod
-    def build(cls, parts: Parts) -> "SseEndpoint":
-        return cls(parts, Encoding(parts.codec, event_block, parts.telemetry.traffic["sse"], label=Entry.of))
+    def build(cls, parts: Parts, codec: Codec) -> "SseEndpoint":
+        return cls(parts, Encoding(codec, _in_block, parts.telemetry.traffic["sse"]))
 
     async def serve(self, request: Request) -> Response:
         query = Query(request.scope)
@@ -67,7 +72,7 @@ class SseEndpoint:
         cursor = cursor or query.get("cursor", "")
         stream = EventStream(self.parts, right)
         driver = Driver(self.parts, self.encoding, stream.outbox, channels=query.channels)
-        connect = Connect(credentials.token, credentials.user, cursor, replay="replay" in query)
+        connect = Connect(credentials.token, credentials.user, stated(cursor), replay="replay" in query)
         try:
             joins = await driver.enter(connect, identity)
         except BaseException:
@@ -107,11 +112,11 @@ class EventStream(Response):
         self.status_code = 200
         self.background = None
         self.init_headers({"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
-        self.outbox = Outbox(self, parts.flush_scheduler, parts.settings.limits.outbox_bytes)
+        self.outbox: Outbox[StreamFrame] = Outbox(self, parts.flush_scheduler, parts.settings.limits.outbox_bytes)
         self._keep_alive_s = parts.settings.ping.interval_s
         self._driver: Driver
         self._joins: Sequence[JoinChannel] = ()
-        self._entries: list[bytes] = []
+        self._frames: list[StreamFrame] = []
         self._bookmark = ShortBookmark(())
         self._right = f"&{RIGHT}{right}".encode() if right else b""  # what each id ends with
         self._close_event: DisconnectEvent | None = None
@@ -125,9 +130,9 @@ class EventStream(Response):
         own = personal_channel(user)
         self._bookmark = ShortBookmark([own, *(join.channel for join in joins if join.channel != own)])
 
-    def write(self, frames: list[bytes]) -> None:
-        self._entries += frames
-        self.outbox.pause(self._entry_bytes())
+    def write(self, frames: list[StreamFrame]) -> None:
+        self._frames += frames
+        self.outbox.pause(self._frame_bytes())
         self._work.set()
 
     def close(self, code: CloseCode, reason: str) -> None:
@@ -164,12 +169,12 @@ class EventStream(Response):
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         # Without a blank line, so that it stands in the block of the first event.
         await send({"type": "http.response.body", "body": b"retry: %d\n" % RETRY_MS, "more_body": True})
-        while self._close_event is None or self._entries:
+        while self._close_event is None or self._frames:
             await self._work.wait()
             self._work.clear()
-            while self._entries:
+            while self._frames:
                 piece = self._piece()
-                self.outbox.pause(self._entry_bytes() + len(piece))
+                self.outbox.pause(self._frame_bytes() + len(piece))
                 await send({"type": "http.response.body", "body": piece, "more_body": True})
             self.outbox.resume()
         last = b"data: %b\n\n" % msgspec.json.encode(self._close_event)
@@ -182,24 +187,24 @@ class EventStream(Response):
         """
         lines: list[bytes] = []
         size = taken = 0
-        for entry in self._entries:
+        for frame in self._frames:
             if size >= PIECE_BYTES:
                 break
-            assert isinstance(entry, Entry)  # noqa: S101 - by the encoding of this endpoint
-            if entry.at:
-                self._bookmark.keep(entry.at)
-                position = b"id: %b%b\n" % (self._bookmark.short.encode(), self._right)
-                lines.append(position)
-                size += len(position)
-            lines.append(entry)
-            size += len(entry)
+            block = frame.payload if isinstance(frame, EventFrame) else frame
+            if isinstance(frame, EventFrame) and (positions := positions_after(frame.event)):
+                self._bookmark.move(positions)
+                identity = b"id: %b%b\n" % (str(self._bookmark).encode(), self._right)
+                lines.append(identity)
+                size += len(identity)
+            lines.append(block)
+            size += len(block)
             taken += 1
-        del self._entries[:taken]
+        del self._frames[:taken]
         return b"".join(lines)
 
-    def _entry_bytes(self) -> int:
+    def _frame_bytes(self) -> int:
         """What waits here, to count with what waits in the outbox."""
-        return sum(map(len, self._entries))
+        return sum(map(len, self._frames))
 
     def _keep_alive(self) -> None:
         self._alive_at = asyncio.get_running_loop().call_later(self._keep_alive_s, self._keep_alive)
@@ -235,6 +240,10 @@ def _parts_of_id(last_event_id: str) -> tuple[str, str]:
 async def _again_soon() -> AsyncIterator[bytes]:
     """A stream that ends at once. An `EventSource` comes back after it, and would not after an error."""
     yield b"retry: %d\n" % RETRY_MS
+
+
+def _in_block(payload: bytes, event: Event) -> StreamFrame:
+    return EventFrame(event_block(payload), event)
 
 
 def event_block(payload: bytes) -> bytes:

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -15,14 +15,17 @@ from starlette.datastructures import Headers
 from starlette.types import Message, Receive, Scope, Send
 
 from heliograph.auth.authenticator import Credentials, Identity, credentials_of
-from heliograph.errors import BadFrame, BusUnavailable, ErrorCode, InvalidToken, KeysUnavailable, UserBlocked
-from heliograph.hub.frames import Encoding, Sink, text_frame
+from heliograph.codecs.codec import Codec
+from heliograph.codecs.plain.cursor import stated
+from heliograph.errors import BusUnavailable, ErrorCode, InvalidToken, KeysUnavailable, UserBlocked
+from heliograph.hub.frames import Encoding, Sink, as_binary_frame, as_text_frame, payload_only
 from heliograph.hub.outbox import Outbox
 from heliograph.protocol.budget import LARGE_BYTES, REFUSED_BYTES, SMALL_FRAMES
 from heliograph.protocol.codes import CloseCode
-from heliograph.protocol.operations import Connect, Operation
+from heliograph.protocol.operations import Connect, Operation, RequestId
 from heliograph.protocol.session import Reject
 from heliograph.protocol.token_bucket import TokenBucket
+from heliograph.telemetry import Traffic
 from heliograph.transports.addresses import address_of
 from heliograph.transports.asgi_sink import AsgiSink
 from heliograph.transports.driver import OTHER_USER, Disconnected, Driver, Parts
@@ -34,7 +37,6 @@ logger = logging.getLogger(__name__)
 
 CHANNEL_KINDS = {"runs": "run", "logs": "logs"}  # what stands in the path -> the namespace
 SERVER_SOCKET = "heliograph.socket"  # in the ASGI scope: our server's own socket, to be used without a detour
-SUBPROTOCOLS = ("json", "heliograph.json")  # names of the plain protocol, for clients that have to offer one
 RETRY_AFTER_S = 1  # of a handshake that may be tried again
 MOST_OWED_S = 3.0  # that a client waits because of what it has read
 GIVE_UP_AGAIN_S = 1.0  # who is being let in when the time is over is looked at again then
@@ -53,10 +55,10 @@ class Receiver(Protocol):
         ...
 
 
-class ServerSocket(Sink, Protocol):
+class ServerSocket(Sink[bytes], Protocol):
     """What `heliograph.server` offers under `SERVER_SOCKET`: takes WebSocket frames and tells of back-pressure."""
 
-    def attach(self, outbox: Outbox, receiver: Receiver) -> None:
+    def attach(self, outbox: Outbox[bytes], receiver: Receiver) -> None:
         """Have the socket to oneself from now on; the application may return."""
         ...
 
@@ -99,22 +101,34 @@ class Handshake:
 
 
 @dataclass(frozen=True)
+class Language:
+    """A codec that clients of the endpoint may speak, and how its payloads are framed."""
+
+    codec: Codec
+    frames: Encoding[bytes]  # WebSocket frames, for our own server
+    payloads: Encoding[bytes]  # payloads alone, for any other
+
+    @classmethod
+    def of(cls, codec: Codec, traffic: Traffic) -> "Language":
+        frame = as_binary_frame if codec.is_binary else as_text_frame
+        return cls(codec, Encoding(codec, frame, traffic, joins=True), Encoding(codec, payload_only, traffic))
+
+
+@dataclass(frozen=True)
 class WebSocketEndpoint:
-    """The ASGI application behind `/ws`, `/ws/users/{user}` and `/ws/{kind}/{id}`."""
+    """The ASGI application behind `/ws`, `/ws/users/{user}` and `/ws/{kind}/{id}`.
+
+    `languages`: what clients may speak. A client that offers no subprotocol speaks the first.
+    """
 
     parts: Parts
     origins: OriginPolicy
-    frames: Encoding  # the codec in WebSocket frames, for our own server
-    texts: Encoding  # the codec alone, for any other
+    languages: tuple[Language, ...]
 
     @classmethod
-    def build(cls, parts: Parts, origins: OriginPolicy) -> "WebSocketEndpoint":
-        return cls(
-            parts,
-            origins,
-            frames=Encoding(parts.codec, text_frame, parts.telemetry.traffic["websocket"], joins=True),
-            texts=Encoding(parts.codec, bytes, parts.telemetry.traffic["websocket"]),
-        )
+    def build(cls, parts: Parts, origins: OriginPolicy, codecs: Sequence[Codec]) -> "WebSocketEndpoint":
+        traffic = parts.telemetry.traffic["websocket"]
+        return cls(parts, origins, tuple(Language.of(codec, traffic) for codec in codecs))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await receive()  # websocket.connect
@@ -132,12 +146,13 @@ class WebSocketEndpoint:
             elif (address := self.parts.addresses.enter(scope)) is None:
                 await deny(scope, send, 429, self.parts.addresses.refusal)
             else:
+                language, subprotocol = self._choose(scope)
                 try:
-                    await send(_acceptance(scope))
+                    await send(_acceptance(subprotocol))
                 except BaseException:
                     self.parts.addresses.leave(address)
                     raise
-                await self._serve(scope, receive, send, address, handshake)
+                await self._serve(scope, receive, send, address, handshake, language)
                 return
         self.parts.telemetry.connections_refused += 1
 
@@ -169,20 +184,30 @@ class WebSocketEndpoint:
             return Denial(429, TOO_MANY)
         return Denial(401, str(bad))
 
-    async def _serve(self, scope: Scope, receive: Receive, send: Send, address: str, handshake: "Handshake") -> None:
+    def _choose(self, scope: Scope) -> tuple[Language, str | None]:
+        """Of the subprotocols that the client offers, the first that is known is chosen, and the codec it names."""
+        for offered in scope.get("subprotocols", ()):
+            for language in self.languages:
+                if offered in language.codec.subprotocols:
+                    return language, offered
+        return self.languages[0], None
+
+    async def _serve(
+        self, scope: Scope, receive: Receive, send: Send, address: str, handshake: "Handshake", language: Language
+    ) -> None:
         server_socket: ServerSocket | None = scope.get("extensions", {}).get(SERVER_SOCKET)
         if server_socket is not None:
             outbox = self._outbox(server_socket)
-            socket = _Socket(self.parts, handshake, address, self.frames, outbox, server_socket)
+            socket = _Socket(self.parts, handshake, address, language.codec, language.frames, outbox, server_socket)
             server_socket.attach(outbox, socket)
             socket.begin()
             return
-        sink = AsgiSink(receive, send)
+        sink = AsgiSink(receive, send, is_binary=language.codec.is_binary)
         outbox = self._outbox(sink)
         sink.attach(outbox)
-        await sink.run(_Socket(self.parts, handshake, address, self.texts, outbox))
+        await sink.run(_Socket(self.parts, handshake, address, language.codec, language.payloads, outbox))
 
-    def _outbox(self, sink: Sink) -> Outbox:
+    def _outbox(self, sink: Sink[bytes]) -> Outbox[bytes]:
         return Outbox(sink, self.parts.flush_scheduler, self.parts.settings.limits.outbox_bytes)
 
 
@@ -197,6 +222,7 @@ class _Socket:
         "_address",
         "_bucket",
         "_close_code",
+        "_codec",
         "_connect",
         "_decode",
         "_driver",
@@ -207,6 +233,7 @@ class _Socket:
         "_patience",
         "_pause_until",
         "_reads",
+        "_rest",
         "_socket",
         "_timer",
         "_traffic",
@@ -220,8 +247,9 @@ class _Socket:
         parts: Parts,
         handshake: "Handshake",
         address: str,
-        encoding: Encoding,
-        outbox: Outbox,
+        codec: Codec,
+        encoding: Encoding[bytes],
+        outbox: Outbox[bytes],
         socket: ServerSocket | None = None,
     ) -> None:
         self._parts = parts
@@ -237,7 +265,8 @@ class _Socket:
             channels=handshake.channels,
             on_failed=partial(parts.failed_attempts.failed, handshake.address),
         )
-        self._decode = parts.codec.decode
+        self._codec = codec
+        self._decode = codec.decode
         self._traffic = encoding.traffic
         self._bucket = TokenBucket(parts.settings.limits.messages_per_second, monotonic())
         self._patience: TokenBucket | None = None  # with who is over that rate
@@ -245,7 +274,8 @@ class _Socket:
         self._reads: TokenBucket | None = None  # bytes of what is kept
         self._paid: asyncio.Future[None] | None = None  # until the client may go on after much of that
         self._work: asyncio.Task[None] | None = None  # what takes its time
-        self._waiting: deque[str] | None = None  # the frames behind it
+        self._rest: deque[Operation] | None = None  # what else its frame asks for
+        self._waiting: deque[str | bytes] | None = None  # the frames behind it
         self._pause_until = (
             0.0  # (monotonic) before which no further frame is handled, once what is under way is done
         )
@@ -281,21 +311,20 @@ class _Socket:
     # -- Receiver
 
     def receive_text(self, text: str) -> None:
-        if self._work is None:
-            self._handle(text)
-            return
-        if self._waiting is None:
-            self._waiting = deque()
-        self._waiting.append(text)
-        if self._socket is not None and len(self._waiting) >= MOST_WAITING:
-            self._socket.pause_reading()
+        if self._codec.is_binary:
+            self._driver.connection.close(CloseCode.UNSUPPORTED_DATA, "frames are binary, not text")
+        else:
+            self._receive(text)
 
     def receive_binary(self, data: bytes) -> None:
-        self._driver.connection.close(CloseCode.UNSUPPORTED_DATA, "frames are JSON text, not binary")
+        if self._codec.is_binary:
+            self._receive(data)
+        else:
+            self._driver.connection.close(CloseCode.UNSUPPORTED_DATA, "frames are JSON text, not binary")
 
     def lost(self, code: int) -> None:
         self._close_code = code
-        self._waiting = None
+        self._rest = self._waiting = None
         self._stop_timer()
         self._is_no_newcomer()
         self._parts.addresses.leave(self._address)
@@ -306,21 +335,38 @@ class _Socket:
 
     # -- what the frames ask for
 
-    def _handle(self, text: str) -> None:
-        """One frame of the client."""
-        self._traffic.messages_in += 1
-        try:
-            if not self._bucket.take(now := monotonic()):
-                self._refuse_one_too_many(text, now)
-                return
-            operation = self._decode(text)
-        except BadFrame as error:
-            self._driver.refuse(Reject(error.code, str(error), error.request_id))
-        else:
-            self._carry_out(operation)
-        self._uncounted += 1
-        if self._uncounted >= SMALL_FRAMES or len(text) > LARGE_BYTES or self._driver.refusals:
-            self._pause_after(len(text))
+    def _receive(self, frame: str | bytes) -> None:
+        if self._work is None:
+            self._handle(frame)
+            return
+        if self._waiting is None:
+            self._waiting = deque()
+        self._waiting.append(frame)
+        if self._socket is not None and len(self._waiting) >= MOST_WAITING:
+            self._socket.pause_reading()
+
+    def _handle(self, frame: str | bytes) -> None:
+        """One frame of the client. The first operation in it is paid for before it is read."""
+        if not self._bucket.take(now := monotonic()):
+            for request_id in self._codec.request_ids(frame):
+                self._traffic.messages_in += 1
+                self._refuse_one_too_many(request_id, now)
+            return
+        is_paid = True
+        for operation in self._decode(frame):
+            self._traffic.messages_in += 1
+            self._uncounted += 1
+            if not (is_paid or self._bucket.take(now)):
+                self._refuse_one_too_many(operation.request_id, now)
+            elif self._work is None:
+                self._carry_out(operation)
+            else:
+                if self._rest is None:
+                    self._rest = deque()
+                self._rest.append(operation)
+            is_paid = False
+        if self._uncounted >= SMALL_FRAMES or len(frame) > LARGE_BYTES or self._driver.refusals:
+            self._pause_after(len(frame))
 
     def _pause_after(self, size: int) -> None:
         """Read no further for as long as the user's frames came faster than they are read: others need not wait."""
@@ -336,14 +382,14 @@ class _Socket:
         if self._work is None:
             self._work = asyncio.create_task(self._do(asyncio.sleep(0)), name="websocket-pause")
 
-    def _refuse_one_too_many(self, text: str, now: float) -> None:
-        """A frame over the rate is answered and dropped. Answers cost too: who goes on regardless is closed."""
+    def _refuse_one_too_many(self, request_id: RequestId | None, now: float) -> None:
+        """What is over the rate is answered and dropped. Answers cost too: who goes on regardless is closed."""
         limits = self._parts.settings.limits
         if self._patience is None:
             self._patience = TokenBucket(limits.messages_per_second, now, limits.refusals)
         if self._patience.take(now):
             refusal = f"more than {limits.messages_per_second:g} frames a second; this one is dropped"
-            self._driver.refuse(Reject(ErrorCode.RATE_LIMITED, refusal, self._parts.codec.request_id(text)))
+            self._driver.refuse(Reject(ErrorCode.RATE_LIMITED, refusal, request_id))
         else:
             reason = f"{limits.refusals} frames over the rate of {limits.messages_per_second:g} a second were refused"
             self._driver.connection.close(CloseCode.TOO_MANY_ERRORS, reason)
@@ -407,6 +453,8 @@ class _Socket:
 
     def _go_on(self) -> None:
         """Do what has waited."""
+        while self._rest and self._work is None:
+            self._carry_out(self._rest.popleft())
         while self._waiting and self._work is None:
             self._handle(self._waiting.popleft())
         if self._socket is not None and not self._waiting:
@@ -461,7 +509,7 @@ def _connect_in_url(scope: Scope, query: Query, user: str | None, *, open_mode: 
         token=credentials.token,
         user=user,
         ticket=credentials.ticket,
-        cursor=query.get("cursor"),
+        since=stated(query.get("cursor")),
         replay="replay" in query,
     )
 
@@ -481,12 +529,11 @@ def _channels_in_url(scope: Scope, query: Query) -> tuple[str, ...]:
     return named + query.channels
 
 
-def _acceptance(scope: Scope) -> Message:
-    """The answer to a handshake. Of the subprotocols that the client offers, the first that is known is chosen."""
-    for offered in scope.get("subprotocols", ()):
-        if offered in SUBPROTOCOLS:
-            return {"type": "websocket.accept", "subprotocol": offered}
-    return {"type": "websocket.accept"}
+def _acceptance(subprotocol: str | None) -> Message:
+    """The answer to a handshake."""
+    if subprotocol is None:
+        return {"type": "websocket.accept"}
+    return {"type": "websocket.accept", "subprotocol": subprotocol}
 
 
 async def deny(scope: Scope, send: Send, status: int, reason: str) -> None:

@@ -16,7 +16,8 @@ from heliograph.client.connection.events import (
     SubscriptionRefused,
     Unsubscribed,
 )
-from heliograph.protocol.position import Position, cursor_of, parse_cursor
+from heliograph.codecs.plain.cursor import cursor_of, parse_cursor
+from heliograph.protocol.position import Position
 
 
 class Heard:

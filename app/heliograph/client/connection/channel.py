@@ -3,7 +3,8 @@
 from typing import Literal
 
 from heliograph.client.connection.events import Frame
-from heliograph.protocol.position import Position, cursor_of, parse_cursor
+from heliograph.codecs.plain.cursor import cursor_of, parse_cursor
+from heliograph.protocol.position import Position
 
 # A position that is in no log, so that all that is kept follows it.
 _BEGINNING = Position("0", 0)

@@ -51,10 +51,10 @@ from heliograph.client.connection.link import (
 from heliograph.client.connection.requests import Answer, Requests
 from heliograph.client.connection.subscription import ChannelSubscription
 from heliograph.client.connection.transport_selector import TransportSelector
+from heliograph.codecs.plain.cursor import parse_cursor
 from heliograph.errors import BadChannel, BadSetting, ClientClosed, ClientError, NoSocket, NotAnswered, RequestRefused
 from heliograph.loopback import is_loopback_host
 from heliograph.protocol.identity import check_channel, check_user_id, user_of
-from heliograph.protocol.position import parse_cursor
 
 if TYPE_CHECKING:
     import httpx

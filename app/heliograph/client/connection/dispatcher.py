@@ -23,9 +23,10 @@ from heliograph.client.connection.events import (
 )
 from heliograph.client.connection.recent_ids import RecentIds
 from heliograph.client.connection.roster import Roster
+from heliograph.codecs.plain.cursor import Cursor, parse_cursor
 from heliograph.errors import ClientError, RequestRefused
 from heliograph.protocol.identity import personal_channel, user_of
-from heliograph.protocol.position import Cursor, Position, parse_cursor
+from heliograph.protocol.position import Position
 
 # What may be wrong with a channel, so that all would be well without it.
 CHANNEL_ERRORS: Final = frozenset({"not_allowed", "bad_request", "channel_limit"})

@@ -1,29 +1,14 @@
-"""The AsyncAPI 3 document of the socket, made from the operations and events themselves (`heliograph asyncapi`)."""
+"""The AsyncAPI 3 document of the socket, made from its frames themselves (`heliograph asyncapi`)."""
 
 import inspect
 from typing import Any, Final, get_args
 
 import msgspec
 
-from heliograph.protocol.codes import CloseCode
-from heliograph.protocol.events import (
-    Ack,
-    Connected,
-    Emitted,
-    Error,
-    Event,
-    History,
-    Pong,
-    Presence,
-    Published,
-    Refreshed,
-    Subscribed,
-    Unsubscribed,
-)
-from heliograph.protocol.operations import (
+from heliograph.codecs.plain.client_frames import (
+    ClientFrame,
     Connect,
     Emit,
-    Operation,
     Ping,
     Publish,
     ReadHistory,
@@ -33,6 +18,21 @@ from heliograph.protocol.operations import (
     Subscribe,
     Unsubscribe,
 )
+from heliograph.codecs.plain.server_frames import (
+    Ack,
+    Connected,
+    Emitted,
+    Error,
+    History,
+    Pong,
+    Presence,
+    Published,
+    Refreshed,
+    ServerFrame,
+    Subscribed,
+    Unsubscribed,
+)
+from heliograph.protocol.codes import CloseCode
 
 Struct = type[msgspec.Struct]
 
@@ -62,7 +62,7 @@ _TEMPLATE: Final = "#/components/schemas/{name}"
 
 def document(version: str) -> dict[str, Any]:
     """The whole document. `version`: of this program."""
-    operations, events = list(get_args(Operation)), list(get_args(Event))
+    operations, events = list(get_args(ClientFrame)), list(get_args(ServerFrame))
     _, schemas = msgspec.json.schema_components([*operations, *events], ref_template=_TEMPLATE)
     for schema in schemas.values():
         if "description" in schema:

@@ -9,16 +9,16 @@ from typing import Any, get_args
 import jsonschema
 import pytest
 
-from heliograph.protocol.asyncapi import ANSWERS, document
-from heliograph.protocol.events import Event
-from heliograph.protocol.operations import Operation
+from heliograph.codecs.plain.asyncapi import ANSWERS, document
+from heliograph.codecs.plain.client_frames import ClientFrame
+from heliograph.codecs.plain.server_frames import ServerFrame
 from tests.conftest import StartReplica
 from tests.support.client import Client
 from tests.support.replicas import RunningReplica
 from tests.support.tokens import JWT, token
 
 DOCUMENT = document(metadata.version("heliograph"))
-COMMITTED = Path(__file__).parents[2] / "docs" / "asyncapi.json"
+COMMITTED = Path(__file__).parents[3] / "docs" / "asyncapi.json"
 
 
 def test_the_committed_document_is_the_present_one() -> None:
@@ -45,11 +45,11 @@ def test_every_reference_leads_somewhere() -> None:
 
 def test_every_operation_and_every_event_is_in_it() -> None:
     """Fails if something that can be said is left out: it must be asked for, be an answer, or come unasked."""
-    assert set(ANSWERS) == set(get_args(Operation))
+    assert set(ANSWERS) == set(get_args(ClientFrame))
     operations = DOCUMENT["operations"]
     answers = [each for operation in operations.values() for each in operation.get("reply", {}).get("messages", [])]
     named = {each["$ref"].rpartition("/")[2] for each in (*answers, *operations["tell"]["messages"])}
-    assert named == {event.__name__ for event in get_args(Event)}
+    assert named == {frame.__name__ for frame in get_args(ServerFrame)}
 
 
 class Heard(Client):
@@ -130,15 +130,15 @@ async def test_a_conversation_is_as_it_says(
     said, heard = conversation
     assert {frame["type"] for frame in said} == set(DOCUMENT["operations"]) - {"tell"}
     for frame in said:
-        [operation] = [each for each in get_args(Operation) if _tag(each) == frame["type"]]
+        [operation] = [each for each in get_args(ClientFrame) if _tag(each) == frame["type"]]
         assert _fits(frame, operation.__name__)
     matched: set[str] = set()
     for frame in heard:
-        candidates = [each.__name__ for each in get_args(Event) if _tag(each) == frame["type"]]
+        candidates = [each.__name__ for each in get_args(ServerFrame) if _tag(each) == frame["type"]]
         fitting = [name for name in candidates if _fits(frame, name)]
         assert fitting, f"{frame} is none of {candidates}"
         matched.update(fitting)
-    assert matched == {event.__name__ for event in get_args(Event)}
+    assert matched == {frame.__name__ for frame in get_args(ServerFrame)}
 
 
 def _tag(struct: type) -> object:

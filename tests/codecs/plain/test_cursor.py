@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from heliograph.codecs.plain.cursor import format_cursor, parse_cursor
 from heliograph.errors import BadCursor
-from heliograph.protocol.position import Position, format_cursor, parse_cursor
+from heliograph.protocol.position import Position
 
 CHANNELS = st.text(st.characters(codec="utf-8"), min_size=1)
 EPOCHS = st.text("0123456789abcdef", min_size=8, max_size=8)

@@ -1,0 +1,46 @@
+"""Where one client of the plain protocol stands in all of its channels, as a cursor."""
+
+from collections.abc import Mapping, Sequence
+
+from heliograph.codecs.plain.cursor import cursor_of, format_cursor
+from heliograph.codecs.plain.short_cursor import ShortCursorWriter
+from heliograph.protocol.position import Position
+
+
+class Bookmark:
+    """Where one client stands in all of its channels, after all that it has been told."""
+
+    __slots__ = ("_positions",)
+
+    def __init__(self) -> None:
+        self._positions: dict[str, Position] = {}
+
+    def move(self, positions: Mapping[str, Position]) -> None:
+        """The client has come as far as this, in these channels."""
+        self._positions.update(positions)
+
+    def __str__(self) -> str:
+        """The whole cursor."""
+        return format_cursor(self._positions)
+
+
+class ShortBookmark:
+    """One for channels that are known beforehand, whose cursor takes few bytes."""
+
+    __slots__ = ("_others", "_writer")
+
+    def __init__(self, channels: Sequence[str]) -> None:
+        self._writer = ShortCursorWriter(channels)
+        self._others: dict[str, str] = {}  # what the short form cannot hold, each as a cursor
+
+    def move(self, positions: Mapping[str, Position]) -> None:
+        """The client has come as far as this, in these channels."""
+        for channel, position in positions.items():
+            if self._writer.move(channel, position.epoch, position.offset):
+                self._others.pop(channel, None)
+            else:
+                self._others[channel] = cursor_of(channel, position)
+
+    def __str__(self) -> str:
+        """The whole cursor without names: `Cursor.position_in` finds the channels in it."""
+        return "&".join((str(self._writer), *self._others.values()))

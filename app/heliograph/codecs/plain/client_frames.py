@@ -1,0 +1,136 @@
+"""The frames of a client on the plain protocol, each with the operation that it asks for."""
+
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from heliograph.codecs.plain.cursor import stated
+from heliograph.protocol import operations
+
+IdempotencyKey = Annotated[str, Meta(min_length=1, max_length=128)]
+RequestId = Annotated[str, Meta(max_length=128)] | Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
+
+
+class Connect(msgspec.Struct, frozen=True, tag="connect"):
+    """Say who you are; must come first. `user` counts in open mode only, `token` in jwt mode only, `ticket` in both.
+
+    `cursor`, `replay`: as in `Subscribe`, for the user's own channel (and any other that the cursor names).
+    """
+
+    token: str | None = None
+    user: str | None = None
+    cursor: str | None = None
+    replay: bool = False
+    id: RequestId | None = None
+    ticket: str | None = None
+
+    def operation(self) -> operations.Connect:
+        return operations.Connect(self.token, self.user, stated(self.cursor), self.replay, self.ticket, self.id)
+
+
+class Refresh(msgspec.Struct, frozen=True, tag="refresh"):
+    """Go on with a new token of the same user."""
+
+    token: str
+    id: RequestId | None = None
+
+    def operation(self) -> operations.Refresh:
+        return operations.Refresh(self.token, self.id)
+
+
+class Send(msgspec.Struct, frozen=True, tag="send"):
+    """Send `data` (any JSON) to every connection of the user `to`.
+
+    `idempotency_key`: a repetition with the same key, by the same user to the same one, is answered as the first try
+    was, and not sent again. It has no effect on what is not kept.
+    """
+
+    to: str
+    data: msgspec.Raw
+    id: RequestId | None = None
+    ephemeral: bool = False
+    idempotency_key: IdempotencyKey | None = None
+
+    def operation(self) -> operations.Send:
+        return operations.Send(self.to, self.data, self.ephemeral, self.idempotency_key, self.id)
+
+
+class Subscribe(msgspec.Struct, frozen=True, tag="subscribe"):
+    """Listen to a channel. `cursor`: where the client stands; `replay`: from the start of what is kept."""
+
+    channel: str
+    cursor: str | None = None
+    replay: bool = False
+    id: RequestId | None = None
+
+    def operation(self) -> operations.Subscribe:
+        return operations.Subscribe(self.channel, stated(self.cursor), self.replay, self.id)
+
+
+class Unsubscribe(msgspec.Struct, frozen=True, tag="unsubscribe"):
+    """Listen no longer."""
+
+    channel: str
+    id: RequestId | None = None
+
+    def operation(self) -> operations.Unsubscribe:
+        return operations.Unsubscribe(self.channel, self.id)
+
+
+class Publish(msgspec.Struct, frozen=True, tag="publish"):
+    """Publish `data` (any JSON) to everyone who listens to the channel. `idempotency_key`: as in `Send`."""
+
+    channel: str
+    data: msgspec.Raw
+    id: RequestId | None = None
+    ephemeral: bool = False
+    idempotency_key: IdempotencyKey | None = None
+
+    def operation(self) -> operations.Publish:
+        return operations.Publish(self.channel, self.data, self.ephemeral, self.idempotency_key, self.id)
+
+
+class ReadHistory(msgspec.Struct, frozen=True, tag="history"):
+    """Read what is kept of a channel, after `cursor` or from the start."""
+
+    channel: str
+    limit: Annotated[int, Meta(ge=1, le=1000)] = 100
+    cursor: str | None = None
+    id: RequestId | None = None
+
+    def operation(self) -> operations.ReadHistory:
+        return operations.ReadHistory(self.channel, self.limit, stated(self.cursor), self.id)
+
+
+class ReadPresence(msgspec.Struct, frozen=True, tag="presence"):
+    """Ask who is on a channel."""
+
+    channel: str
+    id: RequestId | None = None
+
+    def operation(self) -> operations.ReadPresence:
+        return operations.ReadPresence(self.channel, self.id)
+
+
+class Emit(msgspec.Struct, frozen=True, tag="emit"):
+    """Say something to the workers behind the cluster: `data` (any JSON) under the name of an event."""
+
+    event: Annotated[str, Meta(min_length=1, max_length=128)]
+    data: msgspec.Raw
+    id: RequestId | None = None
+
+    def operation(self) -> operations.Emit:
+        return operations.Emit(self.event, self.data, self.id)
+
+
+class Ping(msgspec.Struct, frozen=True, tag="ping"):
+    """Ask for a sign of life."""
+
+    id: RequestId | None = None
+
+    def operation(self) -> operations.Ping:
+        return operations.Ping(self.id)
+
+
+ClientFrame = Connect | Refresh | Send | Subscribe | Unsubscribe | Publish | ReadHistory | ReadPresence | Emit | Ping

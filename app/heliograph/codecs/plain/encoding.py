@@ -1,0 +1,109 @@
+"""From an event to the frame that tells it on the plain protocol."""
+
+from typing import assert_never
+
+from msgspec import UNSET, UnsetType
+
+from heliograph.codecs.plain import server_frames
+from heliograph.codecs.plain.cursor import cursor_of, format_cursor
+from heliograph.codecs.plain.server_frames import ServerFrame
+from heliograph.protocol.events import (
+    Ack,
+    Connected,
+    Emitted,
+    Error,
+    Event,
+    History,
+    InitialState,
+    Join,
+    Leave,
+    Pong,
+    Presence,
+    Progress,
+    Published,
+    Reconnect,
+    Refreshed,
+    Subscribed,
+    Unsubscribed,
+)
+from heliograph.protocol.operations import RequestId
+from heliograph.protocol.position import Position
+from heliograph.protocol.publication import Publication
+
+
+def frame_of(event: Event) -> ServerFrame:
+    """Return the frame that tells the event."""
+    match event:
+        case Publication():  # by far the most, with the next
+            return _message(event)
+        case Ack():
+            return server_frames.Ack(event.message_id, event.delivery, _echo(event.request_id))
+        case Published():
+            cursor = _cursor(event.channel, event.position)
+            return server_frames.Published(event.message_id, cursor, _echo(event.request_id))
+        case Progress():
+            run_id = event.publication.channel.partition(":")[2]
+            return server_frames.Progress(run_id, event.state, event.progress, event.message)
+        case Error():
+            return server_frames.Error(event.code, event.message, event.timestamp, _echo(event.request_id))
+        case Pong():
+            return server_frames.Pong(_echo(event.request_id))
+        case Subscribed():
+            cursor = cursor_of(event.channel, event.position)
+            return server_frames.Subscribed(event.channel, cursor, event.recovered, _echo(event.request_id))
+        case Unsubscribed():
+            return server_frames.Unsubscribed(event.channel, _echo(event.request_id))
+        case InitialState():
+            return server_frames.InitialState(event.state, event.progress, event.logs)
+        case Connected():
+            return server_frames.Connected(
+                user=event.user,
+                session=event.session,
+                replica=event.replica,
+                cursor=format_cursor(event.positions),
+                ping=event.ping_s,
+                id=_echo(event.request_id),
+            )
+        case Refreshed():
+            return server_frames.Refreshed(event.expires_in, _echo(event.request_id))
+        case Emitted():
+            return server_frames.Emitted(_echo(event.request_id))
+        case History():
+            return server_frames.History(
+                channel=event.channel,
+                publications=list(map(_message, event.publications)),
+                cursor=cursor_of(event.channel, event.position),
+                more=True if event.has_more else UNSET,
+                id=_echo(event.request_id),
+            )
+        case Presence():
+            return server_frames.Presence(event.channel, event.users, _echo(event.request_id))
+        case Join():
+            return server_frames.Join(event.channel, event.user)
+        case Leave():
+            return server_frames.Leave(event.channel, event.user)
+        case Reconnect():
+            return server_frames.Reconnect(event.in_ms, format_cursor(event.positions))
+        case _:
+            assert_never(event)
+
+
+def _message(publication: Publication) -> server_frames.Message:
+    return server_frames.Message(
+        publication.channel,
+        publication.data,
+        publication.message_id,
+        publication.sent_at,
+        _cursor(publication.channel, publication.position),
+        UNSET if publication.sender is None else publication.sender,
+        UNSET if publication.origin is None else publication.origin,
+    )
+
+
+def _cursor(channel: str, position: Position | None) -> str | UnsetType:
+    return UNSET if position is None else cursor_of(channel, position)
+
+
+def _echo(request_id: RequestId | None) -> RequestId | UnsetType:
+    """A request's `id` as its answer carries it: left out where the client gave none."""
+    return UNSET if request_id is None else request_id

@@ -1,0 +1,170 @@
+"""The frames of the server on the plain protocol. The order of their fields is that on the wire."""
+
+import msgspec
+
+from heliograph.codecs.plain.client_frames import RequestId
+from heliograph.errors import ErrorCode
+from heliograph.protocol.events import Delivery
+
+
+class Connected(msgspec.Struct, frozen=True, tag="connected"):
+    """`ping`: after so many seconds without a frame from the server, ask for one."""
+
+    user: str
+    session: str
+    replica: str
+    cursor: str
+    ping: int
+    id: RequestId | msgspec.UnsetType = msgspec.UNSET
+
+
+class Refreshed(msgspec.Struct, frozen=True, tag="refreshed"):
+    """The new token counts. `expires_in`: seconds for which it is good; None: for good."""
+
+    expires_in: int | None
+    id: RequestId | msgspec.UnsetType = msgspec.UNSET
+
+
+class Ack(msgspec.Struct, frozen=True, gc=False, tag="ack"):
+    """The message is on its way."""
+
+    message_id: str
+    delivery: Delivery
+    id: RequestId | msgspec.UnsetType = msgspec.UNSET
+
+
+class Pong(msgspec.Struct, frozen=True, tag="pong"):
+    """The answer to a ping."""
+
+    id: RequestId | msgspec.UnsetType = msgspec.UNSET
+
+
+class Message(msgspec.Struct, frozen=True, gc=False, tag="message", rename={"sender": "from"}):
+    """A publication, as its subscribers see it. One encoding serves them all, so it names no subscriber."""
+
+    channel: str
+    data: msgspec.Raw
+    message_id: str
+    sent_at: str
+    cursor: str | msgspec.UnsetType = msgspec.UNSET  # of its own channel; unset for what is ephemeral
+    sender: str | msgspec.UnsetType = msgspec.UNSET
+    origin: str | msgspec.UnsetType = msgspec.UNSET
+
+
+class Subscribed(msgspec.Struct, frozen=True, tag="subscribed"):
+    """The channel begins (or begins anew) here: what comes after `cursor` follows, in order and without a hole.
+
+    `recovered`: nothing is missing since the cursor that the client gave.
+    """
+
+    channel: str
+    cursor: str
+    recovered: bool
+    id: RequestId | msgspec.UnsetType = msgspec.UNSET
+
+
+class Unsubscribed(msgspec.Struct, frozen=True, tag="unsubscribed"):
+    """Nothing more of the channel follows."""
+
+    channel: str
+    id: RequestId | msgspec.UnsetType = msgspec.UNSET
+
+
+class Published(msgspec.Struct, frozen=True, tag="ack"):
+    """The publication has its place in the channel; without one (`cursor` unset) it is not kept."""
+
+    message_id: str
+    cursor: str | msgspec.UnsetType = msgspec.UNSET
+    id: RequestId | msgspec.UnsetType = msgspec.UNSET
+
+
+class Emitted(msgspec.Struct, frozen=True, tag="ack"):
+    """The emission is kept: some worker will handle it, at least once."""
+
+    id: RequestId | msgspec.UnsetType = msgspec.UNSET
+
+
+class InitialState(msgspec.Struct, frozen=True, tag="initial_state"):
+    """The latest of a run, at the moment from which its progress follows."""
+
+    state: str | None
+    progress: float
+    logs: list[str]
+
+
+class Progress(msgspec.Struct, frozen=True, tag="progress"):
+    """One update of a run."""
+
+    run_id: str
+    state: str | None
+    progress: float
+    message: str | None
+
+
+class History(msgspec.Struct, frozen=True, tag="history"):
+    """What is kept of a channel, oldest first. `cursor` stands behind the last; `more`: something follows it."""
+
+    channel: str
+    publications: list[Message]
+    cursor: str
+    more: bool | msgspec.UnsetType = msgspec.UNSET
+    id: RequestId | msgspec.UnsetType = msgspec.UNSET
+
+
+class Presence(msgspec.Struct, frozen=True, tag="presence"):
+    """Who is on the channel, with how many connections."""
+
+    channel: str
+    users: dict[str, int]
+    id: RequestId | msgspec.UnsetType = msgspec.UNSET
+
+
+class Join(msgspec.Struct, frozen=True, tag="join"):
+    """A user has come to the channel: the first of their connections."""
+
+    channel: str
+    user: str
+
+
+class Leave(msgspec.Struct, frozen=True, tag="leave"):
+    """A user has left the channel: the last of their connections, a grace time ago."""
+
+    channel: str
+    user: str
+
+
+class Reconnect(msgspec.Struct, frozen=True, tag="reconnect"):
+    """This replica drains: open a new connection in `in_ms` milliseconds, then leave this one."""
+
+    in_ms: int
+    cursor: str
+
+
+class Error(msgspec.Struct, frozen=True, tag="error"):
+    """What was wrong, for the person who reads it. `timestamp`: ISO 8601 in UTC."""
+
+    code: ErrorCode
+    message: str
+    timestamp: str
+    id: RequestId | msgspec.UnsetType = msgspec.UNSET
+
+
+ServerFrame = (
+    Connected
+    | Refreshed
+    | Ack
+    | Pong
+    | Message
+    | Subscribed
+    | Unsubscribed
+    | Published
+    | Emitted
+    | InitialState
+    | Progress
+    | History
+    | Presence
+    | Join
+    | Leave
+    | Reconnect
+    | Error
+)
