@@ -4,7 +4,7 @@ import sys
 
 
 def main() -> None:
-    """Run the command; say what to install where only the package for publishers is."""
+    """Run the command, or say what to install if only the package for publishers is there."""
     try:
         from heliograph.cli import main as run
     except ModuleNotFoundError as error:

@@ -1,4 +1,4 @@
-"""From a callback to an `await`: what is asked with a callback on the way of a message is awaited elsewhere."""
+"""Await a call that takes a callback. The path of a message uses callbacks; other code awaits the same calls."""
 
 import asyncio
 from collections.abc import Callable
@@ -8,9 +8,9 @@ _T = TypeVar("_T")
 
 
 async def await_callback(ask: Callable[[Callable[[_T | Exception], None]], object]) -> _T:
-    """Call `ask` with a callback, and wait until that is called: with the result, or with an error, raised here.
+    """Call `ask` with a callback, wait for the callback, and return its result or raise its error.
 
-    Who is cancelled meanwhile does not hear the answer; what was asked for goes on.
+    A caller that is cancelled meanwhile gets no answer; the call itself goes on.
     """
     future: asyncio.Future[_T] = asyncio.get_running_loop().create_future()
 

@@ -19,7 +19,7 @@ from heliograph.loopback import is_loopback_host
 from heliograph.settings import Settings, settings_table, unknown_variables
 
 PORT = click.IntRange(1, 65535)
-DRAIN_MARGIN_S = 5.0  # what a replica may take beyond its drain before it is killed
+DRAIN_MARGIN_S = 5.0  # how long a replica may take after its drain deadline before it is killed
 
 if TYPE_CHECKING:
     from heliograph.client.publisher import Publisher
@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 _redis_url = click.option(
     "--redis",
     metavar="URL",
-    help="Of Redis; without it HELIOGRAPH_REDIS__URL. (It may hold a password: then use the variable.)",
+    help="URL of Redis; default: HELIOGRAPH_REDIS__URL. (If it holds a password, use the variable.)",
 )
 
 
@@ -51,11 +51,11 @@ def main() -> None:
 @main.command()
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", default=8081, show_default=True, type=PORT, help="Port to listen on.")
-@click.option("--name", default="replica-1", show_default=True, help="What this replica is called.")
-@click.option("--reload", is_flag=True, help="Start anew when the code changes (for development).")
+@click.option("--name", default="replica-1", show_default=True, help="Name of this replica.")
+@click.option("--reload", is_flag=True, help="Restart when the code changes (for development).")
 @_open
 def serve(host: str, port: int, name: str, reload: bool, is_open: bool) -> None:
-    """Run one replica. Without HELIOGRAPH_REDIS__URL it needs no other program: all is in its memory."""
+    """Run one replica. Without HELIOGRAPH_REDIS__URL it works in memory, and needs no other program."""
     _open_if(is_open)
     if reload:
         _serve_and_reload(host, port, name)
@@ -65,7 +65,7 @@ def serve(host: str, port: int, name: str, reload: bool, is_open: bool) -> None:
     configure_logging(loaded.log.level, loaded.log.format, replica=name)
     for variable in unknown_variables():
         logger.warning("unknown setting %s ignored; `heliograph settings` lists all settings", variable)
-    from heliograph.server import serve as run  # not before the settings are good: uvicorn takes a while to import
+    from heliograph.server import serve as run  # after the settings were checked: uvicorn is slow to import
 
     try:
         sys.exit(run(loaded, name=name, host=host, port=port))
@@ -74,8 +74,8 @@ def serve(host: str, port: int, name: str, reload: bool, is_open: bool) -> None:
 
 
 @main.command()
-@click.option("--replicas", default=3, show_default=True, type=click.IntRange(1, 64), help="How many.")
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address nginx listens on.")
+@click.option("--replicas", default=3, show_default=True, type=click.IntRange(1, 64), help="Number of replicas.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address that nginx listens on.")
 @click.option(
     "--port", default=8080, show_default=True, type=PORT, envvar="HELIOGRAPH_PORT", help="Port nginx listens on."
 )
@@ -110,11 +110,11 @@ def up(replicas: int, host: str, port: int, connections_per_address: int, is_ope
 
 @main.command()
 @click.argument("user")
-@click.option("--expires-in", default=3600, show_default=True, help="Seconds for which the token is good.")
+@click.option("--expires-in", default=3600, show_default=True, help="Seconds until the token expires.")
 @click.option(
     "--channels",
     metavar="CHANNELS",
-    help="What it gives beyond the namespaces: news,run:* (to listen to) or JSON, as in docs/protocol.md.",
+    help="Rights beyond the namespaces: news,run:* (to subscribe) or JSON, see docs/protocol.md.",
 )
 def token(user: str, expires_in: int, channels: str | None) -> None:
     """Print a token for USER, signed with HELIOGRAPH_AUTH__SECRET.
@@ -162,10 +162,10 @@ def asyncapi() -> None:
 
 @main.command(short_help="Publish one message.")
 @click.argument("words", nargs=-1, required=True, metavar="CHANNEL DATA")
-@click.option("--user", help="Publish to this user: DATA is all that is given then.")
-@click.option("--text", is_flag=True, help="DATA is text, even if it looks like JSON.")
-@click.option("--idempotency-key", help="A second publication with the same key is not made.")
-@click.option("--wait", default=5.0, show_default=True, type=click.FloatRange(0, 240), help="Seconds to try for.")
+@click.option("--user", help="Publish to this user; then give DATA only.")
+@click.option("--text", is_flag=True, help="Publish DATA as text, even if it looks like JSON.")
+@click.option("--idempotency-key", help="Publish only once with this key (within five minutes).")
+@click.option("--wait", default=5.0, show_default=True, type=click.FloatRange(0, 240), help="Seconds to retry for.")
 @_redis_url
 def publish(
     words: tuple[str, ...], user: str | None, text: bool, idempotency_key: str | None, wait: float, redis: str | None
@@ -194,7 +194,7 @@ def publish(
     if published.cursor:
         try:
             click.echo(published.cursor)
-        except OSError as error:  # it is published: who reads an error would publish it again
+        except OSError as error:  # it is published: after an error the caller would publish it again
             say(f"published at {published.cursor}, but standard output takes nothing: {error.strerror}")
             drop_unwritten()
 
@@ -204,14 +204,14 @@ def publish(
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
 @click.option("--quiet", "-q", is_flag=True, help="Publish only; do not show the output here.")
 @click.option("--plain", is_flag=True, help="Publish without colours and other control sequences.")
-@click.option("--no-pty", is_flag=True, help="Give the command a pipe to write to instead of a terminal.")
+@click.option("--no-pty", is_flag=True, help="Give the command a pipe instead of a terminal.")
 @click.option("--buffer", default=50_000, show_default=True, type=click.IntRange(1), help="Lines kept for Redis.")
 @click.option(
     "--wait",
     default=5.0,
     show_default=True,
     type=click.FloatRange(0),
-    help="Seconds without success to give up after.",
+    help="Give up after this many seconds without success.",
 )
 @_redis_url
 def pipe(
@@ -232,7 +232,7 @@ def pipe(
     journalctl -fu nginx | heliograph pipe logs:nginx
 
     Lines are {"line", "stream"}. The exit code is passed on, and published as {"exit_code", "stream": "exit"}. On a
-    run's channel lines are its log, and it becomes END or FAILED.
+    run's channel the lines are its log, and the run ends as END or FAILED.
     """
     from heliograph.client.pipe import Pipe, PipeOptions
     from heliograph.protocol.identity import check_channel
@@ -250,7 +250,7 @@ def pipe(
         most_waiting=buffer,
         patience_s=wait,
     )
-    publisher = _publisher(redis, deadline_s=0)  # the feed tries again by itself
+    publisher = _publisher(redis, deadline_s=0)  # the feed retries by itself
     try:
         code = Pipe(options, lambda data, key: publisher.publish(channel, data, key)).run()
     finally:
@@ -264,16 +264,16 @@ def pipe(
 @click.option(
     "--url",
     envvar="HELIOGRAPH_URL",
-    help="Of the cluster's /ws; without it that of the cluster on this machine.",
+    help="URL of the cluster's /ws; default: the cluster on this machine.",
 )
 @click.option(
-    "--port", default=8080, show_default=True, type=PORT, envvar="HELIOGRAPH_PORT", help="Of the cluster here."
+    "--port", default=8080, show_default=True, type=PORT, envvar="HELIOGRAPH_PORT", help="Port of that cluster."
 )
-@click.option("--user", help="Who watches (in open mode).")
-@click.option("--token", envvar="HELIOGRAPH_TOKEN", help="Who watches (in jwt mode); better given in the variable.")
-@click.option("--replay", is_flag=True, help="From the start of what is kept, also where that is not usual.")
+@click.option("--user", help="User id of the viewer (in open mode).")
+@click.option("--token", envvar="HELIOGRAPH_TOKEN", help="Token of the viewer (in jwt mode); prefer the variable.")
+@click.option("--replay", is_flag=True, help="Start with everything that is kept; a log always does.")
 @click.option("--json", "as_json", is_flag=True, help="Print whole frames, one a line.")
-@click.option("--raw", is_flag=True, help="Let control sequences through to the terminal, not colours alone.")
+@click.option("--raw", is_flag=True, help="Let all control sequences through to the terminal, not only colours.")
 def watch(
     channel: str,
     url: str | None,
@@ -325,12 +325,12 @@ def _json_or_text(written: str) -> object:
     try:
         json.loads(written)
         return msgspec.Raw(written.encode())
-    except (ValueError, RecursionError):  # or it holds bytes that are no UTF-8
+    except (ValueError, RecursionError):  # or it holds bytes that are not UTF-8
         return written
 
 
 def _open_if(is_open: bool) -> None:
-    """Set the variable: the replicas of `up`, and what `--reload` starts, are to read it too."""
+    """Set the variable, so that the replicas of `up`, and the process that `--reload` starts, read it too."""
     if is_open:
         os.environ["HELIOGRAPH_AUTH__MODE"] = "open"
 
@@ -363,5 +363,5 @@ def _serve_and_reload(host: str, port: int, name: str) -> None:
     except ImportError:
         raise click.ClickException("--reload needs the package watchfiles: pip install watchfiles") from None
     command = [sys.executable, "-m", "heliograph", "serve", "--host", host, "--port", str(port), "--name", name]
-    os.environ.setdefault("HELIOGRAPH_WATCHDOG_S", "0")  # a breakpoint stands still too
+    os.environ.setdefault("HELIOGRAPH_WATCHDOG_S", "0")  # a breakpoint also looks like a frozen replica
     watchfiles.run_process(Path(__file__).parent, target=" ".join(command), target_type="command")

@@ -1,4 +1,4 @@
-"""Time, passed in wherever it is needed, so that tests need not wait for it."""
+"""Time, passed to every part that needs it, so that tests need not wait."""
 
 import time
 from datetime import UTC, datetime
@@ -21,12 +21,12 @@ class SystemClock:
 
 
 class Timestamps:
-    """The present as `iso8601` writes it, worked out once for each millisecond."""
+    """The present time as `iso8601` writes it, computed once a millisecond."""
 
     def __init__(self, clock: Clock) -> None:
         self._now = clock.now
         self._second = -1
-        self._begin = self._end = 0.0  # of the millisecond that `_text` tells
+        self._begin = self._end = 0.0  # of the millisecond that `_text` holds
         self._up_to_the_second = self._text = ""
 
     def __call__(self) -> str:
@@ -43,5 +43,5 @@ class Timestamps:
 
 
 def iso8601(timestamp_s: float) -> str:
-    """UTC with milliseconds, as JavaScript writes it: `2026-11-22T18:20:00.123Z`."""
+    """Return UTC with milliseconds, as JavaScript writes it: `2026-11-22T18:20:00.123Z`."""
     return datetime.fromtimestamp(timestamp_s, UTC).isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"

@@ -21,7 +21,7 @@ class ErrorCode(StrEnum):
 
 
 class HeliographError(Exception):
-    """The root of the tree. `str(error)` is written for the person who has to mend what was wrong."""
+    """The base of all errors here. `str(error)` is for the person who must fix the cause."""
 
     code = ErrorCode.INTERNAL
 
@@ -39,13 +39,13 @@ class BadCursor(HeliographError):
 
 
 class BadChannel(HeliographError):
-    """A name that cannot be a channel's."""
+    """A name that is not valid for a channel."""
 
     code = ErrorCode.BAD_REQUEST
 
 
 class BadData(HeliographError):
-    """JSON that one of the readers further on could not read."""
+    """JSON that some reader could not read."""
 
     code = ErrorCode.BAD_REQUEST
 
@@ -61,13 +61,13 @@ class BadEnvelope(HeliographError):
 
 
 class InvalidToken(HeliographError):
-    """The client did not prove who it is."""
+    """The client's credentials are not valid."""
 
     code = ErrorCode.INVALID_TOKEN
 
 
 class TokenNotCurrent(InvalidToken):
-    """The token has expired, or is not good yet: another of the same user may be."""
+    """The token has expired, or is not valid yet: another token of the same user may be."""
 
 
 class UserBlocked(HeliographError):
@@ -77,7 +77,7 @@ class UserBlocked(HeliographError):
 
 
 class KeysUnavailable(HeliographError):
-    """The keys that tokens are checked with cannot be had: temporary, the client may try again."""
+    """The keys that check tokens cannot be read: temporary, the client may retry."""
 
     code = ErrorCode.UNAVAILABLE
 
@@ -89,13 +89,13 @@ class ConnectionLimit(HeliographError):
 
 
 class BusUnavailable(HeliographError):
-    """Redis cannot be reached or did not answer in time: temporary, the caller may try again.
+    """Redis cannot be reached or did not answer in time: temporary, the caller may retry.
 
-    `is_unsure`: what was asked for may have been done, or may yet be (a time-out, a connection that ended); otherwise
-    nothing has happened. It is never repeated on the caller's behalf: an ephemeral message that comes twice is worse
-    than one that the sender is told about.
+    `is_unsure`: the command may have been carried out, or may still be (a time-out, a connection that ended);
+    otherwise nothing has happened. It is never retried for the caller: an ephemeral message that arrives twice is
+    worse than an error for the sender.
 
-    Clients are told its text, so that names nothing of what is inside. `detail` is for operators: what Redis said.
+    Clients see its text, so the text names nothing internal. `detail` is for operators: the text from Redis.
     """
 
     code = ErrorCode.UNAVAILABLE
@@ -107,11 +107,11 @@ class BusUnavailable(HeliographError):
 
 
 class StorageFull(BusUnavailable):
-    """What is kept for clients has filled its share of Redis: temporary. Nothing has happened."""
+    """Messages of clients have filled their share of Redis: temporary. Nothing has happened."""
 
 
 class OverBudget(HeliographError):
-    """A user's clients have written as much as they may for now. Nothing has happened.
+    """A user's clients have used up their budget for now. Nothing has happened.
 
     `excess`: which limit it was (see `protocol/budget.py`); `retry_s`: when there is room again.
     """
@@ -127,24 +127,24 @@ class OverBudget(HeliographError):
 class PublishError(BusUnavailable):
     """A publisher has given up: Redis refused, or could not be reached until the deadline.
 
-    Refused: nothing has happened. Not reached: it may have been published; to find out and to make sure, publish it
-    again with `idempotency_key` (within 300 s of the first try).
+    If Redis refused, nothing has happened. If it could not be reached, the message may have been published: to make
+    sure, publish it again with `idempotency_key` (within 300 s of the first attempt).
     """
 
     def __init__(self, message: str, idempotency_key: str | None = None, advice: str = "") -> None:
         super().__init__(f"{message}; {advice}" if advice else message, is_unsure=bool(advice))
         self.idempotency_key = idempotency_key
-        self.reason = message  # without the advice, for callers that try again by themselves
+        self.reason = message  # without the advice, for callers that retry by themselves
 
 
 class NeedsRedis(HeliographError):
-    """What was asked for needs Redis, and this object reaches the cluster over HTTP. Nothing has happened."""
+    """The call needs Redis, but this object reaches the cluster over HTTP. Nothing has happened."""
 
     code = ErrorCode.BAD_REQUEST
 
 
 class BadSetting(HeliographError):
-    """A `HELIOGRAPH_…` variable with a value that cannot be used; the text names the variable."""
+    """A `HELIOGRAPH_…` variable has an invalid value; the text names the variable."""
 
 
 class ClientError(HeliographError):

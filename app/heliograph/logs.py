@@ -1,8 +1,8 @@
 """Log lines on standard error, as text for people or as JSON for programs.
 
-What clients and foreign processes say may end up in a line, as a user's id or as a reason. So nothing in a line can
-end it, forge another one, or steer a terminal. Tokens and the bodies of messages are not logged at all: the one
-exception is the start of what foreign processes have published on the bus and nobody could read.
+Text of clients and other programs may appear in a line, as a user id or a reason. So nothing in a line can end it,
+forge another one, or control a terminal. Tokens and the bodies of messages are never logged, with one exception: the
+start of a bus message from another program that could not be read.
 """
 
 import json
@@ -12,19 +12,19 @@ from typing import Final, Literal
 
 from heliograph.clock import iso8601
 
-# Control characters, what moves text about, what ends a line for some readers, and halves of surrogate pairs.
+# Control characters, direction marks, line ends of some readers, and halves of surrogate pairs.
 _UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
-ABOUT: Final = ("user", "connection", "channel")  # what `extra` may say of a line
+ABOUT: Final = ("user", "connection", "channel")  # the fields that `extra` may give a line
 
 SELDOM_S: Final = 60.0
 MOST_SELDOM: Final = 100  # different warnings that are remembered
 
-# Their own lines are kept to warnings: they show URLs, and so tickets.
+# Only warnings of these: their other lines show URLs, and so tickets.
 _QUIET: Final = ("uvicorn", "websockets", "httpx", "httpcore")
 
 
 def configure_logging(level: str, form: Literal["text", "json"] = "text", replica: str | None = None) -> None:
-    """Have this process log to standard error. `replica`: the one that it is."""
+    """Make this process log to standard error. `replica`: its name."""
     handler = logging.StreamHandler()
     handler.setFormatter(JsonLines(replica) if form == "json" else TextLines())
     logging.basicConfig(level=level.upper(), handlers=[handler])
@@ -34,11 +34,11 @@ def configure_logging(level: str, form: Literal["text", "json"] = "text", replic
 
 
 class Seldom(logging.Filter):
-    """Lets a warning through once in a minute: what anybody can cause with one bad request would fill the log."""
+    """Let each warning through once a minute: otherwise a client with bad requests could fill the log."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._passed_at: dict[str, float] = {}  # seconds since the epoch, by what is said
+        self._passed_at: dict[str, float] = {}  # message -> seconds since the epoch
 
     def filter(self, record: logging.LogRecord) -> bool:
         if record.levelno != logging.WARNING:
@@ -53,7 +53,7 @@ class Seldom(logging.Filter):
 
 
 class TextLines(logging.Formatter):
-    """One line each; the lines of a traceback are indented, so that none of them looks like a line of its own."""
+    """One line each; lines of a traceback are indented, so that none of them looks like a log line."""
 
     def format(self, record: logging.LogRecord) -> str:
         about = "".join(f" {name}={value}" for name, value in _about(record).items())
@@ -88,7 +88,7 @@ class JsonLines(TextLines):
 
 
 def escape(text: str) -> str:
-    """The text without anything that acts on whoever reads it. JSON stays JSON: `\\u2028` means the same there."""
+    """Return the text without characters that affect a reader or terminal. JSON stays JSON: `\\u2028` is the same."""
     return _UNSAFE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 

@@ -1,10 +1,10 @@
-"""Which names and addresses are this machine's own, whatever a name server says."""
+"""Names and addresses of this machine, whatever a name server says."""
 
 import ipaddress
 
 
 def is_loopback_host(host: str) -> bool:
-    """True for `localhost`, names below it, 127.0.0.0/8 and ::1 (also in brackets), in lower case."""
+    """Return True for `localhost`, names below it, 127.0.0.0/8 and ::1 (also in brackets), in lower case."""
     if host == "localhost" or host.endswith(".localhost"):
         return True
     try:

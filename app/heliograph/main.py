@@ -11,7 +11,7 @@ from heliograph.cluster.pubsub_manager import get_pubsub_manager
 from heliograph.settings import Settings
 
 _settings = Settings.load()
-# Each process is a replica of its own, and nobody is there to give it a name.
+# Each process is a replica of its own, and gets no name from outside.
 _name = f"{socket.gethostname()}-{os.getpid()}"
 app = build_replica(_settings, _name, get_pubsub_manager).app
 lifespan = app.router.lifespan_context

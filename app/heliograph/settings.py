@@ -1,4 +1,4 @@
-"""Everything that can be set, read once from `HELIOGRAPH_…` variables (`__` between levels) and passed down."""
+"""All settings, read once from `HELIOGRAPH_…` variables (`__` between levels) and passed down."""
 
 import os
 from pathlib import Path
@@ -65,13 +65,13 @@ class RedisSettings(_Group):
 
     @property
     def database(self) -> int:
-        """The number of the database that the URL names."""
+        """Return the number of the database that the URL names."""
         return database_of(self.url)
 
     @model_validator(mode="after")
     def _live_too(self) -> Self:
         if self.durable_url is not None and self.url is None:
-            raise ValueError("DURABLE_URL needs URL too: one Redis for what is kept, one for what is live")
+            raise ValueError("DURABLE_URL needs URL too: one Redis keeps messages, the other has the bus")
         return self
 
 
@@ -91,7 +91,7 @@ class BusSettings(_Group):
 
 
 def bus_channel(bus: BusSettings, redis: RedisSettings) -> str:
-    """The Redis channel that all replicas of a cluster with these settings listen on."""
+    """Return the Redis channel that all replicas of a cluster with these settings listen on."""
     return bus_channel_name(bus.channel, redis.url, redis.prefix)
 
 
@@ -128,7 +128,7 @@ class PollSettings(_Group):
 
 
 class AuthSettings(_Group):
-    """In jwt mode tokens are checked with exactly one of SECRET, SECRET_FILE, PUBLIC_KEY_FILE and JWKS_URL."""
+    """In jwt mode exactly one of SECRET, SECRET_FILE, PUBLIC_KEY_FILE and JWKS_URL checks tokens."""
 
     mode: Literal["jwt", "open"] = Field(default="jwt", description="open: anyone may be any user; for development")
     open_to_network: bool = Field(
@@ -163,14 +163,14 @@ class AuthSettings(_Group):
         try:
             parts = urlsplit(url)
         except ValueError:
-            raise ValueError("cannot be read") from None  # the text of that error repeats a part of it
+            raise ValueError("cannot be read") from None  # the error's own text repeats a part of the URL
         if parts.username is not None or parts.password is not None:
             raise ValueError("must not hold a password")
         if parts.scheme == "https" and parts.hostname:
             return url
         if parts.scheme == "http" and parts.hostname in ("localhost", "127.0.0.1", "::1"):
             return url
-        raise ValueError("must begin with https:// (http:// only for this machine): who can change it is every user")
+        raise ValueError("must begin with https:// (http:// only for this machine): its keys decide who is a user")
 
     @model_validator(mode="after")
     def _need_a_key(self) -> Self:
@@ -192,13 +192,13 @@ class AuthSettings(_Group):
         return self
 
     def key(self) -> bytes:
-        """The secret, from wherever it was given; empty if it was not."""
+        """Return the secret from its variable or file; empty if neither is set."""
         if self.secret_file is not None:
             return _read("SECRET_FILE", self.secret_file).strip()
         return self.secret.get_secret_value().encode() if self.secret else b""
 
     def public_key(self) -> bytes | None:
-        """What the file of the public key holds."""
+        """Return the content of the file of the public key."""
         return None if self.public_key_file is None else _read("PUBLIC_KEY_FILE", self.public_key_file)
 
 
@@ -206,7 +206,7 @@ _EXAMPLES = ("0123456789abcdef", "changeme", "change-me", "change_me", "secret",
 
 
 def _refuse_example(name: str, key: bytes) -> None:
-    """Refuse a key that stands in documentation, this one's or another's: everybody has it."""
+    """Refuse a key from documentation, ours or another's: everybody has it."""
     text = key.decode(errors="replace").lower()
     if any(not text.replace(example, "").strip(" -_.!0123456789") for example in _EXAMPLES if example in text):
         raise ValueError(f"{name} is an example that everybody knows; make one of your own: openssl rand -hex 32")
@@ -239,7 +239,7 @@ class ApiSettings(_Group):
         return self
 
     def secret(self) -> bytes:
-        """The key, from wherever it was given; empty if it was not."""
+        """Return the key from its variable or file; empty if neither is set."""
         if self.key_file is not None:
             return _read("KEY_FILE", self.key_file).strip()
         return self.key.get_secret_value().encode() if self.key else b""
@@ -267,7 +267,7 @@ class LimitSettings(_Group):
     messages_per_second: float = Field(
         default=100, ge=0, description="operations that one connection may send (0: no limit)"
     )
-    # At most as many as fit into the number that counts them in Redis (`backends/lua/_budget.lua`).
+    # The maximum fits into the number that counts them in Redis (`backends/redis/lua/_budget.lua`).
     user_messages_per_second: float = Field(
         default=200,
         ge=0,
@@ -356,7 +356,7 @@ class DrainSettings(_Group):
 
 
 class InternalSettings(_Group):
-    """With a port, metrics, the OpenAPI document and what health is in detail are on that port alone."""
+    """With a port, metrics, the OpenAPI document and detailed health are on that port only."""
 
     port: int | None = Field(
         default=None,
@@ -454,15 +454,15 @@ class Settings(BaseSettings):
 
     @classmethod
     def load(cls) -> Self:
-        """Read the environment. Raises BadSetting, as `read_environment`."""
+        """Read the environment. Raises BadSetting, like `read_environment`."""
         return read_environment(cls)
 
 
 def read_environment(kind: type[_SettingsT], **given: Any) -> _SettingsT:
-    """Read settings of this kind; what is `given` takes the place of the variables that are named so.
+    """Read settings of this kind; values that are `given` replace the variables of the same name.
 
     Raises:
-        BadSetting: naming each variable that cannot be used, and why. Values are not repeated: some are secret.
+        BadSetting: names each invalid variable, and why. Values are not repeated: some are secret.
     """
     try:
         return kind(**given)
@@ -470,13 +470,13 @@ def read_environment(kind: type[_SettingsT], **given: Any) -> _SettingsT:
         lines = [f"{_variable(_location(problem))}: {_text(problem)}" for problem in error.errors()]
         raise BadSetting("; ".join(lines)) from None
     except SettingsError as error:
-        # Its text names the field and no value; the value itself, which may be secret, is in what caused it.
+        # The error's text names the field without its value, which may be secret; the cause has the value.
         field = str(error).partition('"')[2].partition('"')[0]
         raise BadSetting(f"{_variable((field,))}: must be JSON") from None
 
 
 def settings_table() -> str:
-    """All variables with their defaults and meanings, as a Markdown table."""
+    """Return all variables with their defaults and meanings, as a Markdown table."""
     rows = ["| variable | default | meaning |", "|---|---|---|"]
     for name, field in Settings.model_fields.items():
         group = field.annotation
@@ -493,8 +493,8 @@ def _row(location: tuple[str, ...], field: FieldInfo) -> str:
 
 
 def unknown_variables() -> list[str]:
-    """Variables of the environment that look like settings and are none: typing errors, most likely."""
-    # The others are read by the commands of `heliograph`, by the Ansible plugin and by the log handler.
+    """Return variables of the environment that look like settings but are not: probably typing errors."""
+    # The commands of `heliograph`, the Ansible plugin and the log handler read the others.
     known = {*Settings.model_fields, "port", "url", "token", "log_id", "wait", "logging", "nginx_trusted_proxies"}
     names = (name for name in os.environ if name.upper().startswith(PREFIX))
     return sorted(name for name in names if name[len(PREFIX) :].lower().split("__")[0] not in known)

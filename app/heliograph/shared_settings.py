@@ -1,19 +1,19 @@
-"""What a cluster and the programs beside it must agree on. It needs no package but the standard library."""
+"""Settings that a cluster shares with the programs beside it. Needs only the standard library."""
 
 from typing import Final
 from urllib.parse import SplitResult, parse_qs, quote, urlsplit
 
 PREFIX: Final = "HELIOGRAPH_"  # of all variables
 DEFAULT_PREFIX: Final = "heliograph:"  # of keys in Redis
-EMIT_SHARDS: Final = 4  # streams for what clients emit
+EMIT_SHARDS: Final = 4  # streams for emissions of clients
 DEPTH: Final = 32  # how deep arrays and objects may nest in data
 
 
 def check_redis_url(url: str) -> str:
-    """Return the URL if redis-py reads it as it is meant.
+    """Return the URL if redis-py reads it as intended.
 
     Raises:
-        ValueError: what is wrong, without any part of the URL: all of it may be part of a password.
+        ValueError: says what is wrong, without any part of the URL, which may belong to a password.
     """
     if not url.startswith(("redis://", "rediss://", "unix://")):
         raise ValueError("must begin with redis://, rediss:// or unix://")
@@ -38,16 +38,16 @@ def database_of(url: str | None) -> int:
 
 
 def _database_in(parts: SplitResult) -> int:
-    """As redis-py reads it: `?db=` or, but for a socket, the path. Raises ValueError: it is no number."""
+    """Return the number as redis-py reads it: `?db=` or, except for a socket, the path. Raises ValueError."""
     named = parse_qs(parts.query).get("db", [""])[0]
     return int(named or (parts.path.strip("/") if parts.scheme != "unix" else "") or 0)
 
 
 def bus_channel_name(given: str | None, url: str | None, prefix: str) -> str:
-    """Return the Redis channel that all replicas of a cluster listen on: the given one, or one that follows.
+    """Return the Redis channel that all replicas of a cluster listen on: the given one, or a derived one.
 
-    Redis' channels know no databases. So that two clusters on one Redis do not hear each other, what sets their keys
-    apart is in the name too, so written that no channel's name can look like a part of it.
+    Redis channels are shared by all databases. So that two clusters on one Redis do not hear each other, the name
+    holds the database and the prefix, quoted so that they cannot be confused with a channel's name.
     """
     if given is not None:
         return given

@@ -1,4 +1,4 @@
-"""Ending tasks. Every task has an owner, who cancels it and waits until it has ended."""
+"""Ending tasks. The owner of a task cancels it and waits until it has ended."""
 
 import asyncio
 from collections.abc import Iterable
@@ -8,10 +8,10 @@ CANCEL_AGAIN_S = 0.05
 
 
 async def end(tasks: Iterable[asyncio.Task[Any]]) -> None:
-    """Cancel the tasks and wait until all have ended, however they did.
+    """Cancel the tasks and wait until all have ended, with or without an error.
 
-    More than once, if it takes that: there are awaits in redis-py at which a cancellation is lost (`asyncio.wait_for`
-    on Python 3.11, gh-86296).
+    Repeat the cancellation if necessary: some awaits in redis-py lose it (`asyncio.wait_for` on Python 3.11,
+    gh-86296).
     """
     pending = {task for task in tasks if not task.done()}
     while pending:

@@ -1,4 +1,4 @@
-"""What a replica counts: plain integers that cost nothing to raise. `transports/metrics.py` shows them."""
+"""The counters of a replica: plain integers that cost nothing to raise. `api/metrics.py` shows them."""
 
 from bisect import bisect_left
 from collections.abc import Sequence
@@ -9,18 +9,18 @@ from heliograph.errors import ErrorCode
 
 TRANSPORTS: Final = ("websocket", "sse", "poll", "api")
 WRITE_REFUSALS: Final = ("user_messages", "user_bytes", "recipient_messages", "memory", "emit_full")
-REDIS_ERRORS: Final = {"timeout": 0, "connection": 0, "refused": 0}  # of the process: its clients are made all over
+REDIS_ERRORS: Final = {"timeout": 0, "connection": 0, "refused": 0}  # of the process, which has many clients
 FAST_S: Final = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
 
 
 class Histogram:
-    """How often what was observed (in seconds) fell below each bound, and what it comes to in all."""
+    """How many observations (in seconds) were below each bound, and their sum."""
 
     __slots__ = ("bounds", "counts", "total_s")
 
     def __init__(self, bounds: Sequence[float] = FAST_S) -> None:
         self.bounds = tuple(bounds)
-        self.counts = [0] * (len(bounds) + 1)  # one for each bound, and one for what is above all of them
+        self.counts = [0] * (len(bounds) + 1)  # one for each bound, and one for observations above all of them
         self.total_s = 0.0
 
     def observe(self, seconds: float, times: int = 1) -> None:
@@ -30,26 +30,26 @@ class Histogram:
 
 @dataclass(slots=True)
 class Traffic:
-    """What passes through one transport."""
+    """Counters of one transport."""
 
-    connections: int = 0  # at this moment
+    connections: int = 0  # at present
     messages_in: int = 0  # operations read from clients
-    messages_out: int = 0  # messages handed to connections
+    messages_out: int = 0  # messages passed to connections
 
 
 @dataclass(slots=True)
 class BusStats:
-    """Counted by a bus since it was made."""
+    """Counters of a bus since it was created."""
 
-    received: int = 0  # envelopes handed to the handler, and messages of the bus that brought back this replica's own
-    malformed: int = 0  # payloads that were no envelope
+    received: int = 0  # envelopes passed to the handler, and bus messages with this replica's own
+    malformed: int = 0  # bus messages that were not envelopes
     handler_errors: int = 0  # envelopes on which the handler raised
-    published: int = 0  # envelopes that Redis took, sent to other replicas or found to be needless
-    publish_errors: int = 0  # envelopes that Redis did not take, or not in time
-    connection_losses: int = 0  # times the listening connection had to be built anew
-    resubscriptions: int = 0  # times a subscription began after the first: anything may have been missed before
-    publish_time: Histogram = field(default_factory=Histogram)  # of a message, from asking Redis to its answer
-    lag: Histogram = field(default_factory=Histogram)  # of each canary, from publishing to hearing it
+    published: int = 0  # envelopes that Redis accepted, whether or not other replicas needed them
+    publish_errors: int = 0  # envelopes that Redis did not accept, or not in time
+    connection_losses: int = 0  # times the listening connection was lost
+    resubscriptions: int = 0  # subscriptions after the first: messages before them may have been missed
+    publish_time: Histogram = field(default_factory=Histogram)  # of a message, from the call to Redis to its answer
+    lag: Histogram = field(default_factory=Histogram)  # of each canary, from publishing to receiving it
 
 
 @dataclass(slots=True)
@@ -59,14 +59,14 @@ class Telemetry:
     traffic: dict[str, Traffic] = field(default_factory=lambda: {name: Traffic() for name in TRANSPORTS})
     frames_refused: dict[ErrorCode, int] = field(default_factory=lambda: dict.fromkeys(ErrorCode, 0))
     client_writes_refused: dict[str, int] = field(default_factory=lambda: dict.fromkeys(WRITE_REFUSALS, 0))
-    closes: dict[int, int] = field(default_factory=dict)  # by close code; 0: one that nobody knows
+    closes: dict[int, int] = field(default_factory=dict)  # by close code; 0: unknown
     slow_closes: int = 0  # connections closed because they did not read
     failed_attempts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(("at_once", "late", "refused"), 0))
     connections_refused: int = 0  # by a limit or while draining
     requests_refused: int = 0  # HTTP requests of clients, by the rate of a user or an address
-    repairs: int = 0  # ranges of a channel that were read from the log because the bus had not brought them
-    unfilled_gaps: int = 0  # ranges that the log did not have any more either; clients were told
-    loop_lag: Histogram = field(default_factory=Histogram)  # how late the event loop wakes what is due
+    repairs: int = 0  # ranges of a channel that were read from the log because the bus lost them
+    unfilled_gaps: int = 0  # ranges that the log had lost too; clients were told
+    loop_lag: Histogram = field(default_factory=Histogram)  # how late the event loop runs what is due
 
     @property
     def messages_in(self) -> int:
