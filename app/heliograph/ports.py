@@ -1,4 +1,4 @@
-"""The promises that every backend keeps. The contract tests hold all of them to these words."""
+"""The promises of every backend. The contract tests hold each backend to them."""
 
 import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -18,18 +18,18 @@ from heliograph.protocol.publication import Publication
 from heliograph.protocol.run import RunState, RunUpdate
 from heliograph.telemetry import BusStats
 
-IDEMPOTENCY_TTL_S: Final = 300  # for how long a repetition is recognised
-COMMAND_TTL_S: Final = 3600  # longer than a replica's connections outlive its link to Redis, in all likelihood
-META_TTL_S: Final = 86_400  # a log's epoch and offset outlive its publications by so long ...
-CLIENT_META_TTL_S: Final = 3600  # ... or so, if it holds nothing that a server has published
-READ_TTL_S: Final = 60  # how long they are kept where somebody has read and nobody ever published
-PAGE_BYTES: Final = 131_072  # read from a log at once, if nothing else is set
+IDEMPOTENCY_TTL_S: Final = 300  # how long a repetition is recognised
+COMMAND_TTL_S: Final = 3600  # a replica's connections probably never outlive its link to Redis for this long
+META_TTL_S: Final = 86_400  # how long a log's epoch and offset outlive its publications
+CLIENT_META_TTL_S: Final = 3600  # the same for a log without publications of servers
+READ_TTL_S: Final = 60  # the same for a log that was read and never written
+PAGE_BYTES: Final = 131_072  # read from a log at once, by default
 
 
 class ReplicaInfo(msgspec.Struct, frozen=True):
-    """What a replica says of itself with each renewal of its lease.
+    """What a replica reports with each renewal of its lease.
 
-    One of an older version leaves out what came later. None: it cannot say (it has no bus, or has heard nothing).
+    An older version leaves newer fields out. None: unknown (it has no bus, or has received nothing).
     """
 
     name: str
@@ -43,30 +43,30 @@ class ReplicaInfo(msgspec.Struct, frozen=True):
     version: str
     messages_in_per_second: float = 0.0  # operations of clients, over the last two seconds
     messages_out_per_second: float = 0.0  # messages to connections, likewise
-    bus_lag_ms: float | None = None  # from publishing to hearing it here
-    canary_age_ms: float | None = None  # since it last heard itself
-    channels: int = 0  # that connections listen to
+    bus_lag_ms: float | None = None  # from publishing to receiving it here
+    canary_age_ms: float | None = None  # since its canary last came back
+    channels: int = 0  # channels with subscribers here
     subscriptions: int = 0  # of all connections to all channels
     reason: str = ""  # why it is not ready, or degraded: see `Node.reason`
 
 
 def new_node_id() -> str:
-    """A name for a replica, unlike any other's and any that it had before."""
+    """Return a new id for a replica, different at each start."""
     return random.randbytes(8).hex()  # noqa: S311 - a name, not a secret
 
 
 def lease_name(node_id: str, number: int) -> str:
-    """The name of the lease that a replica takes as its `number`th: none is used twice."""
+    """Return the name of a replica's lease number `number`: none is used twice."""
     return f"{node_id}.{number}"
 
 
 def node_of(lease: str) -> str:
-    """The replica that has taken the lease; empty if its name is of another kind."""
+    """Return the replica that has taken the lease; empty if the name has another form."""
     return lease.rpartition(".")[0]
 
 
 class Fault(StrEnum):
-    """Why a server does not do what is asked of it."""
+    """Why a server refuses or fails."""
 
     UNREACHABLE = "redis_unreachable"
     READ_ONLY = "redis_read_only"
@@ -77,14 +77,14 @@ class Fault(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ProbeFailure:
-    """`text`: what it said, for operators."""
+    """`text`: the server's own text, for operators."""
 
     fault: Fault
     text: str
 
 
 class MemoryGauge(Protocol):
-    """How full the memory is of a server that keeps what is kept."""
+    """How full the memory of the server for kept messages is."""
 
     async def share(self) -> float | None:
         """Return the part of its memory limit that is used; None if it has no limit, or does not say.
@@ -96,72 +96,72 @@ class MemoryGauge(Protocol):
 
 
 class Probe(Protocol):
-    """A server that is to take what is written. It answers within its time-outs, whatever happens."""
+    """A server that must accept writes. It answers within its time-outs, whatever happens."""
 
     async def probe(self) -> ProbeFailure | None:
-        """Rehearse what is asked of it; None if it did all of that."""
+        """Try a replica's real work on it; None if all of it succeeded."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Renewal:
-    """`held`: the lease was still ours. `expired`: leases of others that nobody renewed in time."""
+    """`held`: the lease was still ours. `expired`: leases of others that were not renewed in time."""
 
     held: bool
     expired: tuple[str, ...] = ()
 
 
 class DirectoryBackend(Protocol):
-    """Which replicas hold which user, each entry under the lease of the replica that made it.
+    """Which replicas hold which user. Each entry belongs to the lease of its replica.
 
-    All calls may raise BusUnavailable; a call that did may or may not have been carried out, and each can be
-    repeated without harm.
+    All calls may raise BusUnavailable; such a call may or may not have been carried out, and may be repeated without
+    harm.
     """
 
     async def take(self, lease: str, info: ReplicaInfo, ttl_s: float) -> None:
-        """Begin a new lease, alive for `ttl_s` seconds from now. A lease's name is never used twice."""
+        """Begin a new lease, alive for `ttl_s` seconds from now. The name of a lease is never used twice."""
         ...
 
     async def renew(self, lease: str, info: ReplicaInfo, ttl_s: float) -> Renewal:
-        """Keep the lease for `ttl_s` seconds from now, even if it ran out.
+        """Keep the lease for `ttl_s` seconds from now, even if it has expired.
 
-        It is not held if somebody began to reap it, or if what was entered under it may have been lost.
+        It is not held any more if a replica began to reap it, or if its entries may have been lost.
         """
         ...
 
     async def hold(self, lease: str, connections: Mapping[str, int]) -> dict[str, int] | None:
-        """Say how many connections of each user this lease has now (0: none); returns how many all leases have.
+        """Set how many connections of each user this lease has now (0: none). Return how many all leases have.
 
-        A lease is named by `lease_name`: what stands under others of that replica is the same
-        connections once more, and does not count.
+        A lease is named by `lease_name`. Entries under other leases of the same replica are the same connections once
+        more, and do not count.
 
-        None, and nothing is entered, if the lease is not held any more: whoever reaped it would not come again.
+        Return None and enter nothing if the lease is not held any more: its reaper would not come again.
         """
         ...
 
     async def holders(self, user_id: str) -> dict[str, int]:
-        """The user's connections by lease, empty when the user is nowhere."""
+        """Return the user's connections by lease; empty if the user is not connected."""
         ...
 
     async def doom(self, lease: str) -> None:
-        """Begin to reap the lease: from now on it can neither be renewed nor written under."""
+        """Begin to reap the lease: from now on it can neither be renewed nor get entries."""
         ...
 
     async def reap(self, lease: str) -> int:
-        """Forget the lease and every entry under it; returns how many users that were.
+        """Forget the lease and every entry under it. Return how many users that were.
 
-        From its first step on the lease cannot be renewed; a reaping that broke off is finished by the next.
+        From the first step on the lease cannot be renewed. The next call finishes one that broke off.
         """
         ...
 
     async def replicas(self) -> list[ReplicaInfo]:
-        """The replicas whose lease is alive, by name."""
+        """Return the replicas with a live lease, by name."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class PresenceEntry:
-    """How many connections of a user are on a channel. `announced`: who listens is told of a join or a leave."""
+    """How many connections of a user are on a channel. `announced`: subscribers get `join` and `leave`."""
 
     channel: str
     user: str
@@ -170,33 +170,33 @@ class PresenceEntry:
 
 
 class PresenceBackend(Protocol):
-    """Who is on which channel, each entry under the lease of a replica. All calls may raise BusUnavailable."""
+    """Who is on which channel. Each entry belongs to the lease of a replica. All calls may raise BusUnavailable."""
 
     async def enter(self, lease: str, entries: Sequence[PresenceEntry]) -> bool:
-        """Say how many connections this lease has now; False if the lease is not held any more."""
+        """Set how many connections this lease has now; False if the lease is not held any more."""
         ...
 
     async def members(self, channel: str) -> dict[str, int]:
-        """The users on the channel, with the connections they have under all leases."""
+        """Return the users on the channel, with their connections under all leases."""
         ...
 
     async def reap(self, lease: str, announced: Callable[[str], bool]) -> None:
-        """Forget every entry under the lease; announce who is gone with it, on the channels that are `announced`."""
+        """Forget every entry under the lease; announce users who leave by that, on the `announced` channels."""
         ...
 
 
 class ChannelCountsBackend(Protocol):
-    """How many connections listen to which channel, under the lease of each replica.
+    """How many connections are subscribed to which channel, under the lease of each replica.
 
     All calls may raise BusUnavailable.
     """
 
     async def enter(self, lease: str, counts: Mapping[str, int]) -> bool:
-        """Say how many connections there are now (0: none) on these channels; False if the lease is not held."""
+        """Set how many connections these channels have now (0: none); False if the lease is not held."""
         ...
 
     async def counts(self) -> dict[str, dict[str, int]]:
-        """Lease -> channel -> connections."""
+        """Return lease -> channel -> connections."""
         ...
 
     async def forget(self, lease: str) -> None:
@@ -205,7 +205,7 @@ class ChannelCountsBackend(Protocol):
 
 
 class Draft(msgspec.Struct, frozen=True, gc=False):
-    """A publication that has no place in a log yet. For a run `update` stands in for the data."""
+    """A publication without a position yet. For a run, `update` replaces the data."""
 
     channel: str
     data: msgspec.Raw
@@ -216,18 +216,18 @@ class Draft(msgspec.Struct, frozen=True, gc=False):
     node_id: str | None = None
     update: RunUpdate | None = None
     idempotency_key: str | None = None
-    client: str | None = None  # the user whose client wrote it, whose the key is too; None: a server did
-    charge: Charge | None = None  # what to charge that user's budget with, if this is kept
+    client: str | None = None  # the user whose client wrote it, and who owns the key; None: a server
+    charge: Charge | None = None  # the charge to that user's budget, if this is kept
 
     def publication(self, data: msgspec.Raw, position: Position) -> Publication:
-        """What has become of it: `data` as the log has taken it, at that position."""
+        """Return the publication: `data` as the log has stored it, at that position."""
         return Publication(self.channel, data, self.message_id, self.sent_at, self.sender, self.origin, position)
 
 
 class AppendResult(msgspec.Struct, frozen=True, gc=False):
-    """Where a publication stands now.
+    """The position of a publication.
 
-    `published`: the bus brings it to every replica, this one too. Otherwise `data` is what to deliver here.
+    `published`: the bus brings it to every replica, this one too. Otherwise deliver `data` here.
     """
 
     position: Position
@@ -239,13 +239,13 @@ class AppendResult(msgspec.Struct, frozen=True, gc=False):
 
 @dataclass(frozen=True, slots=True)
 class ReadResult:
-    """A channel at one moment: where it stands, and what was read.
+    """A channel at one moment: its position, and the publications that were read.
 
-    `complete`: nothing is missing between the position asked for and the last publication read. Otherwise
-    `publications` are those that are still kept, in order and with gaps; if the position is none of this epoch's,
-    those that are certain to have come after it. More may follow if `publications` does not reach `position`: the log
-    gives so many bytes at once as it was told to, or one publication. `run`: the latest of a run, if that was asked
-    for and there is any.
+    `complete`: nothing is missing between the requested position and the last publication read. Otherwise
+    `publications` are those that are still kept, in order and with gaps; if the position is from another epoch, those
+    that certainly came after it. If `publications` does not reach `position`, more may follow: the log returns at
+    most the configured number of bytes at once, or one publication. `run`: the latest state of a run, if it was
+    requested and exists.
     """
 
     position: Position
@@ -255,17 +255,17 @@ class ReadResult:
 
     @property
     def start(self) -> Position:
-        """Where a reader stands that is to be told `publications` next: if `complete`, where it has asked from."""
+        """Return the reader's position before `publications`: if `complete`, the requested one."""
         first = self.publications[0].position if self.publications else None
         return self.position if first is None else Position(first.epoch, first.offset - 1)
 
 
 @dataclass(frozen=True, slots=True)
 class ReadRequest:
-    """What to read with `Log.read`: what stands after `after`; everything that is kept; or nothing.
+    """What to read with `Log.read`: publications after `after`; everything that is kept; or nothing.
 
-    `is_own`: `after` is what this replica was told itself, and not what a client says. A log that ends before that
-    has lost its end: it begins a new epoch, for everybody.
+    `is_own`: `after` is a position that this replica has seen itself, and not a client's cursor. A log that ends
+    before it has lost its end: it begins a new epoch, for everybody.
     """
 
     channel: str
@@ -277,66 +277,66 @@ class ReadRequest:
 
 
 class BusSequences(NamedTuple):
-    """Publications on the shared bus channel, and in this replica's own inbox."""
+    """The numbers of publications on the shared bus channel, and in this replica's own inbox."""
 
     shared: int
     own: int
 
 
 class LogReader(Protocol):
-    """The kept publications of all channels, to be read. All calls may raise BusUnavailable."""
+    """The kept publications of all channels, for reading. All calls may raise BusUnavailable."""
 
     async def read(self, requests: Sequence[ReadRequest]) -> list[ReadResult]:
-        """Say where channels stand and read what was asked for, each channel at one moment.
+        """Return the positions of channels, and read what was requested, each channel at one moment.
 
-        Of a channel on which nothing was published this keeps nothing longer than READ_TTL_S: see `listen`.
+        For a channel without publications this keeps nothing longer than READ_TTL_S: see `listen`.
         """
         ...
 
     async def listen(self, channels: Mapping[str, float]) -> None:
-        """Keep the place of these channels for so many seconds more, where nothing was published yet."""
+        """Keep the position of channels without publications for so many seconds more."""
         ...
 
     async def bus_sequences(self) -> BusSequences:
-        """How many kept publications for users have gone out on the bus so far, where this replica hears of them."""
+        """Return how many kept publications for users have gone out on the bus channels of this replica so far."""
         ...
 
     async def tops(self, channels: Sequence[str]) -> list[Position | None]:
-        """Where channels stand, without touching them; None where there is no log that can be relied on."""
+        """Return the positions of channels, without changing them; None if there is no reliable log."""
         ...
 
 
-# How the answer to an append is taken.
+# The callback for the answer to an append.
 OnAppended = Callable[[AppendResult | BusUnavailable | OverBudget], object]
 
 
 class Log(LogReader, Protocol):
-    """The kept publications of all channels, in order, each channel for itself."""
+    """The kept publications of all channels, each channel in order."""
 
     def submit(self, draft: Draft, options: Namespace, lease: str, done: OnAppended) -> None:
-        """As `append`, without waiting: `done` is called with the answer, in the order of calls."""
+        """Like `append`, without waiting: `done` is called with the answer, in the order of calls."""
         ...
 
     async def append(self, draft: Draft, options: Namespace, lease: str) -> AppendResult:
-        """Give the draft its place, keep it and publish it, all of it or nothing.
+        """Give the draft its position, keep it and publish it: all of it or nothing.
 
-        To a user it is not published if `lease` alone is known to hold the user: whoever asks delivers it then.
-        The history's size is that of what servers have published, and once more that of what clients have.
+        A draft for a user is not published if only `lease` is known to hold the user: then the caller delivers it.
+        The history's size holds for publications of servers, and separately for those of clients.
 
-        A draft whose idempotency key (of the same client or of servers, on the same channel) was seen within
-        IDEMPOTENCY_TTL_S is answered as the first one was.
+        If the idempotency key (of the same client or of servers, on the same channel) was seen within
+        IDEMPOTENCY_TTL_S, the answer is that of the first draft.
 
         Raises:
-            BusUnavailable: refused (memory full, a fault of Redis): nothing has happened. After a time-out it may
-                have happened; with an idempotency key the call can be repeated.
-            OverBudget: the draft is a client's, whose user has written as much as they may. Nothing has happened.
+            BusUnavailable: refused (memory full, an error in Redis): nothing has happened. After a time-out it may
+                have been kept; with an idempotency key the call can be repeated.
+            OverBudget: the draft is from a client whose user has used up the budget. Nothing has happened.
         """
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Emission:
-    """What a client says to the workers behind the cluster. `emitted_at`: ISO 8601 in UTC."""
+    """An event from a client for the workers behind the cluster. `emitted_at`: ISO 8601 in UTC."""
 
     event: str
     data: msgspec.Raw
@@ -345,26 +345,26 @@ class Emission:
     replica: str
     emitted_at: str
     message_id: str
-    charge: Charge | None = None  # what to charge the user's budget with
+    charge: Charge | None = None  # the charge to the user's budget
 
 
 class Emissions(Protocol):
-    """Where emissions are kept until a worker has handled them, those of one user in order."""
+    """Emissions, kept until a worker has handled them; those of one user in order."""
 
     async def append(self, emission: Emission) -> None:
-        """Keep it; once this returns, some worker of each group is given it, at least once.
+        """Keep the emission. After this returns, a worker of each group gets it, at least once.
 
         Raises:
-            OverBudget: the user's clients have written as much as they may.
-            StorageFull: there is no room but that of what the workers have not handled yet.
-            BusUnavailable: it is not kept (after a time-out: it may be).
+            OverBudget: the user's clients have used up the budget.
+            StorageFull: the stream is full of entries that the workers have not handled yet.
+            BusUnavailable: it was not kept (after a time-out it may have been).
         """
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class CommandEntry:
-    """A command as it was kept: under which name, in which envelope, how many seconds ago."""
+    """A kept command: its entry id, its envelope, and its age in seconds."""
 
     entry: str
     payload: bytes
@@ -372,79 +372,79 @@ class CommandEntry:
 
 
 class CommandReader(Protocol):
-    """The commands that replicas were given of late, oldest first. All calls may raise BusUnavailable."""
+    """Recent commands for replicas, oldest first. All calls may raise BusUnavailable."""
 
     async def after(self, entry: str | None, age_s: float) -> list[CommandEntry]:
-        """Those behind `entry`; without one, those since `age_s` seconds before the first such call.
+        """Return the commands after `entry`; without it, those since `age_s` seconds before the first such call.
 
         More may follow.
         """
         ...
 
     async def blocked_users(self) -> dict[str, float]:
-        """The users who are kept out, and for how many seconds more."""
+        """Return the blocked users, and for how many seconds more."""
         ...
 
 
 class CommandLog(CommandReader, Protocol):
-    """Where commands are kept, so that a replica which the bus does not reach finds them."""
+    """Keeps commands, so that a replica that the bus does not reach finds them."""
 
     async def append(self, envelope: Envelope) -> None:
-        """Publish the command to all replicas and keep it for COMMAND_TTL_S, a block for as long as it lasts.
+        """Publish the command to all replicas, and keep it for COMMAND_TTL_S; a block for as long as it lasts.
 
         Raises:
-            BusUnavailable: some replica may not hear of it. It may be told again without harm.
+            BusUnavailable: some replica may not get it. The command may be repeated without harm.
         """
         ...
 
 
 class Tickets(Protocol):
-    """What tickets stand for, under names that do not give the tickets away. All calls may raise BusUnavailable."""
+    """Values of tickets, under names that do not reveal the tickets. All calls may raise BusUnavailable."""
 
     async def keep(self, name: str, value: bytes, ttl_s: float) -> None:
         """Keep the value for `ttl_s` seconds."""
         ...
 
     async def take(self, name: str) -> bytes | None:
-        """Give the value and forget it: of all who ask, on all replicas, one gets it. None if there is none."""
+        """Return the value and forget it: only one caller on all replicas gets it. None if there is none."""
         ...
 
     async def read(self, name: str) -> bytes | None:
-        """Give the value and keep it. None if there is none."""
+        """Return the value and keep it. None if there is none."""
         ...
 
     async def count(self, name: str, ttl_s: float) -> int:
-        """Count up, from 1, and begin anew when nobody has counted for `ttl_s` seconds."""
+        """Count up from 1; start again after `ttl_s` seconds without a call."""
         ...
 
 
 class BusState(Enum):
-    """Where the bus is in its life. Only a RUNNING bus that hears its canary makes a replica ready."""
+    """The state of the bus. Only a RUNNING bus whose canary comes back makes a replica ready."""
 
     DISABLED = auto()  # one replica without Redis
     NEW = auto()  # `initialize` has not succeeded yet
-    INITIALIZED = auto()  # connected and subscribed, nobody reads
+    INITIALIZED = auto()  # connected and subscribed, but not read yet
     RUNNING = auto()  # the listen loop has a subscribed connection
-    LOST = auto()  # the listen loop is building a new connection
+    LOST = auto()  # the listen loop is opening a new connection
 
 
-Handler = Callable[[Envelope], object]  # takes what the bus brings
+Handler = Callable[[Envelope], object]  # takes envelopes from the bus
 OnRelayed = Callable[[Delivery | BusUnavailable | None], object]  # takes the answer to a publish
 
 
 class Subscriptions(Protocol):
-    """The bus, as far as one can listen with it: there is nothing here to publish with."""
+    """The listening part of the bus: it has nothing to publish with."""
 
     async def follow(self, channel: str) -> None:
-        """Have what is published on the channel brought here; returns once that is so.
+        """Follow the channel: its publications arrive here once this returns.
 
         Raises:
-            BusUnavailable: not now. It is followed all the same as soon as there is a bus.
+            BusUnavailable: not now. The channel is followed as soon as there is a bus.
         """
         ...
 
     async def unfollow(self, channel: str) -> None:
-        """Have it brought no longer."""
+        """Stop following the channel."""
         ...
 
 
@@ -456,12 +456,12 @@ class Bus(Subscriptions, Protocol):
 
     @property
     def enabled(self) -> bool:
-        """False if this is the only replica: nobody else is there, and there is nothing to wait for."""
+        """False if this is the only replica."""
         ...
 
     @property
     def node_id(self) -> str:
-        """This replica, as the others know it; new at each boot."""
+        """The id of this replica for the others; new at each start."""
         ...
 
     @property
@@ -472,24 +472,24 @@ class Bus(Subscriptions, Protocol):
 
     @property
     def ready(self) -> bool:
-        """True if what is published arrives here."""
+        """True if publications arrive here."""
         ...
 
     @property
     def canary_age_s(self) -> float:
-        """Seconds since this replica last heard itself; infinite if it never did."""
+        """Seconds since the canary last came back; infinite if it never did."""
         ...
 
     @property
     def lag_s(self) -> float:
-        """Seconds from publishing to hearing it here; infinite if that is not known."""
+        """Seconds from publishing to receiving it here; infinite if unknown."""
         ...
 
     async def initialize(self) -> None:
-        """Connect and subscribe. Does nothing if that is done, or if the listener is at it.
+        """Connect and subscribe. Do nothing if that is done, or if the listener is doing it.
 
         Raises:
-            BusUnavailable: not now; the listener may be started all the same and goes on trying.
+            BusUnavailable: not now; the listener may be started all the same, and retries.
         """
         ...
 
@@ -500,54 +500,54 @@ class Bus(Subscriptions, Protocol):
         on_resubscribed: Callable[[], object] | None = None,
         on_died: Callable[[str], object] | None = None,
     ) -> None:
-        """Begin to hand over what is published, in order, in a task of its own. Does nothing if that goes on.
+        """Begin to pass envelopes on, in order, in a task of its own. Do nothing if it already runs.
 
-        `handler` is synchronous and must not block; without one what comes is counted, and dropped. `on_resubscribed`
-        is called each time a subscription has begun: whatever was published before it may have been missed.
-        `on_died` is told why, if the listener has ended by itself. What is left out stays as it was before.
+        `handler` is synchronous and must not block; without one, envelopes are counted and dropped. `on_resubscribed`
+        is called at each new subscription: envelopes published before it may have been missed. `on_died` is called
+        with the reason if the listener ends by itself. Arguments that are left out keep their earlier values.
         """
         ...
 
     async def stop_listening(self) -> None:
-        """Hand over nothing more. Subscriptions stay, and listening may begin again."""
+        """Stop passing envelopes on. Subscriptions stay, and listening may start again."""
         ...
 
     async def close(self) -> None:
-        """Stop listening and unsubscribe. May be called at any time, also twice; `initialize` begins anew."""
+        """Stop listening and unsubscribe. May be called at any time, also twice; `initialize` starts again."""
         ...
 
     def relay(self, envelope: Envelope, lease: str, done: OnRelayed) -> None:
-        """As `publish`, without waiting: `done` is called with the answer, in the order of calls."""
+        """Like `publish`, without waiting: `done` is called with the answer, in the order of calls."""
         ...
 
     def relay_on(self, envelope: Envelope, done: OnRelayed) -> None:
-        """Send an ephemeral envelope to every replica that follows its channel; then `done`, as for `relay`."""
+        """Send an ephemeral envelope to every replica that follows its channel; then call `done`, as for `relay`."""
         ...
 
     async def publish(self, envelope: Envelope, *, lease: str) -> Delivery | None:
-        """Send the envelope to all replicas, unless the one that holds `lease` is known to hold the whole user.
+        """Send the envelope to all replicas, unless the holder of `lease` is known to hold the whole user.
 
-        Returns how far it reaches; None if this is the only replica.
+        Return how far it gets; None if this is the only replica.
 
         Raises:
-            BusUnavailable: the message went to nobody but the local connections, or nobody knows (a time-out).
+            BusUnavailable: the message reached only local connections; after a time-out that is not certain.
         """
         ...
 
 
 class Closable(Protocol):
-    """What holds connections that are to be closed; it is good for more afterwards."""
+    """An object with connections to close; it may be used again afterwards."""
 
     async def close(self) -> None: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Backends:
-    """All that a replica needs from outside. `probes`: of the server with the bus first, then of others.
+    """Everything that a replica needs from outside. `probes`: first that of the server with the bus.
 
-    Two things are to be done now and then, by any number of replicas, where there is Redis; both may raise
-    BusUnavailable. `sweep_emissions` drops what has been kept for long enough. `reap_lost_runs` publishes FAILED for
-    each run that has lost its worker, and returns how many those were.
+    With Redis, any number of replicas call two of them now and then; both may raise BusUnavailable. `sweep_emissions`
+    drops emissions whose time to live is over. `reap_lost_runs` publishes FAILED for each run that has lost its
+    worker, and returns how many.
     """
 
     bus: Bus

@@ -1,1 +1,1 @@
-"""What the cluster remembers outside of this process: one protocol, kept in memory or in Redis."""
+"""The cluster's state outside of this process: the same ports, in memory or in Redis."""

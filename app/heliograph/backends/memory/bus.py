@@ -1,4 +1,4 @@
-"""The bus of a replica on its own: there is nobody to say anything to."""
+"""The bus of a single replica: there are no others."""
 
 import logging
 import math
@@ -14,7 +14,7 @@ logger = logging.getLogger(__name__)
 
 
 class LocalBus:
-    """A `Bus` that goes nowhere: what is said stays on this replica, and nothing comes."""
+    """A `Bus` that leads nowhere: messages stay on this replica, and none arrives."""
 
     enabled = False
     state = BusState.DISABLED
@@ -63,4 +63,4 @@ class LocalBus:
 
 
 def _nobody(answer: Delivery | BusUnavailable | None) -> None:
-    """The answer is always that this is the only replica."""
+    """Do nothing: the answer is always that this is the only replica."""

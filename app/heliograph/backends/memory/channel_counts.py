@@ -1,4 +1,4 @@
-"""The channel_counts in this process's memory."""
+"""The channel counts in this process's memory."""
 
 from collections.abc import Mapping
 

@@ -11,7 +11,7 @@ class MemoryDirectory:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._leases: dict[str, tuple[float, ReplicaInfo]] = {}  # lease -> (expires at, monotonic; what it said)
+        self._leases: dict[str, tuple[float, ReplicaInfo]] = {}  # lease -> (expiry, monotonic; its report)
         self._holders: dict[str, dict[str, int]] = {}  # user -> lease -> connections
 
     async def take(self, lease: str, info: ReplicaInfo, ttl_s: float) -> None:
@@ -61,5 +61,5 @@ class MemoryDirectory:
 
 
 def _is_others(lease: str, node: str) -> bool:
-    """False if it is one of this replica's own, of before."""
+    """Return False if it is an earlier lease of this replica."""
     return not node or node_of(lease) != node

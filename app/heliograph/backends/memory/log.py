@@ -1,4 +1,4 @@
-"""The log in this process's memory: for one replica without Redis, under the same promises."""
+"""The log in this process's memory: for one replica without Redis, with the same promises."""
 
 import secrets
 from collections import deque
@@ -35,18 +35,18 @@ class _Channel:
     epoch: str = field(default_factory=lambda: secrets.token_hex(4))
     top: int = 0
     published: deque[Publication] = field(default_factory=deque)  # by servers
-    sent: deque[Publication] = field(default_factory=deque)  # by clients: they displace nothing of the others
+    sent: deque[Publication] = field(default_factory=deque)  # by clients: they do not displace those of servers
     kept_until: float = 0.0  # monotonic seconds
-    forgotten_at: float = 0.0  # when epoch and offset go too
+    forgotten_at: float = 0.0  # when epoch and offset are forgotten too
     state: str | None = None
     progress: float | None = None
     tail: deque[str] = field(default_factory=lambda: deque(maxlen=TAIL_SIZE))
-    # Idempotency key and whose it is -> until when, and the answer; those that run out first stand first.
+    # Idempotency key and its owner -> expiry and answer, in the order of expiry.
     answers: dict[tuple[str, str | None], tuple[float, AppendResult]] = field(default_factory=dict)
 
 
 class MemoryLog:
-    """A `Log` for one process, which delivers itself what nobody else has to be told."""
+    """A `Log` for one process, which delivers every publication itself."""
 
     def __init__(self, clock: Clock, *, page_bytes: int = PAGE_BYTES) -> None:
         self._clock = clock
@@ -108,7 +108,7 @@ class MemoryLog:
         if after is None and not request.replay:
             return ReadResult(position, complete=True, publications=[], run=run)
         kept = list(merge(channel.published, channel.sent, key=_offset))
-        # A log begins anew only by being forgotten, so all that is kept is of the present epoch.
+        # A log begins a new epoch only after it was forgotten, so it keeps only the present epoch.
         if after is None or after.epoch != channel.epoch or after.offset > channel.top:
             return ReadResult(position, after is None, self._page(kept, request.limit), run)
         found = [each for each in kept if _offset(each) > after.offset]
@@ -118,7 +118,7 @@ class MemoryLog:
         return ReadResult(position, complete, page, run)
 
     def _page(self, publications: list[Publication], limit: int) -> list[Publication]:
-        """As many of the first as fit, but one in any case."""
+        """Return the first publications that fit, at least one."""
         size = 0
         for index, each in enumerate(publications[:limit]):
             size += len(each.data)
@@ -127,7 +127,7 @@ class MemoryLog:
         return publications[:limit]
 
     def _channel(self, name: str) -> _Channel:
-        """The channel as it is now: what has outlived its time is gone."""
+        """Return the channel, without parts that have expired."""
         now = self._clock.monotonic()
         channel = self._channels.get(name)
         if channel is None or channel.forgotten_at <= now:
@@ -141,7 +141,7 @@ class MemoryLog:
         return channel
 
     def _sweep(self, now: float) -> None:
-        """Forget what is over. A new channel has it done, now and then."""
+        """Forget expired channels. A new channel triggers it now and then."""
         if now < self._swept_at + SWEEP_INTERVAL_S:
             return
         self._swept_at = now
@@ -150,7 +150,7 @@ class MemoryLog:
 
 
 def _answered(channel: _Channel, draft: Draft, now: float) -> AppendResult | None:
-    """What the first publication with this key was answered; forgets the answers whose time is over."""
+    """Return the answer to the first publication with this key; forget expired answers."""
     answers = channel.answers
     while answers and next(iter(answers.values()))[0] <= now:
         del answers[next(iter(answers))]
@@ -163,7 +163,7 @@ def _offset(publication: Publication) -> int:
 
 
 def _reduce(channel: _Channel, update: RunUpdate) -> msgspec.Raw:
-    """Bring the run's state up to date; the data of the publication that tells of it."""
+    """Update the run's state. Return the data of the publication for it."""
     if update.state is not None:
         channel.state = update.state
     channel.progress = update.progress if update.progress is not None else channel.progress or 0

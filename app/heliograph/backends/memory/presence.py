@@ -6,7 +6,7 @@ from heliograph.ports import PresenceEntry
 
 
 class MemoryPresence:
-    """A `PresenceBackend` for one process. `announce(channel, user, joined)` tells who listens here."""
+    """A `PresenceBackend` for one process. `announce(channel, user, joined)` tells the subscribers here."""
 
     def __init__(self, announce: Callable[[str, str, bool], object]) -> None:
         self._announce = announce

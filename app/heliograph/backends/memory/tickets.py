@@ -1,4 +1,4 @@
-"""Where tickets are kept until they are used, in this process's memory."""
+"""Tickets in this process's memory, until they are used."""
 
 from collections import OrderedDict
 from typing import Final
@@ -13,7 +13,7 @@ class MemoryTickets:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._kept: OrderedDict[str, tuple[float, bytes]] = OrderedDict()  # name -> (good until, monotonic; value)
+        self._kept: OrderedDict[str, tuple[float, bytes]] = OrderedDict()  # name -> (expiry, monotonic; value)
 
     async def keep(self, name: str, value: bytes, ttl_s: float) -> None:
         now = self._clock.monotonic()

@@ -1,4 +1,4 @@
-"""How `lua/_budget.lua` is told what to charge, and says that a user's budget is spent."""
+"""Arguments and refusals of `lua/_budget.lua`, which charges users' budgets."""
 
 import re
 
@@ -9,11 +9,11 @@ _REFUSAL = re.compile(r"BUDGET (\w+) (-?\d+)")
 
 
 def amount(charge: Charge) -> str:
-    """What the script takes."""
+    """Return the script's argument."""
     return f"{charge.messages} {charge.size} {charge.to_one}"
 
 
 def refused(error: Exception, budget: Budget) -> OverBudget | None:
-    """What an error of Redis means, if it is the budget's refusal: which limit, and in how many ms there is room."""
+    """Read an error of Redis as a budget's refusal: which limit, and in how many ms there is room; else None."""
     found = _REFUSAL.search(str(error))
     return None if found is None else over_budget(budget, found[1], max(0, int(found[2])) / 1000)

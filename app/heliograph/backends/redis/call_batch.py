@@ -1,8 +1,7 @@
 """Calls of one script that go to Redis as one command.
 
-A script that publishes takes any number of calls at once and answers with a list (`lua/_calls.lua`): what is asked of
-it in a row costs Redis one command, and every replica one message of the bus. What the calls have in common is said
-once.
+A script that publishes takes any number of calls at once and answers with a list (`lua/_calls.lua`): calls in a row
+cost Redis one command, and every replica one bus message. Common keys and arguments are sent once.
 """
 
 from collections.abc import Iterable, Sequence
@@ -16,16 +15,16 @@ from heliograph.backends.redis.link import Command, OnReply, call_back
 from heliograph.backends.redis.script_texts import BATCHED, Argument
 from heliograph.telemetry import Histogram
 
-MOST_CALLS = 64  # in one command, as Redis does nothing else meanwhile
-MOST_BYTES = 65_536  # in long arguments; a batch that has so many takes no more
+MOST_CALLS = 64  # in one command, because Redis does nothing else meanwhile
+MOST_BYTES = 65_536  # of long arguments; a batch with more of them accepts no more calls
 
 Common = tuple[tuple[str, ...], tuple[Argument, ...]]  # keys and arguments that are the same in many calls
-Call = tuple[Sequence[str], Sequence[Argument], Common]  # keys, arguments, and what others have too
+Call = tuple[Sequence[str], Sequence[Argument], Common]  # keys, arguments, and the common ones
 NOTHING: Common = ((), ())
 
 
 class CallBatch:
-    """Calls that have the same in common, and as many keys and arguments, and whom to tell what has come of each."""
+    """Calls with the same common part and the same numbers of keys and arguments, each with its callback."""
 
     __slots__ = (
         "_argument_count",
@@ -45,7 +44,7 @@ class CallBatch:
     def __init__(self, name: str, sha: str, call: Call, done: OnReply, time: Histogram | None = None) -> None:
         keys, arguments, common = call
         self.name = name
-        self._sha = sha  # under which Redis knows the script
+        self._sha = sha  # of the script in Redis
         self._common = common
         self._key_count = len(keys)  # of each call
         self._argument_count = len(arguments)
@@ -54,11 +53,11 @@ class CallBatch:
         self._dones: list[OnReply] = [done]
         self._long = BATCHED[name]
         self._bytes = len(arguments[self._long])  # type: ignore[arg-type] # a number is short
-        self._time = time  # how long Redis takes to answer, of each call
+        self._time = time  # how long Redis takes to answer each call
         self._began_at = monotonic()
 
     def add(self, call: Call, done: OnReply) -> bool:
-        """Take one more call; False if it does not fit in."""
+        """Add one more call; False if it does not fit."""
         keys, arguments, common = call
         if (
             len(keys) != self._key_count
@@ -75,16 +74,16 @@ class CallBatch:
         return True
 
     def command(self) -> Command:
-        """What goes to Redis. Nothing is to be added after this."""
+        """Return the command for Redis. Add nothing after this."""
         return "EVALSHA", self._sha, *self.parameters()
 
     def parameters(self) -> Command:
-        """The same, without the script: how many keys, the keys, the arguments."""
+        """Return its parameters without the script: number of keys, keys, arguments."""
         counts = len(self._dones), self._key_count, self._argument_count
         return len(self._keys), *self._keys, *counts, *self._arguments
 
     def call_back(self, reply: Any) -> None:
-        """Hand the reply, or the error that all of them share, to those who wait, in order."""
+        """Pass each answer, or the common error, to its callback, in order."""
         replies = reply
         if isinstance(reply, Exception):
             replies = repeat(reply)
@@ -97,7 +96,7 @@ class CallBatch:
 
 
 def in_batches(name: str, calls: Iterable[Call]) -> list[Command]:
-    """The parameters of as few commands as may be; their answers are lists that belong one behind the other."""
+    """Return the parameters of as few commands as possible; join the lists of their answers."""
     batches: list[CallBatch] = []
     for call in calls:
         if not batches or not batches[-1].add(call, nobody):
@@ -106,10 +105,10 @@ def in_batches(name: str, calls: Iterable[Call]) -> list[Command]:
 
 
 def parameters_of(call: Call) -> Command:
-    """Those of the one call of a script that takes no more."""
+    """Return the parameters of a call of a script that takes one call at a time."""
     keys, arguments, _ = call
     return len(keys), *keys, *arguments
 
 
 def nobody(reply: Any) -> None:
-    """Whom to tell if no one wants to know."""
+    """Ignore the reply."""

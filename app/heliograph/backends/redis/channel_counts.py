@@ -10,7 +10,7 @@ from heliograph.backends.redis.server import RedisServer
 if TYPE_CHECKING:
     from heliograph.backends.redis.scripts import Argument
 
-BATCH = 500  # channels in one command: short enough not to hold up Redis
+BATCH = 500  # channels in one command: short enough not to delay Redis
 
 
 class RedisChannelCounts:

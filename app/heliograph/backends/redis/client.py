@@ -1,4 +1,4 @@
-"""How this program connects to Redis, and what its failures are called inside."""
+"""Connections to Redis, and the errors of their failures."""
 
 import logging
 from collections.abc import Iterator
@@ -27,33 +27,33 @@ from heliograph.telemetry import REDIS_ERRORS
 
 logger = logging.getLogger(__name__)
 
-# After these nothing has happened; after all others it may have.
+# After these errors nothing has happened; after all others the command may have been carried out.
 _CERTAIN = (ResponseError, NotSent, AuthenticationError, AuthorizationError, BusyLoadingError)
 
-# What clients are told, by the kind of an error. What Redis says names addresses, commands and keys.
+# Texts for clients, by the kind of an error. The texts of Redis name addresses, commands and keys.
 PLAIN: Final = {
     "refused": "the server's storage does not take it",
     "timeout": "the server's storage did not answer in time",
     "connection": "the server's storage cannot be reached",
 }
 LOG_EVERY_S: Final = 10.0
-_logged_at: dict[str, float] = {}  # kind -> when one of that was logged last, monotonic seconds
+_logged_at: dict[str, float] = {}  # kind -> last logged at, monotonic seconds
 
-# With maintenance notifications on, redis-py 8.1 does not see that an idle connection was closed: after a restart of
-# Redis the first command on each one in the pool would fail. Older versions have none.
+# With maintenance notifications on, redis-py 8.1 does not notice that an idle connection was closed: after a restart
+# of Redis the first command on each one in the pool would fail. Older versions have none.
 _NO_MAINTENANCE: dict[str, Any] = {}
 with suppress(ImportError):
     from redis.maint_notifications import MaintNotificationsConfig
 
     _NO_MAINTENANCE["maint_notifications_config"] = MaintNotificationsConfig(enabled=False)
 
-TIMEOUT_S = 1.0  # a command that takes longer has failed as far as a waiting person is concerned
+TIMEOUT_S = 1.0  # a command that takes longer has failed
 
 
 class Client(Redis):
-    """redis-py's client with its pool, for what is rare; `link`, for what comes with a message or every second.
+    """redis-py's client with its pool, for rare calls; `link`, for the calls of a message or of a second.
 
-    `bulk`: another link, for reads whose answers may be large. No message waits behind them.
+    `bulk`: another link, for reads with large answers, so that no message waits behind them.
     """
 
     def __init__(self, pool: BlockingConnectionPool) -> None:
@@ -69,12 +69,12 @@ class Client(Redis):
 
 
 def connect(url: str, *, max_connections: int = 50, timeout_s: float = TIMEOUT_S) -> Client:
-    """A client with its own pool and link; nothing is opened before the first command.
+    """Return a client with its own pool and link; nothing is opened before the first command.
 
-    `timeout_s`: until a command has failed; one that blocks needs more than it asks Redis to wait.
+    `timeout_s`: the time-out of a command; a blocking command needs more than it asks Redis to wait.
 
-    No retries: redis-py cannot tell a command that was never carried out from one whose answer was lost, and most
-    of ours must not be carried out twice. Who may repeat a command does so in the open.
+    No retries: redis-py cannot tell a command that was never carried out from one whose answer was lost, and most of
+    ours must not be carried out twice. A caller that may repeat a command does so itself.
     """
     try:
         check_redis_url(url)
@@ -84,7 +84,7 @@ def connect(url: str, *, max_connections: int = 50, timeout_s: float = TIMEOUT_S
         pool = BlockingConnectionPool.from_url(
             url,
             max_connections=max_connections,
-            timeout=TIMEOUT_S,  # who finds all of them busy waits so long, instead of failing at once
+            timeout=TIMEOUT_S,  # wait this long for a free connection, instead of failing at once
             socket_timeout=timeout_s,
             socket_connect_timeout=TIMEOUT_S,
             retry=Retry(NoBackoff(), 0),
@@ -97,19 +97,19 @@ def connect(url: str, *, max_connections: int = 50, timeout_s: float = TIMEOUT_S
 
 
 def unusable(why: str) -> BadSetting:
-    """`why` is ours: redis-py's own texts repeat parts of the URL, which may be a password's."""
+    """Return the error; `why` is our text, because redis-py's texts may repeat parts of a password."""
     return BadSetting(f"the address of Redis (HELIOGRAPH_REDIS__URL, …_DURABLE_URL) {why}")
 
 
 def _leaving(connection_class: type[AbstractConnection]) -> type[AbstractConnection]:
-    """The same kind of connection, but one that does not stay with a server that takes no writes (any more)."""
+    """Return a class of connections that leave a server which accepts no writes any more."""
 
     class Leaving(connection_class):  # type: ignore[valid-type, misc]
         async def read_response(self, *args: Any, **options: Any) -> Any:
             try:
                 return await super().read_response(*args, **options)
             except DEMOTED:
-                self.mark_for_reconnect()  # when its command is done
+                self.mark_for_reconnect()  # after its command
                 raise
 
     return Leaving
@@ -117,7 +117,7 @@ def _leaving(connection_class: type[AbstractConnection]) -> type[AbstractConnect
 
 @contextmanager
 def as_bus_unavailable() -> Iterator[None]:
-    """Turn what redis-py and the network raise into the one error that callers know."""
+    """Turn errors of redis-py and the network into BusUnavailable."""
     try:
         yield
     except (RedisError, OSError, TimeoutError) as error:
@@ -125,7 +125,7 @@ def as_bus_unavailable() -> Iterator[None]:
 
 
 def bus_unavailable(error: Exception) -> BusUnavailable:
-    """The one error that callers know; it is counted. What Redis said is its detail, and is logged now and then."""
+    """Return the BusUnavailable for an error, and count it. Redis' text is its detail, logged now and then."""
     kind, is_unsure = _kind(error), not isinstance(error, _CERTAIN)
     detail = f"Redis: {str(error) or type(error).__name__}"
     REDIS_ERRORS[kind] += 1

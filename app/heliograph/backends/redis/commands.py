@@ -11,7 +11,7 @@ from heliograph.protocol.command import DisconnectUser
 from heliograph.protocol.envelope import Envelope, encode_envelope
 
 MOST_KEPT: Final = 10_000
-PAGE: Final = 500  # commands read at once
+PAGE: Final = 500  # commands in one read
 
 
 class RedisCommands:
@@ -23,11 +23,11 @@ class RedisCommands:
         self._stream = server.keys.commands
         self._blocked = server.keys.blocked_users
         self._bus_channel = server.keys.bus_channel
-        self._begin: str | None = None  # before which nothing is looked at
+        self._begin: str | None = None  # earlier entries are ignored
 
     async def append(self, envelope: Envelope) -> None:
         payload = encode_envelope(envelope)
-        # In one write, but no transaction: where memory is full nothing can be kept, and the bus still reaches
+        # In one write, but not in a transaction: if the memory is full nothing can be kept, and the bus still reaches
         # nearly everyone.
         with as_bus_unavailable():
             block = await self._block_of(envelope)
@@ -44,7 +44,7 @@ class RedisCommands:
     async def after(self, entry: str | None, age_s: float) -> list[CommandEntry]:
         with as_bus_unavailable():
             if entry is None:
-                # By Redis' own clock: entries are named after it. What was the beginning once remains it.
+                # By Redis' own clock, which names the entries. The first value stays.
                 self._begin = self._begin or str(max(0, await self._server.now_ms() - int(age_s * 1000)))
                 entry = self._begin
             entries = await self._server.link.ask("XRANGE", self._stream, f"({entry}", "+", "COUNT", PAGE)
@@ -60,7 +60,7 @@ class RedisCommands:
         return {name.decode(): (float(until_ms) - now_ms) / 1000 for name, until_ms in found}
 
     async def _block_of(self, envelope: Envelope) -> tuple[str, int, int] | None:
-        """Whom the command keeps out: the user, the present and the end in Redis' time; None if it is no such one."""
+        """Return the block of a command: user, present and end in Redis' time; None if it blocks nobody."""
         command = envelope.command
         if not isinstance(command, DisconnectUser) or command.block_s is UNSET or envelope.target_user_id is None:
             return None

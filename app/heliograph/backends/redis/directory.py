@@ -10,8 +10,8 @@ from heliograph.backends.redis.client import as_bus_unavailable
 from heliograph.backends.redis.server import RedisServer
 from heliograph.ports import Renewal, ReplicaInfo, node_of
 
-SETTLE_MS = 5_000  # longer than a replica needs to notice that Redis is back and to enter its users again
-BATCH = 500  # users in one command: short enough not to hold up Redis
+SETTLE_MS = 5_000  # longer than a replica needs to notice that Redis is back and to register its users again
+BATCH = 500  # users in one command: short enough not to delay Redis
 
 
 class RedisDirectory:
@@ -22,7 +22,7 @@ class RedisDirectory:
         self._redis = server.client
         self._scripts = server.scripts
         self._keys = server.keys
-        # Lease -> under which server it was held, and until when, as far as Redis has acknowledged that.
+        # Lease -> the server under which it was held, and its expiry, as far as Redis has acknowledged.
         self._taken: dict[str, tuple[bytes, int]] = {}
 
     async def take(self, lease: str, info: ReplicaInfo, ttl_s: float) -> None:
@@ -82,7 +82,7 @@ class RedisDirectory:
                 reaped += len(users)
             await self._redis.hdel(self._keys.replicas, lease)
             await self._redis.hdel(self._keys.bus_sequences, node_of(lease))
-            await self._redis.zrem(self._keys.leases, lease)  # last: while it stands, somebody finishes this
+            await self._redis.zrem(self._keys.leases, lease)  # last: until then another replica can finish this
         return reaped
 
     async def replicas(self) -> list[ReplicaInfo]:

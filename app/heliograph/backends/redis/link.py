@@ -1,9 +1,8 @@
-"""The link: one connection to Redis for all commands on the way of a message, and for those that come every second.
+"""The link: one connection to Redis for all commands on the path of a message, and for those of every second.
 
-What one turn of the loop asks for goes out in one write, and replies are matched in order: a command costs about a
-microsecond here, where redis-py's pool takes a hundred (and several hundred when its code has not run for a second;
-every message of that time waits). A command is never sent twice: whether the answer or the command was lost cannot
-be told.
+The commands of one event-loop iteration go out in one write, and replies are matched in order. A command costs about
+a microsecond here. redis-py's pool takes a hundred, and several hundred if its code has not run for a second, while
+messages wait. A command is never sent twice: the link cannot know whether the command or its answer was lost.
 """
 
 import asyncio
@@ -31,51 +30,51 @@ Command = tuple[str | bytes | int, ...]
 OnReply = Callable[[Any], object]
 
 MOST_OUTSTANDING = 50_000  # commands that wait for their answer
-MOST_UNSENT_BYTES = 64 * 1024 * 1024  # what Redis has not read yet
-TICKS = 8  # how often the link looks at its clock within a time-out
+MOST_UNSENT_BYTES = 64 * 1024 * 1024  # that Redis has not read yet
+TICKS = 8  # clock ticks of the link within a time-out
 BACKOFF_FIRST_S = 0.05
 BACKOFF_MOST_S = 1.0
-DEMOTED_PAUSE_S = 0.5  # until the next try where a server has said that it takes no writes
+DEMOTED_PAUSE_S = 0.5  # until the next attempt after a server refused writes
 
 
 class OpenBatch(Protocol):
-    """A command that says at the last moment what it is, so that its owner may add to it until then."""
+    """A command that is built at the last moment, so that its owner may add to it until then."""
 
     def command(self) -> Command: ...
 
 
 class Link:
-    """Asks Redis, in order. It connects when it is used, as the pool's connections do, and again after a loss.
+    """Send commands to Redis, in order. Connect at the first use, and again after a loss.
 
-    `timeout_s`: until a command has failed. While Redis is away a command fails at once; one that comes after a
-    pause, which grows, makes the next try.
+    `timeout_s`: the time-out of a command. While Redis is unreachable commands fail at once; the first command after
+    a growing pause makes the next attempt.
     """
 
     def __init__(self, pool: ConnectionPool, timeout_s: float) -> None:
         self._pool = pool
         self._timeout_s = timeout_s
-        self.connections = 0  # made so far: the same number twice means that both times it was the same connection
+        self.connections = 0  # opened so far: the same number twice means the same connection
         self._wire: Wire | None = None
         self._connecting: asyncio.Task[None] | None = None
         self._failures = 0
-        self._retry_at = 0.0  # when the next try may be made; by the loop's clock
-        self._failure: Exception = NotConnected("not connected")  # why the last one failed
-        # The commands that wait for their answer. Those at the end are still in `_unsent`; of those at the front,
-        # `_given_up` have failed already, and what comes for them is dropped.
+        self._retry_at = 0.0  # earliest time of the next attempt, by the loop's clock
+        self._failure: Exception = NotConnected("not connected")  # why the last attempt failed
+        # The commands that wait for their answer. The last ones are still in `_unsent`. The first `_given_up` have
+        # failed already, and their answers are dropped.
         self._outstanding: deque[tuple[OnReply, int, Callable[[], object] | None]] = deque()
         self._unsent: list[bytes] = []
         self.open_batch: OpenBatch | None = (
-            None  # the last of them, as long as it may be added to; not in `_unsent` yet
+            None  # the last command, as long as calls may be added to it; not in `_unsent` yet
         )
         self._unsent_bytes = 0
         self._given_up = 0
         self._flush_is_due = False
-        self._tick = 0  # one clock for all commands: what was sent at which tick
+        self._tick = 0  # one clock for all commands
         self._timer: asyncio.TimerHandle | None = None
-        self._heard: tuple[Wire | None, int] = (None, 0)  # how often the wire had been read ...
-        self._heard_at = 0  # ... at the tick when that was last new
+        self._heard: tuple[Wire | None, int] = (None, 0)  # the wire's number of reads ...
+        self._heard_at = 0  # ... and the tick at which it last changed
 
-    # -- asking
+    # -- commands
 
     def call(
         self,
@@ -88,9 +87,9 @@ class Link:
     ) -> None:
         """Send a command; `done` is called with the reply, or with the error (a RedisError), in the order of calls.
 
-        It may be called before this returns. If the command is the call of a script which Redis does not know,
-        `unknown` is called instead. `connection`: which one it has to be (see `connections`). `is_rare`: it comes
-        once in a while, however many messages there are, so it is asked for even if the link is full.
+        It may be called before this returns. If the command calls a script that Redis does not know, `unknown` is
+        called instead. `connection`: the connection that it must use (see `connections`). `is_rare`: its number does
+        not grow with messages, so it is sent even if the link is full.
         """
         is_full = len(self._outstanding) >= MOST_OUTSTANDING or self._unsent_bytes > MOST_UNSENT_BYTES
         if is_full and not is_rare:
@@ -116,16 +115,16 @@ class Link:
                 self._set_clock()
 
     async def ask(self, *command: str | bytes | int) -> Any:
-        """Send one command of those that are rare, and wait for its reply. Raises what redis-py raises."""
+        """Send a rare command, and wait for its reply. Raises the errors of redis-py."""
         return await await_callback(lambda done: self.call(command, done, is_rare=True))
 
     async def ping(self) -> None:
-        """Make sure that there is a connection which answers, however the last tries went."""
+        """Make sure that there is a connection that answers, whatever the last attempts were."""
         self._retry_at = 0.0
         await self.ask("PING")
 
     async def close(self) -> None:
-        """End the connection; what waits for an answer fails. The link stays good: it connects when it is used."""
+        """End the connection; waiting commands fail. The link may be used again, and then connects."""
         connecting, self._connecting = self._connecting, None
         if connecting is not None:
             await end([connecting])
@@ -141,7 +140,7 @@ class Link:
     # -- the connection
 
     def _reach(self) -> bool:
-        """Have a connection made, unless that goes on already; False if it is too early for another try."""
+        """Open a connection, unless that is under way; False if it is too early for another attempt."""
         if self._connecting is None:
             loop = asyncio.get_running_loop()
             if loop.time() < self._retry_at:
@@ -175,7 +174,7 @@ class Link:
         self._fail_all(self._failure)
 
     def _wait(self, longest_s: float, failure: Exception) -> None:
-        """Fail what is asked for before the next try may be made."""
+        """Let commands fail until the next attempt may be made."""
         self._retry_at = asyncio.get_running_loop().time() + longest_s * random.uniform(0.5, 1)  # noqa: S311
         self._failure = failure
 
@@ -210,11 +209,11 @@ class Link:
             self._pack(grown.command())
         except Exception as error:
             logger.exception("writing a command to Redis failed with an unexpected error")
-            done, *_ = self._outstanding.pop()  # it is the last, as long as it grows
+            done, *_ = self._outstanding.pop()  # an open batch is always the last
             call_back(done, NotSent(f"the command could not be written: {error!r}"))
 
     def _flush(self) -> None:
-        """Write what this turn has asked for, in one go; if Redis does not read, it waits here."""
+        """Write the commands of this iteration in one go; if Redis does not read, they wait here."""
         self._flush_is_due = False
         self._stop_growing()
         if self._wire is None or self._wire.is_paused or not self._unsent:
@@ -248,7 +247,7 @@ class Link:
     # -- time
 
     def _on_tick(self) -> None:
-        """The clock's next tick; it is set again while anything waits, unless somebody who is told has done that."""
+        """Handle the clock's next tick. Set the next one while commands wait, unless a callback has done that."""
         self._timer = None
         self._fail_overdue()
         if self._outstanding:
@@ -259,7 +258,7 @@ class Link:
             self._timer = asyncio.get_running_loop().call_later(self._timeout_s / TICKS, self._on_tick)
 
     def _fail_overdue(self) -> None:
-        """Fail what has waited too long. Ticks are counted, not seconds: if this process stood still, that is one."""
+        """Fail commands that have waited too long. It counts ticks, not seconds: a frozen process loses one tick."""
         self._tick += 1
         if self._wire is not None and (heard := (self._wire, self._wire.reads)) != self._heard:
             self._heard, self._heard_at = heard, self._tick
@@ -274,7 +273,7 @@ class Link:
             self._wire.fail(RedisConnectionError(f"nothing heard for {2 * self._timeout_s:g} s"))
 
     def _give_up(self, count: int) -> None:
-        """The oldest have failed. Those not sent yet never will be; what comes for the others is dropped."""
+        """Fail the oldest commands. Unsent ones are never sent; answers to the others are dropped."""
         self._stop_growing()
         sent = len(self._outstanding) - len(self._unsent) - self._given_up
         self._given_up += min(count, sent)
@@ -286,7 +285,7 @@ class Link:
 
 
 def _nothing_sent(error: Exception) -> RedisError:
-    """Why there is no connection, as the answer to a command that was not sent for that."""
+    """Return why there is no connection, as the answer to a command that was not sent."""
     if isinstance(error, RedisTimeoutError):
         return NotConnectedInTime(str(error))
     if isinstance(error, RedisError) and type(error) is not RedisConnectionError:
@@ -295,7 +294,7 @@ def _nothing_sent(error: Exception) -> RedisError:
 
 
 def call_back(done: OnReply, result: Any) -> None:
-    """Call `done`; if that fails, nobody else has to suffer for it."""
+    """Call `done`; its error must not affect other callbacks."""
     try:
         done(result)
     except Exception:

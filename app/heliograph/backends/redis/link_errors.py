@@ -1,4 +1,4 @@
-"""What a link fails with beside what Redis says. Not compiled: these have several bases."""
+"""Errors of a link beside those of Redis. Not compiled, because they have several bases."""
 
 from typing import Final
 
@@ -6,7 +6,7 @@ from redis.exceptions import BusyLoadingError, MasterDownError, ReadOnlyError, R
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-# Said by a server that takes no writes: its connections end, as its address may lead to another by now.
+# Errors of a server that accepts no writes. Its connections end, because its address may lead to another by now.
 DEMOTED: Final = (ReadOnlyError, MasterDownError, BusyLoadingError)
 
 
@@ -15,12 +15,12 @@ class NotSent(RedisError):
 
 
 class LinkFull(NotSent):
-    """Redis is so far behind that no more is asked of it."""
+    """Redis is so far behind that no more commands are sent."""
 
 
 class NotConnected(NotSent, RedisConnectionError):
-    """There is no connection, and it is too early for another try, or that has failed."""
+    """There is no connection; it is too early for another attempt, or the attempt failed."""
 
 
 class NotConnectedInTime(NotSent, RedisTimeoutError):
-    """No connection was made in time."""
+    """No connection was opened in time."""

@@ -11,14 +11,14 @@ logger = logging.getLogger(__name__)
 
 
 class RedisMemory:
-    """Reads INFO. A user without the right to that is told once, and has no watch over the memory."""
+    """Read INFO. Without the right to it, log that once, and do not watch the memory."""
 
     def __init__(self, server: RedisServer) -> None:
         self._server = server
         self._may_ask = True
 
     async def share(self) -> float | None:
-        """The part of `maxmemory` that is used; None if there is no such limit, or Redis does not say.
+        """Return the used part of `maxmemory`; None if there is no such limit, or Redis does not say.
 
         Raises:
             BusUnavailable: not now.

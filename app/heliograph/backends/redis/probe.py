@@ -1,4 +1,4 @@
-"""Whether Redis does what is asked of it: tried out, by a script, on keys of this replica's own."""
+"""Tries a replica's real work on Redis: with a script, on keys of its own."""
 
 from typing import Final
 
@@ -15,7 +15,7 @@ from heliograph.backends.redis.client import bus_unavailable
 from heliograph.backends.redis.server import RedisServer
 from heliograph.ports import Fault, ProbeFailure
 
-# How Redis says that its user lacks a right: of a command by itself, of one in a script, of a key, of a bus channel.
+# Texts of a missing right: to a command, to a command in a script, to a key, to a bus channel.
 DENIALS: Final = ("NOPERM", "no permissions", "can't run this command", "can't access", "permission")
 
 

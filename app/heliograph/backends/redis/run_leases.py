@@ -1,6 +1,6 @@
-"""The leases of runs: a worker renews those of the runs it is at; a run whose lease ran out has lost its worker.
+"""The leases of runs: a worker renews those of its runs. A run whose lease has expired has lost its worker.
 
-Whoever lives may look for those, and any number may: workers, replicas, publishers. See `lua/run_lost.lua`.
+Any number of workers, replicas and publishers may look for expired ones. See `lua/run_lost.lua`.
 """
 
 import logging
@@ -22,19 +22,18 @@ from heliograph.protocol.run import RunUpdate
 logger = logging.getLogger(__name__)
 
 RUN_PREFIX = "run:"  # a run's channel is this and its id
-WORKER_LOST = "worker lost"  # the message of a run that FAILED in this way
-BATCH = 100  # runs that one look deals with
+WORKER_LOST = "worker lost"  # the message of a run that FAILED this way
+BATCH = 100  # runs in one call
 
 
 async def reap_lost_runs(server: RedisServer, namespaces: Namespaces, clock: Clock | None = None) -> int:
-    """Publish FAILED ("worker lost") for each run whose lease has run out; returns for how many that was said.
+    """Publish FAILED ("worker lost") for each run whose lease has expired. Return how many.
 
-    May be called by any number of processes at the same time, each every second or so: it is said once. `scripts` are
-    those of the server that keeps what is kept; if that is a second one, replicas hear of it with their next
-    heartbeat.
+    Any number of processes may call it at the same time, each about every second: FAILED is published once. `server`
+    is the one that keeps messages; if that is a second one, replicas notice with their next heartbeat.
 
     Raises:
-        BusUnavailable: not now. Nothing is lost by it, the next call does what this one did not.
+        BusUnavailable: not now. Nothing is lost: the next call does the rest.
     """
     with as_bus_unavailable():
         [expired] = await server.scripts.run_many("run_expired", [expired_call(server.keys)])
@@ -48,17 +47,17 @@ async def reap_lost_runs(server: RedisServer, namespaces: Namespaces, clock: Clo
 
 
 def lease_call(keys: Keys, run_ids: Sequence[str], ttl_s: float) -> Call:
-    """For the script that takes or renews leases, `ttl_s` from now."""
+    """Return the call that takes or renews leases, for `ttl_s` from now."""
     return [keys.run_leases], [round(ttl_s * 1000), *run_ids], NOTHING
 
 
 def expired_call(keys: Keys) -> Call:
-    """For the script that lists the runs whose lease has run out."""
+    """Return the call that lists runs with an expired lease."""
     return [keys.run_leases], [BATCH], NOTHING
 
 
 def lost_calls(keys: Keys, namespaces: Namespaces, run_ids: Sequence[str], clock: Clock) -> list[Call]:
-    """For the script that declares a run lost, if it still is by then."""
+    """Return the calls that declare runs lost, if they still are."""
     append_calls = AppendCalls(keys)
     calls: list[Call] = []
     for run_id in run_ids:
@@ -76,5 +75,5 @@ def lost_calls(keys: Keys, namespaces: Namespaces, run_ids: Sequence[str], clock
 
 
 def decoded(run_ids: Sequence[bytes]) -> list[str]:
-    """Run ids as the scripts have returned them."""
+    """Decode run ids from the scripts."""
     return [run_id.decode() for run_id in run_ids]

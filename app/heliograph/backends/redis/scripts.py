@@ -1,11 +1,11 @@
-"""The Lua scripts, loaded so that a script never runs under a server that has lost what the script relies on.
+"""The Lua scripts, loaded so that a script never runs on a server that has lost the data that it relies on.
 
-Redis forgets its scripts when it restarts. Each script carries the name of the server's process it was loaded into
-(`script_loading.py`), so after a restart it is unknown (NOSCRIPT), is loaded anew with the new name, and sees that a
-log was written under another. No command is needed for that on the way of a message.
+Redis forgets its scripts when it restarts. Each script carries the name of the server process that it was loaded into
+(`script_loading.py`). After a restart it is unknown (NOSCRIPT), is loaded again with the new name, and sees that a
+log was written under another one. That costs no command on the path of a message.
 
-A script is loaded when it is first called: with every fiftieth call Redis has Lua collect garbage, and the fewer
-scripts there are to look through, the less that call has to wait.
+A script is loaded when it is first called. With every fiftieth call Redis has Lua collect garbage, which is faster
+with fewer scripts.
 """
 
 import asyncio
@@ -32,15 +32,15 @@ __all__ = ["Argument", "Scripts"]
 
 logger = logging.getLogger(__name__)
 
-PROBE_TTL_MS = 86_400_000  # for how long after the last probe a replica's count is kept
-MOST_TIMES = 5  # that a call is begun anew because its script was unknown
-# Goes before what publishes. Redis writes last to whom it owed an answer first, so the replicas that deliver the
-# message are woken before the one that asked; else that one may have the processor while they wait for it.
+PROBE_TTL_MS = 86_400_000  # how long a replica's count is kept after its last probe
+MOST_TIMES = 5  # attempts of a call whose script was unknown
+# Sent before a call that publishes. Redis writes last to the client to which it owed an answer first, so it wakes the
+# replicas that deliver the message before the caller, which would otherwise take the processor first.
 MESSAGE_FIRST: Command = ("PING",)
 
 
 class Mark:
-    """The last number that Redis has given for a probe, and the key that it is counted under ('': none yet)."""
+    """The last number that Redis has returned for a probe, and the key that counts it ('': none yet)."""
 
     def __init__(self) -> None:
         self.key = ""
@@ -48,13 +48,12 @@ class Mark:
 
 
 class Scripts:
-    """The scripts of one Redis server, called over the client's link. The client stays its owner's to close.
+    """The scripts of one Redis server, called over the client's link. The client's owner closes it.
 
-    `owner` stands in each script. If Redis forgets its scripts while calls are on their way, a call fails until the
-    scripts have been loaded again; had somebody else loaded the same, a later call might be carried out before an
-    earlier one is repeated. Who needs that order has a name, to which a number is added if another one has the same.
-    `directed`: see `script_text`. `publish_time`
-    takes how long Redis needs for what publishes.
+    `owner` is part of each script's text. If Redis forgets its scripts while calls are on their way, calls fail until
+    the scripts are loaded again. If another program had loaded the same text, a later call could run before an
+    earlier one is repeated. So a program that needs the order has a name of its own, with a number if two have the
+    same. `directed`: see `script_text`. `publish_time` records how long Redis needs for calls that publish.
     """
 
     def __init__(
@@ -78,12 +77,12 @@ class Scripts:
         self._mark = Mark()
         self._claim = Claim()
         self._batch: CallBatch | None = None  # the last
-        # What Redis did not know, and which try the next one is: to be repeated before ...
+        # Calls whose script was unknown, with the number of the next attempt. They are repeated before ...
         self._again: list[tuple[str, Command, OnReply, int]] = []
-        self._waiting: list[tuple[str, Call, OnReply]] = []  # ... what was called while the scripts are being loaded
+        self._waiting: list[tuple[str, Call, OnReply]] = []  # ... calls that arrive while the scripts are loaded
 
     def over(self, link: Link) -> "Scripts":
-        """The same scripts, called over another link of the same client."""
+        """Return the same scripts, called over another link of the same client."""
         others = Scripts(self._client, self._keys, self._owner, directed=self._directed)
         others._link, others._mark, others._claim = link, self._mark, self._claim
         return others
@@ -92,7 +91,7 @@ class Scripts:
         """Run one script; `done` is called with its reply or with the error, in the order of calls."""
         batch = self._batch
         if batch is not None and batch is self._link.open_batch and batch.name == name and batch.add(call, done):
-            return  # it goes with the last one: that has not been sent yet, and nothing was asked for since
+            return  # it joins the last batch, which is not sent yet and is still the last command
         if name in self._shas and self._loading is None:
             self._send(name, call, done)
         elif len(self._waiting) >= MOST_OUTSTANDING:
@@ -102,7 +101,7 @@ class Scripts:
             self._load()
 
     async def run(self, name: str, keys: Sequence[str], arguments: Sequence[Argument]) -> Any:
-        """Run one script and wait for its reply. Raises what redis-py raises."""
+        """Run one script and wait for its reply. Raises the errors of redis-py."""
         return await await_callback(lambda done: self.call(name, (keys, arguments, NOTHING), done))
 
     async def run_many(self, name: str, calls: Sequence[Call]) -> list[Any]:
@@ -135,7 +134,7 @@ class Scripts:
         self._unknown(batch.name, batch.parameters(), batch.call_back, 1)
 
     def _unknown(self, name: str, parameters: Command, done: OnReply, times: int) -> None:
-        """Redis has forgotten its scripts, so it has not run this one: have them loaded, and call it again."""
+        """Load the scripts, which Redis has forgotten, and repeat this call, which was not run."""
         if times > MOST_TIMES:
             done(
                 NoScriptError(
@@ -151,7 +150,7 @@ class Scripts:
             self._loading = asyncio.create_task(self._load_all(), name="redis-scripts")
 
     async def _load_all(self) -> None:
-        """Whatever comes of it, those who wait are told."""
+        """Load the scripts, and pass the result, or the error, to the waiting calls."""
         shas: dict[str, str] = {}
         error: Exception | None = RedisConnectionError("the scripts are not loaded any more: this program is ending")
         try:
@@ -166,11 +165,11 @@ class Scripts:
             self._loaded(shas, error)
 
     async def _follow_steps(self) -> dict[str, str]:
-        """Load what belongs to this server, over one connection: a restart of the server ends that."""
+        """Load the scripts for this server over one connection, which a restart of the server would end."""
         link = self._link
         await link.ping()
         connection = link.connections
-        # A set has no order, and no two loads are to differ in that.
+        # A set has no order, and two loads must not differ in that.
         wanted = dict.fromkeys(
             [*self._shas, *(call[0] for call in self._again), *(call[0] for call in self._waiting)]
         )
@@ -203,7 +202,7 @@ class Scripts:
             self._link.call(command, collected, connection=connection, is_rare=True)
 
     def _loaded(self, shas: dict[str, str], error: Exception | None) -> None:
-        """Repeat what Redis did not know, all of which has come back by now, then call what has waited."""
+        """Repeat the calls whose script was unknown (all have returned by now), then make the waiting ones."""
         again, self._again = self._again, []
         waiting, self._waiting = self._waiting, []
         self._shas = shas
@@ -219,21 +218,21 @@ class Scripts:
                 call_back(done, error)
 
     async def release(self) -> None:
-        """Give the claim to this replica's name back: who starts next with that name need not wait until it ends."""
+        """Give the claim to this replica's name back, so that the next one with that name need not wait."""
         key, self._claim.key = self._claim.key, ""
-        self._shas = {}  # they go with the claim
+        self._shas = {}  # the scripts belong to the claim
         if not key:
             return
         with suppress(RedisError, OSError, TimeoutError):
             if await self._client.get(key) == self._claim.holder.encode():
                 await self._client.delete(key)
 
-    # -- whether it works
+    # -- write probe
 
     async def probe(self, name: str) -> None:
-        """Rehearse what is asked of Redis, under the name of this replica. Raises what redis-py raises.
+        """Try a replica's real work on Redis, under this replica's name. Raises the errors of redis-py.
 
-        Redis counts the rehearsals; when scripts are loaded the next time it has to know the number it gave last.
+        Redis counts the probes. When scripts are loaded the next time, it must know the last number.
         """
         names, claim = self._keys, self._claim
         keys = [names.probe(name), names.probe_log(name), names.probe_scratch(name)]
@@ -242,13 +241,13 @@ class Scripts:
         mark, is_held = await self.run("probe", keys, [PROBE_TTL_MS, CLAIM_MS, claim.holder])
         self._mark.key, self._mark.number = keys[0], mark
         if not is_held:
-            # This process stood still, and another one that is called the same has the scripts now.
+            # This process stood still, and another one with the same name has the scripts now.
             claim.key = ""
             self._shas = {}
 
 
 def _collect(count: int, done: Callable[[list[Any]], object]) -> OnReply:
-    """A callback for so many replies; `done` is called with all of them, in order."""
+    """Return a callback for `count` replies; it calls `done` with all of them, in order."""
     results: list[Any] = []
 
     def collect(result: Any) -> None:

@@ -1,6 +1,6 @@
-"""One Redis as one failure domain: what can be reached, lost or refused together is held together here.
+"""One Redis as one failure domain: everything that fails together is in one object.
 
-A replica has one for the bus and the directory, and a second one if what is kept has a server of its own.
+A replica has one for the bus and the directory, and a second one if kept messages have a server of their own.
 """
 
 from contextlib import suppress
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
 
 class RedisServer:
-    """Its client, links, scripts (behind the fence of the server's process) and names, and who asks it.
+    """The client, the links, the scripts (with the fence of the server's process) and the names of one Redis.
 
-    `node_id`: of the replica that asks; empty for another program. `replica`: that replica's name, which its scripts
-    carry; None for a program that needs no scripts of its own. `directed`: see `script_text`. `publish_time`
-    takes how long Redis needs for what publishes; servers may share one.
+    `node_id`: of the calling replica; empty for another program. `replica`: its name, which its scripts carry; None
+    for a program without scripts of its own. `directed`: see `script_text`. `publish_time` records how long Redis
+    needs for calls that publish; servers may share one.
 
     Nothing is opened before the first command. After `close` it may be used again.
     """
@@ -37,9 +37,9 @@ class RedisServer:
         directed: bool = False,
         publish_time: Histogram | None = None,
     ) -> None:
-        self.client = client  # for what is rare
-        self.link: Link = client.link  # for what comes with a message, or every second
-        self.bulk: Link = client.bulk  # for reads whose answers may be large
+        self.client = client  # for rare calls
+        self.link: Link = client.link  # for the calls of a message or of a second
+        self.bulk: Link = client.bulk  # for reads with large answers
         self.keys = keys
         self.node_id = node_id
         # Two clusters on one Redis may both have a replica-1.
@@ -49,7 +49,7 @@ class RedisServer:
         self.bulk_scripts = self.scripts.over(client.bulk)  # the same, over the link for large answers
 
     async def ping(self) -> None:
-        """Make sure that both links answer. Raises what redis-py raises."""
+        """Make sure that both links answer. Raises the errors of redis-py."""
         await self.link.ping()
         await self.bulk.ping()
 
@@ -57,7 +57,7 @@ class RedisServer:
         """Return the time by the server's own clock, in ms since the epoch.
 
         Raises:
-            BusUnavailable: it does not say.
+            BusUnavailable: it does not answer.
         """
         with as_bus_unavailable():
             seconds, microseconds = await self.link.ask("TIME")

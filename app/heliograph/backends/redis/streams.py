@@ -1,7 +1,7 @@
-"""Durable streams in Redis, sharded by key and read by groups of consumers: what workers outside of the cluster read.
+"""Durable streams in Redis for workers outside of the cluster, sharded by key and read by groups of consumers.
 
-The log (`log.py`) tells many viewers the same; a stream gives each entry to one worker of a group, and keeps it
-until that worker has said that it is done.
+The log (`log.py`) brings the same to many viewers. A stream gives each entry to one worker of a group, and keeps it
+until that worker has acknowledged it.
 """
 
 import zlib
@@ -27,16 +27,16 @@ if TYPE_CHECKING:
     from heliograph.backends.redis.call_batch import Common
     from heliograph.backends.redis.scripts import Argument
 
-EMIT_STREAM: Final = "emit"  # what clients emit
-MAXLEN: Final = 100_000  # entries of one shard that are kept, roughly
-DEAD_MAXLEN: Final = 10_000  # dead letters that are kept, roughly
+EMIT_STREAM: Final = "emit"  # for emissions of clients
+MAXLEN: Final = 100_000  # kept entries of one shard, roughly
+DEAD_MAXLEN: Final = 10_000  # kept dead letters, roughly
 
-Fields = dict[FieldT, EncodableT]  # as redis-py wants it
+Fields = dict[FieldT, EncodableT]  # the type that redis-py takes
 
 
 @dataclass(frozen=True, slots=True)
 class StreamEntry:
-    """One entry of a stream. `deliveries`: how often it has been given to a consumer, this time included."""
+    """One entry of a stream. `deliveries`: how often a consumer got it, this time included."""
 
     shard: int
     id: str
@@ -44,19 +44,19 @@ class StreamEntry:
     deliveries: int = 1
 
     def __getitem__(self, name: str) -> str:
-        """A field as text."""
+        """Return a field as text."""
         return self.fields[name].decode()
 
     def json(self, name: str) -> Any:
-        """A field that holds JSON, decoded."""
+        """Return a field that holds JSON, decoded."""
         return msgspec.json.decode(self.fields[name])
 
 
 @dataclass(frozen=True, slots=True)
 class Claimed:
-    """What was taken over. `cursor`: where to look next; "0-0" if all have been looked at.
+    """Entries that were taken over. `cursor`: where to look next; "0-0" at the end.
 
-    `trimmed`: ids that were never acknowledged, whose entries MAXLEN has dropped meanwhile: lost.
+    `trimmed`: ids of lost entries: they were not acknowledged, and MAXLEN has dropped them.
     """
 
     cursor: str
@@ -65,11 +65,11 @@ class Claimed:
 
 
 class ShardedStream:
-    """N Redis streams under one name. Entries with the same key stand in the same shard, in order.
+    """N Redis streams under one name. Entries with the same key are in the same shard, in order.
 
-    Which shard that is depends on the number of shards: all who use the stream must agree on it. The shards share a
-    hash tag, so that one XREADGROUP can read several of them on a Redis Cluster too. All calls raise BusUnavailable
-    if Redis cannot be reached or refuses. The client stays its owner's to close.
+    The shard of a key depends on the number of shards, so all programs that use the stream must agree on it. The
+    shards share a hash tag, so that one XREADGROUP can read several of them. All calls raise BusUnavailable if Redis
+    cannot be reached or refuses. The client's owner closes it.
     """
 
     def __init__(self, client: Redis, keys: Keys, name: str, *, shards: int = 4, maxlen: int = MAXLEN) -> None:
@@ -81,13 +81,13 @@ class ShardedStream:
         self._numbers = {key: number for number, key in enumerate(self.shard_keys)}
 
     def shard_of(self, key: str) -> int:
-        """Where entries with this key stand: the same in every process and in every version of Python."""
+        """Return the shard of a key: the same in every process and in every version of Python."""
         return zlib.crc32(key.encode()) % len(self.shard_keys)
 
     # -- writing
 
     async def append(self, key: str, fields: Mapping[str, str | bytes]) -> str:
-        """Keep an entry; returns its id. Of more than about `maxlen` in a shard the oldest are dropped."""
+        """Keep an entry and return its id. Beyond about `maxlen` entries in a shard the oldest are dropped."""
         with as_bus_unavailable():
             entry_id = await self._redis.xadd(
                 self.shard_keys[self.shard_of(key)], cast("Fields", fields), maxlen=self.maxlen, approximate=True
@@ -97,9 +97,9 @@ class ShardedStream:
     # -- reading alone
 
     async def scan(self, shard: int, after: str, *, count: int) -> tuple[list[StreamEntry], bool]:
-        """The next entries of a shard behind the id `after` ("0-0": from the start of what is kept).
+        """Return the next entries of a shard after the id `after` ("0-0": from the start of what is kept).
 
-        The second is True if the entry `after` itself is gone by now, and so perhaps others behind it.
+        The second value is True if the entry `after` itself is gone, and so perhaps others after it.
         """
         key = self.shard_keys[shard]
         with as_bus_unavailable():
@@ -111,7 +111,7 @@ class ShardedStream:
         return _entries(shard, found, deliveries=0), gap
 
     async def last_id(self, shard: int) -> str:
-        """The id of a shard's last entry; "0-0" if it has none."""
+        """Return the id of a shard's last entry; "0-0" if it has none."""
         with as_bus_unavailable():
             found = cast("list[Any]", await self._redis.xrevrange(self.shard_keys[shard], "+", "-", 1))
         return _text(found[0][0]) if found else "0-0"
@@ -119,9 +119,9 @@ class ShardedStream:
     # -- reading as a group
 
     async def create_group(self, group: str, *, start: str = "0") -> None:
-        """Have a group in each shard that reads from `start` on ("0": all that is kept, "$": what comes from now).
+        """Create a group in each shard that reads from `start` on ("0": all that is kept, "$": new entries only).
 
-        A group that exists stays where it is.
+        An existing group keeps its position.
         """
         for key in self.shard_keys:
             with as_bus_unavailable():
@@ -140,9 +140,9 @@ class ShardedStream:
         block_s: float | None = None,
         shards: Sequence[int] | None = None,
     ) -> list[StreamEntry]:
-        """Take at most `count` entries of each shard that no consumer of the group was given yet, all in one command.
+        """Take at most `count` new entries of each shard for a consumer of the group, all in one command.
 
-        Waits up to `block_s` for the first one (None: not at all); the client's time-out has to be longer than that.
+        Wait up to `block_s` for the first one (None: not at all); the client's time-out must be longer than that.
         """
         wanted = self.shard_keys if shards is None else [self.shard_keys[shard] for shard in shards]
         block_ms = None if block_s is None else max(1, int(block_s * 1000))  # 0 would wait for ever
@@ -154,16 +154,16 @@ class ShardedStream:
         ]
 
     async def acknowledge(self, group: str, shard: int, *entry_ids: str) -> int:
-        """Say that these are done: nobody in the group is given them again. Returns how many were not done yet."""
+        """Acknowledge entries: no consumer of the group gets them again. Return how many were pending."""
         with as_bus_unavailable():
             return int(await self._redis.xack(self.shard_keys[shard], group, *entry_ids))
 
-    # -- what is left behind
+    # -- abandoned entries
 
     async def claim(
         self, group: str, consumer: str, shard: int, *, min_idle_s: float, count: int = 1, cursor: str = "0-0"
     ) -> Claimed:
-        """Take over at most `count` entries that were given to some consumer `min_idle_s` ago and are not done.
+        """Take over at most `count` entries that a consumer got `min_idle_s` ago and has not acknowledged.
 
         That counts as one more delivery of each.
         """
@@ -179,7 +179,7 @@ class ShardedStream:
         return Claimed(_text(following), entries, [_text(entry_id) for entry_id in trimmed])
 
     async def pending(self, group: str, consumer: str, shard: int, *, count: int = 10_000) -> list[str]:
-        """The ids that the consumer was given and that are not done."""
+        """Return the ids that the consumer got and has not acknowledged."""
         with as_bus_unavailable():
             found = await self._redis.xpending_range(
                 self.shard_keys[shard], group, "-", "+", count, consumername=consumer
@@ -187,13 +187,13 @@ class ShardedStream:
         return [_text(each["message_id"]) for each in found]
 
     async def keep(self, group: str, consumer: str, shard: int, entry_ids: Sequence[str]) -> None:
-        """Say that the consumer is still at these: they are idle from now on only. Not a delivery."""
+        """Reset the idle time of entries that the consumer still handles. This is not a delivery."""
         if entry_ids:
             with as_bus_unavailable():
                 await self._redis.xclaim(self.shard_keys[shard], group, consumer, 0, list(entry_ids), justid=True)
 
     async def give_back(self, group: str, consumer: str, entries: Sequence[StreamEntry], *, idle_s: float) -> None:
-        """Say that the consumer has not begun these: they are idle for `idle_s`, and this delivery does not count."""
+        """Give back entries that the consumer has not begun: idle for `idle_s`, and this delivery does not count."""
         idle_ms = int(idle_s * 1000)
         with as_bus_unavailable():
             async with self._redis.pipeline(transaction=False) as pipeline:
@@ -203,7 +203,7 @@ class ShardedStream:
                 await pipeline.execute()
 
     async def bury(self, group: str, entry: StreamEntry, fields: Mapping[str, str | bytes]) -> None:
-        """Move an entry to the dead letters, with `fields` added, and out of the group's way: both or neither."""
+        """Move an entry to the dead letters, with `fields` added, and acknowledge it: both or neither."""
         key = self.shard_keys[entry.shard]
         with as_bus_unavailable():
             async with self._redis.pipeline(transaction=True) as transaction:
@@ -214,7 +214,7 @@ class ShardedStream:
                 await transaction.execute()
 
     async def forget_consumer(self, group: str, consumer: str) -> None:
-        """Take a consumer that has nothing pending off the group's list."""
+        """Remove a consumer without pending entries from the group."""
         for shard, key in enumerate(self.shard_keys):
             if not await self.pending(group, consumer, shard, count=1):
                 with as_bus_unavailable():
@@ -224,8 +224,8 @@ class ShardedStream:
 class RedisEmissions:
     """`Emissions` in a sharded stream; a user's entries keep their order.
 
-    `max_entries`, `max_bytes`: of one shard. What every group has acknowledged makes room; if there is none, more is
-    refused. `ttl_s`: for how long an entry is kept, handled or not.
+    `max_entries`, `max_bytes`: of one shard. Entries that every group has acknowledged are dropped to make room;
+    otherwise new entries are refused. `ttl_s`: how long an entry is kept, handled or not.
     """
 
     def __init__(
@@ -269,7 +269,7 @@ class RedisEmissions:
         return bus_unavailable(error)
 
     async def sweep(self) -> None:
-        """Drop what is older than the time to live, dead letters too.
+        """Drop entries and dead letters that are older than the time to live.
 
         Raises:
             BusUnavailable: not now.
@@ -281,7 +281,7 @@ class RedisEmissions:
 
 
 def _entries(shard: int, found: Sequence[tuple[bytes, dict[bytes, bytes]]], *, deliveries: int) -> list[StreamEntry]:
-    """An entry that was trimmed while it was on its way has no fields any more."""
+    """Return the entries; one that was trimmed meanwhile has no fields, and is left out."""
     return [
         StreamEntry(
             shard, entry_id.decode(), {name.decode(): value for name, value in (fields or {}).items()}, deliveries
@@ -291,7 +291,7 @@ def _entries(shard: int, found: Sequence[tuple[bytes, dict[bytes, bytes]]], *, d
 
 
 def _order(entry_id: str) -> tuple[int, int]:
-    """What ids are compared by: milliseconds, then a counter."""
+    """Return the sort key of ids: milliseconds, then a counter."""
     milliseconds, _, counter = entry_id.partition("-")
     return int(milliseconds), int(counter or 0)
 

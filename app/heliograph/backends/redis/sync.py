@@ -1,4 +1,4 @@
-"""Redis for programs without an event loop: the same scripts under the same fence (see `scripts.py`), thread-safe."""
+"""Redis for programs without an event loop: the same scripts with the same fence (see `scripts.py`), thread-safe."""
 
 import threading
 from collections.abc import Sequence
@@ -21,10 +21,9 @@ from heliograph.shared_settings import check_redis_url
 
 
 def connect_sync(url: str, *, max_connections: int = 10) -> Redis:
-    """A client with its own pool, for any number of threads; nothing is opened before the first command.
+    """Return a client with its own pool, for any number of threads; nothing is opened before the first command.
 
-    No retries, as in `redis_client.connect`. Who finds no connection free waits for one, as long as a command may
-    take.
+    No retries, as in `client.connect`. A caller waits for a free connection, as long as a command may take.
     """
     try:
         check_redis_url(url)
@@ -45,7 +44,7 @@ def connect_sync(url: str, *, max_connections: int = 10) -> Redis:
 
 
 class SyncScripts:
-    """The scripts of one Redis server, each loaded when it is first called. The client stays its owner's to close."""
+    """The scripts of one Redis server, each loaded when it is first called. The client's owner closes it."""
 
     def __init__(self, client: Redis, keys: Keys, *, directed: bool = False) -> None:
         read_all()
@@ -56,14 +55,14 @@ class SyncScripts:
         self._loading = threading.Lock()
 
     def run_many(self, name: str, calls: Sequence[Call]) -> list[Any]:
-        """Run one script many times, in one round trip. Raises what redis-py raises."""
+        """Run one script many times, in one round trip. Raises the errors of redis-py."""
         if name not in BATCHED:
             return self._evaluate(name, [parameters_of(call) for call in calls])
         return raise_first_error(list(chain.from_iterable(self._evaluate(name, in_batches(name, calls)))))
 
     def _evaluate(self, name: str, calls: Sequence[Command]) -> list[Any]:
         results: dict[int, Any] = {}
-        for _ in range(3):  # the second may find what another thread had loaded before Redis forgot all
+        for _ in range(3):  # the second may use a script that another thread loaded before Redis forgot it
             shas = self._shas
             if name not in shas:
                 self._load(name, stale=shas)
@@ -75,7 +74,7 @@ class SyncScripts:
                 answers = zip(left, pipeline.execute(raise_on_error=False), strict=True)
             results |= {number: result for number, result in answers if not isinstance(result, NoScriptError)}
             if any(isinstance(result, DEMOTED) for result in results.values()):
-                self._redis.connection_pool.disconnect(inuse_connections=False)  # the address may lead to another
+                self._redis.connection_pool.disconnect(inuse_connections=False)  # the address may lead elsewhere
             if len(results) == len(calls):
                 return raise_first_error([results[number] for number in range(len(calls))])
             self._load(name, stale=shas)
@@ -87,7 +86,7 @@ class SyncScripts:
         with self._loading:
             if self._shas is not stale and name in self._shas:
                 return  # another thread has loaded it meanwhile
-            # One connection for all steps: if the server restarts between them, the next step fails.
+            # One connection for all steps: if the server restarts in between, the next step fails.
             with self._redis.client() as connection:  # type: ignore[no-untyped-call]
                 connection.response_callbacks.clear()  # answers as they are, errors too
                 names = list(dict.fromkeys((*self._shas, name)))

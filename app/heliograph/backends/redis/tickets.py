@@ -1,4 +1,4 @@
-"""Where tickets are kept until they are used, in Redis, so that any replica can redeem them."""
+"""Tickets in Redis, so that any replica can redeem them."""
 
 from typing import cast
 

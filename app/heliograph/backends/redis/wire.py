@@ -1,9 +1,8 @@
-"""One connection to Redis, without a stream, a task or an await on the way of a reply.
+"""One connection to Redis, without a stream, a task or an await on the path of a reply.
 
-redis-py makes the connection: addresses, TLS, AUTH, SELECT, credential providers and time-outs are its business, and
-it knows more of them than we should. Then its transport is taken over, and from there on `hiredis` reads what comes,
-in the turn of the loop in which it comes. Two attributes of redis-py's connection that are not public are used for
-that; making the same connection ourselves would take more of them.
+redis-py opens the connection and handles addresses, TLS, AUTH, SELECT, credential providers and time-outs. Then this
+module takes its transport over, and `hiredis` reads replies in the event-loop iteration in which they arrive. That
+uses two private attributes of redis-py's connection; opening the same connection ourselves would need more of them.
 """
 
 import asyncio
@@ -28,8 +27,8 @@ _NOT_YET = object()
 class Wire(asyncio.Protocol):
     """`receive` is called with each reply, in order; `lost` once, with the reason, when the connection has ended.
 
-    An error that `receive` raises ends the connection and is the reason. `on_resume` is called when Redis reads again
-    what is written, after it has not for a while (`is_paused`).
+    An error that `receive` raises ends the connection, and is the reason. `on_resume` is called when Redis reads
+    again after a pause (`is_paused`).
     """
 
     def __init__(
@@ -49,9 +48,9 @@ class Wire(asyncio.Protocol):
         self._held_bytes = 0
         self._reason: Exception | None = None
         self._closed = asyncio.get_running_loop().create_future()
-        self._keep: object = None  # what would close the transport if it were collected
-        self.reads = 0  # how often something came
-        self.is_paused = False  # Redis does not read what we write as fast as we do
+        self._keep: object = None  # an object that would close the transport if it were collected
+        self.reads = 0  # number of reads
+        self.is_paused = False  # Redis reads more slowly than we write
         self._on_resume = on_resume
 
     @classmethod
@@ -62,9 +61,9 @@ class Wire(asyncio.Protocol):
         lost: Callable[[Exception], object],
         on_resume: Callable[[], object] | None = None,
     ) -> "Wire":
-        """A new connection, made as the pool makes its own, and not one of them.
+        """Open a new connection like the pool's, but outside of the pool.
 
-        Raises what redis-py raises; nothing stays open then.
+        Raises the errors of redis-py; then nothing stays open.
         """
         connection: Any = pool.make_connection()  # type: ignore[no-untyped-call]
         try:
@@ -90,11 +89,11 @@ class Wire(asyncio.Protocol):
         self._transport.write(hiredis.pack_command(command))  # type: ignore[arg-type] # its stub has one word
 
     def hold(self) -> None:
-        """Hand nothing over: what comes waits here, and when that is much, in the socket."""
+        """Hold replies back: they wait here and, if they are many, in the socket."""
         self._holds = True
 
     def release(self) -> None:
-        """Hand over what has waited, and what comes."""
+        """Pass on held replies, and later ones again."""
         self._holds = False
         self._held_bytes = 0
         if not self._transport.is_closing():
@@ -102,7 +101,7 @@ class Wire(asyncio.Protocol):
         self._hand_over()
 
     async def close(self) -> None:
-        """End the connection at once; what was not written yet is not written."""
+        """End the connection at once, without writing the rest."""
         self._transport.abort()
         with suppress(TimeoutError):
             async with asyncio.timeout(CLOSE_TIMEOUT_S):
