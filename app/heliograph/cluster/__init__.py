@@ -1,1 +1,1 @@
-"""What makes many replicas one: the bus, the directory, and the policy that decides what goes where."""
+"""What makes many replicas one cluster: the bus, the directory, and the routing of messages."""

@@ -1,4 +1,4 @@
-"""Who is let in: connections come and go, within the limits of their user and of this replica."""
+"""Admission of connections, within the limits of their user and of this replica."""
 
 from heliograph.cluster.directory import Directory
 from heliograph.cluster.reading import Reading
@@ -9,7 +9,7 @@ from heliograph.settings import LimitSettings
 
 
 class Admission:
-    """Registers connections, here and in the directory."""
+    """Register connections, here and in the directory."""
 
     def __init__(self, hub: Hub, directory: Directory, reading: Reading, limits: LimitSettings) -> None:
         self._hub = hub
@@ -20,11 +20,11 @@ class Admission:
     async def connect(self, connection: Connection) -> None:
         """Register the connection, here and in the directory. Messages wait in its outbox until it is opened.
 
-        Once this returns, no ephemeral message to the user passes it by, on whichever replica it is sent. What is
-        kept comes from where `listen` or `subscribe` begins.
+        Once this returns, the connection gets every ephemeral message to the user, whichever replica it is sent on.
+        Kept messages start where `listen` or `subscribe` begins.
 
         Raises:
-            ConnectionLimit: the user or this replica has too many; the connection is not registered.
+            ConnectionLimit: the user or this replica has too many connections; this one is not registered.
         """
         if self._hub.connections >= self._limits.connections:
             raise ConnectionLimit(f"this replica holds the {self._limits.connections} connections it may")

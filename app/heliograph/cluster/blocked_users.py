@@ -1,14 +1,14 @@
-"""Users whom the server keeps out for a while, as this replica knows them: Redis keeps the list, this is a copy."""
+"""Users whom the server keeps out for a while: this replica's copy of the list in Redis."""
 
 from collections.abc import Mapping
 
 from heliograph.clock import Clock
 
-REMEMBER_LIFTED_S = 60.0  # how long an older list is not believed about a user who was let in again
+REMEMBER_LIFTED_S = 60.0  # how long an older list is ignored for a user whose block was lifted
 
 
 class BlockedUsers:
-    """Until when each blocked user is kept out. No I/O."""
+    """The end of each user's block. No I/O."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -16,12 +16,12 @@ class BlockedUsers:
         self._lifted_at: dict[str, float] = {}
 
     def remaining_s(self, user: str) -> float:
-        """For how many seconds the user is still kept out; 0 if they are not."""
+        """Return for how many seconds the user is still blocked; 0 if they are not."""
         until = self._until.get(user)
         return 0.0 if until is None else max(0.0, until - self._clock.monotonic())
 
     def block(self, user: str, for_s: float) -> None:
-        """Keep the user out from now on, for so long; 0 lets them in again."""
+        """Block the user from now on, for `for_s` seconds; 0 lifts the block."""
         now = self._clock.monotonic()
         if for_s > 0:
             self._until[user] = now + for_s
@@ -31,9 +31,9 @@ class BlockedUsers:
             self._lifted_at[user] = now
 
     def merge(self, kept: Mapping[str, float]) -> list[str]:
-        """Take over a list (user -> seconds) as it was read; returns the users who were not known to be blocked.
+        """Merge a list (user -> seconds) from Redis. Return the users who were not known to be blocked.
 
-        Nobody is let in for not being in it: a Redis that has lost it may not lift a block.
+        A user who is missing in the list stays blocked: a Redis that has lost the list must not lift a block.
         """
         now = self._clock.monotonic()
         self._until = {user: until for user, until in self._until.items() if until > now}

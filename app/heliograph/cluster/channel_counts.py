@@ -1,7 +1,7 @@
-"""Which channels are listened to in the whole cluster: this replica's counts, kept true under its lease.
+"""Which channels have subscribers in the whole cluster: this replica's counts, kept true under its lease.
 
-Nothing is done for it on the way of a message. The hub notes which channels somebody has joined or left, and their
-counts are entered together, twice a second.
+It does nothing on the path of a message. The hub notes the channels that a connection has joined or left, and their
+counts are written together, twice a second.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ from heliograph.tasks import end
 logger = logging.getLogger(__name__)
 
 INTERVAL_S = 0.5
-BATCH: Final = 100  # channels compared with a pattern in one turn of the loop: at worst 0.1 ms each
+BATCH: Final = 100  # channels compared with a pattern in one event-loop iteration: at worst 0.1 ms each
 
 
 class ChannelCounts:
@@ -39,18 +39,18 @@ class ChannelCounts:
             self._task = asyncio.create_task(self._loop(), name="channel_counts")
 
     async def stop(self) -> None:
-        """Stop entering. What stands goes with the lease."""
+        """Stop writing. The entries expire with the lease."""
         if self._task is not None:
             task, self._task = self._task, None
             await end([task])
 
     async def channels(self, pattern: str = "") -> dict[str, int]:
-        """The channels that somebody listens to, with how many connections, over all replicas.
+        """Return the channels with subscribers, and how many connections each has, over all replicas.
 
-        What has changed within the last second may be missing. `pattern`: as in a shell, `chat:*`; empty for all.
+        Changes of the last second may be missing. `pattern`: as in a shell, `chat:*`; empty for all.
 
         Raises:
-            BusUnavailable: nobody can say.
+            BusUnavailable: Redis cannot be reached.
         """
         total: Counter[str] = Counter()
         for counts in (await self._backend.counts()).values():
@@ -60,11 +60,11 @@ class ChannelCounts:
             found.update(
                 {channel: total[channel] for channel in batch if not pattern or fnmatchcase(channel, pattern)}
             )
-            await asyncio.sleep(0)  # a pattern may be made to take long: others have their turn in between
+            await asyncio.sleep(0)  # a hostile pattern may take long: let other work run in between
         return found
 
     def _enter_all(self) -> None:
-        """A new lease begins without entries."""
+        """Write all counts again: a new lease begins without entries."""
         self._hub.note_changed_channels(self._hub.channel_names())
 
     async def _loop(self) -> None:

@@ -14,10 +14,10 @@ from heliograph.telemetry import Telemetry
 
 
 class Channels:
-    """The parts that follow channels on behalf of this replica's connections, and their life.
+    """The parts that follow channels for this replica's connections, and their lifecycle.
 
-    `following` takes what comes, `joining` takes connections onto channels and off them. They can read the log and
-    listen to the bus. They can write to neither: see `remote_delivery.py`.
+    `following` takes publications, `joining` subscribes and unsubscribes connections. They can read the log and
+    listen to the bus, and write to neither: see `remote_delivery.py`.
     """
 
     def __init__(

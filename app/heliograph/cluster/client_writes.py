@@ -1,7 +1,7 @@
-"""What clients may write at this moment: the budgets of their users, and the room that Redis has for it.
+"""How much clients may write now: the budgets of their users, and the room in Redis.
 
-The budget is counted twice. Here, for all that a user's clients write on this replica, ephemeral messages too, so
-that a flood goes no further; and in Redis, in larger amounts, for what is kept, over all replicas.
+The budget is counted twice: here for everything that a user's clients write on this replica, ephemeral messages too,
+so that a flood goes no further; and in Redis, in larger amounts, for kept messages over all replicas.
 """
 
 import logging
@@ -18,7 +18,7 @@ LOG_EVERY_S = 10.0
 
 
 class ClientWrites:
-    """Says no to what clients write. `monotonic`: seconds."""
+    """Refuse writes of clients beyond their limits. `monotonic`: seconds."""
 
     def __init__(
         self, budget: Budget, memory: MemoryWatch | None, telemetry: Telemetry, monotonic: Callable[[], float]
@@ -29,15 +29,15 @@ class ClientWrites:
         self._memory = memory
         self._refused = telemetry.client_writes_refused
         self._monotonic = monotonic
-        # By user and recipient ('': any), which limit Redis says is passed, and until when.
+        # User and recipient ('': any) -> the limit that Redis has reported, and until when.
         self._known: dict[tuple[str, str], tuple[str, float]] = {}
-        self._unsaid: dict[str, int] = {}  # by reason, refusals since the last line in the log
+        self._unsaid: dict[str, int] = {}  # reason -> refusals since the last log line
         self._said_at: dict[str, float] = {}
 
     def spend(self, user: str, size: int, recipient: str, *, kept: bool) -> OverBudget | StorageFull | Charge | None:
-        """Count what a client of the user wants to write: why it is not to be written, or what to charge Redis with.
+        """Count a write of the user's client. Return why it is refused, or what to charge Redis.
 
-        `recipient`: the channel that it goes to, '' for none; `size`: bytes; `kept`: it takes memory of Redis.
+        `recipient`: the channel of the message, '' for none; `size`: bytes; `kept`: it takes memory of Redis.
         """
         if kept and self._memory is not None and self._memory.is_full:
             self._note("memory", user)
@@ -54,7 +54,7 @@ class ClientWrites:
         return spent
 
     def refused(self, user: str, recipient: str, error: HeliographError) -> None:
-        """Redis has refused what a client of the user wanted to write: it is not asked again before there is room."""
+        """Note that Redis has refused a write of the user's client: do not ask again before there is room."""
         if isinstance(error, StorageFull):
             self._note("emit_full", user)
         elif isinstance(error, OverBudget):
@@ -73,7 +73,7 @@ class ClientWrites:
         return self._refused_by_redis(user, recipient, now)
 
     def _note(self, reason: str, user: str) -> None:
-        """Count a refusal; some of them make a line in the log, however many there are."""
+        """Count a refusal, and log some of them."""
         self._refused[reason] += 1
         self._unsaid[reason] = self._unsaid.get(reason, 0) + 1
         now = self._monotonic()

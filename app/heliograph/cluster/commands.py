@@ -1,7 +1,7 @@
-"""What a server says about a user's connections, carried out on this replica: once, and also if the bus has lost it.
+"""Commands of a server for a user's connections: this replica executes each once, even if the bus loses it.
 
-The bus brings a command at once. It is a hint: while it is down a command passes by. So commands are kept for a
-while, and each replica looks for those that it has not heard, every second and as soon as it is subscribed again.
+The bus brings a command at once, but while it is down commands are missed. So commands are kept for a while, and each
+replica looks for those that it has not received, every second and as soon as it is subscribed again.
 """
 
 import asyncio
@@ -24,13 +24,13 @@ from heliograph.tasks import end
 logger = logging.getLogger(__name__)
 
 LOOK_S = 1.0  # how often to look for commands that the bus did not bring
-READ_BLOCKED_S = 60.0  # how often the list of blocked users is read; what is new in between comes by command
+READ_BLOCKED_S = 60.0  # how often the list of blocked users is read; commands bring new blocks in between
 BLOCKED = "the server keeps this user out for a while"
-MOST_REMEMBERED = 10_000  # commands of which is known that they were carried out
+MOST_REMEMBERED = 10_000  # executed commands that are remembered
 
 
 class Commands:
-    """This replica's part in carrying out commands. It can read those that were kept, and cannot give any."""
+    """This replica's part in executing commands. It can read kept commands, and cannot give any."""
 
     def __init__(self, hub: Hub, log: CommandReader, blocked: BlockedUsers, *, node_id: str, clock: Clock) -> None:
         self._hub = hub
@@ -38,9 +38,9 @@ class Commands:
         self._log = log
         self._node_id = node_id
         self._clock = clock
-        self._began_at = clock.monotonic()  # nobody was connected before, so no older command matters
-        self._entry: str | None = None  # the last that was found where they are kept
-        self._done: dict[str, None] = {}  # the latest that were carried out: the bus and the look both bring them
+        self._began_at = clock.monotonic()  # there was no connection before, so older commands do not matter
+        self._entry: str | None = None  # the last kept command that was read
+        self._done: dict[str, None] = {}  # the latest executed commands: the bus and the log both bring them
         self._blocked_read_at = -math.inf  # monotonic seconds
         self._due = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -55,16 +55,16 @@ class Commands:
             await end([task])
 
     def lost_track(self) -> None:
-        """The bus subscription began again: commands may have passed by."""
+        """Note that the bus subscription began again: commands may have been missed."""
         self._blocked_read_at = -math.inf
         self._due.set()
 
     def receive(self, envelope: Envelope) -> int:
-        """Carry out what the bus has brought; on how many connections."""
+        """Execute a command from the bus. Return on how many connections."""
         return self._once(envelope, age_s=0.0)
 
     def carry_out(self, envelope: Envelope, age_s: float = 0.0) -> int:
-        """Carry out the command on every connection that was there when it was given; on how many."""
+        """Execute the command on every connection that existed when it was given. Return on how many."""
         command = envelope.command
         if isinstance(command, DisconnectUser) and command.block_s is not UNSET:
             lifts = command.block_s == 0
@@ -77,7 +77,7 @@ class Commands:
 
     def _once(self, envelope: Envelope, age_s: float) -> int:
         if envelope.node_id == self._node_id or envelope.message_id in self._done:
-            return 0  # our own was carried out here before it was told
+            return 0  # our own was executed here before it was published
         if envelope.message_id is not None:
             self._done[envelope.message_id] = None
             if len(self._done) > MOST_REMEMBERED:
@@ -114,7 +114,7 @@ class Commands:
             await self._read_blocked_users()
 
     async def _read_blocked_users(self) -> None:
-        self._blocked_read_at = self._clock.monotonic()  # before it is asked for: track may be lost meanwhile
+        self._blocked_read_at = self._clock.monotonic()  # before reading: the subscription may be lost meanwhile
         try:
             kept = await self._log.blocked_users()
         except BusUnavailable:

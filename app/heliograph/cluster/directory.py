@@ -1,8 +1,8 @@
 """Which replicas hold which user: this replica's entries, kept true under its lease.
 
-Entries are written as absolute counts, many users in one command, by one task. A write that failed stays due, a
-lease that was lost is replaced by a new one with all entries, and the leases of replicas that died are reaped by
-whoever is left: nothing here needs Redis to have been there all the time.
+One task writes entries as absolute counts, many users in one command. A write that failed stays due. A new lease with
+all entries replaces a lost one. The remaining replicas reap the leases of dead ones. So nothing here needs Redis to
+be available all the time.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ AFTER_ERROR_S = 0.5
 
 
 class Directory:
-    """This replica's part in the cluster-wide record of who is connected where."""
+    """This replica's part in the cluster-wide record of connected users."""
 
     def __init__(
         self,
@@ -40,20 +40,20 @@ class Directory:
         self._clock = clock
         self._describe: Callable[[], ReplicaInfo]
         self._generation = 0  # of the lease: a lease that was reaped never comes back under its name
-        self.lease = lease_name(node_id, self._generation)  # the name under which this replica's entries stand
-        self._taken = False  # the current lease stands in the backend, as far as we know
-        self._due: dict[str, list[asyncio.Future[int | None]]] = {}  # user -> who waits for the entry
-        self._work = asyncio.Event()  # something is due
-        self._suspects: dict[str, float] = {}  # expired leases of others -> since when we have seen that
+        self.lease = lease_name(node_id, self._generation)  # the name under which this replica's entries are
+        self._taken = False  # the backend has the current lease, as far as we know
+        self._due: dict[str, list[asyncio.Future[int | None]]] = {}  # user -> callers that wait for the entry
+        self._work = asyncio.Event()  # an entry is due
+        self._suspects: dict[str, float] = {}  # expired leases of others -> when we noticed
         self._dead: asyncio.Queue[str] = asyncio.Queue()  # leases to be reaped
         self._tasks: list[asyncio.Task[None]] = []
         self._new_lease_hooks: list[Callable[[], None]] = []
         self._reap_hooks: list[Callable[[str], Awaitable[None]]] = []
 
     async def start(self, describe: Callable[[], ReplicaInfo]) -> None:
-        """Take the lease and keep it. Without Redis this goes on in the background until it succeeds.
+        """Take the lease and keep it. Without Redis, retry in the background until that succeeds.
 
-        `describe` says what the replica tells of itself with each renewal.
+        `describe` returns the replica's report for each renewal.
         """
         if self._tasks:
             return
@@ -67,7 +67,7 @@ class Directory:
         ]
 
     async def stop(self) -> None:
-        """Take back the lease and all entries at once, so that nobody waits for them to run out."""
+        """Remove the lease and all entries at once, so that other replicas need not wait for the expiry."""
         if not self._tasks:
             return
         tasks, self._tasks = self._tasks, []
@@ -81,10 +81,10 @@ class Directory:
         self._new_lease()
 
     async def hold(self, user_id: str) -> int | None:
-        """Enter how many connections the user has here now, and wait until that stands.
+        """Write how many connections the user has here now, and wait until Redis has it.
 
-        Returns how many they have in the whole cluster; None if that cannot be said (no Redis): the entry stays
-        due and is made as soon as there is one.
+        Return how many they have in the whole cluster; None if that is unknown (no Redis): then the entry stays due,
+        and is written as soon as there is a Redis.
         """
         waiters = self._due.setdefault(user_id, [])
         if not self._taken:
@@ -95,27 +95,27 @@ class Directory:
         return await waiter
 
     def release(self, user_id: str) -> None:
-        """Enter how many connections the user still has here, without waiting."""
+        """Write how many connections the user still has here, without waiting."""
         self._due.setdefault(user_id, [])
         self._work.set()
 
     def on_new_lease(self, hook: Callable[[], None]) -> None:
-        """Have `hook` called when a new lease begins: what stood under the old one has to be entered again."""
+        """Call `hook` when a new lease begins: entries under the old one must be written again."""
         self._new_lease_hooks.append(hook)
 
     def on_reap(self, hook: Callable[[str], Awaitable[None]]) -> None:
-        """Have `hook(lease)` forget what stands elsewhere under a lease that is being reaped."""
+        """Call `hook(lease)` to forget other entries under a lease that is being reaped."""
         self._reap_hooks.append(hook)
 
     async def renew_now(self) -> None:
-        """Say at once what has changed about this replica."""
+        """Report a change of this replica at once."""
         await self._renew()
 
     async def replicas(self) -> list[ReplicaInfo]:
-        """The replicas of the cluster whose lease is alive.
+        """Return the replicas of the cluster with a live lease.
 
         Raises:
-            BusUnavailable: Redis cannot be asked.
+            BusUnavailable: Redis cannot be reached.
         """
         return await self._backend.replicas()
 
@@ -133,7 +133,7 @@ class Directory:
                 self._taken = True
             renewal = await self._backend.renew(self.lease, self._describe(), self._settings.lease_ttl_s)
         except BusUnavailable as error:
-            # Nobody could have renewed meanwhile either: whoever looks dead gets a new chance.
+            # No replica could renew meanwhile: those that look dead get a new chance.
             self._suspects.clear()
             logger.debug("lease not renewed, retrying: %s", error)
             return
@@ -145,7 +145,7 @@ class Directory:
             self._work.set()
 
     def _suspect(self, expired: tuple[str, ...]) -> None:
-        """Have those leases reaped that have looked dead for the grace time."""
+        """Queue the leases that have been expired for the grace time for reaping."""
         now = self._clock.monotonic()
         self._suspects = {lease: self._suspects.get(lease, now) for lease in expired if lease != self.lease}
         for lease, since in list(self._suspects.items()):
@@ -170,7 +170,7 @@ class Directory:
         return await self._backend.reap(lease)
 
     def _lost_lease(self) -> None:
-        """Others have written this replica off, or Redis has lost its data: enter everything anew."""
+        """Write everything again: others have reaped this replica's lease, or Redis has lost its data."""
         logger.warning("lease %s is lost; registering all users again under a new lease", self.lease)
         self._new_lease()
         self._enter_all()
@@ -196,7 +196,7 @@ class Directory:
                 await self._write()
 
     async def _write(self) -> None:
-        """Enter all that is due, in one go. What could not be entered is due again."""
+        """Write all due entries in one go. Entries that fail are due again."""
         due, self._due = self._due, {}
         totals = None
         try:
@@ -213,7 +213,7 @@ class Directory:
 
 
 async def _for_ever(loop: Callable[[], Awaitable[None]]) -> None:
-    """Run a loop that ends only by an error that nobody expected; say that one aloud, and begin again."""
+    """Run a loop that ends only by an unexpected error; log the error, and start again."""
     while True:
         try:
             await loop()
@@ -223,7 +223,7 @@ async def _for_ever(loop: Callable[[], Awaitable[None]]) -> None:
 
 
 def _tell(due: dict[str, list[asyncio.Future[int | None]]], totals: dict[str, int] | None) -> None:
-    """Tell who waits for these entries; without totals nothing was entered."""
+    """Answer the callers that wait for these entries; without totals nothing was written."""
     for user_id, waiters in due.items():
         for waiter in waiters:
             if not waiter.done():

@@ -1,4 +1,4 @@
-"""What clients say to the workers behind the cluster."""
+"""Emissions of clients for the workers behind the cluster."""
 
 import msgspec
 
@@ -9,7 +9,7 @@ from heliograph.ports import Emission, Emissions
 
 
 class Emitter:
-    """Keeps what clients emit, within what they may write."""
+    """Keep emissions of clients, within their budgets."""
 
     def __init__(self, emissions: Emissions, writes: ClientWrites, stamp: Stamp) -> None:
         self._emissions = emissions
@@ -17,11 +17,11 @@ class Emitter:
         self._stamp = stamp
 
     async def emit(self, event: str, data: msgspec.Raw, *, user_id: str, session: str | None = None) -> str:
-        """Keep what a client says to the workers behind the cluster; returns its message id.
+        """Keep an emission of a client. Return its message id.
 
         Raises:
-            OverBudget: the user's clients have written as much as they may.
-            StorageFull, BusUnavailable: it is not kept (after a time-out: it may be).
+            OverBudget: the user's clients have used up the budget.
+            StorageFull, BusUnavailable: it was not kept (after a time-out it may have been).
         """
         charge = self._writes.spend(user_id, len(data), "", kept=True)
         if isinstance(charge, HeliographError):

@@ -1,4 +1,4 @@
-"""A channel that this replica follows, and those who are on their way onto it."""
+"""A channel that this replica follows, and its pending subscriptions."""
 
 from collections import deque
 from collections.abc import Callable
@@ -27,15 +27,15 @@ class Followed:
         self.name = name
         self.since = now  # monotonic seconds
         self.is_users = user_of(name) is not None
-        self.sequence: Sequence | None = None  # none until the log has said where the channel stands
-        self.early: list[Publication] = []  # what the bus has brought before that
+        self.sequence: Sequence | None = None  # None until the channel's position was read from the log
+        self.early: list[Publication] = []  # publications that the bus brought before that
         self.joining: dict[Connection, PendingJoin] = {}
-        self.seen_top: Position | None = None  # where the log stood at the last heartbeat
-        self.idle_since: float | None = None  # since when nobody here listens; monotonic seconds
+        self.seen_top: Position | None = None  # the log's last position at the last heartbeat
+        self.idle_since: float | None = None  # since when there is no subscriber here; monotonic seconds
 
 
 class PendingJoin:
-    """A subscription that has begun: the client catches up, or waits until the log can be read."""
+    """A pending subscription: the client catches up, or waits until the log can be read."""
 
     __slots__ = (
         "connection",
@@ -67,15 +67,15 @@ class PendingJoin:
         self.replay = replay
         self.request_id = request_id
         self.on_joined = on_joined
-        self.told: Position | None = None  # where the client stands after all that it has been told
-        self.held: deque[Publication] = deque(maxlen=MOST_HELD)  # the latest that came meanwhile
+        self.told: Position | None = None  # the client's position after everything that it was sent
+        self.held: deque[Publication] = deque(maxlen=MOST_HELD)  # the latest publications that came meanwhile
         self.was_on = False  # it was subscribed, and fell behind in a repair
         self.is_over = False  # the client is subscribed, or was taken off the channel
-        self.task: asyncio.Task[None] | None = None  # that tries again
+        self.task: asyncio.Task[None] | None = None  # the retry
 
 
 def just_before(position: Position) -> Position:
-    """Where one stands that is to be told next what stands at `position`."""
+    """Return the position before `position`."""
     return Position(position.epoch, position.offset - 1)
 
 

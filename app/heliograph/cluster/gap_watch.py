@@ -1,7 +1,7 @@
-"""Looking for gaps: after a doubt at once, and again and again, as nobody says that a last message was lost.
+"""Looks for gaps: at once after a doubt, and periodically, because nothing announces a lost last message.
 
-Three things make a replica look: a publication that comes too early; a subscription that began again; and a heartbeat
-that finds the log ahead of what has come.
+Three things make a replica look: a publication that comes too early, a new subscription to the bus, and a heartbeat
+that finds the log ahead.
 """
 
 import asyncio
@@ -23,12 +23,12 @@ logger = logging.getLogger(__name__)
 
 LOOK_BATCH = 200  # channels compared with the log in one go
 REPAIR_BATCH = 50  # channels repaired in one round trip: each may bring a page
-LISTEN_EVERY_S = READ_TTL_S / 3  # how often the places of channels are kept on which nothing was published
+LISTEN_EVERY_S = READ_TTL_S / 3  # how often the positions of channels without publications are kept
 USERS_EVERY = 5  # heartbeats: how often users' channels are compared with the log one by one
 
 
 class GapWatch:
-    """Two tasks: one that has noted gaps filled, and the heartbeat that compares channels with the log."""
+    """Two tasks: one repairs noted gaps, the other is the heartbeat that compares channels with the log."""
 
     def __init__(
         self,
@@ -46,7 +46,7 @@ class GapWatch:
         self._joining = joining
         self._settings = settings
         self._beats = 0
-        self._listen_at = 0.0  # when to keep places next; by the loop's clock
+        self._listen_at = 0.0  # when to keep positions next; by the loop's clock
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
@@ -81,7 +81,7 @@ class GapWatch:
                 raise
         while self._gaps.behind:
             names = list(self._gaps.behind)[:REPAIR_BATCH]
-            for name in names:  # before the repair: what turns out to be missing during it is noted again
+            for name in names:  # before the repair: a gap that shows during it is noted again
                 del self._gaps.behind[name]
             try:
                 behind = [self._following.find(name) for name in names]
@@ -94,7 +94,7 @@ class GapWatch:
                 raise
 
     async def _look(self, followed: list[Followed]) -> None:
-        """Compare where channels stand with the log, and note those that are behind it."""
+        """Compare the positions of channels with the log, and note those that are behind."""
         await self._compare(followed, self._note_if_behind)
 
     def _note_if_behind(self, each: Followed, top: Position | None) -> None:
@@ -164,7 +164,7 @@ class GapWatch:
             await self._log.listen({each.name: min(max(READ_TTL_S, now - each.since), META_TTL_S) for each in some})
 
     def _note_if_lost(self, each: Followed, top: Position | None) -> None:
-        """A log that is gone shows at the first look: the repair begins one anew, which looks sound at the next."""
+        """Note a log that is gone at the first look: the repair begins a new one, which looks sound at the next."""
         position = None if each.sequence is None else each.sequence.position
         is_gone = top is None
         was_ahead = each.seen_top is not None and position is not None and is_behind(position, each.seen_top)
@@ -173,7 +173,7 @@ class GapWatch:
         each.seen_top = top
 
     async def _beat_for_users(self) -> None:
-        """The same for all users at once: the bus's own counters tell whether it has brought everything."""
+        """Look for all users at once: the bus's counters show whether everything has arrived."""
         shared_before, own_before = self._following.shared.last, self._following.own.last
         counted = await self._log.bus_sequences()
         behind = self._following.shared.is_behind(shared_before, counted.shared)

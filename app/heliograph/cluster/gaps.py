@@ -1,22 +1,22 @@
-"""Which channels are behind the log, as far as anybody has noticed."""
+"""The channels that are known to be behind the log."""
 
 import asyncio
 
 
 class Gaps:
-    """Whoever finds that something is missing notes it here, which wakes the repair."""
+    """Notes of gaps; each note wakes the repair."""
 
     def __init__(self) -> None:
-        self.behind: dict[str, None] = {}  # channels of which something is missing, in order
-        self.is_unsure = False  # anything may be missing: look at all channels
-        self.due = asyncio.Event()  # there is something to repair
+        self.behind: dict[str, None] = {}  # channels with missing publications, in order
+        self.is_unsure = False  # publications may be missing on any channel: look at all
+        self.due = asyncio.Event()  # a repair is due
 
     def note(self, channel: str) -> None:
-        """Something is missing on this channel."""
+        """Note that publications are missing on this channel."""
         self.behind[channel] = None
         self.due.set()
 
     def doubt_all(self) -> None:
-        """Something may be missing on any channel."""
+        """Note that publications may be missing on any channel."""
         self.is_unsure = True
         self.due.set()

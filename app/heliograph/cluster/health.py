@@ -1,4 +1,4 @@
-"""Whether this replica can do what is asked of it, and if not, why."""
+"""Whether this replica can do its work, and if not, why."""
 
 import logging
 from collections.abc import Sequence
@@ -11,25 +11,25 @@ from heliograph.ports import Bus, BusState, Fault
 logger = logging.getLogger(__name__)
 
 # Why a replica is not ready, or degraded.
-MEMORY_LOW: Final = "redis_memory_low"  # so nothing that clients write is kept
+MEMORY_LOW: Final = "redis_memory_low"  # nothing that clients write is kept
 REASONS: Final = ("broken", "draining", "bus_lost", "bus_silent", *(fault.value for fault in Fault), MEMORY_LOW)
 
 
 class Breakdown:
-    """Whether this process cannot heal: its server drains it and ends it, so that it is started anew."""
+    """Whether this process cannot heal: then its server drains and ends it, so that it is restarted."""
 
     def __init__(self) -> None:
         self.why: str | None = None
 
     def give_up(self, why: str) -> None:
-        """Note that it cannot."""
+        """Note that it cannot heal."""
         if self.why is None:
             self.why = why
             logger.critical("this replica cannot recover and exits with status 1, to be restarted: %s", why)
 
 
 class Health:
-    """What a replica's parts say of themselves, in one answer."""
+    """The health of a replica's parts, in one answer."""
 
     def __init__(
         self, bus: Bus, probes: Sequence[WriteProbe], memory: MemoryWatch | None, breakdown: Breakdown
@@ -41,18 +41,18 @@ class Health:
         self._memory = memory
 
     def begin_draining(self) -> None:
-        """From now on new clients are not welcome here."""
+        """From now on refuse new clients."""
         self.draining = True
 
     @property
     def ready(self) -> bool:
-        """True if new clients are welcome here: what is published arrives, and Redis takes what is written."""
+        """True if new clients are welcome: the bus delivers, and Redis accepts writes."""
         vital = all(probe.fault is None for probe in self._probes if probe.is_vital)
         return vital and self._bus.ready and not self.draining and self.breakdown.why is None
 
     @property
     def reason(self) -> str:
-        """Why it is not ready, or is but cannot do all that it should, as one of `REASONS`; empty if all is well."""
+        """Why it is not ready, or is degraded, as one of `REASONS`; empty if all is well."""
         if self.breakdown.why is not None:
             return "broken"
         if self.draining:

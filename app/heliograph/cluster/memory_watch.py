@@ -1,4 +1,4 @@
-"""How full Redis is. What clients write is refused first: the server API, commands, tickets and leases go on."""
+"""How full Redis is. Writes of clients are refused first: the server API, commands, tickets and leases go on."""
 
 import asyncio
 import logging
@@ -10,20 +10,20 @@ from heliograph.tasks import end
 logger = logging.getLogger(__name__)
 
 INTERVAL_S = 1.0
-MARGIN = 0.05  # so far below the limit must the share be again: else it would be crossed all the time
+MARGIN = 0.05  # the share must fall this far below the limit before writes are kept again
 
 
 class MemoryWatch:
-    """Asks `share` every second: which part of its memory limit Redis uses, None if it has none or does not say.
+    """Ask `share` every second which part of its memory limit Redis uses; None if it has none or does not say.
 
-    `limit`: the share from which on nothing that clients write is kept (0: never).
+    `limit`: from this share on nothing that clients write is kept (0: no limit).
     """
 
     def __init__(self, share: Callable[[], Awaitable[float | None]], limit: float) -> None:
         self._ask = share
         self._limit = limit
-        self.share: float | None = None  # the last that was heard
-        self.is_full = False  # for what clients write
+        self.share: float | None = None  # the last answer
+        self.is_full = False  # for writes of clients
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -39,7 +39,7 @@ class MemoryWatch:
         """Ask once.
 
         Raises:
-            BusUnavailable: not now; what was heard last still counts.
+            BusUnavailable: not now; the last answer still counts.
         """
         self.share = await self._ask()
         was_full = self.is_full

@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 
 
 class Service(Protocol):
-    """A part of the replica that works by itself, between `start` and `stop`; both may be called more than once."""
+    """A part of the replica that works between `start` and `stop`; both may be called more than once."""
 
     def start(self) -> None: ...
 
@@ -25,8 +25,8 @@ class Service(Protocol):
 class Node:
     """One replica.
 
-    `services`: what runs while the replica is a member, in the order in which it is started and stopped. `handler`
-    takes what the bus brings, `on_resubscribed` is called when something may have been missed: see `Bus`.
+    `services` run while the replica is a member; they start and stop in this order. `handler` takes envelopes from
+    the bus, `on_resubscribed` is called when some may have been missed: see `Bus`.
     """
 
     def __init__(
@@ -69,11 +69,11 @@ class Node:
 
     @property
     def gave_up(self) -> str | None:
-        """Why this process has to be started anew; None as long as it can heal."""
+        """Why this process must be restarted; None as long as it can heal."""
         return self._health.breakdown.why
 
     def describe(self) -> ReplicaInfo:
-        """What the other replicas, and the console, may know."""
+        """Return the report for the other replicas and the console."""
         return self._status.describe()
 
     async def start(self) -> None:
@@ -99,6 +99,6 @@ class Node:
         await self._backends.close()
 
     async def drain(self) -> None:
-        """Refuse new clients and send off those that are here: see `Drain.send_off`."""
+        """Refuse new clients, and let the present ones reconnect elsewhere: see `Drain.send_off`."""
         self._health.begin_draining()
         await self._drain.send_off(first=self._directory.renew_now)

@@ -1,4 +1,4 @@
-"""What a replica does again and again. Any number of replicas may do the same thing at the same time."""
+"""Periodic work of a replica. Any number of replicas may do the same work at the same time."""
 
 import asyncio
 import logging
@@ -11,9 +11,9 @@ logger = logging.getLogger(__name__)
 
 
 class Periodic:
-    """Awaits `work()` every `interval_s` seconds until it is stopped. A failure is logged, and the work tried again.
+    """Await `work()` every `interval_s` seconds until it is stopped. Log a failure, and retry.
 
-    `name` is what its task is called, `purpose` what a line in the log calls the work.
+    `name` is the name of its task, `purpose` the name of the work in log lines.
     """
 
     def __init__(self, name: str, purpose: str, work: Callable[[], Awaitable[object]], interval_s: float) -> None:
@@ -24,7 +24,7 @@ class Periodic:
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Begin; the work is done for the first time after one interval."""
+        """Start; the work is first done after one interval."""
         if self._task is None:
             self._task = asyncio.create_task(self._loop(), name=self._name)
 

@@ -1,7 +1,7 @@
-"""Who is on a channel, over all replicas: this replica's entries, kept true under its lease.
+"""Presence on channels over all replicas: this replica's entries, kept true under its lease.
 
-Who comes is entered at once. Who goes is entered a grace time later, so that a page that is loaded anew, or a client
-that moves to another replica, neither leaves nor joins. Entries of a replica that died go with its lease.
+A join is written at once. A leave is written a grace time later, so that a page that is reloaded, or a client that
+moves to another replica, causes neither. Entries of a dead replica expire with its lease.
 """
 
 import asyncio
@@ -17,14 +17,14 @@ from heliograph.tasks import end
 
 logger = logging.getLogger(__name__)
 
-MANY = 100  # users on a channel, from which on an answer is good for a while
-FRESH_S = 1.0  # so long
-RETRY_S = 0.5  # until entries that could not be made are tried again
+MANY = 100  # from this number of users on, an answer is reused for FRESH_S
+FRESH_S = 1.0
+RETRY_S = 0.5  # until failed entries are tried again
 
 
 @dataclass(frozen=True, slots=True)
 class Roster:
-    """Who was on a channel at one moment: the users with their connections, and how many those are in all."""
+    """The users on a channel at one moment, with their connections, and the total of connections."""
 
     users: dict[str, int]
     connections: int
@@ -32,7 +32,7 @@ class Roster:
 
 
 class Presence:
-    """This replica's part in the record of who is on which channel."""
+    """This replica's part in the presence of all channels."""
 
     def __init__(
         self, backend: PresenceBackend, directory: Directory, namespaces: Namespaces, *, grace_s: float
@@ -42,8 +42,8 @@ class Presence:
         self._namespaces = namespaces
         self._grace_s = grace_s
         self._here: Counter[tuple[str, str]] = Counter()  # (channel, user) -> connections on this replica
-        self._due: dict[tuple[str, str], None] = {}  # what has to be entered, in order
-        self._rosters: dict[str, Roster] = {}  # of channels with many users, as they were last read
+        self._due: dict[tuple[str, str], None] = {}  # entries to write, in order
+        self._rosters: dict[str, Roster] = {}  # of channels with many users, as last read
         self._work = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         directory.on_new_lease(self._enter_all)
@@ -54,19 +54,19 @@ class Presence:
             self._task = asyncio.create_task(self._loop(), name="presence")
 
     async def stop(self) -> None:
-        """Stop entering. What stands goes with the lease."""
+        """Stop writing. The entries expire with the lease."""
         if self._task is not None:
             task, self._task = self._task, None
             await end([task])
 
     def came(self, user: str, channel: str) -> None:
-        """One more connection of the user is on the channel here."""
+        """Count one more connection of the user on the channel here."""
         if self._namespaces.of(channel).presence:
             self._here[channel, user] += 1
             self._enter((channel, user))
 
     def went(self, user: str, channel: str) -> None:
-        """One connection fewer."""
+        """Count one connection fewer."""
         if not self._namespaces.of(channel).presence or (channel, user) not in self._here:
             return
         self._here[channel, user] -= 1
@@ -77,13 +77,13 @@ class Presence:
             self._enter((channel, user))
 
     async def roster(self, channel: str) -> Roster:
-        """Who is on the channel, over all replicas.
+        """Return who is on the channel, over all replicas.
 
-        Where there are many, the answer may be a second old: one client that asks again and again must not keep Redis
-        and this process busy.
+        On a channel with many users the answer may be a second old, so that one client with many requests cannot keep
+        Redis and this process busy.
 
         Raises:
-            BusUnavailable: nobody can say.
+            BusUnavailable: Redis cannot be reached.
         """
         known = self._rosters.get(channel)
         if known is not None and asyncio.get_running_loop().time() - known.read_at < FRESH_S:
@@ -104,7 +104,7 @@ class Presence:
         self._work.set()
 
     def _enter_all(self) -> None:
-        """A new lease begins without entries."""
+        """Write all entries again: a new lease begins without entries."""
         self._due.update(dict.fromkeys(self._here))
         self._work.set()
 

@@ -1,4 +1,4 @@
-"""What the sender of a message is told about it."""
+"""The result of a publication for its sender."""
 
 from collections.abc import Callable
 
@@ -10,11 +10,11 @@ from heliograph.protocol.position import Position
 
 
 class PublishResult(msgspec.Struct, frozen=True, gc=False):
-    """How far the message has come. `position`: its place in the channel; None if it is not kept."""
+    """How far the message got. `position`: its position in the channel; None if it is not kept."""
 
     message_id: str
     delivery: Delivery
     position: Position | None = None
 
 
-OnPublished = Callable[[PublishResult | HeliographError], object]  # how the sender hears what became of it
+OnPublished = Callable[[PublishResult | HeliographError], object]  # the sender's callback

@@ -1,9 +1,9 @@
-"""The bus: what one replica says to all, over Redis pub/sub.
+"""The bus over Redis pub/sub.
 
-Pub/sub is a hint, not a record: whatever is published while this replica is not subscribed is gone, and nothing says
-so. One connection listens, and what it brings is handed over in the turn in which it comes. One task watches it: for
-the confirmation of each new subscription, and for the canary (a token that the replica sends to itself), which tells
-whether what is published still arrives.
+Pub/sub is a hint, not a record: messages that are published while this replica is not subscribed are lost, and
+nothing says so. One connection listens, and passes each message on in the event-loop iteration in which it arrives.
+One task watches for the confirmation of each new subscription, and for the canary, a token that the replica sends to
+itself. The canary shows whether publications still arrive.
 """
 
 import asyncio
@@ -40,8 +40,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 BACKOFF_FIRST_S = 0.1
-BACKOFF_MOST_S = 1.0  # a replica is ready within 2 s after Redis is back
-CONFIRM_TIMEOUT_S = 2.0  # until Redis has confirmed a subscription
+BACKOFF_MOST_S = 1.0  # so that a replica is ready within 2 s after Redis is back
+CONFIRM_TIMEOUT_S = 2.0  # how long Redis may take to confirm a subscription
 SUBSCRIBE_BATCH = 500  # channels in one SUBSCRIBE
 EXCERPT_BYTES = 100  # how much of a bad payload is logged
 
@@ -49,15 +49,15 @@ _DELIVERIES: Final = {delivery.encode(): delivery for delivery in Delivery}
 
 
 class BusSilentError(BusUnavailable):
-    """The connection looks alive, but the canary has not come back: it is deaf, and is built anew."""
+    """The connection looks alive, but the canary has not come back: it is deaf, and is opened again."""
 
 
 class PubSubManager:
-    """The `Bus` over Redis' publish and subscribe: what it promises stands in `heliograph.ports`.
+    """The `Bus` over Redis' publish and subscribe. `heliograph.ports` has its promises.
 
-    `server`: whose bus it is; it stays its owner's to close. Without one the manager makes its own, as `redis` and
-    `bus` say (the defaults know of no Redis), and closes it too. `enabled=False`, or settings without a URL: one
-    replica without Redis; what the call returns then is a `LocalBus`.
+    `server`: the Redis of the bus; its owner closes it. Without it the manager makes its own from `redis` and `bus`
+    (whose defaults name no Redis), and closes it too. With `enabled=False`, or settings without a URL, there is one
+    replica without Redis, and the call returns a `LocalBus`.
 
     Nothing is opened before `initialize`; after `close` it may be initialised again.
     """
@@ -91,7 +91,7 @@ class PubSubManager:
         self._link, self._scripts, self._keys = self.server.link, self.server.scripts, self.server.keys
         self.stats = BusStats(publish_time=self.server.publish_time)
         keys, node_id = self._keys, self.server.node_id
-        self.channel = keys.bus_channel  # which every replica listens on
+        self.channel = keys.bus_channel  # every replica listens on it
         self.own_channel = keys.own_bus_channel(node_id)
         self.inbox = keys.inbox(node_id)
         self.node_id = node_id
@@ -101,22 +101,22 @@ class PubSubManager:
         self._relay_common: Common | None = None  # of all calls of `relay` with the present lease
         self._clock = clock or SystemClock()
         self._state = BusState.NEW
-        self._wire: Wire | None = None  # what listens; it reads while the listen loop runs
-        self._lost: asyncio.Future[Exception]  # why that has ended
+        self._wire: Wire | None = None  # the listening connection; it reads while the listen loop runs
+        self._lost: asyncio.Future[Exception]  # why that connection has ended
         self._own = self.own_channel.encode()
         self._own_ending = ending_of(node_id)
-        self._subscribing = asyncio.Lock()  # one at a time opens or closes the listening connection
+        self._subscribing = asyncio.Lock()  # held while the listening connection is opened or closed
         self._listen_task: asyncio.Task[None] | None = None
         self._canary_task: asyncio.Task[None] | None = None
-        self._canary_due = asyncio.Event()  # there is a new subscription to be tried
+        self._canary_due = asyncio.Event()  # a new subscription is to be tested
         self._canary_heard_at = -math.inf  # monotonic seconds
         self._canary_lag_s = 0.0
-        self._wanted: dict[str, None] = {}  # bus channels of the public channels that are followed
-        self._confirmed_channels: set[str] = set()  # of those, the ones that the present connection listens on
-        self._waiting: dict[str, list[asyncio.Future[None]]] = {}  # who waits for a confirmation
-        self._confirmations = 0  # of the subscription to the shared channel, over all connections
+        self._wanted: dict[str, None] = {}  # bus channels of the followed public channels
+        self._confirmed_channels: set[str] = set()  # those of them that the present connection listens on
+        self._waiting: dict[str, list[asyncio.Future[None]]] = {}  # callers that wait for a confirmation
+        self._confirmations = 0  # of the subscription to the shared bus channel, over all connections
 
-    # -- what others ask
+    # -- state
 
     @property
     def state(self) -> BusState:
@@ -128,20 +128,20 @@ class PubSubManager:
 
     @property
     def lag_s(self) -> float:
-        """The last canary's, or those that one has been missing for."""
+        """The round trip of the last canary, or the seconds since one has been missing."""
         return max(self._canary_lag_s, self.canary_age_s - self._settings.canary_interval_s)
 
     @property
     def ready(self) -> bool:
         return self._state is BusState.RUNNING and self.canary_age_s < self._settings.canary_timeout_s
 
-    # -- life
+    # -- lifecycle
 
     async def initialize(self) -> None:
-        """Connect, ping and subscribe. Does nothing if that is done, or if the listener is at it.
+        """Connect, ping and subscribe. Do nothing if that is done, or if the listener is doing it.
 
         Raises:
-            BusUnavailable: Redis cannot be reached; the listen loop may be started all the same and goes on trying.
+            BusUnavailable: Redis cannot be reached; the listen loop may be started all the same, and retries.
         """
         if self._listen_task is not None or self._state not in (BusState.NEW, BusState.LOST):
             return
@@ -166,7 +166,7 @@ class PubSubManager:
         self._canary_task = asyncio.create_task(self._canary_loop(), name="bus-canary")
 
     async def stop_listening(self) -> None:
-        """Cancel the reader and wait until it has ended. Subscriptions stay, and reading may begin again."""
+        """Cancel the reader and wait until it has ended. Subscriptions stay, and reading may start again."""
         tasks = [task for task in (self._canary_task, self._listen_task) if task is not None]
         self._canary_task = self._listen_task = None
         await end(tasks)
@@ -174,14 +174,14 @@ class PubSubManager:
             self._state = BusState.INITIALIZED
 
     async def close(self) -> None:
-        """Stop listening, unsubscribe, close every connection of its own."""
+        """Stop listening, unsubscribe, and close its own connections."""
         await self.stop_listening()
         async with self._subscribing:
             if self._wire is not None and self._state is BusState.INITIALIZED:
                 self._wire.say("UNSUBSCRIBE")
             await self._drop_subscription()
             if self._owns_server:
-                await self.server.close()  # it stays good for the next `initialize`
+                await self.server.close()  # the next `initialize` may use it again
         self._state = BusState.NEW
 
     # -- out
@@ -222,7 +222,7 @@ class PubSubManager:
     async def publish(self, envelope: Envelope, *, lease: str) -> Delivery | None:
         return await await_callback(lambda done: self.relay(envelope, lease, done))
 
-    # -- what is listened to
+    # -- followed channels
 
     async def follow(self, channel: str) -> None:
         name = self._keys.bus_channel_of(channel)
@@ -241,7 +241,7 @@ class PubSubManager:
                 async with asyncio.timeout(CONFIRM_TIMEOUT_S):
                     await waiter
         except BaseException:
-            waiting.remove(waiter)  # the next who comes asks again
+            waiting.remove(waiter)  # the next caller subscribes again
             if not waiting and self._waiting.get(name) is waiting:
                 del self._waiting[name]
             raise
@@ -251,7 +251,7 @@ class PubSubManager:
         self._wanted.pop(name, None)
         if name in self._confirmed_channels:
             self._confirmed_channels.discard(name)
-            with suppress(RedisError):  # it is lost: the next one is not asked for this channel
+            with suppress(RedisError):  # the connection is lost; the next one does not subscribe to this channel
                 self._say("UNSUBSCRIBE", name)
 
     def _say(self, command: str, name: str) -> None:
@@ -262,7 +262,7 @@ class PubSubManager:
     # -- in
 
     async def _listen_loop(self) -> None:
-        """Outlives every connection: each turn of the loop is the life of one."""
+        """Outlive every connection: each iteration is the life of one."""
         failures = 0
         while True:
             try:
@@ -271,7 +271,7 @@ class PubSubManager:
                 self._state = BusState.RUNNING
                 await self._read(wire)
             except (BusUnavailable, RedisError, OSError, TimeoutError) as error:
-                # A connection on which the canary was heard begins the back-off anew.
+                # A connection on which the canary came back resets the back-off.
                 failures = 0 if self._canary_heard_at > began_at else failures + 1
                 self._state = BusState.LOST
                 self.stats.connection_losses += 1
@@ -281,7 +281,7 @@ class PubSubManager:
                 await asyncio.sleep(delay_s)
 
     async def _read(self, wire: Wire) -> NoReturn:
-        """Let the connection read until it breaks or falls silent."""
+        """Let the connection read until it breaks or is silent."""
         interval_s, timeout_s = self._settings.canary_interval_s, self._settings.canary_timeout_s
         looked_at = self._clock.monotonic()
         due_at = looked_at + timeout_s  # when the next canary is due
@@ -294,7 +294,7 @@ class PubSubManager:
                 now = self._clock.monotonic()
                 due_at = max(due_at, self._canary_heard_at + timeout_s)
                 if now - looked_at > 2 * interval_s:
-                    # This process stood still: the canary may be among what has piled up and was not read yet.
+                    # This process stood still: the canary may be among the messages that were not read yet.
                     due_at = now + timeout_s
                 elif now > due_at:
                     raise BusSilentError(f"nothing heard for {timeout_s:g} s")
@@ -303,9 +303,9 @@ class PubSubManager:
             wire.hold()
 
     def _handle_message(self, message: Any) -> None:
-        """What Redis says: a confirmation, the canary, or an envelope. Never raises for what others sent."""
+        """Handle a confirmation, the canary, or an envelope. Never raise because of other programs' data."""
         if isinstance(message, Exception):
-            raise message  # it refuses what it was asked for
+            raise message  # Redis refuses a command
         kind, channel, payload = message
         if kind == b"message":
             if channel != self._own:
@@ -316,15 +316,15 @@ class PubSubManager:
             self._confirmed(channel.decode())
 
     def _heard_canary(self, payload: bytes) -> None:
-        """The canary carries when it was sent, by this replica's own clock."""
+        """Handle the canary, which carries its time of sending by this replica's clock."""
         self._canary_heard_at = self._clock.monotonic()
-        with suppress(ValueError):  # somebody else's
+        with suppress(ValueError):  # another program's
             self._canary_lag_s = max(0.0, self._canary_heard_at - float(payload))
             self.stats.lag.observe(self._canary_lag_s)
 
     def _handle_payload(self, payload: bytes) -> None:
         if payload.endswith(self._own_ending) and not payload.startswith(KEPT):
-            # What this replica has said itself. RemoteDelivery would drop it; this saves reading it.
+            # This replica's own envelope. RemoteDelivery would drop it; this saves decoding it.
             self.stats.received += 1
             return
         try:
@@ -342,7 +342,7 @@ class PubSubManager:
             except Exception:
                 self.stats.received += 1
                 self.stats.handler_errors += 1
-                if envelope.node_id is None:  # by a foreign process; what clients say is not logged
+                if envelope.node_id is None:  # from another program; data of clients is never logged
                     logger.exception(
                         "delivering a message from the bus failed with an unexpected error; skipped: %r",
                         payload[:EXCERPT_BYTES],
@@ -371,7 +371,7 @@ class PubSubManager:
         if self._confirmations > 1:
             self.stats.resubscriptions += 1
             logger.info("subscribed to the bus again; messages published meanwhile are read from the log")
-        # At the first time too: the log may have been read before there was a subscription.
+        # Also the first time: the log may have been read before there was a subscription.
         if self._on_resubscribed is not None:
             try:
                 self._on_resubscribed()
@@ -379,9 +379,9 @@ class PubSubManager:
                 logger.exception("the callback for a new bus subscription failed with an unexpected error")
 
     async def _subscribe(self) -> Wire:
-        """The listening connection, opened and asked for all channels that are wanted unless there is one.
+        """Return the listening connection, opened and subscribed to all wanted channels unless there is one.
 
-        It holds back what comes until the listen loop runs.
+        It holds messages back until the listen loop runs.
 
         Raises:
             BusUnavailable: nothing stays open.
@@ -398,11 +398,11 @@ class PubSubManager:
                 )
             wire.hold()
             self._wire = wire
-            self._canary_heard_at = -math.inf  # what the last connection heard says nothing about this one
+            self._canary_heard_at = -math.inf  # the canary of the last connection says nothing about this one
             wanted = [self.own_channel, self.inbox, *self._wanted]
             for i in range(0, len(wanted), SUBSCRIBE_BATCH):
                 wire.say("SUBSCRIBE", *wanted[i : i + SUBSCRIBE_BATCH])
-            wire.say("SUBSCRIBE", self.channel)  # last, so that its confirmation says that all others stand
+            wire.say("SUBSCRIBE", self.channel)  # last, so that its confirmation implies all others
             return wire
 
     async def _drop_subscription(self) -> None:
@@ -428,7 +428,7 @@ class PubSubManager:
                 with as_bus_unavailable():
                     await self._link.ask("PUBLISH", self.own_channel, repr(self._clock.monotonic()))
             except BusUnavailable as error:
-                logger.debug("publishing the canary failed: %s", error)  # the reader notices and says so
+                logger.debug("publishing the canary failed: %s", error)  # the reader notices and logs it
             except Exception:
                 logger.exception("publishing the canary failed with an unexpected error")
             with suppress(TimeoutError):
@@ -437,13 +437,13 @@ class PubSubManager:
 
 
 def _backoff_s(failures: int) -> float:
-    """Seconds until the next try: exponential, with full jitter so that replicas do not come back in step."""
-    doublings = min(failures, 16)  # far beyond the bound, and far from what a float can hold
+    """Return the seconds until the next attempt: exponential, with full jitter, so that replicas spread out."""
+    doublings = min(failures, 16)  # far beyond the maximum, and small enough for a float
     return random.uniform(0, min(BACKOFF_MOST_S, BACKOFF_FIRST_S * 2**doublings))  # noqa: S311 - not a secret
 
 
 def redis_server(redis: RedisSettings, bus: BusSettings, replica: str = "") -> RedisServer:
-    """The server with the bus, as the settings say. `replica`: the name of the one that asks."""
+    """Return the server with the bus, from the settings. `replica`: the name of the calling replica."""
     if redis.url is None:
         raise BadSetting("a bus over Redis needs an address of Redis; set HELIOGRAPH_REDIS__URL")
     return RedisServer(
@@ -459,7 +459,7 @@ _manager: PubSubManager | None = None
 
 
 def get_pubsub_manager(settings: Settings | None = None, server: RedisServer | None = None) -> PubSubManager:
-    """This process's manager, made at the first call (from what is given, which later calls need not give).
+    """Return this process's manager. The first call creates it from its arguments; later calls need none.
 
     `server`: see `PubSubManager`. Without Redis it is a `LocalBus`.
     """
@@ -471,7 +471,7 @@ def get_pubsub_manager(settings: Settings | None = None, server: RedisServer | N
 
 
 async def reset_pubsub_manager() -> None:
-    """Close this process's manager and forget it: the next `get_pubsub_manager` makes a new one."""
+    """Close this process's manager and forget it: the next `get_pubsub_manager` creates a new one."""
     global _manager
     if _manager is not None:
         manager, _manager = _manager, None

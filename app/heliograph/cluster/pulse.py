@@ -1,4 +1,4 @@
-"""This replica's pulse: how punctual its event loop is, and how many messages pass in a second."""
+"""This replica's pulse: how late its event loop is, and how many messages pass in a second."""
 
 import asyncio
 from collections import deque
@@ -8,11 +8,11 @@ from heliograph.tasks import end
 from heliograph.telemetry import Telemetry
 
 INTERVAL_S = 0.5
-BEATS = 4  # rates are those of so many intervals
+BEATS = 4  # intervals over which rates are computed
 
 
 class Pulse:
-    """One task that wakes twice a second. Being late is measured; the rates are what was counted meanwhile."""
+    """One task that wakes twice a second, and measures how late it wakes, and the message rates."""
 
     def __init__(self, telemetry: Telemetry, clock: Clock) -> None:
         self._telemetry = telemetry
@@ -32,14 +32,14 @@ class Pulse:
 
     @property
     def messages_per_second(self) -> tuple[float, float]:
-        """In and out, over the last two seconds; 0 before the second beat."""
+        """Return the rates in and out, over the last two seconds; 0 before the second beat."""
         if len(self._beats) < 2:
             return 0.0, 0.0
         (began, first_in, first_out), (ended, last_in, last_out) = self._beats[0], self._beats[-1]
         return (last_in - first_in) / (ended - began), (last_out - first_out) / (ended - began)
 
     def beat(self) -> None:
-        """Note where the counters stand."""
+        """Note the counters."""
         self._beats.append((self._clock.monotonic(), self._telemetry.messages_in, self._telemetry.messages_out))
 
     async def _loop(self) -> None:

@@ -1,4 +1,4 @@
-"""Reads of the log: those that are asked for at one moment share a round trip."""
+"""Reads of the log: requests at one moment share a round trip."""
 
 import asyncio
 import logging
@@ -11,11 +11,11 @@ from heliograph.tasks import end
 logger = logging.getLogger(__name__)
 
 READ_BATCH = 200  # channels read in one round trip ...
-PAGES_BATCH = 32  # ... and those of them that may bring a page
+PAGES_BATCH = 32  # ... and how many of them may bring a page
 
 
 class ReadBatcher:
-    """A task that reads what is asked for; a storm of connects costs a handful of commands."""
+    """A task that reads for all requests; a storm of connects costs a handful of commands."""
 
     def __init__(self, log: LogReader) -> None:
         self._log = log
@@ -28,7 +28,7 @@ class ReadBatcher:
             self._task = asyncio.create_task(self._loop(), name="channels-read")
 
     async def stop(self) -> None:
-        """Whoever waits is told that it was in vain."""
+        """Stop, and fail the waiting requests."""
         if self._task is not None:
             task, self._task = self._task, None
             await end([task])
@@ -36,7 +36,7 @@ class ReadBatcher:
         _fail((future for _, future in wanted), BusUnavailable("this replica is stopping"))
 
     async def read(self, request: ReadRequest) -> ReadResult:
-        """Say where a channel stands, and read of it what was asked for.
+        """Return a channel's position, and the publications that were requested.
 
         Raises:
             BusUnavailable: the log cannot be read, or this replica is stopping.
@@ -49,7 +49,7 @@ class ReadBatcher:
         return await future
 
     def _next(self) -> list[tuple[ReadRequest, asyncio.Future[ReadResult]]]:
-        """Those that go out together, in order."""
+        """Return the requests of the next round trip, in order."""
         count = pages = 0
         for opening, _ in self._wanted[:READ_BATCH]:
             pages += opening.replay or opening.after is not None

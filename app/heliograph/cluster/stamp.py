@@ -1,20 +1,20 @@
-"""What this replica writes on everything that it sends."""
+"""The marks that this replica puts on everything that it sends."""
 
 from collections.abc import Callable
 from itertools import count
 
 
 class Stamp:
-    """Who sends, a message id unlike any other replica's, and the time.
+    """The sender, a unique message id, and the time.
 
-    `name`: what this replica is called on the wire; `timestamp` gives the present as ISO 8601 in UTC.
+    `name`: this replica's name on the wire; `timestamp` returns the present time as ISO 8601 in UTC.
     """
 
     def __init__(self, name: str, node_id: str, timestamp: Callable[[], str]) -> None:
         self.name = name
         self.node_id = node_id
         self._timestamp = timestamp
-        self._message_ids = map(f"{node_id}-%x".__mod__, count(1))  # quick
+        self._message_ids = map(f"{node_id}-%x".__mod__, count(1))  # fast
 
     def next_id(self) -> str:
         """Return a message id that no other message has."""

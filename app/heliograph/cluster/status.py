@@ -1,4 +1,4 @@
-"""What a replica says of itself: to the other replicas, with each renewal of its lease, and to the console."""
+"""A replica's report: for the other replicas, with each renewal of its lease, and for the console."""
 
 import math
 from importlib import metadata
@@ -13,7 +13,7 @@ VERSION = metadata.version("heliograph")
 
 
 class Status:
-    """`name` is for people and stays, the bus's `node_id` is new at each boot."""
+    """`name` is for people and stays the same; the bus's `node_id` is new at each start."""
 
     def __init__(self, name: str, hub: Hub, bus: Bus, health: Health, pulse: Pulse, clock: Clock) -> None:
         self.name = name
@@ -25,7 +25,7 @@ class Status:
         self._started_at = iso8601(clock.now())
 
     def describe(self) -> ReplicaInfo:
-        """What the other replicas, and the console, may know."""
+        """Return the report for the other replicas and the console."""
         messages_in, messages_out = self._pulse.messages_per_second
         return ReplicaInfo(
             name=self.name,

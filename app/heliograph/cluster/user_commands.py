@@ -1,4 +1,4 @@
-"""What a server says about users, told to every replica: close their connections, take them off a channel."""
+"""Commands of a server for users on every replica: close their connections, take them off a channel."""
 
 import msgspec
 
@@ -13,7 +13,7 @@ from heliograph.protocol.identity import check_channel, check_user_id, user_of
 
 
 class UserCommands:
-    """Gives commands: each is carried out here at once, and by the other replicas when they hear of it."""
+    """Give commands: this replica executes each at once, the others when they receive it."""
 
     def __init__(self, commands: Commands, log: CommandLog, stamp: Stamp) -> None:
         self._commands = commands
@@ -30,13 +30,12 @@ class UserCommands:
     ) -> None:
         """Close every connection that the user has now, on every replica: here at once, everywhere within 2 seconds.
 
-        A replica that the bus does not reach carries it out when it is back. Whoever is disconnected may connect
-        again if their token is still good, unless they are kept out: `block_s` seconds long, on every replica (0:
-        from now on no longer).
+        A replica that the bus does not reach executes it when it is back. The user may connect again if their token
+        is still valid, unless they are blocked: for `block_s` seconds, on every replica (0: lift the block).
 
         Raises:
-            BadUserId: `user_id` cannot be one.
-            BusUnavailable: it was carried out here; others may not hear of it. It may be told again without harm.
+            BadUserId: `user_id` is not valid.
+            BusUnavailable: it was executed here; other replicas may not get it. It may be repeated without harm.
         """
         command = DisconnectUser(code, reason, msgspec.UNSET if block_s is None else block_s)
         await self._tell_all(check_user_id(user_id), command)
@@ -45,7 +44,7 @@ class UserCommands:
         """Take every connection that the user has now off the channel; otherwise like `disconnect_user`.
 
         Raises:
-            BadUserId, BadChannel: they cannot be; or it is the user's own channel, which nobody leaves.
+            BadUserId, BadChannel: they are not valid; or it is the user's own channel, which cannot be left.
             BusUnavailable: as for `disconnect_user`.
         """
         if user_of(check_channel(channel)) is not None:

@@ -1,7 +1,7 @@
-"""Whether Redis takes what this replica writes: readiness is that real work gets done, not that a token comes back.
+"""Whether Redis accepts this replica's writes: ready means that real work succeeds, not only that a token returns.
 
-One task has the work rehearsed on a server, every second. A refusal counts at once; no answer counts when there
-was none for some time. What is never answered, not even with a time-out, is a fault of this process: it gives up.
+One task tries the work on a server every second. A refusal counts at once; silence counts after some time. If nothing
+is ever answered, not even with a time-out, this process is at fault: it gives up.
 """
 
 import asyncio
@@ -15,24 +15,24 @@ from heliograph.tasks import end
 
 logger = logging.getLogger(__name__)
 
-RETRY_S: Final = 0.25  # until the next look after one that failed
+RETRY_S: Final = 0.25  # until the next probe after a failed one
 GIVE_UP_S: Final = 30.0  # without any answer; each command has a time-out of about a second
-STEPS: Final = 30  # in which that is waited for
+STEPS: Final = 30  # steps of that wait
 
 WHAT_TO_DO: Final = {
-    Fault.UNREACHABLE: "is it there, and can it be reached from here?",
+    Fault.UNREACHABLE: "check that it runs, and that this host can reach it",
     Fault.READ_ONLY: "it is a replica, or still loading: let HELIOGRAPH_REDIS__URL lead to the master",
-    Fault.MEMORY_FULL: "raise maxmemory, or let less be kept",
-    Fault.DENIED: "its user needs the rights that docs/operations.md names",
+    Fault.MEMORY_FULL: "raise maxmemory, or keep less",
+    Fault.DENIED: "give its user the rights that docs/operations.md names",
     Fault.REFUSED: "the text says why",
 }
 
 
 class WriteProbe:
-    """Of one server. `timeout_s`: for how long it need not answer.
+    """The write probe of one server. `timeout_s`: how long it may be silent.
 
-    `is_vital`: without it new clients are not welcome; otherwise the replica is only degraded. `give_up` is called
-    with the reason if this process has to be started anew.
+    `is_vital`: the replica is unready without this server; otherwise it is only degraded. `give_up` is called with
+    the reason if this process must be restarted.
     """
 
     def __init__(
@@ -54,9 +54,9 @@ class WriteProbe:
         self._give_up_s = give_up_s
         self._give_up = give_up
         self._succeeded_at: float | None = None  # monotonic seconds
-        self._silent_s = 0.0  # for how long nothing was answered, while this process did not stand still
-        self._failure: ProbeFailure | None = None  # of the last look
-        self._is_said = False  # that it does not do what is asked of it
+        self._silent_s = 0.0  # how long there was no answer, without the time that this process stood still
+        self._failure: ProbeFailure | None = None  # of the last probe
+        self._is_said = False  # the failure was logged
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -72,7 +72,7 @@ class WriteProbe:
 
     @property
     def fault(self) -> Fault | None:
-        """Why it does not do what is asked of it; None if it does."""
+        """Why the server fails; None if it works."""
         if self._failure is not None and self._failure.fault is not Fault.UNREACHABLE:
             return self._failure.fault
         at = self._succeeded_at
@@ -93,9 +93,9 @@ class WriteProbe:
             await asyncio.sleep(pause_s)
 
     async def _ask(self) -> ProbeFailure | None:
-        """The answer. Silence is counted in steps of waiting, not in seconds: standing still is one of them.
+        """Return the answer. Silence is counted in steps, not in seconds: a frozen process loses one step.
 
-        Raises TimeoutError: there is none.
+        Raises TimeoutError: there is no answer.
         """
         step_s = self._give_up_s / STEPS
         asked = asyncio.create_task(self._server.probe(), name="write-probe-ask")

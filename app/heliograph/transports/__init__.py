@@ -1,1 +1,1 @@
-"""The endpoints through which clients come. Starlette lives here and nowhere below."""
+"""The endpoints for clients. Only this layer and those above use Starlette."""

@@ -1,4 +1,4 @@
-"""How many connections come from where, on this replica."""
+"""The number of connections of each address, on this replica."""
 
 import ipaddress
 import logging
@@ -9,14 +9,14 @@ from starlette.types import Scope
 
 logger = logging.getLogger(__name__)
 
-IPV6_PREFIX: Final = 64  # what one customer has, of which each may use any address
+IPV6_PREFIX: Final = 64  # one customer usually has a /64, and may use any address in it
 
 
 class Addresses:
-    """Counts connections by the client's address: that of the socket, or what a trusted proxy says it is.
+    """Count connections by the client's address: that of the socket, or the one that a trusted proxy reports.
 
-    Every endpoint counts its own connections, from the handshake on: one that has not said who it is counts too.
-    `limit`: how many connections one address may have (0: any number).
+    Every endpoint counts its connections from the handshake on, before the client has identified itself. `limit`: how
+    many connections one address may have (0: no limit).
     """
 
     def __init__(self, limit: int) -> None:
@@ -26,14 +26,14 @@ class Addresses:
 
     @property
     def refusal(self) -> str:
-        """What somebody is told who may not enter."""
+        """The text for a client beyond the limit."""
         return (
             f"one address may have {self._limit} connections here (HELIOGRAPH_LIMITS__CONNECTIONS_PER_ADDRESS); "
             "close one, or try again later"
         )
 
     def enter(self, scope: Scope) -> str | None:
-        """One connection more: the address to `leave` with; None if that would be too many."""
+        """Count one connection more. Return the address for `leave`; None if that would be too many."""
         if not self._has_warned:
             self._look(scope)
         if self._limit == 0:
@@ -45,7 +45,7 @@ class Addresses:
         return address
 
     def leave(self, address: str) -> None:
-        """One connection fewer."""
+        """Count one connection fewer."""
         if self._limit == 0:
             return
         self._connections[address] -= 1
@@ -53,7 +53,7 @@ class Addresses:
             del self._connections[address]
 
     def _look(self, scope: Scope) -> None:
-        """Warn, once, of a proxy that is not believed: all its clients are one address, here and in nginx."""
+        """Warn once of an untrusted proxy: all its clients are one address, here and in nginx."""
         peer = (scope.get("client") or ("",))[0]
         for name, value in scope["headers"]:
             if name == b"x-forwarded-for" and peer and peer.encode() not in value:
@@ -73,7 +73,7 @@ class Addresses:
 
 
 def address_of(scope: Scope) -> str:
-    """What counts as the address of a client: of IPv6 the network. Clients of a Unix socket are one."""
+    """Return the address of a client for limits: of IPv6 the network. All clients of a Unix socket are one."""
     host = (scope.get("client") or ("",))[0]
     try:
         address = ipaddress.ip_address(host)

@@ -1,4 +1,4 @@
-"""The key of the server API, as a request carries it."""
+"""The key of the server API in a request."""
 
 import hmac
 
@@ -6,7 +6,7 @@ from starlette.datastructures import Headers
 
 
 def has_key(headers: Headers, key: bytes) -> bool:
-    """Whether a request proves that it comes from a program that has the key. Without a key none does."""
+    """Return whether a request has the key. If there is no key, none has it."""
     given = headers.get("x-api-key")
     if given is None:
         scheme, _, given = headers.get("authorization", "").partition(" ")

@@ -1,6 +1,6 @@
-"""Who fails to prove who they are, again and again, is answered late: a client in a loop, or somebody who guesses.
+"""Repeated bad credentials from one address are answered late: from a client in a loop, or from an attacker.
 
-Only failures are slowed. Whoever comes from the same address with a good token is let in as ever.
+Only failures are slowed. A client with a valid token from the same address is not.
 """
 
 import asyncio
@@ -11,16 +11,16 @@ from typing import Final
 from heliograph.protocol.token_bucket import TokenBucket
 from heliograph.telemetry import Telemetry
 
-DELAY_S = 1.0  # by which an answer is late
-MOST_HELD: Final = 20  # late answers of one address under way; beyond them it is told to come back later
-MOST_ADDRESSES: Final = 10_000  # that are remembered; who failed the longest ago is forgotten
+DELAY_S = 1.0  # by which an answer is delayed
+MOST_HELD: Final = 20  # delayed answers of one address; beyond them clients are told to come back later
+MOST_ADDRESSES: Final = 10_000  # remembered addresses; the one that failed longest ago is forgotten
 TOO_MANY: Final = (
     "too many failed attempts from your address (HELIOGRAPH_LIMITS__FAILED_ATTEMPTS_PER_MINUTE); try again later"
 )
 
 
 class FailedAttempts:
-    """Counts by address, on this replica. `per_minute`: failures that are answered at once (0: any number)."""
+    """Count failures by address, on this replica. `per_minute`: failures that are answered at once (0: no limit)."""
 
     def __init__(self, per_minute: float, telemetry: Telemetry) -> None:
         self._per_minute = per_minute
@@ -29,7 +29,7 @@ class FailedAttempts:
         self._held: Counter[str] = Counter()
 
     async def failed(self, address: str) -> bool:
-        """One more failure of this address; returns when it is to be answered. False: with 'come back later'."""
+        """Count a failure of this address, and return when to answer it. False: with 'come back later'."""
         if self._per_minute == 0 or self._take(address):
             self._telemetry.failed_attempts["at_once"] += 1
             return True

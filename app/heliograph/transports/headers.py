@@ -1,4 +1,4 @@
-"""What every HTTP answer of a replica says, whichever endpoint it comes from."""
+"""Headers of every HTTP answer of a replica."""
 
 from typing import Final
 from urllib.parse import urlsplit, urlunsplit
@@ -12,9 +12,9 @@ STARTS: Final = ("http.response.start", "websocket.http.response.start")
 
 
 class SafeHeaders:
-    """Middleware: a browser takes no answer for another type than it says, and a redirect stays on this host.
+    """Middleware: a browser must not guess an answer's type, and a redirect stays on this host.
 
-    Who asks chooses the `Host` header, and a redirect that repeats it would lead elsewhere.
+    The client chooses the `Host` header, and a redirect that repeats it could lead elsewhere.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -33,12 +33,12 @@ class SafeHeaders:
 
 
 def add_to(headers: MutableHeaders) -> None:
-    """Have browsers take the answer for what its type says."""
+    """Forbid browsers to guess the type of the answer."""
     headers.setdefault("X-Content-Type-Options", "nosniff")
 
 
 async def internal_error(_: Request, __: Exception) -> Response:
-    """The answer where an endpoint has failed. It is given outside of all middleware."""
+    """Return the answer after an error in an endpoint. No middleware applies to it."""
     response = PlainTextResponse("internal error; the log of this replica says which\n", 500)
     add_to(response.headers)
     return response

@@ -1,20 +1,20 @@
-"""Connections that have not said who they are: few of one address, of which the oldest makes room."""
+"""Connections that have not identified themselves: a limited number for each address; the oldest makes room."""
 
 from typing import Protocol
 
 
 class Newcomer(Protocol):
-    """A connection whose client has not said who it is."""
+    """A connection whose client has not identified itself."""
 
     def make_room(self) -> None:
-        """End at once: others of this address want to come in."""
+        """End at once, to make room for others of this address."""
         ...
 
 
 class Newcomers:
-    """Who has not said who they are yet, by address; of each the last `limit` that came (0: any number).
+    """Connections that have not identified themselves, by address: the last `limit` of each (0: no limit).
 
-    A client says it with its first frame, so it is among the last for as long as that takes; those that say nothing
+    A client identifies itself with its first frame, so it is among the last ones until then; silent connections
     cannot keep it out.
     """
 
@@ -23,7 +23,7 @@ class Newcomers:
         self._by_address: dict[str, dict[Newcomer, None]] = {}  # in the order in which they came
 
     def enter(self, address: str, newcomer: Newcomer) -> None:
-        """One more. The one that has been there for longest may have to go for it."""
+        """Add one. The oldest one of the address may have to make room."""
         newcomers = self._by_address.setdefault(address, {})
         newcomers[newcomer] = None
         if 0 < self._limit < len(newcomers):
@@ -32,7 +32,7 @@ class Newcomers:
             oldest.make_room()
 
     def leave(self, address: str, newcomer: Newcomer) -> None:
-        """It has said who it is, or has gone; nothing happens if it is not there any more."""
+        """Remove one that has identified itself or has gone. Do nothing if it is not there."""
         newcomers = self._by_address.get(address)
         if newcomers is not None:
             newcomers.pop(newcomer, None)

@@ -11,7 +11,7 @@ from heliograph.loopback import is_loopback_host
 
 logger = logging.getLogger(__name__)
 
-MOST_LOGGED: Final = 100  # origins and hosts that are logged when they are refused, each once
+MOST_LOGGED: Final = 100  # refused origins and hosts that are logged, each once
 REFUSED: Final = "pages of this origin may not connect (HELIOGRAPH_ALLOWED_ORIGINS)"
 
 _PORTS: Final = {"http": "80", "https": "443"}
@@ -21,15 +21,15 @@ _HOST: Final = re.compile(rf"({_NAME})(?::([0-9]{{1,5}}))?")
 
 
 class OriginPolicy:
-    """Decides by the headers `Origin` and `Host`.
+    """Decide by the headers `Origin` and `Host`.
 
-    A request without an `Origin` does not come from another page. One with it must come from the host it asks for
-    (the default port may be left out), or from one of `allowed` (such as `https://app.example.org`).
+    A request without an `Origin` does not come from another page. With it, the page must be from the host that it
+    requests (the default port may be left out), or from one of `allowed` (such as `https://app.example.org`).
 
-    In open mode, where nobody proves who they are, the host must be this machine's own too: the name of a foreign
-    page may lead here (DNS rebinding), and the page is then of the host it asks for. Loopback names are one host.
-    `open_to_network`: hosts that no name server outside can have made are taken as own too, which are IP addresses
-    and names without a dot.
+    In open mode, without tokens, the host must also be this machine's own: the name of a foreign page may lead here
+    (DNS rebinding), and then the page is from the host that it requests. Loopback names are one host.
+    `open_to_network`: IP addresses and names without a dot count as own hosts too, because no name server outside can
+    have made them.
     """
 
     def __init__(self, allowed: tuple[str, ...], *, open_mode: bool = False, open_to_network: bool = False) -> None:
@@ -40,10 +40,10 @@ class OriginPolicy:
         self._logged: set[str] = set()
 
     def admits(self, headers: Headers) -> bool:
-        """Whether the request may go on. What is refused is logged, each origin once."""
+        """Return whether the request may go on. Each refused origin is logged once."""
         origins, hosts = headers.getlist("origin"), headers.getlist("host")
         if len(origins) > 1 or len(hosts) > 1:
-            return False  # browsers send one
+            return False  # browsers send exactly one
         origin, host = origins[0] if origins else None, hosts[0].lower() if hosts else ""
         if self._admits(origin, host):
             return True
@@ -51,7 +51,7 @@ class OriginPolicy:
         return False
 
     def is_another(self, origin: str, host: str) -> bool:
-        """Whether an origin that is admitted is another one than that of the host it asks for."""
+        """Return whether an admitted origin differs from that of the requested host."""
         parts, found = _origin_parts(origin), _HOST.fullmatch(host.lower())
         return parts is None or found is None or parts[1:] != (found[1], found[2] or _PORTS[parts[0]])
 
@@ -64,7 +64,7 @@ class OriginPolicy:
             if parts is None:
                 return False
         if not host:
-            return origin is None  # no browser leaves it out
+            return origin is None  # browsers always send a host
         found = _HOST.fullmatch(host)
         if found is None:
             return not self._open_mode and origin is None
@@ -100,7 +100,7 @@ class OriginPolicy:
 
 
 def _origin_parts(origin: str) -> tuple[str, str, str] | None:
-    """Scheme, host and port; None if this is no origin as a browser writes it."""
+    """Return scheme, host and port; None if this is not an origin of a browser."""
     found = _ORIGIN.fullmatch(origin)
     return None if found is None else (found[1], found[2], found[3] or _PORTS[found[1]])
 

@@ -1,4 +1,4 @@
-"""Which paths are no paths."""
+"""Invalid paths."""
 
 import re
 from typing import Final
@@ -14,10 +14,10 @@ _REFUSAL: Final = "the path holds a control character"
 
 
 class PlainPaths:
-    """Middleware: control characters in a path are refused with 400.
+    """Middleware: refuse control characters in a path with 400.
 
-    No name may hold one, and a pattern that ends with `$` takes a path with a line end behind it for the one without,
-    which a proxy that keeps that path to itself does not.
+    No name may hold one. A pattern that ends with `$` also matches a path with a line end after it; a proxy that
+    blocks the path without it would let that through.
     """
 
     def __init__(self, app: ASGIApp) -> None:

@@ -1,4 +1,4 @@
-"""What the query of a URL says, whichever endpoint it is for."""
+"""The query of a URL, for every endpoint."""
 
 from urllib.parse import parse_qsl
 
@@ -8,7 +8,7 @@ from heliograph.errors import ErrorCode, HeliographError
 
 
 class BadQuery(HeliographError):
-    """A URL whose query says two things at once."""
+    """A URL whose query contradicts itself."""
 
     code = ErrorCode.BAD_REQUEST
 
@@ -16,14 +16,14 @@ class BadQuery(HeliographError):
 class Query(dict[str, str]):
     """The parameters by name. `channels`: those of every `?channel=a` and `?channels=b,c`, in order, each once.
 
-    An empty name among them stays: it is refused where names are checked, not passed over.
+    An empty name stays in it, and is refused where names are checked.
     """
 
     def __init__(self, scope: Scope) -> None:
-        """Read it. Bytes that are no UTF-8 become lone surrogates, which no name may hold.
+        """Read it. Bytes that are not UTF-8 become lone surrogates, which no name may hold.
 
         Raises:
-            BadQuery: a parameter that can only have one value has several.
+            BadQuery: a parameter for one value has several.
         """
         super().__init__()
         text = scope["query_string"].decode("ascii", errors="surrogateescape")

@@ -8,20 +8,20 @@ from heliograph.errors import ErrorCode, HeliographError
 from heliograph.protocol.token_bucket import TokenBucket
 from heliograph.telemetry import Telemetry
 
-BURST_S: Final = 5.0  # so many seconds' worth may come at once
-MOST_KEYS: Final = 10_000  # of which a bucket is kept; whoever has not come for longest begins anew
-CONTINUED: Final = 0.1  # what a poll costs that goes on where the last one ended
-PER_CHANNEL: Final = 0.1  # what each channel costs that a request opens
+BURST_S: Final = 5.0  # this many seconds' worth may come at once
+MOST_KEYS: Final = 10_000  # keys with a bucket; the one used longest ago is forgotten
+CONTINUED: Final = 0.1  # cost of a poll that continues the last one
+PER_CHANNEL: Final = 0.1  # cost of each channel that a request opens
 
 
 class TooManyRequests(HeliographError):
-    """A request over the rate: nothing was done. Temporary, the client may try again."""
+    """A request over the rate: it was not carried out. Temporary, the client may retry."""
 
     code = ErrorCode.RATE_LIMITED
 
 
 class RequestRate:
-    """`rate` requests a second for each key, in bursts (0: any number). `setting`: the variable that sets it."""
+    """`rate` requests a second for each key, in bursts (0: no limit). `setting`: the variable that sets it."""
 
     def __init__(self, rate: float, what: str, setting: str, telemetry: Telemetry) -> None:
         self._rate = rate
@@ -33,7 +33,7 @@ class RequestRate:
         """Count a request.
 
         Raises:
-            TooManyRequests: it is one too many.
+            TooManyRequests: the request is over the rate.
         """
         if self._rate == 0:
             return

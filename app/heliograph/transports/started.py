@@ -1,4 +1,4 @@
-"""An application that nobody has started answers nothing, and says what to do."""
+"""An application that was not started refuses every request, and says what to do."""
 
 import logging
 
@@ -19,10 +19,10 @@ _NOT_STARTED = (
 
 
 class Started:
-    """Middleware: refuses everything with 503 until the replica has been started.
+    """Middleware: refuse everything with 503 until the replica has been started.
 
-    A framework does not run the lifespan of an application that is mounted in another. Its clients would be welcomed,
-    and nothing would ever cross to another replica.
+    A framework does not run the lifespan of a mounted application. Clients could connect to it, but no message would
+    ever reach another replica.
     """
 
     def __init__(self, app: ASGIApp, node: Node) -> None:

@@ -1,4 +1,4 @@
-"""`POST /api/ticket`: a ticket, which may stand in a URL, for a token, which may not."""
+"""`POST /api/ticket`: exchange a token, which must not be in a URL, for a ticket, which may be."""
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -10,7 +10,7 @@ from heliograph.transports.requests import RequestRate
 
 
 class TicketEndpoint:
-    """Gives whoever proves who they are a ticket for it."""
+    """Give a client with valid credentials a ticket."""
 
     def __init__(self, authenticator: Authenticator, requests: RequestRate) -> None:
         self._authenticator = authenticator
