@@ -4,10 +4,10 @@ const INTERVAL_MS = 2_000;
 const TIMEOUT_MS = 5_000;
 
 /**
- * The replicas, asked for every two seconds while somebody is looking.
+ * The replicas, requested every two seconds while the page is visible.
  *
- * Events: `answer` (the body of `GET /api/cluster`), `failure` (`{why, refused}`: why there was none, in words; and
- * whether this page may not ask).
+ * Events: `answer` (the body of `GET /api/cluster`), `failure` (`{why, refused}`: why there was no answer, in words;
+ * and whether the server refused it).
  */
 export class Cluster {
   #events = new Emitter();
@@ -15,18 +15,18 @@ export class Cluster {
   #asking = false;
   #token = "";
 
-  /** @returns {() => void} takes the listener off again */
+  /** @returns {() => void} removes the listener */
   on(event, listener) {
     return this.#events.on(event, listener);
   }
 
-  /** In jwt mode the replicas are told to who gives a token. */
+  /** In jwt mode only a client with a token may see the replicas. */
   authorize(token) {
     this.#token = token;
     this.#ask();
   }
 
-  /** Asks once even if nobody looks: a page opened in the background wants to begin, too. */
+  /** Asks once even if the page is hidden: a page that is opened in the background has to begin, too. */
   start() {
     document.addEventListener("visibilitychange", () => {
       if (!document.hidden) this.#ask();

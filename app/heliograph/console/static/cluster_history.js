@@ -25,7 +25,7 @@ export class ClusterHistory {
     if (old > 0) this.samples.splice(0, old);
   }
 
-  /** How far to look back: some whole minutes, as many as have been seen. */
+  /** How far the charts go back, in whole minutes: as far as there are samples. */
   get reachMs() {
     const { samples } = this;
     const seenMs = samples.length ? samples[samples.length - 1].at - samples[0].at : 0;

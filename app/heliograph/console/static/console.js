@@ -13,7 +13,7 @@ import { MessagesView } from "./views/messages.js";
 import { replicaName, troubleOf } from "./views/replica.js";
 import { RunView } from "./views/run.js";
 
-// Beside this page, wherever that is: the whole may stand under a path of its own.
+// Relative to this page: the cluster may be served under a path prefix.
 const client = new Heliograph({ url: "ws", replay: true, resume: true });
 let auth = "open";
 const cluster = new Cluster();
@@ -71,8 +71,8 @@ client.on("state", (state) => {
   last = state;
 });
 
-// How one says who one is comes with the cluster's first answer; only then `?user=` may connect.
-// Without an answer the page tries all the same: the socket may fare better.
+// The cluster's first answer says how users identify themselves; only then may `?user=` connect.
+// Without an answer the page connects all the same: a socket may work.
 let begun = false;
 function begin() {
   if (begun) return;
@@ -93,7 +93,7 @@ cluster.on("failure", ({ why, refused }) => {
 });
 cluster.start();
 
-/** What concerns this page of how the cluster is. */
+/** What of the cluster's state concerns this page. */
 function troubleIn({ replica, replicas, error }) {
   const here = replicas.find(({ name }) => name === (client.state.replica ?? replica));
   const trouble = here && troubleOf(here);

@@ -19,7 +19,7 @@ export function element(tag, attributes = {}, ...children) {
 /** @param {string} id */
 export const byId = (id) => document.getElementById(id);
 
-/** Says it to screen readers, for what sighted users see happen elsewhere. */
+/** Announces to screen readers what others see elsewhere on the page. */
 export function announce(text) {
   byId("announcer").textContent = text;
 }

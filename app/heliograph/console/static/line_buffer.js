@@ -9,7 +9,7 @@ const CONTROLS = /[\u0000-\u0008\u000a-\u001f\u007f]/g;
  * @property {string} text
  * @property {number} [number] its place in the log
  * @property {Date} [at]
- * @property {"stdout" | "stderr" | "mark"} [stream] a mark is a remark of the console's own
+ * @property {"stdout" | "stderr" | "mark"} [stream] a mark is a remark of the console
  */
 export class LineBuffer {
   /** How many lines have been dropped at the beginning. */
@@ -78,7 +78,7 @@ export class LineBuffer {
     });
   }
 
-  /** How many of the shown lines were dropped since this was asked last: so much has moved up what is looked at. */
+  /** How many of the shown lines were dropped since the last call: the visible ones have moved up by as many. */
   takeGone() {
     const gone = this.#gone;
     this.#gone = 0;
@@ -103,7 +103,7 @@ export class LineBuffer {
   }
 }
 
-/** As one line that can be read: without a terminal's colours, other control characters as symbols. */
+/** One readable line: without a terminal's colours, other control characters as symbols. */
 const readable = (text) => text.replace(ESCAPES, "").replace(CONTROLS, symbol);
 
 const symbol = (control) => (control === "\u007f" ? "␡" : String.fromCharCode(0x2400 + control.charCodeAt(0)));

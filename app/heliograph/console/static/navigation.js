@@ -1,15 +1,15 @@
 import { element } from "./dom.js";
 
 /**
- * Which view is in front, as told by the address: `#/messages`, `#/runs/42`.
+ * Which view is shown, by the page's address: `#/messages`, `#/runs/42`.
  *
  * @typedef {object} View
  * @property {string} name as in the address
  * @property {string} title
  * @property {HTMLElement} section shown while the view is in front
- * @property {(subject: string) => string} [open] it comes to the front; `subject` is what follows its name in the
+ * @property {(subject: string) => string} [open] called when it is shown; `subject` is what follows its name in the
  *   address, and may be empty. Returns what is shown, to which its link leads back
- * @property {() => void} [leave] it goes from the front
+ * @property {() => void} [leave] called when another view is shown
  */
 export class Navigation {
   #views;
@@ -48,7 +48,7 @@ export class Navigation {
 /** The address of a view and its subject, for a link. */
 export const addressOf = (name, subject) => (subject ? `#/${name}/${encodeURIComponent(subject)}` : `#/${name}`);
 
-/** What a person types into the address bar need not be encoded well. */
+/** What somebody types into the address bar may be encoded wrongly. */
 function decoded(text) {
   try {
     return decodeURIComponent(text);

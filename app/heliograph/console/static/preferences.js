@@ -1,7 +1,7 @@
 /**
  * What the console remembers of its user in this browser.
  *
- * Storage throws where the browser forbids it (private windows, policies): then nothing is
+ * Storage throws if the browser forbids it (private windows, policies): then nothing is
  * remembered, and nothing else breaks.
  */
 const PREFIX = "heliograph.";

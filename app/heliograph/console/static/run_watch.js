@@ -7,14 +7,14 @@ const TAIL = 1000; // as many log lines as the server gives with a run's state
 const hasEnded = (state) => state === "END" || state === "FAILED";
 
 /**
- * Follows one run: live as long as there is a socket, else by asking for its state every two seconds until it has
+ * Follows one run: live while there is a socket, otherwise by requesting its state every two seconds until it has
  * ended, and live again when the socket is back.
  *
- * Over the other transports it asks as well: there, a subscription would cost a stream that has to be opened anew,
- * and a run's state is one small answer.
+ * On the other transports it polls as well: there, a subscription would need another stream, and a run's state is one
+ * small answer.
  *
  * Events: `begin` (another run is watched), `state` (`{state, progress}`), `lines` (new log lines), `skipped` (log
- * lines are missing before the next), `source` (`{source, error}`: where news come from).
+ * lines are missing before the next), `source` (`{source, error}`: where the state comes from).
  */
 export class RunWatch {
   #client;
@@ -116,7 +116,7 @@ export class RunWatch {
     else this.#timer = setTimeout(() => this.#ask(), POLL_MS);
   }
 
-  /** The whole state, with the end of the log: what of it is new? */
+  /** Finds what is new in the whole state, which has the end of the log. */
   #take({ state, progress, logs }) {
     this.#show(state, progress);
     const known = this.#known;

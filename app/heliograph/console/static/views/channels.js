@@ -9,9 +9,9 @@ const STATES = {
   refused: "Not joined: the server has refused it",
   ended: "Not joined any more: the server has ended it",
 };
-const PRESENCE_MS = 10_000; // where nobody tells who comes and goes, one has to ask
+const PRESENCE_MS = 10_000; // in a namespace without join and leave events, presence is polled
 
-/** The channels that were joined: what is said there, and by whom it is heard. */
+/** The joined channels: their messages, and who is on them. */
 export class ChannelsView {
   #client;
   /** @type {Map<string, JoinedChannel>} */
@@ -150,9 +150,9 @@ export class ChannelsView {
 }
 
 class JoinedChannel {
-  /** @type {?Map<string, number>} who is here, with how many connections; null: not known */
+  /** @type {?Map<string, number>} who is here, with how many connections; null: unknown */
   users = null;
-  /** Why they are not known. */
+  /** Why they are unknown. */
   note = "";
   /** @type {"joining" | "joined" | "refused" | "ended"} */
   state = "joining";

@@ -5,7 +5,7 @@ import { hue } from "./replica.js";
 const SVG = "http://www.w3.org/2000/svg";
 const HEIGHT = 150;
 const MARGIN = { top: 10, right: 10, bottom: 20, left: 56 };
-// Longer without a sample (the page was hidden, the replica gone), and the line is broken.
+// After longer without a sample (the page was hidden, the replica gone) the line is broken.
 const BREAK_MS = 7_000;
 const MINUTE_MS = 60_000;
 
@@ -30,7 +30,7 @@ export class Chart {
   /**
    * @param {Figure} figure
    * @param {import("../cluster_history.js").ClusterHistory} history
-   * @param {(at: ?number) => void} onPoint a moment is pointed at, or none any more
+   * @param {(at: ?number) => void} onPoint the user points at a moment, or at none any more
    */
   constructor(figure, history, onPoint) {
     this.#figure = figure;
@@ -52,7 +52,7 @@ export class Chart {
     }).observe(this.node);
   }
 
-  /** @param {?number} at the moment that is pointed at */
+  /** @param {?number} at the moment at which the user points */
   draw(at) {
     this.#at = at;
     const { samples } = this.#history;
@@ -134,7 +134,7 @@ export class Chart {
     return this.#at === null ? samples[samples.length - 1] : samples.find(({ at }) => at >= this.#at);
   }
 
-  /** The values of that moment, in the order of the legend; also for those who cannot see the lines. */
+  /** The values of that moment, in the order of the legend; also for screen readers. */
   #showValues() {
     const sample = this.#pointedAt();
     const texts = this.#history.names().map((name) => {

@@ -34,7 +34,7 @@ export class ChartsView {
       }
       this.#draw();
     });
-    // Time goes on, and nothing is known of now.
+    // Time passes, and nothing is known of the present.
     cluster.on("failure", () => {
       if (!this.#history.samples.length) return;
       this.#history.add([]);

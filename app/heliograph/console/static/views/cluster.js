@@ -3,7 +3,7 @@ import { counted, duration } from "../format.js";
 import { hue, replicaName, troubleOf } from "./replica.js";
 
 const GONE_MS = 10_000;
-// Replicas report about once a second; so old a report means that one hangs.
+// Replicas report about once a second; a report that is older means that the replica hangs.
 const LATE_MS = 3_000;
 const FLASH = [{ boxShadow: "0 0 0 0 var(--sun)" }, { boxShadow: "0 0 0 7px transparent" }];
 const FLASH_MS = 700;
@@ -82,7 +82,7 @@ export class ClusterView {
 }
 
 class Card {
-  /** @type {?number} since when the cluster does not know it any more */
+  /** @type {?number} since when the cluster no longer lists it */
   goneAt = null;
 
   #dot;

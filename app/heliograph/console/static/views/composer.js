@@ -1,6 +1,6 @@
 import { byId, element } from "../dom.js";
 
-/** Where one writes to somebody. */
+/** The form in which the user writes to another one. */
 export class Composer {
   #people = new Set();
   #send;
@@ -39,7 +39,7 @@ export class Composer {
     byId("text").focus();
   }
 
-  /** Offers a user as somebody to write to. */
+  /** Offers a user as a recipient. */
   suggest(user) {
     if (this.#people.has(user)) return;
     this.#people.add(user);

@@ -28,10 +28,10 @@ export const TRANSPORTS = { websocket: "WebSocket", sse: "server-sent events", p
 /** Why a connection ended, as one line. */
 export const closeText = ({ code, reason }) => [code, reason || REASONS[code]].filter(Boolean).join(" · ");
 
-/** Whether it ended for good, and not because somebody here wanted it to. */
+/** Whether it ended for good, and not by the user's own wish. */
 export const hasFailed = ({ state, code }) => state === "closed" && code !== 1000;
 
-/** The state of the connection, and who one is. */
+/** The state of the connection, and the user's identity. */
 export class ConnectionView {
   #client;
   #onToken;
@@ -64,7 +64,7 @@ export class ConnectionView {
     this.#connect(user, { user });
   }
 
-  /** @param {"open" | "jwt"} mode how the server wants to know who one is */
+  /** @param {"open" | "jwt"} mode how users identify themselves to the server */
   setAuth(mode) {
     for (const [name, wanted] of [["user", mode !== "jwt"], ["token", mode === "jwt"]]) {
       byId(`${name}-field`).hidden = !wanted;
@@ -102,7 +102,7 @@ export class ConnectionView {
     byId("transport").dataset.transport = state.transport ?? "";
     byId("transport").textContent = state.transport ? `by ${TRANSPORTS[state.transport]}` : "";
 
-    // The button that was pressed is hidden now; who uses the keyboard goes on from here. Not from
+    // The button that was pressed is hidden now; the keyboard focus goes here. Not to
     // its successor, or a second Enter would undo what the first did.
     const focused = document.activeElement;
     if (byId("connection").contains(focused) && !focused.getClientRects().length) byId("connection").focus();

@@ -7,7 +7,7 @@ const END_PX = 48;
 const HIDDEN_FLUSH_MS = 250;
 
 /**
- * What was said, newest at the end.
+ * Messages, newest at the end.
  *
  * Entries are made and added once a frame, and only those that will be kept: a burst of thousands
  * costs no more than the last few hundred.
@@ -45,7 +45,7 @@ export class Feed {
     jump.addEventListener("click", () => this.toEnd());
   }
 
-  /** @param {() => HTMLElement} make called when it is to be shown, if it still is by then */
+  /** @param {() => HTMLElement} make called when the entry is to be shown, if it still is by then */
   add(make) {
     this.#queue.push(make);
     if (this.#queue.length > KEPT) {
@@ -60,7 +60,7 @@ export class Feed {
   }
 
   /**
-   * A remark between what was said.
+   * A remark between the messages.
    *
    * @param {"plain" | "error"} kind
    * @param {...(Node | string)} words

@@ -8,7 +8,7 @@ const HIDDEN_MS = 250;
 
 /**
  * Shows a `LineBuffer`: only the rows that can be seen exist, and they are written once a frame, however many lines
- * have come. It follows the end until one scrolls back; then nothing moves but what one moves oneself.
+ * have come. It follows the end until the user scrolls back; then nothing moves by itself.
  */
 export class LinePane {
   #buffer;
@@ -29,7 +29,7 @@ export class LinePane {
   /**
    * @param {HTMLElement} frame
    * @param {import("../line_buffer.js").LineBuffer} buffer
-   * @param {string} label for those who do not see it
+   * @param {string} label for screen readers
    */
   constructor(frame, buffer, label) {
     this.#buffer = buffer;
@@ -54,13 +54,13 @@ export class LinePane {
     this.#schedule();
   }
 
-  /** The buffer holds something else now. */
+  /** The buffer's content was replaced. */
   changed() {
     this.#rows.forEach((row) => (row.line = null));
     this.follow();
   }
 
-  /** Back to the end, and on with it. */
+  /** Scrolls to the end, and follows it from then on. */
   follow() {
     this.#following = true;
     this.#unseen = 0;
@@ -99,7 +99,7 @@ export class LinePane {
     const { shown, dropped, widest } = this.#buffer;
     const noted = dropped > 0;
     const head = noted ? ROW_PX : 0;
-    // So much has what is looked at moved up; the note has moved it down.
+    // The visible lines have moved up by so much; the note has moved them down.
     const gone = this.#buffer.takeGone() * ROW_PX - (noted && !this.#noted ? ROW_PX : 0);
     this.#noted = noted;
     this.#space.style.height = `${head + shown * ROW_PX}px`;
@@ -157,7 +157,7 @@ class Row {
   }
 }
 
-/** The text with every place marked where it holds what was searched. */
+/** The text, with every match of the search marked. */
 function marked(text, filter) {
   const lower = text.toLowerCase();
   // Some letters grow in lower case; the places would be wrong then.

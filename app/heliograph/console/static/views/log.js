@@ -140,7 +140,7 @@ export class LogView {
   }
 }
 
-/** What `heliograph pipe` says of the command beside its lines, in words; empty for a line. */
+/** What `heliograph pipe` reports of the command beside its lines, in words; empty for a line. */
 function remarkOf(data) {
   if (data?.stream === "exit" && Number.isInteger(data.exit_code)) return `ended with exit code ${data.exit_code}`;
   if (data?.stream === "dropped" && Number.isInteger(data.dropped)) return `${counted(data.dropped, "line")} missing here`;

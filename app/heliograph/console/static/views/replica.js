@@ -32,7 +32,7 @@ const REASONS = {
 };
 
 /**
- * What a replica cannot do as it should, in words; empty if all is well.
+ * What is wrong with a replica, in words; empty if nothing is.
  *
  * @param {{reason?: string}} report
  */

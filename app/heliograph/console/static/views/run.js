@@ -8,7 +8,7 @@ import { showSource } from "./source.js";
 
 const PERCENT = new Intl.NumberFormat(undefined, { maximumFractionDigits: 1 });
 
-/** One run: how far it is, how it stands, what it says. */
+/** One run: its progress, its state, its log. */
 export class RunView {
   #watch;
   #lines = new LineBuffer(20_000);

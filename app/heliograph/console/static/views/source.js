@@ -8,12 +8,12 @@ const WORDS = {
 };
 
 /**
- * Says where the news of a view come from.
+ * Shows where a view's data comes from.
  *
  * @param {HTMLElement} badge
  * @param {"off" | "connecting" | "live" | "polling" | "ended" | "refused"} source
- * @param {string} [detail] for whoever points at it
- * @param {string} [words] instead of the usual ones
+ * @param {string} [detail] shown on hover
+ * @param {string} [words] instead of the default text
  */
 export function showSource(badge, source, detail = "", words = WORDS[source]) {
   badge.hidden = false;
