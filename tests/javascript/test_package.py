@@ -23,6 +23,8 @@ STRICT = [
 ]
 MODERN = ["--target", "es2022", "--lib", "es2022,dom,dom.iterable", "--module", "nodenext"]
 
+pytestmark = pytest.mark.timeout(300)  # the compiler takes a core for ten seconds, and others want it too
+
 needs_npm = pytest.mark.skipif(shutil.which("npm") is None, reason="there is no npm to pack the package with")
 
 
