@@ -686,7 +686,7 @@ class TestFollowing:
                         for n in range(begin, begin + 500)
                     )
                 )
-            assert len(asyncio.all_tasks()) <= tasks
+            assert len(asyncio.all_tasks()) < tasks + 10, "others may run for a moment"
             assert len(own_redis.command("CLIENT", "LIST", "TYPE", "pubsub").splitlines()) == 1
             assert one.replica.hub.channels == 10_000
             for n in (0, 4_999, 9_999):
