@@ -340,7 +340,7 @@ async def audit(seconds: float, rate: float, subscribers: int, appendfsync: str,
     """Run it; returns the exit status."""
     ledger = Ledger()
     redis = RedisServer(directory, appendonly=True, options=("--appendfsync", appendfsync)).start()
-    environment = {
+    environment: dict[str, Any] = {
         "HELIOGRAPH_REDIS__URL": redis.url,
         "HELIOGRAPH_LIMITS__MESSAGES_PER_SECOND": "0",
         "HELIOGRAPH_LIMITS__REQUESTS_PER_SECOND": "0",
@@ -461,7 +461,10 @@ def report(
     cluster has a reason to say so aloud.
     """
     books = [(reader.name, channel, book) for reader in readers for channel, book in reader.books.items()]
-    lost, told, undelivered, doubled = [], [], [], []
+    lost: list[str] = []
+    told: list[str] = []
+    undelivered: list[str] = []
+    doubled: list[str] = []
     at: dict[tuple[str, Position], Number] = {}
     for name, channel, book in books:
         numbers = Counter(number for _, number in book.got)
@@ -475,10 +478,10 @@ def report(
     disordered = [f"{name} {channel}: {each}" for name, channel, book in books for each in book.disordered]
     for name, channel, book in books:
         last: dict[str, int] = {}
-        for _, (publisher, number) in book.got:
-            if number < last.get(publisher, 0):
-                disordered.append(f"{name} {channel}: {publisher} {number} after {last[publisher]}")
-            last[publisher] = number
+        for _, (publisher, count) in book.got:
+            if count < last.get(publisher, 0):
+                disordered.append(f"{name} {channel}: {publisher} {count} after {last[publisher]}")
+            last[publisher] = count
     doubled += [f"{name} {channel}: {each}" for name, channel, book in books for each in book.doubled]
     unsignalled = [f"{name} {channel}: {each}" for name, channel, book in books for each in book.unsignalled] + late
     gaps = [f"{name} {channel}: {before} -> {after}" for name, channel, book in books for before, after in book.gaps]
