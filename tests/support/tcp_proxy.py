@@ -15,6 +15,7 @@ class TcpProxy:
         self._tasks: set[asyncio.Task[None]] = set()
         self.port = 0
         self.refuse_after = -1  # so many more connections are let through, the rest is closed at once (-1: all are)
+        self.delay_s = 0.0  # how much later the client hears what the server sends
         self.cut_after = -1  # so many more bytes from the server, then the connection ends (-1: never)
 
     @property
@@ -98,6 +99,8 @@ class _Link:
             while data := await reader.read(65536):
                 if self.deaf:
                     continue
+                if self._proxy.delay_s:
+                    await asyncio.sleep(self._proxy.delay_s)
                 writer.write(self._proxy.let_through(data))
                 await writer.drain()
                 if self._proxy.cut_after == 0:

@@ -211,6 +211,15 @@ class TestTime:
             assert await linked.link.ask("ECHO", "yes") == b"yes"
             await linked.client.aclose()
 
+    async def test_a_redis_far_away_can_be_connected_to(self, own_redis: RedisServer) -> None:
+        """Fails if all round trips of connecting (here AUTH, SETINFO) have to fit into the time of one command."""
+        async with TcpProxy(own_redis.port) as network:
+            network.delay_s = 0.6
+            linked = Linked(network.url.replace("redis://", "redis://default:password@"))
+            assert await linked.link.ask("ECHO", "there") == b"there"
+            assert linked.link.connections == 1
+            await linked.client.aclose()
+
     @pytest.mark.usefixtures("short_timeout")
     async def test_a_stall_of_this_process_fails_no_call(self, linked: Linked) -> None:
         """Fails if answers that lie in the socket count as missing because nobody could read them."""

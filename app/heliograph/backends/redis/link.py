@@ -32,6 +32,7 @@ OnReply = Callable[[Any], object]
 MOST_OUTSTANDING = 50_000  # commands that wait for their answer
 MOST_UNSENT_BYTES = 64 * 1024 * 1024  # that Redis has not read yet
 TICKS = 8  # clock ticks of the link within a time-out
+CONNECT_TIMES = 5  # time-outs that connecting may take: TCP, TLS, AUTH and SELECT need several round trips
 BACKOFF_FIRST_S = 0.05
 BACKOFF_MOST_S = 1.0
 DEMOTED_PAUSE_S = 0.5  # until the next attempt after a server refused writes
@@ -46,8 +47,8 @@ class OpenBatch(Protocol):
 class Link:
     """Send commands to Redis, in order. Connect at the first use, and again after a loss.
 
-    `timeout_s`: the time-out of a command. While Redis is unreachable commands fail at once; the first command after
-    a growing pause makes the next attempt.
+    `timeout_s`: the time-out of a command that was sent. While Redis is unreachable commands fail at once; the first
+    command after a growing pause makes the next attempt, and waits for it.
     """
 
     def __init__(self, pool: ConnectionPool, timeout_s: float) -> None:
@@ -150,10 +151,10 @@ class Link:
 
     async def _connect(self) -> None:
         try:
-            async with asyncio.timeout(self._timeout_s):
+            async with asyncio.timeout(CONNECT_TIMES * self._timeout_s):
                 wire = await Wire.open(self._pool, self._on_reply, self._on_lost, self._flush)
         except TimeoutError:
-            self._failed(RedisTimeoutError(f"no connection within {self._timeout_s:g} s"))
+            self._failed(RedisTimeoutError(f"no connection within {CONNECT_TIMES * self._timeout_s:g} s"))
         except (RedisError, OSError) as error:
             self._failed(error)
         except Exception as error:
@@ -164,6 +165,8 @@ class Link:
             self._failures = 0
             self.connections += 1
             self._wire = wire
+            # Nothing was sent before: the time of what has waited for the connection begins now.
+            self._outstanding = deque((done, self._tick, unknown) for done, _, unknown in self._outstanding)
             self._flush()
 
     def _failed(self, error: Exception) -> None:
@@ -260,7 +263,9 @@ class Link:
     def _fail_overdue(self) -> None:
         """Fail commands that have waited too long. It counts ticks, not seconds: a frozen process loses one tick."""
         self._tick += 1
-        if self._wire is not None and (heard := (self._wire, self._wire.reads)) != self._heard:
+        if self._wire is None:
+            return  # commands that wait for a connection fail with the attempt
+        if (heard := (self._wire, self._wire.reads)) != self._heard:
             self._heard, self._heard_at = heard, self._tick
         waiting = islice(self._outstanding, self._given_up, None)
         overdue = [done for done, *_ in takewhile(lambda entry: self._tick - entry[1] > TICKS, waiting)]
@@ -269,7 +274,7 @@ class Link:
             error = RedisTimeoutError(f"no answer within {self._timeout_s:g} s")
             for done in overdue:
                 call_back(done, error)
-        if self._wire is not None and self._given_up and self._tick - self._heard_at > 2 * TICKS:
+        if self._given_up and self._tick - self._heard_at > 2 * TICKS:
             self._wire.fail(RedisConnectionError(f"nothing heard for {2 * self._timeout_s:g} s"))
 
     def _give_up(self, count: int) -> None:
