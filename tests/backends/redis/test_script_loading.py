@@ -1,6 +1,7 @@
 """How scripts come into a Redis: which server that is, with and without the right to ask, and what it has lost."""
 
 import asyncio
+import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -245,3 +246,29 @@ class TestWentBack:
         finally:
             await client.aclose()
             redis.stop()
+
+
+def test_a_signal_handler_may_publish_while_scripts_are_loaded(own_redis: RedisServer) -> None:
+    """Fails if a program hangs whose signal handler publishes while the first publication loads the scripts."""
+    answers: list[bytes] = []
+
+    def interrupt(*_: object) -> None:
+        signal.signal(signal.SIGALRM, give_up)
+        own_redis.thaw()
+        answers.extend(scripts.run_many("append", [append_call(KEYS)]))
+
+    def give_up(*_: object) -> None:
+        raise TimeoutError("the handler waits for what it has interrupted")
+
+    with connect_sync(own_redis.url) as redis:
+        scripts = SyncScripts(redis, KEYS)
+        own_redis.freeze()
+        before = signal.signal(signal.SIGALRM, interrupt)
+        signal.setitimer(signal.ITIMER_REAL, 0.2, 3)
+        try:
+            answers += scripts.run_many("append", [append_call(KEYS)])
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
+            own_redis.thaw()
+    assert [answer.decode().split(".")[1] for answer in answers] == ["1", "2"]

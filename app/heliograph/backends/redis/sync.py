@@ -52,7 +52,7 @@ class SyncScripts:
         self._keys = keys
         self._directed = directed
         self._shas: dict[str, str] = {}
-        self._loading = threading.Lock()
+        self._loading = threading.RLock()  # a signal handler may publish while its own thread loads scripts
 
     def run_many(self, name: str, calls: Sequence[Call]) -> list[Any]:
         """Run one script many times, in one round trip. Raises the errors of redis-py."""
