@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -61,13 +61,15 @@ from heliograph.cluster.user_commands import UserCommands
 from heliograph.cluster.write_probe import WriteProbe
 from heliograph.codecs.plain.codec import PlainCodec
 from heliograph.console.page import Console, static_routes
+from heliograph.hub.connection import Connection
 from heliograph.hub.hub import Hub
 from heliograph.hub.outbox import FlushScheduler
-from heliograph.ports import Backends, Bus
+from heliograph.ports import Backends, Bus, Handler
 from heliograph.protocol.budget import Budget, Intake
 from heliograph.protocol.events import Join, Leave
 from heliograph.protocol.namespace import Namespaces
 from heliograph.protocol.policy import Policy
+from heliograph.protocol.position import Position
 from heliograph.settings import Settings
 from heliograph.telemetry import Telemetry
 from heliograph.transports.addresses import Addresses
@@ -119,6 +121,18 @@ class Replica:
 MakeBus = Callable[[Settings, RedisServer | None], Bus]
 
 
+@dataclass(frozen=True)
+class _Ground:
+    """What every part of a replica stands on."""
+
+    settings: Settings
+    name: str
+    clock: Clock
+    telemetry: Telemetry
+    flush_scheduler: FlushScheduler
+    hub: Hub
+
+
 def build_replica(settings: Settings, name: str = "replica-1", make_bus: MakeBus | None = None) -> Replica:
     """Put a replica together; nothing is opened before its application starts up.
 
@@ -128,9 +142,10 @@ def build_replica(settings: Settings, name: str = "replica-1", make_bus: MakeBus
     clock, telemetry = SystemClock(), Telemetry()
     flush_scheduler = FlushScheduler(lambda callback: asyncio.get_running_loop().call_soon(callback))
     hub = Hub(telemetry, flush_scheduler)
-    backends = build_backends(settings, name, hub, clock, make_bus or _bus_of_its_own)
-    cluster = build_cluster(settings, name, hub, backends, telemetry, clock)
-    app, internal = build_endpoints(settings, cluster, backends, hub, telemetry, flush_scheduler, clock)
+    ground = _Ground(settings, name, clock, telemetry, flush_scheduler, hub)
+    backends = _build_backends(ground, make_bus or _bus_of_its_own)
+    cluster = _build_cluster(ground, backends)
+    app, internal = _build_endpoints(ground, backends, cluster)
     return Replica(
         app,
         internal,
@@ -152,40 +167,42 @@ def build_replica(settings: Settings, name: str = "replica-1", make_bus: MakeBus
 # -- backends
 
 
-def build_backends(settings: Settings, name: str, hub: Hub, clock: Clock, make_bus: MakeBus) -> Backends:
+def _build_backends(ground: _Ground, make_bus: MakeBus) -> Backends:
     """What a replica needs from outside: in Redis, if the settings name one, otherwise in memory."""
+    settings = ground.settings
     if settings.redis.url is None:
-        return _memory_backends(settings, make_bus(settings, None), hub, clock)
-    live = kept = redis_server(settings.redis, settings.bus, name)
+        return _memory_backends(ground, make_bus(settings, None))
+    live = kept = redis_server(settings.redis, settings.bus, ground.name)
     if settings.redis.durable_url is not None:
         kept = RedisServer(
             connect(settings.redis.durable_url, max_connections=settings.redis.max_connections),
             live.keys,
             node_id=live.node_id,
-            replica=name,
+            replica=ground.name,
             publish_time=live.publish_time,
         )
-    return _redis_backends(settings, name, make_bus(settings, live), live, kept)
+    return _redis_backends(ground, make_bus(settings, live), live, kept)
 
 
-def _memory_backends(settings: Settings, bus: Bus, hub: Hub, clock: Clock) -> Backends:
+def _memory_backends(ground: _Ground, bus: Bus) -> Backends:
     def announce(channel: str, user: str, joined: bool) -> None:
-        hub.deliver(channel, (Join if joined else Leave)(channel, user))
+        ground.hub.deliver(channel, (Join if joined else Leave)(channel, user))
 
     return Backends(
         bus=bus,
-        directory=MemoryDirectory(clock),
+        directory=MemoryDirectory(ground.clock),
         presence=MemoryPresence(announce),
         channel_counts=MemoryChannelCounts(),
-        log=MemoryLog(clock, page_bytes=settings.channels.page_bytes),
+        log=MemoryLog(ground.clock, page_bytes=ground.settings.channels.page_bytes),
         emissions=NoEmissions(),
         commands=NoCommands(),
-        tickets=MemoryTickets(clock),
+        tickets=MemoryTickets(ground.clock),
     )
 
 
-def _redis_backends(settings: Settings, name: str, bus: Bus, live: RedisServer, kept: RedisServer) -> Backends:
+def _redis_backends(ground: _Ground, bus: Bus, live: RedisServer, kept: RedisServer) -> Backends:
     """`live`: the server with the bus and the directory; `kept`: the one that keeps what is kept, or the same."""
+    settings = ground.settings
     budget, page_bytes = Budget.of(settings.limits), settings.channels.page_bytes
     log = RedisLog(live, budget=budget, page_bytes=page_bytes)
     if kept is not live:
@@ -207,7 +224,7 @@ def _redis_backends(settings: Settings, name: str, bus: Bus, live: RedisServer, 
         emissions=emissions,
         commands=RedisCommands(live),
         tickets=RedisTickets(live),
-        probes=[RedisProbe(server, name) for server in dict.fromkeys((live, kept))],
+        probes=[RedisProbe(server, ground.name) for server in dict.fromkeys((live, kept))],
         memory=RedisMemory(kept),
         sweep_emissions=emissions.sweep,
         reap_lost_runs=partial(reap_lost_runs, kept, Namespaces(settings.namespaces)),
@@ -240,9 +257,8 @@ class Cluster:
     policy: Policy
 
 
-def build_cluster(
-    settings: Settings, name: str, hub: Hub, backends: Backends, telemetry: Telemetry, clock: Clock
-) -> Cluster:
+def _build_cluster(ground: _Ground, backends: Backends) -> Cluster:
+    settings, hub, clock, telemetry = ground.settings, ground.hub, ground.clock, ground.telemetry
     bus, node_id = backends.bus, backends.bus.node_id
     namespaces = Namespaces(settings.namespaces)
     directory = Directory(backends.directory, hub, node_id=node_id, settings=settings.directory, clock=clock)
@@ -251,12 +267,11 @@ def build_cluster(
     channel_counts = ChannelCounts(backends.channel_counts, directory, hub)
     blocked = BlockedUsers(clock)
     commands = Commands(hub, backends.commands, blocked, node_id=node_id, clock=clock)
-    pulse = Pulse(telemetry, clock)
     memory = None
     if backends.memory is not None:
         memory = MemoryWatch(backends.memory.share, settings.limits.client_memory_percent / 100)
     timestamp = Timestamps(clock)
-    stamp = Stamp(name, node_id, timestamp)
+    stamp = Stamp(ground.name, node_id, timestamp)
     writes = ClientWrites(Budget.of(settings.limits), memory, telemetry, clock.monotonic)
     reading = Reading(channels.joining, presence, backends.log)
     manager = ConnectionManager(
@@ -271,31 +286,14 @@ def build_cluster(
         namespaces,
         stamp,
     )
-    breakdown = Breakdown()
-    probes = [
-        WriteProbe(
-            probe,
-            is_vital=number == 0,  # without the others, users are still served what is ephemeral
-            interval_s=settings.bus.canary_interval_s,
-            timeout_s=settings.bus.canary_timeout_s,
-            clock=clock,
-            give_up=breakdown.give_up,
-        )
-        for number, probe in enumerate(backends.probes)
-    ]
-    health = Health(bus, probes, memory, breakdown)
-    services: list[Service] = [*probes, *filter(None, [memory]), channels, pulse, presence, channel_counts, commands]
-    if backends.sweep_emissions is not None:
-        services.append(Periodic("sweeper", "sweeping old entries", backends.sweep_emissions, SWEEP_EVERY_S))
-    if backends.reap_lost_runs is not None:
-        services.append(Periodic("run-reaper", "search for lost runs", backends.reap_lost_runs, REAP_EVERY_S))
-    node = Node(
+    services: list[Service] = [channels, presence, channel_counts, commands, *_chores(backends)]
+    node = _build_node(
+        ground,
         backends,
         directory,
-        Status(name, hub, bus, health, pulse, clock),
-        health,
-        Drain(hub, channels.joining.positions_of, settings.drain),
+        memory,
         services,
+        positions_of=channels.joining.positions_of,
         handler=manager.handle_pubsub_message,
         on_resubscribed=_in_turn(channels.following.lost_track, commands.lost_track),
     )
@@ -315,6 +313,55 @@ def build_cluster(
     )
 
 
+def _build_node(
+    ground: _Ground,
+    backends: Backends,
+    directory: Directory,
+    memory: MemoryWatch | None,
+    services: Sequence[Service],
+    *,
+    positions_of: Callable[[Connection], Mapping[str, Position]],
+    handler: Handler,
+    on_resubscribed: Callable[[], object],
+) -> Node:
+    """The replica as a member of the cluster; what watches over it starts before `services`."""
+    hub, clock, settings = ground.hub, ground.clock, ground.settings
+    breakdown, pulse = Breakdown(), Pulse(ground.telemetry, clock)
+    probes = [
+        WriteProbe(
+            probe,
+            is_vital=number == 0,  # without the others, users are still served what is ephemeral
+            interval_s=settings.bus.canary_interval_s,
+            timeout_s=settings.bus.canary_timeout_s,
+            clock=clock,
+            give_up=breakdown.give_up,
+        )
+        for number, probe in enumerate(backends.probes)
+    ]
+    health = Health(backends.bus, probes, memory, breakdown)
+    watches: list[Service] = [*probes, *filter(None, [memory]), pulse]
+    return Node(
+        backends,
+        directory,
+        Status(ground.name, hub, backends.bus, health, pulse, clock),
+        health,
+        Drain(hub, positions_of, settings.drain),
+        [*watches, *services],
+        handler=handler,
+        on_resubscribed=on_resubscribed,
+    )
+
+
+def _chores(backends: Backends) -> list[Service]:
+    """What any number of replicas do now and then for all of them."""
+    chores: list[Service] = []
+    if backends.sweep_emissions is not None:
+        chores.append(Periodic("sweeper", "sweeping old entries", backends.sweep_emissions, SWEEP_EVERY_S))
+    if backends.reap_lost_runs is not None:
+        chores.append(Periodic("run-reaper", "search for lost runs", backends.reap_lost_runs, REAP_EVERY_S))
+    return chores
+
+
 def _in_turn(*calls: Callable[[], object]) -> Callable[[], None]:
     """One call that makes several."""
 
@@ -328,74 +375,40 @@ def _in_turn(*calls: Callable[[], object]) -> Callable[[], None]:
 # -- endpoints
 
 
-def build_endpoints(
-    settings: Settings,
-    cluster: Cluster,
-    backends: Backends,
-    hub: Hub,
-    telemetry: Telemetry,
-    flush_scheduler: FlushScheduler,
-    clock: Clock,
-) -> tuple[Starlette, Starlette | None]:
+def _build_endpoints(ground: _Ground, backends: Backends, cluster: Cluster) -> tuple[Starlette, Starlette | None]:
     """The application that clients reach, and one of what is kept from them, if that has a port of its own."""
-    node, directory = cluster.node, cluster.directory
-    authenticator = Authenticator(settings.auth, backends.tickets, cluster.blocked)
-    policy = cluster.policy
-    parts = Parts(
-        manager=cluster.manager,
-        reading=cluster.reading,
-        emitter=cluster.emitter,
-        node=node,
-        authenticator=authenticator,
-        addresses=Addresses(settings.limits.connections_per_address),
-        failed_attempts=FailedAttempts(settings.limits.failed_attempts_per_minute, telemetry),
-        newcomers=Newcomers(settings.limits.newcomers_per_address),
-        settings=settings,
-        telemetry=telemetry,
-        namespaces=cluster.namespaces,
-        requests=RequestRate(settings.limits.requests_per_second, "user", "REQUESTS_PER_SECOND", telemetry),
-        policy=policy,
-        flush_scheduler=flush_scheduler,
-        intake=Intake(settings.limits),
-    )
+    settings, node, telemetry = ground.settings, cluster.node, ground.telemetry
+    parts = _parts(ground, cluster, Authenticator(settings.auth, backends.tickets, cluster.blocked))
     origins = OriginPolicy(
-        settings.allowed_origins, open_mode=policy.open_mode, open_to_network=settings.auth.open_to_network
+        settings.allowed_origins, open_mode=cluster.policy.open_mode, open_to_network=settings.auth.open_to_network
     )
-    codec = PlainCodec(settings.limits.depth)
-    endpoint = WebSocketEndpoint.build(parts, origins, [codec])
     by_address = RequestRate(
         settings.limits.requests_per_second_per_address, "address", "REQUESTS_PER_SECOND_PER_ADDRESS", telemetry
     )
     public_endpoint = partial(PublicEndpoint, origins, parts.addresses, by_address, parts.failed_attempts)
+    codec = PlainCodec(settings.limits.depth)
     polls = PollEndpoint(parts, codec)
-    routes: list[BaseRoute] = [
-        WebSocketRoute("/ws", endpoint),
-        WebSocketRoute("/ws/users/{user:path}", endpoint),
-        *(WebSocketRoute(f"/ws/{kind}/{{{kind}:path}}", endpoint) for kind in CHANNEL_KINDS),
-        Route("/api/ticket", public_endpoint(TicketEndpoint(authenticator, parts.requests).serve, "POST")),
-        Route("/sse", public_endpoint(SseEndpoint.build(parts, codec).serve)),
-        Route("/api/poll", public_endpoint(polls.serve)),
-        Route("/api/runs/{run_id:path}", public_endpoint(RunEndpoint(parts).serve)),
-    ]
-    bus = backends.bus
-    inside = [*health_routes(node, bus), metrics_route(node, bus, hub, telemetry, cluster.memory), openapi_route()]
+    metrics = metrics_route(node, backends.bus, ground.hub, telemetry, cluster.memory)
+    inside = [*health_routes(node, backends.bus), metrics, openapi_route()]
     has_inside = settings.internal.port is not None
-    routes += status_routes(node) if has_inside else inside
-    routes += static_routes()
-    if settings.console_enabled:
-        console = Console(node, directory, clock, authenticator, settings.api.secret())
-        routes += [Route("/", console.page), Route("/api/cluster", public_endpoint(console.cluster))]
-    routes += http_api_routes(parts, cluster.user_commands, directory, cluster.channel_counts, clock)
+    routes = [
+        *_client_routes(parts, codec, origins, public_endpoint, polls),
+        *(status_routes(node) if has_inside else inside),
+        *static_routes(),
+        *(_console_routes(ground, cluster, parts, public_endpoint) if settings.console_enabled else []),
+        *http_api_routes(parts, cluster.user_commands, cluster.directory, cluster.channel_counts, ground.clock),
+    ]
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        policy = cluster.policy
         logger.log(logging.WARNING if policy.open_mode else logging.INFO, "%s", policy.summary())
         await node.start()
         try:
             yield
         finally:
             await polls.stop()
-            await authenticator.stop()
+            await parts.authenticator.stop()
             await node.stop()
 
     middleware, on_error = [Middleware(SafeHeaders), Middleware(PlainPaths)], {Exception: internal_error}
@@ -407,3 +420,54 @@ def build_endpoints(
     )
     internal = Starlette(routes=inside, middleware=middleware, exception_handlers=on_error) if has_inside else None
     return app, internal
+
+
+def _parts(ground: _Ground, cluster: Cluster, authenticator: Authenticator) -> Parts:
+    """What the endpoints of connections share."""
+    limits, telemetry = ground.settings.limits, ground.telemetry
+    return Parts(
+        manager=cluster.manager,
+        reading=cluster.reading,
+        emitter=cluster.emitter,
+        node=cluster.node,
+        authenticator=authenticator,
+        addresses=Addresses(limits.connections_per_address),
+        failed_attempts=FailedAttempts(limits.failed_attempts_per_minute, telemetry),
+        newcomers=Newcomers(limits.newcomers_per_address),
+        settings=ground.settings,
+        telemetry=telemetry,
+        namespaces=cluster.namespaces,
+        requests=RequestRate(limits.requests_per_second, "user", "REQUESTS_PER_SECOND", telemetry),
+        policy=cluster.policy,
+        flush_scheduler=ground.flush_scheduler,
+        intake=Intake(limits),
+    )
+
+
+def _client_routes(
+    parts: Parts,
+    codec: PlainCodec,
+    origins: OriginPolicy,
+    public_endpoint: Callable[..., PublicEndpoint],
+    polls: PollEndpoint,
+) -> list[BaseRoute]:
+    socket = WebSocketEndpoint.build(parts, origins, [codec])
+    ticket = TicketEndpoint(parts.authenticator, parts.requests)
+    run = RunEndpoint(parts.reading, parts.policy, parts.authenticator, parts.requests)
+    return [
+        WebSocketRoute("/ws", socket),
+        WebSocketRoute("/ws/users/{user:path}", socket),
+        *(WebSocketRoute(f"/ws/{kind}/{{{kind}:path}}", socket) for kind in CHANNEL_KINDS),
+        Route("/api/ticket", public_endpoint(ticket.serve, "POST")),
+        Route("/sse", public_endpoint(SseEndpoint.build(parts, codec).serve)),
+        Route("/api/poll", public_endpoint(polls.serve)),
+        Route("/api/runs/{run_id:path}", public_endpoint(run.serve)),
+    ]
+
+
+def _console_routes(
+    ground: _Ground, cluster: Cluster, parts: Parts, public_endpoint: Callable[..., PublicEndpoint]
+) -> list[BaseRoute]:
+    key = ground.settings.api.secret()
+    console = Console(cluster.node, cluster.directory, ground.clock, parts.authenticator, key)
+    return [Route("/", console.page), Route("/api/cluster", public_endpoint(console.cluster))]

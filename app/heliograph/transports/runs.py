@@ -4,15 +4,17 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from heliograph.auth.authenticator import credentials_of
+from heliograph.auth.authenticator import Authenticator, credentials_of
+from heliograph.cluster.reading import Reading
 from heliograph.codecs.plain.cursor import format_cursor
 from heliograph.errors import ErrorCode
 from heliograph.protocol.decision import Deny
 from heliograph.protocol.grants import NO_GRANTS
 from heliograph.protocol.identity import check_channel
-from heliograph.transports.driver import Parts
+from heliograph.protocol.policy import Policy
 from heliograph.transports.http import refusal
 from heliograph.transports.query import Query
+from heliograph.transports.requests import RequestRate
 from heliograph.transports.verdicts import verdict_of
 
 
@@ -29,22 +31,25 @@ class Run(msgspec.Struct, frozen=True):
 class RunEndpoint:
     """Answers with what a subscriber to the run would be told first."""
 
-    def __init__(self, parts: Parts) -> None:
-        self._parts = parts
+    def __init__(self, reading: Reading, policy: Policy, authenticator: Authenticator, requests: RequestRate) -> None:
+        self._reading = reading
+        self._policy = policy
+        self._authenticator = authenticator
+        self._requests = requests  # by user
 
     async def serve(self, request: Request) -> Response:
         run_id = request.path_params["run_id"]
         channel = check_channel(f"run:{run_id}")
         user, grants = None, NO_GRANTS
-        if not self._parts.policy.open_mode:
+        if not self._policy.open_mode:
             credentials = credentials_of(request.scope, Query(request.scope))
-            identity = await self._parts.authenticator.identify(credentials)
+            identity = await self._authenticator.identify(credentials)
             user, grants = identity.user, identity.channels
-            self._parts.requests.take(user)
-        verdict = await verdict_of(self._parts.policy.decide_history(user, grants, channel))
+            self._requests.take(user)
+        verdict = await verdict_of(self._policy.decide_history(user, grants, channel))
         if isinstance(verdict, Deny):
             return refusal(verdict.code, verdict.reason)
-        opened = await self._parts.reading.run(channel)
+        opened = await self._reading.run(channel)
         if opened.run is None:
             return refusal(ErrorCode.NOT_FOUND, f"nothing is known of a run {run_id!r} (finished runs are forgotten)")
         run = Run(
