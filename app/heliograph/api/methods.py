@@ -35,8 +35,8 @@ NOT_AVAILABLE = 108  # the channel's namespace has no such thing
 UNRECOVERABLE = 112
 
 MOST_PUBLICATIONS = 1000  # in one answer
-ANSWER_BYTES = 1_048_576  # data of publications in one answer, or one publication; more can be asked for
-MOST_QUESTIONS = 16  # of batches, under way at the same time: what publishes need not wait behind their answers
+ANSWER_BYTES = 1_048_576  # data of publications in one answer, or one publication; the rest needs another request
+MOST_QUESTIONS = 16  # reads of batches under way at the same time, so that publications need not wait behind them
 NOT_SUPPORTED: Final = (
     "b64data",
     "client",
@@ -46,13 +46,13 @@ NOT_SUPPORTED: Final = (
     "version",
     "version_epoch",
     "whitelist",
-)  # but meant seriously, if not empty
+)  # refused, unless they are empty
 
 _Result = TypeVar("_Result", bound=msgspec.Struct)
 
 
 class ApiError(Exception):
-    """What is answered instead of a result."""
+    """The answer instead of a result."""
 
     def __init__(self, code: int, message: str) -> None:
         super().__init__(message)
@@ -64,7 +64,7 @@ class ApiError(Exception):
 
 
 class NotNow(ApiError):
-    """Redis cannot be reached. It may be tried again."""
+    """Redis cannot be reached. The call may be retried."""
 
     def __init__(self, message: str) -> None:
         super().__init__(INTERNAL, message)
@@ -72,9 +72,9 @@ class NotNow(ApiError):
 
 @dataclass
 class Outage:
-    """What there is still to do in a batch is not tried once Redis cannot be reached: each would wait for nothing.
+    """Once Redis cannot be reached, the rest of a batch is not tried: each command would wait in vain.
 
-    Where one was to come after the other, none is made after a hole either.
+    In a sequential batch, nothing is published after a publication that failed.
     """
 
     reason: str | None = None
@@ -85,7 +85,7 @@ class Outage:
 
 
 class Method(NamedTuple):
-    """What a method is for, takes and gives."""
+    """A method's summary, parameters and result."""
 
     summary: str
     params: type[models.AnyParams]
@@ -95,19 +95,19 @@ class Method(NamedTuple):
 METHODS: Final = {
     "publish": Method("Publish on a channel, or to a user", models.PublishParams, models.PositionResult),
     "broadcast": Method("Publish the same on several channels", models.BroadcastParams, models.BroadcastResult),
-    "presence": Method("Who is on a channel", models.PresenceParams, models.PresenceResult),
-    "presence_stats": Method("How many are on a channel", models.PresenceStatsParams, models.PresenceStatsResult),
-    "history": Method("What is kept of a channel, and where it stands", models.HistoryParams, models.HistoryResult),
-    "channels": Method("The channels that somebody listens to", models.ChannelsParams, models.ChannelsResult),
-    "info": Method("The replicas", models.InfoParams, models.InfoResult),
+    "presence": Method("List who is on a channel", models.PresenceParams, models.PresenceResult),
+    "presence_stats": Method("Count who is on a channel", models.PresenceStatsParams, models.PresenceStatsResult),
+    "history": Method("Read a channel's history and position", models.HistoryParams, models.HistoryResult),
+    "channels": Method("List the channels with subscribers", models.ChannelsParams, models.ChannelsResult),
+    "info": Method("List the replicas", models.InfoParams, models.InfoResult),
     "disconnect": Method("Close every connection of a user", models.DisconnectParams, models.EmptyResult),
     "unsubscribe": Method("Take a user off a channel", models.UnsubscribeParams, models.EmptyResult),
-    "batch": Method("Several commands in one request", models.BatchParams, models.BatchResult),
+    "batch": Method("Carry out several commands in one request", models.BatchParams, models.BatchResult),
 }
 
 
 class Methods:
-    """Carries them out on this replica, for the whole cluster."""
+    """Carry out methods on this replica, for the whole cluster."""
 
     def __init__(
         self,
@@ -133,14 +133,14 @@ class Methods:
         """Carry out a method with its parameters (JSON).
 
         Raises:
-            ApiError: saying why not. With code 100 nobody may know how far it got.
+            ApiError: says why not. With code 100 it may have been carried out in part.
         """
         if name not in METHODS:
             raise ApiError(UNKNOWN_METHOD, f"there is no method {name[:64]!r}; there are {', '.join(METHODS)}")
         return await self._carried_out(self._call(self._read(name, body)))
 
     async def call_each(self, lines: Sequence[bytes]) -> list[dict[str, object]]:
-        """Carry out commands, each the JSON of `{"method":…,"params":…}`, one after the other: a reply for each."""
+        """Carry out commands, each the JSON of `{"method":…,"params":…}`, in order. Return a reply for each."""
         if len(lines) > self._most:
             error = ApiError(LIMIT_EXCEEDED, f"a request has at most {self._most} commands; nothing was done")
             return [{"error": error.body}] * len(lines)
@@ -294,7 +294,7 @@ class Methods:
             return models.BatchResult(await asyncio.gather(*replies))
         return models.BatchResult([await reply for reply in replies])
 
-    # -- what they share
+    # -- shared parts
 
     async def _respond(self, publish: models.PublishParams) -> models.BroadcastResponse:
         try:
@@ -327,19 +327,19 @@ class Methods:
         return await self._reading.presence(channel)
 
     async def _before(self, channel: str, top: Position, since: Position | None, limit: int) -> list[Publication]:
-        """The last publications (before `since`), the newest first."""
+        """Return the last publications (before `since`), newest first."""
         last = top.offset if since is None else since.offset - 1
         found, complete = await self._up_to(channel, Position(top.epoch, max(0, last - limit)), last, limit)
-        if not complete:  # there are gaps, or nothing any more: as many are found further back
+        if not complete:  # there are gaps, or the publications are gone: look further back
             found, _ = await self._up_to(channel, None, last, limit)
         return found[::-1]
 
     async def _up_to(
         self, channel: str, after: Position | None, last: int, limit: int
     ) -> tuple[list[Publication], bool]:
-        """The last of what is kept after `after` (or from the start) up to the offset `last`.
+        """Return the last kept publications after `after` (or from the start) up to the offset `last`.
 
-        Those are at most `limit`, and of at most ANSWER_BYTES. The second is False if something between is missing.
+        At most `limit`, and at most ANSWER_BYTES. The second value is False if some in between are missing.
         """
         found: deque[Publication] = deque()
         size, complete = 0, True
@@ -358,17 +358,17 @@ class Methods:
                 return list(found), complete
 
     async def _after(self, channel: str, since: Position | None, limit: int) -> tuple[Position, list[Publication]]:
-        """Where the channel stands, and the first publications after `since`, of at most ANSWER_BYTES.
+        """Return the channel's position, and the first publications after `since`, at most ANSWER_BYTES.
 
         Raises:
-            ApiError: something between is missing.
+            ApiError: some in between are missing.
         """
         found: list[Publication] = []
         size = 0
         while True:
             opened = await self._reading.history(channel, since, limit - len(found))
             if not opened.complete:
-                if found:  # trimmed meanwhile: whoever asks for what follows is told
+                if found:  # trimmed meanwhile: a request for what follows gets the error
                     return opened.position, found
                 raise _unrecoverable(channel)
             for each in opened.publications:
@@ -381,10 +381,10 @@ class Methods:
                 return opened.position, found
 
     def _read(self, name: str, body: bytes | msgspec.Raw) -> models.AnyParams:
-        """The parameters, checked.
+        """Return the checked parameters.
 
         Raises:
-            ApiError: saying what is wrong with them.
+            ApiError: says what is wrong with them.
         """
         model = METHODS[name].params
         try:
@@ -404,7 +404,7 @@ class Methods:
 
 
 def _value(field: str, text: msgspec.Raw) -> object:
-    """A parameter. `data` stays as its author wrote it."""
+    """Return a parameter. `data` stays as its author wrote it."""
     if field == "data":
         return text
     if field == "commands":
@@ -437,7 +437,7 @@ def _unrecoverable(channel: str) -> ApiError:
 
 
 def _not_done(error: BusUnavailable) -> str:
-    """What to tell the caller: whether trying again may do it twice."""
+    """Return the text for the caller, which says whether a retry may do it twice."""
     if error.is_unsure:
         return f"perhaps done, perhaps not; try again, a publication with the same idempotency_key: {error}"
     return f"not now, try again: {error}"

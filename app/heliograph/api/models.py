@@ -1,4 +1,4 @@
-"""What the methods of the server API take and give. Unknown fields are ignored."""
+"""Parameters and results of the server API's methods. Unknown fields are ignored."""
 
 from typing import Annotated, Any, Final
 
@@ -10,7 +10,7 @@ from heliograph.protocol.identity import MAX_CHANNEL_BYTES, MAX_USER_ID_BYTES
 
 Json = Annotated[msgspec.Raw, WithJsonSchema({"description": "any JSON"})]
 
-# What the document says of names. The rules are elsewhere, and say more clearly what is wrong with one.
+# The rule for names in the document. The real checks are elsewhere, with clearer errors.
 _NAME: Final = {"minLength": 1, "pattern": r"^[^\u0000-\u001f\u007f-\u009f]*$"}
 Channel = Annotated[
     str,
@@ -77,13 +77,13 @@ class PresenceStatsParams(ChannelParams):
 
 
 class HistoryParams(ChannelParams):
-    limit: Integer = Field(default=0, ge=-1, le=1000, description="0: only where the channel stands; -1: 1000")
-    since: StreamPosition | None = Field(default=None, description="only what was published after it")
-    reverse: bool = Field(default=False, description="the newest first (with `since`: what was published before it)")
+    limit: Integer = Field(default=0, ge=-1, le=1000, description="0: only the channel's position; -1: 1000")
+    since: StreamPosition | None = Field(default=None, description="only publications after this position")
+    reverse: bool = Field(default=False, description="newest first (with `since`: publications before it)")
 
 
 class ChannelsParams(Params):
-    pattern: str = Field(default="", max_length=512, description="as in a shell: `chat:*`; empty for all")
+    pattern: str = Field(default="", max_length=512, description="a shell pattern: `chat:*`; empty for all")
 
 
 class DisconnectReason(Params):
@@ -147,14 +147,14 @@ class ErrorInfo(msgspec.Struct, frozen=True):
 
 
 class PositionResult(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Both are missing for what is not kept."""
+    """Both are missing if the publication is not kept."""
 
     offset: int = 0
     epoch: str = ""
 
 
 class BroadcastResponse(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One of the two."""
+    """Either a result or an error."""
 
     result: PositionResult | None = None
     error: ErrorInfo | None = None
@@ -172,7 +172,7 @@ class ClientInfo(msgspec.Struct, frozen=True):
 
 
 class PublicationInfo(msgspec.Struct, frozen=True, omit_defaults=True):
-    """`info`: who sent it; missing where a program published it."""
+    """`info`: the sender; missing if a program published it."""
 
     offset: int
     data: Any
@@ -180,7 +180,7 @@ class PublicationInfo(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class PresenceResult(msgspec.Struct, frozen=True):
-    """An entry for each connection. Which is which is not kept: they are numbered."""
+    """An entry for each connection. They are numbered, because the cluster does not keep which is which."""
 
     presence: dict[str, ClientInfo]
 
@@ -191,7 +191,7 @@ class PresenceStatsResult(msgspec.Struct, frozen=True):
 
 
 class HistoryResult(msgspec.Struct, frozen=True):
-    """`offset`, `epoch`: where the channel stands."""
+    """`offset`, `epoch`: the channel's position."""
 
     publications: list[PublicationInfo]
     offset: int
@@ -224,10 +224,10 @@ class InfoResult(msgspec.Struct, frozen=True):
 
 
 class EmptyResult(msgspec.Struct, frozen=True):
-    """It is done."""
+    """The method succeeded, and has no result."""
 
 
 class BatchResult(msgspec.Struct, frozen=True):
-    """One for each command, in order: the method with its result, or `error`."""
+    """One reply for each command, in order: the method with its result, or `error`."""
 
     replies: list[dict[str, Any]]

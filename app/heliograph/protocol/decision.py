@@ -1,4 +1,4 @@
-"""What a policy answers: yes, no and why, or that somebody else has to be asked first."""
+"""The answers of a policy: allow, deny with a reason, or ask a hook first."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -9,12 +9,12 @@ from heliograph.errors import ErrorCode
 
 @dataclass(frozen=True, slots=True)
 class Allow:
-    """It may be done."""
+    """It is allowed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Deny:
-    """It may not be done; the client is told why."""
+    """It is not allowed; the client is told why."""
 
     reason: str
     code: ErrorCode = ErrorCode.NOT_ALLOWED
@@ -26,10 +26,9 @@ Hook = Callable[[], Awaitable[Verdict]]
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """The hook says, once it is awaited. It may raise a HeliographError, which denies.
+    """The hook decides, once it is awaited. It may raise a HeliographError, which denies.
 
-    What decides does not wait: it hands this on to whoever drives it. Until the answer is there, the client's later
-    operations wait.
+    The policy does not wait: it returns this to the driver. The client's later operations wait for the answer.
     """
 
     hook: Hook

@@ -1,7 +1,8 @@
-"""Who may do what: one object that every endpoint asks, whatever the client came in by.
+"""Who may do what: one object for every endpoint.
 
-In open mode clients may do all that a namespace does not forbid. In jwt mode they may do nothing but read their own
-channel, until a namespace (for everybody) or a token (for its bearer) opens more. Rights are given, never taken.
+In open mode clients may do everything that a namespace does not forbid. In jwt mode they may only read their own
+channel, until a namespace (for everybody) or a token (for its bearer) gives more rights. Rights are given, never
+taken.
 """
 
 from collections.abc import Callable, Sequence
@@ -28,7 +29,7 @@ class Access(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """Who wants to do what. `name`: the channel (of the user, for SEND), or the event that is emitted."""
+    """Who wants to do what. `name`: the channel (for SEND that of the user), or the emitted event."""
 
     access: Access
     user: str | None
@@ -36,10 +37,10 @@ class Question:
 
 
 class Policy:
-    """Decides by the namespaces' options, the mode, and what the client's token gives. No I/O.
+    """Decide by the options of namespaces, the mode, and the token's rights. No I/O.
 
-    `hooks`: says which hook is to be asked instead, if one is. What a hook cannot open is closed before that: another
-    user's personal channel, presence that nobody keeps, an event that no setting names.
+    `hooks`: returns the hook to ask instead, if any. A hook cannot open everything: another user's personal channel,
+    presence that is not kept, and an event that no setting names are denied before.
     """
 
     def __init__(
@@ -51,10 +52,10 @@ class Policy:
         hooks: Callable[[Question], Hook | None] | None = None,
     ) -> None:
         self._namespaces = namespaces
-        self._events = tuple(events)  # that clients may emit, in either mode; one that ends in `*` is a beginning
+        self._events = tuple(events)  # that clients may emit, in either mode; a name that ends in `*` is a prefix
         self.open_mode = open_mode
         self._hooks = hooks
-        self._anybody_sends = self._is_open(namespaces.personal.client_send)  # whatever their token gives
+        self._anybody_sends = self._is_open(namespaces.personal.client_send)  # whatever their token says
 
     @property
     def is_sending_free(self) -> bool:
@@ -62,23 +63,23 @@ class Policy:
         return self._anybody_sends and self._hooks is None
 
     def decide_subscribe(self, user: str | None, grants: Grants, channel: str) -> Decision:
-        """Whether this user may listen to the channel. A personal channel is its user's."""
+        """Decide whether this user may subscribe to the channel. A personal channel is only its user's."""
         decision = self._decide_read(Access.SUBSCRIBE, user, grants, channel)
         return decision or Deny(f"{channel!r} is not yours to subscribe to")
 
     def decide_history(self, user: str | None, grants: Grants, channel: str) -> Decision:
-        """Whether this user may read what is kept of the channel, and the latest of a run."""
+        """Decide whether this user may read what is kept of the channel, and the latest state of a run."""
         decision = self._decide_read(Access.HISTORY, user, grants, channel)
         return decision or Deny(f"{channel!r} is not yours to read")
 
     def decide_presence(self, user: str | None, grants: Grants, channel: str) -> Decision:
-        """Whether this user may ask who is on the channel."""
+        """Decide whether this user may read who is on the channel."""
         is_kept = self._namespaces.of(channel).presence
         decision = self._decide_read(Access.PRESENCE, user, grants, channel) if is_kept else None
         return decision or Deny(f"who is on {channel!r} is not told")
 
     def decide_publish(self, user: str | None, grants: Grants, channel: str) -> Decision:
-        """Whether a client may publish on the channel; on a personal one nobody may, it is sent to."""
+        """Decide whether a client may publish on the channel; never on a personal one, to which clients `send`."""
         if user_of(channel) is None:
             if (hook := self._hook(Access.PUBLISH, user, channel)) is not None:
                 return Ask(hook)
@@ -87,7 +88,7 @@ class Policy:
         return Deny(f"clients may not publish on {channel!r}")
 
     def decide_send(self, user: str | None, grants: Grants, to: str) -> Decision:
-        """Whether a client may send to the user `to`."""
+        """Decide whether a client may send to the user `to`."""
         if (hook := self._hook(Access.SEND, user, personal_channel(to))) is not None:
             return Ask(hook)
         if self._anybody_sends or grants.allow(Right.SEND, personal_channel(to)):
@@ -95,18 +96,18 @@ class Policy:
         return Deny(f"you may not send to {to!r}")
 
     def decide_emit(self, user: str | None, event: str) -> Decision:
-        """Whether a client may say this to the workers. What no setting names is said by nobody."""
+        """Decide whether a client may emit this event. Events that no setting names are denied."""
         if not any(matches(pattern, event) for pattern in self._events):
             return Deny(f"clients may not emit {event!r} (HELIOGRAPH_EMIT__EVENTS)")
         hook = self._hook(Access.EMIT, user, event)
         return ALLOW if hook is None else Ask(hook)
 
     def decide_refresh(self) -> Decision:
-        """Whether a client may give another token."""
+        """Decide whether a client may refresh its token."""
         return Deny("there is nothing to refresh in open mode", ErrorCode.BAD_REQUEST) if self.open_mode else ALLOW
 
     def _decide_read(self, access: Access, user: str | None, grants: Grants, channel: str) -> Allow | Ask | None:
-        """None: it may not be read."""
+        """Decide whether the channel may be read; None: it may not."""
         owner = user_of(channel)
         if owner is not None:
             return ALLOW if owner == user else None
@@ -120,7 +121,7 @@ class Policy:
         return None if self._hooks is None else self._hooks(Question(access, user, name))
 
     def summary(self) -> str:
-        """What is open to every client, in one line for the log."""
+        """Return what is open to every client, in one line for the log."""
         if self.open_mode:
             return "open mode: anyone who can connect may be any user, and read and write what no namespace closes"
         read, write = [], []

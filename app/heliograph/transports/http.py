@@ -1,4 +1,4 @@
-"""What the endpoints that speak plain HTTP share: who may ask, how a refusal looks, what a URL says."""
+"""The common part of plain HTTP endpoints: origins, refusals and URLs."""
 
 from collections.abc import Awaitable, Callable
 from typing import Final
@@ -24,12 +24,12 @@ STATUS: Final = {
     ErrorCode.UNAVAILABLE: 503,
 }  # any other: 400
 RETRY_AFTER_S = 1
-PREFLIGHT_S = 600  # how long a browser need not ask again
-ASKED_WITH = "Authorization, Cache-Control, Last-Event-ID"  # the headers that a page may send
+PREFLIGHT_S = 600  # how long a browser may cache the answer to a preflight
+ASKED_WITH = "Authorization, Cache-Control, Last-Event-ID"  # headers that a page may send
 
 
 def refusal(code: ErrorCode, message: str) -> Response:
-    """`{"error":{"code","message"}}` with the status that belongs to the code."""
+    """Return `{"error":{"code","message"}}` with the status of the code."""
     status = STATUS.get(code, 400)
     headers = {"Retry-After": str(RETRY_AFTER_S)} if status in (429, 503) else {}
     if status == 401:
@@ -38,10 +38,10 @@ def refusal(code: ErrorCode, message: str) -> Response:
 
 
 class PublicEndpoint:
-    """The ASGI application behind a path that pages ask too, by one method: GET unless another is named.
+    """The ASGI application behind a path that pages may request, with one method: GET by default.
 
-    `serve` answers it, and may raise what a driver or an authenticator does. A page of another origin may ask if
-    that origin is allowed, and is told so as CORS has it; any other page is refused.
+    `serve` answers it, and may raise the errors of a driver or an authenticator. A page of another origin needs an
+    allowed origin, and gets the CORS headers; any other page is refused.
     """
 
     def __init__(

@@ -1,13 +1,13 @@
-"""Awaiting what a policy leaves to somebody else."""
+"""Awaits the hook that a policy names."""
 
 from heliograph.errors import HeliographError
 from heliograph.protocol.decision import Ask, Decision, Deny, Verdict
 
 
 async def verdict_of(decision: Decision) -> Verdict:
-    """Return the policy's decision, or the verdict of the hook that it says to ask.
+    """Return the policy's decision, or the verdict of the hook that it names.
 
-    A hook that fails has not allowed anything.
+    If the hook fails, nothing is allowed.
     """
     if not isinstance(decision, Ask):
         return decision

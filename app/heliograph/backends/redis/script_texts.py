@@ -1,4 +1,4 @@
-"""The texts of the Lua scripts, as they are loaded into one Redis server. Pure: whoever loads them does the I/O."""
+"""The texts of the Lua scripts for one Redis server. Pure: the caller loads them."""
 
 from collections.abc import Mapping
 from functools import cache
@@ -11,10 +11,10 @@ from heliograph.protocol.run import TAIL_SIZE
 
 Argument = str | bytes | int
 
-# The scripts that take many calls at once (see `call_batch.py`) -> which of a call's arguments may be long.
+# The scripts that take many calls at once (see `call_batch.py`) -> the argument of a call that may be long.
 BATCHED: Final = {"append": 1, "store": 1, "run_lost": 1, "relay": 0, "announce": 0, "emit": 0}
 
-# script -> what stands before it; with () as a function of that name
+# script -> the parts before it; with () as a function of that name
 PARTS: Final[dict[str, tuple[str, ...]]] = {
     "append": ("_calls", "_epoch", "_budget", "_keep", "_reach"),
     "store": ("_calls", "_epoch", "_budget", "_keep"),
@@ -37,7 +37,7 @@ PARTS: Final[dict[str, tuple[str, ...]]] = {
 
 
 def read_all() -> None:
-    """Read every script's parts from their files, so that nothing is to be read while clients wait.
+    """Read every script's parts from their files, so that no file is read while clients wait.
 
     Raises OSError: a file is missing, or there are too many open ones.
     """
@@ -47,9 +47,9 @@ def read_all() -> None:
 
 
 def script_text(name: str, server: str, *, certain: bool, directed: bool, owner: str = "") -> str:
-    """The script for the server of this name (16 characters); `certain`: see `is_certain`; `owner`: see `Scripts`.
+    """Return the script for the server of this name (16 characters). `certain`: see `is_certain`; `owner`: `Scripts`.
 
-    `directed`: messages to users go to the replicas that hold them only (`BusSettings.routing`).
+    `directed`: messages to users go only to the replicas that hold them (`BusSettings.routing`).
     """
     fence = f"'{server[:16]}{'1' if certain else '0'}'"
     constants = (
@@ -65,9 +65,9 @@ def script_text(name: str, server: str, *, certain: bool, directed: bool, owner:
 
 
 def is_certain(config: Mapping[Any, Any], replication: Mapping[str, Any]) -> bool:
-    """True if the server keeps what it has acknowledged: it writes its log with every command, and always has.
+    """Return whether the server keeps everything that it acknowledges: it writes its log with every command, always.
 
-    `config`: CONFIG GET appendonly appendfsync, empty if the server does not tell. `replication`: that part of INFO.
+    `config`: CONFIG GET appendonly appendfsync, empty if it is refused. `replication`: that part of INFO.
     """
     promoted = int(replication.get("second_repl_offset", -1)) != -1  # it was a copy, which may have lagged behind
     return config.get("appendonly") == "yes" and config.get("appendfsync") == "always" and not promoted
