@@ -1,4 +1,4 @@
-"""How a replica sends its clients off before it stops, so that not all of them connect elsewhere at once."""
+"""The drain of a replica before it stops: its clients reconnect elsewhere, spread over time."""
 
 import asyncio
 import logging
@@ -18,7 +18,7 @@ SLICE_S = 0.05  # clients are told and closed in slices of this length
 
 
 class Drain:
-    """Of one replica. `positions_of`: where a connection stands, to go on from there on another one."""
+    """The drain of one replica. `positions_of`: a connection's positions, from which it resumes elsewhere."""
 
     def __init__(
         self, hub: Hub, positions_of: Callable[[Connection], Mapping[str, Position]], settings: DrainSettings
@@ -28,9 +28,9 @@ class Drain:
         self._settings = settings
 
     async def send_off(self, first: Callable[[], Awaitable[None]]) -> None:
-        """Send off those that are here, spread over the drain window, after `first`, which tells the other replicas.
+        """Tell all clients to reconnect, spread over the drain window. First await `first`, which tells the replicas.
 
-        Each is told when to come back, and closed (3001) if it has not left a while after that. Returns when nobody
+        Each client gets its time, and is closed (3001) if it has not left some time after that. Return when no client
         is left, or at the deadline.
         """
         try:
@@ -55,7 +55,7 @@ class Drain:
             in_ms = round(1000 * window_s * i / len(connections))
             self._hub.send(connection, Reconnect(in_ms, self._positions_of(connection)))
             if i % 1000 == 999:
-                await asyncio.sleep(0)  # pongs and acks go on meanwhile
+                await asyncio.sleep(0)  # let pongs and acks go on
         await asyncio.sleep(settings.grace_s)
         for i in range(slices):
             for connection in _part(connections, i, slices):
@@ -66,5 +66,5 @@ class Drain:
 
 
 def _part(connections: list[Connection], i: int, parts: int) -> list[Connection]:
-    """The i-th of so many parts of the list, in order."""
+    """Return the i-th of `parts` parts of the list, in order."""
     return connections[len(connections) * i // parts : len(connections) * (i + 1) // parts]

@@ -1,8 +1,8 @@
-"""The guard: what came in over the bus is delivered here and can go nowhere else.
+"""The guard: envelopes from the bus are delivered here, and can go nowhere else.
 
-`RemoteDelivery` holds the hub, the followed channels and the commands, which can only read and listen, and no bus.
-Its one verb is a plain function: it has nothing to publish with and nothing to await. `via_pubsub=True` names this
-path; the structure enforces it.
+`RemoteDelivery` holds the hub, the followed channels and the commands, which only read and listen, and no bus. Its
+one verb is a plain function: it has nothing to publish with and nothing to await. `via_pubsub=True` names this path;
+the structure enforces it.
 """
 
 import uuid
@@ -19,7 +19,7 @@ from heliograph.protocol.publication import Publication
 
 
 class RemoteDelivery:
-    """Hands what other processes have published to the connections of this replica."""
+    """Deliver publications of other processes to the connections of this replica."""
 
     def __init__(
         self, hub: Hub, following: Following, commands: Commands, node_id: str, timestamp: Callable[[], str]
@@ -31,9 +31,9 @@ class RemoteDelivery:
         self._timestamp = timestamp
 
     def deliver_remote(self, envelope: Envelope) -> int:
-        """How many connections took it at once; a kept publication goes to those of its channel, in order.
+        """Deliver an envelope; a kept publication goes through its channel, in order. Return how many accepted it.
 
-        A command is carried out on the user's connections here.
+        A command is executed on the user's connections here.
         """
         if envelope.epoch is not None:
             self._following.count(envelope.seq, envelope.own_seq)
@@ -53,14 +53,14 @@ class RemoteDelivery:
         return self.deliver(envelope)
 
     def deliver(self, envelope: Envelope) -> int:
-        """Hand what is ephemeral to the connections here that it is for; how many took it."""
+        """Deliver an ephemeral message to its connections here. Return how many accepted it."""
         user_id = envelope.target_user_id
         if user_id is None:
             return self._hub.deliver(envelope.address, self._publication(envelope))
         return self._hub.deliver_to_user(user_id, self._publication(envelope)) if self._hub.count(user_id) else 0
 
     def _publication(self, envelope: Envelope) -> Publication:
-        """A foreign process need not say when, nor give it a name."""
+        """Return the publication; other programs may leave out its time and id."""
         envelope.check()
         return Publication(
             channel=envelope.address,

@@ -1,4 +1,4 @@
-"""What one turn of the loop has brought to a channel that many listen to, until it is handed out."""
+"""The events that one event-loop iteration brings to a channel with many subscribers, until they are delivered."""
 
 from collections.abc import Collection
 from typing import Any
@@ -11,9 +11,9 @@ from heliograph.protocol.events import Event
 
 
 class Batch:
-    """Events of one channel in a row, encoded and joined once, and handed to each listener at once.
+    """Consecutive events of one channel, encoded and joined once, and delivered to each subscriber at once.
 
-    Whoever must have it sooner, as something else is said to it or it leaves, is handed its part before the others.
+    A subscriber that gets another event, or leaves, gets its part before the others.
     """
 
     __slots__ = ("_ahead", "_events", "_frames", "listeners")
@@ -22,17 +22,17 @@ class Batch:
         self.listeners = listeners  # as they come and go
         self._events: list[Event] = []
         self._frames: dict[Encoding[Any], list[Any]] = {}
-        self._ahead: dict[Connection, int] = {}  # how many of the events are behind it already
+        self._ahead: dict[Connection, int] = {}  # how many of the events it has, or must not get
 
     def add(self, event: Event) -> None:
         self._events.append(event)
 
     def pass_over(self, connection: Connection) -> None:
-        """It listens from now on: what is here was before its time."""
+        """Skip the present events for a new subscriber: they are from before it joined."""
         self._ahead[connection] = len(self._events)
 
     def hand_to(self, connection: Connection) -> CloseCode | None:
-        """Hand one listener what it has not been handed yet; the answer is that of `Outbox.offer`."""
+        """Deliver to one subscriber the events that it has not got yet. Return the answer of `Outbox.offer`."""
         begin = self._ahead.get(connection, 0)
         self._ahead[connection] = len(self._events)
         outbox, encoding = connection.outbox, connection.encoding
@@ -45,7 +45,7 @@ class Batch:
         return code
 
     def hand_out(self) -> list[tuple[Connection, CloseCode]]:
-        """Hand everyone what is theirs; returns who could not take it."""
+        """Deliver to all subscribers. Return those whose outbox is over its limit."""
         overflowed: list[tuple[Connection, CloseCode]] = []
         ahead, events = self._ahead, len(self._events)
         to_many = len(self.listeners) > MANY
@@ -67,7 +67,7 @@ class Batch:
                 size = sum(map(len, frames))
             outbox = connection.outbox
             if outbox.closed:
-                continue  # its transport tidies up a moment later
+                continue  # its transport removes it a moment later
             if (code := outbox.offer_all(frames, size, to_many=to_many)) is None:
                 taken += 1
             else:
@@ -77,7 +77,7 @@ class Batch:
         return overflowed
 
     def _encoded(self, encoding: Encoding[Any]) -> list[Any]:
-        """All events in this encoding, one frame each."""
+        """Return all events in this encoding, one frame each."""
         frames = self._frames.setdefault(encoding, [])
         for event in self._events[len(frames) :]:
             frames.append(encoding.frame(event))

@@ -1,4 +1,4 @@
-"""One socket or stream, as the hub sees it: whose it is, how to encode for it, where to write."""
+"""One socket or stream, as the hub sees it: its user, its encoding, and where to write."""
 
 import time
 from typing import TYPE_CHECKING, Any
@@ -15,9 +15,8 @@ if TYPE_CHECKING:
 class Connection:
     """Compared by identity: a user may have any number of them.
 
-    `on_dropped` is called with it if it does not read what it is sent, and is to forget it wherever it is known, in
-    the hub too; without one it is known in the hub alone. `on_unsubscribed_by_server` is told which channel it is to
-    leave, whatever it wants.
+    `on_dropped` is called with it if it does not read, and must remove it everywhere, from the hub too; without it
+    only the hub knows the connection. `on_unsubscribed_by_server` is called with a channel that it must leave.
     """
 
     __slots__ = (
@@ -47,15 +46,15 @@ class Connection:
         self.user = user
         self.encoding = encoding
         self.outbox = outbox
-        self.channels: set[str] = set()  # what it listens to
+        self.channels: set[str] = set()  # its subscriptions
         self.since = time.monotonic()
         self.on_dropped = on_dropped
         self.on_unsubscribed_by_server = on_unsubscribed_by_server
-        self.close_code: CloseCode | None = None  # why it was closed here
-        self.read_bytes = 0  # of what is kept, on its behalf; whoever charges it for that begins anew
+        self.close_code: CloseCode | None = None  # why this replica closed it
+        self.read_bytes = 0  # bytes read from the log for it; reset when they are charged
 
     def open(self, greeting: Event) -> None:
-        """The client may be told now; see `Outbox`."""
+        """Send the greeting, and let events out from now on; see `Outbox`."""
         self.outbox.open(self.encoding.frame(greeting))
 
     def close(self, code: CloseCode, reason: str) -> None:

@@ -1,4 +1,4 @@
-"""From an event to the frame that goes out, made once for all connections that speak the same encoding."""
+"""Turns an event into a frame, once for all connections with the same encoding."""
 
 from collections.abc import Callable, Sized
 from typing import Generic, Protocol, TypeVar
@@ -11,7 +11,7 @@ from heliograph.telemetry import Traffic
 # RFC 6455 section 5.2: a final frame with opcode 1 (0x81) or 2 (0x82); a server does not mask.
 _TEXT_HEADS = [bytes((0x81, size)) if size < 126 else b"\x81\x7e" + size.to_bytes(2) for size in range(1024)]
 
-F = TypeVar("F", bound=Sized)  # a frame: bytes, or what else a sink takes; its length is what it counts in an outbox
+F = TypeVar("F", bound=Sized)  # a frame: bytes, or another type that a sink takes; its length counts in an outbox
 
 
 class Sink(Protocol[F]):
@@ -23,7 +23,7 @@ class Sink(Protocol[F]):
 
 
 class EventFrame:
-    """An encoded event and the event, for a sink that has to know what it writes."""
+    """An encoded event with the event, for a sink that must know what it writes."""
 
     __slots__ = ("event", "payload")
 
@@ -36,22 +36,22 @@ class EventFrame:
 
 
 def payload_only(payload: bytes, event: Event) -> bytes:
-    """No framing: whoever writes frames."""
+    """Return the payload without framing: the sink frames it."""
     return payload
 
 
 def as_text_frame(payload: bytes, event: Event) -> bytes:
-    """`payload` as a WebSocket text frame."""
+    """Return `payload` as a WebSocket text frame."""
     return text_frame(payload)
 
 
 def as_binary_frame(payload: bytes, event: Event) -> bytes:
-    """`payload` as a WebSocket binary frame."""
+    """Return `payload` as a WebSocket binary frame."""
     return b"\x82" + text_frame(payload)[1:]
 
 
 def text_frame(payload: bytes) -> bytes:
-    """`payload` (UTF-8) as one unmasked WebSocket text frame."""
+    """Return `payload` (UTF-8) as one unmasked WebSocket text frame."""
     size = len(payload)
     if size < len(_TEXT_HEADS):
         return _TEXT_HEADS[size] + payload
@@ -63,9 +63,8 @@ def text_frame(payload: bytes) -> bytes:
 class Encoding(Generic[F]):
     """A codec and the framing around it. Connections that share an `Encoding` object share its frames.
 
-    `frame`: makes a frame of a payload and its event. `traffic` counts what goes out in it: that of the transport it
-    belongs to. `joins`: the frames are bytes, and one behind the other they are the same as one frame, so that a row
-    of them is joined once for everybody.
+    `frame`: makes a frame from a payload and its event. `traffic`: the counters of its transport. `joins`: the frames
+    are bytes that can be concatenated, so consecutive frames are joined once for all connections.
     """
 
     def __init__(
@@ -77,5 +76,5 @@ class Encoding(Generic[F]):
         self.joins = joins
 
     def frame(self, event: Event) -> F:
-        """One event, ready to be written."""
+        """Return one event, ready to be written."""
         return self._frame(self._codec.encode(event), event)

@@ -1,4 +1,4 @@
-"""Who is connected to this replica and what they listen to, and handing them what is theirs."""
+"""The connections of this replica and their subscriptions, and the fan-out to them."""
 
 import logging
 from collections.abc import Collection, Iterable, Iterator
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _MESSAGES = (Publication, Progress)
-FEW = 8  # listeners that are told one by one, as a batch would not pay
+FEW = 8  # up to this number of subscribers a batch would not pay
 
 
 class Hub:
-    """This replica's connections by user and by channel. Nothing in here knows of other replicas.
+    """This replica's connections by user and by channel. It knows nothing of other replicas.
 
-    What a turn brings to a channel with many listeners is put by, and handed out in one go at the turn's end, or when
-    another channel's turn has come. Whatever else is said to one of them is said after it all the same.
+    Events that an event-loop iteration brings to a channel with many subscribers are held, and delivered together at
+    the end of the iteration, or when another channel gets an event. A subscriber still gets all its events in order.
     """
 
     def __init__(self, telemetry: Telemetry, flush_scheduler: FlushScheduler) -> None:
@@ -33,11 +33,11 @@ class Hub:
         self._flush_scheduler = flush_scheduler
         self._batch: Batch | None = None
         self._by_user: dict[str, set[Connection]] = {}
-        # Dictionaries without values: they are gone through in the order of joining, which is about that in memory.
+        # Dictionaries without values: they are iterated in the order of joining, which is roughly that in memory.
         self._by_channel: dict[str, dict[Connection, None]] = {}
         self._connections = 0
         self._subscriptions = 0
-        self._changed_channels: set[str] = set()  # joined or left since whoever counts them has taken these
+        self._changed_channels: set[str] = set()  # joined or left since the last `take_changed_channels`
 
     @property
     def connections(self) -> int:
@@ -53,38 +53,38 @@ class Hub:
 
     @property
     def subscriptions(self) -> int:
-        """Of all connections to all channels."""
+        """The number of subscriptions of all connections."""
         return self._subscriptions
 
     def channel_names(self) -> Iterator[str]:
         return iter(self._by_channel)
 
     def take_changed_channels(self) -> set[str]:
-        """The channels that somebody has joined or left since this was called last."""
+        """Return the channels that a connection has joined or left since the last call."""
         changed, self._changed_channels = self._changed_channels, set()
         return changed
 
     def note_changed_channels(self, channels: Iterable[str]) -> None:
-        """Have these taken again with the next ones."""
+        """Return these channels again with the next call."""
         self._changed_channels.update(channels)
 
     def user_ids(self) -> Iterator[str]:
         return iter(self._by_user)
 
     def __iter__(self) -> Iterator[Connection]:
-        """All connections, as they were when the iteration began."""
+        """Return all connections, as they were when the iteration began."""
         return iter([connection for mine in self._by_user.values() for connection in mine])
 
     def count(self, user_id: str) -> int:
-        """How many connections the user has here."""
+        """Return how many connections the user has here."""
         return len(self._by_user.get(user_id, ()))
 
     def connections_of(self, user_id: str) -> list[Connection]:
-        """The connections of the user, as they are now."""
+        """Return the present connections of the user."""
         return list(self._by_user.get(user_id, ()))
 
     def subscribers(self, channel: str) -> Collection[Connection]:
-        """The connections that listen to the channel here."""
+        """Return the connections that are subscribed to the channel here."""
         return self._by_channel.get(channel, ())
 
     def add(self, connection: Connection) -> None:
@@ -95,7 +95,7 @@ class Hub:
             connection.encoding.traffic.connections += 1
 
     def remove(self, connection: Connection) -> bool:
-        """Forget the connection and what it listens to; False if it was not here."""
+        """Forget the connection and its subscriptions; False if it was not here."""
         for channel in list(connection.channels):
             self.unsubscribe(connection, channel)
         mine = self._by_user.get(connection.user)
@@ -125,7 +125,7 @@ class Hub:
         if listening is None:
             return
         if self._batch is not None and self._batch.listeners is listening:
-            self._catch_up(connection)  # a slow one is dropped there: then this is done already
+            self._catch_up(connection)  # drops a slow connection: then this is done already
         if connection in listening:
             del listening[connection]
             self._subscriptions -= 1
@@ -134,11 +134,11 @@ class Hub:
                 del self._by_channel[channel]
 
     def deliver_to_user(self, user_id: str, event: Event) -> int:
-        """Hand the event to every connection the user has here; how many took it."""
+        """Deliver the event to every connection of the user here. Return how many accepted it."""
         return self._send_each(self._by_user.get(user_id, ()), event)
 
     def deliver(self, channel: str, event: Event) -> int:
-        """Hand the event to every connection that listens to the channel here; how many those are."""
+        """Deliver the event to every subscriber of the channel here. Return how many there are."""
         listening = self._by_channel.get(channel, ())
         if len(listening) < FEW:
             return self._send_each(listening, event)
@@ -150,19 +150,18 @@ class Hub:
         return len(listening)
 
     def send(self, connection: Connection, event: Event) -> None:
-        """Hand one event to one connection."""
+        """Deliver one event to one connection."""
         if isinstance(event, _MESSAGES):
-            connection.encoding.traffic.messages_out += 1  # one that it had missed
+            connection.encoding.traffic.messages_out += 1  # a publication that it had missed
         if self._batch is not None:
             self._catch_up(connection)
         if (code := connection.outbox.offer(connection.encoding.frame(event))) is not None:
             self._drop(connection, code)
 
     def _send_each(self, connections: Collection[Connection], event: Event) -> int:
-        """Encoded once for each encoding, not once for each connection.
+        """Encode once for each encoding, not for each connection.
 
-        A connection whose outbox is over is closed and dropped at once, and what it did not read is not offered to
-        anyone else.
+        A connection whose outbox is over its limit is closed and dropped at once.
         """
         frames: dict[Encoding[Any], Any] = {}
         taken = 0
@@ -171,7 +170,7 @@ class Hub:
             if self._batch is not None:
                 self._catch_up(connection)
             if outbox.closed:
-                continue  # its transport tidies up a moment later
+                continue  # its transport removes it a moment later
             if (frame := frames.get(encoding)) is None:
                 frame = frames[encoding] = encoding.frame(event)
             if (code := outbox.offer(frame)) is None:
@@ -182,20 +181,20 @@ class Hub:
         return taken
 
     def _catch_up(self, connection: Connection) -> None:
-        """Hand the connection what is put by for it, as something else is next."""
+        """Deliver held events to the connection before its next event."""
         batch = self._batch
         if batch is not None and connection in batch.listeners and (code := batch.hand_to(connection)) is not None:
             self._drop(connection, code)
 
     def _hand_out(self) -> None:
-        """Hand out what was put by."""
+        """Deliver all held events."""
         batch, self._batch = self._batch, None
         if batch is not None:
             for connection, code in batch.hand_out():
                 self._drop(connection, code)
 
     def _drop(self, connection: Connection, code: CloseCode) -> None:
-        """Close a connection that cannot take what is its own, and forget it."""
+        """Close a connection whose outbox is over its limit, and forget it."""
         self._telemetry.slow_closes += 1
         about = {"user": connection.user, "connection": connection.id}
         logger.info("closed a slow consumer: more than the outbox limit was waiting for it", extra=about)

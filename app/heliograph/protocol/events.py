@@ -1,6 +1,6 @@
-"""What a client may be told, as facts. The session and the router make these; a codec writes them to its wire format.
+"""Events for clients, as facts. The session and the router make them; a codec encodes them.
 
-`request_id`: that of the request which an event answers; None if nobody has asked.
+`request_id`: that of the request which an event answers; None without a request.
 """
 
 from collections.abc import Mapping
@@ -17,16 +17,16 @@ from heliograph.protocol.publication import Publication
 class Delivery(StrEnum):
     """How far a message to a user got before it was acknowledged."""
 
-    LOCAL = "local"  # every connection of the user that is known is on this replica
-    REMOTE = "remote"  # another replica holds the user too, and the bus has taken the message for it
-    STORED = "stored"  # no replica holds the user; it is kept for when they come back
-    OFFLINE = "offline"  # no replica holds the user, and it is not kept
+    LOCAL = "local"  # every known connection of the user is on this replica
+    REMOTE = "remote"  # another replica holds the user too, and the bus has accepted the message for it
+    STORED = "stored"  # no replica holds the user; the message is kept until they come back
+    OFFLINE = "offline"  # no replica holds the user, and the message is not kept
 
 
 class Connected(msgspec.Struct, frozen=True):
-    """The client is known. `positions`: where it stands, in the channels of which that is known.
+    """The client is connected. `positions`: its known positions in channels.
 
-    `ping_s`: after so many seconds without a frame from the server, the client asks for one.
+    `ping_s`: after so many seconds without a frame from the server, the client sends a ping.
     """
 
     user: str
@@ -38,7 +38,7 @@ class Connected(msgspec.Struct, frozen=True):
 
 
 class Refreshed(msgspec.Struct, frozen=True):
-    """The new token counts. `expires_in`: seconds for which it is good; None: for good."""
+    """The new token counts. `expires_in`: seconds until it expires; None: never."""
 
     expires_in: int | None
     request_id: RequestId | None = None
@@ -59,10 +59,10 @@ class Pong(msgspec.Struct, frozen=True):
 
 
 class Subscribed(msgspec.Struct, frozen=True):
-    """The channel begins (or begins anew) here: what comes after `position` follows, in order and without a gap.
+    """The channel starts (or starts again) here: publications after `position` follow, in order and without a gap.
 
-    `recovered`: nothing is missing since the position that the client gave. `state_follows`: the next event is the
-    channel's state; the client stands at `position` once it has that.
+    `recovered`: nothing is missing since the client's position. `state_follows`: the next event is the channel's
+    state; the client is at `position` once it has that.
     """
 
     channel: str
@@ -73,7 +73,7 @@ class Subscribed(msgspec.Struct, frozen=True):
 
 
 class Unsubscribed(msgspec.Struct, frozen=True):
-    """Nothing more of the channel follows."""
+    """Nothing more follows on the channel."""
 
     channel: str
     request_id: RequestId | None = None
@@ -89,13 +89,13 @@ class Published(msgspec.Struct, frozen=True, gc=False):
 
 
 class Emitted(msgspec.Struct, frozen=True):
-    """The emission is kept: some worker will handle it, at least once."""
+    """The emission is kept: a worker will handle it, at least once."""
 
     request_id: RequestId | None = None
 
 
 class InitialState(msgspec.Struct, frozen=True):
-    """The latest of a run at `position`, from which its progress follows. `state` is None before it has begun."""
+    """The latest state of a run at `position`, after which its progress follows. `state` is None before its start."""
 
     channel: str
     position: Position
@@ -105,7 +105,7 @@ class InitialState(msgspec.Struct, frozen=True):
 
 
 class Progress(msgspec.Struct, frozen=True):
-    """One update of a run, as its publication tells of it."""
+    """One update of a run, from its publication."""
 
     publication: Publication
     state: str | None
@@ -114,7 +114,7 @@ class Progress(msgspec.Struct, frozen=True):
 
 
 class History(msgspec.Struct, frozen=True):
-    """What is kept of a channel, oldest first, up to `position`. `has_more`: something follows it."""
+    """What is kept of a channel, oldest first, up to `position`. `has_more`: more follows it."""
 
     channel: str
     publications: list[Publication]
@@ -124,7 +124,7 @@ class History(msgspec.Struct, frozen=True):
 
 
 class Presence(msgspec.Struct, frozen=True):
-    """Who is on the channel, with how many connections."""
+    """The users on the channel, each with the number of connections."""
 
     channel: str
     users: dict[str, int]
@@ -132,28 +132,28 @@ class Presence(msgspec.Struct, frozen=True):
 
 
 class Join(msgspec.Struct, frozen=True):
-    """A user has come to the channel: the first of their connections."""
+    """A user's first connection has joined the channel."""
 
     channel: str
     user: str
 
 
 class Leave(msgspec.Struct, frozen=True):
-    """A user has left the channel: the last of their connections, a grace time ago."""
+    """A user's last connection has left the channel, a grace time ago."""
 
     channel: str
     user: str
 
 
 class Reconnect(msgspec.Struct, frozen=True):
-    """This replica drains: open a new connection in `in_ms` milliseconds, from `positions`; then leave this one."""
+    """This replica drains: open a new connection in `in_ms` milliseconds, from `positions`; then close this one."""
 
     in_ms: int
     positions: Mapping[str, Position]
 
 
 class Error(msgspec.Struct, frozen=True):
-    """What was wrong, for the person who reads it. `timestamp`: ISO 8601 in UTC."""
+    """What was wrong, for a person. `timestamp`: ISO 8601 in UTC."""
 
     code: ErrorCode
     message: str
@@ -161,7 +161,7 @@ class Error(msgspec.Struct, frozen=True):
     request_id: RequestId | None = None
 
 
-# A publication is an event as it is: its subscribers are told it.
+# A publication is itself an event for its subscribers.
 Event = (
     Connected
     | Refreshed
@@ -186,7 +186,7 @@ _NOWHERE: Mapping[str, Position] = {}
 
 
 def positions_after(event: Event) -> Mapping[str, Position]:
-    """Return where a client stands once it has been told the event, in the channels in which that moves it."""
+    """Return the client's positions after the event, in the channels in which it moves them."""
     match event:
         case Publication():
             return _NOWHERE if event.position is None else {event.channel: event.position}

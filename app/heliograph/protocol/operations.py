@@ -1,6 +1,6 @@
-"""What a client may ask for, as facts. A codec reads these from its wire format; the session decides on them.
+"""Operations of clients, as facts. A codec decodes them; the session decides on them.
 
-`request_id`: what the client calls the request by; its answer carries it. `data` is any JSON that `check_data` has
+`request_id`: the client's own id of the request, which the answer repeats. `data` is any JSON that `check_data` has
 accepted, as its author wrote it.
 """
 
@@ -13,7 +13,8 @@ RequestId = str | int
 
 
 class Connect(msgspec.Struct, frozen=True):
-    """Say who you are; must come first. `user` counts in open mode only, `token` in jwt mode only, `ticket` in both.
+    """Identify the client; must come first. `user` counts in open mode only, `token` in jwt mode only, `ticket` in
+    both.
 
     `since`, `replay`: as in `Subscribe`, for the user's own channel (and any other that `since` names).
     """
@@ -27,7 +28,7 @@ class Connect(msgspec.Struct, frozen=True):
 
 
 class Refresh(msgspec.Struct, frozen=True):
-    """Go on with a new token of the same user."""
+    """Continue with a new token of the same user."""
 
     token: str
     request_id: RequestId | None = None
@@ -36,8 +37,8 @@ class Refresh(msgspec.Struct, frozen=True):
 class Send(msgspec.Struct, frozen=True):
     """Send `data` to every connection of the user `to`.
 
-    `idempotency_key`: a repetition with the same key, by the same user to the same one, is answered as the first try
-    was, and not sent again. It has no effect on what is not kept.
+    `idempotency_key`: a repetition with the same key, by the same user to the same recipient, gets the answer of the
+    first, and is not sent again. It has no effect on ephemeral messages.
     """
 
     to: str
@@ -48,7 +49,7 @@ class Send(msgspec.Struct, frozen=True):
 
 
 class Subscribe(msgspec.Struct, frozen=True):
-    """Listen to a channel. `since`: where the client stands; `replay`: from the start of what is kept."""
+    """Subscribe to a channel. `since`: the client's position; `replay`: from the start of what is kept."""
 
     channel: str
     since: StatedPositions = NOWHERE
@@ -57,14 +58,14 @@ class Subscribe(msgspec.Struct, frozen=True):
 
 
 class Unsubscribe(msgspec.Struct, frozen=True):
-    """Listen no longer."""
+    """Unsubscribe from a channel."""
 
     channel: str
     request_id: RequestId | None = None
 
 
 class Publish(msgspec.Struct, frozen=True):
-    """Publish `data` to everyone who listens to the channel. `idempotency_key`: as in `Send`."""
+    """Publish `data` to all subscribers of the channel. `idempotency_key`: as in `Send`."""
 
     channel: str
     data: msgspec.Raw
@@ -74,7 +75,7 @@ class Publish(msgspec.Struct, frozen=True):
 
 
 class ReadHistory(msgspec.Struct, frozen=True):
-    """Read at most `limit` publications that are kept of a channel, after `since` or from the start."""
+    """Read at most `limit` kept publications of a channel, after `since` or from the start."""
 
     channel: str
     limit: int
@@ -90,7 +91,7 @@ class ReadPresence(msgspec.Struct, frozen=True):
 
 
 class Emit(msgspec.Struct, frozen=True):
-    """Say something to the workers behind the cluster: `data` under the name of an event."""
+    """Emit an event to the workers behind the cluster: its name, and `data`."""
 
     event: str
     data: msgspec.Raw
@@ -98,13 +99,13 @@ class Emit(msgspec.Struct, frozen=True):
 
 
 class Ping(msgspec.Struct, frozen=True):
-    """Ask for a sign of life."""
+    """Ask for a pong."""
 
     request_id: RequestId | None = None
 
 
 class Malformed(msgspec.Struct, frozen=True):
-    """What no operation could be read from. `message` says what is wrong with it, for the person who mends it."""
+    """A part of a frame that is not an operation. `message` says what is wrong with it, for a person."""
 
     code: ErrorCode
     message: str

@@ -1,4 +1,4 @@
-"""Where something stands in a channel, and where a client says that it stands."""
+"""Positions in channels: of publications, and those that a client states."""
 
 from collections.abc import Mapping
 from typing import Final, Protocol
@@ -7,10 +7,10 @@ import msgspec
 
 
 class Position(msgspec.Struct, frozen=True, gc=False):
-    """The place of one publication in its channel's log.
+    """The position of one publication in its channel's log.
 
-    `offset` counts up by one with each publication, from 1; 0 stands before the first. Offsets can be compared within
-    one `epoch` only: it changes when the past of the log is not certain (it was lost, or may have been).
+    `offset` counts up by one with each publication, from 1; 0 is before the first. Offsets can be compared only
+    within one `epoch`. The epoch changes when publications were lost, or may have been.
     """
 
     epoch: str
@@ -21,46 +21,46 @@ class Position(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def next(self) -> "Position":
-        """The place of the publication that follows."""
+        """Return the position of the next publication."""
         return Position(self.epoch, self.offset + 1)
 
 
 class ReadPositions(Protocol):
-    """Positions in any number of channels. `named`: by name, in order; it may tell of others too, when asked."""
+    """Positions in any number of channels. `named`: by name, in order; it may also know others."""
 
     @property
     def named(self) -> Mapping[str, Position]: ...
 
     def position_in(self, channel: str) -> Position | None:
-        """Return the position in the channel, named or not; None if that is not said."""
+        """Return the position in the channel, named or not; None if it is unknown."""
         ...
 
 
 class StatedPositions(Protocol):
-    """Where a client says that it stands, as its codec was given it.
+    """A client's positions, as its codec got them.
 
-    It costs next to nothing until it is read, which is when it is known who says so.
+    They cost next to nothing until they are read, after the client has been identified.
     """
 
     def check_size(self, channels: int) -> None:
-        """Reject, unread, what is far longer than any of so many channels and the user's own.
+        """Reject, without reading, positions that are far too long for so many channels and the user's own.
 
         Raises:
-            BadCursor: it is.
+            BadCursor: they are too long.
         """
         ...
 
     def read(self, channels: int) -> ReadPositions:
-        """Read it. `channels`: of how many it may tell, beside the user's own.
+        """Read them. `channels`: how many they may hold, beside the user's own.
 
         Raises:
-            BadCursor: no replica has given this.
+            BadCursor: no replica made this cursor.
         """
         ...
 
 
 class Positions(dict[str, Position]):
-    """Positions by channel, which a codec states that has them at hand."""
+    """Positions by channel, for a codec that has them decoded already."""
 
     @property
     def named(self) -> Mapping[str, Position]:

@@ -1,7 +1,7 @@
-"""The rules of one connection: typed operations in, what to do about them out. No I/O, no wire format, no time.
+"""The rules of one connection: it takes typed operations and returns actions. No I/O, no wire format, no time.
 
-The driver (a transport) reads frames, has its codec make operations of them, gives those to `Session.receive` and
-carries out the action it gets back. A second transport or codec needs a driver, never a second set of rules.
+The driver (of a transport) reads frames, lets its codec decode them, passes the operations to `Session.receive` and
+carries out the action that it returns. Another transport or codec needs a driver, never a second set of rules.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -36,7 +36,7 @@ from heliograph.protocol.position import Position, StatedPositions
 
 @dataclass(frozen=True, slots=True)
 class Authenticate:
-    """Find out whether these credentials are good, then call `Session.identified`, or close."""
+    """Check these credentials, then call `Session.identified`, or close."""
 
     token: str | None
     user: str | None
@@ -45,7 +45,7 @@ class Authenticate:
 
 @dataclass(frozen=True, slots=True)
 class RefreshToken:
-    """Find out whether this token is good and the same user's, then call `Session.renewed`."""
+    """Check that this token is valid and the same user's, then call `Session.renewed`."""
 
     token: str
     request_id: RequestId | None
@@ -55,8 +55,7 @@ class RefreshToken:
 class JoinChannel:
     """Subscribe to the channel from this position on.
 
-    `keep`: the client has asked for it with its connection and has no way to ask again, so it is tried until it
-    succeeds.
+    `keep`: the client requested it while connecting and has no way to repeat it, so it is tried until it succeeds.
     """
 
     channel: str
@@ -76,7 +75,7 @@ class LeaveChannel:
 
 @dataclass(frozen=True, slots=True)
 class FetchHistory:
-    """Read what is kept of the channel and answer with that."""
+    """Read what is kept of the channel, and answer with it."""
 
     operation: ReadHistory
     since: Position | None
@@ -84,7 +83,7 @@ class FetchHistory:
 
 @dataclass(frozen=True, slots=True)
 class FetchPresence:
-    """Find out who is on the channel and answer with that."""
+    """Read who is on the channel, and answer with it."""
 
     channel: str
     request_id: RequestId | None
@@ -92,7 +91,7 @@ class FetchPresence:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """Tell the client."""
+    """Send the event to the client."""
 
     event: Event
 
@@ -109,13 +108,13 @@ class Reject:
 
 @dataclass(frozen=True, slots=True)
 class AskHook:
-    """Await the hook, give its verdict to `answered`, carry out what that returns. All that follows waits."""
+    """Await the hook, pass its verdict to `answered`, and carry out what that returns. Later operations wait."""
 
     ask: Ask
     answered: "Callable[[Verdict], Action | None]"
 
 
-# A message goes to the router as it is, and is answered with what the router says of it.
+# A message goes to the router unchanged, and is answered with the router's result.
 Action = (
     Send
     | Publish
@@ -133,7 +132,7 @@ Action = (
 
 
 class Session:
-    """The protocol state of one connection. What its client may do, the `policy` says."""
+    """The protocol state of one connection. The `policy` decides what its client may do."""
 
     def __init__(
         self,
@@ -150,8 +149,8 @@ class Session:
         self._policy = policy
         self._ping_interval_s = ping_interval_s
         self._max_channels = max_channels
-        self._is_connecting = False  # the driver is finding out who this is
-        self._is_known = False  # before that only `connect` is accepted
+        self._is_connecting = False  # the driver is checking the credentials
+        self._is_known = False  # until then only `connect` is accepted
         self._connect = Connect()
         self._grants = NO_GRANTS
         self._sends_freely = policy.is_sending_free
@@ -181,13 +180,13 @@ class Session:
     def identified(
         self, user: str, channels: Iterable[str] = (), grants: Grants = NO_GRANTS, *, only_these: bool = False
     ) -> tuple[JoinChannel, list[JoinChannel | Reject | AskHook]]:
-        """The client is `user`; returns how it comes to its own channel, and to the others it listens to at once.
+        """Note that the client is `user`. Return how it joins its own channel and the others that it starts with.
 
-        Those are the ones that its cursor names (as far as they are its to read), `channels`, and what its token
-        subscribes it to; or, `only_these`, all but the first.
+        Those are the channels that its cursor names (if it may read them), `channels`, and those that its token
+        subscribes it to; with `only_these`, all but the first.
 
         Raises:
-            BadCursor, BadChannel: its cursor is none; it is to be closed.
+            BadCursor, BadChannel: the cursor or a channel is not valid; the client must be closed.
         """
         positions = self._connect.since.read(self._max_channels)
         for channel in positions.named:
@@ -212,7 +211,7 @@ class Session:
         return JoinChannel(own, positions.position_in(own), self._connect.replay, keep=True), others
 
     def renewed(self, grants: Grants) -> tuple[list[str], list[JoinChannel | Reject | AskHook]]:
-        """Another token counts from now on: the channels that are to be left, and what is to be done about others."""
+        """Use another token from now on. Return the channels that are left, and the actions for others."""
         before, self._grants = self._grants, grants
         lost: list[str] = []
         others: list[JoinChannel | Reject | AskHook] = []
@@ -229,14 +228,14 @@ class Session:
         return lost, others
 
     def _keep(self, channel: str, verdict: Verdict) -> LeaveChannel | None:
-        """The hook has said whether the client may stay on the channel with its new token."""
+        """Handle a hook's verdict whether the client may stay on the channel with its new token."""
         if isinstance(verdict, Allow) or channel not in self._channels:
             return None
         self._channels.discard(channel)
         return LeaveChannel(channel, Unsubscribed(channel=channel))
 
     def greeting(self, positions: Mapping[str, Position]) -> Connected:
-        """What opens the conversation. `positions`: of the client, in all channels of which that is known."""
+        """Return the first event. `positions`: the client's known positions in channels."""
         return Connected(
             user=self.user or "",
             session=self.id,
@@ -249,7 +248,7 @@ class Session:
     def _begin(self, operation: Connect) -> Action:
         if self._is_connecting:
             return _said_already(operation)
-        # What else is wrong with the positions is found out when the client is known: nobody else may have them read.
+        # Other mistakes in the positions show once the client is identified: before that they are not read.
         try:
             operation.since.check_size(self._max_channels)
         except BadCursor as error:
@@ -260,7 +259,7 @@ class Session:
 
     def _decide(self, operation: Operation) -> Action:
         match operation:
-            case Send():  # by far the most, with the next
+            case Send():  # with the next one, by far the most frequent
                 try:
                     check_user_id(operation.to)
                 except BadUserId as error:
@@ -327,24 +326,24 @@ class Session:
         return JoinChannel(channel, since, operation.replay, operation.request_id, keep)
 
     def not_joined(self, channel: str) -> None:
-        """Subscribing failed: the client may try again."""
+        """Note that subscribing failed: the client may retry."""
         self._channels.discard(channel)
 
     def wants(self, channel: str) -> bool:
-        """False if the server has taken the client off the channel since it was to be subscribed to it."""
+        """Return False if the server has taken the client off the channel since the join began."""
         return channel in self._channels or user_of(channel) == self.user
 
     def unsubscribed_by_server(self, channel: str) -> bool:
-        """The server takes the client off the channel; False if it was not on it (nor about to be)."""
+        """Note that the server takes the client off the channel; False if it was neither on it nor joining."""
         was_on = channel in self._channels
         self._channels.discard(channel)
         return was_on
 
     def _position(self, since: StatedPositions, channel: str) -> Position | None:
-        """Where the client says that it stands in this channel.
+        """Return the position that the client states for this channel.
 
         Raises:
-            BadCursor: no replica has given it that.
+            BadCursor: no replica made this cursor.
         """
         return since.read(self._max_channels).position_in(channel)
 
@@ -358,7 +357,7 @@ def _malformed(operation: Malformed) -> Reject:
 
 
 def _unless_denied(decision: Decision, action: Action, request_id: RequestId | None) -> Action:
-    """The action, a refusal, or one of the two once the hook has said which."""
+    """Return the action, a refusal, or a question to the hook that decides between them."""
     match decision:
         case Allow():
             return action
@@ -371,6 +370,6 @@ def _unless_denied(decision: Decision, action: Action, request_id: RequestId | N
 
 
 def _unless_rejected(answered: Callable[[Verdict], Action | None], verdict: Verdict) -> Action | None:
-    """What follows from the verdict, but not a word of it to the client if that is a refusal."""
+    """Return what follows from the verdict, without telling the client of a refusal."""
     action = answered(verdict)
     return None if isinstance(action, Reject) else action

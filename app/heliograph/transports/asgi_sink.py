@@ -1,4 +1,4 @@
-"""A WebSocket by plain ASGI, under a server that does not offer its transport."""
+"""A WebSocket with plain ASGI, under a server that does not offer its transport."""
 
 import asyncio
 import logging
@@ -11,12 +11,12 @@ from heliograph.protocol.codes import CloseCode
 
 logger = logging.getLogger(__name__)
 
-CLOSE_TIMEOUT_S = 1.0  # until the server must have taken the last frames and the close
+CLOSE_TIMEOUT_S = 1.0  # how long the server may take for the last frames and the close
 DISCONNECT: Message = {"type": "websocket.disconnect", "code": 1006}
 
 
 class Reader(Protocol):
-    """Who is told what the client says: a `Receiver` that says when it may be told more."""
+    """A `Receiver` that says when it can take more."""
 
     def begin(self) -> None: ...
 
@@ -30,23 +30,23 @@ class Reader(Protocol):
 
 
 class AsgiSink:
-    """A `Sink` that awaits the server's `send` for each frame; while it does, the outbox waits.
+    """A `Sink` that awaits the server's `send` for each frame; meanwhile the outbox waits.
 
-    It reads no further when it is closed, as our own server does.
+    After a close it reads no further, like our own server.
     """
 
     def __init__(self, receive: Receive, send: Send, *, is_binary: bool = False) -> None:
         self._receive = receive
         self._send = send
-        self._is_binary = is_binary  # the frames are; otherwise they are text
+        self._is_binary = is_binary  # the frames are binary; otherwise text
         self._frames: list[bytes] = []
         self._close_event: tuple[CloseCode, str] | None = None
         self._work = asyncio.Event()
-        self._over = asyncio.Event()  # nothing more is to be read: we have closed, or writing has failed
+        self._over = asyncio.Event()  # stop reading: we have closed, or writing has failed
         self._outbox: Outbox[bytes] | None = None
 
     async def run(self, reader: Reader) -> None:
-        """Write and read until the client has gone or the sink is closed; at the end write what is left."""
+        """Write and read until the client has gone or the sink is closed; then write the rest."""
         writer = asyncio.create_task(self._write_loop(), name="websocket-write")
         try:
             reader.begin()
@@ -58,7 +58,7 @@ class AsgiSink:
             await asyncio.gather(writer, return_exceptions=True)
 
     def attach(self, outbox: Outbox[bytes]) -> None:
-        """The outbox to be held back while the server is busy."""
+        """Set the outbox that waits while the server is busy."""
         self._outbox = outbox
 
     def write(self, frames: list[bytes]) -> None:
@@ -73,7 +73,7 @@ class AsgiSink:
         self._over.set()
 
     async def _read_all(self, reader: Reader) -> None:
-        """One frame after the other: the next is read when the reader is done with the last."""
+        """Read one frame after the other, each when the reader is done with the last."""
         while (message := await self._next())["type"] != "websocket.disconnect":
             if (text := message.get("text")) is not None:
                 reader.receive_text(text)
@@ -84,7 +84,7 @@ class AsgiSink:
         await reader.idle()
 
     async def _next(self) -> Message:
-        """The next message of the client, or that it is over."""
+        """Return the next message of the client, or its end."""
         if self._over.is_set():
             return DISCONNECT
         reading = asyncio.ensure_future(self._receive())
@@ -104,7 +104,7 @@ class AsgiSink:
                 await self._write_all()
             code, reason = self._close_event
             await self._send({"type": "websocket.close", "code": int(code), "reason": reason})
-        except (OSError, RuntimeError) as error:  # what servers raise for a peer that has gone
+        except (OSError, RuntimeError) as error:  # the errors of servers for a peer that has gone
             logger.debug("a connection ended during a write: %s", error)
         finally:
             self._over.set()

@@ -1,7 +1,7 @@
-"""What all endpoints share: one connection from its first operation to its last, whatever it came in by.
+"""The common part of all endpoints: one connection from its first operation to its last.
 
-An endpoint reads requests or frames and makes operations of them. The driver gives those to the connection's
-`Session`, which decides, and carries out what it says. It decides nothing itself, and knows no wire format.
+An endpoint turns requests or frames into operations. The driver passes them to the connection's `Session`, which
+decides, and carries out its actions. The driver decides nothing itself, and knows no wire format.
 """
 
 import asyncio
@@ -65,19 +65,19 @@ from heliograph.transports.newcomers import Newcomers
 from heliograph.transports.requests import RequestRate
 from heliograph.transports.verdicts import verdict_of
 
-MEMBER_BYTES = 24  # what a user costs in an answer about presence
+MEMBER_BYTES = 24  # bytes that a user counts in an answer about presence
 MOST_UNDER_WAY = 100  # messages of one client that the router has not answered yet
 OTHER_USER = "the token is for another user than the URL"
 
 logger = logging.getLogger(__name__)
 
-# Other close codes are a client's own, and as many as it likes.
+# A client may invent any number of other close codes.
 KNOWN_CODES = frozenset(CloseCode) | frozenset(range(1000, 1016))
 
 
 @dataclass(frozen=True)
 class Parts:
-    """What every endpoint needs of the replica."""
+    """The parts of the replica that every endpoint needs."""
 
     manager: ConnectionManager
     reading: Reading
@@ -93,11 +93,11 @@ class Parts:
     policy: Policy
     requests: RequestRate  # by user
     flush_scheduler: FlushScheduler
-    intake: Intake  # how fast the frames of each user are read
+    intake: Intake  # the pace at which the frames of each user are read
 
 
 class Disconnected(Exception):
-    """The connection is over, and why: whoever drives it has nothing more to do."""
+    """The connection has ended, and why: its endpoint has nothing more to do."""
 
     def __init__(self, code: ErrorCode, message: str) -> None:
         super().__init__(message)
@@ -105,11 +105,11 @@ class Disconnected(Exception):
 
 
 class Driver:
-    """Carries out what the session of one connection says.
+    """Carry out the actions of the session of one connection.
 
-    `only_user`: whom the URL is for; a client that proves to be somebody else is not let in. `channels`: what is
-    subscribed to as soon as the client is known. `on_failed`: is told that it did not prove who it is, before it is
-    answered; False: it is to be told to come back later.
+    `only_user`: the user in the URL; a client with another identity is refused. `channels`: subscribed as soon as the
+    client is identified. `on_failed`: called after bad credentials, before the answer; False: answer with 'come back
+    later'.
     """
 
     def __init__(
@@ -143,22 +143,21 @@ class Driver:
             on_unsubscribed_by_server=self._unsubscribe_by_server,
         )
         self._joining: str | None = None  # the channel that `join` is subscribing to
-        self.registered = False  # the client is known, here and in the directory
+        self.registered = False  # in the hub and in the directory
         self._ended = False
         self._expiry: asyncio.TimerHandle | None = None
         self._under_way = 0  # messages that the router has not answered
-        self._room: asyncio.Future[None] | None = None  # who waits until there are fewer
-        self.refusals = 0  # that whoever reads has not slowed down for yet
-        self.pace = parts.intake.new()  # of what is read; the user's, once that is known
+        self._room: asyncio.Future[None] | None = None  # a caller that waits until there are fewer
+        self.refusals = 0  # refusals that the reader has not slowed down for yet
+        self.pace = parts.intake.new()  # of reading; the user's, once that is known
 
     async def enter(self, connect: Connect, identity: Identity) -> Sequence[JoinChannel]:
-        """Let in a client that has proved who it is, and that says with one request all that it will ever say.
+        """Admit an identified client that says everything with one request.
 
-        It hears of its own channel, of `channels` and of no other. Each channel that is returned is still to be
-        joined (`join`).
+        It gets its own channel and `channels`, and no others. Each returned channel must still be joined (`join`).
 
         Raises:
-            Disconnected: it is not let in, or one of the channels is not its to listen to.
+            Disconnected: it is refused, or may not subscribe to one of the channels.
         """
         action = self._session.receive(connect)
         if isinstance(action, Reject):
@@ -173,10 +172,10 @@ class Driver:
         """Subscribe to one of the channels that `enter` has returned.
 
         Raises:
-            BusUnavailable: not now. What is to be kept is tried again, until it succeeds or the connection ends.
+            BusUnavailable: not now. A join with `keep` is retried until it succeeds or the connection ends.
         """
         if not self._session.wants(action.channel):
-            return  # it was told so
+            return  # the client was told
         self._joining = action.channel
         try:
             joined = await self._parts.reading.subscribe(
@@ -193,7 +192,7 @@ class Driver:
             self._parts.manager.send_event(self.connection, Unsubscribed(channel=action.channel))
 
     async def join_or_say(self, action: JoinChannel) -> None:
-        """The same; the client is told if that cannot be done now."""
+        """The same; tell the client if it cannot be done now."""
         try:
             await self.join(action)
         except BusUnavailable as error:
@@ -205,15 +204,15 @@ class Driver:
             self.refuse(Reject(error.code, text, action.request_id))
 
     def begin(self, operation: Operation) -> Coroutine[Any, Any, None] | None:
-        """Carry out one operation of the client; what takes its time is returned, to be awaited before the next.
+        """Carry out one operation of the client. Return the part that takes time; await it before the next.
 
         Raises:
-            Disconnected: the connection was closed for it. The coroutine may raise that too.
+            Disconnected: the connection was closed because of it. The coroutine may raise it too.
         """
         return self._act(self._session.receive(operation))
 
     def begin_as(self, connect: Connect, identity: Identity) -> Coroutine[Any, Any, None] | None:
-        """Carry out the `connect` of a client that has proved who it is; otherwise like `begin`."""
+        """Carry out the `connect` of an identified client; otherwise like `begin`."""
         action = self._session.receive(connect)
         return self._let_in(identity) if isinstance(action, Authenticate) else self._act(action)
 
@@ -232,11 +231,11 @@ class Driver:
 
     @property
     def about(self) -> dict[str, str | None]:
-        """Whom a line in the log is about."""
+        """Return the fields that a log line has about the connection."""
         return {"user": self.connection.user or None, "connection": self.connection.id}
 
     def expire_at(self, when: float | None) -> None:
-        """Close the connection then (seconds since the epoch; None: never)."""
+        """Close the connection at `when` (seconds since the epoch; None: never)."""
         if self._expiry is not None:
             self._expiry.cancel()
             self._expiry = None
@@ -248,7 +247,7 @@ class Driver:
     def end(self, code: int | None = None) -> None:
         """Forget the connection. May be called more than once.
 
-        `code`: the close code of the other side, in case it was not closed here.
+        `code`: the close code of the other side, if it was not closed here.
         """
         if not self._ended:
             self._ended = True
@@ -266,7 +265,7 @@ class Driver:
 
     def _act(self, action: Action) -> Coroutine[Any, Any, None] | None:
         match action:
-            case Send() | Publish():  # by far the most
+            case Send() | Publish():  # by far the most frequent
                 return self._dispatch(action)
             case Reply(event):
                 self._parts.manager.send_event(self.connection, event)
@@ -294,13 +293,13 @@ class Driver:
         return None
 
     async def _ask(self, action: AskHook) -> None:
-        """Whoever awaits this lets no later operation of the client pass by."""
+        """Ask a hook. Later operations of the client wait until this has been awaited."""
         following = action.answered(await verdict_of(action.ask))
         if following is not None and (work := self._act(following)) is not None:
             await work
 
     async def _settled(self, actions: Iterable[JoinChannel | Reject | AskHook]) -> list[JoinChannel | Reject]:
-        """What there is to do about channels, once all hooks that have to be asked have said so."""
+        """Return the actions for channels, after all hooks that must be asked have answered."""
         settled: list[JoinChannel | Reject] = []
         for action in actions:
             following: Action | None = action
@@ -337,7 +336,7 @@ class Driver:
         await self._act_all(await self._register(identity))
 
     async def _refresh_token(self, action: RefreshToken) -> None:
-        """A new token takes the old one's place. One that is no good changes nothing: the old one runs on."""
+        """Replace the token with a new one. A bad token changes nothing: the old one stays."""
         try:
             identity = await self._parts.authenticator.identify(Credentials(action.token))
         except (InvalidToken, KeysUnavailable, UserBlocked) as error:
@@ -360,9 +359,9 @@ class Driver:
                 await work
 
     async def _register(self, identity: Identity, *, one_request: bool = False) -> list[JoinChannel | Reject]:
-        """Make the connection known, then tell the client: from here on it misses nothing.
+        """Register the connection, then greet the client: from here on it misses nothing.
 
-        Returns what is still to be done about the channels that it asked for.
+        Return the actions for the channels that it requested.
         """
         if self._parts.node.draining:
             self._turn_away(CloseCode.SHUTDOWN, ErrorCode.UNAVAILABLE, "this replica is shutting down")
@@ -386,7 +385,7 @@ class Driver:
             self._turn_away(CloseCode.CONNECTION_LIMIT, error.code, str(error))
         self.registered = True
         try:
-            self._parts.authenticator.check_not_blocked(identity.user)  # which may have been said meanwhile
+            self._parts.authenticator.check_not_blocked(identity.user)  # a block may have come meanwhile
         except UserBlocked as error:
             self._reject(error, CloseCode.FORCED)
         logger.debug("connected", extra=self.about)
@@ -405,14 +404,14 @@ class Driver:
         return others
 
     def _unsubscribe_by_server(self, channel: str) -> None:
-        """The server takes the client off a channel. While it is still being subscribed, `join` tells it."""
+        """Take the client off a channel for the server. While it is still joining, `join` tells the client."""
         if self._session.unsubscribed_by_server(channel):
             self._parts.reading.unsubscribe(self.connection, channel)
             if channel != self._joining:
                 self._parts.manager.send_event(self.connection, Unsubscribed(channel=channel))
 
     def _dispatch(self, operation: Send | Publish) -> Coroutine[Any, Any, None] | None:
-        """Hand a message to the router. Others may follow before it is answered, but not any number of them."""
+        """Pass a message to the router. Others may follow before its answer, up to MOST_UNDER_WAY."""
         if self._under_way >= MOST_UNDER_WAY:
             return self._dispatch_later(operation)
         self._under_way += 1
@@ -427,7 +426,7 @@ class Driver:
         self._dispatch(operation)
 
     def _dispatched(self, operation: Send | Publish, result: PublishResult | HeliographError) -> None:
-        """The router's answer, told to the client."""
+        """Send the router's answer to the client."""
         self._under_way -= 1
         if self._room is not None:
             if not self._room.done():
@@ -484,7 +483,7 @@ class Driver:
             self._parts.manager.send_event(self.connection, Emitted(emit.request_id))
 
     def _reject(self, error: HeliographError, close: CloseCode, request_id: RequestId | None = None) -> NoReturn:
-        """The client is not let in: say why, and close."""
+        """Refuse the client: say why, and close."""
         self.refuse(Reject(error.code, str(error), request_id, close))
         raise Disconnected(error.code, str(error))
 
@@ -501,7 +500,7 @@ def _not_stored(error: BusUnavailable | OverBudget) -> str:
 
 
 def _not_done(operation: Send | Publish, error: BusUnavailable | OverBudget) -> str:
-    """What to tell the sender: whether sending again may double the message."""
+    """Return the text for the sender, which says whether sending again may deliver the message twice."""
     done = "delivered" if isinstance(operation, Send) else "published"
     if isinstance(error, OverBudget):
         return f"not {done}: {error}"

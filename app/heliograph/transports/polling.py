@@ -1,8 +1,8 @@
-"""`/api/poll`: the endpoint for those who can only ask. The same events with the same cursors, a handful at a time.
+"""`/api/poll`: long polling. The same events with the same cursors, some at a time.
 
-A client that polls is connected as any other, and stays so from one poll to the next: neither the directory nor
-presence hears of each request, and what comes between two of them waits here. A poll that goes on exactly where
-the last answer ended is given what waits, without asking Redis; any other begins anew from its cursor.
+A client that polls is connected like any other, and stays so between polls: the directory and presence do not see
+each request, and events between two polls wait here. A poll that continues exactly where the last answer ended gets
+the waiting events, without a call to Redis; any other poll starts again from its cursor.
 """
 
 import asyncio
@@ -43,17 +43,17 @@ ENDED = {
     CloseCode.EXPIRED: ErrorCode.INVALID_TOKEN,
     CloseCode.FORCED: ErrorCode.NOT_ALLOWED,
     CloseCode.INTERNAL_ERROR: ErrorCode.INTERNAL,
-}  # what a poll is told whose connection was closed while it waited; any other comes back and goes on
+}  # answers to a poll whose connection was closed while it waited; after any other code the client continues
 
 
 class BadWait(HeliographError):
-    """A time to wait that is none."""
+    """A `wait` that is not valid."""
 
     code = ErrorCode.BAD_REQUEST
 
 
 class PollResponse(msgspec.Struct, frozen=True):
-    """`cursor`: all that the client has been told, to be given with the next poll."""
+    """`cursor`: the client's positions after the events; it passes it to the next poll."""
 
     user: str
     replica: str
@@ -63,7 +63,7 @@ class PollResponse(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class PollKey:
-    """What makes one poll the continuation of another."""
+    """What two polls must have in common for one to continue the other."""
 
     who: Identity
     channels: tuple[str, ...]
@@ -71,13 +71,13 @@ class PollKey:
 
 
 class PollEndpoint:
-    """Answers `GET /api/poll`, and keeps the connections of its clients meanwhile."""
+    """Answer `GET /api/poll`, and keep the connections of its clients in between."""
 
     def __init__(self, parts: Parts, codec: Codec) -> None:
         self._parts = parts
         self._encoding = Encoding(codec, EventFrame, parts.telemetry.traffic["poll"])
         self._settings = parts.settings.poll
-        self._parked: dict[PollKey, list[PollConnection]] = {}  # those that no poll waits for, oldest first
+        self._parked: dict[PollKey, list[PollConnection]] = {}  # those without a waiting poll, oldest first
         self._joining: set[asyncio.Task[None]] = set()
 
     async def serve(self, request: Request) -> Response:
@@ -106,7 +106,7 @@ class PollEndpoint:
         return Response(msgspec.json.encode(answer), media_type="application/json")
 
     async def stop(self) -> None:
-        """Let go of all clients."""
+        """End all connections."""
         for connection in [each for connections in self._parked.values() for each in connections]:
             connection.end()
         await end(self._joining)
@@ -118,7 +118,7 @@ class PollEndpoint:
                 await connection.begin(connect, identity)
             except Disconnected as refused:
                 connection.end()
-                # One that nobody waits for makes room: most likely its answer got lost and the client asks again.
+                # A parked one makes room: most likely its answer was lost, and its client polls again.
                 if refused.code is not ErrorCode.CONNECTION_LIMIT or not self._make_room(identity.user):
                     raise
             except BaseException:
@@ -159,7 +159,7 @@ class PollEndpoint:
 
 
 class PollConnection:
-    """The connection of a client that polls, and the `Sink` in which lies what it has not been given yet."""
+    """The connection of a client that polls, and the `Sink` with the events that it has not got yet."""
 
     def __init__(
         self, parts: Parts, encoding: Encoding[EventFrame], asked: PollKey, tasks: set[asyncio.Task[None]]
@@ -169,14 +169,14 @@ class PollConnection:
         self._most_channels = parts.settings.limits.channels_per_connection
         self._outbox: Outbox[EventFrame] = Outbox(self, parts.flush_scheduler, parts.settings.limits.outbox_bytes)
         self.driver = Driver(parts, encoding, self._outbox, channels=asked.channels)
-        self._known: ReadPositions = NOWHERE  # where the client said it stands
-        self._replays = False  # its own channel is told from the start of what is kept, with `subscribed` before it
+        self._known: ReadPositions = NOWHERE  # the client's stated positions
+        self._replays = False  # its own channel starts with everything that is kept, after `subscribed`
         self._tasks = tasks
         self._joining: asyncio.Task[None] | None = None
-        self._failure: BusUnavailable | None = None  # why the client cannot be told what it asked for
+        self._failure: BusUnavailable | None = None  # why its events cannot be read
         self._frames: deque[EventFrame] = deque()
         self._bytes = 0
-        self._news = 0  # how many of those the client is to see
+        self._news = 0  # how many of the waiting events the client must see
         self._bookmark = Bookmark()
         self._woken = asyncio.Event()
         self._asker_gone = False
@@ -185,7 +185,7 @@ class PollConnection:
 
     @property
     def cursor(self) -> str:
-        """Where the client stands, after all that it was given."""
+        """The client's positions, after everything that it got."""
         return str(self._bookmark)
 
     # -- the connection
@@ -195,7 +195,7 @@ class PollConnection:
 
         Raises:
             Disconnected: the client is not let in.
-            BadCursor: it goes on from nowhere.
+            BadCursor: its cursor is not valid.
         """
         self._known = connect.since.read(self._most_channels)
         self._replays = connect.replay
@@ -231,7 +231,7 @@ class PollConnection:
     # -- between polls
 
     def park(self, for_s: float, on_end: Callable[[], None]) -> None:
-        """Wait for the next poll, at most so long. `on_end` is called when there is no waiting any more."""
+        """Wait for the next poll for at most `for_s`. `on_end` is called at the end of the wait."""
         self._outbox.pause()
         self._on_end = on_end
         self._rests_until = asyncio.get_running_loop().call_later(for_s, self.end)
@@ -260,7 +260,7 @@ class PollConnection:
             self.end()
 
     def _is_news(self, frame: EventFrame) -> bool:
-        """Whether the client is to see it. That it goes on from where it said it stands is nothing new to it."""
+        """Return whether the client must see it. That it resumes from its own position is not news."""
         event = frame.event
         match event:
             case Connected():
@@ -268,7 +268,7 @@ class PollConnection:
                     self._failure = BusUnavailable("where your own channel stands cannot be read")
                 return False
             case Subscribed():
-                # A frame with the state of a run does not name it: it is known by the frame just before it.
+                # The frame with a run's state does not name the run: the frame before it does.
                 return not (event.recovered and self._knows(event.channel, event.position))
             case InitialState():
                 return not self._knows(event.channel, event.position)
@@ -276,17 +276,17 @@ class PollConnection:
                 return True
 
     def _knows(self, channel: str, position: Position) -> bool:
-        """True if the client has said that it stands there."""
+        """Return whether the client has stated this position."""
         return self._known.position_in(channel) == position
 
     # -- polls
 
     async def collect(self, wait_s: float, receive: Receive) -> list[msgspec.Raw]:
-        """What there is for the client; if there is nothing, what comes first, or nothing after `wait_s` seconds.
+        """Return the waiting events; if there are none, the next ones, or none after `wait_s` seconds.
 
         Raises:
-            BusUnavailable: where the client stands cannot be said.
-            Disconnected: the connection was closed, and the client would not get further with the next poll.
+            BusUnavailable: the client's positions cannot be read.
+            Disconnected: the connection was closed, and the next poll would fail too.
         """
         deadline = asyncio.get_running_loop().time() + wait_s
         self._rest_no_longer()
@@ -320,7 +320,7 @@ class PollConnection:
             await self._woken.wait()
 
     async def _watch(self, receive: Receive) -> None:
-        """Find out when the client has given this poll up."""
+        """Notice when the client gives this poll up."""
         while (await receive())["type"] != "http.disconnect":
             pass
         self._asker_gone = True
@@ -340,7 +340,7 @@ class PollConnection:
 
 
 def wait_of(query: dict[str, str]) -> float:
-    """`?wait=`: how long the client would wait for something to come, in seconds."""
+    """Return `?wait=`: how long the client waits for an event, in seconds."""
     text = query.get("wait", "")
     try:
         wait_s = float(text) if text else DEFAULT_WAIT_S

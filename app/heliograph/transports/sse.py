@@ -1,4 +1,4 @@
-"""`/sse`: the endpoint for `EventSource`. One request says it all; what follows is a stream of events."""
+"""`/sse`: the endpoint for `EventSource`. One request, then a stream of events."""
 
 import asyncio
 import logging
@@ -30,18 +30,18 @@ from heliograph.transports.requests import PER_CHANNEL
 logger = logging.getLogger(__name__)
 
 ABORT_EXTENSION = "heliograph.abort"  # in the ASGI scope: cuts the client's connection at once
-RETRY_MS = 1000  # when a client comes back after the stream has ended
-CLOSE_TIMEOUT_S = 1.0  # until a client must have taken the last event
-PIECE_BYTES = 65_536  # handed to the server at once
-# A comment that ends no block. Some readers take every block for an event, one without data for an empty event.
+RETRY_MS = 1000  # until a client reconnects after the end of the stream
+CLOSE_TIMEOUT_S = 1.0  # how long a client may take to read the last event
+PIECE_BYTES = 65_536  # passed to the server at once
+# A comment that ends no block. Some readers take every block for an event, even one without data.
 KEEP_ALIVE = b":\n"
 
 
-StreamFrame = EventFrame | bytes  # an event, or what else stands between events
+StreamFrame = EventFrame | bytes  # an event, or bytes between events
 
 
 class DisconnectEvent(msgspec.Struct, frozen=True, tag="disconnect"):
-    """The last event of a stream: what a close frame is on a socket."""
+    """The last event of a stream, like a close frame on a socket."""
 
     code: int
     reason: str
@@ -49,7 +49,7 @@ class DisconnectEvent(msgspec.Struct, frozen=True, tag="disconnect"):
 
 @dataclass(frozen=True)
 class SseEndpoint:
-    """Answers `GET /sse` with a stream, or refuses it before that has begun."""
+    """Answer `GET /sse` with a stream, or with a refusal before it begins."""
 
     parts: Parts
     encoding: Encoding[StreamFrame]
@@ -82,10 +82,10 @@ class SseEndpoint:
         return stream
 
     async def _identify(self, credentials: Credentials, right: str) -> tuple[Identity, str]:
-        """Who the client is, and its right to return, which is one only if it has come with a ticket.
+        """Return the client's identity, and its right to return if it came with a ticket (otherwise empty).
 
-        A ticket is good once. An `EventSource` gives the same URL again when it comes back, and the last id it got:
-        so the ids of its stream hold a secret, and who gives both is the client of that stream.
+        A ticket is valid once. An `EventSource` reconnects with the same URL, and the last id that it got. So the ids
+        of its stream hold a secret, and a request with both comes from the client of that stream.
         """
         authenticator, ticket = self.parts.authenticator, credentials.ticket
         if ticket is None:
@@ -101,9 +101,9 @@ class SseEndpoint:
 
 
 class EventStream(Response):
-    """A `Sink` that writes what comes as an event stream, by plain ASGI. It is what the server is given to send.
+    """A `Sink` that writes events as an event stream, with plain ASGI. It is also the response.
 
-    While the server takes what was written, the outbox waits: a client that does not read is found out there.
+    While the server writes, the outbox waits, so a client that does not read is noticed there.
     """
 
     media_type = "text/event-stream"
@@ -118,14 +118,14 @@ class EventStream(Response):
         self._joins: Sequence[JoinChannel] = ()
         self._frames: list[StreamFrame] = []
         self._bookmark = ShortBookmark(())
-        self._right = f"&{RIGHT}{right}".encode() if right else b""  # what each id ends with
+        self._right = f"&{RIGHT}{right}".encode() if right else b""  # the end of each id
         self._close_event: DisconnectEvent | None = None
         self._work = asyncio.Event()
-        self._deadline: asyncio.Timeout | None = None  # by which the stream must have ended; none: it has not begun
+        self._deadline: asyncio.Timeout | None = None  # for the end of the stream; None before it begins
         self._alive_at: asyncio.TimerHandle
 
     def begin(self, driver: Driver, joins: Sequence[JoinChannel], user: str) -> None:
-        """What the client, this user, is told comes by this driver; these channels it has still to join."""
+        """Set the driver, the channels that are still to join, and the user."""
         self._driver, self._joins = driver, joins
         own = personal_channel(user)
         self._bookmark = ShortBookmark([own, *(join.channel for join in joins if join.channel != own)])
@@ -150,16 +150,16 @@ class EventStream(Response):
             async with asyncio.timeout(None if self._close_event is None else CLOSE_TIMEOUT_S) as self._deadline:
                 await self._write_all(send)
         except TimeoutError:
-            # The client is gone, or did not take what was left for it.
+            # The client is gone, or did not read the rest.
             abort: Callable[[], None] | None = scope.get("extensions", {}).get(ABORT_EXTENSION)
             if abort is not None:
                 abort()
-        except OSError as error:  # what servers raise for a peer that has gone
+        except OSError as error:  # the error of servers for a peer that has gone
             logger.debug("a stream ended during a write: %s", error)
         finally:
             self._deadline = None
             self._alive_at.cancel()
-            self.outbox.close(CloseCode.INTERNAL_ERROR, "the stream has ended")  # so that nobody waits for room
+            self.outbox.close(CloseCode.INTERNAL_ERROR, "the stream has ended")  # so that no caller waits for room
             try:
                 await end(tasks)
             finally:
@@ -167,7 +167,7 @@ class EventStream(Response):
 
     async def _write_all(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-        # Without a blank line, so that it stands in the block of the first event.
+        # Without a blank line, so that it is in the block of the first event.
         await send({"type": "http.response.body", "body": b"retry: %d\n" % RETRY_MS, "more_body": True})
         while self._close_event is None or self._frames:
             await self._work.wait()
@@ -181,9 +181,9 @@ class EventStream(Response):
         await send({"type": "http.response.body", "body": last, "more_body": False})
 
     def _piece(self) -> bytes:
-        """Some of what is to be written, each event with its id.
+        """Return some of the waiting bytes, each event with its id.
 
-        What the server takes at once is not much more than it would buffer. Ids are made no sooner, so none waits.
+        The server gets little more at once than it would buffer. Ids are made only then, so none of them waits.
         """
         lines: list[bytes] = []
         size = taken = 0
@@ -203,7 +203,7 @@ class EventStream(Response):
         return b"".join(lines)
 
     def _frame_bytes(self) -> int:
-        """What waits here, to count with what waits in the outbox."""
+        """The bytes that wait here, which count with those in the outbox."""
         return sum(map(len, self._frames))
 
     def _keep_alive(self) -> None:
@@ -212,7 +212,7 @@ class EventStream(Response):
             self._driver.connection.close(code, "the connection did not read what was sent to it")
 
     async def _watch(self, receive: Receive) -> None:
-        """Find out when the client has gone."""
+        """Notice when the client has gone."""
         while (await receive())["type"] != "http.disconnect":
             pass
         self._end_within(0)
@@ -231,14 +231,14 @@ class EventStream(Response):
 
 
 def _parts_of_id(last_event_id: str) -> tuple[str, str]:
-    """What the id of an event says: where the client stands, and its right to return (empty: it has none)."""
+    """Split the id of an event: the client's cursor, and its right to return (empty: none)."""
     parts = last_event_id.split("&")
     rights = [part.removeprefix(RIGHT) for part in parts if part.startswith(RIGHT)]
     return "&".join(part for part in parts if not part.startswith(RIGHT)), rights[-1] if rights else ""
 
 
 async def _again_soon() -> AsyncIterator[bytes]:
-    """A stream that ends at once. An `EventSource` comes back after it, and would not after an error."""
+    """Return a stream that ends at once. An `EventSource` reconnects after it, but not after an error."""
     yield b"retry: %d\n" % RETRY_MS
 
 
@@ -247,7 +247,7 @@ def _in_block(payload: bytes, event: Event) -> StreamFrame:
 
 
 def event_block(payload: bytes) -> bytes:
-    """An encoded event as one block of the stream. JSON may be spread over lines, as its author wrote it."""
+    """Return an encoded event as one block of the stream. The author's JSON may span several lines."""
     if b"\n" in payload or b"\r" in payload:
         payload = b"\ndata: ".join(payload.splitlines())
     return b"data: %b\n\n" % payload

@@ -1,4 +1,4 @@
-"""`/ws`: the WebSocket endpoint. Reads frames, and hands what they ask for to the connection's `Driver`."""
+"""`/ws`: the WebSocket endpoint. It reads frames, and passes their operations to the connection's `Driver`."""
 
 import asyncio
 import logging
@@ -35,31 +35,31 @@ from heliograph.transports.query import BadQuery, Query
 
 logger = logging.getLogger(__name__)
 
-CHANNEL_KINDS = {"runs": "run", "logs": "logs"}  # what stands in the path -> the namespace
-SERVER_SOCKET = "heliograph.socket"  # in the ASGI scope: our server's own socket, to be used without a detour
-RETRY_AFTER_S = 1  # of a handshake that may be tried again
-MOST_OWED_S = 3.0  # that a client waits because of what it has read
-GIVE_UP_AGAIN_S = 1.0  # who is being let in when the time is over is looked at again then
-MOST_WAITING = 64  # frames that wait for one that takes its time, until the socket is read no further
+CHANNEL_KINDS = {"runs": "run", "logs": "logs"}  # part of the path -> namespace
+SERVER_SOCKET = "heliograph.socket"  # in the ASGI scope: our server's own socket, for direct use
+RETRY_AFTER_S = 1  # for a handshake that may be retried
+MOST_OWED_S = 3.0  # how long a client waits at most because of what was read for it
+GIVE_UP_AGAIN_S = 1.0  # until the next look at a client that is still being admitted at its deadline
+MOST_WAITING = 64  # frames that may wait for a slow one before the socket is no longer read
 
 
 class Receiver(Protocol):
-    """Who is told what a client says. Nothing of this may block."""
+    """Takes a client's frames. No method may block."""
 
     def receive_text(self, text: str) -> None: ...
 
     def receive_binary(self, data: bytes) -> None: ...
 
     def lost(self, code: int) -> None:
-        """Nothing more will come: the client has gone, or the socket was closed, with this code. Said once."""
+        """Handle the end: the client has gone, or the socket was closed, with this code. Called once."""
         ...
 
 
 class ServerSocket(Sink[bytes], Protocol):
-    """What `heliograph.server` offers under `SERVER_SOCKET`: takes WebSocket frames and tells of back-pressure."""
+    """The socket that `heliograph.server` offers under `SERVER_SOCKET`: it takes frames and reports back-pressure."""
 
     def attach(self, outbox: Outbox[bytes], receiver: Receiver) -> None:
-        """Have the socket to oneself from now on; the application may return."""
+        """Take over the socket; the application may return."""
         ...
 
     def pause_reading(self) -> None: ...
@@ -67,7 +67,7 @@ class ServerSocket(Sink[bytes], Protocol):
     def resume_reading(self) -> None: ...
 
     def hang_up(self) -> None:
-        """End as soon as what was written is out, without waiting for the peer's goodbye."""
+        """End as soon as everything is written, without waiting for the peer's close frame."""
         ...
 
 
@@ -81,13 +81,13 @@ class Denial:
 
 @dataclass
 class Handshake:
-    """What a handshake says: who comes (`connect`; in its path: `user`), to which channels, from where."""
+    """The content of a handshake: the client (`connect`; in the path: `user`), its channels and its address."""
 
     connect: Connect | Reject | None
     user: str | None
     channels: tuple[str, ...]
     address: str
-    identity: Identity | None = None  # once it is proved
+    identity: Identity | None = None  # once it is checked
 
     @classmethod
     def read(cls, scope: Scope, *, open_mode: bool) -> "Handshake":
@@ -102,11 +102,11 @@ class Handshake:
 
 @dataclass(frozen=True)
 class Language:
-    """A codec that clients of the endpoint may speak, and how its payloads are framed."""
+    """A codec that clients of the endpoint may use, and the framing of its payloads."""
 
     codec: Codec
     frames: Encoding[bytes]  # WebSocket frames, for our own server
-    payloads: Encoding[bytes]  # payloads alone, for any other
+    payloads: Encoding[bytes]  # payloads only, for other servers
 
     @classmethod
     def of(cls, codec: Codec, traffic: Traffic) -> "Language":
@@ -118,7 +118,7 @@ class Language:
 class WebSocketEndpoint:
     """The ASGI application behind `/ws`, `/ws/users/{user}` and `/ws/{kind}/{id}`.
 
-    `languages`: what clients may speak. A client that offers no subprotocol speaks the first.
+    `languages`: the codecs that clients may use. A client that offers no subprotocol uses the first.
     """
 
     parts: Parts
@@ -139,7 +139,7 @@ class WebSocketEndpoint:
             await deny(scope, send, 403, REFUSED)
         else:
             handshake = Handshake.read(scope, open_mode=self.parts.policy.open_mode)
-            # A page cannot see a status: it is let in, and closed with a code that says the same.
+            # A page cannot see a status: accept it, and close it with the code of the refusal.
             denial = None if "origin" in headers else await self._check(scope, handshake)
             if denial is not None:
                 await deny(scope, send, denial.status, denial.reason)
@@ -157,7 +157,7 @@ class WebSocketEndpoint:
         self.parts.telemetry.connections_refused += 1
 
     async def _check(self, scope: Scope, handshake: "Handshake") -> "Denial | None":
-        """Find out who comes, if the handshake proves it; why it is refused, if that is no good."""
+        """Check the identity in the handshake, if there is one. Return why it is refused."""
         connect = handshake.connect
         bad: InvalidToken
         try:
@@ -174,7 +174,7 @@ class WebSocketEndpoint:
         except UserBlocked as error:
             return Denial(403, str(error))
         except (BusUnavailable, KeysUnavailable):
-            return None  # nobody can say: it is closed with a code that says so
+            return None  # it cannot be checked now: the socket is closed with a code that says so
         else:
             if handshake.user not in (None, identity.user):
                 return Denial(403, OTHER_USER)
@@ -185,7 +185,7 @@ class WebSocketEndpoint:
         return Denial(401, str(bad))
 
     def _choose(self, scope: Scope) -> tuple[Language, str | None]:
-        """Of the subprotocols that the client offers, the first that is known is chosen, and the codec it names."""
+        """Choose the first known subprotocol that the client offers, and its codec."""
         for offered in scope.get("subprotocols", ()):
             for language in self.languages:
                 if offered in language.codec.subprotocols:
@@ -214,8 +214,7 @@ class WebSocketEndpoint:
 class _Socket:
     """One socket from its first frame to its last: a `Receiver`.
 
-    What can be done at once is done at once, without a task. While something takes its time, the frames behind it
-    wait, in order.
+    Most operations are carried out at once, without a task. While one takes time, later frames wait, in order.
     """
 
     __slots__ = (
@@ -253,8 +252,8 @@ class _Socket:
         socket: ServerSocket | None = None,
     ) -> None:
         self._parts = parts
-        self._address = address  # which has entered, and leaves with this socket
-        self._socket = socket  # to be told when to read no further; None where whoever reads waits until we are idle
+        self._address = address  # counted, and left with this socket
+        self._socket = socket  # whose reading is paused; None if the reader waits until we are idle
         self._connect = handshake.connect
         self._identity = handshake.identity
         self._driver = Driver(
@@ -269,25 +268,23 @@ class _Socket:
         self._decode = codec.decode
         self._traffic = encoding.traffic
         self._bucket = TokenBucket(parts.settings.limits.messages_per_second, monotonic())
-        self._patience: TokenBucket | None = None  # with who is over that rate
-        self._uncounted = 0  # frames that the pace of reading has not counted yet
-        self._reads: TokenBucket | None = None  # bytes of what is kept
-        self._paid: asyncio.Future[None] | None = None  # until the client may go on after much of that
-        self._work: asyncio.Task[None] | None = None  # what takes its time
-        self._rest: deque[Operation] | None = None  # what else its frame asks for
-        self._waiting: deque[str | bytes] | None = None  # the frames behind it
-        self._pause_until = (
-            0.0  # (monotonic) before which no further frame is handled, once what is under way is done
-        )
+        self._patience: TokenBucket | None = None  # for frames over the rate
+        self._uncounted = 0  # bytes that the pace of reading has not counted yet
+        self._reads: TokenBucket | None = None  # bytes read from the log
+        self._paid: asyncio.Future[None] | None = None  # until the client may go on after large reads
+        self._work: asyncio.Task[None] | None = None  # the operation that takes time
+        self._rest: deque[Operation] | None = None  # the other operations of its frame
+        self._waiting: deque[str | bytes] | None = None  # the frames after it
+        self._pause_until = 0.0  # (monotonic) no further frame is handled before this time
         self._timer: asyncio.TimerHandle | None = None
-        self._close_code: int | None = None  # with which the socket ended
-        # The address, until the client has said who it is.
+        self._close_code: int | None = None  # of the ended socket
+        # The address, until the client has identified itself.
         self._newcomer_at = None if self._connect is not None else handshake.address
         if self._newcomer_at is not None:
             parts.newcomers.enter(self._newcomer_at, self)
 
     def begin(self) -> None:
-        """Let the client in, if the URL says who it is; give it some time to say so, if it does not."""
+        """Connect the client if the URL identifies it; otherwise give it some time to do so."""
         connect, self._connect = self._connect, None
         if isinstance(connect, Reject):
             with suppress(Disconnected):
@@ -304,7 +301,7 @@ class _Socket:
         self._timer = asyncio.get_running_loop().call_later(timeout_s, self._give_up)
 
     async def idle(self) -> None:
-        """Wait until nothing is under way."""
+        """Wait until no operation is under way."""
         while self._work is not None:
             await asyncio.wait([self._work])
 
@@ -333,7 +330,7 @@ class _Socket:
         if self._work is None:
             self._driver.end(code)
 
-    # -- what the frames ask for
+    # -- operations
 
     def _receive(self, frame: str | bytes) -> None:
         if self._work is None:
@@ -346,7 +343,7 @@ class _Socket:
             self._socket.pause_reading()
 
     def _handle(self, frame: str | bytes) -> None:
-        """One frame of the client. The first operation in it is paid for before it is read."""
+        """Handle a frame. Its first operation is charged before the frame is decoded."""
         if not self._bucket.take(now := monotonic()):
             for request_id in self._codec.request_ids(frame):
                 self._traffic.messages_in += 1
@@ -369,7 +366,7 @@ class _Socket:
             self._pause_after(len(frame))
 
     def _pause_after(self, size: int) -> None:
-        """Read no further for as long as the user's frames came faster than they are read: others need not wait."""
+        """Stop reading for as long as the user's frames came too fast, so that others need not wait."""
         counts = size + REFUSED_BYTES * self._driver.refusals + self._parts.intake.frame_bytes * self._uncounted
         self._driver.refusals = self._uncounted = 0
         now = monotonic()
@@ -383,7 +380,7 @@ class _Socket:
             self._work = asyncio.create_task(self._do(asyncio.sleep(0)), name="websocket-pause")
 
     def _refuse_one_too_many(self, request_id: RequestId | None, now: float) -> None:
-        """What is over the rate is answered and dropped. Answers cost too: who goes on regardless is closed."""
+        """Answer and drop a frame over the rate. Answers cost too: close a client that goes on."""
         limits = self._parts.settings.limits
         if self._patience is None:
             self._patience = TokenBucket(limits.messages_per_second, now, limits.refusals)
@@ -431,9 +428,9 @@ class _Socket:
                 self._go_on()
 
     async def _pay(self) -> None:
-        """Charge what was read for the client. If it was much, its next frames wait for a while.
+        """Charge what was read for the client. After large reads its next frames wait for some time.
 
-        They wait instead of being refused: who comes back after an hour has much to read and has done nothing wrong.
+        They are not refused: a client that comes back after an hour has much to read, and has done nothing wrong.
         """
         rate, now = self._parts.settings.limits.read_bytes_per_second, monotonic()
         if self._reads is None:
@@ -452,7 +449,7 @@ class _Socket:
             paid.set_result(None)
 
     def _go_on(self) -> None:
-        """Do what has waited."""
+        """Handle waiting operations and frames."""
         while self._rest and self._work is None:
             self._carry_out(self._rest.popleft())
         while self._waiting and self._work is None:
@@ -475,7 +472,7 @@ class _Socket:
         self._timer = None
         if self._driver.registered:
             return
-        if self._work is not None:  # it is us who take so long
+        if self._work is not None:  # we are slow, not the client
             self._timer = asyncio.get_running_loop().call_later(GIVE_UP_AGAIN_S, self._give_up)
             return
         self._driver.connection.close(CloseCode.BAD_REQUEST, "no 'connect' in time")
@@ -494,7 +491,7 @@ class _Socket:
 
 
 def _connect_in_url(scope: Scope, query: Query, user: str | None, *, open_mode: bool) -> Connect | Reject | None:
-    """The handshake may say who comes, instead of a first frame; `user`: whom the path names."""
+    """Return the `connect` in a handshake, which replaces the first frame; `user`: the one in the path."""
     try:
         credentials = credentials_of(scope, query)
     except InvalidToken as error:
@@ -515,7 +512,7 @@ def _connect_in_url(scope: Scope, query: Query, user: str | None, *, open_mode: 
 
 
 def _user_in_path(scope: Scope) -> str | None:
-    """The user of `/ws/users/…`, bytes that are no UTF-8 as lone surrogates: the server replaces them."""
+    """Return the user of `/ws/users/…`; bytes that are not UTF-8 become lone surrogates."""
     if "user" not in scope["path_params"]:
         return None
     _, _, name = scope["raw_path"].partition(b"/ws/users/")
@@ -523,14 +520,14 @@ def _user_in_path(scope: Scope) -> str | None:
 
 
 def _channels_in_url(scope: Scope, query: Query) -> tuple[str, ...]:
-    """Those that the query names, after the one that the path names."""
+    """Return the channel in the path, then those in the query."""
     params = scope["path_params"]
     named = tuple(f"{namespace}:{params[kind]}" for kind, namespace in CHANNEL_KINDS.items() if kind in params)
     return named + query.channels
 
 
 def _acceptance(subprotocol: str | None) -> Message:
-    """The answer to a handshake."""
+    """Return the acceptance of a handshake."""
     if subprotocol is None:
         return {"type": "websocket.accept"}
     return {"type": "websocket.accept", "subprotocol": subprotocol}

@@ -1,4 +1,4 @@
-"""The AsyncAPI 3 document of the socket, made from its frames themselves (`heliograph asyncapi`)."""
+"""The AsyncAPI 3 document of the socket, made from the types of its frames (`heliograph asyncapi`)."""
 
 import inspect
 from typing import Any, Final, get_args
@@ -36,7 +36,7 @@ from heliograph.protocol.codes import CloseCode
 
 Struct = type[msgspec.Struct]
 
-# What answers each operation, if nothing is wrong with it.
+# The answer to each operation that succeeds.
 ANSWERS: Final[dict[Struct, Struct]] = {
     Connect: Connected,
     Refresh: Refreshed,
@@ -61,7 +61,7 @@ _TEMPLATE: Final = "#/components/schemas/{name}"
 
 
 def document(version: str) -> dict[str, Any]:
-    """The whole document. `version`: of this program."""
+    """Return the whole document. `version`: of this program."""
     operations, events = list(get_args(ClientFrame)), list(get_args(ServerFrame))
     _, schemas = msgspec.json.schema_components([*operations, *events], ref_template=_TEMPLATE)
     for schema in schemas.values():
@@ -94,8 +94,8 @@ def document(version: str) -> dict[str, Any]:
     }
 
 
-# Two also come unasked: `subscribed` where a token opens a channel, and where one goes on after a hole that could not
-# be filled; `unsubscribed` where the server takes the client off a channel.
+# Two also come without a request: `subscribed` if a token opens a channel, and after a gap that could not be filled;
+# `unsubscribed` if the server takes the client off a channel.
 _ONLY_ANSWERS: Final = frozenset(ANSWERS.values()) - {Subscribed, Unsubscribed}
 
 
@@ -133,7 +133,7 @@ def _message(struct: Struct) -> dict[str, str]:
 
 
 def _tag(struct: Struct) -> str:
-    """The `type` of its frames."""
+    """Return the `type` of its frames."""
     return str(struct.__struct_config__.tag)
 
 

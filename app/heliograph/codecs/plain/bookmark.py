@@ -1,4 +1,4 @@
-"""Where one client of the plain protocol stands in all of its channels, as a cursor."""
+"""The positions of one client of the plain protocol in all of its channels, as a cursor."""
 
 from collections.abc import Mapping, Sequence
 
@@ -8,7 +8,7 @@ from heliograph.protocol.position import Position
 
 
 class Bookmark:
-    """Where one client stands in all of its channels, after all that it has been told."""
+    """The positions of one client in all of its channels, after everything that it was sent."""
 
     __slots__ = ("_positions",)
 

@@ -1,4 +1,4 @@
-"""The frames of a client on the plain protocol, each with the operation that it asks for."""
+"""The frames of a client on the plain protocol, each with its operation."""
 
 from typing import Annotated
 
@@ -13,7 +13,8 @@ RequestId = Annotated[str, Meta(max_length=128)] | Annotated[int, Meta(ge=-(2**6
 
 
 class Connect(msgspec.Struct, frozen=True, tag="connect"):
-    """Say who you are; must come first. `user` counts in open mode only, `token` in jwt mode only, `ticket` in both.
+    """Identify the client; must come first. `user` counts in open mode only, `token` in jwt mode only, `ticket` in
+    both.
 
     `cursor`, `replay`: as in `Subscribe`, for the user's own channel (and any other that the cursor names).
     """
@@ -30,7 +31,7 @@ class Connect(msgspec.Struct, frozen=True, tag="connect"):
 
 
 class Refresh(msgspec.Struct, frozen=True, tag="refresh"):
-    """Go on with a new token of the same user."""
+    """Continue with a new token of the same user."""
 
     token: str
     id: RequestId | None = None
@@ -42,8 +43,8 @@ class Refresh(msgspec.Struct, frozen=True, tag="refresh"):
 class Send(msgspec.Struct, frozen=True, tag="send"):
     """Send `data` (any JSON) to every connection of the user `to`.
 
-    `idempotency_key`: a repetition with the same key, by the same user to the same one, is answered as the first try
-    was, and not sent again. It has no effect on what is not kept.
+    `idempotency_key`: a repetition with the same key, by the same user to the same recipient, gets the answer of the
+    first, and is not sent again. It has no effect on ephemeral messages.
     """
 
     to: str
@@ -57,7 +58,7 @@ class Send(msgspec.Struct, frozen=True, tag="send"):
 
 
 class Subscribe(msgspec.Struct, frozen=True, tag="subscribe"):
-    """Listen to a channel. `cursor`: where the client stands; `replay`: from the start of what is kept."""
+    """Subscribe to a channel. `cursor`: the client's position; `replay`: from the start of what is kept."""
 
     channel: str
     cursor: str | None = None
@@ -69,7 +70,7 @@ class Subscribe(msgspec.Struct, frozen=True, tag="subscribe"):
 
 
 class Unsubscribe(msgspec.Struct, frozen=True, tag="unsubscribe"):
-    """Listen no longer."""
+    """Unsubscribe from a channel."""
 
     channel: str
     id: RequestId | None = None
@@ -79,7 +80,7 @@ class Unsubscribe(msgspec.Struct, frozen=True, tag="unsubscribe"):
 
 
 class Publish(msgspec.Struct, frozen=True, tag="publish"):
-    """Publish `data` (any JSON) to everyone who listens to the channel. `idempotency_key`: as in `Send`."""
+    """Publish `data` (any JSON) to all subscribers of the channel. `idempotency_key`: as in `Send`."""
 
     channel: str
     data: msgspec.Raw
@@ -114,7 +115,7 @@ class ReadPresence(msgspec.Struct, frozen=True, tag="presence"):
 
 
 class Emit(msgspec.Struct, frozen=True, tag="emit"):
-    """Say something to the workers behind the cluster: `data` (any JSON) under the name of an event."""
+    """Emit an event to the workers behind the cluster: its name, and `data` (any JSON)."""
 
     event: Annotated[str, Meta(min_length=1, max_length=128)]
     data: msgspec.Raw
@@ -125,7 +126,7 @@ class Emit(msgspec.Struct, frozen=True, tag="emit"):
 
 
 class Ping(msgspec.Struct, frozen=True, tag="ping"):
-    """Ask for a sign of life."""
+    """Ask for a `pong`."""
 
     id: RequestId | None = None
 

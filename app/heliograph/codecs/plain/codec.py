@@ -19,7 +19,7 @@ _to_json: Final[Callable[[object], bytes]] = msgspec.json.Encoder().encode
 
 
 class _Head(msgspec.Struct):
-    """As much of a refused frame as is needed to answer it."""
+    """The part of a refused frame that is needed to answer it."""
 
     type: object = None
     id: RequestId | None = None
@@ -57,7 +57,7 @@ class PlainCodec:
 
 
 def _explain(text: str | bytes, error: Exception, max_depth: int) -> Malformed:
-    """Say what is wrong with a frame that could not be read. Slower than reading, so only done when that failed."""
+    """Return what is wrong with a frame. Slower than decoding, so called only after that failed."""
     if not isinstance(error, BadData):
         try:
             value = msgspec.json.decode(text)

@@ -1,4 +1,4 @@
-"""The cursor that a client of the plain protocol keeps to come back: its positions as one opaque string."""
+"""The cursor with which a client of the plain protocol resumes: its positions as one opaque string."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,12 +10,12 @@ from heliograph.codecs.plain.short_cursor import MARK, ShortCursor
 from heliograph.errors import BadCursor
 from heliograph.protocol.position import NOWHERE, Position, StatedPositions
 
-MOST_SHORT: Final = 4  # short cursors that a client's may be joined from
-RIGHT: Final = "="  # begins the part of a stream's id that is its client's right to return: a name that none has
+MOST_SHORT: Final = 4  # short cursors that may be joined in a client's cursor
+RIGHT: Final = "="  # begins the part of a stream's id that is the right to return: no channel has that name
 
 
 def format_cursor(positions: Mapping[str, Position]) -> str:
-    """The positions of any number of channels as one opaque string: ASCII, fit for URLs and SSE ids.
+    """Return the positions of any number of channels as one opaque string: ASCII, fit for URLs and SSE ids.
 
     Cursors can be joined with `&`.
     """
@@ -23,7 +23,7 @@ def format_cursor(positions: Mapping[str, Position]) -> str:
 
 
 def cursor_of(channel: str, position: Position) -> str:
-    """The cursor of one channel."""
+    """Return the cursor of one channel."""
     return f"{quoted(channel)}={position.epoch}.{position.offset}"
 
 
@@ -33,9 +33,9 @@ def quoted(channel: str) -> str:
 
 
 class Cursor(dict[str, Position]):
-    """What a client's cursor says: the positions of the channels that it names, and of others that it can tell.
+    """The content of a client's cursor: positions of the channels that it names, and of others by their hash.
 
-    As a mapping it holds those that it names. `most`: how many channels each of its parts may tell of.
+    As a mapping it holds those that it names. `most`: how many channels each of its parts may hold.
     """
 
     def __init__(self, most: int | None = None) -> None:
@@ -48,7 +48,7 @@ class Cursor(dict[str, Position]):
         return self
 
     def position_in(self, channel: str) -> Position | None:
-        """Where the client stands in the channel, named or not; None if that is not said."""
+        """Return the client's position in the channel, named or not; None if it is not in the cursor."""
         if (named := self.get(channel)) is not None:
             return named
         for short in reversed(self._short):
@@ -57,10 +57,10 @@ class Cursor(dict[str, Position]):
         return None
 
     def add(self, part: str) -> None:
-        """Read one more part, which counts where another part says something else.
+        """Read one more part; it takes precedence over earlier parts.
 
         Raises:
-            ValueError: it is not one.
+            ValueError: it is not a part of a cursor.
         """
         if part.startswith(MARK) and "=" not in part:
             if len(self._short) >= MOST_SHORT:
@@ -73,12 +73,12 @@ class Cursor(dict[str, Position]):
         for channel, text in parse_qsl(part, keep_blank_values=True, strict_parsing=True, errors="strict"):
             if channel or not text:
                 self[channel] = _parse_position(text)
-            # else it is a right to return, which counts at `/sse` alone
+            # otherwise it is a right to return, which only `/sse` uses
 
 
 @dataclass(frozen=True, slots=True)
 class UnreadCursor:
-    """A cursor as a client has given it: see `StatedPositions`."""
+    """A client's cursor, not yet read: see `StatedPositions`."""
 
     text: str
 
@@ -91,17 +91,17 @@ class UnreadCursor:
 
 
 def stated(cursor: str | None) -> StatedPositions:
-    """Return where a client says that it stands, unread. No cursor and an empty one say nothing."""
+    """Return a client's positions, unread. No cursor and an empty one have none."""
     return UnreadCursor(cursor) if cursor else NOWHERE
 
 
 def parse_cursor(cursor: str, channels: int | None = None) -> Cursor:
-    """The positions that a cursor holds; a channel that is in it twice counts with its last position.
+    """Read the positions in a cursor; if a channel is in it twice, its last position counts.
 
-    `channels`: of how many it may tell, beside the user's own. A client's costs no more to read than that.
+    `channels`: how many it may hold, beside the user's own. That limits the cost of reading a client's cursor.
 
     Raises:
-        BadCursor: no replica gave this.
+        BadCursor: no replica made this cursor.
     """
     if channels is not None:
         UnreadCursor(cursor).check_size(channels)

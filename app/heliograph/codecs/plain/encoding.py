@@ -1,4 +1,4 @@
-"""From an event to the frame that tells it on the plain protocol."""
+"""Turns events into frames of the plain protocol."""
 
 from typing import assert_never
 
@@ -32,7 +32,7 @@ from heliograph.protocol.publication import Publication
 
 
 def frame_of(event: Event) -> ServerFrame:
-    """Return the frame that tells the event."""
+    """Return the frame of the event."""
     match event:
         case Publication():  # by far the most, with the next
             return _message(event)
@@ -105,5 +105,5 @@ def _cursor(channel: str, position: Position | None) -> str | UnsetType:
 
 
 def _echo(request_id: RequestId | None) -> RequestId | UnsetType:
-    """A request's `id` as its answer carries it: left out where the client gave none."""
+    """Return a request's `id` for its answer; unset if the client gave none."""
     return UNSET if request_id is None else request_id

@@ -1,4 +1,4 @@
-"""The frames of the server on the plain protocol. The order of their fields is that on the wire."""
+"""The frames of the server on the plain protocol. Their fields are in the order on the wire."""
 
 import msgspec
 
@@ -8,7 +8,7 @@ from heliograph.protocol.events import Delivery
 
 
 class Connected(msgspec.Struct, frozen=True, tag="connected"):
-    """`ping`: after so many seconds without a frame from the server, ask for one."""
+    """The client is connected. `ping`: send a ping after so many seconds without a frame from the server."""
 
     user: str
     session: str
@@ -19,7 +19,7 @@ class Connected(msgspec.Struct, frozen=True, tag="connected"):
 
 
 class Refreshed(msgspec.Struct, frozen=True, tag="refreshed"):
-    """The new token counts. `expires_in`: seconds for which it is good; None: for good."""
+    """The new token counts. `expires_in`: seconds until it expires; None: never."""
 
     expires_in: int | None
     id: RequestId | msgspec.UnsetType = msgspec.UNSET
@@ -46,15 +46,15 @@ class Message(msgspec.Struct, frozen=True, gc=False, tag="message", rename={"sen
     data: msgspec.Raw
     message_id: str
     sent_at: str
-    cursor: str | msgspec.UnsetType = msgspec.UNSET  # of its own channel; unset for what is ephemeral
+    cursor: str | msgspec.UnsetType = msgspec.UNSET  # of its own channel; unset if it is ephemeral
     sender: str | msgspec.UnsetType = msgspec.UNSET
     origin: str | msgspec.UnsetType = msgspec.UNSET
 
 
 class Subscribed(msgspec.Struct, frozen=True, tag="subscribed"):
-    """The channel begins (or begins anew) here: what comes after `cursor` follows, in order and without a hole.
+    """The channel starts (or starts again) here: publications after `cursor` follow, in order and without a gap.
 
-    `recovered`: nothing is missing since the cursor that the client gave.
+    `recovered`: nothing is missing since the client's cursor.
     """
 
     channel: str
@@ -64,14 +64,14 @@ class Subscribed(msgspec.Struct, frozen=True, tag="subscribed"):
 
 
 class Unsubscribed(msgspec.Struct, frozen=True, tag="unsubscribed"):
-    """Nothing more of the channel follows."""
+    """Nothing more follows on the channel."""
 
     channel: str
     id: RequestId | msgspec.UnsetType = msgspec.UNSET
 
 
 class Published(msgspec.Struct, frozen=True, tag="ack"):
-    """The publication has its place in the channel; without one (`cursor` unset) it is not kept."""
+    """The publication has its position in the channel; `cursor` is unset if it is not kept."""
 
     message_id: str
     cursor: str | msgspec.UnsetType = msgspec.UNSET
@@ -79,13 +79,13 @@ class Published(msgspec.Struct, frozen=True, tag="ack"):
 
 
 class Emitted(msgspec.Struct, frozen=True, tag="ack"):
-    """The emission is kept: some worker will handle it, at least once."""
+    """The emission is kept: a worker will handle it, at least once."""
 
     id: RequestId | msgspec.UnsetType = msgspec.UNSET
 
 
 class InitialState(msgspec.Struct, frozen=True, tag="initial_state"):
-    """The latest of a run, at the moment from which its progress follows."""
+    """The latest state of a run, after which its progress follows."""
 
     state: str | None
     progress: float
@@ -102,7 +102,7 @@ class Progress(msgspec.Struct, frozen=True, tag="progress"):
 
 
 class History(msgspec.Struct, frozen=True, tag="history"):
-    """What is kept of a channel, oldest first. `cursor` stands behind the last; `more`: something follows it."""
+    """What is kept of a channel, oldest first. `cursor`: that of the last one; `more`: more follows it."""
 
     channel: str
     publications: list[Message]
@@ -112,7 +112,7 @@ class History(msgspec.Struct, frozen=True, tag="history"):
 
 
 class Presence(msgspec.Struct, frozen=True, tag="presence"):
-    """Who is on the channel, with how many connections."""
+    """The users on the channel, each with the number of connections."""
 
     channel: str
     users: dict[str, int]
@@ -120,28 +120,28 @@ class Presence(msgspec.Struct, frozen=True, tag="presence"):
 
 
 class Join(msgspec.Struct, frozen=True, tag="join"):
-    """A user has come to the channel: the first of their connections."""
+    """A user's first connection has joined the channel."""
 
     channel: str
     user: str
 
 
 class Leave(msgspec.Struct, frozen=True, tag="leave"):
-    """A user has left the channel: the last of their connections, a grace time ago."""
+    """A user's last connection has left the channel, a grace time ago."""
 
     channel: str
     user: str
 
 
 class Reconnect(msgspec.Struct, frozen=True, tag="reconnect"):
-    """This replica drains: open a new connection in `in_ms` milliseconds, then leave this one."""
+    """This replica drains: open a new connection in `in_ms` milliseconds, then close this one."""
 
     in_ms: int
     cursor: str
 
 
 class Error(msgspec.Struct, frozen=True, tag="error"):
-    """What was wrong, for the person who reads it. `timestamp`: ISO 8601 in UTC."""
+    """What was wrong, for a person. `timestamp`: ISO 8601 in UTC."""
 
     code: ErrorCode
     message: str

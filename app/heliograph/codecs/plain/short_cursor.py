@@ -1,11 +1,11 @@
-"""A cursor of many channels in few bytes, for what is repeated with each event of a stream.
+"""A cursor of many channels in few bytes, because it is repeated with each event of a stream.
 
-Names take most of a cursor, so this one leaves them out: it holds a hash of each name, and whoever reads it says
-which channels it is about. Hashes are short; the writer picks a salt under which no two of its channels share one. Of
-a hundred channels the cursor has less than 1 KiB, however long their names are.
+Names take most of a cursor, so this one leaves them out. It holds a hash of each name; the reader knows the names of
+the channels. Hashes are short; the writer picks a salt with which no two of its channels have the same. For a hundred
+channels the cursor has less than 1 KiB, however long their names are.
 
 `~`, then base64 without padding of: hash bits, salt, number of channels, the sorted hashes as differences, then in
-that order epoch (4 bytes) and offset of each channel. Numbers are varints. Epoch 0 with offset 0: not known.
+that order epoch (4 bytes) and offset of each channel. Numbers are varints. Epoch 0 with offset 0: unknown.
 """
 
 from base64 import urlsafe_b64decode, urlsafe_b64encode
@@ -15,22 +15,22 @@ from typing import Final
 
 MARK: Final = "~"
 UNKNOWN: Final = bytes(5)
-FEW: Final = 64  # channels of which each can have a hash of 16 bits
+FEW: Final = 64  # up to this number of channels, a hash of 16 bits is enough
 MOST_BITS: Final = 64
 _GOLDEN: Final = 0x9E3779B97F4A7C15  # an odd number whose multiples are spread evenly over 64 bits
 _MASK: Final = (1 << 64) - 1
 
 
 class ShortCursor:
-    """What was read: the position of each channel by the hash of its name."""
+    """A decoded cursor: the position of each channel by the hash of its name."""
 
     __slots__ = ("_bits", "_positions", "_salt")
 
     def __init__(self, text: str, most: int | None = None) -> None:
-        """Read one. `most`: channels that it may be about; what it costs to read more is not spent.
+        """Decode one. `most`: how many channels it may hold, which limits the cost.
 
         Raises:
-            ValueError: it is not one.
+            ValueError: it is not such a cursor.
         """
         coded = text.removeprefix(MARK)
         data = urlsafe_b64decode(coded + "=" * (-len(coded) % 4))
@@ -59,12 +59,12 @@ class ShortCursor:
         return len(self._positions)
 
     def find(self, channel: str) -> tuple[str, int] | None:
-        """Epoch and offset of a channel; None if it has none here."""
+        """Return epoch and offset of a channel; None if it is not in the cursor."""
         return self._positions.get(_hash(_digest(channel), self._salt, self._bits))
 
 
 class ShortCursorWriter:
-    """Writes the cursor of channels that are known beforehand, again and again."""
+    """Write the cursor of a fixed set of channels, again and again."""
 
     __slots__ = ("_head", "_indexes", "_records", "_text")
 
@@ -73,7 +73,7 @@ class ShortCursorWriter:
         bits, salt = 16 if len(digests) < FEW else 2 * len(digests).bit_length() - 1, 0
         while len({_hash(digest, salt, bits) for digest in digests.values()}) < len(digests):
             salt += 1
-            bits += salt % 32 == 0  # which luck makes needless, nearly always
+            bits += salt % 32 == 0  # hardly ever needed
         hashes = sorted((_hash(digest, salt, bits), channel) for channel, digest in digests.items())
         gaps = [each - before - 1 for (before, _), (each, _) in zip([(-1, ""), *hashes], hashes, strict=False)]
         self._head = b"".join(map(_varint, (bits, salt, len(gaps), *gaps)))
@@ -82,7 +82,7 @@ class ShortCursorWriter:
         self._text: str | None = None
 
     def move(self, channel: str, epoch: str, offset: int) -> bool:
-        """The channel stands there now. False if that cannot be written: not our channel, or an odd epoch."""
+        """Move the channel there. Return False if it cannot be written: unknown channel, or odd epoch."""
         index = self._indexes.get(channel)
         if index is None or len(epoch) != 8:
             return False
@@ -111,7 +111,7 @@ def _hash(digest: int, salt: int, bits: int) -> int:
 
 
 def _varint(number: int) -> bytes:
-    """Seven bits a byte, the lowest first; all bytes but the last have the highest bit set."""
+    """Encode seven bits a byte, the lowest first; all bytes but the last have the highest bit set."""
     if number < 0x80:
         return bytes((number,))
     parts = []
@@ -122,10 +122,10 @@ def _varint(number: int) -> bytes:
 
 
 def _number(data: bytes, at: int) -> tuple[int, int]:
-    """The varint at `at`, and where it ends.
+    """Return the varint at `at`, and its end.
 
     Raises:
-        ValueError: there is none, or it has more than 64 bits.
+        ValueError: there is no varint, or it has more than 64 bits.
     """
     number = shift = 0
     while at < len(data) and shift < 64:
