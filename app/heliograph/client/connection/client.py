@@ -10,19 +10,17 @@ channel, whatever transport and replica it comes by. What that cannot give back 
 """
 
 import asyncio
-import logging
-import random
 import secrets
 import ssl
 from collections.abc import AsyncIterator, Callable, Sequence
-from types import ModuleType, TracebackType
-from typing import TYPE_CHECKING, Any, Final, Literal, Self
+from types import TracebackType
+from typing import Any, Final, Literal, Self
 from urllib.parse import quote
 
 import msgspec
 
 from heliograph.client.connection.addresses import Addresses
-from heliograph.client.connection.backoff import Backoff
+from heliograph.client.connection.connection import TRANSPORTS, Connection, draw
 from heliograph.client.connection.credentials import Ask, Credentials
 from heliograph.client.connection.dispatcher import Action, AskAgain, Deliver, Dispatcher, Place, Report, Send
 from heliograph.client.connection.event_queue import EventQueue
@@ -39,43 +37,18 @@ from heliograph.client.connection.events import (
     Transport,
     message_of,
 )
-from heliograph.client.connection.link import (
-    EXPIRED,
-    INVALID_TOKEN,
-    NORMAL,
-    Closed,
-    Link,
-    may_reconnect,
-    refusal,
-)
+from heliograph.client.connection.link import NORMAL, Closed, Link, refusal
 from heliograph.client.connection.requests import Answer, Requests
 from heliograph.client.connection.subscription import ChannelSubscription
-from heliograph.client.connection.transport_selector import TransportSelector
 from heliograph.codecs.plain.cursor import parse_cursor
-from heliograph.errors import BadChannel, BadSetting, ClientClosed, ClientError, NoSocket, NotAnswered, RequestRefused
-from heliograph.loopback import is_loopback_host
+from heliograph.errors import BadChannel, BadCursor, ClientClosed, ClientError, NoSocket, NotAnswered, RequestRefused
 from heliograph.protocol.identity import check_channel, check_user_id, user_of
 
-if TYPE_CHECKING:
-    import httpx
-
-logger = logging.getLogger(__name__)
-
-TRANSPORTS: Final[tuple[Transport, ...]] = ("websocket", "sse", "poll")  # from best to worst
 OPEN_S: Final = 10.0
 REQUEST_S: Final = 10.0
 # What may be sent again outlives a Redis or a replica that hangs, if it is not for long.
 REPEATABLE_S: Final = 30.0
-HANDSHAKE_S: Final = 5.0
-# A connection that lasted so long was a success; the next loss starts again with short delays.
-STABLE_S: Final = 5.0
-# How long the old connection is still listened to when a new one has taken over: what was on its way through the old
-# replica when the new one took the user in must not be cut off.
-OVERLAP_S: Final = 1.0
-RENEW_AGAIN_S: Final = 5.0
-# Until the program is asked for another token in place of one that the server did not take.
-OTHER_TOKEN_S: Final = 1.0
-# Until a channel that was refused for the moment is asked for again.
+# Before a channel that was refused for the moment is asked for again.
 ASK_AGAIN_S: Final = 1.0
 MAX_QUEUE: Final = 10_000
 
@@ -155,9 +128,6 @@ class Client:
         max_queue: int,
         ssl_context: ssl.SSLContext | None,
     ) -> None:
-        if not transports or not set(transports) <= set(TRANSPORTS):
-            raise BadSetting(f"transports are some of {', '.join(TRANSPORTS)}, not {list(transports)!r}")
-        self._libraries = _libraries()
         self._addresses = addresses
         self._credentials = credentials
         self._first_channels = tuple(dict.fromkeys(map(_checked, channels)))
@@ -165,36 +135,24 @@ class Client:
         self._start = parse_cursor(cursor)
         self._open_timeout_s = open_timeout_s
         self._max_queue = max_queue
-        self._ssl_context = ssl_context
-        self._backoff = Backoff(_random)
-        self._selector = TransportSelector(transports, _random)
-        self._requests = Requests(_random, self._transmit)
+        self._connection = Connection(addresses, credentials, transports, ssl_context, self)
+        self._requests = Requests(draw, self._transmit)
         self._dispatcher = Dispatcher(self._requests.next_id, user=credentials.user, start=self._start, replay=replay)
         self._listeners: dict[str, list[Callable[[Any], object]]] = {}
         self._subscriptions: dict[str, dict[ChannelSubscription, None]] = {}
         self._queue = EventQueue(max_queue, lambda: self._pause(self._queue), lambda: self._resume(self._queue))
-        self._full: dict[str, set[EventQueue]] = {}
+        self._full: dict[str, set[EventQueue]] = {}  # by channel: the queues of which the program takes too little
         self._key_prefix = secrets.token_hex(12)
         self._last_key = 0
-        self._state = ClientState("closed")
-        self._is_opened = False
         self._first_connection: asyncio.Future[None] | None = None
-        self._link: Link | None = None  # the connection in use
-        self._opening: Link | None = None  # the first, a replacement, or a successor beside `_link`
-        self._leaving: set[Link] = set()  # replaced, and still listened to for a moment
-        self._last_number = 0
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._http: httpx.AsyncClient | None = None
-        self._timers: dict[str, asyncio.TimerHandle] = {}
         self._syncing = False
-        self._asked_for_other_token = False  # since the last connection
 
     # -- its life
 
     @property
     def state(self) -> ClientState:
         """How the connection stands."""
-        return self._state
+        return self._connection.state
 
     async def open(self) -> None:
         """Connect, and subscribe to the `channels` that it was given.
@@ -204,24 +162,25 @@ class Client:
             RequestRefused: the server does not give one of the channels.
             NotAnswered: that took longer than `open_timeout_s`. The text says why the last attempt failed.
         """
-        if self._is_opened:
+        if self._first_connection is not None:
             raise ClientClosed("a client is opened once: make another")
-        self._is_opened = True
         self._first_connection = asyncio.get_running_loop().create_future()
         subscriptions = [
             self._subscribe(name, None, self._queue, replay=self._replay) for name in self._first_channels
         ]
-        self._dial()
-        self._set_state(ClientState("connecting"))
+        self._connection.open()
         try:
             async with asyncio.timeout(self._open_timeout_s):
                 await self._first_connection
                 for subscription in subscriptions:
                     await subscription.ready()
         except TimeoutError:
-            why = f": {self._state.reason}" if self._state.reason else ""
+            state = self.state
             await self.close()
-            text = f"{self._addresses.http} cannot be reached within {self._open_timeout_s:g} s{why}"
+            if state.state == "connected":
+                text = f"the server has not subscribed the client to {self._first_channels} in time"
+            else:
+                text = f"{self._addresses.http} cannot be reached within {self._open_timeout_s:g} s: {state.reason}"
             raise NotAnswered(text) from None
         except BaseException:
             await self.close()
@@ -229,13 +188,8 @@ class Client:
 
     async def close(self) -> None:
         """Leave, and stay away. What was not answered yet fails with ClientClosed. May be called twice."""
-        if self._state.state != "closed":
-            self._stop(Closed(NORMAL, ""))
         self._end_queues(None)
-        while self._tasks:
-            await asyncio.gather(*self._tasks, return_exceptions=True)
-        if self._http is not None:
-            await self._http.aclose()
+        await self._connection.close()
 
     async def __aenter__(self) -> Self:
         await self.open()
@@ -295,7 +249,7 @@ class Client:
             BadCursor: no replica gave it.
             ClientClosed: the client is closed, or not open yet.
         """
-        if self._state.state == "closed":
+        if self.state.state == "closed":
             raise ClientClosed("the client is not open")
         queue = None
         if handler is None:
@@ -379,13 +333,16 @@ class Client:
         Raises:
             RequestRefused: the server does not give it.
             NotAnswered: no answer came in time.
+            ClientClosed: the client was closed.
         """
+        if self._first_connection is not None and self.state.state == "closed":
+            raise ClientClosed("the client is closed")
         import httpx
 
         known = await self._credentials.for_request(first=False)
         url = f"{self._addresses.http}/api/runs/{quote(run_id, safe='')}"
         try:
-            response = await self._http_client().get(
+            response = await self._connection.http_client().get(
                 url, params=known.query, headers=known.headers, timeout=timeout_s
             )
         except httpx.HTTPError as error:
@@ -411,7 +368,7 @@ class Client:
         return _ack(answer)
 
     async def _request(self, frame: dict[str, Any], timeout_s: float, *, repeatable: bool) -> Answer:
-        if self._state.state == "closed":
+        if self.state.state == "closed":
             raise ClientClosed("the client is not open")
         request_id, future = self._requests.add(frame, timeout_s, repeatable=repeatable)
         self._transmit()
@@ -422,15 +379,15 @@ class Client:
 
     def _transmit(self) -> None:
         """Send what waits; where nothing can be sent, try to get a socket."""
-        link = self._link
+        link = self._connection.link
         if link is None or not self._requests.waiting:
             return
         if link.takes_frames:
             self._requests.transmit(link)
-        elif not self._selector.has("websocket"):
+        elif self._connection.can_use("websocket"):
+            self._connection.replace("websocket")
+        else:
             self._refuse_waiting(link)
-        elif self._opening is None:
-            self._dial("websocket")
 
     def _refuse_waiting(self, link: Link) -> None:
         by = "server-sent events" if link.transport == "sse" else "polling"
@@ -488,25 +445,21 @@ class Client:
         for name in [name for name, listening in self._subscriptions.items() if not listening]:
             del self._subscriptions[name]
             self._dispatcher.release(name)
-        link = self._link
+        link = self._connection.link
         if link is None:
             return
-        if link.takes_frames:
-            self._write(link, self._dispatcher.sync(link.number))
-        elif self._opening is None and not self._dispatcher.is_in_line(link.number):
-            self._dial(link.transport)
-
-    def _write(self, link: Link, frames: list[dict[str, Any]]) -> None:
-        for frame in frames:
-            link.send(msgspec.json.encode(frame))
+        self._write(link.number, self._dispatcher.sync(link.number))
+        if not self._dispatcher.is_in_line(link.number):
+            self._connection.replace()
 
     def _ask_again(self, number: int, channel: str) -> None:
-        self._write_to(number, self._dispatcher.ask_again(number, channel))
+        self._write(number, self._dispatcher.ask_again(number, channel))
 
-    def _write_to(self, number: int, frames: list[dict[str, Any]]) -> None:
-        for link in (self._link, *self._leaving):
-            if link is not None and link.number == number:
-                self._write(link, frames)
+    def _write(self, number: int, frames: Sequence[dict[str, Any]]) -> None:
+        link = self._connection.find(number)
+        if link is not None and link.takes_frames:
+            for frame in frames:
+                link.send(msgspec.json.encode(frame))
 
     def _channels_of(self, queue: EventQueue) -> list[str]:
         names = [name for name, all_ in self._subscriptions.items() if any(each.queue is queue for each in all_)]
@@ -528,88 +481,26 @@ class Client:
             if self._full[name]:
                 continue
             del self._full[name]
-            if self._dispatcher.resume(name) and self._link is not None and self._opening is None:
-                self._dial(self._link.transport)
+            self._dispatcher.resume(name)
         self._sync()
 
-    # -- the connection's life
-
-    def _dial(self, transport: Transport | None = None) -> None:
-        """Open a connection; beside the one in use if there is one."""
-        self._cancel("open")
-        transport = transport or self._selector.current
-        self._last_number += 1
-        link = self._make_link(transport)
-        self._dispatcher.open(link.number, is_socket=link.takes_frames)
-        self._opening = link
-        task = link.start()
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    def _make_link(self, transport: Transport) -> Link:
-        url, number = self._addresses.of_transport(transport), self._last_number
-        link: Link
-        if transport == "websocket":
-            link = self._libraries.SocketLink(
-                number, url, self._credentials, self, within_s=HANDSHAKE_S, tls=self._tls(url)
-            )
-        else:
-            kind = self._libraries.StreamLink if transport == "sse" else self._libraries.PollLink
-            link = kind(number, url, self._credentials, self, within_s=HANDSHAKE_S, http=self._http_client())
-        return link
-
-    def _tls(self, url: str) -> ssl.SSLContext | None:
-        return self._ssl_context if url.startswith("wss:") else None
-
-    def _http_client(self) -> "httpx.AsyncClient":
-        if self._http is None:
-            import httpx
-
-            # Every request has a deadline of its own; no proxy is of use on the way to this machine itself.
-            self._http = httpx.AsyncClient(
-                timeout=None,  # noqa: S113 - see above
-                verify=self._ssl_context or True,
-                trust_env=not is_loopback_host(self._addresses.host),
-            )
-        return self._http
+    # -- for its connection: see `Owner`
 
     def place(self, link: Link) -> Place:
-        """See `Handlers`."""
         return self._dispatcher.place(link.number)
 
-    def on_connected(self, link: Link, hello: Frame) -> None:
-        """See `Handlers`."""
-        left = self._link
-        self._opening, self._link = None, link
+    def on_opening(self, link: Link) -> None:
+        self._dispatcher.open(link.number, is_socket=link.takes_frames)
+
+    def on_established(self, link: Link, hello: Frame) -> None:
         actions = self._dispatcher.connected(link.number, hello["user"], hello["replica"], hello["cursor"])
-        self._asked_for_other_token = False
-        if left is not None:
-            self._leave(left)
-        self._selector.connected(link.transport)
-        self._later("stable", STABLE_S, self._backoff.reset)
-        self._upgrade_later()
-        self._renew_in(self._credentials.renew_in_s(hello.get("expires_in"), is_said="expires_in" in hello))
         self._sync()
-        user, session = hello["user"], hello.get("session")
-        self._set_state(
-            ClientState("connected", user=user, session=session, replica=link.replica, transport=link.transport)
-        )
         self._carry_out(actions)
-        self._transmit()
-        if self._first_connection is not None and not self._first_connection.done():
-            self._first_connection.set_result(None)
 
     def on_moved(self, link: Link, replica: str) -> None:
-        """See `Handlers`."""
         self._dispatcher.moved(link.number, replica)
-        if link is self._link:
-            before = self._state
-            self._set_state(
-                ClientState("connected", user=before.user, session=None, replica=replica, transport=link.transport)
-            )
 
     def on_frame(self, link: Link, frame: Frame) -> None:
-        """See `Handlers`."""
         try:
             match frame["type"]:
                 case "ack" | "history" | "presence" | "refreshed":
@@ -617,176 +508,61 @@ class Client:
                 case "error" if self._requests.fail(frame.get("id"), RequestRefused(frame["code"], frame["message"])):
                     pass
                 case "reconnect":
-                    if link is self._link and self._opening is None:
-                        self._dial_in(frame["in_ms"] / 1000)
+                    if link is self._connection.link:
+                        self._connection.replace_in(frame["in_ms"] / 1000)
                 case _:
                     self._carry_out(self._dispatcher.receive(link.number, frame))
-        except (KeyError, TypeError, ValueError, ClientError) as error:
+        except (KeyError, TypeError, ValueError, BadCursor) as error:
             self.on_garbled(link, error)
 
     def on_garbled(self, link: Link, error: Exception) -> None:
-        """See `Handlers`."""
-        self._emit("error", ClientError("bad_frame", f"what the server sent cannot be read: {error!r}"))
+        self.on_error(ClientError("bad_frame", f"what the server sent cannot be read: {error!r}"))
 
-    def on_doubted(self, link: Link) -> None:
-        """See `Handlers`."""
-        if link is self._link and self._opening is None:
-            self._dial(link.transport)
-
-    def on_closed(self, link: Link, closed: Closed) -> None:
-        """See `Handlers`."""
-        self._requests.lose(link, _unanswered(closed))
-        blamed = (
-            self._dispatcher.blame(link.number, closed.error or "", closed.reason) if link is self._opening else []
-        )
+    def on_ended(self, link: Link, closed: Closed) -> None:
         self._dispatcher.closed(link.number)
-        if link in self._leaving:
-            self._leaving.discard(link)
+        if self._requests.lose(link, _unanswered(closed)):
             self._transmit()
-        elif link is self._opening:
-            self._opening = None
-            if blamed:
-                self._dial(link.transport)
-            elif self._link is not None:
-                self._on_successor_failed(self._link, link, closed)
-            else:
-                self._retry_or_stop(link, closed)
-            self._carry_out(blamed)
-        elif link is self._link:
-            self._link = None
-            self._cancel("stable")
-            if self._opening is not None and may_reconnect(closed.code):
-                self._set_state(ClientState("reconnecting", code=closed.code, reason=closed.reason))
-            else:
-                self._retry_or_stop(link, closed)
 
-    def _on_successor_failed(self, in_use: Link, failed: Link, closed: Closed) -> None:
-        """The connection in use still serves."""
-        if failed.transport != in_use.transport:
-            if failed.transport == "websocket":
-                self._refuse_waiting(in_use)
-            self._upgrade_later()
-            self._sync()
-        elif may_reconnect(closed.code):
-            self._dial_in(self._backoff.next())
-        # Else the server has said that another try is pointless (the limit of connections, say): the old connection
-        # is served to its end, and followed by an ordinary reconnect.
+    def refuse_channels(self, link: Link, closed: Closed) -> bool:
+        blamed = self._dispatcher.blame(link.number, closed.error or "", closed.reason)
+        self._carry_out(blamed)
+        return bool(blamed)
 
-    def _retry_or_stop(self, link: Link, closed: Closed) -> None:
-        code, reason = closed.code, closed.reason
-        renewable = self._credentials.renewable and not self._asked_for_other_token
-        if code == INVALID_TOKEN and not closed.unasked and renewable:
-            # It may have run out on the way, or the clocks differ: the program is asked for another, once.
-            self._asked_for_other_token = True
-            self._dial_in(OTHER_TOKEN_S)
-            self._set_state(ClientState("reconnecting", OTHER_TOKEN_S, EXPIRED, reason))
-        elif not may_reconnect(code):
-            self._stop(closed)
-        elif not link.replica and not closed.unasked and self._selector.failed(link.transport):
-            self._dial()
-            self._set_state(ClientState(self._trying(), 0.0, code, reason))
-        else:
-            retry_in_s = self._backoff.next()
-            self._dial_in(retry_in_s)
-            self._set_state(ClientState(self._trying(), retry_in_s, code, reason))
+    def is_busy(self, replaced: Link) -> bool:
+        link = self._connection.link
+        return self._requests.is_on(replaced) or (link is not None and not self._dispatcher.settled(link.number))
 
-    def _trying(self) -> Literal["connecting", "reconnecting"]:
-        is_first = self._first_connection is not None and not self._first_connection.done()
-        return "connecting" if is_first and self._state.state == "connecting" else "reconnecting"
+    def on_not_upgraded(self, in_use: Link, tried: Transport) -> None:
+        if tried == "websocket":
+            self._refuse_waiting(in_use)
+        self._sync()
 
-    def _leave(self, link: Link) -> None:
-        """The old connection goes when nothing more is due on it, and the new one has everything."""
-        self._leaving.add(link)
+    async def refresh(self, token: str | None) -> float | None:
+        answer = await self._request({"type": "refresh", "token": token}, REQUEST_S, repeatable=False)
+        expires_in_s: float | None = answer.frame["expires_in"]
+        return expires_in_s
 
-        def look() -> None:
-            if link not in self._leaving:
-                return
-            settled = self._link is None or self._dispatcher.settled(self._link.number)
-            if self._requests.is_on(link) or not settled:
-                loop.call_later(OVERLAP_S, look)
-            else:
-                self._leaving.discard(link)
-                self._hang_up(link)
+    def on_error(self, error: ClientError) -> None:
+        self._emit("error", error)
 
-        loop = asyncio.get_running_loop()
-        loop.call_later(OVERLAP_S, look)
-
-    def _hang_up(self, link: Link) -> None:
-        link.close()
-        self._dispatcher.closed(link.number)
-
-    def _dial_in(self, delay_s: float) -> None:
-        self._later("open", delay_s, self._dial_now)
-
-    def _dial_now(self) -> None:
-        self._dial(None if self._link is None else self._link.transport)
-
-    def _stop(self, closed: Closed) -> None:
-        for name in list(self._timers):
-            self._cancel(name)
-        links = [link for link in (self._link, self._opening, *self._leaving) if link is not None]
-        self._link = self._opening = None
-        self._leaving.clear()
-        for link in links:
-            self._hang_up(link)
-        error = _unanswered(closed)
-        self._requests.fail_all(error)
+    def on_stopped(self, closed: Closed) -> None:
+        self._requests.fail_all(_unanswered(closed))
         self._end_queues(None if closed.code == NORMAL else _closed_for_good(closed))
         if self._first_connection is not None and not self._first_connection.done():
             self._first_connection.set_exception(_closed_for_good(closed))
             self._first_connection.exception()  # who does not wait for it need not hear of it
-        self._set_state(ClientState("closed", code=closed.code, reason=closed.reason))
+
+    def on_state(self, state: ClientState) -> None:
+        if state.state == "connected":
+            self._transmit()
+            if self._first_connection is not None and not self._first_connection.done():
+                self._first_connection.set_result(None)
+        self._emit("state", state)
 
     def _end_queues(self, error: ClientError | None) -> None:
         self._queue.end(error)
         for subscription in [each for all_ in self._subscriptions.values() for each in all_]:
             subscription.end(error)
-
-    # -- from a transport that had to do back to a better one
-
-    def _upgrade_later(self) -> None:
-        self._cancel("upgrade")
-        if self._selector.can_upgrade():
-            self._later("upgrade", self._selector.upgrade_in_s, self._upgrade)
-
-    def _upgrade(self) -> None:
-        if self._link is not None and self._opening is None and "open" not in self._timers:
-            self._dial(self._selector.next_upgrade())
-        else:
-            self._upgrade_later()
-
-    # -- staying who one is
-
-    def _renew_in(self, delay_s: float | None) -> None:
-        self._cancel("renew")
-        if delay_s is not None:
-            self._later("renew", delay_s, self._begin_renewing)
-
-    def _begin_renewing(self) -> None:
-        link = self._link
-        if link is None:
-            return
-        if link.takes_frames:
-            task = asyncio.get_running_loop().create_task(self._renew(link), name="heliograph-renew")
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
-        elif link.transport == "sse" and self._opening is None:
-            self._dial("sse")
-
-    async def _renew(self, link: Link) -> None:
-        """A new token in band, before the old one has expired."""
-        try:
-            token = await self._credentials.token()
-            if link is not self._link:
-                return
-            answer = await self._request({"type": "refresh", "token": token}, REQUEST_S, repeatable=False)
-            if link is self._link:
-                self._renew_in(self._credentials.renew_in_s(answer.frame["expires_in"], is_said=True))
-        except Exception as error:  # noqa: BLE001 - the program's own function may raise anything
-            if link is self._link:
-                code = error.code if isinstance(error, ClientError) else "token"
-                self._emit("error", ClientError(code, f"the token was not renewed: {error}"))
-                self._renew_in(RENEW_AGAIN_S)
 
     # -- telling
 
@@ -796,12 +572,12 @@ class Client:
                 case Deliver(event):
                     self._deliver(event)
                 case AskAgain(number, channel):
-                    delay_s = (0.5 + _random()) * ASK_AGAIN_S
+                    delay_s = (0.5 + draw()) * ASK_AGAIN_S
                     asyncio.get_running_loop().call_later(delay_s, self._ask_again, number, channel)
                 case Send(number, frames):
-                    self._write_to(number, frames)
+                    self._write(number, frames)
                 case Report(error):
-                    self._emit("error", error)
+                    self.on_error(error)
 
     def _deliver(self, event: ChannelEvent) -> None:
         own = self._dispatcher.own
@@ -825,26 +601,6 @@ class Client:
         context = {"message": "a listener of a Heliograph client has raised", "exception": error}
         asyncio.get_running_loop().call_exception_handler(context)
 
-    def _set_state(self, state: ClientState) -> None:
-        """Called last in every transition: a listener may close the client at once."""
-        self._state = state
-        self._emit("state", state)
-
-    # -- time
-
-    def _later(self, name: str, delay_s: float, callback: Callable[[], None]) -> None:
-        self._cancel(name)
-
-        def call() -> None:
-            del self._timers[name]
-            callback()
-
-        self._timers[name] = asyncio.get_running_loop().call_later(delay_s, call)
-
-    def _cancel(self, name: str) -> None:
-        if (timer := self._timers.pop(name, None)) is not None:
-            timer.cancel()
-
 
 def _checked(channel: str) -> str:
     if user_of(channel) is not None:
@@ -864,16 +620,3 @@ def _unanswered(closed: Closed) -> ClientClosed:
 
 def _closed_for_good(closed: Closed) -> ClientClosed:
     return ClientClosed(f"the server has closed the client: {closed.reason or closed.code}", closed.code)
-
-
-def _random() -> float:
-    return random.random()  # noqa: S311 - jitter, no secret
-
-
-def _libraries() -> ModuleType:
-    """The links, with what they need: a program that only publishes need not have it."""
-    try:
-        from heliograph.client.connection import links
-    except ImportError as error:
-        raise BadSetting(f"a client needs websockets and httpx: pip install 'heliograph[client]' ({error})") from None
-    return links

@@ -145,7 +145,13 @@ class Dispatcher:
         return [] if roster is None else roster.sync(self._wanted)
 
     def is_in_line(self, connection: int) -> bool:
-        """Whether a connection that takes no frames has just the channels that are wanted."""
+        """Whether the connection can bring what is wanted; otherwise another is needed.
+
+        One that takes no frames cannot change its channels, and none can go back in the user's own.
+        """
+        own = self.own
+        if own is not None and not own.paused and connection in own.deaf_to:
+            return False
         known = self._connections[connection]
         return known.roster is not None or known.channels == frozenset(self._given)
 
@@ -230,13 +236,10 @@ class Dispatcher:
         if (channel := self.find(name)) is not None:
             channel.paused = True
 
-    def resume(self, name: str) -> bool:
-        """It is taken again. Return whether a new connection is needed for that."""
-        channel = self.find(name)
-        if channel is None:
-            return False
-        channel.paused = False
-        return channel is self.own and self._in_use in channel.deaf_to
+    def resume(self, name: str) -> None:
+        """It is taken again."""
+        if (channel := self.find(name)) is not None:
+            channel.paused = False
 
     # -- frames
 

@@ -119,16 +119,15 @@ class Requests:
         _resolve(request, error)
         return True
 
-    def lose(self, link: Link, error: ClientClosed) -> None:
-        """The connection has ended: what was sent on it is sent again on the next, or fails."""
-        for request_id, request in list(self._pending.items()):
-            if request.link is not link:
-                continue
-            if request.repeatable:
-                self._release(request)
-            else:
-                self._take(request_id)
+    def lose(self, link: Link, error: ClientClosed) -> bool:
+        """Have what was sent on a link that has ended sent again, or fail. Return whether there was any."""
+        lost = [request_id for request_id, request in self._pending.items() if request.link is link]
+        for request_id in lost:
+            if self._pending[request_id].repeatable:
+                self._release(self._pending[request_id])
+            elif (request := self._take(request_id)) is not None:
                 _resolve(request, error)
+        return bool(lost)
 
     def fail_untried(self, error: ClientError) -> None:
         """Fail what was never sent on any connection."""
