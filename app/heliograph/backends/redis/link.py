@@ -263,9 +263,10 @@ class Link:
     def _fail_overdue(self) -> None:
         """Fail commands that have waited too long. It counts ticks, not seconds: a frozen process loses one tick."""
         self._tick += 1
-        if self._wire is None:
+        wire = self._wire
+        if wire is None:
             return  # commands that wait for a connection fail with the attempt
-        if (heard := (self._wire, self._wire.reads)) != self._heard:
+        if (heard := (wire, wire.reads)) != self._heard:
             self._heard, self._heard_at = heard, self._tick
         waiting = islice(self._outstanding, self._given_up, None)
         overdue = [done for done, *_ in takewhile(lambda entry: self._tick - entry[1] > TICKS, waiting)]
@@ -275,7 +276,7 @@ class Link:
             for done in overdue:
                 call_back(done, error)
         if self._given_up and self._tick - self._heard_at > 2 * TICKS:
-            self._wire.fail(RedisConnectionError(f"nothing heard for {2 * self._timeout_s:g} s"))
+            wire.fail(RedisConnectionError(f"nothing heard for {2 * self._timeout_s:g} s"))
 
     def _give_up(self, count: int) -> None:
         """Fail the oldest commands. Unsent ones are never sent; answers to the others are dropped."""
