@@ -1,4 +1,4 @@
-# One replica. Everything is installed in a first stage; the image itself gets no more than the result.
+# One replica. A first stage installs everything; the image gets only the result.
 FROM python:3.13-slim-bookworm AS packages
 
 # Further packages of constraints.txt, e.g. watchfiles for `serve --reload`.
@@ -31,14 +31,14 @@ FROM python:3.13-slim-bookworm
 ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 RUN useradd --system --uid 10001 --user-group --no-create-home --shell /usr/sbin/nologin heliograph
 COPY --from=packages /opt/venv /opt/venv
-# Empty. Development puts the checkout's app here; the working directory comes before what is installed.
+# Empty. Development mounts the checkout's app here; the working directory has precedence over installed packages.
 WORKDIR /srv/heliograph
 
 USER 10001:10001
 EXPOSE 8080
-# Drains first: tells its clients to go elsewhere, which takes up to 20 s.
+# Drains first: asks its clients to reconnect elsewhere, which takes up to 20 s.
 STOPSIGNAL SIGTERM
-# Alive, not ready: a replica that waits for Redis must not be restarted for it.
+# Alive, not ready: a replica that waits for Redis must not be restarted.
 HEALTHCHECK --interval=10s --timeout=3s --start-period=15s --retries=3 \
     CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8080/health', timeout=2)"]
 ENTRYPOINT ["python", "-m", "heliograph"]

@@ -1,4 +1,4 @@
-"""Load on a cluster, with locust: `python -m loadtest`, or `scripts/loadtest`, which installs first what is missing.
+"""Put load on a cluster with locust: `python -m loadtest`, or `scripts/loadtest`, which also installs it.
 
 Without --url it starts a cluster of its own on free ports (three replicas, nginx, Redis) and stops it at the end.
 """
@@ -20,7 +20,7 @@ from loadtest.sources import CannotSpread, Target
 from tests.support.cluster import LocalClusterProcess
 
 ROOT = Path(__file__).parents[1]
-# locust is a program of its own: what it loads is patched by gevent, and this process is not.
+# locust is a separate program: gevent patches the modules that it loads, and not this process.
 CLASSES = {
     "pairs": ["PairUser"],
     "channels": ["SubscriberUser", "PublisherUser"],
@@ -30,8 +30,8 @@ CLASSES = {
 }
 BY_DEFAULT = "pairs,channels,sse,churn"
 SPARE_FILES = 200
-END_WITHIN_S = 90.0  # after its time locust waits for what is on its way, and writes the report
-# What a run publishes while a user is away must still be kept when the user comes back, however high the rate.
+END_WITHIN_S = 90.0  # after a run locust waits for late messages, and writes the report
+# Messages of a run must still be kept when a user comes back, whatever the rate.
 NAMESPACES = {
     "load": {"history_size": 10_000, "client_publish": True},
     "#": {"history_size": 10_000, "client_publish": False},
@@ -106,7 +106,7 @@ def main() -> int:
 
 @contextlib.contextmanager
 def _cluster(options: argparse.Namespace) -> Iterator[str]:
-    """The address of nginx."""
+    """Yield the address of nginx."""
     if options.url:
         yield options.url
         return
@@ -143,7 +143,7 @@ def _run_locust(options: argparse.Namespace, url: str) -> int:
     command += classes
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     locust = subprocess.Popen([str(word) for word in command], cwd=ROOT, env=environment)  # noqa: S603 - our own words
-    # Ctrl-C reaches locust too, which ends in its own time: users leave in order, and the report is written.
+    # Ctrl-C reaches locust too, which ends by itself: users leave in order, and the report is written.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: locust.terminate())
     try:

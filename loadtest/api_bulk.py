@@ -1,10 +1,9 @@
-"""How fast one program publishes through the server API, over one connection that stays open.
+"""How fast one program publishes through the server API, over one open connection.
 
     python -m loadtest.api_bulk --url http://localhost:8080 --key KEY [--seconds 5]
 
-One publication in each request, then a hundred in each (`batch`, one after the other and in parallel), beside
-requests that do nothing (`GET /health`) over the same kind of connection: what HTTP alone costs. Bounded by
-`--seconds` for each.
+One publication in each request, then a hundred in each (`batch`, sequential and in parallel). Requests that do
+nothing (`GET /health`) over the same kind of connection show the cost of HTTP alone. Each part takes `--seconds`.
 """
 
 import http.client
@@ -24,7 +23,7 @@ DATA = {"text": "x" * 100}
 @click.option("--key", required=True, envvar="HELIOGRAPH_API__KEY")
 @click.option("--seconds", default=5.0, show_default=True, type=click.FloatRange(0.1, 60))
 def main(url: str, key: str, seconds: float) -> None:
-    """Publish for some seconds in each way, and print how much that was."""
+    """Publish for some seconds in each way, and print the rates."""
     address = urlsplit(url)
     assert address.hostname is not None  # noqa: S101 - the URL is the caller's own
     connection = http.client.HTTPConnection(address.hostname, address.port or 80, timeout=10)
@@ -61,7 +60,7 @@ def main(url: str, key: str, seconds: float) -> None:
 
 
 def _rate(once: Callable[[], None], seconds: float) -> float:
-    """How often a second; a short warm-up does not count."""
+    """Return the calls a second; a short warm-up does not count."""
     until = time.perf_counter() + min(0.5, seconds / 4)
     while time.perf_counter() < until:
         once()

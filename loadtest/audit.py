@@ -1,12 +1,12 @@
-"""The audit: does anybody ever miss, repeat or reorder a kept message, while everything around them breaks?
+"""The audit: does any subscriber miss, repeat or reorder a kept message while everything around it breaks?
 
     python loadtest/audit.py --seconds 60
 
-It starts a real cluster of its own. Publishers on every replica (and one that appends through Redis, repeating with
-an idempotency key until it is answered) number what they send per channel. Subscribers on every replica write down
-what they get and come back elsewhere with their cursor when they are dropped; at an error they stay. Meanwhile the
-bus connections are killed several times a second, replicas are killed with -9, Redis is restarted, and some
-subscribers leave on purpose. Now and then those come back at the very moment at which Redis hangs, or is down.
+It starts a real cluster of its own. Publishers on every replica number their messages per channel. (One appends
+directly through Redis, and repeats with an idempotency key until it gets an answer.) Subscribers on every replica
+write down what they get. If they are dropped they come back on another replica with their cursor; on an error they
+stay. Meanwhile bus connections are killed several times a second, replicas are killed with -9, Redis is restarted,
+and some subscribers leave on purpose. Now and then those come back just as Redis hangs, or is down.
 
 With `--appendfsync everysec` each restart of Redis may have lost something, as far as the cluster can know, so logs
 begin new epochs and gaps are said aloud. What Redis itself has lost by being killed nobody can deliver: it may be
@@ -81,11 +81,11 @@ Number = tuple[str, int]  # who published it, and which of theirs it is
 
 @dataclass
 class Ledger:
-    """What was sent, what came, and what was done to the cluster."""
+    """The messages sent and received, and the faults injected."""
 
     acknowledged: dict[str, set[Number]] = field(default_factory=lambda: defaultdict(set))  # by channel
     unanswered: int = 0
-    errors: int = 0  # that subscribers were told, and stayed
+    errors: int = 0  # errors that subscribers got, and stayed
     killed_at: dict[int, float] = field(default_factory=dict)  # port -> when the replica there was last killed
     faults: Counter[str] = field(default_factory=Counter)
     unhurt_closes: list[str] = field(default_factory=list)
@@ -93,7 +93,7 @@ class Ledger:
 
 
 class Book(Positions):
-    """What one subscriber got of one channel."""
+    """What one subscriber got on one channel."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -194,7 +194,7 @@ class Subscriber:
 
 
 async def publish_through(ledger: Ledger, port_of: list[int], name: str, per_s: float) -> None:
-    """Number what goes out through replicas. Without an answer nobody knows, and the next number follows."""
+    """Publish numbered messages through replicas. A message without an answer counts as unknown; the next follows."""
     numbers = itertools.count(1)
     ports = itertools.cycle(port_of)
     while ledger.publishing:
@@ -234,7 +234,7 @@ async def _publish_on(
 
 
 async def append_through(ledger: Ledger, log: RedisLog, name: str, per_s: float) -> None:
-    """Number what goes straight to the log, and repeat each with its idempotency key until it is answered."""
+    """Append numbered messages directly to the log, and repeat each with its idempotency key until an answer."""
     namespaces = Namespaces({space: Namespace(**options) for space, options in HISTORY.items()})
     for number in itertools.count(1):
         if not ledger.publishing:
@@ -269,7 +269,7 @@ async def kill_bus_connections(ledger: Ledger, redis: RedisServer) -> None:
 
 
 async def stall_redis(ledger: Ledger, redis: RedisServer) -> None:
-    """For a while nobody is answered: neither publishers nor the bus."""
+    """Stall Redis for some time, for publishers and for the bus."""
     while True:
         await asyncio.sleep(random.uniform(1, 3))
         if await asyncio.to_thread(redis.command, "CLIENT", "PAUSE", "400", "ALL") == "OK":
@@ -298,7 +298,7 @@ async def restart_redis(ledger: Ledger, redis: RedisServer, one_at_a_time: async
 async def fail_those_who_return(
     ledger: Ledger, redis: RedisServer, readers: list[Subscriber], one_at_a_time: asyncio.Lock, every_s: float
 ) -> None:
-    """Some leave, miss a few messages, and come back just as Redis hangs, or is down for a moment."""
+    """Let some subscribers leave, miss a few messages, and come back just as Redis hangs or is down."""
     some = [reader for reader in readers if reader.leaves]
     for hangs in itertools.cycle([True, False]):
         await asyncio.sleep(every_s)
@@ -326,7 +326,7 @@ def _ports(cluster: LocalClusterProcess) -> list[int]:
 
 
 async def _rest(seconds: float, jobs: list[Coroutine[Any, Any, None]]) -> None:
-    """Have the jobs run for so long. One that fails ends the audit."""
+    """Run the jobs for `seconds`. One that fails ends the audit."""
     tasks = [asyncio.create_task(job) for job in jobs]
     done, _ = await asyncio.wait(tasks, timeout=seconds, return_when=asyncio.FIRST_EXCEPTION)
     for task in tasks:
@@ -337,7 +337,7 @@ async def _rest(seconds: float, jobs: list[Coroutine[Any, Any, None]]) -> None:
 
 
 async def audit(seconds: float, rate: float, subscribers: int, appendfsync: str, directory: Path) -> int:
-    """Run it; returns the exit status."""
+    """Run the audit. Return the exit status."""
     ledger = Ledger()
     redis = RedisServer(directory, appendonly=True, options=("--appendfsync", appendfsync)).start()
     environment: dict[str, Any] = {
@@ -455,7 +455,7 @@ def report(
     *,
     may_gap: bool,
 ) -> int:
-    """Print what was found; returns 1 if anything is wrong.
+    """Print the result. Return 1 if anything is wrong.
 
     `kept`: what the logs hold at the end, by channel. `may_gap`: Redis may lose what it has acknowledged, and the
     cluster has a reason to say so aloud.

@@ -16,7 +16,7 @@ SILENT_FOR_S = 90.0  # several keep-alives
 
 
 class EventStream:
-    """Open when it is made. Each event's data is one frame, the same as on a WebSocket."""
+    """Open once created. The data of each event is one frame, the same as on a WebSocket."""
 
     def __init__(self, target: Target, path: str, source: str, last_event_id: str = "") -> None:
         self.last_event_id = last_event_id
@@ -42,7 +42,7 @@ class EventStream:
         self._socket.settimeout(SILENT_FOR_S)
 
     def receive(self) -> list[bytes]:
-        """The data of the next event.
+        """Return the data of the next event.
 
         Raises:
             Ended: there will be no more.
@@ -68,8 +68,8 @@ class EventStream:
                 self.last_event_id = value.decode()
 
     def close(self) -> None:
-        """Go. The reader then sees the end, and closes: what it reads from must not be closed under it."""
+        """Leave. The reader then sees the end, and closes: its socket must not be closed under it."""
         with contextlib.suppress(OSError):  # it may have ended already
             self._socket.shutdown(socket.SHUT_RDWR)
 
-    cut = close  # a stream has no goodbye
+    cut = close  # a stream has no closing handshake

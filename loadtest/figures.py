@@ -1,4 +1,4 @@
-"""What was measured, second by second."""
+"""The measurements of each second."""
 
 import math
 import time

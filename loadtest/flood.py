@@ -1,4 +1,4 @@
-"""One user who takes all that they can get, beside users who do not: who is slowed down, and who is refused?"""
+"""One user who sends as much as possible beside normal users: who is slowed down, and who is refused?"""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ if TYPE_CHECKING:
 LARGE = 60_000  # bytes of data, in a frame of 64 KiB at the most
 GHOSTS = 50  # made-up recipients
 AT_ONCE = 500  # small frames
-TIMES = 2.0  # by so much a flood may lengthen the p99 of the others ...
-NOISE_MS = 5.0  # ... or by so much, as a machine that is shared is not more exact than that
+TIMES = 2.0  # a flood may multiply the p99 of the others by this ...
+NOISE_MS = 5.0  # ... or add this much, the noise of a shared machine
 
 
 @dataclass
 class Flood:
-    """What the attacker has done. `begins_at`: seconds since the start of the run; the first part is without them."""
+    """The attacker's doings. `begins_at`: seconds since the start of the run; the first part is without a flood."""
 
     begins_at: float
     writes: int = 0
@@ -29,9 +29,9 @@ class Flood:
 
 
 def frames(kind: int) -> list[bytes]:
-    """What one socket says, over and over, as it stands on the wire. Small frames are written many at once.
+    """Return the bytes that one socket sends again and again. Small frames are written many at once.
 
-    An attacker has a machine of its own; here it shares the cluster's, and must not take its time.
+    A real attacker has its own machine; here it shares the cluster's, and must not take its processor.
     """
     large = "x" * LARGE
     if kind == 0:  # fills Redis, by way of users who do not exist
@@ -52,17 +52,17 @@ def frames(kind: int) -> list[bytes]:
 
 
 def _frame(payload: bytes) -> bytes:
-    """A text frame as it stands on the wire, masked with zeros."""
+    """Return a text frame as bytes, masked with zeros."""
     size = len(payload)
     length = bytes([0x80 | size]) if size < 126 else bytes([0x80 | 126]) + size.to_bytes(2, "big")
     return b"\x81" + length + bytes(4) + payload
 
 
 def compare(figures: Figures, begins_at: float) -> dict[str, tuple[float, float]]:
-    """By scenario, p99 in ms of the seconds before the flood, and of those during it."""
+    """Return, by scenario, the p99 in ms of the seconds before the flood, and of those during it."""
     parts: tuple[dict[str, Histogram], dict[str, Histogram]] = {}, {}
     for number, second in figures.seconds.items():
-        # The second in which it begins belongs to neither; nor do the first, as users come, and the last, as they go.
+        # Skip the second in which it begins, the first ones, as users connect, and the last, as they leave.
         if number < 2 or second.ending or int(begins_at) == number:
             continue
         for scenario, histogram in second.delivered.items():
@@ -75,7 +75,7 @@ def compare(figures: Figures, begins_at: float) -> dict[str, tuple[float, float]
 
 
 def slowed_down(p99_ms: dict[str, tuple[float, float]]) -> list[str]:
-    """What the flood has made slower than it may."""
+    """Return the scenarios that the flood has slowed down too much."""
     return [
         f"{scenario}: p99 {before:.1f} ms without the flood, {during:.1f} ms with it"
         for scenario, (before, during) in p99_ms.items()

@@ -1,14 +1,14 @@
-"""Record what two versions of Heliograph say on the plain protocol, to compare them byte for byte.
+"""Record the frames of two versions on the plain protocol, to compare them byte for byte.
 
     python loadtest/frames.py record before.jsonl              # with the version before, from its checkout
     python loadtest/frames.py record after.jsonl               # with the version after
     python loadtest/frames.py compare before.jsonl after.jsonl
 
-A recording starts two replicas on one Redis (all its own, on free ports of this machine) and holds the same
-conversation with them: drawn from a seed, so always the same, with frames of every kind, good ones and bad ones.
-After each step a ping on every connection waits until all has been said. What differs from run to run (sessions,
-message ids, epochs, times) is replaced by its number in order of appearance; every other byte counts. It ends by
-itself after `--frames` lines.
+A recording starts two replicas and a Redis of its own, on free ports of this machine, and holds the same conversation
+with them. It is drawn from a seed, with valid and invalid frames of every kind. After each step a ping on every
+connection makes sure that all frames have arrived. Values that differ from run to run (sessions, message ids, epochs,
+times) are replaced by their number in order of appearance; every other byte counts. It ends by itself after
+`--frames` lines.
 """
 
 import argparse
@@ -44,7 +44,7 @@ SETTINGS = {
     "HELIOGRAPH_NAMESPACES": json.dumps({"orders": {"history_size": 5}, "quiet": {"ephemeral": True}}),
     "HELIOGRAPH_LOG__LEVEL": "error",
 }
-# What no two runs have in common, and where it stands.
+# The values that differ from run to run.
 VARYING = (
     re.compile(r'"session":"([0-9a-f]{32})"'),
     re.compile(r'"message_id":"([^"]+)"'),
@@ -241,7 +241,7 @@ class Conversation:
         await self._say(self._dice.choice(BAD_FRAMES))
 
     async def _settle(self) -> None:
-        """Wait until every connection has heard all that this step causes: a pong stands behind it."""
+        """Wait until every connection has all frames of this step: a pong follows them."""
         await asyncio.sleep(0.01)  # over the bus, to the other replica
         for name, client in list(self._clients):
             try:
@@ -264,7 +264,7 @@ class Conversation:
         self.lines.append(json.dumps([name, direction, self._plain(text)], ensure_ascii=False))
 
     def _plain(self, text: str) -> str:
-        """The text with a number in the place of what no two runs have in common."""
+        """Return the text with numbers in place of values that differ from run to run."""
         for pattern in VARYING:
             for found in pattern.findall(text):
                 text = text.replace(found, self._seen.setdefault(found, f"<{len(self._seen)}>"))
@@ -294,7 +294,7 @@ async def record(most: int) -> list[str]:
 
 
 def kinds(lines: list[str]) -> dict[str, int]:
-    """Count what was heard by its type."""
+    """Count the received frames by type."""
     frames = [text for _, direction, text in map(json.loads, lines) if direction == "<"]
     return Counter(found.group(1) for frame in frames if (found := re.match(r'\{"type":"(\w+)"', frame)))
 

@@ -1,7 +1,7 @@
-"""What was sent and what came: nothing may be lost, come twice or come out of order, and no gap may go unsaid.
+"""Messages sent and received: none may be lost, doubled or out of order, and no gap may be without a signal.
 
-Two independent proofs. The cluster gives each kept message a position in its channel: `Positions` follows them. The
-senders number what they send, the cluster knows nothing of that: `Numbers` follows those.
+There are two independent proofs. The cluster gives each kept message a position in its channel: `Positions` follows
+them. The senders number their messages, without the cluster's knowledge: `Numbers` follows those.
 """
 
 from collections import defaultdict, deque

@@ -1,4 +1,4 @@
-"""A user of the cluster, as locust has them: a connection that comes back with its cursor, and an inbox."""
+"""A locust user of the cluster: a connection that reconnects with its cursor, and an inbox."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ BACK_OFF_S = (0.2, 1.0)
 
 
 class Stamp(msgspec.Struct):
-    """The data of each message: what its sender counts by, and when it was sent by the machine's monotonic clock."""
+    """The data of each message: the sender's stream and number, and the time by the machine's monotonic clock."""
 
     stream: str
     number: int
@@ -43,7 +43,7 @@ class Stamp(msgspec.Struct):
 
 
 class Frame(msgspec.Struct, rename={"request": "id"}):
-    """What a frame of the server may hold, as far as it matters here."""
+    """The fields of a server's frame that are used here."""
 
     type: str
     channel: str = ""
@@ -59,7 +59,7 @@ class Frame(msgspec.Struct, rename={"request": "id"}):
 
 @dataclass(slots=True)
 class Pending:
-    """A message that was sent and is not answered yet."""
+    """A sent message without an answer yet."""
 
     sent: Sent
     number: int

@@ -1,4 +1,4 @@
-"""One run: what its users share."""
+"""One run: the state that its users share."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""What things cost: a replica's memory for each connection, that of Redis for each user, channel and message.
+"""Measure costs: a replica's memory for each connection, that of Redis for each user, channel and message.
 
     python loadtest/sizing.py --connections 5000
 
-It starts a Redis and a replica of its own and asks both what they use; docs/operations.md holds what it printed.
+It starts a Redis and a replica of its own, and asks both for their memory. docs/operations.md has the results.
 """
 
 import argparse

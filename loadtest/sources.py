@@ -1,7 +1,7 @@
-"""Which addresses to come from, so that `ip_hash` spreads the users over all replicas.
+"""The source addresses of users, chosen so that `ip_hash` spreads them over all replicas.
 
-nginx hashes the first three octets of an IPv4 address. All of 127.0.0.x therefore lands on one replica; 127.0.1.x may
-land on another. Each /24 is asked once, through nginx, where it leads.
+nginx hashes the first three octets of an IPv4 address. So all of 127.0.0.x lands on one replica; 127.0.1.x may land
+on another. One request from each /24, through nginx, shows where it leads.
 """
 
 import http.client

@@ -1,4 +1,4 @@
-"""What a run came to, in figures and in one word."""
+"""The result of a run, in figures and as a verdict."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The users: who they are, and what they do."""
+"""The kinds of users, and what they do."""
 
 from __future__ import annotations
 
