@@ -58,6 +58,7 @@ from heliograph.protocol.channel_options import Namespace  # noqa: E402
 from heliograph.protocol.namespace import Namespaces  # noqa: E402
 from heliograph.protocol.position import Position  # noqa: E402
 from loadtest.ledger import Positions  # noqa: E402
+from tests.support.appending import append  # noqa: E402
 from tests.support.cluster import LocalClusterProcess  # noqa: E402
 from tests.support.redis_server import RedisServer  # noqa: E402
 
@@ -249,14 +250,14 @@ async def append_through(ledger: Ledger, log: RedisLog, name: str, per_s: float)
         )
         while True:
             try:
-                await log.append(draft, namespaces.of(channel), lease="")
+                await append(log, draft, namespaces.of(channel), lease="")
             except BusUnavailable:
                 await asyncio.sleep(0.1)
             else:
                 break
         if random.random() < 0.2:  # as if the answer had been lost
             with contextlib.suppress(BusUnavailable):
-                await log.append(draft, namespaces.of(channel), lease="")
+                await append(log, draft, namespaces.of(channel), lease="")
         ledger.acknowledged[channel].add((name, number))
         await asyncio.sleep(random.expovariate(per_s))
 

@@ -140,7 +140,10 @@ class DirectoryBackend(Protocol):
         ...
 
     async def holders(self, user_id: str) -> dict[str, int]:
-        """Return the user's connections by lease; empty if the user is not connected."""
+        """Return the user's connections by lease; empty if the user is not connected.
+
+        No replica calls this: the scripts that publish look for themselves. It shows what the other calls promise.
+        """
         ...
 
     async def doom(self, lease: str) -> None:
@@ -314,11 +317,7 @@ class Log(LogReader, Protocol):
     """The kept publications of all channels, each channel in order."""
 
     def submit(self, draft: Draft, options: Namespace, lease: str, done: OnAppended) -> None:
-        """Like `append`, without waiting: `done` is called with the answer, in the order of calls."""
-        ...
-
-    async def append(self, draft: Draft, options: Namespace, lease: str) -> AppendResult:
-        """Give the draft its position, keep it and publish it: all of it or nothing.
+        """Give the draft its position, keep it and publish it: all of it or nothing. Does not wait.
 
         A draft for a user is not published if only `lease` is known to hold the user: then the caller delivers it.
         The history's size holds for publications of servers, and separately for those of clients.
@@ -326,10 +325,12 @@ class Log(LogReader, Protocol):
         If the idempotency key (of the same client or of servers, on the same channel) was seen within
         IDEMPOTENCY_TTL_S, the answer is that of the first draft.
 
-        Raises:
-            BusUnavailable: refused (memory full, an error in Redis): nothing has happened. After a time-out it may
-                have been kept; with an idempotency key the call can be repeated.
-            OverBudget: the draft is from a client whose user has used up the budget. Nothing has happened.
+        `done` is called with the answer, in the order of calls, perhaps before this returns. Instead of an
+        AppendResult the answer may be:
+
+        BusUnavailable: refused (memory full, an error in Redis): nothing has happened. After a time-out it may have
+            been kept; with an idempotency key the call can be repeated.
+        OverBudget: the draft is from a client whose user has used up the budget. Nothing has happened.
         """
         ...
 
@@ -526,6 +527,8 @@ class Bus(Subscriptions, Protocol):
 
     async def publish(self, envelope: Envelope, *, lease: str) -> Delivery | None:
         """Send the envelope to all replicas, unless the holder of `lease` is known to hold the whole user.
+
+        Replicas use `relay`. This name is a requirement, for programs that can await.
 
         Return how far it gets; None if this is the only replica.
 

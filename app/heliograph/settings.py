@@ -29,7 +29,6 @@ from heliograph.shared_settings import (
     PREFIX,
     bus_channel_name,
     check_redis_url,
-    database_of,
 )
 
 _SettingsT = TypeVar("_SettingsT", bound=BaseSettings)
@@ -62,11 +61,6 @@ class RedisSettings(_Group):
     @classmethod
     def _readable(cls, url: str | None) -> str | None:
         return None if url is None else check_redis_url(url)
-
-    @property
-    def database(self) -> int:
-        """Return the number of the database that the URL names."""
-        return database_of(self.url)
 
     @model_validator(mode="after")
     def _live_too(self) -> Self:

@@ -35,6 +35,7 @@ from heliograph.protocol.channel_options import Namespace
 from heliograph.protocol.events import Delivery
 from heliograph.protocol.position import Position
 from heliograph.protocol.run import TAIL_SIZE, RunState, RunUpdate
+from tests.support.appending import append
 from tests.support.redis_server import RedisServer
 from tests.support.settling import believe_at_once
 from tests.support.waiting import eventually
@@ -78,7 +79,7 @@ class Bench:
     async def append(
         self, channel: str, data: Any = None, options: Namespace = OPTIONS, lease: str = "", **fields: Any
     ) -> AppendResult:
-        return await self.log.append(draft(channel, data, **fields), options, lease)
+        return await append(self.log, draft(channel, data, **fields), options, lease)
 
     async def read(self, channel: str, **fields: Any) -> ReadResult:
         [opened] = await self.log.read([ReadRequest(channel, **fields)])
@@ -406,14 +407,14 @@ class TestIdempotency:
         log = MemoryLog(clock)
 
         async def offset() -> int:
-            appended = await log.append(draft("c", 1, idempotency_key="k"), replace_options(history_ttl_s=1e6), "")
+            appended = await append(log, draft("c", 1, idempotency_key="k"), replace_options(history_ttl_s=1e6), "")
             return appended.position.offset
 
         assert await offset() == 1
         clock.seconds += IDEMPOTENCY_TTL_S - 1
         assert await offset() == 1
         clock.seconds += 2
-        await log.append(draft("c", 1, idempotency_key="another"), replace_options(history_ttl_s=1e6), "")
+        await append(log, draft("c", 1, idempotency_key="another"), replace_options(history_ttl_s=1e6), "")
         assert list(log._channels["c"].answers) == [("another", None)], "what ran out takes no memory"
         assert await offset() == 3
 
@@ -562,28 +563,28 @@ class TestBudget:
             drafts = [draft(channel, n, client="مريم", charge=one) for n in range(20)]
             found: list[Any] = []
             for n in range(0, 20, 4):
-                tasks = (logs[n % 3].append(each, OPTIONS, "") for each in drafts[n : n + 4])
+                tasks = (append(logs[n % 3], each, OPTIONS, "") for each in drafts[n : n + 4])
                 found += await asyncio.gather(*tasks, return_exceptions=True)
             refused = [getattr(each, "excess", None) for each in found]
             assert refused == [None] * allowed + [excess] * (20 - allowed)
             assert await bench.kept(channel) == list(range(allowed))
             other = draft(channel, "other's", client="bob", charge=one)
-            assert (await logs[0].append(other, OPTIONS, "")).position.offset == allowed + 1
+            assert (await append(logs[0], other, OPTIONS, "")).position.offset == allowed + 1
             plain = draft(channel, "not charged", client="مريم")
-            assert (await logs[0].append(plain, OPTIONS, "")).position.offset == allowed + 2
+            assert (await append(logs[0], plain, OPTIONS, "")).position.offset == allowed + 2
 
     async def test_it_ends_with_the_window(self, redis_server: RedisServer, namespace: str) -> None:
         """Fails if a budget has no end, or the refusal does not say when that is."""
         async with RedisBench(redis_server, namespace) as bench:
             log, charge = self.log(bench, Budget(1, 0, 0)), Charge(1, 5, 0)
-            await log.append(draft("#bob", 1, client="al", charge=charge), OPTIONS, "")
+            await append(log, draft("#bob", 1, client="al", charge=charge), OPTIONS, "")
             key = bench.keys.budget("al")
             with pytest.raises(OverBudget) as caught:
-                await log.append(draft("#bob", 1, client="al", charge=charge), OPTIONS, "")
+                await append(log, draft("#bob", 1, client="al", charge=charge), OPTIONS, "")
             assert WINDOW_S - 2 < caught.value.retry_s <= WINDOW_S
             assert 0 < await bench.client.pttl(key) <= WINDOW_S * 1000
             await bench.client.delete(key)
-            appended = await log.append(draft("#bob", 1, client="al", charge=charge), OPTIONS, "")
+            appended = await append(log, draft("#bob", 1, client="al", charge=charge), OPTIONS, "")
             assert appended.position.offset == 2
 
     async def test_a_repetition_is_no_way_around_it(self, redis_server: RedisServer, namespace: str) -> None:
@@ -593,7 +594,7 @@ class TestBudget:
 
             async def send(key: str) -> int:
                 each = draft("#bob", 1, client="al", idempotency_key=key, charge=charge)
-                return (await log.append(each, OPTIONS, "")).position.offset
+                return (await append(log, each, OPTIONS, "")).position.offset
 
             assert [await send("k"), await send("k")] == [1, 1]
             for key in ("k", "l"):
@@ -607,10 +608,10 @@ class TestBudget:
         async with RedisBench(redis_server, namespace) as bench:
             log, charge = self.log(bench, Budget(1, 0, 0)), Charge(1, 5, 0)
             update = RunUpdate(state="RUNNING", progress=1, message="line")
-            await log.append(draft("run:1", client="al", update=update), RUN, "")
-            await log.append(draft("run:1", client="al", update=update, charge=charge), RUN, "")
+            await append(log, draft("run:1", client="al", update=update), RUN, "")
+            await append(log, draft("run:1", client="al", update=update, charge=charge), RUN, "")
             with pytest.raises(OverBudget):
-                await log.append(draft("run:1", client="al", update=update, charge=charge), RUN, "")
+                await append(log, draft("run:1", client="al", update=update, charge=charge), RUN, "")
             opened = await bench.read("run:1", with_run=True, replay=True)
             assert opened.run == RunState("RUNNING", 1.0, ["line", "line"])
             assert offsets_of(opened) == [1, 2]
@@ -771,7 +772,7 @@ class TestRestarts:
         """Fails if the times to live, begun anew once a second, leave out the stream that was not there yet."""
         log = RedisLog(own.asked_by("node"))
         for client in (None, "alice", None, "alice"):
-            await log.append(draft("c", 1, client=client), OPTIONS, "")
+            await append(log, draft("c", 1, client=client), OPTIONS, "")
         for key in (own.keys.stream("c"), own.keys.client_stream("c")):
             assert 290_000 < await own.client.pttl(key) <= 301_000
 

@@ -380,9 +380,9 @@ class TestUsers:
             with monkeypatch.context() as patch:
                 patch.setattr(one.replica.manager, "_log", Like(log, submit=lose_the_answer))
                 with pytest.raises(BusUnavailable):
-                    await one.replica.manager.send("bob", "kept", idempotency_key="k")
+                    await one.replica.manager.publish("#bob", "kept", idempotency_key="k")
             assert await bob.messages(1) == ["kept"]
-            result = await one.replica.manager.send("bob", "kept", idempotency_key="k")
+            result = await one.replica.manager.publish("#bob", "kept", idempotency_key="k")
             assert result.position is not None
             assert result.position.offset == 1
             await bob.nothing_more()
@@ -448,7 +448,7 @@ class TestRepair:
                     )  # there is one to kill
                     kill_bus_connections(own_redis)
                 await publish(one, "chat:1", n)
-                await one.replica.manager.send("b", n)
+                await one.replica.manager.publish("#b", n)
             for client, expected in ((a, [*range(600)]), (b, sorted([*range(600), *range(600)]))):
                 got = [await client.next("message", within_s=10) for _ in expected]
                 assert sorted(each["data"] for each in got) == expected
@@ -506,7 +506,7 @@ class TestRepair:
                 await eventually(lambda: one.replica.node.ready and two.replica.node.ready)  # there is one to kill
                 kill_bus_connections(own_redis)
                 await publish(one, "chat:1", n)
-                await one.replica.manager.send("a", n)
+                await one.replica.manager.publish("#a", n)
                 assert await a.messages(2) == [n, n]
             await a.nothing_more()
 

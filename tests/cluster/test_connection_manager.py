@@ -561,7 +561,7 @@ class TestCrossNode:
         await three.connect("carol")
         for number in range(20):
             assert (await one.send("bob", number)).delivery is Delivery.REMOTE
-            assert (await one.replica.manager.send("bob", number)).delivery is Delivery.REMOTE
+            assert (await one.replica.manager.publish("#bob", number)).delivery is Delivery.REMOTE
         await eventually(lambda: bob.got == list(range(20)))
         heard = three.replica.bus.stats.received
         assert heard == (0 if routing == "directed" else 40)

@@ -196,14 +196,14 @@ class TestRedisHangsJustAsAUserComesBack:
 
             async def is_published() -> bool:
                 with contextlib.suppress(BusUnavailable):
-                    await there.replica.manager.send("ann", "first", idempotency_key="k")
+                    await there.replica.manager.publish("#ann", "first", idempotency_key="k")
                     return True
                 return False
 
             await eventually(is_published, within_s=10)
             assert await ann.messages(1) == ["first"]
             assert (await ann.next("subscribed", channel="#ann"))["recovered"] is False
-            await there.replica.manager.send("ann", "second")
+            await there.replica.manager.publish("#ann", "second")
             assert await ann.messages(1) == ["second"]
             await ann.nothing_more()
 

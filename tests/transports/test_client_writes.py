@@ -27,7 +27,7 @@ async def bills(one: RunningReplica) -> str:
     async with Client(one.url, user="bob") as bob:
         cursor = str(bob.connected["cursor"])
     for invoice in INVOICES:
-        await one.replica.manager.send("bob", invoice)
+        await one.replica.manager.publish("#bob", invoice)
     async with Client(one.url, user="mallory") as mallory:
         for n in range(400):
             assert (await mallory.send("bob", n))["type"] == "ack"
@@ -52,7 +52,7 @@ class TestWhatAServerHasKept:
             while not data or data[-1] != 399:
                 data += await bob.messages(1)
             check([each["recovered"] for each in await bob.only("subscribed")], data)
-            await one.replica.manager.send("bob", "live")
+            await one.replica.manager.publish("#bob", "live")
             assert await bob.messages(1) == ["live"]
 
     async def test_over_an_event_stream(self, start_replica: StartReplica) -> None:
@@ -110,7 +110,7 @@ class TestBudget:
                 [(await read(each))("client_writes_refused_total", limit="user_messages") for each in (one, two)]
             )
             assert refused == 10
-            await one.replica.manager.send("bob", "the server's", sender="al")
+            await one.replica.manager.publish("#bob", "the server's", sender="al")
             assert await bob.messages(1) == ["the server's"]
 
     async def test_a_recipients_share_holds_over_all_replicas(self, start_replica: StartReplica) -> None:
@@ -261,7 +261,7 @@ class TestMemory:
                 assert (error["code"], "Redis is too full" in error["message"]) == ("unavailable", True)
             assert (await al.send("bob", "passing", ephemeral=True))["type"] == "ack", "that takes no memory"
             await bob.messages(2)
-            await one.replica.manager.send("bob", "the server's")
+            await one.replica.manager.publish("#bob", "the server's")
             assert await bob.messages(1) == ["the server's"]
             await al.say({"type": "subscribe", "channel": "new:1"})
             await al.next("subscribed", channel="new:1")

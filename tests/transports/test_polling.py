@@ -179,7 +179,7 @@ class TestAnswers:
                 assert told(events) == [2]
                 waiting = asyncio.create_task(there.poll(wait=50))
                 await waits(two)
-                await one.replica.manager.send("alice", "direct")
+                await one.replica.manager.publish("#alice", "direct")
                 assert told(await waiting) == ["direct"]
 
     async def test_what_is_lost_is_said(self, one: RunningReplica) -> None:
@@ -312,7 +312,7 @@ class TestRefusals:
         one = await start_replica(redis_url=None, auth=JWT)
         async with Poller(one.url, headers={"Authorization": f"Bearer {token('alice')}"}) as poller:
             await poller.poll()
-            await one.replica.manager.send("alice", "secret")
+            await one.replica.manager.publish("#alice", "secret")
             async with Poller(one.url, cursor=poller.cursor, user="alice") as nobody:
                 assert (await nobody.ask()).status_code == 401
             headers = {"Authorization": f"Bearer {token('eve')}"}

@@ -184,7 +184,7 @@ class TestGrants:
         """Fails if a token for everything, or a cursor, reaches what is addressed to somebody else."""
         everything = {"*": ["subscribe", "publish"]}
         async with Bearer(one, token("mallory", channels=everything)) as mallory:
-            await one.replica.manager.send("bob", "secret")
+            await one.replica.manager.publish("#bob", "secret")
             for kind in ("subscribe", "history", "presence"):
                 assert (await mallory.ask(kind, channel="#bob"))["code"] == "not_allowed", kind
             assert (await mallory.ask("publish", channel="#bob", data=1))["code"] == "not_allowed"
@@ -194,7 +194,7 @@ class TestGrants:
         async with Client(one.url) as again:
             await again.say({"type": "connect", "token": token("mallory", channels=everything), "cursor": position})
             await again.next("connected")
-            await one.replica.manager.send("bob", "another secret")
+            await one.replica.manager.publish("#bob", "another secret")
             await again.nothing_more()
 
     async def test_more_channels_than_a_connection_may_have(self, start_replica: StartReplica) -> None:

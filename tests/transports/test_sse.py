@@ -144,13 +144,13 @@ class TestStream:
         ):
             for events in (here, there, eve):
                 await events.next("connected")
-            await two.replica.manager.send("고양이", "secret")
+            await two.replica.manager.publish("#고양이", "secret")
             for events in (here, there):
                 assert (await events.next("message"))["data"] == "secret"
             await one.replica.manager.send_message("고양이", "whisper")
             for events in (here, there):
                 assert (await events.next("message"))["data"] == "whisper"
-            await one.replica.manager.send("eve", "yours")
+            await one.replica.manager.publish("#eve", "yours")
             assert (await eve.event())["data"] == "yours"
 
     @pytest.mark.slow

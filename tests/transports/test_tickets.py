@@ -201,7 +201,7 @@ class TestUse:
         one = await start_replica(auth=JWT, redis_url=None, namespaces=OPENED)
         async with Client(one.url, path=f"/ws?ticket={await ticket(one)}") as client:
             cursor = (await client.next("connected"))["cursor"]
-        await one.replica.manager.send("alice", "missed")
+        await one.replica.manager.publish("#alice", "missed")
         path = f"/ws?ticket={await ticket(one)}&channels=news&cursor={cursor.replace('#', '%23')}"
         async with Client(one.url, path=path) as client:
             assert await client.messages(1) == ["missed"]
@@ -334,7 +334,7 @@ class TestComingBackWithATicket:
         async with EventSource(one.url, ticket=await ticket(one, "alice")) as events:
             await events.next("connected")
             cursor = events.last_event_id
-        await one.replica.manager.send("alice", "missed")
+        await one.replica.manager.publish("#alice", "missed")
         async with Client(one.url) as client:
             await client.say({"type": "connect", "token": token("alice"), "cursor": cursor})
             assert await client.messages(1) == ["missed"]

@@ -421,7 +421,7 @@ class TestFaults:
         client's key is taken for one of a program's."""
         manager = one.replica.manager
         async with Client(one.url, user="alice") as alice, Client(one.url, user="eve") as eve:
-            kept = await manager.send("bob", "from the server", idempotency_key="k")
+            kept = await manager.publish("#bob", "from the server", idempotency_key="k")
             acks = [await each.send("bob", 1, idempotency_key="k") for each in (alice, eve, alice)]
             assert acks[0]["message_id"] == acks[2]["message_id"] != acks[1]["message_id"]
             assert kept.message_id not in {each["message_id"] for each in acks}

@@ -104,19 +104,6 @@ class ConnectionManager:
         key = operation.idempotency_key
         self._route(channel, user_id, operation.data, sender, operation.ephemeral, key, done, client=sender)
 
-    async def send(
-        self, user_id: str, message: object, *, sender: str | None = None, idempotency_key: str | None = None
-    ) -> PublishResult:
-        """Send a message that is kept to a user: they get it in order, on every device, also when they come back.
-
-        Raises:
-            BadUserId: `user_id` cannot be one.
-            BusUnavailable: it was not kept, so nobody gets it (after a time-out: it may have been).
-        """
-        return await self.publish(
-            personal_channel(check_user_id(user_id)), message, sender=sender, idempotency_key=idempotency_key
-        )
-
     async def publish(
         self,
         channel: str,
@@ -147,6 +134,8 @@ class ConnectionManager:
         sender: str | None = None,
     ) -> PublishResult:
         """Send an ephemeral message (anything that encodes to JSON) to every connection of the user.
+
+        Clients' messages come by `dispatch`. This name is a requirement, for programs that can await.
 
         Connections here get it at once, without waiting for Redis; the bus takes it to the other replicas unless
         the user is known to be only here. At most once: what is not delivered now is not kept.

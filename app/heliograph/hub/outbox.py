@@ -153,11 +153,6 @@ class Outbox(Generic[F]):
         """True if the peer has read nearly all that was meant for it, and may be handed more."""
         return self._bytes <= DRAINED_BYTES and 4 * self._bytes <= self._limit_bytes
 
-    @property
-    def waiting_bytes(self) -> int:
-        """What has not been handed to the socket yet."""
-        return self._bytes
-
     def offer(self, frame: F) -> CloseCode | None:
         """Queue a frame. The answer is why the connection must be closed now, or None."""
         if self.closed:

@@ -21,8 +21,3 @@ class CloseCode(IntEnum):
     FORCED = 3503
     NOT_ALLOWED = 3507
     TOO_MANY_ERRORS = 3509
-
-    @property
-    def may_reconnect(self) -> bool:
-        """Return False if the same request can only fail again."""
-        return not 3500 <= self <= 3999

@@ -24,6 +24,7 @@ from heliograph.protocol.budget import Budget, Charge
 from heliograph.protocol.channel_options import Namespace
 from heliograph.protocol.namespace import Namespaces
 from heliograph.protocol.run import RunUpdate
+from tests.support.appending import append
 from tests.support.redis_server import RedisServer
 from tests.support.replica_info import replica_info
 
@@ -52,9 +53,9 @@ async def everything(redis: server.RedisServer, kept: server.RedisServer) -> Non
         ):
             update = RunUpdate(state="RUNNING", progress=1, message="a line") if options.run else None
             for key in (None, "key", "key"):
-                await log.append(draft(channel, idempotency_key=key, update=update), options, "n.1")
+                await append(log, draft(channel, idempotency_key=key, update=update), options, "n.1")
                 if not options.run:
-                    await log.append(draft(channel, idempotency_key=key, client="al", charge=charge), options, "n.1")
+                    await append(log, draft(channel, idempotency_key=key, client="al", charge=charge), options, "n.1")
             await log.read([ReadRequest(channel, replay=True, with_run=options.run)])
         await log.tops(["chat:1"])
         await log.listen({"chat:1": 10})

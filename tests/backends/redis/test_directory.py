@@ -19,7 +19,8 @@ from heliograph.backends.redis.keys import Keys
 from heliograph.backends.redis.sync import connect_sync
 from heliograph.client.publisher import Publisher
 from heliograph.errors import BadSetting, BusUnavailable
-from heliograph.settings import RedisSettings, Settings
+from heliograph.settings import Settings
+from heliograph.shared_settings import database_of
 from tests.support.redis_answers import text
 from tests.support.redis_server import RedisServer
 from tests.support.replica_info import replica_info
@@ -255,7 +256,7 @@ class TestUrl:
     )
     async def test_the_database_is_the_one_that_redis_py_reads(self, url: str, database: int) -> None:
         """Fails if the name of the bus channel is that of another database than the keys are in."""
-        assert RedisSettings(url=url).database == database
+        assert database_of(url) == database
         assert int(connect(url).connection_pool.connection_kwargs.get("db", 0)) == database
 
 

@@ -57,9 +57,6 @@ class MemoryLog:
     def submit(self, draft: Draft, options: Namespace, lease: str, done: OnAppended) -> None:
         done(self._append(draft, options))
 
-    async def append(self, draft: Draft, options: Namespace, lease: str) -> AppendResult:
-        return self._append(draft, options)
-
     def _append(self, draft: Draft, options: Namespace) -> AppendResult:
         now = self._clock.monotonic()
         channel = self._channel(draft.channel)

@@ -14,7 +14,6 @@ from heliograph.backends.redis.call_batch import NOTHING, Call, Common
 from heliograph.backends.redis.client import as_bus_unavailable, bus_unavailable
 from heliograph.backends.redis.keys import Keys
 from heliograph.backends.redis.server import RedisServer
-from heliograph.callbacks import await_callback
 from heliograph.errors import BusUnavailable, OverBudget
 from heliograph.ports import (
     PAGE_BYTES,
@@ -88,9 +87,6 @@ class RedisLog:
             self._second = second
             self._due_now = f"{self._node_id}.{second}" if self._node_id else ""
         return self._due_now
-
-    async def append(self, draft: Draft, options: Namespace, lease: str) -> AppendResult:
-        return await await_callback(lambda done: self.submit(draft, options, lease, done))
 
     async def read(self, requests: Sequence[ReadRequest]) -> list[ReadResult]:
         calls = [self._open_call(request) for request in requests]
