@@ -12,8 +12,9 @@ from starlette.middleware import Middleware
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 
 from heliograph.api.health import health_routes, status_routes
+from heliograph.api.methods import Methods
 from heliograph.api.metrics import metrics_route
-from heliograph.api.routes import http_api_routes, openapi_route
+from heliograph.api.routes import direct_endpoints, http_api_routes, openapi_route
 from heliograph.auth.authenticator import Authenticator
 from heliograph.backends.memory.bus import LocalBus
 from heliograph.backends.memory.channel_counts import MemoryChannelCounts
@@ -73,6 +74,7 @@ from heliograph.protocol.position import Position
 from heliograph.settings import Settings
 from heliograph.telemetry import Telemetry
 from heliograph.transports.addresses import Addresses
+from heliograph.transports.direct import DirectEndpoint
 from heliograph.transports.driver import Parts
 from heliograph.transports.failed_attempts import FailedAttempts
 from heliograph.transports.headers import SafeHeaders, internal_error
@@ -100,6 +102,7 @@ class Replica:
 
     app: Starlette
     internal: Starlette | None  # what is kept from clients, if that has a port of its own
+    direct: Mapping[bytes, DirectEndpoint]  # what our server answers without an application, by URL
     node: Node
     hub: Hub
     backends: Backends
@@ -145,10 +148,11 @@ def build_replica(settings: Settings, name: str = "replica-1", make_bus: MakeBus
     ground = _Ground(settings, name, clock, telemetry, flush_scheduler, hub)
     backends = _build_backends(ground, make_bus or _bus_of_its_own)
     cluster = _build_cluster(ground, backends)
-    app, internal = _build_endpoints(ground, backends, cluster)
+    app, internal, direct = _build_endpoints(ground, backends, cluster)
     return Replica(
         app,
         internal,
+        direct,
         cluster.node,
         hub,
         backends,
@@ -375,10 +379,14 @@ def _in_turn(*calls: Callable[[], object]) -> Callable[[], None]:
 # -- endpoints
 
 
-def _build_endpoints(ground: _Ground, backends: Backends, cluster: Cluster) -> tuple[Starlette, Starlette | None]:
-    """The application that clients reach, and one of what is kept from them, if that has a port of its own."""
+def _build_endpoints(
+    ground: _Ground, backends: Backends, cluster: Cluster
+) -> tuple[Starlette, Starlette | None, Mapping[bytes, DirectEndpoint]]:
+    """The application that clients reach, one of what is kept from them if that has a port of its own, and what our
+    server answers without an application."""
     settings, node, telemetry = ground.settings, cluster.node, ground.telemetry
     parts = _parts(ground, cluster, Authenticator(settings.auth, backends.tickets, cluster.blocked))
+    methods = Methods(parts, cluster.user_commands, cluster.directory, cluster.channel_counts, ground.clock)
     origins = OriginPolicy(
         settings.allowed_origins, open_mode=cluster.policy.open_mode, open_to_network=settings.auth.open_to_network
     )
@@ -396,7 +404,7 @@ def _build_endpoints(ground: _Ground, backends: Backends, cluster: Cluster) -> t
         *(status_routes(node) if has_inside else inside),
         *static_routes(),
         *(_console_routes(ground, cluster, parts, public_endpoint) if settings.console_enabled else []),
-        *http_api_routes(parts, cluster.user_commands, cluster.directory, cluster.channel_counts, ground.clock),
+        *http_api_routes(methods, settings.api, parts.failed_attempts),
     ]
 
     @asynccontextmanager
@@ -419,7 +427,7 @@ def _build_endpoints(ground: _Ground, backends: Backends, cluster: Cluster) -> t
         lifespan=lifespan,
     )
     internal = Starlette(routes=inside, middleware=middleware, exception_handlers=on_error) if has_inside else None
-    return app, internal
+    return app, internal, direct_endpoints(methods, settings.api)
 
 
 def _parts(ground: _Ground, cluster: Cluster, authenticator: Authenticator) -> Parts:

@@ -3,19 +3,22 @@
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import Any, Final, NamedTuple, TypeVar, assert_never
 
 import msgspec
 from pydantic import ValidationError
 
 from heliograph.api import models
+from heliograph.callbacks import await_callback
 from heliograph.clock import Clock
 from heliograph.cluster.channel_counts import ChannelCounts
 from heliograph.cluster.directory import Directory
 from heliograph.cluster.presence import Roster
+from heliograph.cluster.publish_result import PublishResult
 from heliograph.cluster.user_commands import UserCommands
 from heliograph.errors import BusUnavailable, HeliographError
 from heliograph.protocol.codes import CloseCode
@@ -34,6 +37,8 @@ BAD_REQUEST = 107
 NOT_AVAILABLE = 108  # the channel's namespace has no such thing
 UNRECOVERABLE = 112
 
+UNEXPECTED: Final = "a server API method failed with an unexpected error"
+
 MOST_PUBLICATIONS = 1000  # in one answer
 ANSWER_BYTES = 1_048_576  # data of publications in one answer, or one publication; the rest needs another request
 MOST_QUESTIONS = 16  # reads of batches under way at the same time, so that publications need not wait behind them
@@ -48,6 +53,9 @@ NOT_SUPPORTED: Final = (
     "whitelist",
 )  # refused, unless they are empty
 
+OnPosition = Callable[["models.PositionResult | ApiError"], object]
+
+_USUAL_PUBLISH: Final = msgspec.json.Decoder(models.UsualPublishParams)
 _Result = TypeVar("_Result", bound=msgspec.Struct)
 
 
@@ -167,20 +175,20 @@ class Methods:
             return await work
         except ApiError:
             raise
-        except BusUnavailable as error:
-            raise NotNow(_not_done(error)) from None
         except HeliographError as error:
-            raise ApiError(BAD_REQUEST, str(error)) from None
+            raise _api_error(error) from None
         except Exception:
-            logger.exception("a server API method failed with an unexpected error")
+            logger.exception(UNEXPECTED)
             raise ApiError(INTERNAL, "internal error") from None
 
     # -- the methods
 
-    async def _call(self, params: models.AnyParams) -> msgspec.Struct:
+    async def _call(self, params: models.AnyParams | models.UsualPublishParams) -> msgspec.Struct:
         match params:
-            case models.PublishParams():
-                return await self._publish(params)
+            case models.PublishParams() | models.UsualPublishParams():
+                return await await_callback(
+                    partial(self.publish, params.channel, params.data, params.idempotency_key)
+                )
             case models.BroadcastParams():
                 return await self._broadcast(params)
             case models.PresenceParams():
@@ -202,25 +210,54 @@ class Methods:
             case _:
                 assert_never(params)
 
-    async def _publish(self, params: models.PublishParams) -> models.PositionResult:
+    def read_usual_publish(self, body: bytes | msgspec.Raw) -> models.UsualPublishParams | None:
+        """Return the parameters of a publish in the usual form, checked; None if `call` has to read them."""
+        try:
+            params = _USUAL_PUBLISH.decode(body)
+            check_data(params.data, self._max_depth)
+        except (msgspec.MsgspecError, HeliographError, RecursionError, UnicodeDecodeError):
+            return None
+        return params
+
+    def publish(self, channel: str, data: msgspec.Raw, idempotency_key: str | None, done: OnPosition) -> None:
+        """Publish, and have `done` called with the position or the error, once, now or later. Raises nothing."""
         self._traffic.messages_in += 1
-        result = await self._manager.publish(
-            params.channel, params.data, idempotency_key=params.idempotency_key or None
-        )
-        return models.PositionResult() if result.position is None else _published(result.position)
+        try:
+            self._manager.submit(
+                channel, data, partial(_answer_publish, done), idempotency_key=idempotency_key or None
+            )
+        except HeliographError as error:
+            done(_api_error(error))
+        except Exception:
+            logger.exception(UNEXPECTED)
+            done(ApiError(INTERNAL, "internal error"))
 
     async def _broadcast(self, params: models.BroadcastParams) -> models.BroadcastResult:
         if len(params.channels) > self._most:
             raise ApiError(
                 LIMIT_EXCEEDED, f"a broadcast goes to at most {self._most} channels; nothing was published"
             )
-        publishes = [
-            models.PublishParams.model_construct(
-                channel=channel, data=params.data, idempotency_key=params.idempotency_key
-            )
-            for channel in params.channels
-        ]
-        return models.BroadcastResult(await asyncio.gather(*map(self._respond, publishes)))
+        return models.BroadcastResult(await await_callback(partial(self._publish_each, params)))
+
+    def _publish_each(
+        self, params: models.BroadcastParams, done: Callable[[list[models.BroadcastResponse]], object]
+    ) -> None:
+        """Publish on every channel; `done` gets the responses, in the order of the channels, when all are there."""
+        responses: list[models.BroadcastResponse] = [models.BroadcastResponse()] * len(params.channels)
+        missing = len(responses)
+
+        def respond(number: int, outcome: models.PositionResult | ApiError) -> None:
+            nonlocal missing
+            if isinstance(outcome, ApiError):
+                responses[number] = models.BroadcastResponse(error=outcome.body)
+            else:
+                responses[number] = models.BroadcastResponse(result=outcome)
+            missing -= 1
+            if not missing:
+                done(responses)
+
+        for number, channel in enumerate(params.channels):
+            self.publish(channel, params.data, params.idempotency_key, partial(respond, number))
 
     async def _presence(self, params: models.PresenceParams) -> models.PresenceResult:
         return models.PresenceResult(
@@ -295,12 +332,6 @@ class Methods:
         return models.BatchResult([await reply for reply in replies])
 
     # -- shared parts
-
-    async def _respond(self, publish: models.PublishParams) -> models.BroadcastResponse:
-        try:
-            return models.BroadcastResponse(result=await self._carried_out(self._publish(publish)))
-        except ApiError as error:
-            return models.BroadcastResponse(error=error.body)
 
     async def _reply(self, command: dict[str, msgspec.Raw], outage: Outage) -> dict[str, object]:
         try:
@@ -380,12 +411,14 @@ class Methods:
             if since is None or len(found) >= limit or since.offset >= opened.position.offset:
                 return opened.position, found
 
-    def _read(self, name: str, body: bytes | msgspec.Raw) -> models.AnyParams:
+    def _read(self, name: str, body: bytes | msgspec.Raw) -> models.AnyParams | models.UsualPublishParams:
         """Return the checked parameters.
 
         Raises:
             ApiError: says what is wrong with them.
         """
+        if name == "publish" and (usual := self.read_usual_publish(body)) is not None:
+            return usual
         model = METHODS[name].params
         try:
             fields = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
@@ -419,8 +452,18 @@ def _explain(error: ValidationError) -> str:
     )
 
 
-def _published(position: Position) -> models.PositionResult:
-    return models.PositionResult(position.offset, position.epoch)
+def _answer_publish(done: OnPosition, result: PublishResult | HeliographError) -> None:
+    if isinstance(result, HeliographError):
+        done(_api_error(result))
+    elif result.position is None:
+        done(models.PositionResult())
+    else:
+        done(models.PositionResult(result.position.offset, result.position.epoch))
+
+
+def _api_error(error: HeliographError) -> ApiError:
+    """Return what the caller is told of an error."""
+    return NotNow(_not_done(error)) if isinstance(error, BusUnavailable) else ApiError(BAD_REQUEST, str(error))
 
 
 def _listed(publication: Publication) -> models.PublicationInfo:

@@ -53,6 +53,14 @@ class PublishParams(Params):
     idempotency_key: str | None = IDEMPOTENCY_KEY
 
 
+class UsualPublishParams(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The same in the form that nearly all have, read in one step. Any other form is read as `PublishParams`."""
+
+    channel: str
+    data: msgspec.Raw
+    idempotency_key: Annotated[str, msgspec.Meta(max_length=256)] | None = None
+
+
 class BroadcastParams(Params):
     channels: list[Channel] = Field(min_length=1)
     data: Json

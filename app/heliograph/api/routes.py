@@ -8,25 +8,26 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
+from heliograph.api.direct_publish import DirectPublish
 from heliograph.api.endpoint import ApiEndpoint, LinesEndpoint
 from heliograph.api.methods import Methods
 from heliograph.api.openapi import openapi_document
-from heliograph.clock import Clock
-from heliograph.cluster.channel_counts import ChannelCounts
-from heliograph.cluster.directory import Directory
-from heliograph.cluster.user_commands import UserCommands
-from heliograph.transports.driver import Parts
+from heliograph.settings import ApiSettings
+from heliograph.transports.direct import DirectEndpoint
+from heliograph.transports.failed_attempts import FailedAttempts
 
 
-def http_api_routes(
-    parts: Parts, user_commands: UserCommands, directory: Directory, channel_counts: ChannelCounts, clock: Clock
-) -> list[BaseRoute]:
+def http_api_routes(methods: Methods, settings: ApiSettings, failed_attempts: FailedAttempts) -> list[BaseRoute]:
     """Return the routes of the methods: all paths under `/api/` that no other route has taken."""
-    methods = Methods(parts, user_commands, directory, channel_counts, clock)
     return [
-        Route("/api", LinesEndpoint(methods, parts.settings.api, parts.failed_attempts)),
-        Route("/api/{method}", ApiEndpoint(methods, parts.settings.api, parts.failed_attempts)),
+        Route("/api", LinesEndpoint(methods, settings, failed_attempts)),
+        Route("/api/{method}", ApiEndpoint(methods, settings, failed_attempts)),
     ]
+
+
+def direct_endpoints(methods: Methods, settings: ApiSettings) -> dict[bytes, DirectEndpoint]:
+    """Return the endpoints that our server asks itself, by URL."""
+    return {b"/api/publish": DirectPublish(methods, settings)}
 
 
 def openapi_route() -> BaseRoute:

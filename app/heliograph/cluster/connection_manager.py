@@ -119,11 +119,32 @@ class ConnectionManager:
             BadChannel, BadUserId, BadData: it cannot be published.
             BusUnavailable: it was not kept, so nobody gets it (after a time-out: it may have been).
         """
+        return await await_callback(
+            lambda done: self.submit(
+                channel, _raw(message), done, sender=sender, idempotency_key=idempotency_key, ephemeral=ephemeral
+            )
+        )
+
+    def submit(
+        self,
+        channel: str,
+        data: msgspec.Raw,
+        done: OnPublished,
+        *,
+        sender: str | None = None,
+        idempotency_key: str | None = None,
+        ephemeral: bool = False,
+    ) -> None:
+        """Publish as `publish` does, without a wait: `done` is called in the turn in which Redis has answered.
+
+        It is given the result, or the error; it may be called before this returns.
+
+        Raises:
+            BadChannel, BadUserId: it cannot be published.
+        """
         if (user_id := user_of(check_channel(channel))) is not None:
             check_user_id(user_id)
-        return await await_callback(
-            lambda done: self._route(channel, user_id, _raw(message), sender, ephemeral, idempotency_key, done)
-        )
+        self._route(channel, user_id, data, sender, ephemeral, idempotency_key, done)
 
     async def send_message(
         self,

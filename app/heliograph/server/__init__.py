@@ -21,6 +21,7 @@ from heliograph.server.forwarded import believing
 from heliograph.server.heartbeat import Heartbeat, Watchdog
 from heliograph.server.http import HttpProtocol, ServerConfig
 from heliograph.settings import Settings
+from heliograph.transports.direct import DirectEndpoint
 
 logger = logging.getLogger(__name__)
 
@@ -152,7 +153,7 @@ def build_server(
 ) -> DrainingServer:
     """Build the server of a replica, for its port and, if it has one, its internal port."""
     heartbeat = Heartbeat()
-    config = server_config(replica.app, settings, heartbeat, host=host, port=port, loop=loop)
+    config = server_config(replica.app, settings, heartbeat, host=host, port=port, loop=loop, direct=replica.direct)
     internal = None
     if replica.internal is not None and settings.internal.port is not None:
         inside, inside_port = settings.internal.host, settings.internal.port
@@ -161,13 +162,24 @@ def build_server(
 
 
 def server_config(
-    app: ASGIApp, settings: Settings, heartbeat: Heartbeat, *, host: str, port: int, loop: LoopFactoryType = "uvloop"
+    app: ASGIApp,
+    settings: Settings,
+    heartbeat: Heartbeat,
+    *,
+    host: str,
+    port: int,
+    loop: LoopFactoryType = "uvloop",
+    direct: Mapping[bytes, DirectEndpoint] | None = None,
 ) -> ServerConfig:
-    """Return uvicorn's configuration for an application of a replica."""
+    """Return uvicorn's configuration for an application of a replica.
+
+    `direct`: the endpoints that answer without it, by URL.
+    """
     return ServerConfig(
         believing(app, settings.trusted_proxies),
         settings.limits,
         heartbeat,
+        direct or {},
         host=host,
         port=port,
         loop=loop,

@@ -1,6 +1,7 @@
 """uvicorn's HTTP protocol with our sockets, and with limits on the size and the time of requests."""
 
 import asyncio
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any, Final
 from urllib.parse import unquote
@@ -12,10 +13,12 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from heliograph.server.deadlines import Deadlines
+from heliograph.server.direct import DirectCycle, ResponseHead
 from heliograph.server.handshake import BadHandshake, accept_of, refusal
 from heliograph.server.heartbeat import Heartbeat
 from heliograph.server.websocket import Sockets
 from heliograph.settings import LimitSettings
+from heliograph.transports.direct import DirectEndpoint
 from heliograph.transports.sse import ABORT_EXTENSION
 
 MOST_HEADERS: Final = 256
@@ -35,10 +38,19 @@ class _Refused(Exception):
 class ServerConfig(uvicorn.Config):
     """uvicorn's configuration, with the objects that the connections of one server share."""
 
-    def __init__(self, app: ASGIApp, limits: LimitSettings, heartbeat: Heartbeat, **options: Any) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        limits: LimitSettings,
+        heartbeat: Heartbeat,
+        direct: Mapping[bytes, DirectEndpoint],
+        **options: Any,
+    ) -> None:
         super().__init__(app, ws_max_size=limits.frame_bytes, **options)
         self.limits = limits
         self.heartbeat = heartbeat
+        self.direct = direct  # by URL
+        self.response_head = ResponseHead()
         self.sockets: Sockets | None = None  # created with the first handshake
         self.heads: Deadlines[HttpProtocol] | None = None  # created with the first connection
         self.bodies: Deadlines[HttpProtocol] | None = None
@@ -65,6 +77,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._requests = 0  # requests that have begun
         self._unparsed = 0  # bytes since the parser's last event
         self._is_unwanted_upgrade = False
+        self._direct: DirectCycle | None = None  # the request whose body is arriving, if it goes past the application
         if config.heads is None:
             config.heads = Deadlines(self.loop, config.limits.header_timeout_s, HttpProtocol.is_late)
             config.bodies = Deadlines(self.loop, config.limits.body_timeout_s, HttpProtocol.is_late)
@@ -184,16 +197,23 @@ class HttpProtocol(HttpToolsProtocol):
         elif self._config.heartbeat.stood_still and self.parser.get_method().decode() not in _MAY_BE_LATE:
             text = "this replica stood still, the request may have waited for long, and nothing was done; try again"
             raise _Refused(HTTPStatus.SERVICE_UNAVAILABLE, text)
-        super().on_headers_complete()
+        if not self._goes_past_the_application():
+            super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
         self._unparsed = 0
-        if not self._is_unwanted_upgrade:
+        if self._direct is not None:
+            self._direct.body += body
+        elif not self._is_unwanted_upgrade:
             super().on_body(body)
 
     def on_message_complete(self) -> None:
         self._phase = _IDLE
-        if not self._is_unwanted_upgrade:
+        if (direct := self._direct) is not None:
+            self._direct = None
+            if not direct.begin():
+                self._hand_to_application(direct.body)
+        elif not self._is_unwanted_upgrade:
             super().on_message_complete()
 
     @property
@@ -218,6 +238,40 @@ class HttpProtocol(HttpToolsProtocol):
             elif name not in _HOP_BY_HOP:
                 lines.append(b"%b: %b" % (name, value))
         return b"\r\n".join(lines) + b"\r\n\r\n"
+
+    # -- requests that go past the application
+
+    def _goes_past_the_application(self) -> bool:
+        """Whether an endpoint takes the request from here. What is not an ordinary POST is the application's."""
+        endpoint = self._config.direct.get(self.url)
+        if endpoint is None or self._is_answering or self.expect_100_continue:
+            return False
+        if self.parser.get_method() != b"POST" or self.parser.get_http_version() != "1.1":
+            return False
+        if not endpoint.admits(self.headers):
+            return False
+        keep_alive = self.parser.should_keep_alive()
+        self._direct = DirectCycle(endpoint, self.scope, self._send_answer, keep_alive=keep_alive)
+        self.cycle = self._direct  # type: ignore[assignment] # it has what uvicorn asks of a cycle
+        return True
+
+    def _send_answer(self, cycle: DirectCycle, body: bytes) -> None:
+        headers = self.server_state.default_headers
+        response = self._config.response_head.with_body(headers, body, keep_alive=cycle.keep_alive)
+        self.transport.write(response)
+        if not cycle.keep_alive:
+            self.transport.close()
+        if self.pipeline:
+            self.on_response_complete()
+        elif self._phase == _IDLE:
+            self.server_state.total_requests += 1
+            self._look()  # an idle connection is closed as one is whose request does not come
+
+    def _hand_to_application(self, body: bytes) -> None:
+        self.cycle = None  # type: ignore[assignment] # as before the first request
+        super().on_headers_complete()
+        super().on_body(body)
+        super().on_message_complete()
 
     # -- sockets
 
