@@ -9,10 +9,15 @@ import pytest
 from redis.asyncio import Redis
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from heliograph.backends.memory.bus import LocalBus
+from heliograph.backends.redis import server
+from heliograph.backends.redis.client import connect
+from heliograph.backends.redis.keys import Keys
 from heliograph.backends.redis.wire import Wire
 from heliograph.cluster.pubsub_manager import PubSubManager
 from heliograph.errors import BusUnavailable
 from heliograph.ports import BusState, Handler
+from heliograph.settings import RedisSettings
 from tests.cluster.pubsub_manager.conftest import MakeBus
 from tests.support.envelopes import envelope
 from tests.support.ports import free_port
@@ -164,6 +169,28 @@ class TestShutdown:
             await bus.close()
             await eventually(lambda: _no_connections(own_admin))
 
+    async def test_a_server_that_it_was_given_stays_its_owners_to_close(
+        self, own_redis: RedisServer, own_admin: RedisAdmin, namespace: str
+    ) -> None:
+        """Fails if closing the bus closes the connections of the directory too."""
+        given = server.RedisServer(connect(own_redis.url), Keys(f"{namespace}:", f"{namespace}:events"), node_id="n")
+        bus = await ready(PubSubManager(given))
+        assert (bus.node_id, bus.channel) == ("n", f"{namespace}:events")
+        await bus.close()
+        await eventually(lambda: _connections_are(own_admin, 2))  # the two links
+        await given.link.ask("PING")
+        await given.close()
+        await eventually(lambda: _no_connections(own_admin))
+
+    async def test_disabled_it_has_nothing_to_close(self) -> None:
+        """Fails if a bus that is switched off is one over Redis all the same."""
+        bus = PubSubManager(redis=RedisSettings(url="redis://127.0.0.1:1/0"), enabled=False)
+        assert isinstance(bus, LocalBus)
+        assert not bus.enabled
+        await bus.close()
+        await bus.initialize()
+        assert bus.ready
+
     async def test_after_it_nothing_goes_out(self, make_bus: MakeBus, redis_server: RedisServer) -> None:
         """Fails if a closed bus opens a connection that nobody will close."""
         bus = await ready(make_bus(redis_server.url))
@@ -174,3 +201,7 @@ class TestShutdown:
 
 async def _no_connections(admin: RedisAdmin) -> bool:
     return await admin.connections() == []
+
+
+async def _connections_are(admin: RedisAdmin, count: int) -> bool:
+    return len(await admin.connections()) == count
