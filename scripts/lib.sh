@@ -1,11 +1,11 @@
-# Shared by the scripts beside it, which source it: what a fresh Debian or Ubuntu machine lacks, and the virtual
-# environment in .venv. Everything here can run again at any time and does only what is still missing.
+# Shared by the scripts beside it, which source it: installs what a fresh Debian or Ubuntu machine lacks, and makes the
+# virtual environment in .venv. Everything here can run again at any time, and does only what is still missing.
 # shellcheck shell=bash
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cd "$root" || exit
 
-# Where .venv is active, `python3` is the one in it, and .venv would be made anew by the Python that goes away with it.
+# If .venv is active, `python3` is the one in it: it would be deleted while it makes the new .venv.
 PATH=:$PATH:
 while [[ $PATH == *":$root/.venv/bin:"* ]]; do PATH=${PATH/":$root/.venv/bin:"/:}; done
 PATH=${PATH#:}
@@ -21,7 +21,7 @@ die() {
     exit 1
 }
 
-# Servers are in directories that are not on everybody's PATH.
+# Servers are in directories that are not on every user's PATH.
 have() { PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin" command -v "$1" >/dev/null 2>&1; }
 
 # Two scripts at once in one checkout: the second waits until the first has set everything up.
@@ -38,15 +38,15 @@ unlock() {
     exec {lock_file}<&-
 }
 
-# need PACKAGE WHY: note that a package has to be installed.
+# need PACKAGE WHY: note that a package must be installed.
 need() {
     say "$1 is not installed: $2"
     missing+=("$1")
 }
 need_program() { have "$1" || need "$2" "$3"; }
 
-# The one that was named, or else one that can make a virtual environment as it is, or else any. The distribution's comes
-# first: it is built with profile-guided optimisation, which makes a message a tenth cheaper, and many others are not.
+# Find the named Python, or else one that can make a virtual environment, or else any. The distribution's has precedence:
+# it is built with profile-guided optimisation, which makes a message a tenth cheaper, unlike many others.
 find_python() {
     if [ -n "${HELIOGRAPH_PYTHON-}" ]; then
         is_python "$HELIOGRAPH_PYTHON" || die "HELIOGRAPH_PYTHON=$HELIOGRAPH_PYTHON is no Python 3.11 or newer."
@@ -85,7 +85,7 @@ need_of_python() {
     local place
     place=$(command -v "$python")
     [ "${place%/*}" -ef "${distribution_python%/*}" ] ||
-        die "$place lacks what the package python3-$1 holds for the distribution's Python: $2." \
+        die "$place lacks the content of the package python3-$1 of the distribution's Python: $2." \
             "Install that, or name another with HELIOGRAPH_PYTHON=…"
     need "${python##*/}-$1" "$2"
 }
@@ -111,10 +111,10 @@ as_root() {
     fi
 }
 
-# Install what was found missing, and nothing if nothing was.
+# Install the packages that were found missing, if any.
 install_missing() {
     [ ${#missing[@]} -gt 0 ] || return 0
-    have apt-get || die "Install these yourself, this machine has no apt-get: ${missing[*]}"
+    have apt-get || die "This machine has no apt-get. Install these yourself: ${missing[*]}"
     [ "$(id -u)" = 0 ] || have sudo ||
         die "Only root can install packages, and there is no sudo. As root: apt-get install ${missing[*]}"
 
@@ -156,8 +156,8 @@ leave_services_disabled() {
     done
 }
 
-# make_venv run|loadtest|dev: bring .venv up to date. It is made anew for another Python or after the checkout has moved;
-# packages are installed when what pyproject.toml or constraints.txt say has changed.
+# make_venv run|loadtest|dev: bring .venv up to date. A new one is made for another Python, or after the checkout has moved;
+# packages are installed when pyproject.toml or constraints.txt has changed.
 make_venv() {
     find_python || die "Python 3.11 or newer is needed, this machine has $(python3 -V)."
     local extras=server groups=(compile)
@@ -169,12 +169,12 @@ make_venv() {
 
     if [ "$(cat .venv/made-for 2>/dev/null)" != "$made_for" ]; then
         say "making the virtual environment .venv with $("$python" -V)"
-        # One that this script did not make, or did not finish, is completed, not thrown away.
+        # A .venv that this script did not make, or did not finish, is completed, not deleted.
         [ ! -e .venv/made-for ] || rm -rf .venv
         "$python" -m venv .venv
         printf '%s\n' "$made_for" >.venv/made-for
     fi
-    # What "dev" needs holds what the others need, and each of them what "run" needs.
+    # "dev" includes the packages of the others, and each of them those of "run".
     local sets="$1 dev"
     [ "$1" != run ] || sets="run loadtest dev"
     local set installed
@@ -199,14 +199,14 @@ compile_package() {
     tree=build/compiled/$digest
     if [ ! -d "$tree" ]; then
         if [ "${1-}" = --later ]; then
-            say "compiling the modules on the way of a message in the background, for the next start (--no-compile: never)"
+            say "compiling the modules on the path of a message in the background, for the next start (--no-compile: never)"
             (
                 unlock # other scripts need not wait for it
                 compile_unless_ended "$tree" $$
             ) </dev/null &
             return
         fi
-        say "compiling the modules on the way of a message, once for these sources"
+        say "compiling the modules on the path of a message, once for these sources"
         compile_with_progress "$tree"
     fi
     # Files that are not compiled, such as the console's and the JavaScript client's, may have changed since.
@@ -215,7 +215,7 @@ compile_package() {
     export PYTHONPATH="$root/$tree${PYTHONPATH:+:$PYTHONPATH}"
 }
 
-# What decides whether something compiled is still good.
+# Print what decides whether a compiled copy is still valid.
 source_digest() {
     {
         .venv/bin/python -VV
@@ -233,7 +233,7 @@ compile_with_progress() {
         sleep 1
     done
     if [ -t 1 ]; then printf '\r'; fi
-    wait "$builder" || die "the modules could not be compiled; what the compiler said is in build/log"
+    wait "$builder" || die "the modules could not be compiled; build/log has the compiler's output"
 }
 
 # compile_unless_ended TREE PROCESS: compile while that process is alive: the script's own, which becomes the program.
@@ -248,7 +248,7 @@ compile_unless_ended() {
     if wait "$builder"; then
         say "compiled; the next start uses it"
     elif kill -0 "$2" 2>/dev/null; then
-        say "the modules could not be compiled (build/log says why); they run as they are"
+        say "the modules could not be compiled (build/log says why); the sources run instead"
     fi
 }
 

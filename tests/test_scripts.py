@@ -132,4 +132,4 @@ def test_a_python_that_the_distribution_has_not_made_has_no_package_with_its_hea
         check=False,
     )
     assert done.returncode == 1
-    assert done.stderr.startswith(f"error: {mine} lacks what the package python3-dev holds")
+    assert done.stderr.startswith(f"error: {mine} lacks the content of the package python3-dev")
