@@ -13,9 +13,9 @@ from heliograph.protocol.budget import Charge
 from heliograph.protocol.channel_options import Namespace
 from heliograph.protocol.envelope import Envelope
 from heliograph.protocol.events import Delivery
+from heliograph.protocol.kinds.kind import ChannelState, ChannelUpdate
 from heliograph.protocol.position import Position
 from heliograph.protocol.publication import Publication
-from heliograph.protocol.run import RunState, RunUpdate
 from heliograph.telemetry import BusStats
 
 IDEMPOTENCY_TTL_S: Final = 300  # how long a repetition is recognised
@@ -208,7 +208,7 @@ class ChannelCountsBackend(Protocol):
 
 
 class Draft(msgspec.Struct, frozen=True, gc=False):
-    """A publication without a position yet. For a run, `update` replaces the data."""
+    """A publication without a position yet. `update`, if there is one, replaces the data."""
 
     channel: str
     data: msgspec.Raw
@@ -217,7 +217,7 @@ class Draft(msgspec.Struct, frozen=True, gc=False):
     sender: str | None = None
     origin: str | None = None
     node_id: str | None = None
-    update: RunUpdate | None = None
+    update: ChannelUpdate | None = None
     idempotency_key: str | None = None
     client: str | None = None  # the user whose client wrote it, and who owns the key; None: a server
     charge: Charge | None = None  # the charge to that user's budget, if this is kept
@@ -247,14 +247,14 @@ class ReadResult:
     `complete`: nothing is missing between the requested position and the last publication read. Otherwise
     `publications` are those that are still kept, in order and with gaps; if the position is from another epoch, those
     that certainly came after it. If `publications` does not reach `position`, more may follow: the log returns at
-    most the configured number of bytes at once, or one publication. `run`: the latest state of a run, if it was
-    requested and exists.
+    most the configured number of bytes at once, or one publication. `state`: what the channel keeps
+    beside its publications, if it was requested and exists.
     """
 
     position: Position
     complete: bool
     publications: list[Publication]
-    run: RunState | None = None
+    state: ChannelState | None = None
 
     @property
     def start(self) -> Position:
@@ -275,7 +275,7 @@ class ReadRequest:
     after: Position | None = None
     replay: bool = False
     limit: int = 500
-    with_run: bool = False
+    with_state: bool = False
     is_own: bool = False
 
 

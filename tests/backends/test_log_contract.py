@@ -431,13 +431,13 @@ class TestRuns:
 
     async def test_the_state_is_the_latest_of_each(self, bench: Bench) -> None:
         """Fails if an update wipes out what it does not mention."""
-        assert (await bench.read("run:1", with_run=True)).run is None
+        assert (await bench.read("run:1", with_state=True)).state is None
         await self.update(bench, message='첫 줄 "x"')
         await self.update(bench, state="RUNNING", progress=12.5)
         await self.update(bench, progress=40)
         await self.update(bench, message="second")
-        opened = await bench.read("run:1", with_run=True, replay=True)
-        assert opened.run == RunState("RUNNING", 40.0, ['첫 줄 "x"', "second"])
+        opened = await bench.read("run:1", with_state=True, replay=True)
+        assert opened.state == RunState("RUNNING", 40.0, ['첫 줄 "x"', "second"])
         assert data_of(opened) == [
             {"state": None, "progress": 0, "message": '첫 줄 "x"'},
             {"state": "RUNNING", "progress": 12.5, "message": None},
@@ -449,7 +449,7 @@ class TestRuns:
         """Fails if a talkative run fills the memory, or its newest lines are dropped."""
         for n in range(TAIL_SIZE + 20):
             await self.update(bench, message=str(n))
-        run = (await bench.read("run:1", with_run=True)).run
+        run = (await bench.read("run:1", with_state=True)).state
         assert run is not None
         assert run.logs == [str(n) for n in range(20, TAIL_SIZE + 20)]
 
@@ -457,7 +457,7 @@ class TestRuns:
         """Fails if a retried update adds its line again."""
         for _ in range(2):
             await self.update_with_key(bench)
-        run = (await bench.read("run:1", with_run=True)).run
+        run = (await bench.read("run:1", with_state=True)).state
         assert run == RunState("RUNNING", 1.0, ["line"])
 
     @staticmethod
@@ -471,10 +471,10 @@ class TestRuns:
         options = Namespace(run=True, history_ttl_s=1000, final_ttl_s=0.3)
         update = RunUpdate(state=state, progress=100, message="done")
         await bench.append("run:1", options=options, update=update)
-        assert (await bench.read("run:1", with_run=True)).run == RunState(state, 100.0, ["done"])
+        assert (await bench.read("run:1", with_state=True)).state == RunState(state, 100.0, ["done"])
         await bench.wait(0.5)
-        opened = await bench.read("run:1", with_run=True, replay=True)
-        assert (opened.run, opened.publications, opened.position.offset) == (None, [], 1)
+        opened = await bench.read("run:1", with_state=True, replay=True)
+        assert (opened.state, opened.publications, opened.position.offset) == (None, [], 1)
 
     async def test_a_run_that_begins_again_is_kept_longer(self, bench: Bench) -> None:
         """Fails if what was set for the end of a run holds for its next start."""
@@ -482,7 +482,7 @@ class TestRuns:
         await bench.append("run:1", options=options, update=RunUpdate(state="FAILED"))
         await bench.append("run:1", options=options, update=RunUpdate(state="RUNNING"))
         await bench.wait(0.4)
-        run = (await bench.read("run:1", with_run=True)).run
+        run = (await bench.read("run:1", with_state=True)).state
         assert run is not None
         assert run.state == "RUNNING"
 
@@ -612,8 +612,8 @@ class TestBudget:
             await append(log, draft("run:1", client="al", update=update, charge=charge), RUN, "")
             with pytest.raises(OverBudget):
                 await append(log, draft("run:1", client="al", update=update, charge=charge), RUN, "")
-            opened = await bench.read("run:1", with_run=True, replay=True)
-            assert opened.run == RunState("RUNNING", 1.0, ["line", "line"])
+            opened = await bench.read("run:1", with_state=True, replay=True)
+            assert opened.state == RunState("RUNNING", 1.0, ["line", "line"])
             assert offsets_of(opened) == [1, 2]
 
 
@@ -753,7 +753,7 @@ class TestRestarts:
                 if message is not None:
                     heard.append(json.loads(message["data"])["message"])
         assert heard == ["after"]
-        assert (await own.read("run:1", with_run=True)).run is None
+        assert (await own.read("run:1", with_state=True)).state is None
         assert (await own.log.bus_sequences()).shared == 1
 
     @pytest.mark.usefixtures("short_timeout")

@@ -20,7 +20,7 @@ class Log:
 
     async def read(self, requests: Sequence[ReadRequest]) -> list[ReadResult]:
         self.batches.append(len(requests))
-        return [ReadResult(POSITION, complete=True, publications=[], run=None) for _ in requests]
+        return [ReadResult(POSITION, complete=True, publications=[], state=None) for _ in requests]
 
 
 @pytest.mark.parametrize(("after", "batches"), [(None, [200, 50]), (POSITION, [32] * 7 + [26])])

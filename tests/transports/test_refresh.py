@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from websockets.asyncio.client import connect
 
+from heliograph.codecs.plain.cursor import cursor_of
 from tests.conftest import StartReplica
 from tests.support.client import Client
 from tests.support.raw_socket import CLOSE, RawSocket
@@ -191,8 +192,10 @@ class TestGrants:
             assert (await mallory.ask("publish", channel="#mallory", data=1))["code"] == "not_allowed"
             await mallory.nothing_more()
             position = await one.replica.reading.listen(one.replica.hub.connections_of("mallory")[0], "#bob")
+        assert position is not None
+        cursor = cursor_of("#bob", position)
         async with Client(one.url) as again:
-            await again.say({"type": "connect", "token": token("mallory", channels=everything), "cursor": position})
+            await again.say({"type": "connect", "token": token("mallory", channels=everything), "cursor": cursor})
             await again.next("connected")
             await one.replica.manager.publish("#bob", "another secret")
             await again.nothing_more()

@@ -18,10 +18,12 @@ from heliograph.errors import BadChannel, BadData, BadUserId, HeliographError
 from heliograph.ports import Draft
 from heliograph.protocol.envelope import Envelope, encode_envelope
 from heliograph.protocol.identity import check_channel, check_user_id, personal_channel, user_of
+from heliograph.protocol.kinds.kind import ChannelUpdate
+from heliograph.protocol.kinds.registry import RUN, kind_of
 from heliograph.protocol.namespace import Namespaces
 from heliograph.protocol.position import Position
 from heliograph.protocol.publication import check_data
-from heliograph.protocol.run import RunUpdate, check_update
+from heliograph.protocol.run import RunUpdate
 
 MAX_KEY_BYTES = 255
 MAX_LINE_CHARACTERS = 32_768  # of a log line: the outbox of a slow client holds few long ones
@@ -61,7 +63,7 @@ class Drafting:
         options = self.namespaces.of(_checked(channel))
         raw = data if isinstance(data, msgspec.Raw) else as_json(data)
         check_data(raw, self._max_depth)
-        return self._draft(channel, raw, idempotency_key, check_update(raw) if options.run else None)
+        return self._draft(channel, raw, idempotency_key, kind_of(options).check(raw))
 
     def for_user(self, user_id: str, data: object, idempotency_key: str | None = None) -> Draft:
         user_id = check_user_id(_checked_text(user_id, "a user id", BadUserId))
@@ -82,7 +84,7 @@ class Drafting:
         percent = None if progress is None else as_number(progress)
         if percent is not None and not 0 <= percent <= 100:  # true for NaN too
             raise BadData(f"progress is in percent, 0 to 100; this is {progress!r}")
-        if not self.namespaces.of(channel).run:
+        if kind_of(self.namespaces.of(channel)) is not RUN:
             raise BadChannel(f"the settings say that {channel!r} is no run's channel (HELIOGRAPH_NAMESPACES)")
         update = RunUpdate(
             state=None if state is None else as_text(_checked_text(state, "a state", BadData)),
@@ -130,7 +132,7 @@ class Drafting:
         keys, channel = self.keys, draft.channel
         return keys.bus_channel if user_of(channel) is not None else keys.bus_channel_of(channel)
 
-    def _draft(self, channel: str, data: msgspec.Raw, key: str | None, update: RunUpdate | None) -> Draft:
+    def _draft(self, channel: str, data: msgspec.Raw, key: str | None, update: ChannelUpdate | None) -> Draft:
         return Draft(
             channel=channel,
             data=data,

@@ -32,7 +32,7 @@ class Channels:
         gaps = Gaps()
         self._reads = ReadBatcher(log)
         self.following = Following(hub, bus, self._reads, gaps, namespaces)
-        repair = Repair(hub, log, self.following, gaps, namespaces, telemetry, settings.page)
+        repair = Repair(hub, log, self.following, gaps, telemetry, settings.page)
         self.joining = Joining(hub, self.following, repair, self._reads, namespaces, settings.page)
         self._watch = GapWatch(log, self.following, gaps, repair, self.joining, settings)
 

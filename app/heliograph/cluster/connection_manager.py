@@ -30,9 +30,9 @@ from heliograph.ports import AppendResult, Bus, Draft, Log
 from heliograph.protocol.envelope import Envelope
 from heliograph.protocol.events import Delivery, Error, Event
 from heliograph.protocol.identity import check_channel, check_user_id, personal_channel, user_of
+from heliograph.protocol.kinds.registry import kind_of
 from heliograph.protocol.namespace import Namespaces
 from heliograph.protocol.operations import Publish, RequestId, Send
-from heliograph.protocol.run import check_update
 
 logger = logging.getLogger(__name__)
 
@@ -200,7 +200,7 @@ class ConnectionManager:
             self._relay(self._envelope(channel, user_id, data, sender), done)
             return
         try:
-            update = check_update(data) if options.run else None
+            update = kind_of(options).check(data)
         except BadData as error:
             done(error)
             return

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from heliograph.hub.connection import Connection
 from heliograph.protocol.identity import user_of
+from heliograph.protocol.kinds.kind import ChannelKind
 from heliograph.protocol.operations import RequestId
 from heliograph.protocol.position import Position
 
@@ -21,10 +22,11 @@ MOST_HELD = 1024  # live publications kept for a connection that catches up; old
 class Followed:
     """One channel that this replica follows."""
 
-    __slots__ = ("early", "idle_since", "is_users", "joining", "name", "seen_top", "sequence", "since")
+    __slots__ = ("early", "idle_since", "is_users", "joining", "kind", "name", "seen_top", "sequence", "since")
 
-    def __init__(self, name: str, now: float) -> None:
+    def __init__(self, name: str, kind: ChannelKind, now: float) -> None:
         self.name = name
+        self.kind = kind
         self.since = now  # monotonic seconds
         self.is_users = user_of(name) is not None
         self.sequence: Sequence | None = None  # None until the channel's position was read from the log

@@ -6,19 +6,16 @@ is noted in `Gaps`, and `repair.py` reads it from the log, while the clients' so
 
 import asyncio
 
-import msgspec
-
 from heliograph.cluster.followed import MOST_HELD, Followed, just_before
 from heliograph.cluster.gaps import Gaps
 from heliograph.cluster.read_batcher import ReadBatcher
 from heliograph.cluster.tally import Tally
 from heliograph.hub.hub import Hub
-from heliograph.ports import ReadRequest, ReadResult, Subscriptions
-from heliograph.protocol.events import Event, InitialState, Progress
+from heliograph.ports import ReadRequest, Subscriptions
+from heliograph.protocol.kinds.registry import kind_of
 from heliograph.protocol.namespace import Namespaces
 from heliograph.protocol.position import Position
 from heliograph.protocol.publication import Publication
-from heliograph.protocol.run import RunProgress, RunState
 from heliograph.protocol.sequence import Missing, Sequence
 
 
@@ -44,7 +41,9 @@ class Following:
         """Begin to follow the channel, unless it is followed already. Nothing is known of it until `positioned`."""
         followed = self._followed.get(channel)
         if followed is None or self._is_stale(followed):
-            followed = self._followed[channel] = Followed(channel, asyncio.get_running_loop().time())
+            followed = self._followed[channel] = Followed(
+                channel, kind_of(self._namespaces.of(channel)), asyncio.get_running_loop().time()
+            )
         return followed
 
     def _is_stale(self, followed: Followed) -> bool:
@@ -151,19 +150,6 @@ class Following:
     def deliver(self, followed: Followed, publications: list[Publication]) -> None:
         """Hand publications that are next to those who listen, and to those who catch up."""
         for publication in publications:
-            self._hub.deliver(followed.name, self.event(publication))
+            self._hub.deliver(followed.name, followed.kind.render(publication))
             for pending in followed.joining.values():
                 pending.held.append(publication)
-
-    def event(self, publication: Publication) -> Event:
-        """What subscribers are told of a publication."""
-        if not self._namespaces.of(publication.channel).run:
-            return publication
-        progress = msgspec.json.decode(publication.data, type=RunProgress)
-        return Progress(publication, progress.state, progress.progress, progress.message)
-
-
-def initial_state(channel: str, read: ReadResult) -> InitialState:
-    """What the viewers of a run get first; of one that nobody has heard of, that it has not begun."""
-    run = read.run or RunState(None, 0, [])
-    return InitialState(channel, read.position, run.state, run.progress, run.logs)

@@ -5,7 +5,7 @@ import logging
 from collections.abc import Callable, Iterable
 
 from heliograph.cluster.followed import Followed, PendingJoin, has_reached, is_after, just_before
-from heliograph.cluster.following import Following, initial_state
+from heliograph.cluster.following import Following
 from heliograph.cluster.read_batcher import ReadBatcher
 from heliograph.cluster.repair import DRAIN_POLL_S, SLICE_BYTES, Repair, size_of
 from heliograph.errors import BusUnavailable
@@ -250,14 +250,14 @@ class Joining:
         missed = await self._meet(pending, sequence)
         if not pending.is_over:
             for publication in missed:
-                self._hub.send(pending.connection, self._following.event(publication))
+                self._hub.send(pending.connection, pending.followed.kind.render(publication))
         if not pending.is_over:  # as a client is that could not take the last of it
             self._arrive(pending)
 
     async def _tell_first(self, pending: PendingJoin, sequence: Sequence) -> None:
         """Tell `subscribed` and what belongs to it."""
         options = self._namespaces.of(pending.followed.name)
-        if options.run:
+        if pending.followed.kind.keeps_state:
             await self._tell_state(pending)
         elif pending.since is None and not (pending.replay or options.replay):
             first = pending.held[0].position if pending.held else None  # it came while the client waited
@@ -267,11 +267,11 @@ class Joining:
             await self._catch_up(pending)
 
     async def _tell_state(self, pending: PendingJoin) -> None:
-        """A run's viewer gets the latest state, and from that very moment on its progress."""
-        channel = pending.followed.name
-        opened = await self._reads.read(ReadRequest(channel, with_run=True))
+        """Tell the latest state; from that very moment on follows what changes it."""
+        channel, kind = pending.followed.name, pending.followed.kind
+        opened = await self._reads.read(ReadRequest(channel, with_state=True))
         self._tell_subscribed(pending, opened.position, recovered=True)
-        self._hub.send(pending.connection, initial_state(channel, opened))
+        self._hub.send(pending.connection, kind.open(channel, opened.position, opened.state))
 
     async def _catch_up(self, pending: PendingJoin) -> None:
         """Tell the first page of what the client has missed."""
@@ -312,7 +312,7 @@ class Joining:
         opened = await self._reads.read(ReadRequest(pending.followed.name, after=last, limit=self._page))
         if not opened.complete:
             # What was next has been trimmed while the client read the page before, or the log has begun anew.
-            if self._namespaces.of(pending.followed.name).run:
+            if pending.followed.kind.keeps_state:
                 await self._tell_state(pending)
                 return
             self._tell_subscribed(pending, opened.start, recovered=False)
@@ -324,7 +324,7 @@ class Joining:
             await self._let_read(pending.connection)
             if pending.is_over:
                 return
-            self._hub.send(pending.connection, self._following.event(publication))
+            self._hub.send(pending.connection, pending.followed.kind.render(publication))
             pending.told = publication.position or pending.told
             pending.connection.read_bytes += size_of(publication)
 
@@ -337,7 +337,7 @@ class Joining:
     def _tell_subscribed(self, pending: PendingJoin, position: Position, *, recovered: bool) -> None:
         channel = pending.followed.name
         request_id, pending.request_id = pending.request_id, None
-        is_run = self._namespaces.of(channel).run
-        subscribed = Subscribed(channel, position, recovered, state_follows=is_run, request_id=request_id)
+        state_follows = pending.followed.kind.keeps_state
+        subscribed = Subscribed(channel, position, recovered, state_follows, request_id)
         self._hub.send(pending.connection, subscribed)
         pending.told = position

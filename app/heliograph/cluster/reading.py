@@ -64,13 +64,13 @@ class Reading:
         [opened] = await self._log.read([ReadRequest(channel, after=since, replay=since is None, limit=limit)])
         return opened
 
-    async def run(self, channel: str) -> ReadResult:
-        """The latest of a run, and where its channel stands.
+    async def state(self, channel: str) -> ReadResult:
+        """The latest state of the channel, and where it stands.
 
         Raises:
             BusUnavailable: the log cannot be read.
         """
-        [opened] = await self._log.read([ReadRequest(channel, with_run=True)])
+        [opened] = await self._log.read([ReadRequest(channel, with_state=True)])
         return opened
 
     async def presence(self, channel: str) -> Roster:

@@ -6,13 +6,12 @@ from collections import deque
 from collections.abc import Callable
 
 from heliograph.cluster.followed import Followed
-from heliograph.cluster.following import Following, initial_state
+from heliograph.cluster.following import Following
 from heliograph.cluster.gaps import Gaps
 from heliograph.hub.connection import Connection
 from heliograph.hub.hub import Hub
 from heliograph.ports import LogReader, ReadRequest, ReadResult
 from heliograph.protocol.events import Subscribed
-from heliograph.protocol.namespace import Namespaces
 from heliograph.protocol.position import Position
 from heliograph.protocol.publication import Publication
 from heliograph.telemetry import Telemetry
@@ -52,7 +51,6 @@ class Repair:
         log: LogReader,
         following: Following,
         gaps: Gaps,
-        namespaces: Namespaces,
         telemetry: Telemetry,
         page: int,
     ) -> None:
@@ -60,7 +58,6 @@ class Repair:
         self._log = log
         self._following = following
         self._gaps = gaps
-        self._namespaces = namespaces
         self._telemetry = telemetry
         self._page = page
 
@@ -75,7 +72,7 @@ class Repair:
                 each.name,
                 after=position,
                 limit=self._page,
-                with_run=self._namespaces.of(each.name).run,
+                with_state=each.kind.keeps_state,
                 is_own=True,
             )
             for each, position in zip(followed, asked, strict=True)
@@ -147,13 +144,13 @@ class Repair:
     def _say_where_it_goes_on(self, followed: Followed, opened: ReadResult) -> Position:
         """A hole that cannot be filled is said aloud, to everyone who listens. Returns behind what it goes on.
 
-        A run's viewers get its state anew, which holds all that has come.
+        Where a state is kept it is told anew: it holds all that has come.
         """
-        run = self._namespaces.of(followed.name).run
-        position = opened.position if run else opened.start
-        self._hub.deliver(followed.name, Subscribed(followed.name, position, recovered=False, state_follows=run))
-        if run:
-            self._hub.deliver(followed.name, initial_state(followed.name, opened))
+        name, kind = followed.name, followed.kind
+        position = opened.position if kind.keeps_state else opened.start
+        self._hub.deliver(name, Subscribed(name, position, recovered=False, state_follows=kind.keeps_state))
+        if kind.keeps_state:
+            self._hub.deliver(name, kind.open(name, position, opened.state))
         return position
 
 

@@ -2,8 +2,6 @@
 
 import msgspec
 
-from heliograph.errors import BadData
-
 END_STATES = ("END", "FAILED")
 TAIL_SIZE = 1000  # messages kept beside the state
 
@@ -30,15 +28,3 @@ class RunState(msgspec.Struct, frozen=True):
     state: str | None
     progress: float
     logs: list[str]
-
-
-def check_update(data: msgspec.Raw) -> RunUpdate:
-    """Read an update for a run's channel.
-
-    Raises:
-        BadData: it is not an object with `state`, `progress` or `message`.
-    """
-    try:
-        return msgspec.json.decode(data, type=RunUpdate)
-    except msgspec.MsgspecError as error:
-        raise BadData(f"a run's update is an object with state, progress or message: {error}") from None

@@ -6,7 +6,7 @@ from starlette.responses import Response
 
 from heliograph.auth.authenticator import Authenticator, credentials_of
 from heliograph.cluster.reading import Reading
-from heliograph.codecs.plain.cursor import format_cursor
+from heliograph.codecs.plain.cursor import cursor_of
 from heliograph.errors import ErrorCode
 from heliograph.protocol.decision import Deny
 from heliograph.protocol.grants import NO_GRANTS
@@ -49,10 +49,10 @@ class RunEndpoint:
         verdict = await verdict_of(self._policy.decide_history(user, grants, channel))
         if isinstance(verdict, Deny):
             return refusal(verdict.code, verdict.reason)
-        opened = await self._reading.run(channel)
-        if opened.run is None:
+        opened = await self._reading.state(channel)
+        state = opened.state
+        if state is None:
             return refusal(ErrorCode.NOT_FOUND, f"nothing is known of a run {run_id!r} (finished runs are forgotten)")
-        run = Run(
-            run_id, opened.run.state, opened.run.progress, opened.run.logs, format_cursor({channel: opened.position})
-        )
+        cursor = cursor_of(channel, opened.position)
+        run = Run(run_id, state.state, state.progress, state.logs, cursor)
         return Response(msgspec.json.encode(run), media_type="application/json")

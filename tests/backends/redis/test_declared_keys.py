@@ -56,7 +56,7 @@ async def everything(redis: server.RedisServer, kept: server.RedisServer) -> Non
                 await append(log, draft(channel, idempotency_key=key, update=update), options, "n.1")
                 if not options.run:
                     await append(log, draft(channel, idempotency_key=key, client="al", charge=charge), options, "n.1")
-            await log.read([ReadRequest(channel, replay=True, with_run=options.run)])
+            await log.read([ReadRequest(channel, replay=True, with_state=options.run)])
         await log.tops(["chat:1"])
         await log.listen({"chat:1": 10})
     await redis.scripts.run_many("run_lease", [lease_call(redis.keys, ["1"], -1)])

@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from heapq import merge
 
-import msgspec
-
 from heliograph.clock import Clock
 from heliograph.ports import (
     IDEMPOTENCY_TTL_S,
@@ -23,9 +21,10 @@ from heliograph.ports import (
 )
 from heliograph.protocol.channel_options import Namespace
 from heliograph.protocol.events import Delivery
+from heliograph.protocol.kinds.kind import ChannelState
+from heliograph.protocol.kinds.registry import kind_of
 from heliograph.protocol.position import Position
 from heliograph.protocol.publication import Publication
-from heliograph.protocol.run import END_STATES, TAIL_SIZE, RunProgress, RunState, RunUpdate
 
 SWEEP_INTERVAL_S = 10.0
 
@@ -38,9 +37,7 @@ class _Channel:
     sent: deque[Publication] = field(default_factory=deque)  # by clients: they do not displace those of servers
     kept_until: float = 0.0  # monotonic seconds
     forgotten_at: float = 0.0  # when epoch and offset are forgotten too
-    state: str | None = None
-    progress: float | None = None
-    tail: deque[str] = field(default_factory=lambda: deque(maxlen=TAIL_SIZE))
+    state: ChannelState | None = None  # of a kind that keeps one
     # Idempotency key and its owner -> expiry and answer, in the order of expiry.
     answers: dict[tuple[str, str | None], tuple[float, AppendResult]] = field(default_factory=dict)
 
@@ -64,13 +61,15 @@ class MemoryLog:
             return repeated
         channel.top += 1
         position = Position(channel.epoch, channel.top)
-        data = draft.data if draft.update is None else _reduce(channel, draft.update)
+        kind, data = kind_of(options), draft.data
+        if draft.update is not None:
+            channel.state, data = kind.reduce(channel.state, draft.update)
         kept = channel.sent if draft.client is not None else channel.published
         kept.append(draft.publication(data, position))
         while len(kept) > options.history_size:
             kept.popleft()
-        ended = draft.update is not None and channel.state in END_STATES
-        channel.kept_until = now + (options.final_ttl_s if ended else options.history_ttl_s)
+        has_ended = kind.has_ended(channel.state)
+        channel.kept_until = now + (options.final_ttl_s if has_ended else options.history_ttl_s)
         channel.forgotten_at = channel.kept_until + META_TTL_S
         appended = AppendResult(position, Delivery.STORED, published=False, message_id=draft.message_id, data=data)
         if draft.idempotency_key:
@@ -98,21 +97,19 @@ class MemoryLog:
     def _open(self, request: ReadRequest) -> ReadResult:
         channel = self._channel(request.channel)
         position = Position(channel.epoch, channel.top)
-        run = None
-        if request.with_run and channel.progress is not None:
-            run = RunState(channel.state, channel.progress, list(channel.tail))
+        state = channel.state if request.with_state else None
         after = request.after
         if after is None and not request.replay:
-            return ReadResult(position, complete=True, publications=[], run=run)
+            return ReadResult(position, complete=True, publications=[], state=state)
         kept = list(merge(channel.published, channel.sent, key=_offset))
         # A log begins a new epoch only after it was forgotten, so it keeps only the present epoch.
         if after is None or after.epoch != channel.epoch or after.offset > channel.top:
-            return ReadResult(position, after is None, self._page(kept, request.limit), run)
+            return ReadResult(position, after is None, self._page(kept, request.limit), state)
         found = [each for each in kept if _offset(each) > after.offset]
         page = self._page(found, request.limit)
         last = _offset(page[-1]) if page else after.offset
         complete = last == after.offset + len(page) and (len(page) < len(found) or last == channel.top)
-        return ReadResult(position, complete, page, run)
+        return ReadResult(position, complete, page, state)
 
     def _page(self, publications: list[Publication], limit: int) -> list[Publication]:
         """Return the first publications that fit, at least one."""
@@ -133,8 +130,7 @@ class MemoryLog:
         elif channel.kept_until <= now and (channel.published or channel.sent):
             channel.published.clear()
             channel.sent.clear()
-            channel.state = channel.progress = None
-            channel.tail.clear()
+            channel.state = None
         return channel
 
     def _sweep(self, now: float) -> None:
@@ -157,13 +153,3 @@ def _answered(channel: _Channel, draft: Draft, now: float) -> AppendResult | Non
 
 def _offset(publication: Publication) -> int:
     return 0 if publication.position is None else publication.position.offset
-
-
-def _reduce(channel: _Channel, update: RunUpdate) -> msgspec.Raw:
-    """Update the run's state. Return the data of the publication for it."""
-    if update.state is not None:
-        channel.state = update.state
-    channel.progress = update.progress if update.progress is not None else channel.progress or 0
-    if update.message is not None:
-        channel.tail.append(update.message)
-    return msgspec.Raw(msgspec.json.encode(RunProgress(channel.state, channel.progress, update.message)))

@@ -30,6 +30,7 @@ from heliograph.protocol.channel_options import Namespace
 from heliograph.protocol.envelope import Envelope, decode_envelope, encode_envelope, read_logged
 from heliograph.protocol.events import Delivery
 from heliograph.protocol.identity import user_of
+from heliograph.protocol.kinds.registry import kind_of
 from heliograph.protocol.position import Position
 from heliograph.protocol.run import RunState, RunUpdate
 
@@ -120,8 +121,8 @@ class RedisLog:
             epoch, offset = "", _READ_ALL if request.replay else _READ_NOTHING
         names = [keys.meta(channel), keys.stream(channel), keys.client_stream(channel)]
         names += [keys.state(channel), keys.tail(channel)]
-        with_run = "1" if request.with_run else ""
-        arguments: list[Argument] = [READ_TTL_S * 1000, epoch, offset, request.limit, with_run, self._page_bytes]
+        with_state = "1" if request.with_state else ""
+        arguments: list[Argument] = [READ_TTL_S * 1000, epoch, offset, request.limit, with_state, self._page_bytes]
         return names, [*arguments, "1" if request.is_own else ""], NOTHING
 
 
@@ -194,7 +195,18 @@ class TwoServerLog(RedisLog):
 class _Place:
     """What is the same in all calls for one channel; `common`, in those with the same lease and `due`."""
 
-    __slots__ = ("bus_channel", "by_client", "common", "common_keys", "due", "is_users", "keys", "lease", "options")
+    __slots__ = (
+        "bus_channel",
+        "by_client",
+        "common",
+        "common_keys",
+        "due",
+        "is_users",
+        "keeps_state",
+        "keys",
+        "lease",
+        "options",
+    )
 
     def __init__(
         self,
@@ -207,6 +219,7 @@ class _Place:
         by_client: bool,
     ) -> None:
         self.options = options
+        self.keeps_state = kind_of(options).keeps_state
         self.keys = keys
         self.common_keys = common_keys
         self.bus_channel = bus_channel
@@ -242,9 +255,9 @@ class AppendCalls:
         keys, key = place.keys, draft.idempotency_key
         if key:
             keys = (*keys, self._keys.idempotency(draft.channel, key, draft.client))
-        if key or options.run or charge is not None:
+        if key or place.keeps_state or charge is not None:
             arguments.append(draft.message_id if key else "")
-        if options.run:
+        if place.keeps_state:
             update = draft.update or RunUpdate()
             arguments += map(_json_or_nothing, (update.state, update.progress, update.message))
         if charge is not None and draft.client is not None:
@@ -262,7 +275,7 @@ class AppendCalls:
             names += (keys.holders(user_id),)
             common_keys = keys.settled_at, keys.bus_sequences
             bus_channel = keys.bus_channel
-        elif options.run:
+        elif kind_of(options).keeps_state:
             names += (keys.state(channel), keys.tail(channel))
         places = self._client_places if draft.client is not None else self._places
         if len(places) >= MOST_PLACES:
@@ -274,7 +287,7 @@ class AppendCalls:
 
     def _renew(self, place: _Place, lease: str, due: str) -> Common:
         options = place.options
-        may_wait = options.history_ttl_s >= LEAST_TTL_S and not options.run
+        may_wait = options.history_ttl_s >= LEAST_TTL_S and not place.keeps_state
         place.lease, place.due = lease, due
         if place.by_client and due:
             due += "c"  # a name of its own: the stream that the other kind writes to may not be there yet
@@ -284,8 +297,8 @@ class AppendCalls:
             due if may_wait else "",
             (lease or "-") if place.is_users else "",
         ]
-        if options.run or place.by_client:
-            arguments.append(int(options.final_ttl_s * 1000) if options.run else "")
+        if place.keeps_state or place.by_client:
+            arguments.append(int(options.final_ttl_s * 1000) if place.keeps_state else "")
         if place.by_client:
             budget = self._budget
             arguments += [budget.messages, budget.size, budget.to_one if place.is_users else 0]
@@ -339,11 +352,11 @@ def _opened(request: ReadRequest, answer: list[Any]) -> ReadResult:
     position = Position(epoch.decode(), top)
     entries = zip(found[::2], found[1::2], strict=True)
     publications = [read_logged(body, Position(position.epoch, offset)) for offset, body in entries]
-    run = None
+    kept = None
     if state and state[0] is not None and state[1] is not None:
-        run = RunState(
+        kept = RunState(
             state=msgspec.json.decode(state[0]),
             progress=msgspec.json.decode(state[1]),
             logs=[msgspec.json.decode(line) for line in tail],
         )
-    return ReadResult(position, bool(complete), publications, run)
+    return ReadResult(position, bool(complete), publications, kept)
