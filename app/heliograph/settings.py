@@ -313,7 +313,7 @@ class LimitSettings(_Group):
     failed_attempts_per_minute: float = Field(
         default=60,
         ge=0,
-        description="bad tokens, tickets, keys of one address that are answered at once; others late (0: no limit)",
+        description="bad tokens, keys, first frames of an address answered at once; others late (0: no limit)",
     )
     newcomers_per_address: int = Field(
         default=256,

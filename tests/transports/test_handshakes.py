@@ -188,6 +188,22 @@ class TestFailingAgainAndAgain:
             assert await client.close_code() == 3500
             assert time.monotonic() - started >= DELAY_S
 
+    async def test_a_first_frame_that_is_wrong(self, start_replica: StartReplica) -> None:
+        """Fails if a client may connect, say something wrong and be closed, in a loop without a pause."""
+        one = await start_replica(auth=JWT, redis_url=None, limits={"failed_attempts_per_minute": 1})
+        for least_s in (0, DELAY_S, DELAY_S):
+            async with Client(one.url) as client:
+                started = time.monotonic()
+                await client.say({"type": "subscribe", "channel": "news"})
+                assert "first frame" in (await client.next("error"))["message"]
+                assert await client.close_code() == 3501
+                assert time.monotonic() - started >= least_s
+        async with Client(one.url) as client:
+            started = time.monotonic()
+            await client.say({"type": "connect", "token": token()})
+            await client.next("connected")
+            assert time.monotonic() - started < DELAY_S
+
     async def test_a_client_that_leaves_meanwhile(self, start_replica: StartReplica) -> None:
         """Fails if a late answer holds on to a socket that has gone, or its place is never given back."""
         one = await start_replica(auth=JWT, redis_url=None, limits={"failed_attempts_per_minute": 1})

@@ -272,6 +272,8 @@ class Driver:
             case LeaveChannel(channel, answer):
                 self._parts.reading.unsubscribe(self.connection, channel)
                 self._parts.manager.send_event(self.connection, answer)
+            case Reject(close=CloseCode.BAD_REQUEST) if self._on_failed is not None:
+                return self._refuse_unknown(action)
             case Reject():
                 self.refuse(action)
             case JoinChannel():
@@ -325,9 +327,22 @@ class Driver:
         else:
             await self._let_in(identity)
             return
+        await self._count_failure()
+        self._reject(bad, CloseCode.EXPIRED if isinstance(bad, TokenNotCurrent) else CloseCode.INVALID_TOKEN)
+
+    async def _refuse_unknown(self, refusal: Reject) -> None:
+        """Refuse a client whose first frame is wrong: late, if its address sends such frames again and again."""
+        await self._count_failure()
+        self.refuse(refusal)
+
+    async def _count_failure(self) -> None:
+        """Count a failed attempt to connect. Return when it may be answered.
+
+        Raises:
+            Disconnected: there are too many of this address.
+        """
         if self._on_failed is not None and not await self._on_failed():
             self._turn_away(CloseCode.TRY_AGAIN_LATER, ErrorCode.RATE_LIMITED, TOO_MANY)
-        self._reject(bad, CloseCode.EXPIRED if isinstance(bad, TokenNotCurrent) else CloseCode.INVALID_TOKEN)
 
     async def _let_in(self, identity: Identity) -> None:
         self._on_failed = None
