@@ -1,4 +1,4 @@
-"""The composition root: the one place that names concrete classes and ties them together."""
+"""The composition root: the only place that names concrete classes and connects them."""
 
 import asyncio
 import logging
@@ -92,16 +92,16 @@ from heliograph.transports.websocket import CHANNEL_KINDS, WebSocketEndpoint
 
 logger = logging.getLogger(__name__)
 
-REAP_EVERY_S = 2.0  # how often runs are looked for whose worker is lost
-SWEEP_EVERY_S = 60.0  # how often what clients emitted, and nobody has read for long enough, is dropped
+REAP_EVERY_S = 2.0  # how often to look for runs that lost their worker
+SWEEP_EVERY_S = 60.0  # how often to drop emissions whose time to live is over
 
 
 @dataclass(frozen=True)
 class Replica:
-    """One replica, put together: the parts that a server or a test needs to get hold of."""
+    """One replica, with the parts that a server or a test needs."""
 
     app: Starlette
-    internal: Starlette | None  # what is kept from clients, if that has a port of its own
+    internal: Starlette | None  # endpoints that clients cannot reach, if they have a port of their own
     direct: Mapping[bytes, DirectEndpoint]  # what our server answers without an application, by URL
     node: Node
     hub: Hub
@@ -114,7 +114,7 @@ class Replica:
     policy: Policy
     telemetry: Telemetry
     flush_scheduler: FlushScheduler
-    memory: MemoryWatch | None  # of the Redis that keeps what is kept; None without one
+    memory: MemoryWatch | None  # of the Redis that keeps messages; None without one
 
     @property
     def bus(self) -> Bus:
@@ -126,7 +126,7 @@ MakeBus = Callable[[Settings, RedisServer | None], Bus]
 
 @dataclass(frozen=True)
 class _Ground:
-    """What every part of a replica stands on."""
+    """What every part of a replica needs."""
 
     settings: Settings
     name: str
@@ -137,10 +137,10 @@ class _Ground:
 
 
 def build_replica(settings: Settings, name: str = "replica-1", make_bus: MakeBus | None = None) -> Replica:
-    """Put a replica together; nothing is opened before its application starts up.
+    """Build a replica; nothing is opened before its application starts.
 
-    `make_bus`: makes its bus over the server that it is given, None without Redis. A process that is one replica
-    gives `get_pubsub_manager`; without it the replica has one of its own.
+    `make_bus`: makes its bus from the Redis server, or from None without Redis. A process that is one replica passes
+    `get_pubsub_manager`; by default the replica has a bus of its own.
     """
     clock, telemetry = SystemClock(), Telemetry()
     flush_scheduler = FlushScheduler(lambda callback: asyncio.get_running_loop().call_soon(callback))
@@ -172,7 +172,7 @@ def build_replica(settings: Settings, name: str = "replica-1", make_bus: MakeBus
 
 
 def _build_backends(ground: _Ground, make_bus: MakeBus) -> Backends:
-    """What a replica needs from outside: in Redis, if the settings name one, otherwise in memory."""
+    """Build what a replica needs from outside: in Redis, if the settings name one, otherwise in memory."""
     settings = ground.settings
     if settings.redis.url is None:
         return _memory_backends(ground, make_bus(settings, None))
@@ -205,7 +205,7 @@ def _memory_backends(ground: _Ground, bus: Bus) -> Backends:
 
 
 def _redis_backends(ground: _Ground, bus: Bus, live: RedisServer, kept: RedisServer) -> Backends:
-    """`live`: the server with the bus and the directory; `kept`: the one that keeps what is kept, or the same."""
+    """`live`: the server with the bus and the directory; `kept`: the one that keeps messages, or the same."""
     settings = ground.settings
     budget, page_bytes = Budget.of(settings.limits), settings.channels.page_bytes
     log = RedisLog(live, budget=budget, page_bytes=page_bytes)
@@ -245,7 +245,7 @@ def _bus_of_its_own(settings: Settings, server: RedisServer | None) -> Bus:
 
 @dataclass(frozen=True)
 class Cluster:
-    """What makes one of many replicas out of a hub and what is outside."""
+    """The parts that make a hub and its backends one of many replicas."""
 
     node: Node
     directory: Directory
@@ -334,7 +334,7 @@ def _build_node(
     probes = [
         WriteProbe(
             probe,
-            is_vital=number == 0,  # without the others, users are still served what is ephemeral
+            is_vital=number == 0,  # without the others, ephemeral messages still work
             interval_s=settings.bus.canary_interval_s,
             timeout_s=settings.bus.canary_timeout_s,
             clock=clock,
@@ -367,7 +367,7 @@ def _chores(backends: Backends) -> list[Service]:
 
 
 def _in_turn(*calls: Callable[[], object]) -> Callable[[], None]:
-    """One call that makes several."""
+    """Return one call that makes several."""
 
     def call_all() -> None:
         for call in calls:

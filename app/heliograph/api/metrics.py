@@ -89,7 +89,7 @@ class _Replica(Collector):
         text = "Messages and emissions of clients that a limit refused, by the limit"
         yield _counters("client_writes_refused", text, "limit", counted.client_writes_refused)
         closes = {str(code) if code else "other": count for code, count in sorted(counted.closes.items())}
-        yield _counters("closes", "Connections that ended, by close code, whoever closed", "code", closes)
+        yield _counters("closes", "Connections that ended, by close code, from either side", "code", closes)
         yield _counter("slow_closes", "Connections closed because they did not read", counted.slow_closes)
         text = "Handshakes and requests with a bad token or key, by how they were answered"
         yield _counters("failed_attempts", text, "answered", counted.failed_attempts)
@@ -101,35 +101,35 @@ class _Replica(Collector):
     def _channels(self) -> Iterator[Metric]:
         counted = self._telemetry
         yield _gauge("channels", "Channels that connections listen to, users' own among them", self._hub.channels)
-        text = "Ranges of a channel that were read from the log, as the bus had not brought them"
+        text = "Ranges of a channel that were read from the log because the bus lost them"
         yield _counter("repairs", text, counted.repairs)
         text = "Ranges of a channel that the log had lost too; clients were told"
         yield _counter("unfilled_gaps", text, counted.unfilled_gaps)
 
     def _redis(self) -> Iterator[Metric]:
         stats = self._bus.stats
-        text = "Of a message, from asking Redis to keep or relay it until it has"
+        text = "Time that Redis took to keep or relay a message"
         yield _histogram("publish_seconds", text, stats.publish_time)
         if self._memory is not None:
             text = "1 while Redis is too full for what clients write"
             yield _gauge("client_writes_blocked", text, self._memory.is_full)
-            text = "Of Redis' maxmemory, what is used; 0 if there is none, or Redis does not say"
+            text = "Used part of Redis' maxmemory; 0 if there is none, or Redis does not say"
             yield _gauge("redis_memory_ratio", text, self._memory.share or 0)
-        yield _counters("redis_errors", "Calls of Redis that failed, by the way they did", "kind", REDIS_ERRORS)
+        yield _counters("redis_errors", "Calls to Redis that failed, by kind", "kind", REDIS_ERRORS)
 
     def _bus_link(self) -> Iterator[Metric]:
         bus, stats = self._bus, self._bus.stats
-        yield _gauge("bus_canary_age_seconds", "Since the replica last heard itself on the bus", bus.canary_age_s)
-        text = "From publishing to hearing it here: the last canary's, or for how long one has been missing"
+        yield _gauge("bus_canary_age_seconds", "Since the canary last came back", bus.canary_age_s)
+        text = "Round trip of the last canary, or the time since one has been missing"
         yield _gauge("bus_lag_seconds", text, bus.lag_s)
-        yield _histogram("bus_canary_seconds", "From publishing a canary to hearing it here", stats.lag)
-        yield _counter("bus_received", "Envelopes from the bus that were handed on", stats.received)
-        yield _counter("bus_malformed", "Payloads on the bus that were no envelope", stats.malformed)
+        yield _histogram("bus_canary_seconds", "Round trips of canaries", stats.lag)
+        yield _counter("bus_received", "Envelopes received from the bus", stats.received)
+        yield _counter("bus_malformed", "Bus messages that were not envelopes", stats.malformed)
         yield _counter("bus_handler_errors", "Envelopes on which the handler raised", stats.handler_errors)
-        yield _counter("bus_published", "Messages that Redis took", stats.published)
-        text = "Messages that Redis did not take, or not in time"
+        yield _counter("bus_published", "Messages that Redis accepted", stats.published)
+        text = "Messages that Redis did not accept, or not in time"
         yield _counter("bus_publish_errors", text, stats.publish_errors)
-        text = "Times the listening connection had to be built anew"
+        text = "Times that the listening connection was lost"
         yield _counter("bus_connection_losses", text, stats.connection_losses)
         yield _counter("bus_resubscriptions", "Subscriptions after the first", stats.resubscriptions)
 

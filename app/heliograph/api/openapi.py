@@ -91,7 +91,7 @@ def _method(name: str, method: Method) -> Object:
                 "description": "the result, or why it could not be carried out",
                 "content": _json({"anyOf": [result, error]}),
             },
-            "400": {"description": "the body is no JSON object", "content": _json(error)},
+            "400": {"description": "the body is not a JSON object", "content": _json(error)},
             "401": {"description": "the key is not the cluster's", "content": _json(error)},
             "405": {"description": "it takes a POST", "content": _json(error)},
             "413": {"description": "the body is too large", "content": _json(error)},
@@ -129,8 +129,8 @@ def _query(name: str, description: str, **schema: Any) -> Object:
 
 
 _WHO = [
-    _query("user", "who asks, in open mode"),
-    _query("ticket", "who asks, in jwt mode, where a header cannot be set"),
+    _query("user", "the user, in open mode"),
+    _query("ticket", "a ticket, in jwt mode, where a header cannot be set"),
 ]
 _WHAT = [
     _query("channels", "names, separated by commas; none: the user's own"),
@@ -140,11 +140,11 @@ _WHAT = [
         "description": "one name, which may hold a comma; given once for each",
         "schema": {"type": "array", "items": {"type": "string"}},
     },
-    _query("cursor", "where the client stands"),
+    _query("cursor", "the client's positions"),
 ]
 _REFUSALS = {
     "400": "the request cannot be understood",
-    "401": "nobody has proved who asks",
+    "401": "the token or ticket is missing or not valid",
     "403": "not allowed",
     "429": "too many connections",
     "503": "not now: Redis is away, or this replica drains",

@@ -104,9 +104,9 @@ class GapWatch:
     async def _compare(
         self, followed: list[Followed], compare: Callable[[Followed, Position | None], object]
     ) -> None:
-        """Call `compare` with where each of these channels stands in the log.
+        """Call `compare` with the position of each of these channels in the log.
 
-        Some at a time: many of them hold up neither Redis nor the loop.
+        Some at a time, so that many channels delay neither Redis nor the loop.
         """
         for i in range(0, len(followed), LOOK_BATCH):
             some = followed[i : i + LOOK_BATCH]
@@ -114,7 +114,7 @@ class GapWatch:
             tops = await self._log.tops([each.name for each in some])
             for each, position, top in zip(some, before, tops, strict=True):
                 if position is not None and top is not None and is_after(position, top):
-                    self._gaps.note(each.name)  # the log went back: where it stands now is before what it has given
+                    self._gaps.note(each.name)  # the log went back to before a position that it had given
                 compare(each, top)
 
     async def _heartbeat_loop(self) -> None:

@@ -55,7 +55,7 @@ class Console:
         if self.authenticator.mode == "jwt" and not has_key(request.headers, self.api_key):
             credentials = credentials_of(request.scope, Query(request.scope))
             if credentials.token is None:
-                text = "the replicas are shown to who gives a token, or the key of the server API"
+                text = "the replicas are shown only with a token, or with the key of the server API"
                 return JSONResponse({**answer, "replicas": [], "error": text})
             await self.authenticator.identify(credentials)
         try:

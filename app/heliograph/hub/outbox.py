@@ -1,10 +1,10 @@
-"""What waits to be written to one connection, and the turn that writes it.
+"""What waits to be written to one connection, and the scheduler that writes it.
 
-Nothing is written while messages are handed out. All that one turn of the loop brings to a connection goes out in
-one write at the turn's end: under light load that is one message at once, under heavy load batches grow by
-themselves. What very many get goes round them in slices, and whatever else the loop has to do comes in between. A
-connection whose peer does not read is paused; it costs the others nothing, and is over when what waits for it passes
-the limit. More than that in one event-loop iteration is written before its end: only what is not read counts.
+Nothing is written while events are delivered. Everything that one event-loop iteration brings to a connection goes
+out in one write at its end: under light load one message at once, under heavy load in batches that grow by
+themselves. A large fan-out is written in slices, and other work of the loop comes in between. A connection whose peer
+does not read is paused; it costs the others nothing, and is over its limit when too many bytes wait. If one iteration
+brings more than the limit, it is written before the end: only bytes that are not read count.
 """
 
 import logging
@@ -16,18 +16,18 @@ from heliograph.protocol.codes import CloseCode
 
 logger = logging.getLogger(__name__)
 
-_NOTHING: list[Any] = []  # of every outbox that is empty; shared, so nobody changes it
-DRAINED_BYTES = 65_536  # whoever is told much at once is told more when no more than this waits
-MANY = 64  # more outboxes than that stand in the queue
-SLICE = 32  # of those are written in a row, in a tenth or two of a millisecond
+_NOTHING: list[Any] = []  # shared by all empty outboxes; never changed
+DRAINED_BYTES = 65_536  # a long replay goes on when no more than this waits
+MANY = 64  # a fan-out to more outboxes than this uses the queue
+SLICE = 32  # outboxes that are written in a row, in a tenth or two of a millisecond
 
 
 class FlushScheduler:
-    """The outboxes that this turn of the loop has filled, and the queue of those that very many share something with.
+    """The outboxes that this event-loop iteration has filled, and the queue of large fan-outs.
 
-    The queue is written in slices, one in each turn, while others are written to at their turn's end. Whoever is
-    filled again after its own slice goes to the end of the queue: so it is gone round, and each write takes all that
-    has come since the last. Nobody stands in it twice.
+    The queue is written in slices, one in each iteration; other outboxes are written at the end of their iteration.
+    An outbox that is filled again after its slice goes to the end of the queue. So the queue goes round, and each
+    write takes everything since the last. No outbox is in it twice.
 
     `call_soon` runs a callback once, after what runs now (an event loop's method of that name).
     """
@@ -41,30 +41,30 @@ class FlushScheduler:
         self._slice_is_due = False
 
     def before_writing(self, hand_out: Callable[[], None]) -> None:
-        """Have `hand_out` called once, at the turn's end: it fills outboxes."""
+        """Call `hand_out` once, at the end of the iteration: it fills outboxes."""
         self._hand_out = hand_out
         self._schedule_end()
 
     def add(self, outbox: "Outbox[Any]") -> None:
-        """Have it written to at the turn's end."""
+        """Write the outbox at the end of the iteration."""
         self._filled.append(outbox)
         self._schedule_end()
 
     def enqueue(self, outbox: "Outbox[Any]") -> None:
-        """Have it written to after those that are in the queue, unless it is one of them."""
+        """Write the outbox after those in the queue, unless it is already there."""
         if not outbox.queued:
             outbox.queued = True
             self._queue.append(outbox)
             self._schedule_end()
 
     def hand_out(self) -> None:
-        """Fill the outboxes now with what is meant for them."""
+        """Fill the outboxes now with held events."""
         hand_out, self._hand_out = self._hand_out, None
         if hand_out is not None:
             hand_out()
 
     def end(self) -> None:
-        """Write what waits, one write for each connection."""
+        """Write the filled outboxes, one write for each connection."""
         self._end_is_due = False
         try:
             self.hand_out()
@@ -96,7 +96,7 @@ class FlushScheduler:
         _flush(outboxes)
 
     def _go_on(self) -> None:
-        """The loop has looked for what else there is to do, and does that before the next slice."""
+        """Schedule the next slice after the loop's other work."""
         self._call_soon(self._write_slice)
 
 
@@ -112,7 +112,7 @@ def _flush(outboxes: "list[Outbox[Any]]") -> None:
 class Outbox(Generic[F]):
     """The frames of one connection, in order. They go to `sink`; more than `limit_bytes` of them are too many.
 
-    What the sink could not get rid of before it paused counts too.
+    Bytes in the sink's own buffer when it paused count too.
     """
 
     __slots__ = (
@@ -138,23 +138,23 @@ class Outbox(Generic[F]):
         self._flush_scheduler = flush_scheduler
         self._limit_bytes = limit_bytes
         self._frames: list[F] = _NOTHING
-        self._shared = True  # that list is others' too, and is copied before it is changed
+        self._shared = True  # other outboxes have the same list: copy it before a change
         self._bytes = 0
-        self._buffered = 0  # what the sink itself keeps while it is paused
-        self._held = False  # the greeting has not been said yet
-        self._greet_at = 0  # how many frames were queued before it was held back
+        self._buffered = 0  # bytes in the sink's own buffer while it is paused
+        self._held = False  # the greeting was not sent yet
+        self._greet_at = 0  # how many frames were queued before it was held
         self._paused = False  # the peer does not read
-        self._scheduled = False  # to be written to at the turn's end
-        self.queued = False  # it stands in the turn's queue, which says so
+        self._scheduled = False  # it is written at the end of the iteration
+        self.queued = False  # it is in the scheduler's queue, which sets this
         self.closed = False  # True once nothing more goes out
 
     @property
     def is_drained(self) -> bool:
-        """True if the peer has read nearly all that was meant for it, and may be handed more."""
+        """True if the peer has read nearly everything, and may get more."""
         return self._bytes <= DRAINED_BYTES and 4 * self._bytes <= self._limit_bytes
 
     def offer(self, frame: F) -> CloseCode | None:
-        """Queue a frame. The answer is why the connection must be closed now, or None."""
+        """Queue a frame. Return why the connection must be closed now, or None."""
         if self.closed:
             return None
         if self._shared:
@@ -170,9 +170,9 @@ class Outbox(Generic[F]):
         return None
 
     def offer_all(self, frames: list[F], size: int, *, to_many: bool = False) -> CloseCode | None:
-        """The same for some frames, of that size in all: a list which others may have too, and nobody changes.
+        """Queue some frames, of `size` bytes in all. Other outboxes may share the list, and nobody changes it.
 
-        `to_many`: very many are offered them, so these wait in the turn's queue unless more comes for this one alone.
+        `to_many`: it is a large fan-out, so the frames wait in the queue unless this outbox gets more by itself.
         """
         if self.closed:
             return None
@@ -194,25 +194,25 @@ class Outbox(Generic[F]):
         return None
 
     def _make_room(self) -> CloseCode | None:
-        """More waits than may. If the peer reads, one event-loop iteration has brought that much: write it now.
+        """Handle an outbox over its limit. If the peer reads, one iteration has brought that much: write it now.
 
-        What the sink cannot get rid of is what counts.
+        Only bytes that the sink keeps count then.
         """
         if not (self._held or self._paused):
             _flush([self])
         return CloseCode.SLOW if self._bytes + self._buffered > self._limit_bytes else None
 
     def hold(self) -> None:
-        """Keep back what comes from now on, until `open`.
+        """Hold frames back from now on, until `open`.
 
-        So a connection can be registered before its client is told, and misses nothing in between.
+        So a connection can be registered before its client is greeted, and misses nothing in between.
         """
         self.flush()
         self._greet_at = len(self._frames)
         self._held = True
 
     def open(self, greeting: F) -> None:
-        """Let frames out, `greeting` before what was held."""
+        """Let frames out, `greeting` before the held ones."""
         if self.closed:
             return
         self._unshare()
@@ -222,18 +222,18 @@ class Outbox(Generic[F]):
         self._schedule()
 
     def pause(self, buffered: int = 0) -> None:
-        """The peer does not keep up, and the sink has so many bytes of it: let frames wait here."""
+        """Let frames wait here: the peer does not keep up, and the sink's buffer has `buffered` bytes."""
         self._paused = True
         self._buffered = buffered
 
     def resume(self) -> None:
-        """The peer reads again."""
+        """Go on: the peer reads again."""
         self._paused = False
         self._buffered = 0
         self._schedule()
 
     def flush(self) -> None:
-        """Write everything that waits, unless it has to wait longer."""
+        """Write everything that waits, unless it is held or paused."""
         self._scheduled = False
         frames = self._frames
         if not frames or self._held or self._paused:
@@ -243,13 +243,13 @@ class Outbox(Generic[F]):
         self._write(frames)
 
     def close(self, code: CloseCode, reason: str) -> None:
-        """Write what waits if the peer reads, then say goodbye. Whatever is held or is offered later goes nowhere."""
+        """Write what waits if the peer reads, then close. Held frames and later ones are dropped."""
         if self.closed:
             return
         self._flush_scheduler.hand_out()
         self.closed = True
         if self._held:
-            # The client was never greeted: nothing that was kept back for it is its to see.
+            # The client was never greeted, so it must not see the held frames.
             self._unshare()
             del self._frames[self._greet_at :]
             self._held = False
@@ -260,10 +260,10 @@ class Outbox(Generic[F]):
             self._sink.close(code, reason)
 
     def abandon(self) -> None:
-        """The sink is gone: nothing more goes out."""
+        """Drop everything: the sink is gone."""
         self.closed = True
         self._frames, self._shared = _NOTHING, True
-        self._bytes = 0  # whoever waits for room need not wait longer
+        self._bytes = 0  # callers that wait for room need not wait longer
 
     def _unshare(self) -> None:
         if self._shared:

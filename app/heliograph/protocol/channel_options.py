@@ -40,20 +40,20 @@ class Namespace:
     """
 
     history_size: int = _number(100, "publications kept, at least", ge=1, le=1_000_000)
-    history_ttl_s: float = _number(300.0, "for how long after the last one", gt=0)
+    history_ttl_s: float = _number(300.0, "how long they are kept after the last one", gt=0)
     ephemeral: bool = _flag(False, "nothing is kept: no cursor, no recovery, at most once")
-    replay: bool = _flag(False, "who subscribes without a cursor gets what is kept")
-    presence: bool = _flag(False, "who is on the channel can be asked")
-    join_leave: bool = _flag(False, "subscribers are told who comes and goes; needs presence")
+    replay: bool = _flag(False, "a subscriber without a cursor gets everything that is kept")
+    presence: bool = _flag(False, "the cluster keeps who is on the channel")
+    join_leave: bool = _flag(False, "subscribers get `join` and `leave`; needs presence")
     client_subscribe: bool | None = _flag(
         None, "clients may subscribe and read the history; unset: in open mode only"
     )
     client_publish: bool | None = _flag(None, "clients may publish; unset: in open mode only")
     client_send: bool | None = _flag(
-        None, "of the namespace # alone: clients may send to any user; unset: in open mode only"
+        None, "for the namespace # only: clients may send to any user; unset: in open mode only"
     )
     run: bool = _flag(False, "publications are a run's updates; its latest state is kept too")
-    final_ttl_s: float = _number(3600.0, "for how long a run is kept after its end", gt=0)
+    final_ttl_s: float = _number(3600.0, "how long a run is kept after its end", gt=0)
 
     if not TYPE_CHECKING:  # type checkers read the generated __init__
 

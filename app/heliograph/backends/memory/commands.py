@@ -5,7 +5,7 @@ from heliograph.protocol.envelope import Envelope
 
 
 class NoCommands:
-    """A `CommandLog` for a replica on its own: it has carried the command out by itself, and there is nobody else."""
+    """A `CommandLog` of a single replica, which has executed the command itself."""
 
     async def append(self, envelope: Envelope) -> None:
         pass

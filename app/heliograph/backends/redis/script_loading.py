@@ -1,6 +1,6 @@
-"""How scripts come into one Redis server: which server that is, whether it has lost anything, then SCRIPT LOAD.
+"""Loading scripts into one Redis server: identify the server, find out whether it lost data, then SCRIPT LOAD.
 
-Pure: `load` says what to ask and is given the answers, so that programs with an event loop and without do the same.
+Pure: `load` yields commands and takes their answers, so that programs with and without an event loop do the same.
 
 A server is told by a name that lasts as long as its process, and that all who write into it agree on. That is its
 run id where INFO may be asked for. Where it may not be, somebody makes a name up, loads a script with it and keeps it
@@ -32,7 +32,7 @@ Steps = Generator[list[Command], list[Any], dict[str, str]]
 
 
 class Claim:
-    """Whoever holds a number of an owner: a name that nobody else has. Under `key`, as long as it is renewed."""
+    """The holder of an owner's number, with a unique name. It is kept under `key` as long as it is renewed."""
 
     def __init__(self) -> None:
         self.holder = secrets.token_hex(8)
@@ -49,7 +49,7 @@ def load(
     mark_key: str = "",
     mark: int = 0,
 ) -> Steps:
-    """Yield the commands to ask, all over one connection; be sent their answers, errors of Redis among them.
+    """Yield commands, all for one connection, and take their answers, including errors of Redis.
 
     Returns name -> SHA of the scripts. `owner`, `directed`: see `script_text`. `claim`: to a number that goes with
     the owner, so that of those who are called the same each has scripts of its own. `mark`: the number that Redis has
@@ -75,9 +75,9 @@ def load(
 
 
 def _claim(keys: Keys, owner: str, claim: Claim) -> Generator[list[Command], list[Any], str]:
-    """The owner with a number that nobody else has who is called the same.
+    """Return the owner with a number that no other owner of the same name has.
 
-    Scripts stay in the memory of Redis, so there are to be no more of them than there are owners at the same time.
+    Scripts stay in the memory of Redis, so there should be no more of them than owners at the same time.
     """
     for number in range(MOST_NAMESAKES):
         key = keys.script_owner(owner, number)
@@ -93,7 +93,7 @@ def _claim(keys: Keys, owner: str, claim: Claim) -> Generator[list[Command], lis
             claim.key = key
             return f"{owner} {number}"
         if held_by is None or isinstance(held_by, Exception):
-            break  # memory is full, or that is not allowed
+            break  # the memory is full, or the command is not allowed
     return f"{owner} {claim.holder}"
 
 
@@ -105,7 +105,7 @@ def _agree(keys: Keys, run_id: str, known: str) -> Generator[list[Command], list
     """The name of the server. `run_id`: '' if it may not be asked for; `known`: the name that was found."""
     for _ in range(MOST_TRIES):
         if run_id and known == run_id:
-            raise_first_error((yield [("SCRIPT", "LOAD", _marker(known))]))  # for those who may not ask
+            raise_first_error((yield [("SCRIPT", "LOAD", _marker(known))]))  # for programs without the right to INFO
             return known
         if known and (not run_id or known.startswith(MADE_UP)):
             [exists] = raise_first_error((yield [("SCRIPT", "EXISTS", sha1(_marker(known)).hexdigest())]))  # noqa: S324
@@ -122,7 +122,7 @@ def _agree(keys: Keys, run_id: str, known: str) -> Generator[list[Command], list
         refusal = next((each for each in replies if isinstance(each, Exception)), None)
         if refusal is not None:
             if run_id and not isinstance(refusal, DEMOTED):
-                return run_id  # memory is full: nothing can be written down, and reading goes on
+                return run_id  # the memory is full: nothing can be written, but reads work
             raise refusal
         known = _text(replies[2])
         raise_first_error((yield [("HSET", keys.server, "name", known)]))
@@ -130,14 +130,14 @@ def _agree(keys: Keys, run_id: str, known: str) -> Generator[list[Command], list
 
 
 def _marker(name: str) -> bytes:
-    """A script that is in the server's memory as long as it goes by this name."""
+    """Return a script that is in the server's memory as long as the server has this name."""
     return f"return '{name}'".encode()
 
 
 def _told(answer: Any, read: Any) -> dict[str, str]:
-    """What INFO or CONFIG have said; nothing where they are refused, by a managed server or for lack of a right.
+    """Return the answer of INFO or CONFIG; empty if it is refused, by a managed server or without the right.
 
-    Raises RedisError: it is refused for another reason than that.
+    Raises RedisError: it is refused for another reason.
     """
     if isinstance(answer, DEMOTED):
         raise answer
@@ -148,12 +148,12 @@ def _told(answer: Any, read: Any) -> dict[str, str]:
 
 
 def _lines(info: bytes | str) -> dict[str, str]:
-    """What INFO has answered: `name:value` lines."""
+    """Return the answer of INFO: `name:value` lines."""
     return dict(line.split(":", 1) for line in _text(info).splitlines() if ":" in line)
 
 
 def _pairs(config: Any) -> dict[str, str]:
-    """What CONFIG GET has answered, in either version of the protocol."""
+    """Return the answer of CONFIG GET, in either version of the protocol."""
     pairs = config.items() if isinstance(config, dict) else zip(config[::2], config[1::2], strict=True)
     return {_text(name): _text(value) for name, value in pairs}
 

@@ -51,11 +51,11 @@ ANSWERS: Final[dict[Struct, Struct]] = {
 }
 
 _QUERY: Final = {
-    "user": "Who connects, in open mode",
-    "channels": "What to subscribe to at once, separated by commas",
-    "ticket": "Who connects, by a ticket of POST /api/ticket; good once",
-    "cursor": "Where the client stands, if the handshake says who connects",
-    "replay": "Everything that is kept of the user's own channel, if the handshake says who connects",
+    "user": "The user, in open mode",
+    "channels": "Channels to subscribe to at once, separated by commas",
+    "ticket": "A ticket from POST /api/ticket; valid once",
+    "cursor": "The client's positions, if the handshake identifies the client",
+    "replay": "Start with everything that is kept of the user's own channel, if the handshake identifies the client",
 }
 _TEMPLATE: Final = "#/components/schemas/{name}"
 
