@@ -174,18 +174,20 @@ def build_replica(settings: Settings, name: str = "replica-1", make_bus: MakeBus
 def _build_backends(ground: _Ground, make_bus: MakeBus) -> Backends:
     """Build what a replica needs from outside: in Redis, if the settings name one, otherwise in memory."""
     settings = ground.settings
-    if settings.redis.url is None:
-        return _memory_backends(ground, make_bus(settings, None))
-    live = kept = redis_server(settings.redis, settings.bus, ground.name)
-    if settings.redis.durable_url is not None:
+    redis = settings.redis
+    bus = make_bus(settings, None if redis.url is None else redis_server(redis, settings.bus, ground.name))
+    if not isinstance(bus, PubSubManager):
+        return _memory_backends(ground, bus)
+    live = kept = bus.server  # one that was made before, if the process had its manager before it had a replica
+    if redis.durable_url is not None:
         kept = RedisServer(
-            connect(settings.redis.durable_url, max_connections=settings.redis.max_connections),
+            connect(redis.durable_url, max_connections=redis.max_connections),
             live.keys,
             node_id=live.node_id,
             replica=ground.name,
             publish_time=live.publish_time,
         )
-    return _redis_backends(ground, make_bus(settings, live), live, kept)
+    return _redis_backends(ground, bus, live, kept)
 
 
 def _memory_backends(ground: _Ground, bus: Bus) -> Backends:

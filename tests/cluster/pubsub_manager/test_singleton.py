@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from heliograph.application import build_replica
 from heliograph.cluster.pubsub_manager import get_pubsub_manager, reset_pubsub_manager
 from heliograph.errors import BadSetting
 from heliograph.ports import BusState
@@ -64,6 +65,17 @@ class TestSingleton:
         new = get_pubsub_manager(settings)
         assert new is not old
         assert new.node_id != old.node_id
+
+    async def test_a_replica_takes_the_one_that_was_there_before_it(
+        self, redis_server: RedisServer, namespace: str
+    ) -> None:
+        """Fails if the replica is one node to its log and another one to its bus."""
+        settings = settings_for(redis_url=redis_server.url, namespace=namespace)
+        bus = get_pubsub_manager(settings)
+        replica = build_replica(settings, "replica-1", get_pubsub_manager)
+        assert replica.bus is bus
+        assert replica.backends.servers == [bus.server]
+        assert replica.node.node_id == bus.server.node_id
 
     async def test_reset_without_one_does_nothing(self) -> None:
         """Fails if a test (or a worker) that never had a manager cannot reset it."""
