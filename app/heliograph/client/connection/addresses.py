@@ -33,7 +33,7 @@ class Addresses:
         )
 
     def of_transport(self, transport: Transport) -> str:
-        """The endpoint of a transport."""
+        """Return the endpoint of a transport."""
         return {"websocket": self.websocket, "sse": f"{self.http}/sse", "poll": f"{self.http}/api/poll"}[transport]
 
 

@@ -11,7 +11,7 @@ _BEGINNING = Position("0", 0)
 
 
 class Channel:
-    """A channel over however many connections: in order, nothing twice.
+    """A channel over any number of connections: in order, without a repeat.
 
     While a connection replaces another, both bring the same messages. What is kept is told apart by its position. A
     run's progress has none: it counts only from the connection that gave the run's state last.
@@ -25,13 +25,15 @@ class Channel:
         self.refused = (
             False  # the server does not give it to this client; over HTTP, asking again would cost all others
         )
-        self.paused = False  # nobody takes what it brings: it is left, and goes on from its position later
+        self.paused = (
+            False  # the program reads too slowly: the channel is left, and continues from its position later
+        )
         self.deaf_to: set[int] = set()  # connections on which something was passed over meanwhile
         self._replay = replay
         self._state_from: int | None = None  # the connection that gave the run's state
 
     def forget(self) -> None:
-        """Another user listens from now on."""
+        """Forget what was heard: another user listens from now on."""
         self.position = None
         self.is_run = False
         self.refused = False
@@ -39,12 +41,12 @@ class Channel:
 
     @property
     def cursor(self) -> str:
-        """Its position as a cursor; empty if it has none."""
+        """Return its position as a cursor; empty if it has none."""
         return "" if self.position is None else cursor_of(self.name, self.position)
 
     @property
     def resume_cursor(self) -> str:
-        """Where a new connection goes on; empty for a run, whose state is given anew, and to begin now."""
+        """Return where a new connection continues; empty for a run, whose state is given anew, and to begin now."""
         if self.is_run:
             return ""
         if self.position is None and self._replay:
@@ -83,12 +85,12 @@ class Channel:
         return "new" if known is None or position == known.next else "after_loss"
 
     def begin_run(self, connection: int) -> None:
-        """This connection has given the run's state."""
+        """Note that this connection has given the run's state."""
         self.is_run = True
         self._state_from = connection
 
     def advances_run(self, connection: int) -> bool:
-        """Whether progress that this connection brings is new."""
+        """Return whether progress that this connection brings is new."""
         return self.is_run and connection == self._state_from
 
     def _position_in(self, cursor: str) -> Position | None:

@@ -151,7 +151,7 @@ class Client:
 
     @property
     def state(self) -> ClientState:
-        """How the connection stands."""
+        """Return the state of the connection."""
         return self._connection.state
 
     async def open(self) -> None:
@@ -187,7 +187,7 @@ class Client:
             raise
 
     async def close(self) -> None:
-        """Leave, and stay away. What was not answered yet fails with ClientClosed. May be called twice."""
+        """Close the client. Requests without an answer fail with ClientClosed. May be called twice."""
         self._end_queues(None)
         await self._connection.close()
 
@@ -216,7 +216,7 @@ class Client:
         return take_off
 
     async def events(self) -> AsyncIterator[ChannelEvent]:
-        """Messages to the user and what happens on the `channels` that the client was given, in order."""
+        """Yield messages to the user and what happens on the `channels` that the client was given, in order."""
         while (event := await self._queue.take()) is not None:
             yield event
 
@@ -305,7 +305,7 @@ class Client:
         return _ack(await self._request({"type": "emit", "event": event, "data": data}, timeout_s, repeatable=False))
 
     async def presence(self, channel: str, *, timeout_s: float = REQUEST_S) -> dict[str, int]:
-        """Who is on a channel, with how many connections. Raises as `send`."""
+        """Return who is on a channel, with how many connections. Raises as `send`."""
         answer = await self._request({"type": "presence", "channel": channel}, timeout_s, repeatable=True)
         users: dict[str, int] = answer.frame["users"]
         return users
@@ -313,7 +313,7 @@ class Client:
     async def history(
         self, channel: str, *, limit: int | None = None, cursor: str | None = None, timeout_s: float = REQUEST_S
     ) -> History:
-        """A page of what is kept of a channel after `cursor`, or from the start. Raises as `send`.
+        """Return a page of what is kept of a channel after `cursor`, or from the start. Raises as `send`.
 
         Args:
             limit: at most so many messages, 1-1,000; without it 100.
@@ -328,7 +328,7 @@ class Client:
         return History(channel, messages, found["cursor"], bool(found.get("more")), found)
 
     async def get_run(self, run_id: str, *, timeout_s: float = REQUEST_S) -> RunState | None:
-        """How a run stands, by an HTTP request of its own, which needs no open connection; None if nobody knows it.
+        """Return the state of a run, or None if nobody knows it. It takes one HTTP request, and no open connection.
 
         Raises:
             RequestRefused: the server does not give it.
@@ -467,7 +467,7 @@ class Client:
         return [*names, own.name] if queue is self._queue and own is not None else names
 
     def _pause(self, queue: EventQueue | None) -> None:
-        """The program takes what comes more slowly than it comes: leave the channels until it has caught up."""
+        """Leave the channels of a queue until the program, which reads too slowly, has caught up."""
         if queue is None:
             return
         for name in self._channels_of(queue):

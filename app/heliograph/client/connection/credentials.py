@@ -20,7 +20,7 @@ Ask = Callable[[], str | Awaitable[str | None] | None]
 
 
 class NoCredentials(Exception):
-    """There is nobody to connect as: the program said so."""
+    """The program has given no credentials: there is nobody to connect as."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +47,11 @@ class Credentials:
 
     @property
     def renewable(self) -> bool:
-        """Whether there is more where these came from."""
+        """Return whether the program can give others."""
         return self._get_token is not None or self._get_ticket is not None
 
     async def token(self) -> str | None:
-        """The token, a new one if the program can give one.
+        """Return the token, a new one if the program can give one.
 
         Raises:
             NoCredentials: it gives none.
@@ -65,12 +65,12 @@ class Credentials:
         return self._token
 
     async def for_socket(self) -> Known:
-        """For a new socket. Raises as `token`."""
+        """Return what a new socket needs. Raises as `token`."""
         token = await self.token()
         return Known({}, token) if token is not None else Known(await self._query())
 
     async def for_request(self, *, first: bool = True) -> Known:
-        """For an HTTP request; a new token is asked for if it is the `first` of a connection, or if it is needed.
+        """Return what an HTTP request needs, with a new token for the `first` of a connection and when one is due.
 
         Raises as `token`.
         """
@@ -80,7 +80,7 @@ class Credentials:
         return Known({}, token) if token is not None else Known(await self._query())
 
     def renew_in_s(self, expires_in_s: float | None, *, is_said: bool) -> float | None:
-        """In how many seconds to renew the token; None if that is not known or cannot be done.
+        """Return in how many seconds to renew the token; None if that is not known or cannot be done.
 
         `is_said`: the server says when it expires; None means never.
         """
@@ -99,7 +99,7 @@ class Credentials:
 
 
 async def _ask(give: Ask, name: str) -> str | None:
-    """What a function of the program gives, if it does in time."""
+    """Return what a function of the program returns, if it does so in time."""
     try:
         async with asyncio.timeout(ASK_S):
             given = give()
@@ -109,7 +109,7 @@ async def _ask(give: Ask, name: str) -> str | None:
 
 
 def _lifetime_s(token: str) -> float:
-    """How long a JWT has to live by its own `exp`; for ever if that cannot be read."""
+    """Return how long a JWT is valid, by its own `exp`; infinity if that cannot be read."""
     try:
         payload = token.split(".")[1]
         claims = msgspec.json.decode(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))

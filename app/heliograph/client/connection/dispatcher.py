@@ -105,7 +105,7 @@ class Dispatcher:
     # -- what is wanted
 
     def want(self, name: str, *, position: Position | None, replay: bool) -> None:
-        """Somebody listens to the channel; the first of them says where it begins."""
+        """Add a listener of the channel; the first of them says where it begins."""
         channel = self.channels.get(name)
         if channel is None:
             channel = self.channels[name] = Channel(name, position=position, replay=replay)
@@ -114,15 +114,15 @@ class Dispatcher:
             roster.renew(name)
 
     def release(self, name: str) -> None:
-        """Nobody listens to the channel any more."""
+        """Forget the channel: nobody listens to it any more."""
         self.channels.pop(name, None)
 
     def find(self, name: str) -> Channel | None:
-        """The channel, the user's own among them."""
+        """Return the channel, which may be the user's own."""
         return self.own if self.own is not None and name == self.own.name else self.channels.get(name)
 
     def is_on(self, name: str) -> bool:
-        """Whether the connection in use brings what comes on the channel."""
+        """Return whether the connection in use brings what comes on the channel."""
         connection = self._connections.get(-1 if self._in_use is None else self._in_use)
         channel = self.channels.get(name)
         if connection is None or channel is None:
@@ -140,14 +140,15 @@ class Dispatcher:
         return {name: channel for name, channel in self._wanted.items() if not channel.refused}
 
     def sync(self, connection: int) -> list[dict[str, Any]]:
-        """The frames that bring a socket in line with what is wanted."""
+        """Return the frames that bring a socket in line with what is wanted."""
         roster = self._roster(connection)
         return [] if roster is None else roster.sync(self._wanted)
 
     def is_in_line(self, connection: int) -> bool:
-        """Whether the connection can bring what is wanted; otherwise another is needed.
+        """Return whether the connection can bring what is wanted; otherwise another is needed.
 
-        One that takes no frames cannot change its channels, and none can go back in the user's own.
+        One that takes no frames cannot change its channels. None can go back to an earlier position in the user's
+        own.
         """
         own = self.own
         if own is not None and not own.paused and connection in own.deaf_to:
@@ -156,18 +157,18 @@ class Dispatcher:
         return known.roster is not None or known.channels == frozenset(self._given)
 
     def ask_again(self, connection: int, name: str) -> list[dict[str, Any]]:
-        """The frames to send some time after `AskAgain`."""
+        """Return the frames to send some time after `AskAgain`."""
         roster, channel = self._roster(connection), self._wanted.get(name)
         return [] if roster is None or channel is None else roster.ask_again(channel)
 
     # -- connections
 
     def open(self, connection: int, *, is_socket: bool) -> None:
-        """A connection is being opened."""
+        """Enter a connection that is being opened."""
         self._connections[connection] = _Connection(Roster(self._next_id) if is_socket else None)
 
     def place(self, connection: int) -> Place:
-        """Where it goes on, as of now."""
+        """Return where it continues, as of now."""
         known = self._connections[connection]
         own = "" if self.own is None else self.own.cursor
         replay = self._replay and not own
@@ -179,7 +180,7 @@ class Dispatcher:
         return Place(tuple(given), "&".join(filter(None, cursors)), replay)
 
     def connected(self, connection: int, user: str, replica: str, cursor: str) -> list[Action]:
-        """It is established, and the one in use from now on."""
+        """Use this connection from now on: it is established."""
         name = personal_channel(user)
         if self.own is not None and self.own.name != name:
             # The new token is another user's: nothing that was heard before is theirs.
@@ -198,11 +199,11 @@ class Dispatcher:
         return [Deliver(Lost(name))] if lost else []
 
     def moved(self, connection: int, replica: str) -> None:
-        """Another replica answers its requests now."""
+        """Note that another replica answers its requests now."""
         self._connections[connection].replica = replica
 
     def closed(self, connection: int) -> None:
-        """It has ended."""
+        """Forget a connection that has ended."""
         self._connections.pop(connection, None)
         if self._in_use == connection:
             self._in_use = None
@@ -210,7 +211,7 @@ class Dispatcher:
             channel.deaf_to.discard(connection)
 
     def settled(self, connection: int) -> bool:
-        """Whether every channel of it has been answered: what is being left brings nothing that it does not bring."""
+        """Return whether every channel of it has been answered: then the one before it is not needed any more."""
         roster = self._roster(connection)
         return roster is None or roster.settled
 
@@ -229,22 +230,22 @@ class Dispatcher:
             channel.refused = True
         return [Deliver(SubscriptionRefused(channel.name, RequestRefused(code, reason))) for channel in blamed]
 
-    # -- who takes what comes
+    # -- a program that reads slowly
 
     def pause(self, name: str) -> None:
-        """Nobody takes what the channel brings: leave it where it stands."""
+        """Leave the channel at its position: the program reads too slowly."""
         if (channel := self.find(name)) is not None:
             channel.paused = True
 
     def resume(self, name: str) -> None:
-        """It is taken again."""
+        """Continue the channel from its position."""
         if (channel := self.find(name)) is not None:
             channel.paused = False
 
     # -- frames
 
     def receive(self, connection: int, frame: Frame) -> list[Action]:
-        """What follows from a frame that answers no request of the client."""
+        """Return what follows from a frame that answers no request of the client."""
         match frame["type"]:
             case "message":
                 return self._message(connection, frame)
@@ -268,7 +269,7 @@ class Dispatcher:
                 return []  # it comes from a newer server and is no concern of this client
 
     def _heard(self, connection: int, name: str) -> Channel | None:
-        """The channel, if what the connection says of it counts.
+        """Return the channel, if what the connection says of it counts.
 
         On a socket, only what follows the answer to `subscribe` does. Where something was passed over, nothing counts
         until the channel begins again.

@@ -34,14 +34,14 @@ class EventQueue:
             self._on_full()
 
     def end(self, error: ClientError | None = None) -> None:
-        """Nothing follows, but for the error if there is one. The reader gets what is there first."""
+        """End the queue, with an error if one is given. The reader gets what is there first."""
         if not self._ended and error is not None:
             self._events.append(error)
         self._ended = True
         self._news.set()
 
     async def take(self) -> ChannelEvent | None:
-        """The next event; None where nothing follows.
+        """Return the next event; None at the end.
 
         Raises:
             ClientError: what `put` was given.

@@ -12,7 +12,7 @@ Frame = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class ClientState:
-    """How the connection stands.
+    """The state of the connection.
 
     `retry_in_s`: seconds until the next attempt, while reconnecting; 0 during one. `code` and `reason`: why the last
     connection ended (a close code, see docs/protocol.md). The other fields are set while connected: the user, the
@@ -160,7 +160,7 @@ class History:
 
 
 def message_of(frame: Frame, delivered_by: str = "", *, after_loss: bool = False) -> Message:
-    """The message that a frame holds."""
+    """Return the message that a frame holds."""
     return Message(
         channel=frame["channel"],
         data=frame["data"],

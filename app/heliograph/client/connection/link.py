@@ -23,7 +23,7 @@ CODE_OF_STATUS: Final = {400: BAD_REQUEST, 401: INVALID_TOKEN, 403: FORBIDDEN}
 
 
 def may_reconnect(code: int) -> bool:
-    """Whether coming back may end differently: 3500-3999 mean that it would not."""
+    """Return whether a new attempt may end differently: 3500-3999 mean that it would not."""
     return not 3500 <= code <= 3999
 
 
@@ -68,7 +68,7 @@ class Handlers(Protocol):
         """It has ended, and not by `close`."""
 
     def place(self, link: "Link") -> Place:
-        """Where it goes on, as of now."""
+        """Return where it continues, as of now."""
 
 
 class Link(Protocol):
@@ -93,7 +93,7 @@ class Link(Protocol):
 
 
 def decode(text: str | bytes) -> Frame:
-    """One frame of the server.
+    """Decode one frame of the server.
 
     Raises:
         ValueError: it is not a JSON object with a type.
@@ -105,7 +105,7 @@ def decode(text: str | bytes) -> Frame:
 
 
 def refusal(status: int, body: bytes) -> Closed:
-    """What a response that is not a success means.
+    """Return what a response that is not a success means.
 
     Only what the server itself has said can be for good: anything else may be a proxy's opinion of the transport.
     """

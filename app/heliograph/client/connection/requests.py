@@ -53,7 +53,7 @@ class Requests:
         self._pause: asyncio.TimerHandle | None = None
 
     def next_id(self) -> str:
-        """An id that no other frame of this client has."""
+        """Return an id that no other frame of this client has."""
         self._last_id += 1
         return str(self._last_id)
 
@@ -75,16 +75,16 @@ class Requests:
         return request_id, future
 
     def forget(self, request_id: str) -> None:
-        """Nobody waits for the answer any more."""
+        """Drop a request: nobody waits for the answer any more."""
         self._take(request_id)
 
     @property
     def waiting(self) -> bool:
-        """Whether some are to be sent now."""
+        """Return whether some are to be sent now."""
         return any(self._is_due(request) for request in self._pending.values())
 
     def is_on(self, link: Link) -> bool:
-        """Whether some wait for their answer on this connection."""
+        """Return whether some wait for their answer on this connection."""
         return any(request.link is link for request in self._pending.values())
 
     def transmit(self, link: Link) -> None:
@@ -100,13 +100,13 @@ class Requests:
                 request.answer_timer = loop.call_later(ANSWER_S, self._send_again, request_id)
 
     def answer(self, frame: Frame, link: Link) -> None:
-        """The server has answered, on this connection."""
+        """Take the server's answer, which came on this connection."""
         if (request := self._take(frame.get("id"))) is not None:
             self._failures = 0
             _resolve(request, Answer(frame, link.replica))
 
     def fail(self, request_id: object, error: ClientError) -> bool:
-        """The server has refused it. Return whether it was one of these."""
+        """Take the server's refusal. Return whether it answers one of these."""
         request = self._pending.get(request_id) if isinstance(request_id, str) else None
         if request is None:
             return False
@@ -137,14 +137,14 @@ class Requests:
                 _resolve(request, error)
 
     def fail_all(self, error: ClientError) -> None:
-        """The client is closed."""
+        """Fail them all: the client is closed."""
         for request_id, request in list(self._pending.items()):
             self._take(request_id)
             _resolve(request, error)
         self._end_pause()
 
     def _is_due(self, request: _Request) -> bool:
-        """While there is a pause, all that may be sent again waits for its end: its order is kept."""
+        """Return whether it may be sent now. What may be repeated waits for the end of a pause, in its order."""
         return request.link is None and not (request.repeatable and self._pause is not None)
 
     def _release(self, request: _Request) -> None:

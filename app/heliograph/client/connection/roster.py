@@ -28,7 +28,7 @@ class Roster:
         self._asked: dict[str, _Asked] = {}
 
     def sync(self, wanted: Mapping[str, Channel]) -> list[dict[str, Any]]:
-        """The frames that leave what is not wanted any more and subscribe to what is."""
+        """Return the frames that leave what is not wanted any more and subscribe to what is."""
         frames: list[dict[str, Any]] = []
         for name, asked in list(self._asked.items()):
             if name not in wanted:
@@ -46,11 +46,11 @@ class Roster:
 
     @property
     def settled(self) -> bool:
-        """Whether every channel has been answered."""
+        """Return whether every channel has been answered."""
         return all(asked.state not in ("asked", "waiting") for asked in self._asked.values())
 
     def hears(self, name: str) -> bool:
-        """Whether what comes on this channel follows the `subscribed` that was asked for, and no earlier one."""
+        """Return whether what comes on this channel follows the `subscribed` that was asked for, no earlier one."""
         asked = self._asked.get(name)
         return asked is not None and asked.state == "on"
 

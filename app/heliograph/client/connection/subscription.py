@@ -52,7 +52,7 @@ class ChannelSubscription:
 
     @property
     def run(self) -> RunState | None:
-        """How the run stands, after all that has come; None if this is no run, or nothing has come yet."""
+        """Return the state of the run after all that has come; None if this is no run, or nothing has come yet."""
         return self._run
 
     async def ready(self) -> None:
@@ -64,7 +64,7 @@ class ChannelSubscription:
         await asyncio.shield(self._answer)
 
     def unsubscribe(self) -> None:
-        """Hear nothing more. The channel is left when nobody else on this client listens to it."""
+        """End the subscription. The channel is left when nobody else on this client listens to it."""
         if self._over:
             return
         self._over = True
@@ -74,7 +74,7 @@ class ChannelSubscription:
         self._release(self)
 
     async def events(self) -> AsyncIterator[ChannelEvent]:
-        """All that happens on the channel, in order."""
+        """Yield all that happens on the channel, in order."""
         if self.queue is None:
             raise TypeError(f"the subscription to {self.channel} has a handler, which gets its events")
         while (event := await self.queue.take()) is not None:
@@ -97,7 +97,7 @@ class ChannelSubscription:
     # -- for the client
 
     def hear(self, event: ChannelEvent, report: Callable[[Exception], None]) -> None:
-        """Something has happened on the channel. `report` is told what a handler raises."""
+        """Take what has happened on the channel. `report` is told what a handler raises."""
         match event:
             case Subscribed():
                 self._settle(None)
@@ -126,7 +126,7 @@ class ChannelSubscription:
                     self.queue.put(event)
 
     def end(self, error: ClientError | None) -> None:
-        """The client is closed; by the server, if there is an error."""
+        """End it: the client is closed; by the server, if there is an error."""
         self._settle(error or ClientClosed("the client is closed"))
         if self.queue is not None:
             self.queue.end(error)

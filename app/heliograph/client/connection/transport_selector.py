@@ -26,18 +26,18 @@ class TransportSelector:
 
     @property
     def current(self) -> Transport:
-        """The one to try now."""
+        """Return the one to try now."""
         return self._transports[self._index]
 
     def has(self, transport: Transport) -> bool:
         return transport in self._transports
 
     def can_upgrade(self) -> bool:
-        """Whether there is something better than what is in use."""
+        """Return whether there is something better than what is in use."""
         return self._index > 0
 
     def connected(self, transport: Transport) -> None:
-        """A connection was established over this transport."""
+        """Note that a connection was established over this transport."""
         index = self._transports.index(transport)
         if index != self._index:
             self._upgrades = 0
@@ -46,7 +46,7 @@ class TransportSelector:
         self._worked.add(transport)
 
     def failed(self, transport: Transport) -> bool:
-        """No connection was established. Return whether to try the next at once; otherwise it is time to wait."""
+        """Note that no connection was established. Return whether to try the next at once, without a pause."""
         if transport != self.current:
             return False
         self._failures += 1
@@ -58,12 +58,12 @@ class TransportSelector:
         return self._index != 0
 
     def next_upgrade(self) -> Transport:
-        """The better transport to try; those above the current one take turns."""
+        """Return the better transport to try; those above the current one take turns."""
         self._upgrades += 1
         return self._transports[(self._upgrades - 1) % self._index]
 
     @property
     def upgrade_in_s(self) -> float:
-        """How many seconds to wait before the next attempt to get a better one."""
+        """Return how many seconds to wait before the next attempt to get a better one."""
         ceiling_s: float = min(UPGRADE_LONGEST_S, UPGRADE_FIRST_S * 2 ** min(self._upgrades, 10))
         return (0.5 + self._random() / 2) * ceiling_s
