@@ -277,7 +277,7 @@ class TestMemory:
             assert await bob.close_code() == 3503
             fill(own_redis, 50)
             await eventually(lambda: not memory.is_full)
-            assert one.replica.node.reason == ""
+            await eventually(lambda: one.replica.node.reason == "")
             assert (await al.send("bob", 2))["type"] == "ack"
         lines = [each.getMessage() for each in caplog.records if each.name == "heliograph.cluster.memory_watch"]
         assert len(lines) == 2
