@@ -346,7 +346,7 @@ async def test_many_publishers_over_two_servers_keep_the_order(
         managers = [each.replica.manager for each in replicas]
         receipts = await asyncio.gather(
             *(managers[number % 2].publish("logs:1", number) for number in range(200)),
-            *(managers[number % 2].send("bob", 1000 + number) for number in range(100)),
+            *(managers[number % 2].publish("#bob", 1000 + number) for number in range(100)),
         )
         order = {result.position.offset: number for number, result in enumerate(receipts[:200]) if result.position}
         expected = [order[offset] for offset in sorted(order)]

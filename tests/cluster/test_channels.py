@@ -265,7 +265,7 @@ class TestSubscribing:
             await raw.say({"type": "subscribe", "channel": "logs:1"})
             assert position(await raw.next("subscribed")).offset == 0
             await asyncio.sleep(0.3)  # it does not read
-            outboxes = [each.outbox.waiting_bytes for each in pair.there.replica.hub]
+            outboxes = [each.outbox._bytes for each in pair.there.replica.hub]
             assert max(outboxes) < 200_000
             live = asyncio.create_task(publish(pair.here, "logs:1", *([n, line] for n in range(2000))))
             for offset in range(1, 12_001):

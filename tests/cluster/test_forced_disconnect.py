@@ -314,7 +314,7 @@ def _parked(one: RunningReplica) -> Any:
 
 def _waits(one: RunningReplica) -> bool:
     [connection] = one.replica.hub.connections_of("bob")
-    return connection.outbox.waiting_bytes > 65_536
+    return bool(connection.outbox._bytes > 65_536)
 
 
 class TestBlock:

@@ -309,7 +309,7 @@ class TestALargeRepair:
                 assert await reader.messages(1) == ["live"]
                 await reader.nothing_more()
             assert time.monotonic() - began_at < 5
-            assert max(each.outbox.waiting_bytes for each in one.replica.hub) < 200_000
+            assert max(each.outbox._bytes for each in one.replica.hub) < 200_000
             await publish(one, "chat:1", "later")
             for reader in readers:
                 assert await reader.messages(1) == ["later"]
