@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -16,7 +17,7 @@ class AsgiSocket:
     `block()` makes the server's `send` wait, as it does for a peer that does not read; `fail()` makes it raise.
     """
 
-    def __init__(self, app: ASGIApp, path: str = "/ws", query: str = "") -> None:
+    def __init__(self, app: ASGIApp, path: str = "/ws", query: str = "", subprotocols: Sequence[str] = ()) -> None:
         self._app = app
         self._scope = {
             "type": "websocket",
@@ -30,7 +31,7 @@ class AsgiSocket:
             "headers": [(b"host", b"localhost")],
             "client": ("127.0.0.1", 50000),
             "server": ("127.0.0.1", 80),
-            "subprotocols": [],
+            "subprotocols": list(subprotocols),
             "extensions": {},
             "state": {},
         }

@@ -135,3 +135,10 @@ class Ping(msgspec.Struct, frozen=True, tag="ping"):
 
 
 ClientFrame = Connect | Refresh | Send | Subscribe | Unsubscribe | Publish | ReadHistory | ReadPresence | Emit | Ping
+
+
+class Head(msgspec.Struct, frozen=True):
+    """As much of a refused frame as is needed to answer it."""
+
+    type: object = None
+    id: RequestId | None = None

@@ -5,11 +5,11 @@ from typing import Final, get_args
 
 import msgspec
 
-from heliograph.codecs.plain.client_frames import ClientFrame, Emit, Publish, RequestId, Send
+from heliograph.codecs.plain.client_frames import ClientFrame, Emit, Head, Publish, Send
 from heliograph.codecs.plain.encoding import frame_of
 from heliograph.errors import BadData, ErrorCode
 from heliograph.protocol.events import Event
-from heliograph.protocol.operations import Malformed, Operation
+from heliograph.protocol.operations import Malformed, Operation, RequestId
 from heliograph.protocol.publication import check_data
 
 _WITH_DATA = (Send, Publish, Emit)
@@ -18,14 +18,7 @@ _read_frame: Final[Callable[[str | bytes], ClientFrame]] = msgspec.json.Decoder(
 _to_json: Final[Callable[[object], bytes]] = msgspec.json.Encoder().encode
 
 
-class _Head(msgspec.Struct):
-    """The part of a refused frame that is needed to answer it."""
-
-    type: object = None
-    id: RequestId | None = None
-
-
-_HEAD = msgspec.json.Decoder(_Head)
+_read_head: Final[Callable[[str | bytes], Head]] = msgspec.json.Decoder(Head).decode
 
 
 class PlainCodec:
@@ -48,7 +41,7 @@ class PlainCodec:
 
     def request_ids(self, frame: str | bytes) -> Sequence[RequestId | None]:
         try:
-            return (_HEAD.decode(frame).id,)
+            return (_read_head(frame).id,)
         except (msgspec.MsgspecError, RecursionError, ValueError):
             return (None,)
 
@@ -68,7 +61,7 @@ def _explain(text: str | bytes, error: Exception, max_depth: int) -> Malformed:
         if not isinstance(value, dict):
             return Malformed(ErrorCode.BAD_REQUEST, f"a frame is a JSON object, not {_kind(value)}")
     try:
-        head = _HEAD.decode(text)
+        head = _read_head(text)
     except RecursionError:
         return Malformed(ErrorCode.TOO_DEEP, f"the frame is nested deeper than {max_depth} levels")
     except msgspec.MsgspecError:
