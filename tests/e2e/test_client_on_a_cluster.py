@@ -26,7 +26,7 @@ if (location.pathname === "/health") import("/static/heliograph.js").then(({ Hel
     client.on("state", ({ transport }) => transport && add("transports", transport));
     client.on("message", ({ data }) => add("mine", data));
     client.on("lost", () => add("lost", "mine"));
-    const news = client.subscribe("news", ({ data }) => add("news", data), { replay: true });
+    const news = client.subscribe("ghost-news", ({ data }) => add("news", data), { replay: true });
     news.on("lost", () => add("lost", "news"));
     client.connect();
     window.client = client;
@@ -74,7 +74,7 @@ async def test_a_page_that_navigates_misses_and_repeats_nothing(
             with Publisher(f"redis://127.0.0.1:{cluster.redis_port}/0") as publisher:
                 for number in range(count):
                     publisher.send_to_user("ghost", number)
-                    publisher.publish("news", number)
+                    publisher.publish("ghost-news", number)
                     await asyncio.sleep(1 / per_s)
 
         sending = asyncio.create_task(send())
@@ -137,7 +137,7 @@ async def test_what_is_published_while_redis_hangs_comes_once(
                 """() => {
                     window.results = [];
                     for (let i = 0; i < 20; i += 1) {
-                        client.publish("news", i).then(() => results.push(i), ({ code }) => results.push(code));
+                        client.publish("ghost-news", i).then(() => results.push(i), ({ code }) => results.push(code));
                     }
                 }"""
             )
