@@ -145,7 +145,6 @@ class TestTheGuard:
             "log": LogReader,
             "following": Following,
             "gaps": Gaps,
-            "namespaces": Namespaces,
             "telemetry": Telemetry,
             "page": int,
         }
