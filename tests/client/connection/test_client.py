@@ -440,8 +440,18 @@ async def test_a_cursor_that_was_kept_is_where_another_client_begins(
         kept = "&".join(cursors.values())
         async with heliograph.connect(replica.url, user="bob", channels=["news"], cursor=kept) as bob:
             assert set(await data_of(bob, 2)) == {2, "mine 2"}
+        async with (
+            heliograph.connect(replica.url, user="bob", cursor=kept) as bob,
+            bob.subscribe("news", cursor=kept) as since,
+        ):
+            assert await data_of(since, 1) == [2]
+            since.unsubscribe()
+            await asyncio.sleep(0)
+            async with bob.subscribe("news") as now:
+                await publisher.publish("news", 3)
+                assert await data_of(now, 1) == [3]
         async with heliograph.connect(replica.url, user="bob", channels=["news"], replay=True) as bob:
-            assert set(await data_of(bob, 4)) == {1, 2, "mine 1", "mine 2"}
+            assert set(await data_of(bob, 5)) == {1, 2, 3, "mine 1", "mine 2"}
             again = bob.subscribe("other", replay=True)
             await again.ready()
 

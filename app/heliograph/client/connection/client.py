@@ -43,6 +43,7 @@ from heliograph.client.connection.subscription import ChannelSubscription
 from heliograph.codecs.plain.cursor import parse_cursor
 from heliograph.errors import BadChannel, BadCursor, ClientClosed, ClientError, NoSocket, NotAnswered, RequestRefused
 from heliograph.protocol.identity import check_channel, check_user_id, user_of
+from heliograph.protocol.position import Position
 
 OPEN_S: Final = 10.0
 REQUEST_S: Final = 10.0
@@ -166,7 +167,8 @@ class Client:
             raise ClientClosed("a client is opened once: make another")
         self._first_connection = asyncio.get_running_loop().create_future()
         subscriptions = [
-            self._subscribe(name, None, self._queue, replay=self._replay) for name in self._first_channels
+            self._subscribe(name, None, self._queue, self._start.position_in(name), replay=self._replay)
+            for name in self._first_channels
         ]
         self._connection.open()
         try:
@@ -254,7 +256,9 @@ class Client:
         queue = None
         if handler is None:
             queue = EventQueue(max_queue or self._max_queue, lambda: self._pause(queue), lambda: self._resume(queue))
-        return self._subscribe(_checked(channel), handler, queue, replay=replay, cursor=cursor)
+        name = _checked(channel)
+        position = None if cursor is None else parse_cursor(cursor).position_in(name)
+        return self._subscribe(name, handler, queue, position, replay=replay)
 
     # -- saying
 
@@ -400,16 +404,15 @@ class Client:
         channel: str,
         handler: Callable[[ChannelEvent], object] | None,
         queue: EventQueue | None,
+        position: Position | None,
         *,
         replay: bool,
-        cursor: str | None = None,
     ) -> ChannelSubscription:
-        start = self._start if cursor is None else parse_cursor(cursor)
         subscription = ChannelSubscription(channel, queue, handler, self._release)
         others = self._subscriptions.setdefault(channel, {})
         known = next((other for other in others if other.run is not None), None)
         others[subscription] = None
-        self._dispatcher.want(channel, position=start.position_in(channel), replay=replay)
+        self._dispatcher.want(channel, position=position, replay=replay)
         if known is not None or self._dispatcher.is_on(channel):
             # It is on the channel already, and hears how a run stands without asking anew.
             asyncio.get_running_loop().call_soon(self._tell_how_it_stands, subscription, known.run if known else None)
