@@ -1,7 +1,7 @@
-"""The router: THE delivery policy.
+"""The router: the only place that decides where a message goes.
 
-Kept (the default): log first. One script gives the message its place, keeps it and publishes it; what is delivered is
-what the log holds. Ephemeral: local first. Connections here get it at once, the bus takes it to the others.
+Kept (the default): log first. One script gives the message its position, keeps it and publishes it; only what the log
+holds is delivered. Ephemeral: local first. Connections here get it at once, the others over the bus.
 """
 
 import logging
@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 
 
 class ConnectionManager:
-    """Routes messages to users and channels wherever they are."""
+    """Route messages to users and channels on any replica."""
 
     def __init__(
         self,
@@ -70,7 +70,7 @@ class ConnectionManager:
         """Register the connection: see `Admission.connect`.
 
         Raises:
-            ConnectionLimit: the user or this replica has too many; the connection is not registered.
+            ConnectionLimit: the user or this replica has too many connections; this one is not registered.
         """
         await self._admission.connect(connection)
 
@@ -79,7 +79,7 @@ class ConnectionManager:
         self._admission.disconnect(connection)
 
     def send_event(self, connection: Connection, event: Event) -> None:
-        """Say something to one connection alone. One that does not read is closed."""
+        """Send an event to one connection. A connection that does not read is closed."""
         self._hub.send(connection, event)
 
     def send_error(
@@ -92,15 +92,15 @@ class ConnectionManager:
     # -- messages
 
     def dispatch(self, operation: Send | Publish, *, sender: str | None, done: OnPublished) -> None:
-        """Route what a client has sent. No task, no wait: `done` is called in the turn in which Redis has answered.
+        """Route a client's message. No task, no wait: `done` is called in the iteration in which Redis answers.
 
-        It is given the result, or the error (OverBudget, StorageFull, and see `publish` and `send_message`); one
-        client's messages keep their order. It may be called before this returns.
+        It gets the result or the error (OverBudget, StorageFull, and those of `publish` and `send_message`). Messages
+        of one client keep their order. It may be called before this returns.
         """
         if isinstance(operation, Send):
             channel, user_id = personal_channel(operation.to), operation.to
         else:
-            channel, user_id = operation.channel, None  # a client publishes on no personal channel
+            channel, user_id = operation.channel, None  # clients cannot publish on personal channels
         key = operation.idempotency_key
         self._route(channel, user_id, operation.data, sender, operation.ephemeral, key, done, client=sender)
 
@@ -116,8 +116,8 @@ class ConnectionManager:
         """Publish on a channel. Kept, unless this is `ephemeral` or the channel's namespace is.
 
         Raises:
-            BadChannel, BadUserId, BadData: it cannot be published.
-            BusUnavailable: it was not kept, so nobody gets it (after a time-out: it may have been).
+            BadChannel, BadUserId, BadData: an argument is not valid.
+            BusUnavailable: it was not kept, so nobody gets it (after a time-out it may have been).
         """
         return await await_callback(
             lambda done: self.submit(
@@ -158,14 +158,14 @@ class ConnectionManager:
 
         Clients' messages come by `dispatch`. This name is a requirement, for programs that can await.
 
-        Connections here get it at once, without waiting for Redis; the bus takes it to the other replicas unless
-        the user is known to be only here. At most once: what is not delivered now is not kept.
+        Connections here get it at once, without waiting for Redis. The other replicas get it over the bus, unless the
+        user is known to be only here. At most once: a message that is not delivered now is not kept.
 
-        `via_pubsub=True`: the message came in over the bus, so it is delivered here and goes no further.
+        `via_pubsub=True`: the message came over the bus, so it is delivered here and goes no further.
 
         Raises:
-            BadUserId: `user_id` cannot be one.
-            BusUnavailable: nobody here, and the other replicas cannot be reached: nothing was delivered.
+            BadUserId: `user_id` is not valid.
+            BusUnavailable: the user is not here, and the other replicas cannot be reached: nothing was delivered.
         """
         channel = personal_channel(check_user_id(user_id))
         if via_pubsub:
@@ -176,7 +176,7 @@ class ConnectionManager:
         )
 
     def handle_pubsub_message(self, envelope: Envelope) -> int:
-        """Deliver what came in over the bus; how many connections took it."""
+        """Deliver an envelope from the bus. Return how many connections accepted it."""
         return self._remote.deliver_remote(envelope)
 
     def _route(
@@ -220,7 +220,7 @@ class ConnectionManager:
         self._log.submit(draft, options, self._directory.lease, partial(self._kept, draft, done))
 
     def _kept(self, draft: Draft, done: OnPublished, appended: AppendResult | BusUnavailable | OverBudget) -> None:
-        """Log first: what is delivered is what the log holds."""
+        """Log first: only what the log holds is delivered."""
         try:
             result: PublishResult | HeliographError = self._receipt(draft, appended)
         except Exception:
@@ -237,21 +237,21 @@ class ConnectionManager:
             return appended
         if isinstance(appended, BusUnavailable):
             self._bus.stats.publish_errors += 1
-            self._following.doubt(channel)  # nobody else may have been told, and the answer may have been lost
+            self._following.doubt(channel)  # it may be kept although the answer was lost, and others may not know
             return appended
         self._bus.stats.published += 1
         delivery = appended.delivery
         if not appended.published:
-            # Nobody else holds the user, so nobody was told: what the log has taken is delivered here.
+            # No other replica holds the user, so it was not published: deliver it here.
             if appended.message_id == draft.message_id:
                 self._following.receive(draft.publication(appended.data, appended.position))
             else:
-                self._following.doubt(channel)  # a repetition: who made the first try may never have had its answer
+                self._following.doubt(channel)  # a repetition: the answer to the first attempt may have been lost
             delivery = Delivery.LOCAL if self._hub.subscribers(channel) else Delivery.STORED
         return PublishResult(appended.message_id, delivery, appended.position)
 
     def _relay(self, envelope: Envelope, done: OnPublished) -> None:
-        """Local first: the connections here have it before the bus takes it to the others."""
+        """Local first: the connections here have it before it goes over the bus."""
         taken = self._remote.deliver(envelope)
         if envelope.target_user_id is None:
             self._bus.relay_on(envelope, partial(_announced, envelope, done))
@@ -276,16 +276,16 @@ def _raw(message: object) -> msgspec.Raw:
 
 
 def _announced(envelope: Envelope, done: OnPublished, reach: Delivery | BusUnavailable | None) -> None:
-    """Say to the sender what became of an ephemeral publication on a channel."""
+    """Tell the sender the result of an ephemeral publication on a channel."""
     done(reach if isinstance(reach, BusUnavailable) else _result_of(envelope, Delivery.REMOTE))
 
 
 def _relayed(envelope: Envelope, taken: int, done: OnPublished, reach: Delivery | BusUnavailable | None) -> None:
-    """Say to the sender what became of an ephemeral message; `taken` connections here have it already."""
+    """Tell the sender the result of an ephemeral message; `taken` connections here have it already."""
     if reach is Delivery.REMOTE:
         done(_result_of(envelope, reach))
     elif not isinstance(reach, BusUnavailable):
-        # Nobody elsewhere. Who is here the hub knows better than the directory, which hears of it a moment later.
+        # No other replica. For connections here the hub is more accurate than the directory, which lags behind.
         done(_result_of(envelope, Delivery.LOCAL if taken else Delivery.OFFLINE))
     elif taken:
         logger.warning(

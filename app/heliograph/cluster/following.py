@@ -1,7 +1,7 @@
-"""The channels that this replica follows, each by position: no gap, no repeat, whatever the bus does.
+"""The channels that this replica follows, each by position, without a gap or a repeat, whatever the bus does.
 
-What the bus brings is put in order by a `Sequence` and delivered to those who listen. Where something is missing, it
-is noted in `Gaps`, and `repair.py` reads it from the log, while the clients' sockets stay open.
+A `Sequence` puts publications from the bus in order; then they are delivered to the subscribers. Gaps are noted in
+`Gaps`, and `repair.py` reads them from the log while the clients' sockets stay open.
 """
 
 import asyncio
@@ -20,9 +20,9 @@ from heliograph.protocol.sequence import Missing, Sequence
 
 
 class Following:
-    """Knows where each channel stands that somebody here listens to, and delivers what comes on it.
+    """Know the position of each channel with subscribers here, and deliver its publications.
 
-    It can read the log and listen to the bus. It can write to neither: see `remote_delivery.py`.
+    It can read the log and listen to the bus, and write to neither: see `remote_delivery.py`.
     """
 
     def __init__(self, hub: Hub, bus: Subscriptions, reads: ReadBatcher, gaps: Gaps, namespaces: Namespaces) -> None:
@@ -32,13 +32,13 @@ class Following:
         self._gaps = gaps
         self._namespaces = namespaces
         self._followed: dict[str, Followed] = {}
-        self.shared = Tally()  # of what the shared bus channel has brought
-        self.own = Tally()  # of what the inbox has
+        self.shared = Tally()  # of the shared bus channel
+        self.own = Tally()  # of the inbox
 
-    # -- which channels
+    # -- channels
 
     def follow(self, channel: str) -> Followed:
-        """Begin to follow the channel, unless it is followed already. Nothing is known of it until `positioned`."""
+        """Start to follow the channel, unless it is followed already. Its position is unknown until `positioned`."""
         followed = self._followed.get(channel)
         if followed is None or self._is_stale(followed):
             followed = self._followed[channel] = Followed(
@@ -47,27 +47,27 @@ class Following:
         return followed
 
     def _is_stale(self, followed: Followed) -> bool:
-        """A user's channel whose last connection was dropped: others have not published here since."""
+        """Return whether it is a user's channel whose last connection was dropped: its position may be outdated."""
         return followed.is_users and not followed.joining and not self._hub.subscribers(followed.name)
 
     def idle(self, followed: Followed) -> None:
-        """Nobody may listen any more. A user's channel is left at once, others a while later: people come back."""
+        """Note that there may be no subscriber. A user's channel is left at once, others later: clients come back."""
         if followed.joining or self._hub.subscribers(followed.name):
             return
         if followed.is_users:
-            # Others do not publish to a user who is not here: the position would only grow old.
+            # Other replicas do not publish to a user who is not here: the position would become outdated.
             self._followed.pop(followed.name, None)
         else:
             followed.idle_since = asyncio.get_running_loop().time()
 
     def find_idle(self) -> None:
-        """The last connection of a channel may have been dropped without a word."""
+        """Find channels whose last connection was dropped without notice."""
         for followed in list(self._followed.values()):
             if followed.idle_since is None:
                 self.idle(followed)
 
     async def leave_idle(self, linger_s: float) -> None:
-        """Leave the channels to which nobody has listened for so long."""
+        """Leave the channels without a subscriber for this long."""
         now = asyncio.get_running_loop().time()
         for followed in [each for each in self._followed.values() if each.idle_since is not None]:
             idle = (
@@ -78,7 +78,7 @@ class Following:
                 await self._bus.unfollow(followed.name)
 
     async def positioned(self, followed: Followed) -> Sequence:
-        """Find out where the channel stands, and listen to it from there on."""
+        """Read the channel's position, and listen to it from there on."""
         if followed.sequence is None:
             if not followed.is_users:
                 await self._bus.follow(followed.name)
@@ -88,7 +88,7 @@ class Following:
         return followed.sequence
 
     def _begin(self, followed: Followed, position: Position) -> None:
-        """Follow the channel from where it stands; or from before what the bus has brought since it was asked for."""
+        """Follow the channel from its position; or from before the publications that the bus brought meanwhile."""
         if followed.sequence is not None:
             return
         early, followed.early = followed.early, []
@@ -100,14 +100,14 @@ class Following:
             self._accept(followed, publication)
 
     def find(self, channel: str) -> Followed | None:
-        """The channel, if it is followed."""
+        """Return the channel, if it is followed."""
         return self._followed.get(channel)
 
     def all(self) -> list[Followed]:
-        """The channels that are followed."""
+        """Return the followed channels."""
         return list(self._followed.values())
 
-    # -- what comes
+    # -- publications
 
     def count(self, shared: int, own: int) -> None:
         """Take the number of a publication for a user: on the shared bus channel, or in this replica's own inbox."""
@@ -115,27 +115,27 @@ class Following:
             self._gaps.doubt_all()
 
     def follows(self, channel: str) -> bool:
-        """True if what is published on the channel is of any interest here."""
+        """Return whether publications on the channel matter here."""
         return channel in self._followed
 
     def receive(self, publication: Publication) -> None:
-        """Take what the bus has brought, or what was appended here and published to nobody."""
+        """Take a publication from the bus, or one that was appended here and not published."""
         followed = self._followed.get(publication.channel)
         if followed is None:
             return
         if followed.sequence is None:
-            if len(followed.early) < MOST_HELD:  # the heartbeat finds what does not fit
+            if len(followed.early) < MOST_HELD:  # the heartbeat finds the rest
                 followed.early.append(publication)
         else:
             self._accept(followed, publication)
 
     def doubt(self, channel: str) -> None:
-        """An append was not answered, so it may have been made: look whether there is something to deliver."""
+        """Look at the log: an append was not answered, but may have been made."""
         if channel in self._followed:
             self._gaps.note(channel)
 
     def lost_track(self) -> None:
-        """The bus subscription began again: anything may have been missed."""
+        """Note that the bus subscription began again: publications may have been missed."""
         self.shared.last = self.own.last = None
         self._gaps.doubt_all()
 
@@ -148,7 +148,7 @@ class Following:
             self.deliver(followed, accepted)
 
     def deliver(self, followed: Followed, publications: list[Publication]) -> None:
-        """Hand publications that are next to those who listen, and to those who catch up."""
+        """Deliver the next publications to the subscribers and to pending ones."""
         for publication in publications:
             self._hub.deliver(followed.name, followed.kind.render(publication))
             for pending in followed.joining.values():

@@ -1,4 +1,4 @@
-"""Joining and leaving: a client is told where a channel stands, then what it missed, then what comes, in order."""
+"""Subscriptions: a client gets a channel's position, then what it missed, then live publications, in order."""
 
 import asyncio
 import logging
@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 
 class Joining:
-    """Takes connections onto channels and off them. A subscription that cannot be made yet is tried again.
+    """Subscribe and unsubscribe connections. A subscription that fails for now is tried again.
 
     `page`: how many publications are read at once for a client that catches up.
     """
@@ -47,7 +47,7 @@ class Joining:
         self._page = page
         self._pending: dict[Connection, dict[str, PendingJoin]] = {}  # by channel
         self._retries: set[asyncio.Task[None]] = set()
-        self._log_answered = asyncio.Event()  # the next heartbeat has succeeded; each has an event of its own
+        self._log_answered = asyncio.Event()  # set by the next successful heartbeat; each has an event of its own
         self._is_running = False
 
     def start(self) -> None:
@@ -58,7 +58,7 @@ class Joining:
         await end(self._retries)
 
     def retry(self) -> None:
-        """The log has answered: whoever waits for that tries again."""
+        """Retry pending subscriptions, because the log has answered."""
         answered, self._log_answered = self._log_answered, asyncio.Event()
         answered.set()
 
@@ -73,17 +73,17 @@ class Joining:
         keep: bool = False,
         on_joined: Callable[[], object] | None = None,
     ) -> bool:
-        """Subscribe the connection: it is told `subscribed`, then what it missed, then what comes, in order.
+        """Subscribe the connection: it gets `subscribed`, then what it missed, then live publications, in order.
 
-        `since`: where the client stands. `replay`: without that, everything that is kept. `on_joined` is called once
-        it is subscribed. Returns False if it was taken off the channel meanwhile: it is not subscribed.
+        `since`: the client's position. `replay`: without a position, start with everything that is kept. `on_joined`
+        is called once it is subscribed. Return False if it was taken off the channel meanwhile.
 
-        A client that has been told `subscribed` relies on it: if the log fails after that, this returns, and the rest
-        follows as soon as the log can be read.
+        After `subscribed` the client relies on it: if the log fails then, this returns, and the rest follows as soon
+        as the log can be read.
 
         Raises:
-            BusUnavailable: the log or the bus cannot be reached; the connection is not subscribed. With `keep` it
-                will be: that is tried again until it succeeds or the connection leaves, from `since` as ever.
+            BusUnavailable: the log or the bus cannot be reached; the connection is not subscribed. With `keep` it is
+                retried from `since`, until it succeeds or the connection leaves.
         """
         pending = self._enter(
             connection,
@@ -111,9 +111,9 @@ class Joining:
         return connection in self._hub.subscribers(channel)
 
     async def listen(self, connection: Connection, channel: str) -> Position | None:
-        """Subscribe without a word to what comes; returns where that begins (None if nobody can say).
+        """Subscribe to live publications without an event. Return the position (None if it is unknown).
 
-        Where nobody can say, `subscribed` tells later where it has begun.
+        If it is unknown, a `subscribed` event says later where it has begun.
         """
         pending = self._enter(connection, self._following.follow(channel))
         try:
@@ -130,7 +130,7 @@ class Joining:
         return sequence.position
 
     def positions_of(self, connection: Connection) -> dict[str, Position]:
-        """Where the connection stands in all of its channels, after all that it has been told."""
+        """Return the connection's positions in all of its channels, after everything that it was sent."""
         followed = {name: self._following.find(name) for name in connection.channels}
         positions = {
             name: each.sequence.position for name, each in followed.items() if each is not None and each.sequence
@@ -142,11 +142,11 @@ class Joining:
         return positions
 
     def channels_of(self, connection: Connection) -> list[str]:
-        """The channels that the connection is subscribed to or is being subscribed to."""
+        """Return the channels that the connection is subscribed to, or joining."""
         return [*connection.channels, *self._pending.get(connection, ())]
 
     def leave(self, connection: Connection, channel: str) -> bool:
-        """Unsubscribe the connection, or stop subscribing it. Returns whether it was subscribed."""
+        """Unsubscribe the connection, or stop its join. Return whether it was subscribed."""
         was_on = channel in connection.channels
         self._hub.unsubscribe(connection, channel)
         if (followed := self._following.find(channel)) is not None:
@@ -157,7 +157,7 @@ class Joining:
         return was_on
 
     def set_aside(self, followed: Followed, connection: Connection) -> None:
-        """Have the connection read on at its own pace, from where it stands, until it has caught up."""
+        """Let the connection read from its position at its own pace, until it has caught up."""
         pending = self._enter(connection, followed)
         pending.was_on = True
         if followed.sequence is not None:
@@ -185,7 +185,7 @@ class Joining:
         return pending
 
     def _arrive(self, pending: PendingJoin) -> None:
-        """From here on the connection gets what comes as everybody else does."""
+        """Complete the subscription: from here on the connection gets live publications."""
         followed = pending.followed
         self._hub.subscribe(pending.connection, followed.name)
         followed.idle_since = None
@@ -194,7 +194,7 @@ class Joining:
             pending.on_joined()
 
     def _forget(self, pending: PendingJoin) -> None:
-        """The subscription is pending no longer. May be called more than once."""
+        """Forget a pending subscription. May be called more than once."""
         if pending.is_over:
             return
         pending.is_over = True
@@ -209,7 +209,7 @@ class Joining:
         self._following.idle(followed)
 
     def _try_again(self, pending: PendingJoin, *, now: bool = False) -> None:
-        """Have the rest of the subscription done as soon as the log answers; `now`: it is expected to."""
+        """Finish the subscription as soon as the log answers; `now`: at once, because it should."""
         if not self._is_running:
             self._forget(pending)  # this replica is stopping
             return
@@ -218,7 +218,7 @@ class Joining:
         pending.task.add_done_callback(self._retries.discard)
 
     async def _retry(self, pending: PendingJoin, *, now: bool) -> None:
-        """Try again with each heartbeat that succeeds, until the client is subscribed or has left."""
+        """Retry with each successful heartbeat, until the client is subscribed or has left."""
         try:
             if not now:
                 await self._log_answered.wait()
@@ -243,7 +243,7 @@ class Joining:
             self._forget(pending)
 
     async def _attempt(self, pending: PendingJoin) -> None:
-        """Do what is left of the subscription. After a failure this goes on where it has failed."""
+        """Do the rest of the subscription. After a failure the next attempt continues there."""
         sequence = await self._following.positioned(pending.followed)
         if pending.told is None:
             await self._tell_first(pending, sequence)
@@ -251,11 +251,11 @@ class Joining:
         if not pending.is_over:
             for publication in missed:
                 self._hub.send(pending.connection, pending.followed.kind.render(publication))
-        if not pending.is_over:  # as a client is that could not take the last of it
+        if not pending.is_over:  # a client that could not take the last part has been dropped
             self._arrive(pending)
 
     async def _tell_first(self, pending: PendingJoin, sequence: Sequence) -> None:
-        """Tell `subscribed` and what belongs to it."""
+        """Send `subscribed` and the events that belong to it."""
         options = self._namespaces.of(pending.followed.name)
         if pending.followed.kind.keeps_state:
             await self._tell_state(pending)
@@ -274,7 +274,7 @@ class Joining:
         self._hub.send(pending.connection, kind.open(channel, opened.position, opened.state))
 
     async def _catch_up(self, pending: PendingJoin) -> None:
-        """Tell the first page of what the client has missed."""
+        """Send the first page of what the client has missed."""
         since = pending.since
         opened = await self._reads.read(
             ReadRequest(pending.followed.name, after=since, replay=since is None, limit=self._page)
@@ -283,10 +283,10 @@ class Joining:
         await self._tell_all(pending, opened.publications)
 
     async def _meet(self, pending: PendingJoin, sequence: Sequence) -> list[Publication]:
-        """Bring the client to where live publications go on.
+        """Bring the client to the position of live publications.
 
-        Returns those that it has not been told: they follow what it has been told without a gap and end where the
-        channel stands.
+        Return the publications that it has not got: they follow those that it got without a gap, up to the channel's
+        position.
         """
         followed, connection = pending.followed, pending.connection
         while True:
@@ -298,7 +298,7 @@ class Joining:
             if not has_reached(sequence.position, last):
                 await self._repair.fill(
                     [followed], self.set_aside
-                )  # the log was read further than the bus has brought it yet
+                )  # the log was read further than the bus has brought yet
             missed = [each for each in pending.held if each.position is not None and is_after(each.position, last)]
             if has_reached(sequence.position, last) and len(missed) == sequence.position.offset - last.offset:
                 if sum(map(size_of, missed)) <= SLICE_BYTES:
@@ -308,10 +308,10 @@ class Joining:
                 await self._read_on(pending, last)
 
     async def _read_on(self, pending: PendingJoin, last: Position) -> None:
-        """Tell the next page after `last`."""
+        """Send the next page after `last`."""
         opened = await self._reads.read(ReadRequest(pending.followed.name, after=last, limit=self._page))
         if not opened.complete:
-            # What was next has been trimmed while the client read the page before, or the log has begun anew.
+            # The next publications were trimmed while the client read the last page, or the log has a new epoch.
             if pending.followed.kind.keeps_state:
                 await self._tell_state(pending)
                 return
@@ -319,7 +319,7 @@ class Joining:
         await self._tell_all(pending, opened.publications)
 
     async def _tell_all(self, pending: PendingJoin, publications: Iterable[Publication]) -> None:
-        """Tell publications as fast as the client reads them."""
+        """Send publications as fast as the client reads them."""
         for publication in publications:
             await self._let_read(pending.connection)
             if pending.is_over:
@@ -329,7 +329,7 @@ class Joining:
             pending.connection.read_bytes += size_of(publication)
 
     async def _let_read(self, connection: Connection) -> None:
-        """Wait until the client has read nearly all that it was told, or is gone."""
+        """Wait until the client has read nearly everything, or is gone."""
         outbox = connection.outbox
         while not (outbox.is_drained or outbox.closed):  # noqa: ASYNC110 - the outbox has no events
             await asyncio.sleep(DRAIN_POLL_S)

@@ -1,4 +1,4 @@
-"""What connections read: their subscriptions, the history of channels, and who is on them."""
+"""Reads for connections: their subscriptions, and the history and presence of channels."""
 
 from functools import partial
 
@@ -11,7 +11,7 @@ from heliograph.protocol.position import Position
 
 
 class Reading:
-    """Subscribes connections and tells presence of it; reads what is kept."""
+    """Subscribe connections, and update presence; read what is kept."""
 
     def __init__(self, joining: Joining, presence: Presence, log: LogReader) -> None:
         self._joining = joining
@@ -31,7 +31,7 @@ class Reading:
         """Subscribe the connection: see `Joining.join`. False if it was taken off the channel meanwhile.
 
         Raises:
-            BusUnavailable: not now; with `keep` it is subscribed as soon as that can be done.
+            BusUnavailable: not now; with `keep` it is subscribed as soon as possible.
         """
         return await self._joining.join(
             connection,
@@ -44,19 +44,19 @@ class Reading:
         )
 
     async def listen(self, connection: Connection, channel: str) -> Position | None:
-        """Subscribe the connection to its user's own channel; returns where that stands.
+        """Subscribe the connection to its user's own channel. Return the channel's position.
 
-        Without a log it is told later where what is kept begins; what is ephemeral it gets all the same.
+        Without a log, an event says the position later; ephemeral messages arrive all the same.
         """
         return await self._joining.listen(connection, channel)
 
     def unsubscribe(self, connection: Connection, channel: str) -> None:
-        """Take the connection off the channel, at once, also while it is still being subscribed."""
+        """Take the connection off the channel at once, also while it is still joining."""
         if self._joining.leave(connection, channel):
             self._presence.went(connection.user, channel)
 
     async def history(self, channel: str, since: Position | None, limit: int) -> ReadResult:
-        """What is kept of the channel after `since` (or from the start), oldest first, at most `limit`.
+        """Return what is kept of the channel after `since` (or from the start), oldest first, at most `limit`.
 
         Raises:
             BusUnavailable: the log cannot be read.
@@ -65,7 +65,7 @@ class Reading:
         return opened
 
     async def state(self, channel: str) -> ReadResult:
-        """The latest state of the channel, and where it stands.
+        """Return the latest state of the channel, and its position.
 
         Raises:
             BusUnavailable: the log cannot be read.
@@ -74,7 +74,7 @@ class Reading:
         return opened
 
     async def presence(self, channel: str) -> Roster:
-        """Who is on the channel, over all replicas: see `Presence.roster`."""
+        """Return who is on the channel, over all replicas: see `Presence.roster`."""
         return await self._presence.roster(channel)
 
     def leave_all(self, connection: Connection) -> None:

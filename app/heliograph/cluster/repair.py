@@ -1,4 +1,4 @@
-"""Filling gaps: what is missing is read from the log and handed out, while the clients' sockets stay open."""
+"""Repair of gaps: missing publications are read from the log and delivered, while the clients' sockets stay open."""
 
 import asyncio
 import logging
@@ -18,31 +18,31 @@ from heliograph.telemetry import Telemetry
 
 logger = logging.getLogger(__name__)
 
-DRAIN_POLL_S = 0.01  # how often to look whether a client has read what it was handed
-PATIENCE_S = 0.1  # for how long a repair waits for a client to read before that one catches up by itself
-SLICE_BYTES = 32_768  # of what was missing, handed out at once
-FRAME_OVERHEAD_BYTES = 256  # what a frame adds to the data of a publication, roughly
+DRAIN_POLL_S = 0.01  # how often to look whether a client has read
+PATIENCE_S = 0.1  # how long a repair waits for a client before that client catches up by itself
+SLICE_BYTES = 32_768  # of missing publications, delivered at once
+FRAME_OVERHEAD_BYTES = 256  # what a frame adds to a publication's data, roughly
 
-SetAside = Callable[[Followed, Connection], None]  # has a connection catch up by itself
+SetAside = Callable[[Followed, Connection], None]  # lets a connection catch up by itself
 
 
 class Page:
-    """What a repair has read of one channel and is handing out."""
+    """Publications that a repair has read from one channel and is delivering."""
 
     __slots__ = ("blocked_since", "followed", "opened", "publications", "repaired_from")
 
     def __init__(self, followed: Followed, opened: ReadResult, repaired_from: Position) -> None:
         self.followed = followed
         self.opened = opened
-        self.publications = deque(opened.publications)  # those that were not handed out yet
+        self.publications = deque(opened.publications)  # not delivered yet
         self.repaired_from = repaired_from
         self.blocked_since: float | None = None  # since when a client has not read; seconds by the loop's clock
 
 
 class Repair:
-    """Reads of channels what is missing there, and says so where it cannot be read any more.
+    """Read missing publications from the log, and tell clients if they are no longer kept.
 
-    `page`: how many publications are read at once of one channel.
+    `page`: how many publications of one channel are read at once.
     """
 
     def __init__(
@@ -62,9 +62,9 @@ class Repair:
         self._page = page
 
     async def fill(self, followed: list[Followed], set_aside: SetAside) -> None:
-        """Read what is missing from the log and hand it out, as fast as those who listen read it.
+        """Read missing publications from the log and deliver them, as fast as the subscribers read.
 
-        A client that does not read in time costs the others nothing: it catches up by itself.
+        A client that does not read in time does not delay the others: it catches up by itself.
         """
         asked = [each.sequence.position for each in followed if each.sequence is not None]
         requests = [
@@ -90,13 +90,13 @@ class Repair:
             pages = [page for page in pages if self._hand_out(page, set_aside)]
 
     def _repair_from(self, followed: Followed, asked: Position, opened: ReadResult) -> Position | None:
-        """Where what was read after `asked` goes on; None if it is not about what is missing any more."""
+        """Return the position from which a read after `asked` continues; None if the gap has changed meanwhile."""
         sequence = followed.sequence
         assert sequence is not None  # noqa: S101 - what has no position is not repaired
         if opened.complete:
             return sequence.position
         if sequence.position != asked:
-            self._gaps.note(followed.name)  # somebody else was faster
+            self._gaps.note(followed.name)  # the bus was faster
             return None
         begins = self._say_where_it_goes_on(followed, opened)
         self._following.deliver(followed, sequence.restart(begins))
@@ -108,7 +108,7 @@ class Repair:
         return begins
 
     def _hand_out(self, page: Page, set_aside: SetAside) -> bool:
-        """Hand out the next slice of the page, or wait for those who do not read; returns whether there is more."""
+        """Deliver the next slice of the page, or wait for slow clients. Return whether there is more."""
         followed = page.followed
         slow = [each for each in self._hub.subscribers(followed.name) if not each.outbox.is_drained]
         if slow and page.publications:
@@ -142,9 +142,9 @@ class Repair:
         return False
 
     def _say_where_it_goes_on(self, followed: Followed, opened: ReadResult) -> Position:
-        """A hole that cannot be filled is said aloud, to everyone who listens. Returns behind what it goes on.
+        """Tell all subscribers of a gap that cannot be filled. Return the position from which it continues.
 
-        Where a state is kept it is told anew: it holds all that has come.
+        A channel with a state sends its state again, which includes all updates.
         """
         name, kind = followed.name, followed.kind
         position = opened.position if kind.keeps_state else opened.start
@@ -155,12 +155,12 @@ class Repair:
 
 
 def size_of(publication: Publication) -> int:
-    """Bytes that a publication takes in an outbox, roughly."""
+    """Return the bytes that a publication takes in an outbox, roughly."""
     return len(publication.data) + FRAME_OVERHEAD_BYTES
 
 
 def _slice(publications: deque[Publication]) -> list[Publication]:
-    """Take the first of them: one at least, and no more than SLICE_BYTES."""
+    """Take the first publications: at least one, and at most SLICE_BYTES."""
     taken: list[Publication] = []
     size = 0
     while publications and (not taken or size + size_of(publications[0]) <= SLICE_BYTES):

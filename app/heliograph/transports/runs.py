@@ -1,4 +1,4 @@
-"""`/api/runs/{run_id}`: the latest of a run, for who only asks now and then."""
+"""`/api/runs/{run_id}`: the latest state of a run, for clients that do not subscribe."""
 
 import msgspec
 from starlette.requests import Request
@@ -19,7 +19,7 @@ from heliograph.transports.verdicts import verdict_of
 
 
 class Run(msgspec.Struct, frozen=True):
-    """`cursor`: what follows it on the run's channel is newer than this."""
+    """`cursor`: publications after it are newer than this state."""
 
     run_id: str
     state: str | None
@@ -29,7 +29,7 @@ class Run(msgspec.Struct, frozen=True):
 
 
 class RunEndpoint:
-    """Answers with what a subscriber to the run would be told first."""
+    """Answer with the first event that a subscriber of the run would get."""
 
     def __init__(self, reading: Reading, policy: Policy, authenticator: Authenticator, requests: RequestRate) -> None:
         self._reading = reading

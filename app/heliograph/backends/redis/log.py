@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _READ_NOTHING, _READ_ALL = -1, -2
-LEAST_TTL_S = 10.0  # of a history that may be kept a second longer
+LEAST_TTL_S = 10.0  # histories with at least this time to live may be kept a second longer
 MOST_PLACES = 10_000  # channels whose keys are remembered
 DELIVERIES: Final = {**{delivery.value: delivery for delivery in Delivery}, "here": Delivery.LOCAL}
 
@@ -48,8 +48,8 @@ DELIVERIES: Final = {**{delivery.value: delivery for delivery in Delivery}, "her
 class RedisLog:
     """A `Log` in Redis. The inbox of the server's `node_id` counts in `bus_sequences`.
 
-    `budget`: what each user's clients may write. What may be large is read over a connection of its own, so that no
-    message waits behind it: at most `page_bytes` of each channel at once.
+    `budget`: how much each user's clients may write. Large reads use a connection of their own, so that no message
+    waits behind them: at most `page_bytes` of each channel at once.
     """
 
     def __init__(
@@ -78,11 +78,11 @@ class RedisLog:
         done(self._failure(reply) if isinstance(reply, Exception) else _read(draft, reply))
 
     def _failure(self, error: Exception) -> BusUnavailable | OverBudget:
-        """What callers know it as."""
+        """Return the error for callers."""
         return refused(error, self._budget) or bus_unavailable(error)
 
     def _due(self) -> str:
-        """This replica's name for the present second, by its own clock: nobody else's clock has a say in it."""
+        """Return this replica's name for the present second, by its own clock only."""
         second = int(time.monotonic())
         if second != self._second:
             self._second = second
@@ -129,12 +129,12 @@ class RedisLog:
 class TwoServerLog(RedisLog):
     """A `Log` on a durable server, announced on the live one, where the bus and the directory are.
 
-    No script spans two servers, so there are two steps. First the durable server keeps the publication and counts it
-    (the bus sequence lives there too: what was kept and never announced is missing from the count, and the heartbeat
-    finds that). Then the live server announces it to every replica. If the second step fails, the publication stands:
-    this replica delivers it at once, the others read it from the log with their next heartbeat. If the first step
-    fails, nothing has happened anywhere. The durable server does not know who holds a user, so what it keeps is
-    announced on the shared bus channel, however `BusSettings.routing` is set.
+    No script spans two servers, so there are two steps. First the durable server keeps the publication and counts it.
+    (It also has the bus sequence, so the heartbeat notices a publication that was kept and never announced.) Then the
+    live server announces it to every replica. If the second step fails, the publication is kept: this replica
+    delivers it at once, the others read it from the log with their next heartbeat. If the first step fails, nothing
+    has happened. The durable server has no directory, so publications are announced on the shared bus channel,
+    whatever `BusSettings.routing` says.
     """
 
     def __init__(
@@ -193,7 +193,7 @@ class TwoServerLog(RedisLog):
 
 
 class _Place:
-    """What is the same in all calls for one channel; `common`, in those with the same lease and `due`."""
+    """The part that all calls for one channel share; `common`: that of calls with the same lease and `due`."""
 
     __slots__ = (
         "bus_channel",
@@ -233,17 +233,17 @@ class _Place:
 class AppendCalls:
     """Calls of the append script (and of the store script): see `lua/_keep.lua`.
 
-    What is the same for a channel's publications is worked out once.
+    The shared part of a channel's calls is computed once.
     """
 
     def __init__(self, keys: Keys, budget: Budget = NO_BUDGET) -> None:
         self._keys = keys
         self._budget = budget
-        self._places: dict[str, _Place] = {}  # by channel, of what servers publish ...
-        self._client_places: dict[str, _Place] = {}  # ... and of what clients do
+        self._places: dict[str, _Place] = {}  # by channel, for publications of servers ...
+        self._client_places: dict[str, _Place] = {}  # ... and of clients
 
     def of(self, draft: Draft, options: Namespace, lease: str, due: str = "") -> Call:
-        """`lease`: that of the replica that asks, '' if a program does; `due`: see `lua/_keep.lua`."""
+        """Return the call. `lease`: of the calling replica, '' for a program; `due`: see `lua/_keep.lua`."""
         places = self._client_places if draft.client is not None else self._places
         place = places.get(draft.channel)
         if place is None or place.options is not options:
@@ -290,7 +290,7 @@ class AppendCalls:
         may_wait = options.history_ttl_s >= LEAST_TTL_S and not place.keeps_state
         place.lease, place.due = lease, due
         if place.by_client and due:
-            due += "c"  # a name of its own: the stream that the other kind writes to may not be there yet
+            due += "c"  # a name of its own: the stream of the other kind may not exist yet
         arguments: list[Argument] = [
             options.history_size,
             int(options.history_ttl_s * 1000),
@@ -307,7 +307,7 @@ class AppendCalls:
 
 
 def _read(draft: Draft, answer: Any) -> AppendResult | BusUnavailable:
-    """As `read_appended`. Whoever waits is answered, whatever came: it is kept, perhaps."""
+    """Like `read_appended`, but return an error for an answer that cannot be read: perhaps it is kept."""
     try:
         return read_appended(answer, draft)
     except Exception as error:
@@ -316,7 +316,7 @@ def _read(draft: Draft, answer: Any) -> AppendResult | BusUnavailable:
 
 
 def read_appended(answer: bytes, draft: Draft) -> AppendResult:
-    """What the append script has answered."""
+    """Read the answer of the append script."""
     epoch, offset, delivery, *repeated = answer.decode().split(".", 3)
     return AppendResult(
         position=Position(epoch, int(offset)),
@@ -328,7 +328,7 @@ def read_appended(answer: bytes, draft: Draft) -> AppendResult:
 
 
 def _fields(draft: Draft) -> bytes:
-    """The envelope's fields as the script wants them."""
+    """Return the envelope's fields in the form that the script takes."""
     user_id = user_of(draft.channel)
     envelope = Envelope(
         message=draft.data if draft.update is None else msgspec.Raw(b""),

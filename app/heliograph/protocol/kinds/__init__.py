@@ -1,1 +1,1 @@
-"""The kinds of channels. What distinguishes one from another is one object; the next kind is a new file."""
+"""The kinds of channels. Each kind is one object; the next kind is a new file."""

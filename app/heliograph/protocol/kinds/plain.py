@@ -1,4 +1,4 @@
-"""The plain kind: publications, told as they are."""
+"""The plain kind: publications, delivered unchanged."""
 
 import msgspec
 
@@ -9,7 +9,7 @@ from heliograph.protocol.publication import Publication
 
 
 class PlainKind(ChannelKind):
-    """Keeps publications and nothing else."""
+    """Keep publications, and no state."""
 
     keeps_state = False
 

@@ -1,4 +1,4 @@
-"""Which kind a channel is of."""
+"""The kind of a channel."""
 
 from typing import Final
 
@@ -12,5 +12,5 @@ RUN: Final[ChannelKind] = RunKind()
 
 
 def kind_of(options: Namespace) -> ChannelKind:
-    """Return the kind of the channels that have these options."""
+    """Return the kind of channels with these options."""
     return RUN if options.run else PLAIN

@@ -1,4 +1,4 @@
-"""The run: a job whose progress people watch. Its state, progress and last log lines are kept beside its updates."""
+"""The run: a job with a state, progress and last log lines, which are kept beside its updates."""
 
 import msgspec
 
@@ -11,7 +11,7 @@ from heliograph.protocol.run import END_STATES, TAIL_SIZE, RunProgress, RunState
 
 
 class RunKind(ChannelKind):
-    """Its publications are updates of a run. Its subscribers are told the latest state, then each update."""
+    """Publications are updates of a run. Subscribers get the latest state, then each update."""
 
     keeps_state = True
 
@@ -39,6 +39,6 @@ class RunKind(ChannelKind):
         return Progress(publication, told.state, told.progress, told.message)
 
     def open(self, channel: str, position: Position, state: ChannelState | None) -> Event:
-        """A run that nobody has heard of has not begun."""
+        """Return the state; an unknown run has not begun."""
         run = RunState(None, 0, []) if state is None else state
         return InitialState(channel, position, run.state, run.progress, run.logs)
