@@ -50,7 +50,7 @@ class Program:
     def running(self) -> bool:
         return self.process.returncode is None
 
-    async def says(self, text: str, *, within_s: float = 10.0) -> None:
+    async def says(self, text: str, *, within_s: float = 30.0) -> None:
         """Wait until this has been printed."""
         async with asyncio.timeout(within_s), self._news:
             await self._news.wait_for(lambda: any(text in line for line in (*self.out, *self.err)))
