@@ -84,7 +84,7 @@ class TestLostRuns:
                 "progress": 40.0,
                 **LOST,
             }
-        assert "1 runs lost their worker" in caplog.text
+        await eventually(lambda: "1 runs lost their worker" in caplog.text)  # said once the script has answered
         async with Client(one.url, user="later", path="/ws/runs/우주여행고양이") as later:
             state = await later.next("initial_state")
             assert (state["state"], state["progress"], state["logs"]) == ("FAILED", 40.0, ["worker lost"])
