@@ -2,7 +2,7 @@
 
 Names take most of a cursor, so this one leaves them out. It holds a hash of each name; the reader knows the names of
 the channels. Hashes are short; the writer picks a salt with which no two of its channels have the same. For a hundred
-channels the cursor has less than 1 KiB, however long their names are.
+channels the cursor has about 1 KiB, however long their names are.
 
 `~`, then base64 without padding of: hash bits, salt, number of channels, the sorted hashes as differences, then in
 that order epoch (4 bytes) and offset of each channel. Numbers are varints. Epoch 0 with offset 0: unknown.
