@@ -41,6 +41,7 @@ SETTINGS = {
     "HELIOGRAPH_API__KEY": API_KEY,
     "HELIOGRAPH_PRESENCE__GRACE_S": "0",
     "HELIOGRAPH_LIMITS__MESSAGES_PER_SECOND": "0",
+    "HELIOGRAPH_LIMITS__USER_MESSAGES_PER_SECOND": "0",  # as the pings after each step are read as slowly as messages
     "HELIOGRAPH_NAMESPACES": json.dumps({"orders": {"history_size": 5}, "quiet": {"ephemeral": True}}),
     "HELIOGRAPH_LOG__LEVEL": "error",
 }
