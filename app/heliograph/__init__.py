@@ -2,7 +2,7 @@
 
 The way of one message, from alice's socket on replica-1 to the sockets of bob:
 
-1. `server/websocket.py` reads a text frame from alice's socket and passes it to `transports/websocket.py`.
+1. `server/websocket.py` reads a text frame from alice's socket and passes it to `transports/socket_connection.py`.
 2. `codecs/plain/codec.py` decodes it to an operation (`Send`), or says what is wrong with it.
 3. `protocol/session.py` decides: alice is connected, "bob" can be a user, so the message may go to the router. No
    I/O happens here. `transports/driver.py`, which all endpoints share, carries out the decision.

@@ -11,6 +11,7 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 
+from heliograph.api.channel_reads import ChannelReads
 from heliograph.api.health import health_routes, status_routes
 from heliograph.api.methods import Methods
 from heliograph.api.metrics import metrics_route
@@ -63,32 +64,33 @@ from heliograph.cluster.write_probe import WriteProbe
 from heliograph.codecs.plain.codec import PlainCodec
 from heliograph.console.page import Console, static_routes
 from heliograph.hub.connection import Connection
+from heliograph.hub.frames import Encoding, EventFrame
 from heliograph.hub.hub import Hub
-from heliograph.hub.outbox import FlushScheduler
+from heliograph.hub.outbox import FlushScheduler, Outboxes
 from heliograph.ports import Backends, Bus, Handler
 from heliograph.protocol.budget import Budget, Intake
 from heliograph.protocol.events import Join, Leave
 from heliograph.protocol.namespace import Namespaces
 from heliograph.protocol.policy import Policy
 from heliograph.protocol.position import Position
+from heliograph.protocol.session import Session
 from heliograph.settings import Settings
 from heliograph.telemetry import Telemetry
-from heliograph.transports.addresses import Addresses
+from heliograph.transports.address_limits import AddressLimits
 from heliograph.transports.direct import DirectEndpoint
-from heliograph.transports.driver import Parts
-from heliograph.transports.failed_attempts import FailedAttempts
+from heliograph.transports.driver import Drivers, Router
+from heliograph.transports.handshake import CHANNEL_KINDS, HandshakeCheck
 from heliograph.transports.headers import SafeHeaders, internal_error
 from heliograph.transports.http import PublicEndpoint
-from heliograph.transports.newcomers import Newcomers
 from heliograph.transports.origins import OriginPolicy
 from heliograph.transports.paths import PlainPaths
-from heliograph.transports.polling import PollEndpoint
+from heliograph.transports.polling import PollConnection, PollEndpoint
 from heliograph.transports.requests import RequestRate
 from heliograph.transports.runs import RunEndpoint
-from heliograph.transports.sse import SseEndpoint
+from heliograph.transports.sse import SseEndpoint, in_block
 from heliograph.transports.started import Started
 from heliograph.transports.tickets import TicketEndpoint
-from heliograph.transports.websocket import CHANNEL_KINDS, WebSocketEndpoint
+from heliograph.transports.websocket import Language, WebSocketEndpoint
 
 logger = logging.getLogger(__name__)
 
@@ -381,32 +383,38 @@ def _in_turn(*calls: Callable[[], object]) -> Callable[[], None]:
 # -- endpoints
 
 
+@dataclass(frozen=True)
+class _Clients:
+    """What the endpoints of clients share."""
+
+    drivers: Drivers
+    outboxes: Outboxes
+    codec: PlainCodec
+    authenticator: Authenticator
+    origins: OriginPolicy
+    by_address: AddressLimits
+    requests: RequestRate  # by user
+
+
 def _build_endpoints(
     ground: _Ground, backends: Backends, cluster: Cluster
 ) -> tuple[Starlette, Starlette | None, Mapping[bytes, DirectEndpoint]]:
     """The application that clients reach, one of what is kept from them if that has a port of its own, and what our
     server answers without an application."""
     settings, node, telemetry = ground.settings, cluster.node, ground.telemetry
-    parts = _parts(ground, cluster, Authenticator(settings.auth, backends.tickets, cluster.blocked))
-    methods = Methods(parts, cluster.user_commands, cluster.directory, cluster.channel_counts, ground.clock)
-    origins = OriginPolicy(
-        settings.allowed_origins, open_mode=cluster.policy.open_mode, open_to_network=settings.auth.open_to_network
-    )
-    by_address = RequestRate(
-        settings.limits.requests_per_second_per_address, "address", "REQUESTS_PER_SECOND_PER_ADDRESS", telemetry
-    )
-    public_endpoint = partial(PublicEndpoint, origins, parts.addresses, by_address, parts.failed_attempts)
-    codec = PlainCodec(settings.limits.depth)
-    polls = PollEndpoint(parts, codec)
+    clients = _build_clients(ground, backends, cluster)
+    public_endpoint = partial(PublicEndpoint, clients.origins, clients.by_address)
+    methods = _build_methods(ground, cluster)
+    polls = _build_polls(ground, cluster, clients)
     metrics = metrics_route(node, backends.bus, ground.hub, telemetry, cluster.memory)
     inside = [*health_routes(node, backends.bus), metrics, openapi_route()]
     has_inside = settings.internal.port is not None
     routes = [
-        *_client_routes(parts, codec, origins, public_endpoint, polls),
+        *_client_routes(ground, cluster, clients, public_endpoint, polls),
         *(status_routes(node) if has_inside else inside),
         *static_routes(),
-        *(_console_routes(ground, cluster, parts, public_endpoint) if settings.console_enabled else []),
-        *http_api_routes(methods, settings.api, parts.failed_attempts),
+        *(_console_routes(ground, cluster, clients, public_endpoint) if settings.console_enabled else []),
+        *http_api_routes(methods, settings.api, clients.by_address.failed_attempts),
     ]
 
     @asynccontextmanager
@@ -418,7 +426,7 @@ def _build_endpoints(
             yield
         finally:
             await polls.stop()
-            await parts.authenticator.stop()
+            await clients.authenticator.stop()
             await node.stop()
 
     middleware, on_error = [Middleware(SafeHeaders), Middleware(PlainPaths)], {Exception: internal_error}
@@ -432,52 +440,107 @@ def _build_endpoints(
     return app, internal, direct_endpoints(methods, settings.api)
 
 
-def _parts(ground: _Ground, cluster: Cluster, authenticator: Authenticator) -> Parts:
-    """What the endpoints of connections share."""
-    limits, telemetry = ground.settings.limits, ground.telemetry
-    return Parts(
-        manager=cluster.manager,
-        reading=cluster.reading,
-        emitter=cluster.emitter,
-        node=cluster.node,
-        authenticator=authenticator,
-        addresses=Addresses(limits.connections_per_address),
-        failed_attempts=FailedAttempts(limits.failed_attempts_per_minute, telemetry),
-        newcomers=Newcomers(limits.newcomers_per_address),
-        settings=ground.settings,
-        telemetry=telemetry,
-        namespaces=cluster.namespaces,
-        requests=RequestRate(limits.requests_per_second, "user", "REQUESTS_PER_SECOND", telemetry),
-        policy=cluster.policy,
-        flush_scheduler=ground.flush_scheduler,
-        intake=Intake(limits),
+def _build_clients(ground: _Ground, backends: Backends, cluster: Cluster) -> _Clients:
+    settings, telemetry, policy = ground.settings, ground.telemetry, cluster.policy
+    limits = settings.limits
+    authenticator = Authenticator(settings.auth, backends.tickets, cluster.blocked)
+    open_session = partial(
+        Session,
+        replica=cluster.node.name,
+        policy=policy,
+        ping_interval_s=settings.ping.interval_s,
+        max_channels=limits.channels_per_connection,
+    )
+    router = Router(cluster.manager, cluster.reading, cluster.emitter)
+    return _Clients(
+        Drivers(open_session, router, authenticator, cluster.node, Intake(limits), telemetry),
+        Outboxes(ground.flush_scheduler, limits.outbox_bytes),
+        PlainCodec(limits.depth),
+        authenticator,
+        OriginPolicy(
+            settings.allowed_origins, open_mode=policy.open_mode, open_to_network=settings.auth.open_to_network
+        ),
+        AddressLimits.of(limits, telemetry),
+        RequestRate(limits.requests_per_second, "user", "REQUESTS_PER_SECOND", telemetry),
+    )
+
+
+def _build_methods(ground: _Ground, cluster: Cluster) -> Methods:
+    return Methods(
+        cluster.manager,
+        ChannelReads(cluster.reading, cluster.channel_counts, cluster.namespaces),
+        cluster.user_commands,
+        cluster.directory,
+        ground.clock,
+        ground.telemetry.traffic["api"],
+        max_depth=ground.settings.limits.depth,
+        most_commands=ground.settings.api.batch,
+    )
+
+
+def _build_polls(ground: _Ground, cluster: Cluster, clients: _Clients) -> PollEndpoint:
+    settings = ground.settings
+    open_connection = partial(
+        PollConnection,
+        clients.drivers,
+        clients.outboxes,
+        Encoding(clients.codec, EventFrame, ground.telemetry.traffic["poll"]),
+        most_bytes=settings.poll.answer_bytes,
+        most_channels=settings.limits.channels_per_connection,
+    )
+    return PollEndpoint(
+        open_connection, clients.authenticator, clients.requests, cluster.node, linger_s=settings.poll.linger_s
     )
 
 
 def _client_routes(
-    parts: Parts,
-    codec: PlainCodec,
-    origins: OriginPolicy,
+    ground: _Ground,
+    cluster: Cluster,
+    clients: _Clients,
     public_endpoint: Callable[..., PublicEndpoint],
     polls: PollEndpoint,
 ) -> list[BaseRoute]:
-    socket = WebSocketEndpoint.build(parts, origins, [codec])
-    ticket = TicketEndpoint(parts.authenticator, parts.requests)
-    run = RunEndpoint(parts.reading, parts.policy, parts.authenticator, parts.requests)
+    settings, traffic, policy = ground.settings, ground.telemetry.traffic, cluster.policy
+    authenticator, requests = clients.authenticator, clients.requests
+    socket = WebSocketEndpoint(
+        HandshakeCheck(
+            cluster.node,
+            clients.origins,
+            authenticator,
+            clients.by_address,
+            ground.telemetry,
+            open_mode=policy.open_mode,
+        ),
+        clients.drivers,
+        clients.outboxes,
+        clients.by_address,
+        settings.limits,
+        (Language.of(clients.codec, traffic["websocket"]),),
+    )
+    stream = SseEndpoint(
+        clients.drivers,
+        clients.outboxes,
+        Encoding(clients.codec, in_block, traffic["sse"]),
+        authenticator,
+        requests,
+        keep_alive_s=settings.ping.interval_s,
+    )
+    ticket = TicketEndpoint(authenticator, requests)
+    run = RunEndpoint(cluster.reading, policy, authenticator, requests)
     return [
         WebSocketRoute("/ws", socket),
         WebSocketRoute("/ws/users/{user:path}", socket),
         *(WebSocketRoute(f"/ws/{kind}/{{{kind}:path}}", socket) for kind in CHANNEL_KINDS),
         Route("/api/ticket", public_endpoint(ticket.serve, "POST")),
-        Route("/sse", public_endpoint(SseEndpoint.build(parts, codec).serve)),
+        Route("/sse", public_endpoint(stream.serve)),
         Route("/api/poll", public_endpoint(polls.serve)),
         Route("/api/runs/{run_id:path}", public_endpoint(run.serve)),
     ]
 
 
 def _console_routes(
-    ground: _Ground, cluster: Cluster, parts: Parts, public_endpoint: Callable[..., PublicEndpoint]
+    ground: _Ground, cluster: Cluster, clients: _Clients, public_endpoint: Callable[..., PublicEndpoint]
 ) -> list[BaseRoute]:
     key = ground.settings.api.secret()
-    console = Console(cluster.node, cluster.directory, ground.clock, parts.authenticator, key)
+    console = Console(cluster.node, cluster.directory, ground.clock, clients.authenticator, key)
     return [Route("/", console.page), Route("/api/cluster", public_endpoint(console.cluster))]

@@ -8,7 +8,8 @@ from typing import Any
 import httpx
 import pytest
 
-from heliograph.api.methods import ANSWER_BYTES, MOST_QUESTIONS
+from heliograph.api.channel_reads import ANSWER_BYTES
+from heliograph.api.methods import MOST_QUESTIONS
 from tests.conftest import StartReplica
 from tests.support.client import Client
 from tests.support.http import http_client

@@ -13,7 +13,6 @@ from starlette.routing import WebSocketRoute as Route
 from heliograph.api.metrics import IS_COMPILED
 from heliograph.hub.outbox import FlushScheduler, Outbox
 from heliograph.protocol.codes import CloseCode
-from heliograph.transports.driver import Driver
 from heliograph.transports.websocket import WebSocketEndpoint
 from tests.conftest import StartReplica
 from tests.support.client import Client
@@ -219,9 +218,8 @@ class TestClients:
             route.app for route in one.replica.app.routes if isinstance(route, Route) and route.path == "/ws"
         ]
         assert isinstance(endpoint, WebSocketEndpoint)
-        driver = Driver(
-            endpoint.parts, endpoint.languages[0].frames, Outbox(RecordingSink(), FlushScheduler(Mock()), 1)
-        )
+        outbox = Outbox(RecordingSink(), FlushScheduler(Mock()), 1)
+        driver = endpoint.drivers.new(endpoint.languages[0].frames, outbox)
         driver.connection.close(CloseCode.SLOW, "")
         driver.end()
         driver.end(1000)

@@ -13,7 +13,7 @@ from heliograph.protocol.codes import CloseCode
 from heliograph.server import server_config
 from heliograph.server.heartbeat import Heartbeat
 from heliograph.settings import Settings
-from heliograph.transports.websocket import SERVER_SOCKET, ServerSocket
+from heliograph.transports.server_socket import SERVER_SOCKET, ServerSocket
 from tests.support.ports import free_port
 from tests.support.raw_socket import BINARY
 from tests.support.replicas import settings_for

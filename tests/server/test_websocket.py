@@ -10,7 +10,7 @@ from uvicorn.server import ServerState
 from heliograph.hub.outbox import FlushScheduler, Outbox
 from heliograph.protocol.codes import CloseCode
 from heliograph.server.websocket import FrameWebSocket, Sockets
-from heliograph.transports.websocket import SERVER_SOCKET
+from heliograph.transports.server_socket import SERVER_SOCKET
 from tests.conftest import StartReplica
 from tests.support.raw_socket import CLOSE, PING, TEXT, RawSocket
 from tests.support.waiting import eventually

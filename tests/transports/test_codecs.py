@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from websockets.exceptions import ConnectionClosed
 from heliograph.codecs.plain.codec import PlainCodec
 from heliograph.protocol.events import Event
 from heliograph.protocol.operations import Operation, RequestId
-from heliograph.transports.websocket import WebSocketEndpoint
+from heliograph.transports.websocket import Language, WebSocketEndpoint
 from tests.conftest import StartReplica
 from tests.support.asgi_socket import AsgiSocket
 from tests.support.replicas import RunningReplica
@@ -43,7 +44,8 @@ def add_lines(one: RunningReplica) -> None:
     routes = one.replica.app.router.routes
     endpoint = next(route.app for route in routes if isinstance(route, WebSocketRoute))
     assert isinstance(endpoint, WebSocketEndpoint)
-    both = WebSocketEndpoint.build(endpoint.parts, endpoint.origins, [PlainCodec(8), Lines()])
+    traffic = one.replica.telemetry.traffic["websocket"]
+    both = replace(endpoint, languages=(*endpoint.languages, Language.of(Lines(), traffic)))
     routes.append(WebSocketRoute("/both", both))
 
 

@@ -129,7 +129,7 @@ async def _gets_in(one: RunningReplica) -> bool:
 def _addresses(one: RunningReplica) -> Any:
     routes: list[Any] = [*one.replica.app.routes]
     [endpoint] = [route.endpoint for route in routes if getattr(route, "path", "") == "/ws"]
-    return endpoint.parts.addresses._connections
+    return endpoint.by_address.connections._connections
 
 
 class TestRate:

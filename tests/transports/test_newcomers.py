@@ -8,6 +8,7 @@ from starlette.types import Scope
 
 from heliograph.server import one_address_warnings
 from heliograph.settings import Settings
+from heliograph.telemetry import Telemetry
 from heliograph.transports.addresses import Addresses
 from heliograph.transports.newcomers import Newcomers
 from tests.conftest import StartReplica
@@ -31,7 +32,8 @@ class Quiet:
 class TestNewcomers:
     def test_the_oldest_of_the_same_address_makes_room(self) -> None:
         """Fails if the last to come is kept out, another address pays, or who has said who it is does."""
-        newcomers = Newcomers(2)
+        telemetry = Telemetry()
+        newcomers = Newcomers(2, telemetry)
         known, first, second, third, other = (Quiet() for _ in range(5))
         newcomers.enter("10.0.0.1", known)
         newcomers.leave("10.0.0.1", known)
@@ -42,10 +44,11 @@ class TestNewcomers:
         assert not any(each.made_room for each in (known, first, second, other))
         newcomers.enter("10.0.0.1", third)
         assert [each.made_room for each in (known, first, second, third, other)] == [0, 1, 0, 0, 0]
+        assert telemetry.connections_refused == 1
 
     def test_nothing_is_kept_of_who_has_gone(self) -> None:
         """Fails if memory grows with every address that was ever here."""
-        newcomers = Newcomers(0)
+        newcomers = Newcomers(0, Telemetry())
         for i in range(300):
             quiet = Quiet()
             newcomers.enter(f"10.0.0.{i % 250}", quiet)

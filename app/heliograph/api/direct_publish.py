@@ -7,7 +7,8 @@ from typing import Final
 import msgspec
 
 from heliograph.api import models
-from heliograph.api.methods import ApiError, Methods
+from heliograph.api.errors import ApiError
+from heliograph.api.methods import Methods
 from heliograph.settings import ApiSettings
 from heliograph.transports.api_key import is_key
 from heliograph.transports.direct import Headers

@@ -6,7 +6,8 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from heliograph.api import models
-from heliograph.api.methods import BAD_REQUEST, METHODS, UNAUTHORIZED, UNKNOWN_METHOD, ApiError, Methods
+from heliograph.api.errors import BAD_REQUEST, UNAUTHORIZED, UNKNOWN_METHOD, ApiError
+from heliograph.api.methods import METHODS, Methods
 from heliograph.settings import ApiSettings
 from heliograph.transports.addresses import address_of
 from heliograph.transports.api_key import has_key

@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -13,34 +12,23 @@ import msgspec
 from pydantic import ValidationError
 
 from heliograph.api import models
+from heliograph.api.channel_reads import ChannelReads
+from heliograph.api.errors import BAD_REQUEST, INTERNAL, LIMIT_EXCEEDED, UNKNOWN_METHOD, ApiError, NotNow, api_error
 from heliograph.callbacks import await_callback
 from heliograph.clock import Clock
-from heliograph.cluster.channel_counts import ChannelCounts
+from heliograph.cluster.connection_manager import ConnectionManager
 from heliograph.cluster.directory import Directory
-from heliograph.cluster.presence import Roster
 from heliograph.cluster.publish_result import PublishResult
 from heliograph.cluster.user_commands import UserCommands
-from heliograph.errors import BusUnavailable, HeliographError
+from heliograph.errors import HeliographError
 from heliograph.protocol.codes import CloseCode
-from heliograph.protocol.identity import check_channel
-from heliograph.protocol.position import Position
-from heliograph.protocol.publication import Publication, check_data
-from heliograph.transports.driver import Parts
+from heliograph.protocol.publication import check_data
+from heliograph.telemetry import Traffic
 
 logger = logging.getLogger(__name__)
 
-INTERNAL = 100  # also: Redis cannot be reached
-UNAUTHORIZED = 101
-UNKNOWN_METHOD = 104
-LIMIT_EXCEEDED = 106
-BAD_REQUEST = 107
-NOT_AVAILABLE = 108  # the channel's namespace has no such thing
-UNRECOVERABLE = 112
-
 UNEXPECTED: Final = "a server API method failed with an unexpected error"
 
-MOST_PUBLICATIONS = 1000  # in one answer
-ANSWER_BYTES = 1_048_576  # data of publications in one answer, or one publication; the rest needs another request
 MOST_QUESTIONS = 16  # reads of batches under way at the same time, so that publications need not wait behind them
 NOT_SUPPORTED: Final = (
     "b64data",
@@ -57,25 +45,6 @@ OnPosition = Callable[["models.PositionResult | ApiError"], object]
 
 _USUAL_PUBLISH: Final = msgspec.json.Decoder(models.UsualPublishParams)
 _Result = TypeVar("_Result", bound=msgspec.Struct)
-
-
-class ApiError(Exception):
-    """The answer instead of a result."""
-
-    def __init__(self, code: int, message: str) -> None:
-        super().__init__(message)
-        self.code = code
-
-    @property
-    def body(self) -> models.ErrorInfo:
-        return models.ErrorInfo(self.code, str(self))
-
-
-class NotNow(ApiError):
-    """Redis cannot be reached. The call may be retried."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__(INTERNAL, message)
 
 
 @dataclass
@@ -119,22 +88,24 @@ class Methods:
 
     def __init__(
         self,
-        parts: Parts,
+        manager: ConnectionManager,
+        channel_reads: ChannelReads,
         user_commands: UserCommands,
         directory: Directory,
-        channel_counts: ChannelCounts,
         clock: Clock,
+        traffic: Traffic,
+        *,
+        max_depth: int,
+        most_commands: int,
     ) -> None:
-        self._manager = parts.manager
-        self._reading = parts.reading
+        self._manager = manager
+        self._channel_reads = channel_reads
         self._user_commands = user_commands
-        self._namespaces = parts.namespaces
-        self._max_depth = parts.settings.limits.depth
-        self._most = parts.settings.api.batch
-        self._traffic = parts.telemetry.traffic["api"]
-        self._clock = clock
         self._directory = directory
-        self._channel_counts = channel_counts
+        self._clock = clock
+        self._traffic = traffic
+        self._max_depth = max_depth
+        self._most = most_commands
         self._questions = asyncio.Semaphore(MOST_QUESTIONS)
 
     async def call(self, name: str, body: bytes | msgspec.Raw) -> msgspec.Struct:
@@ -176,7 +147,7 @@ class Methods:
         except ApiError:
             raise
         except HeliographError as error:
-            raise _api_error(error) from None
+            raise api_error(error) from None
         except Exception:
             logger.exception(UNEXPECTED)
             raise ApiError(INTERNAL, "internal error") from None
@@ -192,13 +163,13 @@ class Methods:
             case models.BroadcastParams():
                 return await self._broadcast(params)
             case models.PresenceParams():
-                return await self._presence(params)
+                return await self._channel_reads.presence(params)
             case models.PresenceStatsParams():
-                return await self._presence_stats(params)
+                return await self._channel_reads.presence_stats(params)
             case models.HistoryParams():
-                return await self._history(params)
+                return await self._channel_reads.history(params)
             case models.ChannelsParams():
-                return await self._channels(params)
+                return await self._channel_reads.channels(params)
             case models.InfoParams():
                 return await self._info()
             case models.DisconnectParams():
@@ -227,7 +198,7 @@ class Methods:
                 channel, data, partial(_answer_publish, done), idempotency_key=idempotency_key or None
             )
         except HeliographError as error:
-            done(_api_error(error))
+            done(api_error(error))
         except Exception:
             logger.exception(UNEXPECTED)
             done(ApiError(INTERNAL, "internal error"))
@@ -258,37 +229,6 @@ class Methods:
 
         for number, channel in enumerate(params.channels):
             self.publish(channel, params.data, params.idempotency_key, partial(respond, number))
-
-    async def _presence(self, params: models.PresenceParams) -> models.PresenceResult:
-        return models.PresenceResult(
-            {
-                f"{user}/{number}": models.ClientInfo(f"{user}/{number}", user)
-                for user, connections in (await self._present(params.channel)).users.items()
-                for number in range(1, connections + 1)
-            }
-        )
-
-    async def _presence_stats(self, params: models.PresenceStatsParams) -> models.PresenceStatsResult:
-        roster = await self._present(params.channel)
-        return models.PresenceStatsResult(num_clients=roster.connections, num_users=len(roster.users))
-
-    async def _history(self, params: models.HistoryParams) -> models.HistoryResult:
-        if self._namespaces.of(check_channel(params.channel)).ephemeral:
-            raise ApiError(NOT_AVAILABLE, f"nothing is kept of {params.channel!r}: its namespace is ephemeral")
-        limit = MOST_PUBLICATIONS if params.limit < 0 else params.limit
-        since = None if params.since is None else Position(params.since.epoch, params.since.offset)
-        if params.reverse or not limit:
-            top = (await self._reading.history(params.channel, None, 1)).position
-            if since is not None and (since.epoch != top.epoch or since.offset > top.offset):
-                raise _unrecoverable(params.channel)
-            found = await self._before(params.channel, top, since, limit) if limit else []
-        else:
-            top, found = await self._after(params.channel, since, limit)
-        return models.HistoryResult([_listed(each) for each in found], top.offset, top.epoch)
-
-    async def _channels(self, params: models.ChannelsParams) -> models.ChannelsResult:
-        counts = await self._channel_counts.channels(params.pattern)
-        return models.ChannelsResult({channel: models.ChannelInfo(count) for channel, count in counts.items()})
 
     async def _info(self) -> models.InfoResult:
         now = self._clock.now()
@@ -352,65 +292,6 @@ class Methods:
         except ApiError as error:
             return {"error": error.body}
 
-    async def _present(self, channel: str) -> Roster:
-        if not self._namespaces.of(check_channel(channel)).presence:
-            raise ApiError(NOT_AVAILABLE, f"who is on {channel!r} is not kept: its namespace has no presence")
-        return await self._reading.presence(channel)
-
-    async def _before(self, channel: str, top: Position, since: Position | None, limit: int) -> list[Publication]:
-        """Return the last publications (before `since`), newest first."""
-        last = top.offset if since is None else since.offset - 1
-        found, complete = await self._up_to(channel, Position(top.epoch, max(0, last - limit)), last, limit)
-        if not complete:  # there are gaps, or the publications are gone: look further back
-            found, _ = await self._up_to(channel, None, last, limit)
-        return found[::-1]
-
-    async def _up_to(
-        self, channel: str, after: Position | None, last: int, limit: int
-    ) -> tuple[list[Publication], bool]:
-        """Return the last kept publications after `after` (or from the start) up to the offset `last`.
-
-        At most `limit`, and at most ANSWER_BYTES. The second value is False if some in between are missing.
-        """
-        found: deque[Publication] = deque()
-        size, complete = 0, True
-        while True:
-            opened = await self._reading.history(channel, after, MOST_PUBLICATIONS)
-            complete = complete and opened.complete
-            for each in opened.publications:
-                if each.position is None or each.position.offset > last:
-                    return list(found), complete
-                after = each.position
-                found.append(each)
-                size += len(each.data)
-                while len(found) > limit or (size > ANSWER_BYTES and len(found) > 1):
-                    size -= len(found.popleft().data)
-            if not opened.publications or after is None or after.offset >= opened.position.offset:
-                return list(found), complete
-
-    async def _after(self, channel: str, since: Position | None, limit: int) -> tuple[Position, list[Publication]]:
-        """Return the channel's position, and the first publications after `since`, at most ANSWER_BYTES.
-
-        Raises:
-            ApiError: some in between are missing.
-        """
-        found: list[Publication] = []
-        size = 0
-        while True:
-            opened = await self._reading.history(channel, since, limit - len(found))
-            if not opened.complete:
-                if found:  # trimmed meanwhile: a request for what follows gets the error
-                    return opened.position, found
-                raise _unrecoverable(channel)
-            for each in opened.publications:
-                size += len(each.data)
-                if found and size > ANSWER_BYTES:
-                    return opened.position, found
-                found.append(each)
-            since = found[-1].position if found else None
-            if since is None or len(found) >= limit or since.offset >= opened.position.offset:
-                return opened.position, found
-
     def _read(self, name: str, body: bytes | msgspec.Raw) -> models.AnyParams | models.UsualPublishParams:
         """Return the checked parameters.
 
@@ -454,33 +335,8 @@ def _explain(error: ValidationError) -> str:
 
 def _answer_publish(done: OnPosition, result: PublishResult | HeliographError) -> None:
     if isinstance(result, HeliographError):
-        done(_api_error(result))
+        done(api_error(result))
     elif result.position is None:
         done(models.PositionResult())
     else:
         done(models.PositionResult(result.position.offset, result.position.epoch))
-
-
-def _api_error(error: HeliographError) -> ApiError:
-    """Return what the caller is told of an error."""
-    return NotNow(_not_done(error)) if isinstance(error, BusUnavailable) else ApiError(BAD_REQUEST, str(error))
-
-
-def _listed(publication: Publication) -> models.PublicationInfo:
-    sender = publication.sender
-    return models.PublicationInfo(
-        offset=publication.position.offset if publication.position is not None else 0,
-        data=publication.data,
-        info=None if sender is None else models.ClientInfo(sender, sender),
-    )
-
-
-def _unrecoverable(channel: str) -> ApiError:
-    return ApiError(UNRECOVERABLE, f"what followed that position on {channel!r} is not kept any more")
-
-
-def _not_done(error: BusUnavailable) -> str:
-    """Return the text for the caller, which says whether a retry may do it twice."""
-    if error.is_unsure:
-        return f"perhaps done, perhaps not; try again, a publication with the same idempotency_key: {error}"
-    return f"not now, try again: {error}"

@@ -273,3 +273,15 @@ class Outbox(Generic[F]):
         if self._frames and not (self._scheduled or self._held or self._paused or self.closed):
             self._scheduled = True
             self._flush_scheduler.add(self)
+
+
+class Outboxes:
+    """Make the outboxes of a replica's connections."""
+
+    def __init__(self, flush_scheduler: FlushScheduler, limit_bytes: int) -> None:
+        self._flush_scheduler = flush_scheduler
+        self._limit_bytes = limit_bytes
+
+    def new(self, sink: Sink[F]) -> Outbox[F]:
+        """Return the outbox of a new connection, whose frames go to `sink`."""
+        return Outbox(sink, self._flush_scheduler, self._limit_bytes)

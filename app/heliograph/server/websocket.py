@@ -17,7 +17,7 @@ from heliograph.protocol.token_bucket import TokenBucket
 from heliograph.server.deadlines import Deadlines
 from heliograph.server.frame_splitter import FrameSplitter
 from heliograph.server.opening import PendingHandshake
-from heliograph.transports.websocket import SERVER_SOCKET, Receiver
+from heliograph.transports.server_socket import SERVER_SOCKET, Receiver
 
 CLOSE_REASON_BYTES = 123  # RFC 6455 section 5.5: a control frame has 125, two of them are the code
 CLOSE_TIMEOUT_S = 5.0  # how long a peer may take to answer a close frame before its socket is cut

@@ -29,21 +29,17 @@ from heliograph.errors import (
     HeliographError,
     InvalidToken,
     KeysUnavailable,
-    OverBudget,
     TokenNotCurrent,
     UserBlocked,
 )
 from heliograph.hub.connection import Connection
 from heliograph.hub.frames import Encoding, F
-from heliograph.hub.outbox import FlushScheduler, Outbox
-from heliograph.protocol.budget import Intake
+from heliograph.hub.outbox import Outbox
+from heliograph.protocol.budget import REFUSED_BYTES, Intake
 from heliograph.protocol.codes import CloseCode
-from heliograph.protocol.events import Ack, Emitted, History, Presence, Published, Refreshed, Unsubscribed
-from heliograph.protocol.namespace import Namespaces
+from heliograph.protocol.events import Event, Refreshed, Unsubscribed
 from heliograph.protocol.operations import Connect, Emit, Operation, Publish, RequestId, Send
-from heliograph.protocol.policy import Policy
 from heliograph.protocol.position import Positions
-from heliograph.protocol.publication import PUBLICATION_BYTES
 from heliograph.protocol.session import (
     Action,
     AskHook,
@@ -57,15 +53,11 @@ from heliograph.protocol.session import (
     Reply,
     Session,
 )
-from heliograph.settings import Settings
 from heliograph.telemetry import Telemetry
-from heliograph.transports.addresses import Addresses
-from heliograph.transports.failed_attempts import TOO_MANY, FailedAttempts
-from heliograph.transports.newcomers import Newcomers
-from heliograph.transports.requests import RequestRate
+from heliograph.transports.answers import answer_emit, answer_history, answer_message, answer_presence
+from heliograph.transports.failed_attempts import TOO_MANY
 from heliograph.transports.verdicts import verdict_of
 
-MEMBER_BYTES = 24  # bytes that a user counts in an answer about presence
 MOST_UNDER_WAY = 100  # messages of one client that the router has not answered yet
 OTHER_USER = "the token is for another user than the URL"
 
@@ -76,24 +68,41 @@ KNOWN_CODES = frozenset(CloseCode) | frozenset(range(1000, 1016))
 
 
 @dataclass(frozen=True)
-class Parts:
-    """The parts of the replica that every endpoint needs."""
+class Router:
+    """Where a client's operations go: messages to the manager, reads and subscriptions, emissions."""
 
     manager: ConnectionManager
     reading: Reading
     emitter: Emitter
-    node: Node
+
+
+@dataclass(frozen=True)
+class Drivers:
+    """Make the drivers of a replica's connections. `open_session`: opens the session with an id."""
+
+    open_session: Callable[[str], Session]
+    router: Router
     authenticator: Authenticator
-    addresses: Addresses
-    failed_attempts: FailedAttempts
-    newcomers: Newcomers
-    settings: Settings
-    telemetry: Telemetry
-    namespaces: Namespaces
-    policy: Policy
-    requests: RequestRate  # by user
-    flush_scheduler: FlushScheduler
+    node: Node
     intake: Intake  # the pace at which the frames of each user are read
+    telemetry: Telemetry
+
+    def new(
+        self,
+        encoding: Encoding[F],
+        outbox: Outbox[F],
+        *,
+        only_user: str | None = None,
+        channels: Iterable[str] = (),
+        on_failed: Callable[[], Awaitable[bool]] | None = None,
+    ) -> "Driver":
+        """Return the driver of a new connection.
+
+        `only_user`: the user in the URL; a client with another identity is refused. `channels`: subscribed as soon as
+        the client is identified. `on_failed`: called after bad credentials, before the answer; False: answer with
+        'come back later'.
+        """
+        return Driver(self, encoding, outbox, only_user, tuple(channels), on_failed)
 
 
 class Disconnected(Exception):
@@ -105,41 +114,35 @@ class Disconnected(Exception):
 
 
 class Driver:
-    """Carry out the actions of the session of one connection.
-
-    `only_user`: the user in the URL; a client with another identity is refused. `channels`: subscribed as soon as the
-    client is identified. `on_failed`: called after bad credentials, before the answer; False: answer with 'come back
-    later'.
-    """
+    """Carry out the actions of the session of one connection. `Drivers.new` makes it."""
 
     def __init__(
         self,
-        parts: Parts,
+        drivers: Drivers,
         encoding: Encoding[F],
         outbox: Outbox[F],
-        *,
-        only_user: str | None = None,
-        channels: Iterable[str] = (),
-        on_failed: Callable[[], Awaitable[bool]] | None = None,
+        only_user: str | None,
+        channels: tuple[str, ...],
+        on_failed: Callable[[], Awaitable[bool]] | None,
     ) -> None:
-        self._parts = parts
+        self._manager = drivers.router.manager
+        self._reading = drivers.router.reading
+        self._emitter = drivers.router.emitter
+        self._authenticator = drivers.authenticator
+        self._node = drivers.node
+        self._intake = drivers.intake
+        self._telemetry = drivers.telemetry
         self._on_failed = on_failed
         self._only_user = only_user
-        self._channels = tuple(channels)
+        self._channels = channels
         session_id = secrets.token_hex(16)
-        self._session = Session(
-            session_id,
-            parts.node.name,
-            policy=parts.policy,
-            ping_interval_s=parts.settings.ping.interval_s,
-            max_channels=parts.settings.limits.channels_per_connection,
-        )
+        self._session = drivers.open_session(session_id)
         self.connection = Connection(
             session_id,
             "",
             encoding,
             outbox,
-            on_dropped=parts.manager.disconnect,
+            on_dropped=self._manager.disconnect,
             on_unsubscribed_by_server=self._unsubscribe_by_server,
         )
         self._joining: str | None = None  # the channel that `join` is subscribing to
@@ -149,7 +152,7 @@ class Driver:
         self._under_way = 0  # messages that the router has not answered
         self._room: asyncio.Future[None] | None = None  # a caller that waits until there are fewer
         self.refusals = 0  # refusals that the reader has not slowed down for yet
-        self.pace = parts.intake.new()  # of reading; the user's, once that is known
+        self._pace = self._intake.new()  # of reading; the user's, once that is known
 
     async def enter(self, connect: Connect, identity: Identity) -> Sequence[JoinChannel]:
         """Admit an identified client that says everything with one request.
@@ -178,7 +181,7 @@ class Driver:
             return  # the client was told
         self._joining = action.channel
         try:
-            joined = await self._parts.reading.subscribe(
+            joined = await self._reading.subscribe(
                 self.connection,
                 action.channel,
                 action.since,
@@ -189,7 +192,7 @@ class Driver:
         finally:
             self._joining = None
         if not joined:
-            self._parts.manager.send_event(self.connection, Unsubscribed(channel=action.channel))
+            self._manager.send_event(self.connection, Unsubscribed(channel=action.channel))
 
     async def join_or_say(self, action: JoinChannel) -> None:
         """The same; tell the client if it cannot be done now."""
@@ -223,11 +226,20 @@ class Driver:
             Disconnected: the refusal closes the connection.
         """
         self.refusals += 1
-        self._parts.telemetry.frames_refused[refusal.code] += 1
-        self._parts.manager.send_error(self.connection, refusal.code, refusal.message, refusal.request_id)
+        self._telemetry.frames_refused[refusal.code] += 1
+        self._manager.send_error(self.connection, refusal.code, refusal.message, refusal.request_id)
         if refusal.close is not None:
             self.connection.close(refusal.close, refusal.message)
             raise Disconnected(refusal.code, refusal.message)
+
+    def owed_s(self, size: int, frames: int) -> float:
+        """Count `size` bytes of the client in so many frames. Return for how long (s) to read nothing more of it.
+
+        Refusals since the last call count too.
+        """
+        counts = size + REFUSED_BYTES * self.refusals + self._intake.frame_bytes * frames
+        self.refusals = 0
+        return self._pace.take(counts, time.monotonic())
 
     @property
     def about(self) -> dict[str, str | None]:
@@ -255,23 +267,23 @@ class Driver:
         if self._expiry is not None:
             self._expiry.cancel()
         if self.registered:
-            self._parts.manager.disconnect(self.connection)
+            self._manager.disconnect(self.connection)
 
     def _count_close(self, code: int | None) -> None:
         logger.debug("ended (%s)", code, extra=self.about)
         if code is not None:
             known = int(code) if code in KNOWN_CODES else 0
-            self._parts.telemetry.closes[known] = self._parts.telemetry.closes.get(known, 0) + 1
+            self._telemetry.closes[known] = self._telemetry.closes.get(known, 0) + 1
 
     def _act(self, action: Action) -> Coroutine[Any, Any, None] | None:
         match action:
             case Send() | Publish():  # by far the most frequent
                 return self._dispatch(action)
             case Reply(event):
-                self._parts.manager.send_event(self.connection, event)
+                self._manager.send_event(self.connection, event)
             case LeaveChannel(channel, answer):
-                self._parts.reading.unsubscribe(self.connection, channel)
-                self._parts.manager.send_event(self.connection, answer)
+                self._reading.unsubscribe(self.connection, channel)
+                self._manager.send_event(self.connection, answer)
             case Reject(close=CloseCode.BAD_REQUEST) if self._on_failed is not None:
                 return self._refuse_unknown(action)
             case Reject():
@@ -279,11 +291,11 @@ class Driver:
             case JoinChannel():
                 return self.join_or_say(action)
             case FetchHistory():
-                return self._fetch_history(action)
+                return self._answer(answer_history(self._reading, self.connection, action))
             case Emit():
-                return self._emit(action)
+                return self._answer(answer_emit(self._emitter, self.connection, action))
             case FetchPresence():
-                return self._fetch_presence(action)
+                return self._answer(answer_presence(self._reading, self.connection, action))
             case Authenticate():
                 return self._authenticate(action)
             case RefreshToken():
@@ -315,7 +327,7 @@ class Driver:
         bad: InvalidToken
         try:
             credentials = Credentials(action.token, action.user, action.ticket)
-            identity = await self._parts.authenticator.identify(credentials)
+            identity = await self._authenticator.identify(credentials)
         except InvalidToken as error:
             bad = error
         except UserBlocked as error:
@@ -353,7 +365,7 @@ class Driver:
     async def _refresh_token(self, action: RefreshToken) -> None:
         """Replace the token with a new one. A bad token changes nothing: the old one stays."""
         try:
-            identity = await self._parts.authenticator.identify(Credentials(action.token))
+            identity = await self._authenticator.identify(Credentials(action.token))
         except (InvalidToken, KeysUnavailable, UserBlocked) as error:
             self.refuse(Reject(error.code, f"not refreshed: {error}", action.request_id))
             return
@@ -364,7 +376,7 @@ class Driver:
         self.expire_at(identity.expires_at)
         lost, granted = self._session.renewed(identity.channels)
         expires_in = None if identity.expires_at is None else max(0, int(identity.expires_at - time.time()))
-        self._parts.manager.send_event(self.connection, Refreshed(expires_in, action.request_id))
+        self._manager.send_event(self.connection, Refreshed(expires_in, action.request_id))
         await self._act_all([LeaveChannel(channel, Unsubscribed(channel=channel)) for channel in lost])
         await self._act_all(granted)
 
@@ -378,7 +390,7 @@ class Driver:
 
         Return the actions for the channels that it requested.
         """
-        if self._parts.node.draining:
+        if self._node.draining:
             self._turn_away(CloseCode.SHUTDOWN, ErrorCode.UNAVAILABLE, "this replica is shutting down")
         try:
             own, wanted = self._session.identified(
@@ -391,23 +403,23 @@ class Driver:
         if one_request and refusal is not None:
             self.refuse(replace(refusal, close=CloseCode.BAD_REQUEST))
         self.connection.user = identity.user
-        self.pace = self._parts.intake.of(identity.user, time.monotonic())
+        self._pace = self._intake.of(identity.user, time.monotonic())
         self.connection.outbox.hold()
         try:
-            await self._parts.manager.connect(self.connection)
+            await self._manager.connect(self.connection)
         except ConnectionLimit as error:
-            self._parts.telemetry.connections_refused += 1
+            self._telemetry.connections_refused += 1
             self._turn_away(CloseCode.CONNECTION_LIMIT, error.code, str(error))
         self.registered = True
         try:
-            self._parts.authenticator.check_not_blocked(identity.user)  # a block may have come meanwhile
+            self._authenticator.check_not_blocked(identity.user)  # a block may have come meanwhile
         except UserBlocked as error:
             self._reject(error, CloseCode.FORCED)
         logger.debug("connected", extra=self.about)
         self.expire_at(identity.expires_at)
         positions = Positions()
         if own.since is None and not own.replay:
-            begins = await self._parts.reading.listen(self.connection, own.channel)
+            begins = await self._reading.listen(self.connection, own.channel)
             if begins is not None:
                 positions[own.channel] = begins
         else:
@@ -421,17 +433,16 @@ class Driver:
     def _unsubscribe_by_server(self, channel: str) -> None:
         """Take the client off a channel for the server. While it is still joining, `join` tells the client."""
         if self._session.unsubscribed_by_server(channel):
-            self._parts.reading.unsubscribe(self.connection, channel)
+            self._reading.unsubscribe(self.connection, channel)
             if channel != self._joining:
-                self._parts.manager.send_event(self.connection, Unsubscribed(channel=channel))
+                self._manager.send_event(self.connection, Unsubscribed(channel=channel))
 
     def _dispatch(self, operation: Send | Publish) -> Coroutine[Any, Any, None] | None:
         """Pass a message to the router. Others may follow before its answer, up to MOST_UNDER_WAY."""
         if self._under_way >= MOST_UNDER_WAY:
             return self._dispatch_later(operation)
         self._under_way += 1
-        manager = self._parts.manager
-        manager.dispatch(operation, sender=self._session.user, done=partial(self._dispatched, operation))
+        self._manager.dispatch(operation, sender=self._session.user, done=partial(self._dispatched, operation))
         return None
 
     async def _dispatch_later(self, operation: Send | Publish) -> None:
@@ -447,55 +458,19 @@ class Driver:
             if not self._room.done():
                 self._room.set_result(None)
             self._room = None
-        event: Ack | Published
-        if isinstance(result, HeliographError):
-            text = _not_done(operation, result) if isinstance(result, BusUnavailable | OverBudget) else str(result)
-            self.refuse(Reject(result.code, text, operation.request_id))
-            if result.code is ErrorCode.INTERNAL:
-                self.connection.close(CloseCode.INTERNAL_ERROR, "internal error")
-            return
-        if isinstance(operation, Send):
-            event = Ack(result.message_id, result.delivery, operation.request_id)
-        else:
-            event = Published(operation.channel, result.message_id, result.position, operation.request_id)
-        self._parts.manager.send_event(self.connection, event)
+        self._send_answer(answer_message(operation, result))
+        if isinstance(result, HeliographError) and result.code is ErrorCode.INTERNAL:
+            self.connection.close(CloseCode.INTERNAL_ERROR, "internal error")
 
-    async def _fetch_history(self, action: FetchHistory) -> None:
-        read = action.operation
-        try:
-            opened = await self._parts.reading.history(read.channel, action.since, read.limit)
-        except BusUnavailable as error:
-            self.refuse(Reject(error.code, f"the history cannot be read, try again: {error}", read.request_id))
-            return
-        last = (opened.publications[-1].position if opened.publications else None) or opened.position
-        self.connection.read_bytes += sum(len(each.data) + PUBLICATION_BYTES for each in opened.publications)
-        history = History(
-            channel=read.channel,
-            publications=opened.publications,
-            position=last,
-            has_more=last.offset < opened.position.offset,
-            request_id=read.request_id,
-        )
-        self._parts.manager.send_event(self.connection, history)
+    async def _answer(self, work: Coroutine[Any, Any, Event | Reject]) -> None:
+        """Send what the work returns."""
+        self._send_answer(await work)
 
-    async def _fetch_presence(self, action: FetchPresence) -> None:
-        try:
-            roster = await self._parts.reading.presence(action.channel)
-        except BusUnavailable as error:
-            self.refuse(Reject(error.code, f"nobody can say, try again: {error}", action.request_id))
+    def _send_answer(self, answer: Event | Reject) -> None:
+        if isinstance(answer, Reject):
+            self.refuse(answer)
         else:
-            self.connection.read_bytes += MEMBER_BYTES * len(roster.users)
-            presence = Presence(action.channel, roster.users, action.request_id)
-            self._parts.manager.send_event(self.connection, presence)
-
-    async def _emit(self, emit: Emit) -> None:
-        session = self._session
-        try:
-            await self._parts.emitter.emit(emit.event, emit.data, user_id=session.user or "", session=session.id)
-        except (BusUnavailable, OverBudget) as error:
-            self.refuse(Reject(error.code, f"{_not_stored(error)}: {error}", emit.request_id))
-        else:
-            self._parts.manager.send_event(self.connection, Emitted(emit.request_id))
+            self._manager.send_event(self.connection, answer)
 
     def _reject(self, error: HeliographError, close: CloseCode, request_id: RequestId | None = None) -> NoReturn:
         """Refuse the client: say why, and close."""
@@ -506,21 +481,3 @@ class Driver:
         """Close the connection without an error before it."""
         self.connection.close(close, message)
         raise Disconnected(code, message)
-
-
-def _not_stored(error: BusUnavailable | OverBudget) -> str:
-    if isinstance(error, OverBudget):
-        return "not stored"
-    return "perhaps stored, perhaps not" if error.is_unsure else "not stored, try again"
-
-
-def _not_done(operation: Send | Publish, error: BusUnavailable | OverBudget) -> str:
-    """Return the text for the sender, which says whether sending again may deliver the message twice."""
-    done = "delivered" if isinstance(operation, Send) else "published"
-    if isinstance(error, OverBudget):
-        return f"not {done}: {error}"
-    if not error.is_unsure:
-        return f"not {done}, try again: {error}"
-    if operation.idempotency_key is None:
-        return f"perhaps {done}, perhaps not ({error}); sent again it may come twice, as it has no idempotency_key"
-    return f"perhaps {done}, perhaps not ({error}); send it again with the same idempotency_key"

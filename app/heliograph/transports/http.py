@@ -8,11 +8,11 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from heliograph.errors import BusUnavailable, ErrorCode, HeliographError, InvalidToken, KeysUnavailable
-from heliograph.transports.addresses import Addresses, address_of
+from heliograph.transports.address_limits import AddressLimits
+from heliograph.transports.addresses import address_of
 from heliograph.transports.driver import Disconnected
-from heliograph.transports.failed_attempts import TOO_MANY, FailedAttempts
+from heliograph.transports.failed_attempts import TOO_MANY
 from heliograph.transports.origins import REFUSED, OriginPolicy
-from heliograph.transports.requests import RequestRate
 
 STATUS: Final = {
     ErrorCode.INVALID_TOKEN: 401,
@@ -47,28 +47,25 @@ class PublicEndpoint:
     def __init__(
         self,
         origins: OriginPolicy,
-        addresses: Addresses,
-        rate: RequestRate,
-        failed_attempts: FailedAttempts,
+        by_address: AddressLimits,
         serve: Callable[[Request], Awaitable[Response]],
         method: str = "GET",
     ) -> None:
         self._method = method
         self._origins = origins
-        self._addresses = addresses
-        self._rate = rate  # by address
-        self._failed_attempts = failed_attempts
+        self._by_address = by_address
         self._serve = serve
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        address = self._addresses.enter(scope)
+        connections = self._by_address.connections
+        address = connections.enter(scope)
         if address is None:
-            await refusal(ErrorCode.CONNECTION_LIMIT, self._addresses.refusal)(scope, receive, send)
+            await refusal(ErrorCode.CONNECTION_LIMIT, connections.refusal)(scope, receive, send)
             return
         try:
             await self._serve_one(scope, receive, send)
         finally:
-            self._addresses.leave(address)
+            connections.leave(address)
 
     async def _serve_one(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
@@ -98,14 +95,14 @@ class PublicEndpoint:
             answer.status_code, answer.headers["Allow"] = 405, f"{self._method}, OPTIONS"
             return answer
         try:
-            self._rate.take(address_of(request.scope))
+            self._by_address.requests.take(address_of(request.scope))
             return await self._serve(request)
         except Disconnected as refused:
             return refusal(refused.code, str(refused))
         except (BusUnavailable, KeysUnavailable) as error:
             return refusal(error.code, f"not now, try again: {error}")
         except InvalidToken as error:
-            if not await self._failed_attempts.failed(address_of(request.scope)):
+            if not await self._by_address.failed_attempts.failed(address_of(request.scope)):
                 return refusal(ErrorCode.RATE_LIMITED, TOO_MANY)
             return refusal(error.code, str(error))
         except HeliographError as error:

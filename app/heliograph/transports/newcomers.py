@@ -2,6 +2,8 @@
 
 from typing import Protocol
 
+from heliograph.telemetry import Telemetry
+
 
 class Newcomer(Protocol):
     """A connection whose client has not identified itself."""
@@ -18,8 +20,9 @@ class Newcomers:
     cannot keep it out.
     """
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, telemetry: Telemetry) -> None:
         self._limit = limit
+        self._telemetry = telemetry
         self._by_address: dict[str, dict[Newcomer, None]] = {}  # in the order in which they came
 
     def enter(self, address: str, newcomer: Newcomer) -> None:
@@ -29,6 +32,7 @@ class Newcomers:
         if 0 < self._limit < len(newcomers):
             oldest = next(iter(newcomers))
             del newcomers[oldest]
+            self._telemetry.connections_refused += 1
             oldest.make_room()
 
     def leave(self, address: str, newcomer: Newcomer) -> None:

@@ -6,8 +6,8 @@ from typing import Final
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from heliograph.errors import ErrorCode
+from heliograph.transports.handshake import deny
 from heliograph.transports.http import refusal
-from heliograph.transports.websocket import deny
 
 _CONTROL_CHARACTER: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _REFUSAL: Final = "the path holds a control character"

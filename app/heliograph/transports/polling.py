@@ -17,13 +17,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive
 
-from heliograph.auth.authenticator import Identity, credentials_of
-from heliograph.codecs.codec import Codec
+from heliograph.auth.authenticator import Authenticator, Identity, credentials_of
+from heliograph.cluster.node import Node
 from heliograph.codecs.plain.bookmark import Bookmark
 from heliograph.codecs.plain.cursor import stated
 from heliograph.errors import BusUnavailable, ErrorCode, HeliographError
 from heliograph.hub.frames import Encoding, EventFrame
-from heliograph.hub.outbox import Outbox
+from heliograph.hub.outbox import Outbox, Outboxes
 from heliograph.protocol.codes import CloseCode
 from heliograph.protocol.events import Connected, InitialState, Subscribed, positions_after
 from heliograph.protocol.identity import personal_channel
@@ -31,9 +31,9 @@ from heliograph.protocol.operations import Connect
 from heliograph.protocol.position import NOWHERE, Position, ReadPositions
 from heliograph.protocol.session import JoinChannel
 from heliograph.tasks import end
-from heliograph.transports.driver import Disconnected, Driver, Parts
+from heliograph.transports.driver import Disconnected, Drivers
 from heliograph.transports.query import Query
-from heliograph.transports.requests import CONTINUED, PER_CHANNEL
+from heliograph.transports.requests import CONTINUED, PER_CHANNEL, RequestRate
 
 logger = logging.getLogger(__name__)
 
@@ -71,12 +71,25 @@ class PollKey:
 
 
 class PollEndpoint:
-    """Answer `GET /api/poll`, and keep the connections of its clients in between."""
+    """Answer `GET /api/poll`, and keep the connections of its clients in between.
 
-    def __init__(self, parts: Parts, codec: Codec) -> None:
-        self._parts = parts
-        self._encoding = Encoding(codec, EventFrame, parts.telemetry.traffic["poll"])
-        self._settings = parts.settings.poll
+    `open_connection`: opens one for a client. It puts the task that joins its channels into the set.
+    """
+
+    def __init__(
+        self,
+        open_connection: "Callable[[PollKey, set[asyncio.Task[None]]], PollConnection]",
+        authenticator: Authenticator,
+        requests: RequestRate,
+        node: Node,
+        *,
+        linger_s: float,
+    ) -> None:
+        self._open_connection = open_connection
+        self._authenticator = authenticator
+        self._requests = requests  # by user
+        self._node = node
+        self._linger_s = linger_s
         self._parked: dict[PollKey, list[PollConnection]] = {}  # those without a waiting poll, oldest first
         self._joining: set[asyncio.Task[None]] = set()
 
@@ -84,12 +97,12 @@ class PollEndpoint:
         query = Query(request.scope)
         wait_s = wait_of(query)
         credentials = credentials_of(request.scope, query)
-        identity = await self._parts.authenticator.identify(credentials)
-        if self._parts.node.draining:
+        identity = await self._authenticator.identify(credentials)
+        if self._node.draining:
             raise Disconnected(ErrorCode.UNAVAILABLE, "this replica is shutting down")
         asked = PollKey(replace(identity, expires_at=None), query.channels, query.get("cursor", ""))
         cost = CONTINUED if asked in self._parked else 1 + PER_CHANNEL * len(query.channels)
-        self._parts.requests.take(identity.user, cost)
+        self._requests.take(identity.user, cost)
         connection = self._take(asked)
         if connection is None:
             connect = Connect(credentials.token, credentials.user, stated(asked.cursor), replay="replay" in query)
@@ -102,7 +115,7 @@ class PollEndpoint:
             connection.end()
             raise
         self._park(connection, replace(asked, cursor=connection.cursor))
-        answer = PollResponse(identity.user, self._parts.node.name, connection.cursor, events)
+        answer = PollResponse(identity.user, self._node.name, connection.cursor, events)
         return Response(msgspec.json.encode(answer), media_type="application/json")
 
     async def stop(self) -> None:
@@ -113,7 +126,7 @@ class PollEndpoint:
 
     async def _open(self, asked: PollKey, connect: Connect, identity: Identity) -> "PollConnection":
         while True:
-            connection = PollConnection(self._parts, self._encoding, asked, self._joining)
+            connection = self._open_connection(asked, self._joining)
             try:
                 await connection.begin(connect, identity)
             except Disconnected as refused:
@@ -148,7 +161,7 @@ class PollEndpoint:
             connection.end()
             return
         self._parked.setdefault(at, []).append(connection)
-        connection.park(self._settings.linger_s, lambda: self._forget(connection, at))
+        connection.park(self._linger_s, lambda: self._forget(connection, at))
 
     def _forget(self, connection: "PollConnection", at: PollKey) -> None:
         connections = self._parked.get(at, [])
@@ -162,13 +175,21 @@ class PollConnection:
     """The connection of a client that polls, and the `Sink` with the events that it has not got yet."""
 
     def __init__(
-        self, parts: Parts, encoding: Encoding[EventFrame], asked: PollKey, tasks: set[asyncio.Task[None]]
+        self,
+        drivers: Drivers,
+        outboxes: Outboxes,
+        encoding: Encoding[EventFrame],
+        asked: PollKey,
+        tasks: set[asyncio.Task[None]],
+        *,
+        most_bytes: int,
+        most_channels: int,
     ) -> None:
         self.closed: tuple[CloseCode, str] | None = None
-        self._most_bytes = parts.settings.poll.answer_bytes
-        self._most_channels = parts.settings.limits.channels_per_connection
-        self._outbox: Outbox[EventFrame] = Outbox(self, parts.flush_scheduler, parts.settings.limits.outbox_bytes)
-        self.driver = Driver(parts, encoding, self._outbox, channels=asked.channels)
+        self._most_bytes = most_bytes
+        self._most_channels = most_channels
+        self._outbox: Outbox[EventFrame] = outboxes.new(self)
+        self.driver = drivers.new(encoding, self._outbox, channels=asked.channels)
         self._known: ReadPositions = NOWHERE  # the client's stated positions
         self._replays = False  # its own channel starts with everything that is kept, after `subscribed`
         self._tasks = tasks

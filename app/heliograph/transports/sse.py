@@ -3,29 +3,27 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass
 
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from heliograph.auth.authenticator import Credentials, Identity, credentials_of
-from heliograph.codecs.codec import Codec
+from heliograph.auth.authenticator import Authenticator, Credentials, Identity, credentials_of
 from heliograph.codecs.plain.bookmark import ShortBookmark
 from heliograph.codecs.plain.cursor import RIGHT, stated
 from heliograph.errors import BusUnavailable, KeysUnavailable
 from heliograph.hub.frames import Encoding, EventFrame
-from heliograph.hub.outbox import Outbox
+from heliograph.hub.outbox import Outbox, Outboxes
 from heliograph.protocol.codes import CloseCode
 from heliograph.protocol.events import Event, positions_after
 from heliograph.protocol.identity import personal_channel
 from heliograph.protocol.operations import Connect
 from heliograph.protocol.session import JoinChannel
 from heliograph.tasks import end
-from heliograph.transports.driver import Driver, Parts
+from heliograph.transports.driver import Driver, Drivers
 from heliograph.transports.query import Query
-from heliograph.transports.requests import PER_CHANNEL
+from heliograph.transports.requests import PER_CHANNEL, RequestRate
 
 logger = logging.getLogger(__name__)
 
@@ -47,16 +45,25 @@ class DisconnectEvent(msgspec.Struct, frozen=True, tag="disconnect"):
     reason: str
 
 
-@dataclass(frozen=True)
 class SseEndpoint:
-    """Answer `GET /sse` with a stream, or with a refusal before it begins."""
+    """Answer `GET /sse` with a stream, or with a refusal before it begins. `encoding`: see `in_block`."""
 
-    parts: Parts
-    encoding: Encoding[StreamFrame]
-
-    @classmethod
-    def build(cls, parts: Parts, codec: Codec) -> "SseEndpoint":
-        return cls(parts, Encoding(codec, _in_block, parts.telemetry.traffic["sse"]))
+    def __init__(
+        self,
+        drivers: Drivers,
+        outboxes: Outboxes,
+        encoding: Encoding[StreamFrame],
+        authenticator: Authenticator,
+        requests: RequestRate,
+        *,
+        keep_alive_s: float,
+    ) -> None:
+        self._drivers = drivers
+        self._outboxes = outboxes
+        self._encoding = encoding
+        self._authenticator = authenticator
+        self._requests = requests  # by user
+        self._keep_alive_s = keep_alive_s
 
     async def serve(self, request: Request) -> Response:
         query = Query(request.scope)
@@ -68,10 +75,10 @@ class SseEndpoint:
             if not right:
                 raise
             return StreamingResponse(_again_soon(), media_type=EventStream.media_type)
-        self.parts.requests.take(identity.user, 1 + PER_CHANNEL * len(query.channels))
+        self._requests.take(identity.user, 1 + PER_CHANNEL * len(query.channels))
         cursor = cursor or query.get("cursor", "")
-        stream = EventStream(self.parts, right)
-        driver = Driver(self.parts, self.encoding, stream.outbox, channels=query.channels)
+        stream = EventStream(self._outboxes, right, keep_alive_s=self._keep_alive_s)
+        driver = self._drivers.new(self._encoding, stream.outbox, channels=query.channels)
         connect = Connect(credentials.token, credentials.user, stated(cursor), replay="replay" in query)
         try:
             joins = await driver.enter(connect, identity)
@@ -87,7 +94,7 @@ class SseEndpoint:
         A ticket is valid once. An `EventSource` reconnects with the same URL, and the last id that it got. So the ids
         of its stream hold a secret, and a request with both comes from the client of that stream.
         """
-        authenticator, ticket = self.parts.authenticator, credentials.ticket
+        authenticator, ticket = self._authenticator, credentials.ticket
         if ticket is None:
             return await authenticator.identify(credentials), ""
         identity = await authenticator.identify_returning(ticket, right) if right else None
@@ -108,12 +115,12 @@ class EventStream(Response):
 
     media_type = "text/event-stream"
 
-    def __init__(self, parts: Parts, right: str = "") -> None:
+    def __init__(self, outboxes: Outboxes, right: str, *, keep_alive_s: float) -> None:
         self.status_code = 200
         self.background = None
         self.init_headers({"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
-        self.outbox: Outbox[StreamFrame] = Outbox(self, parts.flush_scheduler, parts.settings.limits.outbox_bytes)
-        self._keep_alive_s = parts.settings.ping.interval_s
+        self.outbox: Outbox[StreamFrame] = outboxes.new(self)
+        self._keep_alive_s = keep_alive_s
         self._driver: Driver
         self._joins: Sequence[JoinChannel] = ()
         self._frames: list[StreamFrame] = []
@@ -242,7 +249,8 @@ async def _again_soon() -> AsyncIterator[bytes]:
     yield b"retry: %d\n" % RETRY_MS
 
 
-def _in_block(payload: bytes, event: Event) -> StreamFrame:
+def in_block(payload: bytes, event: Event) -> StreamFrame:
+    """Return an encoded event as a block of the stream."""
     return EventFrame(event_block(payload), event)
 
 

@@ -6,8 +6,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from heliograph.cluster.node import Node
 from heliograph.errors import ErrorCode
+from heliograph.transports.handshake import deny
 from heliograph.transports.http import refusal
-from heliograph.transports.websocket import deny
 
 logger = logging.getLogger("heliograph")
 

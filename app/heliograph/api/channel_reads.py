@@ -1,0 +1,130 @@
+"""The methods of the server API that read channels: who is on them, and what is kept of them."""
+
+from collections import deque
+from typing import Final
+
+from heliograph.api import models
+from heliograph.api.errors import NOT_AVAILABLE, UNRECOVERABLE, ApiError
+from heliograph.cluster.channel_counts import ChannelCounts
+from heliograph.cluster.presence import Roster
+from heliograph.cluster.reading import Reading
+from heliograph.protocol.identity import check_channel
+from heliograph.protocol.namespace import Namespaces
+from heliograph.protocol.position import Position
+from heliograph.protocol.publication import Publication
+
+MOST_PUBLICATIONS: Final = 1000  # in one answer
+# Data of publications in one answer, or one publication; the rest needs another request.
+ANSWER_BYTES: Final = 1_048_576
+
+
+class ChannelReads:
+    """Read channels, over all replicas. Each method raises ApiError, or another HeliographError."""
+
+    def __init__(self, reading: Reading, channel_counts: ChannelCounts, namespaces: Namespaces) -> None:
+        self._reading = reading
+        self._channel_counts = channel_counts
+        self._namespaces = namespaces
+
+    async def presence(self, params: models.PresenceParams) -> models.PresenceResult:
+        return models.PresenceResult(
+            {
+                f"{user}/{number}": models.ClientInfo(f"{user}/{number}", user)
+                for user, connections in (await self._present(params.channel)).users.items()
+                for number in range(1, connections + 1)
+            }
+        )
+
+    async def presence_stats(self, params: models.PresenceStatsParams) -> models.PresenceStatsResult:
+        roster = await self._present(params.channel)
+        return models.PresenceStatsResult(num_clients=roster.connections, num_users=len(roster.users))
+
+    async def history(self, params: models.HistoryParams) -> models.HistoryResult:
+        if self._namespaces.of(check_channel(params.channel)).ephemeral:
+            raise ApiError(NOT_AVAILABLE, f"nothing is kept of {params.channel!r}: its namespace is ephemeral")
+        limit = MOST_PUBLICATIONS if params.limit < 0 else params.limit
+        since = None if params.since is None else Position(params.since.epoch, params.since.offset)
+        if params.reverse or not limit:
+            top = (await self._reading.history(params.channel, None, 1)).position
+            if since is not None and (since.epoch != top.epoch or since.offset > top.offset):
+                raise _unrecoverable(params.channel)
+            found = await self._before(params.channel, top, since, limit) if limit else []
+        else:
+            top, found = await self._after(params.channel, since, limit)
+        return models.HistoryResult([_listed(each) for each in found], top.offset, top.epoch)
+
+    async def channels(self, params: models.ChannelsParams) -> models.ChannelsResult:
+        counts = await self._channel_counts.channels(params.pattern)
+        return models.ChannelsResult({channel: models.ChannelInfo(count) for channel, count in counts.items()})
+
+    async def _present(self, channel: str) -> Roster:
+        if not self._namespaces.of(check_channel(channel)).presence:
+            raise ApiError(NOT_AVAILABLE, f"who is on {channel!r} is not kept: its namespace has no presence")
+        return await self._reading.presence(channel)
+
+    async def _before(self, channel: str, top: Position, since: Position | None, limit: int) -> list[Publication]:
+        """Return the last publications (before `since`), newest first."""
+        last = top.offset if since is None else since.offset - 1
+        found, complete = await self._up_to(channel, Position(top.epoch, max(0, last - limit)), last, limit)
+        if not complete:  # there are gaps, or the publications are gone: look further back
+            found, _ = await self._up_to(channel, None, last, limit)
+        return found[::-1]
+
+    async def _up_to(
+        self, channel: str, after: Position | None, last: int, limit: int
+    ) -> tuple[list[Publication], bool]:
+        """Return the last kept publications after `after` (or from the start) up to the offset `last`.
+
+        At most `limit`, and at most ANSWER_BYTES. The second value is False if some in between are missing.
+        """
+        found: deque[Publication] = deque()
+        size, complete = 0, True
+        while True:
+            opened = await self._reading.history(channel, after, MOST_PUBLICATIONS)
+            complete = complete and opened.complete
+            for each in opened.publications:
+                if each.position is None or each.position.offset > last:
+                    return list(found), complete
+                after = each.position
+                found.append(each)
+                size += len(each.data)
+                while len(found) > limit or (size > ANSWER_BYTES and len(found) > 1):
+                    size -= len(found.popleft().data)
+            if not opened.publications or after is None or after.offset >= opened.position.offset:
+                return list(found), complete
+
+    async def _after(self, channel: str, since: Position | None, limit: int) -> tuple[Position, list[Publication]]:
+        """Return the channel's position, and the first publications after `since`, at most ANSWER_BYTES.
+
+        Raises:
+            ApiError: some in between are missing.
+        """
+        found: list[Publication] = []
+        size = 0
+        while True:
+            opened = await self._reading.history(channel, since, limit - len(found))
+            if not opened.complete:
+                if found:  # trimmed meanwhile: a request for what follows gets the error
+                    return opened.position, found
+                raise _unrecoverable(channel)
+            for each in opened.publications:
+                size += len(each.data)
+                if found and size > ANSWER_BYTES:
+                    return opened.position, found
+                found.append(each)
+            since = found[-1].position if found else None
+            if since is None or len(found) >= limit or since.offset >= opened.position.offset:
+                return opened.position, found
+
+
+def _listed(publication: Publication) -> models.PublicationInfo:
+    sender = publication.sender
+    return models.PublicationInfo(
+        offset=publication.position.offset if publication.position is not None else 0,
+        data=publication.data,
+        info=None if sender is None else models.ClientInfo(sender, sender),
+    )
+
+
+def _unrecoverable(channel: str) -> ApiError:
+    return ApiError(UNRECOVERABLE, f"what followed that position on {channel!r} is not kept any more")

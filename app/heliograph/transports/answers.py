@@ -1,0 +1,81 @@
+"""What clients are answered: reads and emissions carried out for them, and the results of their messages.
+
+Each function returns the event, or the refusal with its reason.
+"""
+
+from heliograph.cluster.emitter import Emitter
+from heliograph.cluster.publish_result import PublishResult
+from heliograph.cluster.reading import Reading
+from heliograph.errors import BusUnavailable, HeliographError, OverBudget
+from heliograph.hub.connection import Connection
+from heliograph.protocol.events import Ack, Emitted, History, Presence, Published
+from heliograph.protocol.operations import Emit, Publish, Send
+from heliograph.protocol.publication import PUBLICATION_BYTES
+from heliograph.protocol.session import FetchHistory, FetchPresence, Reject
+
+MEMBER_BYTES = 24  # bytes that a user counts in an answer about presence
+
+
+def answer_message(operation: Send | Publish, result: PublishResult | HeliographError) -> Ack | Published | Reject:
+    """Return what the sender is told of the router's result."""
+    if isinstance(result, HeliographError):
+        text = _not_done(operation, result) if isinstance(result, BusUnavailable | OverBudget) else str(result)
+        return Reject(result.code, text, operation.request_id)
+    if isinstance(operation, Send):
+        return Ack(result.message_id, result.delivery, operation.request_id)
+    return Published(operation.channel, result.message_id, result.position, operation.request_id)
+
+
+async def answer_history(reading: Reading, connection: Connection, action: FetchHistory) -> History | Reject:
+    """Read what is kept of a channel. What is read counts for the connection."""
+    read = action.operation
+    try:
+        opened = await reading.history(read.channel, action.since, read.limit)
+    except BusUnavailable as error:
+        return Reject(error.code, f"the history cannot be read, try again: {error}", read.request_id)
+    last = (opened.publications[-1].position if opened.publications else None) or opened.position
+    connection.read_bytes += sum(len(each.data) + PUBLICATION_BYTES for each in opened.publications)
+    return History(
+        channel=read.channel,
+        publications=opened.publications,
+        position=last,
+        has_more=last.offset < opened.position.offset,
+        request_id=read.request_id,
+    )
+
+
+async def answer_presence(reading: Reading, connection: Connection, action: FetchPresence) -> Presence | Reject:
+    """Read who is on a channel. What is read counts for the connection."""
+    try:
+        roster = await reading.presence(action.channel)
+    except BusUnavailable as error:
+        return Reject(error.code, f"nobody can say, try again: {error}", action.request_id)
+    connection.read_bytes += MEMBER_BYTES * len(roster.users)
+    return Presence(action.channel, roster.users, action.request_id)
+
+
+async def answer_emit(emitter: Emitter, connection: Connection, emit: Emit) -> Emitted | Reject:
+    """Keep an emission for the workers."""
+    try:
+        await emitter.emit(emit.event, emit.data, user_id=connection.user, session=connection.id)
+    except (BusUnavailable, OverBudget) as error:
+        return Reject(error.code, f"{_not_stored(error)}: {error}", emit.request_id)
+    return Emitted(emit.request_id)
+
+
+def _not_stored(error: BusUnavailable | OverBudget) -> str:
+    if isinstance(error, OverBudget):
+        return "not stored"
+    return "perhaps stored, perhaps not" if error.is_unsure else "not stored, try again"
+
+
+def _not_done(operation: Send | Publish, error: BusUnavailable | OverBudget) -> str:
+    """Return the text for the sender, which says whether sending again may deliver the message twice."""
+    done = "delivered" if isinstance(operation, Send) else "published"
+    if isinstance(error, OverBudget):
+        return f"not {done}: {error}"
+    if not error.is_unsure:
+        return f"not {done}, try again: {error}"
+    if operation.idempotency_key is None:
+        return f"perhaps {done}, perhaps not ({error}); sent again it may come twice, as it has no idempotency_key"
+    return f"perhaps {done}, perhaps not ({error}); send it again with the same idempotency_key"
