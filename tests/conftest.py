@@ -36,7 +36,7 @@ BESIDE_OTHERS = ("tests/e2e/test_installed.py", "tests/e2e/test_reconnecting_web
 
 # What a replica does now and then, or gives others time for, is sooner or shorter here.
 SOONER = {
-    "heliograph.application.SWEEP_EVERY_S": 0.2,
+    "heliograph.composition.cluster.SWEEP_EVERY_S": 0.2,
     "heliograph.cluster.channel_counts.INTERVAL_S": 0.05,
     "heliograph.cluster.commands.LOOK_S": 0.2,
     "heliograph.cluster.directory.AFTER_ERROR_S": 0.1,

@@ -29,7 +29,7 @@ An ephemeral message is local first: in step 4 the router passes it to the hub a
 
 Programs that are not replicas run the same script: `client/publisher.py`. They listen with `client/connection/`.
 
-Imports go down only; `pyproject.toml` holds the layers. `application.py` alone ties the concrete parts together.
+Imports go down only; `pyproject.toml` holds the layers. `composition/` alone ties the concrete parts together.
 """
 
 from importlib import import_module

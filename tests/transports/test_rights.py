@@ -94,7 +94,7 @@ async def test_the_start_says_what_is_open(start_replica: StartReplica, caplog: 
     with caplog.at_level(logging.INFO, "heliograph"):
         await start_replica(redis_url=None, auth=JWT, namespaces={"logs": {"client_subscribe": True}})
         await start_replica(redis_url=None)
-    said = [record for record in caplog.records if record.name == "heliograph.application"]
+    said = [record for record in caplog.records if record.name == "heliograph.composition.endpoints"]
     assert [record.levelname for record in said] == ["INFO", "WARNING"]
     assert "read logs:*" in said[0].getMessage()
     assert "anyone who can connect may be any user" in said[1].getMessage()

@@ -1,0 +1,106 @@
+"""What a replica needs from outside: in Redis, or in memory."""
+
+from collections.abc import Callable
+from functools import partial
+
+from heliograph.backends.memory.bus import LocalBus
+from heliograph.backends.memory.channel_counts import MemoryChannelCounts
+from heliograph.backends.memory.commands import NoCommands
+from heliograph.backends.memory.directory import MemoryDirectory
+from heliograph.backends.memory.emissions import NoEmissions
+from heliograph.backends.memory.log import MemoryLog
+from heliograph.backends.memory.presence import MemoryPresence
+from heliograph.backends.memory.tickets import MemoryTickets
+from heliograph.backends.redis.channel_counts import RedisChannelCounts
+from heliograph.backends.redis.client import connect
+from heliograph.backends.redis.commands import RedisCommands
+from heliograph.backends.redis.directory import RedisDirectory
+from heliograph.backends.redis.log import RedisLog, TwoServerLog
+from heliograph.backends.redis.memory import RedisMemory
+from heliograph.backends.redis.presence import RedisPresence
+from heliograph.backends.redis.probe import RedisProbe
+from heliograph.backends.redis.run_leases import reap_lost_runs
+from heliograph.backends.redis.server import RedisServer
+from heliograph.backends.redis.streams import RedisEmissions
+from heliograph.backends.redis.tickets import RedisTickets
+from heliograph.cluster.pubsub_manager import PubSubManager, redis_server
+from heliograph.composition.ground import Ground
+from heliograph.ports import Backends, Bus
+from heliograph.protocol.budget import Budget
+from heliograph.protocol.events import Join, Leave
+from heliograph.protocol.namespace import Namespaces
+from heliograph.settings import Settings
+
+MakeBus = Callable[[Settings, RedisServer | None], Bus]
+
+
+def build_backends(ground: Ground, make_bus: MakeBus | None) -> Backends:
+    """Build what a replica needs from outside: in Redis, if the settings name one, otherwise in memory."""
+    settings = ground.settings
+    redis = settings.redis
+    server = None if redis.url is None else redis_server(redis, settings.bus, ground.name)
+    bus = (make_bus or _bus_of_its_own)(settings, server)
+    if not isinstance(bus, PubSubManager):
+        return _memory_backends(ground, bus)
+    live = kept = bus.server  # one that was made before, if the process had its manager before it had a replica
+    if redis.durable_url is not None:
+        kept = RedisServer(
+            connect(redis.durable_url, max_connections=redis.max_connections),
+            live.keys,
+            node_id=live.node_id,
+            replica=ground.name,
+            publish_time=live.publish_time,
+        )
+    return _redis_backends(ground, bus, live, kept)
+
+
+def _memory_backends(ground: Ground, bus: Bus) -> Backends:
+    def announce(channel: str, user: str, joined: bool) -> None:
+        ground.hub.deliver(channel, (Join if joined else Leave)(channel, user))
+
+    return Backends(
+        bus=bus,
+        directory=MemoryDirectory(ground.clock),
+        presence=MemoryPresence(announce),
+        channel_counts=MemoryChannelCounts(),
+        log=MemoryLog(ground.clock, page_bytes=ground.settings.channels.page_bytes),
+        emissions=NoEmissions(),
+        commands=NoCommands(),
+        tickets=MemoryTickets(ground.clock),
+    )
+
+
+def _redis_backends(ground: Ground, bus: Bus, live: RedisServer, kept: RedisServer) -> Backends:
+    """`live`: the server with the bus and the directory; `kept`: the one that keeps messages, or the same."""
+    settings = ground.settings
+    budget, page_bytes = Budget.of(settings.limits), settings.channels.page_bytes
+    log = RedisLog(live, budget=budget, page_bytes=page_bytes)
+    if kept is not live:
+        log = TwoServerLog(kept, live, budget=budget, page_bytes=page_bytes)
+    emissions = RedisEmissions(
+        kept,
+        shards=settings.redis.emit_shards,
+        max_entries=settings.redis.emit_maxlen,
+        max_bytes=settings.emit.shard_bytes,
+        ttl_s=settings.emit.ttl_s,
+        budget=budget,
+    )
+    return Backends(
+        bus=bus,
+        directory=RedisDirectory(live),
+        presence=RedisPresence(live),
+        channel_counts=RedisChannelCounts(live),
+        log=log,
+        emissions=emissions,
+        commands=RedisCommands(live),
+        tickets=RedisTickets(live),
+        probes=[RedisProbe(server, ground.name) for server in dict.fromkeys((live, kept))],
+        memory=RedisMemory(kept),
+        sweep_emissions=emissions.sweep,
+        reap_lost_runs=partial(reap_lost_runs, kept, Namespaces(settings.namespaces)),
+        servers=list(dict.fromkeys((live, kept))),
+    )
+
+
+def _bus_of_its_own(settings: Settings, server: RedisServer | None) -> Bus:
+    return LocalBus() if server is None else PubSubManager(server, bus=settings.bus)

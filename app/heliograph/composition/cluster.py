@@ -1,0 +1,171 @@
+"""What makes a hub and its backends one of many replicas."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from heliograph.clock import Timestamps
+from heliograph.cluster.admission import Admission
+from heliograph.cluster.blocked_users import BlockedUsers
+from heliograph.cluster.channel_counts import ChannelCounts
+from heliograph.cluster.channels import Channels
+from heliograph.cluster.client_writes import ClientWrites
+from heliograph.cluster.commands import Commands
+from heliograph.cluster.connection_manager import ConnectionManager
+from heliograph.cluster.directory import Directory
+from heliograph.cluster.drain import Drain
+from heliograph.cluster.emitter import Emitter
+from heliograph.cluster.health import Breakdown, Health
+from heliograph.cluster.memory_watch import MemoryWatch
+from heliograph.cluster.node import Node, Service
+from heliograph.cluster.periodic import Periodic
+from heliograph.cluster.presence import Presence
+from heliograph.cluster.pulse import Pulse
+from heliograph.cluster.reading import Reading
+from heliograph.cluster.remote_delivery import RemoteDelivery
+from heliograph.cluster.stamp import Stamp
+from heliograph.cluster.status import Status
+from heliograph.cluster.user_commands import UserCommands
+from heliograph.cluster.write_probe import WriteProbe
+from heliograph.composition.ground import Ground
+from heliograph.hub.connection import Connection
+from heliograph.ports import Backends, Handler
+from heliograph.protocol.budget import Budget
+from heliograph.protocol.namespace import Namespaces
+from heliograph.protocol.policy import Policy
+from heliograph.protocol.position import Position
+
+REAP_EVERY_S = 2.0  # how often to look for runs that lost their worker
+SWEEP_EVERY_S = 60.0  # how often to drop emissions whose time to live is over
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """The parts that make a hub and its backends one of many replicas."""
+
+    node: Node
+    directory: Directory
+    channels: Channels
+    manager: ConnectionManager
+    reading: Reading
+    user_commands: UserCommands
+    emitter: Emitter
+    channel_counts: ChannelCounts
+    blocked: BlockedUsers
+    memory: MemoryWatch | None
+    namespaces: Namespaces
+    policy: Policy
+
+
+def build_cluster(ground: Ground, backends: Backends) -> Cluster:
+    settings, hub, clock, telemetry = ground.settings, ground.hub, ground.clock, ground.telemetry
+    bus, node_id = backends.bus, backends.bus.node_id
+    namespaces = Namespaces(settings.namespaces)
+    directory = Directory(backends.directory, hub, node_id=node_id, settings=settings.directory, clock=clock)
+    channels = Channels(hub, backends.log, bus, namespaces, settings.channels, telemetry)
+    presence = Presence(backends.presence, directory, namespaces, grace_s=settings.presence.grace_s)
+    channel_counts = ChannelCounts(backends.channel_counts, directory, hub)
+    blocked = BlockedUsers(clock)
+    commands = Commands(hub, backends.commands, blocked, node_id=node_id, clock=clock)
+    memory = None
+    if backends.memory is not None:
+        memory = MemoryWatch(backends.memory.share, settings.limits.client_memory_percent / 100)
+    timestamp = Timestamps(clock)
+    stamp = Stamp(ground.name, node_id, timestamp)
+    writes = ClientWrites(Budget.of(settings.limits), memory, telemetry, clock.monotonic)
+    reading = Reading(channels.joining, presence, backends.log)
+    manager = ConnectionManager(
+        hub,
+        bus,
+        directory,
+        backends.log,
+        channels.following,
+        RemoteDelivery(hub, channels.following, commands, node_id, timestamp),
+        Admission(hub, directory, reading, settings.limits),
+        writes,
+        namespaces,
+        stamp,
+    )
+    services: list[Service] = [channels, presence, channel_counts, commands, *_chores(backends)]
+    node = _build_node(
+        ground,
+        backends,
+        directory,
+        memory,
+        services,
+        positions_of=channels.joining.positions_of,
+        handler=manager.handle_pubsub_message,
+        on_resubscribed=_in_turn(channels.following.lost_track, commands.lost_track),
+    )
+    return Cluster(
+        node,
+        directory,
+        channels,
+        manager,
+        reading,
+        UserCommands(commands, backends.commands, stamp),
+        Emitter(backends.emissions, writes, stamp),
+        channel_counts,
+        blocked,
+        memory,
+        namespaces,
+        Policy(namespaces, open_mode=settings.auth.mode == "open", events=settings.emit.events),
+    )
+
+
+def _build_node(
+    ground: Ground,
+    backends: Backends,
+    directory: Directory,
+    memory: MemoryWatch | None,
+    services: Sequence[Service],
+    *,
+    positions_of: Callable[[Connection], Mapping[str, Position]],
+    handler: Handler,
+    on_resubscribed: Callable[[], object],
+) -> Node:
+    """The replica as a member of the cluster; what watches over it starts before `services`."""
+    hub, clock, settings = ground.hub, ground.clock, ground.settings
+    breakdown, pulse = Breakdown(), Pulse(ground.telemetry, clock)
+    probes = [
+        WriteProbe(
+            probe,
+            is_vital=number == 0,  # without the others, ephemeral messages still work
+            interval_s=settings.bus.canary_interval_s,
+            timeout_s=settings.bus.canary_timeout_s,
+            clock=clock,
+            give_up=breakdown.give_up,
+        )
+        for number, probe in enumerate(backends.probes)
+    ]
+    health = Health(backends.bus, probes, memory, breakdown)
+    watches: list[Service] = [*probes, *filter(None, [memory]), pulse]
+    return Node(
+        backends,
+        directory,
+        Status(ground.name, hub, backends.bus, health, pulse, clock),
+        health,
+        Drain(hub, positions_of, settings.drain),
+        [*watches, *services],
+        handler=handler,
+        on_resubscribed=on_resubscribed,
+    )
+
+
+def _chores(backends: Backends) -> list[Service]:
+    """What any number of replicas do now and then for all of them."""
+    chores: list[Service] = []
+    if backends.sweep_emissions is not None:
+        chores.append(Periodic("sweeper", "sweeping old entries", backends.sweep_emissions, SWEEP_EVERY_S))
+    if backends.reap_lost_runs is not None:
+        chores.append(Periodic("run-reaper", "search for lost runs", backends.reap_lost_runs, REAP_EVERY_S))
+    return chores
+
+
+def _in_turn(*calls: Callable[[], object]) -> Callable[[], None]:
+    """Return one call that makes several."""
+
+    def call_all() -> None:
+        for call in calls:
+            call()
+
+    return call_all

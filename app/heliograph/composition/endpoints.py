@@ -1,0 +1,207 @@
+"""What clients, other programs and load balancers reach of a replica."""
+
+import logging
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.routing import BaseRoute, Route, WebSocketRoute
+
+from heliograph.api.channel_reads import ChannelReads
+from heliograph.api.health import health_routes, status_routes
+from heliograph.api.methods import Methods
+from heliograph.api.metrics import metrics_route
+from heliograph.api.routes import direct_endpoints, http_api_routes, openapi_route
+from heliograph.auth.authenticator import Authenticator
+from heliograph.codecs.plain.codec import PlainCodec
+from heliograph.composition.cluster import Cluster
+from heliograph.composition.ground import Ground
+from heliograph.console.page import Console, static_routes
+from heliograph.hub.frames import Encoding, EventFrame
+from heliograph.hub.outbox import Outboxes
+from heliograph.ports import Backends
+from heliograph.protocol.budget import Intake
+from heliograph.protocol.session import Session
+from heliograph.transports.address_limits import AddressLimits
+from heliograph.transports.direct import DirectEndpoint
+from heliograph.transports.driver import Drivers, Router
+from heliograph.transports.handshake import CHANNEL_KINDS, HandshakeCheck
+from heliograph.transports.headers import SafeHeaders, internal_error
+from heliograph.transports.http import PublicEndpoint
+from heliograph.transports.origins import OriginPolicy
+from heliograph.transports.paths import PlainPaths
+from heliograph.transports.polling import PollConnection, PollEndpoint
+from heliograph.transports.requests import RequestRate
+from heliograph.transports.runs import RunEndpoint
+from heliograph.transports.sse import SseEndpoint, in_block
+from heliograph.transports.started import Started
+from heliograph.transports.tickets import TicketEndpoint
+from heliograph.transports.websocket import Language, WebSocketEndpoint
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Clients:
+    """What the endpoints of clients share."""
+
+    drivers: Drivers
+    outboxes: Outboxes
+    codec: PlainCodec
+    authenticator: Authenticator
+    origins: OriginPolicy
+    by_address: AddressLimits
+    requests: RequestRate  # by user
+
+
+def build_endpoints(
+    ground: Ground, backends: Backends, cluster: Cluster
+) -> tuple[Starlette, Starlette | None, Mapping[bytes, DirectEndpoint]]:
+    """The application that clients reach, one of what is kept from them if that has a port of its own, and what our
+    server answers without an application."""
+    settings, node, telemetry = ground.settings, cluster.node, ground.telemetry
+    clients = _build_clients(ground, backends, cluster)
+    public_endpoint = partial(PublicEndpoint, clients.origins, clients.by_address)
+    methods = _build_methods(ground, cluster)
+    polls = _build_polls(ground, cluster, clients)
+    metrics = metrics_route(node, backends.bus, ground.hub, telemetry, cluster.memory)
+    inside = [*health_routes(node, backends.bus), metrics, openapi_route()]
+    has_inside = settings.internal.port is not None
+    routes = [
+        *_client_routes(ground, cluster, clients, public_endpoint, polls),
+        *(status_routes(node) if has_inside else inside),
+        *static_routes(),
+        *(_console_routes(ground, cluster, clients, public_endpoint) if settings.console_enabled else []),
+        *http_api_routes(methods, settings.api, clients.by_address.failed_attempts),
+    ]
+
+    @asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        policy = cluster.policy
+        logger.log(logging.WARNING if policy.open_mode else logging.INFO, "%s", policy.summary())
+        await node.start()
+        try:
+            yield
+        finally:
+            await polls.stop()
+            await clients.authenticator.stop()
+            await node.stop()
+
+    middleware, on_error = [Middleware(SafeHeaders), Middleware(PlainPaths)], {Exception: internal_error}
+    app = Starlette(
+        routes=routes,
+        middleware=[*middleware, Middleware(Started, node)],
+        exception_handlers=on_error,
+        lifespan=lifespan,
+    )
+    internal = Starlette(routes=inside, middleware=middleware, exception_handlers=on_error) if has_inside else None
+    return app, internal, direct_endpoints(methods, settings.api)
+
+
+def _build_clients(ground: Ground, backends: Backends, cluster: Cluster) -> _Clients:
+    settings, telemetry, policy = ground.settings, ground.telemetry, cluster.policy
+    limits = settings.limits
+    authenticator = Authenticator(settings.auth, backends.tickets, cluster.blocked)
+    open_session = partial(
+        Session,
+        replica=cluster.node.name,
+        policy=policy,
+        ping_interval_s=settings.ping.interval_s,
+        max_channels=limits.channels_per_connection,
+    )
+    router = Router(cluster.manager, cluster.reading, cluster.emitter)
+    return _Clients(
+        Drivers(open_session, router, authenticator, cluster.node, Intake(limits), telemetry),
+        Outboxes(ground.flush_scheduler, limits.outbox_bytes),
+        PlainCodec(limits.depth),
+        authenticator,
+        OriginPolicy(
+            settings.allowed_origins, open_mode=policy.open_mode, open_to_network=settings.auth.open_to_network
+        ),
+        AddressLimits.of(limits, telemetry),
+        RequestRate(limits.requests_per_second, "user", "REQUESTS_PER_SECOND", telemetry),
+    )
+
+
+def _build_methods(ground: Ground, cluster: Cluster) -> Methods:
+    return Methods(
+        cluster.manager,
+        ChannelReads(cluster.reading, cluster.channel_counts, cluster.namespaces),
+        cluster.user_commands,
+        cluster.directory,
+        ground.clock,
+        ground.telemetry.traffic["api"],
+        max_depth=ground.settings.limits.depth,
+        most_commands=ground.settings.api.batch,
+    )
+
+
+def _build_polls(ground: Ground, cluster: Cluster, clients: _Clients) -> PollEndpoint:
+    settings = ground.settings
+    open_connection = partial(
+        PollConnection,
+        clients.drivers,
+        clients.outboxes,
+        Encoding(clients.codec, EventFrame, ground.telemetry.traffic["poll"]),
+        most_bytes=settings.poll.answer_bytes,
+        most_channels=settings.limits.channels_per_connection,
+    )
+    return PollEndpoint(
+        open_connection, clients.authenticator, clients.requests, cluster.node, linger_s=settings.poll.linger_s
+    )
+
+
+def _client_routes(
+    ground: Ground,
+    cluster: Cluster,
+    clients: _Clients,
+    public_endpoint: Callable[..., PublicEndpoint],
+    polls: PollEndpoint,
+) -> list[BaseRoute]:
+    settings, traffic, policy = ground.settings, ground.telemetry.traffic, cluster.policy
+    authenticator, requests = clients.authenticator, clients.requests
+    socket = WebSocketEndpoint(
+        HandshakeCheck(
+            cluster.node,
+            clients.origins,
+            authenticator,
+            clients.by_address,
+            ground.telemetry,
+            open_mode=policy.open_mode,
+        ),
+        clients.drivers,
+        clients.outboxes,
+        clients.by_address,
+        settings.limits,
+        (Language.of(clients.codec, traffic["websocket"]),),
+    )
+    stream = SseEndpoint(
+        clients.drivers,
+        clients.outboxes,
+        Encoding(clients.codec, in_block, traffic["sse"]),
+        authenticator,
+        requests,
+        keep_alive_s=settings.ping.interval_s,
+    )
+    ticket = TicketEndpoint(authenticator, requests)
+    run = RunEndpoint(cluster.reading, policy, authenticator, requests)
+    return [
+        WebSocketRoute("/ws", socket),
+        WebSocketRoute("/ws/users/{user:path}", socket),
+        *(WebSocketRoute(f"/ws/{kind}/{{{kind}:path}}", socket) for kind in CHANNEL_KINDS),
+        Route("/api/ticket", public_endpoint(ticket.serve, "POST")),
+        Route("/sse", public_endpoint(stream.serve)),
+        Route("/api/poll", public_endpoint(polls.serve)),
+        Route("/api/runs/{run_id:path}", public_endpoint(run.serve)),
+    ]
+
+
+def _console_routes(
+    ground: Ground, cluster: Cluster, clients: _Clients, public_endpoint: Callable[..., PublicEndpoint]
+) -> list[BaseRoute]:
+    key = ground.settings.api.secret()
+    console = Console(cluster.node, cluster.directory, ground.clock, clients.authenticator, key)
+    return [Route("/", console.page), Route("/api/cluster", public_endpoint(console.cluster))]

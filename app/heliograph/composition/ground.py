@@ -1,0 +1,21 @@
+"""What every part of a replica needs."""
+
+from dataclasses import dataclass
+
+from heliograph.clock import Clock
+from heliograph.hub.hub import Hub
+from heliograph.hub.outbox import FlushScheduler
+from heliograph.settings import Settings
+from heliograph.telemetry import Telemetry
+
+
+@dataclass(frozen=True)
+class Ground:
+    """What every part of a replica needs."""
+
+    settings: Settings
+    name: str
+    clock: Clock
+    telemetry: Telemetry
+    flush_scheduler: FlushScheduler
+    hub: Hub
