@@ -18,7 +18,9 @@ import asyncio
 import logging
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from types import ModuleType, TracebackType
 from typing import Final, Self, TypeVar
 
@@ -28,10 +30,10 @@ from heliograph.client.environment import ClusterSettings, api_settings, cluster
 from heliograph.client.forks import renew_in_children
 from heliograph.client.redis_transport import AsyncRedisTransport, RedisTransport
 from heliograph.client.retrying import Attempts
+from heliograph.client.submissions import Submission, Submissions
 from heliograph.client.transport import AsyncTransport, Transport
 from heliograph.clock import SystemClock
 from heliograph.errors import BadSetting, NeedsRedis
-from heliograph.ports import IDEMPOTENCY_TTL_S, Draft
 from heliograph.protocol.channel_options import Namespace
 from heliograph.protocol.namespace import Namespaces
 
@@ -44,41 +46,8 @@ _T = TypeVar("_T")
 DEADLINE_S: Final = 10.0
 
 
-class _Base:
+class _Base(ABC):
     """The common part of both publishers."""
-
-    def __init__(
-        self,
-        url: str | None = None,
-        *,
-        api_key: str | None = None,
-        durable_url: str | None = None,
-        prefix: str | None = None,
-        bus_channel: str | None = None,
-        namespaces: Mapping[str, Namespace] | None = None,
-        deadline_s: float = DEADLINE_S,
-    ) -> None:
-        self._deadline_s = _checked_deadline(deadline_s)
-        self._target: ClusterSettings | tuple[str, str]
-        if url is not None and url.lower().startswith(("http://", "https://")):
-            given = {"durable_url": durable_url, "prefix": prefix, "bus_channel": bus_channel}
-            if useless := [name for name, value in given.items() if value is not None]:
-                raise BadSetting(f"{', '.join(useless)}: of no use over HTTP, where the server knows its Redis")
-            api = api_settings(api_key, namespaces=namespaces)
-            self._target = (url, api.key)
-            self._drafting = _drafting(Keys("", ""), api.namespaces, api.depth)
-        elif api_key is not None:
-            raise BadSetting("api_key goes with the URL of the cluster, http://… or https://…; Redis takes none")
-        else:
-            settings = self._target = cluster_settings(
-                url, durable_url=durable_url, prefix=prefix, bus_channel=bus_channel, namespaces=namespaces
-            )
-            keys = Keys(settings.prefix, settings.bus_channel)
-            self._drafting = _drafting(keys, settings.namespaces, settings.depth)
-
-
-class Publisher(_Base):
-    """Publish from plain functions. All threads may share one publisher, and it survives a fork."""
 
     def __init__(
         self,
@@ -106,18 +75,41 @@ class Publisher(_Base):
         Raises:
             BadSetting: the URL or the API key is missing, or a value cannot be used.
         """
-        super().__init__(
-            url,
-            api_key=api_key,
-            durable_url=durable_url,
-            prefix=prefix,
-            bus_channel=bus_channel,
-            namespaces=namespaces,
-            deadline_s=deadline_s,
-        )
+        self._target: ClusterSettings | tuple[str, str]
+        if url is not None and url.lower().startswith(("http://", "https://")):
+            given = {"durable_url": durable_url, "prefix": prefix, "bus_channel": bus_channel}
+            if useless := [name for name, value in given.items() if value is not None]:
+                raise BadSetting(f"{', '.join(useless)}: of no use over HTTP, where the server knows its Redis")
+            api = api_settings(api_key, namespaces=namespaces)
+            self._target = (url, api.key)
+            self._drafting = _drafting(Keys("", ""), api.namespaces, api.depth)
+        elif api_key is not None:
+            raise BadSetting("api_key goes with the URL of the cluster, http://… or https://…; Redis takes none")
+        else:
+            settings = self._target = cluster_settings(
+                url, durable_url=durable_url, prefix=prefix, bus_channel=bus_channel, namespaces=namespaces
+            )
+            keys = Keys(settings.prefix, settings.bus_channel)
+            self._drafting = _drafting(keys, settings.namespaces, settings.depth)
+        self._submissions = Submissions(self._drafting, deadline_s)
+        self._open()
+        renew_in_children(self)
+
+    @abstractmethod
+    def _open(self) -> None:
+        """Make what sends."""
+
+    @abstractmethod
+    def renew_in_child(self) -> None:
+        """See `heliograph.client.forks`."""
+
+
+class Publisher(_Base):
+    """Publish from plain functions. All threads may share one publisher, and it survives a fork."""
+
+    def _open(self) -> None:
         self._closing = threading.Event()
         self._transport = self._make_transport()
-        renew_in_children(self)
 
     def _make_transport(self) -> Transport:
         if isinstance(self._target, tuple):
@@ -159,11 +151,11 @@ class Publisher(_Base):
             BadChannel, BadUserId, BadData: it cannot be published.
             PublishError: the server refused, or could not be reached until the deadline.
         """
-        return self._append([self._drafting.publication(channel, data, idempotency_key)])[0]
+        return self._send_one(self._submissions.publication(channel, data, idempotency_key))
 
     def send_to_user(self, user_id: str, data: object, idempotency_key: str | None = None) -> Published:
         """Publish to one user, on every device, now or when they come back. Otherwise like `publish`."""
-        return self._append([self._drafting.for_user(user_id, data, idempotency_key)])[0]
+        return self._send_one(self._submissions.for_user(user_id, data, idempotency_key))
 
     def publish_progress(
         self,
@@ -188,8 +180,7 @@ class Publisher(_Base):
             BadChannel, BadData: it cannot be published.
             PublishError: the server refused, or could not be reached until the deadline.
         """
-        draft = self._drafting.progress(run_id, state, progress, log, idempotency_key)
-        return self._append([draft], deadline_s)[0]
+        return self._send_one(self._submissions.progress(run_id, state, progress, log, idempotency_key, deadline_s))
 
     def log(self, project_id: str | int, line: str, stream: str = "stdout") -> Published:
         """Publish a line of output on `logs:<project_id>`, as `{"line": …, "stream": …}`.
@@ -197,7 +188,7 @@ class Publisher(_Base):
         The line end is left out. A line is cut at 32,768 characters, with a note of how many were left out. Raises
         the errors of `publish`.
         """
-        return self._append([self._drafting.line(project_id, line, stream)])[0]
+        return self._send_one(self._submissions.lines(project_id, [(line, stream)]))
 
     def log_many(
         self, project_id: str | int, lines: Sequence[tuple[str, str]], *, deadline_s: float | None = None
@@ -206,8 +197,7 @@ class Publisher(_Base):
 
         An attempt that failed half-way is repeated as a whole; lines that were published before are recognised.
         """
-        drafts = [self._drafting.line(project_id, line, stream) for line, stream in lines]
-        return self._append(drafts, deadline_s)
+        return self._send(self._submissions.lines(project_id, lines, deadline_s))
 
     # -- runs that may lose their worker: only Redis has their leases
 
@@ -241,14 +231,14 @@ class Publisher(_Base):
 
     # -- how
 
-    def _append(self, drafts: Sequence[Draft], deadline_s: float | None = None) -> list[Published]:
-        if not drafts:
+    def _send_one(self, what: Submission) -> Published:
+        return self._send(what)[0]
+
+    def _send(self, what: Submission) -> list[Published]:
+        if not what.drafts:
             return []
-        if self._drafting.is_kept(drafts[0]):
-            deadline_s = self._deadline_s if deadline_s is None else _checked_deadline(deadline_s)
-            key = drafts[0].idempotency_key
-            return self._persist(lambda: self._transport.send(drafts, kept=True), deadline_s, key)
-        return self._persist(lambda: self._transport.send(drafts, kept=False), 0, None)
+        attempt = partial(self._transport.send, what.drafts, kept=what.kept)
+        return self._persist(attempt, what.deadline_s, what.idempotency_key)
 
     def _persist(self, attempt: Callable[[], _T], deadline_s: float, idempotency_key: str | None) -> _T:
         transport = self._transport
@@ -267,29 +257,8 @@ class Publisher(_Base):
 class AsyncPublisher(_Base):
     """Publish from coroutines of one event loop. Like `Publisher`, without the leases of runs."""
 
-    def __init__(
-        self,
-        url: str | None = None,
-        *,
-        api_key: str | None = None,
-        durable_url: str | None = None,
-        prefix: str | None = None,
-        bus_channel: str | None = None,
-        namespaces: Mapping[str, Namespace] | None = None,
-        deadline_s: float = DEADLINE_S,
-    ) -> None:
-        """See `Publisher`."""
-        super().__init__(
-            url,
-            api_key=api_key,
-            durable_url=durable_url,
-            prefix=prefix,
-            bus_channel=bus_channel,
-            namespaces=namespaces,
-            deadline_s=deadline_s,
-        )
+    def _open(self) -> None:
         self._transport = self._make_transport()
-        renew_in_children(self)
 
     def _make_transport(self) -> AsyncTransport:
         if isinstance(self._target, tuple):
@@ -315,11 +284,11 @@ class AsyncPublisher(_Base):
 
     async def publish(self, channel: str, data: object, idempotency_key: str | None = None) -> Published:
         """See `Publisher.publish`."""
-        return (await self._append([self._drafting.publication(channel, data, idempotency_key)]))[0]
+        return await self._send_one(self._submissions.publication(channel, data, idempotency_key))
 
     async def send_to_user(self, user_id: str, data: object, idempotency_key: str | None = None) -> Published:
         """See `Publisher.send_to_user`."""
-        return (await self._append([self._drafting.for_user(user_id, data, idempotency_key)]))[0]
+        return await self._send_one(self._submissions.for_user(user_id, data, idempotency_key))
 
     async def publish_progress(
         self,
@@ -332,31 +301,31 @@ class AsyncPublisher(_Base):
         deadline_s: float | None = None,
     ) -> Published:
         """See `Publisher.publish_progress`."""
-        draft = self._drafting.progress(run_id, state, progress, log, idempotency_key)
-        return (await self._append([draft], deadline_s))[0]
+        return await self._send_one(
+            self._submissions.progress(run_id, state, progress, log, idempotency_key, deadline_s)
+        )
 
     async def log(self, project_id: str | int, line: str, stream: str = "stdout") -> Published:
         """See `Publisher.log`."""
-        return (await self._append([self._drafting.line(project_id, line, stream)]))[0]
+        return await self._send_one(self._submissions.lines(project_id, [(line, stream)]))
 
     async def log_many(
         self, project_id: str | int, lines: Sequence[tuple[str, str]], *, deadline_s: float | None = None
     ) -> list[Published]:
         """See `Publisher.log_many`."""
-        drafts = [self._drafting.line(project_id, line, stream) for line, stream in lines]
-        return await self._append(drafts, deadline_s)
+        return await self._send(self._submissions.lines(project_id, lines, deadline_s))
 
-    async def _append(self, drafts: Sequence[Draft], deadline_s: float | None = None) -> list[Published]:
-        if not drafts:
+    async def _send_one(self, what: Submission) -> Published:
+        return (await self._send(what))[0]
+
+    async def _send(self, what: Submission) -> list[Published]:
+        if not what.drafts:
             return []
-        deadline_s = self._deadline_s if deadline_s is None else _checked_deadline(deadline_s)
         transport = self._transport
-        kept = self._drafting.is_kept(drafts[0])
-        key = drafts[0].idempotency_key
-        attempts = Attempts(transport.server, deadline_s if kept else 0, time.monotonic, key if kept else None)
+        attempts = Attempts(transport.server, what.deadline_s, time.monotonic, what.idempotency_key)
         while True:
             try:
-                return await transport.send(drafts, kept=kept)
+                return await transport.send(what.drafts, kept=what.kept)
             except transport.failures as error:
                 delay_s = attempts.failed(transport.failure(error))
                 logger.debug("retrying in %.2f s: %s", delay_s, error)
@@ -374,10 +343,3 @@ def _http_transports() -> ModuleType:
     except ImportError as error:
         raise BadSetting(f"publishing over HTTP needs httpx: pip install 'heliograph[client]' ({error})") from None
     return http_transport
-
-
-def _checked_deadline(deadline_s: float) -> float:
-    if not 0 <= deadline_s <= IDEMPOTENCY_TTL_S - 60:
-        longest_s = IDEMPOTENCY_TTL_S - 60
-        raise BadSetting(f"deadline_s is 0 to {longest_s} s, not {deadline_s!r}: so long are repetitions recognised")
-    return deadline_s
