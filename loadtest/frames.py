@@ -182,22 +182,25 @@ class Conversation:
             )
         )
 
+    def _one_of(self, *fields: Json) -> Json:
+        return self._dice.choice(fields)
+
     def _id(self) -> Json:
-        return self._dice.choice(({}, {"id": self._number}, {"id": f"r{self._number}"}))
+        return self._one_of({}, {"id": self._number}, {"id": f"r{self._number}"})
 
     def _cursor(self) -> Json:
         if not self._cursors:
             return {}
-        return self._dice.choice(({}, {"cursor": self._dice.choice(self._cursors[-50:])}, {"replay": True}))
+        return self._one_of({}, {"cursor": self._dice.choice(self._cursors[-50:])}, {"replay": True})
 
     async def _send(self) -> None:
-        more: Json = self._dice.choice(({}, {}, {"ephemeral": True}))
+        more = self._one_of({}, {}, {"ephemeral": True})
         await self._say(
             {"type": "send", "to": self._dice.choice((*USERS, "ghost")), "data": self._data(), **more, **self._id()}
         )
 
     async def _publish(self) -> None:
-        more: Json = self._dice.choice(({}, {}, {"ephemeral": True}))
+        more = self._one_of({}, {}, {"ephemeral": True})
         channel = self._dice.choice((*CHANNELS, "#bob"))
         await self._say({"type": "publish", "channel": channel, "data": self._data(), **more, **self._id()})
 
@@ -227,7 +230,7 @@ class Conversation:
         await self._say({"type": "unsubscribe", "channel": self._dice.choice(CHANNELS), **self._id()})
 
     async def _history(self) -> None:
-        more: Json = self._dice.choice(({}, {"limit": 3}, {"limit": 0}, {"limit": 5000}))
+        more = self._one_of({}, {"limit": 3}, {"limit": 0}, {"limit": 5000})
         cursor = {key: value for key, value in self._cursor().items() if key == "cursor"}
         await self._say({"type": "history", "channel": self._dice.choice(CHANNELS), **more, **cursor, **self._id()})
 

@@ -12,7 +12,7 @@ from locust.runners import LocalRunner
 
 from loadtest.flood import Flood
 from loadtest.report import write_report
-from loadtest.run import Load, Run
+from loadtest.run import RUNS, Load, Run
 from loadtest.sources import CannotSpread, Target, find_sources
 from loadtest.summary import Summary
 from loadtest.users import ChurnUser, FloodUser, PairUser, PublisherUser, SseUser, SubscriberUser
@@ -46,19 +46,16 @@ def prepare(environment: Environment, runner: Any, **_: Any) -> None:
         _find_sources(environment)
     except CannotSpread as error:
         _refuse(str(error))
-    environment.heliograph = None
-    environment.heliograph_runs = 0
-    environment.heliograph_failed = False
 
 
 @events.test_start.add_listener
 def begin(environment: Environment, **_: Any) -> None:
-    options = environment.parsed_options
+    options = _options(environment)
     target, sources = _find_sources(environment)
     for line in sources.describe():
         logger.info("spread: %s", line)
     payload = "x" * max(0, options.bytes - 90)  # the rest of a stamp
-    run = environment.heliograph = Run(environment, target, sources, Load(options.rate, payload, options.channels))
+    run = RUNS.present = Run(environment, target, sources, Load(options.rate, payload, options.channels))
     if FloodUser in environment.user_classes:
         run.flood = Flood(begins_at=(options.run_time or 60) / 2)
 
@@ -71,27 +68,27 @@ def count_broken(user_instance: Any, exception: Exception, **_: Any) -> None:
 
 
 @events.test_stopping.add_listener
-def stop_sending(environment: Environment, **_: Any) -> None:
-    if environment.heliograph is not None:  # locust stops what it has never started, too
-        environment.heliograph.stopping = True
+def stop_sending(**_: Any) -> None:
+    if RUNS.present is not None:  # locust stops what it has never started, too
+        RUNS.present.stopping = True
 
 
 @events.test_stop.add_listener
 def judge(environment: Environment, **_: Any) -> None:
-    run: Run | None = environment.heliograph
+    run = RUNS.present
     if run is None:
         return
     run.end()
-    environment.heliograph_runs += 1
-    directory = Path(environment.parsed_options.report)
+    RUNS.ended += 1
+    directory = Path(_options(environment).report)
     if environment.web_ui is not None:
-        directory /= f"run-{environment.heliograph_runs}"  # there may be more
+        directory /= f"run-{RUNS.ended}"  # there may be more
     summary = Summary.of(run)
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "summary.json").write_text(summary.json() + "\n")
     write_report(directory / "report.html", summary, run)
     print(summary.text(), f"\nreport: {directory / 'report.html'}", sep="\n", flush=True)
-    environment.heliograph_failed |= not summary.passed
+    RUNS.failed |= not summary.passed
 
 
 @events.quitting.add_listener
@@ -99,15 +96,19 @@ def tell(environment: Environment, **_: Any) -> None:
     """Locust's exit status: 0 only if there was a run, and nothing was wrong with any."""
     if environment.runner is not None:
         environment.runner.stop()  # after Ctrl-C a run may still go on: it is judged too
-    good = environment.heliograph_runs and not environment.heliograph_failed
-    environment.process_exit_code = 0 if good else 1
+    environment.process_exit_code = 0 if RUNS.ended and not RUNS.failed else 1
 
 
 def _find_sources(environment: Environment) -> tuple[Target, Any]:
-    options = environment.parsed_options
+    options = _options(environment)
     target = Target.of(environment.host or "")
     named = [address.strip() for address in options.sources.split(",") if address.strip()]
     return target, find_sources(target, named=named, replicas=options.replicas)
+
+
+def _options(environment: Environment) -> Any:
+    """Return the options of the command line: locust's own, and those of `add_options`."""
+    return environment.parsed_options
 
 
 def _refuse(why: str) -> None:

@@ -17,6 +17,7 @@ from locust import User
 from locust.exception import StopUser
 
 from heliograph.codecs.plain.cursor import parse_cursor
+from loadtest.run import RUNS
 from loadtest.websocket import Ended, Refused, WebSocket
 
 if TYPE_CHECKING:
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
     from loadtest.event_stream import EventStream
     from loadtest.ledger import Sent
-    from loadtest.run import Run
 
 ANSWER_WITHIN_S = 5.0
 SETTLE_WITHIN_S = 10.0
@@ -83,7 +83,7 @@ class Member(User):
 
     def __init__(self, environment: Environment) -> None:
         super().__init__(environment)
-        self.run_of: Run = environment.heliograph
+        self.run_of = RUNS.current()
         self.name = self.run_of.name(self.scenario)
         self.inbox = self.run_of.ledger.inbox(self.name)
         self.channels: list[str] = []

@@ -151,30 +151,26 @@ def _charts(run: Run) -> Iterable[str]:
     scenarios = list(figures.totals())
     seconds = [figures.seconds[second] for second in _axis(figures)]
 
-    def series(value: Callable[[Second], float | None]) -> list[float | None]:
-        return [value(second) for second in seconds]
-
     def samples(value: Callable[[Second], float]) -> list[float | None]:
         return [value(second) if second.sampled else None for second in seconds]
 
     yield _chart(
         "Deliveries a second, by scenario",
-        {name: series(lambda second, name=name: second.delivered[name].count) for name in scenarios},
+        {name: [second.delivered[name].count for second in seconds] for name in scenarios},
     )
     yield _chart(
         "Connections, by replica",
-        {name: samples(lambda second, name=name: second.connections[name]) for name in run.sources.replicas},
+        {
+            name: [second.connections[name] if second.sampled else None for second in seconds]
+            for name in run.sources.replicas
+        },
         integers=True,
     )
     for scenario in scenarios:
         yield _chart(
             f"{scenario} <small>ms</small>",
             {
-                f"p{percent}": series(
-                    lambda second, scenario=scenario, percent=percent: _ms(
-                        second.delivered[scenario].percentile(percent)
-                    )
-                )
+                f"p{percent}": [_ms(second.delivered[scenario].percentile(percent)) for second in seconds]
                 for percent in PERCENTILES
             },
         )
@@ -186,7 +182,7 @@ def _charts(run: Run) -> Iterable[str]:
     yield _locust_chart(run)
     yield _chart(
         "This process <small>woken up late at worst, ms: a latency may be too long by as much</small>",
-        {"late": series(lambda second: second.lag_s * 1000)},
+        {"late": [second.lag_s * 1000 for second in seconds]},
     )
     yield _chart(
         "This process <small>CPU, % of one core: above 90 it is the bottleneck</small>",

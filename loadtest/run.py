@@ -66,7 +66,7 @@ class Run:
         self.flood: Flood | None = None  # if there is an attacker
         self.began = time.time()
         self._open: dict[str, Pair] = {}  # by scenario: who waits for a partner
-        self._flush_scheduler: Iterator[str] = cycle(sources.replicas)
+        self._replicas_in_turn: Iterator[str] = cycle(sources.replicas)
         self._names: Counter[str] = Counter()
         self._watching = [gevent.spawn(self._sample), gevent.spawn(self._measure_lag)]
 
@@ -77,9 +77,9 @@ class Run:
 
     def next_replica(self, *, not_this: str | None = None) -> str:
         """Replicas in turn, so that all have the same load."""
-        replica = next(self._flush_scheduler)
+        replica = next(self._replicas_in_turn)
         if replica == not_this:
-            replica = next(self._flush_scheduler)
+            replica = next(self._replicas_in_turn)
         return replica
 
     def join_pair(self, scenario: str, member: Any) -> tuple[Pair, str]:
@@ -120,7 +120,8 @@ class Run:
             second = self.figures.now()
             second.sampled, second.ending = True, self.stopping
             second.connections = Counter(self.connections)
-            second.users = self.environment.runner.user_count
+            runner = self.environment.runner
+            second.users = 0 if runner is None else runner.user_count
             second.lost = self.ledger.lost_so_far()
             second.doubled = self.ledger.doubled_so_far()
             second.cpu_percent = process.cpu_percent()
@@ -134,3 +135,21 @@ class Run:
             second = self.figures.now()
             second.lag_s = max(second.lag_s, late)
             self.figures.lag.add(late)
+
+
+class Runs:
+    """The runs of this process, one after the other: the present one, if any, and the outcome of those before."""
+
+    def __init__(self) -> None:
+        self.present: Run | None = None
+        self.ended = 0
+        self.failed = False
+
+    def current(self) -> Run:
+        """Return the present run, for its users."""
+        if self.present is None:
+            raise RuntimeError("no run has begun: locust starts users only after its test_start event")
+        return self.present
+
+
+RUNS = Runs()

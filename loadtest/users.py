@@ -15,12 +15,11 @@ from locust import User, task
 from loadtest.event_stream import EventStream
 from loadtest.flood import frames
 from loadtest.member import Frame, Member
+from loadtest.run import RUNS
 from loadtest.websocket import Ended, Refused, WebSocket
 
 if TYPE_CHECKING:
     from locust.env import Environment
-
-    from loadtest.run import Run
 
 EPHEMERAL_EVERY = 3  # of so many messages of a pair, one is ephemeral
 STAYS_S = (2.0, 6.0)
@@ -150,7 +149,7 @@ class PublisherUser(Member):
 
     def __init__(self, environment: Environment) -> None:
         super().__init__(environment)
-        self._flush_scheduler = itertools.cycle(self.run_of.channels)
+        self._channels_in_turn = itertools.cycle(self.run_of.channels)
 
     def on_start(self) -> None:
         self.run_of.writers.add(self)
@@ -158,7 +157,7 @@ class PublisherUser(Member):
 
     @task
     def publish(self) -> None:
-        channel = next(self._flush_scheduler)
+        channel = next(self._channels_in_turn)
         self.say("publish", f"{self.name} on {channel}", {"type": "publish", "channel": channel}, channel)
 
 
@@ -171,7 +170,7 @@ class FloodUser(User):
 
     def __init__(self, environment: Environment) -> None:
         super().__init__(environment)
-        self.run_of: Run = environment.heliograph
+        self.run_of = RUNS.current()
         self.name = "flood"
         number = next(self._numbers)
         self._wire = frames(number % 5)
