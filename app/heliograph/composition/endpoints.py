@@ -27,7 +27,7 @@ from heliograph.protocol.budget import Intake
 from heliograph.protocol.session import Session
 from heliograph.transports.address_limits import AddressLimits
 from heliograph.transports.direct import DirectEndpoint
-from heliograph.transports.driver import Drivers, Router
+from heliograph.transports.driver import Drivers, Routing
 from heliograph.transports.handshake import CHANNEL_KINDS, HandshakeCheck
 from heliograph.transports.headers import SafeHeaders, internal_error
 from heliograph.transports.http import PublicEndpoint
@@ -112,9 +112,9 @@ def _build_clients(ground: Ground, backends: Backends, cluster: Cluster) -> _Cli
         ping_interval_s=settings.ping.interval_s,
         max_channels=limits.channels_per_connection,
     )
-    router = Router(cluster.manager, cluster.reading, cluster.emitter)
+    routing = Routing(cluster.manager, cluster.reading, cluster.emitter)
     return _Clients(
-        Drivers(open_session, router, authenticator, cluster.node, Intake(limits), telemetry),
+        Drivers(open_session, routing, authenticator, cluster.node, Intake(limits), telemetry),
         Outboxes(ground.flush_scheduler, limits.outbox_bytes),
         PlainCodec(limits.depth),
         authenticator,

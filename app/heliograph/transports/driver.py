@@ -68,7 +68,7 @@ KNOWN_CODES = frozenset(CloseCode) | frozenset(range(1000, 1016))
 
 
 @dataclass(frozen=True)
-class Router:
+class Routing:
     """Where a client's operations go: messages to the manager, reads and subscriptions, emissions."""
 
     manager: ConnectionManager
@@ -81,7 +81,7 @@ class Drivers:
     """Make the drivers of a replica's connections. `open_session`: opens the session with an id."""
 
     open_session: Callable[[str], Session]
-    router: Router
+    routing: Routing
     authenticator: Authenticator
     node: Node
     intake: Intake  # the pace at which the frames of each user are read
@@ -125,9 +125,9 @@ class Driver:
         channels: tuple[str, ...],
         on_failed: Callable[[], Awaitable[bool]] | None,
     ) -> None:
-        self._manager = drivers.router.manager
-        self._reading = drivers.router.reading
-        self._emitter = drivers.router.emitter
+        self._manager = drivers.routing.manager
+        self._reading = drivers.routing.reading
+        self._emitter = drivers.routing.emitter
         self._authenticator = drivers.authenticator
         self._node = drivers.node
         self._intake = drivers.intake
