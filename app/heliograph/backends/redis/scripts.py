@@ -54,6 +54,8 @@ class Scripts:
     the scripts are loaded again. If another program had loaded the same text, a later call could run before an
     earlier one is repeated. So a program that needs the order has a name of its own, with a number if two have the
     same. `directed`: see `script_text`. `publish_time` records how long Redis needs for calls that publish.
+
+    `link`, `mark`, `claim`: see `over`; by default the client's link, and a mark and a claim of its own.
     """
 
     def __init__(
@@ -64,28 +66,37 @@ class Scripts:
         *,
         directed: bool = False,
         publish_time: Histogram | None = None,
+        link: Link | None = None,
+        mark: Mark | None = None,
+        claim: Claim | None = None,
     ) -> None:
         read_all()
         self._client = client
-        self._link: Link = client.link
+        self._link: Link = link or client.link
         self._keys = keys
         self._owner = owner
         self._directed = directed
         self._publish_time = publish_time
         self._shas: dict[str, str] = {}
         self._loading: asyncio.Task[None] | None = None
-        self._mark = Mark()
-        self._claim = Claim()
+        self._mark = mark or Mark()
+        self._claim = claim or Claim()
         self._batch: CallBatch | None = None  # the last
         # Calls whose script was unknown, with the number of the next attempt. They are repeated before ...
         self._again: list[tuple[str, Command, OnReply, int]] = []
         self._waiting: list[tuple[str, Call, OnReply]] = []  # ... calls that arrive while the scripts are loaded
 
     def over(self, link: Link) -> "Scripts":
-        """Return the same scripts, called over another link of the same client."""
-        others = Scripts(self._client, self._keys, self._owner, directed=self._directed)
-        others._link, others._mark, others._claim = link, self._mark, self._claim
-        return others
+        """Return the same scripts, called over another link of the same client. They share the mark and the claim."""
+        return Scripts(
+            self._client,
+            self._keys,
+            self._owner,
+            directed=self._directed,
+            link=link,
+            mark=self._mark,
+            claim=self._claim,
+        )
 
     def call(self, name: str, call: Call, done: OnReply) -> None:
         """Run one script; `done` is called with its reply or with the error, in the order of calls."""

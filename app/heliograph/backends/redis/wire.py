@@ -28,7 +28,7 @@ class Wire(asyncio.Protocol):
     """`receive` is called with each reply, in order; `lost` once, with the reason, when the connection has ended.
 
     An error that `receive` raises ends the connection, and is the reason. `on_resume` is called when Redis reads
-    again after a pause (`is_paused`).
+    again after a pause (`is_paused`). `keep`: an object that would close the transport if it were collected.
     """
 
     def __init__(
@@ -37,6 +37,7 @@ class Wire(asyncio.Protocol):
         receive: Callable[[Any], object],
         lost: Callable[[Exception], object],
         on_resume: Callable[[], object] | None = None,
+        keep: object = None,
     ) -> None:
         self._transport = transport
         self._receive = receive
@@ -48,7 +49,7 @@ class Wire(asyncio.Protocol):
         self._held_bytes = 0
         self._reason: Exception | None = None
         self._closed = asyncio.get_running_loop().create_future()
-        self._keep: object = None  # an object that would close the transport if it were collected
+        self._keep: object = keep
         self.reads = 0  # number of reads
         self.is_paused = False  # Redis reads more slowly than we write
         self._on_resume = on_resume
@@ -74,8 +75,7 @@ class Wire(asyncio.Protocol):
             raise
         writer = connection._writer
         connection._reader = connection._writer = None
-        wire = cls(cast("asyncio.Transport", writer.transport), receive, lost, on_resume)
-        wire._keep = writer
+        wire = cls(cast("asyncio.Transport", writer.transport), receive, lost, on_resume, writer)
         writer.transport.set_protocol(wire)
         if writer.transport.is_closing():
             wire.connection_lost(None)
