@@ -125,4 +125,4 @@ def test_keys_and_arguments_are_named_where_a_script_begins(name: str) -> None:
     code = [line for line in text.splitlines() if line and not line.startswith("--")]
     if name in BATCHED:
         begin = code.index(f"local function {name}(keys, arguments)") + 1
-        assert re.match(r"local .* = .*(keys|arguments)\[|pay\(keys, arguments\)", code[begin])
+        assert re.match(r"local .* = .*(keys|arguments)\[|charge_client\(keys, arguments\)", code[begin])

@@ -90,9 +90,9 @@ class RedisLog:
         return self._due_now
 
     async def read(self, requests: Sequence[ReadRequest]) -> list[ReadResult]:
-        calls = [self._open_call(request) for request in requests]
+        calls = [self._read_call(request) for request in requests]
         with as_bus_unavailable():
-            answers = await self._reading.run_many("open", calls)
+            answers = await self._reading.run_many("read", calls)
         return [_opened(request, answer) for request, answer in zip(requests, answers, strict=True)]
 
     async def tops(self, channels: Sequence[str]) -> list[Position | None]:
@@ -113,7 +113,7 @@ class RedisLog:
         shared, own = (int(count or 0) for count in counts)
         return BusSequences(shared, own)
 
-    def _open_call(self, request: ReadRequest) -> Call:
+    def _read_call(self, request: ReadRequest) -> Call:
         channel, keys = request.channel, self._keys
         if request.after is not None:
             epoch, offset = request.after.epoch, request.after.offset

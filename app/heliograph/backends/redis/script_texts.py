@@ -16,15 +16,15 @@ BATCHED: Final = {"append": 1, "store": 1, "run_lost": 1, "relay": 0, "announce"
 
 # script -> the parts before it; with () as a function of that name
 PARTS: Final[dict[str, tuple[str, ...]]] = {
-    "append": ("_calls", "_epoch", "_budget", "_keep", "_reach"),
+    "append": ("_calls", "_epoch", "_budget", "_keep", "_delivery"),
     "store": ("_calls", "_epoch", "_budget", "_keep"),
-    "announce": ("_calls", "_reach"),
+    "announce": ("_calls", "_delivery"),
     "emit": ("_calls", "_budget"),
     "remember": (),
-    "open": ("_epoch",),
+    "read": ("_epoch",),
     "tops": ("_epoch",),
     "listen": (),
-    "relay": ("_calls", "_reach"),
+    "relay": ("_calls", "_delivery"),
     "lease": (),
     "hold": (),
     "presence": (),
@@ -32,7 +32,7 @@ PARTS: Final[dict[str, tuple[str, ...]]] = {
     "run_lease": (),
     "run_expired": (),
     "probe": (),
-    "run_lost": ("_calls", "_epoch", "_budget", "_keep", "_reach", "append()"),
+    "run_lost": ("_calls", "_epoch", "_budget", "_keep", "_delivery", "append()"),
 }
 
 
@@ -60,7 +60,7 @@ def script_text(name: str, server: str, *, certain: bool, directed: bool, owner:
         f" -- {owner.encode().hex()}\n"
     )
     parts = [_part(part) for part in PARTS[name]]
-    parts += [_part(f"{name}()"), f"return each({name})"] if name in BATCHED else [_part(name)]
+    parts += [_part(f"{name}()"), f"return run_calls({name})"] if name in BATCHED else [_part(name)]
     return constants + "\n".join(parts)
 
 

@@ -1,10 +1,10 @@
--- Charges what a user's clients have written to the user's budget, over all replicas: see app/heliograph/protocol/budget.py.
--- Behind a line that sets a constant: window_ms
+-- Charge the budget of a user, over all replicas, with what the user's clients have written.
+-- See app/heliograph/protocol/budget.py. Constant that is set before this: window_ms
 
--- budget: hash: a recipient -> messages to it, '' -> messages and bytes of all, as messages * 2^32 + bytes. It ends with
--- the window. `amount`: messages, bytes and messages to the recipient, with blanks between them. `recipient`: any name;
--- `most_...`: limits, 0 for none.
--- Raises an error if a limit is passed. What was charged stays: a part of it has been kept before.
+-- `budget`: a hash that expires with the window: recipient -> messages to it; '' -> all messages and bytes, as
+-- messages * 2^32 + bytes. `amount`: messages, bytes and messages to the recipient, separated by blanks. `recipient`:
+-- any name. `most_...`: limits; 0 for none.
+-- Raise an error if a limit is passed. The charge stays, because a part of it was kept before.
 local function charge(budget, recipient, amount, most_messages, most_bytes, most_to_one)
   local messages, bytes, to_one = string.match(amount, '^(%d+) (%d+) (%d+)$')
   local cost = messages * 4294967296 + bytes

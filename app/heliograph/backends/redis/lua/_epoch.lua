@@ -1,26 +1,26 @@
--- Stands before every script that reads or writes a log, behind a line that sets constants:
---   fence    the name of the Redis server's process that the script was loaded into (script_loading.py), and '1' if
---            that is certain. Scripts do not survive a restart, so a script never runs under another process than that.
---   certain  true if this server loses nothing that it has acknowledged when it restarts (appendfsync always)
+-- Part of every script that reads or writes a log. Constants that are set before this:
+--   fence    the name of the Redis process into which the script was loaded (script_loading.py), and '1' if `certain`.
+--            Scripts do not survive a restart, so a script never runs under another process.
+--   certain  true if this server, when it restarts, loses nothing that it has acknowledged (appendfsync always)
 
--- A name for a log that begins, unlike any before it.
+-- Return a name for a new epoch, different from all earlier ones.
 local function new_epoch(meta)
   local time = redis.call('TIME')
   return string.sub(redis.sha1hex(meta .. fence .. time[1] .. '.' .. time[2]), 1, 8)
 end
 
--- True if the log that was last written behind this fence stands as it was then: the server has not restarted since,
--- or has lost nothing by that. How it ran before the restart counts too, so the end of the fence says that.
-local function stands(other)
+-- Return whether a log that was last written under the fence `other` has lost nothing: the server has not restarted
+-- since, or lost nothing then. For that it must have been certain before the restart too: the end of `other` says so.
+local function is_intact(other)
   if not other then return false end
   return other == fence or string.sub(other, 1, -2) == string.sub(fence, 1, -2)
     or (certain and string.sub(other, -1) == '1')
 end
 
--- Begins a new epoch behind `top`; returns its name. The meta's `before` is the epoch that has ended, at `began`, and
--- `past` tells where those before that ended, the latest first: what is kept of them is readable by their cursors.
+-- Begin a new epoch after the offset `top`, and return its name. In the meta, `before` is the epoch that ended at
+-- `began`, and `past` holds the ends of earlier epochs, the latest first: cursors of those epochs stay readable.
 local most_past = 8
-local function begin_anew(meta, ended, top)
+local function begin_epoch(meta, ended, top)
   local known = redis.call('HMGET', meta, 'before', 'began', 'past')
   local past = {}
   if known[1] then past[1] = known[1] .. '.' .. known[2] end
@@ -32,9 +32,9 @@ local function begin_anew(meta, ended, top)
   return epoch
 end
 
--- How much of what came up to offset `after` of another epoch is still there: up to that offset or to where the epoch
--- ended. Of an epoch that is not known (any more) nothing is certain but that it was before the present one.
-local function certain_of(meta, epoch, after, top)
+-- Return up to which offset this log certainly has what a client at `after` of another epoch has seen: to `after`, or
+-- to the end of that epoch. An unknown epoch was certainly before the present one, and no more is known of it.
+local function known_until(meta, epoch, after, top)
   local known = redis.call('HMGET', meta, 'began', 'before', 'past')
   local began = tonumber(known[1] or top)
   if epoch == known[2] then return math.min(after, began) end
@@ -46,11 +46,11 @@ local function certain_of(meta, epoch, after, top)
   return began
 end
 
--- The log's epoch, the offset of its last publication, and `due` (see _keep.lua). The epoch is new if there is no log
--- yet, or if the server has restarted since and may have lost the end of it: its offsets might otherwise be given
--- twice. Its `began` is the offset behind which it begins; up to there the log is that of the epoch `before` it.
--- Behind `meta` stand the log's streams.
-local function place(meta, ...)
+-- Return the log's epoch, the offset of its last publication, and `due` (see _keep.lua). Begin a new epoch if there is
+-- no log yet, or if the server has restarted and may have lost its end: its offsets might otherwise be given twice.
+-- The epoch begins after the offset `began`; up to there the log is that of the epoch `before`.
+-- The arguments after `meta` are the log's streams.
+local function ensure_log(meta, ...)
   local known = redis.call('HMGET', meta, 'epoch', 'top', 'fence', 'due')
   local epoch = known[1]
   if known[3] == fence then
@@ -59,11 +59,11 @@ local function place(meta, ...)
   if not epoch then
     epoch = new_epoch(meta)
     redis.call('HSET', meta, 'epoch', epoch, 'top', 0, 'fence', fence, 'began', 0)
-    redis.call('DEL', ...) -- not after its meta by itself; but entries without one would refuse new ones
+    redis.call('DEL', ...) -- streams do not outlive their meta by themselves; if they did, XADD would refuse offset 1
     return epoch, 0
   end
-  if not stands(known[3]) then
-    epoch = begin_anew(meta, epoch, known[2])
+  if not is_intact(known[3]) then
+    epoch = begin_epoch(meta, epoch, known[2])
   end
   redis.call('HSET', meta, 'fence', fence)
   return epoch, tonumber(known[2])

@@ -1,21 +1,21 @@
--- Stands before every script that appends to a log: gives a publication its place in the channel's log and keeps it.
--- keys: meta, the stream to append to, the log's other stream (one is of what servers publish, one of what clients do:
---       what the ones say displaces nothing of the others), then of a user: holders; of a run: state, tail; then if the
---       publication has an idempotency key: its answer; then if there is something to charge: the user's budget
--- arguments: bus channel, the envelope's fields as JSON without the first brace (of a run: without the message too,
---       beginning with a comma), then if the publication has an idempotency key, is a run's or is charged for: message
---       id ('' without an idempotency key), then of a run: state, progress and message (JSON, '' if not given), then if
---       there is something to charge: the amount (see _budget.lua)
--- common keys, of a user: settled_at, sequences
--- common: history size, ttl in ms, due (see `keep`), the asking replica's lease if the channel is a user's ('-': a
---         program asks; '' if it is no user's), of a run: ttl in ms when it has ended ('' of others), then if a client
---         says it: the limits of a budget (see _budget.lua)
--- Behind a line that sets constants: key_ttl_ms (of an idempotency key), tail_size (of a run), meta_ms, client_meta_ms
--- Few and short arguments, and no string that need not be made: each costs Redis as much as reading a key.
+-- Part of every script that appends to a log: give a publication its position in the channel's log, and keep it.
+-- keys: meta; the stream to append to; the log's other stream (one holds publications of servers, one those of
+--       clients, so that neither displaces the other); on a user's channel: holders; on a run's: state, tail;
+--       with an idempotency key: its answer; with a charge: the user's budget
+-- arguments: bus channel; the envelope's fields as JSON without the first brace (on a run's channel also without the
+--       message, beginning with a comma); with an idempotency key, on a run's channel, or with a charge: message id
+--       ('' without an idempotency key); on a run's channel: state, progress and message (JSON; '' if not given);
+--       with a charge: the amount (see _budget.lua)
+-- common keys, on a user's channel: settled_at, sequences
+-- common: history size; ttl in ms; due (see `keep`); on a user's channel the calling replica's lease ('-' if a program
+--       calls), '' on others; on a run's channel the ttl in ms after its end, '' on others; from a client: the limits
+--       of its budget (see _budget.lua)
+-- Constants that are set before this: key_ttl_ms (of an idempotency key), tail_size (of a run), meta_ms, client_meta_ms
+-- Keep arguments few and short, and make no needless string: each costs Redis as much as reading a key.
 --
--- An answer is a string: epoch, offset, delivery and (of a repetition) message id with dots between them. The delivery
--- is 'remote', 'stored' or 'local' (see Delivery in app/heliograph/protocol/events.py), or 'here': local, and nothing
--- was published.
+-- An answer is a string: epoch, offset, delivery, and for a repetition the message id, separated by dots. The delivery
+-- is 'remote', 'stored' or 'local' (see Delivery in app/heliograph/protocol/events.py), or 'here': local, and not
+-- published.
 local sequences = common_keys[2]
 local history_size, ttl_ms, due, lease, final_ttl_ms = unpack(common)
 local most_messages, most_bytes, most_to_one = tonumber(common[6]), tonumber(common[7]), tonumber(common[8])
@@ -24,23 +24,23 @@ local is_run = (final_ttl_ms or '') ~= ''
 local answer_at = (is_run and 5 or lease ~= '' and 4 or 3) + 1 -- among the keys
 local amount_at = is_run and 7 or 4 -- among the arguments
 
--- Charges a client's budget with what it owes, if this call says so. Goes first: a repetition is no way around it.
-local function pay(keys, arguments)
+-- Charge a client's budget, if this call has a charge. This comes first, so that repetitions are charged too.
+local function charge_client(keys, arguments)
   local meta, budget, amount = keys[1], keys[#keys], arguments[amount_at]
   if by_client and amount then
     charge(budget, meta, amount, most_messages, most_bytes, most_to_one)
   end
 end
 
--- What the first publication with this idempotency key was answered; nothing if this is the first.
-local function answered(keys, arguments)
+-- Return the answer to the first publication with this idempotency key; nothing if this is the first.
+local function earlier_answer(keys, arguments)
   local message_id = arguments[3] or ''
   if message_id == '' then return nil end
   return redis.call('GET', keys[answer_at])
 end
 
--- Remembers the answer for repetitions; they are told the message id too.
-local function remembered(keys, arguments, answer)
+-- Remember the answer for repetitions, with the message id, and return it.
+local function remember_answer(keys, arguments, answer)
   local message_id = arguments[3] or ''
   if message_id ~= '' then
     redis.call('SET', keys[answer_at], answer .. '.' .. message_id, 'PX', key_ttl_ms)
@@ -48,7 +48,7 @@ local function remembered(keys, arguments, answer)
   return answer
 end
 
--- Brings a run's state up to date; returns the fields of the envelope that tells of it, and how long to keep the run.
+-- Update a run's state. Return the envelope's fields with the new state, and the ttl of the run in ms.
 local function reduce(keys, arguments)
   local run_state, tail = keys[4], keys[5]
   local fields, state, progress, message = arguments[2], arguments[4], arguments[5], arguments[6]
@@ -71,12 +71,12 @@ local function reduce(keys, arguments)
   return '"message":{"state":' .. state .. ',"progress":' .. progress .. ',"message":' .. message .. '}' .. fields, ttl
 end
 
--- Returns the publication's epoch and offset, and its envelope's fields without the first brace, as the log keeps them.
--- The times to live begin anew with each publication. `due` is one asker's name for the present second: if that asker
--- has had them begun anew within it, they are left as they are, so they are a second longer. '': always, exactly.
+-- Append the publication. Return its epoch and offset, and the envelope's fields without the first brace, as logged.
+-- Times to live are renewed with each publication, but by one caller only once a second: `due` is that caller's name
+-- for the present second, and times to live are a second longer. If `due` is '', they are renewed always, exactly.
 local function keep(keys, arguments)
   local meta, stream, other_stream = keys[1], keys[2], keys[3]
-  local epoch, top, was_due = place(meta, stream, other_stream)
+  local epoch, top, was_due = ensure_log(meta, stream, other_stream)
   local offset, body, ttl = string.format('%d', top + 1), arguments[2], ttl_ms
   if is_run then
     body, ttl = reduce(keys, arguments)
@@ -98,7 +98,7 @@ local function keep(keys, arguments)
   return epoch, offset, body
 end
 
--- What goes out on the bus. `count`: the name and number that let a missing one show.
+-- Return the envelope for the bus. `count`: the name and value of its number, which shows a missing envelope.
 local function envelope(epoch, offset, body, count)
   return '{"epoch":"' .. epoch .. '","offset":' .. offset .. count .. ',' .. body
 end

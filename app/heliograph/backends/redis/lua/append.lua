@@ -1,11 +1,11 @@
--- Gives a publication its place in the channel's log, keeps it and publishes it: all of that, or none.
--- `directed`: to a user who is elsewhere, to the inboxes of the replicas that hold them; otherwise on the bus channel,
--- and so to all. What one channel of the bus brings is counted, so that a missing one shows.
+-- Give a publication its position in the channel's log, keep it and publish it: all of it or nothing.
+-- It goes to all replicas, on the bus channel. With `directed`, a message to a user on other replicas goes only into
+-- the inboxes of those replicas. Publications for users are numbered on each bus channel, which shows a missing one.
 -- keys, arguments, common: see _keep.lua
--- Returns the answer (see _keep.lua); to a repetition the first one's
+-- Return the answer (see _keep.lua); for a repetition, the answer to the first
 local holders, bus_channel = keys[4], arguments[1]
-pay(keys, arguments)
-local first = answered(keys, arguments)
+charge_client(keys, arguments)
+local first = earlier_answer(keys, arguments)
 if first then
   return first
 end
@@ -13,21 +13,21 @@ end
 local epoch, offset, body = keep(keys, arguments)
 
 if lease == '' then
-  say(bus_channel, envelope(epoch, offset, body, ''))
-  return remembered(keys, arguments, epoch .. '.' .. offset .. '.remote')
+  publish_at_end(bus_channel, envelope(epoch, offset, body, ''))
+  return remember_answer(keys, arguments, epoch .. '.' .. offset .. '.remote')
 end
 
--- A user whom only the asking replica holds gets it there, and nobody else need hear of it.
-local delivery, publish, leases = reach(holders, lease)
+-- If the calling replica alone holds the user, it delivers the message, and nothing is published.
+local delivery, publish, leases = lookup_delivery(holders, lease)
 if directed and delivery == 'remote' then
-  each_node(leases, function(node)
+  each_holder(leases, function(node)
     local count = ',"own_seq":' .. redis.call('HINCRBY', sequences, node, 1)
-    say(bus_channel .. '@' .. node .. ':in', envelope(epoch, offset, body, count))
+    publish_at_end(bus_channel .. '@' .. node .. ':in', envelope(epoch, offset, body, count))
   end)
 elseif publish then
   local count = ',"seq":' .. redis.call('HINCRBY', sequences, 'shared', 1)
-  say(bus_channel, envelope(epoch, offset, body, count))
+  publish_at_end(bus_channel, envelope(epoch, offset, body, count))
 end
 if delivery == 'offline' then delivery = 'stored' end
 if not publish then delivery = 'here' end
-return remembered(keys, arguments, epoch .. '.' .. offset .. '.' .. delivery)
+return remember_answer(keys, arguments, epoch .. '.' .. offset .. '.' .. delivery)

@@ -1,7 +1,7 @@
--- Says how many connections a lease has on some channels now.
+-- Set how many connections a lease has on some channels.
 -- KEYS: leases, the lease's counts
--- ARGV: lease, then a channel and its count, and so on
--- Returns 0 if the lease is not held any more: nothing was entered
+-- ARGV: lease, then channels, each with its count
+-- Return 1; or 0 if the lease is not held any more, and then nothing was set
 local leases, counts, lease = KEYS[1], KEYS[2], ARGV[1]
 local score = redis.call('ZSCORE', leases, lease)
 if not score or tonumber(score) == 0 then

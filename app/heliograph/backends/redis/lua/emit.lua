@@ -1,8 +1,8 @@
--- Keeps what a client emits for the workers, unless the stream is full of what they have not handled.
+-- Keep a client's emission for the workers, unless the stream is full of emissions that they have not handled.
 -- keys: the stream, the user's budget
--- arguments: data, what to charge the budget with ('' for nothing), then names and values of the other fields
+-- arguments: data, the charge to the budget ('' for none), then names and values of the other fields
 -- common: most entries, most bytes of memory, limits of the budget (messages, bytes: see _budget.lua)
--- Returns the entry's id
+-- Return the entry's id
 local stream, budget, data, amount = keys[1], keys[2], arguments[1], arguments[2]
 local most_entries, stream_bytes, most_messages, most_bytes = unpack(common)
 
@@ -11,15 +11,15 @@ local function is_full()
     or (redis.call('MEMORY', 'USAGE', stream) or 0) >= tonumber(stream_bytes)
 end
 
--- The two numbers of an id.
+-- Return the two numbers of an entry's id.
 local function parse(id)
   local ms, count = string.match(id, '^(%d+)-(%d+)$')
   return tonumber(ms), tonumber(count)
 end
 
--- Drops what every group has acknowledged. Without a group nobody has.
+-- Drop the entries that every group has acknowledged; without a group, none.
 local function drop_done()
-  local first_ms, first_count -- of what some group has not acknowledged
+  local first_ms, first_count -- of the first entry that some group has not acknowledged
   for _, group in ipairs(redis.call('XINFO', 'GROUPS', stream)) do
     local about = {}
     for i = 1, #group, 2 do

@@ -1,9 +1,9 @@
--- Says how many connections of some users a lease has now.
+-- Set how many connections of some users a lease has.
 -- KEYS: leases, the lease's set of users, then the users' holders
 -- ARGV: lease, then a user and a count for each of the holders
--- Returns how many connections each user has under all leases (of the replica that asks, under this one alone: what it
--- has left under an older one are the same), or nothing at all if the lease is not held any more: an entry under a
--- lease that has been reaped would stay for ever.
+-- Return how many connections each user has under all leases. Entries of this replica under its older leases do not
+-- count, because they are the same connections. Return nothing if the lease is not held any more: an entry under a
+-- lease that was reaped would stay for ever.
 local leases, users, lease = KEYS[1], KEYS[2], ARGV[1]
 local score = redis.call('ZSCORE', leases, lease)
 if not score or tonumber(score) == 0 then

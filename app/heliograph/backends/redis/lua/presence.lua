@@ -1,8 +1,8 @@
--- Says how many connections of a user a lease has on a channel now, and announces who comes and who goes.
+-- Set how many connections of a user a lease has on a channel, and publish a join or a leave.
 -- KEYS: the channel's members (user -> connections), the lease's entries, leases
--- ARGV: lease, user, entry (channel and user), connections, bus channel ('' if nobody is to be told),
---       announcement of a join, of a leave, '1' if the lease is being reaped
--- Returns 0 if the lease is not held any more: nothing was entered
+-- ARGV: lease, user, entry (channel and user), connections, bus channel ('' to publish nothing), envelope of a join,
+--       envelope of a leave, '1' if the lease is being reaped
+-- Return 1; or 0 if the lease is not held any more, and then nothing was set
 local members, entries, leases = KEYS[1], KEYS[2], KEYS[3]
 local lease, user, entry, bus_channel, join, leave = ARGV[1], ARGV[2], ARGV[3], ARGV[5], ARGV[6], ARGV[7]
 local count, is_reaped = tonumber(ARGV[4]), ARGV[8] == '1'

@@ -1,8 +1,8 @@
--- Rehearses what replicas and publishers do, on keys of its own: what is refused here would be refused to clients.
--- KEYS: this replica's probes, the last of them, a scratch key, and if there is one the claim to renew
--- ARGV: ms until they are forgotten, ms until the claim is, who holds it
--- Returns {how many probes there have been, 1 unless somebody else holds the claim}. Redis knows a lower number than it
--- gave before if it has lost data.
+-- Try every command that replicas and publishers use, on keys of its own: a refusal here would hit clients too.
+-- KEYS: this replica's probes, the last of them, a scratch key, and the claim to renew if there is one
+-- ARGV: ttl of these keys in ms, ttl of the claim in ms, holder of the claim
+-- Return {number of probes so far, 0 if another holds the claim else 1}. A lower number than before means that Redis
+-- has lost data.
 local probes, last, scratch, claim = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local ttl_ms, claim_ms, holder = ARGV[1], ARGV[2], ARGV[3]
 local refusal

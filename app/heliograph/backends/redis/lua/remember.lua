@@ -1,7 +1,7 @@
--- Keeps an entry in a stream and makes it the latest of its key: both, or neither.
+-- Keep an entry in a stream and make it the latest of its key: both, or neither.
 -- KEYS: stream, latest
 -- ARGV: roughly how many entries to keep, ttl of the latest in ms, data, then the names and values of the other fields
--- Returns the entry's id
+-- Return the entry's id
 local stream, latest = KEYS[1], KEYS[2]
 local max_entries, ttl_ms, data = ARGV[1], ARGV[2], ARGV[3]
 local id = redis.call('XADD', stream, 'MAXLEN', '~', max_entries, '*', 'data', data, unpack(ARGV, 4))

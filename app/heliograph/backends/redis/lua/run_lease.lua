@@ -1,4 +1,4 @@
--- Takes or renews the leases of runs: as long as a worker does so, it has not been lost. By Redis' own clock.
+-- Take or renew the leases of runs, by Redis' own clock. A worker that renews them is not lost.
 -- KEYS: leases of runs
 -- ARGV: ttl in ms, run ids ...
 local leases, ttl_ms = KEYS[1], ARGV[1]

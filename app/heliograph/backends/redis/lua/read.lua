@@ -1,35 +1,34 @@
--- Where a channel stands, what is in its log after a position, and a run's state: all at one moment.
+-- Read a channel at one moment: its position, publications after a position, and a run's state.
 -- KEYS: meta, the log's two streams (see _keep.lua), state, tail
--- ARGV: ms that a new meta stays, epoch and offset after which to read (offset -1: read nothing,
---       -2: read from the start of what is kept), how many to read at the most, '1' to read the state too,
---       how many bytes to read at the most (one publication may have more),
---       '1' if the position is certain to have been there: a log that ends before it has lost its end
--- Returns {epoch, top, 1 if nothing after the position and up to the last publication read is missing,
---          {offset, body, ...}, {state, progress}, tail}
--- After a position that is none of this epoch's, what is certain to have come later is read: what is left of the epoch
--- that the position stands in and all that came after that, or all of the present epoch if that one is not known.
+-- ARGV: ttl of a new meta in ms; epoch and offset after which to read (offset -1: read nothing; -2: read from the
+--       start); most publications to read; '1' to read the state too; most bytes to read (one publication may have
+--       more); '1' if the position certainly existed: a log that ends before it has lost its end
+-- Return {epoch, top, 1 if nothing is missing between the position and the last publication that was read,
+--         {offset, body, ...}, {state, progress}, tail}
+-- For a position of another epoch, read what certainly came after it: the rest of that epoch and everything later; if
+-- that epoch is unknown, all of the present one.
 local meta, stream_keys, run_state, tail_key = KEYS[1], {KEYS[2], KEYS[3]}, KEYS[4], KEYS[5]
 local read_ttl_ms, after_epoch, with_run, is_own = ARGV[1], ARGV[2], ARGV[5] == '1', ARGV[7] == '1'
 local after, limit, most_bytes = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[6])
 
-local epoch, top = place(meta, unpack(stream_keys))
+local epoch, top = ensure_log(meta, unpack(stream_keys))
 if redis.call('PTTL', meta) == -1 then
   redis.call('PEXPIRE', meta, read_ttl_ms)
 end
 
 if is_own and after_epoch == epoch and after > top then
-  epoch = begin_anew(meta, epoch, top)
+  epoch = begin_epoch(meta, epoch, top)
 end
 
 local complete, found = 1, {}
 if after >= 0 and (after_epoch ~= epoch or after > top) then
-  complete, after = 0, certain_of(meta, after_epoch, after, top)
+  complete, after = 0, known_until(meta, after_epoch, after, top)
 end
 if after ~= -1 then
   local start, last, taken, bytes, is_cut = after == -2 and '-' or '(' .. after .. '-0', after, 0, 0, false
   local starts, streams, read, offsets, is_read = {start, start}, {{}, {}}, {0, 0}, {}, {}
-  -- The next entry of a stream. They are read in chunks, each as large as what may still be taken is likely to be: what
-  -- is read and not taken costs as much.
+  -- Move to the next entry of a stream. Entries are read in chunks of about the number that may still be taken, because
+  -- an entry that is read and not taken costs as much.
   local function look(i)
     read[i] = read[i] + 1
     if read[i] > #streams[i] and not is_read[i] then

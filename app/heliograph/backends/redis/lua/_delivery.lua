@@ -1,12 +1,14 @@
--- How far a message to a user reaches, whether it has to be published for that, and who holds the user.
--- common keys: settled_at (the name of the server under which the directory may be believed, a dot, and from when in ms)
+-- Part of scripts that send to a user: which replicas hold the user.
+-- common keys: settled_at (the name of the server whose directory is reliable, a dot, and from when, in ms)
 local settled_at_key = common_keys[1]
 local settled_here = string.sub(fence, 1, -2) .. '.'
 
-local function reach(holders, asking_lease)
+-- Return how far the message gets (see Delivery in app/heliograph/protocol/events.py), whether to publish it, and the
+-- leases that hold the user.
+local function lookup_delivery(holders, own_lease)
   local leases, mine = redis.call('HKEYS', holders), false
   for i = 1, #leases do
-    if leases[i] == asking_lease then mine = true end
+    if leases[i] == own_lease then mine = true end
   end
   if #leases > (mine and 1 or 0) then return 'remote', true, leases end
   if not mine then return 'offline', true, leases end
@@ -18,15 +20,14 @@ local function reach(holders, asking_lease)
   return 'local', tonumber(string.sub(settled_at, #settled_here + 1)) > now, leases
 end
 
--- Calls `tell(node)` for each replica that holds the user, once for each. A lease is the name of a node, a dot and a
--- number.
-local function each_node(leases, tell)
-  local told = {}
+-- Call `visit(node)` once for each replica that holds the user. A lease is a node id, a dot and a number.
+local function each_holder(leases, visit)
+  local visited = {}
   for i = 1, #leases do
     local node = string.match(leases[i], '^(.*)%.') or leases[i]
-    if not told[node] then
-      told[node] = true
-      tell(node)
+    if not visited[node] then
+      visited[node] = true
+      visit(node)
     end
   end
 end
