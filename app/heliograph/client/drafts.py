@@ -10,7 +10,7 @@ import msgspec
 
 from heliograph.backends.redis.call_batch import Call
 from heliograph.backends.redis.keys import Keys
-from heliograph.backends.redis.log import AppendCalls, read_appended
+from heliograph.backends.redis.log import AppendCalls, read_append_answer
 from heliograph.backends.redis.run_leases import RUN_PREFIX
 from heliograph.clock import Clock, iso8601
 from heliograph.codecs.plain.cursor import format_cursor
@@ -147,8 +147,8 @@ def published(draft: Draft, answer: bytes | list[bytes] | None) -> Published:
     """Return the caller's result. `answer` is that of the append or store script; None if the draft is not kept."""
     if answer is None:
         return Published(draft.channel, draft.message_id, None, 0)
-    appended = read_appended(answer if isinstance(answer, bytes) else answer[0], draft)
-    return Published(draft.channel, appended.message_id, appended.position.epoch, appended.position.offset)
+    result = read_append_answer(answer if isinstance(answer, bytes) else answer[0], draft)
+    return Published(draft.channel, result.message_id, result.position.epoch, result.position.offset)
 
 
 def check_run_id(run_id: str) -> str:

@@ -101,15 +101,15 @@ class Commands:
 
     async def _look(self) -> None:
         while found := await self._log.after(self._entry, self._clock.monotonic() - self._began_at):
-            for told in found:
-                self._entry = told.entry
+            for kept in found:
+                self._entry = kept.entry
                 try:
-                    envelope = decode_envelope(told.payload)
+                    envelope = decode_envelope(kept.payload)
                 except BadEnvelope as error:
                     logger.warning("skipped a kept command that cannot be decoded (%s)", error)
                     continue
-                if envelope.command is not None and self._once(envelope, told.age_s):
-                    logger.info("executed a command that the bus did not deliver, %.1f s late", told.age_s)
+                if envelope.command is not None and self._once(envelope, kept.age_s):
+                    logger.info("executed a command that the bus did not deliver, %.1f s late", kept.age_s)
         if self._clock.monotonic() - self._blocked_read_at > READ_BLOCKED_S:
             await self._read_blocked_users()
 

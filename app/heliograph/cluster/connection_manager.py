@@ -135,9 +135,9 @@ class ConnectionManager:
         idempotency_key: str | None = None,
         ephemeral: bool = False,
     ) -> None:
-        """Publish as `publish` does, without a wait: `done` is called in the turn in which Redis has answered.
+        """Publish as `publish` does, without a wait: `done` is called in the iteration in which Redis answers.
 
-        It is given the result, or the error; it may be called before this returns.
+        It gets the result or the error. It may be called before this returns.
 
         Raises:
             BadChannel, BadUserId: it cannot be published.
@@ -219,36 +219,36 @@ class ConnectionManager:
         )
         self._log.submit(draft, options, self._directory.lease, partial(self._kept, draft, done))
 
-    def _kept(self, draft: Draft, done: OnPublished, appended: AppendResult | BusUnavailable | OverBudget) -> None:
+    def _kept(self, draft: Draft, done: OnPublished, answer: AppendResult | BusUnavailable | OverBudget) -> None:
         """Log first: only what the log holds is delivered."""
         try:
-            result: PublishResult | HeliographError = self._receipt(draft, appended)
+            result: PublishResult | HeliographError = self._publish_result(draft, answer)
         except Exception:
             logger.exception("routing message %s failed with an unexpected error", draft.message_id)
             result = HeliographError("internal error")
         done(result)
 
-    def _receipt(
-        self, draft: Draft, appended: AppendResult | BusUnavailable | OverBudget
+    def _publish_result(
+        self, draft: Draft, answer: AppendResult | BusUnavailable | OverBudget
     ) -> PublishResult | BusUnavailable | OverBudget:
         channel = draft.channel
-        if isinstance(appended, OverBudget):
-            self._writes.refused(draft.client or "", channel, appended)
-            return appended
-        if isinstance(appended, BusUnavailable):
+        if isinstance(answer, OverBudget):
+            self._writes.refused(draft.client or "", channel, answer)
+            return answer
+        if isinstance(answer, BusUnavailable):
             self._bus.stats.publish_errors += 1
             self._following.doubt(channel)  # it may be kept although the answer was lost, and others may not know
-            return appended
+            return answer
         self._bus.stats.published += 1
-        delivery = appended.delivery
-        if not appended.published:
+        delivery = answer.delivery
+        if not answer.published:
             # No other replica holds the user, so it was not published: deliver it here.
-            if appended.message_id == draft.message_id:
-                self._following.receive(draft.publication(appended.data, appended.position))
+            if answer.message_id == draft.message_id:
+                self._following.receive(draft.publication(answer.data, answer.position))
             else:
                 self._following.doubt(channel)  # a repetition: the answer to the first attempt may have been lost
             delivery = Delivery.LOCAL if self._hub.subscribers(channel) else Delivery.STORED
-        return PublishResult(appended.message_id, delivery, appended.position)
+        return PublishResult(answer.message_id, delivery, answer.position)
 
     def _relay(self, envelope: Envelope, done: OnPublished) -> None:
         """Local first: the connections here have it before it goes over the bus."""
@@ -275,16 +275,16 @@ def _raw(message: object) -> msgspec.Raw:
     return message if isinstance(message, msgspec.Raw) else msgspec.Raw(msgspec.json.encode(message))
 
 
-def _announced(envelope: Envelope, done: OnPublished, reach: Delivery | BusUnavailable | None) -> None:
+def _announced(envelope: Envelope, done: OnPublished, answer: Delivery | BusUnavailable | None) -> None:
     """Tell the sender the result of an ephemeral publication on a channel."""
-    done(reach if isinstance(reach, BusUnavailable) else _result_of(envelope, Delivery.REMOTE))
+    done(answer if isinstance(answer, BusUnavailable) else _result_of(envelope, Delivery.REMOTE))
 
 
-def _relayed(envelope: Envelope, taken: int, done: OnPublished, reach: Delivery | BusUnavailable | None) -> None:
+def _relayed(envelope: Envelope, taken: int, done: OnPublished, answer: Delivery | BusUnavailable | None) -> None:
     """Tell the sender the result of an ephemeral message; `taken` connections here have it already."""
-    if reach is Delivery.REMOTE:
-        done(_result_of(envelope, reach))
-    elif not isinstance(reach, BusUnavailable):
+    if answer is Delivery.REMOTE:
+        done(_result_of(envelope, answer))
+    elif not isinstance(answer, BusUnavailable):
         # No other replica. For connections here the hub is more accurate than the directory, which lags behind.
         done(_result_of(envelope, Delivery.LOCAL if taken else Delivery.OFFLINE))
     elif taken:
@@ -293,7 +293,7 @@ def _relayed(envelope: Envelope, taken: int, done: OnPublished, reach: Delivery 
         )
         done(_result_of(envelope, Delivery.LOCAL))
     else:
-        done(reach)
+        done(answer)
 
 
 def _result_of(envelope: Envelope, delivery: Delivery) -> PublishResult:

@@ -82,8 +82,8 @@ class Following:
         if followed.sequence is None:
             if not followed.is_users:
                 await self._bus.follow(followed.name)
-            opened = await self._reads.read(ReadRequest(followed.name))
-            self._begin(followed, opened.position)
+            result = await self._reads.read(ReadRequest(followed.name))
+            self._begin(followed, result.position)
         assert followed.sequence is not None  # noqa: S101 - begun above
         return followed.sequence
 

@@ -269,18 +269,18 @@ class Joining:
     async def _tell_state(self, pending: PendingJoin) -> None:
         """Tell the latest state; from that very moment on follows what changes it."""
         channel, kind = pending.followed.name, pending.followed.kind
-        opened = await self._reads.read(ReadRequest(channel, with_state=True))
-        self._tell_subscribed(pending, opened.position, recovered=True)
-        self._hub.send(pending.connection, kind.open(channel, opened.position, opened.state))
+        result = await self._reads.read(ReadRequest(channel, with_state=True))
+        self._tell_subscribed(pending, result.position, recovered=True)
+        self._hub.send(pending.connection, kind.open(channel, result.position, result.state))
 
     async def _catch_up(self, pending: PendingJoin) -> None:
         """Send the first page of what the client has missed."""
         since = pending.since
-        opened = await self._reads.read(
+        result = await self._reads.read(
             ReadRequest(pending.followed.name, after=since, replay=since is None, limit=self._page)
         )
-        self._tell_subscribed(pending, opened.start, recovered=since is not None and opened.complete)
-        await self._tell_all(pending, opened.publications)
+        self._tell_subscribed(pending, result.start, recovered=since is not None and result.complete)
+        await self._tell_all(pending, result.publications)
 
     async def _meet(self, pending: PendingJoin, sequence: Sequence) -> list[Publication]:
         """Bring the client to the position of live publications.
@@ -309,14 +309,14 @@ class Joining:
 
     async def _read_on(self, pending: PendingJoin, last: Position) -> None:
         """Send the next page after `last`."""
-        opened = await self._reads.read(ReadRequest(pending.followed.name, after=last, limit=self._page))
-        if not opened.complete:
+        result = await self._reads.read(ReadRequest(pending.followed.name, after=last, limit=self._page))
+        if not result.complete:
             # The next publications were trimmed while the client read the last page, or the log has a new epoch.
             if pending.followed.kind.keeps_state:
                 await self._tell_state(pending)
                 return
-            self._tell_subscribed(pending, opened.start, recovered=False)
-        await self._tell_all(pending, opened.publications)
+            self._tell_subscribed(pending, result.start, recovered=False)
+        await self._tell_all(pending, result.publications)
 
     async def _tell_all(self, pending: PendingJoin, publications: Iterable[Publication]) -> None:
         """Send publications as fast as the client reads them."""

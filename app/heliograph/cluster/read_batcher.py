@@ -51,8 +51,8 @@ class ReadBatcher:
     def _next(self) -> list[tuple[ReadRequest, asyncio.Future[ReadResult]]]:
         """Return the requests of the next round trip, in order."""
         count = pages = 0
-        for opening, _ in self._wanted[:READ_BATCH]:
-            pages += opening.replay or opening.after is not None
+        for request, _ in self._wanted[:READ_BATCH]:
+            pages += request.replay or request.after is not None
             if pages > PAGES_BATCH:
                 break
             count += 1
@@ -77,9 +77,9 @@ class ReadBatcher:
                 logger.exception("reading the log failed with an unexpected error")
                 _fail(futures, BusUnavailable("the log could not be read"))
             else:
-                for future, opened in zip(futures, results, strict=True):
+                for future, result in zip(futures, results, strict=True):
                     if not future.done():
-                        future.set_result(opened)
+                        future.set_result(result)
 
 
 def _fail(futures: Iterable[asyncio.Future[ReadResult]], error: BusUnavailable) -> None:

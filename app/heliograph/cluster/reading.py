@@ -61,8 +61,8 @@ class Reading:
         Raises:
             BusUnavailable: the log cannot be read.
         """
-        [opened] = await self._log.read([ReadRequest(channel, after=since, replay=since is None, limit=limit)])
-        return opened
+        [result] = await self._log.read([ReadRequest(channel, after=since, replay=since is None, limit=limit)])
+        return result
 
     async def state(self, channel: str) -> ReadResult:
         """Return the latest state of the channel, and its position.
@@ -70,8 +70,8 @@ class Reading:
         Raises:
             BusUnavailable: the log cannot be read.
         """
-        [opened] = await self._log.read([ReadRequest(channel, with_state=True)])
-        return opened
+        [result] = await self._log.read([ReadRequest(channel, with_state=True)])
+        return result
 
     async def presence(self, channel: str) -> Roster:
         """Return who is on the channel, over all replicas: see `Presence.roster`."""

@@ -29,12 +29,12 @@ SetAside = Callable[[Followed, Connection], None]  # lets a connection catch up 
 class Page:
     """Publications that a repair has read from one channel and is delivering."""
 
-    __slots__ = ("blocked_since", "followed", "opened", "publications", "repaired_from")
+    __slots__ = ("blocked_since", "followed", "publications", "repaired_from", "result")
 
-    def __init__(self, followed: Followed, opened: ReadResult, repaired_from: Position) -> None:
+    def __init__(self, followed: Followed, result: ReadResult, repaired_from: Position) -> None:
         self.followed = followed
-        self.opened = opened
-        self.publications = deque(opened.publications)  # not delivered yet
+        self.result = result
+        self.publications = deque(result.publications)  # not delivered yet
         self.repaired_from = repaired_from
         self.blocked_since: float | None = None  # since when a client has not read; seconds by the loop's clock
 
@@ -77,28 +77,28 @@ class Repair:
             )
             for each, position in zip(followed, asked, strict=True)
         ]
-        opened = await self._log.read(requests)
+        results = await self._log.read(requests)
         pages = []
-        for each, position, read in zip(followed, asked, opened, strict=True):
-            begins = self._repair_from(each, position, read)
+        for each, position, result in zip(followed, asked, results, strict=True):
+            begins = self._repair_from(each, position, result)
             if begins is not None:
-                pages.append(Page(each, read, begins))
+                pages.append(Page(each, result, begins))
         pages = [page for page in pages if self._hand_out(page, set_aside)]
         while pages:
             is_blocked = any(page.blocked_since is not None for page in pages)
             await asyncio.sleep(DRAIN_POLL_S if is_blocked else 0)
             pages = [page for page in pages if self._hand_out(page, set_aside)]
 
-    def _repair_from(self, followed: Followed, asked: Position, opened: ReadResult) -> Position | None:
+    def _repair_from(self, followed: Followed, asked: Position, result: ReadResult) -> Position | None:
         """Return the position from which a read after `asked` continues; None if the gap has changed meanwhile."""
         sequence = followed.sequence
         assert sequence is not None  # noqa: S101 - what has no position is not repaired
-        if opened.complete:
+        if result.complete:
             return sequence.position
         if sequence.position != asked:
             self._gaps.note(followed.name)  # the bus was faster
             return None
-        begins = self._say_where_it_goes_on(followed, opened)
+        begins = self._tell_of_gap(followed, result)
         self._following.deliver(followed, sequence.restart(begins))
         self._telemetry.unfilled_gaps += 1
         about = {"channel": followed.name}
@@ -122,7 +122,7 @@ class Repair:
         page.blocked_since = None
         sequence = followed.sequence
         assert sequence is not None  # noqa: S101 - what has no position is not repaired
-        ready = sequence.fill(_slice(page.publications), over_gaps=not page.opened.complete)
+        ready = sequence.fill(_slice(page.publications), over_gaps=not page.result.complete)
         self._following.deliver(followed, ready)
         if page.publications:
             return True
@@ -137,20 +137,20 @@ class Repair:
                 now_at.epoch,
                 extra=about,
             )
-            if sequence.has_gap or now_at.offset < page.opened.position.offset:
+            if sequence.has_gap or now_at.offset < page.result.position.offset:
                 self._gaps.note(followed.name)
         return False
 
-    def _say_where_it_goes_on(self, followed: Followed, opened: ReadResult) -> Position:
+    def _tell_of_gap(self, followed: Followed, result: ReadResult) -> Position:
         """Tell all subscribers of a gap that cannot be filled. Return the position from which it continues.
 
         A channel with a state sends its state again, which includes all updates.
         """
         name, kind = followed.name, followed.kind
-        position = opened.position if kind.keeps_state else opened.start
+        position = result.position if kind.keeps_state else result.start
         self._hub.deliver(name, Subscribed(name, position, recovered=False, state_follows=kind.keeps_state))
         if kind.keeps_state:
-            self._hub.deliver(name, kind.open(name, position, opened.state))
+            self._hub.deliver(name, kind.open(name, position, result.state))
         return position
 
 

@@ -133,16 +133,16 @@ class Policy:
                 read.append(shown)
             if options.client_publish:
                 write.append(shown)
-        opened = [f"{verb} {', '.join(names)}" for verb, names in (("read", read), ("publish on", write)) if names]
+        rights = [f"{verb} {', '.join(names)}" for verb, names in (("read", read), ("publish on", write)) if names]
         if self._anybody_sends:
-            opened.append("send to any user")
-        if opened:
-            opened[-1] += " (HELIOGRAPH_NAMESPACES)"
+            rights.append("send to any user")
+        if rights:
+            rights[-1] += " (HELIOGRAPH_NAMESPACES)"
         if self._events:
-            opened.append(f"emit {', '.join(self._events)} (HELIOGRAPH_EMIT__EVENTS)")
-        if not opened:
+            rights.append(f"emit {', '.join(self._events)} (HELIOGRAPH_EMIT__EVENTS)")
+        if not rights:
             return "jwt mode: clients read their own channel; only their tokens open more (docs: Rights in jwt mode)"
-        return f"jwt mode: whatever its token says, every client may {'; '.join(opened)}"
+        return f"jwt mode: whatever its token says, every client may {'; '.join(rights)}"
 
     def _is_open(self, option: bool | None) -> bool:
         return self.open_mode if option is None else option

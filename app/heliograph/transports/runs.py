@@ -49,10 +49,10 @@ class RunEndpoint:
         verdict = await verdict_of(self._policy.decide_history(user, grants, channel))
         if isinstance(verdict, Deny):
             return refusal(verdict.code, verdict.reason)
-        opened = await self._reading.state(channel)
-        state = opened.state
+        result = await self._reading.state(channel)
+        state = result.state
         if state is None:
             return refusal(ErrorCode.NOT_FOUND, f"nothing is known of a run {run_id!r} (finished runs are forgotten)")
-        cursor = cursor_of(channel, opened.position)
+        cursor = cursor_of(channel, result.position)
         run = Run(run_id, state.state, state.progress, state.logs, cursor)
         return Response(msgspec.json.encode(run), media_type="application/json")

@@ -71,13 +71,13 @@ class MemoryLog:
         has_ended = kind.has_ended(channel.state)
         channel.kept_until = now + (options.final_ttl_s if has_ended else options.history_ttl_s)
         channel.forgotten_at = channel.kept_until + META_TTL_S
-        appended = AppendResult(position, Delivery.STORED, published=False, message_id=draft.message_id, data=data)
+        result = AppendResult(position, Delivery.STORED, published=False, message_id=draft.message_id, data=data)
         if draft.idempotency_key:
-            channel.answers[draft.idempotency_key, draft.client] = (now + IDEMPOTENCY_TTL_S, appended)
-        return appended
+            channel.answers[draft.idempotency_key, draft.client] = (now + IDEMPOTENCY_TTL_S, result)
+        return result
 
     async def read(self, requests: Sequence[ReadRequest]) -> list[ReadResult]:
-        return [self._open(request) for request in requests]
+        return [self._read(request) for request in requests]
 
     async def tops(self, channels: Sequence[str]) -> list[Position | None]:
         return [
@@ -94,7 +94,7 @@ class MemoryLog:
     async def bus_sequences(self) -> BusSequences:
         return BusSequences(0, 0)
 
-    def _open(self, request: ReadRequest) -> ReadResult:
+    def _read(self, request: ReadRequest) -> ReadResult:
         channel = self._channel(request.channel)
         position = Position(channel.epoch, channel.top)
         state = channel.state if request.with_state else None

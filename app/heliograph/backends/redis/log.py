@@ -75,7 +75,7 @@ class RedisLog:
         self._scripts.call("append", call, partial(self._appended, draft, done))
 
     def _appended(self, draft: Draft, done: OnAppended, reply: Any) -> None:
-        done(self._failure(reply) if isinstance(reply, Exception) else _read(draft, reply))
+        done(self._failure(reply) if isinstance(reply, Exception) else _read_answer(draft, reply))
 
     def _failure(self, error: Exception) -> BusUnavailable | OverBudget:
         """Return the error for callers."""
@@ -93,7 +93,7 @@ class RedisLog:
         calls = [self._read_call(request) for request in requests]
         with as_bus_unavailable():
             answers = await self._reading.run_many("read", calls)
-        return [_opened(request, answer) for request, answer in zip(requests, answers, strict=True)]
+        return [_read_result(answer) for answer in answers]
 
     async def tops(self, channels: Sequence[str]) -> list[Position | None]:
         with as_bus_unavailable():
@@ -154,34 +154,34 @@ class TwoServerLog(RedisLog):
             if isinstance(reply, Exception):
                 done(self._failure(reply))
                 return
-            appended = _read(draft, reply[0])
-            if isinstance(appended, BusUnavailable) or len(reply) == 1:
-                done(appended)  # a repetition
+            result = _read_answer(draft, reply[0])
+            if isinstance(result, BusUnavailable) or len(reply) == 1:
+                done(result)  # a repetition
             else:
-                self._announce(draft.channel, reply[1], lease, appended, done)
+                self._announce(draft.channel, reply[1], lease, result, done)
 
         self._scripts.call("store", self._calls.of(draft, options, lease), stored)
 
-    def _announce(self, channel: str, envelope: bytes, lease: str, appended: AppendResult, done: OnAppended) -> None:
+    def _announce(self, channel: str, envelope: bytes, lease: str, result: AppendResult, done: OnAppended) -> None:
         user_id = user_of(channel)
 
         def announced(reply: Any) -> None:
             if isinstance(reply, Exception):
-                offset, error = appended.position.offset, bus_unavailable(reply)
+                offset, error = result.position.offset, bus_unavailable(reply)
                 logger.warning(
                     "offset %d is kept but was not published to other replicas; they find it with a heartbeat: %s",
                     offset,
                     error,
                     extra={"channel": channel},
                 )
-                done(msgspec.structs.replace(appended, published=False, data=decode_envelope(envelope).message))
+                done(msgspec.structs.replace(result, published=False, data=decode_envelope(envelope).message))
             elif user_id is None:
-                done(msgspec.structs.replace(appended, delivery=Delivery.REMOTE))
+                done(msgspec.structs.replace(result, delivery=Delivery.REMOTE))
             else:
                 delivery = DELIVERIES.get(reply.decode(), Delivery.REMOTE)
                 done(
                     msgspec.structs.replace(
-                        appended, delivery=Delivery.STORED if delivery is Delivery.OFFLINE else delivery
+                        result, delivery=Delivery.STORED if delivery is Delivery.OFFLINE else delivery
                     )
                 )
 
@@ -306,16 +306,16 @@ class AppendCalls:
         return common
 
 
-def _read(draft: Draft, answer: Any) -> AppendResult | BusUnavailable:
-    """Like `read_appended`, but return an error for an answer that cannot be read: perhaps it is kept."""
+def _read_answer(draft: Draft, answer: Any) -> AppendResult | BusUnavailable:
+    """Like `read_append_answer`, but return an error for an answer that cannot be read: perhaps it is kept."""
     try:
-        return read_appended(answer, draft)
+        return read_append_answer(answer, draft)
     except Exception as error:
         logger.exception("the reply of Redis to an append cannot be read")
         return bus_unavailable(InvalidResponse(f"its answer cannot be read: {error!r}"))
 
 
-def read_appended(answer: bytes, draft: Draft) -> AppendResult:
+def read_append_answer(answer: bytes, draft: Draft) -> AppendResult:
     """Read the answer of the append script."""
     epoch, offset, delivery, *repeated = answer.decode().split(".", 3)
     return AppendResult(
@@ -347,7 +347,7 @@ def _json_or_nothing(value: str | float | None) -> bytes:
     return b"" if value is None else msgspec.json.encode(value)
 
 
-def _opened(request: ReadRequest, answer: list[Any]) -> ReadResult:
+def _read_result(answer: list[Any]) -> ReadResult:
     epoch, top, complete, found, state, tail = answer
     position = Position(epoch.decode(), top)
     entries = zip(found[::2], found[1::2], strict=True)

@@ -28,15 +28,15 @@ class RunKind(ChannelKind):
             before.progress if update.progress is None else update.progress,
             before.logs if update.message is None else [*before.logs, update.message][-TAIL_SIZE:],
         )
-        told = RunProgress(after.state, after.progress, update.message)
-        return after, msgspec.Raw(msgspec.json.encode(told))
+        progress = RunProgress(after.state, after.progress, update.message)
+        return after, msgspec.Raw(msgspec.json.encode(progress))
 
     def has_ended(self, state: ChannelState | None) -> bool:
         return state is not None and state.state in END_STATES
 
     def render(self, publication: Publication) -> Event:
-        told = msgspec.json.decode(publication.data, type=RunProgress)
-        return Progress(publication, told.state, told.progress, told.message)
+        update = msgspec.json.decode(publication.data, type=RunProgress)
+        return Progress(publication, update.state, update.progress, update.message)
 
     def open(self, channel: str, position: Position, state: ChannelState | None) -> Event:
         """Return the state; an unknown run has not begun."""
