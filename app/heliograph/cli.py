@@ -65,7 +65,7 @@ def serve(host: str, port: int, name: str, reload: bool, is_open: bool) -> None:
     configure_logging(loaded.log.level, loaded.log.format, replica=name)
     for variable in unknown_variables():
         logger.warning("unknown setting %s ignored; `heliograph settings` lists all settings", variable)
-    from heliograph.server import serve as run  # after the settings were checked: uvicorn is slow to import
+    from heliograph.server.serving import serve as run  # after the settings were checked: uvicorn is slow to import
 
     try:
         sys.exit(run(loaded, name=name, host=host, port=port))

@@ -10,8 +10,8 @@ from starlette.types import Receive, Scope, Send
 from heliograph.hub.frames import text_frame
 from heliograph.hub.outbox import FlushScheduler, Outbox
 from heliograph.protocol.codes import CloseCode
-from heliograph.server import server_config
 from heliograph.server.heartbeat import Heartbeat
+from heliograph.server.serving import server_config
 from heliograph.settings import Settings
 from heliograph.transports.server_socket import SERVER_SOCKET, ServerSocket
 from tests.support.ports import free_port

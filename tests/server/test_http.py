@@ -13,8 +13,9 @@ from urllib.parse import urlsplit
 import pytest
 
 from heliograph.application import build_replica
-from heliograph.server import build_server, heartbeat
+from heliograph.server import heartbeat
 from heliograph.server.heartbeat import Heartbeat
+from heliograph.server.serving import build_server
 from tests.conftest import StartReplica
 from tests.support.client import Client
 from tests.support.http import http_client

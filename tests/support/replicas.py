@@ -10,7 +10,7 @@ import uvicorn.server
 from heliograph.application import Replica, build_replica
 from heliograph.backends.redis.server import RedisServer
 from heliograph.cluster.pubsub_manager import PubSubManager
-from heliograph.server import DrainingServer, build_server
+from heliograph.server.serving import DrainingServer, build_server
 from heliograph.settings import Settings
 from tests.support.ports import free_port
 from tests.support.waiting import eventually

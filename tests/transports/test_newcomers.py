@@ -6,7 +6,7 @@ from contextlib import AsyncExitStack
 import pytest
 from starlette.types import Scope
 
-from heliograph.server import one_address_warnings
+from heliograph.server.serving import one_address_warnings
 from heliograph.settings import Settings
 from heliograph.telemetry import Telemetry
 from heliograph.transports.addresses import Addresses

@@ -1,4 +1,4 @@
-"""The uvicorn server, with our own sockets (`websocket.py`), limits on requests (`http.py`), a watchdog
+"""Serve one replica: uvicorn with our own sockets (`websocket.py`), limits on requests (`http.py`), a watchdog
 (`heartbeat.py`), and a drain on SIGTERM."""
 
 import asyncio

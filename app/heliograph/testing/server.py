@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
 if TYPE_CHECKING:
-    from heliograph.server import DrainingServer
+    from heliograph.server.serving import DrainingServer
 
 STARTS_WITHIN_S: Final = 30.0
 ENDS_WITHIN_S: Final = 10.0
@@ -86,7 +86,7 @@ class EmbeddedServer:
 
     async def _serve(self) -> None:
         from heliograph.application import build_replica
-        from heliograph.server import build_server
+        from heliograph.server.serving import build_server
         from heliograph.settings import Settings
 
         settings = Settings(**self._groups)
