@@ -51,9 +51,32 @@ class ServerConfig(uvicorn.Config):
         self.heartbeat = heartbeat
         self.direct = direct  # by URL
         self.response_head = ResponseHead()
-        self.sockets: Sockets | None = None  # created with the first handshake
-        self.heads: Deadlines[HttpProtocol] | None = None  # created with the first connection
-        self.bodies: Deadlines[HttpProtocol] | None = None
+        # Made with the first connection, because they need the event loop.
+        self._deadlines: tuple[Deadlines[HttpProtocol], Deadlines[HttpProtocol]] | None = None
+        self._sockets: Sockets | None = None
+
+    def deadlines(self, loop: asyncio.AbstractEventLoop) -> "tuple[Deadlines[HttpProtocol], Deadlines[HttpProtocol]]":
+        """Return the deadlines for the heads and for the bodies of requests."""
+        if self._deadlines is None:
+            limits, is_late = self.limits, HttpProtocol.is_late
+            self._deadlines = (
+                Deadlines(loop, limits.header_timeout_s, is_late),
+                Deadlines(loop, limits.body_timeout_s, is_late),
+            )
+        return self._deadlines
+
+    def sockets(self, app: ASGIApp, server_state: ServerState, loop: asyncio.AbstractEventLoop) -> Sockets:
+        """Return the WebSockets of this server."""
+        if self._sockets is None:
+            self._sockets = Sockets(
+                app,
+                server_state,
+                loop,
+                max_bytes=self.limits.frame_bytes,
+                ping_interval_s=self.ws_ping_interval or 0,
+                ping_timeout_s=self.ws_ping_timeout or 0,
+            )
+        return self._sockets
 
 
 class HttpProtocol(HttpToolsProtocol):
@@ -78,9 +101,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._unparsed = 0  # bytes since the parser's last event
         self._is_unwanted_upgrade = False
         self._direct: DirectCycle | None = None  # the request whose body is arriving, if it goes past the application
-        if config.heads is None:
-            config.heads = Deadlines(self.loop, config.limits.header_timeout_s, HttpProtocol.is_late)
-            config.bodies = Deadlines(self.loop, config.limits.body_timeout_s, HttpProtocol.is_late)
+        self._heads, self._bodies = config.deadlines(self.loop)
         self._deadlines: Deadlines[HttpProtocol] | None = None  # the ones that hold this connection
         self._due_request = 0  # the request that the deadline is for
 
@@ -88,7 +109,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn has it
         super().connection_made(transport)
-        self._put(self._config.heads)
+        self._put(self._heads)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._put(None)
@@ -132,9 +153,9 @@ class HttpProtocol(HttpToolsProtocol):
     def _look(self) -> None:
         """Start or stop the deadline for the rest of a request."""
         if self._phase == _BODY:
-            deadlines = self._config.bodies
+            deadlines: Deadlines[HttpProtocol] | None = self._bodies
         elif self._phase == _HEAD or not self._is_answering:
-            deadlines = self._config.heads
+            deadlines = self._heads
         else:
             deadlines = None
         if deadlines is not self._deadlines or self._requests != self._due_request:
@@ -284,7 +305,8 @@ class HttpProtocol(HttpToolsProtocol):
             self.transport.write(error.response)
             self.transport.close()
             return
-        self.transport.set_protocol(self._sockets().open(self.transport, scope, accept))
+        sockets = self._config.sockets(self.app, self.server_state, self.loop)
+        self.transport.set_protocol(sockets.open(self.transport, scope, accept))
         self.parser = None  # type: ignore[assignment] # it refers to us, and we are not needed any more
 
     def _websocket_scope(self) -> Scope:
@@ -312,16 +334,3 @@ class HttpProtocol(HttpToolsProtocol):
             "subprotocols": [each.strip() for value in wanted for each in value.split(",")],
             "state": self.app_state.copy(),
         }
-
-    def _sockets(self) -> Sockets:
-        config = self._config
-        if config.sockets is None:
-            config.sockets = Sockets(
-                self.app,
-                self.server_state,
-                self.loop,
-                max_bytes=config.limits.frame_bytes,
-                ping_interval_s=config.ws_ping_interval or 0,
-                ping_timeout_s=config.ws_ping_timeout or 0,
-            )
-        return config.sockets
