@@ -7,10 +7,10 @@ from typing import TypeVar
 _T = TypeVar("_T")
 
 
-async def await_callback(ask: Callable[[Callable[[_T | Exception], None]], object]) -> _T:
-    """Call `ask` with a callback, wait for the callback, and return its result or raise its error.
+async def await_callback(call: Callable[[Callable[[_T | Exception], None]], object]) -> _T:
+    """Pass a callback to `call`, wait until it is called, and return its result or raise its error.
 
-    A caller that is cancelled meanwhile gets no answer; the call itself goes on.
+    A caller that is cancelled meanwhile gets no answer; the call itself continues.
     """
     future: asyncio.Future[_T] = asyncio.get_running_loop().create_future()
 
@@ -22,5 +22,5 @@ async def await_callback(ask: Callable[[Callable[[_T | Exception], None]], objec
         else:
             future.set_result(result)
 
-    ask(done)
+    call(done)
     return await future

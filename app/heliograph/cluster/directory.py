@@ -72,7 +72,7 @@ class Directory:
             return
         tasks, self._tasks = self._tasks, []
         await end(tasks)
-        _tell(self._due, None)
+        _resolve(self._due, None)
         self._due.clear()
         try:
             await self._reap(self.lease)
@@ -209,7 +209,7 @@ class Directory:
             if totals is None:
                 for user_id in due:
                     self._due.setdefault(user_id, [])
-            _tell(due, totals)
+            _resolve(due, totals)
 
 
 async def _for_ever(loop: Callable[[], Awaitable[None]]) -> None:
@@ -222,7 +222,7 @@ async def _for_ever(loop: Callable[[], Awaitable[None]]) -> None:
             await asyncio.sleep(AFTER_ERROR_S)
 
 
-def _tell(due: dict[str, list[asyncio.Future[int | None]]], totals: dict[str, int] | None) -> None:
+def _resolve(due: dict[str, list[asyncio.Future[int | None]]], totals: dict[str, int] | None) -> None:
     """Answer the callers that wait for these entries; without totals nothing was written."""
     for user_id, waiters in due.items():
         for waiter in waiters:

@@ -45,11 +45,11 @@ class PendingJoin:
         "held",
         "is_over",
         "on_joined",
+        "position",
         "replay",
         "request_id",
         "since",
         "task",
-        "told",
         "was_on",
     )
 
@@ -69,7 +69,7 @@ class PendingJoin:
         self.replay = replay
         self.request_id = request_id
         self.on_joined = on_joined
-        self.told: Position | None = None  # the client's position after everything that it was sent
+        self.position: Position | None = None  # the client's position after everything that it was sent
         self.held: deque[Publication] = deque(maxlen=MOST_HELD)  # the latest publications that came meanwhile
         self.was_on = False  # it was subscribed, and fell behind in a repair
         self.is_over = False  # the client is subscribed, or was taken off the channel

@@ -98,11 +98,11 @@ class Joining:
         except BusUnavailable:
             if pending.is_over:
                 return False
-            if pending.told is None and not keep:
+            if pending.position is None and not keep:
                 self._forget(pending)
                 raise
             self._try_again(pending)
-            if pending.told is None:
+            if pending.position is None:
                 raise
             return True
         except BaseException:
@@ -136,7 +136,7 @@ class Joining:
             name: each.sequence.position for name, each in followed.items() if each is not None and each.sequence
         }
         for name, pending in self._pending.get(connection, {}).items():
-            position = pending.told or pending.since
+            position = pending.position or pending.since
             if position is not None:
                 positions[name] = position
         return positions
@@ -161,7 +161,7 @@ class Joining:
         pending = self._enter(connection, followed)
         pending.was_on = True
         if followed.sequence is not None:
-            pending.told = followed.sequence.position
+            pending.position = followed.sequence.position
         self._hub.unsubscribe(connection, followed.name)
         if not pending.is_over:
             self._try_again(pending, now=True)
@@ -245,8 +245,8 @@ class Joining:
     async def _attempt(self, pending: PendingJoin) -> None:
         """Do the rest of the subscription. After a failure the next attempt continues there."""
         sequence = await self._following.positioned(pending.followed)
-        if pending.told is None:
-            await self._tell_first(pending, sequence)
+        if pending.position is None:
+            await self._send_first(pending, sequence)
         missed = await self._meet(pending, sequence)
         if not pending.is_over:
             for publication in missed:
@@ -254,23 +254,23 @@ class Joining:
         if not pending.is_over:  # a client that could not take the last part has been dropped
             self._arrive(pending)
 
-    async def _tell_first(self, pending: PendingJoin, sequence: Sequence) -> None:
+    async def _send_first(self, pending: PendingJoin, sequence: Sequence) -> None:
         """Send `subscribed` and the events that belong to it."""
         options = self._namespaces.of(pending.followed.name)
         if pending.followed.kind.keeps_state:
-            await self._tell_state(pending)
+            await self._send_state(pending)
         elif pending.since is None and not (pending.replay or options.replay):
             first = pending.held[0].position if pending.held else None  # it came while the client waited
             position = sequence.position if first is None else just_before(first)
-            self._tell_subscribed(pending, position, recovered=False)
+            self._send_subscribed(pending, position, recovered=False)
         else:
             await self._catch_up(pending)
 
-    async def _tell_state(self, pending: PendingJoin) -> None:
-        """Tell the latest state; from that very moment on follows what changes it."""
+    async def _send_state(self, pending: PendingJoin) -> None:
+        """Send the latest state; the updates after it follow."""
         channel, kind = pending.followed.name, pending.followed.kind
         result = await self._reads.read(ReadRequest(channel, with_state=True))
-        self._tell_subscribed(pending, result.position, recovered=True)
+        self._send_subscribed(pending, result.position, recovered=True)
         self._hub.send(pending.connection, kind.open(channel, result.position, result.state))
 
     async def _catch_up(self, pending: PendingJoin) -> None:
@@ -279,8 +279,8 @@ class Joining:
         result = await self._reads.read(
             ReadRequest(pending.followed.name, after=since, replay=since is None, limit=self._page)
         )
-        self._tell_subscribed(pending, result.start, recovered=since is not None and result.complete)
-        await self._tell_all(pending, result.publications)
+        self._send_subscribed(pending, result.start, recovered=since is not None and result.complete)
+        await self._send_all(pending, result.publications)
 
     async def _meet(self, pending: PendingJoin, sequence: Sequence) -> list[Publication]:
         """Bring the client to the position of live publications.
@@ -293,8 +293,8 @@ class Joining:
             await self._let_read(connection)
             if pending.is_over or connection.outbox.closed:
                 return []
-            last = pending.told
-            assert last is not None  # noqa: S101 - `subscribed` was told
+            last = pending.position
+            assert last is not None  # noqa: S101 - `subscribed` was sent
             if not has_reached(sequence.position, last):
                 await self._repair.fill(
                     [followed], self.set_aside
@@ -303,7 +303,7 @@ class Joining:
             if has_reached(sequence.position, last) and len(missed) == sequence.position.offset - last.offset:
                 if sum(map(size_of, missed)) <= SLICE_BYTES:
                     return missed
-                await self._tell_all(pending, missed)
+                await self._send_all(pending, missed)
             else:
                 await self._read_on(pending, last)
 
@@ -313,19 +313,19 @@ class Joining:
         if not result.complete:
             # The next publications were trimmed while the client read the last page, or the log has a new epoch.
             if pending.followed.kind.keeps_state:
-                await self._tell_state(pending)
+                await self._send_state(pending)
                 return
-            self._tell_subscribed(pending, result.start, recovered=False)
-        await self._tell_all(pending, result.publications)
+            self._send_subscribed(pending, result.start, recovered=False)
+        await self._send_all(pending, result.publications)
 
-    async def _tell_all(self, pending: PendingJoin, publications: Iterable[Publication]) -> None:
+    async def _send_all(self, pending: PendingJoin, publications: Iterable[Publication]) -> None:
         """Send publications as fast as the client reads them."""
         for publication in publications:
             await self._let_read(pending.connection)
             if pending.is_over:
                 return
             self._hub.send(pending.connection, pending.followed.kind.render(publication))
-            pending.told = publication.position or pending.told
+            pending.position = publication.position or pending.position
             pending.connection.read_bytes += size_of(publication)
 
     async def _let_read(self, connection: Connection) -> None:
@@ -334,10 +334,10 @@ class Joining:
         while not (outbox.is_drained or outbox.closed):  # noqa: ASYNC110 - the outbox has no events
             await asyncio.sleep(DRAIN_POLL_S)
 
-    def _tell_subscribed(self, pending: PendingJoin, position: Position, *, recovered: bool) -> None:
+    def _send_subscribed(self, pending: PendingJoin, position: Position, *, recovered: bool) -> None:
         channel = pending.followed.name
         request_id, pending.request_id = pending.request_id, None
         state_follows = pending.followed.kind.keeps_state
         subscribed = Subscribed(channel, position, recovered, state_follows, request_id)
         self._hub.send(pending.connection, subscribed)
-        pending.told = position
+        pending.position = position

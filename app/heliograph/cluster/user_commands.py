@@ -38,7 +38,7 @@ class UserCommands:
             BusUnavailable: it was executed here; other replicas may not get it. It may be repeated without harm.
         """
         command = DisconnectUser(code, reason, msgspec.UNSET if block_s is None else block_s)
-        await self._tell_all(check_user_id(user_id), command)
+        await self._give(check_user_id(user_id), command)
 
     async def unsubscribe_user(self, user_id: str, channel: str) -> None:
         """Take every connection that the user has now off the channel; otherwise like `disconnect_user`.
@@ -49,9 +49,9 @@ class UserCommands:
         """
         if user_of(check_channel(channel)) is not None:
             raise BadChannel("a personal channel cannot be left; the user can be disconnected")
-        await self._tell_all(check_user_id(user_id), UnsubscribeUser(channel))
+        await self._give(check_user_id(user_id), UnsubscribeUser(channel))
 
-    async def _tell_all(self, user_id: str, command: Command) -> None:
+    async def _give(self, user_id: str, command: Command) -> None:
         envelope = Envelope(
             message=msgspec.Raw(b"null"),
             target_user_id=user_id,

@@ -80,7 +80,7 @@ class ProgressTask(Task):  # type: ignore[misc]
             if run_id is None:
                 run_id = self._present_run()
             if run_id is not None:
-                _runs().tell(run_id, _text(state), _in_percent(progress), _text(log))
+                _runs().publish(run_id, _text(state), _in_percent(progress), _text(log))
         except Exception as error:  # noqa: BLE001 - the arguments, and what is overridden in here, are the task's own
             logger.warning("progress of %s not published: %s", self.name, described(error))
 
@@ -174,9 +174,9 @@ class _Runs:
             self._publisher.lease_runs([run_id], self._options.lease_ttl_s)
         except PublishError as error:
             logger.warning("lease of run %s not taken, retrying: %s", run_id, error.reason)
-        self.tell(run_id, "RUNNING", 0, None)
+        self.publish(run_id, "RUNNING", 0, None)
 
-    def tell(self, run_id: str, state: str | None, progress: float | None, log: str | None) -> None:
+    def publish(self, run_id: str, state: str | None, progress: float | None, log: str | None) -> None:
         with self._lock:
             # In every update: another worker may have declared this run lost (FAILED) meanwhile.
             state = state or self._states.get(run_id, "RUNNING")
@@ -199,7 +199,7 @@ class _Runs:
         ending = _Ending(state, progress, message)
         with self._lock:
             here = run_id in self._states
-        if not (here and self._told(run_id, ending, END_DEADLINE_S)):
+        if not (here and self._publish_end(run_id, ending, END_DEADLINE_S)):
             with self._lock:
                 self._owed[run_id] = ending
             self._keep()
@@ -213,7 +213,7 @@ class _Runs:
                 return
         self._release(run_id)
 
-    def _told(self, run_id: str, ending: _Ending, deadline_s: float) -> bool:
+    def _publish_end(self, run_id: str, ending: _Ending, deadline_s: float) -> bool:
         try:
             self._publisher.publish_progress(
                 run_id,
@@ -265,7 +265,7 @@ class _Runs:
         with self._lock:
             owed = dict(self._owed)
         for run_id, ending in owed.items():
-            if not self._told(run_id, ending, deadline_s):
+            if not self._publish_end(run_id, ending, deadline_s):
                 return
             with self._lock:
                 if self._owed.get(run_id) is ending:
@@ -366,7 +366,7 @@ def _on_revoked(sender: Any, request: Any, terminated: bool, expired: bool, **_:
 def _on_retry(sender: Any, request: Any, reason: Any, **_: Any) -> None:
     if isinstance(sender, ProgressTask):
         text = f"to be tried again: {described(reason)[:MESSAGE_CHARACTERS]}"
-        _runs().tell(_run_of_request(sender, request), "RETRY", None, text)
+        _runs().publish(_run_of_request(sender, request), "RETRY", None, text)
 
 
 @_harmless

@@ -59,13 +59,13 @@ class Watchdog:
             raise
         finally:
             os.close(reading)
-        self._told_at = 0.0
+        self._beat_at = 0.0
 
-    def tell(self) -> None:
+    def beat(self) -> None:
         """Send a beat."""
         now = time.monotonic()
-        if now - self._told_at >= BEAT_INTERVAL_S:
-            self._told_at = now
+        if now - self._beat_at >= BEAT_INTERVAL_S:
+            self._beat_at = now
             with contextlib.suppress(OSError):  # it is gone, or has not read for a long time
                 os.write(self._pipe, b".")
 

@@ -98,7 +98,7 @@ class DrainingServer(uvicorn.Server):
     async def on_tick(self, counter: int) -> bool:
         self._heartbeat.beat()
         if self._watchdog is not None:
-            self._watchdog.tell()
+            self._watchdog.beat()
         if self._replica.node.gave_up is not None and self._drain_task is None:
             self.handle_exit(signal.SIGTERM, None)
         return await super().on_tick(counter)

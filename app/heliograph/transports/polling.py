@@ -200,8 +200,8 @@ class PollConnection:
         self._news = 0  # how many of the waiting events the client must see
         self._bookmark = Bookmark()
         self._woken = asyncio.Event()
-        self._asker_gone = False
-        self._rests_until: asyncio.TimerHandle | None = None
+        self._poll_gone = False
+        self._parked_until: asyncio.TimerHandle | None = None
         self._on_end: Callable[[], None] | None = None
 
     @property
@@ -243,7 +243,7 @@ class PollConnection:
 
     def end(self) -> None:
         """Disconnect. May be called more than once."""
-        self._rest_no_longer()
+        self._unpark()
         if self._joining is not None:
             self._joining.cancel()
         self._outbox.close(CloseCode.INTERNAL_ERROR, "nobody polls any more")
@@ -255,12 +255,12 @@ class PollConnection:
         """Wait for the next poll for at most `for_s`. `on_end` is called at the end of the wait."""
         self._outbox.pause()
         self._on_end = on_end
-        self._rests_until = asyncio.get_running_loop().call_later(for_s, self.end)
+        self._parked_until = asyncio.get_running_loop().call_later(for_s, self.end)
 
-    def _rest_no_longer(self) -> None:
-        if self._rests_until is not None:
-            self._rests_until.cancel()
-            self._rests_until = None
+    def _unpark(self) -> None:
+        if self._parked_until is not None:
+            self._parked_until.cancel()
+            self._parked_until = None
         if self._on_end is not None:
             on_end, self._on_end = self._on_end, None
             on_end()
@@ -277,7 +277,7 @@ class PollConnection:
     def close(self, code: CloseCode, reason: str) -> None:
         self.closed = (code, reason)
         self._woken.set()
-        if self._rests_until is not None:
+        if self._parked_until is not None:
             self.end()
 
     def _is_news(self, frame: EventFrame) -> bool:
@@ -310,8 +310,8 @@ class PollConnection:
             Disconnected: the connection was closed, and the next poll would fail too.
         """
         deadline = asyncio.get_running_loop().time() + wait_s
-        self._rest_no_longer()
-        self._asker_gone = False
+        self._unpark()
+        self._poll_gone = False
         if self._bytes < self._most_bytes:
             self._outbox.resume()
             self._outbox.flush()
@@ -327,7 +327,7 @@ class PollConnection:
                 await end([watching])
         if self._failure is not None:
             raise self._failure
-        events = [] if self._asker_gone else self._take()
+        events = [] if self._poll_gone else self._take()
         if self.closed is not None and not events and (code := ENDED.get(self.closed[0])) is not None:
             raise Disconnected(code, self.closed[1])
         return events
@@ -336,7 +336,7 @@ class PollConnection:
         return self._joining is None or self._joining.done()
 
     async def _wait(self, condition: Callable[[], object]) -> None:
-        while not (condition() or self.closed is not None or self._failure is not None or self._asker_gone):
+        while not (condition() or self.closed is not None or self._failure is not None or self._poll_gone):
             self._woken.clear()
             await self._woken.wait()
 
@@ -344,7 +344,7 @@ class PollConnection:
         """Notice when the client gives this poll up."""
         while (await receive())["type"] != "http.disconnect":
             pass
-        self._asker_gone = True
+        self._poll_gone = True
         self._woken.set()
 
     def _take(self) -> list[msgspec.Raw]:

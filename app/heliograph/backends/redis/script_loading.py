@@ -60,10 +60,10 @@ def load(
     look = [("INFO", "server"), ("INFO", "replication"), ("CONFIG", "GET", "appendonly", "appendfsync")]
     server, replication, config, *known = yield [*look, ("HMGET", keys.server, "name", "lost"), _mark_read(mark_key)]
     [(name, lost), marked] = raise_first_error(known)
-    run_id = _told(server, _lines).get("run_id", "")[:NAME_LENGTH]
+    run_id = _if_allowed(server, _lines).get("run_id", "")[:NAME_LENGTH]
     name = yield from _agree(keys, run_id, (name or b"").decode())
-    role = _told(replication, _lines)
-    certain = bool(role) and is_certain(_told(config, _pairs), role) and (lost or b"").decode() != name
+    role = _if_allowed(replication, _lines)
+    certain = bool(role) and is_certain(_if_allowed(config, _pairs), role) and (lost or b"").decode() != name
     if certain and int(marked or 0) < mark:
         certain = False
         raise_first_error((yield [("HSET", keys.server, "lost", name)]))
@@ -134,7 +134,7 @@ def _marker(name: str) -> bytes:
     return f"return '{name}'".encode()
 
 
-def _told(answer: Any, read: Any) -> dict[str, str]:
+def _if_allowed(answer: Any, read: Any) -> dict[str, str]:
     """Return the answer of INFO or CONFIG; empty if it is refused, by a managed server or without the right.
 
     Raises RedisError: it is refused for another reason.

@@ -415,11 +415,11 @@ class Client:
         self._dispatcher.want(channel, position=position, replay=replay)
         if known is not None or self._dispatcher.is_on(channel):
             # It is on the channel already, and hears how a run stands without asking anew.
-            asyncio.get_running_loop().call_soon(self._tell_how_it_stands, subscription, known.run if known else None)
+            asyncio.get_running_loop().call_soon(self._deliver_status, subscription, known.run if known else None)
         self._sync()
         return subscription
 
-    def _tell_how_it_stands(self, subscription: ChannelSubscription, run: RunState | None) -> None:
+    def _deliver_status(self, subscription: ChannelSubscription, run: RunState | None) -> None:
         channel = self._dispatcher.find(subscription.channel)
         if channel is None or subscription not in self._subscriptions.get(channel.name, {}):
             return
