@@ -11,7 +11,6 @@ import msgspec
 from heliograph.backends.redis.call_batch import Call
 from heliograph.backends.redis.keys import Keys
 from heliograph.backends.redis.log import AppendCalls, read_append_answer
-from heliograph.backends.redis.run_leases import RUN_PREFIX
 from heliograph.clock import Clock, iso8601
 from heliograph.codecs.plain.cursor import format_cursor
 from heliograph.errors import BadChannel, BadData, BadUserId, HeliographError
@@ -23,7 +22,7 @@ from heliograph.protocol.kinds.registry import RUN, kind_of
 from heliograph.protocol.namespace import Namespaces
 from heliograph.protocol.position import Position
 from heliograph.protocol.publication import check_data
-from heliograph.protocol.run import RunUpdate
+from heliograph.protocol.run import RunUpdate, channel_of_run
 
 MAX_KEY_BYTES = 255
 MAX_LINE_CHARACTERS = 32_768  # of a log line: the outbox of a slow client holds few long ones
@@ -159,7 +158,7 @@ def check_run_id(run_id: str) -> str:
     """
     if not _checked_text(run_id, "a run id", BadChannel):
         raise BadChannel("a run id must not be empty")
-    return check_channel(f"{RUN_PREFIX}{run_id}")
+    return check_channel(channel_of_run(run_id))
 
 
 def as_text(text: str) -> str:

@@ -1,9 +1,20 @@
-"""A run: a job with a state and progress. Its channel is `run:<run id>`."""
+"""A run: a job with a state and progress."""
 
 import msgspec
 
 END_STATES = ("END", "FAILED")
 TAIL_SIZE = 1000  # messages kept beside the state
+_PREFIX = "run:"
+
+
+def channel_of_run(run_id: str) -> str:
+    """Return the channel of the run."""
+    return f"{_PREFIX}{run_id}"
+
+
+def run_of(channel: str) -> str:
+    """Return the id of the run whose channel this is: what follows the namespace."""
+    return channel.partition(":")[2]
 
 
 class RunUpdate(msgspec.Struct, frozen=True):

@@ -12,6 +12,7 @@ from heliograph.protocol.decision import Deny
 from heliograph.protocol.grants import NO_GRANTS
 from heliograph.protocol.identity import check_channel
 from heliograph.protocol.policy import Policy
+from heliograph.protocol.run import channel_of_run
 from heliograph.transports.http import refusal
 from heliograph.transports.query import Query
 from heliograph.transports.requests import RequestRate
@@ -39,7 +40,7 @@ class RunEndpoint:
 
     async def serve(self, request: Request) -> Response:
         run_id = request.path_params["run_id"]
-        channel = check_channel(f"run:{run_id}")
+        channel = check_channel(channel_of_run(run_id))
         user, grants = None, NO_GRANTS
         if not self._policy.open_mode:
             credentials = credentials_of(request.scope, Query(request.scope))

@@ -17,11 +17,10 @@ from heliograph.backends.redis.server import RedisServer
 from heliograph.clock import Clock, SystemClock, iso8601
 from heliograph.ports import Draft
 from heliograph.protocol.namespace import Namespaces
-from heliograph.protocol.run import RunUpdate
+from heliograph.protocol.run import RunUpdate, channel_of_run
 
 logger = logging.getLogger(__name__)
 
-RUN_PREFIX = "run:"  # a run's channel is this and its id
 WORKER_LOST = "worker lost"  # the message of a run that FAILED this way
 BATCH = 100  # runs in one call
 
@@ -61,7 +60,7 @@ def lost_calls(keys: Keys, namespaces: Namespaces, run_ids: Sequence[str], clock
     append_calls = AppendCalls(keys)
     calls: list[Call] = []
     for run_id in run_ids:
-        channel = f"{RUN_PREFIX}{run_id}"
+        channel = channel_of_run(run_id)
         draft = Draft(
             channel=channel,
             data=msgspec.Raw(b"{}"),

@@ -44,6 +44,7 @@ from heliograph.codecs.plain.cursor import parse_cursor
 from heliograph.errors import BadChannel, BadCursor, ClientClosed, ClientError, NoSocket, NotAnswered, RequestRefused
 from heliograph.protocol.identity import check_channel, check_user_id, user_of
 from heliograph.protocol.position import Position
+from heliograph.protocol.run import channel_of_run
 
 OPEN_S: Final = 10.0
 REQUEST_S: Final = 10.0
@@ -353,7 +354,7 @@ class Client:
             raise NotAnswered(f"{url} does not answer: {str(error) or type(error).__name__}") from None
         if response.is_success:
             run = msgspec.json.decode(response.content)
-            return RunState(f"run:{run_id}", run["state"], run["progress"], tuple(run["logs"]), run)
+            return RunState(channel_of_run(run_id), run["state"], run["progress"], tuple(run["logs"]), run)
         refused = refusal(response.status_code, response.content)
         if refused.error == "not_found":
             return None

@@ -27,6 +27,7 @@ from heliograph.codecs.plain.cursor import Cursor, parse_cursor
 from heliograph.errors import ClientError, RequestRefused
 from heliograph.protocol.identity import personal_channel, user_of
 from heliograph.protocol.position import Position
+from heliograph.protocol.run import run_of
 
 # What may be wrong with a channel, so that all would be well without it.
 CHANNEL_ERRORS: Final = frozenset({"not_allowed", "bad_request", "channel_limit"})
@@ -338,7 +339,7 @@ class Dispatcher:
     def _progress(self, connection: int, frame: Frame) -> list[Action]:
         actions: list[Action] = []
         for channel in self.channels.values():
-            if channel.name.partition(":")[2] != frame["run_id"] or self._heard(connection, channel.name) is None:
+            if run_of(channel.name) != frame["run_id"] or self._heard(connection, channel.name) is None:
                 continue
             if channel.advances_run(connection):
                 event = RunProgress(channel.name, frame["state"], frame["progress"], frame.get("message"), frame)

@@ -29,6 +29,7 @@ from heliograph.protocol.events import (
 from heliograph.protocol.operations import RequestId
 from heliograph.protocol.position import Position
 from heliograph.protocol.publication import Publication
+from heliograph.protocol.run import run_of
 
 
 def frame_of(event: Event) -> ServerFrame:
@@ -42,7 +43,7 @@ def frame_of(event: Event) -> ServerFrame:
             cursor = _cursor(event.channel, event.position)
             return server_frames.Published(event.message_id, cursor, _echo(event.request_id))
         case Progress():
-            run_id = event.publication.channel.partition(":")[2]
+            run_id = run_of(event.publication.channel)
             return server_frames.Progress(run_id, event.state, event.progress, event.message)
         case Error():
             return server_frames.Error(event.code, event.message, event.timestamp, _echo(event.request_id))
