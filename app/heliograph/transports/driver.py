@@ -195,7 +195,7 @@ class Driver:
             self._manager.send_event(self.connection, Unsubscribed(channel=action.channel))
 
     async def join_or_say(self, action: JoinChannel) -> None:
-        """The same; tell the client if it cannot be done now."""
+        """Call `join`; tell the client if it cannot subscribe now."""
         try:
             await self.join(action)
         except BusUnavailable as error:

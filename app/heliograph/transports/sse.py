@@ -210,7 +210,7 @@ class EventStream(Response):
         return b"".join(lines)
 
     def _frame_bytes(self) -> int:
-        """The bytes that wait here, which count with those in the outbox."""
+        """Return how many bytes wait here; they count with those in the outbox."""
         return sum(map(len, self._frames))
 
     def _keep_alive(self) -> None:

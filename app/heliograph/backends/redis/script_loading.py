@@ -2,9 +2,9 @@
 
 Pure: `load` yields commands and takes their answers, so that programs with and without an event loop do the same.
 
-A server is told by a name that lasts as long as its process, and that all who write into it agree on. That is its
-run id where INFO may be asked for. Where it may not be, somebody makes a name up, loads a script with it and keeps it
-in a key: a key may outlive the process and a script never does, so both together say that it is the same one.
+A server is recognised by a name that lasts as long as its process; all programs that write into it agree on it. It
+is the server's run id, if INFO is allowed. Otherwise one program invents a name, loads a script with it and keeps it
+in a key. A key may outlive the process and a script never does: if both exist, it is the same process.
 """
 
 import logging
@@ -20,11 +20,11 @@ from heliograph.backends.redis.link import Command
 from heliograph.backends.redis.link_errors import DEMOTED
 from heliograph.backends.redis.script_texts import is_certain, raise_first_error, script_text
 
-MADE_UP: Final = "x"  # how a name begins that is no run id, as a hexadecimal number does not
+MADE_UP: Final = "x"  # the start of an invented name; a run id is hexadecimal
 NAME_LENGTH: Final = 16
 MOST_TRIES: Final = 5  # to agree on a name
 MOST_NAMESAKES: Final = 16
-CLAIM_MS: Final = 10_000  # for so long an owner's number is held without being renewed
+CLAIM_MS: Final = 10_000  # how long a claim to an owner's number lasts unless it is renewed
 
 logger = logging.getLogger(__name__)
 
@@ -51,9 +51,9 @@ def load(
 ) -> Steps:
     """Yield commands, all for one connection, and take their answers, including errors of Redis.
 
-    Returns name -> SHA of the scripts. `owner`, `directed`: see `script_text`. `claim`: to a number that goes with
-    the owner, so that of those who are called the same each has scripts of its own. `mark`: the number that Redis has
-    acknowledged last under `mark_key` (0: none): a server that knows only a lower one has lost what came after it.
+    Return name -> SHA of the scripts. `owner`, `directed`: see `script_text`. `claim`: to a number beside the owner,
+    so that each of several owners with one name has scripts of its own. `mark`: the number that Redis acknowledged
+    last under `mark_key` (0: none). A server that has a lower one has lost later data.
 
     Raises RedisError.
     """
@@ -102,7 +102,7 @@ def _mark_read(mark_key: str) -> Command:
 
 
 def _agree(keys: Keys, run_id: str, known: str) -> Generator[list[Command], list[Any], str]:
-    """The name of the server. `run_id`: '' if it may not be asked for; `known`: the name that was found."""
+    """Return the name of the server. `run_id`: '' if INFO is not allowed; `known`: the name that was found."""
     for _ in range(MOST_TRIES):
         if run_id and known == run_id:
             raise_first_error((yield [("SCRIPT", "LOAD", _marker(known))]))  # for programs without the right to INFO
@@ -112,7 +112,7 @@ def _agree(keys: Keys, run_id: str, known: str) -> Generator[list[Command], list
             if exists == [1]:
                 return known
         name = run_id or MADE_UP + secrets.token_hex(NAME_LENGTH)[: NAME_LENGTH - 1]
-        # Of those who find the same one gone, the first to say what comes after it has said it for all.
+        # If several programs find that the old name does not count, the first of them decides the new one for all.
         after = f"after:{known}"
         replies = yield [
             ("SCRIPT", "LOAD", _marker(name)),
@@ -126,7 +126,7 @@ def _agree(keys: Keys, run_id: str, known: str) -> Generator[list[Command], list
             raise refusal
         known = _text(replies[2])
         raise_first_error((yield [("HSET", keys.server, "name", known)]))
-    raise RedisError(f"which run of Redis this is could not be agreed on: {keys.server} changes all the time")
+    raise RedisError(f"programs could not agree on a name for this Redis process: {keys.server} changes all the time")
 
 
 def _marker(name: str) -> bytes:

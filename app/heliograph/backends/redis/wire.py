@@ -129,7 +129,7 @@ class Wire(asyncio.Protocol):
         try:
             while (reply := gets()) is not _NOT_YET:
                 receive(reply)
-        except Exception as error:  # noqa: BLE001 - whoever listens to `lost` is told
+        except Exception as error:  # noqa: BLE001 - `lost` gets it
             self.fail(error)
 
     def pause_writing(self) -> None:

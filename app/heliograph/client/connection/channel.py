@@ -13,8 +13,8 @@ _BEGINNING = Position("0", 0)
 class Channel:
     """A channel over any number of connections: in order, without a repeat.
 
-    While a connection replaces another, both bring the same messages. What is kept is told apart by its position. A
-    run's progress has none: it counts only from the connection that gave the run's state last.
+    While a connection replaces another, both bring the same messages. A position shows whether a kept message is new.
+    A run's progress has no position: it counts only from the connection that gave the run's state last.
     """
 
     def __init__(self, name: str, *, position: Position | None = None, replay: bool = False) -> None:
@@ -22,12 +22,10 @@ class Channel:
         self.name = name
         self.position = position
         self.is_run = False
-        self.refused = (
-            False  # the server does not give it to this client; over HTTP, asking again would cost all others
-        )
-        self.paused = (
-            False  # the program reads too slowly: the channel is left, and continues from its position later
-        )
+        # The server refuses it to this client. Over HTTP, another attempt would refuse all others with it.
+        self.refused = False
+        # The program reads too slowly: the channel is left, and continues from its position later.
+        self.paused = False
         self.deaf_to: set[int] = set()  # connections on which something was passed over meanwhile
         self._replay = replay
         self._state_from: int | None = None  # the connection that gave the run's state
@@ -72,7 +70,7 @@ class Channel:
     def accept(self, cursor: str, *, in_use: bool) -> Literal["new", "known", "after_loss"]:
         """Take in a kept message. `in_use`: it came by the connection in use, not by one that is being left.
 
-        `after_loss`: it is new, and the server has not told that messages before it are missing.
+        `after_loss`: it is new, and messages before it are missing, which the server has not reported.
         """
         known, position = self.position, self._position_in(cursor)
         if position is None:

@@ -5,8 +5,8 @@
         async for message in client:
             print(message.channel, message.data)
 
-The client connects before it leaves the old connection, and goes on from the newest position that it has seen of each
-channel, whatever transport and replica it comes by. What that cannot give back is told by `Lost`, never passed over.
+The client connects before it leaves the old connection, and continues from the newest position that it has seen of
+each channel, on any transport and replica. What cannot be recovered is reported by `Lost`, never skipped in silence.
 """
 
 import asyncio
@@ -554,7 +554,7 @@ class Client:
         self._end_queues(None if closed.code == NORMAL else _closed_for_good(closed))
         if self._first_connection is not None and not self._first_connection.done():
             self._first_connection.set_exception(_closed_for_good(closed))
-            self._first_connection.exception()  # who does not wait for it need not hear of it
+            self._first_connection.exception()  # so that an error that nobody awaits is not logged
 
     def on_state(self, state: ClientState) -> None:
         if state.state == "connected":

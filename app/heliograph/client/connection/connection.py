@@ -272,7 +272,7 @@ class Connection:
         return link
 
     def _leave(self, link: Link) -> None:
-        """The old link goes when nothing more is due on it, and the new one has everything."""
+        """Close the old link when nothing more is due on it, and the new one has everything."""
         self._leaving.add(link)
         loop = asyncio.get_running_loop()
 
@@ -292,7 +292,7 @@ class Connection:
         self._owner.on_ended(link, closed)
 
     def _on_successor_failed(self, in_use: Link, failed: Link, closed: Closed) -> None:
-        """The link in use still serves."""
+        """Handle a new link that failed while the link in use still works."""
         if failed.transport != in_use.transport:
             self._upgrade_later()
             self._owner.on_not_upgraded(in_use, failed.transport)

@@ -35,7 +35,7 @@ CHANNEL_ERRORS: Final = frozenset({"not_allowed", "bad_request", "channel_limit"
 
 @dataclass(frozen=True, slots=True)
 class Deliver:
-    """Tell those who listen to `event.channel`."""
+    """Deliver the event to the listeners of its channel."""
 
     event: ChannelEvent
 
@@ -68,7 +68,7 @@ Action = Deliver | AskAgain | Send | Report
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a new connection goes on. A socket subscribes to its channels later, one by one."""
+    """Where a new connection continues. A socket subscribes to its channels later, one by one."""
 
     channels: tuple[str, ...]
     cursor: str
@@ -110,7 +110,7 @@ class Dispatcher:
         channel = self.channels.get(name)
         if channel is None:
             channel = self.channels[name] = Channel(name, position=position, replay=replay)
-        channel.refused = False  # who asks again wants to know anew
+        channel.refused = False  # a new listener means a new attempt
         if (roster := self._roster(self._in_use)) is not None:
             roster.renew(name)
 
@@ -217,8 +217,10 @@ class Dispatcher:
         return roster is None or roster.settled
 
     def blame(self, connection: int, code: str, reason: str) -> list[Action]:
-        """Go on without the channels that are to blame for a refused request: where no frames are taken, one channel
-        that is not given refuses all. These are those that it names, or else those that were not there before.
+        """Continue without the channels that are to blame for a refused request.
+
+        Over HTTP one forbidden channel refuses the whole request. To blame are the channels that the reason names, or
+        else those that the connection in use does not have.
         """
         if code not in CHANNEL_ERRORS:
             return []
@@ -270,7 +272,7 @@ class Dispatcher:
                 return []  # it comes from a newer server and is no concern of this client
 
     def _heard(self, connection: int, name: str) -> Channel | None:
-        """Return the channel, if what the connection says of it counts.
+        """Return the channel, if frames of this connection count for it.
 
         On a socket, only what follows the answer to `subscribe` does. Where something was passed over, nothing counts
         until the channel begins again.

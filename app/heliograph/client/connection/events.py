@@ -1,4 +1,4 @@
-"""What a client is told, in order: messages, what happens to a subscription, and the state of the connection."""
+"""The events of a client, in order: messages, what happens to a subscription, and the state of the connection."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -41,10 +41,10 @@ class HttpLink(ABC):
         within_s: float,
         http: httpx.AsyncClient,
     ) -> None:
-        """`within_s`: the first answer must be there."""
+        """`within_s`: how long the first answer may take."""
         self.number = number
         self.replica = ""
-        self.within_s = within_s  # a request must be answered
+        self.within_s = within_s  # how long an answer may take
         self._url = url
         self._credentials = credentials
         self._handlers = handlers
@@ -59,7 +59,7 @@ class HttpLink(ABC):
         """Connect and read until the end, which it raises as LinkEnded."""
 
     def ended(self) -> bool:
-        """Whether it has ended; a handler may end it at any time."""
+        """Return whether it has ended; a handler may end it at any time."""
         return self._ended
 
     def start(self) -> asyncio.Task[None]:
@@ -67,10 +67,10 @@ class HttpLink(ABC):
         return self._task
 
     def send(self, frame: bytes) -> None:
-        raise AssertionError("nothing is sent over HTTP")
+        raise AssertionError("this transport only receives; open a socket to send")
 
     def probe(self, wait_s: float = 0.0) -> None:
-        return  # nothing is asked: what is silent for too long has ended
+        return  # there is nothing to ask: silence for too long ends it
 
     def close(self) -> None:
         if self._ended:
@@ -89,7 +89,7 @@ class HttpLink(ABC):
             self._timer = self._loop.call_later(delay_s, lambda: self._end(Closed(ABNORMAL, reason)))
 
     def begin(self) -> dict[str, str | list[str]]:
-        """The query of the first request: the channels and the cursor of this moment."""
+        """Return the query of the first request: the channels and the cursor of this moment."""
         place = self._handlers.place(self)
         query: dict[str, str | list[str]] = {
             "channels": ",".join(name for name in place.channels if "," not in name),
@@ -101,7 +101,7 @@ class HttpLink(ABC):
 
     @contextlib.asynccontextmanager
     async def request(self, query: dict[str, Any], *, first: bool) -> AsyncIterator[httpx.Response]:
-        """A response that is a success. Raises LinkEnded."""
+        """Make a request and yield its response, which is a success. Raises LinkEnded."""
         try:
             known = await self._credentials.for_request(first=first)
         except Exception as error:  # noqa: BLE001 - the program's own function may raise anything
@@ -116,22 +116,22 @@ class HttpLink(ABC):
             yield response
 
     def welcome(self, hello: Frame) -> None:
-        """It is established."""
+        """Report that the connection is established."""
         self.replica = hello["replica"]
         self._handlers.on_connected(self, hello)
 
     def serve_by(self, replica: str) -> None:
-        """One request goes to this replica, the next to another."""
+        """Note which replica answers: each request may go to another."""
         if replica != self.replica:
             self.replica = replica
             self._handlers.on_moved(self, replica)
 
     def deliver(self, frame: Frame) -> None:
-        """A frame, as on a socket."""
+        """Pass on a frame, as a socket does."""
         self._handlers.on_frame(self, frame)
 
     def decode(self, text: bytes) -> Frame | None:
-        """A frame, or None where it is none, which is told."""
+        """Return the frame; None if it is no JSON object, which is reported."""
         try:
             return decode(text)
         except ValueError as error:
@@ -139,7 +139,7 @@ class HttpLink(ABC):
             return None
 
     async def _run(self) -> None:
-        with contextlib.suppress(asyncio.CancelledError):  # by `close`, or by an end that was told already
+        with contextlib.suppress(asyncio.CancelledError):  # by `close`, or by an end that was reported already
             try:
                 await self.follow()
             except LinkEnded as ended:
@@ -152,7 +152,7 @@ class HttpLink(ABC):
 
     def _refusal(self, status: int, body: bytes) -> Closed:
         closed = refusal(status, body)
-        # What was good when the connection began has run out; who can get more comes back with that.
+        # The credentials were valid when the connection began, and have expired: new ones may be valid.
         if closed.code == INVALID_TOKEN and self.replica and self._credentials.renewable:
             return Closed(EXPIRED, closed.reason, error=closed.error)
         return closed

@@ -72,7 +72,7 @@ class Handlers(Protocol):
 
 
 class Link(Protocol):
-    """One connection. It never reconnects: whoever holds it decides that."""
+    """One connection. It never reconnects: its owner decides that."""
 
     transport: Transport
     number: int

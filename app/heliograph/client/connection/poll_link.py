@@ -12,12 +12,12 @@ SLACK_S: Final = 5.0
 
 
 class PollLink(HttpLink):
-    """Reads `/api/poll`: each answer says where the next poll goes on. See `Link`."""
+    """Read `/api/poll`: each answer has the cursor for the next poll. See `Link`."""
 
     transport = "poll"
 
     async def follow(self) -> None:
-        query = {**self.begin(), "wait": "0"}  # the first is to say at once who answers
+        query = {**self.begin(), "wait": "0"}  # the first answer comes at once, and names the replica
         first = True
         while not self.ended():
             async with self.request(query, first=first) as response:
@@ -27,9 +27,9 @@ class PollLink(HttpLink):
             first = False
             user, replica, cursor, events = (answer[name] for name in ("user", "replica", "cursor", "events"))
             if not self.replica:
-                # The cursor stands after the events: it is not where the user's own channel begins, if that is told.
-                told = any(event.get("channel") == personal_channel(user) for event in events)
-                hello = {"type": "connected", "user": user, "replica": replica, "cursor": "" if told else cursor}
+                # The cursor is that after the events. If they say where the user's own channel begins, use that.
+                is_said = any(event.get("channel") == personal_channel(user) for event in events)
+                hello = {"type": "connected", "user": user, "replica": replica, "cursor": "" if is_said else cursor}
                 self.welcome(hello)
             self.serve_by(replica)
             for event in events:

@@ -98,7 +98,7 @@ class SocketLink:
             self._task.cancel()
 
     async def _run(self) -> None:
-        with contextlib.suppress(asyncio.CancelledError):  # by `close`, or by an end that was told already
+        with contextlib.suppress(asyncio.CancelledError):  # by `close`, or by an end that was reported already
             try:
                 # The token comes first: the server gives an open socket only seconds to present one.
                 known = await self._credentials.for_socket()
@@ -188,7 +188,7 @@ class SocketLink:
         self._handlers.on_connected(self, hello)
 
     def _watch(self) -> None:
-        """One timer that looks at the clock, instead of one that every message re-arms."""
+        """Look at the clock with one timer, instead of starting a timer with each message."""
         if self._silent_s <= 0:
             self._disarm()
             return

@@ -9,7 +9,7 @@ SLACK_S: Final = 5.0
 
 
 class StreamLink(HttpLink):
-    """Reads `/sse`. See `Link`."""
+    """Read `/sse`. See `Link`."""
 
     transport = "sse"
 
@@ -31,13 +31,13 @@ class StreamLink(HttpLink):
                     # `id`, the whole cursor, is the sum of what the messages say; `retry` is for an EventSource.
                     if self.ended():
                         return
-                # The server says something every `ping` seconds, if only a comment.
+                # The server sends something every `ping` seconds, if only a comment.
                 if ping_s > 0:
                     self.expect_within(ping_s + SLACK_S, "no sign of life")
         raise LinkEnded(Closed(ABNORMAL, "the stream has ended"))
 
     def _take(self, text: bytes, ping_s: float) -> float:
-        """One event. Returns how often the server says something, once that is known."""
+        """Handle one event. Return the seconds within which the server sends something, once they are known."""
         frame = self.decode(text)
         if frame is None:
             return ping_s

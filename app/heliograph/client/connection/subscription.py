@@ -97,7 +97,7 @@ class ChannelSubscription:
     # -- for the client
 
     def hear(self, event: ChannelEvent, report: Callable[[Exception], None]) -> None:
-        """Take what has happened on the channel. `report` is told what a handler raises."""
+        """Take what has happened on the channel. `report` gets what a handler raises."""
         match event:
             case Subscribed():
                 self._settle(None)
@@ -138,7 +138,7 @@ class ChannelSubscription:
             self._answer.set_result(None)
         else:
             self._answer.set_exception(error)
-            self._answer.exception()  # who does not wait for it need not hear of it
+            self._answer.exception()  # so that an error that nobody awaits is not logged
 
 
 def _ended(channel: str) -> RequestRefused:

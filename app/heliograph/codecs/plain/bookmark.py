@@ -16,16 +16,16 @@ class Bookmark:
         self._positions: dict[str, Position] = {}
 
     def move(self, positions: Mapping[str, Position]) -> None:
-        """The client has come as far as this, in these channels."""
+        """Move the client to these positions."""
         self._positions.update(positions)
 
     def __str__(self) -> str:
-        """The whole cursor."""
+        """Return the whole cursor."""
         return format_cursor(self._positions)
 
 
 class ShortBookmark:
-    """One for channels that are known beforehand, whose cursor takes few bytes."""
+    """A bookmark for channels that are known beforehand. Its cursor takes few bytes."""
 
     __slots__ = ("_others", "_writer")
 
@@ -34,7 +34,7 @@ class ShortBookmark:
         self._others: dict[str, str] = {}  # what the short form cannot hold, each as a cursor
 
     def move(self, positions: Mapping[str, Position]) -> None:
-        """The client has come as far as this, in these channels."""
+        """Move the client to these positions."""
         for channel, position in positions.items():
             if self._writer.move(channel, position.epoch, position.offset):
                 self._others.pop(channel, None)
@@ -42,5 +42,5 @@ class ShortBookmark:
                 self._others[channel] = cursor_of(channel, position)
 
     def __str__(self) -> str:
-        """The whole cursor without names: `Cursor.position_in` finds the channels in it."""
+        """Return the whole cursor, without names: `Cursor.position_in` finds the channels in it."""
         return "&".join((str(self._writer), *self._others.values()))

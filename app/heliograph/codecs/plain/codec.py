@@ -16,8 +16,6 @@ _WITH_DATA = (Send, Publish, Emit)
 _TYPES = tuple(str(frame.__struct_config__.tag) for frame in get_args(ClientFrame))
 _read_frame: Final[Callable[[str | bytes], ClientFrame]] = msgspec.json.Decoder(ClientFrame).decode
 _to_json: Final[Callable[[object], bytes]] = msgspec.json.Encoder().encode
-
-
 _read_head: Final[Callable[[str | bytes], Head]] = msgspec.json.Decoder(Head).decode
 
 
