@@ -4,29 +4,32 @@ The way of one message, from alice's socket on replica-1 to the sockets of bob:
 
 1. `server/websocket.py` reads a text frame from alice's socket and passes it to `transports/socket_connection.py`.
 2. `codecs/plain/codec.py` decodes it to an operation (`Send`), or says what is wrong with it.
-3. `protocol/session.py` decides: alice is connected, "bob" can be a user, so the message may go to the router. No
-   I/O happens here. `transports/driver.py`, which all endpoints share, carries out the decision.
-4. `cluster/connection_manager.py`, the router, makes a `Draft` for bob's channel, `#bob`. Log first: one script
-   (`backends/redis/log.py`, `backends/redis/lua/append.lua`) gives the message its position, appends it to the
-   channel's stream and publishes it on the shared bus channel `events`. The script looks up which replicas hold bob
-   (`cluster/directory.py` keeps that true). If replica-1 alone holds him, nothing is published, and replica-1
-   continues with step 6. The call is batched with those before it into one command (`backends/redis/scripts.py`,
-   `backends/redis/call_batch.py`) and sent at the end of this event-loop iteration (`backends/redis/link.py`). A
-   callback gets the reply, which becomes alice's `ack`.
+3. `protocol/session.py` decides: alice is connected, "bob" can be a user, and the policy (`protocol/policy.py`) lets
+   her send to him. So the message goes to the router. No I/O happens here. `transports/driver.py`, which all
+   endpoints share, carries out the decision.
+4. `cluster/connection_manager.py`, the router, lets the kind of the channel `#bob` check the data (`protocol/kinds/`:
+   plain, or a run) and makes a `Draft`. Log first: one script (`backends/redis/log.py`,
+   `backends/redis/lua/append.lua`) gives the message its position, appends it to the channel's stream and publishes
+   it on the shared bus channel `events`. The script looks up which replicas hold bob (`cluster/directory.py` keeps
+   that true). If replica-1 alone holds him, nothing is published, and replica-1 continues with step 6. The call is
+   batched with those before it into one command (`backends/redis/scripts.py`, `backends/redis/call_batch.py`) and
+   sent at the end of this event-loop iteration (`backends/redis/link.py`). A callback gets the reply, which becomes
+   alice's `ack`.
 5. On every replica the listening connection of the `PubSubManager` (`cluster/pubsub_manager.py`,
    `backends/redis/wire.py`) receives the envelope and passes it to `cluster/remote_delivery.py`. That object has
    nothing to publish with, so what came over the bus never goes back to it.
 6. `cluster/following.py` knows the replica's position in `#bob`. `protocol/sequence.py` lets the next message
    through, drops a message that was delivered before, and has a gap read from the log (`cluster/repair.py`). Bob's
    sockets stay open meanwhile.
-7. `hub/hub.py` has the connections that listen. The message is encoded once and put into the outbox of each
-   connection (on a channel with many listeners, joined with the iteration's other messages: `hub/batch.py`).
-   `hub/outbox.py` writes at the end of the iteration, to the transport of `server/websocket.py`. Alice has her
-   `ack` by now.
+7. The channel's kind renders the publication as an event, and `hub/hub.py` has the connections that listen. The
+   event is encoded and framed once for each codec in use (`hub/frames.py`) and put into the outbox of each connection
+   (on a channel with many listeners, joined with the iteration's other messages: `hub/batch.py`). `hub/outbox.py`
+   writes at the end of the iteration, to the transport of `server/websocket.py`. Alice has her `ack` by now.
 
 An ephemeral message is local first: in step 4 the router passes it to the hub at once, and
 `backends/redis/lua/relay.lua` publishes it without keeping it. Everything else is the same.
 
+Redis is one of two backends: the core knows the promises in `ports.py`, and `backends/memory/` keeps them too.
 Programs that are not replicas run the same script: `client/publisher.py`. They listen with `client/connection/`.
 
 Imports go down only; `pyproject.toml` holds the layers. `composition/` alone ties the concrete parts together.
