@@ -202,7 +202,7 @@ class Ledger:
             self.tops[channel] = position
 
     def lost_so_far(self) -> int:
-        """Holes that are open at this moment; in a healthy run there are none, not even for a while."""
+        """Return how many gaps are open at this moment; in a healthy run there are none, not even for a while."""
         return sum(len(numbers.missing) for inbox in self.inboxes.values() for numbers in inbox.numbers.values())
 
     def doubled_so_far(self) -> int:

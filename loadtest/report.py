@@ -175,7 +175,7 @@ def _charts(run: Run) -> Iterable[str]:
             },
         )
     yield _chart(
-        "Messages lost and doubled <small>lost: holes that are open at that moment; doubled: so far</small>",
+        "Messages lost and doubled <small>lost: gaps that are open at that moment; doubled: so far</small>",
         {"lost": samples(lambda second: second.lost), "doubled": samples(lambda second: second.doubled)},
         integers=True,
     )

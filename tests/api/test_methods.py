@@ -158,7 +158,7 @@ class TestReading:
         assert (result["offset"], result["epoch"]) == (10, epoch)
 
     async def test_history_of_what_was_trimmed(self, http: httpx.AsyncClient) -> None:
-        """Fails if a hole is passed over in silence, or the newest cannot be read once the oldest are gone."""
+        """Fails if a gap is skipped in silence, or the newest cannot be read once the oldest are gone."""
         epoch = await self.publish(http, 400)
         since = {"offset": 1, "epoch": epoch}
         assert (await refused(http, "history", channel="chat:1", limit=10, since=since))[0] == 112
@@ -475,7 +475,7 @@ class TestCluster:
     async def test_a_batch_is_not_tried_to_its_end_without_redis(
         self, own_redis: RedisServer, start_replica: StartReplica, method: str, parallel: bool
     ) -> None:
-        """Fails if each command of a batch waits for a Redis that does not answer, or is made after a hole."""
+        """Fails if each command of a batch waits for a Redis that does not answer, or is made after a gap."""
         options = {**OPTIONS, "api": {"key": KEY, "batch": 100}}
         one = await start_replica(redis_url=own_redis.url, **options)
         async with http_client(one.url, headers={"X-API-Key": KEY}) as http:

@@ -255,7 +255,7 @@ class TestClients:
 
 class TestTheBus:
     async def test_a_gap_that_was_repaired(self, start_replica: StartReplica, own_redis: RedisServer) -> None:
-        """Fails if a loss on the bus, the repair that follows it, or a hole for good cannot be seen."""
+        """Fails if a loss on the bus, the repair that follows it, or a gap that stays cannot be seen."""
         one = await start_replica("replica-1", redis_url=own_redis.url)
         two = await start_replica("replica-2", redis_url=own_redis.url)
         async with Client(one.url, user="alice") as alice, Client(two.url, user="bob") as bob:

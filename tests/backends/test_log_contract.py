@@ -270,7 +270,7 @@ class TestReading:
         assert (await bench.read("c", after=moved(opened.position, 3))).complete
 
     async def test_a_position_before_what_is_kept_is_not_complete(self, bench: Bench) -> None:
-        """Fails if a hole between a cursor and the oldest that is kept goes unsaid."""
+        """Fails if a gap between a cursor and the oldest kept publication is not reported."""
         small = replace_options(history_size=1)
         for n in range(1, 400):
             await bench.append("c", n, options=small)

@@ -18,7 +18,7 @@ from tests.support.replica_info import replica_info
 
 LONG_S = 30.0
 
-CommandEntry = tuple[str, str, str]  # "join" or "leave", channel, user
+Announcement = tuple[str, str, str]  # "join" or "leave", channel, user
 NAMES = [
     "bob",
     "김철수",
@@ -35,10 +35,10 @@ NAMES = [
 
 @dataclass
 class Stage:
-    """A backend, and who listens to what it announces. `told()`: all of that since it was last called."""
+    """A backend, and a listener to its announcements. `announced()`: all announcements since the last call."""
 
     presence: PresenceBackend
-    told: Callable[[], Awaitable[list[CommandEntry]]]
+    announced: Callable[[], Awaitable[list[Announcement]]]
 
     async def enter(
         self, user: str, connections: int, *, lease: str = "a", channel: str = "chat:1", announced: bool = True
@@ -51,9 +51,9 @@ def everywhere(channel: str) -> bool:
 
 
 def memory_stage() -> Stage:
-    heard: list[CommandEntry] = []
+    heard: list[Announcement] = []
 
-    async def told() -> list[CommandEntry]:
+    async def announced() -> list[Announcement]:
         new = heard.copy()
         heard.clear()
         return new
@@ -61,7 +61,7 @@ def memory_stage() -> Stage:
     presence = MemoryPresence(
         lambda channel, user, joined: heard.append(("join" if joined else "leave", channel, user))
     )
-    return Stage(presence, told)
+    return Stage(presence, announced)
 
 
 @pytest.fixture
@@ -70,10 +70,10 @@ async def redis_stage(client: Client, keys: Keys) -> AsyncIterator[Stage]:
     bus_channel = f"{keys.prefix}events"
     async with client.pubsub(ignore_subscribe_messages=True) as listener:
 
-        async def told() -> list[CommandEntry]:
+        async def announced() -> list[Announcement]:
             mark = uuid.uuid4().hex.encode()
             await client.publish(f"{bus_channel}:mark", mark)
-            new: list[CommandEntry] = []
+            new: list[Announcement] = []
             async for message in listener.listen():
                 if message["data"] == mark:
                     break
@@ -85,7 +85,7 @@ async def redis_stage(client: Client, keys: Keys) -> AsyncIterator[Stage]:
         await listener.psubscribe(f"{bus_channel}:*")
         for lease in ("a", "b"):
             await RedisDirectory(server.RedisServer(client, keys)).take(lease, replica_info(), LONG_S)
-        yield Stage(RedisPresence(server.RedisServer(client, keys)), told)
+        yield Stage(RedisPresence(server.RedisServer(client, keys)), announced)
 
 
 @pytest.fixture(params=["memory", "redis"])
@@ -131,17 +131,17 @@ class TestEntering:
         for _ in range(3):
             assert await stage.enter("bob", 0)
         assert await stage.presence.members("chat:1") == {}
-        assert await stage.told() == [("join", "chat:1", "bob"), ("leave", "chat:1", "bob")]
+        assert await stage.announced() == [("join", "chat:1", "bob"), ("leave", "chat:1", "bob")]
 
     async def test_channels_do_not_touch_each_other(self, stage: Stage) -> None:
-        """Fails if who leaves one channel leaves, or is told of on, another."""
+        """Fails if leaving one channel changes, or is announced on, another."""
         await stage.enter("bob", 1, channel="chat:1")
         await stage.enter("bob", 2, channel="chat:2")
-        await stage.told()
+        await stage.announced()
         await stage.enter("bob", 0, channel="chat:1")
         assert await stage.presence.members("chat:1") == {}
         assert await stage.presence.members("chat:2") == {"bob": 2}
-        assert await stage.told() == [("leave", "chat:1", "bob")]
+        assert await stage.announced() == [("leave", "chat:1", "bob")]
 
     @pytest.mark.parametrize("name", NAMES)
     async def test_names_may_be_any_text(self, stage: Stage, name: str) -> None:
@@ -151,38 +151,38 @@ class TestEntering:
         assert await stage.presence.members(channel) == {name: 1}
         await stage.presence.reap("a", everywhere)
         assert await stage.presence.members(channel) == {}
-        assert await stage.told() == [("join", channel, name), ("leave", channel, name)]
+        assert await stage.announced() == [("join", channel, name), ("leave", channel, name)]
 
 
 class TestAnnouncing:
     async def test_only_the_first_joins_and_the_last_leaves(self, stage: Stage) -> None:
-        """Fails if a second device, or a second replica, is told of as a join, or its going as a leave."""
+        """Fails if a second device, or a second replica, is announced as a join, or its end as a leave."""
         await stage.enter("bob", 1, lease="a")
-        assert await stage.told() == [("join", "chat:1", "bob")]
+        assert await stage.announced() == [("join", "chat:1", "bob")]
         await stage.enter("bob", 2, lease="a")
         await stage.enter("bob", 1, lease="b")
         await stage.enter("bob", 1, lease="a")
         await stage.enter("bob", 0, lease="a")
-        assert await stage.told() == []
+        assert await stage.announced() == []
         await stage.enter("bob", 0, lease="b")
-        assert await stage.told() == [("leave", "chat:1", "bob")]
+        assert await stage.announced() == [("leave", "chat:1", "bob")]
 
     async def test_several_at_once_join_once(self, stage: Stage) -> None:
         """Fails if a user who is entered with more than one connection does not join."""
         await stage.enter("bob", 3)
-        assert await stage.told() == [("join", "chat:1", "bob")]
+        assert await stage.announced() == [("join", "chat:1", "bob")]
 
     async def test_who_was_never_there_does_not_leave(self, stage: Stage) -> None:
-        """Fails if a visit shorter than its entry is told of, or leaves a trace."""
+        """Fails if a visit shorter than its entry is announced, or leaves a trace."""
         await stage.enter("bob", 0)
         assert await stage.presence.members("chat:1") == {}
-        assert await stage.told() == []
+        assert await stage.announced() == []
 
     async def test_nothing_is_said_unless_asked_for(self, stage: Stage) -> None:
-        """Fails if subscribers are told who comes and goes on a channel where nobody wants that."""
+        """Fails if joins and leaves are announced on a channel without `join_leave`."""
         await stage.enter("bob", 1, announced=False)
         await stage.enter("bob", 0, announced=False)
-        assert await stage.told() == []
+        assert await stage.announced() == []
 
 
 class TestReaping:
@@ -190,39 +190,39 @@ class TestReaping:
         """Fails if users of a dead replica stay on their channels, or nobody hears that they left."""
         await stage.enter("bob", 2, channel="chat:1")
         await stage.enter("eve", 1, channel="chat:2")
-        await stage.told()
+        await stage.announced()
         await stage.presence.reap("a", everywhere)
         assert await stage.presence.members("chat:1") == await stage.presence.members("chat:2") == {}
-        assert sorted(await stage.told()) == [("leave", "chat:1", "bob"), ("leave", "chat:2", "eve")]
+        assert sorted(await stage.announced()) == [("leave", "chat:1", "bob"), ("leave", "chat:2", "eve")]
 
     async def test_what_stands_under_others_stays(self, stage: Stage) -> None:
         """Fails if a user who is on a living replica too leaves with the dead one."""
         await stage.enter("bob", 1, lease="a")
         await stage.enter("bob", 2, lease="b")
-        await stage.told()
+        await stage.announced()
         await stage.presence.reap("a", everywhere)
         assert await stage.presence.members("chat:1") == {"bob": 2}
-        assert await stage.told() == []
+        assert await stage.announced() == []
 
     async def test_it_announces_only_where_that_is_asked_for(self, stage: Stage) -> None:
-        """Fails if the death of a replica is told as a leave on a channel that never tells of joins."""
+        """Fails if the death of a replica is announced as a leave on a channel that announces no joins."""
         await stage.enter("bob", 1, channel="chat:1")
         await stage.enter("bob", 1, channel="quiet:1", announced=False)
-        await stage.told()
+        await stage.announced()
         await stage.presence.reap("a", lambda channel: channel == "chat:1")
         assert await stage.presence.members("quiet:1") == {}
-        assert await stage.told() == [("leave", "chat:1", "bob")]
+        assert await stage.announced() == [("leave", "chat:1", "bob")]
 
     async def test_it_may_be_done_by_several_and_more_than_once(self, stage: Stage) -> None:
         """Fails if two replicas that reap the same lease count or announce twice."""
         await stage.enter("bob", 1, lease="a")
         await stage.enter("eve", 1, lease="b")
-        await stage.told()
+        await stage.announced()
         for _ in range(2):
             await stage.presence.reap("a", everywhere)
         await stage.presence.reap("never taken", everywhere)
         assert await stage.presence.members("chat:1") == {"eve": 1}
-        assert await stage.told() == [("leave", "chat:1", "bob")]
+        assert await stage.announced() == [("leave", "chat:1", "bob")]
 
 
 class TestLeasesInRedis:

@@ -209,7 +209,7 @@ async def test_a_full_durable_server_refuses(composite: Composite, live: RedisSe
 
 
 async def test_a_follower_that_is_too_far_behind_is_told(durable: RedisServer, live: RedisServer) -> None:
-    """Fails if a hole that MAXLEN has made is passed over in silence, also behind entries of other keys."""
+    """Fails if a gap that MAXLEN has made is skipped in silence, also behind entries of other keys."""
     async with Composite(live.url, durable.url, prefix="t:", shards=1) as composite:
         first = await composite.publish("a", 0)
         for number in range(10):

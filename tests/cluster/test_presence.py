@@ -84,8 +84,8 @@ async def asked(client: Client, channel: str) -> dict[str, Any]:
     return await client.next("presence", "error", id=f"who {channel}")
 
 
-class CommandEntry:
-    """What `watcher` is told of who comes and goes, in order."""
+class Announcements:
+    """The joins and leaves that `watcher` gets, in order."""
 
     def __init__(self, watcher: Client) -> None:
         self._watcher = watcher
@@ -106,10 +106,10 @@ class CommandEntry:
 
 
 @contextlib.asynccontextmanager
-async def watching(replica: RunningReplica) -> AsyncIterator[CommandEntry]:
+async def watching(replica: RunningReplica) -> AsyncIterator[Announcements]:
     """Somebody on the channel, who knows already that they are."""
     async with on(replica, "watcher") as watcher:
-        told = CommandEntry(watcher)
+        told = Announcements(watcher)
         assert await told.next() == ("join", "watcher")
         yield told
 

@@ -93,7 +93,7 @@ class TestPositions:
             pytest.param((1, 2, 2), (1, 0, 0), id="twice"),
             pytest.param((1, 2, 3, 2), (1, 0, 0), id="again later"),
             pytest.param((1, 2, 3, 2, 3), (2, 0, 0), id="two of them again later"),
-            pytest.param((1, 3), (0, 0, 1), id="a hole"),
+            pytest.param((1, 3), (0, 0, 1), id="a gap"),
             pytest.param((1, 3, 2), (0, 1, 1), id="the wrong way round"),
         ],
     )

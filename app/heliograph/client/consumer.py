@@ -136,7 +136,7 @@ class Consumer:
                     if not ready:
                         await self._stream.create_group(self.group, start=start)
                         ready, start = True, "0"  # a Redis that loses the group has lost the earlier entries too
-                    await self._flush_scheduler()
+                    await self._iterate()
                     failures = 0
                 except BusUnavailable as error:
                     ready = False
@@ -154,7 +154,7 @@ class Consumer:
 
     # -- one iteration
 
-    async def _flush_scheduler(self) -> None:
+    async def _iterate(self) -> None:
         """Acknowledge handled entries, take over abandoned ones, then read new ones."""
         for shard in list(self._done):
             await self._acknowledge(shard)

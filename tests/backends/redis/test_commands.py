@@ -42,7 +42,7 @@ async def test_it_is_published_and_kept(
 
 
 async def test_each_is_found_once_and_in_order(commands: RedisCommands) -> None:
-    """Fails if a page ends in a hole or a repetition, or nothing is found behind the last."""
+    """Fails if a page ends in a gap or a repetition, or nothing is found after the last."""
     for number in range(PAGE + 3):
         await commands.append(kick(message_id=str(number)))
     found: list[str | None] = []

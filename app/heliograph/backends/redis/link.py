@@ -64,9 +64,7 @@ class Link:
         # failed already, and their answers are dropped.
         self._outstanding: deque[tuple[OnReply, int, Callable[[], object] | None]] = deque()
         self._unsent: list[bytes] = []
-        self.open_batch: OpenBatch | None = (
-            None  # the last command, as long as calls may be added to it; not in `_unsent` yet
-        )
+        self.open_batch: OpenBatch | None = None  # the last command, while calls may be added; not in `_unsent` yet
         self._unsent_bytes = 0
         self._given_up = 0
         self._flush_is_due = False
@@ -99,10 +97,10 @@ class Link:
         if connection is not None and (connection != self.connections or self._wire is None):
             done(NotConnected("the connection to Redis has ended meanwhile"))
             return
-        if self._wire is None and not self._reach():
+        if self._wire is None and not self._is_connecting():
             done(self._failure)
             return
-        self._stop_growing()
+        self._close_batch()
         if isinstance(command, tuple):
             self._pack(command)
         else:
@@ -140,8 +138,8 @@ class Link:
 
     # -- the connection
 
-    def _reach(self) -> bool:
-        """Open a connection, unless that is under way; False if it is too early for another attempt."""
+    def _is_connecting(self) -> bool:
+        """Begin to connect, unless that is under way; False if it is too early for another attempt."""
         if self._connecting is None:
             loop = asyncio.get_running_loop()
             if loop.time() < self._retry_at:
@@ -204,12 +202,12 @@ class Link:
         self._unsent.append(packed)
         self._unsent_bytes += len(packed)
 
-    def _stop_growing(self) -> None:
-        grown, self.open_batch = self.open_batch, None
-        if grown is None:
+    def _close_batch(self) -> None:
+        batch, self.open_batch = self.open_batch, None
+        if batch is None:
             return
         try:
-            self._pack(grown.command())
+            self._pack(batch.command())
         except Exception as error:
             logger.exception("writing a command to Redis failed with an unexpected error")
             done, *_ = self._outstanding.pop()  # an open batch is always the last
@@ -218,7 +216,7 @@ class Link:
     def _flush(self) -> None:
         """Write the commands of this iteration in one go; if Redis does not read, they wait here."""
         self._flush_is_due = False
-        self._stop_growing()
+        self._close_batch()
         if self._wire is None or self._wire.is_paused or not self._unsent:
             return
         unsent, self._unsent = self._unsent, []
@@ -280,7 +278,7 @@ class Link:
 
     def _give_up(self, count: int) -> None:
         """Fail the oldest commands. Unsent ones are never sent; answers to the others are dropped."""
-        self._stop_growing()
+        self._close_batch()
         sent = len(self._outstanding) - len(self._unsent) - self._given_up
         self._given_up += min(count, sent)
         if (unsent := count - sent) > 0:
