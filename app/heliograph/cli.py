@@ -31,8 +31,6 @@ _redis_url = click.option(
     metavar="URL",
     help="URL of Redis; default: HELIOGRAPH_REDIS__URL. (If it holds a password, use the variable.)",
 )
-
-
 _open = click.option(
     "--open",
     "is_open",
