@@ -8,8 +8,7 @@ from heliograph.hub.batch import Batch
 from heliograph.hub.connection import Connection
 from heliograph.hub.outbox import FlushScheduler
 from heliograph.protocol.codes import CloseCode
-from heliograph.protocol.events import Event, Progress
-from heliograph.protocol.publication import Publication
+from heliograph.protocol.events import MESSAGES, Event
 from heliograph.telemetry import Telemetry
 
 if TYPE_CHECKING:
@@ -17,7 +16,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_MESSAGES = (Publication, Progress)
 FEW = 8  # up to this number of subscribers a batch would not pay
 
 
@@ -151,7 +149,7 @@ class Hub:
 
     def send(self, connection: Connection, event: Event) -> None:
         """Deliver one event to one connection."""
-        if isinstance(event, _MESSAGES):
+        if isinstance(event, MESSAGES):
             connection.encoding.traffic.messages_out += 1  # a publication that it had missed
         if self._batch is not None:
             self._catch_up(connection)

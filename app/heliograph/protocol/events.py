@@ -5,6 +5,7 @@
 
 from collections.abc import Mapping
 from enum import StrEnum
+from typing import Final
 
 import msgspec
 
@@ -181,6 +182,9 @@ Event = (
     | Reconnect
     | Error
 )
+
+# The events that a publication becomes for its subscribers, whatever the kind of its channel.
+MESSAGES: Final = (Publication, Progress)
 
 _NOWHERE: Mapping[str, Position] = {}
 
