@@ -80,9 +80,9 @@ class ChannelReads:
         found: deque[Publication] = deque()
         size, complete = 0, True
         while True:
-            opened = await self._reading.history(channel, after, MOST_PUBLICATIONS)
-            complete = complete and opened.complete
-            for each in opened.publications:
+            page = await self._reading.history(channel, after, MOST_PUBLICATIONS)
+            complete = complete and page.complete
+            for each in page.publications:
                 if each.position is None or each.position.offset > last:
                     return list(found), complete
                 after = each.position
@@ -90,7 +90,7 @@ class ChannelReads:
                 size += len(each.data)
                 while len(found) > limit or (size > ANSWER_BYTES and len(found) > 1):
                     size -= len(found.popleft().data)
-            if not opened.publications or after is None or after.offset >= opened.position.offset:
+            if not page.publications or after is None or after.offset >= page.position.offset:
                 return list(found), complete
 
     async def _after(self, channel: str, since: Position | None, limit: int) -> tuple[Position, list[Publication]]:
@@ -102,19 +102,19 @@ class ChannelReads:
         found: list[Publication] = []
         size = 0
         while True:
-            opened = await self._reading.history(channel, since, limit - len(found))
-            if not opened.complete:
+            page = await self._reading.history(channel, since, limit - len(found))
+            if not page.complete:
                 if found:  # trimmed meanwhile: a request for what follows gets the error
-                    return opened.position, found
+                    return page.position, found
                 raise _unrecoverable(channel)
-            for each in opened.publications:
+            for each in page.publications:
                 size += len(each.data)
                 if found and size > ANSWER_BYTES:
-                    return opened.position, found
+                    return page.position, found
                 found.append(each)
             since = found[-1].position if found else None
-            if since is None or len(found) >= limit or since.offset >= opened.position.offset:
-                return opened.position, found
+            if since is None or len(found) >= limit or since.offset >= page.position.offset:
+                return page.position, found
 
 
 def _listed(publication: Publication) -> models.PublicationInfo:

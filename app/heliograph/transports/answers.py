@@ -30,16 +30,16 @@ async def answer_history(reading: Reading, connection: Connection, action: Fetch
     """Read what is kept of a channel. What is read counts for the connection."""
     read = action.operation
     try:
-        opened = await reading.history(read.channel, action.since, read.limit)
+        result = await reading.history(read.channel, action.since, read.limit)
     except BusUnavailable as error:
         return Reject(error.code, f"the history cannot be read, try again: {error}", read.request_id)
-    last = (opened.publications[-1].position if opened.publications else None) or opened.position
-    connection.read_bytes += sum(len(each.data) + PUBLICATION_BYTES for each in opened.publications)
+    last = (result.publications[-1].position if result.publications else None) or result.position
+    connection.read_bytes += sum(len(each.data) + PUBLICATION_BYTES for each in result.publications)
     return History(
         channel=read.channel,
-        publications=opened.publications,
+        publications=result.publications,
         position=last,
-        has_more=last.offset < opened.position.offset,
+        has_more=last.offset < result.position.offset,
         request_id=read.request_id,
     )
 
