@@ -11,7 +11,7 @@ from celery import Celery
 
 from heliograph.contrib.celery import ProgressTask, configure
 
-configure(lease_ttl_s=1.0, sweep_interval_s=0.2)
+configure(lease_ttl_s=2.0, sweep_interval_s=0.2)
 
 app = Celery("tests", broker=os.environ["TEST_BROKER"], set_as_current=False)
 app.conf.update(task_ignore_result=True, worker_send_task_events=False, broker_connection_retry_on_startup=True)

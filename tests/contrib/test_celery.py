@@ -255,7 +255,7 @@ async def test_a_child_that_is_killed(worker: subprocess.Popen[bytes], url: str,
         seen = await until(viewer, "FAILED")
         assert seen[-1]["message"] == "worker lost"
         assert seen[-1]["progress"] == 40
-        await asyncio.sleep(1.5)  # longer than its lease: nobody may say it again
+        await asyncio.sleep(2.5)  # longer than its lease: nobody may say it again
         await viewer.nothing_more()
         assert [each for each in viewer._seen if each["type"] == "progress"] == []
 
@@ -275,7 +275,7 @@ async def test_a_worker_that_is_killed(
         await viewer.next("initial_state")
         send("hang", run_id=run_id, queue="doomed")
         await viewer.next("progress", progress=40, within_s=15)
-        await asyncio.sleep(1.5)  # longer than the lease: it is renewed while the task sleeps
+        await asyncio.sleep(2.5)  # longer than the lease: it is renewed while the task sleeps
         await viewer.nothing_more()
         assert [each for each in viewer._seen if each.get("state") == "FAILED"] == []
         os.killpg(doomed.pid, signal.SIGKILL)

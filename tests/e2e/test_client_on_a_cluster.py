@@ -131,7 +131,7 @@ async def test_what_is_published_while_redis_hangs_comes_once(
 ) -> None:
     """Fails if a Redis that hangs for ten seconds loses or doubles what a page says meanwhile, in silence or not."""
     async with page_of_its_own(browser, own_cluster) as page:
-        await page.evaluate("client.publish('news', 'before')")
+        await page.evaluate("client.publish('ghost-news', 'before')")
         with frozen(own_cluster.pids()["redis"]):
             await page.evaluate(
                 """() => {

@@ -105,7 +105,11 @@ async def test_history_presence_and_runs(
         rest = await alice.history("chat:1", cursor=page.cursor)
         assert ([each.data for each in rest.publications], rest.more) == ([2], False)
         async with alice.subscribe("chat:1"):
-            assert await alice.presence("chat:1") == {"alice": 1}
+
+            async def is_there() -> bool:
+                return await alice.presence("chat:1") == {"alice": 1}
+
+            await eventually(is_there)
         assert await alice.get_run("7") is None
         await publisher.publish_progress("7", "RUNNING", 40, "half way")
         run = await alice.get_run("7")
