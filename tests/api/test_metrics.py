@@ -219,7 +219,7 @@ class TestClients:
         ]
         assert isinstance(endpoint, WebSocketEndpoint)
         outbox = Outbox(RecordingSink(), FlushScheduler(Mock()), 1)
-        driver = endpoint.drivers.new(endpoint.languages[0].frames, outbox)
+        driver = endpoint.drivers.new(endpoint.formats[0].frames, outbox)
         driver.connection.close(CloseCode.SLOW, "")
         driver.end()
         driver.end(1000)

@@ -13,7 +13,7 @@ from websockets.exceptions import ConnectionClosed
 from heliograph.codecs.plain.codec import PlainCodec
 from heliograph.protocol.events import Event
 from heliograph.protocol.operations import Operation, RequestId
-from heliograph.transports.websocket import Language, WebSocketEndpoint
+from heliograph.transports.websocket import WebSocketEndpoint, WireFormat
 from tests.conftest import StartReplica
 from tests.support.asgi_socket import AsgiSocket
 from tests.support.replicas import RunningReplica
@@ -45,7 +45,7 @@ def add_lines(one: RunningReplica) -> None:
     endpoint = next(route.app for route in routes if isinstance(route, WebSocketRoute))
     assert isinstance(endpoint, WebSocketEndpoint)
     traffic = one.replica.telemetry.traffic["websocket"]
-    both = replace(endpoint, languages=(*endpoint.languages, Language.of(Lines(), traffic)))
+    both = replace(endpoint, formats=(*endpoint.formats, WireFormat.of(Lines(), traffic)))
     routes.append(WebSocketRoute("/both", both))
 
 

@@ -471,7 +471,10 @@ def get_pubsub_manager(settings: Settings | None = None, server: RedisServer | N
 
 
 async def reset_pubsub_manager() -> None:
-    """Close this process's manager and forget it: the next `get_pubsub_manager` creates a new one."""
+    """Close this process's manager and forget it: the next `get_pubsub_manager` creates a new one.
+
+    A replica closes its bus itself. This name is a requirement, for programs and tests that use the manager alone.
+    """
     global _manager
     if _manager is not None:
         manager, _manager = _manager, None

@@ -28,7 +28,7 @@ from heliograph.protocol.session import Session
 from heliograph.transports.address_limits import AddressLimits
 from heliograph.transports.direct import DirectEndpoint
 from heliograph.transports.driver import Drivers, Routing
-from heliograph.transports.handshake import CHANNEL_KINDS, HandshakeCheck
+from heliograph.transports.handshake import PATH_NAMESPACES, HandshakeCheck
 from heliograph.transports.headers import SafeHeaders, internal_error
 from heliograph.transports.http import PublicEndpoint
 from heliograph.transports.origins import OriginPolicy
@@ -39,7 +39,7 @@ from heliograph.transports.runs import RunEndpoint
 from heliograph.transports.sse import SseEndpoint, in_block
 from heliograph.transports.started import Started
 from heliograph.transports.tickets import TicketEndpoint
-from heliograph.transports.websocket import Language, WebSocketEndpoint
+from heliograph.transports.websocket import WebSocketEndpoint, WireFormat
 
 logger = logging.getLogger(__name__)
 
@@ -176,7 +176,7 @@ def _client_routes(
         clients.outboxes,
         clients.by_address,
         settings.limits,
-        (Language.of(clients.codec, traffic["websocket"]),),
+        (WireFormat.of(clients.codec, traffic["websocket"]),),
     )
     stream = SseEndpoint(
         clients.drivers,
@@ -191,7 +191,7 @@ def _client_routes(
     return [
         WebSocketRoute("/ws", socket),
         WebSocketRoute("/ws/users/{user:path}", socket),
-        *(WebSocketRoute(f"/ws/{kind}/{{{kind}:path}}", socket) for kind in CHANNEL_KINDS),
+        *(WebSocketRoute(f"/ws/{kind}/{{{kind}:path}}", socket) for kind in PATH_NAMESPACES),
         Route("/api/ticket", public_endpoint(ticket.serve, "POST")),
         Route("/sse", public_endpoint(stream.serve)),
         Route("/api/poll", public_endpoint(polls.serve)),

@@ -15,10 +15,9 @@ MOST_EARLY_BYTES = 65_536  # of their data: they are delivered all at once when 
 
 
 class Missing(NamedTuple):
-    """The publications after `after` must be read from the log. `epoch_changed`: the log has begun a new epoch."""
+    """The publications after `after` must be read from the log."""
 
     after: Position
-    epoch_changed: bool = False
 
 
 class Sequence:
@@ -42,7 +41,7 @@ class Sequence:
         assert position is not None  # noqa: S101 - an ephemeral publication has no place in an order
         last = self.position
         if position.epoch != last.epoch:
-            return Missing(last, epoch_changed=True)
+            return Missing(last)
         if position.offset <= last.offset:
             return []
         if position.offset > last.offset + 1:

@@ -22,7 +22,7 @@ from heliograph.transports.failed_attempts import TOO_MANY
 from heliograph.transports.origins import REFUSED, OriginPolicy
 from heliograph.transports.query import BadQuery, Query
 
-CHANNEL_KINDS: Final = {"runs": "run", "logs": "logs"}  # part of the path -> namespace
+PATH_NAMESPACES: Final = {"runs": "run", "logs": "logs"}  # part of the path -> namespace
 RETRY_AFTER_S: Final = 1  # for a handshake that may be retried
 
 
@@ -158,7 +158,7 @@ def _user_in_path(scope: Scope) -> str | None:
 def _channels_in_url(scope: Scope, query: Query) -> tuple[str, ...]:
     """Return the channel in the path, then those in the query."""
     params = scope["path_params"]
-    named = tuple(f"{namespace}:{params[kind]}" for kind, namespace in CHANNEL_KINDS.items() if kind in params)
+    named = tuple(f"{namespace}:{params[kind]}" for kind, namespace in PATH_NAMESPACES.items() if kind in params)
     return named + query.channels
 
 

@@ -19,7 +19,7 @@ from heliograph.transports.socket_connection import SocketConnection
 
 
 @dataclass(frozen=True)
-class Language:
+class WireFormat:
     """A codec that clients of the endpoint may use, and the framing of its payloads."""
 
     codec: Codec
@@ -27,7 +27,7 @@ class Language:
     payloads: Encoding[bytes]  # payloads only, for other servers
 
     @classmethod
-    def of(cls, codec: Codec, traffic: Traffic) -> "Language":
+    def of(cls, codec: Codec, traffic: Traffic) -> "WireFormat":
         frame = as_binary_frame if codec.is_binary else as_text_frame
         return cls(codec, Encoding(codec, frame, traffic, joins=True), Encoding(codec, payload_only, traffic))
 
@@ -36,7 +36,7 @@ class Language:
 class WebSocketEndpoint:
     """The ASGI application behind `/ws`, `/ws/users/{user}` and `/ws/{kind}/{id}`.
 
-    `languages`: the codecs that clients may use. A client that offers no subprotocol uses the first.
+    `formats`: the codecs that clients may use. A client that offers no subprotocol uses the first.
     """
 
     handshakes: HandshakeCheck
@@ -44,7 +44,7 @@ class WebSocketEndpoint:
     outboxes: Outboxes
     by_address: AddressLimits
     limits: LimitSettings
-    languages: tuple[Language, ...]
+    formats: tuple[WireFormat, ...]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await receive()  # websocket.connect
@@ -52,7 +52,7 @@ class WebSocketEndpoint:
         if isinstance(handshake, Denial):
             await deny(scope, send, handshake.status, handshake.reason)
             return
-        language, subprotocol = self._choose(scope)
+        wire_format, subprotocol = self._choose(scope)
         try:
             await send(_acceptance(subprotocol))
         except BaseException:
@@ -61,22 +61,22 @@ class WebSocketEndpoint:
         server_socket: ServerSocket | None = scope.get("extensions", {}).get(SERVER_SOCKET)
         if server_socket is not None:
             outbox = self.outboxes.new(server_socket)
-            connection = self._connection(handshake, language.codec, language.frames, outbox, server_socket)
+            connection = self._connection(handshake, wire_format.codec, wire_format.frames, outbox, server_socket)
             server_socket.attach(outbox, connection)
             connection.begin()
             return
-        sink = AsgiSink(receive, send, is_binary=language.codec.is_binary)
+        sink = AsgiSink(receive, send, is_binary=wire_format.codec.is_binary)
         outbox = self.outboxes.new(sink)
         sink.attach(outbox)
-        await sink.run(self._connection(handshake, language.codec, language.payloads, outbox))
+        await sink.run(self._connection(handshake, wire_format.codec, wire_format.payloads, outbox))
 
-    def _choose(self, scope: Scope) -> tuple[Language, str | None]:
+    def _choose(self, scope: Scope) -> tuple[WireFormat, str | None]:
         """Choose the first known subprotocol that the client offers, and its codec."""
         for offered in scope.get("subprotocols", ()):
-            for language in self.languages:
-                if offered in language.codec.subprotocols:
-                    return language, offered
-        return self.languages[0], None
+            for wire_format in self.formats:
+                if offered in wire_format.codec.subprotocols:
+                    return wire_format, offered
+        return self.formats[0], None
 
     def _connection(
         self,
