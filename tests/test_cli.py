@@ -85,7 +85,7 @@ class TestServe:
     @pytest.mark.parametrize("port", ["99999", "-1", "http"])
     def test_a_port_that_is_none_is_refused(self, port: str, monkeypatch: pytest.MonkeyPatch) -> None:
         """Fails if a replica claims to serve on a port that there is not."""
-        monkeypatch.setattr("heliograph.server.serve", lambda *_, **__: pytest.fail("it went on to serve"))
+        monkeypatch.setattr("heliograph.server.serving.serve", lambda *_, **__: pytest.fail("it went on to serve"))
         result = run("serve", "--port", port, AUTH__MODE="open")
         assert result.exit_code == 2
         assert "--port" in result.stderr
@@ -110,7 +110,7 @@ class TestServe:
             seen.update(options, depth=settings.limits.depth)
             return 7
 
-        monkeypatch.setattr("heliograph.server.serve", serve)
+        monkeypatch.setattr("heliograph.server.serving.serve", serve)
         words = ("--host", "127.0.0.9", "--port", "9001", "--name", "replica-9")
         result = run("serve", *words, AUTH__MODE="open", LIMITS__DEPTH="4")
         assert result.exit_code == 7
@@ -120,7 +120,7 @@ class TestServe:
         self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
         """Fails if a misspelt group is ignored without a word."""
-        monkeypatch.setattr("heliograph.server.serve", lambda *_, **__: 0)
+        monkeypatch.setattr("heliograph.server.serving.serve", lambda *_, **__: 0)
         assert run("serve", AUTH__MODE="open", REDDIS__URL="redis://x").exit_code == 0
         assert "unknown setting HELIOGRAPH_REDDIS__URL" in caplog.text
 
