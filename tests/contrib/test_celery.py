@@ -257,7 +257,7 @@ async def test_a_child_that_is_killed(worker: subprocess.Popen[bytes], url: str,
         assert seen[-1]["progress"] == 40
         await asyncio.sleep(2.5)  # longer than its lease: nothing else may be said
         await viewer.nothing_more()
-        # Celery, which waits before it gives a child up, and the lease may both say so: the same once more at the most.
+        # Celery, which waits before it gives a child up, and the lease may both say so: the same once more at most.
         again = [(each["state"], each["message"]) for each in viewer._seen if each["type"] == "progress"]
         assert again in ([], [("FAILED", "worker lost")])
 
