@@ -331,7 +331,7 @@ async def test_the_cluster_delivers_nothing_that_the_durable_server_did_not_take
         durable.start()
 
         async def is_taken() -> bool:  # between two attempts to connect, everything is refused at once
-            return (await alice.send("bob", 2))["type"] == "ack"
+            return bool((await alice.send("bob", 2))["type"] == "ack")
 
         await eventually(is_taken)
         assert await bob.messages(1) == [2]
