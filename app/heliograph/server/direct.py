@@ -58,7 +58,7 @@ class DirectCycle:
         self.endpoint = endpoint
         self.scope = scope
         self.keep_alive = keep_alive  # uvicorn takes it away when it stops
-        self.body = b""
+        self.body = bytearray()  # it may come in many small pieces
         self.more_body = True
         self.disconnected = False
         self.response_started = False
@@ -68,7 +68,7 @@ class DirectCycle:
 
     def begin(self) -> bool:
         """Hand the whole request over; False if the application has to answer it."""
-        return self.endpoint.begin(self.body, self.answer)
+        return self.endpoint.begin(bytes(self.body), self.answer)
 
     def answer(self, body: bytes) -> None:
         """Send the response, unless the client has gone."""

@@ -233,7 +233,7 @@ class HttpProtocol(HttpToolsProtocol):
         if (direct := self._direct) is not None:
             self._direct = None
             if not direct.begin():
-                self._hand_to_application(direct.body)
+                self._hand_to_application(bytes(direct.body))
         elif not self._is_unwanted_upgrade:
             super().on_message_complete()
 
@@ -284,7 +284,7 @@ class HttpProtocol(HttpToolsProtocol):
             self.transport.close()
         if self.pipeline:
             self.on_response_complete()
-        elif self._phase == _IDLE:
+        else:
             self.server_state.total_requests += 1
             self._look()  # an idle connection is closed as one is whose request does not come
 
