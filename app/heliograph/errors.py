@@ -16,6 +16,7 @@ class ErrorCode(StrEnum):
     CHANNEL_LIMIT = "channel_limit"
     NOT_ALLOWED = "not_allowed"
     NOT_FOUND = "not_found"
+    NOT_AVAILABLE = "not_available"
     UNAVAILABLE = "unavailable"
     INTERNAL = "internal"
 

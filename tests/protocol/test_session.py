@@ -26,6 +26,7 @@ from heliograph.protocol.operations import (
     ReadHistory,
     ReadPresence,
     Refresh,
+    Rpc,
     Send,
     Subscribe,
     Unsubscribe,
@@ -226,6 +227,7 @@ class TestChannels:
             (Subscribe("#alice", request_id=1), ErrorCode.BAD_REQUEST),
             (Unsubscribe("#alice", request_id=1), ErrorCode.BAD_REQUEST),
             (Unsubscribe("room:1", request_id=1), ErrorCode.BAD_REQUEST),
+            (Rpc("price", DATA, request_id=1), ErrorCode.NOT_AVAILABLE),
         ],
         ids=lambda value: re.sub(" object at 0x[0-9a-f]+", "", repr(value)),
     )
@@ -366,6 +368,7 @@ operations = st.one_of(
     st.builds(ReadHistory, channel=channels, limit=st.integers(1, 1000), since=cursors, request_id=ids),
     st.builds(ReadPresence, channel=channels, request_id=ids),
     st.builds(Refresh, token=st.text(), request_id=ids),
+    st.builds(Rpc, method=st.text(), data=st.just(DATA), request_id=ids),
     st.builds(Emit, event=st.text(min_size=1, max_size=128), data=st.just(DATA), request_id=ids),
 )
 

@@ -95,6 +95,13 @@ class Emitted(msgspec.Struct, frozen=True):
     request_id: RequestId | None = None
 
 
+class RpcResult(msgspec.Struct, frozen=True):
+    """What the user's backend has returned for a call."""
+
+    data: msgspec.Raw
+    request_id: RequestId | None = None
+
+
 class InitialState(msgspec.Struct, frozen=True):
     """The latest state of a run at `position`, after which its progress follows. `state` is None before its start."""
 
@@ -173,6 +180,7 @@ Event = (
     | Unsubscribed
     | Published
     | Emitted
+    | RpcResult
     | InitialState
     | Progress
     | History

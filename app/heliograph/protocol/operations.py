@@ -98,6 +98,14 @@ class Emit(msgspec.Struct, frozen=True):
     request_id: RequestId | None = None
 
 
+class Rpc(msgspec.Struct, frozen=True):
+    """Call a method of the user's backend, and answer with what it returns."""
+
+    method: str
+    data: msgspec.Raw
+    request_id: RequestId | None = None
+
+
 class Ping(msgspec.Struct, frozen=True):
     """Ask for a pong."""
 
@@ -122,6 +130,7 @@ Operation = (
     | ReadHistory
     | ReadPresence
     | Emit
+    | Rpc
     | Ping
     | Malformed
 )

@@ -102,6 +102,10 @@ class Policy:
         hook = self._hook(Access.EMIT, user, event)
         return ALLOW if hook is None else Ask(hook)
 
+    def decide_rpc(self) -> Deny:
+        """Decide whether a client may call the user's backend."""
+        return Deny("no backend answers calls here (HELIOGRAPH_HOOKS__RPC)", ErrorCode.NOT_AVAILABLE)
+
     def decide_refresh(self) -> Decision:
         """Decide whether a client may refresh its token."""
         return Deny("there is nothing to refresh in open mode", ErrorCode.BAD_REQUEST) if self.open_mode else ALLOW

@@ -26,6 +26,7 @@ from heliograph.protocol.operations import (
     ReadPresence,
     Refresh,
     RequestId,
+    Rpc,
     Send,
     Subscribe,
     Unsubscribe,
@@ -298,6 +299,9 @@ class Session:
                 return _unless_denied(decision, FetchPresence(channel, operation.request_id), operation.request_id)
             case Emit(event=event):
                 return _unless_denied(self._policy.decide_emit(self.user, event), operation, operation.request_id)
+            case Rpc():
+                decision = self._policy.decide_rpc()
+                return Reject(decision.code, decision.reason, operation.request_id)
             case Malformed():
                 return _malformed(operation)
             case _:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from heliograph.codecs.plain.codec import PlainCodec
 from heliograph.errors import ErrorCode
-from heliograph.protocol.events import Ack, Connected, Delivery, Error, Event, Pong, Reconnect
+from heliograph.protocol.events import Ack, Connected, Delivery, Error, Event, Pong, Reconnect, RpcResult
 from heliograph.protocol.operations import Connect, Malformed, Operation, Ping, Send
 from heliograph.protocol.publication import Publication
 
@@ -61,7 +61,7 @@ BAD = {
         '{"type":"teleport"}',
         "unknown_type",
         "unknown type 'teleport'; known are "
-        "connect, refresh, send, subscribe, unsubscribe, publish, history, presence, emit, ping",
+        "connect, refresh, send, subscribe, unsubscribe, publish, history, presence, emit, rpc, ping",
     ),
     "type in capitals": ('{"type":"PING"}', "unknown_type", "unknown type 'PING'"),
     "empty type": ('{"type":""}', "unknown_type", "unknown type ''"),
@@ -265,6 +265,7 @@ class TestEncode:
                 Error(code=ErrorCode.TOO_DEEP, message="no", timestamp="t"),
                 '{"type":"error","code":"too_deep","message":"no","timestamp":"t"}',
             ),
+            (RpcResult(msgspec.Raw(b'{"b": 1}'), request_id=7), '{"type":"rpc","data":{"b": 1},"id":7}'),
             (
                 Publication(channel="#b", data=msgspec.Raw(b'{"a": 1.0}'), message_id="m", sent_at="t", sender="al"),
                 '{"type":"message","channel":"#b","data":{"a": 1.0},"message_id":"m","sent_at":"t","from":"al"}',

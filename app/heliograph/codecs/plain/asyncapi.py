@@ -14,6 +14,7 @@ from heliograph.codecs.plain.client_frames import (
     ReadHistory,
     ReadPresence,
     Refresh,
+    Rpc,
     Send,
     Subscribe,
     Unsubscribe,
@@ -28,6 +29,7 @@ from heliograph.codecs.plain.server_frames import (
     Presence,
     Published,
     Refreshed,
+    RpcResult,
     ServerFrame,
     Subscribed,
     Unsubscribed,
@@ -47,6 +49,7 @@ ANSWERS: Final[dict[Struct, Struct]] = {
     ReadHistory: History,
     ReadPresence: Presence,
     Emit: Emitted,
+    Rpc: RpcResult,
     Ping: Pong,
 }
 

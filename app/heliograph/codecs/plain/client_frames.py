@@ -125,6 +125,17 @@ class Emit(msgspec.Struct, frozen=True, tag="emit"):
         return operations.Emit(self.event, self.data, self.id)
 
 
+class Rpc(msgspec.Struct, frozen=True, tag="rpc"):
+    """Call a method of the user's backend, with `data` (any JSON)."""
+
+    method: Annotated[str, Meta(min_length=1, max_length=128)]
+    data: msgspec.Raw
+    id: RequestId | None = None
+
+    def operation(self) -> operations.Rpc:
+        return operations.Rpc(self.method, self.data, self.id)
+
+
 class Ping(msgspec.Struct, frozen=True, tag="ping"):
     """Ask for a `pong`."""
 
@@ -134,7 +145,9 @@ class Ping(msgspec.Struct, frozen=True, tag="ping"):
         return operations.Ping(self.id)
 
 
-ClientFrame = Connect | Refresh | Send | Subscribe | Unsubscribe | Publish | ReadHistory | ReadPresence | Emit | Ping
+ClientFrame = (
+    Connect | Refresh | Send | Subscribe | Unsubscribe | Publish | ReadHistory | ReadPresence | Emit | Rpc | Ping
+)
 
 
 class Head(msgspec.Struct, frozen=True):

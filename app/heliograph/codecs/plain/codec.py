@@ -5,14 +5,14 @@ from typing import Final, get_args
 
 import msgspec
 
-from heliograph.codecs.plain.client_frames import ClientFrame, Emit, Head, Publish, Send
+from heliograph.codecs.plain.client_frames import ClientFrame, Emit, Head, Publish, Rpc, Send
 from heliograph.codecs.plain.encoding import frame_of
 from heliograph.errors import BadData, ErrorCode
 from heliograph.protocol.events import Event
 from heliograph.protocol.operations import Malformed, Operation, RequestId
 from heliograph.protocol.publication import check_data
 
-_WITH_DATA = (Send, Publish, Emit)
+_WITH_DATA = (Send, Publish, Emit, Rpc)
 _TYPES = tuple(str(frame.__struct_config__.tag) for frame in get_args(ClientFrame))
 _read_frame: Final[Callable[[str | bytes], ClientFrame]] = msgspec.json.Decoder(ClientFrame).decode
 _to_json: Final[Callable[[object], bytes]] = msgspec.json.Encoder().encode

@@ -23,6 +23,7 @@ from heliograph.protocol.events import (
     Published,
     Reconnect,
     Refreshed,
+    RpcResult,
     Subscribed,
     Unsubscribed,
 )
@@ -69,6 +70,8 @@ def frame_of(event: Event) -> ServerFrame:
             return server_frames.Refreshed(event.expires_in, _echo(event.request_id))
         case Emitted():
             return server_frames.Emitted(_echo(event.request_id))
+        case RpcResult():
+            return server_frames.RpcResult(event.data, _echo(event.request_id))
         case History():
             return server_frames.History(
                 channel=event.channel,

@@ -84,6 +84,13 @@ class Emitted(msgspec.Struct, frozen=True, tag="ack"):
     id: RequestId | msgspec.UnsetType = msgspec.UNSET
 
 
+class RpcResult(msgspec.Struct, frozen=True, tag="rpc"):
+    """What the user's backend has returned for a call."""
+
+    data: msgspec.Raw
+    id: RequestId | msgspec.UnsetType = msgspec.UNSET
+
+
 class InitialState(msgspec.Struct, frozen=True, tag="initial_state"):
     """The latest state of a run, after which its progress follows."""
 
@@ -159,6 +166,7 @@ ServerFrame = (
     | Unsubscribed
     | Published
     | Emitted
+    | RpcResult
     | InitialState
     | Progress
     | History
