@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Scope
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
-from heliograph.server.deadlines import Deadlines
+from heliograph.deadlines import Deadlines
 from heliograph.server.direct import DirectCycle, ResponseHead
 from heliograph.server.handshake import BadHandshake, accept_of, refusal
 from heliograph.server.heartbeat import Heartbeat

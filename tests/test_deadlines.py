@@ -5,7 +5,7 @@ from collections.abc import Callable
 from hypothesis import given
 from hypothesis import strategies as st
 
-from heliograph.server.deadlines import GRAIN_S, Deadlines
+from heliograph.deadlines import GRAIN_S, Deadlines
 
 DELAY_S = 10.0
 
