@@ -107,6 +107,12 @@ class BusUnavailable(HeliographError):
         self.detail = message if detail is None else detail
 
 
+class Unrecoverable(HeliographError):
+    """Not everything is kept that was published since a client's position."""
+
+    code = ErrorCode.NOT_FOUND
+
+
 class StorageFull(BusUnavailable):
     """Messages of clients have filled their share of Redis: temporary. Nothing has happened."""
 

@@ -66,6 +66,9 @@ class Hall:
         self.encoded = 0
         self.encodings = [self._encoding(joins=True), self._encoding(joins=False)]
 
+    def close_code(self, code: CloseCode) -> int:
+        return code
+
     def encode(self, event: Event) -> bytes:
         self.encoded += 1
         return _LINES.encode(event)

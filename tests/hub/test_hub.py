@@ -33,6 +33,9 @@ class CountingCodec:
         self._codec = PlainCodec(32)
         self.encoded = 0
 
+    def close_code(self, code: CloseCode) -> int:
+        return code
+
     def encode(self, event: Event) -> bytes:
         self.encoded += 1
         return self._codec.encode(event)

@@ -27,6 +27,7 @@ from heliograph.errors import (
 from heliograph.hub.connection import Connection
 from heliograph.hub.hub import Hub
 from heliograph.ports import AppendResult, Bus, Draft, Log
+from heliograph.protocol.codes import ErrorNumber
 from heliograph.protocol.envelope import Envelope
 from heliograph.protocol.events import Delivery, Error, Event
 from heliograph.protocol.identity import check_channel, check_user_id, personal_channel, user_of
@@ -83,10 +84,15 @@ class ConnectionManager:
         self._hub.send(connection, event)
 
     def send_error(
-        self, connection: Connection, code: ErrorCode, message: str, request_id: RequestId | None = None
+        self,
+        connection: Connection,
+        code: ErrorCode,
+        message: str,
+        request_id: RequestId | None = None,
+        number: ErrorNumber | None = None,
     ) -> None:
         """Tell the client of one connection what was wrong."""
-        error = Error(code=code, message=message, timestamp=self._stamp.now(), request_id=request_id)
+        error = Error(code, message, self._stamp.now(), request_id, number)
         self.send_event(connection, error)
 
     # -- messages

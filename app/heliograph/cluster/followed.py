@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 from heliograph.hub.connection import Connection
 from heliograph.protocol.identity import user_of
 from heliograph.protocol.kinds.kind import ChannelKind
-from heliograph.protocol.operations import RequestId
+from heliograph.protocol.operations import Incomplete, RequestId
 from heliograph.protocol.position import Position
 
 if TYPE_CHECKING:
     import asyncio
 
+    from heliograph.protocol.events import Subscribed
     from heliograph.protocol.publication import Publication
     from heliograph.protocol.sequence import Sequence
 
@@ -40,9 +41,11 @@ class PendingJoin:
     """A pending subscription: the client catches up, or waits until the log can be read."""
 
     __slots__ = (
+        "announce",
         "connection",
         "followed",
         "held",
+        "incomplete",
         "is_over",
         "on_joined",
         "position",
@@ -71,6 +74,8 @@ class PendingJoin:
         self.on_joined = on_joined
         self.position: Position | None = None  # the client's position after everything that it was sent
         self.held: deque[Publication] = deque(maxlen=MOST_HELD)  # the latest publications that came meanwhile
+        self.incomplete = Incomplete.DELIVER_REST
+        self.announce: Callable[[Subscribed], object] | None = None  # gets `subscribed` instead of the client
         self.was_on = False  # it was subscribed, and fell behind in a repair
         self.is_over = False  # the client is subscribed, or was taken off the channel
         self.task: asyncio.Task[None] | None = None  # the retry

@@ -8,14 +8,14 @@ from heliograph.cluster.followed import Followed, PendingJoin, has_reached, is_a
 from heliograph.cluster.following import Following
 from heliograph.cluster.read_batcher import ReadBatcher
 from heliograph.cluster.repair import DRAIN_POLL_S, SLICE_BYTES, Repair, size_of
-from heliograph.errors import BusUnavailable
+from heliograph.errors import BusUnavailable, Unrecoverable
 from heliograph.hub.connection import Connection
 from heliograph.hub.hub import Hub
 from heliograph.ports import ReadRequest
 from heliograph.protocol.codes import CloseCode
 from heliograph.protocol.events import Subscribed
 from heliograph.protocol.namespace import Namespaces
-from heliograph.protocol.operations import RequestId
+from heliograph.protocol.operations import Incomplete, RequestId
 from heliograph.protocol.position import Position
 from heliograph.protocol.publication import Publication
 from heliograph.protocol.sequence import Sequence
@@ -71,12 +71,15 @@ class Joining:
         replay: bool = False,
         request_id: RequestId | None = None,
         keep: bool = False,
+        incomplete: Incomplete = Incomplete.DELIVER_REST,
+        announce: Callable[[Subscribed], object] | None = None,
         on_joined: Callable[[], object] | None = None,
     ) -> bool:
         """Subscribe the connection: it gets `subscribed`, then what it missed, then live publications, in order.
 
-        `since`: the client's position. `replay`: without a position, start with everything that is kept. `on_joined`
-        is called once it is subscribed. Return False if it was taken off the channel meanwhile.
+        `since`: the client's position, in any epoch if that is empty. `replay`: without a position, start with
+        everything that is kept. `announce` gets `subscribed` instead of the client. `on_joined` is called once it is
+        subscribed. Return False if it was taken off the channel meanwhile.
 
         After `subscribed` the client relies on it: if the log fails then, this returns, and the rest follows as soon
         as the log can be read.
@@ -84,6 +87,7 @@ class Joining:
         Raises:
             BusUnavailable: the log or the bus cannot be reached; the connection is not subscribed. With `keep` it is
                 retried from `since`, until it succeeds or the connection leaves.
+            Unrecoverable: not everything since its position is kept, and `incomplete` is REFUSE.
         """
         pending = self._enter(
             connection,
@@ -93,6 +97,8 @@ class Joining:
             request_id=request_id,
             on_joined=on_joined,
         )
+        pending.incomplete = incomplete
+        pending.announce = announce
         try:
             await self._attempt(pending)
         except BusUnavailable:
@@ -257,30 +263,45 @@ class Joining:
     async def _send_first(self, pending: PendingJoin, sequence: Sequence) -> None:
         """Send `subscribed` and the events that belong to it."""
         options = self._namespaces.of(pending.followed.name)
-        if pending.followed.kind.keeps_state:
+        recovers = pending.since is not None and pending.incomplete is not Incomplete.DELIVER_REST
+        if pending.followed.kind.keeps_state and not recovers:
             await self._send_state(pending)
         elif pending.since is None and not (pending.replay or options.replay):
             first = pending.held[0].position if pending.held else None  # it came while the client waited
             position = sequence.position if first is None else just_before(first)
             self._send_subscribed(pending, position, recovered=False)
         else:
-            await self._catch_up(pending)
+            await self._catch_up(pending, sequence)
 
     async def _send_state(self, pending: PendingJoin) -> None:
         """Send the latest state; the updates after it follow."""
         channel, kind = pending.followed.name, pending.followed.kind
         result = await self._reads.read(ReadRequest(channel, with_state=True))
-        self._send_subscribed(pending, result.position, recovered=True)
+        self._send_subscribed(pending, result.position, recovered=True, state_follows=True)
         self._hub.send(pending.connection, kind.open(channel, result.position, result.state))
 
-    async def _catch_up(self, pending: PendingJoin) -> None:
+    async def _catch_up(self, pending: PendingJoin, sequence: Sequence) -> None:
         """Send the first page of what the client has missed."""
         since = pending.since
+        if since is not None and not since.epoch:
+            since = Position(sequence.position.epoch, since.offset)
         result = await self._reads.read(
             ReadRequest(pending.followed.name, after=since, replay=since is None, limit=self._page)
         )
+        if since is not None and not result.complete and pending.incomplete is not Incomplete.DELIVER_REST:
+            await self._skip(pending, result.position)
+            return
         self._send_subscribed(pending, result.start, recovered=since is not None and result.complete)
         await self._send_all(pending, result.publications)
+
+    async def _skip(self, pending: PendingJoin, top: Position) -> None:
+        """Continue at the top: not everything is kept that the client has missed."""
+        if pending.incomplete is Incomplete.REFUSE:
+            raise Unrecoverable(f"not everything since the position in {pending.followed.name!r} is kept")
+        if pending.followed.kind.keeps_state:
+            await self._send_state(pending)
+        else:
+            self._send_subscribed(pending, top, recovered=False)
 
     async def _meet(self, pending: PendingJoin, sequence: Sequence) -> list[Publication]:
         """Bring the client to the position of live publications.
@@ -312,6 +333,10 @@ class Joining:
         result = await self._reads.read(ReadRequest(pending.followed.name, after=last, limit=self._page))
         if not result.complete:
             # The next publications were trimmed while the client read the last page, or the log has a new epoch.
+            if pending.connection.on_gap is not None:
+                pending.connection.on_gap(pending.followed.name)
+                if pending.is_over:
+                    return
             if pending.followed.kind.keeps_state:
                 await self._send_state(pending)
                 return
@@ -334,10 +359,23 @@ class Joining:
         while not (outbox.is_drained or outbox.closed):  # noqa: ASYNC110 - the outbox has no events
             await asyncio.sleep(DRAIN_POLL_S)
 
-    def _send_subscribed(self, pending: PendingJoin, position: Position, *, recovered: bool) -> None:
+    def _send_subscribed(
+        self, pending: PendingJoin, position: Position, *, recovered: bool, state_follows: bool = False
+    ) -> None:
         channel = pending.followed.name
         request_id, pending.request_id = pending.request_id, None
-        state_follows = pending.followed.kind.keeps_state
-        subscribed = Subscribed(channel, position, recovered, state_follows, request_id)
-        self._hub.send(pending.connection, subscribed)
+        announce, pending.announce = pending.announce, None
+        subscribed = Subscribed(
+            channel,
+            position,
+            recovered,
+            state_follows,
+            request_id,
+            is_kept=not self._namespaces.of(channel).ephemeral,
+            was_recovering=pending.since is not None,
+        )
+        if announce is None:
+            self._hub.send(pending.connection, subscribed)
+        else:
+            announce(subscribed)
         pending.position = position

@@ -1,12 +1,15 @@
 """Reads for connections: their subscriptions, and the history and presence of channels."""
 
+from collections.abc import Callable
 from functools import partial
 
+from heliograph.cluster.history import read_history
 from heliograph.cluster.joining import Joining
 from heliograph.cluster.presence import Presence, Roster
 from heliograph.hub.connection import Connection
 from heliograph.ports import LogReader, ReadRequest, ReadResult
-from heliograph.protocol.operations import RequestId
+from heliograph.protocol.events import Subscribed
+from heliograph.protocol.operations import Incomplete, RequestId
 from heliograph.protocol.position import Position
 
 
@@ -27,11 +30,14 @@ class Reading:
         replay: bool = False,
         request_id: RequestId | None = None,
         keep: bool = False,
+        incomplete: Incomplete = Incomplete.DELIVER_REST,
+        announce: Callable[[Subscribed], object] | None = None,
     ) -> bool:
         """Subscribe the connection: see `Joining.join`. False if it was taken off the channel meanwhile.
 
         Raises:
             BusUnavailable: not now; with `keep` it is subscribed as soon as possible.
+            Unrecoverable: `incomplete` is REFUSE, and it is.
         """
         return await self._joining.join(
             connection,
@@ -40,6 +46,8 @@ class Reading:
             replay=replay,
             request_id=request_id,
             keep=keep,
+            incomplete=incomplete,
+            announce=announce,
             on_joined=partial(self._presence.came, connection.user, channel),
         )
 
@@ -63,6 +71,12 @@ class Reading:
         """
         [result] = await self._log.read([ReadRequest(channel, after=since, replay=since is None, limit=limit)])
         return result
+
+    async def whole_history(
+        self, channel: str, since: Position | None, limit: int | None, *, reverse: bool
+    ) -> ReadResult:
+        """Return what is kept of the channel, over any number of pages: see `read_history`."""
+        return await read_history(self._log, channel, since, limit, reverse=reverse)
 
     async def state(self, channel: str) -> ReadResult:
         """Return the latest state of the channel, and its position.

@@ -148,7 +148,7 @@ class Repair:
         """
         name, kind = followed.name, followed.kind
         position = result.position if kind.keeps_state else result.start
-        self._hub.deliver(name, Subscribed(name, position, recovered=False, state_follows=kind.keeps_state))
+        self._hub.deliver_gap(name, Subscribed(name, position, recovered=False, state_follows=kind.keeps_state))
         if kind.keeps_state:
             self._hub.deliver(name, kind.open(name, position, result.state))
         return position

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Protocol
 
+from heliograph.protocol.codes import CloseCode
 from heliograph.protocol.events import Event
 from heliograph.protocol.operations import Operation, RequestId
 
@@ -11,7 +12,11 @@ class Encoder(Protocol):
     """The writing half of a wire format."""
 
     def encode(self, event: Event) -> bytes:
-        """Return the payload of one frame."""
+        """Return the payload of one frame; empty if the format has nothing for this event."""
+        ...
+
+    def close_code(self, code: CloseCode) -> int:
+        """Return the close code on the wire."""
         ...
 
 
@@ -30,6 +35,11 @@ class Codec(Encoder, Protocol):
     @property
     def is_binary(self) -> bool:
         """True if its frames are binary, in both directions; otherwise they are text."""
+        ...
+
+    @property
+    def is_partial(self) -> bool:
+        """True if the format has nothing for some events."""
         ...
 
     def decode(self, frame: str | bytes) -> Sequence[Operation]:

@@ -17,6 +17,8 @@ class Connection:
 
     `on_dropped` is called with it if it does not read, and must remove it everywhere, from the hub too; without it
     only the hub knows the connection. `on_unsubscribed_by_server` is called with a channel that it must leave.
+    `on_gap` is called with a channel of which publications are lost, before the client is told by an event: in some
+    wire formats it must subscribe again, and so is not on the channel any more when this returns.
     """
 
     __slots__ = (
@@ -25,6 +27,7 @@ class Connection:
         "encoding",
         "id",
         "on_dropped",
+        "on_gap",
         "on_unsubscribed_by_server",
         "outbox",
         "read_bytes",
@@ -41,6 +44,7 @@ class Connection:
         *,
         on_dropped: "Callable[[Connection], object] | None" = None,
         on_unsubscribed_by_server: "Callable[[str], object] | None" = None,
+        on_gap: "Callable[[str], object] | None" = None,
     ) -> None:
         self.id = connection_id
         self.user = user
@@ -50,6 +54,7 @@ class Connection:
         self.since = time.monotonic()
         self.on_dropped = on_dropped
         self.on_unsubscribed_by_server = on_unsubscribed_by_server
+        self.on_gap = on_gap
         self.close_code: CloseCode | None = None  # why this replica closed it
         self.read_bytes = 0  # bytes read from the log for it; reset when they are charged
 
@@ -59,4 +64,4 @@ class Connection:
 
     def close(self, code: CloseCode, reason: str) -> None:
         self.close_code = self.close_code or code
-        self.outbox.close(code, reason)
+        self.outbox.close(self.encoding.close_code(code), reason)

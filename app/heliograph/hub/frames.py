@@ -19,7 +19,7 @@ class Sink(Protocol[F]):
 
     def write(self, frames: list[F]) -> None: ...
 
-    def close(self, code: CloseCode, reason: str) -> None: ...
+    def close(self, code: int, reason: str) -> None: ...
 
 
 class EventFrame:
@@ -50,6 +50,11 @@ def as_binary_frame(payload: bytes, event: Event) -> bytes:
     return b"\x82" + text_frame(payload)[1:]
 
 
+def or_nothing(frame: Callable[[bytes, Event], bytes]) -> Callable[[bytes, Event], bytes]:
+    """Return a `frame` for a codec that has nothing for some events: no payload makes no frame."""
+    return lambda payload, event: frame(payload, event) if payload else payload
+
+
 def text_frame(payload: bytes) -> bytes:
     """Return `payload` (UTF-8) as one unmasked WebSocket text frame."""
     size = len(payload)
@@ -74,6 +79,10 @@ class Encoding(Generic[F]):
         self._frame = frame
         self.traffic = traffic
         self.joins = joins
+
+    def close_code(self, code: CloseCode) -> int:
+        """Return the code on the wire."""
+        return self._codec.close_code(code)
 
     def frame(self, event: Event) -> F:
         """Return one event, ready to be written."""

@@ -147,13 +147,21 @@ class Hub:
         self._batch.add(event)
         return len(listening)
 
+    def deliver_gap(self, channel: str, event: Event) -> None:
+        """Tell every subscriber of the channel here that publications on it are lost; see `Connection.on_gap`."""
+        for connection in tuple(self._by_channel.get(channel, ())):
+            if connection.on_gap is not None:
+                connection.on_gap(channel)
+        self.deliver(channel, event)
+
     def send(self, connection: Connection, event: Event) -> None:
-        """Deliver one event to one connection."""
+        """Deliver one event to one connection, unless its wire format has nothing for it."""
         if isinstance(event, MESSAGES):
             connection.encoding.traffic.messages_out += 1  # a publication that it had missed
         if self._batch is not None:
             self._catch_up(connection)
-        if (code := connection.outbox.offer(connection.encoding.frame(event))) is not None:
+        frame = connection.encoding.frame(event)
+        if len(frame) and (code := connection.outbox.offer(frame)) is not None:
             self._drop(connection, code)
 
     def _send_each(self, connections: Collection[Connection], event: Event) -> int:

@@ -242,7 +242,7 @@ class Outbox(Generic[F]):
         self._bytes = 0
         self._write(frames)
 
-    def close(self, code: CloseCode, reason: str) -> None:
+    def close(self, code: int, reason: str) -> None:
         """Write what waits if the peer reads, then close. Held frames and later ones are dropped."""
         if self.closed:
             return

@@ -1,10 +1,30 @@
-"""Why a connection was closed. After 3000-3499 a client should come back, after 3500-3999 it should not."""
+"""Numbers on the wire: of errors, and why a client was taken off a channel or a connection was closed."""
 
 from enum import IntEnum
 
 
+class ErrorNumber(IntEnum):
+    """What an error says in wire formats with numbers, where `ErrorCode` has one word for several."""
+
+    UNKNOWN_CHANNEL = 102
+    ALREADY_SUBSCRIBED = 105
+    TOKEN_EXPIRED = 109
+    UNRECOVERABLE_POSITION = 112
+
+
+class UnsubscribeCode(IntEnum):
+    """Why the server takes a client off a channel. From 2500 on the client should subscribe again."""
+
+    SERVER = 2000
+    GAP = 2500  # publications are lost that it has not got
+    EXPIRED = 2501  # the right to the channel has expired
+
+
 class CloseCode(IntEnum):
-    """WebSocket close codes (RFC 6455 section 7.4); those from 3000 on are ours."""
+    """WebSocket close codes (RFC 6455 section 7.4); those from 3000 on are ours.
+
+    After 3000-3499 a client should come back, after 3500-3999 it should not.
+    """
 
     UNSUPPORTED_DATA = 1003
     INTERNAL_ERROR = 1011

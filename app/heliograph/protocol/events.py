@@ -10,6 +10,7 @@ from typing import Final
 import msgspec
 
 from heliograph.errors import ErrorCode
+from heliograph.protocol.codes import ErrorNumber, UnsubscribeCode
 from heliograph.protocol.operations import RequestId
 from heliograph.protocol.position import Position
 from heliograph.protocol.publication import Publication
@@ -27,7 +28,9 @@ class Delivery(StrEnum):
 class Connected(msgspec.Struct, frozen=True):
     """The client is connected. `positions`: its known positions in channels.
 
-    `ping_s`: after so many seconds without a frame from the server, the client sends a ping.
+    `ping_s`: after so many seconds without a frame from the server, the client sends a ping. `subscriptions`: those
+    that the server has made; None: not yet, `Subscribed` follows. `expires_in`: seconds until the token expires;
+    None: never.
     """
 
     user: str
@@ -36,6 +39,8 @@ class Connected(msgspec.Struct, frozen=True):
     positions: Mapping[str, Position]
     ping_s: int
     request_id: RequestId | None = None
+    subscriptions: "Mapping[str, Subscribed | None]" = {}
+    expires_in: int | None = None
 
 
 class Refreshed(msgspec.Struct, frozen=True):
@@ -43,6 +48,7 @@ class Refreshed(msgspec.Struct, frozen=True):
 
     expires_in: int | None
     request_id: RequestId | None = None
+    session: str = ""
 
 
 class Ack(msgspec.Struct, frozen=True, gc=False):
@@ -59,11 +65,16 @@ class Pong(msgspec.Struct, frozen=True):
     request_id: RequestId | None = None
 
 
+class ServerPing(msgspec.Struct, frozen=True):
+    """Ask the client whether it is there, in a wire format that has its own pings."""
+
+
 class Subscribed(msgspec.Struct, frozen=True):
     """The channel starts (or starts again) here: publications after `position` follow, in order and without a gap.
 
     `recovered`: nothing is missing since the client's position. `state_follows`: the next event is the channel's
-    state; the client is at `position` once it has that.
+    state; the client is at `position` once it has that. `is_kept`: publications are kept, so that a client that comes
+    back can recover. `was_recovering`: the client had given its position.
     """
 
     channel: str
@@ -71,13 +82,16 @@ class Subscribed(msgspec.Struct, frozen=True):
     recovered: bool
     state_follows: bool = False
     request_id: RequestId | None = None
+    is_kept: bool = True
+    was_recovering: bool = False
 
 
 class Unsubscribed(msgspec.Struct, frozen=True):
-    """Nothing more follows on the channel."""
+    """Nothing more follows on the channel. `code`: why, if the client has not asked for it."""
 
     channel: str
     request_id: RequestId | None = None
+    code: UnsubscribeCode = UnsubscribeCode.SERVER
 
 
 class Published(msgspec.Struct, frozen=True, gc=False):
@@ -122,11 +136,12 @@ class Progress(msgspec.Struct, frozen=True):
 
 
 class History(msgspec.Struct, frozen=True):
-    """What is kept of a channel, oldest first, up to `position`. `has_more`: more follows it."""
+    """What is kept of a channel, oldest first, up to `position`. `has_more`: more follows it; `top`: up to there."""
 
     channel: str
     publications: list[Publication]
     position: Position
+    top: Position
     has_more: bool = False
     request_id: RequestId | None = None
 
@@ -161,12 +176,13 @@ class Reconnect(msgspec.Struct, frozen=True):
 
 
 class Error(msgspec.Struct, frozen=True):
-    """What was wrong, for a person. `timestamp`: ISO 8601 in UTC."""
+    """What was wrong, for a person. `timestamp`: ISO 8601 in UTC. `number`: more exact than `code`, if it is set."""
 
     code: ErrorCode
     message: str
     timestamp: str
     request_id: RequestId | None = None
+    number: ErrorNumber | None = None
 
 
 # A publication is itself an event for its subscribers.
@@ -175,6 +191,7 @@ Event = (
     | Refreshed
     | Ack
     | Pong
+    | ServerPing
     | Publication
     | Subscribed
     | Unsubscribed

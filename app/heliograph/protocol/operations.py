@@ -4,19 +4,33 @@
 accepted, as its author wrote it.
 """
 
+from enum import Enum, auto
+
 import msgspec
 
 from heliograph.errors import ErrorCode
+from heliograph.protocol.codes import CloseCode
 from heliograph.protocol.position import NOWHERE, StatedPositions
 
 RequestId = str | int
+
+
+class Incomplete(Enum):
+    """What a subscriber gets if not everything since its position is kept."""
+
+    DELIVER_REST = auto()  # what is still kept, then what is published from now on
+    SKIP = auto()  # what is published from now on
+    REFUSE = auto()  # an error: it is not subscribed
 
 
 class Connect(msgspec.Struct, frozen=True):
     """Identify the client; must come first. `user` counts in open mode only, `token` in jwt mode only, `ticket` in
     both.
 
-    `since`, `replay`: as in `Subscribe`, for the user's own channel (and any other that `since` names).
+    `since`, `replay`, `incomplete`: as in `Subscribe`, for the user's own channel (and any other that `since` names).
+
+    `has_reply`: the wire format answers a connect with one reply: `Connected` then holds the subscriptions that the
+    server has made, and an error repeats `request_id`.
     """
 
     token: str | None = None
@@ -25,6 +39,8 @@ class Connect(msgspec.Struct, frozen=True):
     replay: bool = False
     ticket: str | None = None
     request_id: RequestId | None = None
+    has_reply: bool = False
+    incomplete: Incomplete = Incomplete.DELIVER_REST
 
 
 class Refresh(msgspec.Struct, frozen=True):
@@ -49,19 +65,25 @@ class Send(msgspec.Struct, frozen=True):
 
 
 class Subscribe(msgspec.Struct, frozen=True):
-    """Subscribe to a channel. `since`: the client's position; `replay`: from the start of what is kept."""
+    """Subscribe to a channel. `since`: the client's position; `replay`: from the start of what is kept.
+
+    `token`: proves the right to this channel, for a client whose other rights do not include it.
+    """
 
     channel: str
     since: StatedPositions = NOWHERE
     replay: bool = False
     request_id: RequestId | None = None
+    incomplete: Incomplete = Incomplete.DELIVER_REST
+    token: str | None = None
 
 
 class Unsubscribe(msgspec.Struct, frozen=True):
-    """Unsubscribe from a channel."""
+    """Unsubscribe from a channel. `may_repeat`: it is no mistake if the client is not on it."""
 
     channel: str
     request_id: RequestId | None = None
+    may_repeat: bool = False
 
 
 class Publish(msgspec.Struct, frozen=True):
@@ -75,12 +97,18 @@ class Publish(msgspec.Struct, frozen=True):
 
 
 class ReadHistory(msgspec.Struct, frozen=True):
-    """Read at most `limit` kept publications of a channel, after `since` or from the start."""
+    """Read at most `limit` kept publications of a channel, after `since` or from the start.
+
+    `is_whole`: read them over any number of pages of the log (`limit` -1: all of them), and only in the epoch of
+    `since`; then with `reverse` those before `since` or the end, newest first.
+    """
 
     channel: str
     limit: int
     since: StatedPositions = NOWHERE
     request_id: RequestId | None = None
+    is_whole: bool = False
+    reverse: bool = False
 
 
 class ReadPresence(msgspec.Struct, frozen=True):
@@ -112,12 +140,22 @@ class Ping(msgspec.Struct, frozen=True):
     request_id: RequestId | None = None
 
 
+class PingAnswered(msgspec.Struct, frozen=True):
+    """Answer a ping of the server, in a wire format that has its own pings."""
+
+    request_id: RequestId | None = None
+
+
 class Malformed(msgspec.Struct, frozen=True):
-    """A part of a frame that is not an operation. `message` says what is wrong with it, for a person."""
+    """A part of a frame that is not an operation. `message` says what is wrong with it, for a person.
+
+    `close`: the wire format closes the connection because of it.
+    """
 
     code: ErrorCode
     message: str
     request_id: RequestId | None = None
+    close: CloseCode | None = None
 
 
 Operation = (
@@ -132,5 +170,6 @@ Operation = (
     | Emit
     | Rpc
     | Ping
+    | PingAnswered
     | Malformed
 )

@@ -7,20 +7,22 @@ carries out the action that it returns. Another transport or codec needs a drive
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import assert_never
+from typing import Final, assert_never
 
 from heliograph.errors import BadChannel, BadCursor, BadUserId, ErrorCode
-from heliograph.protocol.codes import CloseCode
+from heliograph.protocol.codes import CloseCode, ErrorNumber
 from heliograph.protocol.decision import ALLOW, Allow, Ask, Decision, Deny, Verdict
-from heliograph.protocol.events import Connected, Event, Pong, Unsubscribed
+from heliograph.protocol.events import Connected, Event, Pong, Subscribed, Unsubscribed
 from heliograph.protocol.grants import NO_GRANTS, Grants
 from heliograph.protocol.identity import check_channel, check_user_id, personal_channel, user_of
 from heliograph.protocol.operations import (
     Connect,
     Emit,
+    Incomplete,
     Malformed,
     Operation,
     Ping,
+    PingAnswered,
     Publish,
     ReadHistory,
     ReadPresence,
@@ -33,6 +35,8 @@ from heliograph.protocol.operations import (
 )
 from heliograph.protocol.policy import Policy
 from heliograph.protocol.position import Position, StatedPositions
+
+NONE: Final[Mapping[str, Subscribed | None]] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +68,7 @@ class JoinChannel:
     replay: bool
     request_id: RequestId | None = None
     keep: bool = False
+    incomplete: Incomplete = Incomplete.DELIVER_REST
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +110,7 @@ class Reject:
     message: str
     request_id: RequestId | None = None
     close: CloseCode | None = None
+    number: ErrorNumber | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,11 +162,17 @@ class Session:
         self._grants = NO_GRANTS
         self._sends_freely = policy.is_sending_free
         self._channels: set[str] = set()
+        self._by_server: set[str] = set()  # those of them to which the client has not subscribed by itself
 
     @property
     def connect_id(self) -> RequestId | None:
         """The `id` of the client's `connect`."""
         return self._connect.request_id
+
+    @property
+    def has_reply(self) -> bool:
+        """True if one reply answers the client's `connect`: see `Connect`."""
+        return self._connect.has_reply
 
     def receive(self, operation: Operation) -> Action:
         """Decide on one operation of the client."""
@@ -202,14 +214,16 @@ class Session:
         for channel in wanted:
             if channel != own:
                 try:
-                    action = self._subscribe(Subscribe(channel), positions.position_in(channel), keep=True)
+                    operation = Subscribe(channel, incomplete=self._connect.incomplete)
+                    action = self._subscribe(operation, positions.position_in(channel), keep=True)
                 except BadChannel as error:
                     action = Reject(error.code, str(error))
                 if channel in named or isinstance(action, JoinChannel):
                     others.append(action)
                 elif isinstance(action, AskHook):
                     others.append(AskHook(action.ask, partial(_unless_rejected, action.answered)))
-        return JoinChannel(own, positions.position_in(own), self._connect.replay, keep=True), others
+        since, replay = positions.position_in(own), self._connect.replay
+        return JoinChannel(own, since, replay, keep=True, incomplete=self._connect.incomplete), others
 
     def renewed(self, grants: Grants) -> tuple[list[str], list[JoinChannel | Reject | AskHook]]:
         """Use another token from now on. Return the channels that are left, and the actions for others."""
@@ -223,6 +237,7 @@ class Session:
             elif isinstance(decision, Ask):
                 others.append(AskHook(decision, partial(self._keep, channel)))
         self._channels.difference_update(lost)
+        self._by_server.difference_update(lost)
         for channel in grants.at_once:
             if channel not in before.at_once and channel not in self._channels:
                 others.append(self._subscribe(Subscribe(channel), None, keep=True))
@@ -233,10 +248,16 @@ class Session:
         if isinstance(verdict, Allow) or channel not in self._channels:
             return None
         self._channels.discard(channel)
+        self._by_server.discard(channel)
         return LeaveChannel(channel, Unsubscribed(channel=channel))
 
-    def greeting(self, positions: Mapping[str, Position]) -> Connected:
-        """Return the first event. `positions`: the client's known positions in channels."""
+    def greeting(
+        self,
+        positions: Mapping[str, Position],
+        subscriptions: Mapping[str, Subscribed | None] = NONE,
+        expires_in: int | None = None,
+    ) -> Connected:
+        """Return the first event; see `Connected`."""
         return Connected(
             user=self.user or "",
             session=self.id,
@@ -244,6 +265,8 @@ class Session:
             positions=positions,
             ping_s=self._ping_interval_s,
             request_id=self._connect.request_id,
+            subscriptions=subscriptions,
+            expires_in=expires_in,
         )
 
     def _begin(self, operation: Connect) -> Action:
@@ -284,8 +307,11 @@ class Session:
                 return self._subscribe(operation, self._position(since, channel))
             case Unsubscribe(channel=channel):
                 if channel not in self._channels:
+                    if operation.may_repeat:
+                        return Reply(Unsubscribed(channel, operation.request_id))
                     return Reject(ErrorCode.BAD_REQUEST, f"not subscribed to {channel!r}", operation.request_id)
                 self._channels.discard(channel)
+                self._by_server.discard(channel)
                 return LeaveChannel(channel, Unsubscribed(channel, operation.request_id))
             case ReadHistory(channel=channel, since=since):
                 decision = self._policy.decide_history(self.user, self._grants, check_channel(channel))
@@ -302,6 +328,8 @@ class Session:
             case Rpc():
                 decision = self._policy.decide_rpc()
                 return Reject(decision.code, decision.reason, operation.request_id)
+            case PingAnswered():
+                return Reject(ErrorCode.BAD_REQUEST, "there was no ping to answer", close=CloseCode.BAD_REQUEST)
             case Malformed():
                 return _malformed(operation)
             case _:
@@ -322,16 +350,20 @@ class Session:
         if isinstance(verdict, Deny):
             return Reject(verdict.code, verdict.reason, operation.request_id)
         if channel in self._channels or user_of(channel) is not None:
-            return Reject(ErrorCode.BAD_REQUEST, f"subscribed to {channel!r} already", operation.request_id)
+            text, number = f"subscribed to {channel!r} already", ErrorNumber.ALREADY_SUBSCRIBED
+            return Reject(ErrorCode.BAD_REQUEST, text, operation.request_id, number=number)
         if len(self._channels) >= self._max_channels:
             text = f"a connection may listen to {self._max_channels} channels"
             return Reject(ErrorCode.CHANNEL_LIMIT, text, operation.request_id)
         self._channels.add(channel)
-        return JoinChannel(channel, since, operation.replay, operation.request_id, keep)
+        if keep:
+            self._by_server.add(channel)
+        return JoinChannel(channel, since, operation.replay, operation.request_id, keep, operation.incomplete)
 
     def not_joined(self, channel: str) -> None:
         """Note that subscribing failed: the client may retry."""
         self._channels.discard(channel)
+        self._by_server.discard(channel)
 
     def wants(self, channel: str) -> bool:
         """Return False if the server has taken the client off the channel since the join began."""
@@ -341,7 +373,18 @@ class Session:
         """Note that the server takes the client off the channel; False if it was neither on it nor joining."""
         was_on = channel in self._channels
         self._channels.discard(channel)
+        self._by_server.discard(channel)
         return was_on
+
+    def must_subscribe_again(self, channel: str) -> bool:
+        """Note a gap on the channel, in a wire format in which a client must then subscribe again.
+
+        Return whether it must. To channels to which the server has subscribed it, it cannot: there it is told.
+        """
+        if channel not in self._channels or channel in self._by_server:
+            return False
+        self._channels.discard(channel)
+        return True
 
     def _position(self, since: StatedPositions, channel: str) -> Position | None:
         """Return the position that the client states for this channel.
@@ -357,7 +400,7 @@ def _said_already(operation: Connect) -> Reject:
 
 
 def _malformed(operation: Malformed) -> Reject:
-    return Reject(operation.code, operation.message, operation.request_id)
+    return Reject(operation.code, operation.message, operation.request_id, operation.close)
 
 
 def _unless_denied(decision: Decision, action: Action, request_id: RequestId | None) -> Action:

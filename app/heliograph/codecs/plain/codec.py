@@ -8,6 +8,7 @@ import msgspec
 from heliograph.codecs.plain.client_frames import ClientFrame, Emit, Head, Publish, Rpc, Send
 from heliograph.codecs.plain.encoding import frame_of
 from heliograph.errors import BadData, ErrorCode
+from heliograph.protocol.codes import CloseCode
 from heliograph.protocol.events import Event
 from heliograph.protocol.operations import Malformed, Operation, RequestId
 from heliograph.protocol.publication import check_data
@@ -24,6 +25,7 @@ class PlainCodec:
 
     subprotocols = ("json", "heliograph.json")
     is_binary = False
+    is_partial = False
 
     def __init__(self, max_depth: int) -> None:
         self._max_depth = max_depth
@@ -45,6 +47,9 @@ class PlainCodec:
 
     def encode(self, event: Event) -> bytes:
         return _to_json(frame_of(event))
+
+    def close_code(self, code: CloseCode) -> int:
+        return code
 
 
 def _explain(text: str | bytes, error: Exception, max_depth: int) -> Malformed:

@@ -24,6 +24,7 @@ from heliograph.protocol.events import (
     Reconnect,
     Refreshed,
     RpcResult,
+    ServerPing,
     Subscribed,
     Unsubscribed,
 )
@@ -50,6 +51,8 @@ def frame_of(event: Event) -> ServerFrame:
             return server_frames.Error(event.code, event.message, event.timestamp, _echo(event.request_id))
         case Pong():
             return server_frames.Pong(_echo(event.request_id))
+        case ServerPing():
+            return server_frames.Pong()  # not sent: the pings of this format are WebSocket's own
         case Subscribed():
             cursor = cursor_of(event.channel, event.position)
             return server_frames.Subscribed(event.channel, cursor, event.recovered, _echo(event.request_id))
