@@ -11,6 +11,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
 from heliograph.codecs.plain.codec import PlainCodec
+from heliograph.protocol.codes import CloseCode
 from heliograph.protocol.events import Event
 from heliograph.protocol.operations import Operation, RequestId
 from heliograph.transports.websocket import WebSocketEndpoint, WireFormat
@@ -25,6 +26,7 @@ class Lines:
 
     subprotocols = ("lines",)
     is_binary = True
+    is_partial = False
 
     def __init__(self) -> None:
         self._plain = PlainCodec(8)
@@ -37,6 +39,9 @@ class Lines:
 
     def encode(self, event: Event) -> bytes:
         return self._plain.encode(event) + b"\n"
+
+    def close_code(self, code: CloseCode) -> int:
+        return code
 
 
 def add_lines(one: RunningReplica) -> None:

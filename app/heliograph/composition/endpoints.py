@@ -16,6 +16,8 @@ from heliograph.api.methods import Methods
 from heliograph.api.metrics import metrics_route
 from heliograph.api.routes import direct_endpoints, http_api_routes, openapi_route
 from heliograph.auth.authenticator import Authenticator
+from heliograph.cluster.status import VERSION
+from heliograph.codecs.centrifuge.json_codec import CentrifugeJsonCodec
 from heliograph.codecs.plain.codec import PlainCodec
 from heliograph.composition.cluster import Cluster
 from heliograph.composition.ground import Ground
@@ -26,6 +28,7 @@ from heliograph.ports import Backends
 from heliograph.protocol.budget import Intake
 from heliograph.protocol.session import Session
 from heliograph.transports.address_limits import AddressLimits
+from heliograph.transports.centrifuge import CentrifugeEndpoint, Pings
 from heliograph.transports.direct import DirectEndpoint
 from heliograph.transports.driver import Drivers, Routing
 from heliograph.transports.handshake import PATH_NAMESPACES, HandshakeCheck
@@ -163,20 +166,30 @@ def _client_routes(
 ) -> list[BaseRoute]:
     settings, traffic, policy = ground.settings, ground.telemetry.traffic, cluster.policy
     authenticator, requests = clients.authenticator, clients.requests
+    handshakes = HandshakeCheck(
+        cluster.node,
+        clients.origins,
+        authenticator,
+        clients.by_address,
+        ground.telemetry,
+        open_mode=policy.open_mode,
+    )
     socket = WebSocketEndpoint(
-        HandshakeCheck(
-            cluster.node,
-            clients.origins,
-            authenticator,
-            clients.by_address,
-            ground.telemetry,
-            open_mode=policy.open_mode,
-        ),
+        handshakes,
         clients.drivers,
         clients.outboxes,
         clients.by_address,
         settings.limits,
         (WireFormat.of(clients.codec, traffic["websocket"]),),
+    )
+    centrifuge = CentrifugeEndpoint(
+        handshakes,
+        clients.drivers,
+        clients.outboxes,
+        clients.by_address,
+        settings.limits,
+        (WireFormat.of(CentrifugeJsonCodec(settings.limits.depth, VERSION), traffic["websocket"]),),
+        Pings(settings.ping),
     )
     stream = SseEndpoint(
         clients.drivers,
@@ -192,6 +205,7 @@ def _client_routes(
         WebSocketRoute("/ws", socket),
         WebSocketRoute("/ws/users/{user:path}", socket),
         *(WebSocketRoute(f"/ws/{kind}/{{{kind}:path}}", socket) for kind in PATH_NAMESPACES),
+        WebSocketRoute("/connection/websocket", centrifuge),
         Route("/api/ticket", public_endpoint(ticket.serve, "POST")),
         Route("/sse", public_endpoint(stream.serve)),
         Route("/api/poll", public_endpoint(polls.serve)),

@@ -11,10 +11,10 @@ from websockets.protocol import Event, Side, State
 from websockets.protocol import Protocol as Parser
 from websockets.speedups import apply_mask
 
+from heliograph.deadlines import Deadlines
 from heliograph.hub.outbox import Outbox
 from heliograph.protocol.codes import CloseCode
 from heliograph.protocol.token_bucket import TokenBucket
-from heliograph.server.deadlines import Deadlines
 from heliograph.server.frame_splitter import FrameSplitter
 from heliograph.server.opening import PendingHandshake
 from heliograph.transports.server_socket import SERVER_SOCKET, Receiver
@@ -143,7 +143,7 @@ class FrameWebSocket(asyncio.Protocol):
         """The transport's own method, without Python in between. The outbox ends before the transport does."""
         return self.transport.writelines
 
-    def close(self, code: CloseCode, reason: str) -> None:
+    def close(self, code: int, reason: str) -> None:
         """Send a close frame, and cut the socket if the peer does not answer: one that does not read never would."""
         if self._ended is not None or self.transport.is_closing():
             return

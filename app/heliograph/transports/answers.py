@@ -6,8 +6,9 @@ Each function returns the event, or the refusal with its reason.
 from heliograph.cluster.emitter import Emitter
 from heliograph.cluster.publish_result import PublishResult
 from heliograph.cluster.reading import Reading
-from heliograph.errors import BusUnavailable, HeliographError, OverBudget
+from heliograph.errors import BusUnavailable, HeliographError, OverBudget, Unrecoverable
 from heliograph.hub.connection import Connection
+from heliograph.protocol.codes import ErrorNumber
 from heliograph.protocol.events import Ack, Emitted, History, Presence, Published
 from heliograph.protocol.operations import Emit, Publish, Send
 from heliograph.protocol.publication import PUBLICATION_BYTES
@@ -30,7 +31,13 @@ async def answer_history(reading: Reading, connection: Connection, action: Fetch
     """Read what is kept of a channel. What is read counts for the connection."""
     read = action.operation
     try:
-        result = await reading.history(read.channel, action.since, read.limit)
+        if read.is_whole:
+            limit = None if read.limit < 0 else read.limit
+            result = await reading.whole_history(read.channel, action.since, limit, reverse=read.reverse)
+        else:
+            result = await reading.history(read.channel, action.since, read.limit)
+    except Unrecoverable as error:
+        return Reject(error.code, str(error), read.request_id, number=ErrorNumber.UNRECOVERABLE_POSITION)
     except BusUnavailable as error:
         return Reject(error.code, f"the history cannot be read, try again: {error}", read.request_id)
     last = (result.publications[-1].position if result.publications else None) or result.position
@@ -39,6 +46,7 @@ async def answer_history(reading: Reading, connection: Connection, action: Fetch
         channel=read.channel,
         publications=result.publications,
         position=last,
+        top=result.position,
         has_more=last.offset < result.position.offset,
         request_id=read.request_id,
     )

@@ -7,7 +7,6 @@ from typing import Protocol
 from starlette.types import Message, Receive, Send
 
 from heliograph.hub.outbox import Outbox
-from heliograph.protocol.codes import CloseCode
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +39,7 @@ class AsgiSink:
         self._send = send
         self._is_binary = is_binary  # the frames are binary; otherwise text
         self._frames: list[bytes] = []
-        self._close_event: tuple[CloseCode, str] | None = None
+        self._close_event: tuple[int, str] | None = None
         self._work = asyncio.Event()
         self._over = asyncio.Event()  # stop reading: we have closed, or writing has failed
         self._outbox: Outbox[bytes] | None = None
@@ -67,7 +66,7 @@ class AsgiSink:
             self._outbox.pause()
         self._work.set()
 
-    def close(self, code: CloseCode, reason: str) -> None:
+    def close(self, code: int, reason: str) -> None:
         self._close_event = (code, reason)
         self._work.set()
         self._over.set()

@@ -8,7 +8,7 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NoReturn, assert_never
@@ -30,14 +30,15 @@ from heliograph.errors import (
     InvalidToken,
     KeysUnavailable,
     TokenNotCurrent,
+    Unrecoverable,
     UserBlocked,
 )
 from heliograph.hub.connection import Connection
 from heliograph.hub.frames import Encoding, F
 from heliograph.hub.outbox import Outbox
 from heliograph.protocol.budget import REFUSED_BYTES, Intake
-from heliograph.protocol.codes import CloseCode
-from heliograph.protocol.events import Event, Refreshed, Unsubscribed
+from heliograph.protocol.codes import CloseCode, ErrorNumber, UnsubscribeCode
+from heliograph.protocol.events import Event, Refreshed, Subscribed, Unsubscribed
 from heliograph.protocol.operations import Connect, Emit, Operation, Publish, RequestId, Send
 from heliograph.protocol.position import Positions
 from heliograph.protocol.session import (
@@ -55,6 +56,7 @@ from heliograph.protocol.session import (
 )
 from heliograph.telemetry import Telemetry
 from heliograph.transports.answers import answer_emit, answer_history, answer_message, answer_presence
+from heliograph.transports.connect_reply import ConnectReply
 from heliograph.transports.failed_attempts import TOO_MANY
 from heliograph.transports.verdicts import verdict_of
 
@@ -95,14 +97,15 @@ class Drivers:
         only_user: str | None = None,
         channels: Iterable[str] = (),
         on_failed: Callable[[], Awaitable[bool]] | None = None,
+        subscribes_again: bool = False,
     ) -> "Driver":
         """Return the driver of a new connection.
 
         `only_user`: the user in the URL; a client with another identity is refused. `channels`: subscribed as soon as
         the client is identified. `on_failed`: called after bad credentials, before the answer; False: answer with
-        'come back later'.
+        'come back later'. `subscribes_again`: after a gap, the client must subscribe again.
         """
-        return Driver(self, encoding, outbox, only_user, tuple(channels), on_failed)
+        return Driver(self, encoding, outbox, only_user, tuple(channels), on_failed, subscribes_again)
 
 
 class Disconnected(Exception):
@@ -124,6 +127,7 @@ class Driver:
         only_user: str | None,
         channels: tuple[str, ...],
         on_failed: Callable[[], Awaitable[bool]] | None,
+        subscribes_again: bool,
     ) -> None:
         self._manager = drivers.routing.manager
         self._reading = drivers.routing.reading
@@ -144,6 +148,7 @@ class Driver:
             outbox,
             on_dropped=self._manager.disconnect,
             on_unsubscribed_by_server=self._unsubscribe_by_server,
+            on_gap=self._resubscribe if subscribes_again else None,
         )
         self._joining: str | None = None  # the channel that `join` is subscribing to
         self.registered = False  # in the hub and in the directory
@@ -171,11 +176,14 @@ class Driver:
             joins.append(channel)
         return joins
 
-    async def join(self, action: JoinChannel) -> None:
+    async def join(self, action: JoinChannel, announce: Callable[[Subscribed], object] | None = None) -> None:
         """Subscribe to one of the channels that `enter` has returned.
+
+        `announce` gets `Subscribed` instead of the client.
 
         Raises:
             BusUnavailable: not now. A join with `keep` is retried until it succeeds or the connection ends.
+            Unrecoverable: it has missed more than is kept, and wants all of it or nothing.
         """
         if not self._session.wants(action.channel):
             return  # the client was told
@@ -188,16 +196,22 @@ class Driver:
                 replay=action.replay,
                 request_id=action.request_id,
                 keep=action.keep,
+                incomplete=action.incomplete,
+                announce=announce,
             )
         finally:
             self._joining = None
         if not joined:
             self._manager.send_event(self.connection, Unsubscribed(channel=action.channel))
 
-    async def join_or_say(self, action: JoinChannel) -> None:
+    async def join_or_say(self, action: JoinChannel, announce: Callable[[Subscribed], object] | None = None) -> None:
         """Call `join`; tell the client if it cannot subscribe now."""
         try:
-            await self.join(action)
+            await self.join(action, announce)
+        except Unrecoverable as error:
+            self._session.not_joined(action.channel)
+            number = ErrorNumber.UNRECOVERABLE_POSITION
+            self.refuse(Reject(error.code, str(error), action.request_id, number=number))
         except BusUnavailable as error:
             if action.keep:
                 text = f"not subscribed to {action.channel!r} yet, trying again: {error}"
@@ -227,10 +241,14 @@ class Driver:
         """
         self.refusals += 1
         self._telemetry.frames_refused[refusal.code] += 1
-        self._manager.send_error(self.connection, refusal.code, refusal.message, refusal.request_id)
+        self._manager.send_error(self.connection, refusal.code, refusal.message, refusal.request_id, refusal.number)
         if refusal.close is not None:
             self.connection.close(refusal.close, refusal.message)
             raise Disconnected(refusal.code, refusal.message)
+
+    def send(self, event: Event) -> None:
+        """Send the client an event."""
+        self._manager.send_event(self.connection, event)
 
     def owed_s(self, size: int, frames: int) -> float:
         """Count `size` bytes of the client in so many frames. Return for how long (s) to read nothing more of it.
@@ -340,7 +358,10 @@ class Driver:
             await self._let_in(identity)
             return
         await self._count_failure()
-        self._reject(bad, CloseCode.EXPIRED if isinstance(bad, TokenNotCurrent) else CloseCode.INVALID_TOKEN)
+        if not isinstance(bad, TokenNotCurrent):
+            self._reject(bad, CloseCode.INVALID_TOKEN)
+        request_id = self._session.connect_id if self._session.has_reply else None
+        self.refuse(Reject(bad.code, str(bad), request_id, CloseCode.EXPIRED, ErrorNumber.TOKEN_EXPIRED))
 
     async def _refuse_unknown(self, refusal: Reject) -> None:
         """Refuse a client whose first frame is wrong: late, if its address sends such frames again and again."""
@@ -367,7 +388,8 @@ class Driver:
         try:
             identity = await self._authenticator.identify(Credentials(action.token))
         except (InvalidToken, KeysUnavailable, UserBlocked) as error:
-            self.refuse(Reject(error.code, f"not refreshed: {error}", action.request_id))
+            number = ErrorNumber.TOKEN_EXPIRED if isinstance(error, TokenNotCurrent) else None
+            self.refuse(Reject(error.code, f"not refreshed: {error}", action.request_id, number=number))
             return
         if identity.user != self._session.user:
             text = "not refreshed: the token is another user's"
@@ -375,8 +397,8 @@ class Driver:
             return
         self.expire_at(identity.expires_at)
         lost, granted = self._session.renewed(identity.channels)
-        expires_in = None if identity.expires_at is None else max(0, int(identity.expires_at - time.time()))
-        self._manager.send_event(self.connection, Refreshed(expires_in, action.request_id))
+        refreshed = Refreshed(_expires_in(identity), action.request_id, self._session.id)
+        self._manager.send_event(self.connection, refreshed)
         await self._act_all([LeaveChannel(channel, Unsubscribed(channel=channel)) for channel in lost])
         await self._act_all(granted)
 
@@ -417,6 +439,9 @@ class Driver:
             self._reject(error, CloseCode.FORCED)
         logger.debug("connected", extra=self.about)
         self.expire_at(identity.expires_at)
+        if self._session.has_reply:
+            await self._open_with([own, *(each for each in others if isinstance(each, JoinChannel))], identity)
+            return [each for each in others if isinstance(each, Reject)]
         positions = Positions()
         if own.since is None and not own.replay:
             begins = await self._reading.listen(self.connection, own.channel)
@@ -429,6 +454,21 @@ class Driver:
                 positions[each.channel] = each.since
         self.connection.open(self._session.greeting(positions))
         return others
+
+    async def _open_with(self, joins: list[JoinChannel], identity: Identity) -> None:
+        """Subscribe to the channels, and greet the client with all subscriptions in one reply."""
+
+        def open_with(subscriptions: Mapping[str, Subscribed | None]) -> None:
+            self.connection.open(self._session.greeting({}, subscriptions, _expires_in(identity)))
+
+        reply = ConnectReply(open_with, partial(self._manager.send_event, self.connection), self._session.wants)
+        await reply.join_all(joins, self.join_or_say)
+
+    def _resubscribe(self, channel: str) -> None:
+        """Take the client off a channel of which publications are lost: it subscribes again from its position."""
+        if self._session.must_subscribe_again(channel):
+            self._reading.unsubscribe(self.connection, channel)
+            self._manager.send_event(self.connection, Unsubscribed(channel, code=UnsubscribeCode.GAP))
 
     def _unsubscribe_by_server(self, channel: str) -> None:
         """Take the client off a channel for the server. While it is still joining, `join` tells the client."""
@@ -481,3 +521,8 @@ class Driver:
         """Close the connection without an error before it."""
         self.connection.close(close, message)
         raise Disconnected(code, message)
+
+
+def _expires_in(identity: Identity) -> int | None:
+    """Return the seconds until the client's token expires; None: never."""
+    return None if identity.expires_at is None else max(0, int(identity.expires_at - time.time()))

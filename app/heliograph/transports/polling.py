@@ -39,7 +39,7 @@ logger = logging.getLogger(__name__)
 
 DEFAULT_WAIT_S = 25.0
 MOST_WAIT_S = 50.0
-ENDED = {
+ENDED: dict[int, ErrorCode] = {
     CloseCode.EXPIRED: ErrorCode.INVALID_TOKEN,
     CloseCode.FORCED: ErrorCode.NOT_ALLOWED,
     CloseCode.INTERNAL_ERROR: ErrorCode.INTERNAL,
@@ -185,7 +185,7 @@ class PollConnection:
         most_bytes: int,
         most_channels: int,
     ) -> None:
-        self.closed: tuple[CloseCode, str] | None = None
+        self.closed: tuple[int, str] | None = None
         self._most_bytes = most_bytes
         self._most_channels = most_channels
         self._outbox: Outbox[EventFrame] = outboxes.new(self)
@@ -274,7 +274,7 @@ class PollConnection:
             self._news += self._is_news(frame)
         self._woken.set()
 
-    def close(self, code: CloseCode, reason: str) -> None:
+    def close(self, code: int, reason: str) -> None:
         self.closed = (code, reason)
         self._woken.set()
         if self._parked_until is not None:

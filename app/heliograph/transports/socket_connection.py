@@ -104,9 +104,13 @@ class SocketConnection:
             with suppress(Disconnected):
                 work = self._driver.begin_as(connect, identity)
                 if work is not None:
-                    self._work = asyncio.create_task(self._do(work), name="websocket-work")
+                    self._start(work)
         elif connect is not None:
             self._carry_out(connect)
+        self._await_connect()
+
+    def _await_connect(self) -> None:
+        """Close the connection if its client does not identify itself in time."""
         timeout_s = self._limits.connect_timeout_s
         self._timer = asyncio.get_running_loop().call_later(timeout_s, self._give_up)
 
@@ -209,7 +213,11 @@ class SocketConnection:
             self._fail()
             return
         if work is not None:
-            self._work = asyncio.create_task(self._do(work), name="websocket-work")
+            self._start(work)
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        """Begin what takes time."""
+        self._work = asyncio.create_task(self._do(work), name="websocket-work")
 
     async def _do(self, work: Coroutine[Any, Any, None]) -> None:
         try:

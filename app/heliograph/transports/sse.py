@@ -142,7 +142,7 @@ class EventStream(Response):
         self.outbox.pause(self._frame_bytes())
         self._work.set()
 
-    def close(self, code: CloseCode, reason: str) -> None:
+    def close(self, code: int, reason: str) -> None:
         self._close_event = DisconnectEvent(code, reason)
         self._work.set()
         self._end_within(CLOSE_TIMEOUT_S)

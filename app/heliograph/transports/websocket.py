@@ -6,7 +6,7 @@ from functools import partial
 from starlette.types import Message, Receive, Scope, Send
 
 from heliograph.codecs.codec import Codec
-from heliograph.hub.frames import Encoding, as_binary_frame, as_text_frame, payload_only
+from heliograph.hub.frames import Encoding, as_binary_frame, as_text_frame, or_nothing, payload_only
 from heliograph.hub.outbox import Outbox, Outboxes
 from heliograph.settings import LimitSettings
 from heliograph.telemetry import Traffic
@@ -28,7 +28,8 @@ class WireFormat:
 
     @classmethod
     def of(cls, codec: Codec, traffic: Traffic) -> "WireFormat":
-        frame = as_binary_frame if codec.is_binary else as_text_frame
+        whole = as_binary_frame if codec.is_binary else as_text_frame
+        frame = or_nothing(whole) if codec.is_partial else whole
         return cls(codec, Encoding(codec, frame, traffic, joins=True), Encoding(codec, payload_only, traffic))
 
 

@@ -1,0 +1,170 @@
+"""Turns events into replies and pushes."""
+
+from collections.abc import Mapping
+from typing import Final, assert_never
+
+import msgspec
+
+from heliograph.codecs.centrifuge import replies
+from heliograph.codecs.centrifuge.numbers import ERRORS, TEMPORARY
+from heliograph.codecs.centrifuge.replies import ClientInfo, Empty, Push, Reply
+from heliograph.protocol.codes import UnsubscribeCode
+from heliograph.protocol.events import (
+    Ack,
+    Connected,
+    Emitted,
+    Error,
+    Event,
+    History,
+    InitialState,
+    Join,
+    Leave,
+    Pong,
+    Presence,
+    Progress,
+    Published,
+    Reconnect,
+    Refreshed,
+    RpcResult,
+    ServerPing,
+    Subscribed,
+    Unsubscribed,
+)
+from heliograph.protocol.operations import RequestId
+from heliograph.protocol.publication import Publication
+
+REFRESH_EARLIER_S: Final = 25  # a client asks for a new token so long before the present one expires
+REASONS: Final = {
+    UnsubscribeCode.SERVER: "server unsubscribe",
+    UnsubscribeCode.GAP: "insufficient state",
+    UnsubscribeCode.EXPIRED: "subscription expired",
+}
+PING: Final = Reply()
+DONE: Final[Empty] = {}
+
+
+class _State(msgspec.Struct, frozen=True):
+    """The state of a run as a publication: the fields of its updates, and its last log lines."""
+
+    state: str | None
+    progress: float
+    message: str | None
+    logs: list[str]
+
+
+def push_of(publication: Publication) -> replies.PublicationFrame:
+    """Return the push of a publication."""
+    return replies.PublicationFrame(replies.PublicationPush(publication.channel, publication_of(publication)))
+
+
+def reply_of(event: Event, version: str) -> Reply | replies.PublicationFrame | None:
+    """Return the reply or push of the event; None if these clients have no name for it. `version`: the server's."""
+    match event:
+        case Publication():  # by far the most, with the next
+            return push_of(event)
+        case Progress(publication=publication):
+            return push_of(publication)
+        case Ack() | Published():
+            return Reply(_id(event.request_id), publish=DONE)
+        case ServerPing():
+            return PING
+        case Error():
+            return _error(event)
+        case Subscribed():
+            result = _subscription(event)
+            if event.request_id is None:
+                return Reply(push=Push(event.channel, subscribe=result))
+            return Reply(_id(event.request_id), subscribe=result)
+        case Unsubscribed():
+            if event.request_id is not None:
+                return Reply(_id(event.request_id), unsubscribe=DONE)
+            code = event.code
+            return Reply(push=Push(event.channel, unsubscribe=replies.UnsubscribePush(code, REASONS[code])))
+        case InitialState():
+            return Reply(push=Push(event.channel, pub=_state(event)))
+        case Connected():
+            return Reply(_id(event.request_id), connect=_connected(event, version))
+        case Refreshed():
+            ttl = _ttl(event.expires_in)
+            return Reply(_id(event.request_id), refresh=replies.RefreshResult(event.session, version, ttl > 0, ttl))
+        case History(publications=publications, top=top):
+            history = replies.HistoryResult(list(map(publication_of, publications)), top.epoch, top.offset)
+            return Reply(_id(event.request_id), history=history)
+        case RpcResult():
+            return Reply(_id(event.request_id), rpc=replies.RpcResult(event.data))
+        case Presence():
+            # TODO: client ids
+            presence = {user: ClientInfo(user, "") for user in event.users}
+            return Reply(_id(event.request_id), presence=replies.PresenceResult(presence))
+        case Join():
+            return Reply(push=Push(event.channel, join=replies.InfoPush(ClientInfo(event.user, ""))))
+        case Leave():
+            return Reply(push=Push(event.channel, leave=replies.InfoPush(ClientInfo(event.user, ""))))
+        case Emitted() | Pong() | Reconnect():
+            return None  # a draining replica closes the connection in its turn, and the client comes back
+        case _:
+            assert_never(event)
+
+
+def _id(request_id: RequestId | None) -> int:
+    return request_id if isinstance(request_id, int) else 0
+
+
+def _error(event: Error) -> Reply | None:
+    """Return the answer to a command; None for one without an id, to which there is no answer."""
+    if event.request_id is None:
+        return None
+    number = ERRORS[event.code] if event.number is None else int(event.number)
+    return Reply(_id(event.request_id), replies.ErrorBody(number, event.message, number in TEMPORARY))
+
+
+def publication_of(publication: Publication) -> replies.Publication:
+    """Return the publication as it is inside a push or a reply."""
+    return replies.Publication(
+        publication.data,
+        0 if publication.position is None else publication.position.offset,
+        None if publication.sender is None else ClientInfo(publication.sender, ""),
+    )
+
+
+def _state(event: InitialState) -> replies.Publication:
+    data = msgspec.json.encode(_State(event.state, event.progress, None, event.logs))
+    return replies.Publication(msgspec.Raw(data), event.position.offset)
+
+
+def _subscription(event: Subscribed) -> replies.SubscribeResult:
+    return replies.SubscribeResult(
+        recoverable=event.is_kept,
+        epoch=event.position.epoch,
+        recovered=event.recovered and event.was_recovering,
+        offset=event.position.offset,
+        positioned=event.is_kept,
+        was_recovering=event.was_recovering,
+    )
+
+
+def _connected(event: Connected, version: str) -> replies.ConnectResult:
+    ttl = _ttl(event.expires_in)
+    return replies.ConnectResult(
+        client=event.session,
+        version=version,
+        expires=ttl > 0,
+        ttl=ttl,
+        subs=_subscriptions(event.subscriptions),
+        ping=event.ping_s,
+        pong=True,
+        session=event.session,
+        node=event.replica,
+    )
+
+
+def _subscriptions(subscriptions: Mapping[str, Subscribed | None]) -> dict[str, replies.SubscribeResult]:
+    return {
+        channel: replies.SubscribeResult() if each is None else _subscription(each)
+        for channel, each in subscriptions.items()
+    }
+
+
+def _ttl(expires_in: int | None) -> int:
+    """Return after how many seconds the client refreshes its token; 0: never. Early enough for that to succeed."""
+    return 0 if expires_in is None else max(1, expires_in - min(REFRESH_EARLIER_S, expires_in // 4))

@@ -1,0 +1,96 @@
+"""The JSON format of Centrifuge client SDKs: one JSON object a line, any number of lines a text frame."""
+
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import msgspec
+
+from heliograph.codecs.centrifuge.commands import Command, malformed, operation_of
+from heliograph.codecs.centrifuge.encoding import push_of, reply_of
+from heliograph.codecs.centrifuge.numbers import CLOSES
+from heliograph.errors import ErrorCode
+from heliograph.protocol.codes import CloseCode
+from heliograph.protocol.events import Event
+from heliograph.protocol.operations import Operation, RequestId
+from heliograph.protocol.publication import Publication
+
+_read_commands: Final[Callable[[str | bytes], list[Command]]] = msgspec.json.Decoder(Command).decode_lines
+_to_json: Final[Callable[[object], bytes]] = msgspec.json.Encoder().encode
+
+
+class _Head(msgspec.Struct, frozen=True):
+    """As much of a refused command as is needed to answer it."""
+
+    id: object = None
+
+
+_read_heads: Final[Callable[[str | bytes], list[_Head]]] = msgspec.json.Decoder(_Head).decode_lines
+_read_values: Final[Callable[[str | bytes], list[msgspec.Raw]]] = msgspec.json.Decoder(msgspec.Raw).decode_lines
+_read_command: Final[Callable[[msgspec.Raw], Command]] = msgspec.json.Decoder(Command).decode
+
+
+class CentrifugeJsonCodec:
+    """A `Codec`. `max_depth`: how deep the data of clients may nest; `version`: the server's."""
+
+    subprotocols = ("centrifuge-json",)
+    is_binary = False
+    is_partial = True
+
+    def __init__(self, max_depth: int, version: str) -> None:
+        self._max_depth = max_depth
+        self._version = version
+
+    def decode(self, frame: str | bytes) -> Sequence[Operation]:
+        try:
+            commands = _read_commands(frame)
+        except (msgspec.MsgspecError, RecursionError, ValueError):
+            return self._explain(frame)
+        if len(commands) == 1:
+            return (operation_of(commands[0], self._max_depth),)
+        if not commands:
+            return (malformed("the frame is empty"),)
+        return [operation_of(command, self._max_depth) for command in commands]
+
+    def request_ids(self, frame: str | bytes) -> Sequence[RequestId | None]:
+        try:
+            return [_id(head.id) for head in _read_heads(frame)] or (None,)
+        except (msgspec.MsgspecError, RecursionError, ValueError):
+            return (None,)
+
+    def encode(self, event: Event) -> bytes:
+        if isinstance(event, Publication):
+            return _on_one_line(_to_json(push_of(event)))
+        reply = reply_of(event, self._version)
+        return b"" if reply is None else _on_one_line(_to_json(reply))
+
+    def close_code(self, code: CloseCode) -> int:
+        return CLOSES.get(code, code)
+
+    def _explain(self, frame: str | bytes) -> list[Operation]:
+        """Return the operations of a frame of which some command is wrong. Slower, so called only then."""
+        try:
+            values = _read_values(frame)
+        except RecursionError:
+            return [malformed(f"the frame is nested deeper than {self._max_depth} levels", code=ErrorCode.TOO_DEEP)]
+        except (msgspec.MsgspecError, ValueError) as error:
+            return [malformed(f"the frame is not valid JSON: {error}", code=ErrorCode.BAD_JSON)]
+        return [self._operation(value) for value in values]
+
+    def _operation(self, value: msgspec.Raw) -> Operation:
+        try:
+            return operation_of(_read_command(value), self._max_depth)
+        except RecursionError:
+            return malformed(f"the command is nested deeper than {self._max_depth} levels", code=ErrorCode.TOO_DEEP)
+        except (msgspec.MsgspecError, ValueError) as error:
+            [request_id] = self.request_ids(bytes(value)) or (None,)
+            return malformed(str(error), request_id)
+
+
+def _id(found: object) -> int | None:
+    """Return an id that can be repeated in an answer."""
+    return found if type(found) is int and 0 < found < 2**32 else None
+
+
+def _on_one_line(reply: bytes) -> bytes:
+    """Return a reply without line breaks, which end it. Its data may hold them between its tokens, as written."""
+    return reply.replace(b"\n", b" ") if b"\n" in reply else reply

@@ -1,0 +1,87 @@
+"""The Protobuf format of Centrifuge client SDKs: messages after their lengths, any number of them a binary frame.
+
+`wire.py` reads and writes the messages by their tables (`messages.py`), and the push of a publication by hand.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from heliograph.codecs.centrifuge.commands import Command, malformed, operation_of
+from heliograph.codecs.centrifuge.encoding import publication_of, reply_of
+from heliograph.codecs.centrifuge.messages import COMMAND, PUBLICATION, REPLY
+from heliograph.codecs.centrifuge.numbers import CLOSES
+from heliograph.codecs.centrifuge.wire import delimited, read_varint
+from heliograph.protocol.codes import CloseCode
+from heliograph.protocol.events import Event, Progress
+from heliograph.protocol.operations import Operation, RequestId
+from heliograph.protocol.publication import Publication
+
+_PUSH_HEAD: Final = b"\x22"  # of field 4 in a reply, a message
+_CHANNEL_HEAD: Final = b"\x12"  # of field 2 in a push, a text
+_PUB_HEAD: Final = b"\x22"  # of field 4 in a push, a message
+
+
+class CentrifugeProtobufCodec:
+    """A `Codec`. `max_depth`: how deep the data of clients may nest (they are JSON too); `version`: the server's."""
+
+    subprotocols = ("centrifuge-protobuf",)
+    is_binary = True
+    is_partial = True
+
+    def __init__(self, max_depth: int, version: str) -> None:
+        self._max_depth = max_depth
+        self._version = version
+
+    def decode(self, frame: str | bytes) -> Sequence[Operation]:
+        operations: list[Operation] = []
+        try:
+            for command in _commands(frame):
+                operations.append(operation_of(command, self._max_depth))
+        except ValueError as error:
+            operations.append(malformed(f"the frame is not Protobuf commands after their lengths: {error}"))
+        return operations or (malformed("the frame is empty"),)
+
+    def request_ids(self, frame: str | bytes) -> Sequence[RequestId | None]:
+        ids: list[RequestId | None] = []
+        try:
+            for command in _commands(frame):
+                ids.append(command.id or None)
+        except ValueError:
+            ids.append(None)
+        return ids or (None,)
+
+    def encode(self, event: Event) -> bytes:
+        if isinstance(event, Publication):
+            return _push(event)
+        if isinstance(event, Progress):
+            return _push(event.publication)
+        reply = reply_of(event, self._version)
+        return b"" if reply is None else delimited(REPLY.encode(reply))
+
+    def close_code(self, code: CloseCode) -> int:
+        return CLOSES.get(code, code)
+
+
+def _commands(frame: str | bytes) -> Iterator[Command]:
+    """Read the commands of a frame, one after the other.
+
+    Raises:
+        ValueError: the next is none.
+    """
+    if isinstance(frame, str):
+        raise ValueError("it is text")
+    at, end = 0, len(frame)
+    while at < end:
+        size, at = read_varint(frame, at, end)
+        if size > end - at:
+            raise ValueError("a command is longer than its frame")
+        command: Command = COMMAND.decode(frame, at, at + size)
+        at += size
+        yield command
+
+
+def _push(publication: Publication) -> bytes:
+    """Return the push of a publication, in one piece."""
+    pub = delimited(PUBLICATION.encode(publication_of(publication)))
+    push = _CHANNEL_HEAD + delimited(publication.channel.encode()) + _PUB_HEAD + pub
+    return delimited(_PUSH_HEAD + delimited(push))

@@ -1,0 +1,163 @@
+"""`/connection/websocket`: the WebSocket endpoint of Centrifuge client SDKs.
+
+It differs from `/ws` in three things: a client identifies itself by a command, whatever its URL says; the server's
+pings are messages; after a gap, a client subscribes again.
+"""
+
+import asyncio
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import partial
+
+import msgspec
+
+from heliograph.codecs.codec import Codec
+from heliograph.deadlines import Deadlines
+from heliograph.hub.frames import Encoding
+from heliograph.hub.outbox import Outbox
+from heliograph.protocol.codes import CloseCode
+from heliograph.protocol.events import ServerPing
+from heliograph.protocol.operations import Connect, Operation, PingAnswered
+from heliograph.protocol.session import Reject
+from heliograph.settings import LimitSettings, PingSettings
+from heliograph.transports.address_limits import AddressLimits
+from heliograph.transports.driver import Disconnected, Driver
+from heliograph.transports.handshake import Handshake
+from heliograph.transports.server_socket import ServerSocket
+from heliograph.transports.socket_connection import SocketConnection
+from heliograph.transports.websocket import WebSocketEndpoint
+
+
+class Pings:
+    """When the server pings which connection, and how long its answer may take: two timers for all connections."""
+
+    def __init__(self, settings: PingSettings) -> None:
+        self._settings = settings
+        self._deadlines: tuple[Deadlines[CentrifugeConnection], Deadlines[CentrifugeConnection]] | None = None
+
+    def begin(self, connection: "CentrifugeConnection") -> None:
+        """Ping the connection after the interval."""
+        self._both()[0].put(connection)
+
+    def sent(self, connection: "CentrifugeConnection") -> None:
+        """Await the answer to a ping."""
+        self._both()[1].put(connection)
+
+    def answered(self, connection: "CentrifugeConnection") -> None:
+        """Ping the connection again after the interval."""
+        pings, answers = self._both()
+        answers.take_out(connection)
+        pings.put(connection)
+
+    def end(self, connection: "CentrifugeConnection") -> None:
+        for each in self._both():
+            each.take_out(connection)
+
+    def _both(self) -> "tuple[Deadlines[CentrifugeConnection], Deadlines[CentrifugeConnection]]":
+        if self._deadlines is None:
+            loop, settings = asyncio.get_running_loop(), self._settings
+            self._deadlines = (
+                Deadlines(loop, settings.interval_s, CentrifugeConnection.ping),
+                Deadlines(loop, settings.timeout_s, CentrifugeConnection.on_no_answer),
+            )
+        return self._deadlines
+
+
+@dataclass(frozen=True)
+class CentrifugeEndpoint(WebSocketEndpoint):
+    """The ASGI application behind `/connection/websocket`."""
+
+    pings: Pings
+
+    def _connection(
+        self,
+        handshake: Handshake,
+        codec: Codec,
+        encoding: Encoding[bytes],
+        outbox: Outbox[bytes],
+        socket: ServerSocket | None = None,
+    ) -> SocketConnection:
+        driver = self.drivers.new(
+            encoding,
+            outbox,
+            channels=handshake.channels,
+            on_failed=partial(self.by_address.failed_attempts.failed, handshake.address),
+            subscribes_again=True,
+        )
+        return CentrifugeConnection(driver, handshake, codec, self.by_address, self.limits, self.pings, socket)
+
+
+class CentrifugeConnection(SocketConnection):
+    """One socket of such a client."""
+
+    __slots__ = ("_is_pinged", "_pings", "_url", "_url_identity")
+
+    def __init__(
+        self,
+        driver: Driver,
+        handshake: Handshake,
+        codec: Codec,
+        by_address: AddressLimits,
+        limits: LimitSettings,
+        pings: Pings,
+        socket: ServerSocket | None = None,
+    ) -> None:
+        super().__init__(driver, replace(handshake, connect=None, identity=None), codec, by_address, limits, socket)
+        self._pings = pings
+        self._is_pinged = False  # and has not answered
+        self._url = handshake.connect  # what the URL says of the client
+        self._url_identity = handshake.identity  # as far as it was checked
+
+    def begin(self) -> None:
+        if isinstance(self._url, Reject):
+            with suppress(Disconnected):
+                self._driver.refuse(self._url)
+        self._await_connect()
+        self._pings.begin(self)
+
+    def lost(self, code: int) -> None:
+        self._pings.end(self)
+        super().lost(code)
+
+    def ping(self) -> None:
+        """Ping the client, unless it has not connected yet."""
+        if not self._driver.registered:
+            self._pings.begin(self)
+            return
+        self._is_pinged = True
+        self._driver.send(ServerPing())
+        self._pings.sent(self)
+
+    def on_no_answer(self) -> None:
+        """Close the connection: its client has not answered the ping. Unless the answer may wait here."""
+        if self._work is not None:
+            self._pings.sent(self)
+        else:
+            self._driver.connection.close(CloseCode.NO_PONG, "no answer came to a ping")
+
+    def _carry_out(self, operation: Operation) -> None:
+        if isinstance(operation, PingAnswered) and self._is_pinged:
+            self._is_pinged = False
+            self._pings.answered(self)
+        elif isinstance(operation, Connect):
+            self._connect_as(operation)
+        else:
+            super()._carry_out(operation)
+
+    def _connect_as(self, stated: Connect) -> None:
+        """Carry out the `connect`, which the URL may complete."""
+        url, identity = self._url, self._url_identity
+        self._url = self._url_identity = None
+        if not isinstance(url, Connect):
+            super()._carry_out(stated)
+            return
+        if identity is not None and stated.token is None:
+            with suppress(Disconnected):
+                work = self._driver.begin_as(stated, identity)
+                if work is not None:
+                    self._start(work)
+            return
+        completed = msgspec.structs.replace(
+            stated, token=stated.token or url.token, user=stated.user or url.user, ticket=url.ticket
+        )
+        super()._carry_out(completed)
