@@ -45,6 +45,7 @@ SOONER = {
     "heliograph.cluster.pulse.INTERVAL_S": 0.1,
     "heliograph.server.websocket.DISCARD_S": 0.3,
     "heliograph.transports.asgi_sink.CLOSE_TIMEOUT_S": 0.3,
+    "heliograph.transports.asgi_stream.CLOSE_TIMEOUT_S": 0.3,
 }
 
 StartReplica = Callable[..., Awaitable[RunningReplica]]

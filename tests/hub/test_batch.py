@@ -74,7 +74,7 @@ class Hall:
         return _LINES.encode(event)
 
     def _encoding(self, *, joins: bool) -> Encoding[bytes]:
-        return Encoding(self, line, self.telemetry.traffic["websocket"], joins=joins)
+        return Encoding(self, line, self.telemetry.traffic["websocket"], join=b"".join if joins else None)
 
     def connect(self, *channels: str, limit_bytes: int = 1 << 20, encoding: int = 0) -> tuple[Connection, Socket]:
         socket = Socket()

@@ -12,7 +12,7 @@ from httpx_sse import aconnect_sse
 from heliograph.codecs.plain.cursor import format_cursor, parse_cursor
 from heliograph.hub.outbox import Outbox
 from heliograph.protocol.position import Position
-from heliograph.transports.sse import PIECE_BYTES, event_block
+from heliograph.transports.event_stream import PIECE_BYTES
 from tests.conftest import StartReplica
 from tests.support.client import Client
 from tests.support.event_source import EventSource
@@ -281,15 +281,6 @@ class TestStream:
             for events in (alice, bob):
                 assert (await events.next("message"))["data"] == 1
 
-    def test_json_over_several_lines_stays_one_event(self) -> None:
-        """Fails if the line breaks of an author's JSON end the event early."""
-        pretty = '{\n  "a": 1,\r\n  "b": "\\n"\r}'
-        block = event_block(pretty.encode())
-        assert block.endswith(b"\n\n")
-        lines = block[:-2].split(b"\n")
-        assert all(line.startswith(b"data: ") and b"\r" not in line for line in lines)
-        assert json.loads(b"\n".join(line[6:] for line in lines)) == {"a": 1, "b": "\n"}
-
     async def test_two_thousand_that_were_missed_come_in_order(self, start_replica: StartReplica) -> None:
         """Fails if a long history is cut at a page or a piece, or the reader's pace is not waited for."""
         one = await start_replica(redis_url=None, channels={"page": 100})
@@ -455,7 +446,7 @@ class TestEnd:
             assert one.replica.hub.connections == 1
         await eventually(lambda: one.replica.hub.connections == 0, within_s=1)
         await eventually(
-            lambda: not [task for task in asyncio.all_tasks() - before if task.get_name().startswith("sse-")]
+            lambda: not [task for task in asyncio.all_tasks() - before if task.get_name().startswith("stream-")]
         )
         assert one.replica.hub.channels == 0
 

@@ -31,6 +31,7 @@ from heliograph.transports.address_limits import AddressLimits
 from heliograph.transports.centrifuge import CentrifugeEndpoint, Pings
 from heliograph.transports.direct import DirectEndpoint
 from heliograph.transports.driver import Drivers, Routing
+from heliograph.transports.event_stream import in_block, join_blocks
 from heliograph.transports.handshake import PATH_NAMESPACES, HandshakeCheck
 from heliograph.transports.headers import SafeHeaders, internal_error
 from heliograph.transports.http import PublicEndpoint
@@ -39,7 +40,7 @@ from heliograph.transports.paths import PlainPaths
 from heliograph.transports.polling import PollConnection, PollEndpoint
 from heliograph.transports.requests import RequestRate
 from heliograph.transports.runs import RunEndpoint
-from heliograph.transports.sse import SseEndpoint, in_block
+from heliograph.transports.sse import SseEndpoint
 from heliograph.transports.started import Started
 from heliograph.transports.tickets import TicketEndpoint
 from heliograph.transports.websocket import WebSocketEndpoint, WireFormat
@@ -194,7 +195,7 @@ def _client_routes(
     stream = SseEndpoint(
         clients.drivers,
         clients.outboxes,
-        Encoding(clients.codec, in_block, traffic["sse"]),
+        Encoding(clients.codec, in_block, traffic["sse"], join=join_blocks),
         authenticator,
         requests,
         keep_alive_s=settings.ping.interval_s,

@@ -62,8 +62,8 @@ class Batch:
                     encoding.traffic.messages_out += taken * events
                 encoding, taken = connection.encoding, 0
                 frames = self._encoded(encoding)
-                if encoding.joins and len(frames) > 1:
-                    frames = [b"".join(frames)]
+                if encoding.join is not None and len(frames) > 1:
+                    frames = [encoding.join(frames)]
                 size = sum(map(len, frames))
             outbox = connection.outbox
             if outbox.closed:

@@ -68,17 +68,22 @@ def text_frame(payload: bytes) -> bytes:
 class Encoding(Generic[F]):
     """A codec and the framing around it. Connections that share an `Encoding` object share its frames.
 
-    `frame`: makes a frame from a payload and its event. `traffic`: the counters of its transport. `joins`: the frames
-    are bytes that can be concatenated, so consecutive frames are joined once for all connections.
+    `frame`: makes a frame from a payload and its event. `traffic`: the counters of its transport. `join`: makes one
+    frame of consecutive ones, for all connections (`b"".join` for bytes); without it they stay apart.
     """
 
     def __init__(
-        self, codec: Encoder, frame: Callable[[bytes, Event], F], traffic: Traffic, *, joins: bool = False
+        self,
+        codec: Encoder,
+        frame: Callable[[bytes, Event], F],
+        traffic: Traffic,
+        *,
+        join: "Callable[[list[F]], F] | None" = None,
     ) -> None:
         self._codec = codec
         self._frame = frame
         self.traffic = traffic
-        self.joins = joins
+        self.join = join
 
     def close_code(self, code: CloseCode) -> int:
         """Return the code on the wire."""

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping
+from functools import partial
 from http import HTTPStatus
 from typing import Any, Final
 from urllib.parse import unquote
@@ -9,17 +10,18 @@ from urllib.parse import unquote
 import httptools
 import uvicorn
 from starlette.types import ASGIApp, Scope
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
 from heliograph.deadlines import Deadlines
 from heliograph.server.direct import DirectCycle, ResponseHead
 from heliograph.server.handshake import BadHandshake, accept_of, refusal
 from heliograph.server.heartbeat import Heartbeat
+from heliograph.server.stream import Streams, TransportStream
 from heliograph.server.websocket import Sockets
 from heliograph.settings import LimitSettings
 from heliograph.transports.direct import DirectEndpoint
-from heliograph.transports.sse import ABORT_EXTENSION
+from heliograph.transports.server_stream import SERVER_STREAM
 
 MOST_HEADERS: Final = 256
 _IDLE, _HEAD, _BODY = range(3)  # the client sends next: a request, more of its head, more of its body
@@ -54,6 +56,7 @@ class ServerConfig(uvicorn.Config):
         # Made with the first connection, because they need the event loop.
         self._deadlines: tuple[Deadlines[HttpProtocol], Deadlines[HttpProtocol]] | None = None
         self._sockets: Sockets | None = None
+        self._streams: Streams | None = None
 
     def deadlines(self, loop: asyncio.AbstractEventLoop) -> "tuple[Deadlines[HttpProtocol], Deadlines[HttpProtocol]]":
         """Return the deadlines for the heads and for the bodies of requests."""
@@ -77,6 +80,12 @@ class ServerConfig(uvicorn.Config):
                 ping_timeout_s=self.ws_ping_timeout or 0,
             )
         return self._sockets
+
+    def streams(self, server_state: ServerState, loop: asyncio.AbstractEventLoop) -> Streams:
+        """Return the streamed responses of this server."""
+        if self._streams is None:
+            self._streams = Streams(server_state, loop, keep_alive_s=self.ws_ping_interval or 0)
+        return self._streams
 
 
 class HttpProtocol(HttpToolsProtocol):
@@ -195,7 +204,6 @@ class HttpProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self.scope["extensions"] = {ABORT_EXTENSION: self.transport.abort}  # type: ignore[dict-item] # not JSON
         self._phase = _HEAD
         self._requests += 1
 
@@ -220,6 +228,7 @@ class HttpProtocol(HttpToolsProtocol):
             raise _Refused(HTTPStatus.SERVICE_UNAVAILABLE, text)
         if not self._goes_past_the_application():
             super().on_headers_complete()
+            self.scope["extensions"] = {SERVER_STREAM: partial(self._stream, self.cycle)}  # type: ignore[dict-item]
 
     def on_body(self, body: bytes) -> None:
         self._unparsed = 0
@@ -293,6 +302,30 @@ class HttpProtocol(HttpToolsProtocol):
         super().on_headers_complete()
         super().on_body(body)
         super().on_message_complete()
+
+    # -- streams
+
+    def _stream(self, cycle: RequestResponseCycle) -> TransportStream:
+        """Return the body of the response to a request, which the application will attach to."""
+        return TransportStream(
+            self._config.streams(self.server_state, self.loop), self.transport, partial(self._give, cycle)
+        )
+
+    def _give(self, cycle: RequestResponseCycle, stream: TransportStream) -> tuple[bool, bool]:
+        """Give the connection to a stream. Return whether the client is still there, and reads."""
+        if not cycle.response_started or cycle.response_complete or not cycle.chunked_encoding:
+            raise RuntimeError("the head of a response without content-length comes before its stream")
+        is_there, reads = not cycle.disconnected, not self.flow.write_paused
+        cycle.disconnected = True  # for uvicorn: nothing more is to be sent
+        if is_there:
+            self._put(None)
+            self._unset_keepalive_if_required()
+            self.connections.discard(self)
+            self.pipeline.clear()  # what the client has asked for beside its stream is not answered
+            self.flow.resume_reading()
+            self.transport.set_protocol(stream)
+            self.parser = None  # type: ignore[assignment] # it refers to us, and we are not needed any more
+        return is_there, reads
 
     # -- sockets
 

@@ -1,6 +1,7 @@
 """The common part of plain HTTP endpoints: origins, refusals and URLs."""
 
 from collections.abc import Awaitable, Callable
+from contextlib import ExitStack
 from typing import Final
 
 from starlette.requests import Request
@@ -13,6 +14,7 @@ from heliograph.transports.addresses import address_of
 from heliograph.transports.driver import Disconnected
 from heliograph.transports.failed_attempts import TOO_MANY
 from heliograph.transports.origins import REFUSED, OriginPolicy
+from heliograph.transports.stream_response import StreamResponse
 
 STATUS: Final = {
     ErrorCode.INVALID_TOKEN: 401,
@@ -62,13 +64,14 @@ class PublicEndpoint:
         if address is None:
             await refusal(ErrorCode.CONNECTION_LIMIT, connections.refusal)(scope, receive, send)
             return
-        try:
-            await self._serve_one(scope, receive, send)
-        finally:
-            connections.leave(address)
+        with ExitStack() as leaving:
+            leaving.callback(connections.leave, address)
+            response = await self._response_to(Request(scope, receive))
+            if isinstance(response, StreamResponse):  # it goes on when this has returned
+                response.on_end(leaving.pop_all().close)
+            await response(scope, receive, send)
 
-    async def _serve_one(self, scope: Scope, receive: Receive, send: Send) -> None:
-        request = Request(scope, receive)
+    async def _response_to(self, request: Request) -> Response:
         is_admitted = self._origins.admits(request.headers)
         response = await self._answer(request) if is_admitted else refusal(ErrorCode.NOT_ALLOWED, REFUSED)
         response.headers.setdefault("Cache-Control", "no-store")
@@ -77,7 +80,7 @@ class PublicEndpoint:
         if origin is not None and is_admitted and self._origins.is_another(origin, request.headers.get("host", "")):
             response.headers["Access-Control-Allow-Origin"] = origin
             response.headers["Access-Control-Expose-Headers"] = "Retry-After"
-        await response(scope, receive, send)
+        return response
 
     async def _answer(self, request: Request) -> Response:
         if request.method == "OPTIONS":

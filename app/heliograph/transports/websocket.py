@@ -30,7 +30,7 @@ class WireFormat:
     def of(cls, codec: Codec, traffic: Traffic) -> "WireFormat":
         whole = as_binary_frame if codec.is_binary else as_text_frame
         frame = or_nothing(whole) if codec.is_partial else whole
-        return cls(codec, Encoding(codec, frame, traffic, joins=True), Encoding(codec, payload_only, traffic))
+        return cls(codec, Encoding(codec, frame, traffic, join=b"".join), Encoding(codec, payload_only, traffic))
 
 
 @dataclass(frozen=True)

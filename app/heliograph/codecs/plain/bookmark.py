@@ -2,9 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 
-from heliograph.codecs.plain.cursor import cursor_of, format_cursor
-from heliograph.codecs.plain.short_cursor import ShortCursorWriter
+from heliograph.codecs.plain.cursor import cursor_of, format_cursor, quoted
+from heliograph.codecs.plain.short_cursor import ShortCursorWriter, cursor_of_one
 from heliograph.protocol.position import Position
+
+SHORT_NAME = 16  # characters: a longer name is left out of the cursor of one channel
 
 
 class Bookmark:
@@ -44,3 +46,9 @@ class ShortBookmark:
     def __str__(self) -> str:
         """Return the whole cursor, without names: `Cursor.position_in` finds the channels in it."""
         return "&".join((str(self._writer), *self._others.values()))
+
+
+def position_part(channel: str, position: Position) -> str:
+    """Return the cursor of one channel in few bytes. Behind other cursors, it takes precedence over them."""
+    short = cursor_of_one(channel, position.epoch, position.offset) if len(quoted(channel)) > SHORT_NAME else None
+    return cursor_of(channel, position) if short is None else short

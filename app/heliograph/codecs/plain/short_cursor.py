@@ -10,6 +10,7 @@ that order epoch (4 bytes) and offset of each channel. Numbers are varints. Epoc
 
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Sequence
+from functools import lru_cache
 from hashlib import blake2b
 from typing import Final
 
@@ -17,6 +18,7 @@ MARK: Final = "~"
 UNKNOWN: Final = bytes(5)
 FEW: Final = 64  # up to this number of channels, a hash of 16 bits is enough
 MOST_BITS: Final = 64
+BITS_OF_ONE: Final = 48  # of a cursor whose reader may look other channels up in it
 _GOLDEN: Final = 0x9E3779B97F4A7C15  # an odd number whose multiples are spread evenly over 64 bits
 _MASK: Final = (1 << 64) - 1
 
@@ -83,23 +85,43 @@ class ShortCursorWriter:
 
     def move(self, channel: str, epoch: str, offset: int) -> bool:
         """Move the channel there. Return False if it cannot be written: unknown channel, or odd epoch."""
-        index = self._indexes.get(channel)
-        if index is None or len(epoch) != 8:
+        index, record = self._indexes.get(channel), _record(epoch, offset)
+        if index is None or record is None:
             return False
-        try:
-            packed = bytes.fromhex(epoch)
-        except ValueError:
-            return False
-        if packed.hex() != epoch:
-            return False
-        self._records[index] = packed + _varint(offset)
+        self._records[index] = record
         self._text = None
         return True
 
     def __str__(self) -> str:
         if self._text is None:
-            self._text = MARK + urlsafe_b64encode(self._head + b"".join(self._records)).rstrip(b"=").decode()
+            self._text = _coded(self._head + b"".join(self._records))
         return self._text
+
+
+def cursor_of_one(channel: str, epoch: str, offset: int) -> str | None:
+    """Return the cursor of one channel without its name; None if it cannot be written: an odd epoch."""
+    record = _record(epoch, offset)
+    return None if record is None else _coded(_head_of_one(channel) + record)
+
+
+@lru_cache(maxsize=10_000)
+def _head_of_one(channel: str) -> bytes:
+    return b"".join(map(_varint, (BITS_OF_ONE, 0, 1, _hash(_digest(channel), 0, BITS_OF_ONE))))
+
+
+def _coded(data: bytes) -> str:
+    return MARK + urlsafe_b64encode(data).rstrip(b"=").decode()
+
+
+def _record(epoch: str, offset: int) -> bytes | None:
+    """Encode a position; None if its epoch is not the usual 8 digits."""
+    if len(epoch) != 8:
+        return None
+    try:
+        packed = bytes.fromhex(epoch)
+    except ValueError:
+        return None
+    return packed + _varint(offset) if packed.hex() == epoch else None
 
 
 def _digest(channel: str) -> int:

@@ -1,0 +1,119 @@
+"""Streamed responses on the server's own transport: no task, prepared chunks, and how they begin and end."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from heliograph.protocol.codes import CloseCode
+from heliograph.server import stream as server_stream
+from tests.conftest import StartReplica
+from tests.support.replicas import RunningReplica
+from tests.support.waiting import eventually
+
+
+@asynccontextmanager
+async def stream_of(
+    one: RunningReplica, user: str, *, head: str = "", version: str = "1.1"
+) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    """A request for a stream, as it goes over the line."""
+    host, _, port = one.url.removeprefix("http://").partition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(f"GET /sse?user={user}&channels=news HTTP/{version}\r\nHost: {host}\r\n{head}\r\n".encode())
+    try:
+        yield reader, writer
+    finally:
+        writer.close()
+
+
+def chunks(body: bytes) -> list[bytes]:
+    """The chunks of a whole body. Raises ValueError if they are not as they should be."""
+    found: list[bytes] = []
+    while True:
+        size, _, rest = body.partition(b"\r\n")
+        data, end, body = rest[: int(size, 16)], rest[int(size, 16) :][:2], rest[int(size, 16) + 2 :]
+        if end != b"\r\n":
+            raise ValueError(rest)
+        if not data:
+            return found
+        found.append(data)
+
+
+async def test_its_bytes_are_whole_chunks_and_it_ends_with_the_last(start_replica: StartReplica) -> None:
+    """Fails if a proxy cannot tell a stream's end from a cut, or finds a chunk that is not one."""
+    one = await start_replica(redis_url=None)
+    async with stream_of(one, "alice") as (reader, _):
+        await eventually(lambda: len(one.replica.hub.subscribers("news")) == 1)
+        for number in range(20):
+            await one.replica.manager.publish("news", {"number": number, "text": "x" * (number * 100)})
+        await eventually(lambda: one.replica.hub.connections == 1)
+        [connection] = list(one.replica.hub)
+        connection.close(CloseCode.SHUTDOWN, "moved")
+        async with asyncio.timeout(5):
+            head, _, body = (await reader.read()).partition(b"\r\n\r\n")
+    fields = head.lower().split(b"\r\n")
+    assert fields[0] == b"http/1.1 200 ok"
+    assert {b"transfer-encoding: chunked", b"connection: close", b"x-content-type-options: nosniff"} <= set(fields)
+    text = b"".join(chunks(body))
+    assert text.startswith(b"retry: 1000\n")
+    assert text.count(b'"type":"message"') == 20
+    assert text.endswith(b'data: {"type":"disconnect","code":3001,"reason":"moved"}\n\n')
+    await eventually(lambda: not one.server.server_state.connections)
+
+
+async def test_a_quiet_one_has_no_task_and_no_request(start_replica: StartReplica) -> None:
+    """Fails if a stream keeps a task, or the objects of its request, for as long as it lasts."""
+    one = await start_replica(redis_url=None)
+    before = asyncio.all_tasks()
+    async with stream_of(one, "alice"), stream_of(one, "bob"):
+        await eventually(lambda: len(one.replica.hub.subscribers("news")) == 2)
+        await eventually(lambda: not asyncio.all_tasks() - before)
+        assert all(isinstance(each, server_stream.TransportStream) for each in one.server.server_state.connections)
+        await eventually(lambda: not one.server.server_state.tasks)
+    await eventually(lambda: one.replica.hub.connections == 0)
+
+
+async def test_what_follows_the_request_is_limited(start_replica: StartReplica) -> None:
+    """Fails if a client can send without end beside its stream, or a little of it ends the stream."""
+    one = await start_replica(redis_url=None)
+    async with stream_of(one, "alice") as (_, writer):
+        writer.write(b"GET /sse?user=alice HTTP/1.1\r\nHost: localhost\r\n\r\n")  # in a pipeline: no answer can come
+        await eventually(lambda: one.replica.hub.connections == 1)
+        writer.write(b"x" * 1000)
+        await asyncio.sleep(0.05)
+        assert one.replica.hub.connections == 1
+        writer.write(b"x" * server_stream.MOST_READ_BYTES)
+        await eventually(lambda: one.replica.hub.connections == 0)
+        await eventually(lambda: not one.server.server_state.connections)
+
+
+async def test_one_that_ends_before_it_has_begun(
+    start_replica: StartReplica, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fails if a user who is put out at that moment gets bytes before the head, or a stream that stays."""
+    one = await start_replica(redis_url=None)
+    enter = one.replica.manager.connect
+
+    async def enter_and_go(connection: object) -> None:
+        await enter(connection)  # type: ignore[arg-type]
+        asyncio.get_running_loop().call_soon(connection.close, CloseCode.FORCED, "out")  # type: ignore[attr-defined]
+
+    monkeypatch.setattr(one.replica.manager, "connect", enter_and_go)
+    async with stream_of(one, "alice") as (reader, _), asyncio.timeout(5):
+        head, _, body = (await reader.read()).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 200 ")
+    assert b"".join(chunks(body)).endswith(b'data: {"type":"disconnect","code":3503,"reason":"out"}\n\n')
+    await eventually(lambda: one.replica.hub.connections == 0)
+
+
+async def test_a_place_of_its_address_is_free_again(start_replica: StartReplica) -> None:
+    """Fails if the connections of an address count streams that have ended, or do not count those that have not."""
+    one = await start_replica(redis_url=None, limits={"connections_per_address": 2})
+    for _ in range(3):
+        async with stream_of(one, "alice") as (first, _), stream_of(one, "alice"):
+            await eventually(lambda: one.replica.hub.connections == 2)
+            async with stream_of(one, "alice") as (third, _):
+                assert (await third.readline()).startswith(b"HTTP/1.1 429 ")
+            assert (await first.readline()).startswith(b"HTTP/1.1 200 ")
+        await eventually(lambda: one.replica.hub.connections == 0)
