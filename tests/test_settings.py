@@ -51,6 +51,17 @@ GOOD: dict[str, tuple[str, Any]] = {
     "AUTH__REQUIRE_EXP": ("true", True),
     "AUTH__STREAM_RETURN_S": ("60", 60.0),
     "AUTH__TICKET_TTL_S": ("10", 10.0),
+    "HOOKS__CONNECT": ("http://site/connect", "http://site/connect"),
+    "HOOKS__REFRESH": ("http://site/refresh", "http://site/refresh"),
+    "HOOKS__SUBSCRIBE": ("https://site/subscribe?key=1", "https://site/subscribe?key=1"),
+    "HOOKS__PUBLISH": ("http://name:word@site/publish", "http://name:word@site/publish"),
+    "HOOKS__RPC": ("http://[::1]:8000/rpc", "http://[::1]:8000/rpc"),
+    "HOOKS__SUB_REFRESH": ("http://site/sub_refresh", "http://site/sub_refresh"),
+    "HOOKS__HEADERS": ('["Cookie"]', ("Cookie",)),
+    "HOOKS__TIMEOUT_S": ("0.5", 0.5),
+    "HOOKS__CONCURRENCY": ("7", 7),
+    "HOOKS__QUEUE": ("0", 0),
+    "HOOKS__ANSWER_BYTES": ("2048", 2048),
     "LIMITS__FRAME_BYTES": ("2048", 2048),
     "LIMITS__DEPTH": ("5", 5),
     "LIMITS__OUTBOX_BYTES": ("70000", 70_000),
@@ -120,6 +131,19 @@ BAD = {
     "AUTH__ISSUER": "",
     "AUTH__LEEWAY_S": "301",
     "AUTH__TICKET_TTL_S": "0",
+    "HOOKS__CONNECT": "redis://site",
+    "HOOKS__REFRESH": "site/refresh",
+    "HOOKS__SUBSCRIBE": "http://site:port/",
+    "HOOKS__PUBLISH": "http://site/#fragment",
+    "HOOKS__RPC": "http://",
+    "HOOKS__SUB_REFRESH": "",
+    "HOOKS__HEADERS": '["Content-Length"]',
+    "HOOKS__STATIC_HEADERS": '{"X Key":"s3cret"}',
+    "HOOKS__CA_FILE": "/nowhere",
+    "HOOKS__TIMEOUT_S": "0",
+    "HOOKS__CONCURRENCY": "0",
+    "HOOKS__QUEUE": "-1",
+    "HOOKS__ANSWER_BYTES": "10",
     "LIMITS__FRAME_BYTES": "12",
     "LIMITS__DEPTH": "129",
     "LIMITS__OUTBOX_BYTES": "1000",
@@ -242,6 +266,11 @@ def test_a_bad_value_is_refused_by_name(environment: Any, name: str, value: str)
         ('{"chat":', "HELIOGRAPH_NAMESPACES: must be JSON"),
         ('{"chat":{"client_send":true}}', "HELIOGRAPH_NAMESPACES: client_send is an option of '#'"),
         ('{"#":{"client_subscribe":true}}', "HELIOGRAPH_NAMESPACES: client_subscribe cannot be"),
+        ('{"#":{"subscribe_hook":false}}', "HELIOGRAPH_NAMESPACES: subscribe_hook cannot be"),
+        (
+            '{"a":{"publish_hook":true}}',
+            "HELIOGRAPH_NAMESPACES: 'a' has publish_hook, which needs HELIOGRAPH_HOOKS__PUBLISH",
+        ),
     ],
 )
 def test_a_bad_namespace_is_refused_by_name(environment: Any, value: str, says: str) -> None:
@@ -314,7 +343,40 @@ SECRETS = {
     "AUTH__SECRET",
     "AUTH__SECRET_FILE",
     "AUTH__PUBLIC_KEY_FILE",
+    "HOOKS__STATIC_HEADERS",
+    "HOOKS__CA_FILE",
 }  # which have tests of their own, below
+
+
+class TestHooks:
+    @pytest.mark.parametrize(
+        ("given", "says"),
+        [
+            ({"HOOKS__REFRESH": "http://site"}, "HELIOGRAPH_HOOKS: REFRESH needs CONNECT"),
+            ({"HOOKS__SUB_REFRESH": "http://site"}, "HELIOGRAPH_HOOKS: SUB_REFRESH needs SUBSCRIBE"),
+            ({"AUTH__MODE": "hook"}, "HELIOGRAPH_AUTH__MODE hook needs HELIOGRAPH_HOOKS__CONNECT"),
+            (
+                {"AUTH__MODE": "hook", "AUTH__SECRET": SECRET, "HOOKS__CONNECT": "http://site"},
+                "HELIOGRAPH_AUTH: MODE hook takes no tokens",
+            ),
+        ],
+        ids=lambda value: " ".join(value) if isinstance(value, dict) else "",
+    )
+    def test_a_hook_that_nobody_would_call_is_refused(
+        self, environment: Any, given: dict[str, str], says: str
+    ) -> None:
+        """Fails if a replica starts that nobody can enter, or asks less than its operator believes."""
+        environment(**{"AUTH__MODE": "open", **given})
+        with pytest.raises(BadSetting) as raised:
+            Settings.load()
+        assert str(raised.value).startswith(says)
+
+    def test_the_secret_of_the_backend_is_not_shown(self, environment: Any) -> None:
+        """Fails if the secret is lost on its way to the backend, or stands in a log of the settings."""
+        environment(AUTH__MODE="open", HOOKS__STATIC_HEADERS='{"X-Key":"s3cret"}')
+        hooks = Settings.load().hooks
+        assert hooks.secret_headers() == {"X-Key": "s3cret"}
+        assert "s3cret" not in repr(hooks)
 
 
 class TestApiKey:

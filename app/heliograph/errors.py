@@ -83,6 +83,26 @@ class KeysUnavailable(HeliographError):
     code = ErrorCode.UNAVAILABLE
 
 
+class HookUnavailable(HeliographError):
+    """The user's backend did not answer a hook, or not in time, or with something else: temporary."""
+
+    code = ErrorCode.UNAVAILABLE
+
+
+class HookRefused(HeliographError):
+    """The user's backend does not let the client in.
+
+    `code`: NOT_ALLOWED, or UNAVAILABLE if the client may come back; `number`: the backend's own; `close`: the
+    code to close the connection with.
+    """
+
+    def __init__(self, message: str, code: ErrorCode, number: int | None, close: int | None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.number = number
+        self.close = close
+
+
 class ConnectionLimit(HeliographError):
     """The user, or this replica, has as many connections as the settings allow."""
 

@@ -1,6 +1,8 @@
 """All settings, read once from `HELIOGRAPH_…` variables (`__` between levels) and passed down."""
 
+import json
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 from urllib.parse import urlsplit
@@ -22,6 +24,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from heliograph.errors import BadSetting
 from heliograph.protocol.channel_options import BadOption, Namespace
+from heliograph.protocol.decision import Hook
 from heliograph.shared_settings import (
     DEFAULT_PREFIX,
     DEPTH,
@@ -124,7 +127,10 @@ class PollSettings(_Group):
 class AuthSettings(_Group):
     """In jwt mode exactly one of SECRET, SECRET_FILE, PUBLIC_KEY_FILE and JWKS_URL checks tokens."""
 
-    mode: Literal["jwt", "open"] = Field(default="jwt", description="open: anyone may be any user; for development")
+    mode: Literal["jwt", "hook", "open"] = Field(
+        default="jwt",
+        description="hook: the connect hook says who a client is, no tokens; open: anyone may be anyone, to develop",
+    )
     open_to_network: bool = Field(
         default=False, description="allow MODE open where other machines can connect: anyone there may be any user"
     )
@@ -173,6 +179,10 @@ class AuthSettings(_Group):
         if len(given) > 1:
             raise ValueError(f"set one of {' and '.join(given)}, not {'both' if len(given) == 2 else 'all'}")
         if self.mode == "open":
+            return self
+        if self.mode == "hook":
+            if given:
+                raise ValueError(f"MODE hook takes no tokens: unset {given[0]}, or set MODE to jwt to take both")
             return self
         if not given:
             raise ValueError(
@@ -237,6 +247,84 @@ class ApiSettings(_Group):
         if self.key_file is not None:
             return _read("KEY_FILE", self.key_file).strip()
         return self.key.get_secret_value().encode() if self.key else b""
+
+
+class HookSettings(_Group):
+    """The user's backend: each URL switches its hook on."""
+
+    connect: str | None = Field(default=None, description="asked who a client without a token is")
+    refresh: str | None = Field(default=None, description="asked whether a client that `connect` let in may stay")
+    subscribe: str | None = Field(default=None, description="asked whether a client may read a channel")
+    publish: str | None = Field(default=None, description="asked whether a client may publish on a channel")
+    rpc: str | None = Field(default=None, description="answers the `rpc` calls of clients")
+    sub_refresh: str | None = Field(default=None, description="asked whether a client may stay on a channel")
+    headers: tuple[str, ...] = Field(
+        default=("Cookie", "Origin", "User-Agent", "X-Forwarded-For", "X-Request-Id"),
+        description="headers of the client's own request that hooks get, as a JSON list",
+    )
+    static_headers: dict[str, SecretStr] = Field(
+        default={}, description="headers of every call, as JSON: a secret that the backend knows the cluster by"
+    )
+    ca_file: Path | None = Field(
+        default=None, description="a PEM file with the authority that signed the backend's certificate"
+    )
+    timeout_s: float = Field(default=1.0, gt=0, le=60, description="how long an answer may take, with any wait")
+    concurrency: int = Field(default=100, ge=1, description="calls of one hook under way at once")
+    queue: int = Field(default=1000, ge=0, description="calls of one hook that may wait; more are refused at once")
+    answer_bytes: int = Field(default=262_144, ge=1024, description="the largest answer")
+
+    @field_validator("connect", "refresh", "subscribe", "publish", "rpc", "sub_refresh")
+    @classmethod
+    def _url(cls, url: str | None) -> str | None:
+        if url is None:
+            return None
+        try:
+            parts = urlsplit(url)
+            _ = parts.port
+        except ValueError:
+            raise ValueError("cannot be read") from None  # the error's own text repeats a part of the URL
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.fragment:
+            raise ValueError("must be http://host/path or https://host/path")
+        return url
+
+    @field_validator("headers", "static_headers")
+    @classmethod
+    def _names(cls, names: Any) -> Any:
+        for name in names:
+            if not _HEADER_NAME.fullmatch(name) or name.lower() in _FRAMING_HEADERS:
+                raise ValueError(f"{name[:64]!r} is not a header that can be passed on")
+        return names
+
+    @field_validator("ca_file")
+    @classmethod
+    def _certificate(cls, path: Path | None) -> Path | None:
+        if path is not None:
+            _read("CA_FILE", path)
+        return path
+
+    @model_validator(mode="after")
+    def _refresh_whom(self) -> Self:
+        if self.refresh is not None and self.connect is None:
+            raise ValueError("REFRESH needs CONNECT: it is asked about the clients that CONNECT let in")
+        if self.sub_refresh is not None and self.subscribe is None:
+            raise ValueError("SUB_REFRESH needs SUBSCRIBE: it is asked about subscriptions that SUBSCRIBE allowed")
+        return self
+
+    def urls(self) -> dict[Hook, str]:
+        """Return the URL of each hook that is switched on."""
+        given = {hook: getattr(self, hook.value) for hook in Hook}
+        return {hook: url for hook, url in given.items() if url is not None}
+
+    def secret_headers(self) -> dict[str, str]:
+        """Return the headers of every call."""
+        return {name: value.get_secret_value() for name, value in self.static_headers.items()}
+
+
+# The name of a header (RFC 9110, section 5.1), and those that only the sender of a request can set.
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_FRAMING_HEADERS = frozenset(
+    ("connection", "content-length", "content-type", "host", "te", "transfer-encoding", "upgrade")
+)
 
 
 class EmitSettings(_Group):
@@ -409,6 +497,7 @@ class Settings(BaseSettings):
     auth: Annotated[AuthSettings, Field(validate_default=True)] = AuthSettings.model_construct()
     api: ApiSettings = ApiSettings()
     emit: EmitSettings = EmitSettings()
+    hooks: HookSettings = HookSettings()
     limits: LimitSettings = LimitSettings()
     ping: PingSettings = PingSettings()
     drain: DrainSettings = DrainSettings()
@@ -442,6 +531,22 @@ class Settings(BaseSettings):
                 raise ValueError(f"client_send is an option of '#' (users' own channels), not of {name!r}")
         return namespaces
 
+    @model_validator(mode="after")
+    def _hooks_exist(self) -> Self:
+        if self.auth.mode == "hook" and self.hooks.connect is None:
+            raise ValueError(f"{PREFIX}AUTH__MODE hook needs {PREFIX}HOOKS__CONNECT: it says who a client is")
+        for name, options in self.namespaces.items():
+            if name == "#" and options.subscribe_hook is not None:
+                raise ValueError(
+                    f"{PREFIX}NAMESPACES: subscribe_hook cannot be given for '#': only its user reads one"
+                )
+            for option, url in (("subscribe", self.hooks.subscribe), ("publish", self.hooks.publish)):
+                if getattr(options, f"{option}_hook") and url is None:
+                    raise ValueError(
+                        f"{PREFIX}NAMESPACES: {name!r} has {option}_hook, which needs {PREFIX}HOOKS__{option.upper()}"
+                    )
+        return self
+
     @property
     def console_enabled(self) -> bool:
         return self.auth.mode == "open" if self.console.enabled is None else self.console.enabled
@@ -461,7 +566,7 @@ def read_environment(kind: type[_SettingsT], **given: Any) -> _SettingsT:
     try:
         return kind(**given)
     except ValidationError as error:
-        lines = [f"{_variable(_location(problem))}: {_text(problem)}" for problem in error.errors()]
+        lines = [_named(_location(problem), _text(problem)) for problem in error.errors()]
         raise BadSetting("; ".join(lines)) from None
     except SettingsError as error:
         # The error's text names the field without its value, which may be secret; the cause has the value.
@@ -482,7 +587,8 @@ def settings_table() -> str:
 
 
 def _row(location: tuple[str, ...], field: FieldInfo) -> str:
-    default = "" if field.default is None or field.default == () else f"`{field.default}`"
+    shown = json.dumps(field.default) if isinstance(field.default, tuple) else field.default
+    default = "" if field.default is None or field.default == () else f"`{shown}`"
     return f"| `{_variable(location)}` | {default} | {field.description} |"
 
 
@@ -492,6 +598,11 @@ def unknown_variables() -> list[str]:
     known = {*Settings.model_fields, "port", "url", "token", "log_id", "wait", "logging", "nginx_trusted_proxies"}
     names = (name for name in os.environ if name.upper().startswith(PREFIX))
     return sorted(name for name in names if name[len(PREFIX) :].lower().split("__")[0] not in known)
+
+
+def _named(location: tuple[int | str, ...], text: str) -> str:
+    """Return the text with the variable before it; a text about several variables names them itself."""
+    return f"{_variable(location)}: {text}" if location else text
 
 
 def _location(problem: ErrorDetails) -> tuple[int | str, ...]:

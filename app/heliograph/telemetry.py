@@ -53,6 +53,16 @@ class BusStats:
 
 
 @dataclass(slots=True)
+class HookStats:
+    """Counters of one hook of the user's backend."""
+
+    denied: int = 0  # answers that said no
+    failed: int = 0  # calls without an answer that could be used
+    refused: int = 0  # calls that were not made, because the backend fails or too many waited
+    time: Histogram = field(default_factory=Histogram)  # of each answered call, with its wait for others
+
+
+@dataclass(slots=True)
 class Telemetry:
     """All counters of one replica."""
 
@@ -66,6 +76,7 @@ class Telemetry:
     requests_refused: int = 0  # HTTP requests of clients, by the rate of a user or an address
     repairs: int = 0  # ranges of a channel that were read from the log because the bus lost them
     unfilled_gaps: int = 0  # ranges that the log had lost too; clients were told
+    hooks: dict[str, HookStats] = field(default_factory=dict)  # by the name of the hook; only those that are set
     loop_lag: Histogram = field(default_factory=Histogram)  # how late the event loop runs what is due
 
     @property

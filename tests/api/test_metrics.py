@@ -13,6 +13,7 @@ from starlette.routing import WebSocketRoute as Route
 from heliograph.api.metrics import IS_COMPILED
 from heliograph.hub.outbox import FlushScheduler, Outbox
 from heliograph.protocol.codes import CloseCode
+from heliograph.protocol.peer import Peer
 from heliograph.transports.websocket import WebSocketEndpoint
 from tests.conftest import StartReplica
 from tests.support.client import Client
@@ -219,7 +220,7 @@ class TestClients:
         ]
         assert isinstance(endpoint, WebSocketEndpoint)
         outbox = Outbox(RecordingSink(), FlushScheduler(Mock()), 1)
-        driver = endpoint.drivers.new(endpoint.formats[0].frames, outbox)
+        driver = endpoint.drivers.new(endpoint.formats[0].frames, outbox, peer=Peer("session-1", "websocket"))
         driver.connection.close(CloseCode.SLOW, "")
         driver.end()
         driver.end(1000)

@@ -66,7 +66,7 @@ class Hall:
         self.encoded = 0
         self.encodings = [self._encoding(joins=True), self._encoding(joins=False)]
 
-    def close_code(self, code: CloseCode) -> int:
+    def close_code(self, code: int) -> int:
         return code
 
     def encode(self, event: Event) -> bytes:

@@ -33,7 +33,7 @@ class CountingCodec:
         self._codec = PlainCodec(32)
         self.encoded = 0
 
-    def close_code(self, code: CloseCode) -> int:
+    def close_code(self, code: int) -> int:
         return code
 
     def encode(self, event: Event) -> bytes:

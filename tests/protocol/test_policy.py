@@ -5,10 +5,10 @@ from typing import Any
 import pytest
 
 from heliograph.protocol.channel_options import Namespace
-from heliograph.protocol.decision import ALLOW, Ask, Decision, Deny, Hook, Verdict
+from heliograph.protocol.decision import ALLOW, ASK, Decision, Deny, Hook
 from heliograph.protocol.grants import NO_GRANTS, Grants, read_grants
 from heliograph.protocol.namespace import BUILT_IN, Namespaces
-from heliograph.protocol.policy import Access, Policy, Question
+from heliograph.protocol.policy import Policy
 
 NAMES = ("news", "orders:acme", "logs:101", "run:7", "chat:1", "#bob")
 
@@ -115,7 +115,7 @@ def test_only_events_that_are_named_may_be_emitted(open_mode: bool) -> None:
 
     def allowed(*named: str) -> list[str]:
         rules = Policy(Namespaces(), open_mode=open_mode, events=named)
-        return [event for event in events if rules.decide_emit("alice", event) is ALLOW]
+        return [event for event in events if rules.decide_emit(event) is ALLOW]
 
     assert allowed() == []
     assert allowed("order") == ["order"]
@@ -126,21 +126,11 @@ def test_only_events_that_are_named_may_be_emitted(open_mode: bool) -> None:
         assert said.endswith("every client may emit order, page.* (HELIOGRAPH_EMIT__EVENTS)")
 
 
-async def hook() -> Verdict:
-    return ALLOW
-
-
 def test_where_a_hook_is_to_be_asked_nothing_else_decides() -> None:
-    """Fails if an option or a token decides what a hook is there for, or the hook is not told what it decides."""
-    asked: list[Question] = []
-
-    def hooks(question: Question) -> Hook | None:
-        asked.append(question)
-        return None if question.name == "news" else hook
-
+    """Fails if an option or a token decides what a hook is there for."""
     open_to_all = Namespace(client_subscribe=True, client_publish=True, client_send=True, presence=True)
-    namespaces = Namespaces({"chat": open_to_all, "#": open_to_all})
-    rules = Policy(namespaces, open_mode=True, events=["order"], hooks=hooks)
+    namespaces = Namespaces({"chat": open_to_all, "#": Namespace(client_send=True, publish_hook=True)})
+    rules = Policy(namespaces, open_mode=True, hooks=[Hook.SUBSCRIBE, Hook.PUBLISH, Hook.RPC])
     assert not rules.is_sending_free
     decisions: list[Decision] = [
         rules.decide_subscribe("alice", NO_GRANTS, "chat:1"),
@@ -148,23 +138,38 @@ def test_where_a_hook_is_to_be_asked_nothing_else_decides() -> None:
         rules.decide_presence("alice", NO_GRANTS, "chat:1"),
         rules.decide_publish("alice", NO_GRANTS, "chat:1"),
         rules.decide_send("alice", NO_GRANTS, "bob"),
-        rules.decide_emit("alice", "order"),
     ]
-    assert decisions == [Ask(hook)] * len(Access)
-    names = ["chat:1"] * 4 + ["#bob", "order"]
-    assert asked == [Question(access, "alice", name) for access, name in zip(Access, names, strict=True)]
-    assert rules.decide_subscribe("alice", NO_GRANTS, "news") is ALLOW, "no hook is for it"
+    assert decisions == [ASK] * 5
+    assert rules.decide_rpc() is ALLOW, "there is a backend to call"
+
+
+@pytest.mark.parametrize("may", [True, False])
+def test_a_namespace_says_whether_a_hook_is_asked(may: bool) -> None:
+    """Fails if a namespace cannot leave the hooks out, or have them asked about what it closes by itself."""
+    options = Namespace(client_subscribe=not may, client_publish=not may, subscribe_hook=may, publish_hook=may)
+    rules = Policy(Namespaces({"chat": options}), open_mode=False, hooks=[Hook.SUBSCRIBE, Hook.PUBLISH])
+    expected = ASK if may else ALLOW
+    assert rules.decide_subscribe("alice", NO_GRANTS, "chat:1") == expected
+    assert rules.decide_publish("alice", NO_GRANTS, "chat:1") == expected
+    assert rules.decide_publish("alice", NO_GRANTS, "news") is ASK, "another namespace"
+    assert isinstance(rules.decide_publish("alice", NO_GRANTS, "run:1"), Deny), "programs alone publish on runs"
+
+
+def test_messages_to_users_are_asked_about_only_where_a_namespace_says_so() -> None:
+    """Fails if every message to a user waits for a backend that was to decide on channels."""
+    rules = Policy(Namespaces(), open_mode=True, hooks=[Hook.PUBLISH])
+    assert rules.is_sending_free
 
 
 def test_no_hook_opens_what_is_closed_to_everybody() -> None:
     """Fails if a hook is asked about another user's personal channel, or about what no replica could do."""
-    rules = Policy(Namespaces(), open_mode=False, hooks=lambda _: hook)
+    rules = Policy(Namespaces(), open_mode=False, hooks=list(Hook))
     assert rules.decide_subscribe("alice", NO_GRANTS, "#alice") is ALLOW
     for decision in (
         rules.decide_subscribe("alice", NO_GRANTS, "#bob"),
         rules.decide_history("alice", NO_GRANTS, "#bob"),
         rules.decide_presence("alice", NO_GRANTS, "news"),
         rules.decide_publish("alice", NO_GRANTS, "#bob"),
-        rules.decide_emit("alice", "order"),
+        rules.decide_emit("order"),
     ):
         assert isinstance(decision, Deny)

@@ -13,7 +13,7 @@ from heliograph.codecs.plain.cursor import format_cursor, stated
 from heliograph.errors import BadChannel, BadCursor, ErrorCode
 from heliograph.protocol.channel_options import Namespace
 from heliograph.protocol.codes import CloseCode
-from heliograph.protocol.decision import Allow, Ask, Deny, Verdict
+from heliograph.protocol.decision import Allow, Deny, Hook, Rewrite
 from heliograph.protocol.events import Connected, Pong, Unsubscribed
 from heliograph.protocol.grants import read_grants
 from heliograph.protocol.namespace import Namespaces
@@ -122,7 +122,7 @@ class TestConnecting:
         with pytest.raises((BadCursor, BadChannel)):
             session.identified("alice")
         assert session.user is None
-        assert session.connect_id == 3
+        assert session.connect.request_id == 3
 
     def test_a_cursor_names_no_more_channels_than_a_connection_may_have(self) -> None:
         """Fails if somebody without an account, or with one, has a replica read a long cursor."""
@@ -267,16 +267,10 @@ class TestChannels:
         assert isinstance(session.receive(Subscribe("room:9")), JoinChannel)
 
 
-async def nobody() -> Verdict:
-    raise AssertionError("a session awaits nothing")
-
-
 ALLOWED, DENIED = Allow(), Deny("the hook says no")
-SEND, PUBLISH, EMIT = (
-    Send("bob", DATA, request_id=1),
-    Publish("room:1", DATA, request_id=2),
-    Emit("clicked", DATA, request_id=3),
-)
+UNKNOWN = Deny("it does not answer", ErrorCode.UNAVAILABLE)
+SEND, PUBLISH = Send("bob", DATA, request_id=1), Publish("room:1", DATA, request_id=2)
+SUBSCRIBE = Subscribe("room:1", request_id=4)
 READ = ReadHistory("room:1", 100, request_id=5)
 
 
@@ -284,8 +278,8 @@ class TestAHookIsToBeAsked:
     """The session says what it would do, and what instead, before anybody knows the answer."""
 
     def session(self, *, cursor: str | None = None, channels: Sequence[str] = ()) -> tuple[Session, list[Any]]:
-        namespaces = Namespaces({"told": Namespace(presence=True)})
-        policy = Policy(namespaces, open_mode=False, events=["clicked"], hooks=lambda _: nobody)
+        namespaces = Namespaces({"told": Namespace(presence=True), "#": Namespace(publish_hook=True)})
+        policy = Policy(namespaces, open_mode=False, hooks=list(Hook))
         session = Session("s", "replica-1", policy=policy, ping_interval_s=25, max_channels=MOST_CHANNELS)
         session.receive(Connect(since=stated(cursor)))
         _, others = session.identified("alice", channels)
@@ -296,8 +290,7 @@ class TestAHookIsToBeAsked:
         [
             (SEND, SEND),
             (PUBLISH, PUBLISH),
-            (EMIT, EMIT),
-            (Subscribe("room:1", request_id=4), JoinChannel("room:1", None, False, 4)),
+            (SUBSCRIBE, JoinChannel("room:1", None, False, 4)),
             (READ, FetchHistory(READ, None)),
             (ReadPresence("told:1", request_id=6), FetchPresence("told:1", 6)),
         ],
@@ -311,8 +304,51 @@ class TestAHookIsToBeAsked:
             session, _ = self.session()
             ask = session.receive(operation)
             assert isinstance(ask, AskHook)
-            assert ask.ask == Ask(nobody)
+            assert ask.operation is operation
             assert ask.answered(verdict) == expected
+
+    @pytest.mark.parametrize("message", [SEND, PUBLISH], ids=["send", "publish"])
+    def test_a_hook_may_say_something_else(self, message: Send | Publish) -> None:
+        """Fails if the backend's data do not replace the client's, or are kept against its word."""
+        session, _ = self.session()
+        ask = session.receive(message)
+        assert isinstance(ask, AskHook)
+        other = msgspec.Raw(b"2")
+        assert ask.answered(Rewrite(other)) == msgspec.structs.replace(message, data=other)
+        assert ask.answered(Rewrite(ephemeral=True)) == msgspec.structs.replace(message, ephemeral=True)
+
+    def test_what_a_hook_says_beside_no_reaches_the_client(self) -> None:
+        """Fails if the backend's own code is lost, or the connection stays open although the backend closes it."""
+        session, _ = self.session()
+        ask = session.receive(PUBLISH)
+        assert isinstance(ask, AskHook)
+        denied = Deny("banned", number=1004, close=4500)
+        assert ask.answered(denied) == Reject(ErrorCode.NOT_ALLOWED, "banned", 2, close=4500, number=1004)
+
+    def test_who_is_on_a_channel_may_read_it(self) -> None:
+        """Fails if each look at the history of a channel is a call of the backend that let the client on it."""
+        session, _ = self.session()
+        ask = session.receive(Subscribe("told:1"))
+        assert isinstance(ask, AskHook)
+        ask.answered(ALLOWED)
+        assert isinstance(session.receive(ReadHistory("told:1", 100)), FetchHistory)
+        assert isinstance(session.receive(ReadPresence("told:1")), FetchPresence)
+
+    def test_a_backend_that_does_not_answer_is_no_reason_to_go(self) -> None:
+        """Fails if a new token takes a client off its channels because the backend is down, or a client that comes
+        back is not told that it is on none of them."""
+        session, [of_cursor] = self.session(cursor=format_cursor({"room:1": Position("e", 7)}))
+        unsaid = of_cursor.answered(UNKNOWN)
+        assert isinstance(unsaid, Reject)
+        assert (unsaid.code, unsaid.message) == (
+            ErrorCode.UNAVAILABLE,
+            "not subscribed to 'room:1': it does not answer",
+        )
+        of_cursor.answered(ALLOWED)
+        _, [kept] = session.renewed(read_grants([]))
+        assert isinstance(kept, AskHook)
+        assert kept.answered(UNKNOWN) is None
+        assert session.wants("room:1")
 
     def test_a_refusal_leaves_nothing_behind(self) -> None:
         """Fails if a channel that was refused counts as one, or the limit is not looked at behind the hook."""

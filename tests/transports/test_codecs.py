@@ -11,7 +11,6 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
 from heliograph.codecs.plain.codec import PlainCodec
-from heliograph.protocol.codes import CloseCode
 from heliograph.protocol.events import Event
 from heliograph.protocol.operations import Operation, RequestId
 from heliograph.transports.websocket import WebSocketEndpoint, WireFormat
@@ -40,7 +39,7 @@ class Lines:
     def encode(self, event: Event) -> bytes:
         return self._plain.encode(event) + b"\n"
 
-    def close_code(self, code: CloseCode) -> int:
+    def close_code(self, code: int) -> int:
         return code
 
 

@@ -55,6 +55,8 @@ class _Replica(Collector):
         yield from self._clients()
         yield from self._channels()
         yield from self._redis()
+        if self._telemetry.hooks:
+            yield from self._user_backend()
         if self._bus.enabled:
             yield from self._bus_link()
 
@@ -117,6 +119,17 @@ class _Replica(Collector):
             yield _gauge("redis_memory_ratio", text, self._memory.share or 0)
         yield _counters("redis_errors", "Calls to Redis that failed, by kind", "kind", REDIS_ERRORS)
 
+    def _user_backend(self) -> Iterator[Metric]:
+        hooks = self._telemetry.hooks
+        text = "Calls of hooks that the backend answered with no"
+        yield _counters("hook_denials", text, "hook", {name: each.denied for name, each in hooks.items()})
+        text = "Calls of hooks without an answer that could be used"
+        yield _counters("hook_failures", text, "hook", {name: each.failed for name, each in hooks.items()})
+        text = "Calls of hooks that were not made: the backend fails, or too many waited"
+        yield _counters("hook_refusals", text, "hook", {name: each.refused for name, each in hooks.items()})
+        text = "Time that the backend took to answer a hook, with the wait for other calls"
+        yield _histograms("hook_seconds", text, "hook", {name: each.time for name, each in hooks.items()})
+
     def _bus_link(self) -> Iterator[Metric]:
         bus, stats = self._bus, self._bus.stats
         yield _gauge("bus_canary_age_seconds", "Since the canary last came back", bus.canary_age_s)
@@ -157,6 +170,16 @@ def _counters(name: str, text: str, label: str, values: Mapping[str, int]) -> Me
 
 
 def _histogram(name: str, text: str, histogram: Histogram) -> Metric:
+    return HistogramMetricFamily(PREFIX + name, text, buckets=_buckets(histogram), sum_value=histogram.total_s)
+
+
+def _histograms(name: str, text: str, label: str, histograms: Mapping[str, Histogram]) -> Metric:
+    family = HistogramMetricFamily(PREFIX + name, text, labels=[label])
+    for key, histogram in histograms.items():
+        family.add_metric([key], _buckets(histogram), histogram.total_s)
+    return family
+
+
+def _buckets(histogram: Histogram) -> list[tuple[str, int]]:
     bounds = [*(f"{bound:g}" for bound in histogram.bounds), "+Inf"]
-    buckets = list(zip(bounds, accumulate(histogram.counts), strict=True))
-    return HistogramMetricFamily(PREFIX + name, text, buckets=buckets, sum_value=histogram.total_s)
+    return list(zip(bounds, accumulate(histogram.counts), strict=True))

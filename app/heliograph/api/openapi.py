@@ -192,7 +192,7 @@ _READING: Object = {
             "type": "object",
             "required": ["auth", "replica", "replicas"],
             "properties": {
-                "auth": {"enum": ["jwt", "open"]},
+                "auth": {"enum": ["jwt", "hook", "open"]},
                 "replica": {"type": "string"},
                 "replicas": {
                     "type": "array",

@@ -4,7 +4,7 @@ import hashlib
 import math
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -17,10 +17,13 @@ from heliograph.cluster.blocked_users import BlockedUsers
 from heliograph.errors import BadUserId, InvalidToken, TokenNotCurrent, UserBlocked
 from heliograph.ports import Tickets
 from heliograph.protocol.identity import check_user_id
+from heliograph.protocol.operations import Connect
+from heliograph.protocol.peer import Peer
 from heliograph.settings import AuthSettings
 
 __all__ = ["Authenticator", "Credentials", "Identity", "credentials_of"]
 
+NO_CONNECT: Final = Connect()
 TICKET_BYTES: Final = 32
 # Rights to return that are kept for one user; the next one replaces the oldest. Ended streams count too, and a user
 # may open many in a day.
@@ -56,30 +59,47 @@ def credentials_of(scope: Scope, query: Mapping[str, str]) -> Credentials:
     return Credentials(bearers[0] if bearers else None, query.get("user"), query.get("ticket"))
 
 
+AskBackend = Callable[[Peer, Connect], Awaitable[Identity]]
+
+
 class Authenticator:
     """Identify clients: in jwt mode by their token, in open mode by the name that they give.
+
+    `ask_backend`: who a client without a token is, in any mode.
 
     A ticket replaces either, once, within a few seconds, on any replica.
     """
 
-    def __init__(self, settings: AuthSettings, tickets: Tickets, blocked: BlockedUsers) -> None:
+    def __init__(
+        self,
+        settings: AuthSettings,
+        tickets: Tickets,
+        blocked: BlockedUsers,
+        ask_backend: AskBackend | None = None,
+    ) -> None:
         self.mode = settings.mode
         self.ticket_ttl_s = settings.ticket_ttl_s
         self._stream_return_s = settings.stream_return_s
         self._tickets = tickets
         self._blocked = blocked
+        self._ask_backend = ask_backend
         self._tokens = TokenReader(settings) if settings.mode == "jwt" else None
 
-    async def identify(self, credentials: Credentials) -> Identity:
+    async def identify(
+        self, credentials: Credentials, peer: Peer | None = None, connect: Connect = NO_CONNECT
+    ) -> Identity:
         """Return the identity that these credentials prove.
 
+        `peer`, `connect`: what the user's backend is told of a client without a token; without a peer nobody asks it.
+
         Raises:
+            HookRefused, HookUnavailable: the user's backend says no, or does not answer.
             InvalidToken: the credentials prove nothing; TokenNotCurrent: another token may.
             UserBlocked: the server keeps the user out.
             BadUserId: the user id is not valid.
             KeysUnavailable, BusUnavailable: the credentials cannot be checked at the moment.
         """
-        identity = await self._prove(credentials)
+        identity = await self._prove(credentials, peer, connect)
         self.check_not_blocked(identity.user)
         return identity
 
@@ -92,9 +112,11 @@ class Authenticator:
         if (remaining_s := self._blocked.remaining_s(user)) > 0:
             raise UserBlocked(f"the server keeps this user out for another {math.ceil(remaining_s)} s")
 
-    async def _prove(self, credentials: Credentials) -> Identity:
+    async def _prove(self, credentials: Credentials, peer: Peer | None, connect: Connect) -> Identity:
         if credentials.ticket is not None:
             return await self._redeem(credentials.ticket)
+        if credentials.token is None and peer is not None and self._ask_backend is not None:
+            return await self._ask_backend(peer, connect)
         if self._tokens is not None:
             if credentials.token is None:
                 raise InvalidToken(
@@ -102,6 +124,8 @@ class Authenticator:
                     " 'Authorization: Bearer' or ?ticket="
                 )
             return await self._tokens.read(credentials.token)
+        if self.mode != "open":
+            raise InvalidToken("tokens are not taken here: the connect hook says who a client is")
         if credentials.user is None:
             raise BadUserId("say who you are: ?user= in the URL, or 'user' in the connect frame")
         return Identity(check_user_id(credentials.user))

@@ -19,11 +19,18 @@ SHOWN = 32  # characters of a claim that an error repeats
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """A user, the token's expiry (seconds since the epoch; None: never), and the token's rights."""
+    """A user, the token's expiry (seconds since the epoch; None: never), and the token's rights.
+
+    `info`: what presence says of each of the user's clients, JSON. `meta`: what only hooks are told of it, JSON.
+    `is_from_hook`: the user's backend has said who this is, and is asked again when it expires.
+    """
 
     user: str
     expires_at: float | None = None
     channels: Grants = NO_GRANTS
+    info: bytes | None = None
+    meta: bytes | None = None
+    is_from_hook: bool = False
 
 
 class TokenReader:

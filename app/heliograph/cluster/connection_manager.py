@@ -27,7 +27,6 @@ from heliograph.errors import (
 from heliograph.hub.connection import Connection
 from heliograph.hub.hub import Hub
 from heliograph.ports import AppendResult, Bus, Draft, Log
-from heliograph.protocol.codes import ErrorNumber
 from heliograph.protocol.envelope import Envelope
 from heliograph.protocol.events import Delivery, Error, Event
 from heliograph.protocol.identity import check_channel, check_user_id, personal_channel, user_of
@@ -89,7 +88,7 @@ class ConnectionManager:
         code: ErrorCode,
         message: str,
         request_id: RequestId | None = None,
-        number: ErrorNumber | None = None,
+        number: int | None = None,
     ) -> None:
         """Tell the client of one connection what was wrong."""
         error = Error(code, message, self._stamp.now(), request_id, number)

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import Protocol
 
-from heliograph.protocol.codes import CloseCode
 from heliograph.protocol.events import Event
 from heliograph.protocol.operations import Operation, RequestId
 
@@ -15,7 +14,7 @@ class Encoder(Protocol):
         """Return the payload of one frame; empty if the format has nothing for this event."""
         ...
 
-    def close_code(self, code: CloseCode) -> int:
+    def close_code(self, code: int) -> int:
         """Return the close code on the wire."""
         ...
 

@@ -108,7 +108,12 @@ def build_cluster(ground: Ground, backends: Backends) -> Cluster:
         blocked,
         memory,
         namespaces,
-        Policy(namespaces, open_mode=settings.auth.mode == "open", events=settings.emit.events),
+        Policy(
+            namespaces,
+            open_mode=settings.auth.mode == "open",
+            events=settings.emit.events,
+            hooks=settings.hooks.urls(),
+        ),
     )
 
 

@@ -22,10 +22,12 @@ from heliograph.codecs.plain.codec import PlainCodec
 from heliograph.composition.cluster import Cluster
 from heliograph.composition.ground import Ground
 from heliograph.console.page import Console, static_routes
+from heliograph.hooks.user_backend import UserBackend
 from heliograph.hub.frames import Encoding, EventFrame
 from heliograph.hub.outbox import Outboxes
 from heliograph.ports import Backends
 from heliograph.protocol.budget import Intake
+from heliograph.protocol.decision import Hook
 from heliograph.protocol.session import Session
 from heliograph.transports.address_limits import AddressLimits
 from heliograph.transports.centrifuge import CentrifugeEndpoint, Pings
@@ -37,6 +39,7 @@ from heliograph.transports.headers import SafeHeaders, internal_error
 from heliograph.transports.http import PublicEndpoint
 from heliograph.transports.origins import OriginPolicy
 from heliograph.transports.paths import PlainPaths
+from heliograph.transports.peers import Peers
 from heliograph.transports.polling import PollConnection, PollEndpoint
 from heliograph.transports.requests import RequestRate
 from heliograph.transports.runs import RunEndpoint
@@ -59,6 +62,8 @@ class _Clients:
     origins: OriginPolicy
     by_address: AddressLimits
     requests: RequestRate  # by user
+    user_backend: UserBackend
+    peers: Peers
 
 
 def build_endpoints(
@@ -92,6 +97,7 @@ def build_endpoints(
         finally:
             await polls.stop()
             await clients.authenticator.stop()
+            await clients.user_backend.stop()
             await node.stop()
 
     middleware, on_error = [Middleware(SafeHeaders), Middleware(PlainPaths)], {Exception: internal_error}
@@ -108,7 +114,9 @@ def build_endpoints(
 def _build_clients(ground: Ground, backends: Backends, cluster: Cluster) -> _Clients:
     settings, telemetry, policy = ground.settings, ground.telemetry, cluster.policy
     limits = settings.limits
-    authenticator = Authenticator(settings.auth, backends.tickets, cluster.blocked)
+    user_backend = UserBackend(settings.hooks, telemetry.hooks, ground.clock, max_depth=limits.depth)
+    ask_backend = user_backend.identify if user_backend.has(Hook.CONNECT) else None
+    authenticator = Authenticator(settings.auth, backends.tickets, cluster.blocked, ask_backend)
     open_session = partial(
         Session,
         replica=cluster.node.name,
@@ -118,7 +126,7 @@ def _build_clients(ground: Ground, backends: Backends, cluster: Cluster) -> _Cli
     )
     routing = Routing(cluster.manager, cluster.reading, cluster.emitter)
     return _Clients(
-        Drivers(open_session, routing, authenticator, cluster.node, Intake(limits), telemetry),
+        Drivers(open_session, routing, authenticator, cluster.node, Intake(limits), telemetry, user_backend),
         Outboxes(ground.flush_scheduler, limits.outbox_bytes),
         PlainCodec(limits.depth),
         authenticator,
@@ -127,6 +135,8 @@ def _build_clients(ground: Ground, backends: Backends, cluster: Cluster) -> _Cli
         ),
         AddressLimits.of(limits, telemetry),
         RequestRate(limits.requests_per_second, "user", "REQUESTS_PER_SECOND", telemetry),
+        user_backend,
+        Peers(settings.hooks.headers if settings.hooks.urls() else ()),
     )
 
 
@@ -154,7 +164,12 @@ def _build_polls(ground: Ground, cluster: Cluster, clients: _Clients) -> PollEnd
         most_channels=settings.limits.channels_per_connection,
     )
     return PollEndpoint(
-        open_connection, clients.authenticator, clients.requests, cluster.node, linger_s=settings.poll.linger_s
+        open_connection,
+        clients.authenticator,
+        clients.requests,
+        cluster.node,
+        clients.peers,
+        linger_s=settings.poll.linger_s,
     )
 
 
@@ -173,6 +188,7 @@ def _client_routes(
         authenticator,
         clients.by_address,
         ground.telemetry,
+        clients.peers,
         open_mode=policy.open_mode,
     )
     socket = WebSocketEndpoint(
@@ -198,10 +214,11 @@ def _client_routes(
         Encoding(clients.codec, in_block, traffic["sse"], join=join_blocks),
         authenticator,
         requests,
+        clients.peers,
         keep_alive_s=settings.ping.interval_s,
     )
-    ticket = TicketEndpoint(authenticator, requests)
-    run = RunEndpoint(cluster.reading, policy, authenticator, requests)
+    ticket = TicketEndpoint(authenticator, requests, clients.peers)
+    run = RunEndpoint(cluster.reading, policy, authenticator, requests, clients.user_backend, clients.peers)
     return [
         WebSocketRoute("/ws", socket),
         WebSocketRoute("/ws/users/{user:path}", socket),

@@ -52,7 +52,7 @@ class Console:
         In jwt mode this needs a token or the key of the server API; other requests get only the mode.
         """
         answer: dict[str, object] = {"auth": self.authenticator.mode, "replica": self.node.name}
-        if self.authenticator.mode == "jwt" and not has_key(request.headers, self.api_key):
+        if self.authenticator.mode != "open" and not has_key(request.headers, self.api_key):
             credentials = credentials_of(request.scope, Query(request.scope))
             if credentials.token is None:
                 text = "the replicas are shown only with a token, or with the key of the server API"

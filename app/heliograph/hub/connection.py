@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, Any
 
 from heliograph.hub.frames import Encoding
 from heliograph.hub.outbox import Outbox
-from heliograph.protocol.codes import CloseCode
 from heliograph.protocol.events import Event
 
 if TYPE_CHECKING:
@@ -55,13 +54,13 @@ class Connection:
         self.on_dropped = on_dropped
         self.on_unsubscribed_by_server = on_unsubscribed_by_server
         self.on_gap = on_gap
-        self.close_code: CloseCode | None = None  # why this replica closed it
+        self.close_code: int | None = None  # why this replica closed it
         self.read_bytes = 0  # bytes read from the log for it; reset when they are charged
 
     def open(self, greeting: Event) -> None:
         """Send the greeting, and let events out from now on; see `Outbox`."""
         self.outbox.open(self.encoding.frame(greeting))
 
-    def close(self, code: CloseCode, reason: str) -> None:
+    def close(self, code: int, reason: str) -> None:
         self.close_code = self.close_code or code
         self.outbox.close(self.encoding.close_code(code), reason)

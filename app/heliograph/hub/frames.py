@@ -4,7 +4,6 @@ from collections.abc import Callable, Sized
 from typing import Generic, Protocol, TypeVar
 
 from heliograph.codecs.codec import Encoder
-from heliograph.protocol.codes import CloseCode
 from heliograph.protocol.events import Event
 from heliograph.telemetry import Traffic
 
@@ -85,7 +84,7 @@ class Encoding(Generic[F]):
         self.traffic = traffic
         self.join = join
 
-    def close_code(self, code: CloseCode) -> int:
+    def close_code(self, code: int) -> int:
         """Return the code on the wire."""
         return self._codec.close_code(code)
 

@@ -52,6 +52,12 @@ class Namespace:
     client_send: bool | None = _flag(
         None, "for the namespace # only: clients may send to any user; unset: in open mode only"
     )
+    subscribe_hook: bool | None = _flag(
+        None, "the subscribe hook decides who may read; unset: if there is one, unless client_subscribe is false"
+    )
+    publish_hook: bool | None = _flag(
+        None, "the publish hook decides who may publish; unset: if there is one, unless client_publish is false"
+    )
     run: bool = _flag(False, "publications are a run's updates; its latest state is kept too")
     final_ttl_s: float = _number(3600.0, "how long a run is kept after its end", gt=0)
 

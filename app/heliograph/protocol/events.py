@@ -10,7 +10,7 @@ from typing import Final
 import msgspec
 
 from heliograph.errors import ErrorCode
-from heliograph.protocol.codes import ErrorNumber, UnsubscribeCode
+from heliograph.protocol.codes import UnsubscribeCode
 from heliograph.protocol.operations import RequestId
 from heliograph.protocol.position import Position
 from heliograph.protocol.publication import Publication
@@ -182,7 +182,7 @@ class Error(msgspec.Struct, frozen=True):
     message: str
     timestamp: str
     request_id: RequestId | None = None
-    number: ErrorNumber | None = None
+    number: int | None = None
 
 
 # A publication is itself an event for its subscribers.

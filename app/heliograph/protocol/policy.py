@@ -5,42 +5,20 @@ channel, until a namespace (for everybody) or a token (for its bearer) gives mor
 taken.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from enum import StrEnum
+from collections.abc import Iterable, Sequence
 
 from heliograph.errors import ErrorCode
-from heliograph.protocol.decision import ALLOW, Allow, Ask, Decision, Deny, Hook
+from heliograph.protocol.decision import ALLOW, ASK, Allow, Ask, Decision, Deny, Hook
 from heliograph.protocol.grants import Grants, Right, matches
 from heliograph.protocol.identity import personal_channel, user_of
 from heliograph.protocol.namespace import Namespaces
 
 
-class Access(StrEnum):
-    """What a client wants to do."""
-
-    SUBSCRIBE = "subscribe"
-    HISTORY = "history"
-    PRESENCE = "presence"
-    PUBLISH = "publish"
-    SEND = "send"
-    EMIT = "emit"
-
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    """Who wants to do what. `name`: the channel (for SEND that of the user), or the emitted event."""
-
-    access: Access
-    user: str | None
-    name: str
-
-
 class Policy:
     """Decide by the options of namespaces, the mode, and the token's rights. No I/O.
 
-    `hooks`: returns the hook to ask instead, if any. A hook cannot open everything: another user's personal channel,
-    presence that is not kept, and an event that no setting names are denied before.
+    `hooks`: what the user's backend is asked instead, unless a namespace says otherwise. It cannot open everything:
+    another user's personal channel, and presence that is not kept, are denied before.
     """
 
     def __init__(
@@ -49,80 +27,84 @@ class Policy:
         *,
         open_mode: bool,
         events: Sequence[str] = (),
-        hooks: Callable[[Question], Hook | None] | None = None,
+        hooks: Iterable[Hook] = (),
     ) -> None:
         self._namespaces = namespaces
         self._events = tuple(events)  # that clients may emit, in either mode; a name that ends in `*` is a prefix
         self.open_mode = open_mode
-        self._hooks = hooks
+        self._hooks = frozenset(hooks)
+        self._asks_to_read = Hook.SUBSCRIBE in self._hooks
+        self._asks_to_publish = Hook.PUBLISH in self._hooks
+        # Messages to users are asked about only where a setting says so.
+        self._asks_to_send = self._asks_to_publish and namespaces.personal.publish_hook is True
         self._anybody_sends = self._is_open(namespaces.personal.client_send)  # whatever their token says
 
     @property
     def is_sending_free(self) -> bool:
         """True if every client may send to any user, so that there is nothing to decide."""
-        return self._anybody_sends and self._hooks is None
+        return self._anybody_sends and not self._asks_to_send
 
     def decide_subscribe(self, user: str | None, grants: Grants, channel: str) -> Decision:
         """Decide whether this user may subscribe to the channel. A personal channel is only its user's."""
-        decision = self._decide_read(Access.SUBSCRIBE, user, grants, channel)
+        decision = self._decide_read(user, grants, channel)
         return decision or Deny(f"{channel!r} is not yours to subscribe to")
 
     def decide_history(self, user: str | None, grants: Grants, channel: str) -> Decision:
         """Decide whether this user may read what is kept of the channel, and the latest state of a run."""
-        decision = self._decide_read(Access.HISTORY, user, grants, channel)
+        decision = self._decide_read(user, grants, channel)
         return decision or Deny(f"{channel!r} is not yours to read")
 
     def decide_presence(self, user: str | None, grants: Grants, channel: str) -> Decision:
         """Decide whether this user may read who is on the channel."""
         is_kept = self._namespaces.of(channel).presence
-        decision = self._decide_read(Access.PRESENCE, user, grants, channel) if is_kept else None
+        decision = self._decide_read(user, grants, channel) if is_kept else None
         return decision or Deny(f"who is on {channel!r} is not told")
 
     def decide_publish(self, user: str | None, grants: Grants, channel: str) -> Decision:
         """Decide whether a client may publish on the channel; never on a personal one, to which clients `send`."""
         if user_of(channel) is None:
-            if (hook := self._hook(Access.PUBLISH, user, channel)) is not None:
-                return Ask(hook)
-            if self._is_open(self._namespaces.of(channel).client_publish) or grants.allow(Right.PUBLISH, channel):
+            options = self._namespaces.of(channel)
+            if self._asks_to_publish and asks(options.publish_hook, options.client_publish):
+                return ASK
+            if self._is_open(options.client_publish) or grants.allow(Right.PUBLISH, channel):
                 return ALLOW
         return Deny(f"clients may not publish on {channel!r}")
 
     def decide_send(self, user: str | None, grants: Grants, to: str) -> Decision:
         """Decide whether a client may send to the user `to`."""
-        if (hook := self._hook(Access.SEND, user, personal_channel(to))) is not None:
-            return Ask(hook)
+        if self._asks_to_send:
+            return ASK
         if self._anybody_sends or grants.allow(Right.SEND, personal_channel(to)):
             return ALLOW
         return Deny(f"you may not send to {to!r}")
 
-    def decide_emit(self, user: str | None, event: str) -> Decision:
+    def decide_emit(self, event: str) -> Decision:
         """Decide whether a client may emit this event. Events that no setting names are denied."""
         if not any(matches(pattern, event) for pattern in self._events):
             return Deny(f"clients may not emit {event!r} (HELIOGRAPH_EMIT__EVENTS)")
-        hook = self._hook(Access.EMIT, user, event)
-        return ALLOW if hook is None else Ask(hook)
+        return ALLOW
 
-    def decide_rpc(self) -> Deny:
+    def decide_rpc(self) -> Decision:
         """Decide whether a client may call the user's backend."""
+        if Hook.RPC in self._hooks:
+            return ALLOW
         return Deny("no backend answers calls here (HELIOGRAPH_HOOKS__RPC)", ErrorCode.NOT_AVAILABLE)
 
     def decide_refresh(self) -> Decision:
         """Decide whether a client may refresh its token."""
         return Deny("there is nothing to refresh in open mode", ErrorCode.BAD_REQUEST) if self.open_mode else ALLOW
 
-    def _decide_read(self, access: Access, user: str | None, grants: Grants, channel: str) -> Allow | Ask | None:
+    def _decide_read(self, user: str | None, grants: Grants, channel: str) -> Allow | Ask | None:
         """Decide whether the channel may be read; None: it may not."""
         owner = user_of(channel)
         if owner is not None:
             return ALLOW if owner == user else None
-        if (hook := self._hook(access, user, channel)) is not None:
-            return Ask(hook)
-        if self._is_open(self._namespaces.of(channel).client_subscribe) or grants.allow(Right.SUBSCRIBE, channel):
+        options = self._namespaces.of(channel)
+        if self._asks_to_read and asks(options.subscribe_hook, options.client_subscribe):
+            return ASK
+        if self._is_open(options.client_subscribe) or grants.allow(Right.SUBSCRIBE, channel):
             return ALLOW
         return None
-
-    def _hook(self, access: Access, user: str | None, name: str) -> Hook | None:
-        return None if self._hooks is None else self._hooks(Question(access, user, name))
 
     def summary(self) -> str:
         """Return what is open to every client, in one line for the log."""
@@ -144,9 +126,16 @@ class Policy:
             rights[-1] += " (HELIOGRAPH_NAMESPACES)"
         if self._events:
             rights.append(f"emit {', '.join(self._events)} (HELIOGRAPH_EMIT__EVENTS)")
+        if self._hooks:
+            rights.append(f"do what the backend says ({', '.join(sorted(self._hooks))}; HELIOGRAPH_HOOKS)")
         if not rights:
             return "jwt mode: clients read their own channel; only their tokens open more (docs: Rights in jwt mode)"
         return f"jwt mode: whatever its token says, every client may {'; '.join(rights)}"
 
     def _is_open(self, option: bool | None) -> bool:
         return self.open_mode if option is None else option
+
+
+def asks(hook: bool | None, is_open: bool | None) -> bool:
+    """Return whether the backend is asked: as the namespace says, or unless it closes the channel by itself."""
+    return is_open is not False if hook is None else hook

@@ -5,13 +5,15 @@ carries out the action that it returns. Another transport or codec needs a drive
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final, assert_never
 
+import msgspec
+
 from heliograph.errors import BadChannel, BadCursor, BadUserId, ErrorCode
 from heliograph.protocol.codes import CloseCode, ErrorNumber
-from heliograph.protocol.decision import ALLOW, Allow, Ask, Decision, Deny, Verdict
+from heliograph.protocol.decision import ALLOW, Allow, Ask, Decision, Deny, Rewrite, Verdict
 from heliograph.protocol.events import Connected, Event, Pong, Subscribed, Unsubscribed
 from heliograph.protocol.grants import NO_GRANTS, Grants
 from heliograph.protocol.identity import check_channel, check_user_id, personal_channel, user_of
@@ -109,15 +111,18 @@ class Reject:
     code: ErrorCode
     message: str
     request_id: RequestId | None = None
-    close: CloseCode | None = None
-    number: ErrorNumber | None = None
+    close: int | None = None
+    number: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class AskHook:
-    """Await the hook, pass its verdict to `answered`, and carry out what that returns. Later operations wait."""
+    """Ask the user's backend about the operation, pass its verdict to `answered`, and carry out what that returns.
 
-    ask: Ask
+    Later operations wait.
+    """
+
+    operation: Send | Publish | Subscribe | ReadHistory | ReadPresence
     answered: "Callable[[Verdict], Action | None]"
 
 
@@ -126,6 +131,7 @@ Action = (
     Send
     | Publish
     | Emit
+    | Rpc
     | Authenticate
     | RefreshToken
     | JoinChannel
@@ -165,9 +171,9 @@ class Session:
         self._by_server: set[str] = set()  # those of them to which the client has not subscribed by itself
 
     @property
-    def connect_id(self) -> RequestId | None:
-        """The `id` of the client's `connect`."""
-        return self._connect.request_id
+    def connect(self) -> Connect:
+        """The client's `connect`."""
+        return self._connect
 
     @property
     def has_reply(self) -> bool:
@@ -221,7 +227,7 @@ class Session:
                 if channel in named or isinstance(action, JoinChannel):
                     others.append(action)
                 elif isinstance(action, AskHook):
-                    others.append(AskHook(action.ask, partial(_unless_rejected, action.answered)))
+                    others.append(AskHook(action.operation, partial(_unless_rejected, action.answered)))
         since, replay = positions.position_in(own), self._connect.replay
         return JoinChannel(own, since, replay, keep=True, incomplete=self._connect.incomplete), others
 
@@ -235,7 +241,7 @@ class Session:
             if isinstance(decision, Deny):
                 lost.append(channel)
             elif isinstance(decision, Ask):
-                others.append(AskHook(decision, partial(self._keep, channel)))
+                others.append(AskHook(Subscribe(channel), partial(self._keep, channel)))
         self._channels.difference_update(lost)
         self._by_server.difference_update(lost)
         for channel in grants.at_once:
@@ -245,8 +251,8 @@ class Session:
 
     def _keep(self, channel: str, verdict: Verdict) -> LeaveChannel | None:
         """Handle a hook's verdict whether the client may stay on the channel with its new token."""
-        if isinstance(verdict, Allow) or channel not in self._channels:
-            return None
+        if not isinstance(verdict, Deny) or verdict.code is ErrorCode.UNAVAILABLE or channel not in self._channels:
+            return None  # who cannot be asked has not said that the client must go
         self._channels.discard(channel)
         self._by_server.discard(channel)
         return LeaveChannel(channel, Unsubscribed(channel=channel))
@@ -291,18 +297,19 @@ class Session:
                 if self._sends_freely:
                     return operation
                 decision = self._policy.decide_send(self.user, self._grants, operation.to)
-                return operation if decision is ALLOW else _unless_denied(decision, operation, operation.request_id)
+                return operation if decision is ALLOW else _message_unless_denied(decision, operation)
             case Publish():
                 decision = self._policy.decide_publish(self.user, self._grants, check_channel(operation.channel))
-                return operation if decision is ALLOW else _unless_denied(decision, operation, operation.request_id)
+                return operation if decision is ALLOW else _message_unless_denied(decision, operation)
             case Ping():
                 return Reply(Pong(operation.request_id))
             case Connect():
                 return _said_already(operation)
             case Refresh(token=token):
-                return _unless_denied(
-                    self._policy.decide_refresh(), RefreshToken(token, operation.request_id), operation.request_id
-                )
+                decision = self._policy.decide_refresh()
+                if isinstance(decision, Deny):
+                    return _denied(decision, operation.request_id)
+                return RefreshToken(token, operation.request_id)
             case Subscribe(channel=channel, since=since):
                 return self._subscribe(operation, self._position(since, channel))
             case Unsubscribe(channel=channel):
@@ -316,18 +323,19 @@ class Session:
             case ReadHistory(channel=channel, since=since):
                 decision = self._policy.decide_history(self.user, self._grants, check_channel(channel))
                 if isinstance(decision, Deny):
-                    return Reject(decision.code, decision.reason, operation.request_id)
-                return _unless_denied(
-                    decision, FetchHistory(operation, self._position(since, channel)), operation.request_id
+                    return _denied(decision, operation.request_id)
+                return self._unless_denied(
+                    decision, operation, FetchHistory(operation, self._position(since, channel))
                 )
             case ReadPresence(channel=channel):
                 decision = self._policy.decide_presence(self.user, self._grants, check_channel(channel))
-                return _unless_denied(decision, FetchPresence(channel, operation.request_id), operation.request_id)
+                return self._unless_denied(decision, operation, FetchPresence(channel, operation.request_id))
             case Emit(event=event):
-                return _unless_denied(self._policy.decide_emit(self.user, event), operation, operation.request_id)
+                decision = self._policy.decide_emit(event)
+                return _denied(decision, operation.request_id) if isinstance(decision, Deny) else operation
             case Rpc():
                 decision = self._policy.decide_rpc()
-                return Reject(decision.code, decision.reason, operation.request_id)
+                return _denied(decision, operation.request_id) if isinstance(decision, Deny) else operation
             case PingAnswered():
                 return Reject(ErrorCode.BAD_REQUEST, "there was no ping to answer", close=CloseCode.BAD_REQUEST)
             case Malformed():
@@ -340,7 +348,7 @@ class Session:
     ) -> JoinChannel | Reject | AskHook:
         decision = self._policy.decide_subscribe(self.user, self._grants, check_channel(operation.channel))
         if isinstance(decision, Ask):
-            return AskHook(decision, partial(self._join, operation, since, keep))
+            return AskHook(operation, partial(self._join, operation, since, keep))
         return self._join(operation, since, keep, decision)
 
     def _join(
@@ -348,7 +356,10 @@ class Session:
     ) -> JoinChannel | Reject:
         channel = operation.channel
         if isinstance(verdict, Deny):
-            return Reject(verdict.code, verdict.reason, operation.request_id)
+            denied = _denied(verdict, operation.request_id)
+            if verdict.code is ErrorCode.UNAVAILABLE:
+                return replace(denied, message=f"not subscribed to {channel!r}: {verdict.reason}")
+            return denied
         if channel in self._channels or user_of(channel) is not None:
             text, number = f"subscribed to {channel!r} already", ErrorNumber.ALREADY_SUBSCRIBED
             return Reject(ErrorCode.BAD_REQUEST, text, operation.request_id, number=number)
@@ -359,6 +370,19 @@ class Session:
         if keep:
             self._by_server.add(channel)
         return JoinChannel(channel, since, operation.replay, operation.request_id, keep, operation.incomplete)
+
+    def _unless_denied(
+        self,
+        decision: Allow | Ask | Deny,
+        operation: ReadHistory | ReadPresence,
+        action: FetchHistory | FetchPresence,
+    ) -> Action:
+        """Return the read, a refusal, or a question to the backend. Who was let on a channel may read it."""
+        if isinstance(decision, Deny):
+            return _denied(decision, operation.request_id)
+        if isinstance(decision, Ask) and operation.channel not in self._channels:
+            return AskHook(operation, partial(_read_allowed, action, operation.request_id))
+        return action
 
     def not_joined(self, channel: str) -> None:
         """Note that subscribing failed: the client may retry."""
@@ -403,20 +427,43 @@ def _malformed(operation: Malformed) -> Reject:
     return Reject(operation.code, operation.message, operation.request_id, operation.close)
 
 
-def _unless_denied(decision: Decision, action: Action, request_id: RequestId | None) -> Action:
-    """Return the action, a refusal, or a question to the hook that decides between them."""
+def _denied(denial: Deny, request_id: RequestId | None) -> Reject:
+    return Reject(denial.code, denial.reason, request_id, denial.close, denial.number)
+
+
+def _message_unless_denied(decision: Decision, message: Send | Publish) -> Action:
+    """Return a message that is allowed, a refusal, or a question to the backend that decides between them."""
     match decision:
         case Allow():
-            return action
-        case Deny(reason, code):
-            return Reject(code, reason, request_id)
+            return message
+        case Deny():
+            return _denied(decision, message.request_id)
         case Ask():
-            return AskHook(decision, partial(_unless_denied, action=action, request_id=request_id))
+            return AskHook(message, partial(_message_allowed, message))
         case _:
             assert_never(decision)
 
 
+def _message_allowed(message: Send | Publish, verdict: Verdict) -> Action:
+    match verdict:
+        case Allow():
+            return message
+        case Rewrite(data, ephemeral):
+            kept = message.data if data is None else data
+            return msgspec.structs.replace(message, data=kept, ephemeral=ephemeral or message.ephemeral)
+        case Deny():
+            return _denied(verdict, message.request_id)
+        case _:
+            assert_never(verdict)
+
+
+def _read_allowed(
+    action: FetchHistory | FetchPresence, request_id: RequestId | None, verdict: Verdict
+) -> FetchHistory | FetchPresence | Reject:
+    return _denied(verdict, request_id) if isinstance(verdict, Deny) else action
+
+
 def _unless_rejected(answered: Callable[[Verdict], Action | None], verdict: Verdict) -> Action | None:
-    """Return what follows from the verdict, without telling the client of a refusal."""
+    """Return what follows from the verdict, without telling the client of a refusal that is for good."""
     action = answered(verdict)
-    return None if isinstance(action, Reject) else action
+    return None if isinstance(action, Reject) and action.code is not ErrorCode.UNAVAILABLE else action

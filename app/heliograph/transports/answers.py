@@ -7,10 +7,13 @@ from heliograph.cluster.emitter import Emitter
 from heliograph.cluster.publish_result import PublishResult
 from heliograph.cluster.reading import Reading
 from heliograph.errors import BusUnavailable, HeliographError, OverBudget, Unrecoverable
+from heliograph.hooks.user_backend import UserBackend
 from heliograph.hub.connection import Connection
 from heliograph.protocol.codes import ErrorNumber
-from heliograph.protocol.events import Ack, Emitted, History, Presence, Published
-from heliograph.protocol.operations import Emit, Publish, Send
+from heliograph.protocol.decision import Deny
+from heliograph.protocol.events import Ack, Emitted, History, Presence, Published, RpcResult
+from heliograph.protocol.operations import Emit, Publish, Rpc, Send
+from heliograph.protocol.peer import Caller
 from heliograph.protocol.publication import PUBLICATION_BYTES
 from heliograph.protocol.session import FetchHistory, FetchPresence, Reject
 
@@ -69,6 +72,14 @@ async def answer_emit(emitter: Emitter, connection: Connection, emit: Emit) -> E
     except (BusUnavailable, OverBudget) as error:
         return Reject(error.code, f"{_not_stored(error)}: {error}", emit.request_id)
     return Emitted(emit.request_id)
+
+
+async def answer_rpc(user_backend: UserBackend, caller: Caller, rpc: Rpc) -> RpcResult | Reject:
+    """Have the user's backend answer a call."""
+    result = await user_backend.call(caller, rpc)
+    if isinstance(result, Deny):
+        return Reject(result.code, result.reason, rpc.request_id, result.close, result.number)
+    return RpcResult(result, rpc.request_id)
 
 
 def _not_stored(error: BusUnavailable | OverBudget) -> str:

@@ -80,6 +80,7 @@ class CentrifugeEndpoint(WebSocketEndpoint):
         driver = self.drivers.new(
             encoding,
             outbox,
+            peer=handshake.peer,
             channels=handshake.channels,
             on_failed=partial(self.by_address.failed_attempts.failed, handshake.address),
             subscribes_again=True,

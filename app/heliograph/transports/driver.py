@@ -6,7 +6,6 @@ decides, and carries out its actions. The driver decides nothing itself, and kno
 
 import asyncio
 import logging
-import secrets
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -27,19 +26,23 @@ from heliograph.errors import (
     ConnectionLimit,
     ErrorCode,
     HeliographError,
+    HookRefused,
+    HookUnavailable,
     InvalidToken,
     KeysUnavailable,
     TokenNotCurrent,
     Unrecoverable,
     UserBlocked,
 )
+from heliograph.hooks.user_backend import Renewal, UserBackend
 from heliograph.hub.connection import Connection
 from heliograph.hub.frames import Encoding, F
 from heliograph.hub.outbox import Outbox
 from heliograph.protocol.budget import REFUSED_BYTES, Intake
 from heliograph.protocol.codes import CloseCode, ErrorNumber, UnsubscribeCode
 from heliograph.protocol.events import Event, Refreshed, Subscribed, Unsubscribed
-from heliograph.protocol.operations import Connect, Emit, Operation, Publish, RequestId, Send
+from heliograph.protocol.operations import Connect, Emit, Operation, Publish, RequestId, Rpc, Send
+from heliograph.protocol.peer import Caller, Peer
 from heliograph.protocol.position import Positions
 from heliograph.protocol.session import (
     Action,
@@ -55,10 +58,10 @@ from heliograph.protocol.session import (
     Session,
 )
 from heliograph.telemetry import Telemetry
-from heliograph.transports.answers import answer_emit, answer_history, answer_message, answer_presence
+from heliograph.transports.answers import answer_emit, answer_history, answer_message, answer_presence, answer_rpc
 from heliograph.transports.connect_reply import ConnectReply
+from heliograph.transports.expiry import Expiry
 from heliograph.transports.failed_attempts import TOO_MANY
-from heliograph.transports.verdicts import verdict_of
 
 MOST_UNDER_WAY = 100  # messages of one client that the router has not answered yet
 OTHER_USER = "the token is for another user than the URL"
@@ -88,12 +91,14 @@ class Drivers:
     node: Node
     intake: Intake  # the pace at which the frames of each user are read
     telemetry: Telemetry
+    user_backend: UserBackend
 
     def new(
         self,
         encoding: Encoding[F],
         outbox: Outbox[F],
         *,
+        peer: Peer,
         only_user: str | None = None,
         channels: Iterable[str] = (),
         on_failed: Callable[[], Awaitable[bool]] | None = None,
@@ -101,11 +106,12 @@ class Drivers:
     ) -> "Driver":
         """Return the driver of a new connection.
 
-        `only_user`: the user in the URL; a client with another identity is refused. `channels`: subscribed as soon as
-        the client is identified. `on_failed`: called after bad credentials, before the answer; False: answer with
-        'come back later'. `subscribes_again`: after a gap, the client must subscribe again.
+        `peer`: what is known of the client; its connection has that id. `only_user`: the user in the URL; a client
+        with another identity is refused. `channels`: subscribed as soon as the client is identified. `on_failed`:
+        called after bad credentials, before the answer; False: answer with 'come back later'. `subscribes_again`:
+        after a gap, the client must subscribe again.
         """
-        return Driver(self, encoding, outbox, only_user, tuple(channels), on_failed, subscribes_again)
+        return Driver(self, encoding, outbox, peer, only_user, tuple(channels), on_failed, subscribes_again)
 
 
 class Disconnected(Exception):
@@ -124,6 +130,7 @@ class Driver:
         drivers: Drivers,
         encoding: Encoding[F],
         outbox: Outbox[F],
+        peer: Peer,
         only_user: str | None,
         channels: tuple[str, ...],
         on_failed: Callable[[], Awaitable[bool]] | None,
@@ -139,10 +146,12 @@ class Driver:
         self._on_failed = on_failed
         self._only_user = only_user
         self._channels = channels
-        session_id = secrets.token_hex(16)
-        self._session = drivers.open_session(session_id)
+        self._user_backend = drivers.user_backend
+        self._peer = peer
+        self._meta: bytes | None = None  # that the backend has attached to the client
+        self._session = drivers.open_session(peer.connection)
         self.connection = Connection(
-            session_id,
+            peer.connection,
             "",
             encoding,
             outbox,
@@ -153,7 +162,7 @@ class Driver:
         self._joining: str | None = None  # the channel that `join` is subscribing to
         self.registered = False  # in the hub and in the directory
         self._ended = False
-        self._expiry: asyncio.TimerHandle | None = None
+        self._expiry = Expiry(self.connection, drivers.user_backend, self._renewed)
         self._under_way = 0  # messages that the router has not answered
         self._room: asyncio.Future[None] | None = None  # a caller that waits until there are fewer
         self.refusals = 0  # refusals that the reader has not slowed down for yet
@@ -266,13 +275,7 @@ class Driver:
 
     def expire_at(self, when: float | None) -> None:
         """Close the connection at `when` (seconds since the epoch; None: never)."""
-        if self._expiry is not None:
-            self._expiry.cancel()
-            self._expiry = None
-        if when is not None:
-            self._expiry = asyncio.get_running_loop().call_later(
-                when - time.time(), self.connection.close, CloseCode.EXPIRED, "the token has expired"
-            )
+        self._expiry.set(when)
 
     def end(self, code: int | None = None) -> None:
         """Forget the connection. May be called more than once.
@@ -282,8 +285,7 @@ class Driver:
         if not self._ended:
             self._ended = True
             self._count_close(self.connection.close_code or code)
-        if self._expiry is not None:
-            self._expiry.cancel()
+        self._expiry.cancel()
         if self.registered:
             self._manager.disconnect(self.connection)
 
@@ -314,6 +316,8 @@ class Driver:
                 return self._answer(answer_emit(self._emitter, self.connection, action))
             case FetchPresence():
                 return self._answer(answer_presence(self._reading, self.connection, action))
+            case Rpc():
+                return self._answer(answer_rpc(self._user_backend, self._caller, action))
             case Authenticate():
                 return self._authenticate(action)
             case RefreshToken():
@@ -325,10 +329,18 @@ class Driver:
         return None
 
     async def _ask(self, action: AskHook) -> None:
-        """Ask a hook. Later operations of the client wait until this has been awaited."""
-        following = action.answered(await verdict_of(action.ask))
+        """Ask the user's backend. Later operations of the client wait until this has been awaited."""
+        following = action.answered(await self._user_backend.decide(self._caller, action.operation))
         if following is not None and (work := self._act(following)) is not None:
             await work
+
+    def _renewed(self, renewal: Renewal) -> None:
+        self._meta = renewal.meta
+
+    @property
+    def _caller(self) -> Caller:
+        """What the backend is told of the identified client."""
+        return Caller(self._peer, self._session.user or "", self._meta)
 
     async def _settled(self, actions: Iterable[JoinChannel | Reject | AskHook]) -> list[JoinChannel | Reject]:
         """Return the actions for channels, after all hooks that must be asked have answered."""
@@ -336,7 +348,7 @@ class Driver:
         for action in actions:
             following: Action | None = action
             if isinstance(action, AskHook):
-                following = action.answered(await verdict_of(action.ask))
+                following = action.answered(await self._user_backend.decide(self._caller, action.operation))
             if isinstance(following, JoinChannel | Reject):
                 settled.append(following)
         return settled
@@ -345,12 +357,18 @@ class Driver:
         bad: InvalidToken
         try:
             credentials = Credentials(action.token, action.user, action.ticket)
-            identity = await self._authenticator.identify(credentials)
+            identity = await self._authenticator.identify(credentials, self._peer, self._session.connect)
         except InvalidToken as error:
             bad = error
+        except HookRefused as error:
+            await self._count_failure()
+            close = CloseCode.TRY_AGAIN_LATER if error.code is ErrorCode.UNAVAILABLE else CloseCode.NOT_ALLOWED
+            denied = Reject(error.code, str(error), None, error.close or close, error.number)
+            self.refuse(denied)
+            return
         except UserBlocked as error:
             self._reject(error, CloseCode.FORCED)
-        except (BusUnavailable, KeysUnavailable) as error:
+        except (BusUnavailable, KeysUnavailable, HookUnavailable) as error:
             self._reject(error, CloseCode.TRY_AGAIN_LATER)
         except BadUserId as error:
             self._reject(error, CloseCode.BAD_REQUEST)
@@ -360,7 +378,7 @@ class Driver:
         await self._count_failure()
         if not isinstance(bad, TokenNotCurrent):
             self._reject(bad, CloseCode.INVALID_TOKEN)
-        request_id = self._session.connect_id if self._session.has_reply else None
+        request_id = self._session.connect.request_id if self._session.has_reply else None
         self.refuse(Reject(bad.code, str(bad), request_id, CloseCode.EXPIRED, ErrorNumber.TOKEN_EXPIRED))
 
     async def _refuse_unknown(self, refusal: Reject) -> None:
@@ -419,7 +437,8 @@ class Driver:
                 identity.user, self._channels, identity.channels, only_these=one_request
             )
         except (BadCursor, BadChannel) as error:
-            self._reject(error, CloseCode.BAD_REQUEST, self._session.connect_id)
+            self._reject(error, CloseCode.BAD_REQUEST, self._session.connect.request_id)
+        self._meta = identity.meta
         others = await self._settled(wanted)
         refusal = next((each for each in others if isinstance(each, Reject)), None)
         if one_request and refusal is not None:
@@ -438,7 +457,7 @@ class Driver:
         except UserBlocked as error:
             self._reject(error, CloseCode.FORCED)
         logger.debug("connected", extra=self.about)
-        self.expire_at(identity.expires_at)
+        self._expiry.set(identity.expires_at, self._caller if identity.is_from_hook else None)
         if self._session.has_reply:
             await self._open_with([own, *(each for each in others if isinstance(each, JoinChannel))], identity)
             return [each for each in others if isinstance(each, Reject)]

@@ -13,6 +13,7 @@ from heliograph.codecs.plain.cursor import stated
 from heliograph.errors import BusUnavailable, InvalidToken, KeysUnavailable, UserBlocked
 from heliograph.protocol.codes import CloseCode
 from heliograph.protocol.operations import Connect
+from heliograph.protocol.peer import Peer
 from heliograph.protocol.session import Reject
 from heliograph.telemetry import Telemetry
 from heliograph.transports.address_limits import AddressLimits
@@ -20,6 +21,7 @@ from heliograph.transports.addresses import address_of
 from heliograph.transports.driver import OTHER_USER
 from heliograph.transports.failed_attempts import TOO_MANY
 from heliograph.transports.origins import REFUSED, OriginPolicy
+from heliograph.transports.peers import Peers
 from heliograph.transports.query import BadQuery, Query
 
 PATH_NAMESPACES: Final = {"runs": "run", "logs": "logs"}  # part of the path -> namespace
@@ -42,17 +44,18 @@ class Handshake:
     user: str | None
     channels: tuple[str, ...]
     address: str
+    peer: Peer
     identity: Identity | None = None  # once it is checked
 
     @classmethod
-    def read(cls, scope: Scope, *, open_mode: bool) -> "Handshake":
+    def read(cls, scope: Scope, peer: Peer, *, open_mode: bool) -> "Handshake":
         user, address = _user_in_path(scope), address_of(scope)
         try:
             query = Query(scope)
         except BadQuery as error:
-            return cls(Reject(error.code, str(error), close=CloseCode.BAD_REQUEST), user, (), address)
+            return cls(Reject(error.code, str(error), close=CloseCode.BAD_REQUEST), user, (), address, peer)
         connect = _connect_in_url(scope, query, user, open_mode=open_mode)
-        return cls(connect, user, _channels_in_url(scope, query), address)
+        return cls(connect, user, _channels_in_url(scope, query), address, peer)
 
 
 class HandshakeCheck:
@@ -65,6 +68,7 @@ class HandshakeCheck:
         authenticator: Authenticator,
         by_address: AddressLimits,
         telemetry: Telemetry,
+        peers: Peers,
         *,
         open_mode: bool,
     ) -> None:
@@ -73,6 +77,7 @@ class HandshakeCheck:
         self._authenticator = authenticator
         self._by_address = by_address
         self._telemetry = telemetry
+        self._peers = peers
         self._open_mode = open_mode
 
     async def check(self, scope: Scope) -> Handshake | Denial:
@@ -89,7 +94,7 @@ class HandshakeCheck:
         headers = Headers(scope=scope)
         if not self._origins.admits(headers):
             return Denial(403, REFUSED)
-        handshake = Handshake.read(scope, open_mode=self._open_mode)
+        handshake = Handshake.read(scope, self._peers.of(scope, "websocket"), open_mode=self._open_mode)
         # A page cannot see a status: accept it, and close it with the code of the refusal.
         if "origin" not in headers and (denial := await self._check_identity(handshake)) is not None:
             return denial

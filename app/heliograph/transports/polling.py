@@ -28,10 +28,12 @@ from heliograph.protocol.codes import CloseCode
 from heliograph.protocol.events import Connected, InitialState, Subscribed, positions_after
 from heliograph.protocol.identity import personal_channel
 from heliograph.protocol.operations import Connect
+from heliograph.protocol.peer import Peer
 from heliograph.protocol.position import NOWHERE, Position, ReadPositions
 from heliograph.protocol.session import JoinChannel
 from heliograph.tasks import end
 from heliograph.transports.driver import Disconnected, Drivers
+from heliograph.transports.peers import Peers
 from heliograph.transports.query import Query
 from heliograph.transports.requests import CONTINUED, PER_CHANNEL, RequestRate
 
@@ -78,10 +80,11 @@ class PollEndpoint:
 
     def __init__(
         self,
-        open_connection: "Callable[[PollKey, set[asyncio.Task[None]]], PollConnection]",
+        open_connection: "Callable[[PollKey, Peer, set[asyncio.Task[None]]], PollConnection]",
         authenticator: Authenticator,
         requests: RequestRate,
         node: Node,
+        peers: Peers,
         *,
         linger_s: float,
     ) -> None:
@@ -89,6 +92,7 @@ class PollEndpoint:
         self._authenticator = authenticator
         self._requests = requests  # by user
         self._node = node
+        self._peers = peers
         self._linger_s = linger_s
         self._parked: dict[PollKey, list[PollConnection]] = {}  # those without a waiting poll, oldest first
         self._joining: set[asyncio.Task[None]] = set()
@@ -97,7 +101,8 @@ class PollEndpoint:
         query = Query(request.scope)
         wait_s = wait_of(query)
         credentials = credentials_of(request.scope, query)
-        identity = await self._authenticator.identify(credentials)
+        peer = self._peers.of(request.scope, "poll")
+        identity = await self._authenticator.identify(credentials, peer)
         if self._node.draining:
             raise Disconnected(ErrorCode.UNAVAILABLE, "this replica is shutting down")
         asked = PollKey(replace(identity, expires_at=None), query.channels, query.get("cursor", ""))
@@ -106,7 +111,7 @@ class PollEndpoint:
         connection = self._take(asked)
         if connection is None:
             connect = Connect(credentials.token, credentials.user, stated(asked.cursor), replay="replay" in query)
-            connection = await self._open(asked, connect, identity)
+            connection = await self._open(asked, peer, connect, identity)
         else:
             connection.driver.expire_at(identity.expires_at)
         try:
@@ -124,9 +129,9 @@ class PollEndpoint:
             connection.end()
         await end(self._joining)
 
-    async def _open(self, asked: PollKey, connect: Connect, identity: Identity) -> "PollConnection":
+    async def _open(self, asked: PollKey, peer: Peer, connect: Connect, identity: Identity) -> "PollConnection":
         while True:
-            connection = self._open_connection(asked, self._joining)
+            connection = self._open_connection(asked, peer, self._joining)
             try:
                 await connection.begin(connect, identity)
             except Disconnected as refused:
@@ -180,6 +185,7 @@ class PollConnection:
         outboxes: Outboxes,
         encoding: Encoding[EventFrame],
         asked: PollKey,
+        peer: Peer,
         tasks: set[asyncio.Task[None]],
         *,
         most_bytes: int,
@@ -189,7 +195,7 @@ class PollConnection:
         self._most_bytes = most_bytes
         self._most_channels = most_channels
         self._outbox: Outbox[EventFrame] = outboxes.new(self)
-        self.driver = drivers.new(encoding, self._outbox, channels=asked.channels)
+        self.driver = drivers.new(encoding, self._outbox, peer=peer, channels=asked.channels)
         self._known: ReadPositions = NOWHERE  # the client's stated positions
         self._replays = False  # its own channel starts with everything that is kept, after `subscribed`
         self._tasks = tasks

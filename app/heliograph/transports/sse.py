@@ -9,15 +9,17 @@ from starlette.responses import Response, StreamingResponse
 
 from heliograph.auth.authenticator import Authenticator, Credentials, Identity, credentials_of
 from heliograph.codecs.plain.cursor import RIGHT, stated
-from heliograph.errors import BusUnavailable, KeysUnavailable
+from heliograph.errors import BusUnavailable, HookUnavailable, KeysUnavailable
 from heliograph.hub.frames import Encoding
 from heliograph.hub.outbox import Outboxes
 from heliograph.protocol.codes import CloseCode
 from heliograph.protocol.identity import personal_channel
 from heliograph.protocol.operations import Connect
+from heliograph.protocol.peer import Peer
 from heliograph.protocol.session import JoinChannel
 from heliograph.transports.driver import Driver, Drivers
 from heliograph.transports.event_stream import KEEP_ALIVE, MEDIA_TYPE, PREFACE, EventBlock, EventSink
+from heliograph.transports.peers import Peers
 from heliograph.transports.query import Query
 from heliograph.transports.requests import PER_CHANNEL, RequestRate
 from heliograph.transports.stream_response import StreamResponse, stream_for
@@ -35,6 +37,7 @@ class SseEndpoint:
         encoding: Encoding[EventBlock],
         authenticator: Authenticator,
         requests: RequestRate,
+        peers: Peers,
         *,
         keep_alive_s: float,
     ) -> None:
@@ -43,15 +46,17 @@ class SseEndpoint:
         self._encoding = encoding
         self._authenticator = authenticator
         self._requests = requests  # by user
+        self._peers = peers
         self._keep_alive_s = keep_alive_s
 
     async def serve(self, request: Request) -> Response:
         query = Query(request.scope)
         cursor, right = _parts_of_id(request.headers.get("last-event-id", ""))
         credentials = credentials_of(request.scope, query)
+        peer = self._peers.of(request.scope, "sse")
         try:
-            identity, right = await self._identify(credentials, right)
-        except (BusUnavailable, KeysUnavailable):
+            identity, right = await self._identify(credentials, peer, right)
+        except (BusUnavailable, KeysUnavailable, HookUnavailable):
             if not right:
                 raise
             return StreamingResponse(_again_soon(), media_type=MEDIA_TYPE)
@@ -59,7 +64,7 @@ class SseEndpoint:
         cursor = cursor or query.get("cursor", "")
         stream = stream_for(request.scope, keep_alive_s=self._keep_alive_s)
         sink = EventSink(stream, self._outboxes, [personal_channel(identity.user), *query.channels], right)
-        driver = self._drivers.new(self._encoding, sink.outbox, channels=query.channels)
+        driver = self._drivers.new(self._encoding, sink.outbox, peer=peer, channels=query.channels)
         connect = Connect(credentials.token, credentials.user, stated(cursor), replay="replay" in query)
         try:
             joins = await driver.enter(connect, identity)
@@ -76,7 +81,7 @@ class SseEndpoint:
             keep_alive=KEEP_ALIVE,
         )
 
-    async def _identify(self, credentials: Credentials, right: str) -> tuple[Identity, str]:
+    async def _identify(self, credentials: Credentials, peer: Peer, right: str) -> tuple[Identity, str]:
         """Return the client's identity, and its right to return if it came with a ticket (otherwise empty).
 
         A ticket is valid once. An `EventSource` reconnects with the same URL, and the last id that it got. So the ids
@@ -84,7 +89,7 @@ class SseEndpoint:
         """
         authenticator, ticket = self._authenticator, credentials.ticket
         if ticket is None:
-            return await authenticator.identify(credentials), ""
+            return await authenticator.identify(credentials, peer), ""
         identity = await authenticator.identify_returning(ticket, right) if right else None
         if identity is None:
             identity, right = await authenticator.identify(credentials), ""

@@ -90,6 +90,7 @@ class WebSocketEndpoint:
         driver = self.drivers.new(
             encoding,
             outbox,
+            peer=handshake.peer,
             only_user=handshake.user,
             channels=handshake.channels,
             on_failed=partial(self.by_address.failed_attempts.failed, handshake.address),

@@ -8,6 +8,7 @@ import msgspec
 from heliograph.codecs.centrifuge import replies
 from heliograph.codecs.centrifuge.numbers import ERRORS, TEMPORARY
 from heliograph.codecs.centrifuge.replies import ClientInfo, Empty, Push, Reply
+from heliograph.errors import ErrorCode
 from heliograph.protocol.codes import UnsubscribeCode
 from heliograph.protocol.events import (
     Ack,
@@ -115,7 +116,8 @@ def _error(event: Error) -> Reply | None:
     if event.request_id is None:
         return None
     number = ERRORS[event.code] if event.number is None else int(event.number)
-    return Reply(_id(event.request_id), replies.ErrorBody(number, event.message, number in TEMPORARY))
+    temporary = number in TEMPORARY or event.code is ErrorCode.UNAVAILABLE
+    return Reply(_id(event.request_id), replies.ErrorBody(number, event.message, temporary))
 
 
 def publication_of(publication: Publication) -> replies.Publication:

@@ -9,7 +9,6 @@ from heliograph.codecs.centrifuge.commands import Command, malformed, operation_
 from heliograph.codecs.centrifuge.encoding import push_of, reply_of
 from heliograph.codecs.centrifuge.numbers import CLOSES
 from heliograph.errors import ErrorCode
-from heliograph.protocol.codes import CloseCode
 from heliograph.protocol.events import Event
 from heliograph.protocol.operations import Operation, RequestId
 from heliograph.protocol.publication import Publication
@@ -63,7 +62,7 @@ class CentrifugeJsonCodec:
         reply = reply_of(event, self._version)
         return b"" if reply is None else _on_one_line(_to_json(reply))
 
-    def close_code(self, code: CloseCode) -> int:
+    def close_code(self, code: int) -> int:
         return CLOSES.get(code, code)
 
     def _explain(self, frame: str | bytes) -> list[Operation]:

@@ -35,7 +35,7 @@ ERRORS: Final[dict[ErrorCode, int]] = {
 }
 
 # Where these SDKs know another number than clients of the plain protocol; or none below 3000, and so no reason.
-CLOSES: Final[dict[CloseCode, int]] = {
+CLOSES: Final[dict[int, int]] = {
     CloseCode.UNSUPPORTED_DATA: 3501,
     CloseCode.INTERNAL_ERROR: 3004,
     CloseCode.TRY_AGAIN_LATER: 3004,

@@ -11,7 +11,6 @@ from heliograph.codecs.centrifuge.encoding import publication_of, reply_of
 from heliograph.codecs.centrifuge.messages import COMMAND, PUBLICATION, REPLY
 from heliograph.codecs.centrifuge.numbers import CLOSES
 from heliograph.codecs.centrifuge.wire import delimited, read_varint
-from heliograph.protocol.codes import CloseCode
 from heliograph.protocol.events import Event, Progress
 from heliograph.protocol.operations import Operation, RequestId
 from heliograph.protocol.publication import Publication
@@ -58,7 +57,7 @@ class CentrifugeProtobufCodec:
         reply = reply_of(event, self._version)
         return b"" if reply is None else delimited(REPLY.encode(reply))
 
-    def close_code(self, code: CloseCode) -> int:
+    def close_code(self, code: int) -> int:
         return CLOSES.get(code, code)
 
 

@@ -8,7 +8,6 @@ import msgspec
 from heliograph.codecs.plain.client_frames import ClientFrame, Emit, Head, Publish, Rpc, Send
 from heliograph.codecs.plain.encoding import frame_of
 from heliograph.errors import BadData, ErrorCode
-from heliograph.protocol.codes import CloseCode
 from heliograph.protocol.events import Event
 from heliograph.protocol.operations import Malformed, Operation, RequestId
 from heliograph.protocol.publication import check_data
@@ -48,7 +47,7 @@ class PlainCodec:
     def encode(self, event: Event) -> bytes:
         return _to_json(frame_of(event))
 
-    def close_code(self, code: CloseCode) -> int:
+    def close_code(self, code: int) -> int:
         return code
 
 

@@ -1,6 +1,6 @@
 """Turns events into frames of the plain protocol."""
 
-from typing import assert_never
+from typing import Final, assert_never
 
 from msgspec import UNSET, UnsetType
 
@@ -33,6 +33,9 @@ from heliograph.protocol.position import Position
 from heliograph.protocol.publication import Publication
 from heliograph.protocol.run import run_of
 
+# Numbers of errors that a code says in words; those of the user's backend begin above them.
+RESERVED: Final = range(400)
+
 
 def frame_of(event: Event) -> ServerFrame:
     """Return the frame of the event."""
@@ -48,7 +51,8 @@ def frame_of(event: Event) -> ServerFrame:
             run_id = run_of(event.publication.channel)
             return server_frames.Progress(run_id, event.state, event.progress, event.message)
         case Error():
-            return server_frames.Error(event.code, event.message, event.timestamp, _echo(event.request_id))
+            number = UNSET if event.number is None or event.number in RESERVED else event.number
+            return server_frames.Error(event.code, event.message, event.timestamp, _echo(event.request_id), number)
         case Pong():
             return server_frames.Pong(_echo(event.request_id))
         case ServerPing():

@@ -148,12 +148,13 @@ class Reconnect(msgspec.Struct, frozen=True, tag="reconnect"):
 
 
 class Error(msgspec.Struct, frozen=True, tag="error"):
-    """What was wrong, for a person. `timestamp`: ISO 8601 in UTC."""
+    """What was wrong, for a person. `timestamp`: ISO 8601 in UTC. `number`: that of the user's own backend."""
 
     code: ErrorCode
     message: str
     timestamp: str
     id: RequestId | msgspec.UnsetType = msgspec.UNSET
+    number: int | msgspec.UnsetType = msgspec.UNSET
 
 
 ServerFrame = (

@@ -1,0 +1,35 @@
+"""What the user's backend is told of the clients of this replica."""
+
+import secrets
+from collections.abc import Iterable
+
+from starlette.types import Scope
+
+from heliograph.protocol.peer import Peer
+from heliograph.transports.addresses import address_of
+
+FORWARDED_FOR = "x-forwarded-for"
+
+
+class Peers:
+    """Describe clients. `headers`: the names of those that hooks pass on; a connection keeps no others."""
+
+    def __init__(self, headers: Iterable[str]) -> None:
+        names = {name.lower() for name in headers}
+        self._names = frozenset(name.encode() for name in names - {FORWARDED_FOR})
+        self._has_address = FORWARDED_FOR in names
+
+    def of(self, scope: Scope, transport: str) -> Peer:
+        """Return the peer of a request or a handshake, with an id for its connection.
+
+        `X-Forwarded-For` is the address that limits count: what a client writes into that header may be anything.
+        """
+        headers: tuple[tuple[str, str], ...] = ()
+        if self._names or self._has_address:
+            found = [
+                (name.decode(), value.decode("latin-1")) for name, value in scope["headers"] if name in self._names
+            ]
+            if self._has_address:
+                found.append((FORWARDED_FOR, address_of(scope)))
+            headers = tuple(found)
+        return Peer(secrets.token_hex(16), transport, headers)
