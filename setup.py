@@ -23,6 +23,7 @@ CLIENT = ROOT / "clients" / "js" / "src"
 MODULES = [
     "app/heliograph/server/frame_splitter.py",
     "app/heliograph/server/websocket.py",
+    "app/heliograph/server/compressed_websocket.py",
     "app/heliograph/transports/websocket.py",
     "app/heliograph/transports/socket_connection.py",
     "app/heliograph/transports/handshake.py",

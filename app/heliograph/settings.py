@@ -421,6 +421,15 @@ class LimitSettings(_Group):
     body_timeout_s: float = Field(default=30.0, gt=0, description="how long a request's body may take to arrive")
 
 
+class CompressionSettings(_Group):
+    """permessage-deflate, for WebSocket clients that offer it."""
+
+    enabled: bool = Field(
+        default=False, description="compress messages to WebSocket clients that offer permessage-deflate"
+    )
+    min_bytes: int = Field(default=512, ge=1, description="messages smaller than this are not compressed")
+
+
 class PingSettings(_Group):
     interval_s: int = Field(
         default=25, ge=1, le=60, description="how often the server pings each socket; nginx waits 75 s for a ping"
@@ -499,6 +508,7 @@ class Settings(BaseSettings):
     emit: EmitSettings = EmitSettings()
     hooks: HookSettings = HookSettings()
     limits: LimitSettings = LimitSettings()
+    compression: CompressionSettings = CompressionSettings()
     ping: PingSettings = PingSettings()
     drain: DrainSettings = DrainSettings()
     internal: InternalSettings = InternalSettings()

@@ -76,7 +76,7 @@ class TestHandshake:
             assert (await http.get("/ws")).status_code in (400, 404, 426)
 
     async def test_no_compression_is_agreed_on(self, one: RunningReplica) -> None:
-        """Fails if permessage-deflate is switched on: prepared frames are not compressed."""
+        """Fails if permessage-deflate is on by default: it has a risk that one has to know."""
         headers = {"Sec-WebSocket-Extensions": "permessage-deflate"}
         async with RawSocket(one.url, "/ws?user=alice", headers=headers) as raw:
             assert raw.status == 101

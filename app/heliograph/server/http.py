@@ -1,7 +1,7 @@
 """uvicorn's HTTP protocol with our sockets, and with limits on the size and the time of requests."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from http import HTTPStatus
 from typing import Any, Final
@@ -14,12 +14,14 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from uvicorn.server import ServerState
 
 from heliograph.deadlines import Deadlines
+from heliograph.hub.deflate import Deflaters
+from heliograph.server.compressed_websocket import CompressedSockets
 from heliograph.server.direct import DirectCycle, ResponseHead
 from heliograph.server.handshake import BadHandshake, accept_of, refusal
 from heliograph.server.heartbeat import Heartbeat
 from heliograph.server.stream import Streams, TransportStream
 from heliograph.server.websocket import Sockets
-from heliograph.settings import LimitSettings
+from heliograph.settings import CompressionSettings, LimitSettings
 from heliograph.transports.direct import DirectEndpoint
 from heliograph.transports.server_stream import SERVER_STREAM
 
@@ -46,10 +48,12 @@ class ServerConfig(uvicorn.Config):
         limits: LimitSettings,
         heartbeat: Heartbeat,
         direct: Mapping[bytes, DirectEndpoint],
+        compression: CompressionSettings,
         **options: Any,
     ) -> None:
         super().__init__(app, ws_max_size=limits.frame_bytes, **options)
         self.limits = limits
+        self.compression = compression
         self.heartbeat = heartbeat
         self.direct = direct  # by URL
         self.response_head = ResponseHead()
@@ -71,7 +75,10 @@ class ServerConfig(uvicorn.Config):
     def sockets(self, app: ASGIApp, server_state: ServerState, loop: asyncio.AbstractEventLoop) -> Sockets:
         """Return the WebSockets of this server."""
         if self._sockets is None:
-            self._sockets = Sockets(
+            open_sockets: Callable[..., Sockets] = Sockets
+            if self.compression.enabled:
+                open_sockets = partial(CompressedSockets, Deflaters(self.compression.min_bytes))
+            self._sockets = open_sockets(
                 app,
                 server_state,
                 loop,
@@ -333,13 +340,13 @@ class HttpProtocol(HttpToolsProtocol):
         self.connections.discard(self)
         try:
             accept = accept_of(self.scope["method"].encode(), self.headers)
-            scope = self._websocket_scope()
+            sockets = self._config.sockets(self.app, self.server_state, self.loop)
+            socket = sockets.open(self.transport, self._websocket_scope(), accept)
         except BadHandshake as error:
             self.transport.write(error.response)
             self.transport.close()
             return
-        sockets = self._config.sockets(self.app, self.server_state, self.loop)
-        self.transport.set_protocol(sockets.open(self.transport, scope, accept))
+        self.transport.set_protocol(socket)
         self.parser = None  # type: ignore[assignment] # it refers to us, and we are not needed any more
 
     def _websocket_scope(self) -> Scope:

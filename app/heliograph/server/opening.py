@@ -30,13 +30,21 @@ class Socket(Protocol):
 class PendingHandshake:
     """Run the ASGI application for one handshake; `accept` is the value that answers it.
 
+    `extensions`: the WebSocket extensions that the answer names, if it accepts.
     After it has accepted, the application must attach to the socket in the scope. ASGI events neither read nor write
     that socket.
     """
 
-    def __init__(self, socket: Socket, accept: bytes, default_headers: list[tuple[bytes, bytes]]) -> None:
+    def __init__(
+        self,
+        socket: Socket,
+        accept: bytes,
+        extensions: bytes | None,
+        default_headers: list[tuple[bytes, bytes]],
+    ) -> None:
         self._socket = socket
         self._accept = accept
+        self._extensions = extensions
         self._default_headers = default_headers
         self._is_announced = False
         self._refused: Message | None = None
@@ -66,6 +74,8 @@ class PendingHandshake:
             headers = [*self._default_headers, *message.get("headers", ())]
             if (subprotocol := message.get("subprotocol")) is not None:
                 headers.append((b"sec-websocket-protocol", subprotocol.encode()))
+            if self._extensions is not None:
+                headers.append((b"sec-websocket-extensions", self._extensions))
             self._write(agreement(self._accept, headers))
             self._socket.opened()
         elif kind == "websocket.close" and not self._answered:

@@ -180,6 +180,7 @@ def server_config(
         settings.limits,
         heartbeat,
         direct or {},
+        settings.compression,
         host=host,
         port=port,
         loop=loop,
@@ -187,7 +188,6 @@ def server_config(
         ws="websockets-sansio",  # anything but "none": our HTTP protocol opens the sockets
         ws_ping_interval=settings.ping.interval_s,
         ws_ping_timeout=settings.ping.timeout_s,
-        ws_per_message_deflate=False,
         lifespan="on",
         log_config=None,
         access_log=False,

@@ -12,6 +12,7 @@ from websockets.protocol import Protocol as Parser
 from websockets.speedups import apply_mask
 
 from heliograph.deadlines import Deadlines
+from heliograph.hub.deflate import Deflater
 from heliograph.hub.outbox import Outbox
 from heliograph.protocol.codes import CloseCode
 from heliograph.protocol.token_bucket import TokenBucket
@@ -54,13 +55,17 @@ class Sockets:
 
     def open(self, transport: asyncio.Transport, scope: Scope, accept: bytes) -> "FrameWebSocket":
         """Let the application answer a handshake; `accept` is the value that accepts it."""
-        socket = FrameWebSocket(self, transport)
+        socket, extensions = self._new_socket(transport, scope)
         scope["extensions"] = {"websocket.http.response": {}, SERVER_SOCKET: socket}
-        opening = PendingHandshake(socket, accept, self.state.default_headers)
+        opening = PendingHandshake(socket, accept, extensions, self.state.default_headers)
         task = self.loop.create_task(opening.run(self.app, scope), name="websocket-open")
         self.state.tasks.add(task)
         task.add_done_callback(self.state.tasks.discard)
         return socket
+
+    def _new_socket(self, transport: asyncio.Transport, scope: Scope) -> "tuple[FrameWebSocket, bytes | None]":
+        """Return a socket for this handshake, and the WebSocket extensions that it uses if it is accepted."""
+        return FrameWebSocket(self, transport), None
 
 
 class FrameWebSocket(asyncio.Protocol):
@@ -121,13 +126,18 @@ class FrameWebSocket(asyncio.Protocol):
     def attached(self) -> bool:
         return self._splitter is not None
 
+    @property
+    def deflater(self) -> Deflater | None:
+        """See `ServerSocket`."""
+        return None
+
     def opened(self) -> None:
         self._is_open = True
         self._sockets.pings.put(self)
 
     def attach(self, outbox: Outbox[bytes], receiver: Receiver) -> None:
         """See `ServerSocket`."""
-        self._splitter = FrameSplitter(receiver.receive_text, self._receive_frame, self._sockets.max_bytes)
+        self._splitter = self._new_splitter(receiver)
         if self._ended is not None:
             outbox.abandon()
             self._sockets.loop.call_soon(receiver.lost, self._ended)
@@ -137,6 +147,9 @@ class FrameWebSocket(asyncio.Protocol):
         if self._early:
             self._sockets.loop.call_soon(self._splitter.feed, self._early)
             self._early = b""
+
+    def _new_splitter(self, receiver: Receiver) -> FrameSplitter:
+        return FrameSplitter(receiver.receive_text, self._receive_frame, self._sockets.max_bytes)
 
     @property
     def write(self) -> Callable[[list[bytes]], None]:
@@ -311,8 +324,11 @@ class FrameWebSocket(asyncio.Protocol):
 
     def _get_parser(self) -> Parser:
         if self._parser is None:
-            self._parser = Parser(Side.SERVER, state=State.OPEN, max_size=self._sockets.max_bytes)
+            self._parser = self._new_parser()
         return self._parser
+
+    def _new_parser(self) -> Parser:
+        return Parser(Side.SERVER, state=State.OPEN, max_size=self._sockets.max_bytes)
 
     def _flush(self, parser: Parser) -> None:
         """Write the parser's output."""

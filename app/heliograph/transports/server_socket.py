@@ -2,6 +2,7 @@
 
 from typing import Final, Protocol
 
+from heliograph.hub.deflate import Deflater
 from heliograph.hub.frames import Sink
 from heliograph.hub.outbox import Outbox
 
@@ -22,6 +23,11 @@ class Receiver(Protocol):
 
 class ServerSocket(Sink[bytes], Protocol):
     """The socket that `heliograph.server` offers under `SERVER_SOCKET`: it takes frames and reports back-pressure."""
+
+    @property
+    def deflater(self) -> Deflater | None:
+        """What compresses the frames for this client; None if it did not agree to permessage-deflate."""
+        ...
 
     def attach(self, outbox: Outbox[bytes], receiver: Receiver) -> None:
         """Take over the socket; the application may return."""

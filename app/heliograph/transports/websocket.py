@@ -1,13 +1,16 @@
 """`/ws`: the WebSocket endpoint. It answers the handshake, and opens the connection."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import partial
 
 from starlette.types import Message, Receive, Scope, Send
 
 from heliograph.codecs.codec import Codec
+from heliograph.hub.deflate import Deflater
 from heliograph.hub.frames import Encoding, as_binary_frame, as_text_frame, or_nothing, payload_only
 from heliograph.hub.outbox import Outbox, Outboxes
+from heliograph.protocol.events import Event
 from heliograph.settings import LimitSettings
 from heliograph.telemetry import Traffic
 from heliograph.transports.address_limits import AddressLimits
@@ -25,12 +28,26 @@ class WireFormat:
     codec: Codec
     frames: Encoding[bytes]  # WebSocket frames, for our own server
     payloads: Encoding[bytes]  # payloads only, for other servers
+    compressed: dict[Deflater, Encoding[bytes]] = field(default_factory=dict)  # frames that it compresses
 
     @classmethod
     def of(cls, codec: Codec, traffic: Traffic) -> "WireFormat":
-        whole = as_binary_frame if codec.is_binary else as_text_frame
-        frame = or_nothing(whole) if codec.is_partial else whole
-        return cls(codec, Encoding(codec, frame, traffic, join=b"".join), Encoding(codec, payload_only, traffic))
+        frames = _frames(codec, traffic, as_binary_frame if codec.is_binary else as_text_frame)
+        return cls(codec, frames, Encoding(codec, payload_only, traffic))
+
+    def frames_for(self, socket: ServerSocket) -> Encoding[bytes]:
+        """Return the frames for our own server, compressed if the socket's client agreed to that."""
+        deflater = socket.deflater
+        if deflater is None:
+            return self.frames
+        if deflater not in self.compressed:
+            frame = deflater.as_binary_frame if self.codec.is_binary else deflater.as_text_frame
+            self.compressed[deflater] = _frames(self.codec, self.frames.traffic, frame)
+        return self.compressed[deflater]
+
+
+def _frames(codec: Codec, traffic: Traffic, frame: Callable[[bytes, Event], bytes]) -> Encoding[bytes]:
+    return Encoding(codec, or_nothing(frame) if codec.is_partial else frame, traffic, join=b"".join)
 
 
 @dataclass(frozen=True)
@@ -62,7 +79,8 @@ class WebSocketEndpoint:
         server_socket: ServerSocket | None = scope.get("extensions", {}).get(SERVER_SOCKET)
         if server_socket is not None:
             outbox = self.outboxes.new(server_socket)
-            connection = self._connection(handshake, wire_format.codec, wire_format.frames, outbox, server_socket)
+            frames = wire_format.frames_for(server_socket)
+            connection = self._connection(handshake, wire_format.codec, frames, outbox, server_socket)
             server_socket.attach(outbox, connection)
             connection.begin()
             return

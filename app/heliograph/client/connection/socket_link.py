@@ -146,7 +146,6 @@ class SocketLink:
             return await connect(
                 url,
                 proxy=proxy,
-                compression=None,
                 max_size=None,
                 ping_interval=None,
                 open_timeout=None,
