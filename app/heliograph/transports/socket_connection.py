@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 MOST_OWED_S = 3.0  # how long a client waits at most because of what was read for it
 GIVE_UP_AGAIN_S = 1.0  # until the next look at a client that is still being admitted at its deadline
-MOST_WAITING = 64  # frames that may wait for a slow one before the socket is no longer read
+MOST_WAITING = 64  # small frames that may wait for a slow one before the socket is no longer read
 
 
 class SocketConnection:
@@ -153,7 +153,7 @@ class SocketConnection:
         if self._waiting is None:
             self._waiting = deque()
         self._waiting.append(frame)
-        if self._socket is not None and len(self._waiting) >= MOST_WAITING:
+        if self._socket is not None and (len(self._waiting) >= MOST_WAITING or len(frame) > LARGE_BYTES):
             self._socket.pause_reading()
 
     def _handle(self, frame: str | bytes) -> None:
@@ -162,6 +162,8 @@ class SocketConnection:
             for request_id in self._codec.request_ids(frame):
                 self._traffic.messages_in += 1
                 self._refuse_one_too_many(request_id, now)
+            if len(frame) > LARGE_BYTES:
+                self._pause_after(len(frame))
             return
         is_paid = True
         for operation in self._decode(frame):
