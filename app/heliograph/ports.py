@@ -221,10 +221,13 @@ class Draft(msgspec.Struct, frozen=True, gc=False):
     idempotency_key: str | None = None
     client: str | None = None  # the user whose client wrote it, and who owns the key; None: a server
     charge: Charge | None = None  # the charge to that user's budget, if this is kept
+    tags: dict[str, str] | None = None
 
     def publication(self, data: msgspec.Raw, position: Position) -> Publication:
         """Return the publication: `data` as the log has stored it, at that position."""
-        return Publication(self.channel, data, self.message_id, self.sent_at, self.sender, self.origin, position)
+        return Publication(
+            self.channel, data, self.message_id, self.sent_at, self.sender, self.origin, position, self.tags
+        )
 
 
 class AppendResult(msgspec.Struct, frozen=True, gc=False):
@@ -331,6 +334,14 @@ class Log(LogReader, Protocol):
         BusUnavailable: refused (memory full, an error in Redis): nothing has happened. After a time-out it may have
             been kept; with an idempotency key the call can be repeated.
         OverBudget: the draft is from a client whose user has used up the budget. Nothing has happened.
+        """
+        ...
+
+    async def remove(self, channel: str) -> None:
+        """Forget what is kept of the channel, a run's state too. Its position stays, and offsets go on.
+
+        Raises:
+            BusUnavailable: not removed; after a time-out it may have been.
         """
         ...
 

@@ -5,6 +5,8 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
+from base64 import b64encode
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -74,8 +76,27 @@ async def test_every_method_of_cent(one: RunningReplica, api: cent.AsyncClient) 
             "PresenceStatsResult",
         ]
         assert await client.messages(1) == [3]
+        tagged = cent.PublishRequest(channel="chat:1", data=5, tags={"t": "1"}, skip_history=False)
+        assert (await api.publish(tagged)).offset == 4
+        history = await api.history(cent.HistoryRequest(channel="chat:1", limit=1, reverse=True))
+        assert [each.tags for each in history.publications] == [{"t": "1"}]
+        await api.publish(cent.PublishRequest(channel="chat:1", data=6, skip_history=True))
+        await api.publish(cent.PublishRequest(channel="chat:1", data=None, b64data=b64encode(b"7").decode()))
+        assert await client.messages(3) == [5, 6, 7]
+        await api.history_remove(cent.HistoryRemoveRequest(channel="chat:1"))
+        history = await api.history(cent.HistoryRequest(channel="chat:1", limit=-1))
+        assert (history.publications, history.offset) == ([], 5)
+
+        me = client.connected["session"]
+        await api.subscribe(cent.SubscribeRequest(user="김철수", channel="chat:3", client=me))
+        assert (await client.next("subscribed"))["channel"] == "chat:3"
+        await api.refresh(cent.RefreshRequest(user="김철수", client=me, expire_at=int(time.time()) + 60))
+        assert (await client.next("refreshed"))["expires_in"] in (59, 60)
+        await api.unsubscribe(cent.UnsubscribeRequest(user="김철수", channel="chat:1", session="another"))
         await api.unsubscribe(cent.UnsubscribeRequest(user="김철수", channel="chat:1"))
-        await client.next("unsubscribed")
+        assert (await client.next("unsubscribed"))["channel"] == "chat:1"
+        await api.disconnect(cent.DisconnectRequest(user="김철수", whitelist=[me]))
+        await client.nothing_more()
         await api.disconnect(
             cent.DisconnectRequest(user="김철수", disconnect=cent.Disconnect(code=3503, reason="out"))
         )
@@ -98,6 +119,8 @@ async def test_the_plain_client_of_cent(one: RunningReplica) -> None:
         await alice.next("subscribed")
         await asyncio.to_thread(ask_and_wait, cent.Client(f"{one.url}/api", api_key=KEY))
         assert await alice.messages(3) == [1, 2, 3]
+        assert (await alice.next("subscribed"))["channel"] == "chat:2"
+        await alice.next("refreshed")
         await alice.next("unsubscribed")
         assert await alice.close_code() == 3503
 
@@ -117,9 +140,13 @@ def ask_and_wait(api: cent.Client) -> None:
     [reply] = api.batch(cent.BatchRequest(requests=[publish])).replies
     assert isinstance(reply, cent.PublishResult)
     assert reply.offset == 3
+    api.history_remove(cent.HistoryRemoveRequest(channel="chat:1"))
+    assert api.history(cent.HistoryRequest(channel="chat:1", limit=-1)).publications == []
     with pytest.raises(cent.CentApiResponseError) as refused:
-        api.history_remove(cent.HistoryRemoveRequest(channel="chat:1"))
+        api.block_user(cent.BlockUserRequest(user="alice"))
     assert refused.value.code == 104
+    api.subscribe(cent.SubscribeRequest(user="alice", channel="chat:2"))
+    api.refresh(cent.RefreshRequest(user="alice", expire_at=int(time.time()) + 3600))
     api.unsubscribe(cent.UnsubscribeRequest(user="alice", channel="chat:1"))
     api.disconnect(cent.DisconnectRequest(user="alice"))
 

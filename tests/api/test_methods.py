@@ -1,7 +1,9 @@
 """The server API over HTTP: what programs may ask with a key, and what they are told when it cannot be done."""
 
 import asyncio
+import base64
 import json
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -104,6 +106,51 @@ class TestPublishing:
             assert await call(http, "publish", channel="chat:1", data=1, idempotency_key="k") == first
             await call(http, "publish", channel="chat:1", data=2)
             assert await alice.messages(2) == [1, 2]
+
+    async def test_what_skips_the_history_is_delivered_and_not_kept(
+        self, one: RunningReplica, http: httpx.AsyncClient
+    ) -> None:
+        """Fails if it does not arrive, if it is kept, or takes a position from what is."""
+        async with Client(one.url, path="/ws?user=alice&channels=chat:1") as alice:
+            await alice.next("subscribed")
+            assert await call(http, "publish", channel="chat:1", data="typing", skip_history=True) == {}
+            result = await call(http, "broadcast", channels=["chat:1", "#alice"], data="all", skip_history=True)
+            assert result["responses"] == [{"result": {}}, {"result": {}}]
+            assert (await call(http, "publish", channel="chat:1", data="kept"))["offset"] == 1
+            assert await alice.messages(4) == ["typing", "all", "all", "kept"]
+        kept = (await call(http, "history", channel="chat:1", limit=10))["publications"]
+        assert [each["data"] for each in kept] == ["kept"]
+        code, text = await refused(http, "publish", channel="run:1", data={"progress": 1}, skip_history=True)
+        assert code == 107
+        assert "state" in text
+
+    async def test_tags_stay_with_the_publication(self, one: RunningReplica, http: httpx.AsyncClient) -> None:
+        """Fails if tags are lost on the way to the log and back, or appear in the plain protocol."""
+        async with Client(one.url, path="/ws?user=alice&channels=chat:1,run:1") as alice:
+            await alice.next("subscribed")
+            await alice.next("subscribed")
+            tags = {"kind": "공지", "lang": "ko"}
+            await call(http, "publish", channel="chat:1", data=1, tags=tags)
+            await call(http, "broadcast", channels=["run:1"], data={"progress": 5}, tags=tags)
+            assert "tags" not in await alice.next("message")
+            for channel in ("chat:1", "run:1"):
+                [kept] = (await call(http, "history", channel=channel, limit=10))["publications"]
+                assert kept["tags"] == tags
+        code, _ = await refused(http, "publish", channel="chat:1", data=1, tags={"number": 1})
+        assert code == 107
+
+    async def test_data_in_base64(self, http: httpx.AsyncClient) -> None:
+        """Fails if it is not what is published, or what is not JSON reaches clients."""
+        encoded = base64.b64encode(b'{"text": "hi"}').decode()
+        await call(http, "publish", channel="chat:1", b64data=encoded)
+        await call(http, "broadcast", channels=["chat:1"], data="not this", b64data=encoded)
+        kept = (await call(http, "history", channel="chat:1", limit=10))["publications"]
+        assert [each["data"] for each in kept] == [{"text": "hi"}, {"text": "hi"}]
+        for bad in ("no base64", base64.b64encode(b"no JSON").decode(), 5):
+            code, text = await refused(http, "publish", channel="chat:1", b64data=bad)
+            assert (code, bool(text)) == (107, True)
+        code, text = await refused(http, "publish", channel="chat:1")
+        assert (code, "data" in text) == (107, True)
 
     async def test_broadcast_answers_for_each_channel(self, one: RunningReplica, http: httpx.AsyncClient) -> None:
         """Fails if one channel that cannot be published on costs the others, or the order of the answers."""
@@ -238,6 +285,30 @@ class TestReading:
             assert 0 <= node["uptime"] < 120
 
 
+    async def test_removed_history(self, one: RunningReplica, http: httpx.AsyncClient) -> None:
+        """Fails if something is still kept, if positions begin anew, or a subscriber notices."""
+        async with Client(one.url, path="/ws?user=alice&channels=chat:1") as alice:
+            await alice.next("subscribed")
+            for number in (1, 2):
+                await call(http, "publish", channel="chat:1", data=number)
+            before = await call(http, "history", channel="chat:1")
+            await call(http, "history_remove", channel="chat:1")
+            after = await call(http, "history", channel="chat:1", limit=10)
+            assert after == before
+            assert (await call(http, "publish", channel="chat:1", data=3))["offset"] == 3
+            [kept] = (await call(http, "history", channel="chat:1", limit=10))["publications"]
+            assert (kept["offset"], kept["data"]) == (3, 3)
+            assert await alice.messages(3) == [1, 2, 3]
+            code, _ = await refused(
+                http, "history", channel="chat:1", limit=10, since={"offset": 1, "epoch": after["epoch"]}
+            )
+            assert code == 112
+        await call(http, "publish", channel="run:1", data={"progress": 5})
+        await call(http, "history_remove", channel="run:1")
+        assert (await http.get("/api/runs/1")).status_code == 404
+        assert (await refused(http, "history_remove", channel="cursors:1"))[0] == 108
+
+
 class TestUsers:
     async def test_disconnect(self, one: RunningReplica, http: httpx.AsyncClient) -> None:
         """Fails if a user stays connected, or is not told why."""
@@ -260,20 +331,90 @@ class TestUsers:
             await call(http, "publish", channel="#alice", data="for alice")
             assert await alice.messages(1) == ["for alice"]
 
+    async def test_a_code_of_ones_own(self, one: RunningReplica, http: httpx.AsyncClient) -> None:
+        """Fails if an application cannot close with a code that its clients know."""
+        async with Client(one.url, user="alice") as alice:
+            await call(http, "disconnect", user="alice", disconnect={"code": 4600, "reason": "paid no bill"})
+            assert await alice.close_code() == 4600
+            assert alice.socket.close_reason == "paid no bill"
+
+    async def test_one_connection_of_a_user(self, one: RunningReplica, http: httpx.AsyncClient) -> None:
+        """Fails if a command for one connection reaches another of the same user, or not that one."""
+        async with (
+            Client(one.url, user="alice") as first,
+            Client(one.url, user="alice") as second,
+            Client(one.url, user="alice") as third,
+        ):
+            ids = [client.connected["session"] for client in (first, second, third)]
+            await call(http, "disconnect", user="alice", client="nobody")
+            await call(http, "disconnect", user="alice", client=ids[0], session="another")
+            await call(http, "disconnect", user="alice", whitelist=ids)
+            for each in (first, second, third):
+                await each.nothing_more()
+            await call(http, "disconnect", user="alice", session=ids[0])
+            assert await first.close_code() == 3503
+            await call(http, "disconnect", user="alice", whitelist=[ids[2]])
+            assert await second.close_code() == 3503
+            await third.nothing_more()
+            code, text = await refused(http, "disconnect", user="alice", client=ids[2], block_s=5)
+            assert code == 107
+            assert "whole user" in text
+
+    async def test_subscribe(self, one: RunningReplica, http: httpx.AsyncClient) -> None:
+        """Fails if a user is not subscribed by a server, misses what was published since the position, or the
+        connection that was not meant is subscribed too."""
+        first = await call(http, "publish", channel="chat:1", data=1)
+        await call(http, "publish", channel="chat:1", data=2)
+        async with Client(one.url, user="alice") as alice, Client(one.url, user="alice") as other:
+            meant, since = alice.connected["session"], {"offset": first["offset"], "epoch": first["epoch"]}
+            await call(http, "subscribe", user="alice", client=meant, channel="chat:1", recover_since=since)
+            subscribed = await alice.next("subscribed")
+            assert (subscribed["channel"], subscribed["recovered"]) == ("chat:1", True)
+            await call(http, "subscribe", user="alice", client=meant, channel="chat:1")  # is subscribed already
+            await call(http, "publish", channel="chat:1", data=3)
+            assert await alice.messages(2) == [2, 3]
+            await alice.say({"type": "unsubscribe", "channel": "chat:1", "id": 1})
+            await alice.next("unsubscribed", id=1)
+            await call(http, "subscribe", user="alice", client=meant, channel="chat:1")
+            await alice.next("subscribed")
+            await call(http, "unsubscribe", user="alice", client=meant, channel="chat:1")
+            await alice.next("unsubscribed")
+            assert await other.only("subscribed", "message", "unsubscribed") == []
+        code, _ = await refused(http, "subscribe", user="alice", channel="#bob")
+        assert code == 107
+
+    async def test_refresh(self, one: RunningReplica, http: httpx.AsyncClient) -> None:
+        """Fails if a connection does not end when the server says, or ends although its time was prolonged."""
+        async with Client(one.url, user="alice") as alice, Client(one.url, user="bob") as bob:
+            now = int(time.time())
+            await call(http, "refresh", user="alice", expire_at=now + 3600)
+            assert (await alice.next("refreshed"))["expires_in"] in (3599, 3600)
+            await call(http, "refresh", user="alice")
+            assert (await alice.next("refreshed"))["expires_in"] is None
+            await call(http, "refresh", user="alice", expire_at=now - 1)
+            assert await alice.close_code() == 3005
+            await call(http, "refresh", user="bob", expired=True)
+            assert await bob.close_code() == 3005
+
     async def test_what_would_mean_more_than_was_asked_is_not_done(
         self, one: RunningReplica, http: httpx.AsyncClient
     ) -> None:
-        """Fails if a field that narrows a command down is ignored: everybody would be disconnected."""
-        async with Client(one.url, user="alice"):
-            code, text = await refused(http, "disconnect", user="alice", whitelist=["this one"])
+        """Fails if a field that narrows a command down is ignored: more connections would be meant."""
+        async with Client(one.url, path="/ws?user=alice&channels=chat:1") as alice:
+            await alice.next("subscribed")
+            code, text = await refused(http, "unsubscribe", user="alice", channel="chat:1", whitelist=["this one"])
             assert code == 107
             assert "whitelist" in text
-            assert one.replica.hub.count("alice") == 1
+            code, text = await refused(http, "publish", channel="chat:1", data=1, version=3)
+            assert (code, "version" in text) == (107, True)
+            assert await alice.only("unsubscribed", "message") == []
 
     async def test_a_field_that_narrows_nothing_down_is_no_mistake(self, http: httpx.AsyncClient) -> None:
         """Fails if a client that always sends all of its fields cannot be used."""
         await call(http, "disconnect", user="alice", client="", session=None, whitelist=[])
-        result = await call(http, "publish", channel="chat:1", data=1, skip_history=False, b64data="")
+        result = await call(
+            http, "publish", channel="chat:1", data=1, skip_history=False, b64data="", tags={}, delta=False
+        )
         assert result["offset"] == 1
 
 

@@ -373,6 +373,32 @@ class TestKeeping:
         assert not (await bench.read("c", after=old.position)).complete
 
 
+class TestRemoving:
+    async def test_nothing_is_kept_and_offsets_go_on(self, bench: Bench) -> None:
+        """Fails if a publication or a run's state stays, or an offset is given twice."""
+        first = await bench.append("c", 1)
+        await bench.append("c", 2, client="alice")
+        await bench.append("run:1", options=RUN, update=RunUpdate("RUNNING", 5, "line"))
+        for channel in ("c", "run:1", "unknown"):
+            await bench.log.remove(channel)
+        assert await bench.kept("c") == await bench.kept("run:1") == []
+        assert (await bench.read("run:1", with_state=True)).state is None
+        assert (await bench.append("c", 3)).position == moved(first.position, 3)
+        assert not (await bench.read("c", after=first.position)).complete
+        end = await bench.read("c", after=moved(first.position, 2))
+        assert (end.complete, data_of(end)) == (True, [3])
+
+    async def test_the_next_publication_has_its_time_to_live(self, bench: Bench) -> None:
+        """Fails if what is published in the second of the removal is kept for ever."""
+        if not isinstance(bench, RedisBench):
+            pytest.skip("only Redis renews times to live once a second")
+        for _ in range(3):
+            await bench.append("c", 1)
+            await bench.log.remove("c")
+        await bench.append("c", 2)
+        assert await bench.client.pttl(bench.keys.stream("c")) > 0
+
+
 class TestIdempotency:
     async def test_a_repetition_is_answered_the_same_and_kept_once(self, bench: Bench) -> None:
         """Fails if a retry doubles a publication, or its publisher learns of another place."""

@@ -373,10 +373,10 @@ class TestCommands:
         """Fails if the channel's name does not arrive, or a connection that nobody drives breaks it."""
         here = Here()
         assert here.deliver(command(UnsubscribeUser("room:1"))) == 1
-        left: list[str] = []
-        here.bob.on_unsubscribed_by_server = left.append
+        left: list[Command] = []
+        here.bob.on_command = left.append
         here.deliver(command(UnsubscribeUser("room:1")))
-        assert left == ["room:1"]
+        assert left == [UnsubscribeUser("room:1")]
 
     def test_its_own_command_was_carried_out_before(self) -> None:
         """Fails if the replica that gives a command carries it out again when it comes back: who is new goes too."""
@@ -387,11 +387,11 @@ class TestCommands:
     def test_a_command_that_comes_twice_counts_once(self) -> None:
         """Fails if the bus and the look at what was kept each carry a command out."""
         here = Here()
-        left: list[str] = []
-        here.bob.on_unsubscribed_by_server = left.append
+        left: list[Command] = []
+        here.bob.on_command = left.append
         for _ in range(2):
             here.deliver(command(UnsubscribeUser("room:1"), message_id="m"))
-        assert left == ["room:1"]
+        assert left == [UnsubscribeUser("room:1")]
 
     def test_an_old_command_spares_who_came_after_it(self) -> None:
         """Fails if somebody who connected after a command is disconnected by it, since it was found late."""

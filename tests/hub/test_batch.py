@@ -46,8 +46,8 @@ class Socket:
     def write(self, frames: list[bytes]) -> None:
         self.writes.append(list(frames))
 
-    def close(self, code: CloseCode, reason: str) -> None:
-        self.closed = code
+    def close(self, code: int, reason: str) -> None:
+        self.closed = CloseCode(code)
 
     @property
     def got(self) -> list[int]:

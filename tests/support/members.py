@@ -14,7 +14,6 @@ from heliograph.codecs.plain.codec import PlainCodec
 from heliograph.hub.connection import Connection
 from heliograph.hub.frames import Encoding, payload_only
 from heliograph.hub.outbox import Outbox
-from heliograph.protocol.codes import CloseCode
 from heliograph.protocol.events import Connected
 from heliograph.telemetry import Traffic
 from tests.support.replicas import redis_of, settings_for
@@ -29,7 +28,7 @@ class RecordingSink:
 
     fails: bool = False
     writes: list[list[bytes]] = field(default_factory=list)
-    closed: CloseCode | None = None
+    closed: int | None = None
     reason: str = ""
     on_close: Callable[[], object] | None = None
     on_write: Callable[[list[bytes]], object] | None = None
@@ -41,7 +40,7 @@ class RecordingSink:
         if self.on_write is not None:
             self.on_write(frames)
 
-    def close(self, code: CloseCode, reason: str) -> None:
+    def close(self, code: int, reason: str) -> None:
         assert self.closed is None, "closed twice"
         self.closed, self.reason = code, reason
         if self.on_close is not None:

@@ -8,6 +8,15 @@ from typing import Any
 import schemathesis
 
 BAD_REQUEST = 107
+IN_BASE64 = "MQ=="  # the JSON 1
+
+
+@schemathesis.hook
+def map_body(context: Any, body: Any) -> Any:
+    """Called with each body. The document can say of a text that it is base64, but not that there is JSON inside."""
+    if isinstance(body, dict) and isinstance(body.get("b64data"), str):
+        body["b64data"] = IN_BASE64
+    return body
 
 
 @schemathesis.hook

@@ -40,8 +40,7 @@ class ChannelReads:
         return models.PresenceStatsResult(num_clients=roster.connections, num_users=len(roster.users))
 
     async def history(self, params: models.HistoryParams) -> models.HistoryResult:
-        if self._namespaces.of(check_channel(params.channel)).ephemeral:
-            raise ApiError(NOT_AVAILABLE, f"nothing is kept of {params.channel!r}: its namespace is ephemeral")
+        self.check_kept(params.channel)
         limit = MOST_PUBLICATIONS if params.limit < 0 else params.limit
         since = None if params.since is None else Position(params.since.epoch, params.since.offset)
         if params.reverse or not limit:
@@ -52,6 +51,11 @@ class ChannelReads:
         else:
             top, found = await self._after(params.channel, since, limit)
         return models.HistoryResult([_listed(each) for each in found], top.offset, top.epoch)
+
+    def check_kept(self, channel: str) -> None:
+        """Raise ApiError if the channel's namespace keeps nothing."""
+        if self._namespaces.of(check_channel(channel)).ephemeral:
+            raise ApiError(NOT_AVAILABLE, f"nothing is kept of {channel!r}: its namespace is ephemeral")
 
     async def channels(self, params: models.ChannelsParams) -> models.ChannelsResult:
         counts = await self._channel_counts.channels(params.pattern)
@@ -123,6 +127,7 @@ def _listed(publication: Publication) -> models.PublicationInfo:
         offset=publication.position.offset if publication.position is not None else 0,
         data=publication.data,
         info=None if sender is None else models.ClientInfo(sender, sender),
+        tags=publication.tags,
     )
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from base64 import b64decode
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -14,14 +15,13 @@ from pydantic import ValidationError
 from heliograph.api import models
 from heliograph.api.channel_reads import ChannelReads
 from heliograph.api.errors import BAD_REQUEST, INTERNAL, LIMIT_EXCEEDED, UNKNOWN_METHOD, ApiError, NotNow, api_error
+from heliograph.api.user_methods import UserMethods
 from heliograph.callbacks import await_callback
 from heliograph.clock import Clock
 from heliograph.cluster.connection_manager import ConnectionManager
 from heliograph.cluster.directory import Directory
 from heliograph.cluster.publish_result import PublishResult
-from heliograph.cluster.user_commands import UserCommands
-from heliograph.errors import HeliographError
-from heliograph.protocol.codes import CloseCode
+from heliograph.errors import BadData, HeliographError
 from heliograph.protocol.publication import check_data
 from heliograph.telemetry import Traffic
 
@@ -30,7 +30,9 @@ logger = logging.getLogger(__name__)
 UNEXPECTED: Final = "a server API method failed with an unexpected error"
 
 MOST_QUESTIONS = 16  # reads of batches under way at the same time, so that publications need not wait behind them
-NOT_SUPPORTED: Final = (
+# Fields of that API which narrow a command down, or change what is published. Where a method does not know one of
+# them, it is refused unless it is empty: without it the command would do something else than its author meant.
+CHANGE_THE_MEANING: Final = (
     "b64data",
     "client",
     "session",
@@ -39,7 +41,7 @@ NOT_SUPPORTED: Final = (
     "version",
     "version_epoch",
     "whitelist",
-)  # refused, unless they are empty
+)
 
 OnPosition = Callable[["models.PositionResult | ApiError"], object]
 
@@ -77,8 +79,11 @@ METHODS: Final = {
     "history": Method("Read a channel's history and position", models.HistoryParams, models.HistoryResult),
     "channels": Method("List the channels with subscribers", models.ChannelsParams, models.ChannelsResult),
     "info": Method("List the replicas", models.InfoParams, models.InfoResult),
-    "disconnect": Method("Close every connection of a user", models.DisconnectParams, models.EmptyResult),
+    "history_remove": Method("Forget what is kept of a channel", models.HistoryRemoveParams, models.EmptyResult),
+    "disconnect": Method("Close a user's connections", models.DisconnectParams, models.EmptyResult),
+    "subscribe": Method("Subscribe a user to a channel", models.SubscribeParams, models.EmptyResult),
     "unsubscribe": Method("Take a user off a channel", models.UnsubscribeParams, models.EmptyResult),
+    "refresh": Method("Change when a user's connections expire", models.RefreshParams, models.EmptyResult),
     "batch": Method("Carry out several commands in one request", models.BatchParams, models.BatchResult),
 }
 
@@ -90,7 +95,7 @@ class Methods:
         self,
         manager: ConnectionManager,
         channel_reads: ChannelReads,
-        user_commands: UserCommands,
+        user_methods: UserMethods,
         directory: Directory,
         clock: Clock,
         traffic: Traffic,
@@ -100,7 +105,7 @@ class Methods:
     ) -> None:
         self._manager = manager
         self._channel_reads = channel_reads
-        self._user_commands = user_commands
+        self._user_methods = user_methods
         self._directory = directory
         self._clock = clock
         self._traffic = traffic
@@ -156,10 +161,12 @@ class Methods:
 
     async def _call(self, params: models.AnyParams | models.UsualPublishParams) -> msgspec.Struct:
         match params:
-            case models.PublishParams() | models.UsualPublishParams():
+            case models.UsualPublishParams():
                 return await await_callback(
                     partial(self.publish, params.channel, params.data, params.idempotency_key)
                 )
+            case models.PublishParams():
+                return await await_callback(partial(self._publish_as, params, params.channel))
             case models.BroadcastParams():
                 return await self._broadcast(params)
             case models.PresenceParams():
@@ -173,9 +180,15 @@ class Methods:
             case models.InfoParams():
                 return await self._info()
             case models.DisconnectParams():
-                return await self._disconnect(params)
+                return await self._user_methods.disconnect(params)
+            case models.SubscribeParams():
+                return await self._user_methods.subscribe(params)
             case models.UnsubscribeParams():
-                return await self._unsubscribe(params)
+                return await self._user_methods.unsubscribe(params)
+            case models.RefreshParams():
+                return await self._user_methods.refresh(params)
+            case models.HistoryRemoveParams():
+                return await self._remove_history(params)
             case models.BatchParams():
                 return await self._batch(params)
             case _:
@@ -190,18 +203,45 @@ class Methods:
             return None
         return params
 
-    def publish(self, channel: str, data: msgspec.Raw, idempotency_key: str | None, done: OnPosition) -> None:
+    def publish(
+        self,
+        channel: str,
+        data: msgspec.Raw,
+        idempotency_key: str | None,
+        done: OnPosition,
+        *,
+        ephemeral: bool = False,
+        tags: dict[str, str] | None = None,
+    ) -> None:
         """Publish, and have `done` called with the position or the error, once, now or later. Raises nothing."""
         self._traffic.messages_in += 1
         try:
             self._manager.submit(
-                channel, data, partial(_answer_publish, done), idempotency_key=idempotency_key or None
+                channel,
+                data,
+                partial(_answer_publish, done),
+                idempotency_key=idempotency_key or None,
+                ephemeral=ephemeral,
+                tags=tags,
             )
         except HeliographError as error:
             done(api_error(error))
         except Exception:
             logger.exception(UNEXPECTED)
             done(ApiError(INTERNAL, "internal error"))
+
+    def _publish_as(
+        self, params: models.PublishParams | models.BroadcastParams, channel: str, done: OnPosition
+    ) -> None:
+        """Publish on the channel as the parameters say; otherwise like `publish`."""
+        self.publish(
+            channel,
+            params.data,
+            params.idempotency_key,
+            done,
+            ephemeral=params.skip_history,
+            tags=params.tags or None,
+        )
 
     async def _broadcast(self, params: models.BroadcastParams) -> models.BroadcastResult:
         if len(params.channels) > self._most:
@@ -228,7 +268,7 @@ class Methods:
                 done(responses)
 
         for number, channel in enumerate(params.channels):
-            self.publish(channel, params.data, params.idempotency_key, partial(respond, number))
+            self._publish_as(params, channel, partial(respond, number))
 
     async def _info(self) -> models.InfoResult:
         now = self._clock.now()
@@ -248,18 +288,9 @@ class Methods:
             ]
         )
 
-    async def _disconnect(self, params: models.DisconnectParams) -> models.EmptyResult:
-        code = params.disconnect.code or CloseCode.FORCED
-        if code not in models.CLOSE_CODES:
-            raise ApiError(BAD_REQUEST, f"'disconnect.code' is one of {', '.join(map(str, models.CLOSE_CODES))}")
-        reason = params.disconnect.reason or "disconnected by the server"
-        await self._user_commands.disconnect_user(
-            params.user, code=CloseCode(code), reason=reason, block_s=params.block_s
-        )
-        return models.EmptyResult()
-
-    async def _unsubscribe(self, params: models.UnsubscribeParams) -> models.EmptyResult:
-        await self._user_commands.unsubscribe_user(params.user, params.channel)
+    async def _remove_history(self, params: models.HistoryRemoveParams) -> models.EmptyResult:
+        self._channel_reads.check_kept(params.channel)
+        await self._manager.remove_history(params.channel)
         return models.EmptyResult()
 
     async def _batch(self, params: models.BatchParams) -> models.BatchResult:
@@ -303,9 +334,16 @@ class Methods:
         model = METHODS[name].params
         try:
             fields = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
-            if unsupported := [each for each in NOT_SUPPORTED if msgspec.json.decode(fields.get(each, b"null"))]:
+            unsupported = [
+                each
+                for each in CHANGE_THE_MEANING
+                if each not in model.model_fields and msgspec.json.decode(fields.get(each, b"null"))
+            ]
+            if unsupported:
                 raise ApiError(BAD_REQUEST, f"not supported, so nothing was done: {', '.join(unsupported)}")
             values = {field: _value(field, text) for field, text in fields.items() if field in model.model_fields}
+            if encoded := values.pop("b64data", None):
+                values["data"] = _decoded(encoded)
             if isinstance(data := values.get("data"), msgspec.Raw):
                 check_data(data, self._max_depth)
             return model.model_validate({field: value for field, value in values.items() if value is not None})
@@ -324,6 +362,18 @@ def _value(field: str, text: msgspec.Raw) -> object:
     if field == "commands":
         return msgspec.json.decode(text, type=list[dict[str, msgspec.Raw]])
     return msgspec.json.decode(text)
+
+
+def _decoded(encoded: object) -> msgspec.Raw:
+    """Return the JSON in a parameter in base64.
+
+    Raises:
+        BadData: it is not base64.
+    """
+    try:
+        return msgspec.Raw(b64decode(encoded if isinstance(encoded, str) else b"!", validate=True))
+    except ValueError as error:
+        raise BadData(f"'b64data' must be JSON in base64: {error}") from None
 
 
 def _explain(error: ValidationError) -> str:

@@ -1,11 +1,12 @@
 """Parameters and results of the server API's methods. Unknown fields are ignored."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Final
 
 import msgspec
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
-from heliograph.protocol.codes import CloseCode
+from heliograph.protocol.command import Selection
 from heliograph.protocol.identity import MAX_CHANNEL_BYTES, MAX_USER_ID_BYTES
 
 Json = Annotated[msgspec.Raw, WithJsonSchema({"description": "any JSON"})]
@@ -26,9 +27,10 @@ User = Annotated[
         json_schema_extra={**_NAME, "maxLength": MAX_USER_ID_BYTES},
     ),
 ]
+MAX_CLIENT_ID: Final = 64
+MAX_TIME: Final = 253_402_300_799  # the end of the year 9999
 # JSON has one kind of number: 5.0 is an integer in it.
 Integer = Annotated[int, BeforeValidator(lambda value: int(value) if _is_whole(value) else value)]
-CLOSE_CODES: Final = tuple(int(code) for code in CloseCode if code >= 3000)
 
 IDEMPOTENCY_KEY = Field(
     default=None,
@@ -47,10 +49,31 @@ class Params(BaseModel):
     model_config = ConfigDict(strict=True, frozen=True, arbitrary_types_allowed=True)
 
 
-class PublishParams(Params):
-    channel: Channel
+def _one_of_two(schema: dict[str, Any]) -> None:
+    """Describe that `b64data` may stand instead of `data`. It is decoded before the parameters are checked."""
+    schema["required"].remove("data")
+    schema["anyOf"] = [{"required": ["data"]}, {"required": ["b64data"]}]
+
+
+class DataParams(Params):
+    """What to publish."""
+
+    model_config = ConfigDict(json_schema_extra=_one_of_two)
+
     data: Json
+    b64data: str = Field(
+        default="", json_schema_extra={"contentEncoding": "base64"}, description="JSON in base64, instead of `data`"
+    )
     idempotency_key: str | None = IDEMPOTENCY_KEY
+    skip_history: bool = Field(default=False, description="deliver it now, and do not keep it")
+    tags: dict[str, str] = Field(default={}, description="for clients whose protocol has tags")
+    delta: bool = Field(
+        default=False, description="accepted; who gets differences is the choice of subscribers and namespaces"
+    )
+
+
+class PublishParams(DataParams):
+    channel: Channel
 
 
 class UsualPublishParams(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -61,10 +84,8 @@ class UsualPublishParams(msgspec.Struct, frozen=True, forbid_unknown_fields=True
     idempotency_key: Annotated[str, msgspec.Meta(max_length=256)] | None = None
 
 
-class BroadcastParams(Params):
+class BroadcastParams(DataParams):
     channels: list[Channel] = Field(min_length=1)
-    data: Json
-    idempotency_key: str | None = IDEMPOTENCY_KEY
 
 
 class ChannelParams(Params):
@@ -96,21 +117,55 @@ class ChannelsParams(Params):
 
 class DisconnectReason(Params):
     code: Integer = Field(
-        default=3503, description="a close code; 0: 3503", json_schema_extra={"enum": [0, *CLOSE_CODES]}
+        default=3503,
+        description="a close code, 3000-4999; 0: 3503. After 4000-4499 clients come back, after 4500-4999 not",
+        json_schema_extra={"anyOf": [{"const": 0}, {"minimum": 3000, "maximum": 4999}]},
     )
     reason: str = Field(default="", max_length=100)
 
 
-class DisconnectParams(Params):
+class SelectiveParams(Params):
+    """A command for a user's connections, or for those with these ids."""
+
     user: User
+    client: str = Field(default="", max_length=MAX_CLIENT_ID, description="only the connection with this id")
+    session: str = Field(default="", max_length=MAX_CLIENT_ID, description="only the connection of this session")
+
+    def selection(self) -> Selection:
+        return Selection(self.client, self.session)
+
+
+class DisconnectParams(SelectiveParams):
+    whitelist: list[str] = Field(default=[], max_length=1000, description="all but the connections with these ids")
     disconnect: DisconnectReason = DisconnectReason()
     block_s: float | None = Field(
         default=None, ge=0, le=31_536_000, description="keep the user out for so many seconds; 0: no longer"
     )
 
+    def selection(self) -> Selection:
+        return Selection(self.client, self.session, tuple(self.whitelist))
 
-class UnsubscribeParams(ChannelParams):
-    user: User
+
+class SubscribeParams(SelectiveParams):
+    channel: Channel
+    recover_since: StreamPosition | None = Field(
+        default=None, description="continue from this position; without it from now on"
+    )
+
+
+class UnsubscribeParams(SelectiveParams):
+    channel: Channel
+
+
+class RefreshParams(SelectiveParams):
+    expired: bool = Field(default=False, description="close with 3005: the client must bring a new token")
+    expire_at: Integer = Field(
+        default=0, ge=0, le=MAX_TIME, description="when to close with 3005 (Unix time); 0: never"
+    )
+
+
+class HistoryRemoveParams(ChannelParams):
+    pass
 
 
 class InfoParams(Params):
@@ -134,7 +189,10 @@ AnyParams = (
     | ChannelsParams
     | InfoParams
     | DisconnectParams
+    | SubscribeParams
     | UnsubscribeParams
+    | RefreshParams
+    | HistoryRemoveParams
     | BatchParams
 )
 
@@ -180,11 +238,12 @@ class ClientInfo(msgspec.Struct, frozen=True):
 
 
 class PublicationInfo(msgspec.Struct, frozen=True, omit_defaults=True):
-    """`info`: the sender; missing if a program published it."""
+    """`info`: the sender; missing if a program published it. `tags`: what the program attached to it."""
 
     offset: int
     data: Any
     info: ClientInfo | None = None
+    tags: Mapping[str, str] | None = None
 
 
 class PresenceResult(msgspec.Struct, frozen=True):

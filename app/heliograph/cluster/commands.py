@@ -17,7 +17,7 @@ from heliograph.hub.connection import Connection
 from heliograph.hub.hub import Hub
 from heliograph.ports import CommandReader
 from heliograph.protocol.codes import CloseCode
-from heliograph.protocol.command import DisconnectUser, UnsubscribeUser
+from heliograph.protocol.command import ALL_CONNECTIONS, Command, DisconnectUser, Only, Selection, UserCommand
 from heliograph.protocol.envelope import Envelope, decode_envelope
 from heliograph.tasks import end
 
@@ -64,15 +64,21 @@ class Commands:
         return self._once(envelope, age_s=0.0)
 
     def carry_out(self, envelope: Envelope, age_s: float = 0.0) -> int:
-        """Execute the command on every connection that existed when it was given. Return on how many."""
-        command = envelope.command
+        """Execute the command on the selected connections that existed when it was given. Return on how many."""
+        if envelope.command is None:
+            return 0
+        command, among = _parts_of(envelope.command)
         if isinstance(command, DisconnectUser) and command.block_s is not UNSET:
             lifts = command.block_s == 0
             self._blocked.block(envelope.target_user_id or "", 0 if lifts else max(0.0, command.block_s - age_s))
         given_at = self._clock.monotonic() - age_s
-        meant = [each for each in self._hub.connections_of(envelope.target_user_id or "") if each.since <= given_at]
+        meant = [
+            each
+            for each in self._hub.connections_of(envelope.target_user_id or "")
+            if each.since <= given_at and among.has(each.id, each.id)
+        ]
         for connection in meant:
-            _carry_out(envelope, connection)
+            _carry_out(command, connection)
         return len(meant)
 
     def _once(self, envelope: Envelope, age_s: float) -> int:
@@ -125,9 +131,13 @@ class Commands:
                 connection.close(CloseCode.FORCED, BLOCKED)
 
 
-def _carry_out(envelope: Envelope, connection: Connection) -> None:
-    match envelope.command:
-        case DisconnectUser(code=code, reason=reason):
-            connection.close(code, reason)
-        case UnsubscribeUser(channel=channel) if connection.on_unsubscribed_by_server is not None:
-            connection.on_unsubscribed_by_server(channel)
+def _parts_of(command: Command) -> tuple[UserCommand, Selection]:
+    """Return what to do, and on which connections."""
+    return (command.command, command.selection) if isinstance(command, Only) else (command, ALL_CONNECTIONS)
+
+
+def _carry_out(command: UserCommand, connection: Connection) -> None:
+    if isinstance(command, DisconnectUser):
+        connection.close(command.code, command.reason)
+    elif connection.on_command is not None:
+        connection.on_command(command)

@@ -139,17 +139,30 @@ class ConnectionManager:
         sender: str | None = None,
         idempotency_key: str | None = None,
         ephemeral: bool = False,
+        tags: dict[str, str] | None = None,
     ) -> None:
         """Publish as `publish` does, without a wait: `done` is called in the iteration in which Redis answers.
 
-        It gets the result or the error. It may be called before this returns.
+        It gets the result or the error. It may be called before this returns. `tags`: see `Publication`.
 
         Raises:
             BadChannel, BadUserId: it cannot be published.
+            BadData: it is `ephemeral`, and for a channel with a state, which must be kept.
         """
         if (user_id := user_of(check_channel(channel))) is not None:
             check_user_id(user_id)
-        self._route(channel, user_id, data, sender, ephemeral, idempotency_key, done)
+        if ephemeral and kind_of(self._namespaces.of(channel)).keeps_state:
+            raise BadData(f"what is published on {channel!r} updates its state, which is always kept")
+        self._route(channel, user_id, data, sender, ephemeral, idempotency_key, done, tags=tags)
+
+    async def remove_history(self, channel: str) -> None:
+        """Forget what is kept of the channel: see `Log.remove`. Subscribers stay, and notice nothing.
+
+        Raises:
+            BadChannel: the name is not valid.
+            BusUnavailable: as for `Log.remove`.
+        """
+        await self._log.remove(check_channel(channel))
 
     async def send_message(
         self,
@@ -194,6 +207,7 @@ class ConnectionManager:
         idempotency_key: str | None,
         done: OnPublished,
         client: str | None = None,
+        tags: dict[str, str] | None = None,
     ) -> None:
         options = self._namespaces.of(channel)
         is_ephemeral = ephemeral or options.ephemeral
@@ -202,7 +216,7 @@ class ConnectionManager:
             done(charge)
             return
         if is_ephemeral:
-            self._relay(self._envelope(channel, user_id, data, sender), done)
+            self._relay(self._envelope(channel, user_id, data, sender, tags), done)
             return
         try:
             update = kind_of(options).check(data)
@@ -221,6 +235,7 @@ class ConnectionManager:
             idempotency_key=idempotency_key,
             client=client,
             charge=charge,
+            tags=tags,
         )
         self._log.submit(draft, options, self._directory.lease, partial(self._kept, draft, done))
 
@@ -263,7 +278,14 @@ class ConnectionManager:
         else:
             self._bus.relay(envelope, self._directory.lease, partial(_relayed, envelope, taken, done))
 
-    def _envelope(self, channel: str, user_id: str | None, data: msgspec.Raw, sender: str | None) -> Envelope:
+    def _envelope(
+        self,
+        channel: str,
+        user_id: str | None,
+        data: msgspec.Raw,
+        sender: str | None,
+        tags: dict[str, str] | None = None,
+    ) -> Envelope:
         return Envelope(
             message=data,
             target_user_id=user_id,
@@ -272,6 +294,7 @@ class ConnectionManager:
             sent_at=self._stamp.now(),
             sender=sender,
             origin=self._stamp.name,
+            tags=tags,
             node_id=self._stamp.node_id,
         )
 

@@ -116,6 +116,18 @@ class Joining:
             raise
         return connection in self._hub.subscribers(channel)
 
+    def join_soon(
+        self,
+        connection: Connection,
+        channel: str,
+        since: Position | None = None,
+        *,
+        on_joined: Callable[[], object] | None = None,
+    ) -> None:
+        """Subscribe the connection as `join` with `keep` does, in the background."""
+        pending = self._enter(connection, self._following.follow(channel), since, on_joined=on_joined)
+        self._try_again(pending, now=True)
+
     async def listen(self, connection: Connection, channel: str) -> Position | None:
         """Subscribe to live publications without an event. Return the position (None if it is unknown).
 

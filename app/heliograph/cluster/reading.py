@@ -51,6 +51,11 @@ class Reading:
             on_joined=partial(self._presence.came, connection.user, channel),
         )
 
+    def subscribe_soon(self, connection: Connection, channel: str, since: Position | None) -> None:
+        """Subscribe the connection in the background: see `Joining.join_soon`."""
+        came = partial(self._presence.came, connection.user, channel)
+        self._joining.join_soon(connection, channel, since, on_joined=came)
+
     async def listen(self, connection: Connection, channel: str) -> Position | None:
         """Subscribe the connection to its user's own channel. Return the channel's position.
 

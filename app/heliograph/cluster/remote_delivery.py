@@ -69,4 +69,5 @@ class RemoteDelivery:
             sent_at=envelope.sent_at or self._timestamp(),
             sender=envelope.sender or None,
             origin=envelope.origin or None,
+            tags=envelope.tags,
         )

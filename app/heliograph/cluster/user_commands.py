@@ -1,4 +1,4 @@
-"""Commands of a server for users on every replica: close their connections, take them off a channel."""
+"""Commands of a server for users on every replica: close their connections, subscribe and unsubscribe them."""
 
 import msgspec
 
@@ -7,9 +7,19 @@ from heliograph.cluster.stamp import Stamp
 from heliograph.errors import BadChannel
 from heliograph.ports import CommandLog
 from heliograph.protocol.codes import CloseCode
-from heliograph.protocol.command import Command, DisconnectUser, UnsubscribeUser
+from heliograph.protocol.command import (
+    ALL_CONNECTIONS,
+    DisconnectUser,
+    Only,
+    RefreshUser,
+    Selection,
+    SubscribeUser,
+    UnsubscribeUser,
+    UserCommand,
+)
 from heliograph.protocol.envelope import Envelope
 from heliograph.protocol.identity import check_channel, check_user_id, user_of
+from heliograph.protocol.position import Position
 
 
 class UserCommands:
@@ -24,24 +34,56 @@ class UserCommands:
         self,
         user_id: str,
         *,
-        code: CloseCode = CloseCode.FORCED,
+        code: int = CloseCode.FORCED,
         reason: str = "disconnected by the server",
         block_s: float | None = None,
+        among: Selection = ALL_CONNECTIONS,
     ) -> None:
         """Close every connection that the user has now, on every replica: here at once, everywhere within 2 seconds.
 
         A replica that the bus does not reach executes it when it is back. The user may connect again if their token
         is still valid, unless they are blocked: for `block_s` seconds, on every replica (0: lift the block).
 
+        `code`: 3000-4999, see `CloseCode`. `among`: the connections that are meant; a block is for the whole user.
+
         Raises:
             BadUserId: `user_id` is not valid.
             BusUnavailable: it was executed here; other replicas may not get it. It may be repeated without harm.
         """
         command = DisconnectUser(code, reason, msgspec.UNSET if block_s is None else block_s)
-        await self._give(check_user_id(user_id), command)
+        await self._give(check_user_id(user_id), command, among)
 
-    async def unsubscribe_user(self, user_id: str, channel: str) -> None:
-        """Take every connection that the user has now off the channel; otherwise like `disconnect_user`.
+    async def subscribe_user(
+        self, user_id: str, channel: str, *, since: Position | None = None, among: Selection = ALL_CONNECTIONS
+    ) -> None:
+        """Subscribe the connections that the user has now to the channel, whatever the policy says of clients.
+
+        A connection that is subscribed already, or has as many channels as it may have, is left as it is.
+        `since`: the position to continue from; None: from now on. Otherwise like `disconnect_user`.
+
+        Raises:
+            BadUserId, BadChannel: they are not valid; or it is a personal channel.
+            BusUnavailable: as for `disconnect_user`.
+        """
+        if user_of(check_channel(channel)) is not None:
+            raise BadChannel("a personal channel is its user's alone, who is always subscribed to it")
+        await self._give(check_user_id(user_id), SubscribeUser(channel, since), among)
+
+    async def refresh_user(
+        self, user_id: str, *, expire_at: float | None, among: Selection = ALL_CONNECTIONS
+    ) -> None:
+        """Let the connections that the user has now last until `expire_at`; otherwise like `disconnect_user`.
+
+        `expire_at`: seconds since the epoch; None: they do not expire.
+
+        Raises:
+            BadUserId: `user_id` is not valid.
+            BusUnavailable: as for `disconnect_user`.
+        """
+        await self._give(check_user_id(user_id), RefreshUser(expire_at), among)
+
+    async def unsubscribe_user(self, user_id: str, channel: str, *, among: Selection = ALL_CONNECTIONS) -> None:
+        """Take the connections that the user has now off the channel; otherwise like `disconnect_user`.
 
         Raises:
             BadUserId, BadChannel: they are not valid; or it is the user's own channel, which cannot be left.
@@ -49,9 +91,9 @@ class UserCommands:
         """
         if user_of(check_channel(channel)) is not None:
             raise BadChannel("a personal channel cannot be left; the user can be disconnected")
-        await self._give(check_user_id(user_id), UnsubscribeUser(channel))
+        await self._give(check_user_id(user_id), UnsubscribeUser(channel), among)
 
-    async def _give(self, user_id: str, command: Command) -> None:
+    async def _give(self, user_id: str, command: UserCommand, among: Selection) -> None:
         envelope = Envelope(
             message=msgspec.Raw(b"null"),
             target_user_id=user_id,
@@ -59,7 +101,7 @@ class UserCommands:
             sent_at=self._stamp.now(),
             origin=self._stamp.name,
             node_id=self._stamp.node_id,
-            command=command,
+            command=command if among == ALL_CONNECTIONS else Only(command, among),
         )
         self._commands.carry_out(envelope)
         await self._log.append(envelope)

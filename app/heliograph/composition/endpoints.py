@@ -15,6 +15,7 @@ from heliograph.api.health import health_routes, status_routes
 from heliograph.api.methods import Methods
 from heliograph.api.metrics import metrics_route
 from heliograph.api.routes import direct_endpoints, http_api_routes, openapi_route
+from heliograph.api.user_methods import UserMethods
 from heliograph.auth.authenticator import Authenticator
 from heliograph.cluster.status import VERSION
 from heliograph.codecs.centrifuge.json_codec import CentrifugeJsonCodec
@@ -144,7 +145,7 @@ def _build_methods(ground: Ground, cluster: Cluster) -> Methods:
     return Methods(
         cluster.manager,
         ChannelReads(cluster.reading, cluster.channel_counts, cluster.namespaces),
-        cluster.user_commands,
+        UserMethods(cluster.user_commands),
         cluster.directory,
         ground.clock,
         ground.telemetry.traffic["api"],

@@ -10,12 +10,14 @@ from heliograph.protocol.events import Event
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from heliograph.protocol.command import UserCommand
+
 
 class Connection:
     """Compared by identity: a user may have any number of them.
 
     `on_dropped` is called with it if it does not read, and must remove it everywhere, from the hub too; without it
-    only the hub knows the connection. `on_unsubscribed_by_server` is called with a channel that it must leave.
+    only the hub knows the connection. `on_command` is called with other commands for the user than to close it.
     `on_gap` is called with a channel of which publications are lost, before the client is told by an event: in some
     wire formats it must subscribe again, and so is not on the channel any more when this returns.
     """
@@ -25,9 +27,9 @@ class Connection:
         "close_code",
         "encoding",
         "id",
+        "on_command",
         "on_dropped",
         "on_gap",
-        "on_unsubscribed_by_server",
         "outbox",
         "read_bytes",
         "since",
@@ -42,7 +44,7 @@ class Connection:
         outbox: Outbox[Any],
         *,
         on_dropped: "Callable[[Connection], object] | None" = None,
-        on_unsubscribed_by_server: "Callable[[str], object] | None" = None,
+        on_command: "Callable[[UserCommand], object] | None" = None,
         on_gap: "Callable[[str], object] | None" = None,
     ) -> None:
         self.id = connection_id
@@ -52,7 +54,7 @@ class Connection:
         self.channels: set[str] = set()  # its subscriptions
         self.since = time.monotonic()
         self.on_dropped = on_dropped
-        self.on_unsubscribed_by_server = on_unsubscribed_by_server
+        self.on_command = on_command
         self.on_gap = on_gap
         self.close_code: int | None = None  # why this replica closed it
         self.read_bytes = 0  # bytes read from the log for it; reset when they are charged

@@ -23,7 +23,8 @@ class UnsubscribeCode(IntEnum):
 class CloseCode(IntEnum):
     """WebSocket close codes (RFC 6455 section 7.4); those from 3000 on are ours.
 
-    After 3000-3499 a client should come back, after 3500-3999 it should not.
+    After 3000-3499 a client should come back, after 3500-3999 it should not. A server that disconnects a user may give
+    a code of its own: after 4000-4499 a client should come back, after 4500-4999 it should not.
     """
 
     UNSUPPORTED_DATA = 1003
@@ -41,3 +42,8 @@ class CloseCode(IntEnum):
     FORCED = 3503
     NOT_ALLOWED = 3507
     TOO_MANY_ERRORS = 3509
+
+
+def is_final(code: int) -> bool:
+    """Return whether a client that is closed with this code should not come back."""
+    return 3500 <= code <= 3999 or 4500 <= code <= 4999

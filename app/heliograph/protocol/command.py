@@ -1,14 +1,17 @@
 """Commands of a server for a user's connections on every replica. They travel in an envelope, like a message."""
 
+from typing import Final
+
 import msgspec
 
 from heliograph.protocol.codes import CloseCode
+from heliograph.protocol.position import Position
 
 
 class DisconnectUser(msgspec.Struct, frozen=True, tag="disconnect"):
     """Close every connection of the user. `block_s`: keep the user out for so many seconds (0: end the block)."""
 
-    code: CloseCode = CloseCode.FORCED
+    code: int = CloseCode.FORCED
     reason: str = "disconnected by the server"
     block_s: float | msgspec.UnsetType = msgspec.UNSET
 
@@ -19,4 +22,50 @@ class UnsubscribeUser(msgspec.Struct, frozen=True, tag="unsubscribe"):
     channel: str
 
 
-Command = DisconnectUser | UnsubscribeUser
+class SubscribeUser(msgspec.Struct, frozen=True, tag="subscribe"):
+    """Subscribe every connection of the user to the channel. `since`: from which position on; None: from now on."""
+
+    channel: str
+    since: Position | None = None
+
+
+class RefreshUser(msgspec.Struct, frozen=True, tag="refresh"):
+    """Let the user's connections last until `expire_at` (seconds since the epoch; None: until they are closed)."""
+
+    expire_at: float | None = None
+
+
+UserCommand = DisconnectUser | UnsubscribeUser | SubscribeUser | RefreshUser
+
+
+class Selection(msgspec.Struct, frozen=True):
+    """Some of a user's connections. `client`, `session`: the one with that id; '': any. `keep`: all but these ids."""
+
+    client: str = ""
+    session: str = ""
+    keep: tuple[str, ...] = ()
+
+    def has(self, client: str, session: str) -> bool:
+        """Return whether the connection with these ids is selected."""
+        return (
+            (not self.client or self.client == client)
+            and (not self.session or self.session == session)
+            and client not in self.keep
+        )
+
+
+ALL_CONNECTIONS: Final = Selection()
+
+
+class Only(msgspec.Struct, frozen=True, tag="only"):
+    """Carry `command` out on the selected connections of the user.
+
+    It is a command of its own, so that a replica that does not know it ignores it. Such a replica would ignore a new
+    field too, and carry the command out on all connections.
+    """
+
+    command: UserCommand
+    selection: Selection
+
+
+Command = UserCommand | Only

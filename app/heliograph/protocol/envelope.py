@@ -14,7 +14,7 @@ from collections.abc import Callable
 import msgspec
 
 from heliograph.errors import BadChannel, BadData, BadEnvelope, BadUserId
-from heliograph.protocol.command import Command, UnsubscribeUser
+from heliograph.protocol.command import Command, Only, SubscribeUser, UnsubscribeUser
 from heliograph.protocol.identity import check_channel, check_user_id, personal_channel
 from heliograph.protocol.position import Position
 from heliograph.protocol.publication import Publication, check_again, check_data
@@ -32,6 +32,7 @@ class Envelope(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, rename
     sent_at: str | None = None
     sender: str | None = None
     origin: str | None = None
+    tags: dict[str, str] | None = None
     node_id: str | None = None
     epoch: str | None = None
     offset: int = 0
@@ -50,6 +51,7 @@ class Envelope(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, rename
             sender=self.sender,
             origin=self.origin,
             position=Position(self.epoch or "", self.offset),
+            tags=self.tags,
         )
 
     def check(self) -> None:
@@ -125,8 +127,11 @@ def decode_envelope(payload: bytes) -> Envelope:
 def _check_foreign(envelope: Envelope) -> None:
     if envelope.target_user_id is not None:
         check_user_id(envelope.target_user_id)
-        if isinstance(envelope.command, UnsubscribeUser):
-            check_channel(envelope.command.channel)
+        command = envelope.command
+        if isinstance(command, Only):
+            command = command.command
+        if isinstance(command, UnsubscribeUser | SubscribeUser):
+            check_channel(command.channel)
     elif envelope.command is not None:
         raise BadEnvelope("a command needs 'target_user_id'")
     else:
@@ -145,4 +150,5 @@ def read_logged(body: bytes, position: Position) -> Publication:
         sender=envelope.sender,
         origin=envelope.origin,
         position=position,
+        tags=envelope.tags,
     )

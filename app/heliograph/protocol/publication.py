@@ -1,6 +1,7 @@
 """A message inside the cluster: its data, its channel and its origin."""
 
 import re
+from collections.abc import Mapping
 from typing import Final
 
 import msgspec
@@ -17,7 +18,8 @@ _STRING_OR_BRACKET = re.compile(rb'"(?:[^"\\]|\\.)*"|[][{}]')
 class Publication(msgspec.Struct, frozen=True, gc=False):
     """One message on its way to the connections of a channel.
 
-    `data` is JSON as its author wrote it. `check_data` has accepted it, and nothing rewrites it.
+    `data` is JSON as its author wrote it. `check_data` has accepted it, and nothing rewrites it. `tags`: a server
+    has attached them, for the wire formats that have such a thing.
     """
 
     channel: str
@@ -27,6 +29,7 @@ class Publication(msgspec.Struct, frozen=True, gc=False):
     sender: str | None = None
     origin: str | None = None  # name of the replica on which it was sent; None if another program published it
     position: Position | None = None  # its position in the channel's log; None if it is ephemeral
+    tags: Mapping[str, str] | None = None
 
 
 def check_data(data: msgspec.Raw, max_depth: int) -> None:

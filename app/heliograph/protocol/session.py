@@ -169,6 +169,7 @@ class Session:
         self._sends_freely = policy.is_sending_free
         self._channels: set[str] = set()
         self._by_server: set[str] = set()  # those of them to which the client has not subscribed by itself
+        self._by_command: set[str] = set()  # those of them to which a server has, whatever the policy says
 
     @property
     def connect(self) -> Connect:
@@ -236,7 +237,7 @@ class Session:
         before, self._grants = self._grants, grants
         lost: list[str] = []
         others: list[JoinChannel | Reject | AskHook] = []
-        for channel in self._channels:
+        for channel in self._channels - self._by_command:
             decision = self._policy.decide_subscribe(self.user, grants, channel)
             if isinstance(decision, Deny):
                 lost.append(channel)
@@ -319,6 +320,7 @@ class Session:
                     return Reject(ErrorCode.BAD_REQUEST, f"not subscribed to {channel!r}", operation.request_id)
                 self._channels.discard(channel)
                 self._by_server.discard(channel)
+                self._by_command.discard(channel)
                 return LeaveChannel(channel, Unsubscribed(channel, operation.request_id))
             case ReadHistory(channel=channel, since=since):
                 decision = self._policy.decide_history(self.user, self._grants, check_channel(channel))
@@ -398,6 +400,7 @@ class Session:
         was_on = channel in self._channels
         self._channels.discard(channel)
         self._by_server.discard(channel)
+        self._by_command.discard(channel)
         return was_on
 
     def must_subscribe_again(self, channel: str) -> bool:
@@ -408,6 +411,15 @@ class Session:
         if channel not in self._channels or channel in self._by_server:
             return False
         self._channels.discard(channel)
+        return True
+
+    def subscribed_by_server(self, channel: str) -> bool:
+        """Note that the server subscribes the client; False if it is on the channel, or on as many as it may be."""
+        if channel in self._channels or len(self._channels) >= self._max_channels:
+            return False
+        self._channels.add(channel)
+        self._by_server.add(channel)
+        self._by_command.add(channel)
         return True
 
     def _position(self, since: StatedPositions, channel: str) -> Position | None:

@@ -40,6 +40,7 @@ from heliograph.hub.frames import Encoding, F
 from heliograph.hub.outbox import Outbox
 from heliograph.protocol.budget import REFUSED_BYTES, Intake
 from heliograph.protocol.codes import CloseCode, ErrorNumber, UnsubscribeCode
+from heliograph.protocol.command import DisconnectUser, RefreshUser, SubscribeUser, UnsubscribeUser, UserCommand
 from heliograph.protocol.events import Event, Refreshed, Subscribed, Unsubscribed
 from heliograph.protocol.operations import Connect, Emit, Operation, Publish, RequestId, Rpc, Send
 from heliograph.protocol.peer import Caller, Peer
@@ -156,7 +157,7 @@ class Driver:
             encoding,
             outbox,
             on_dropped=self._manager.disconnect,
-            on_unsubscribed_by_server=self._unsubscribe_by_server,
+            on_command=self._carry_out,
             on_gap=self._resubscribe if subscribes_again else None,
         )
         self._joining: str | None = None  # the channel that `join` is subscribing to
@@ -415,7 +416,7 @@ class Driver:
             return
         self.expire_at(identity.expires_at)
         lost, granted = self._session.renewed(identity.channels)
-        refreshed = Refreshed(_expires_in(identity), action.request_id, self._session.id)
+        refreshed = Refreshed(_seconds_until(identity.expires_at), action.request_id, self._session.id)
         self._manager.send_event(self.connection, refreshed)
         await self._act_all([LeaveChannel(channel, Unsubscribed(channel=channel)) for channel in lost])
         await self._act_all(granted)
@@ -478,7 +479,7 @@ class Driver:
         """Subscribe to the channels, and greet the client with all subscriptions in one reply."""
 
         def open_with(subscriptions: Mapping[str, Subscribed | None]) -> None:
-            self.connection.open(self._session.greeting({}, subscriptions, _expires_in(identity)))
+            self.connection.open(self._session.greeting({}, subscriptions, _seconds_until(identity.expires_at)))
 
         reply = ConnectReply(open_with, partial(self._manager.send_event, self.connection), self._session.wants)
         await reply.join_all(joins, self.join_or_say)
@@ -488,6 +489,22 @@ class Driver:
         if self._session.must_subscribe_again(channel):
             self._reading.unsubscribe(self.connection, channel)
             self._manager.send_event(self.connection, Unsubscribed(channel, code=UnsubscribeCode.GAP))
+
+    def _carry_out(self, command: UserCommand) -> None:
+        """Carry out what a server commands for the user."""
+        match command:
+            case UnsubscribeUser(channel):
+                self._unsubscribe_by_server(channel)
+            case SubscribeUser(channel, since):
+                if self._session.subscribed_by_server(channel):
+                    self._reading.subscribe_soon(self.connection, channel, since)
+            case RefreshUser(expire_at):
+                self.expire_at(expire_at)
+                self._manager.send_event(self.connection, Refreshed(_seconds_until(expire_at), session=self._session.id))
+            case DisconnectUser(code, reason):
+                self.connection.close(code, reason)
+            case _:
+                assert_never(command)
 
     def _unsubscribe_by_server(self, channel: str) -> None:
         """Take the client off a channel for the server. While it is still joining, `join` tells the client."""
@@ -542,6 +559,6 @@ class Driver:
         raise Disconnected(code, message)
 
 
-def _expires_in(identity: Identity) -> int | None:
-    """Return the seconds until the client's token expires; None: never."""
-    return None if identity.expires_at is None else max(0, int(identity.expires_at - time.time()))
+def _seconds_until(when: float | None) -> int | None:
+    """Return how many whole seconds are left until `when` (seconds since the epoch; None: never)."""
+    return None if when is None else max(0, int(when - time.time()))

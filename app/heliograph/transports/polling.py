@@ -8,9 +8,10 @@ the waiting events, without a call to Redis; any other poll starts again from it
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from typing import Final
 
 import msgspec
 from starlette.requests import Request
@@ -24,7 +25,7 @@ from heliograph.codecs.plain.cursor import stated
 from heliograph.errors import BusUnavailable, ErrorCode, HeliographError
 from heliograph.hub.frames import Encoding, EventFrame
 from heliograph.hub.outbox import Outbox, Outboxes
-from heliograph.protocol.codes import CloseCode
+from heliograph.protocol.codes import CloseCode, is_final
 from heliograph.protocol.events import Connected, InitialState, Subscribed, positions_after
 from heliograph.protocol.identity import personal_channel
 from heliograph.protocol.operations import Connect
@@ -41,11 +42,16 @@ logger = logging.getLogger(__name__)
 
 DEFAULT_WAIT_S = 25.0
 MOST_WAIT_S = 50.0
-ENDED: dict[int, ErrorCode] = {
+ENDED: Final[Mapping[int, ErrorCode]] = {
     CloseCode.EXPIRED: ErrorCode.INVALID_TOKEN,
     CloseCode.FORCED: ErrorCode.NOT_ALLOWED,
     CloseCode.INTERNAL_ERROR: ErrorCode.INTERNAL,
-}  # answers to a poll whose connection was closed while it waited; after any other code the client continues
+}  # answers to a poll whose connection was closed while it waited
+
+
+def refusal_after(code: int) -> ErrorCode | None:
+    """Return what a poll is refused with after its connection was closed with `code`; None: the client continues."""
+    return ENDED.get(code) or (ErrorCode.NOT_ALLOWED if is_final(code) else None)
 
 
 class BadWait(HeliographError):
@@ -334,7 +340,7 @@ class PollConnection:
         if self._failure is not None:
             raise self._failure
         events = [] if self._poll_gone else self._take()
-        if self.closed is not None and not events and (code := ENDED.get(self.closed[0])) is not None:
+        if self.closed is not None and not events and (code := refusal_after(self.closed[0])) is not None:
             raise Disconnected(code, self.closed[1])
         return events
 

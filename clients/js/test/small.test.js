@@ -18,9 +18,9 @@ test("delays are drawn from 0 to a ceiling that doubles up to its limit", () => 
   assert.equal(backoff.next(), 50);
 });
 
-test("close codes from 3500 to 3999 are for good", () => {
-  assert.deepEqual([1006, 3005, 3499, 4000].map(mayReconnect), [true, true, true, true]);
-  assert.deepEqual([3500, 3507, 3999].map(mayReconnect), [false, false, false]);
+test("close codes from 3500 to 3999 and from 4500 on are for good", () => {
+  assert.deepEqual([1006, 3005, 3499, 4000, 4499].map(mayReconnect), [true, true, true, true, true]);
+  assert.deepEqual([3500, 3507, 3999, 4500].map(mayReconnect), [false, false, false, false]);
 });
 
 test("a cursor names the channels whatever they are called", () => {

@@ -41,6 +41,12 @@ class _Channel:
     # Idempotency key and its owner -> expiry and answer, in the order of expiry.
     answers: dict[tuple[str, str | None], tuple[float, AppendResult]] = field(default_factory=dict)
 
+    def forget(self) -> None:
+        """Forget what is kept, but not the position."""
+        self.published.clear()
+        self.sent.clear()
+        self.state = None
+
 
 class MemoryLog:
     """A `Log` for one process, which delivers every publication itself."""
@@ -78,6 +84,10 @@ class MemoryLog:
 
     async def read(self, requests: Sequence[ReadRequest]) -> list[ReadResult]:
         return [self._read(request) for request in requests]
+
+    async def remove(self, channel: str) -> None:
+        if (known := self._channels.get(channel)) is not None:
+            known.forget()
 
     async def tops(self, channels: Sequence[str]) -> list[Position | None]:
         return [
@@ -128,9 +138,7 @@ class MemoryLog:
             self._sweep(now)
             channel = self._channels[name] = _Channel(forgotten_at=now + READ_TTL_S)
         elif channel.kept_until <= now and (channel.published or channel.sent):
-            channel.published.clear()
-            channel.sent.clear()
-            channel.state = None
+            channel.forget()
         return channel
 
     def _sweep(self, now: float) -> None:

@@ -95,6 +95,10 @@ class RedisLog:
             answers = await self._reading.run_many("read", calls)
         return [_read_result(answer) for answer in answers]
 
+    async def remove(self, channel: str) -> None:
+        with as_bus_unavailable():
+            await self._scripts.run("remove", self._keys_of(channel), ())
+
     async def tops(self, channels: Sequence[str]) -> list[Position | None]:
         with as_bus_unavailable():
             flat = await self._scripts.run("tops", list(map(self._keys.meta, channels)), ())
@@ -114,16 +118,19 @@ class RedisLog:
         return BusSequences(shared, own)
 
     def _read_call(self, request: ReadRequest) -> Call:
-        channel, keys = request.channel, self._keys
         if request.after is not None:
             epoch, offset = request.after.epoch, request.after.offset
         else:
             epoch, offset = "", _READ_ALL if request.replay else _READ_NOTHING
-        names = [keys.meta(channel), keys.stream(channel), keys.client_stream(channel)]
-        names += [keys.state(channel), keys.tail(channel)]
         with_state = "1" if request.with_state else ""
         arguments: list[Argument] = [READ_TTL_S * 1000, epoch, offset, request.limit, with_state, self._page_bytes]
-        return names, [*arguments, "1" if request.is_own else ""], NOTHING
+        return self._keys_of(request.channel), [*arguments, "1" if request.is_own else ""], NOTHING
+
+    def _keys_of(self, channel: str) -> list[str]:
+        """Return the keys of a channel's log: meta, the two streams, and a run's state and tail."""
+        keys = self._keys
+        streams = [keys.stream(channel), keys.client_stream(channel)]
+        return [keys.meta(channel), *streams, keys.state(channel), keys.tail(channel)]
 
 
 class TwoServerLog(RedisLog):
@@ -338,6 +345,7 @@ def _fields(draft: Draft) -> bytes:
         sent_at=draft.sent_at,
         sender=draft.sender,
         origin=draft.origin,
+        tags=draft.tags,
         node_id=draft.node_id,
     )
     return encode_envelope(envelope)[1 if draft.update is None else len(b'{"message":') :]

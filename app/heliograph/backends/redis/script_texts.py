@@ -24,6 +24,7 @@ PARTS: Final[dict[str, tuple[str, ...]]] = {
     "read": ("_epoch",),
     "tops": ("_epoch",),
     "listen": (),
+    "remove": (),
     "relay": ("_calls", "_delivery"),
     "lease": (),
     "hold": (),

@@ -8,6 +8,7 @@ import msgspec
 
 from heliograph.client.connection.dispatcher import Place
 from heliograph.client.connection.events import Frame, Transport
+from heliograph.protocol.codes import is_final
 
 # Close codes that the client uses itself; those from 3000 on mean what they mean when the server says them.
 NORMAL: Final = 1000
@@ -23,8 +24,8 @@ CODE_OF_STATUS: Final = {400: BAD_REQUEST, 401: INVALID_TOKEN, 403: FORBIDDEN}
 
 
 def may_reconnect(code: int) -> bool:
-    """Return whether a new attempt may end differently: 3500-3999 mean that it would not."""
-    return not 3500 <= code <= 3999
+    """Return whether a new attempt may end differently: 3500-3999 and 4500-4999 mean that it would not."""
+    return not is_final(code)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,8 +6,8 @@ export const NO_PONG = 3012;
 export const INVALID_TOKEN = 3500;
 
 /**
- * Close codes 3500–3999 mean that coming back would end the same way.
+ * Close codes 3500–3999 and 4500–4999 mean that coming back would end the same way.
  *
  * @param {number} code
  */
-export const mayReconnect = (code) => code < 3500 || code > 3999;
+export const mayReconnect = (code) => code < 3500 || (code > 3999 && code < 4500);
