@@ -442,6 +442,7 @@ class BusState(Enum):
 
 Handler = Callable[[Envelope], object]  # takes envelopes from the bus
 OnRelayed = Callable[[Delivery | BusUnavailable | None], object]  # takes the answer to a publish
+OnPosted = Callable[[int | BusUnavailable], object]  # takes the answer to `Bus.post`
 
 
 class Subscriptions(Protocol):
@@ -534,6 +535,10 @@ class Bus(Subscriptions, Protocol):
 
     def relay_on(self, envelope: Envelope, done: OnRelayed) -> None:
         """Send an ephemeral envelope to every replica that follows its channel; then call `done`, as for `relay`."""
+        ...
+
+    def post(self, node_id: str, envelope: Envelope, done: OnPosted) -> None:
+        """Send the envelope to one other replica; then call `done` with how many have received it: 1, or 0."""
         ...
 
     async def publish(self, envelope: Envelope, *, lease: str) -> Delivery | None:

@@ -284,7 +284,6 @@ class TestReading:
             assert (node["name"], node["uid"]) == ("replica-1", one.replica.node.node_id)
             assert 0 <= node["uptime"] < 120
 
-
     async def test_removed_history(self, one: RunningReplica, http: httpx.AsyncClient) -> None:
         """Fails if something is still kept, if positions begin anew, or a subscriber notices."""
         async with Client(one.url, path="/ws?user=alice&channels=chat:1") as alice:

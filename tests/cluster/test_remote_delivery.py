@@ -4,6 +4,7 @@ import ast
 import asyncio
 import builtins
 import sys
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
@@ -48,7 +49,7 @@ from heliograph.hub.hub import Hub
 from heliograph.hub.outbox import FlushScheduler, Outbox
 from heliograph.ports import CommandReader, LogReader, ReadRequest, Subscriptions
 from heliograph.protocol.codes import CloseCode
-from heliograph.protocol.command import Command, DisconnectUser, UnsubscribeUser
+from heliograph.protocol.command import Command, DisconnectUser, Forward, UnsubscribeUser
 from heliograph.protocol.envelope import Envelope
 from heliograph.protocol.namespace import Namespaces
 from heliograph.protocol.position import Position
@@ -74,12 +75,18 @@ class Here:
     def __init__(self) -> None:
         telemetry = Telemetry()
         self._callbacks: list[object] = []
+        self.forwarded: list[Envelope] = []
         self.flush_scheduler = FlushScheduler(self._callbacks.append)
         self.hub = Hub(telemetry, self.flush_scheduler)
         self.log = MemoryLog(SystemClock())
         self.channels = Channels(self.hub, self.log, NoBus(), Namespaces(), ChannelSettings(), telemetry)
         self.commands = Commands(
-            self.hub, NoCommands(), BlockedUsers(SystemClock()), node_id="me", clock=SystemClock()
+            self.hub,
+            NoCommands(),
+            BlockedUsers(SystemClock()),
+            node_id="me",
+            clock=SystemClock(),
+            on_forwarded=self.forwarded.append,
         )
         self.remote = RemoteDelivery(self.hub, self.channels.following, self.commands, "me", lambda: "now")
         self.sink = RecordingSink()
@@ -167,6 +174,7 @@ class TestTheGuard:
             "blocked": BlockedUsers,
             "node_id": str,
             "clock": Clock,
+            "on_forwarded": Callable[[Envelope], object],
         }
         assert _verbs(CommandReader) == {"after", "blocked_users"}
         used = [
@@ -377,6 +385,13 @@ class TestCommands:
         here.bob.on_command = left.append
         here.deliver(command(UnsubscribeUser("room:1")))
         assert left == [UnsubscribeUser("room:1")]
+
+    def test_frames_for_a_session_are_no_command_for_a_user(self) -> None:
+        """Fails if what another replica forwards is executed on connections, or does not reach the session's end."""
+        here = Here()
+        envelope = Envelope(msgspec.Raw(b"null"), channel="", node_id="n", command=Forward("s", b"{}"))
+        assert here.deliver(envelope) == 0
+        assert here.forwarded == [envelope]
 
     def test_its_own_command_was_carried_out_before(self) -> None:
         """Fails if the replica that gives a command carries it out again when it comes back: who is new goes too."""

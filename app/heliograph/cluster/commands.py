@@ -7,6 +7,7 @@ replica looks for those that it has not received, every second and as soon as it
 import asyncio
 import logging
 import math
+from collections.abc import Callable
 
 from msgspec import UNSET
 
@@ -17,7 +18,15 @@ from heliograph.hub.connection import Connection
 from heliograph.hub.hub import Hub
 from heliograph.ports import CommandReader
 from heliograph.protocol.codes import CloseCode
-from heliograph.protocol.command import ALL_CONNECTIONS, Command, DisconnectUser, Only, Selection, UserCommand
+from heliograph.protocol.command import (
+    ALL_CONNECTIONS,
+    DisconnectUser,
+    Forward,
+    Forwarded,
+    Only,
+    Selection,
+    UserCommand,
+)
 from heliograph.protocol.envelope import Envelope, decode_envelope
 from heliograph.tasks import end
 
@@ -30,12 +39,25 @@ MOST_REMEMBERED = 10_000  # executed commands that are remembered
 
 
 class Commands:
-    """This replica's part in executing commands. It can read kept commands, and cannot give any."""
+    """This replica's part in executing commands. It can read kept commands, and cannot give any.
 
-    def __init__(self, hub: Hub, log: CommandReader, blocked: BlockedUsers, *, node_id: str, clock: Clock) -> None:
+    `on_forwarded` is called with an envelope of one replica for another: see `Forwarding.receive`.
+    """
+
+    def __init__(
+        self,
+        hub: Hub,
+        log: CommandReader,
+        blocked: BlockedUsers,
+        *,
+        node_id: str,
+        clock: Clock,
+        on_forwarded: Callable[[Envelope], object],
+    ) -> None:
         self._hub = hub
         self._blocked = blocked
         self._log = log
+        self._on_forwarded = on_forwarded
         self._node_id = node_id
         self._clock = clock
         self._began_at = clock.monotonic()  # there was no connection before, so older commands do not matter
@@ -61,11 +83,14 @@ class Commands:
 
     def receive(self, envelope: Envelope) -> int:
         """Execute a command from the bus. Return on how many connections."""
+        if isinstance(envelope.command, Forward | Forwarded):
+            self._on_forwarded(envelope)
+            return 0
         return self._once(envelope, age_s=0.0)
 
     def carry_out(self, envelope: Envelope, age_s: float = 0.0) -> int:
         """Execute the command on the selected connections that existed when it was given. Return on how many."""
-        if envelope.command is None:
+        if envelope.command is None or isinstance(envelope.command, Forward | Forwarded):
             return 0
         command, among = _parts_of(envelope.command)
         if isinstance(command, DisconnectUser) and command.block_s is not UNSET:
@@ -131,7 +156,7 @@ class Commands:
                 connection.close(CloseCode.FORCED, BLOCKED)
 
 
-def _parts_of(command: Command) -> tuple[UserCommand, Selection]:
+def _parts_of(command: UserCommand | Only) -> tuple[UserCommand, Selection]:
     """Return what to do, and on which connections."""
     return (command.command, command.selection) if isinstance(command, Only) else (command, ALL_CONNECTIONS)
 

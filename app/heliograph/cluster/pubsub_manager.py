@@ -27,7 +27,7 @@ from heliograph.backends.redis.wire import Wire
 from heliograph.callbacks import await_callback
 from heliograph.clock import Clock, SystemClock
 from heliograph.errors import BadEnvelope, BadSetting, BusUnavailable
-from heliograph.ports import BusState, Handler, OnRelayed, new_node_id
+from heliograph.ports import BusState, Handler, OnPosted, OnRelayed, new_node_id
 from heliograph.protocol.envelope import KEPT, Envelope, decode_envelopes, encode_envelope, ending_of
 from heliograph.protocol.events import Delivery
 from heliograph.settings import BusSettings, RedisSettings, Settings, bus_channel
@@ -205,6 +205,12 @@ class PubSubManager:
     def relay_on(self, envelope: Envelope, done: OnRelayed) -> None:
         command = ("PUBLISH", self._keys.bus_channel_of(envelope.address), encode_envelope(envelope))
         self._link.call(command, partial(self._announced, monotonic(), done))
+
+    def post(self, node_id: str, envelope: Envelope, done: OnPosted) -> None:
+        command = ("PUBLISH", self._keys.inbox(node_id), encode_envelope(envelope))
+        self._link.call(
+            command, lambda reply: done(bus_unavailable(reply) if isinstance(reply, Exception) else reply)
+        )
 
     def _announced(self, began_at: float, done: OnRelayed, reply: Any) -> None:
         if not isinstance(reply, Exception):

@@ -14,6 +14,7 @@ from heliograph.cluster.connection_manager import ConnectionManager
 from heliograph.cluster.directory import Directory
 from heliograph.cluster.drain import Drain
 from heliograph.cluster.emitter import Emitter
+from heliograph.cluster.forwarding import Forwarding
 from heliograph.cluster.health import Breakdown, Health
 from heliograph.cluster.memory_watch import MemoryWatch
 from heliograph.cluster.node import Node, Service
@@ -49,6 +50,7 @@ class Cluster:
     reading: Reading
     user_commands: UserCommands
     emitter: Emitter
+    forwarding: Forwarding
     channel_counts: ChannelCounts
     blocked: BlockedUsers
     memory: MemoryWatch | None
@@ -64,13 +66,16 @@ def build_cluster(ground: Ground, backends: Backends) -> Cluster:
     channels = Channels(hub, backends.log, bus, namespaces, settings.channels, telemetry)
     presence = Presence(backends.presence, directory, namespaces, grace_s=settings.presence.grace_s)
     channel_counts = ChannelCounts(backends.channel_counts, directory, hub)
+    timestamp = Timestamps(clock)
+    stamp = Stamp(ground.name, node_id, timestamp)
+    forwarding = Forwarding(bus.post, stamp)
     blocked = BlockedUsers(clock)
-    commands = Commands(hub, backends.commands, blocked, node_id=node_id, clock=clock)
+    commands = Commands(
+        hub, backends.commands, blocked, node_id=node_id, clock=clock, on_forwarded=forwarding.receive
+    )
     memory = None
     if backends.memory is not None:
         memory = MemoryWatch(backends.memory.share, settings.limits.client_memory_percent / 100)
-    timestamp = Timestamps(clock)
-    stamp = Stamp(ground.name, node_id, timestamp)
     writes = ClientWrites(Budget.of(settings.limits), memory, telemetry, clock.monotonic)
     reading = Reading(channels.joining, presence, backends.log)
     manager = ConnectionManager(
@@ -104,6 +109,7 @@ def build_cluster(ground: Ground, backends: Backends) -> Cluster:
         reading,
         UserCommands(commands, backends.commands, stamp),
         Emitter(backends.emissions, writes, stamp),
+        forwarding,
         channel_counts,
         blocked,
         memory,

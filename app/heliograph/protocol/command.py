@@ -1,4 +1,7 @@
-"""Commands of a server for a user's connections on every replica. They travel in an envelope, like a message."""
+"""Commands of a server for a user's connections on every replica, and of one replica for another.
+
+They travel in an envelope, like a message.
+"""
 
 from typing import Final
 
@@ -68,4 +71,18 @@ class Only(msgspec.Struct, frozen=True, tag="only"):
     selection: Selection
 
 
-Command = UserCommand | Only
+class Forward(msgspec.Struct, frozen=True, tag="forward"):
+    """Take these frames of the client with that session. The answer is `Forwarded`."""
+
+    session: str
+    frames: bytes
+
+
+class Forwarded(msgspec.Struct, frozen=True, tag="forwarded"):
+    """The answer to the `Forward` in the envelope `to`. `is_taken`: False if there is no such session."""
+
+    to: str
+    is_taken: bool
+
+
+Command = UserCommand | Only | Forward | Forwarded

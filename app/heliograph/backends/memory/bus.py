@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable
 
 from heliograph.errors import BusUnavailable
-from heliograph.ports import BusState, Handler, OnRelayed, new_node_id
+from heliograph.ports import BusState, Handler, OnPosted, OnRelayed, new_node_id
 from heliograph.protocol.envelope import Envelope
 from heliograph.protocol.events import Delivery
 from heliograph.telemetry import BusStats
@@ -50,6 +50,9 @@ class LocalBus:
 
     def relay_on(self, envelope: Envelope, done: OnRelayed) -> None:
         done(None)
+
+    def post(self, node_id: str, envelope: Envelope, done: OnPosted) -> None:
+        done(0)
 
     async def publish(self, envelope: Envelope, *, lease: str) -> Delivery | None:
         self.relay(envelope, lease, _nobody)
