@@ -10,6 +10,7 @@ from heliograph.clock import SystemClock
 from heliograph.cluster.channels import Channels
 from heliograph.cluster.connection_manager import ConnectionManager
 from heliograph.cluster.directory import Directory
+from heliograph.cluster.forwarding import Forwarding
 from heliograph.cluster.memory_watch import MemoryWatch
 from heliograph.cluster.node import Node
 from heliograph.cluster.reading import Reading
@@ -42,6 +43,7 @@ class Replica:
     manager: ConnectionManager
     reading: Reading
     user_commands: UserCommands
+    forwarding: Forwarding
     policy: Policy
     telemetry: Telemetry
     flush_scheduler: FlushScheduler
@@ -77,6 +79,7 @@ def build_replica(settings: Settings, name: str = "replica-1", make_bus: MakeBus
         cluster.manager,
         cluster.reading,
         cluster.user_commands,
+        cluster.forwarding,
         cluster.policy,
         telemetry,
         flush_scheduler,

@@ -10,6 +10,7 @@ from heliograph.cluster.forwarding import Forwarding, OnTaken
 from heliograph.errors import BusUnavailable
 from tests.support.members import Member, Members
 from tests.support.redis_server import RedisServer
+from tests.support.waiting import eventually
 
 
 class Session:
@@ -57,7 +58,8 @@ async def test_no_such_session_or_replica(two: list[Member]) -> None:
     here, there = parts(two)
     assert not await here.forward(here.node_id, "s", b"1")
     assert not await there.forward(here.node_id, "s", b"1")
-    assert not await there.forward("nobody", "s", b"1")
+    for nobody in ("0123456789abcdef", "nobody", f"{here.node_id}:in", ""):
+        assert not await there.forward(nobody, "s", b"1")
     here.enter("s", Session())
     here.leave("s")
     assert not await there.forward(here.node_id, "s", b"1")
@@ -70,9 +72,7 @@ async def test_a_session_that_is_busy_lets_the_client_wait(two: list[Member]) ->
     here.enter("s", session)
     for way, frames in ((there, b"1"), (here, b"2")):
         asked = asyncio.create_task(way.forward(here.node_id, "s", frames))
-        async with asyncio.timeout(5):
-            while session.frames[-1:] != [frames]:
-                await asyncio.sleep(0.001)
+        await eventually(lambda frames=frames: session.frames[-1:] == [frames])
         assert not (await asyncio.wait([asked], timeout=0.05))[0]
         session.waiting.pop()(False)
         assert await asked is False

@@ -6,6 +6,7 @@ for each answer keep their order, whichever replicas it reaches.
 """
 
 import asyncio
+import re
 from collections.abc import Callable
 from functools import partial
 from typing import Final, Protocol
@@ -19,6 +20,7 @@ from heliograph.protocol.command import Forward, Forwarded
 from heliograph.protocol.envelope import Envelope
 
 TIMEOUT_S: Final = 5.0  # until the other replica must have answered
+_NODE_ID: Final = re.compile("[0-9a-f]{16}")
 
 OnTaken = Callable[[bool], object]
 Post = Callable[[str, Envelope, Callable[[int | BusUnavailable], object]], object]  # see `Bus.post`
@@ -69,6 +71,8 @@ class Forwarding:
         """
         if node_id == self.node_id:
             return await await_callback(lambda done: self._take(session, frames, done))
+        if _NODE_ID.fullmatch(node_id) is None:  # a client says so, and it becomes a part of a name in Redis
+            return False
         return await await_callback(lambda done: self._ask(node_id, session, frames, done))
 
     def receive(self, envelope: Envelope) -> None:

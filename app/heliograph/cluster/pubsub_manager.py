@@ -207,10 +207,10 @@ class PubSubManager:
         self._link.call(command, partial(self._announced, monotonic(), done))
 
     def post(self, node_id: str, envelope: Envelope, done: OnPosted) -> None:
-        command = ("PUBLISH", self._keys.inbox(node_id), encode_envelope(envelope))
-        self._link.call(
-            command, lambda reply: done(bus_unavailable(reply) if isinstance(reply, Exception) else reply)
-        )
+        def posted(reply: Any) -> None:
+            done(bus_unavailable(reply) if isinstance(reply, Exception) else reply)
+
+        self._link.call(("PUBLISH", self._keys.inbox(node_id), encode_envelope(envelope)), posted)
 
     def _announced(self, began_at: float, done: OnRelayed, reply: Any) -> None:
         if not isinstance(reply, Exception):
