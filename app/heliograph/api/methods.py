@@ -343,8 +343,8 @@ class Methods:
                 raise ApiError(BAD_REQUEST, f"not supported, so nothing was done: {', '.join(unsupported)}")
             values = {field: _value(field, text) for field, text in fields.items() if field in model.model_fields}
             if encoded := values.pop("b64data", None):
-                values["data"] = _decoded(encoded)
-            if isinstance(data := values.get("data"), msgspec.Raw):
+                values["data"] = _decoded(encoded, self._max_depth)
+            elif isinstance(data := values.get("data"), msgspec.Raw):
                 check_data(data, self._max_depth)
             return model.model_validate({field: value for field, value in values.items() if value is not None})
         except HeliographError as error:
@@ -364,16 +364,18 @@ def _value(field: str, text: msgspec.Raw) -> object:
     return msgspec.json.decode(text)
 
 
-def _decoded(encoded: object) -> msgspec.Raw:
-    """Return the JSON in a parameter in base64.
+def _decoded(encoded: object, max_depth: int) -> msgspec.Raw:
+    """Return the JSON in `b64data`, checked.
 
     Raises:
-        BadData: it is not base64.
+        BadData: it is not JSON in base64.
     """
     try:
-        return msgspec.Raw(b64decode(encoded if isinstance(encoded, str) else b"!", validate=True))
-    except ValueError as error:
+        data = msgspec.Raw(b64decode(encoded if isinstance(encoded, str) else b"!", validate=True))
+        check_data(data, max_depth)
+    except (ValueError, BadData) as error:
         raise BadData(f"'b64data' must be JSON in base64: {error}") from None
+    return data
 
 
 def _explain(error: ValidationError) -> str:

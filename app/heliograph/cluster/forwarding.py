@@ -103,7 +103,7 @@ class Forwarding:
         def posted(receivers: int | BusUnavailable) -> None:
             if receivers == 0 or isinstance(receivers, BusUnavailable):
                 self._asked.pop(message_id, None)
-                answered(receivers or False)
+                answered(receivers if isinstance(receivers, BusUnavailable) else False)
 
         self._asked[message_id] = answered
         self._post(node_id, envelope, posted)
