@@ -388,9 +388,7 @@ class TestRemoving:
         end = await bench.read("c", after=moved(first.position, 2))
         assert (end.complete, data_of(end)) == (True, [3])
 
-    async def test_the_next_publication_has_its_time_to_live(
-        self, redis_server: RedisServer, namespace: str
-    ) -> None:
+    async def test_the_next_publication_has_its_time_to_live(self, redis_server: RedisServer, namespace: str) -> None:
         """Fails if what is published in the second of the removal is kept for ever: times are renewed once a second."""
         async with RedisBench(redis_server, namespace) as bench:
             for _ in range(3):

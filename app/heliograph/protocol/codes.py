@@ -23,8 +23,8 @@ class UnsubscribeCode(IntEnum):
 class CloseCode(IntEnum):
     """WebSocket close codes (RFC 6455 section 7.4); those from 3000 on are ours.
 
-    After 3000-3499 a client should come back, after 3500-3999 it should not. A server that disconnects a user may give
-    a code of its own: after 4000-4499 a client should come back, after 4500-4999 it should not.
+    After 3000-3499 a client should come back, after 3500-3999 it should not. A server that disconnects a user may
+    give a code of its own: after 4000-4499 a client should come back, after 4500-4999 it should not.
     """
 
     UNSUPPORTED_DATA = 1003

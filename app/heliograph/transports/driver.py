@@ -500,7 +500,9 @@ class Driver:
                     self._reading.subscribe_soon(self.connection, channel, since)
             case RefreshUser(expire_at):
                 self.expire_at(expire_at)
-                self._manager.send_event(self.connection, Refreshed(_seconds_until(expire_at), session=self._session.id))
+                self._manager.send_event(
+                    self.connection, Refreshed(_seconds_until(expire_at), session=self._session.id)
+                )
             case DisconnectUser(code, reason):
                 self.connection.close(code, reason)
             case _:
