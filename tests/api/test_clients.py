@@ -87,7 +87,7 @@ async def test_every_method_of_cent(one: RunningReplica, api: cent.AsyncClient) 
         history = await api.history(cent.HistoryRequest(channel="chat:1", limit=-1))
         assert (history.publications, history.offset) == ([], 5)
 
-        me = client.connected["session"]
+        me = (await client.next("connected"))["session"]
         await api.subscribe(cent.SubscribeRequest(user="김철수", channel="chat:3", client=me))
         assert (await client.next("subscribed"))["channel"] == "chat:3"
         await api.refresh(cent.RefreshRequest(user="김철수", client=me, expire_at=int(time.time()) + 60))

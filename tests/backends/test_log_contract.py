@@ -389,7 +389,7 @@ class TestRemoving:
         assert (end.complete, data_of(end)) == (True, [3])
 
     async def test_the_next_publication_has_its_time_to_live(self, redis_server: RedisServer, namespace: str) -> None:
-        """Fails if what is published in the second of the removal is kept for ever: times are renewed once a second."""
+        """Fails if what is published in the second of the removal is kept for ever."""
         async with RedisBench(redis_server, namespace) as bench:
             for _ in range(3):
                 await bench.append("c", 1)

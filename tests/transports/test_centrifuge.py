@@ -3,6 +3,7 @@
 import asyncio
 from typing import Any
 
+import msgspec
 import pytest
 
 from tests.conftest import StartReplica
@@ -31,6 +32,17 @@ async def one(start_replica: StartReplica) -> RunningReplica:
 async def publish(replica: RunningReplica, channel: str, *values: Any) -> None:
     for value in values:
         await replica.replica.manager.publish(channel, value)
+
+
+async def test_tags_come_with_the_publication(one: RunningReplica) -> None:
+    """Fails if what a server has attached to a publication does not reach a client, live or later."""
+    async with CentrifugeClient(one.url, user="bob") as bob:
+        await bob.call("subscribe", channel="news")
+        tags = {"kind": "공지"}
+        one.replica.manager.submit("news", msgspec.Raw(b"1"), lambda _: None, tags=tags)
+        assert (await bob.push("pub", "news"))["tags"] == tags
+        [kept] = (await bob.call("history", channel="news", limit=1))["publications"]
+        assert kept["tags"] == tags
 
 
 class TestConnect:

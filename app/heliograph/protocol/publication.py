@@ -1,7 +1,6 @@
 """A message inside the cluster: its data, its channel and its origin."""
 
 import re
-from collections.abc import Mapping
 from typing import Final
 
 import msgspec
@@ -29,7 +28,7 @@ class Publication(msgspec.Struct, frozen=True, gc=False):
     sender: str | None = None
     origin: str | None = None  # name of the replica on which it was sent; None if another program published it
     position: Position | None = None  # its position in the channel's log; None if it is ephemeral
-    tags: Mapping[str, str] | None = None
+    tags: dict[str, str] | None = None
 
 
 def check_data(data: msgspec.Raw, max_depth: int) -> None:

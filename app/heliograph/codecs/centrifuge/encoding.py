@@ -126,6 +126,7 @@ def publication_of(publication: Publication) -> replies.Publication:
         publication.data,
         0 if publication.position is None else publication.position.offset,
         None if publication.sender is None else ClientInfo(publication.sender, ""),
+        publication.tags,
     )
 
 

@@ -70,6 +70,7 @@ PUBLICATION: Final = Message(
     Field(4, "data", Kind.RAW),
     Field(5, "info", Kind.MESSAGE, _CLIENT_INFO),
     Field(6, "offset", Kind.NUMBER),
+    Field(7, "tags", Kind.TEXT_BY_NAME),
 )
 _INFO_PUSH: Final = Message(replies.InfoPush, Field(1, "info", Kind.MESSAGE, _CLIENT_INFO))
 _UNSUBSCRIBE_PUSH: Final = Message(

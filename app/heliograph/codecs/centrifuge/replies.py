@@ -24,6 +24,7 @@ class Publication(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     data: msgspec.Raw
     offset: int = 0
     info: ClientInfo | None = None
+    tags: dict[str, str] | None = None
 
 
 class PublicationPush(msgspec.Struct, frozen=True, gc=False):

@@ -175,6 +175,10 @@ def _write(field: Field, value: Any, parts: list[bytes]) -> None:
         parts += (head, delimited(value.encode()))
     elif kind is Kind.RAW:
         parts += (head, delimited(bytes(value)))
+    elif kind is Kind.TEXT_BY_NAME:
+        for name, text in value.items():
+            entry = _NAME_HEAD + delimited(name.encode()) + _VALUE_HEAD + delimited(text.encode())
+            parts += (head, delimited(entry))
     elif message is None:
         raise TypeError(f"{field.name} cannot be written")
     elif kind is Kind.MESSAGE:
