@@ -9,7 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from heliograph.errors import BadEnvelope, BadUserId
-from heliograph.protocol.command import DisconnectUser, UnsubscribeUser
+from heliograph.protocol.command import (
+    DisconnectUser,
+    Forward,
+    Only,
+    RefreshUser,
+    Selection,
+    SubscribeUser,
+    UnsubscribeUser,
+)
 from heliograph.protocol.envelope import (
     MAX_DEPTH,
     Envelope,
@@ -124,7 +132,23 @@ def test_the_wire_form_of_a_command() -> None:
     }
     off = Envelope(msgspec.Raw(b"null"), target_user_id="bob", command=UnsubscribeUser("방:1"))
     assert json.loads(encode_envelope(off))["command"] == {"type": "unsubscribe", "channel": "방:1"}
-    for envelope in (kick, off):
+    on = Envelope(msgspec.Raw(b"null"), target_user_id="bob", command=SubscribeUser("방:1", Position("e", 5)))
+    assert json.loads(encode_envelope(on))["command"] == {
+        "type": "subscribe",
+        "channel": "방:1",
+        "since": {"epoch": "e", "offset": 5},
+    }
+    longer = Envelope(msgspec.Raw(b"null"), target_user_id="bob", command=RefreshUser(12.5))
+    some = Envelope(
+        msgspec.Raw(b"null"), target_user_id="bob", command=Only(DisconnectUser(4001), Selection(client="c"))
+    )
+    assert json.loads(encode_envelope(some))["command"] == {
+        "type": "only",
+        "command": {"type": "disconnect", "code": 4001, "reason": "disconnected by the server"},
+        "selection": {"client": "c", "session": "", "keep": []},
+    }
+    forward = Envelope(msgspec.Raw(b"null"), channel="", node_id="n", command=Forward("s", b"\x00\xff"))
+    for envelope in (kick, off, on, longer, some, forward):
         assert decode_envelope(encode_envelope(envelope)) == envelope
     for bad in (
         '{"message":null,"channel":"news","command":{"type":"disconnect"}}',
@@ -132,6 +156,9 @@ def test_the_wire_form_of_a_command() -> None:
         '{"message":null,"target_user_id":"bob","command":{"type":"explode"}}',
         '{"message":null,"target_user_id":"bob","command":{"type":"disconnect","code":9}}',
         '{"message":null,"target_user_id":"bob","command":{"type":"unsubscribe","channel":""}}',
+        '{"message":null,"target_user_id":"bob","command":{"type":"subscribe","channel":""}}',
+        '{"message":null,"target_user_id":"bob","command":{"type":"only","command":{"type":"unsubscribe","channel":""},'
+        '"selection":{}}}',
         '{"message":null,"target_user_id":"bob","command":"disconnect"}',
     ):
         with pytest.raises(BadEnvelope):

@@ -3,7 +3,7 @@
 They travel in an envelope, like a message.
 """
 
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
 
@@ -14,7 +14,7 @@ from heliograph.protocol.position import Position
 class DisconnectUser(msgspec.Struct, frozen=True, tag="disconnect"):
     """Close every connection of the user. `block_s`: keep the user out for so many seconds (0: end the block)."""
 
-    code: int = CloseCode.FORCED
+    code: Annotated[int, msgspec.Meta(ge=1000, le=4999)] = CloseCode.FORCED
     reason: str = "disconnected by the server"
     block_s: float | msgspec.UnsetType = msgspec.UNSET
 
