@@ -25,13 +25,13 @@ from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 from heliograph.errors import BadSetting
 from heliograph.protocol.channel_options import BadOption, Namespace
 from heliograph.protocol.decision import Hook
+from heliograph.redis_url import check_redis_url
 from heliograph.shared_settings import (
     DEFAULT_PREFIX,
     DEPTH,
     EMIT_SHARDS,
     PREFIX,
     bus_channel_name,
-    check_redis_url,
 )
 
 _SettingsT = TypeVar("_SettingsT", bound=BaseSettings)
@@ -44,7 +44,7 @@ class _Group(BaseModel):
 class RedisSettings(_Group):
     """Without a URL one replica runs on its own, in memory."""
 
-    url: str | None = Field(default=None, description="redis://host:6379/0 (rediss:// for TLS, unix:// for a socket)")
+    url: str | None = Field(default=None, description="redis://host:6379/0 (rediss:// for TLS, unix:// for a socket, redis+sentinel:// for a group with Sentinels)")
     durable_url: str | None = Field(
         default=None, description="a second Redis for kept messages (with appendonly); unset: the same one"
     )

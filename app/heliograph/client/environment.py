@@ -14,13 +14,13 @@ import msgspec
 
 from heliograph.errors import BadSetting
 from heliograph.protocol.channel_options import BadOption, Namespace, as_flag, as_number
+from heliograph.redis_url import check_redis_url
 from heliograph.shared_settings import (
     DEFAULT_PREFIX,
     DEPTH,
     EMIT_SHARDS,
     PREFIX,
     bus_channel_name,
-    check_redis_url,
 )
 
 # The variables that the groups may hold. Only replicas use those that are not read here. Others are typing errors.

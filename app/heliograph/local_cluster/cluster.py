@@ -8,13 +8,13 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from heliograph.local_cluster import programs
 from heliograph.local_cluster.child import Child
 from heliograph.local_cluster.machine import raise_open_files, refuse_taken_ports
 from heliograph.local_cluster.options import CannotStart, LocalClusterOptions
 from heliograph.local_cluster.terminal import Terminal
+from heliograph.redis_url import without_password
 
 READY_WITHIN_S = 30.0
 PROBE_INTERVAL_S = 0.1
@@ -80,7 +80,7 @@ class LocalCluster:
     async def _start(self, directory: Path) -> None:
         open_files = raise_open_files()
         if self._options.redis_url is not None:
-            other = _without_password(self._options.redis_url)
+            other = without_password(self._options.redis_url)
             self._terminal.say(f"HELIOGRAPH_REDIS__URL is set: with the Redis at {other}, and none of its own")
         await self._start_stage(self._redis, programs.redis(self._options, directory))
         await self._start_stage(self._replicas, programs.replicas(self._options))
@@ -159,7 +159,7 @@ class LocalCluster:
         yield f"  clients    {options.url.replace('http', 'ws', 1)}ws"
         for number, port in enumerate(options.replica_ports, start=1):
             yield f"  replica-{number}  http://127.0.0.1:{port}/metrics"
-        yield f"  Redis      redis-cli -u {_without_password(options.replica_redis_url)}"
+        yield f"  Redis      redis-cli -u {without_password(options.replica_redis_url)}"
         if options.edge == "caddy":
             yield f"  Caddy      {directory / 'Caddyfile'}"
         else:
@@ -175,8 +175,3 @@ def _run_directory() -> Iterator[Path]:
             # As root, nginx runs its workers as "nobody": they may traverse this directory, and not list it.
             os.chmod(name, 0o711)  # noqa: S103
         yield Path(name)
-
-
-def _without_password(url: str) -> str:
-    parts = urlsplit(url)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()

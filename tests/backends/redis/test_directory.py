@@ -19,8 +19,8 @@ from heliograph.backends.redis.keys import Keys
 from heliograph.backends.redis.sync import connect_sync
 from heliograph.client.publisher import Publisher
 from heliograph.errors import BadSetting, BusUnavailable
+from heliograph.redis_url import database_of
 from heliograph.settings import Settings
-from heliograph.shared_settings import database_of
 from tests.support.redis_answers import text
 from tests.support.redis_server import RedisServer
 from tests.support.replica_info import replica_info

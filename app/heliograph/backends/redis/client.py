@@ -21,8 +21,9 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from heliograph.backends.redis.link import Link
 from heliograph.backends.redis.link_errors import DEMOTED, NotSent
+from heliograph.backends.redis.sentinels import MasterFinder, tls_options, to_master
 from heliograph.errors import BadSetting, BusUnavailable
-from heliograph.shared_settings import check_redis_url
+from heliograph.redis_url import check_redis_url, read_sentinel_address
 from heliograph.telemetry import REDIS_ERRORS
 
 logger = logging.getLogger(__name__)
@@ -53,11 +54,13 @@ TIMEOUT_S = 1.0  # a command that takes longer has failed
 class Client(Redis):
     """redis-py's client with its pool, for rare calls; `link`, for the calls of a message or of a second.
 
-    `bulk`: another link, for reads with large answers, so that no message waits behind them.
+    `bulk`: another link, for reads with large answers, so that no message waits behind them. `finder` is the pool's,
+    if Sentinels name the server.
     """
 
-    def __init__(self, pool: BlockingConnectionPool) -> None:
+    def __init__(self, pool: BlockingConnectionPool, finder: MasterFinder | None = None) -> None:
         super().__init__(connection_pool=pool)
+        self._finder = finder
         self.auto_close_connection_pool = True
         self.link = Link(pool, TIMEOUT_S)
         self.bulk = Link(pool, TIMEOUT_S)
@@ -66,6 +69,8 @@ class Client(Redis):
         await self.link.close()
         await self.bulk.close()
         await super().aclose(close_connection_pool)
+        if self._finder is not None:
+            await self._finder.close()
 
 
 def connect(url: str, *, max_connections: int = 50, timeout_s: float = TIMEOUT_S) -> Client:
@@ -77,12 +82,12 @@ def connect(url: str, *, max_connections: int = 50, timeout_s: float = TIMEOUT_S
     ours must not be carried out twice. A caller that may repeat a command does so itself.
     """
     try:
-        check_redis_url(url)
+        sentinels = read_sentinel_address(check_redis_url(url))
     except ValueError as error:
         raise unusable(str(error)) from None
     try:
         pool = BlockingConnectionPool.from_url(
-            url,
+            url if sentinels is None else sentinels.server_url,
             max_connections=max_connections,
             timeout=TIMEOUT_S,  # wait this long for a free connection, instead of failing at once
             socket_timeout=timeout_s,
@@ -93,7 +98,11 @@ def connect(url: str, *, max_connections: int = 50, timeout_s: float = TIMEOUT_S
     except ValueError:
         raise unusable("an option in its query has a value that cannot be used") from None
     pool.connection_class = _leaving(pool.connection_class)
-    return Client(pool)
+    if sentinels is None:
+        return Client(pool)
+    finder = MasterFinder(sentinels, tls_options(pool))
+    pool.connection_class = to_master(pool.connection_class, finder)
+    return Client(pool, finder)
 
 
 def unusable(why: str) -> BadSetting:

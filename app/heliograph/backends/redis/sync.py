@@ -17,7 +17,8 @@ from heliograph.backends.redis.link import Command
 from heliograph.backends.redis.link_errors import DEMOTED
 from heliograph.backends.redis.script_loading import load
 from heliograph.backends.redis.script_texts import BATCHED, raise_first_error, read_all
-from heliograph.shared_settings import check_redis_url
+from heliograph.backends.redis.sentinels import SyncMasterFinder, tls_options, to_master_sync
+from heliograph.redis_url import check_redis_url, read_sentinel_address
 
 
 def connect_sync(url: str, *, max_connections: int = 10) -> Redis:
@@ -26,12 +27,12 @@ def connect_sync(url: str, *, max_connections: int = 10) -> Redis:
     No retries, as in `client.connect`. A caller waits for a free connection, as long as a command may take.
     """
     try:
-        check_redis_url(url)
+        sentinels = read_sentinel_address(check_redis_url(url))
     except ValueError as error:
         raise unusable(str(error)) from None
     try:
         pool = BlockingConnectionPool.from_url(
-            url,
+            url if sentinels is None else sentinels.server_url,
             max_connections=max_connections,
             timeout=TIMEOUT_S,
             socket_timeout=TIMEOUT_S,
@@ -40,6 +41,9 @@ def connect_sync(url: str, *, max_connections: int = 10) -> Redis:
         )
     except ValueError:
         raise unusable("an option in its query has a value that cannot be used") from None
+    if sentinels is not None:
+        finder = SyncMasterFinder(sentinels, tls_options(pool))
+        pool.connection_class = to_master_sync(pool.connection_class, finder)
     return Redis.from_pool(pool)
 
 

@@ -1,0 +1,55 @@
+"""Addresses of Redis, as the settings give them."""
+
+import pytest
+
+from heliograph.redis_url import check_redis_url, database_of, read_sentinel_address, without_password
+
+GROUP = (
+    "redis+sentinel://user:p%40ss@one:26380,two/3?master=main&sentinel_user=s&sentinel_password=q&ssl_ca_certs=/ca"
+)
+
+
+def test_an_address_of_sentinels_is_read() -> None:
+    """Fails if a Sentinel, a password or an option of the servers is lost or goes to the wrong side."""
+    address = read_sentinel_address(GROUP)
+    assert address is not None
+    assert address.sentinels == (("one", 26380), ("two", 26379))
+    assert (address.master, address.user, address.password) == ("main", "s", "q")
+    assert address.server_url == "redis://user:p%40ss@one:26380/3?ssl_ca_certs=%2Fca"
+    assert database_of(GROUP) == 3
+
+
+def test_tls_and_addresses_of_version_6_are_read() -> None:
+    """Fails if TLS to the servers is dropped, or a host in brackets is cut at its colons."""
+    address = read_sentinel_address("rediss+sentinel://[::1]:7,[::2]/0?master=m")
+    assert address is not None
+    assert address.sentinels == (("::1", 7), ("::2", 26379))
+    assert address.server_url.startswith("rediss://")
+
+
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        ("redis+sentinel://one/0", "which master"),
+        ("redis+sentinel:///0?master=m", "cannot be read"),
+        ("redis+sentinel://one:x/0?master=m", "cannot be read"),
+        ("redis+sentinel://one,one/0?master=m", "twice"),
+        ("redis+sentinel://:p@ss/word@one/0?master=m", "cannot be read"),
+        ("redis+sentinel://one/zero?master=m", "cannot be read"),
+        ("redis+sentinel://one/0?master=m#x", "cannot be read"),
+        ("redis+cluster://one", "must begin with"),
+        ("one:6379", "must begin with"),
+    ],
+)
+def test_a_bad_address_is_refused_without_its_password(url: str, says: str) -> None:
+    """Fails if a mistake is only found when Redis is asked, or if the error shows a part of the password."""
+    with pytest.raises(ValueError, match=says) as caught:
+        check_redis_url(url)
+    assert "ss/word" not in str(caught.value)
+
+
+def test_what_is_shown_has_no_password() -> None:
+    """Fails if a log line or the screen of `heliograph up` shows a secret."""
+    shown = without_password(GROUP)
+    assert shown == "redis+sentinel://one:26380,two/3?master=main&ssl_ca_certs=%2Fca"
+    assert without_password("redis://:secret@one:1/2") == "redis://one:1/2"
