@@ -44,7 +44,10 @@ class _Group(BaseModel):
 class RedisSettings(_Group):
     """Without a URL one replica runs on its own, in memory."""
 
-    url: str | None = Field(default=None, description="redis://host:6379/0 (rediss:// for TLS, unix:// for a socket, redis+sentinel:// for a group with Sentinels)")
+    url: str | None = Field(
+        default=None,
+        description="redis://host:6379/0, or rediss:// (TLS), unix:// (a socket), redis+sentinel://",
+    )
     durable_url: str | None = Field(
         default=None, description="a second Redis for kept messages (with appendonly); unset: the same one"
     )
