@@ -89,6 +89,8 @@ async def test_our_own_client_and_raw_frames(one: RunningReplica) -> None:
         RawSocket(one.url, "/ws?user=alice", headers=OFFER) as raw,
     ):
         await raw.next("connected")
+        [bobs], [carols] = (one.replica.hub.connections_of(user) for user in ("bob", "carol"))
+        assert bobs.encoding is not carols.encoding, "bob offers compression, carol does not"
         text = json.dumps({"type": "send", "to": "bob", "data": ROWS, "id": 1})
         data = deflate(text)
         await raw.send(TEXT | RSV1, data)
