@@ -5,6 +5,7 @@ import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -120,7 +121,7 @@ async def test_it_goes_past_the_application(start_replica: StartReplica, direct_
         (b'{"channel": "news", "data": ' + b"[" * 200 + b"]" * 200 + b"}", 200, "nested deeper"),
         (body(idempotency_key="k" * 257), 200, "'idempotency_key'"),
         (body(idempotency_key=5), 200, "'idempotency_key'"),
-        (body(tags={"a": "b"}), 200, "not supported"),
+        (body(version=5), 200, "not supported"),
         (body(data="x" * 5000), 413, "4096"),
     ],
 )
@@ -167,6 +168,94 @@ async def test_what_is_unusual_is_answered_by_the_application(
         assert not direct_answers
         line.writer.write(post(body()))
         assert (await line.answer()).offset == (2 if status == 200 else 1)
+
+
+def batch(*commands: object, **others: object) -> bytes:
+    return json.dumps({"commands": commands, **others}).encode()
+
+
+MANY = {
+    "batch": batch(*({"publish": {"channel": "news", "data": n}} for n in range(100))),
+    "parallel batch": batch(*({"publish": {"channel": "news", "data": n}} for n in range(100)), parallel=True),
+    "broadcast": json.dumps({"channels": [f"news{n}" for n in range(100)], "data": {"n": 1}}).encode(),
+    "with a bad channel": batch(*({"publish": {"channel": name, "data": 1}} for name in ("a", "", "#", "b"))),
+    "to bad channels": json.dumps({"channels": ["a", "", "#", "b"], "data": 1}).encode(),
+    "with a key": batch(*({"publish": {"channel": "a", "data": 1, "idempotency_key": "k"}} for _ in range(2))),
+}
+
+
+@pytest.mark.parametrize("redis", [True, False])
+async def test_many_publications_go_past_it_too(
+    start_replica: StartReplica, direct_answers: list[bytes], redis: bool
+) -> None:
+    """Fails if a batch or a broadcast is answered otherwise than by the application, but for the positions."""
+    where: dict[str, Any] = {} if redis else {"redis_url": None}
+    one = await start_replica(api={"key": KEY}, **where)
+    async with line_to(one) as line:
+        for kind, content in MANY.items():
+            method = "broadcast" if b"channels" in content else "batch"
+            head = HEAD.replace("publish", method)
+            answers = []
+            for target in (f"/api/{method}", f"/api/{method}?"):
+                line.writer.write(post(content, head=head.replace(f"/api/{method}", target)))
+                answer = await line.answer()
+                assert answer.status == 200
+                answers.append(json.loads(answer.body))
+            assert json.loads(direct_answers.pop()) == answers[0], kind
+            assert not direct_answers, "the second is answered by the application"
+            assert without_positions(answers[0]) == without_positions(answers[1]), kind
+            if "batch" in kind:
+                offsets = [reply["publish"]["offset"] for reply in answers[0]["replies"]]
+                assert offsets == list(range(offsets[0], offsets[0] + 100))
+
+
+def without_positions(answer: Any) -> Any:
+    if isinstance(answer, dict):
+        return {key: without_positions(value) for key, value in answer.items() if key != "offset"}
+    return [without_positions(each) for each in answer] if isinstance(answer, list) else answer
+
+
+OTHERS = {
+    "no commands": batch(),
+    "too many": batch(*[{"publish": {"channel": "a", "data": 1}}] * 4),
+    "another method": batch({"publish": {"channel": "a", "data": 1}}, {"history": {"channel": "a"}}),
+    "tags": batch({"publish": {"channel": "a", "data": 1, "tags": {"a": "b"}}}),
+    "two methods": batch({"publish": {"channel": "a", "data": 1}, "history": {"channel": "a"}}),
+    "too deep": batch({"publish": {"channel": "a", "data": 1}}, {"publish": {"channel": "b", "data": [[[[[1]]]]]}}),
+    "too many channels": json.dumps({"channels": ["a"] * 4, "data": 1}).encode(),
+    "no channels": b'{"channels": [], "data": 1}',
+    "too deep a broadcast": b'{"channels": ["a"], "data": [[[[[1]]]]]}',
+}
+
+
+async def test_what_is_unusual_in_them_is_answered_by_the_application(
+    start_replica: StartReplica, direct_answers: list[bytes]
+) -> None:
+    """Fails if a limit holds only on one of the two ways, or a batch is carried out twice in part."""
+    one = await start_replica(redis_url=None, api={"key": KEY, "batch": 3}, limits={"depth": 4})
+    async with line_to(one) as line:
+        for kind, content in OTHERS.items():
+            method = "broadcast" if b"channels" in content else "batch"
+            line.writer.write(post(content, head=HEAD.replace("publish", method)))
+            answer = await line.answer()
+            assert answer.status == 200, kind
+            assert not direct_answers, kind
+        line.writer.write(post(body("a")))
+        assert (await line.answer()).offset == 4, "those before were one of each kind that may be"
+
+
+async def test_a_batch_while_redis_is_away(start_replica: StartReplica, own_redis: RedisServer) -> None:
+    """Fails if each command of a batch waits for Redis, or one is published after one that failed."""
+    one = await start_replica(redis_url=own_redis.url, api={"key": KEY})
+    own_redis.stop()
+    async with line_to(one) as line:
+        for parallel in (False, True):
+            content = batch(*[{"publish": {"channel": "a", "data": 1}}] * 100, parallel=parallel)
+            line.writer.write(post(content, head=HEAD.replace("publish", "batch")))
+            replies = json.loads((await line.answer()).body)["replies"]
+            assert {reply["error"]["code"] for reply in replies} == {100}
+            if not parallel:
+                assert {reply["error"]["message"][:10] for reply in replies[1:]} == {"not tried,"}
 
 
 @pytest.mark.parametrize("pieces", [1, 7, 300])

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from base64 import b64decode
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -13,6 +13,7 @@ import msgspec
 from pydantic import ValidationError
 
 from heliograph.api import models
+from heliograph.api.broadcast import OnPosition, publish_each
 from heliograph.api.channel_reads import ChannelReads
 from heliograph.api.errors import BAD_REQUEST, INTERNAL, LIMIT_EXCEEDED, UNKNOWN_METHOD, ApiError, NotNow, api_error
 from heliograph.api.user_methods import UserMethods
@@ -42,8 +43,6 @@ CHANGE_THE_MEANING: Final = (
     "version_epoch",
     "whitelist",
 )
-
-OnPosition = Callable[["models.PositionResult | ApiError"], object]
 
 _USUAL_PUBLISH: Final = msgspec.json.Decoder(models.UsualPublishParams)
 _Result = TypeVar("_Result", bound=msgspec.Struct)
@@ -109,8 +108,8 @@ class Methods:
         self._directory = directory
         self._clock = clock
         self._traffic = traffic
-        self._max_depth = max_depth
-        self._most = most_commands
+        self.max_depth = max_depth
+        self.most_commands = most_commands
         self._questions = asyncio.Semaphore(MOST_QUESTIONS)
 
     async def call(self, name: str, body: bytes | msgspec.Raw) -> msgspec.Struct:
@@ -125,8 +124,8 @@ class Methods:
 
     async def call_each(self, lines: Sequence[bytes]) -> list[dict[str, object]]:
         """Carry out commands, each the JSON of `{"method":…,"params":…}`, in order. Return a reply for each."""
-        if len(lines) > self._most:
-            error = ApiError(LIMIT_EXCEEDED, f"a request has at most {self._most} commands; nothing was done")
+        if len(lines) > self.most_commands:
+            error = ApiError(LIMIT_EXCEEDED, f"a request has at most {self.most_commands} commands; nothing was done")
             return [{"error": error.body}] * len(lines)
         outage = Outage()
         return [await self._reply_to(line, outage) for line in lines]
@@ -198,7 +197,7 @@ class Methods:
         """Return the parameters of a publish in the usual form, checked; None if `call` has to read them."""
         try:
             params = _USUAL_PUBLISH.decode(body)
-            check_data(params.data, self._max_depth)
+            check_data(params.data, self.max_depth)
         except (msgspec.MsgspecError, HeliographError, RecursionError, UnicodeDecodeError):
             return None
         return params
@@ -244,31 +243,13 @@ class Methods:
         )
 
     async def _broadcast(self, params: models.BroadcastParams) -> models.BroadcastResult:
-        if len(params.channels) > self._most:
+        if len(params.channels) > self.most_commands:
             raise ApiError(
-                LIMIT_EXCEEDED, f"a broadcast goes to at most {self._most} channels; nothing was published"
+                LIMIT_EXCEEDED, f"a broadcast goes to at most {self.most_commands} channels; nothing was published"
             )
-        return models.BroadcastResult(await await_callback(partial(self._publish_each, params)))
-
-    def _publish_each(
-        self, params: models.BroadcastParams, done: Callable[[list[models.BroadcastResponse]], object]
-    ) -> None:
-        """Publish on every channel; `done` gets the responses, in the order of the channels, when all are there."""
-        responses: list[models.BroadcastResponse] = [models.BroadcastResponse()] * len(params.channels)
-        missing = len(responses)
-
-        def respond(number: int, outcome: models.PositionResult | ApiError) -> None:
-            nonlocal missing
-            if isinstance(outcome, ApiError):
-                responses[number] = models.BroadcastResponse(error=outcome.body)
-            else:
-                responses[number] = models.BroadcastResponse(result=outcome)
-            missing -= 1
-            if not missing:
-                done(responses)
-
-        for number, channel in enumerate(params.channels):
-            self._publish_as(params, channel, partial(respond, number))
+        return models.BroadcastResult(
+            await await_callback(partial(publish_each, params.channels, partial(self._publish_as, params)))
+        )
 
     async def _info(self) -> models.InfoResult:
         now = self._clock.now()
@@ -294,8 +275,8 @@ class Methods:
         return models.EmptyResult()
 
     async def _batch(self, params: models.BatchParams) -> models.BatchResult:
-        if len(params.commands) > self._most:
-            raise ApiError(LIMIT_EXCEEDED, f"a batch has at most {self._most} commands; nothing was done")
+        if len(params.commands) > self.most_commands:
+            raise ApiError(LIMIT_EXCEEDED, f"a batch has at most {self.most_commands} commands; nothing was done")
         outage = Outage()
         replies = (self._reply(command, outage) for command in params.commands)
         if params.parallel:
@@ -343,9 +324,9 @@ class Methods:
                 raise ApiError(BAD_REQUEST, f"not supported, so nothing was done: {', '.join(unsupported)}")
             values = {field: _value(field, text) for field, text in fields.items() if field in model.model_fields}
             if encoded := values.pop("b64data", None):
-                values["data"] = _decoded(encoded, self._max_depth)
+                values["data"] = _decoded(encoded, self.max_depth)
             elif isinstance(data := values.get("data"), msgspec.Raw):
-                check_data(data, self._max_depth)
+                check_data(data, self.max_depth)
             return model.model_validate({field: value for field, value in values.items() if value is not None})
         except HeliographError as error:
             raise ApiError(BAD_REQUEST, str(error)) from None

@@ -39,6 +39,9 @@ IDEMPOTENCY_KEY = Field(
 )
 
 
+IdempotencyKey = Annotated[str, msgspec.Meta(max_length=256)] | None  # as msgspec reads it
+
+
 def _is_whole(value: object) -> bool:
     return isinstance(value, float) and value.is_integer()
 
@@ -81,7 +84,7 @@ class UsualPublishParams(msgspec.Struct, frozen=True, forbid_unknown_fields=True
 
     channel: str
     data: msgspec.Raw
-    idempotency_key: Annotated[str, msgspec.Meta(max_length=256)] | None = None
+    idempotency_key: IdempotencyKey = None
 
 
 class BroadcastParams(DataParams):

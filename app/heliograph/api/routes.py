@@ -8,6 +8,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
+from heliograph.api.direct_batch import DirectBatch
+from heliograph.api.direct_broadcast import DirectBroadcast
 from heliograph.api.direct_publish import DirectPublish
 from heliograph.api.endpoint import ApiEndpoint, LinesEndpoint
 from heliograph.api.methods import Methods
@@ -27,7 +29,11 @@ def http_api_routes(methods: Methods, settings: ApiSettings, failed_attempts: Fa
 
 def direct_endpoints(methods: Methods, settings: ApiSettings) -> dict[bytes, DirectEndpoint]:
     """Return the endpoints that our server asks itself, by URL."""
-    return {b"/api/publish": DirectPublish(methods, settings)}
+    return {
+        b"/api/publish": DirectPublish(methods, settings),
+        b"/api/batch": DirectBatch(methods, settings),
+        b"/api/broadcast": DirectBroadcast(methods, settings),
+    }
 
 
 def openapi_route() -> BaseRoute:
