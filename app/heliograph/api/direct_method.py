@@ -11,7 +11,7 @@ _MOST_BYTES: Final = 262_144  # a larger body is the application's, which reads 
 
 
 class DirectMethod:
-    """The admission of a `DirectEndpoint`. A request that is wrong in any way goes to `ApiEndpoint`, which says why."""
+    """The admission of a `DirectEndpoint`. A request that is wrong goes to `ApiEndpoint`, which says why."""
 
     def __init__(self, methods: Methods, settings: ApiSettings) -> None:
         self._methods = methods
