@@ -49,6 +49,7 @@ GOOD: dict[str, tuple[str, Any]] = {
     "AUTH__LEEWAY_S": ("7", 7.0),
     "AUTH__OPEN_TO_NETWORK": ("true", True),
     "AUTH__REQUIRE_EXP": ("true", True),
+    "AUTH__SUBSCRIPTION_GRACE_S": ("3", 3.0),
     "AUTH__STREAM_RETURN_S": ("60", 60.0),
     "AUTH__TICKET_TTL_S": ("10", 10.0),
     "HOOKS__CONNECT": ("http://site/connect", "http://site/connect"),

@@ -16,6 +16,7 @@ from heliograph.client.output import drop_unwritten, open_missing, say
 from heliograph.errors import BadSetting, BadUserId, HeliographError, InvalidToken
 from heliograph.logs import configure_logging
 from heliograph.loopback import is_loopback_host
+from heliograph.protocol.channel_options import options_table
 from heliograph.settings import Settings, settings_table, unknown_variables
 
 PORT = click.IntRange(1, 65535)
@@ -146,8 +147,11 @@ def _channels(written: str) -> object:
 
 @main.command(short_help="Print every setting with its default and meaning.")
 def settings() -> None:
-    """Print every HELIOGRAPH_… variable with its default and meaning (a Markdown table)."""
-    click.echo(settings_table())
+    """Print every HELIOGRAPH_… variable, and every option of a namespace, with its default and meaning.
+
+    Two Markdown tables.
+    """
+    click.echo(f"{settings_table()}\n\n{options_table()}")
 
 
 @main.command(short_help="Print the AsyncAPI document of the socket.")

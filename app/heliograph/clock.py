@@ -45,3 +45,8 @@ class Timestamps:
 def iso8601(timestamp_s: float) -> str:
     """Return UTC with milliseconds, as JavaScript writes it: `2026-11-22T18:20:00.123Z`."""
     return datetime.fromtimestamp(timestamp_s, UTC).isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
+
+
+def seconds_until(timestamp_s: float | None) -> int | None:
+    """Return how many whole seconds are left until then, 0 if it has passed; None for never."""
+    return None if timestamp_s is None else max(0, int(timestamp_s - time.time()))

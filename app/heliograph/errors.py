@@ -12,6 +12,7 @@ class ErrorCode(StrEnum):
     TOO_DEEP = "too_deep"
     RATE_LIMITED = "rate_limited"
     INVALID_TOKEN = "invalid_token"  # noqa: S105 - the name of an error
+    TOKEN_EXPIRED = "token_expired"  # noqa: S105 - likewise; of subscription tokens only
     CONNECTION_LIMIT = "connection_limit"
     CHANNEL_LIMIT = "channel_limit"
     NOT_ALLOWED = "not_allowed"

@@ -11,6 +11,7 @@ import msgspec
 from heliograph.errors import BusUnavailable, OverBudget
 from heliograph.protocol.budget import Charge
 from heliograph.protocol.channel_options import Namespace
+from heliograph.protocol.client_info import ClientInfo
 from heliograph.protocol.envelope import Envelope
 from heliograph.protocol.events import Delivery
 from heliograph.protocol.kinds.kind import ChannelState, ChannelUpdate
@@ -164,27 +165,46 @@ class DirectoryBackend(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class PresenceEntry:
-    """How many connections of a user are on a channel. `announced`: subscribers get `join` and `leave`."""
+    """How many connections of a user are on a channel. `announced`: subscribers are told of joins and leaves.
+
+    `clients`: the user's clients that have come (with their infos) or gone (None), by the ids of their sessions.
+    """
 
     channel: str
     user: str
     connections: int
     announced: bool
+    clients: Sequence[tuple[str, ClientInfo | None]] = ()
+
+
+class Announcer(Protocol):
+    """Tells the subscribers of a channel here who joins and leaves."""
+
+    def user(self, channel: str, user: str, joined: bool) -> object: ...
+
+    def client(self, channel: str, client: ClientInfo, joined: bool) -> object: ...
 
 
 class PresenceBackend(Protocol):
     """Who is on which channel. Each entry belongs to the lease of a replica. All calls may raise BusUnavailable."""
 
     async def enter(self, lease: str, entries: Sequence[PresenceEntry]) -> bool:
-        """Set how many connections this lease has now; False if the lease is not held any more."""
+        """Set how many connections this lease has now, and which; False if the lease is not held any more.
+
+        The first connection of a user under all leases joins, the last one leaves. Each client does so for itself.
+        """
         ...
 
     async def members(self, channel: str) -> dict[str, int]:
         """Return the users on the channel, with their connections under all leases."""
         ...
 
+    async def clients(self, channel: str) -> dict[str, ClientInfo]:
+        """Return the clients on the channel under all leases, by the ids of their sessions."""
+        ...
+
     async def reap(self, lease: str, announced: Callable[[str], bool]) -> None:
-        """Forget every entry under the lease; announce users who leave by that, on the `announced` channels."""
+        """Forget every entry under the lease; announce who leaves by that, on the `announced` channels."""
         ...
 
 

@@ -153,6 +153,9 @@ class AuthSettings(_Group):
     issuer: str | None = Field(default=None, min_length=1, description="what a token's iss must be; unset: any")
     leeway_s: float = Field(default=5, ge=0, le=300, description="how much clocks may differ, for exp and nbf")
     require_exp: bool = Field(default=False, description="refuse tokens without exp, which never expire")
+    subscription_grace_s: float = Field(
+        default=25, ge=0, description="how long a client stays on a channel after its subscription token has expired"
+    )
     ticket_ttl_s: float = Field(default=30, gt=0, le=300, description="how long a ticket is valid")
     stream_return_s: float = Field(
         default=86_400, ge=0, description="how long a stream that was opened with a ticket may be resumed, at most"
@@ -485,6 +488,20 @@ def _namespace(given: object) -> Namespace:
 _NamespaceField = Annotated[Namespace, PlainValidator(_namespace), PlainSerializer(Namespace.given)]
 
 
+# What would open personal channels to others, or cannot hold for them.
+_NOT_PERSONAL = (
+    "client_subscribe",
+    "client_publish",
+    "allow_publish_for_subscriber",
+    "allow_history_for_client",
+    "allow_history_for_subscriber",
+    "allow_presence_for_client",
+    "allow_presence_for_subscriber",
+    "allow_user_limited_channels",
+    "allowed_delta_types",
+)
+
+
 class Settings(BaseSettings):
     """One frozen object. `Settings.load()` reads the environment and explains what is wrong in it."""
 
@@ -535,7 +552,7 @@ class Settings(BaseSettings):
     def _rights_where_they_mean_something(cls, namespaces: dict[str, Namespace]) -> dict[str, Namespace]:
         for name, options in namespaces.items():
             if name == "#":
-                for option in ("client_subscribe", "client_publish"):
+                for option in _NOT_PERSONAL:
                     if getattr(options, option):
                         raise ValueError(
                             f"{option} cannot be given for '#': each personal channel is its user's alone"

@@ -1,7 +1,7 @@
 """What `PresenceBackend` promises, of every backend alike; and what Redis adds: leases that run out."""
 
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -14,11 +14,14 @@ from heliograph.backends.redis.directory import RedisDirectory
 from heliograph.backends.redis.keys import Keys
 from heliograph.backends.redis.presence import BATCH, RedisPresence
 from heliograph.ports import PresenceBackend, PresenceEntry
+from heliograph.protocol.client_info import ClientInfo, info_of
+from heliograph.protocol.envelope import decode_envelopes, ending_of
 from tests.support.replica_info import replica_info
 
 LONG_S = 30.0
+NODE = "node-1"
 
-Announcement = tuple[str, str, str]  # "join" or "leave", channel, user
+Announcement = tuple[str, str, str | ClientInfo]  # "join" or "leave", channel, user or client
 NAMES = [
     "bob",
     "김철수",
@@ -41,9 +44,16 @@ class Stage:
     announced: Callable[[], Awaitable[list[Announcement]]]
 
     async def enter(
-        self, user: str, connections: int, *, lease: str = "a", channel: str = "chat:1", announced: bool = True
+        self,
+        user: str,
+        connections: int,
+        *,
+        lease: str = "a",
+        channel: str = "chat:1",
+        announced: bool = True,
+        clients: Sequence[tuple[str, ClientInfo | None]] = (),
     ) -> bool:
-        return await self.presence.enter(lease, [PresenceEntry(channel, user, connections, announced)])
+        return await self.presence.enter(lease, [PresenceEntry(channel, user, connections, announced, clients)])
 
 
 def everywhere(channel: str) -> bool:
@@ -58,10 +68,14 @@ def memory_stage() -> Stage:
         heard.clear()
         return new
 
-    presence = MemoryPresence(
-        lambda channel, user, joined: heard.append(("join" if joined else "leave", channel, user))
-    )
-    return Stage(presence, announced)
+    class Listener:
+        def user(self, channel: str, user: str, joined: bool) -> None:
+            heard.append(("join" if joined else "leave", channel, user))
+
+        def client(self, channel: str, client: ClientInfo, joined: bool) -> None:
+            heard.append(("join" if joined else "leave", channel, client))
+
+    return Stage(MemoryPresence(Listener()), announced)
 
 
 @pytest.fixture
@@ -77,15 +91,19 @@ async def redis_stage(client: Client, keys: Keys) -> AsyncIterator[Stage]:
             async for message in listener.listen():
                 if message["data"] == mark:
                     break
-                said = msgspec.json.decode(message["data"])
-                assert message["channel"].decode() == f"{bus_channel}:{said['channel']}"
-                new.append((said["presence"], said["channel"], said["message"]))
+                assert not message["data"].endswith(ending_of(NODE)), "this replica would take it for its own message"
+                for said in decode_envelopes(message["data"]):
+                    channel = said.address if said.client is None else said.on or ""
+                    assert message["channel"].decode() == f"{bus_channel}:{channel}"
+                    who = msgspec.json.decode(said.message, type=str) if said.client is None else said.client
+                    assert said.client is None or said.address == "", "an older replica would tell of a user"
+                    new.append((said.presence or "", channel, who))
             return new
 
         await listener.psubscribe(f"{bus_channel}:*")
         for lease in ("a", "b"):
             await RedisDirectory(server.RedisServer(client, keys)).take(lease, replica_info(), LONG_S)
-        yield Stage(RedisPresence(server.RedisServer(client, keys)), announced)
+        yield Stage(RedisPresence(server.RedisServer(client, keys, node_id=NODE)), announced)
 
 
 @pytest.fixture(params=["memory", "redis"])
@@ -185,6 +203,71 @@ class TestAnnouncing:
         assert await stage.announced() == []
 
 
+def client_of(user: str, number: int, *, chan_info: bytes | None = None) -> ClientInfo:
+    return ClientInfo(f"{user}-{number}", user, info_of(b'{"name":"\xec\x95\x88"}'), info_of(chan_info))
+
+
+class TestClients:
+    async def test_each_client_is_listed_with_its_infos(self, stage: Stage) -> None:
+        """Fails if a client is missing or has another's infos, or one that has left stays."""
+        first, second = client_of("bob", 1, chan_info=b"[1,null]"), ClientInfo("bob-2", "bob")
+        assert await stage.enter("bob", 1, clients=[("bob-1", first)])
+        assert await stage.enter("bob", 1, lease="b", clients=[("bob-2", second)])
+        assert await stage.presence.clients("chat:1") == {"bob-1": first, "bob-2": second}
+        assert await stage.presence.clients("chat:2") == {}
+        assert await stage.presence.members("chat:1") == {"bob": 2}
+        assert await stage.enter("bob", 0, clients=[("bob-1", None)])
+        assert await stage.presence.clients("chat:1") == {"bob-2": second}
+
+    async def test_each_client_joins_and_leaves(self, stage: Stage) -> None:
+        """Fails if a client's join or leave is not announced, twice, without its infos, or before its user's."""
+        first, second = client_of("bob", 1), client_of("bob", 2, chan_info=b"2")
+        for _ in range(2):
+            await stage.enter("bob", 1, clients=[("bob-1", first)])
+        assert await stage.announced() == [("join", "chat:1", "bob"), ("join", "chat:1", first)]
+        await stage.enter("bob", 2, clients=[("bob-2", second)])
+        assert await stage.announced() == [("join", "chat:1", second)]
+        for _ in range(2):
+            await stage.enter("bob", 1, clients=[("bob-1", None), ("bob-2", None)])
+        assert await stage.announced() == [("leave", "chat:1", first), ("leave", "chat:1", second)]
+        await stage.enter("bob", 0)
+        assert await stage.announced() == [("leave", "chat:1", "bob")]
+
+    async def test_a_client_that_is_gone_before_it_was_written(self, stage: Stage) -> None:
+        """Fails if a short visit leaves a trace, or is announced."""
+        await stage.enter("bob", 0, clients=[("bob-1", None)])
+        assert await stage.presence.clients("chat:1") == {}
+        assert await stage.announced() == []
+
+    async def test_nothing_is_said_of_clients_unless_asked_for(self, stage: Stage) -> None:
+        """Fails if clients are announced on a channel without `join_leave`, or are not listed there."""
+        await stage.enter("bob", 1, announced=False, clients=[("bob-1", client_of("bob", 1))])
+        assert list(await stage.presence.clients("chat:1")) == ["bob-1"]
+        await stage.enter("bob", 0, announced=False, clients=[("bob-1", None)])
+        assert await stage.announced() == []
+
+    @pytest.mark.parametrize("name", NAMES)
+    async def test_clients_of_any_user_on_any_channel(self, stage: Stage, name: str) -> None:
+        """Fails if a name is mangled in the record of a client, or its replica's death leaves it there."""
+        channel, info = f"chat:{name}", ClientInfo("c", name, info_of(b'"}\\n{"'))
+        await stage.enter(name, 1, channel=channel, clients=[("c", info)])
+        assert await stage.presence.clients(channel) == {"c": info}
+        await stage.presence.reap("a", everywhere)
+        assert await stage.presence.clients(channel) == {}
+        assert ("leave", channel, info) in await stage.announced()
+
+    async def test_a_dead_replicas_clients_leave(self, stage: Stage) -> None:
+        """Fails if clients of a dead replica stay, those of others go with them, or reaping twice says it twice."""
+        mine, others = client_of("bob", 1), client_of("bob", 2)
+        await stage.enter("bob", 1, lease="a", clients=[("bob-1", mine)])
+        await stage.enter("bob", 1, lease="b", clients=[("bob-2", others)])
+        await stage.announced()
+        for _ in range(2):
+            await stage.presence.reap("a", everywhere)
+        assert await stage.presence.clients("chat:1") == {"bob-2": others}
+        assert await stage.announced() == [("leave", "chat:1", mine)]
+
+
 class TestReaping:
     async def test_what_stood_under_the_lease_is_gone_and_announced(self, stage: Stage) -> None:
         """Fails if users of a dead replica stay on their channels, or nobody hears that they left."""
@@ -193,7 +276,7 @@ class TestReaping:
         await stage.announced()
         await stage.presence.reap("a", everywhere)
         assert await stage.presence.members("chat:1") == await stage.presence.members("chat:2") == {}
-        assert sorted(await stage.announced()) == [("leave", "chat:1", "bob"), ("leave", "chat:2", "eve")]
+        assert set(await stage.announced()) == {("leave", "chat:1", "bob"), ("leave", "chat:2", "eve")}
 
     async def test_what_stands_under_others_stays(self, stage: Stage) -> None:
         """Fails if a user who is on a living replica too leaves with the dead one."""
@@ -250,7 +333,10 @@ class TestLeasesInRedis:
         """Fails if every user, channel or lease that ever was costs Redis memory for ever."""
         await RedisDirectory(server.RedisServer(client, keys)).take("a", replica_info(), LONG_S)
         before = set(await client.keys(f"{keys.prefix}*"))
-        entries = [PresenceEntry("chat:1", "bob", connections, True) for connections in (1, 0)]
+        entries = [
+            PresenceEntry("chat:1", "bob", 1, True, [("bob-1", client_of("bob", 1))]),
+            PresenceEntry("chat:1", "bob", 0, True, [("bob-1", None)]),
+        ]
         assert await presence.enter("a", entries[:1])
         assert set(await client.keys(f"{keys.prefix}*")) > before
         assert await presence.enter("a", entries[1:])

@@ -17,6 +17,7 @@ from heliograph.backends.redis.log import RedisLog
 from heliograph.clock import Clock, SystemClock
 from heliograph.cluster import (
     channels,
+    deltas,
     followed,
     following,
     gap_watch,
@@ -106,7 +107,7 @@ def envelope(user: str = "bob", **fields: Any) -> Envelope:
     return Envelope(target_user_id=user, message=msgspec.Raw(b'"hi"'), **fields)
 
 
-PARTS_OF_CHANNELS = [channels, followed, following, gap_watch, gaps, joining, read_batcher, repair, tally]
+PARTS_OF_CHANNELS = [channels, deltas, followed, following, gap_watch, gaps, joining, read_batcher, repair, tally]
 SENDING = ("publish", "relay", "relay_on", "submit", "dispatch", "send_message", "emit")  # what sends a message on
 
 
@@ -241,9 +242,9 @@ class TestTheGuard:
             "msgspec",
             "heliograph.cluster.commands",
             "heliograph.cluster.following",
+            "heliograph.hub.announcements",
             "heliograph.hub.hub",
             "heliograph.protocol.envelope",
-            "heliograph.protocol.events",
             "heliograph.protocol.publication",
         }
 

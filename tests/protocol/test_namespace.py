@@ -1,9 +1,11 @@
 """Which options hold for a channel, and what a channel may be called."""
 
+from pathlib import Path
+
 import pytest
 
 from heliograph.errors import BadChannel
-from heliograph.protocol.channel_options import Namespace
+from heliograph.protocol.channel_options import BadOption, Namespace, options_table
 from heliograph.protocol.identity import MAX_CHANNEL_BYTES, check_channel
 from heliograph.protocol.namespace import BUILT_IN, Namespaces
 
@@ -61,3 +63,28 @@ def test_a_name_that_cannot_be_one_is_refused(name: str) -> None:
     """Fails if a name gets in that Redis keys, URLs or JSON would choke on."""
     with pytest.raises(BadChannel):
         check_channel(name)
+
+
+def test_options_that_are_one_of_a_few() -> None:
+    """Fails if an unknown mode or kind of delta is accepted, or a good one is not."""
+    read = Namespace.read({"force_recovery_mode": "cache", "allowed_delta_types": ["fossil", "fossil"]})
+    assert (read.force_recovery_mode, read.allowed_delta_types) == ("cache", ("fossil",))
+    for option, value in [
+        ("force_recovery_mode", "cash"),
+        ("force_recovery_mode", None),
+        ("force_recovery_mode", ["cache"]),
+        ("allowed_delta_types", "fossil"),
+        ("allowed_delta_types", ["xdelta"]),
+        ("allowed_delta_types", [["fossil"]]),
+        ("allowed_delta_types", None),
+    ]:
+        with pytest.raises(BadOption, match=option):
+            Namespace.read({option: value})
+
+
+def test_the_handbook_has_every_option() -> None:
+    """Fails if docs/operations.md lacks an option, or tells another default or meaning than the code."""
+    text = (Path(__file__).parents[2] / "docs" / "operations.md").read_text(encoding="utf-8")
+    section = text.partition("### Options of namespaces")[2]
+    rows = [line for line in section.splitlines() if line.startswith("|")]
+    assert rows == options_table().splitlines(), "put in what `heliograph settings` prints"

@@ -173,3 +173,86 @@ def test_no_hook_opens_what_is_closed_to_everybody() -> None:
         rules.decide_emit("order"),
     ):
         assert isinstance(decision, Deny)
+
+
+def reads_history(rules: Policy, grants: Grants, *, is_subscribed: bool = False, channel: str = "vip:1") -> bool:
+    return rules.decide_history("alice", grants, channel, is_subscribed) is ALLOW
+
+
+def reads_presence(rules: Policy, grants: Grants, *, is_subscribed: bool = False, channel: str = "vip:1") -> bool:
+    return rules.decide_presence("alice", grants, channel, is_subscribed) is ALLOW
+
+
+@pytest.mark.parametrize("what", ["history", "presence"])
+def test_reading_apart_from_subscribing(what: str) -> None:
+    """Fails if an option for history holds for presence or the other way round, or does not hold at all."""
+    asked, other = (reads_history, reads_presence) if what == "history" else (reads_presence, reads_history)
+    granted = read_grants(["vip:1"])
+
+    def rules(**options: Any) -> Policy:
+        return policy(vip=Namespace(presence=True, **options))
+
+    assert not asked(rules(), NO_GRANTS, is_subscribed=True)
+    assert asked(rules(), granted)
+    for_clients = rules(**{f"allow_{what}_for_client": True})
+    assert asked(for_clients, NO_GRANTS)
+    assert not other(for_clients, NO_GRANTS)
+    assert for_clients.decide_subscribe("alice", NO_GRANTS, "vip:1") is not ALLOW
+    closed = rules(**{f"allow_{what}_for_client": False}, client_subscribe=True)
+    assert not asked(closed, granted, is_subscribed=True)
+    assert other(closed, NO_GRANTS)
+    assert closed.decide_subscribe("alice", NO_GRANTS, "vip:1") is ALLOW
+    for_subscribers = rules(**{f"allow_{what}_for_client": False, f"allow_{what}_for_subscriber": True})
+    assert asked(for_subscribers, NO_GRANTS, is_subscribed=True)
+    assert not asked(for_subscribers, granted)
+    assert not other(for_subscribers, NO_GRANTS, is_subscribed=True)
+
+
+def test_presence_that_is_not_kept_is_open_to_nobody() -> None:
+    """Fails if an option says who may read what does not exist."""
+    rules = policy(vip=Namespace(allow_presence_for_client=True, allow_presence_for_subscriber=True))
+    assert not reads_presence(rules, NO_GRANTS, is_subscribed=True)
+
+
+def test_the_options_open_no_personal_channel() -> None:
+    """Fails if an option of reading opens a user's own channel to another, or closes it to its user."""
+    rules = policy(personal=Namespace(allow_history_for_client=True, presence=True))
+    assert not reads_history(rules, NO_GRANTS, channel="#bob")
+    closed = policy(personal=Namespace(allow_history_for_client=False))
+    assert reads_history(closed, NO_GRANTS, channel="#alice")
+
+
+def test_subscribers_may_publish() -> None:
+    """Fails if a client that is not subscribed may publish, or one that is may not."""
+    rules = policy(vip=Namespace(allow_publish_for_subscriber=True))
+    assert rules.decide_publish("alice", NO_GRANTS, "vip:1", True) is ALLOW
+    assert rules.decide_publish("alice", NO_GRANTS, "vip:1", False) is not ALLOW
+    assert policy().decide_publish("alice", NO_GRANTS, "vip:1", True) is not ALLOW
+
+
+LISTED = ("dialog:1#alice,bob", "dialog:1#bob,alice", "dialog:1#alice", "dialog:1#x#alice", "dialog#:1#alice")
+NOT_LISTED = ("dialog:1#bob", "dialog:1#alice2,bob", "dialog:1#", "dialog:1#alice#bob", "dialog:1#Alice")
+
+
+@pytest.mark.parametrize("open_mode", [False, True])
+@pytest.mark.parametrize("channel", [*LISTED, *NOT_LISTED])
+def test_a_channel_for_the_users_in_its_name(channel: str, open_mode: bool) -> None:
+    """Fails if a user is kept from a channel that lists them, or reads or writes one that lists others."""
+    limited = Namespace(allow_user_limited_channels=True, client_publish=True, presence=True)
+    named = {"dialog": limited, "": Namespace(allow_user_limited_channels=True, client_publish=True, presence=True)}
+    rules = Policy(Namespaces(named), open_mode=open_mode)
+    may = channel in LISTED
+    wide = read_grants(["dialog:*"])
+    for grants in (NO_GRANTS, wide):
+        assert reads(rules, grants, channel) == may
+        assert sees_presence(rules, grants, channel) == may
+        assert publishes(rules, grants, channel) == may
+    assert reads(rules, NO_GRANTS.permitting([channel]), channel), "a subscription token opens it"
+
+
+def test_without_the_option_a_hash_is_a_character() -> None:
+    """Fails if a name that was fine before is limited to users."""
+    assert reads(policy(open_mode=True), NO_GRANTS, "dialog:1#bob")
+    assert not reads(policy(), NO_GRANTS, "dialog:1#alice")
+    limited = policy(dialog=Namespace(allow_user_limited_channels=True, client_subscribe=False))
+    assert not reads(limited, NO_GRANTS, "dialog:1"), "a channel without a list follows the other options"

@@ -338,15 +338,18 @@ class TestOthers:
             assert one.replica.telemetry.frames_refused["unavailable"] == 1, "without Redis nothing is emitted"  # type: ignore[index]
 
     async def test_joins_and_leaves(self, start_replica: StartReplica) -> None:
-        """Fails if an SDK is not told who comes and goes."""
-        one = await start_replica(redis_url=None, namespaces=NAMESPACES, presence={"grace_s": 0.1})
-        async with CentrifugeClient(one.url, user="bob") as bob:
-            await bob.call("subscribe", channel="board:a")
+        """Fails if an SDK that asks for it is not told who comes and goes, or one that does not ask is."""
+        one = await start_replica(redis_url=None, namespaces=NAMESPACES)
+        async with CentrifugeClient(one.url, user="bob") as bob, CentrifugeClient(one.url, user="carl") as carl:
+            await carl.call("subscribe", channel="board:a")
+            await bob.call("subscribe", channel="board:a", join_leave=True)
             async with Client(one.url, user="alice") as alice:
                 await alice.say({"type": "subscribe", "channel": "board:a"})
-                infos = [(await bob.push("join", "board:a"))["info"]["user"] for _ in range(2)]
-                assert infos == ["bob", "alice"]
-            assert (await bob.push("leave", "board:a"))["info"]["user"] == "alice"
+                infos = [(await bob.push("join", "board:a"))["info"] for _ in range(2)]
+                assert infos[0] == {"user": "bob", "client": bob.connected["client"]}
+                assert (infos[1]["user"], infos[1]["client"]) == ("alice", alice.connected["session"])
+            assert (await bob.push("leave", "board:a"))["info"] == infos[1]
+            assert not [each for each in await carl.settled() if "join" in each.get("push", {})]
 
     async def test_a_draining_replica_closes_with_a_code_after_which_sdks_come_back(
         self, start_replica: StartReplica

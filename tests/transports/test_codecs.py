@@ -26,6 +26,7 @@ class Lines:
     subprotocols = ("lines",)
     is_binary = True
     is_partial = False
+    deltas = None
 
     def __init__(self) -> None:
         self._plain = PlainCodec(8)

@@ -16,6 +16,7 @@ from heliograph.auth.tokens import Identity, TokenReader
 from heliograph.cluster.blocked_users import BlockedUsers
 from heliograph.errors import BadUserId, InvalidToken, TokenNotCurrent, UserBlocked
 from heliograph.ports import Tickets
+from heliograph.protocol.grants import Permit
 from heliograph.protocol.identity import check_user_id
 from heliograph.protocol.operations import Connect
 from heliograph.protocol.peer import Peer
@@ -79,6 +80,7 @@ class Authenticator:
     ) -> None:
         self.mode = settings.mode
         self.ticket_ttl_s = settings.ticket_ttl_s
+        self.subscription_grace_s = settings.subscription_grace_s
         self._stream_return_s = settings.stream_return_s
         self._tickets = tickets
         self._blocked = blocked
@@ -129,6 +131,22 @@ class Authenticator:
         if credentials.user is None:
             raise BadUserId("say who you are: ?user= in the URL, or 'user' in the connect frame")
         return Identity(check_user_id(credentials.user))
+
+    async def permit(self, token: str, *, user: str, channel: str) -> Permit:
+        """Return what this subscription token gives the user on the channel. It is for jwt mode.
+
+        Raises:
+            InvalidToken: the token is not valid, or not for this user and channel; TokenNotCurrent: another may be.
+            KeysUnavailable: it cannot be checked at the moment.
+        """
+        if self._tokens is None:
+            raise InvalidToken("subscription tokens are not read in open mode")
+        permit = await self._tokens.read_permit(token)
+        if permit.channel != channel:
+            raise InvalidToken(f"the token is for the channel {permit.channel!r}")
+        if permit.user != user:
+            raise InvalidToken("the token is for another user")
+        return permit
 
     async def issue_ticket(self, identity: Identity) -> str:
         """Issue a ticket for this identity.

@@ -5,15 +5,15 @@ from typing import Any
 
 import jwt
 
+from heliograph.auth.claims import read_end, read_info, read_meta, read_subs, refuse_override
 from heliograph.auth.keys import KeySource, OneKey, hmac_key, public_key
 from heliograph.clock import SystemClock
-from heliograph.errors import BadSetting, BadUserId, InvalidToken, TokenNotCurrent
-from heliograph.protocol.grants import NO_GRANTS, Grants, read_grants
-from heliograph.protocol.identity import check_user_id
+from heliograph.errors import BadChannel, BadSetting, BadUserId, InvalidToken, TokenNotCurrent
+from heliograph.protocol.grants import NO_GRANTS, Grants, Permit, read_grants
+from heliograph.protocol.identity import check_channel, check_user_id
 from heliograph.settings import AuthSettings
 
 MOST_TOKEN_BYTES = 16_384  # a longer token would cost too much to read for a client without an account
-LATEST_EXP = 253_402_300_799  # the end of the year 9999
 SHOWN = 32  # characters of a claim that an error repeats
 
 
@@ -50,37 +50,47 @@ class TokenReader:
             InvalidToken: the token is not valid; TokenNotCurrent: it has expired, or is not valid yet.
             KeysUnavailable: the token cannot be checked at the moment.
         """
+        claims = await self._verified(token)
+        if claims.get("channel") is not None:
+            raise InvalidToken("the token is for one channel: give it with 'subscribe', and not to connect")
+        end = read_end(claims, must_end="exp" in self._required)
+        return Identity(
+            _user_in(claims),
+            None if end is None else end + self._leeway_s,
+            _grants_in(claims),
+            read_info(claims),
+            read_meta(claims),
+        )
+
+    async def read_permit(self, token: str) -> Permit:
+        """Return what a subscription token gives, and to whom.
+
+        Raises: as `read`.
+        """
+        claims = await self._verified(token)
+        channel = claims.get("channel")
+        if not isinstance(channel, str):
+            raise InvalidToken("the token is not for a channel: a subscription token needs the claim 'channel'")
+        try:
+            check_channel(channel)
+        except BadChannel as error:
+            raise InvalidToken(f"the token's 'channel': {error}") from None
+        refuse_override(claims)
+        end = read_end(claims, must_end="exp" in self._required)
+        return Permit(_user_in(claims), channel, read_info(claims), end)
+
+    async def stop(self) -> None:
+        await self._keys.stop()
+
+    async def _verified(self, token: str) -> dict[str, Any]:
+        """Return the claims of a token that one of our keys has signed, and that is current."""
         if len(token) > MOST_TOKEN_BYTES:
             raise InvalidToken(f"the token is not valid: it has more than {MOST_TOKEN_BYTES} characters")
         try:
             header = jwt.get_unverified_header(token)
         except (jwt.PyJWTError, ValueError, TypeError, RecursionError) as error:
             raise _invalid(error) from None
-        claims = self._claims(token, await self._candidates(header))
-        try:
-            user = check_user_id(claims["sub"])
-        except BadUserId as error:
-            raise InvalidToken(f"the token's 'sub': {error}") from None
-        return Identity(
-            user,
-            self._end(claims.get("exp")),
-            read_grants(claims["channels"]) if claims.get("channels") is not None else NO_GRANTS,
-        )
-
-    async def stop(self) -> None:
-        await self._keys.stop()
-
-    def _end(self, exp: Any) -> float | None:
-        """Return when the token expires (seconds since the epoch, with the leeway); None if it never does."""
-        if exp is None:
-            return None
-        try:
-            end = float(exp)
-        except (OverflowError, ValueError, TypeError):
-            end = float("inf")
-        if not end <= LATEST_EXP:
-            raise InvalidToken("the token is not valid: its 'exp' is no time that will come")
-        return end + self._leeway_s
+        return self._claims(token, await self._candidates(header))
 
     async def _candidates(self, header: dict[str, Any]) -> list[tuple[Any, str]]:
         """Return the keys that may have signed the token, each with an algorithm that the key allows."""
@@ -121,6 +131,19 @@ class TokenReader:
             except (jwt.PyJWTError, ValueError, TypeError, OverflowError, RecursionError) as error:
                 raise _invalid(error) from None
         raise _invalid(failure)
+
+
+def _user_in(claims: dict[str, Any]) -> str:
+    try:
+        return check_user_id(claims["sub"])
+    except BadUserId as error:
+        raise InvalidToken(f"the token's 'sub': {error}") from None
+
+
+def _grants_in(claims: dict[str, Any]) -> Grants:
+    channels, subs = claims.get("channels"), claims.get("subs")
+    grants = NO_GRANTS if channels is None else read_grants(channels)
+    return grants if subs is None else grants.joined_with(read_subs(subs))
 
 
 def keys_of(settings: AuthSettings) -> KeySource:

@@ -9,10 +9,12 @@ from heliograph.protocol.identity import user_of
 from heliograph.protocol.kinds.kind import ChannelKind
 from heliograph.protocol.operations import Incomplete, RequestId
 from heliograph.protocol.position import Position
+from heliograph.protocol.subscription import NO_OPTIONS, SubscribeOptions
 
 if TYPE_CHECKING:
     import asyncio
 
+    from heliograph.cluster.deltas import Deltas
     from heliograph.protocol.events import Subscribed
     from heliograph.protocol.publication import Publication
     from heliograph.protocol.sequence import Sequence
@@ -23,7 +25,18 @@ MOST_HELD = 1024  # live publications kept for a connection that catches up; old
 class Followed:
     """One channel that this replica follows."""
 
-    __slots__ = ("early", "idle_since", "is_users", "joining", "kind", "name", "seen_top", "sequence", "since")
+    __slots__ = (
+        "deltas",
+        "early",
+        "idle_since",
+        "is_users",
+        "joining",
+        "kind",
+        "name",
+        "seen_top",
+        "sequence",
+        "since",
+    )
 
     def __init__(self, name: str, kind: ChannelKind, now: float) -> None:
         self.name = name
@@ -33,6 +46,7 @@ class Followed:
         self.sequence: Sequence | None = None  # None until the channel's position was read from the log
         self.early: list[Publication] = []  # publications that the bus brought before that
         self.joining: dict[Connection, PendingJoin] = {}
+        self.deltas: Deltas | None = None  # while somebody here gets them
         self.seen_top: Position | None = None  # the log's last position at the last heartbeat
         self.idle_since: float | None = None  # since when there is no subscriber here; monotonic seconds
 
@@ -43,11 +57,13 @@ class PendingJoin:
     __slots__ = (
         "announce",
         "connection",
+        "encoding",
         "followed",
         "held",
         "incomplete",
         "is_over",
         "on_joined",
+        "options",
         "position",
         "replay",
         "request_id",
@@ -64,6 +80,7 @@ class PendingJoin:
         *,
         replay: bool = False,
         request_id: RequestId | None = None,
+        options: SubscribeOptions = NO_OPTIONS,
         on_joined: Callable[[], object] | None = None,
     ) -> None:
         self.connection = connection
@@ -71,6 +88,10 @@ class PendingJoin:
         self.since = since
         self.replay = replay
         self.request_id = request_id
+        self.options = options
+        # That of the subscription: with deltas it begins with a whole publication.
+        own, whole = connection.encoding, connection.encoding.whole
+        self.encoding = own if options.delta is None or whole is None else whole
         self.on_joined = on_joined
         self.position: Position | None = None  # the client's position after everything that it was sent
         self.held: deque[Publication] = deque(maxlen=MOST_HELD)  # the latest publications that came meanwhile

@@ -6,6 +6,7 @@ A `Sequence` puts publications from the bus in order; then they are delivered to
 
 import asyncio
 
+from heliograph.cluster.deltas import Deltas
 from heliograph.cluster.followed import MOST_HELD, Followed, just_before
 from heliograph.cluster.gaps import Gaps
 from heliograph.cluster.read_batcher import ReadBatcher
@@ -118,6 +119,12 @@ class Following:
         """Return whether publications on the channel matter here."""
         return channel in self._followed
 
+    def interrupt(self, channel: str) -> None:
+        """Note that the subscribers of the channel get a publication that has no place in its order."""
+        followed = self._followed.get(channel)
+        if followed is not None and followed.deltas is not None:
+            followed.deltas.interrupt()
+
     def receive(self, publication: Publication) -> None:
         """Take a publication from the bus, or one that was appended here and not published."""
         followed = self._followed.get(publication.channel)
@@ -149,7 +156,20 @@ class Following:
 
     def deliver(self, followed: Followed, publications: list[Publication]) -> None:
         """Deliver the next publications to the subscribers and to pending ones."""
+        if followed.deltas is not None:
+            self._deliver_with(followed.deltas, followed, publications)
+            return
         for publication in publications:
             self._hub.deliver(followed.name, followed.kind.render(publication))
+            for pending in followed.joining.values():
+                pending.held.append(publication)
+
+    def _deliver_with(self, deltas: Deltas, followed: Followed, publications: list[Publication]) -> None:
+        """Deliver likewise, where some of the subscribers get differences."""
+        for publication in publications:
+            self._hub.deliver(followed.name, followed.kind.render(deltas.prepare(publication)))
+            for connection in deltas.take_newcomers():
+                if connection.encoding.differences is not None:
+                    self._hub.encode_with(connection, followed.name, connection.encoding.differences)
             for pending in followed.joining.values():
                 pending.held.append(publication)

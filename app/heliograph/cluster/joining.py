@@ -3,7 +3,10 @@
 import asyncio
 import logging
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 
+from heliograph.clock import seconds_until
+from heliograph.cluster.deltas import Deltas
 from heliograph.cluster.followed import Followed, PendingJoin, has_reached, is_after, just_before
 from heliograph.cluster.following import Following
 from heliograph.cluster.read_batcher import ReadBatcher
@@ -19,6 +22,7 @@ from heliograph.protocol.operations import Incomplete, RequestId
 from heliograph.protocol.position import Position
 from heliograph.protocol.publication import Publication
 from heliograph.protocol.sequence import Sequence
+from heliograph.protocol.subscription import FOSSIL, NO_OPTIONS, SubscribeOptions
 from heliograph.tasks import end
 
 logger = logging.getLogger(__name__)
@@ -73,6 +77,7 @@ class Joining:
         keep: bool = False,
         incomplete: Incomplete = Incomplete.DELIVER_REST,
         announce: Callable[[Subscribed], object] | None = None,
+        options: SubscribeOptions = NO_OPTIONS,
         on_joined: Callable[[], object] | None = None,
     ) -> bool:
         """Subscribe the connection: it gets `subscribed`, then what it missed, then live publications, in order.
@@ -95,6 +100,7 @@ class Joining:
             since,
             replay=replay,
             request_id=request_id,
+            options=options,
             on_joined=on_joined,
         )
         pending.incomplete = incomplete
@@ -122,10 +128,12 @@ class Joining:
         channel: str,
         since: Position | None = None,
         *,
+        options: SubscribeOptions = NO_OPTIONS,
         on_joined: Callable[[], object] | None = None,
     ) -> None:
         """Subscribe the connection as `join` with `keep` does, in the background."""
-        pending = self._enter(connection, self._following.follow(channel), since, on_joined=on_joined)
+        followed = self._following.follow(channel)
+        pending = self._enter(connection, followed, since, options=options, on_joined=on_joined)
         self._try_again(pending, now=True)
 
     async def listen(self, connection: Connection, channel: str) -> Position | None:
@@ -166,8 +174,9 @@ class Joining:
     def leave(self, connection: Connection, channel: str) -> bool:
         """Unsubscribe the connection, or stop its join. Return whether it was subscribed."""
         was_on = channel in connection.channels
-        self._hub.unsubscribe(connection, channel)
-        if (followed := self._following.find(channel)) is not None:
+        followed = self._following.find(channel)
+        self._off(connection, channel, followed)
+        if followed is not None:
             if (pending := followed.joining.get(connection)) is not None:
                 was_on = was_on or pending.was_on
                 self._forget(pending)
@@ -176,13 +185,24 @@ class Joining:
 
     def set_aside(self, followed: Followed, connection: Connection) -> None:
         """Let the connection read from its position at its own pace, until it has caught up."""
-        pending = self._enter(connection, followed)
+        deltas = followed.deltas
+        options = SubscribeOptions(
+            join_leave=followed.name in connection.told_of,
+            delta=FOSSIL if deltas is not None and connection in deltas else None,
+        )
+        pending = self._enter(connection, followed, options=options)
         pending.was_on = True
         if followed.sequence is not None:
             pending.position = followed.sequence.position
-        self._hub.unsubscribe(connection, followed.name)
+        self._off(connection, followed.name, followed)
         if not pending.is_over:
             self._try_again(pending, now=True)
+
+    def _off(self, connection: Connection, channel: str, followed: Followed | None) -> None:
+        """Take the connection off the channel."""
+        self._hub.unsubscribe(connection, channel)
+        if followed is not None and followed.deltas is not None and not followed.deltas.discard(connection):
+            followed.deltas = None
 
     def _enter(
         self,
@@ -192,20 +212,41 @@ class Joining:
         *,
         replay: bool = False,
         request_id: RequestId | None = None,
+        options: SubscribeOptions = NO_OPTIONS,
         on_joined: Callable[[], object] | None = None,
     ) -> PendingJoin:
         before = followed.joining.get(connection)
         if before is not None:
             self._forget(before)
-        pending = PendingJoin(connection, followed, since, replay=replay, request_id=request_id, on_joined=on_joined)
+        if options.delta is not None and not self._may_use(options.delta, connection, followed):
+            options = replace(options, delta=None)
+        pending = PendingJoin(
+            connection,
+            followed,
+            since,
+            replay=replay,
+            request_id=request_id,
+            options=options,
+            on_joined=on_joined,
+        )
         followed.joining[connection] = pending
         self._pending.setdefault(connection, {})[followed.name] = pending
         return pending
 
+    def _may_use(self, delta: str, connection: Connection, followed: Followed) -> bool:
+        allowed = self._namespaces.of(followed.name).allowed_delta_types
+        return delta in allowed and connection.encoding.whole is not None and not followed.kind.keeps_state
+
     def _arrive(self, pending: PendingJoin) -> None:
         """Complete the subscription: from here on the connection gets live publications."""
         followed = pending.followed
-        self._hub.subscribe(pending.connection, followed.name)
+        self._hub.subscribe(pending.connection, followed.name, pending.encoding)
+        if pending.options.delta is not None:
+            if followed.deltas is None:
+                followed.deltas = Deltas()
+            followed.deltas.add(pending.connection)
+        if pending.options.join_leave:
+            pending.connection.told_of.add(followed.name)
         followed.idle_since = None
         self._forget(pending)
         if pending.on_joined is not None:
@@ -268,7 +309,7 @@ class Joining:
         missed = await self._meet(pending, sequence)
         if not pending.is_over:
             for publication in missed:
-                self._hub.send(pending.connection, pending.followed.kind.render(publication))
+                self._hub.send(pending.connection, pending.followed.kind.render(publication), pending.encoding)
         if not pending.is_over:  # a client that could not take the last part has been dropped
             self._arrive(pending)
 
@@ -278,12 +319,30 @@ class Joining:
         recovers = pending.since is not None and pending.incomplete is not Incomplete.DELIVER_REST
         if pending.followed.kind.keeps_state and not recovers:
             await self._send_state(pending)
+        elif options.force_recovery_mode == "cache":
+            await self._send_latest(pending, sequence)
         elif pending.since is None and not (pending.replay or options.replay):
             first = pending.held[0].position if pending.held else None  # it came while the client waited
             position = sequence.position if first is None else just_before(first)
             self._send_subscribed(pending, position, recovered=False)
         else:
             await self._catch_up(pending, sequence)
+
+    async def _send_latest(self, pending: PendingJoin, sequence: Sequence) -> None:
+        """Send the latest publication, unless the client has it; what it missed before that is outdated."""
+        top, channel = sequence.position, pending.followed.name
+        publications: list[Publication] = []
+        if top.offset > 0:
+            request = ReadRequest(channel, after=just_before(top), limit=self._page)
+            publications = (await self._reads.read(request)).publications
+        latest = publications[-1].position if publications else None
+        if pending.since is not None and has_reached(pending.since, latest or top):
+            self._send_subscribed(pending, pending.since, recovered=True)
+        elif latest is None:
+            self._send_subscribed(pending, top, recovered=False)
+        else:
+            self._send_subscribed(pending, just_before(latest), recovered=pending.since is not None)
+            await self._send_all(pending, publications[-1:])
 
     async def _send_state(self, pending: PendingJoin) -> None:
         """Send the latest state; the updates after it follow."""
@@ -361,7 +420,7 @@ class Joining:
             await self._let_read(pending.connection)
             if pending.is_over:
                 return
-            self._hub.send(pending.connection, pending.followed.kind.render(publication))
+            self._hub.send(pending.connection, pending.followed.kind.render(publication), pending.encoding)
             pending.position = publication.position or pending.position
             pending.connection.read_bytes += size_of(publication)
 
@@ -385,6 +444,8 @@ class Joining:
             request_id,
             is_kept=not self._namespaces.of(channel).ephemeral,
             was_recovering=pending.since is not None,
+            expires_in=seconds_until(pending.options.expires_at),
+            delta=pending.options.delta is not None,
         )
         if announce is None:
             self._hub.send(pending.connection, subscribed)

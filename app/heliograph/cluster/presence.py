@@ -1,17 +1,20 @@
 """Presence on channels over all replicas: this replica's entries, kept true under its lease.
 
-A join is written at once. A leave is written a grace time later, so that a page that is reloaded, or a client that
-moves to another replica, causes neither. Entries of a dead replica expire with its lease.
+A join is written at once. A user's leave is written a grace time later, so that a page that is reloaded, or a client
+that moves to another replica, causes neither. A client's leave is written at once: its session does not come back.
+Entries of a dead replica expire with its lease.
 """
 
 import asyncio
 import logging
-from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from heliograph.cluster.directory import Directory
 from heliograph.errors import BusUnavailable
+from heliograph.hub.connection import Connection
 from heliograph.ports import PresenceBackend, PresenceEntry
+from heliograph.protocol.client_info import ClientInfo, info_of
 from heliograph.protocol.namespace import Namespaces
 from heliograph.tasks import end
 
@@ -21,6 +24,8 @@ MANY = 100  # from this number of users on, an answer is reused for FRESH_S
 FRESH_S = 1.0
 RETRY_S = 0.5  # until failed entries are tried again
 
+Key = tuple[str, str]  # channel, user
+
 
 @dataclass(frozen=True, slots=True)
 class Roster:
@@ -28,6 +33,14 @@ class Roster:
 
     users: dict[str, int]
     connections: int
+    read_at: float  # monotonic seconds
+
+
+@dataclass(frozen=True, slots=True)
+class ClientRoster:
+    """The clients on a channel at one moment, by the ids of their sessions."""
+
+    clients: Mapping[str, ClientInfo]
     read_at: float  # monotonic seconds
 
 
@@ -41,9 +54,11 @@ class Presence:
         self._directory = directory
         self._namespaces = namespaces
         self._grace_s = grace_s
-        self._here: Counter[tuple[str, str]] = Counter()  # (channel, user) -> connections on this replica
-        self._due: dict[tuple[str, str], None] = {}  # entries to write, in order
+        self._here: dict[Key, dict[str, ClientInfo]] = {}  # -> client -> its infos, of this replica
+        self._leaving: dict[Key, asyncio.TimerHandle] = {}  # users whose last client here has just left
+        self._due: dict[Key, dict[str, None]] = {}  # entries to write, in order, with the clients that have changed
         self._rosters: dict[str, Roster] = {}  # of channels with many users, as last read
+        self._client_rosters: dict[str, ClientRoster] = {}  # likewise
         self._work = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         directory.on_new_lease(self._enter_all)
@@ -59,22 +74,28 @@ class Presence:
             task, self._task = self._task, None
             await end([task])
 
-    def came(self, user: str, channel: str) -> None:
-        """Count one more connection of the user on the channel here."""
-        if self._namespaces.of(channel).presence:
-            self._here[channel, user] += 1
-            self._enter((channel, user))
-
-    def went(self, user: str, channel: str) -> None:
-        """Count one connection fewer."""
-        if not self._namespaces.of(channel).presence or (channel, user) not in self._here:
+    def came(self, connection: Connection, channel: str, info: bytes | None = None) -> None:
+        """Note that the connection is on the channel. `info`: what is said of it there, JSON."""
+        if not self._namespaces.of(channel).presence:
             return
-        self._here[channel, user] -= 1
-        if self._here[channel, user] <= 0:
-            del self._here[channel, user]
-            asyncio.get_running_loop().call_later(self._grace_s, self._enter, (channel, user))
-        else:
-            self._enter((channel, user))
+        client = ClientInfo(connection.id, connection.user, info_of(connection.info), info_of(info))
+        key = (channel, connection.user)
+        self._here.setdefault(key, {})[connection.id] = client
+        if (leaving := self._leaving.pop(key, None)) is not None:
+            leaving.cancel()
+        self._enter(key, connection.id)
+
+    def went(self, connection: Connection, channel: str) -> None:
+        """Note that the connection has left the channel."""
+        key = (channel, connection.user)
+        clients = self._here.get(key)
+        if clients is None or clients.pop(connection.id, None) is None:
+            return
+        if not clients:
+            del self._here[key]
+            loop = asyncio.get_running_loop()
+            self._leaving[key] = loop.call_later(self._grace_s, self._leave, key)
+        self._enter(key, connection.id)
 
     async def roster(self, channel: str) -> Roster:
         """Return who is on the channel, over all replicas.
@@ -96,29 +117,58 @@ class Presence:
             self._rosters[channel] = roster
         return roster
 
+    async def clients(self, channel: str) -> ClientRoster:
+        """Return which clients are on the channel, over all replicas; otherwise like `roster`."""
+        known = self._client_rosters.get(channel)
+        if known is not None and asyncio.get_running_loop().time() - known.read_at < FRESH_S:
+            return known
+        clients = await self._backend.clients(channel)
+        now = asyncio.get_running_loop().time()
+        roster = ClientRoster(clients, now)
+        self._client_rosters = {
+            name: each for name, each in self._client_rosters.items() if now - each.read_at < FRESH_S
+        }
+        if len(clients) >= MANY:
+            self._client_rosters[channel] = roster
+        return roster
+
     async def _reap(self, lease: str) -> None:
         await self._backend.reap(lease, lambda channel: self._namespaces.of(channel).join_leave)
 
-    def _enter(self, entry: tuple[str, str]) -> None:
-        self._due[entry] = None
+    def _leave(self, key: Key) -> None:
+        """Note that the user's last client has been gone for the grace time."""
+        del self._leaving[key]
+        self._enter(key)
+
+    def _enter(self, key: Key, *clients: str) -> None:
+        self._due.setdefault(key, {}).update(dict.fromkeys(clients))
         self._work.set()
 
     def _enter_all(self) -> None:
         """Write all entries again: a new lease begins without entries."""
-        self._due.update(dict.fromkeys(self._here))
-        self._work.set()
+        for key in self._leaving:
+            self._enter(key)
+        for key, clients in self._here.items():
+            self._enter(key, *clients)
+
+    def _entry(self, key: Key, changed: Iterable[str]) -> PresenceEntry:
+        """Return the present entry of a user. A user whose last client has just left is still on the channel."""
+        channel, user = key
+        clients = self._here.get(key, {})
+        return PresenceEntry(
+            channel,
+            user,
+            len(clients) or (1 if key in self._leaving else 0),
+            self._namespaces.of(channel).join_leave,
+            [(client, clients.get(client)) for client in changed],
+        )
 
     async def _loop(self) -> None:
         while True:
             await self._work.wait()
             self._work.clear()
             due, self._due = self._due, {}
-            entries = [
-                PresenceEntry(
-                    channel, user, self._here.get((channel, user), 0), self._namespaces.of(channel).join_leave
-                )
-                for channel, user in due
-            ]
+            entries = [self._entry(key, clients) for key, clients in due.items()]
             try:
                 entered = await self._backend.enter(self._directory.lease, entries)
             except BusUnavailable as error:
@@ -130,6 +180,7 @@ class Presence:
                 )
                 entered = False
             if not entered:
-                self._due = {**due, **self._due}
+                for key, clients in due.items():
+                    self._enter(key, *clients)
                 await asyncio.sleep(RETRY_S)
                 self._work.set()

@@ -5,12 +5,13 @@ from functools import partial
 
 from heliograph.cluster.history import read_history
 from heliograph.cluster.joining import Joining
-from heliograph.cluster.presence import Presence, Roster
+from heliograph.cluster.presence import ClientRoster, Presence, Roster
 from heliograph.hub.connection import Connection
 from heliograph.ports import LogReader, ReadRequest, ReadResult
 from heliograph.protocol.events import Subscribed
 from heliograph.protocol.operations import Incomplete, RequestId
 from heliograph.protocol.position import Position
+from heliograph.protocol.subscription import NO_OPTIONS, SubscribeOptions
 
 
 class Reading:
@@ -32,6 +33,7 @@ class Reading:
         keep: bool = False,
         incomplete: Incomplete = Incomplete.DELIVER_REST,
         announce: Callable[[Subscribed], object] | None = None,
+        options: SubscribeOptions = NO_OPTIONS,
     ) -> bool:
         """Subscribe the connection: see `Joining.join`. False if it was taken off the channel meanwhile.
 
@@ -48,13 +50,16 @@ class Reading:
             keep=keep,
             incomplete=incomplete,
             announce=announce,
-            on_joined=partial(self._presence.came, connection.user, channel),
+            options=options,
+            on_joined=partial(self._presence.came, connection, channel, options.info),
         )
 
-    def subscribe_soon(self, connection: Connection, channel: str, since: Position | None) -> None:
-        """Subscribe the connection in the background: see `Joining.join_soon`."""
-        came = partial(self._presence.came, connection.user, channel)
-        self._joining.join_soon(connection, channel, since, on_joined=came)
+    def subscribe_soon(
+        self, connection: Connection, channel: str, since: Position | None, options: SubscribeOptions
+    ) -> None:
+        """Subscribe the connection in the background: as soon as the log can be read, at once if it can."""
+        on_joined = partial(self._presence.came, connection, channel, options.info)
+        self._joining.join_soon(connection, channel, since, options=options, on_joined=on_joined)
 
     async def listen(self, connection: Connection, channel: str) -> Position | None:
         """Subscribe the connection to its user's own channel. Return the channel's position.
@@ -66,7 +71,7 @@ class Reading:
     def unsubscribe(self, connection: Connection, channel: str) -> None:
         """Take the connection off the channel at once, also while it is still joining."""
         if self._joining.leave(connection, channel):
-            self._presence.went(connection.user, channel)
+            self._presence.went(connection, channel)
 
     async def history(self, channel: str, since: Position | None, limit: int) -> ReadResult:
         """Return what is kept of the channel after `since` (or from the start), oldest first, at most `limit`.
@@ -95,6 +100,10 @@ class Reading:
     async def presence(self, channel: str) -> Roster:
         """Return who is on the channel, over all replicas: see `Presence.roster`."""
         return await self._presence.roster(channel)
+
+    async def clients(self, channel: str) -> ClientRoster:
+        """Return which clients are on the channel, over all replicas: see `Presence.clients`."""
+        return await self._presence.clients(channel)
 
     def leave_all(self, connection: Connection) -> None:
         """Take the connection off all of its channels."""

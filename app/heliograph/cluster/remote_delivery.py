@@ -12,9 +12,9 @@ import msgspec
 
 from heliograph.cluster.commands import Commands
 from heliograph.cluster.following import Following
+from heliograph.hub.announcements import Announcements
 from heliograph.hub.hub import Hub
 from heliograph.protocol.envelope import Envelope
-from heliograph.protocol.events import Join, Leave
 from heliograph.protocol.publication import Publication
 
 
@@ -25,6 +25,7 @@ class RemoteDelivery:
         self, hub: Hub, following: Following, commands: Commands, node_id: str, timestamp: Callable[[], str]
     ) -> None:
         self._hub = hub
+        self._announcements = Announcements(hub)
         self._following = following
         self._commands = commands
         self._node_id = node_id
@@ -45,9 +46,11 @@ class RemoteDelivery:
         if envelope.command is not None:
             return self._commands.receive(envelope)
         if envelope.presence is not None:
+            joined = envelope.presence == "join"
+            if envelope.client is not None:
+                return self._announcements.client(envelope.on or "", envelope.client, joined)
             user = msgspec.json.decode(envelope.message, type=str)
-            happened = Join if envelope.presence == "join" else Leave
-            return self._hub.deliver(envelope.address, happened(envelope.address, user))
+            return self._announcements.user(envelope.address, user, joined)
         if envelope.node_id == self._node_id:
             return 0  # our own: it was delivered here before it was published
         return self.deliver(envelope)
@@ -56,6 +59,7 @@ class RemoteDelivery:
         """Deliver an ephemeral message to its connections here. Return how many accepted it."""
         user_id = envelope.target_user_id
         if user_id is None:
+            self._following.interrupt(envelope.address)
             return self._hub.deliver(envelope.address, self._publication(envelope))
         return self._hub.deliver_to_user(user_id, self._publication(envelope)) if self._hub.count(user_id) else 0
 

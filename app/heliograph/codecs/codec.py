@@ -1,7 +1,7 @@
 """The seam between the bytes of a wire format and the rest of the cluster."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from heliograph.protocol.events import Event
 from heliograph.protocol.operations import Operation, RequestId
@@ -17,6 +17,16 @@ class Encoder(Protocol):
     def close_code(self, code: int) -> int:
         """Return the close code on the wire."""
         ...
+
+
+class DeltaEncoders(NamedTuple):
+    """Encoders for subscriptions with deltas: of whole publications, and of differences where a publication has one.
+
+    Other events are the same in both as in the codec.
+    """
+
+    whole: Encoder
+    differences: Encoder
 
 
 class Codec(Encoder, Protocol):
@@ -39,6 +49,11 @@ class Codec(Encoder, Protocol):
     @property
     def is_partial(self) -> bool:
         """True if the format has nothing for some events."""
+        ...
+
+    @property
+    def deltas(self) -> DeltaEncoders | None:
+        """How the format writes publications for subscriptions with deltas; None: it has no such thing."""
         ...
 
     def decode(self, frame: str | bytes) -> Sequence[Operation]:

@@ -25,9 +25,9 @@ from heliograph.backends.redis.streams import RedisEmissions
 from heliograph.backends.redis.tickets import RedisTickets
 from heliograph.cluster.pubsub_manager import PubSubManager, redis_server
 from heliograph.composition.ground import Ground
+from heliograph.hub.announcements import Announcements
 from heliograph.ports import Backends, Bus
 from heliograph.protocol.budget import Budget
-from heliograph.protocol.events import Join, Leave
 from heliograph.protocol.namespace import Namespaces
 from heliograph.settings import Settings
 
@@ -55,13 +55,10 @@ def build_backends(ground: Ground, make_bus: MakeBus | None) -> Backends:
 
 
 def _memory_backends(ground: Ground, bus: Bus) -> Backends:
-    def announce(channel: str, user: str, joined: bool) -> None:
-        ground.hub.deliver(channel, (Join if joined else Leave)(channel, user))
-
     return Backends(
         bus=bus,
         directory=MemoryDirectory(ground.clock),
-        presence=MemoryPresence(announce),
+        presence=MemoryPresence(Announcements(ground.hub)),
         channel_counts=MemoryChannelCounts(),
         log=MemoryLog(ground.clock, page_bytes=ground.settings.channels.page_bytes),
         emissions=NoEmissions(),

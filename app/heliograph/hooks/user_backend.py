@@ -30,7 +30,16 @@ from heliograph.protocol.codes import CloseCode
 from heliograph.protocol.decision import ALLOW, Deny, Hook, Rewrite, Verdict
 from heliograph.protocol.grants import read_grants
 from heliograph.protocol.identity import check_user_id, personal_channel
-from heliograph.protocol.operations import Connect, Publish, ReadHistory, ReadPresence, Rpc, Send, Subscribe
+from heliograph.protocol.operations import (
+    Connect,
+    CountPresence,
+    Publish,
+    ReadHistory,
+    ReadPresence,
+    Rpc,
+    Send,
+    Subscribe,
+)
 from heliograph.protocol.peer import Caller, Peer
 from heliograph.settings import HookSettings
 from heliograph.telemetry import HookStats
@@ -118,7 +127,7 @@ class UserBackend:
         return Renewal(result.expire_at or None, caller.meta if meta is None else bytes(meta))
 
     async def decide(
-        self, caller: Caller, operation: Send | Publish | Subscribe | ReadHistory | ReadPresence
+        self, caller: Caller, operation: Send | Publish | Subscribe | ReadHistory | ReadPresence | CountPresence
     ) -> Verdict:
         """Ask whether a client may do this. What is not known is not allowed."""
         try:
@@ -127,7 +136,7 @@ class UserBackend:
                     return await self._decide_publish(caller, personal_channel(to), operation.data)
                 case Publish(channel=channel):
                     return await self._decide_publish(caller, channel, operation.data)
-                case Subscribe() | ReadHistory() | ReadPresence():
+                case Subscribe() | ReadHistory() | ReadPresence() | CountPresence():
                     return await self._decide_subscribe(caller, operation.channel)
                 case _:
                     assert_never(operation)

@@ -1,6 +1,5 @@
 """The events that one event-loop iteration brings to a channel with many subscribers, until they are delivered."""
 
-from collections.abc import Collection
 from typing import Any
 
 from heliograph.hub.connection import Connection
@@ -18,8 +17,8 @@ class Batch:
 
     __slots__ = ("_ahead", "_events", "_frames", "listeners")
 
-    def __init__(self, listeners: Collection[Connection]) -> None:
-        self.listeners = listeners  # as they come and go
+    def __init__(self, listeners: dict[Connection, Encoding[Any]]) -> None:
+        self.listeners = listeners  # as they come and go, each with the encoding of its subscription
         self._events: list[Event] = []
         self._frames: dict[Encoding[Any], list[Any]] = {}
         self._ahead: dict[Connection, int] = {}  # how many of the events it has, or must not get
@@ -35,7 +34,7 @@ class Batch:
         """Deliver to one subscriber the events that it has not got yet. Return the answer of `Outbox.offer`."""
         begin = self._ahead.get(connection, 0)
         self._ahead[connection] = len(self._events)
-        outbox, encoding = connection.outbox, connection.encoding
+        outbox, encoding = connection.outbox, self.listeners[connection]
         if outbox.closed or begin == len(self._events):
             return None
         frames = self._encoded(encoding)[begin:]
@@ -52,15 +51,15 @@ class Batch:
         encoding: Encoding[Any] | None = None
         frames: list[Any] = []
         size = taken = 0
-        for connection in self.listeners:
+        for connection, its_encoding in self.listeners.items():
             if ahead and connection in ahead:
                 if (code := self.hand_to(connection)) is not None:
                     overflowed.append((connection, code))
                 continue
-            if connection.encoding is not encoding:
+            if its_encoding is not encoding:
                 if encoding is not None:
                     encoding.traffic.messages_out += taken * events
-                encoding, taken = connection.encoding, 0
+                encoding, taken = its_encoding, 0
                 frames = self._encoded(encoding)
                 if encoding.join is not None and len(frames) > 1:
                     frames = [encoding.join(frames)]

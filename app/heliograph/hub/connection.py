@@ -27,12 +27,14 @@ class Connection:
         "close_code",
         "encoding",
         "id",
+        "info",
         "on_command",
         "on_dropped",
         "on_gap",
         "outbox",
         "read_bytes",
         "since",
+        "told_of",
         "user",
     )
 
@@ -51,7 +53,9 @@ class Connection:
         self.user = user
         self.encoding = encoding
         self.outbox = outbox
+        self.info: bytes | None = None  # what presence says of it on every channel, JSON
         self.channels: set[str] = set()  # its subscriptions
+        self.told_of: set[str] = set()  # those where it is told of each client that joins or leaves
         self.since = time.monotonic()
         self.on_dropped = on_dropped
         self.on_command = on_command

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sized
 from typing import Generic, Protocol, TypeVar
 
-from heliograph.codecs.codec import Encoder
+from heliograph.codecs.codec import DeltaEncoders, Encoder
 from heliograph.protocol.events import Event
 from heliograph.telemetry import Traffic
 
@@ -68,7 +68,8 @@ class Encoding(Generic[F]):
     """A codec and the framing around it. Connections that share an `Encoding` object share its frames.
 
     `frame`: makes a frame from a payload and its event. `traffic`: the counters of its transport. `join`: makes one
-    frame of consecutive ones, for all connections (`b"".join` for bytes); without it they stay apart.
+    frame of consecutive ones, for all connections (`b"".join` for bytes); without it they stay apart. `deltas`:
+    encoders of the codec for subscriptions with deltas.
     """
 
     def __init__(
@@ -78,11 +79,17 @@ class Encoding(Generic[F]):
         traffic: Traffic,
         *,
         join: "Callable[[list[F]], F] | None" = None,
+        deltas: DeltaEncoders | None = None,
     ) -> None:
         self._codec = codec
         self._frame = frame
         self.traffic = traffic
         self.join = join
+        self.whole: Encoding[F] | None = None  # for a subscription with deltas, until it has got a publication
+        self.differences: Encoding[F] | None = None  # for such a subscription from then on
+        if deltas is not None:
+            self.whole = Encoding(deltas.whole, frame, traffic, join=join)
+            self.differences = Encoding(deltas.differences, frame, traffic, join=join)
 
     def close_code(self, code: int) -> int:
         """Return the code on the wire."""

@@ -31,8 +31,8 @@ class Hub:
         self._flush_scheduler = flush_scheduler
         self._batch: Batch | None = None
         self._by_user: dict[str, set[Connection]] = {}
-        # Dictionaries without values: they are iterated in the order of joining, which is roughly that in memory.
-        self._by_channel: dict[str, dict[Connection, None]] = {}
+        # With the encoding of each subscription. Iterated in the order of joining, which is roughly that in memory.
+        self._by_channel: dict[str, dict[Connection, Encoding[Any]]] = {}
         self._connections = 0
         self._subscriptions = 0
         self._changed_channels: set[str] = set()  # joined or left since the last `take_changed_channels`
@@ -106,19 +106,29 @@ class Hub:
             del self._by_user[connection.user]
         return True
 
-    def subscribe(self, connection: Connection, channel: str) -> None:
+    def subscribe(self, connection: Connection, channel: str, encoding: "Encoding[Any] | None" = None) -> None:
+        """Subscribe the connection. `encoding`: that of this subscription, if it is not the connection's own."""
         listening = self._by_channel.setdefault(channel, {})
         if connection in listening:
             return
         if self._batch is not None and self._batch.listeners is listening:
             self._batch.pass_over(connection)
-        listening[connection] = None
+        listening[connection] = connection.encoding if encoding is None else encoding
         self._subscriptions += 1
         connection.channels.add(channel)
         self._changed_channels.add(channel)
 
+    def encode_with(self, connection: Connection, channel: str, encoding: "Encoding[Any]") -> None:
+        """Encode further events of this subscription in another way."""
+        if self._batch is not None:
+            self._catch_up(connection)  # drops a slow connection
+        listening = self._by_channel.get(channel)
+        if listening is not None and connection in listening:
+            listening[connection] = encoding
+
     def unsubscribe(self, connection: Connection, channel: str) -> None:
         connection.channels.discard(channel)
+        connection.told_of.discard(channel)
         listening = self._by_channel.get(channel)
         if listening is None:
             return
@@ -133,13 +143,15 @@ class Hub:
 
     def deliver_to_user(self, user_id: str, event: Event) -> int:
         """Deliver the event to every connection of the user here. Return how many accepted it."""
-        return self._send_each(self._by_user.get(user_id, ()), event)
+        return self.deliver_to(self._by_user.get(user_id, ()), event)
 
     def deliver(self, channel: str, event: Event) -> int:
         """Deliver the event to every subscriber of the channel here. Return how many there are."""
-        listening = self._by_channel.get(channel, ())
+        listening = self._by_channel.get(channel)
+        if listening is None:
+            return 0
         if len(listening) < FEW:
-            return self._send_each(listening, event)
+            return self._send_each(list(listening.items()), event)
         if self._batch is None or self._batch.listeners is not listening:
             self._hand_out()
             self._batch = Batch(listening)
@@ -154,25 +166,32 @@ class Hub:
                 connection.on_gap(channel)
         self.deliver(channel, event)
 
-    def send(self, connection: Connection, event: Event) -> None:
-        """Deliver one event to one connection, unless its wire format has nothing for it."""
+    def deliver_to(self, connections: Collection[Connection], event: Event) -> int:
+        """Deliver the event to these connections. Return how many accepted it."""
+        return self._send_each([(each, each.encoding) for each in connections], event)
+
+    def send(self, connection: Connection, event: Event, encoding: "Encoding[Any] | None" = None) -> None:
+        """Deliver one event to one connection, unless its wire format has nothing for it.
+
+        `encoding`: if it is not the connection's own.
+        """
         if isinstance(event, MESSAGES):
             connection.encoding.traffic.messages_out += 1  # a publication that it had missed
         if self._batch is not None:
             self._catch_up(connection)
-        frame = connection.encoding.frame(event)
+        frame = (connection.encoding if encoding is None else encoding).frame(event)
         if len(frame) and (code := connection.outbox.offer(frame)) is not None:
             self._drop(connection, code)
 
-    def _send_each(self, connections: Collection[Connection], event: Event) -> int:
+    def _send_each(self, subscriptions: "list[tuple[Connection, Encoding[Any]]]", event: Event) -> int:
         """Encode once for each encoding, not for each connection.
 
         A connection whose outbox is over its limit is closed and dropped at once.
         """
         frames: dict[Encoding[Any], Any] = {}
         taken = 0
-        for connection in tuple(connections):
-            encoding, outbox = connection.encoding, connection.outbox
+        for connection, encoding in subscriptions:
+            outbox = connection.outbox
             if self._batch is not None:
                 self._catch_up(connection)
             if outbox.closed:

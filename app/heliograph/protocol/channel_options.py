@@ -1,5 +1,6 @@
 """The options of the channels of one namespace. Pure, and without packages that only a server needs."""
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import Field, dataclass, field, fields
@@ -29,6 +30,16 @@ def _flag(default: bool | None, description: str) -> Any:
     return field(default=default, metadata={"description": description})
 
 
+def _choice(default: str, description: str, *choices: str) -> Any:
+    """Declare a text that is one of the choices."""
+    return field(default=default, metadata={"description": description, "choices": choices})
+
+
+def _choices(description: str, *choices: str) -> Any:
+    """Declare any number of the choices; none by default."""
+    return field(default=(), metadata={"description": description, "choices": choices})
+
+
 @dataclass(frozen=True, kw_only=True)
 class Namespace:
     """The options of the channels of one namespace.
@@ -45,6 +56,9 @@ class Namespace:
     replay: bool = _flag(False, "a subscriber without a cursor gets everything that is kept")
     presence: bool = _flag(False, "the cluster keeps who is on the channel")
     join_leave: bool = _flag(False, "subscribers get `join` and `leave`; needs presence")
+    force_push_join_leave: bool = _flag(
+        False, "with join_leave: clients of SDKs get each client's join and leave without asking for it"
+    )
     client_subscribe: bool | None = _flag(
         None, "clients may subscribe and read the history; unset: in open mode only"
     )
@@ -57,6 +71,28 @@ class Namespace:
     )
     publish_hook: bool | None = _flag(
         None, "the publish hook decides who may publish; unset: if there is one, unless client_publish is false"
+    )
+    allow_publish_for_subscriber: bool = _flag(False, "clients that are subscribed may publish")
+    allow_history_for_client: bool | None = _flag(
+        None, "clients may read the history; false: none may, whatever its token says; unset: those who may subscribe"
+    )
+    allow_history_for_subscriber: bool = _flag(False, "clients that are subscribed may read the history")
+    allow_presence_for_client: bool | None = _flag(
+        None, "clients may read presence; false: none may, whatever its token says; unset: those who may subscribe"
+    )
+    allow_presence_for_subscriber: bool = _flag(False, "clients that are subscribed may read presence")
+    allow_user_limited_channels: bool = _flag(
+        False, "a channel such as `dialog:1#alice,bob` is for the users that its name lists, and nobody else"
+    )
+    force_recovery_mode: str = _choice(
+        "stream",
+        "what a client that comes back gets: every message that it missed, or (cache) the latest one only, which new "
+        "subscribers get too",
+        "stream",
+        "cache",
+    )
+    allowed_delta_types: tuple[str, ...] = _choices(
+        "compression by differences that clients of SDKs may ask for, as a list", "fossil"
     )
     run: bool = _flag(False, "publications are a run's updates; its latest state is kept too")
     final_ttl_s: float = _number(3600.0, "how long a run is kept after its end", gt=0)
@@ -95,9 +131,27 @@ class Namespace:
 
 def _checked(option: "Field[Any]", value: object) -> object:
     """Return the value as the option's type."""
+    choices = option.metadata.get("choices", ())
+    if isinstance(option.default, str):
+        if value not in choices:
+            raise BadOption(option.name, f"must be one of {', '.join(choices)}")
+        return value
+    if isinstance(option.default, tuple):
+        if not isinstance(value, list | tuple) or any(each not in choices for each in value):
+            raise BadOption(option.name, f"must be a list of {', '.join(choices)}")
+        return tuple(dict.fromkeys(value))
     if isinstance(option.default, bool) or option.default is None:
         return None if value is None and option.default is None else as_flag(option.name, value)
     return as_number(option.name, value, is_whole=isinstance(option.default, int), **_bounds(option))
+
+
+def options_table() -> str:
+    """Return all options with their defaults and meanings, as a Markdown table."""
+    rows = ["| option | default | meaning |", "|---|---|---|"]
+    for option in fields(Namespace):
+        default = "" if option.default is None else f"`{json.dumps(option.default)}`"
+        rows.append(f"| `{option.name}` | {default} | {option.metadata['description']} |")
+    return "\n".join(rows)
 
 
 def _bounds(option: "Field[Any]") -> dict[str, float]:

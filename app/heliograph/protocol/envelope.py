@@ -14,6 +14,7 @@ from collections.abc import Callable
 import msgspec
 
 from heliograph.errors import BadChannel, BadData, BadEnvelope, BadUserId
+from heliograph.protocol.client_info import ClientInfo
 from heliograph.protocol.command import Command, Only, SubscribeUser, UnsubscribeUser
 from heliograph.protocol.identity import check_channel, check_user_id, personal_channel
 from heliograph.protocol.position import Position
@@ -40,6 +41,10 @@ class Envelope(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, rename
     command: Command | None = None  # for the user's connections; the message has no meaning then
     seq: int = 0  # counts the kept publications for users on the shared bus channel, so that a missing one shows
     own_seq: int = 0  # counts those in the inbox of the replica that this is sent to
+    # With `presence`: the client that has come or gone, and its channel. `channel` is empty then: a replica of an
+    # earlier version, which knows nothing of clients, would tell its subscribers of a user.
+    on: str | None = None
+    client: ClientInfo | None = None
 
     def publication(self, channel: str) -> Publication:
         """Return the kept message inside. `channel`: the `address`, which the caller knows already."""

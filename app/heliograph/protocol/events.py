@@ -10,6 +10,7 @@ from typing import Final
 import msgspec
 
 from heliograph.errors import ErrorCode
+from heliograph.protocol.client_info import ClientInfo
 from heliograph.protocol.codes import UnsubscribeCode
 from heliograph.protocol.operations import RequestId
 from heliograph.protocol.position import Position
@@ -51,6 +52,14 @@ class Refreshed(msgspec.Struct, frozen=True):
     session: str = ""
 
 
+class SubscriptionRefreshed(msgspec.Struct, frozen=True):
+    """The new subscription token counts. `expires_in`: seconds until it expires; None: never."""
+
+    channel: str
+    expires_in: int | None
+    request_id: RequestId | None = None
+
+
 class Ack(msgspec.Struct, frozen=True, gc=False):
     """A message to a user is on its way."""
 
@@ -74,7 +83,8 @@ class Subscribed(msgspec.Struct, frozen=True):
 
     `recovered`: nothing is missing since the client's position. `state_follows`: the next event is the channel's
     state; the client is at `position` once it has that. `is_kept`: publications are kept, so that a client that comes
-    back can recover. `was_recovering`: the client had given its position.
+    back can recover. `was_recovering`: the client had given its position. `expires_in`: seconds until the token of
+    the subscription expires; None: never. `delta`: publications come whole or as differences, as was asked.
     """
 
     channel: str
@@ -84,6 +94,8 @@ class Subscribed(msgspec.Struct, frozen=True):
     request_id: RequestId | None = None
     is_kept: bool = True
     was_recovering: bool = False
+    expires_in: int | None = None
+    delta: bool = False
 
 
 class Unsubscribed(msgspec.Struct, frozen=True):
@@ -154,6 +166,23 @@ class Presence(msgspec.Struct, frozen=True):
     request_id: RequestId | None = None
 
 
+class ClientPresence(msgspec.Struct, frozen=True):
+    """The clients on the channel, by the id of their session."""
+
+    channel: str
+    clients: Mapping[str, ClientInfo]
+    request_id: RequestId | None = None
+
+
+class PresenceStats(msgspec.Struct, frozen=True):
+    """How many clients and users are on the channel."""
+
+    channel: str
+    clients: int
+    users: int
+    request_id: RequestId | None = None
+
+
 class Join(msgspec.Struct, frozen=True):
     """A user's first connection has joined the channel."""
 
@@ -166,6 +195,20 @@ class Leave(msgspec.Struct, frozen=True):
 
     channel: str
     user: str
+
+
+class ClientJoined(msgspec.Struct, frozen=True):
+    """A client has joined the channel; for those who are told of clients and not of users."""
+
+    channel: str
+    client: ClientInfo
+
+
+class ClientLeft(msgspec.Struct, frozen=True):
+    """A client has left the channel; for those who are told of clients and not of users."""
+
+    channel: str
+    client: ClientInfo
 
 
 class Reconnect(msgspec.Struct, frozen=True):
@@ -189,6 +232,7 @@ class Error(msgspec.Struct, frozen=True):
 Event = (
     Connected
     | Refreshed
+    | SubscriptionRefreshed
     | Ack
     | Pong
     | ServerPing
@@ -202,8 +246,12 @@ Event = (
     | Progress
     | History
     | Presence
+    | ClientPresence
+    | PresenceStats
     | Join
     | Leave
+    | ClientJoined
+    | ClientLeft
     | Reconnect
     | Error
 )

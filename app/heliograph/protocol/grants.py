@@ -1,6 +1,7 @@
 """The rights that a token gives its bearer beyond those of a channel's namespace. It never takes any away."""
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from heliograph.errors import BadChannel, InvalidToken
@@ -19,17 +20,49 @@ _READ = frozenset({Right.SUBSCRIBE})
 
 
 @dataclass(frozen=True, slots=True)
+class Permit:
+    """The right to one channel that a subscription token gives a user.
+
+    `info`: what presence says of the client there, JSON. `expires_at`: seconds since the epoch; None: never.
+    """
+
+    user: str
+    channel: str
+    info: bytes | None = None
+    expires_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Grants:
-    """Rights on channels. `at_once`: channels that are subscribed without a request. A rule may end in `*`."""
+    """Rights on channels. `at_once`: channels that are subscribed without a request. A rule may end in `*`.
+
+    `infos`: what presence says of the client on some of them, JSON. `permitted`: channels for which the client has
+    shown a subscription token.
+    """
 
     at_once: tuple[str, ...] = ()
     rules: tuple[tuple[str, frozenset[Right]], ...] = ()
+    infos: tuple[tuple[str, bytes], ...] = ()
+    permitted: frozenset[str] = frozenset()
 
     def allow(self, right: Right, channel: str) -> bool:
         """Return whether the token gives this right. On a personal channel only the right to send exists."""
         if user_of(channel) is not None and right is not Right.SEND:
             return False
         return any(right in rights and matches(pattern, channel) for pattern, rights in self.rules)
+
+    def info_on(self, channel: str) -> bytes | None:
+        """Return what presence says of the client on this channel, JSON; None: nothing."""
+        return dict(self.infos).get(channel)
+
+    def joined_with(self, other: "Grants") -> "Grants":
+        """Return the rights of both."""
+        at_once = tuple(dict.fromkeys((*self.at_once, *other.at_once)))
+        return Grants(at_once, self.rules + other.rules, self.infos + other.infos)
+
+    def permitting(self, channels: Iterable[str]) -> "Grants":
+        """Return these rights, with permits for these channels."""
+        return replace(self, permitted=frozenset(channels))
 
 
 def matches(pattern: str, channel: str) -> bool:
@@ -57,6 +90,19 @@ def read_grants(claim: object) -> Grants:
     if isinstance(claim, dict):
         return Grants(rules=tuple((_pattern(name), _rights(name, rights)) for name, rights in claim.items()))
     raise InvalidToken("the token's 'channels' is a list of channels, or an object of channels and rights")
+
+
+def grants_at_once(infos: Mapping[str, bytes | None]) -> Grants:
+    """Return grants that subscribe to these channels at once. The values are what presence says of the client there.
+
+    Raises:
+        InvalidToken: a name is not valid for a channel.
+    """
+    for name in infos:
+        if _listed(name).endswith("*"):
+            raise InvalidToken(f"the token's 'subs': {name!r} must be a channel, not a pattern")
+    said = tuple((name, info) for name, info in infos.items() if info is not None)
+    return Grants(tuple(infos), tuple((name, _READ) for name in infos), said)
 
 
 def _listed(name: object) -> str:

@@ -30,7 +30,8 @@ class Connect(msgspec.Struct, frozen=True):
     `since`, `replay`, `incomplete`: as in `Subscribe`, for the user's own channel (and any other that `since` names).
 
     `has_reply`: the wire format answers a connect with one reply: `Connected` then holds the subscriptions that the
-    server has made, and an error repeats `request_id`.
+    server has made, and an error repeats `request_id`. `by_client`: it tells of each client that joins or leaves, and
+    not of users.
     """
 
     token: str | None = None
@@ -41,11 +42,20 @@ class Connect(msgspec.Struct, frozen=True):
     request_id: RequestId | None = None
     has_reply: bool = False
     incomplete: Incomplete = Incomplete.DELIVER_REST
+    by_client: bool = False
 
 
 class Refresh(msgspec.Struct, frozen=True):
     """Continue with a new token of the same user."""
 
+    token: str
+    request_id: RequestId | None = None
+
+
+class RefreshSubscription(msgspec.Struct, frozen=True):
+    """Stay on a channel with a new subscription token."""
+
+    channel: str
     token: str
     request_id: RequestId | None = None
 
@@ -67,7 +77,8 @@ class Send(msgspec.Struct, frozen=True):
 class Subscribe(msgspec.Struct, frozen=True):
     """Subscribe to a channel. `since`: the client's position; `replay`: from the start of what is kept.
 
-    `token`: proves the right to this channel, for a client whose other rights do not include it.
+    `token`: a subscription token for the channel; it counts in jwt mode only. `join_leave`: tell of each client that
+    joins or leaves, in a wire format that does so. `delta`: the kind of delta compression that the client can read.
     """
 
     channel: str
@@ -76,6 +87,8 @@ class Subscribe(msgspec.Struct, frozen=True):
     request_id: RequestId | None = None
     incomplete: Incomplete = Incomplete.DELIVER_REST
     token: str | None = None
+    join_leave: bool = False
+    delta: str | None = None
 
 
 class Unsubscribe(msgspec.Struct, frozen=True):
@@ -112,7 +125,15 @@ class ReadHistory(msgspec.Struct, frozen=True):
 
 
 class ReadPresence(msgspec.Struct, frozen=True):
-    """Ask who is on a channel."""
+    """Ask which users are on a channel; or which clients, `by_client`."""
+
+    channel: str
+    request_id: RequestId | None = None
+    by_client: bool = False
+
+
+class CountPresence(msgspec.Struct, frozen=True):
+    """Ask how many clients and users are on a channel."""
 
     channel: str
     request_id: RequestId | None = None
@@ -161,12 +182,14 @@ class Malformed(msgspec.Struct, frozen=True):
 Operation = (
     Connect
     | Refresh
+    | RefreshSubscription
     | Send
     | Subscribe
     | Unsubscribe
     | Publish
     | ReadHistory
     | ReadPresence
+    | CountPresence
     | Emit
     | Rpc
     | Ping

@@ -6,12 +6,17 @@ taken.
 """
 
 from collections.abc import Iterable, Sequence
+from typing import Final
 
 from heliograph.errors import ErrorCode
+from heliograph.protocol.channel_options import Namespace
 from heliograph.protocol.decision import ALLOW, ASK, Allow, Ask, Decision, Deny, Hook
 from heliograph.protocol.grants import Grants, Right, matches
 from heliograph.protocol.identity import personal_channel, user_of
 from heliograph.protocol.namespace import Namespaces
+
+LIMIT: Final = "#"  # in the name of a channel for some users: their ids follow
+BETWEEN_USERS: Final = ","
 
 
 class Policy:
@@ -49,24 +54,37 @@ class Policy:
         decision = self._decide_read(user, grants, channel)
         return decision or Deny(f"{channel!r} is not yours to subscribe to")
 
-    def decide_history(self, user: str | None, grants: Grants, channel: str) -> Decision:
+    def decide_history(self, user: str | None, grants: Grants, channel: str, is_subscribed: bool = False) -> Decision:
         """Decide whether this user may read what is kept of the channel, and the latest state of a run."""
-        decision = self._decide_read(user, grants, channel)
+        options = self._namespaces.of(channel)
+        decision: Allow | Ask | None = ALLOW
+        if not (options.allow_history_for_subscriber and is_subscribed):
+            decision = self._decide_read(user, grants, channel, options.allow_history_for_client)
         return decision or Deny(f"{channel!r} is not yours to read")
 
-    def decide_presence(self, user: str | None, grants: Grants, channel: str) -> Decision:
+    def decide_presence(
+        self, user: str | None, grants: Grants, channel: str, is_subscribed: bool = False
+    ) -> Decision:
         """Decide whether this user may read who is on the channel."""
-        is_kept = self._namespaces.of(channel).presence
-        decision = self._decide_read(user, grants, channel) if is_kept else None
+        options = self._namespaces.of(channel)
+        decision: Allow | Ask | None = ALLOW
+        if not options.presence:
+            decision = None
+        elif not (options.allow_presence_for_subscriber and is_subscribed):
+            decision = self._decide_read(user, grants, channel, options.allow_presence_for_client)
         return decision or Deny(f"who is on {channel!r} is not told")
 
-    def decide_publish(self, user: str | None, grants: Grants, channel: str) -> Decision:
+    def decide_publish(self, user: str | None, grants: Grants, channel: str, is_subscribed: bool = False) -> Decision:
         """Decide whether a client may publish on the channel; never on a personal one, to which clients `send`."""
-        if user_of(channel) is None:
-            options = self._namespaces.of(channel)
+        options = self._namespaces.of(channel)
+        if user_of(channel) is None and is_for(user, channel, options):
             if self._asks_to_publish and asks(options.publish_hook, options.client_publish):
                 return ASK
-            if self._is_open(options.client_publish) or grants.allow(Right.PUBLISH, channel):
+            if (
+                self._is_open(options.client_publish)
+                or (options.allow_publish_for_subscriber and is_subscribed)
+                or grants.allow(Right.PUBLISH, channel)
+            ):
                 return ALLOW
         return Deny(f"clients may not publish on {channel!r}")
 
@@ -77,6 +95,10 @@ class Policy:
         if self._anybody_sends or grants.allow(Right.SEND, personal_channel(to)):
             return ALLOW
         return Deny(f"you may not send to {to!r}")
+
+    def forces_join_leave(self, channel: str) -> bool:
+        """Return whether clients that are told of clients need not ask for it on this channel."""
+        return self._namespaces.of(channel).force_push_join_leave
 
     def decide_emit(self, event: str) -> Decision:
         """Decide whether a client may emit this event. Events that no setting names are denied."""
@@ -94,12 +116,25 @@ class Policy:
         """Decide whether a client may refresh its token."""
         return Deny("there is nothing to refresh in open mode", ErrorCode.BAD_REQUEST) if self.open_mode else ALLOW
 
-    def _decide_read(self, user: str | None, grants: Grants, channel: str) -> Allow | Ask | None:
-        """Decide whether the channel may be read; None: it may not."""
+    def _decide_read(
+        self, user: str | None, grants: Grants, channel: str, for_clients: bool | None = None
+    ) -> Allow | Ask | None:
+        """Decide whether the channel may be read; None: it may not.
+
+        `for_clients`: what the namespace says of this way to read; None: whoever may subscribe may read.
+        """
         owner = user_of(channel)
         if owner is not None:
             return ALLOW if owner == user else None
         options = self._namespaces.of(channel)
+        if for_clients is False:
+            return None
+        if channel in grants.permitted:
+            return ALLOW
+        if options.allow_user_limited_channels and LIMIT in channel:
+            return ALLOW if is_for(user, channel, options) else None
+        if for_clients:
+            return ALLOW
         if self._asks_to_read and asks(options.subscribe_hook, options.client_subscribe):
             return ASK
         if self._is_open(options.client_subscribe) or grants.allow(Right.SUBSCRIBE, channel):
@@ -139,3 +174,10 @@ class Policy:
 def asks(hook: bool | None, is_open: bool | None) -> bool:
     """Return whether the backend is asked: as the namespace says, or unless it closes the channel by itself."""
     return is_open is not False if hook is None else hook
+
+
+def is_for(user: str | None, channel: str, options: Namespace) -> bool:
+    """Return False if the name of the channel lists the users that it is for, and this user is not among them."""
+    if not options.allow_user_limited_channels or LIMIT not in channel:
+        return True
+    return user in channel.rpartition(LIMIT)[2].split(BETWEEN_USERS)

@@ -29,6 +29,7 @@ class Publication(msgspec.Struct, frozen=True, gc=False):
     origin: str | None = None  # name of the replica on which it was sent; None if another program published it
     position: Position | None = None  # its position in the channel's log; None if it is ephemeral
     tags: dict[str, str] | None = None
+    delta: bytes | None = None  # the difference from the publication before it, if somebody here wants that
 
 
 def check_data(data: msgspec.Raw, max_depth: int) -> None:

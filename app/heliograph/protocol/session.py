@@ -15,10 +15,11 @@ from heliograph.errors import BadChannel, BadCursor, BadUserId, ErrorCode
 from heliograph.protocol.codes import CloseCode, ErrorNumber
 from heliograph.protocol.decision import ALLOW, Allow, Ask, Decision, Deny, Rewrite, Verdict
 from heliograph.protocol.events import Connected, Event, Pong, Subscribed, Unsubscribed
-from heliograph.protocol.grants import NO_GRANTS, Grants
+from heliograph.protocol.grants import NO_GRANTS, Grants, Permit
 from heliograph.protocol.identity import check_channel, check_user_id, personal_channel, user_of
 from heliograph.protocol.operations import (
     Connect,
+    CountPresence,
     Emit,
     Incomplete,
     Malformed,
@@ -29,6 +30,7 @@ from heliograph.protocol.operations import (
     ReadHistory,
     ReadPresence,
     Refresh,
+    RefreshSubscription,
     RequestId,
     Rpc,
     Send,
@@ -37,6 +39,7 @@ from heliograph.protocol.operations import (
 )
 from heliograph.protocol.policy import Policy
 from heliograph.protocol.position import Position, StatedPositions
+from heliograph.protocol.subscription import NO_OPTIONS, SubscribeOptions
 
 NONE: Final[Mapping[str, Subscribed | None]] = {}
 
@@ -59,6 +62,25 @@ class RefreshToken:
 
 
 @dataclass(frozen=True, slots=True)
+class CheckPermit:
+    """Check that this subscription token is the client's and the channel's; carry out what `permitted` returns."""
+
+    token: str
+    channel: str
+    request_id: RequestId | None
+    permitted: "Callable[[Permit], Action]"
+
+
+@dataclass(frozen=True, slots=True)
+class ExtendSubscription:
+    """Let the client stay on the channel until `expires_at` (seconds since the epoch; None: always), and tell it."""
+
+    channel: str
+    expires_at: float | None
+    request_id: RequestId | None
+
+
+@dataclass(frozen=True, slots=True)
 class JoinChannel:
     """Subscribe to the channel from this position on.
 
@@ -71,6 +93,7 @@ class JoinChannel:
     request_id: RequestId | None = None
     keep: bool = False
     incomplete: Incomplete = Incomplete.DELIVER_REST
+    options: SubscribeOptions = NO_OPTIONS
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +114,16 @@ class FetchHistory:
 
 @dataclass(frozen=True, slots=True)
 class FetchPresence:
-    """Read who is on the channel, and answer with it."""
+    """Read who is on the channel, users or clients, and answer with it."""
+
+    channel: str
+    request_id: RequestId | None
+    by_client: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class CountMembers:
+    """Read how many are on the channel, and answer with it."""
 
     channel: str
     request_id: RequestId | None
@@ -122,7 +154,7 @@ class AskHook:
     Later operations wait.
     """
 
-    operation: Send | Publish | Subscribe | ReadHistory | ReadPresence
+    operation: Send | Publish | Subscribe | ReadHistory | ReadPresence | CountPresence
     answered: "Callable[[Verdict], Action | None]"
 
 
@@ -134,10 +166,13 @@ Action = (
     | Rpc
     | Authenticate
     | RefreshToken
+    | CheckPermit
+    | ExtendSubscription
     | JoinChannel
     | LeaveChannel
     | FetchHistory
     | FetchPresence
+    | CountMembers
     | AskHook
     | Reply
     | Reject
@@ -170,6 +205,7 @@ class Session:
         self._channels: set[str] = set()
         self._by_server: set[str] = set()  # those of them to which the client has not subscribed by itself
         self._by_command: set[str] = set()  # those of them to which a server has, whatever the policy says
+        self._permits: dict[str, Permit] = {}  # of the subscription tokens for some of these channels
 
     @property
     def connect(self) -> Connect:
@@ -234,17 +270,17 @@ class Session:
 
     def renewed(self, grants: Grants) -> tuple[list[str], list[JoinChannel | Reject | AskHook]]:
         """Use another token from now on. Return the channels that are left, and the actions for others."""
-        before, self._grants = self._grants, grants
+        before, self._grants = self._grants, grants.permitting(self._permits)
         lost: list[str] = []
         others: list[JoinChannel | Reject | AskHook] = []
         for channel in self._channels - self._by_command:
-            decision = self._policy.decide_subscribe(self.user, grants, channel)
+            decision = self._policy.decide_subscribe(self.user, self._grants, channel)
             if isinstance(decision, Deny):
                 lost.append(channel)
             elif isinstance(decision, Ask):
                 others.append(AskHook(Subscribe(channel), partial(self._keep, channel)))
-        self._channels.difference_update(lost)
-        self._by_server.difference_update(lost)
+        for channel in lost:
+            self._off(channel)
         for channel in grants.at_once:
             if channel not in before.at_once and channel not in self._channels:
                 others.append(self._subscribe(Subscribe(channel), None, keep=True))
@@ -254,8 +290,7 @@ class Session:
         """Handle a hook's verdict whether the client may stay on the channel with its new token."""
         if not isinstance(verdict, Deny) or verdict.code is ErrorCode.UNAVAILABLE or channel not in self._channels:
             return None  # who cannot be asked has not said that the client must go
-        self._channels.discard(channel)
-        self._by_server.discard(channel)
+        self._off(channel)
         return LeaveChannel(channel, Unsubscribed(channel=channel))
 
     def greeting(
@@ -300,7 +335,9 @@ class Session:
                 decision = self._policy.decide_send(self.user, self._grants, operation.to)
                 return operation if decision is ALLOW else _message_unless_denied(decision, operation)
             case Publish():
-                decision = self._policy.decide_publish(self.user, self._grants, check_channel(operation.channel))
+                decision = self._policy.decide_publish(
+                    self.user, self._grants, check_channel(operation.channel), operation.channel in self._channels
+                )
                 return operation if decision is ALLOW else _message_unless_denied(decision, operation)
             case Ping():
                 return Reply(Pong(operation.request_id))
@@ -312,26 +349,40 @@ class Session:
                     return _denied(decision, operation.request_id)
                 return RefreshToken(token, operation.request_id)
             case Subscribe(channel=channel, since=since):
-                return self._subscribe(operation, self._position(since, channel))
+                position = self._position(since, channel)
+                if operation.token is None or self._policy.open_mode or user_of(check_channel(channel)) is not None:
+                    return self._subscribe(operation, position)
+                permitted = partial(self._subscribe_with, operation, position)
+                return CheckPermit(operation.token, channel, operation.request_id, permitted)
+            case RefreshSubscription(channel=channel, token=token):
+                return self._refresh_subscription(channel, token, operation.request_id)
             case Unsubscribe(channel=channel):
                 if channel not in self._channels:
                     if operation.may_repeat:
                         return Reply(Unsubscribed(channel, operation.request_id))
                     return Reject(ErrorCode.BAD_REQUEST, f"not subscribed to {channel!r}", operation.request_id)
-                self._channels.discard(channel)
-                self._by_server.discard(channel)
-                self._by_command.discard(channel)
+                self._off(channel)
                 return LeaveChannel(channel, Unsubscribed(channel, operation.request_id))
             case ReadHistory(channel=channel, since=since):
-                decision = self._policy.decide_history(self.user, self._grants, check_channel(channel))
+                decision = self._policy.decide_history(
+                    self.user, self._grants, check_channel(channel), channel in self._channels
+                )
                 if isinstance(decision, Deny):
                     return _denied(decision, operation.request_id)
                 return self._unless_denied(
                     decision, operation, FetchHistory(operation, self._position(since, channel))
                 )
             case ReadPresence(channel=channel):
-                decision = self._policy.decide_presence(self.user, self._grants, check_channel(channel))
-                return self._unless_denied(decision, operation, FetchPresence(channel, operation.request_id))
+                decision = self._policy.decide_presence(
+                    self.user, self._grants, check_channel(channel), channel in self._channels
+                )
+                fetch = FetchPresence(channel, operation.request_id, operation.by_client)
+                return self._unless_denied(decision, operation, fetch)
+            case CountPresence(channel=channel):
+                decision = self._policy.decide_presence(
+                    self.user, self._grants, check_channel(channel), channel in self._channels
+                )
+                return self._unless_denied(decision, operation, CountMembers(channel, operation.request_id))
             case Emit(event=event):
                 decision = self._policy.decide_emit(event)
                 return _denied(decision, operation.request_id) if isinstance(decision, Deny) else operation
@@ -353,8 +404,44 @@ class Session:
             return AskHook(operation, partial(self._join, operation, since, keep))
         return self._join(operation, since, keep, decision)
 
+    def _subscribe_with(self, operation: Subscribe, since: Position | None, permit: Permit) -> JoinChannel | Reject:
+        action = self._join(operation, since, False, ALLOW, permit)
+        if isinstance(action, JoinChannel):
+            self._permit(permit)
+        return action
+
+    def _refresh_subscription(self, channel: str, token: str, request_id: RequestId | None) -> CheckPermit | Reject:
+        if self._policy.open_mode:
+            return Reject(ErrorCode.BAD_REQUEST, "there is nothing to refresh in open mode", request_id)
+        if channel not in self._channels:
+            return Reject(ErrorCode.BAD_REQUEST, f"not subscribed to {channel!r}", request_id)
+        return CheckPermit(token, channel, request_id, partial(self._extend, request_id))
+
+    def _extend(self, request_id: RequestId | None, permit: Permit) -> ExtendSubscription | Reject:
+        if permit.channel not in self._channels:
+            return Reject(ErrorCode.BAD_REQUEST, f"not subscribed to {permit.channel!r} any more", request_id)
+        self._permit(permit)
+        return ExtendSubscription(permit.channel, permit.expires_at, request_id)
+
+    def _permit(self, permit: Permit) -> None:
+        self._permits[permit.channel] = permit
+        self._grants = self._grants.permitting(self._permits)
+
+    def _off(self, channel: str) -> None:
+        """Note that the client is not on the channel any more; its subscription token gives nothing from now on."""
+        self._channels.discard(channel)
+        self._by_server.discard(channel)
+        self._by_command.discard(channel)
+        if self._permits.pop(channel, None) is not None:
+            self._grants = self._grants.permitting(self._permits)
+
     def _join(
-        self, operation: Subscribe, since: Position | None, keep: bool, verdict: Verdict
+        self,
+        operation: Subscribe,
+        since: Position | None,
+        keep: bool,
+        verdict: Verdict,
+        permit: Permit | None = None,
     ) -> JoinChannel | Reject:
         channel = operation.channel
         if isinstance(verdict, Deny):
@@ -371,13 +458,20 @@ class Session:
         self._channels.add(channel)
         if keep:
             self._by_server.add(channel)
-        return JoinChannel(channel, since, operation.replay, operation.request_id, keep, operation.incomplete)
+        info, expires_at = self._grants.info_on(channel), None
+        if permit is not None:
+            info, expires_at = permit.info or info, permit.expires_at
+        join_leave = operation.join_leave or self._is_told_of(channel)
+        options = SubscribeOptions(info, expires_at, join_leave, operation.delta)
+        return JoinChannel(
+            channel, since, operation.replay, operation.request_id, keep, operation.incomplete, options
+        )
 
     def _unless_denied(
         self,
         decision: Allow | Ask | Deny,
-        operation: ReadHistory | ReadPresence,
-        action: FetchHistory | FetchPresence,
+        operation: ReadHistory | ReadPresence | CountPresence,
+        action: FetchHistory | FetchPresence | CountMembers,
     ) -> Action:
         """Return the read, a refusal, or a question to the backend. Who was let on a channel may read it."""
         if isinstance(decision, Deny):
@@ -388,8 +482,7 @@ class Session:
 
     def not_joined(self, channel: str) -> None:
         """Note that subscribing failed: the client may retry."""
-        self._channels.discard(channel)
-        self._by_server.discard(channel)
+        self._off(channel)
 
     def wants(self, channel: str) -> bool:
         """Return False if the server has taken the client off the channel since the join began."""
@@ -398,9 +491,7 @@ class Session:
     def unsubscribed_by_server(self, channel: str) -> bool:
         """Note that the server takes the client off the channel; False if it was neither on it nor joining."""
         was_on = channel in self._channels
-        self._channels.discard(channel)
-        self._by_server.discard(channel)
-        self._by_command.discard(channel)
+        self._off(channel)
         return was_on
 
     def must_subscribe_again(self, channel: str) -> bool:
@@ -410,17 +501,24 @@ class Session:
         """
         if channel not in self._channels or channel in self._by_server:
             return False
-        self._channels.discard(channel)
+        self._off(channel)
         return True
 
-    def subscribed_by_server(self, channel: str) -> bool:
-        """Note that the server subscribes the client; False if it is on the channel, or on as many as it may be."""
+    def subscribed_by_server(self, channel: str) -> SubscribeOptions | None:
+        """Note that the server subscribes the client. Return with which options.
+
+        None: it does not, because the client is on the channel, or on as many as it may be.
+        """
         if channel in self._channels or len(self._channels) >= self._max_channels:
-            return False
+            return None
         self._channels.add(channel)
         self._by_server.add(channel)
         self._by_command.add(channel)
-        return True
+        return SubscribeOptions(self._grants.info_on(channel), join_leave=self._is_told_of(channel))
+
+    def _is_told_of(self, channel: str) -> bool:
+        """Return whether the client is told of clients on the channel although it has not asked for that."""
+        return self._connect.by_client and self._policy.forces_join_leave(channel)
 
     def _position(self, since: StatedPositions, channel: str) -> Position | None:
         """Return the position that the client states for this channel.
@@ -470,8 +568,8 @@ def _message_allowed(message: Send | Publish, verdict: Verdict) -> Action:
 
 
 def _read_allowed(
-    action: FetchHistory | FetchPresence, request_id: RequestId | None, verdict: Verdict
-) -> FetchHistory | FetchPresence | Reject:
+    action: FetchHistory | FetchPresence | CountMembers, request_id: RequestId | None, verdict: Verdict
+) -> FetchHistory | FetchPresence | CountMembers | Reject:
     return _denied(verdict, request_id) if isinstance(verdict, Deny) else action
 
 

@@ -3,21 +3,43 @@
 Each function returns the event, or the refusal with its reason.
 """
 
+from heliograph.auth.authenticator import Authenticator
 from heliograph.cluster.emitter import Emitter
 from heliograph.cluster.publish_result import PublishResult
 from heliograph.cluster.reading import Reading
-from heliograph.errors import BusUnavailable, HeliographError, OverBudget, Unrecoverable
+from heliograph.errors import (
+    BusUnavailable,
+    ErrorCode,
+    HeliographError,
+    InvalidToken,
+    KeysUnavailable,
+    OverBudget,
+    TokenNotCurrent,
+    Unrecoverable,
+)
 from heliograph.hooks.user_backend import UserBackend
 from heliograph.hub.connection import Connection
+from heliograph.protocol.client_info import ClientInfo
 from heliograph.protocol.codes import ErrorNumber
 from heliograph.protocol.decision import Deny
-from heliograph.protocol.events import Ack, Emitted, History, Presence, Published, RpcResult
+from heliograph.protocol.events import (
+    Ack,
+    ClientPresence,
+    Emitted,
+    History,
+    Presence,
+    PresenceStats,
+    Published,
+    RpcResult,
+)
+from heliograph.protocol.grants import Permit
 from heliograph.protocol.operations import Emit, Publish, Rpc, Send
 from heliograph.protocol.peer import Caller
 from heliograph.protocol.publication import PUBLICATION_BYTES
-from heliograph.protocol.session import FetchHistory, FetchPresence, Reject
+from heliograph.protocol.session import CheckPermit, CountMembers, FetchHistory, FetchPresence, Reject
 
 MEMBER_BYTES = 24  # bytes that a user counts in an answer about presence
+CLIENT_BYTES = 120  # bytes that a client counts beside its infos, likewise
 
 
 def answer_message(operation: Send | Publish, result: PublishResult | HeliographError) -> Ack | Published | Reject:
@@ -55,14 +77,43 @@ async def answer_history(reading: Reading, connection: Connection, action: Fetch
     )
 
 
-async def answer_presence(reading: Reading, connection: Connection, action: FetchPresence) -> Presence | Reject:
+async def answer_presence(
+    reading: Reading, connection: Connection, action: FetchPresence
+) -> Presence | ClientPresence | Reject:
     """Read who is on a channel. What is read counts for the connection."""
     try:
+        if action.by_client:
+            clients = (await reading.clients(action.channel)).clients
+            connection.read_bytes += sum(map(_size_of, clients.values()))
+            return ClientPresence(action.channel, clients, action.request_id)
         roster = await reading.presence(action.channel)
     except BusUnavailable as error:
         return Reject(error.code, f"nobody can say, try again: {error}", action.request_id)
     connection.read_bytes += MEMBER_BYTES * len(roster.users)
     return Presence(action.channel, roster.users, action.request_id)
+
+
+async def answer_count(reading: Reading, action: CountMembers) -> PresenceStats | Reject:
+    """Count the clients on a channel, and their users."""
+    try:
+        clients = (await reading.clients(action.channel)).clients
+    except BusUnavailable as error:
+        return Reject(error.code, f"nobody can say, try again: {error}", action.request_id)
+    users = {client.user for client in clients.values()}
+    return PresenceStats(action.channel, len(clients), len(users), action.request_id)
+
+
+async def check_permit(authenticator: Authenticator, connection: Connection, action: CheckPermit) -> Permit | Reject:
+    """Read a subscription token."""
+    try:
+        return await authenticator.permit(action.token, user=connection.user, channel=action.channel)
+    except TokenNotCurrent as error:
+        text, number = f"no subscription to {action.channel!r}: {error}", ErrorNumber.TOKEN_EXPIRED
+        return Reject(ErrorCode.TOKEN_EXPIRED, text, action.request_id, number=number)
+    except InvalidToken as error:
+        return Reject(ErrorCode.NOT_ALLOWED, f"no subscription to {action.channel!r}: {error}", action.request_id)
+    except KeysUnavailable as error:
+        return Reject(error.code, f"no subscription to {action.channel!r}, try again: {error}", action.request_id)
 
 
 async def answer_emit(emitter: Emitter, connection: Connection, emit: Emit) -> Emitted | Reject:
@@ -80,6 +131,10 @@ async def answer_rpc(user_backend: UserBackend, caller: Caller, rpc: Rpc) -> Rpc
     if isinstance(result, Deny):
         return Reject(result.code, result.reason, rpc.request_id, result.close, result.number)
     return RpcResult(result, rpc.request_id)
+
+
+def _size_of(client: ClientInfo) -> int:
+    return CLIENT_BYTES + len(client.conn_info) + len(client.chan_info)
 
 
 def _not_stored(error: BusUnavailable | OverBudget) -> str:

@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any, NoReturn, assert_never
 
 from heliograph.auth.authenticator import Authenticator, Credentials, Identity
+from heliograph.clock import seconds_until
 from heliograph.cluster.connection_manager import ConnectionManager
 from heliograph.cluster.emitter import Emitter
 from heliograph.cluster.node import Node
@@ -41,7 +42,7 @@ from heliograph.hub.outbox import Outbox
 from heliograph.protocol.budget import REFUSED_BYTES, Intake
 from heliograph.protocol.codes import CloseCode, ErrorNumber, UnsubscribeCode
 from heliograph.protocol.command import DisconnectUser, RefreshUser, SubscribeUser, UnsubscribeUser, UserCommand
-from heliograph.protocol.events import Event, Refreshed, Subscribed, Unsubscribed
+from heliograph.protocol.events import Event, Refreshed, Subscribed, SubscriptionRefreshed, Unsubscribed
 from heliograph.protocol.operations import Connect, Emit, Operation, Publish, RequestId, Rpc, Send
 from heliograph.protocol.peer import Caller, Peer
 from heliograph.protocol.position import Positions
@@ -49,6 +50,9 @@ from heliograph.protocol.session import (
     Action,
     AskHook,
     Authenticate,
+    CheckPermit,
+    CountMembers,
+    ExtendSubscription,
     FetchHistory,
     FetchPresence,
     JoinChannel,
@@ -59,8 +63,17 @@ from heliograph.protocol.session import (
     Session,
 )
 from heliograph.telemetry import Telemetry
-from heliograph.transports.answers import answer_emit, answer_history, answer_message, answer_presence, answer_rpc
+from heliograph.transports.answers import (
+    answer_count,
+    answer_emit,
+    answer_history,
+    answer_message,
+    answer_presence,
+    answer_rpc,
+    check_permit,
+)
 from heliograph.transports.connect_reply import ConnectReply
+from heliograph.transports.expiries import SubscriptionExpiries
 from heliograph.transports.expiry import Expiry
 from heliograph.transports.failed_attempts import TOO_MANY
 
@@ -164,6 +177,7 @@ class Driver:
         self.registered = False  # in the hub and in the directory
         self._ended = False
         self._expiry = Expiry(self.connection, drivers.user_backend, self._renewed)
+        self._expiries = SubscriptionExpiries(self._subscription_expired, drivers.authenticator.subscription_grace_s)
         self._under_way = 0  # messages that the router has not answered
         self._room: asyncio.Future[None] | None = None  # a caller that waits until there are fewer
         self.refusals = 0  # refusals that the reader has not slowed down for yet
@@ -198,6 +212,7 @@ class Driver:
         if not self._session.wants(action.channel):
             return  # the client was told
         self._joining = action.channel
+        self._expiries.set(action.channel, action.options.expires_at)
         try:
             joined = await self._reading.subscribe(
                 self.connection,
@@ -208,6 +223,7 @@ class Driver:
                 keep=action.keep,
                 incomplete=action.incomplete,
                 announce=announce,
+                options=action.options,
             )
         finally:
             self._joining = None
@@ -227,6 +243,7 @@ class Driver:
                 text = f"not subscribed to {action.channel!r} yet, trying again: {error}"
             else:
                 self._session.not_joined(action.channel)
+                self._expiries.forget(action.channel)
                 text = f"not subscribed to {action.channel!r}, try again: {error}"
             self.refuse(Reject(error.code, text, action.request_id))
 
@@ -287,6 +304,7 @@ class Driver:
             self._ended = True
             self._count_close(self.connection.close_code or code)
         self._expiry.cancel()
+        self._expiries.forget_all()
         if self.registered:
             self._manager.disconnect(self.connection)
 
@@ -303,6 +321,7 @@ class Driver:
             case Reply(event):
                 self._manager.send_event(self.connection, event)
             case LeaveChannel(channel, answer):
+                self._expiries.forget(channel)
                 self._reading.unsubscribe(self.connection, channel)
                 self._manager.send_event(self.connection, answer)
             case Reject(close=CloseCode.BAD_REQUEST) if self._on_failed is not None:
@@ -317,12 +336,20 @@ class Driver:
                 return self._answer(answer_emit(self._emitter, self.connection, action))
             case FetchPresence():
                 return self._answer(answer_presence(self._reading, self.connection, action))
+            case CountMembers():
+                return self._answer(answer_count(self._reading, action))
             case Rpc():
                 return self._answer(answer_rpc(self._user_backend, self._caller, action))
             case Authenticate():
                 return self._authenticate(action)
             case RefreshToken():
                 return self._refresh_token(action)
+            case CheckPermit():
+                return self._check_permit(action)
+            case ExtendSubscription(channel, expires_at, request_id):
+                self._expiries.set(channel, expires_at)
+                refreshed = SubscriptionRefreshed(channel, seconds_until(expires_at), request_id)
+                self._manager.send_event(self.connection, refreshed)
             case AskHook():
                 return self._ask(action)
             case _:
@@ -416,10 +443,16 @@ class Driver:
             return
         self.expire_at(identity.expires_at)
         lost, granted = self._session.renewed(identity.channels)
-        refreshed = Refreshed(_seconds_until(identity.expires_at), action.request_id, self._session.id)
+        refreshed = Refreshed(seconds_until(identity.expires_at), action.request_id, self._session.id)
         self._manager.send_event(self.connection, refreshed)
         await self._act_all([LeaveChannel(channel, Unsubscribed(channel=channel)) for channel in lost])
         await self._act_all(granted)
+
+    async def _check_permit(self, action: CheckPermit) -> None:
+        permit = await check_permit(self._authenticator, self.connection, action)
+        following = permit if isinstance(permit, Reject) else action.permitted(permit)
+        if (work := self._act(following)) is not None:
+            await work
 
     async def _act_all(self, actions: Iterable[Action]) -> None:
         for action in actions:
@@ -445,6 +478,7 @@ class Driver:
         if one_request and refusal is not None:
             self.refuse(replace(refusal, close=CloseCode.BAD_REQUEST))
         self.connection.user = identity.user
+        self.connection.info = identity.info
         self._pace = self._intake.of(identity.user, time.monotonic())
         self.connection.outbox.hold()
         try:
@@ -477,9 +511,10 @@ class Driver:
 
     async def _open_with(self, joins: list[JoinChannel], identity: Identity) -> None:
         """Subscribe to the channels, and greet the client with all subscriptions in one reply."""
+        expires_in = seconds_until(identity.expires_at)
 
         def open_with(subscriptions: Mapping[str, Subscribed | None]) -> None:
-            self.connection.open(self._session.greeting({}, subscriptions, _seconds_until(identity.expires_at)))
+            self.connection.open(self._session.greeting({}, subscriptions, expires_in))
 
         reply = ConnectReply(open_with, partial(self._manager.send_event, self.connection), self._session.wants)
         await reply.join_all(joins, self.join_or_say)
@@ -487,6 +522,7 @@ class Driver:
     def _resubscribe(self, channel: str) -> None:
         """Take the client off a channel of which publications are lost: it subscribes again from its position."""
         if self._session.must_subscribe_again(channel):
+            self._expiries.forget(channel)
             self._reading.unsubscribe(self.connection, channel)
             self._manager.send_event(self.connection, Unsubscribed(channel, code=UnsubscribeCode.GAP))
 
@@ -496,24 +532,28 @@ class Driver:
             case UnsubscribeUser(channel):
                 self._unsubscribe_by_server(channel)
             case SubscribeUser(channel, since):
-                if self._session.subscribed_by_server(channel):
-                    self._reading.subscribe_soon(self.connection, channel, since)
+                if (options := self._session.subscribed_by_server(channel)) is not None:
+                    self._reading.subscribe_soon(self.connection, channel, since, options)
             case RefreshUser(expire_at):
                 self.expire_at(expire_at)
                 self._manager.send_event(
-                    self.connection, Refreshed(_seconds_until(expire_at), session=self._session.id)
+                    self.connection, Refreshed(seconds_until(expire_at), session=self._session.id)
                 )
             case DisconnectUser(code, reason):
                 self.connection.close(code, reason)
             case _:
                 assert_never(command)
 
-    def _unsubscribe_by_server(self, channel: str) -> None:
+    def _subscription_expired(self, channel: str) -> None:
+        self._unsubscribe_by_server(channel, UnsubscribeCode.EXPIRED)
+
+    def _unsubscribe_by_server(self, channel: str, code: UnsubscribeCode = UnsubscribeCode.SERVER) -> None:
         """Take the client off a channel for the server. While it is still joining, `join` tells the client."""
+        self._expiries.forget(channel)
         if self._session.unsubscribed_by_server(channel):
             self._reading.unsubscribe(self.connection, channel)
             if channel != self._joining:
-                self._manager.send_event(self.connection, Unsubscribed(channel=channel))
+                self._manager.send_event(self.connection, Unsubscribed(channel, code=code))
 
     def _dispatch(self, operation: Send | Publish) -> Coroutine[Any, Any, None] | None:
         """Pass a message to the router. Others may follow before its answer, up to MOST_UNDER_WAY."""
@@ -559,8 +599,3 @@ class Driver:
         """Close the connection without an error before it."""
         self.connection.close(close, message)
         raise Disconnected(code, message)
-
-
-def _seconds_until(when: float | None) -> int | None:
-    """Return how many whole seconds are left until `when` (seconds since the epoch; None: never)."""
-    return None if when is None else max(0, int(when - time.time()))

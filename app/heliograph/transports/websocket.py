@@ -33,7 +33,7 @@ class WireFormat:
     @classmethod
     def of(cls, codec: Codec, traffic: Traffic) -> "WireFormat":
         frames = _frames(codec, traffic, as_binary_frame if codec.is_binary else as_text_frame)
-        return cls(codec, frames, Encoding(codec, payload_only, traffic))
+        return cls(codec, frames, Encoding(codec, payload_only, traffic, deltas=codec.deltas))
 
     def frames_for(self, socket: ServerSocket) -> Encoding[bytes]:
         """Return the frames for our own server, compressed if the socket's client agreed to that."""
@@ -47,7 +47,8 @@ class WireFormat:
 
 
 def _frames(codec: Codec, traffic: Traffic, frame: Callable[[bytes, Event], bytes]) -> Encoding[bytes]:
-    return Encoding(codec, or_nothing(frame) if codec.is_partial else frame, traffic, join=b"".join)
+    framed = or_nothing(frame) if codec.is_partial else frame
+    return Encoding(codec, framed, traffic, join=b"".join, deltas=codec.deltas)
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import pytest
 from heliograph.codecs.centrifuge.json_codec import CentrifugeJsonCodec
 from heliograph.errors import ErrorCode
 from heliograph.protocol import events, operations
+from heliograph.protocol.client_info import ClientInfo
 from heliograph.protocol.codes import CloseCode, ErrorNumber, UnsubscribeCode
 from heliograph.protocol.operations import Incomplete
 from heliograph.protocol.position import Position, Positions
@@ -30,12 +31,18 @@ def sent(event: events.Event) -> Any:
         (
             '{"id":1,"connect":{"token":"t","name":"js","data":{"user":"bob"},"subs":{"#bob":{"recover":true,"offset":7,"epoch":"e1"}}}}',
             operations.Connect(
-                "t", "bob", Positions({"#bob": AT}), request_id=1, has_reply=True, incomplete=Incomplete.SKIP
+                "t",
+                "bob",
+                Positions({"#bob": AT}),
+                request_id=1,
+                has_reply=True,
+                incomplete=Incomplete.SKIP,
+                by_client=True,
             ),
         ),
         (
             '{"id":1,"connect":{"headers":{"authorization":"Bearer t"},"data":"anything"}}',
-            operations.Connect("t", request_id=1, has_reply=True, incomplete=Incomplete.SKIP),
+            operations.Connect("t", request_id=1, has_reply=True, incomplete=Incomplete.SKIP, by_client=True),
         ),
         (
             '{"id":2,"subscribe":{"channel":"news","flag":1}}',
@@ -53,7 +60,13 @@ def sent(event: events.Event) -> Any:
         ('{"send":{"data":{"a":1}}}', operations.Emit("message", RAW)),
         ('{"id":5,"rpc":{"method":"sum","data":{"a":1}}}', operations.Rpc("sum", RAW, 5)),
         ('{"id":6,"refresh":{"token":"t"}}', operations.Refresh("t", 6)),
-        ('{"id":7,"presence":{"channel":"news"}}', operations.ReadPresence("news", 7)),
+        ('{"id":7,"presence":{"channel":"news"}}', operations.ReadPresence("news", 7, by_client=True)),
+        ('{"id":7,"presence_stats":{"channel":"news"}}', operations.CountPresence("news", 7)),
+        ('{"id":7,"sub_refresh":{"channel":"news","token":"t"}}', operations.RefreshSubscription("news", "t", 7)),
+        (
+            '{"id":2,"subscribe":{"channel":"news","join_leave":true,"delta":"fossil"}}',
+            operations.Subscribe("news", request_id=2, incomplete=Incomplete.SKIP, join_leave=True, delta="fossil"),
+        ),
     ],
 )
 def test_a_command_becomes_an_operation(frame: str, operation: operations.Operation) -> None:
@@ -201,7 +214,17 @@ def test_a_wrong_command_does_not_take_the_others_of_its_frame_with_it() -> None
         ),
         (events.Refreshed(None, 3, "s"), {"id": 3, "refresh": {"client": "s", "version": "1.2.3"}}),
         (events.RpcResult(RAW, 3), {"id": 3, "rpc": {"data": {"a": 1}}}),
-        (events.Join("news", "bob"), {"push": {"channel": "news", "join": {"info": {"user": "bob", "client": ""}}}}),
+        (
+            events.ClientJoined("news", ClientInfo("c1", "bob", RAW)),
+            {"push": {"channel": "news", "join": {"info": {"user": "bob", "client": "c1", "conn_info": {"a": 1}}}}},
+        ),
+        (
+            events.ClientPresence("news", {"c1": ClientInfo("c1", "bob", chan_info=RAW)}, 3),
+            {"id": 3, "presence": {"presence": {"c1": {"user": "bob", "client": "c1", "chan_info": {"a": 1}}}}},
+        ),
+        (events.PresenceStats("news", 0, 0, 3), {"id": 3, "presence_stats": {"num_clients": 0, "num_users": 0}}),
+        (events.SubscriptionRefreshed("news", 60, 3), {"id": 3, "sub_refresh": {"expires": True, "ttl": 60}}),
+        (events.SubscriptionRefreshed("news", None, 3), {"id": 3, "sub_refresh": {}}),
         (
             events.Error(ErrorCode.UNAVAILABLE, "later", "t", 3),
             {"id": 3, "error": {"code": 100, "message": "later", "temporary": True}},

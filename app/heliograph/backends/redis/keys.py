@@ -73,6 +73,14 @@ class Keys:
         """Hash: user -> connections on the channel."""
         return f"{self.prefix}{{{channel}}}:presence"
 
+    def clients(self, channel: str) -> str:
+        """Hash: client -> its record, JSON."""
+        return f"{self.prefix}{{{channel}}}:present"
+
+    def clients_by(self, lease: str) -> str:
+        """Set: channel, user and client of a lease, so that they can be forgotten with it."""
+        return f"{self.prefix}lease:{lease}:present"
+
     def present_by(self, lease: str) -> str:
         """Hash: channel and user -> connections of a lease, so that they can be forgotten with it."""
         return f"{self.prefix}lease:{lease}:presence"

@@ -9,11 +9,17 @@ from heliograph.backends.redis.call_batch import NOTHING, Call
 from heliograph.backends.redis.client import as_bus_unavailable
 from heliograph.backends.redis.server import RedisServer
 from heliograph.ports import PresenceEntry
+from heliograph.protocol.client_info import ClientInfo
 
 if TYPE_CHECKING:
     from heliograph.backends.redis.scripts import Argument
 
 BATCH = 500  # entries in one round trip
+
+_to_json = msgspec.json.Encoder().encode
+_read_record = msgspec.json.Decoder(ClientInfo).decode
+_read_entry = msgspec.json.Decoder(tuple[str, str]).decode  # channel, user
+_read_place = msgspec.json.Decoder(tuple[str, str, str]).decode  # channel, user, client
 
 
 class RedisPresence:
@@ -23,6 +29,7 @@ class RedisPresence:
         self._redis = server.client
         self._scripts = server.scripts
         self._keys = server.keys
+        self._node_id = server.node_id
 
     async def enter(self, lease: str, entries: Sequence[PresenceEntry]) -> bool:
         held = True
@@ -37,37 +44,64 @@ class RedisPresence:
             found = cast("dict[bytes, bytes]", await self._redis.hgetall(self._keys.presence(channel)))
         return {user_id.decode(): int(count) for user_id, count in found.items()}
 
+    async def clients(self, channel: str) -> dict[str, ClientInfo]:
+        with as_bus_unavailable():
+            found = cast("dict[bytes, bytes]", await self._redis.hgetall(self._keys.clients(channel)))
+        return {client.decode(): _read_record(record) for client, record in found.items()}
+
     async def reap(self, lease: str, announced: Callable[[str], bool]) -> None:
         with as_bus_unavailable():
-            fields = cast("list[bytes]", await self._redis.hkeys(self._keys.present_by(lease)))
-            for i in range(0, len(fields), BATCH):
-                entries = [
-                    PresenceEntry(channel, user, connections=0, announced=announced(channel))
-                    for channel, user in map(_split, fields[i : i + BATCH])
-                ]
+            gone: dict[tuple[str, str], list[tuple[str, None]]] = {}
+            for field in cast("list[bytes]", await self._redis.hkeys(self._keys.present_by(lease))):
+                gone[_read_entry(field)] = []
+            for place in cast("set[bytes]", await self._redis.smembers(self._keys.clients_by(lease))):
+                channel, user, client = _read_place(place)
+                gone.setdefault((channel, user), []).append((client, None))
+            entries = [
+                PresenceEntry(channel, user, 0, announced(channel), clients)
+                for (channel, user), clients in gone.items()
+            ]
+            for i in range(0, len(entries), BATCH):
                 await self._scripts.run_many(
-                    "presence", [self._call(lease, entry, reaping=True) for entry in entries]
+                    "presence", [self._call(lease, entry, reaping=True) for entry in entries[i : i + BATCH]]
                 )
 
     def _call(self, lease: str, entry: PresenceEntry, *, reaping: bool = False) -> Call:
-        keys = [self._keys.presence(entry.channel), self._keys.present_by(lease), self._keys.leases]
+        channel, user = entry.channel, entry.user
+        keys = [
+            self._keys.presence(channel),
+            self._keys.present_by(lease),
+            self._keys.leases,
+            self._keys.clients(channel),
+            self._keys.clients_by(lease),
+        ]
         arguments: list[Argument] = [
             lease,
-            entry.user,
-            msgspec.json.encode([entry.channel, entry.user]),
+            user,
+            _to_json([channel, user]),
             entry.connections,
-            self._keys.bus_channel_of(entry.channel) if entry.announced else "",
+            self._keys.bus_channel_of(channel) if entry.announced else "",
             _announcement(entry, "join"),
             _announcement(entry, "leave"),
             "1" if reaping else "",
+            self._client_announcement(entry, "join"),
+            self._client_announcement(entry, "leave"),
         ]
+        for client, info in entry.clients:
+            arguments += [client, _to_json([channel, user, client]), "" if info is None else _to_json(info)]
         return keys, arguments, NOTHING
+
+    def _client_announcement(self, entry: PresenceEntry, kind: str) -> bytes:
+        """Return an envelope up to the client's record; see `Envelope.client`. It ends unlike those of messages."""
+        said = {
+            "node_id": self._node_id,
+            "channel": "",
+            "presence": kind,
+            "message": entry.user,
+            "on": entry.channel,
+        }
+        return _to_json(said)[:-1] + b',"client":'
 
 
 def _announcement(entry: PresenceEntry, kind: str) -> bytes:
-    return msgspec.json.encode({"channel": entry.channel, "presence": kind, "message": entry.user})
-
-
-def _split(field: bytes) -> tuple[str, str]:
-    channel, user = msgspec.json.decode(field, type=tuple[str, str])
-    return channel, user
+    return _to_json({"channel": entry.channel, "presence": kind, "message": entry.user})

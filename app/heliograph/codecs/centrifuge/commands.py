@@ -30,6 +30,8 @@ class SubscribeRequest(msgspec.Struct, frozen=True):
     recover: bool = False
     epoch: str = ""
     offset: Offset = 0
+    join_leave: bool = False
+    delta: str = ""
     flag: Annotated[int, Meta(ge=0, le=2**53)] = 0
 
 
@@ -80,6 +82,13 @@ class RefreshRequest(msgspec.Struct, frozen=True):
     token: str = ""
 
 
+class SubRefreshRequest(msgspec.Struct, frozen=True):
+    """Stay on a channel with a new subscription token."""
+
+    channel: str = ""
+    token: str = ""
+
+
 class Command(msgspec.Struct, frozen=True):
     """One command: a request with an id, a message without one, or the answer to a ping (empty)."""
 
@@ -91,7 +100,9 @@ class Command(msgspec.Struct, frozen=True):
     rpc: RpcRequest | None = None
     send: SendRequest | None = None
     refresh: RefreshRequest | None = None
+    sub_refresh: SubRefreshRequest | None = None
     presence: ChannelRequest | None = None
+    presence_stats: ChannelRequest | None = None
     history: HistoryRequest | None = None
     ping: dict[str, object] | None = None
 
@@ -136,6 +147,8 @@ def _operation(command: Command, request_id: int, max_depth: int) -> Operation:
             request_id=request_id,
             incomplete=Incomplete.REFUSE if subscribe.flag & REJECT_UNRECOVERED else Incomplete.SKIP,
             token=subscribe.token or None,
+            join_leave=subscribe.join_leave,
+            delta=subscribe.delta or None,
         )
     if command.unsubscribe is not None:
         return operations.Unsubscribe(command.unsubscribe.channel, request_id, may_repeat=True)
@@ -144,7 +157,11 @@ def _operation(command: Command, request_id: int, max_depth: int) -> Operation:
     if command.refresh is not None:
         return operations.Refresh(command.refresh.token, request_id)
     if command.presence is not None:
-        return operations.ReadPresence(command.presence.channel, request_id)
+        return operations.ReadPresence(command.presence.channel, request_id, by_client=True)
+    if command.presence_stats is not None:
+        return operations.CountPresence(command.presence_stats.channel, request_id)
+    if command.sub_refresh is not None:
+        return operations.RefreshSubscription(command.sub_refresh.channel, command.sub_refresh.token, request_id)
     if (history := command.history) is not None:
         since = (
             {} if history.since is None else {history.channel: Position(history.since.epoch, history.since.offset)}
@@ -170,6 +187,7 @@ def _connect(connect: ConnectRequest, request_id: int) -> Operation:
         _positions(connect.subs or {}),
         request_id=request_id,
         has_reply=True,
+        by_client=True,
         incomplete=Incomplete.SKIP,
     )
 

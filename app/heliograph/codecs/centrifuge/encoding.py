@@ -9,9 +9,13 @@ from heliograph.codecs.centrifuge import replies
 from heliograph.codecs.centrifuge.numbers import ERRORS, TEMPORARY
 from heliograph.codecs.centrifuge.replies import ClientInfo, Empty, Push, Reply
 from heliograph.errors import ErrorCode
+from heliograph.protocol import client_info as protocol
 from heliograph.protocol.codes import UnsubscribeCode
 from heliograph.protocol.events import (
     Ack,
+    ClientJoined,
+    ClientLeft,
+    ClientPresence,
     Connected,
     Emitted,
     Error,
@@ -22,6 +26,7 @@ from heliograph.protocol.events import (
     Leave,
     Pong,
     Presence,
+    PresenceStats,
     Progress,
     Published,
     Reconnect,
@@ -29,6 +34,7 @@ from heliograph.protocol.events import (
     RpcResult,
     ServerPing,
     Subscribed,
+    SubscriptionRefreshed,
     Unsubscribed,
 )
 from heliograph.protocol.operations import RequestId
@@ -53,9 +59,10 @@ class _State(msgspec.Struct, frozen=True):
     logs: list[str]
 
 
-def push_of(publication: Publication) -> replies.PublicationFrame:
-    """Return the push of a publication."""
-    return replies.PublicationFrame(replies.PublicationPush(publication.channel, publication_of(publication)))
+def push_of(publication: Publication, is_difference: bool = False) -> replies.PublicationFrame:
+    """Return the push of a publication. `is_difference`: its data is the difference from the one before it."""
+    pub = publication_of(publication, is_difference)
+    return replies.PublicationFrame(replies.PublicationPush(publication.channel, pub))
 
 
 def reply_of(event: Event, version: str) -> Reply | replies.PublicationFrame | None:
@@ -93,14 +100,21 @@ def reply_of(event: Event, version: str) -> Reply | replies.PublicationFrame | N
             return Reply(_id(event.request_id), history=history)
         case RpcResult():
             return Reply(_id(event.request_id), rpc=replies.RpcResult(event.data))
-        case Presence():
-            # TODO: client ids
-            presence = {user: ClientInfo(user, "") for user in event.users}
+        case SubscriptionRefreshed():
+            lasts = replies.SubRefreshResult(event.expires_in is not None, _subscription_ttl(event.expires_in))
+            return Reply(_id(event.request_id), sub_refresh=lasts)
+        case ClientPresence():
+            presence = {client: _info(info) for client, info in event.clients.items()}
             return Reply(_id(event.request_id), presence=replies.PresenceResult(presence))
-        case Join():
-            return Reply(push=Push(event.channel, join=replies.InfoPush(ClientInfo(event.user, ""))))
-        case Leave():
-            return Reply(push=Push(event.channel, leave=replies.InfoPush(ClientInfo(event.user, ""))))
+        case PresenceStats():
+            stats = replies.PresenceStatsResult(event.clients, event.users)
+            return Reply(_id(event.request_id), presence_stats=stats)
+        case ClientJoined():
+            return Reply(push=Push(event.channel, join=replies.InfoPush(_info(event.client))))
+        case ClientLeft():
+            return Reply(push=Push(event.channel, leave=replies.InfoPush(_info(event.client))))
+        case Presence() | Join() | Leave():
+            return None  # these clients are told of clients, and not of users
         case Emitted() | Pong() | Reconnect():
             return None  # a draining replica closes the connection in its turn, and the client comes back
         case _:
@@ -120,14 +134,19 @@ def _error(event: Error) -> Reply | None:
     return Reply(_id(event.request_id), replies.ErrorBody(number, event.message, temporary))
 
 
-def publication_of(publication: Publication) -> replies.Publication:
+def publication_of(publication: Publication, is_difference: bool = False) -> replies.Publication:
     """Return the publication as it is inside a push or a reply."""
     return replies.Publication(
         publication.data,
         0 if publication.position is None else publication.position.offset,
         None if publication.sender is None else ClientInfo(publication.sender, ""),
         publication.tags,
+        is_difference,
     )
+
+
+def _info(client: protocol.ClientInfo) -> ClientInfo:
+    return ClientInfo(client.user, client.client, client.conn_info, client.chan_info)
 
 
 def _state(event: InitialState) -> replies.Publication:
@@ -143,6 +162,9 @@ def _subscription(event: Subscribed) -> replies.SubscribeResult:
         offset=event.position.offset,
         positioned=event.is_kept,
         was_recovering=event.was_recovering,
+        expires=event.expires_in is not None,
+        ttl=_subscription_ttl(event.expires_in),
+        delta=event.delta,
     )
 
 
@@ -171,3 +193,8 @@ def _subscriptions(subscriptions: Mapping[str, Subscribed | None]) -> dict[str, 
 def _ttl(expires_in: int | None) -> int:
     """Return after how many seconds the client refreshes its token; 0: never. Early enough for that to succeed."""
     return 0 if expires_in is None else max(1, expires_in - min(REFRESH_EARLIER_S, expires_in // 4))
+
+
+def _subscription_ttl(expires_in: int | None) -> int:
+    """Return after how many seconds the client refreshes its subscription, which goes on for a while after that."""
+    return 0 if expires_in is None else max(1, expires_in)

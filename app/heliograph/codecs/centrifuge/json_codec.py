@@ -6,6 +6,7 @@ from typing import Final
 import msgspec
 
 from heliograph.codecs.centrifuge.commands import Command, malformed, operation_of
+from heliograph.codecs.centrifuge.deltas import delta_encoders
 from heliograph.codecs.centrifuge.encoding import push_of, reply_of
 from heliograph.codecs.centrifuge.numbers import CLOSES
 from heliograph.errors import ErrorCode
@@ -38,6 +39,7 @@ class CentrifugeJsonCodec:
     def __init__(self, max_depth: int, version: str) -> None:
         self._max_depth = max_depth
         self._version = version
+        self.deltas = delta_encoders(self, _push, _as_string)
 
     def decode(self, frame: str | bytes) -> Sequence[Operation]:
         try:
@@ -58,7 +60,7 @@ class CentrifugeJsonCodec:
 
     def encode(self, event: Event) -> bytes:
         if isinstance(event, Publication):
-            return _on_one_line(_to_json(push_of(event)))
+            return _push(event)
         reply = reply_of(event, self._version)
         return b"" if reply is None else _on_one_line(_to_json(reply))
 
@@ -83,6 +85,15 @@ class CentrifugeJsonCodec:
         except (msgspec.MsgspecError, ValueError) as error:
             [request_id] = self.request_ids(bytes(value)) or (None,)
             return malformed(str(error), request_id)
+
+
+def _push(publication: Publication, is_difference: bool = False) -> bytes:
+    return _on_one_line(_to_json(push_of(publication, is_difference)))
+
+
+def _as_string(text: bytes) -> msgspec.Raw:
+    """Return the text as a JSON string."""
+    return msgspec.Raw(_to_json(text.decode()))
 
 
 def _id(found: object) -> int | None:

@@ -17,6 +17,8 @@ _SUBSCRIBE_REQUEST: Final = Message(
     Field(3, "recover", Kind.FLAG),
     Field(6, "epoch", Kind.TEXT),
     Field(7, "offset", Kind.NUMBER),
+    Field(11, "join_leave", Kind.FLAG),
+    Field(12, "delta", Kind.TEXT),
     Field(14, "flag", Kind.NUMBER),
 )
 _CONNECT_REQUEST: Final = Message(
@@ -41,6 +43,9 @@ _PUBLISH_REQUEST: Final = Message(commands.PublishRequest, Field(1, "channel", K
 _SEND_REQUEST: Final = Message(commands.SendRequest, Field(1, "data", Kind.RAW))
 _RPC_REQUEST: Final = Message(commands.RpcRequest, Field(1, "data", Kind.RAW), Field(2, "method", Kind.TEXT))
 _REFRESH_REQUEST: Final = Message(commands.RefreshRequest, Field(1, "token", Kind.TEXT))
+_SUB_REFRESH_REQUEST: Final = Message(
+    commands.SubRefreshRequest, Field(1, "channel", Kind.TEXT), Field(2, "token", Kind.TEXT)
+)
 _NOTHING: Final = Message(_empty)
 
 COMMAND: Final = Message(
@@ -51,11 +56,13 @@ COMMAND: Final = Message(
     Field(6, "unsubscribe", Kind.MESSAGE, _CHANNEL_REQUEST),
     Field(7, "publish", Kind.MESSAGE, _PUBLISH_REQUEST),
     Field(8, "presence", Kind.MESSAGE, _CHANNEL_REQUEST),
+    Field(9, "presence_stats", Kind.MESSAGE, _CHANNEL_REQUEST),
     Field(10, "history", Kind.MESSAGE, _HISTORY_REQUEST),
     Field(11, "ping", Kind.MESSAGE, _NOTHING),
     Field(12, "send", Kind.MESSAGE, _SEND_REQUEST),
     Field(13, "rpc", Kind.MESSAGE, _RPC_REQUEST),
     Field(14, "refresh", Kind.MESSAGE, _REFRESH_REQUEST),
+    Field(15, "sub_refresh", Kind.MESSAGE, _SUB_REFRESH_REQUEST),
 )
 
 _ERROR: Final = Message(
@@ -64,13 +71,20 @@ _ERROR: Final = Message(
     Field(2, "message", Kind.TEXT),
     Field(3, "temporary", Kind.FLAG),
 )
-_CLIENT_INFO: Final = Message(replies.ClientInfo, Field(1, "user", Kind.TEXT), Field(2, "client", Kind.TEXT))
+_CLIENT_INFO: Final = Message(
+    replies.ClientInfo,
+    Field(1, "user", Kind.TEXT),
+    Field(2, "client", Kind.TEXT),
+    Field(3, "conn_info", Kind.RAW),
+    Field(4, "chan_info", Kind.RAW),
+)
 PUBLICATION: Final = Message(
     replies.Publication,
     Field(4, "data", Kind.RAW),
     Field(5, "info", Kind.MESSAGE, _CLIENT_INFO),
     Field(6, "offset", Kind.NUMBER),
     Field(7, "tags", Kind.TEXT_BY_NAME),
+    Field(8, "delta", Kind.FLAG),
 )
 _INFO_PUSH: Final = Message(replies.InfoPush, Field(1, "info", Kind.MESSAGE, _CLIENT_INFO))
 _UNSUBSCRIBE_PUSH: Final = Message(
@@ -85,6 +99,8 @@ _SUBSCRIBE_PUSH: Final = Message(
 )
 _SUBSCRIBE_RESULT: Final = Message(
     replies.SubscribeResult,
+    Field(1, "expires", Kind.FLAG),
+    Field(2, "ttl", Kind.NUMBER),
     Field(3, "recoverable", Kind.FLAG),
     Field(6, "epoch", Kind.TEXT),
     Field(7, "publications", Kind.MESSAGES, PUBLICATION),
@@ -92,6 +108,7 @@ _SUBSCRIBE_RESULT: Final = Message(
     Field(9, "offset", Kind.NUMBER),
     Field(10, "positioned", Kind.FLAG),
     Field(12, "was_recovering", Kind.FLAG),
+    Field(13, "delta", Kind.FLAG),
 )
 _CONNECT_RESULT: Final = Message(
     replies.ConnectResult,
@@ -115,6 +132,12 @@ _PUSH: Final = Message(
     Field(9, "subscribe", Kind.MESSAGE, _SUBSCRIBE_PUSH),
 )
 _PRESENCE_RESULT: Final = Message(replies.PresenceResult, Field(1, "presence", Kind.MESSAGE_BY_NAME, _CLIENT_INFO))
+_PRESENCE_STATS_RESULT: Final = Message(
+    replies.PresenceStatsResult, Field(1, "num_clients", Kind.NUMBER), Field(2, "num_users", Kind.NUMBER)
+)
+_SUB_REFRESH_RESULT: Final = Message(
+    replies.SubRefreshResult, Field(1, "expires", Kind.FLAG), Field(2, "ttl", Kind.NUMBER)
+)
 _HISTORY_RESULT: Final = Message(
     replies.HistoryResult,
     Field(1, "publications", Kind.MESSAGES, PUBLICATION),
@@ -140,7 +163,9 @@ REPLY: Final = Message(
     Field(7, "unsubscribe", Kind.MESSAGE, _NOTHING),
     Field(8, "publish", Kind.MESSAGE, _NOTHING),
     Field(9, "presence", Kind.MESSAGE, _PRESENCE_RESULT),
+    Field(10, "presence_stats", Kind.MESSAGE, _PRESENCE_STATS_RESULT),
     Field(11, "history", Kind.MESSAGE, _HISTORY_RESULT),
     Field(13, "rpc", Kind.MESSAGE, _RPC_RESULT),
     Field(14, "refresh", Kind.MESSAGE, _REFRESH_RESULT),
+    Field(15, "sub_refresh", Kind.MESSAGE, _SUB_REFRESH_RESULT),
 )

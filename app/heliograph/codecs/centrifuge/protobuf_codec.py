@@ -6,7 +6,10 @@
 from collections.abc import Iterator, Sequence
 from typing import Final
 
+from msgspec import Raw
+
 from heliograph.codecs.centrifuge.commands import Command, malformed, operation_of
+from heliograph.codecs.centrifuge.deltas import delta_encoders
 from heliograph.codecs.centrifuge.encoding import publication_of, reply_of
 from heliograph.codecs.centrifuge.messages import COMMAND, PUBLICATION, REPLY
 from heliograph.codecs.centrifuge.numbers import CLOSES
@@ -30,6 +33,7 @@ class CentrifugeProtobufCodec:
     def __init__(self, max_depth: int, version: str) -> None:
         self._max_depth = max_depth
         self._version = version
+        self.deltas = delta_encoders(self, _push, Raw)
 
     def decode(self, frame: str | bytes) -> Sequence[Operation]:
         operations: list[Operation] = []
@@ -79,8 +83,8 @@ def _commands(frame: str | bytes) -> Iterator[Command]:
         yield command
 
 
-def _push(publication: Publication) -> bytes:
+def _push(publication: Publication, is_difference: bool = False) -> bytes:
     """Return the push of a publication, in one piece."""
-    pub = delimited(PUBLICATION.encode(publication_of(publication)))
+    pub = delimited(PUBLICATION.encode(publication_of(publication, is_difference)))
     push = _CHANNEL_HEAD + delimited(publication.channel.encode()) + _PUB_HEAD + pub
     return delimited(_PUSH_HEAD + delimited(push))

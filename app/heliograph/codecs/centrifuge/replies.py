@@ -2,6 +2,8 @@
 
 import msgspec
 
+from heliograph.protocol.client_info import NO_INFO
+
 Empty = dict[str, str]
 
 
@@ -12,19 +14,22 @@ class ErrorBody(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class ClientInfo(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
-    """Who has published, joined or left. `client`: the connection; empty if it is unknown."""
+    """Who has published, joined or left, or is there. `client`: the connection; empty if it is unknown."""
 
     user: str
     client: str
+    conn_info: msgspec.Raw = NO_INFO
+    chan_info: msgspec.Raw = NO_INFO
 
 
 class Publication(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
-    """`offset`: 0 if it is not kept."""
+    """`offset`: 0 if it is not kept. `delta`: the data is the difference from the publication before it."""
 
     data: msgspec.Raw
     offset: int = 0
     info: ClientInfo | None = None
     tags: dict[str, str] | None = None
+    delta: bool = False
 
 
 class PublicationPush(msgspec.Struct, frozen=True, gc=False):
@@ -48,6 +53,9 @@ class SubscribeResult(msgspec.Struct, frozen=True, omit_defaults=True):
     offset: int = 0
     positioned: bool = False
     was_recovering: bool = False
+    expires: bool = False
+    ttl: int = 0
+    delta: bool = False
 
 
 class ConnectResult(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -73,6 +81,16 @@ class RefreshResult(msgspec.Struct, frozen=True, omit_defaults=True):
 
 class PresenceResult(msgspec.Struct, frozen=True):
     presence: dict[str, ClientInfo]
+
+
+class PresenceStatsResult(msgspec.Struct, frozen=True):
+    num_clients: int
+    num_users: int
+
+
+class SubRefreshResult(msgspec.Struct, frozen=True, omit_defaults=True):
+    expires: bool = False
+    ttl: int = 0
 
 
 class HistoryResult(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -116,6 +134,8 @@ class Reply(msgspec.Struct, frozen=True, omit_defaults=True):
     unsubscribe: Empty | None = None
     publish: Empty | None = None
     presence: PresenceResult | None = None
+    presence_stats: PresenceStatsResult | None = None
     history: HistoryResult | None = None
     rpc: RpcResult | None = None
     refresh: RefreshResult | None = None
+    sub_refresh: SubRefreshResult | None = None

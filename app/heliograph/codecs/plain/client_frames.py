@@ -31,12 +31,15 @@ class Connect(msgspec.Struct, frozen=True, tag="connect"):
 
 
 class Refresh(msgspec.Struct, frozen=True, tag="refresh"):
-    """Continue with a new token of the same user."""
+    """Continue with a new token of the same user; with `channel`, stay on it with a new subscription token."""
 
     token: str
     id: RequestId | None = None
+    channel: str | None = None
 
-    def operation(self) -> operations.Refresh:
+    def operation(self) -> operations.Refresh | operations.RefreshSubscription:
+        if self.channel is not None:
+            return operations.RefreshSubscription(self.channel, self.token, self.id)
         return operations.Refresh(self.token, self.id)
 
 
@@ -58,15 +61,20 @@ class Send(msgspec.Struct, frozen=True, tag="send"):
 
 
 class Subscribe(msgspec.Struct, frozen=True, tag="subscribe"):
-    """Subscribe to a channel. `cursor`: the client's position; `replay`: from the start of what is kept."""
+    """Subscribe to a channel. `cursor`: the client's position; `replay`: from the start of what is kept.
+
+    `token`: a subscription token, for a channel to which neither the namespace nor the client's token opens the way.
+    """
 
     channel: str
     cursor: str | None = None
     replay: bool = False
     id: RequestId | None = None
+    token: str | None = None
 
     def operation(self) -> operations.Subscribe:
-        return operations.Subscribe(self.channel, stated(self.cursor), self.replay, self.id)
+        since = stated(self.cursor)
+        return operations.Subscribe(self.channel, since, self.replay, self.id, token=self.token)
 
 
 class Unsubscribe(msgspec.Struct, frozen=True, tag="unsubscribe"):

@@ -25,6 +25,7 @@ class PlainCodec:
     subprotocols = ("json", "heliograph.json")
     is_binary = False
     is_partial = False
+    deltas = None
 
     def __init__(self, max_depth: int) -> None:
         self._max_depth = max_depth

@@ -9,6 +9,9 @@ from heliograph.codecs.plain.cursor import cursor_of, format_cursor
 from heliograph.codecs.plain.server_frames import ServerFrame
 from heliograph.protocol.events import (
     Ack,
+    ClientJoined,
+    ClientLeft,
+    ClientPresence,
     Connected,
     Emitted,
     Error,
@@ -19,6 +22,7 @@ from heliograph.protocol.events import (
     Leave,
     Pong,
     Presence,
+    PresenceStats,
     Progress,
     Published,
     Reconnect,
@@ -26,6 +30,7 @@ from heliograph.protocol.events import (
     RpcResult,
     ServerPing,
     Subscribed,
+    SubscriptionRefreshed,
     Unsubscribed,
 )
 from heliograph.protocol.operations import RequestId
@@ -59,7 +64,10 @@ def frame_of(event: Event) -> ServerFrame:
             return server_frames.Pong()  # not sent: the pings of this format are WebSocket's own
         case Subscribed():
             cursor = cursor_of(event.channel, event.position)
-            return server_frames.Subscribed(event.channel, cursor, event.recovered, _echo(event.request_id))
+            expires_in = UNSET if event.expires_in is None else event.expires_in
+            return server_frames.Subscribed(
+                event.channel, cursor, event.recovered, _echo(event.request_id), expires_in
+            )
         case Unsubscribed():
             return server_frames.Unsubscribed(event.channel, _echo(event.request_id))
         case InitialState():
@@ -75,6 +83,8 @@ def frame_of(event: Event) -> ServerFrame:
             )
         case Refreshed():
             return server_frames.Refreshed(event.expires_in, _echo(event.request_id))
+        case SubscriptionRefreshed():
+            return server_frames.Refreshed(event.expires_in, _echo(event.request_id), event.channel)
         case Emitted():
             return server_frames.Emitted(_echo(event.request_id))
         case RpcResult():
@@ -93,6 +103,8 @@ def frame_of(event: Event) -> ServerFrame:
             return server_frames.Join(event.channel, event.user)
         case Leave():
             return server_frames.Leave(event.channel, event.user)
+        case ClientPresence() | PresenceStats() | ClientJoined() | ClientLeft():
+            raise NotImplementedError(f"the plain protocol tells of users, and not of clients: {event!r}")
         case Reconnect():
             return server_frames.Reconnect(event.in_ms, format_cursor(event.positions))
         case _:

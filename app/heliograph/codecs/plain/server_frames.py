@@ -19,10 +19,14 @@ class Connected(msgspec.Struct, frozen=True, tag="connected"):
 
 
 class Refreshed(msgspec.Struct, frozen=True, tag="refreshed"):
-    """The new token counts. `expires_in`: seconds until it expires; None: never."""
+    """The new token counts. `expires_in`: seconds until it expires; None: never.
+
+    `channel`: that of a subscription token.
+    """
 
     expires_in: int | None
     id: RequestId | msgspec.UnsetType = msgspec.UNSET
+    channel: str | msgspec.UnsetType = msgspec.UNSET
 
 
 class Ack(msgspec.Struct, frozen=True, gc=False, tag="ack"):
@@ -54,13 +58,15 @@ class Message(msgspec.Struct, frozen=True, gc=False, tag="message", rename={"sen
 class Subscribed(msgspec.Struct, frozen=True, tag="subscribed"):
     """The channel starts (or starts again) here: publications after `cursor` follow, in order and without a gap.
 
-    `recovered`: nothing is missing since the client's cursor.
+    `recovered`: nothing is missing since the client's cursor. `expires_in`: seconds until the subscription token
+    expires; unset without one.
     """
 
     channel: str
     cursor: str
     recovered: bool
     id: RequestId | msgspec.UnsetType = msgspec.UNSET
+    expires_in: int | msgspec.UnsetType = msgspec.UNSET
 
 
 class Unsubscribed(msgspec.Struct, frozen=True, tag="unsubscribed"):

@@ -1,0 +1,22 @@
+"""What one client's subscription to a channel has beside the channel's own options."""
+
+from dataclasses import dataclass
+from typing import Final
+
+
+@dataclass(frozen=True, slots=True)
+class SubscribeOptions:
+    """The options of one subscription.
+
+    `info`: what presence says of the client on this channel, JSON. `expires_at`: when the right to it ends (seconds
+    since the epoch; None: never). `join_leave`, `delta`: what the client has asked for, see `Subscribe`.
+    """
+
+    info: bytes | None = None
+    expires_at: float | None = None
+    join_leave: bool = False
+    delta: str | None = None
+
+
+FOSSIL: Final = "fossil"  # the only kind of delta
+NO_OPTIONS: Final = SubscribeOptions()
