@@ -85,8 +85,13 @@ def serve(host: str, port: int, name: str, reload: bool, is_open: bool) -> None:
     type=click.IntRange(0),
     help="How many connections nginx accepts from one address at a time (0: no limit).",
 )
+@click.option(
+    "--sentinel",
+    is_flag=True,
+    help="Redis as a master with a replica and three Sentinels: kill the master, and watch.",
+)
 @_open
-def up(replicas: int, host: str, port: int, connections_per_address: int, is_open: bool) -> None:
+def up(replicas: int, host: str, port: int, connections_per_address: int, sentinel: bool, is_open: bool) -> None:
     """Run a whole cluster on this machine: Redis, replicas and nginx (or Valkey and Caddy of the extra `local`)."""
     _open_if(is_open)
     loaded = _load_settings()
@@ -100,6 +105,7 @@ def up(replicas: int, host: str, port: int, connections_per_address: int, is_ope
         host=host,
         port=port,
         redis_url=loaded.redis.url,
+        sentinel=sentinel,
         console=loaded.console_enabled,
         connections_per_address=connections_per_address,
         replicas_stop_within_s=loaded.drain.deadline_s + DRAIN_MARGIN_S,

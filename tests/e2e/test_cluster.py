@@ -119,6 +119,31 @@ async def test_a_replica_that_is_stopped_sends_its_clients_on(own_cluster: Local
             assert await jon.close_code() == 3001
 
 
+async def test_a_master_dies_and_its_replica_takes_over(tmp_path: Path) -> None:
+    """`heliograph up --sentinel`: kill -9 of the master, then messages go on. Fails if a socket closes."""
+    with LocalClusterProcess(tmp_path / "log", sentinel=True) as cluster:
+        async with (
+            Client(cluster.url, user="gil", source=SOURCES[0]) as gil,
+            Client(cluster.url, user="hanna", source=SOURCES[1]) as hanna,
+        ):
+            assert (await gil.send("hanna", "before"))["type"] == "ack"
+            info = await cluster.redis_cli("INFO", "server")
+            os.kill(int(info.partition("process_id:")[2].split()[0]), signal.SIGKILL)
+
+            async def sent() -> bool:
+                answer = await gil.send("hanna", "after", idempotency_key="after")
+                return bool(answer["type"] == "ack")
+
+            await eventually(sent, within_s=20)
+            assert await hanna.messages(2) == ["before", "after"]
+            # The old master comes back, as a replica of the new one.
+            await eventually(lambda: _role(cluster, "slave"), within_s=20)
+
+
+async def _role(cluster: LocalClusterProcess, role: str) -> bool:
+    return (await cluster.redis_cli("ROLE")).startswith(role)
+
+
 async def test_redis_dies_and_comes_back(own_cluster: LocalClusterProcess) -> None:
     """kill -9 of Redis: sockets stay open, local messages arrive, and what is kept after it is back arrives."""
     async with (

@@ -22,15 +22,19 @@ SOURCES = ("127.0.0.1", "127.0.1.1", "127.0.2.1")
 class LocalClusterProcess:
     """`with LocalClusterProcess(log) as cluster:` is ready when the block begins, and gone when it ends."""
 
-    def __init__(self, log: Path, *, replicas: int = 3, own_session: bool = False, **environment: str) -> None:
+    def __init__(
+        self, log: Path, *, replicas: int = 3, own_session: bool = False, sentinel: bool = False, **environment: str
+    ) -> None:
         """`own_session`: Ctrl-C in this terminal does not reach it."""
-        first = free_port_block(replicas + 2)  # Redis, nginx, replicas
+        below = 4 if sentinel else 0  # Redis' replica and the Sentinels
+        first = free_port_block(below + replicas + 2) + below  # Redis, nginx, replicas
         self.port = first + 1
         self.url = f"http://127.0.0.1:{self.port}"
         self.redis_port = first
         self.log = log
         self._replicas = replicas
         self._own_session = own_session
+        self._options = ["--sentinel"] if sentinel else []
         self._environment = {**os.environ, "HELIOGRAPH_AUTH__MODE": "open", **environment}
         self.process: subprocess.Popen[bytes]
 
@@ -44,6 +48,7 @@ class LocalClusterProcess:
             str(self._replicas),
             "--port",
             str(self.port),
+            *self._options,
         ]
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(

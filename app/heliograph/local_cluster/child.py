@@ -34,6 +34,8 @@ class Program:
     """How long it may take to end after SIGTERM before it is killed."""
     orphan_signal: signal.Signals = signal.SIGKILL
     """The signal that the kernel sends it if the supervisor is killed."""
+    stays_down_s: float = 0.0
+    """How long it stays down at least, when it has died."""
 
 
 class Child:
@@ -98,7 +100,7 @@ class Child:
             if self._stopping.is_set() or not self._restart:
                 return
             deaths = 1 if clock() - started >= STEADY_AFTER_S else deaths + 1
-            delay = _backoff(deaths)
+            delay = max(self.program.stays_down_s, _backoff(deaths))
             self._terminal.say(f"{self.program.name} {self.ending}; starting it again in {delay:.1f} s")
             await _set_within(self._stopping, delay)
 

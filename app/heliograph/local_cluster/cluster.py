@@ -13,6 +13,7 @@ from heliograph.local_cluster import programs
 from heliograph.local_cluster.child import Child
 from heliograph.local_cluster.machine import raise_open_files, refuse_taken_ports
 from heliograph.local_cluster.options import CannotStart, LocalClusterOptions
+from heliograph.local_cluster.redis_programs import redis_parts
 from heliograph.local_cluster.terminal import Terminal
 from heliograph.redis_url import without_password
 
@@ -82,7 +83,7 @@ class LocalCluster:
         if self._options.redis_url is not None:
             other = without_password(self._options.redis_url)
             self._terminal.say(f"HELIOGRAPH_REDIS__URL is set: with the Redis at {other}, and none of its own")
-        await self._start_stage(self._redis, programs.redis(self._options, directory))
+        await self._start_stage(self._redis, redis_parts(self._options, directory))
         await self._start_stage(self._replicas, programs.replicas(self._options))
         if self._options.edge == "caddy":
             self._terminal.say("nginx is not installed: Caddy stands in for it, without limits for single addresses")
@@ -159,7 +160,11 @@ class LocalCluster:
         yield f"  clients    {options.url.replace('http', 'ws', 1)}ws"
         for number, port in enumerate(options.replica_ports, start=1):
             yield f"  replica-{number}  http://127.0.0.1:{port}/metrics"
-        yield f"  Redis      redis-cli -u {without_password(options.replica_redis_url)}"
+        if options.sentinel:
+            yield f"  Redis      HELIOGRAPH_REDIS__URL='{options.replica_redis_url}'"
+            yield f"             master: port {options.redis_ports['redis-1']}; kill it, and watch"
+        else:
+            yield f"  Redis      redis-cli -u {without_password(options.replica_redis_url)}"
         if options.edge == "caddy":
             yield f"  Caddy      {directory / 'Caddyfile'}"
         else:

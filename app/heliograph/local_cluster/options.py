@@ -2,7 +2,10 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
+
+MASTER: Final = "heliograph"  # the name by which the Sentinels know the master
+SENTINELS: Final = ("sentinel-1", "sentinel-2", "sentinel-3")
 
 
 class CannotStart(Exception):
@@ -26,6 +29,8 @@ class LocalClusterOptions:
     """The port of the Redis that is started, on 127.0.0.1; `port - 1` by default."""
     redis_url: str | None = None
     """A Redis that runs already; then none is started."""
+    sentinel: bool = False
+    """Whether Redis is a master with a replica and three Sentinels, on ports from `redis_port` down."""
     console: bool = True
     """Whether the replicas serve the console."""
     connections_per_address: int = 1000
@@ -46,8 +51,20 @@ class LocalClusterOptions:
         return self.port - 1 if self.redis_port is None else self.redis_port
 
     @property
+    def redis_ports(self) -> dict[str, int]:
+        """The port of each program of the own Redis, by its name; the first server is the first master."""
+        if self.own_redis_port is None:
+            return {}
+        names = ("redis-1", "redis-2", *SENTINELS) if self.sentinel else ("redis",)
+        return {name: self.own_redis_port - number for number, name in enumerate(names)}
+
+    @property
     def replica_redis_url(self) -> str:
-        return self.redis_url or f"redis://127.0.0.1:{self.own_redis_port}/0"
+        """The URL of Redis for the replicas, and for programs beside them."""
+        if self.redis_url is not None or not self.sentinel:
+            return self.redis_url or f"redis://127.0.0.1:{self.own_redis_port}/0"
+        hosts = ",".join(f"127.0.0.1:{self.redis_ports[name]}" for name in SENTINELS)
+        return f"redis+sentinel://{hosts}/0?master={MASTER}"
 
     @property
     def url(self) -> str:
@@ -60,8 +77,7 @@ class LocalClusterOptions:
         yield self.edge, self.port
         for number, port in enumerate(self.replica_ports, start=1):
             yield f"replica-{number}", port
-        if self.own_redis_port is not None:
-            yield "redis", self.own_redis_port
+        yield from self.redis_ports.items()
 
     def check(self) -> None:
         """Check for options that cannot work.
@@ -71,6 +87,8 @@ class LocalClusterOptions:
         """
         if self.replicas < 1:
             raise CannotStart(f"A cluster needs at least one replica, not {self.replicas}.")
+        if self.sentinel and self.redis_url is not None:
+            raise CannotStart("--sentinel starts a Redis of its own: unset HELIOGRAPH_REDIS__URL.")
         if not 0 <= self.connections_per_address <= 65_535:
             raise CannotStart("The connections per address must lie between 0 (no limit) and 65535.")
         owners: dict[int, str] = {}

@@ -43,21 +43,6 @@ def check_installed(options: LocalClusterOptions) -> None:
         find_caddy()
 
 
-def redis(options: LocalClusterOptions, directory: Path) -> list[Part]:
-    """Return the Redis of the cluster: volatile, on loopback only. Empty if the options name another Redis."""
-    port = options.own_redis_port
-    if port is None:
-        return []
-    argv = (
-        find_redis(),
-        *("--bind", "127.0.0.1", "--port", str(port), "--dir", str(directory)),
-        *("--save", "", "--appendonly", "no", "--maxmemory-policy", "noeviction"),
-        *("--client-output-buffer-limit", "pubsub", "32mb", "8mb", "60"),
-    )
-    program = Program("redis", argv, dict(os.environ), OTHERS_STOP_WITHIN_S)
-    return [Part(program, lambda: _redis_problem(port))]
-
-
 def replicas(options: LocalClusterOptions) -> list[Part]:
     """Return the replicas, one process each."""
     return [_replica(options, number, port) for number, port in enumerate(options.replica_ports, start=1)]
@@ -143,34 +128,33 @@ def _replica(options: LocalClusterOptions, number: int, port: int) -> Part:
     return Part(program, lambda: _http_problem("127.0.0.1", port, "/ready"))
 
 
-async def _redis_problem(port: int) -> str | None:
-    try:
-        answer = await _ask("127.0.0.1", port, b"PING\r\nQUIT\r\n")
-    except OSError as error:
-        return _why(error)
-    return None if answer.startswith(b"+PONG") else f"PING is answered with {answer[:100]!r}"
-
-
 async def _http_problem(address: str, port: int, path: str) -> str | None:
     try:
-        answer = await _ask(address, port, f"GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n".encode())
+        answer = await ask(address, port, f"GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n".encode(), _all)
     except OSError as error:
-        return _why(error)
+        return why(error)
     head, _, body = answer.decode(errors="replace").partition("\r\n\r\n")
     status = head.partition("\r\n")[0]
     return None if " 200 " in f"{status} " else f"{path} is answered with {status!r} {body.strip()[:200]}"
 
 
-async def _ask(address: str, port: int, question: bytes) -> bytes:
-    """Send a request and read until the other side closes."""
+async def ask(
+    address: str, port: int, question: bytes, read: Callable[[asyncio.StreamReader], Awaitable[bytes]]
+) -> bytes:
+    """Send a request, and return what `read` gets of the answer."""
     async with asyncio.timeout(PROBE_TIMEOUT_S):
         reader, writer = await asyncio.open_connection(address, port)
         try:
             writer.write(question)
-            return await reader.read()
+            return await read(reader)
         finally:
             writer.close()
 
 
-def _why(error: OSError) -> str:
+def _all(reader: asyncio.StreamReader) -> Awaitable[bytes]:
+    """Read until the other side closes."""
+    return reader.read()
+
+
+def why(error: OSError) -> str:
     return "it does not answer" if isinstance(error, TimeoutError) else str(error)

@@ -1,0 +1,80 @@
+"""The Redis of a local cluster: one server, or a master with a replica and three Sentinels."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from heliograph.local_cluster.child import Program
+from heliograph.local_cluster.machine import find_redis
+from heliograph.local_cluster.options import MASTER, SENTINELS, LocalClusterOptions
+from heliograph.local_cluster.programs import OTHERS_STOP_WITHIN_S, Part, ask, why
+
+DOWN_AFTER_MS: Final = 1000  # the Sentinels replace a master that has not answered for so long
+# A master that is back before that is not replaced. This one stays away, so that a reader can watch it happen.
+STAYS_DOWN_S: Final = 5.0
+
+Setting = tuple[str, str]
+_COMMON: Final[tuple[Setting, ...]] = (
+    ("bind", "127.0.0.1"),
+    ("save", '""'),
+    ("maxmemory-policy", "noeviction"),
+    ("client-output-buffer-limit", "pubsub 32mb 8mb 60"),
+)
+
+
+def redis_parts(options: LocalClusterOptions, directory: Path) -> list[Part]:
+    """Return the programs of the cluster's Redis, on loopback only. Empty if the options name another Redis."""
+    ports = options.redis_ports
+    if not options.sentinel:
+        return [_server(name, port, directory, [("appendonly", "no")]) for name, port in ports.items()]
+    # What a server loses when it is restarted would be lost in its replica too.
+    kept = ("appendonly", "yes")
+    return [
+        _server("redis-1", ports["redis-1"], directory, [kept], stays_down_s=STAYS_DOWN_S),
+        _server(
+            "redis-2",
+            ports["redis-2"],
+            directory,
+            [kept, ("replicaof", f"127.0.0.1 {ports['redis-1']}")],
+            stays_down_s=STAYS_DOWN_S,
+        ),
+        *(_sentinel(name, ports, directory) for name in SENTINELS),
+    ]
+
+
+def _server(name: str, port: int, directory: Path, settings: list[Setting], *, stays_down_s: float = 0.0) -> Part:
+    return _part(name, port, directory, [*_COMMON, *settings], stays_down_s=stays_down_s)
+
+
+def _sentinel(name: str, ports: Mapping[str, int], directory: Path) -> Part:
+    settings = [
+        ("bind", "127.0.0.1"),
+        ("sentinel", f"monitor {MASTER} 127.0.0.1 {ports['redis-1']} 2"),
+        ("sentinel", f"down-after-milliseconds {MASTER} {DOWN_AFTER_MS}"),
+        ("sentinel", f"failover-timeout {MASTER} {5 * DOWN_AFTER_MS}"),
+    ]
+    return _part(name, ports[name], directory, settings, "--sentinel")
+
+
+def _part(
+    name: str, port: int, directory: Path, settings: list[Setting], *flags: str, stays_down_s: float = 0.0
+) -> Part:
+    """Return a program with a directory and a configuration of its own, which it may rewrite."""
+    own = directory / name
+    own.mkdir()
+    configuration = own / "redis.conf"
+    lines = [("port", str(port)), ("dir", str(own)), *settings]
+    configuration.write_text("".join(f"{setting} {value}\n" for setting, value in lines))
+    argv = (find_redis(), str(configuration), *flags)
+    program = Program(name, argv, dict(os.environ), OTHERS_STOP_WITHIN_S, stays_down_s=stays_down_s)
+    return Part(program, lambda: _redis_problem(port))
+
+
+async def _redis_problem(port: int) -> str | None:
+    try:
+        # A line ends the answer: a Sentinel does not close the connection, not even after QUIT.
+        answer = await ask("127.0.0.1", port, b"PING\r\n", lambda reader: reader.readline())
+    except OSError as error:
+        return why(error)
+    return None if answer.startswith(b"+PONG") else f"PING is answered with {answer[:100]!r}"
