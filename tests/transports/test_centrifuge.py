@@ -5,6 +5,8 @@ from typing import Any
 
 import msgspec
 import pytest
+from websockets.asyncio.client import connect
+from websockets.typing import Subprotocol
 
 from tests.conftest import StartReplica
 from tests.support.centrifuge import CentrifugeClient
@@ -361,3 +363,71 @@ class TestOthers:
             assert await bob.close_code() == 3001
             await stopping
         await eventually(lambda: one.task.done())
+
+
+class TestHistory:
+    async def test_both_directions(self, one: RunningReplica) -> None:
+        """Fails if a page is in the wrong order, or lacks or repeats a publication."""
+        await publish(one, "news", *range(1, 8))
+        async with CentrifugeClient(one.url, user="bob") as bob:
+
+            async def offsets(**fields: Any) -> list[int]:
+                result = await bob.call("history", channel="news", **fields)
+                assert result["offset"] == 7
+                found = result.get("publications", [])
+                assert [each["offset"] for each in found] == [each["data"] for each in found]
+                return [each["offset"] for each in found]
+
+            epoch = (await bob.call("history", channel="news"))["epoch"]
+            assert await offsets() == []
+            assert await offsets(limit=-1) == [1, 2, 3, 4, 5, 6, 7]
+            assert await offsets(limit=2) == [1, 2]
+            assert await offsets(limit=2, since={"offset": 4, "epoch": epoch}) == [5, 6]
+            assert await offsets(limit=-1, since={"offset": 5}) == [6, 7]
+            assert await offsets(limit=2, reverse=True) == [7, 6]
+            assert await offsets(limit=-1, reverse=True, since={"offset": 4, "epoch": epoch}) == [3, 2, 1]
+            assert await offsets(limit=-1, reverse=True, since={"offset": 1}) == []
+            other = {"offset": 1, "epoch": "other"}
+            assert (await bob.refused("history", channel="news", since=other, limit=1))["code"] == 112
+
+    async def test_what_is_no_longer_kept(self, one: RunningReplica) -> None:
+        """Fails if publications that are gone hide those that are kept."""
+        await publish(one, "short:a", *range(1, 600))
+        async with CentrifugeClient(one.url, user="bob") as bob:
+            for fields in ({"limit": -1}, {"limit": -1, "since": {"offset": 3}}):
+                found = await bob.call("history", channel="short:a", **fields)
+                assert [each["data"] for each in found["publications"]][-2:] == [598, 599]
+            found = await bob.call("history", channel="short:a", limit=-1, reverse=True)
+            assert [each["data"] for each in found["publications"]][:2] == [599, 598]
+
+    async def test_a_long_history_comes_in_parts(self, one: RunningReplica) -> None:
+        """Fails if one answer may be as large as everything that is kept."""
+        await publish(one, "news", *["x" * 10_000] * 60)
+        async with CentrifugeClient(one.url, user="bob") as bob:
+            forwards = await bob.call("history", channel="news", limit=-1)
+            backwards = await bob.call("history", channel="news", limit=-1, reverse=True)
+            assert 20 < len(forwards["publications"]) < 30
+            assert [each["offset"] for each in backwards["publications"]][:3] == [60, 59, 58]
+            assert len(backwards["publications"]) == len(forwards["publications"])
+
+
+class TestProtobuf:
+    @pytest.mark.parametrize("how", ["subprotocol", "query"])
+    async def test_binary_frames(self, one: RunningReplica, how: str) -> None:
+        """Fails if an SDK that asks for Protobuf gets JSON, or a subprotocol that it did not offer."""
+        url = one.url.replace("http", "ws", 1) + "/connection/websocket?user=bob"
+        offered = [Subprotocol("centrifuge-protobuf")] if how == "subprotocol" else None
+        if how == "query":
+            url += "&cf_protocol=protobuf"
+        async with connect(url, proxy=None, subprotocols=offered) as socket:
+            assert socket.subprotocol == (offered[0] if offered else None)
+            await socket.send(b"\x04\x08\x01\x22\x00" + b"\x0a\x08\x02\x2a\x06\x0a\x04news")
+            first, second = await socket.recv(), await socket.recv()
+            assert isinstance(first, bytes)
+            assert b"#bob" in first
+            assert isinstance(second, bytes)
+            assert second[1:3] == b"\x08\x02"
+            await publish(one, "news", {"a": 1})
+            pushed = await socket.recv()
+            assert isinstance(pushed, bytes)
+            assert b'{"a":1}' in pushed

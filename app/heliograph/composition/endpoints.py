@@ -19,6 +19,7 @@ from heliograph.api.user_methods import UserMethods
 from heliograph.auth.authenticator import Authenticator
 from heliograph.cluster.status import VERSION
 from heliograph.codecs.centrifuge.json_codec import CentrifugeJsonCodec
+from heliograph.codecs.centrifuge.protobuf_codec import CentrifugeProtobufCodec
 from heliograph.codecs.plain.codec import PlainCodec
 from heliograph.composition.cluster import Cluster
 from heliograph.composition.ground import Ground
@@ -206,7 +207,10 @@ def _client_routes(
         clients.outboxes,
         clients.by_address,
         settings.limits,
-        (WireFormat.of(CentrifugeJsonCodec(settings.limits.depth, VERSION), traffic["websocket"]),),
+        (
+            WireFormat.of(CentrifugeJsonCodec(settings.limits.depth, VERSION), traffic["websocket"]),
+            WireFormat.of(CentrifugeProtobufCodec(settings.limits.depth, VERSION), traffic["websocket"]),
+        ),
         Pings(settings.ping),
     )
     stream = SseEndpoint(

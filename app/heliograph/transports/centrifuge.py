@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import msgspec
+from starlette.types import Scope
 
 from heliograph.codecs.codec import Codec
 from heliograph.deadlines import Deadlines
@@ -25,7 +26,7 @@ from heliograph.transports.driver import Disconnected, Driver
 from heliograph.transports.handshake import Handshake
 from heliograph.transports.server_socket import ServerSocket
 from heliograph.transports.socket_connection import SocketConnection
-from heliograph.transports.websocket import WebSocketEndpoint
+from heliograph.transports.websocket import WebSocketEndpoint, WireFormat
 
 
 class Pings:
@@ -68,6 +69,14 @@ class CentrifugeEndpoint(WebSocketEndpoint):
     """The ASGI application behind `/connection/websocket`."""
 
     pings: Pings
+
+    def _choose(self, scope: Scope) -> tuple[WireFormat, str | None]:
+        """Choose the format that the URL or the subprotocol names; without either JSON, the first."""
+        if b"cf_protocol=protobuf" in scope["query_string"].split(b"&"):
+            binary = next(each for each in self.formats if each.codec.is_binary)
+            offered = (name for name in scope.get("subprotocols", ()) if name in binary.codec.subprotocols)
+            return binary, next(offered, None)
+        return super()._choose(scope)
 
     def _connection(
         self,

@@ -50,15 +50,6 @@ PING: Final = Reply()
 DONE: Final[Empty] = {}
 
 
-class _State(msgspec.Struct, frozen=True):
-    """The state of a run as a publication: the fields of its updates, and its last log lines."""
-
-    state: str | None
-    progress: float
-    message: str | None
-    logs: list[str]
-
-
 def push_of(publication: Publication, is_difference: bool = False) -> replies.PublicationFrame:
     """Return the push of a publication. `is_difference`: its data is the difference from the one before it."""
     pub = publication_of(publication, is_difference)
@@ -150,7 +141,7 @@ def _info(client: protocol.ClientInfo) -> ClientInfo:
 
 
 def _state(event: InitialState) -> replies.Publication:
-    data = msgspec.json.encode(_State(event.state, event.progress, None, event.logs))
+    data = msgspec.json.encode(replies.RunState(event.state, event.progress, None, event.logs))
     return replies.Publication(msgspec.Raw(data), event.position.offset)
 
 

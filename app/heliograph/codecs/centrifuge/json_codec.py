@@ -5,7 +5,8 @@ from typing import Final
 
 import msgspec
 
-from heliograph.codecs.centrifuge.commands import Command, malformed, operation_of
+from heliograph.codecs.centrifuge.commands import Command, Head
+from heliograph.codecs.centrifuge.decoding import malformed, operation_of
 from heliograph.codecs.centrifuge.deltas import delta_encoders
 from heliograph.codecs.centrifuge.encoding import push_of, reply_of
 from heliograph.codecs.centrifuge.numbers import CLOSES
@@ -18,13 +19,7 @@ _read_commands: Final[Callable[[str | bytes], list[Command]]] = msgspec.json.Dec
 _to_json: Final[Callable[[object], bytes]] = msgspec.json.Encoder().encode
 
 
-class _Head(msgspec.Struct, frozen=True):
-    """As much of a refused command as is needed to answer it."""
-
-    id: object = None
-
-
-_read_heads: Final[Callable[[str | bytes], list[_Head]]] = msgspec.json.Decoder(_Head).decode_lines
+_read_heads: Final[Callable[[str | bytes], list[Head]]] = msgspec.json.Decoder(Head).decode_lines
 _read_values: Final[Callable[[str | bytes], list[msgspec.Raw]]] = msgspec.json.Decoder(msgspec.Raw).decode_lines
 _read_command: Final[Callable[[msgspec.Raw], Command]] = msgspec.json.Decoder(Command).decode
 

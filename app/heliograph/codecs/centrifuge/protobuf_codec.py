@@ -4,23 +4,19 @@
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Final
 
 from msgspec import Raw
 
-from heliograph.codecs.centrifuge.commands import Command, malformed, operation_of
+from heliograph.codecs.centrifuge.commands import Command
+from heliograph.codecs.centrifuge.decoding import malformed, operation_of
 from heliograph.codecs.centrifuge.deltas import delta_encoders
 from heliograph.codecs.centrifuge.encoding import publication_of, reply_of
 from heliograph.codecs.centrifuge.messages import COMMAND, PUBLICATION, REPLY
 from heliograph.codecs.centrifuge.numbers import CLOSES
-from heliograph.codecs.centrifuge.wire import delimited, read_varint
+from heliograph.codecs.centrifuge.wire import delimited, read_varint, varint
 from heliograph.protocol.events import Event, Progress
 from heliograph.protocol.operations import Operation, RequestId
 from heliograph.protocol.publication import Publication
-
-_PUSH_HEAD: Final = b"\x22"  # of field 4 in a reply, a message
-_CHANNEL_HEAD: Final = b"\x12"  # of field 2 in a push, a text
-_PUB_HEAD: Final = b"\x22"  # of field 4 in a push, a message
 
 
 class CentrifugeProtobufCodec:
@@ -84,7 +80,20 @@ def _commands(frame: str | bytes) -> Iterator[Command]:
 
 
 def _push(publication: Publication, is_difference: bool = False) -> bytes:
-    """Return the push of a publication, in one piece."""
-    pub = delimited(PUBLICATION.encode(publication_of(publication, is_difference)))
-    push = _CHANNEL_HEAD + delimited(publication.channel.encode()) + _PUB_HEAD + pub
-    return delimited(_PUSH_HEAD + delimited(push))
+    """Return the push of a publication: a reply with a push (field 4) of its channel (2) and `pub` (4)."""
+    if publication.tags is None and not is_difference:
+        pub = _usual(publication)
+    else:
+        pub = PUBLICATION.encode(publication_of(publication, is_difference))
+    push = b"\x12" + delimited(publication.channel.encode()) + b"\x22" + delimited(pub)
+    return delimited(b"\x22" + delimited(push))
+
+
+def _usual(publication: Publication) -> bytes:
+    """Return what nearly all publications hold: data (field 4), publisher (5, with the user in 1) and offset (6)."""
+    pub = b"\x22" + delimited(bytes(publication.data))
+    if publication.sender is not None:
+        pub += b"\x2a" + delimited(b"\x0a" + delimited(publication.sender.encode()))
+    if publication.position is not None:
+        pub += b"\x30" + varint(publication.position.offset)
+    return pub

@@ -7,6 +7,15 @@ from heliograph.protocol.client_info import NO_INFO
 Empty = dict[str, str]
 
 
+class RunState(msgspec.Struct, frozen=True):
+    """The state of a run as a publication: the fields of its updates, and its last log lines."""
+
+    state: str | None
+    progress: float
+    message: str | None
+    logs: list[str]
+
+
 class ErrorBody(msgspec.Struct, frozen=True, omit_defaults=True):
     code: int
     message: str
