@@ -8,6 +8,7 @@ from heliograph.codecs.centrifuge.protobuf_codec import CentrifugeProtobufCodec
 from heliograph.codecs.centrifuge.wire import delimited, read_varint, varint
 from heliograph.errors import ErrorCode
 from heliograph.protocol import events, operations
+from heliograph.protocol.client_info import ClientInfo
 from heliograph.protocol.codes import CloseCode, UnsubscribeCode
 from heliograph.protocol.position import Position
 from heliograph.protocol.publication import Publication
@@ -34,7 +35,8 @@ CONNECTED = "2c08012a280a01731201311801204b32120a0423626f62120a18013202653148075
         ("1308022a0f0a046e6577736a050a03616e647001", '{"id":2,"subscribe":{"channel":"news","flag":1}}'),
         (
             "1f08022a1b0a046e65777312017418013202653138076206666f7373696c7003",
-            '{"id":2,"subscribe":{"channel":"news","recover":true,"offset":7,"epoch":"e1","flag":3,"token":"t"}}',
+            '{"id":2,"subscribe":{"channel":"news","recover":true,"offset":7,"epoch":"e1","flag":3,"token":"t",'
+            '"delta":"fossil"}}',
         ),
         ("0a080332060a046e657773", '{"id":3,"unsubscribe":{"channel":"news"}}'),
         ("1308043a0f0a046e65777312077b2261223a317d", '{"id":4,"publish":{"channel":"news","data":{"a":1}}}'),
@@ -46,6 +48,8 @@ CONNECTED = "2c08012a280a01731201311801204b32120a0423626f62120a18013202653148075
             "1f0808521b0a046e65777338ffffffffffffffffff0142060807120265314801",
             '{"id":8,"history":{"channel":"news","limit":-1,"since":{"offset":7,"epoch":"e1"},"reverse":true}}',
         ),
+        ("0d08097a090a046e657773120174", '{"id":9,"sub_refresh":{"channel":"news","token":"t"}}'),
+        ("0a08094a060a046e657773", '{"id":9,"presence_stats":{"channel":"news"}}'),
         ("00", "{}"),
         ("0a080332060a046e65777300", '{"id":3,"unsubscribe":{"channel":"news"}}\n{}'),
     ],
@@ -85,7 +89,22 @@ def test_a_command_is_the_same_operation_as_in_json(hexadecimal: str, same: str)
         (events.Refreshed(8, 3, "s"), "0e0803720a0a017312013118012006"),
         (events.RpcResult(RAW, 3), "0d08036a090a077b2261223a317d"),
         (events.Error(ErrorCode.UNAVAILABLE, "later", "t", 3), "0f0803120b086412056c617465721801"),
-        (events.Join("news", "bob"), "11220f12046e6577732a070a050a03626f62"),
+        (
+            events.ClientJoined("news", ClientInfo(client="", user="bob")),
+            "11220f12046e6577732a070a050a03626f62",
+        ),
+        (
+            events.ClientPresence(
+                "news", {"c1": ClientInfo("c1", "bob", msgspec.Raw(b'{"n":1}'), msgspec.Raw(b"2"))}, 3
+            ),
+            "2108034a1d0a1b0a02633112150a03626f62120263311a077b226e223a317d220132",
+        ),
+        (events.PresenceStats("news", 2, 1, 3), "080803520408021001"),
+        (events.SubscriptionRefreshed("news", 50, 3), "0808037a0408011032"),
+        (
+            Publication("news", msgspec.Raw(b"1"), "m", "t", position=AT, tags={"a": "b"}),
+            "17221512046e657773220d22013130073a060a0161120162",
+        ),
         (
             events.History(
                 "news",
