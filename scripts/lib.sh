@@ -101,6 +101,8 @@ need_compiler() {
     fi
 }
 
+need_zlib() { [ -e /usr/include/zlib.h ] || need zlib1g-dev "the load client inflates what is compressed"; }
+
 as_root() {
     if [ "$(id -u)" = 0 ]; then
         "$@"

@@ -17,6 +17,7 @@ from loadtest.bench.systems import ROOT, SYSTEMS, System
 SHOWN = {
     "deliveries_per_s": "{:9,.0f}/s",
     "cpu_us": "{:6.2f} µs each",
+    "bytes_each": "{:8,.0f} bytes each",
     "sides_us": "{:6.2f} µs on both sides",
     "foreign_us": "{:6.2f} µs a foreign message",
     "envelopes": "{:.2f} envelopes each",

@@ -10,6 +10,7 @@
  *   addressed 1           each message is for one subscriber, whose number replaces {n} in it; they take turns, and
  *                         publisher 0 begins with subscriber 0, 1 with 1 (otherwise all subscribers get each message)
  *   answer TEXT|REPLY     a frame that is TEXT is answered with REPLY
+ *   compressed 1          subscribers offer permessage-deflate; a frame that many get is inflated once
  *   pings 1               each message is a WebSocket ping, from the subscriber itself; the server's pong brings it back
  *   window 4              messages under way at once (addressed: from each publisher); or:
  *   rate 10               messages a second
@@ -34,6 +35,7 @@
 #include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
+#include <zlib.h>
 
 #define MARK_BYTES 26 /* @ 8 hex digits : 16 hex digits */
 #define RING 65536    /* broadcasts that are remembered */
@@ -41,6 +43,10 @@
 #define BUCKETS 4096
 #define PUBLISHERS 1024
 #define MOST_BYTES 16384
+#define INFLATED 64 /* different compressed payloads that are remembered */
+
+#define OFFER \
+    "Sec-WebSocket-Extensions: permessage-deflate; server_no_context_takeover; client_no_context_takeover\r\n"
 
 enum { OPENING, SHAKING, STEPPING, READY };
 
@@ -63,7 +69,7 @@ struct connection {
 
 static struct role subscriber, publisher;
 static char *publish_text, *answer_text, *answer_reply;
-static int port, pub_port, subscribers, publishers = 1, addressed, first, pings, stalled, concurrency = 200, window_size, source_net;
+static int port, pub_port, subscribers, publishers = 1, addressed, first, pings, compressed, stalled, concurrency = 200, window_size, source_net;
 static double rate, warmup_s = 1, seconds = 3, patience_s = 60;
 
 static int poller, ready_count, in_flight;
@@ -74,7 +80,14 @@ static uint32_t received_of[RING];
 static int under_way_of[PUBLISHERS]; /* addressed */
 static uint32_t next_number, done_number;
 static uint64_t delivered, published, measured_from, measured_until, last_delivery;
-static uint64_t histogram[BUCKETS], latencies, longest, other_frames;
+static uint64_t histogram[BUCKETS], latencies, longest, other_frames, received_bytes, inflated_frames, compressed_frames;
+
+/* What was inflated: the same bytes for every subscriber. */
+static struct inflated {
+    unsigned char raw[MOST_BYTES], text[2 * MOST_BYTES];
+    size_t raw_size, text_size;
+} inflated[INFLATED];
+static int newest;
 static uint32_t expected_each;
 
 static uint64_t now_ns(void) {
@@ -211,8 +224,8 @@ static void shake(struct connection *c) {
     char request[2048], *path = numbered(c->is_publisher ? publisher.path : subscriber.path, first + c->number);
     int size = snprintf(request, sizeof request,
                         "GET %s HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-                        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n",
-                        path, port);
+                        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n%s\r\n",
+                        path, port, compressed && !c->is_publisher ? OFFER : "");
     free(path);
     send_all(c->fd, request, (size_t)size);
     struct epoll_event e = {.events = EPOLLIN, .data.ptr = c};
@@ -270,6 +283,31 @@ static void take_text(struct connection *c, const unsigned char *text, size_t si
     if (++received_of[number % RING] == expected_each) done_number++;
 }
 
+static const struct inflated *inflate_payload(const unsigned char *raw, size_t size) {
+    compressed_frames++;
+    for (int i = 0; i < INFLATED; i++) {
+        const struct inflated *known = &inflated[(newest - i + INFLATED) % INFLATED];
+        if (known->raw_size == size && memcmp(known->raw, raw, size) == 0) return known;
+    }
+    if (size > MOST_BYTES) fail("a compressed frame is too long", "");
+    newest = (newest + 1) % INFLATED;
+    struct inflated *one = &inflated[newest];
+    z_stream z = {0};
+    if (inflateInit2(&z, -15) != Z_OK) fail("inflate", "");
+    z.next_in = (unsigned char *)raw;
+    z.avail_in = (unsigned)size;
+    z.next_out = one->text;
+    z.avail_out = sizeof one->text;
+    int answer = inflate(&z, Z_SYNC_FLUSH);
+    if (answer != Z_OK && answer != Z_BUF_ERROR && answer != Z_STREAM_END) fail("inflate", z.msg ? z.msg : "");
+    one->text_size = sizeof one->text - z.avail_out;
+    inflateEnd(&z);
+    memcpy(one->raw, raw, size);
+    one->raw_size = size;
+    inflated_frames++;
+    return one;
+}
+
 static void take(struct connection *c, unsigned char *data, size_t size, uint64_t now) {
     size_t at = 0;
     while (size - at >= 2) {
@@ -286,7 +324,11 @@ static void take(struct connection *c, unsigned char *data, size_t size, uint64_
         }
         if (size - at < head + length) break;
         int opcode = data[at] & 0x0f;
-        if (opcode == 1 || (opcode == 10 && pings))
+        if (now >= measured_from && now < measured_until && !c->is_publisher) received_bytes += head + length;
+        if (opcode == 1 && data[at] & 0x40) {
+            const struct inflated *one = inflate_payload(data + at + head, length);
+            take_text(c, one->text, one->text_size, now);
+        } else if (opcode == 1 || (opcode == 10 && pings))
             take_text(c, data + at + head, length, now);
         else if (opcode == 9)
             send_frame(c->fd, 10, (char *)data + at + head, length);
@@ -370,6 +412,7 @@ static void read_orders(void) {
         else if (strcmp(line, "publishers") == 0) publishers = atoi(value);
         else if (strcmp(line, "addressed") == 0) addressed = atoi(value);
         else if (strcmp(line, "pings") == 0) pings = atoi(value);
+        else if (strcmp(line, "compressed") == 0) compressed = atoi(value);
         else if (strcmp(line, "first") == 0) first = atoi(value);
         else if (strcmp(line, "patience") == 0) patience_s = atof(value);
         else if (strcmp(line, "subscribers") == 0) subscribers = atoi(value);
@@ -458,9 +501,11 @@ int main(void) {
         wait_for_events(timeout_ns);
     }
     printf("end {\"seconds\": %.4f, \"delivered\": %llu, \"published\": %llu, \"p50_us\": %.1f, \"p99_us\": %.1f, "
-           "\"p999_us\": %.1f, \"longest_us\": %.1f, \"other_frames\": %llu, \"client_cpu\": %.3f}\n",
+           "\"p999_us\": %.1f, \"longest_us\": %.1f, \"other_frames\": %llu, \"client_cpu\": %.3f, "
+           "\"bytes\": %llu, \"compressed_frames\": %llu, \"inflated_frames\": %llu}\n",
            seconds, (unsigned long long)delivered, (unsigned long long)(published - published_before),
            percentile_us(0.5), percentile_us(0.99), percentile_us(0.999), (double)longest / 1e3, (unsigned long long)other_frames,
-           (cpu_s() - cpu_before) / seconds);
+           (cpu_s() - cpu_before) / seconds, (unsigned long long)received_bytes, (unsigned long long)compressed_frames,
+           (unsigned long long)inflated_frames);
     return 0;
 }

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import IO, TYPE_CHECKING, Any, Literal
 
 from loadtest.bench.processes import Server, client_command, redis_server, server_of
-from loadtest.bench.systems import FILL
+from loadtest.bench.systems import FILL, rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -45,6 +45,8 @@ class Work:
     replicas: int = 1
     routing: Literal["shared", "directed"] = "shared"
     padding: int = 0  # bytes that each message is longer
+    rows: int = 0  # of JSON, 50 bytes each, in each message
+    compressed: bool = False  # subscribers offer permessage-deflate
     warmup: float = 1.0
     seconds: float = 3.0
 
@@ -54,8 +56,10 @@ class Work:
         to = "" if self.to == "all" else f", each message to one {self.to}"
         stalled = f", {self.stalled} of them stalled" if self.stalled else ""
         before = f", {self.before} connected already" if self.before else ""
+        rows = f", messages of {self.rows / 20:g} KiB" if self.rows else ""
+        rows += ", compressed" if self.compressed else ""
         replicas = f", {self.replicas} replicas, {self.routing}" if self.replicas > 1 else ""
-        return f"{self.name}: {self.subscribers} subscribers{stalled}{before}{replicas}{to}, {how}"
+        return f"{self.name}: {self.subscribers} subscribers{stalled}{before}{replicas}{to}{rows}, {how}"
 
 
 def speech_of(system: System, work: Work) -> Speech | None:
@@ -96,6 +100,7 @@ def _sent(system: System, work: Work, servers: list[Server], redis: Server) -> d
         "kernel_us": kernel / count * 1e6,
         "redis_us": (redis_after - redis_before) / count * 1e6,
         "server_cpu": (user + kernel) / figures["seconds"],
+        "bytes_each": figures["bytes"] / count,
     }
 
 
@@ -205,6 +210,8 @@ def _speech(system: System, work: Work) -> Speech:
     speech = speech_of(system, work)
     if speech is None:
         raise Failed(f"it has no message to one {work.to}")
+    if work.rows:
+        return replace(speech, publish=speech.publish.replace(f'"{FILL}"', rows(work.rows)))
     return replace(speech, publish=speech.publish.replace(FILL, FILL + "x" * work.padding))
 
 
@@ -232,6 +239,7 @@ def _client(
     """The load client, told what to do. It ends with its standard input."""
     orders = [f"port {servers[:2][-1].port}", f"pub_port {servers[0].port}"]
     orders += [f"subscribers {work.subscribers}", f"sub_path {speech.sub_path}", *more]
+    orders.append(f"compressed {work.compressed:d}")
     if work.window or work.rate:
         orders += [f"publish {speech.publish}", f"pub_path {speech.pub_path}", f"publishers {work.publishers}"]
         orders += [f"pub_{kind} {text}" for kind, text in speech.pub_steps]

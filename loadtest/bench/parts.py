@@ -35,6 +35,7 @@ class Part:
             each
             for each in systems
             if each.name not in self.without
+            and each.compresses == work.compressed
             and speech_of(each, work) is not None
             and (each.name.startswith("heliograph") or (work.routing == "shared" and work.replicas <= 4))
         ]
@@ -99,6 +100,13 @@ def _stall(quick: bool, seconds: float) -> list[Work]:
     ]
 
 
+def _deflate(quick: bool, seconds: float) -> list[Work]:
+    works = [Work("deflate", 1000, window=4, rows=40, compressed=each, seconds=seconds) for each in (False, True)]
+    return works + [
+        Work("deflate", 1000, rate=10, rows=40, compressed=each, seconds=seconds) for each in (False, True)
+    ]
+
+
 def _held(quick: bool, seconds: float) -> list[Work]:
     # One message while everything warms up, one five seconds later.
     return [Work("held", min(HELD, 5000) if quick else HELD, rate=0.2, warmup=1, seconds=8)]
@@ -114,5 +122,11 @@ PARTS = [
     Part("idle", "memory and CPU of idle connections", _idle),
     Part("connects", "what a connect costs when few and when many are connected", _connects, runs=2),
     Part("stall", "p99 of the others when one does not read", _stall, runs=2, without=SLOW + BOUND),
+    Part(
+        "deflate",
+        "bytes and CPU of messages of 2 KiB to 1,000, with and without permessage-deflate",
+        _deflate,
+        without=SLOW + BOUND + ("socketio-node", "naive", "heliograph-ephemeral"),
+    ),
     Part("held", "how long the server is held by one message to very many", _held, runs=2, without=SLOW + BOUND),
 ]

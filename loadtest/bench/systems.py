@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import shutil
 import sys
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,6 +28,19 @@ _BODY = json.dumps({"at": "{mark}", "text": ""}, separators=(",", ":"))
 # The mark takes 26 bytes in the place of the 6 of its name.
 FILL = "x" * (BODY_BYTES - len(_BODY) - 20)
 BODY = _BODY.replace('""', f'"{FILL}"')
+
+
+def rows(count: int) -> str:
+    """JSON as programs send it: so many objects with the same names and different values, 50 bytes each."""
+    chance = random.Random(1)  # noqa: S311 - not a secret
+    states = ("queued", "started", "finished", "failed")
+    return json.dumps(
+        [
+            {"host": f"web-{chance.randrange(100)}", "status": chance.choice(states), "took": chance.randrange(10**6)}
+            for _ in range(count)
+        ],
+        separators=(",", ":"),
+    )
 
 
 @dataclass(frozen=True)
@@ -54,6 +69,7 @@ class System:
     missing: Callable[[], str]
     environment: dict[str, str] = field(default_factory=dict)
     to_user: Speech | None = None  # each message is for one user, `u{n}`
+    compresses: bool = False  # for clients that offer permessage-deflate
     to_channel: Speech | None = None  # each message is for one of many channels; None: what is sent goes to one only
 
 
@@ -176,7 +192,7 @@ def _nginx() -> str | None:
     return shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
 
 
-def _nchan(port: int, redis_port: int) -> list[str]:
+def _nchan(port: int, redis_port: int, options: str = "") -> list[str]:
     module = next(each for each in NCHAN if each.exists())
     folder = HOME / "nchan" / str(port)
     folder.mkdir(parents=True, exist_ok=True)
@@ -188,7 +204,7 @@ def _nchan(port: int, redis_port: int) -> list[str]:
 worker_processes 1; daemon off;
 events {{ worker_connections 65536; }}
 http {{
-  access_log off; {temporary} nchan_shared_memory_size 512M;
+  access_log off; {temporary} nchan_shared_memory_size 512M; {options}
   upstream redis {{ nchan_redis_server redis://127.0.0.1:{redis_port}; nchan_redis_storage_mode nostore; }}
   server {{
     listen 127.0.0.1:{port} backlog=4096; nchan_store_messages off; nchan_redis_pass redis;
@@ -249,7 +265,9 @@ def _no_centrifugo() -> str:
     return "" if (HOME / "centrifugo").exists() else "centrifugo (scripts/bench installs it where Go is)"
 
 
-SYSTEMS = [
+_COMPRESSING_NCHAN = "nchan_deflate_message_for_websocket on;"
+
+_SERVERS = [
     _heliograph_system("heliograph", "Heliograph, kept", ""),
     _heliograph_system("heliograph-ephemeral", "Heliograph, ephemeral", ',"ephemeral":true'),
     System(
@@ -313,5 +331,32 @@ SYSTEMS = [
         lambda port, redis_port: [str(HOME / "epoll"), str(port)],
         Speech("/sub", "/pub", BODY, sub_steps=[("expect", "{}")], pub_steps=[("expect", "{}")]),
         lambda: "" if (HOME / "epoll").exists() else "a C compiler",
+    ),
+]
+
+_BY_NAME = {each.name: each for each in _SERVERS}
+
+# The same with permessage-deflate, for the part that is about it.
+SYSTEMS = [
+    *_SERVERS,
+    *(
+        replace(
+            _BY_NAME[name],
+            name=f"{name}-deflate",
+            label=f"{_BY_NAME[name].label}, compressed",
+            environment=_BY_NAME[name].environment | more,
+            compresses=True,
+        )
+        for name, more in (
+            ("heliograph", {"HELIOGRAPH_COMPRESSION__ENABLED": "true"}),
+            ("centrifugo", {"CENTRIFUGO_WEBSOCKET_COMPRESSION": "true"}),
+        )
+    ),
+    replace(
+        _BY_NAME["nchan"],
+        name="nchan-deflate",
+        label="Nchan (C), compressed",
+        command=partial(_nchan, options=_COMPRESSING_NCHAN),
+        compresses=True,
     ),
 ]

@@ -11,7 +11,7 @@ from loadtest.bench import processes
 from loadtest.bench.measure import Failed, Work, measure, speech_of
 from loadtest.bench.page import BEGIN, END, write_page
 from loadtest.bench.parts import PARTS, Part
-from loadtest.bench.systems import BODY, BODY_BYTES, HERE, SYSTEMS, Speech, System
+from loadtest.bench.systems import BODY, BODY_BYTES, HERE, SYSTEMS, Speech, System, rows
 
 HELIOGRAPH = SYSTEMS[0]
 
@@ -22,7 +22,14 @@ def record(system: str, name: str, figures: dict[str, float], **work: Any) -> di
 
 def sent(per_s: float, p99_ms: float = 5.0) -> dict[str, float]:
     figures = {"deliveries_per_s": per_s, "cpu_us": 1e6 / per_s, "kernel_us": 0.5e6 / per_s, "server_cpu": 1.0}
-    return {**figures, "redis_us": 5.0, "client_cpu": 0.5, "p50_us": p99_ms * 500, "p99_us": p99_ms * 1000}
+    return {
+        **figures,
+        "bytes_each": 500.0,
+        "redis_us": 5.0,
+        "client_cpu": 0.5,
+        "p50_us": p99_ms * 500,
+        "p99_us": p99_ms * 1000,
+    }
 
 
 def idle(kib: float) -> dict[str, float]:
@@ -64,6 +71,7 @@ RECORDS = [
     record("heliograph", "replicas", foreign(3.5, 1.0), **{**BETWEEN, "replicas": 8}),
     record("heliograph", "replicas", foreign(-0.04, 0.0), **{**BETWEEN, "replicas": 8}, routing="directed"),
     record("nchan", "replicas", {"sides_us": 120.0, "foreign_us": 0.02}, **{**BETWEEN, "replicas": 4}),
+    record("heliograph-deflate", "deflate", sent(3e5), subscribers=1000, window=4, rows=40, compressed=True),
     record(
         "heliograph",
         "held",
@@ -131,6 +139,7 @@ class TestPage:
             "| Heliograph, kept | directed | 8 | 200.0 | -0.04 | 0.00 |",
             "| Nchan (C) |  | 4 | 120.0 | 0.02 |  |",
             "| Heliograph, kept | 2.00 | 3.00 | 1.50 | yes |",
+            "| Heliograph, kept, compressed | 500 | 300,000 |",
             "| Heliograph, kept | 12.3 | 99.0 | 260.0 |",
         ],
     )
@@ -172,7 +181,10 @@ def test_every_part_measures_heliograph(part: Part) -> None:
         points = part.works(quick, 3.0)
         assert points
         assert {each.name for each in points} == {part.name}
-        assert all(system in part.of(SYSTEMS, each) for each in points for system in SYSTEMS[:2])
+        for each in points:
+            measured = [system.name for system in part.of(SYSTEMS, each)]
+            assert ("heliograph-deflate" if each.compressed else "heliograph") in measured
+            assert part.name == "deflate" or "heliograph-ephemeral" in measured
 
 
 def test_only_who_can_is_asked() -> None:
@@ -204,7 +216,7 @@ class TestMeasuring:
         for program in ("client", "epoll"):
             source = HERE / f"{program}.c"
             flags = ["-O2", "-Wall", "-Wextra", "-Werror"]
-            subprocess.run(["cc", *flags, "-o", tmp_path / program, source], check=True)
+            subprocess.run(["cc", *flags, "-o", tmp_path / program, source, "-lz"], check=True)
         monkeypatch.setattr(processes, "HOME", tmp_path)
         self.log = tmp_path / "log"
         self.home = tmp_path
@@ -222,6 +234,15 @@ class TestMeasuring:
         figures = measure(HELIOGRAPH, Work("growth", 30, window=4, warmup=0.2, seconds=1), self.log)
         assert figures["delivered"] > 30 * 100
         assert figures["delivered"] == pytest.approx(30 * figures["published"], rel=0.1, abs=30 * 8)
+
+    def test_compressed_messages_are_counted_as_others(self) -> None:
+        """Fails if a compressed message is not counted, inflated for each subscriber, or not compressed at all."""
+        [system] = [each for each in SYSTEMS if each.name == "heliograph-deflate"]
+        work = Work("deflate", 30, window=2, rows=40, compressed=True, warmup=0.3, seconds=0.7)
+        figures = measure(system, work, self.log)
+        assert figures["delivered"] == pytest.approx(30 * figures["published"], rel=0.1, abs=30 * 8)
+        assert 0 < figures["inflated_frames"] < figures["compressed_frames"] / 25
+        assert 200 < figures["bytes_each"] < 0.4 * len(rows(40))
 
     def test_idle_connections_are_small_and_quiet(self) -> None:
         """Fails if an idle connection takes more than 20 KiB, or thousands keep a core busy."""
