@@ -3,7 +3,7 @@
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from starlette.applications import Starlette
@@ -20,6 +20,7 @@ from heliograph.auth.authenticator import Authenticator
 from heliograph.cluster.status import VERSION
 from heliograph.codecs.centrifuge.json_codec import CentrifugeJsonCodec
 from heliograph.codecs.centrifuge.protobuf_codec import CentrifugeProtobufCodec
+from heliograph.codecs.centrifuge.uni_codec import CentrifugeUniCodec
 from heliograph.codecs.plain.codec import PlainCodec
 from heliograph.composition.cluster import Cluster
 from heliograph.composition.ground import Ground
@@ -32,9 +33,10 @@ from heliograph.protocol.budget import Intake
 from heliograph.protocol.decision import Hook
 from heliograph.protocol.session import Session
 from heliograph.transports.address_limits import AddressLimits
-from heliograph.transports.centrifuge import CentrifugeEndpoint, Pings
+from heliograph.transports.centrifuge import CentrifugeEndpoint, Pings, UnansweredPings
 from heliograph.transports.direct import DirectEndpoint
 from heliograph.transports.driver import Drivers, Routing
+from heliograph.transports.emulation import BINARY, PostEndpoint, StreamEndpoint, StreamForm
 from heliograph.transports.event_stream import in_block, join_blocks
 from heliograph.transports.handshake import PATH_NAMESPACES, HandshakeCheck
 from heliograph.transports.headers import SafeHeaders, internal_error
@@ -201,18 +203,6 @@ def _client_routes(
         settings.limits,
         (WireFormat.of(clients.codec, traffic["websocket"]),),
     )
-    centrifuge = CentrifugeEndpoint(
-        handshakes,
-        clients.drivers,
-        clients.outboxes,
-        clients.by_address,
-        settings.limits,
-        (
-            WireFormat.of(CentrifugeJsonCodec(settings.limits.depth, VERSION), traffic["websocket"]),
-            WireFormat.of(CentrifugeProtobufCodec(settings.limits.depth, VERSION), traffic["websocket"]),
-        ),
-        Pings(settings.ping),
-    )
     stream = SseEndpoint(
         clients.drivers,
         clients.outboxes,
@@ -228,11 +218,61 @@ def _client_routes(
         WebSocketRoute("/ws", socket),
         WebSocketRoute("/ws/users/{user:path}", socket),
         *(WebSocketRoute(f"/ws/{kind}/{{{kind}:path}}", socket) for kind in PATH_NAMESPACES),
-        WebSocketRoute("/connection/websocket", centrifuge),
+        *_centrifuge_routes(ground, cluster, clients, public_endpoint, handshakes),
         Route("/api/ticket", public_endpoint(ticket.serve, "POST")),
         Route("/sse", public_endpoint(stream.serve)),
         Route("/api/poll", public_endpoint(polls.serve)),
         Route("/api/runs/{run_id:path}", public_endpoint(run.serve)),
+    ]
+
+
+def _centrifuge_routes(
+    ground: Ground,
+    cluster: Cluster,
+    clients: _Clients,
+    public_endpoint: Callable[..., PublicEndpoint],
+    handshakes: HandshakeCheck,
+) -> list[BaseRoute]:
+    settings, traffic, limits = ground.settings, ground.telemetry.traffic, ground.settings.limits
+    json, uni = CentrifugeJsonCodec(limits.depth, VERSION), CentrifugeUniCodec(limits.depth, VERSION)
+    protobuf = CentrifugeProtobufCodec(limits.depth, VERSION)
+    socket = CentrifugeEndpoint(
+        handshakes,
+        clients.drivers,
+        clients.outboxes,
+        clients.by_address,
+        limits,
+        (WireFormat.of(json, traffic["websocket"]), WireFormat.of(protobuf, traffic["websocket"])),
+        Pings(settings.ping),
+    )
+    http_stream = StreamEndpoint(
+        "http_stream",
+        {"": StreamForm.lines(json, traffic["sse"]), BINARY: StreamForm.binary(protobuf, traffic["sse"])},
+        clients.drivers,
+        clients.outboxes,
+        clients.by_address,
+        limits,
+        socket.pings,
+        cluster.node,
+        clients.peers,
+        cluster.forwarding,
+        open_mode=cluster.policy.open_mode,
+    )
+    sse = replace(http_stream, transport="sse", forms={"": StreamForm.events(json, traffic["sse"])})
+    only_listening = replace(http_stream, pings=UnansweredPings(settings.ping), forwarding=None)
+    uni_stream = replace(
+        only_listening, transport="uni_http_stream", forms={"": StreamForm.lines(uni, traffic["sse"])}
+    )
+    uni_sse = replace(only_listening, transport="uni_sse", forms={"": StreamForm.events(uni, traffic["sse"])})
+    uni_socket = replace(socket, formats=(WireFormat.of(uni, traffic["websocket"]),), pings=only_listening.pings)
+    return [
+        WebSocketRoute("/connection/websocket", socket),
+        WebSocketRoute("/connection/uni_websocket", uni_socket),
+        Route("/connection/http_stream", public_endpoint(http_stream.serve, "POST")),
+        Route("/connection/sse", public_endpoint(sse.serve)),
+        Route("/connection/uni_http_stream", public_endpoint(uni_stream.serve, "POST")),
+        Route("/connection/uni_sse", public_endpoint(uni_sse.serve)),
+        Route("/emulation", public_endpoint(PostEndpoint(cluster.forwarding, limits).serve, "POST")),
     ]
 
 

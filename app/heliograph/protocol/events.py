@@ -13,6 +13,7 @@ from heliograph.errors import ErrorCode
 from heliograph.protocol.client_info import ClientInfo
 from heliograph.protocol.codes import UnsubscribeCode
 from heliograph.protocol.operations import RequestId
+from heliograph.protocol.peer import Inbox
 from heliograph.protocol.position import Position
 from heliograph.protocol.publication import Publication
 
@@ -31,7 +32,7 @@ class Connected(msgspec.Struct, frozen=True):
 
     `ping_s`: after so many seconds without a frame from the server, the client sends a ping. `subscriptions`: those
     that the server has made; None: not yet, `Subscribed` follows. `expires_in`: seconds until the token expires;
-    None: never.
+    None: never. `inbox`: see `Peer`.
     """
 
     user: str
@@ -42,6 +43,7 @@ class Connected(msgspec.Struct, frozen=True):
     request_id: RequestId | None = None
     subscriptions: "Mapping[str, Subscribed | None]" = {}
     expires_in: int | None = None
+    inbox: Inbox | None = None
 
 
 class Refreshed(msgspec.Struct, frozen=True):

@@ -4,16 +4,26 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
+class Inbox:
+    """Where a client that only gets a stream posts its frames. `session`: a secret, known to this client alone."""
+
+    node_id: str
+    session: str
+
+
+@dataclass(frozen=True, slots=True)
 class Peer:
     """What is known of a client before it is identified.
 
-    `connection`: the id of its connection; `headers`: those of its request that hooks pass on.
+    `connection`: the id of its connection; `headers`: those of its request that hooks pass on; `inbox`: where it
+    posts its frames, if they do not come on its connection.
     """
 
     connection: str
     transport: str
     headers: tuple[tuple[str, str], ...] = ()
     protocol: str = "json"
+    inbox: Inbox | None = None
 
 
 @dataclass(frozen=True, slots=True)

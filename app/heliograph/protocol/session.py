@@ -37,6 +37,7 @@ from heliograph.protocol.operations import (
     Subscribe,
     Unsubscribe,
 )
+from heliograph.protocol.peer import Inbox
 from heliograph.protocol.policy import Policy
 from heliograph.protocol.position import Position, StatedPositions
 from heliograph.protocol.subscription import NO_OPTIONS, SubscribeOptions
@@ -298,6 +299,7 @@ class Session:
         positions: Mapping[str, Position],
         subscriptions: Mapping[str, Subscribed | None] = NONE,
         expires_in: int | None = None,
+        inbox: Inbox | None = None,
     ) -> Connected:
         """Return the first event; see `Connected`."""
         return Connected(
@@ -309,6 +311,7 @@ class Session:
             request_id=self._connect.request_id,
             subscriptions=subscriptions,
             expires_in=expires_in,
+            inbox=inbox,
         )
 
     def _begin(self, operation: Connect) -> Action:

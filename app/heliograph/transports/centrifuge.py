@@ -64,6 +64,13 @@ class Pings:
         return self._deadlines
 
 
+class UnansweredPings(Pings):
+    """The same for clients that only listen: they answer nothing, and show by reading that they live."""
+
+    def sent(self, connection: "CentrifugeConnection") -> None:
+        self.begin(connection)
+
+
 @dataclass(frozen=True)
 class CentrifugeEndpoint(WebSocketEndpoint):
     """The ASGI application behind `/connection/websocket`."""

@@ -514,7 +514,7 @@ class Driver:
         expires_in = seconds_until(identity.expires_at)
 
         def open_with(subscriptions: Mapping[str, Subscribed | None]) -> None:
-            self.connection.open(self._session.greeting({}, subscriptions, expires_in))
+            self.connection.open(self._session.greeting({}, subscriptions, expires_in, self._peer.inbox))
 
         reply = ConnectReply(open_with, partial(self._manager.send_event, self.connection), self._session.wants)
         await reply.join_all(joins, self.join_or_say)

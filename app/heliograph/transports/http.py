@@ -27,7 +27,7 @@ STATUS: Final = {
 }  # any other: 400
 RETRY_AFTER_S = 1
 PREFLIGHT_S = 600  # how long a browser may cache the answer to a preflight
-ASKED_WITH = "Authorization, Cache-Control, Last-Event-ID"  # headers that a page may send
+ASKED_WITH = "Authorization, Cache-Control, Content-Type, Last-Event-ID"  # headers that a page may send
 
 
 def refusal(code: ErrorCode, message: str) -> Response:

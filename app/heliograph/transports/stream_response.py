@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from heliograph.codecs.codec import Encoder
+from heliograph.codecs.codec import DeltaEncoders, Encoder
 from heliograph.hub.frames import Encoding
 from heliograph.protocol.events import Event
 from heliograph.tasks import end
@@ -39,8 +39,14 @@ class StreamFormat:
     blocks: Encoding[bytes]
 
     @classmethod
-    def of(cls, codec: Encoder, block: Callable[[bytes], bytes], traffic: Traffic) -> "StreamFormat":
-        """`block`: makes a block of the stream from a payload. No payload makes nothing."""
+    def of(
+        cls,
+        codec: Encoder,
+        block: Callable[[bytes], bytes],
+        traffic: Traffic,
+        deltas: DeltaEncoders | None = None,
+    ) -> "StreamFormat":
+        """`block`: makes a block of the stream from a payload. No payload makes nothing. `deltas`: see `Encoding`."""
 
         def as_block(payload: bytes, event: Event) -> bytes:
             return block(payload) if payload else payload
@@ -49,8 +55,8 @@ class StreamFormat:
             return chunk(block(payload)) if payload else payload
 
         return cls(
-            Encoding(codec, as_chunk, traffic, join=b"".join),
-            Encoding(codec, as_block, traffic, join=b"".join),
+            Encoding(codec, as_chunk, traffic, join=b"".join, deltas=deltas),
+            Encoding(codec, as_block, traffic, join=b"".join, deltas=deltas),
         )
 
     def encoding_for(self, stream: ServerStream) -> Encoding[bytes]:

@@ -103,6 +103,14 @@ class Head(msgspec.Struct, frozen=True):
     id: object = None
 
 
+class Post(msgspec.Struct, frozen=True):
+    """Commands that a client posts, because all that it has is a stream: see `posts.py`."""
+
+    node: str = ""
+    session: str = ""
+    data: msgspec.Raw = ABSENT
+
+
 class ConnectData(msgspec.Struct, frozen=True):
     """What a client may say of itself in open mode."""
 

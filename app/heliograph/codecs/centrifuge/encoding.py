@@ -10,7 +10,7 @@ from heliograph.codecs.centrifuge.numbers import ERRORS, TEMPORARY
 from heliograph.codecs.centrifuge.replies import ClientInfo, Empty, Push, Reply
 from heliograph.errors import ErrorCode
 from heliograph.protocol import client_info as protocol
-from heliograph.protocol.codes import UnsubscribeCode
+from heliograph.protocol.codes import UnsubscribeCode, is_final
 from heliograph.protocol.events import (
     Ack,
     ClientJoined,
@@ -85,6 +85,8 @@ def reply_of(event: Event, version: str) -> Reply | replies.PublicationFrame | N
             return Reply(_id(event.request_id), connect=_connected(event, version))
         case Refreshed():
             ttl = _ttl(event.expires_in)
+            if event.request_id is None:
+                return Reply(push=Push(refresh=replies.RefreshPush(ttl > 0, ttl)))
             return Reply(_id(event.request_id), refresh=replies.RefreshResult(event.session, version, ttl > 0, ttl))
         case History(publications=publications, top=top):
             history = replies.HistoryResult(list(map(publication_of, publications)), top.epoch, top.offset)
@@ -110,6 +112,11 @@ def reply_of(event: Event, version: str) -> Reply | replies.PublicationFrame | N
             return None  # a draining replica closes the connection in its turn, and the client comes back
         case _:
             assert_never(event)
+
+
+def farewell_of(code: int, reason: str) -> Reply:
+    """Return the push with which a stream ends, in place of a close frame."""
+    return Reply(push=Push(disconnect=replies.DisconnectPush(code, reason, reconnect=not is_final(code))))
 
 
 def _id(request_id: RequestId | None) -> int:
@@ -169,8 +176,8 @@ def _connected(event: Connected, version: str) -> replies.ConnectResult:
         subs=_subscriptions(event.subscriptions),
         ping=event.ping_s,
         pong=True,
-        session=event.session,
-        node=event.replica,
+        session=event.session if event.inbox is None else event.inbox.session,
+        node=event.replica if event.inbox is None else event.inbox.node_id,
     )
 
 

@@ -8,7 +8,7 @@ import msgspec
 from heliograph.codecs.centrifuge.commands import Command, Head
 from heliograph.codecs.centrifuge.decoding import malformed, operation_of
 from heliograph.codecs.centrifuge.deltas import delta_encoders
-from heliograph.codecs.centrifuge.encoding import push_of, reply_of
+from heliograph.codecs.centrifuge.encoding import farewell_of, push_of, reply_of
 from heliograph.codecs.centrifuge.numbers import CLOSES
 from heliograph.errors import ErrorCode
 from heliograph.protocol.events import Event
@@ -57,7 +57,11 @@ class CentrifugeJsonCodec:
         if isinstance(event, Publication):
             return _push(event)
         reply = reply_of(event, self._version)
-        return b"" if reply is None else _on_one_line(_to_json(reply))
+        return b"" if reply is None else on_one_line(_to_json(reply))
+
+    def farewell(self, code: int, reason: str) -> bytes:
+        """Return the payload with which a stream ends."""
+        return _to_json(farewell_of(code, reason))
 
     def close_code(self, code: int) -> int:
         return CLOSES.get(code, code)
@@ -83,7 +87,7 @@ class CentrifugeJsonCodec:
 
 
 def _push(publication: Publication, is_difference: bool = False) -> bytes:
-    return _on_one_line(_to_json(push_of(publication, is_difference)))
+    return on_one_line(_to_json(push_of(publication, is_difference)))
 
 
 def _as_string(text: bytes) -> msgspec.Raw:
@@ -96,6 +100,6 @@ def _id(found: object) -> int | None:
     return found if type(found) is int and 0 < found < 2**32 else None
 
 
-def _on_one_line(reply: bytes) -> bytes:
+def on_one_line(reply: bytes) -> bytes:
     """Return a reply without line breaks, which end it. Its data may hold them between its tokens, as written."""
     return reply.replace(b"\n", b" ") if b"\n" in reply else reply

@@ -65,6 +65,10 @@ COMMAND: Final = Message(
     Field(15, "sub_refresh", Kind.MESSAGE, _SUB_REFRESH_REQUEST),
 )
 
+POST: Final = Message(
+    commands.Post, Field(1, "node", Kind.TEXT), Field(2, "session", Kind.TEXT), Field(3, "data", Kind.RAW)
+)
+
 _ERROR: Final = Message(
     replies.ErrorBody,
     Field(1, "code", Kind.NUMBER),
@@ -122,6 +126,13 @@ _CONNECT_RESULT: Final = Message(
     Field(9, "session", Kind.TEXT),
     Field(10, "node", Kind.TEXT),
 )
+_DISCONNECT_PUSH: Final = Message(
+    replies.DisconnectPush,
+    Field(1, "code", Kind.NUMBER),
+    Field(2, "reason", Kind.TEXT),
+    Field(3, "reconnect", Kind.FLAG),
+)
+_REFRESH_PUSH: Final = Message(replies.RefreshPush, Field(1, "expires", Kind.FLAG), Field(2, "ttl", Kind.NUMBER))
 _PUSH: Final = Message(
     replies.Push,
     Field(2, "channel", Kind.TEXT),
@@ -130,6 +141,8 @@ _PUSH: Final = Message(
     Field(6, "leave", Kind.MESSAGE, _INFO_PUSH),
     Field(7, "unsubscribe", Kind.MESSAGE, _UNSUBSCRIBE_PUSH),
     Field(9, "subscribe", Kind.MESSAGE, _SUBSCRIBE_PUSH),
+    Field(11, "disconnect", Kind.MESSAGE, _DISCONNECT_PUSH),
+    Field(12, "refresh", Kind.MESSAGE, _REFRESH_PUSH),
 )
 _PRESENCE_RESULT: Final = Message(replies.PresenceResult, Field(1, "presence", Kind.MESSAGE_BY_NAME, _CLIENT_INFO))
 _PRESENCE_STATS_RESULT: Final = Message(

@@ -123,13 +123,27 @@ class UnsubscribePush(msgspec.Struct, frozen=True):
     reason: str
 
 
+class DisconnectPush(msgspec.Struct, frozen=True, omit_defaults=True):
+    code: int
+    reason: str
+    reconnect: bool = False
+
+
+class RefreshPush(msgspec.Struct, frozen=True, omit_defaults=True):
+    expires: bool = False
+    ttl: int = 0
+
+
 class Push(msgspec.Struct, frozen=True, omit_defaults=True):
-    channel: str
+    channel: str = ""
     pub: Publication | None = None
     join: InfoPush | None = None
     leave: InfoPush | None = None
     unsubscribe: UnsubscribePush | None = None
     subscribe: SubscribeResult | None = None
+    connect: ConnectResult | None = None
+    disconnect: DisconnectPush | None = None
+    refresh: RefreshPush | None = None
 
 
 class Reply(msgspec.Struct, frozen=True, omit_defaults=True):
