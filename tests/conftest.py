@@ -51,6 +51,12 @@ SOONER = {
 StartReplica = Callable[..., Awaitable[RunningReplica]]
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """The options of tests/sdk, here because pytest reads no others in time."""
+    parser.addoption("--sdk", default="node,chromium,python", help="which SDKs: these, go, java")
+    parser.addoption("--reference", action="store_true", help="test the SDKs against Centrifugo instead")
+
+
 def pytest_report_header() -> str:
     return f"heliograph: {'compiled' if IS_COMPILED else 'not compiled, so the sources are what runs'}"
 

@@ -1,0 +1,261 @@
+"""What the SDKs connect to: a Heliograph cluster, or, for reference, a Centrifugo that runs the same scenarios."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Protocol
+
+import httpx
+
+from tests.support.cluster import LocalClusterProcess
+from tests.support.http import http_client
+from tests.support.ports import free_port, free_port_block
+from tests.support.redis_server import RedisServer
+from tests.support.tokens import SECRET, token
+from tests.support.waiting import eventually
+
+Fields = dict[str, Any]
+
+KEY = "a key of sixteen"
+REPLICAS = 3
+# The namespaces of the scenarios: in `chat` clients read and write, in `stream` they read what programs write, in
+# `private` only with a token for the channel, and `document` is written in deltas.
+NAMESPACES: dict[str, Fields] = {
+    "chat": {
+        "client_subscribe": True,
+        "client_publish": True,
+        "presence": True,
+        "join_leave": True,
+        "history_size": 1000,
+    },
+    "stream": {"client_subscribe": True, "history_size": 20_000},
+    "private": {},
+    "document": {"client_subscribe": True},
+}
+_KEPT: Fields = {"force_recovery": True, "history_ttl": "300s"}
+CENTRIFUGO_NAMESPACES: dict[str, Fields] = {
+    "chat": {
+        "allow_subscribe_for_client": True,
+        "allow_publish_for_client": True,
+        "allow_history_for_client": True,
+        "allow_presence_for_client": True,
+        "presence": True,
+        "join_leave": True,
+        "force_push_join_leave": True,
+        "history_size": 1000,
+        **_KEPT,
+    },
+    "stream": {
+        "allow_subscribe_for_client": True,
+        "allow_history_for_client": True,
+        "history_size": 20_000,
+        **_KEPT,
+    },
+    "private": {"history_size": 100, **_KEPT},
+    "document": {
+        "allow_subscribe_for_client": True,
+        "allowed_delta_types": ["fossil"],
+        "delta_publish": True,
+        "force_positioning": True,
+        "history_size": 100,
+        **_KEPT,
+    },
+}
+
+
+def subscription_token(user: str, channel: str, **claims: Any) -> str:
+    """A token for one channel."""
+    return token(user, channel=channel, **claims)
+
+
+class ApiError(Exception):
+    def __init__(self, code: int, message: str) -> None:
+        super().__init__(f"{code}: {message}")
+        self.code = code
+
+
+class Cluster(Protocol):
+    """A cluster of replicas behind nginx, in jwt mode, with the namespaces above."""
+
+    name: str
+    url: str
+
+    async def api(self, method: str, *, replica: int = 0, **parameters: Any) -> Fields:
+        """Call the server API, through nginx or on the replica of this number. Raises ApiError."""
+
+    async def kill_replicas_with_clients(self) -> int:
+        """Kill with signal 9 each replica that holds clients; return the number of one that is left."""
+
+    async def restore(self) -> None:
+        """Wait until all replicas are there."""
+
+    def stop(self) -> None: ...
+
+
+async def call_api(url: str, method: str, parameters: Fields) -> Fields:
+    async with http_client(url, timeout=10) as client:
+        answer = await client.post(f"/api/{method}", json=parameters, headers={"X-API-Key": KEY})
+    answer.raise_for_status()
+    body: Fields = answer.json()
+    if "error" in body:
+        raise ApiError(body["error"]["code"], body["error"]["message"])
+    found: Fields = body.get("result", body)
+    return found
+
+
+def _one_that_is_left(killed: list[str]) -> int:
+    """Replicas are named by their number: `replica-1`."""
+    return min({*range(1, REPLICAS + 1)} - {int(name.rpartition("-")[2]) for name in killed})
+
+
+class Heliograph:
+    """The cluster that `heliograph up` starts."""
+
+    name = "heliograph"
+
+    def __init__(self, directory: Path, *, rpc_url: str) -> None:
+        self._cluster = LocalClusterProcess(
+            directory / "log",
+            replicas=REPLICAS,
+            HELIOGRAPH_AUTH__MODE="jwt",
+            HELIOGRAPH_AUTH__SECRET=SECRET,
+            HELIOGRAPH_AUTH__LEEWAY_S="0",
+            HELIOGRAPH_API__KEY=KEY,
+            HELIOGRAPH_NAMESPACES=json.dumps(NAMESPACES),
+            HELIOGRAPH_HOOKS__RPC_URL=rpc_url,
+            HELIOGRAPH_LIMITS__CONNECTS_PER_ADDRESS="0",
+        )
+        self._cluster.__enter__()
+        self.url = self._cluster.url
+
+    async def api(self, method: str, *, replica: int = 0, **parameters: Any) -> Fields:
+        return await call_api(f"http://127.0.0.1:{self._cluster.port + replica}", method, parameters)
+
+    async def kill_replicas_with_clients(self) -> int:
+        members = self._cluster.members()
+        pids = self._cluster.pids()
+        held = [name for name, member in members.items() if member["connections"]]
+        assert 0 < len(held) < REPLICAS, f"each replica holds clients, or none: {members}"
+        for name in held:
+            os.kill(pids[name], signal.SIGKILL)
+        return _one_that_is_left(held)
+
+    async def restore(self) -> None:
+        await eventually(
+            lambda: all(self._cluster.status("/ready", number) == 200 for number in range(1, REPLICAS + 1)),
+            within_s=15,
+        )
+
+    def stop(self) -> None:
+        self._cluster.__exit__()
+
+
+CENTRIFUGO = Path("~/.cache/heliograph-sdks/centrifugo").expanduser()
+NGINX = """daemon off; pid "{directory}/nginx.pid"; error_log "{directory}/nginx.log";
+events {{ worker_connections 1000; }}
+http {{
+    access_log off;
+    client_body_temp_path "{directory}/body"; proxy_temp_path "{directory}/proxy";
+    fastcgi_temp_path "{directory}/fastcgi"; scgi_temp_path "{directory}/scgi"; uwsgi_temp_path "{directory}/uwsgi";
+    upstream replicas {{ ip_hash; {servers} }}
+    server {{
+        listen 127.0.0.1:{port};
+        proxy_http_version 1.1; proxy_buffering off; proxy_read_timeout 75s;
+        proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection $connection_upgrade;
+        proxy_set_header Host $http_host;
+        proxy_next_upstream error timeout http_503;
+        location / {{ proxy_pass http://replicas; }}
+    }}
+    map $http_upgrade $connection_upgrade {{ "" close; default upgrade; }}
+}}
+"""
+
+
+class Centrifugo:
+    """Three nodes of it, a Redis and an nginx: what the scenarios were first right about."""
+
+    name = "centrifugo"
+
+    def __init__(self, directory: Path, *, rpc_url: str) -> None:
+        self._directory = directory
+        self._redis = RedisServer(directory).start()
+        self._first = free_port_block(REPLICAS)
+        self._port = free_port()
+        self.url = f"http://127.0.0.1:{self._port}"
+        self._config = {
+            "client": {"token": {"hmac_secret_key": SECRET}, "allowed_origins": ["*"]},
+            "http_api": {"key": KEY},
+            "engine": {"type": "redis", "redis": {"address": self._redis.url}},
+            "channel": {"namespaces": [{"name": name, **options} for name, options in CENTRIFUGO_NAMESPACES.items()]},
+            "rpc": {"proxy": {"endpoint": rpc_url}, "without_namespace": {"proxy_enabled": True}},
+            "http_stream": {"enabled": True},
+            "sse": {"enabled": True},
+            "health": {"enabled": True},
+            "node": {"info_metrics_aggregate_interval": "1s"},
+            "log": {"level": "info"},
+        }
+        self._nodes: dict[int, subprocess.Popen[bytes]] = {}
+        for number in range(1, REPLICAS + 1):
+            self._start_node(number)
+        servers = " ".join(f"server 127.0.0.1:{self._first + n} max_fails=0;" for n in range(REPLICAS))
+        nginx = directory / "nginx.conf"
+        nginx.write_text(NGINX.format(directory=directory, servers=servers, port=self._port))
+        self._nginx = subprocess.Popen(["/usr/sbin/nginx", "-e", directory / "nginx.log", "-c", nginx])
+        self._until_ready()
+
+    def _start_node(self, number: int) -> None:
+        port = self._first + number - 1
+        config = self._directory / f"node-{number}.json"
+        config.write_text(
+            json.dumps(
+                {
+                    **self._config,
+                    "http_server": {"address": "127.0.0.1", "port": port},
+                    "node": {"name": f"node-{number}", "info_metrics_aggregate_interval": "1s"},
+                }
+            )
+        )
+        log = (self._directory / f"node-{number}.log").open("ab")
+        self._nodes[number] = subprocess.Popen([CENTRIFUGO, "-c", config], stdout=log, stderr=log)
+
+    def _until_ready(self) -> None:
+        deadline = time.monotonic() + 15
+        for port in (self._port, *range(self._first, self._first + REPLICAS)):
+            while True:
+                with suppress(httpx.HTTPError):
+                    if httpx.get(f"http://127.0.0.1:{port}/health", trust_env=False).status_code == 200:
+                        break
+                assert time.monotonic() < deadline, f"nobody answers on {port}; see {self._directory}"
+                time.sleep(0.05)
+
+    async def api(self, method: str, *, replica: int = 0, **parameters: Any) -> Fields:
+        port = self._first + replica - 1 if replica else self._port
+        return await call_api(f"http://127.0.0.1:{port}", method, parameters)
+
+    async def kill_replicas_with_clients(self) -> int:
+        nodes = (await self.api("info"))["nodes"]
+        held = [node["name"] for node in nodes if node.get("num_clients")]
+        assert 0 < len(held) < REPLICAS, f"each node holds clients, or none: {nodes}"
+        for name in held:
+            node = self._nodes[int(name.removeprefix("node-"))]
+            node.kill()
+            node.wait()
+        return _one_that_is_left(held)
+
+    async def restore(self) -> None:
+        for number, node in self._nodes.items():
+            if node.poll() is not None:
+                self._start_node(number)
+        self._until_ready()
+
+    def stop(self) -> None:
+        self._nginx.terminate()
+        self._nginx.wait()
+        for node in self._nodes.values():
+            node.kill()
+            node.wait()
+        self._redis.stop()

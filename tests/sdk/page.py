@@ -1,0 +1,59 @@
+"""The driver of the JavaScript SDK in a browser: what Node runs (drivers/javascript/driver.js), in a page."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+from playwright.async_api import Browser, Page
+
+from tests.sdk.driver import Client, Fields, SdkError
+
+HERE = Path(__file__).parent
+# Events go to the test in batches: to call it for each of ten thousand would take longer than what is tested.
+START = """async () => {
+    const { Driver } = await import("data:text/javascript;base64," + btoa(window.driverSource));
+    const events = [];
+    const emit = (event) => { if (events.push(event) === 1) setTimeout(() => window.report(events.splice(0)), 20); };
+    window.driver = new Driver({ json: window.Centrifuge }, emit);
+}"""
+RUN = """(command) => window.driver.run(command).then(
+    (result) => ({ result: result ?? {} }),
+    ({ code, message }) => ({ error: { code: code ?? 0, message } }),
+)"""
+
+
+class PageDriver:
+    """A driver that is a page of the cluster's own origin."""
+
+    def __init__(self, page: Page) -> None:
+        self._page = page
+        self._clients: dict[str, Client] = {}
+
+    @classmethod
+    async def open(cls, browser: Browser, origin: str, packages: Path) -> "PageDriver":
+        page = await browser.new_page()
+        driver = cls(page)
+        await page.goto(f"{origin}/health")
+        await page.expose_function("report", driver._report)
+        await page.add_script_tag(path=packages / "node_modules" / "centrifuge" / "dist" / "centrifuge.js")
+        source = (HERE / "drivers" / "javascript" / "driver.js").read_text(encoding="utf-8")
+        await page.evaluate("(source) => { window.driverSource = source; }", source)
+        await page.evaluate(START)
+        return driver
+
+    async def call(self, **command: Any) -> Fields:
+        answer: Fields = await asyncio.wait_for(self._page.evaluate(RUN, command), 20)
+        if "error" in answer:
+            raise SdkError(answer["error"]["code"], answer["error"]["message"])
+        result: Fields = answer["result"]
+        return result
+
+    def register(self, client: Client) -> None:
+        self._clients[client.name] = client
+
+    async def stop(self) -> None:
+        await self._page.close()
+
+    def _report(self, events: list[Fields]) -> None:
+        for event in events:
+            self._clients[event["client"]].events.append(event)
