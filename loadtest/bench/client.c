@@ -5,6 +5,7 @@
  *   port 8001             subscribers 1000      stalled 0           concurrency 200     first 0  (the first one's number)
  *   pub_port 8002         publishers 1          (another replica for those who publish)
  *   sub_path /ws?user=u{n}    sub_send TEXT     sub_expect TEXT     (steps, in order; {n} is the number of a connection)
+ *   other_path ...            other_send TEXT   other_expect TEXT   (every second subscriber, if there is such a path)
  *   pub_path ...              pub_send TEXT     pub_expect TEXT
  *   publish TEXT          what a publisher sends; {mark} becomes 26 bytes with a number and the time
  *   addressed 1           each message is for one subscriber, whose number replaces {n} in it; they take turns, and
@@ -67,7 +68,7 @@ struct connection {
     size_t rest_size;
 };
 
-static struct role subscriber, publisher;
+static struct role subscriber, other, publisher;
 static char *publish_text, *answer_text, *answer_reply;
 static int port, pub_port, subscribers, publishers = 1, addressed, first, pings, compressed, stalled, concurrency = 200, window_size, source_net;
 static double rate, warmup_s = 1, seconds = 3, patience_s = 60;
@@ -220,8 +221,13 @@ static void open_next(void) {
     }
 }
 
+static struct role *role_of(const struct connection *c) {
+    if (c->is_publisher) return &publisher;
+    return other.path != NULL && c->number % 2 ? &other : &subscriber;
+}
+
 static void shake(struct connection *c) {
-    char request[2048], *path = numbered(c->is_publisher ? publisher.path : subscriber.path, first + c->number);
+    char request[2048], *path = numbered(role_of(c)->path, first + c->number);
     int size = snprintf(request, sizeof request,
                         "GET %s HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
                         "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n%s\r\n",
@@ -235,7 +241,7 @@ static void shake(struct connection *c) {
 
 /* Say what is to be said until something is to be heard. */
 static void go_on(struct connection *c) {
-    struct role *role = c->is_publisher ? &publisher : &subscriber;
+    struct role *role = role_of(c);
     while (c->step < role->count && role->steps[c->step].is_send) {
         char *text = numbered(role->steps[c->step++].text, first + c->number);
         send_frame(c->fd, 1, text, strlen(text));
@@ -251,7 +257,7 @@ static void go_on(struct connection *c) {
 
 static void take_text(struct connection *c, const unsigned char *text, size_t size, uint64_t now) {
     if (c->state == STEPPING) {
-        struct step *step = &(c->is_publisher ? publisher : subscriber).steps[c->step];
+        struct step *step = &role_of(c)->steps[c->step];
         if (memmem(text, size, step->text, strlen(step->text)) != NULL) {
             c->step++;
             go_on(c);
@@ -424,9 +430,12 @@ static void read_orders(void) {
         else if (strcmp(line, "warmup") == 0) warmup_s = atof(value);
         else if (strcmp(line, "seconds") == 0) seconds = atof(value);
         else if (strcmp(line, "sub_path") == 0) subscriber.path = strdup(value);
+        else if (strcmp(line, "other_path") == 0) other.path = strdup(value);
         else if (strcmp(line, "pub_path") == 0) publisher.path = strdup(value);
         else if (strcmp(line, "sub_send") == 0) add_step(&subscriber, 1, value);
         else if (strcmp(line, "sub_expect") == 0) add_step(&subscriber, 0, value);
+        else if (strcmp(line, "other_send") == 0) add_step(&other, 1, value);
+        else if (strcmp(line, "other_expect") == 0) add_step(&other, 0, value);
         else if (strcmp(line, "pub_send") == 0) add_step(&publisher, 1, value);
         else if (strcmp(line, "pub_expect") == 0) add_step(&publisher, 0, value);
         else if (strcmp(line, "publish") == 0) publish_text = strdup(value);

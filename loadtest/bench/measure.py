@@ -246,6 +246,9 @@ def _client(
         orders += [f"window {work.window}" if work.window else f"rate {work.rate}", f"addressed {work.to != 'all':d}"]
         orders += [f"warmup {work.warmup}", f"seconds {work.seconds}", f"stalled {work.stalled}"]
     orders += [f"sub_{kind} {text}" for kind, text in speech.sub_steps]
+    if speech.other is not None:
+        orders.append(f"other_path {speech.other.sub_path}")
+        orders += [f"other_{kind} {text}" for kind, text in speech.other.sub_steps]
     if speech.answer:
         orders.append(f"answer {speech.answer}")
     # Other addresses each time: ports of the measurement before are not free again yet.

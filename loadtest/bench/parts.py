@@ -17,24 +17,29 @@ PAIRS = 50
 HELD = min(50_000, OPEN_FILES - 500)  # each side has a file for each connection
 SLOW = ("python-socketio", "channels")  # what these parts ask for is beyond them
 BOUND = ("epoll",)
+SDKS = ("heliograph-sdk", "heliograph-mixed")  # measured beside plain clients, in a part of their own
 
 
 @dataclass(frozen=True)
 class Part:
-    """`works(quick, seconds)`: its points. `runs`: no more than so many of each. `without`: who is left out."""
+    """`works(quick, seconds)`: its points. `runs`: no more than so many of each. `without`: who is left out.
+
+    `only`: who is measured, if not all.
+    """
 
     name: str
     what: str
     works: Callable[[bool, float], list[Work]]
     runs: int = 99
     without: tuple[str, ...] = ()
+    only: tuple[str, ...] = ()
 
     def of(self, systems: list[System], work: Work) -> list[System]:
         """Who is measured at this point. How a bus is routed is a choice that only Heliograph has."""
         return [
             each
             for each in systems
-            if each.name not in self.without
+            if (each.name in self.only if self.only else each.name not in (*self.without, *SDKS))
             and each.compresses == work.compressed
             and speech_of(each, work) is not None
             and (each.name.startswith("heliograph") or (work.routing == "shared" and work.replicas <= 4))
@@ -84,6 +89,10 @@ def _replicas(quick: bool, seconds: float) -> list[Work]:
     ]
 
 
+def _sdks(quick: bool, seconds: float) -> list[Work]:
+    return [Work("sdks", 1000, window=4, seconds=seconds)]
+
+
 def _idle(quick: bool, seconds: float) -> list[Work]:
     return [Work("idle", count, seconds=2 if quick else 6) for count in ((1000,) if quick else (1000, 5000))]
 
@@ -119,6 +128,7 @@ PARTS = [
     Part("unicast", "from user to user on another replica: saturated, and at 2,000 a second", _unicast),
     Part("channels", "the cost of a message against the number of channels", _channels, runs=2, without=SLOW),
     Part("replicas", "what replicas pay that hold neither side", _replicas, runs=2, without=SLOW),
+    Part("sdks", "one to 1,000 SDK clients, plain ones, and half of each", _sdks, only=("heliograph", *SDKS)),
     Part("idle", "memory and CPU of idle connections", _idle),
     Part("connects", "what a connect costs when few and when many are connected", _connects, runs=2),
     Part("stall", "p99 of the others when one does not read", _stall, runs=2, without=SLOW + BOUND),

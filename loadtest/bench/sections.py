@@ -30,6 +30,18 @@ def _alone(records: list[Record], folder: Path) -> str:
     return section(title, selected(records, "alone"), [SPEED, CPU, KERNEL])
 
 
+def _sdks(records: list[Record], folder: Path) -> str:
+    mine = selected(records, "sdks")
+    plain = [each["figures"]["cpu_us"] for each in mine if each["system"] == "heliograph"]
+    if not plain:
+        return ""
+    for each in mine:
+        each["figures"]["ratio"] = each["figures"]["cpu_us"] / median(plain)
+    columns = [SPEED, CPU, ("to plain clients = 1", "ratio", "{:.2f}"), *BUSY]
+    about = "Clients of the Centrifuge SDKs' JSON protocol, four messages under way; half and half: every second one."
+    return section("One to 1,000 SDK clients", mine, columns, about)
+
+
 def _growth(records: list[Record], folder: Path) -> str:
     mine = selected(records, "growth")
     if not mine:
@@ -216,4 +228,18 @@ def _held(records: list[Record], folder: Path) -> str:
     )
 
 
-SECTIONS = [_four, _alone, _growth, _rate, _unicast, _channels, _replicas, _idle, _connects, _stall, _deflate, _held]
+SECTIONS = [
+    _four,
+    _alone,
+    _sdks,
+    _growth,
+    _rate,
+    _unicast,
+    _channels,
+    _replicas,
+    _idle,
+    _connects,
+    _stall,
+    _deflate,
+    _held,
+]

@@ -56,6 +56,7 @@ class Speech:
     sub_steps: Sequence[tuple[str, str]] = ()
     pub_steps: Sequence[tuple[str, str]] = ()
     answer: str = ""  # TEXT|REPLY: a ping in the system's own protocol
+    other: Speech | None = None  # every second subscriber speaks this instead
 
 
 @dataclass(frozen=True)
@@ -267,9 +268,28 @@ def _no_centrifugo() -> str:
 
 _COMPRESSING_NCHAN = "nchan_deflate_message_for_websocket on;"
 
+_KEPT = _heliograph_system("heliograph", "Heliograph, kept", "")
+# What it is spoken to by an SDK, in JSON. The publisher is a plain client in each case.
+_BY_SDK = replace(
+    _KEPT.speech,
+    sub_path="/connection/websocket",
+    sub_steps=[
+        ("send", '{"id":1,"connect":{"data":{"user":"u{n}"}}}'),
+        ("expect", '"connect"'),
+        *_CENTRIFUGO_SPEECH.sub_steps[2:],
+    ],
+    answer="{}|{}",
+)
 _SERVERS = [
-    _heliograph_system("heliograph", "Heliograph, kept", ""),
+    _KEPT,
     _heliograph_system("heliograph-ephemeral", "Heliograph, ephemeral", ',"ephemeral":true'),
+    replace(_KEPT, name="heliograph-sdk", label="Heliograph, kept, to SDK clients", speech=_BY_SDK),
+    replace(
+        _KEPT,
+        name="heliograph-mixed",
+        label="Heliograph, kept, to SDK and plain clients",
+        speech=replace(_BY_SDK, other=_KEPT.speech),
+    ),
     System(
         "centrifugo",
         "Centrifugo (Go)",

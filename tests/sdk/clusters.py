@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import httpx
 
-from tests.support.cluster import LocalClusterProcess
+from tests.support.cluster import ROOT, LocalClusterProcess
 from tests.support.http import http_client
 from tests.support.ports import free_port, free_port_block
 from tests.support.redis_server import RedisServer
@@ -126,8 +126,7 @@ class Heliograph:
             HELIOGRAPH_AUTH__LEEWAY_S="0",
             HELIOGRAPH_API__KEY=KEY,
             HELIOGRAPH_NAMESPACES=json.dumps(NAMESPACES),
-            HELIOGRAPH_HOOKS__RPC_URL=rpc_url,
-            HELIOGRAPH_LIMITS__CONNECTS_PER_ADDRESS="0",
+            HELIOGRAPH_HOOKS__RPC=rpc_url,
         )
         self._cluster.__enter__()
         self.url = self._cluster.url
@@ -154,7 +153,7 @@ class Heliograph:
         self._cluster.__exit__()
 
 
-CENTRIFUGO = Path("~/.cache/heliograph-sdks/centrifugo").expanduser()
+CENTRIFUGO = ROOT / "artifacts" / "sdks" / "centrifugo"  # where scripts/test-sdks builds it
 NGINX = """daemon off; pid "{directory}/nginx.pid"; error_log "{directory}/nginx.log";
 events {{ worker_connections 1000; }}
 http {{
