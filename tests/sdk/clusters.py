@@ -33,7 +33,7 @@ NAMESPACES: dict[str, Fields] = {
         "history_size": 1000,
     },
     "stream": {"client_subscribe": True, "history_size": 20_000},
-    "private": {},
+    "private": {"presence": True},
     "document": {"client_subscribe": True},
 }
 _KEPT: Fields = {"force_recovery": True, "history_ttl": "300s"}
@@ -55,7 +55,7 @@ CENTRIFUGO_NAMESPACES: dict[str, Fields] = {
         "history_size": 20_000,
         **_KEPT,
     },
-    "private": {"history_size": 100, **_KEPT},
+    "private": {"presence": True, "history_size": 100, **_KEPT},
     "document": {
         "allow_subscribe_for_client": True,
         "allowed_delta_types": ["fossil"],
@@ -87,8 +87,8 @@ class Cluster(Protocol):
     async def api(self, method: str, *, replica: int = 0, **parameters: Any) -> Fields:
         """Call the server API, through nginx or on the replica of this number. Raises ApiError."""
 
-    async def kill_replicas_with_clients(self) -> int:
-        """Kill with signal 9 each replica that holds clients; return the number of one that is left."""
+    async def kill_replicas_with_clients(self, count: int) -> int:
+        """Kill with signal 9 each replica that holds some of these `count` clients; return the number of another."""
 
     async def restore(self) -> None:
         """Wait until all replicas are there."""
@@ -107,9 +107,25 @@ async def call_api(url: str, method: str, parameters: Fields) -> Fields:
     return found
 
 
+async def _nodes_with_clients(cluster: Cluster, count: int) -> list[str]:
+    """The names of those replicas, as soon as they have counted so many clients."""
+
+    async def clients() -> dict[str, int]:
+        return {node["name"]: node.get("num_clients", 0) for node in (await cluster.api("info"))["nodes"]}
+
+    async def all_are_counted() -> bool:
+        return sum((await clients()).values()) >= count
+
+    await eventually(all_are_counted)
+    held = [name for name, number in (await clients()).items() if number]
+    assert len(held) < REPLICAS, "each replica holds clients: none can be left"
+    return held
+
+
 def _one_that_is_left(killed: list[str]) -> int:
     """Replicas are named by their number: `replica-1`."""
-    return min({*range(1, REPLICAS + 1)} - {int(name.rpartition("-")[2]) for name in killed})
+    gone = {int(name.rpartition("-")[2]) for name in killed}
+    return min(number for number in range(1, REPLICAS + 1) if number not in gone)
 
 
 class Heliograph:
@@ -134,11 +150,9 @@ class Heliograph:
     async def api(self, method: str, *, replica: int = 0, **parameters: Any) -> Fields:
         return await call_api(f"http://127.0.0.1:{self._cluster.port + replica}", method, parameters)
 
-    async def kill_replicas_with_clients(self) -> int:
-        members = self._cluster.members()
+    async def kill_replicas_with_clients(self, count: int) -> int:
         pids = self._cluster.pids()
-        held = [name for name, member in members.items() if member["connections"]]
-        assert 0 < len(held) < REPLICAS, f"each replica holds clients, or none: {members}"
+        held = await _nodes_with_clients(self, count)
         for name in held:
             os.kill(pids[name], signal.SIGKILL)
         return _one_that_is_left(held)
@@ -235,10 +249,8 @@ class Centrifugo:
         port = self._first + replica - 1 if replica else self._port
         return await call_api(f"http://127.0.0.1:{port}", method, parameters)
 
-    async def kill_replicas_with_clients(self) -> int:
-        nodes = (await self.api("info"))["nodes"]
-        held = [node["name"] for node in nodes if node.get("num_clients")]
-        assert 0 < len(held) < REPLICAS, f"each node holds clients, or none: {nodes}"
+    async def kill_replicas_with_clients(self, count: int) -> int:
+        held = await _nodes_with_clients(self, count)
         for name in held:
             node = self._nodes[int(name.removeprefix("node-"))]
             node.kill()

@@ -24,19 +24,22 @@ DRIVERS = Path(__file__).parent / "drivers"
 INSTALLED = ROOT / "artifacts" / "sdks"
 
 SDKS = (
-    Sdk("node", "node"),
+    Sdk("node-json", "node"),
     Sdk("node-protobuf", "node", protocol="protobuf"),
     Sdk("node-http_stream", "node", transport="http_stream"),
     Sdk("node-sse", "node", transport="sse"),
-    Sdk("chromium", "chromium"),
+    Sdk("chromium-json", "chromium"),
     Sdk("chromium-http_stream", "chromium", transport="http_stream"),
     Sdk("chromium-sse", "chromium", transport="sse"),
-    Sdk("python", "python", can_send=False),
+    Sdk("python-json", "python", can_send=False),
     Sdk("python-protobuf", "python", protocol="protobuf", can_send=False),
-    Sdk("go", "go"),
+    Sdk("go-json", "go"),
     Sdk("go-protobuf", "go", protocol="protobuf"),
     Sdk("java", "java", protocol="protobuf", can_delta=False),
 )
+
+# What is not served yet.
+LATER = tuple(sdk for sdk in SDKS if sdk.protocol == "protobuf" or sdk.transport != "websocket")
 
 
 def install_javascript() -> Path:

@@ -100,7 +100,7 @@ class Reporter:
         self.emit("error", context, code=code, message=str(context.error))
 
 
-class ClientReporter(Reporter, centrifuge.ClientEventHandler):
+class ClientReporter(Reporter, centrifuge.ClientEventHandler):  # type: ignore[misc] # it has no types
     async def on_connecting(self, context: centrifuge.ConnectingContext) -> None:
         self.emit("connecting", code=context.code, reason=context.reason)
 
@@ -111,7 +111,7 @@ class ClientReporter(Reporter, centrifuge.ClientEventHandler):
         self.emit("disconnected", code=context.code, reason=context.reason)
 
 
-class SubscriptionReporter(Reporter, centrifuge.SubscriptionEventHandler):
+class SubscriptionReporter(Reporter, centrifuge.SubscriptionEventHandler):  # type: ignore[misc] # as above
     pass
 
 
@@ -134,7 +134,8 @@ class Driver:
         """Carry out one command and return its result. Raises the SDK's errors."""
         what, name = command.pop("do"), command.pop("client")
         if what == "open":
-            return self.open(name, **command)
+            self.open(name, **command)
+            return None
         client, protocol = self.clients[name]
         channel = command.get("channel", "")
         match what:
