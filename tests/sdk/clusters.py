@@ -90,9 +90,6 @@ class Cluster(Protocol):
     async def kill_replicas_with_clients(self, count: int) -> int:
         """Kill with signal 9 each replica that holds some of these `count` clients; return the number of another."""
 
-    async def restore(self) -> None:
-        """Wait until all replicas are there."""
-
     def stop(self) -> None: ...
 
 
@@ -156,12 +153,6 @@ class Heliograph:
         for name in held:
             os.kill(pids[name], signal.SIGKILL)
         return _one_that_is_left(held)
-
-    async def restore(self) -> None:
-        await eventually(
-            lambda: all(self._cluster.status("/ready", number) == 200 for number in range(1, REPLICAS + 1)),
-            within_s=15,
-        )
 
     def stop(self) -> None:
         self._cluster.__exit__()
@@ -232,8 +223,8 @@ class Centrifugo:
                 }
             )
         )
-        log = (self._directory / f"node-{number}.log").open("ab")
-        self._nodes[number] = subprocess.Popen([CENTRIFUGO, "-c", config], stdout=log, stderr=log)
+        with (self._directory / f"node-{number}.log").open("wb") as log:
+            self._nodes[number] = subprocess.Popen([CENTRIFUGO, "-c", config], stdout=log, stderr=log)
 
     def _until_ready(self) -> None:
         deadline = time.monotonic() + 15
@@ -256,12 +247,6 @@ class Centrifugo:
             node.kill()
             node.wait()
         return _one_that_is_left(held)
-
-    async def restore(self) -> None:
-        for number, node in self._nodes.items():
-            if node.poll() is not None:
-                self._start_node(number)
-        self._until_ready()
 
     def stop(self) -> None:
         self._nginx.terminate()

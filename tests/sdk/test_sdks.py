@@ -70,7 +70,8 @@ async def test_publishing_and_leaving(sdks: Sdks) -> None:
         await bob.call("unsubscribe", channel=channel)
         await bob.until("unsubscribed", channel)
         await run.publish(channel, "from a program")
-        assert (await alice.until("publication", channel, count=2))["info"] is None
+        author = (await alice.until("publication", channel, count=2))["info"]
+        assert author is None or author["user"] == ""  # the Java SDK always has one
         await bob.subscribe(channel)
         assert bob.data(channel)[1:] in ([], ["from a program"])  # some SDKs recover, others begin anew
 
@@ -118,38 +119,6 @@ async def test_ten_thousand_publications_in_order(sdks: Sdks) -> None:
         assert offsets == [*range(offsets[0], offsets[0] + MANY)], run.sdk.name
 
 
-async def test_recovery_on_another_replica(sdks: Sdks) -> None:
-    """Fails if a client whose replica is killed misses, doubles or swaps a publication, of either kind of channel."""
-
-    async def listen(run: Run) -> Client:
-        server_side = run.channel("stream") + "-server"
-        bob = await run.connected("bob", token=token(run.user("bob"), expires_in=600, channels=[server_side]))
-        await bob.until("subscribed", server_side)
-        await bob.subscribe(run.channel("stream"))
-        for channel in (run.channel("stream"), server_side):
-            await run.publish_all(channel, range(10), replica=1)
-        await bob.until("publication", server_side, count=10)
-        await bob.until("publication", run.channel("stream"), count=10)
-        return bob
-
-    runs = await sdks.every(listen)
-    alive = await sdks.cluster.kill_replicas_with_clients(len(runs))
-    for run, _ in runs:
-        for channel in (run.channel("stream"), run.channel("stream") + "-server"):
-            await run.publish_all(channel, range(10, 50), replica=alive)
-    for run, bob in runs:
-        await bob.until("connected", count=2, within_s=20)
-        for channel in (run.channel("stream"), run.channel("stream") + "-server"):
-            again = await bob.until("subscribed", channel, count=2)
-            assert again["was_recovering"], (run.sdk.name, channel)
-            assert again["recovered"], (run.sdk.name, channel)
-            await run.publish_all(channel, range(50, 60), replica=alive)
-            await bob.until("publication", channel, count=60)
-            assert numbers(bob, channel) == [*range(60)], (run.sdk.name, channel)
-        assert not bob.saw("disconnected")
-    await sdks.cluster.restore()
-
-
 @not_yet("the server API has no history_remove yet")
 async def test_what_cannot_be_recovered_is_said(sdks: Sdks) -> None:
     """Fails if a client that was away for longer than the history reaches is told that it has everything."""
@@ -162,8 +131,8 @@ async def test_what_cannot_be_recovered_is_said(sdks: Sdks) -> None:
         await bob.until("publication", channel)
         await bob.call("disconnect")
         await bob.until("disconnected")
-        await run.cluster.api("history_remove", channel=channel)
         await run.publish_all(channel, range(1, 4))
+        await run.cluster.api("history_remove", channel=channel)
         await bob.connect()
         again = await bob.until("subscribed", channel, count=2)
         assert (again["was_recovering"], again["recovered"]) == (True, False)
@@ -288,10 +257,15 @@ async def test_a_token_for_one_channel(sdks: Sdks) -> None:
 
         eve = await run.connected("eve")
         await eve.call("subscribe", channel=channel, token=subscription_token(user, channel))
-        assert (await eve.until("unsubscribed", channel))["code"] == 103
         other = f"{channel}-other"
         await bob.call("subscribe", channel=other, token=subscription_token(user, channel))
-        assert (await bob.until("unsubscribed", other))["code"] == 103
+        if isinstance(run.cluster, Heliograph):
+            assert (await eve.until("unsubscribed", channel))["code"] == 103
+            assert (await bob.until("unsubscribed", other))["code"] == 103
+            assert not bob.saw("disconnected")
+        else:  # it ends the connection
+            assert (await eve.until("disconnected"))["code"] == 3500
+            assert (await bob.until("disconnected"))["code"] == 3500
 
     await sdks.every(scenario)
 
@@ -396,3 +370,37 @@ async def test_a_message_to_a_user(sdks: Sdks) -> None:
         assert (await bob.until("publication", personal))["data"] == {"n": 1}
 
     await sdks.every(scenario)
+
+
+async def test_recovery_on_another_replica(sdks: Sdks) -> None:
+    """Fails if a client whose replica is killed misses, doubles or swaps a publication of either kind of channel.
+
+    It comes last, as the replica is gone for a while.
+    """
+
+    async def listen(run: Run) -> Client:
+        server_side = run.channel("stream") + "-server"
+        bob = await run.connected("bob", token=token(run.user("bob"), expires_in=600, channels=[server_side]))
+        await bob.until("subscribed", server_side)
+        await bob.subscribe(run.channel("stream"))
+        for channel in (run.channel("stream"), server_side):
+            await run.publish_all(channel, range(10), replica=1)
+        await bob.until("publication", server_side, count=10)
+        await bob.until("publication", run.channel("stream"), count=10)
+        return bob
+
+    runs = await sdks.every(listen)
+    alive = await sdks.cluster.kill_replicas_with_clients(len(runs))
+    for run, _ in runs:
+        for channel in (run.channel("stream"), run.channel("stream") + "-server"):
+            await run.publish_all(channel, range(10, 50), replica=alive)
+    for run, bob in runs:
+        await bob.until("connected", count=2, within_s=20)
+        for channel in (run.channel("stream"), run.channel("stream") + "-server"):
+            again = await bob.until("subscribed", channel, count=2)
+            assert again["was_recovering"], (run.sdk.name, channel)
+            assert again["recovered"], (run.sdk.name, channel)
+            await run.publish_all(channel, range(50, 60), replica=alive)
+            await bob.until("publication", channel, count=60)
+            assert numbers(bob, channel) == [*range(60)], (run.sdk.name, channel)
+        assert not bob.saw("disconnected")

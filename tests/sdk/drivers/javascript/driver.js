@@ -108,7 +108,7 @@ export class Driver {
   }
 
   publication(data, { data: body, offset, info, tags }) {
-    return { data: data.decode(body), offset: offset ?? 0, info: info && this.info(data, info), tags: tags ?? {} };
+    return { data: data.decode(body), offset: offset ?? 0, info: info ? this.info(data, info) : null, tags: tags ?? {} };
   }
 
   info(data, { client, user, connInfo, chanInfo }) {
