@@ -119,7 +119,6 @@ async def test_ten_thousand_publications_in_order(sdks: Sdks) -> None:
         assert offsets == [*range(offsets[0], offsets[0] + MANY)], run.sdk.name
 
 
-@not_yet("the server API has no history_remove yet")
 async def test_what_cannot_be_recovered_is_said(sdks: Sdks) -> None:
     """Fails if a client that was away for longer than the history reaches is told that it has everything."""
 
@@ -203,7 +202,6 @@ async def test_history(sdks: Sdks) -> None:
     await sdks.every(scenario)
 
 
-@not_yet("there is no rpc hook yet")
 async def test_rpc(sdks: Sdks) -> None:
     """Fails if a call does not reach the backend with the user's name, or its error not the client."""
 
@@ -270,7 +268,6 @@ async def test_a_token_for_one_channel(sdks: Sdks) -> None:
     await sdks.every(scenario)
 
 
-@not_yet("the server API has no subscribe yet")
 async def test_server_side_subscriptions(sdks: Sdks) -> None:
     """Fails if a channel of the token, or one that the server API adds, is not delivered, or not taken away."""
 
@@ -309,7 +306,6 @@ async def test_the_server_ends_a_subscription(sdks: Sdks) -> None:
     await sdks.every(scenario)
 
 
-@not_yet("disconnect takes no codes above 4000 yet")
 async def test_the_server_ends_a_connection(sdks: Sdks) -> None:
     """Fails if a client comes back after a code that means stay away, or does not after one that means come back."""
 
