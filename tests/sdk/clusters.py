@@ -30,11 +30,12 @@ NAMESPACES: dict[str, Fields] = {
         "client_publish": True,
         "presence": True,
         "join_leave": True,
+        "force_push_join_leave": True,
         "history_size": 1000,
     },
     "stream": {"client_subscribe": True, "history_size": 20_000},
     "private": {"presence": True},
-    "document": {"client_subscribe": True},
+    "document": {"client_subscribe": True, "allowed_delta_types": ["fossil"]},
 }
 _KEPT: Fields = {"force_recovery": True, "history_ttl": "300s"}
 CENTRIFUGO_NAMESPACES: dict[str, Fields] = {

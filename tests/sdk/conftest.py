@@ -9,7 +9,7 @@ from playwright.async_api import Browser, async_playwright
 
 from tests.sdk.backend import Backend
 from tests.sdk.clusters import Centrifugo, Cluster, Heliograph
-from tests.sdk.sdks import LATER, SDKS, Sdks, start_driver
+from tests.sdk.sdks import SDKS, Sdks, start_driver
 
 if TYPE_CHECKING:
     from tests.sdk.driver import Driver
@@ -52,8 +52,6 @@ async def sdk_browser() -> AsyncIterator[Browser]:
 async def all_sdks(request: pytest.FixtureRequest, sdk_cluster: Cluster, sdk_browser: Browser) -> AsyncIterator[Sdks]:
     names = _chosen(request.config)
     chosen = [sdk for sdk in SDKS if sdk.driver in names or sdk.name in names]
-    if not request.config.getoption("--reference"):
-        chosen = [sdk for sdk in chosen if sdk not in LATER or sdk.name in names]
     unknown = {*names} - {sdk.driver for sdk in SDKS} - {sdk.name for sdk in SDKS}
     assert not unknown, f"--sdk: there is no SDK {', '.join(sorted(unknown))}"
     drivers: dict[str, Driver] = {}

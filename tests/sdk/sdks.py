@@ -38,9 +38,6 @@ SDKS = (
     Sdk("java", "java", protocol="protobuf", can_delta=False),
 )
 
-# What is not served yet.
-LATER = tuple(sdk for sdk in SDKS if sdk.protocol == "protobuf" or sdk.transport != "websocket")
-
 
 def install_javascript() -> Path:
     """Install the packages of the JavaScript driver; return where they are."""

@@ -18,10 +18,6 @@ pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="session")]
 MANY = 10_000
 
 
-def not_yet(reason: str) -> pytest.MarkDecorator:
-    return pytest.mark.xfail(reason=reason)
-
-
 def numbers(client: Client, channel: str) -> list[int]:
     return [data["n"] for data in client.data(channel)]
 
@@ -51,7 +47,6 @@ async def test_connecting(sdks: Sdks) -> None:
     await sdks.every(scenario)
 
 
-@not_yet("an author's client is not named yet")
 async def test_publishing_and_leaving(sdks: Sdks) -> None:
     """Fails if what one client publishes does not reach another with its author, or reaches one that has left."""
 
@@ -141,7 +136,6 @@ async def test_what_cannot_be_recovered_is_said(sdks: Sdks) -> None:
     await sdks.every(scenario)
 
 
-@not_yet("presence names users, not clients")
 async def test_presence(sdks: Sdks) -> None:
     """Fails if a channel's clients, who they are, or their coming and going are not told."""
 
@@ -216,7 +210,6 @@ async def test_rpc(sdks: Sdks) -> None:
     await sdks.every(scenario)
 
 
-@not_yet("subscription tokens are not read yet")
 async def test_tokens_are_refreshed_in_band(sdks: Sdks) -> None:
     """Fails if a connection or a subscription ends with its token, though the SDK has a new one."""
 
@@ -242,7 +235,6 @@ async def test_tokens_are_refreshed_in_band(sdks: Sdks) -> None:
     await sdks.every(scenario)
 
 
-@not_yet("subscription tokens are not read yet")
 async def test_a_token_for_one_channel(sdks: Sdks) -> None:
     """Fails if a token opens a channel to another user, or another channel, or its info is not told to others."""
 
@@ -328,7 +320,6 @@ async def test_the_server_ends_a_connection(sdks: Sdks) -> None:
     await sdks.every(scenario)
 
 
-@not_yet("there are no deltas yet")
 async def test_deltas(sdks: Sdks) -> None:
     """Fails if a document that changes a little is not the same once it is put together from deltas."""
     versions = [
