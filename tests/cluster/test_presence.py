@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
@@ -185,6 +186,19 @@ class TestComingAndGoing:
                 await becomes(pair.here, {"watcher": 1, "bob": 1})
                 assert await told.until(pair.here, "mark") == []
 
+    async def test_a_client_is_gone_at_once_and_its_user_later(self, start: Start) -> None:
+        """Fails if a client that has left is listed until the grace time of its user is over, or its user is not."""
+        here = await start(presence={"grace_s": 60})
+        async with on(here, "bob"):
+            async with on(here, "eve"), on(here, "eve"):
+                await clients_become(here, {"bob": 1, "eve": 2})
+            await clients_become(here, {"bob": 1})
+            await becomes(here, {"bob": 1, "eve": 1})
+            async with on(here, "eve"):
+                await clients_become(here, {"bob": 1, "eve": 1})
+            await clients_become(here, {"bob": 1})
+            assert await members(here) == {"bob": 1, "eve": 1}
+
     async def test_nothing_is_said_where_nobody_asked(self, pair: Pair) -> None:
         """Fails if subscribers of a channel without `join_leave` are told who comes and goes."""
         async with on(pair.there, "watcher", "quiet:1") as watcher:
@@ -239,6 +253,7 @@ class TestReplicasThatGo:
             await dies(here)
             assert await told.next(within_s=3) == ("leave", "bob")
             await becomes(there, {"watcher": 1, "eve": 1})
+            await clients_become(there, {"watcher": 1, "eve": 1})
             await becomes(there, {"eve": 1}, "quiet:1")
             assert await told.until(third, "mark") == []
             with pytest.raises(TimeoutError):
@@ -252,6 +267,7 @@ class TestReplicasThatGo:
             await there.replica.directory._reap(here.replica.directory.lease)
             assert [await told.next(), await told.next()] == [("leave", "bob"), ("join", "bob")]
             await becomes(there, {"watcher": 1, "bob": 1})
+            await clients_become(there, {"watcher": 1, "bob": 1})
 
 
 async def dies(replica: RunningReplica) -> None:
@@ -269,6 +285,7 @@ class TestRedisThatGoes:
             await becomes(there, {"bob": 2, "eve": 1})
             own_redis.command("FLUSHALL")
             await becomes(there, {"bob": 2, "eve": 1})
+            await clients_become(there, {"bob": 2, "eve": 1})
         await becomes(there, {})
 
     async def test_without_redis_nobody_can_say_and_afterwards_all_is_well(
@@ -284,6 +301,16 @@ class TestRedisThatGoes:
             await grace_has_passed()
             own_redis.start()
             await becomes_within(here, {"bob": 1})
+
+
+async def clients_become(replica: RunningReplica, expected: dict[str, int], channel: str = "chat:1") -> None:
+    """Wait until so many clients of each user are there, one by one."""
+
+    async def are_so() -> bool:
+        clients = await replica.replica.backends.presence.clients(channel)
+        return Counter(info.user for info in clients.values()) == expected
+
+    await eventually(are_so)
 
 
 async def becomes_within(replica: RunningReplica, expected: dict[str, int]) -> None:

@@ -22,6 +22,7 @@ from heliograph.backends.redis.streams import RedisEmissions
 from heliograph.ports import Draft, Emission, PresenceEntry, ReadRequest
 from heliograph.protocol.budget import Budget, Charge
 from heliograph.protocol.channel_options import Namespace
+from heliograph.protocol.client_info import ClientInfo
 from heliograph.protocol.namespace import Namespaces
 from heliograph.protocol.run import RunUpdate
 from tests.support.appending import append
@@ -61,7 +62,8 @@ async def everything(redis: server.RedisServer, kept: server.RedisServer) -> Non
         await log.listen({"chat:1": 10})
     await redis.scripts.run_many("run_lease", [lease_call(redis.keys, ["1"], -1)])
     assert await reap_lost_runs(redis, Namespaces()) == 1
-    await RedisPresence(redis).enter("n.1", [PresenceEntry("chat:1", "bob", 1, True)])
+    clients = [("c1", ClientInfo("c1", "bob")), ("c2", None)]
+    await RedisPresence(redis).enter("n.1", [PresenceEntry("chat:1", "bob", 1, True, clients)])
     await redis.scripts.run("channel_counts", [redis.keys.leases, redis.keys.channel_counts("n.1")], ["n.1", "c", 1])
     emissions = RedisEmissions(redis, shards=1, max_entries=1, max_bytes=10**6, ttl_s=60, budget=budget)
     emission = Emission("e", msgspec.Raw(b"1"), "al", None, "replica-1", "now", "id", charge)
