@@ -11,9 +11,10 @@ from tests.support.centrifuge import CentrifugeClient
 from tests.support.client import Client
 from tests.support.fossil import apply_delta
 from tests.support.replicas import RunningReplica
+from tests.support.waiting import eventually
 
 NAMESPACES: dict[str, Any] = {
-    "score": {"allowed_delta_types": ["fossil"], "history_size": 1000},
+    "score": {"allowed_delta_types": ["fossil"], "history_size": 1000, "presence": True, "join_leave": True},
     "price": {"allowed_delta_types": ["fossil"], "force_recovery_mode": "cache"},
 }
 
@@ -153,3 +154,30 @@ async def test_the_latest_value_and_differences(one: RunningReplica) -> None:
             await one.replica.manager.publish("price:1", document(goals))
             assert await reader.next() == document(goals)
         assert reader.differences == 1
+
+
+async def test_a_client_that_falls_behind_in_a_repair(one: RunningReplica) -> None:
+    """Fails if a client that catches up by itself gets no deltas any more, a wrong one, or no joins and leaves."""
+    async with CentrifugeClient(one.url, user="a") as client, CentrifugeClient(one.url, user="b") as other:
+        reader = await subscribe(client, join_leave=True)
+        assert (await client.push("join"))["info"]["user"] == "a"
+        steady = await subscribe(other)
+        for goals in range(3):
+            await one.replica.manager.publish("score:1", document(goals))
+            assert await reader.next() == await steady.next() == document(goals)
+        joining = one.replica.reading._joining
+        followed = joining._following.find("score:1")
+        assert followed is not None
+        [slow] = [each for each in one.replica.hub.subscribers("score:1") if each.user == "a"]
+        joining.set_aside(followed, slow)
+        publishing = [one.replica.manager.publish("score:1", document(goals)) for goals in range(3, 6)]
+        await asyncio.gather(*publishing)
+        await eventually(lambda: slow in one.replica.hub.subscribers("score:1"))
+        for goals in range(6, 9):
+            await one.replica.manager.publish("score:1", document(goals))
+        for goals in range(3, 9):
+            assert await reader.next() == await steady.next() == document(goals)
+        assert reader.differences >= 4
+        await other.call("unsubscribe", channel="score:1")
+        while (await client.push("leave"))["info"]["user"] != "b":
+            pass
