@@ -122,6 +122,7 @@ class TestBatches:
             hall.hub.deliver("room:1", message(number))
         hall.end_turn()
         assert [len(socket.writes[0]) for socket in sockets[:4]] == [1, 3, 1, 3]
+        assert len({id(socket.writes[0][0]) for socket in sockets}) == 2, "joined once, although they take turns"
         assert all(socket.got == [0, 1, 2] for socket in sockets)
         assert hall.telemetry.messages_out == 60
 

@@ -51,6 +51,7 @@ class Batch:
         encoding: Encoding[Any] | None = None
         frames: list[Any] = []
         size = taken = 0
+        ready: dict[Encoding[Any], tuple[list[Any], int]] = {}  # subscribers with other encodings may take turns
         for connection, its_encoding in self.listeners.items():
             if ahead and connection in ahead:
                 if (code := self.hand_to(connection)) is not None:
@@ -60,10 +61,9 @@ class Batch:
                 if encoding is not None:
                     encoding.traffic.messages_out += taken * events
                 encoding, taken = its_encoding, 0
-                frames = self._encoded(encoding)
-                if encoding.join is not None and len(frames) > 1:
-                    frames = [encoding.join(frames)]
-                size = sum(map(len, frames))
+                if (joined := ready.get(encoding)) is None:
+                    joined = ready[encoding] = self._joined(encoding)
+                frames, size = joined
             outbox = connection.outbox
             if outbox.closed:
                 continue  # its transport removes it a moment later
@@ -74,6 +74,13 @@ class Batch:
         if encoding is not None:
             encoding.traffic.messages_out += taken * events
         return overflowed
+
+    def _joined(self, encoding: Encoding[Any]) -> tuple[list[Any], int]:
+        """Return all events in this encoding, in one frame if frames can be joined, and their size."""
+        frames = self._encoded(encoding)
+        if encoding.join is not None and len(frames) > 1:
+            frames = [encoding.join(frames)]
+        return frames, sum(map(len, frames))
 
     def _encoded(self, encoding: Encoding[Any]) -> list[Any]:
         """Return all events in this encoding, one frame each."""

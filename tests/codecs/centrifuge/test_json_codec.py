@@ -213,6 +213,7 @@ def test_a_wrong_command_does_not_take_the_others_of_its_frame_with_it() -> None
             {"id": 3, "refresh": {"client": "s", "version": "1.2.3", "expires": True, "ttl": 6}},
         ),
         (events.Refreshed(None, 3, "s"), {"id": 3, "refresh": {"client": "s", "version": "1.2.3"}}),
+        (events.Refreshed(8, session="s"), {"push": {"refresh": {"expires": True, "ttl": 6}}}),
         (events.RpcResult(RAW, 3), {"id": 3, "rpc": {"data": {"a": 1}}}),
         (
             events.ClientJoined("news", ClientInfo("c1", "bob", RAW)),
