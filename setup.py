@@ -37,6 +37,7 @@ MODULES = [
     "app/heliograph/codecs/centrifuge/wire.py",
     "app/heliograph/codecs/plain/codec.py",
     "app/heliograph/codecs/plain/encoding.py",
+    "app/heliograph/protocol/actions.py",
     "app/heliograph/protocol/budget.py",
     "app/heliograph/protocol/fossil.py",
     "app/heliograph/protocol/identity.py",

@@ -3,6 +3,7 @@
 from typing import Any
 
 from heliograph.errors import ErrorCode
+from heliograph.protocol.actions import CheckPermit, ExtendSubscription, FetchHistory, JoinChannel, Reject
 from heliograph.protocol.channel_options import Namespace
 from heliograph.protocol.decision import Hook
 from heliograph.protocol.grants import NO_GRANTS, Permit, read_grants
@@ -10,14 +11,7 @@ from heliograph.protocol.namespace import Namespaces
 from heliograph.protocol.operations import Connect, ReadHistory, RefreshSubscription, Subscribe, Unsubscribe
 from heliograph.protocol.policy import Policy
 from heliograph.protocol.position import Position, Positions
-from heliograph.protocol.session import (
-    CheckPermit,
-    ExtendSubscription,
-    FetchHistory,
-    JoinChannel,
-    Reject,
-    Session,
-)
+from heliograph.protocol.session import Session
 from heliograph.protocol.subscription import SubscribeOptions
 
 PERMIT = Permit("alice", "vip:1", b'{"seat":7}', 1000.0)

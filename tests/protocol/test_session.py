@@ -11,6 +11,18 @@ from hypothesis import strategies as st
 
 from heliograph.codecs.plain.cursor import format_cursor, stated
 from heliograph.errors import BadChannel, BadCursor, ErrorCode
+from heliograph.protocol.actions import (
+    Action,
+    AskHook,
+    Authenticate,
+    FetchHistory,
+    FetchPresence,
+    JoinChannel,
+    LeaveChannel,
+    RefreshToken,
+    Reject,
+    Reply,
+)
 from heliograph.protocol.channel_options import Namespace
 from heliograph.protocol.codes import CloseCode
 from heliograph.protocol.decision import Allow, Deny, Hook, Rewrite
@@ -33,19 +45,7 @@ from heliograph.protocol.operations import (
 )
 from heliograph.protocol.policy import Policy
 from heliograph.protocol.position import Position
-from heliograph.protocol.session import (
-    Action,
-    AskHook,
-    Authenticate,
-    FetchHistory,
-    FetchPresence,
-    JoinChannel,
-    LeaveChannel,
-    RefreshToken,
-    Reject,
-    Reply,
-    Session,
-)
+from heliograph.protocol.session import Session
 
 AT = {"#alice": Position("e", 1)}
 DATA = msgspec.Raw(b"1")

@@ -19,6 +19,7 @@ from heliograph.errors import (
 )
 from heliograph.hooks.user_backend import UserBackend
 from heliograph.hub.connection import Connection
+from heliograph.protocol.actions import CheckPermit, CountMembers, FetchHistory, FetchPresence, Reject
 from heliograph.protocol.client_info import ClientInfo
 from heliograph.protocol.codes import ErrorNumber
 from heliograph.protocol.decision import Deny
@@ -36,7 +37,6 @@ from heliograph.protocol.grants import Permit
 from heliograph.protocol.operations import Emit, Publish, Rpc, Send
 from heliograph.protocol.peer import Caller
 from heliograph.protocol.publication import PUBLICATION_BYTES
-from heliograph.protocol.session import CheckPermit, CountMembers, FetchHistory, FetchPresence, Reject
 
 MEMBER_BYTES = 24  # bytes that a user counts in an answer about presence
 CLIENT_BYTES = 120  # bytes that a client counts beside its infos, likewise

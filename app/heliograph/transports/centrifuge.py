@@ -16,10 +16,10 @@ from heliograph.codecs.codec import Codec
 from heliograph.deadlines import Deadlines
 from heliograph.hub.frames import Encoding
 from heliograph.hub.outbox import Outbox
+from heliograph.protocol.actions import Reject
 from heliograph.protocol.codes import CloseCode
 from heliograph.protocol.events import ServerPing
 from heliograph.protocol.operations import Connect, Operation, PingAnswered
-from heliograph.protocol.session import Reject
 from heliograph.settings import LimitSettings, PingSettings
 from heliograph.transports.address_limits import AddressLimits
 from heliograph.transports.driver import Disconnected, Driver

@@ -4,8 +4,8 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 
+from heliograph.protocol.actions import JoinChannel
 from heliograph.protocol.events import Subscribed
-from heliograph.protocol.session import JoinChannel
 
 
 class ConnectReply:

@@ -39,14 +39,7 @@ from heliograph.hooks.user_backend import Renewal, UserBackend
 from heliograph.hub.connection import Connection
 from heliograph.hub.frames import Encoding, F
 from heliograph.hub.outbox import Outbox
-from heliograph.protocol.budget import REFUSED_BYTES, Intake
-from heliograph.protocol.codes import CloseCode, ErrorNumber, UnsubscribeCode
-from heliograph.protocol.command import DisconnectUser, RefreshUser, SubscribeUser, UnsubscribeUser, UserCommand
-from heliograph.protocol.events import Event, Refreshed, Subscribed, SubscriptionRefreshed, Unsubscribed
-from heliograph.protocol.operations import Connect, Emit, Operation, Publish, RequestId, Rpc, Send
-from heliograph.protocol.peer import Caller, Peer
-from heliograph.protocol.position import Positions
-from heliograph.protocol.session import (
+from heliograph.protocol.actions import (
     Action,
     AskHook,
     Authenticate,
@@ -60,8 +53,15 @@ from heliograph.protocol.session import (
     RefreshToken,
     Reject,
     Reply,
-    Session,
 )
+from heliograph.protocol.budget import REFUSED_BYTES, Intake
+from heliograph.protocol.codes import CloseCode, ErrorNumber, UnsubscribeCode
+from heliograph.protocol.command import DisconnectUser, RefreshUser, SubscribeUser, UnsubscribeUser, UserCommand
+from heliograph.protocol.events import Event, Refreshed, Subscribed, SubscriptionRefreshed, Unsubscribed
+from heliograph.protocol.operations import Connect, Emit, Operation, Publish, RequestId, Rpc, Send
+from heliograph.protocol.peer import Caller, Peer
+from heliograph.protocol.position import Positions
+from heliograph.protocol.session import Session
 from heliograph.telemetry import Telemetry
 from heliograph.transports.answers import (
     answer_count,

@@ -11,10 +11,10 @@ from heliograph.auth.authenticator import Authenticator, Credentials, Identity, 
 from heliograph.cluster.node import Node
 from heliograph.codecs.plain.cursor import stated
 from heliograph.errors import BusUnavailable, InvalidToken, KeysUnavailable, UserBlocked
+from heliograph.protocol.actions import Reject
 from heliograph.protocol.codes import CloseCode
 from heliograph.protocol.operations import Connect
 from heliograph.protocol.peer import Peer
-from heliograph.protocol.session import Reject
 from heliograph.telemetry import Telemetry
 from heliograph.transports.address_limits import AddressLimits
 from heliograph.transports.addresses import address_of

@@ -25,13 +25,13 @@ from heliograph.codecs.plain.cursor import stated
 from heliograph.errors import BusUnavailable, ErrorCode, HeliographError
 from heliograph.hub.frames import Encoding, EventFrame
 from heliograph.hub.outbox import Outbox, Outboxes
+from heliograph.protocol.actions import JoinChannel
 from heliograph.protocol.codes import CloseCode, is_final
 from heliograph.protocol.events import Connected, InitialState, Subscribed, positions_after
 from heliograph.protocol.identity import personal_channel
 from heliograph.protocol.operations import Connect
 from heliograph.protocol.peer import Peer
 from heliograph.protocol.position import NOWHERE, Position, ReadPositions
-from heliograph.protocol.session import JoinChannel
 from heliograph.tasks import end
 from heliograph.transports.driver import Disconnected, Drivers
 from heliograph.transports.peers import Peers

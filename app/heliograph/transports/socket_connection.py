@@ -10,10 +10,10 @@ from typing import Any
 
 from heliograph.codecs.codec import Codec
 from heliograph.errors import ErrorCode
+from heliograph.protocol.actions import Reject
 from heliograph.protocol.budget import LARGE_BYTES, SMALL_FRAMES
 from heliograph.protocol.codes import CloseCode
 from heliograph.protocol.operations import Operation, RequestId
-from heliograph.protocol.session import Reject
 from heliograph.protocol.token_bucket import TokenBucket
 from heliograph.settings import LimitSettings
 from heliograph.transports.address_limits import AddressLimits

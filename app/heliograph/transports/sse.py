@@ -12,11 +12,11 @@ from heliograph.codecs.plain.cursor import RIGHT, stated
 from heliograph.errors import BusUnavailable, HookUnavailable, KeysUnavailable
 from heliograph.hub.frames import Encoding
 from heliograph.hub.outbox import Outboxes
+from heliograph.protocol.actions import JoinChannel
 from heliograph.protocol.codes import CloseCode
 from heliograph.protocol.identity import personal_channel
 from heliograph.protocol.operations import Connect
 from heliograph.protocol.peer import Peer
-from heliograph.protocol.session import JoinChannel
 from heliograph.transports.driver import Driver, Drivers
 from heliograph.transports.event_stream import KEEP_ALIVE, MEDIA_TYPE, PREFACE, EventBlock, EventSink
 from heliograph.transports.peers import Peers
