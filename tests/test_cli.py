@@ -168,6 +168,20 @@ class TestToken:
         )
         assert (await reader.identify(Credentials(printed))).channels == read_grants(claim)
 
+    async def test_a_token_for_one_channel(self) -> None:
+        """Fails if a subscription token is for something else, or for more."""
+        printed = run("token", "bob", "--for-channel", "vip:1", AUTH__SECRET=SECRET).stdout.strip()
+        reader = Authenticator(
+            AuthSettings(mode="jwt", secret=SecretStr(SECRET)),
+            MemoryTickets(SystemClock()),
+            BlockedUsers(SystemClock()),
+        )
+        assert (await reader.permit(printed, user="bob", channel="vip:1")).channel == "vip:1"
+        for more in (["--channels", "news"], ["--for-channel", "a\nb"]):
+            result = run("token", "bob", "--for-channel", "vip:1", *more, AUTH__SECRET=SECRET)
+            assert result.exit_code != 0
+            assert result.stdout == ""
+
     @pytest.mark.parametrize("written", ["", "#bob", "a*b", "{", '{"a": "subscribe"}', "a,,b"])
     def test_channels_that_cannot_be_meant(self, written: str) -> None:
         """Fails if a token is printed that no replica would accept."""

@@ -13,7 +13,7 @@ import click
 import msgspec
 
 from heliograph.client.output import drop_unwritten, open_missing, say
-from heliograph.errors import BadSetting, BadUserId, HeliographError, InvalidToken
+from heliograph.errors import BadChannel, BadSetting, BadUserId, HeliographError, InvalidToken
 from heliograph.logs import configure_logging
 from heliograph.loopback import is_loopback_host
 from heliograph.protocol.channel_options import options_table
@@ -121,13 +121,17 @@ def up(replicas: int, host: str, port: int, connections_per_address: int, sentin
     metavar="CHANNELS",
     help="Rights beyond the namespaces: news,run:* (to subscribe) or JSON, see docs/protocol.md.",
 )
-def token(user: str, expires_in: int, channels: str | None) -> None:
+@click.option("--for-channel", metavar="CHANNEL", help="Print a subscription token, for this channel alone.")
+def token(user: str, expires_in: int, channels: str | None, for_channel: str | None) -> None:
     """Print a token for USER, signed with HELIOGRAPH_AUTH__SECRET.
 
     \b
     heliograph token alice --channels 'news,run:*'
     heliograph token alice --channels '{"chat:*": ["subscribe", "publish"]}'
+    heliograph token alice --for-channel vip:1
     """
+    if channels is not None and for_channel is not None:
+        raise click.UsageError("a token for one channel has no --channels: print one or the other")
     auth = _load_settings().auth
     if not auth.key():
         raise click.ClickException("set HELIOGRAPH_AUTH__SECRET (or …_FILE): a token is signed with it")
@@ -136,8 +140,9 @@ def token(user: str, expires_in: int, channels: str | None) -> None:
     claim = None if channels is None else _channels(channels)
     try:
         maker = TokenMaker(auth.key(), life_s=expires_in, audience=auth.audience, issuer=auth.issuer)
-        click.echo(maker.make(user, claim))
-    except (BadSetting, BadUserId, InvalidToken) as error:
+        made = maker.make(user, claim) if for_channel is None else maker.make_for_channel(user, for_channel)
+        click.echo(made)
+    except (BadChannel, BadSetting, BadUserId, InvalidToken) as error:
         raise click.ClickException(str(error)) from None
 
 

@@ -8,7 +8,7 @@ from pydantic import SecretStr
 
 from heliograph.auth.tokens import TokenReader
 from heliograph.client.tokens import TokenMaker
-from heliograph.errors import BadSetting, BadUserId, InvalidToken
+from heliograph.errors import BadChannel, BadSetting, BadUserId, InvalidToken
 from heliograph.protocol.grants import Right
 from heliograph.settings import AuthSettings
 from tests.support.tokens import SECRET
@@ -31,6 +31,19 @@ async def test_a_replica_accepts_what_was_made(monkeypatch: pytest.MonkeyPatch, 
         assert identity.expires_at is not None
         assert 50 < identity.expires_at - time.time() <= 60 + settings.leeway_s
         assert identity.channels.allow(Right.SUBSCRIBE, "run:7")
+
+
+async def test_what_presence_says_and_a_token_for_one_channel() -> None:
+    """Fails if an info is lost, or a subscription token opens nothing, another channel, or a connection."""
+    reader = TokenReader(AuthSettings(mode="jwt", secret=SecretStr(SECRET), require_exp=True))
+    maker = TokenMaker(SECRET)
+    assert (await reader.read(maker.make("bob", info={"name": "Bob"}))).info == b'{"name":"Bob"}'
+    permit = await reader.read_permit(maker.make_for_channel("bob", "vip:1", info=7))
+    assert (permit.user, permit.channel, permit.info) == ("bob", "vip:1", b"7")
+    with pytest.raises(InvalidToken):
+        await reader.read(maker.make_for_channel("bob", "vip:1"))
+    with pytest.raises(BadChannel):
+        maker.make_for_channel("bob", "")
 
 
 def test_what_no_replica_would_accept_is_not_made(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ import msgspec
 from heliograph.client.environment import AuthSettings, auth_settings
 from heliograph.errors import BadSetting
 from heliograph.protocol.grants import read_grants
-from heliograph.protocol.identity import check_user_id
+from heliograph.protocol.identity import check_channel, check_user_id
 
 LIFE_S: Final = 300.0
 LEAST_SECRET_BYTES: Final = 32  # RFC 7518, section 3.2: a replica takes no HS256 token that a shorter one has signed
@@ -48,22 +48,41 @@ class TokenMaker:
         self._settings = settings
         self._life_s = life_s
 
-    def make(self, user: str, channels: object = None) -> str:
+    def make(self, user: str, channels: object = None, *, info: object = None) -> str:
         """Return a token for a user.
 
         Args:
             user: the user that messages are sent to; of a framework's user, the primary key as text.
             channels: what the token gives beyond the namespaces: a list of channels to listen to, or an object of
                 channels and rights (docs/protocol.md).
+            info: what presence says of the user's clients, anything that encodes to JSON.
 
         Raises:
             BadUserId: this can be no user.
             InvalidToken: `channels` is neither.
         """
-        claims: dict[str, object] = {"sub": check_user_id(user), "exp": int(time.time() + self._life_s)}
+        claims: dict[str, object] = {"sub": check_user_id(user)}
         if channels is not None:
             read_grants(channels)
             claims["channels"] = channels
+        return self._sign(claims, info)
+
+    def make_for_channel(self, user: str, channel: str, *, info: object = None) -> str:
+        """Return a subscription token: it opens one channel to a user, whatever the channel's namespace says.
+
+        Args:
+            user, channel: the client that connects as this user may subscribe to this channel with it.
+            info: what presence says of the client on this channel, anything that encodes to JSON.
+
+        Raises:
+            BadUserId, BadChannel: this can be no user, or no channel.
+        """
+        return self._sign({"sub": check_user_id(user), "channel": check_channel(channel)}, info)
+
+    def _sign(self, claims: dict[str, object], info: object) -> str:
+        claims["exp"] = int(time.time() + self._life_s)
+        if info is not None:
+            claims["info"] = info
         if self._settings.audience is not None:
             claims["aud"] = self._settings.audience
         if self._settings.issuer is not None:
