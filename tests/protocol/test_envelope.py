@@ -137,6 +137,9 @@ def test_the_wire_form_of_a_command() -> None:
         "type": "subscribe",
         "channel": "방:1",
         "since": {"epoch": "e", "offset": 5},
+        "info": None,
+        "data": None,
+        "expire_at": None,
     }
     longer = Envelope(msgspec.Raw(b"null"), target_user_id="bob", command=RefreshUser(12.5))
     some = Envelope(

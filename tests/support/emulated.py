@@ -6,6 +6,7 @@ import json
 from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
+from urllib.parse import urlencode
 
 from tests.support.http import http_client
 
@@ -53,7 +54,7 @@ class EmulatedClient:
         first = self._connect if self._is_uni else {"id": next(self._ids), "connect": self._connect}
         url, text = f"/connection/{self._path}{self._query}", json.dumps(first)
         if self._path.endswith("sse"):
-            request = http.stream("GET", url, params={"cf_connect": text})
+            request = http.stream("GET", f"{url}{'&' if self._query else '?'}{urlencode({'cf_connect': text})}")
         else:
             request = http.stream("POST", url, content=text, headers={"Content-Type": "application/json"})
         self.response = await self._stack.enter_async_context(request)

@@ -1,6 +1,7 @@
 """The WebSocket endpoint of Centrifuge SDKs, frame by frame."""
 
 import asyncio
+import time
 from typing import Any
 
 import msgspec
@@ -45,6 +46,22 @@ async def test_tags_come_with_the_publication(one: RunningReplica) -> None:
         assert (await bob.push("pub", "news"))["tags"] == tags
         [kept] = (await bob.call("history", channel="news", limit=1))["publications"]
         assert kept["tags"] == tags
+
+
+async def test_a_server_subscribes_a_client(start_replica: StartReplica) -> None:
+    """Fails if the client is not told with what, presence does not say it, or the subscription does not end."""
+    one = await start_replica(redis_url=None, namespaces=NAMESPACES, auth={"subscription_grace_s": 0})
+    commands = one.replica.user_commands
+    async with CentrifugeClient(one.url, user="bob") as bob:
+        arguments: dict[str, Any] = {"info": msgspec.Raw(b'{"seat":3}'), "data": msgspec.Raw(b'"hi"')}
+        await commands.subscribe_user("bob", "board:1", expire_at=time.time() + 0.7, **arguments)
+        subscribed = await bob.push("subscribe", "board:1")
+        assert (subscribed["data"], subscribed["recoverable"]) == ("hi", True)
+        present = (await bob.call("presence", channel="board:1"))["presence"]
+        assert [each["chan_info"] for each in present.values()] == [{"seat": 3}]
+        await publish(one, "board:1", 1)
+        assert await bob.publications("board:1", 1) == [1]
+        assert (await bob.push("unsubscribe", "board:1"))["code"] in (2000, 2501)
 
 
 class TestConnect:

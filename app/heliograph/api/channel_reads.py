@@ -6,8 +6,8 @@ from typing import Final
 from heliograph.api import models
 from heliograph.api.errors import NOT_AVAILABLE, UNRECOVERABLE, ApiError
 from heliograph.cluster.channel_counts import ChannelCounts
-from heliograph.cluster.presence import Roster
 from heliograph.cluster.reading import Reading
+from heliograph.protocol.client_info import ClientInfo
 from heliograph.protocol.identity import check_channel
 from heliograph.protocol.namespace import Namespaces
 from heliograph.protocol.position import Position
@@ -27,16 +27,13 @@ class ChannelReads:
         self._namespaces = namespaces
 
     async def presence(self, params: models.PresenceParams) -> models.PresenceResult:
-        return models.PresenceResult(
-            {
-                f"{user}/{number}": models.ClientInfo(f"{user}/{number}", user)
-                for user, connections in (await self._present(params.channel)).users.items()
-                for number in range(1, connections + 1)
-            }
-        )
+        self._check_presence(params.channel)
+        clients = (await self._reading.clients(params.channel)).clients
+        return models.PresenceResult({name: _shown(client) for name, client in clients.items()})
 
     async def presence_stats(self, params: models.PresenceStatsParams) -> models.PresenceStatsResult:
-        roster = await self._present(params.channel)
+        self._check_presence(params.channel)
+        roster = await self._reading.presence(params.channel)
         return models.PresenceStatsResult(num_clients=roster.connections, num_users=len(roster.users))
 
     async def history(self, params: models.HistoryParams) -> models.HistoryResult:
@@ -61,10 +58,9 @@ class ChannelReads:
         counts = await self._channel_counts.channels(params.pattern)
         return models.ChannelsResult({channel: models.ChannelInfo(count) for channel, count in counts.items()})
 
-    async def _present(self, channel: str) -> Roster:
+    def _check_presence(self, channel: str) -> None:
         if not self._namespaces.of(check_channel(channel)).presence:
             raise ApiError(NOT_AVAILABLE, f"who is on {channel!r} is not kept: its namespace has no presence")
-        return await self._reading.presence(channel)
 
     async def _before(self, channel: str, top: Position, since: Position | None, limit: int) -> list[Publication]:
         """Return the last publications (before `since`), newest first."""
@@ -119,6 +115,10 @@ class ChannelReads:
             since = found[-1].position if found else None
             if since is None or len(found) >= limit or since.offset >= page.position.offset:
                 return page.position, found
+
+
+def _shown(client: ClientInfo) -> models.ClientInfo:
+    return models.ClientInfo(client.client, client.user, client.conn_info or None, client.chan_info or None)
 
 
 def _listed(publication: Publication) -> models.PublicationInfo:

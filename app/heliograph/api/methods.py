@@ -30,6 +30,7 @@ logger = logging.getLogger(__name__)
 
 UNEXPECTED: Final = "a server API method failed with an unexpected error"
 
+JSON_FIELDS: Final = ("data", "info")  # any JSON, which may be given in base64 too: `b64data`
 MOST_QUESTIONS = 16  # reads of batches under way at the same time, so that publications need not wait behind them
 # Fields of that API which narrow a command down, or change what is published. Where a method does not know one of
 # them, it is refused unless it is empty: without it the command would do something else than its author meant.
@@ -323,10 +324,11 @@ class Methods:
             if unsupported:
                 raise ApiError(BAD_REQUEST, f"not supported, so nothing was done: {', '.join(unsupported)}")
             values = {field: _value(field, text) for field, text in fields.items() if field in model.model_fields}
-            if encoded := values.pop("b64data", None):
-                values["data"] = _decoded(encoded, self.max_depth)
-            elif isinstance(data := values.get("data"), msgspec.Raw):
-                check_data(data, self.max_depth)
+            for name in JSON_FIELDS:
+                if encoded := values.pop(f"b64{name}", None):
+                    values[name] = _decoded(name, encoded, self.max_depth)
+                elif isinstance(json := values.get(name), msgspec.Raw):
+                    check_data(json, self.max_depth)
             return model.model_validate({field: value for field, value in values.items() if value is not None})
         except HeliographError as error:
             raise ApiError(BAD_REQUEST, str(error)) from None
@@ -337,16 +339,16 @@ class Methods:
 
 
 def _value(field: str, text: msgspec.Raw) -> object:
-    """Return a parameter. `data` stays as its author wrote it."""
-    if field == "data":
+    """Return a parameter. JSON of any kind stays as its author wrote it."""
+    if field in JSON_FIELDS:
         return text
     if field == "commands":
         return msgspec.json.decode(text, type=list[dict[str, msgspec.Raw]])
     return msgspec.json.decode(text)
 
 
-def _decoded(encoded: object, max_depth: int) -> msgspec.Raw:
-    """Return the JSON in `b64data`, checked.
+def _decoded(name: str, encoded: object, max_depth: int) -> msgspec.Raw:
+    """Return the JSON of a field in base64, checked.
 
     Raises:
         BadData: it is not JSON in base64.
@@ -355,7 +357,7 @@ def _decoded(encoded: object, max_depth: int) -> msgspec.Raw:
         data = msgspec.Raw(b64decode(encoded if isinstance(encoded, str) else b"!", validate=True))
         check_data(data, max_depth)
     except (ValueError, BadData) as error:
-        raise BadData(f"'b64data' must be JSON in base64: {error}") from None
+        raise BadData(f"'b64{name}' must be JSON in base64: {error}") from None
     return data
 
 

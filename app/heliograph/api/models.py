@@ -27,6 +27,7 @@ User = Annotated[
         json_schema_extra={**_NAME, "maxLength": MAX_USER_ID_BYTES},
     ),
 ]
+BASE64: Final[dict[str, Any]] = {"contentEncoding": "base64"}
 MAX_CLIENT_ID: Final = 64
 MAX_TIME: Final = 253_402_300_799  # the end of the year 9999
 # JSON has one kind of number: 5.0 is an integer in it.
@@ -64,9 +65,7 @@ class DataParams(Params):
     model_config = ConfigDict(json_schema_extra=_one_of_two)
 
     data: Json
-    b64data: str = Field(
-        default="", json_schema_extra={"contentEncoding": "base64"}, description="JSON in base64, instead of `data`"
-    )
+    b64data: str = Field(default="", description="JSON in base64, instead of `data`", json_schema_extra=BASE64)
     idempotency_key: str | None = IDEMPOTENCY_KEY
     skip_history: bool = Field(default=False, description="deliver it now, and do not keep it")
     tags: dict[str, str] = Field(default={}, description="for clients whose protocol has tags")
@@ -154,6 +153,13 @@ class SubscribeParams(SelectiveParams):
     recover_since: StreamPosition | None = Field(
         default=None, description="continue from this position; without it from now on"
     )
+    info: Json | None = Field(default=None, description="what presence says of the connections on this channel")
+    b64info: str = Field(default="", description="`info` in base64", json_schema_extra=BASE64)
+    data: Json | None = Field(default=None, description="told to clients of SDKs with the subscription")
+    b64data: str = Field(default="", description="`data` in base64", json_schema_extra=BASE64)
+    expire_at: Integer = Field(
+        default=0, ge=0, le=MAX_TIME, description="when the subscription ends (Unix time); 0: never"
+    )
 
 
 class UnsubscribeParams(SelectiveParams):
@@ -235,9 +241,13 @@ class BroadcastResult(msgspec.Struct, frozen=True):
     responses: list[BroadcastResponse]
 
 
-class ClientInfo(msgspec.Struct, frozen=True):
+class ClientInfo(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A connection: its id and its user. `conn_info`, `chan_info`: what is said of it, and of it on this channel."""
+
     client: str
     user: str
+    conn_info: Any = None
+    chan_info: Any = None
 
 
 class PublicationInfo(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -250,7 +260,7 @@ class PublicationInfo(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class PresenceResult(msgspec.Struct, frozen=True):
-    """An entry for each connection. They are numbered, because the cluster does not keep which is which."""
+    """An entry for each connection, under its id."""
 
     presence: dict[str, ClientInfo]
 

@@ -34,6 +34,9 @@ class UserMethods:
             params.user,
             params.channel,
             since=None if since is None else Position(since.epoch, since.offset),
+            info=params.info,
+            data=params.data,
+            expire_at=params.expire_at or None,
             among=params.selection(),
         )
         return models.EmptyResult()

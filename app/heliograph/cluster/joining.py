@@ -446,6 +446,7 @@ class Joining:
             was_recovering=pending.since is not None,
             expires_in=seconds_until(pending.options.expires_at),
             delta=pending.options.delta is not None,
+            data=pending.options.data,
         )
         if announce is None:
             self._hub.send(pending.connection, subscribed)

@@ -54,12 +54,20 @@ class UserCommands:
         await self._give(check_user_id(user_id), command, among)
 
     async def subscribe_user(
-        self, user_id: str, channel: str, *, since: Position | None = None, among: Selection = ALL_CONNECTIONS
+        self,
+        user_id: str,
+        channel: str,
+        *,
+        since: Position | None = None,
+        info: msgspec.Raw | None = None,
+        data: msgspec.Raw | None = None,
+        expire_at: float | None = None,
+        among: Selection = ALL_CONNECTIONS,
     ) -> None:
         """Subscribe the connections that the user has now to the channel, whatever the policy says of clients.
 
         A connection that is subscribed already, or has as many channels as it may have, is left as it is.
-        `since`: the position to continue from; None: from now on. Otherwise like `disconnect_user`.
+        For the arguments see `SubscribeUser`. Otherwise like `disconnect_user`.
 
         Raises:
             BadUserId, BadChannel: they are not valid; or it is a personal channel.
@@ -67,7 +75,7 @@ class UserCommands:
         """
         if user_of(check_channel(channel)) is not None:
             raise BadChannel("a personal channel is its user's alone, who is always subscribed to it")
-        await self._give(check_user_id(user_id), SubscribeUser(channel, since), among)
+        await self._give(check_user_id(user_id), SubscribeUser(channel, since, info, data, expire_at), among)
 
     async def refresh_user(
         self, user_id: str, *, expire_at: float | None, among: Selection = ALL_CONNECTIONS

@@ -26,10 +26,17 @@ class UnsubscribeUser(msgspec.Struct, frozen=True, tag="unsubscribe"):
 
 
 class SubscribeUser(msgspec.Struct, frozen=True, tag="subscribe"):
-    """Subscribe every connection of the user to the channel. `since`: from which position on; None: from now on."""
+    """Subscribe every connection of the user to the channel. `since`: from which position on; None: from now on.
+
+    `info`: what presence says of the connection there (None: what its token says); `data`: for the client. Both are
+    JSON. `expire_at`: when the subscription ends (seconds since the epoch; None: never).
+    """
 
     channel: str
     since: Position | None = None
+    info: msgspec.Raw | None = None
+    data: msgspec.Raw | None = None
+    expire_at: float | None = None
 
 
 class RefreshUser(msgspec.Struct, frozen=True, tag="refresh"):

@@ -86,7 +86,8 @@ class Subscribed(msgspec.Struct, frozen=True):
     `recovered`: nothing is missing since the client's position. `state_follows`: the next event is the channel's
     state; the client is at `position` once it has that. `is_kept`: publications are kept, so that a client that comes
     back can recover. `was_recovering`: the client had given its position. `expires_in`: seconds until the token of
-    the subscription expires; None: never. `delta`: publications come whole or as differences, as was asked.
+    the subscription expires; None: never. `delta`: publications come whole or as differences, as was asked. `data`:
+    what a server tells the client with it, JSON.
     """
 
     channel: str
@@ -98,6 +99,7 @@ class Subscribed(msgspec.Struct, frozen=True):
     was_recovering: bool = False
     expires_in: int | None = None
     delta: bool = False
+    data: bytes | None = None
 
 
 class Unsubscribed(msgspec.Struct, frozen=True):

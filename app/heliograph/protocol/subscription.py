@@ -9,13 +9,15 @@ class SubscribeOptions:
     """The options of one subscription.
 
     `info`: what presence says of the client on this channel, JSON. `expires_at`: when the right to it ends (seconds
-    since the epoch; None: never). `join_leave`, `delta`: what the client has asked for, see `Subscribe`.
+    since the epoch; None: never). `join_leave`, `delta`: what the client has asked for, see `Subscribe`. `data`:
+    told to the client with the subscription, JSON.
     """
 
     info: bytes | None = None
     expires_at: float | None = None
     join_leave: bool = False
     delta: str | None = None
+    data: bytes | None = None
 
 
 FOSSIL: Final = "fossil"  # the only kind of delta

@@ -531,9 +531,8 @@ class Driver:
         match command:
             case UnsubscribeUser(channel):
                 self._unsubscribe_by_server(channel)
-            case SubscribeUser(channel, since):
-                if (options := self._session.subscribed_by_server(channel)) is not None:
-                    self._reading.subscribe_soon(self.connection, channel, since, options)
+            case SubscribeUser():
+                self._subscribe_by_server(command)
             case RefreshUser(expire_at):
                 self.expire_at(expire_at)
                 self._manager.send_event(
@@ -543,6 +542,19 @@ class Driver:
                 self.connection.close(code, reason)
             case _:
                 assert_never(command)
+
+    def _subscribe_by_server(self, command: SubscribeUser) -> None:
+        channel, info, data = command.channel, command.info, command.data
+        if (options := self._session.subscribed_by_server(channel)) is None:
+            return
+        options = replace(
+            options,
+            info=options.info if info is None else bytes(info),
+            data=None if data is None else bytes(data),
+            expires_at=command.expire_at,
+        )
+        self._expiries.set(channel, command.expire_at)
+        self._reading.subscribe_soon(self.connection, channel, command.since, options)
 
     def _subscription_expired(self, channel: str) -> None:
         self._unsubscribe_by_server(channel, UnsubscribeCode.EXPIRED)

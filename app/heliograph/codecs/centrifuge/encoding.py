@@ -163,6 +163,7 @@ def _subscription(event: Subscribed) -> replies.SubscribeResult:
         expires=event.expires_in is not None,
         ttl=_subscription_ttl(event.expires_in),
         delta=event.delta,
+        data=None if event.data is None else msgspec.Raw(event.data),
     )
 
 

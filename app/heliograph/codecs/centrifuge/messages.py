@@ -100,6 +100,7 @@ _SUBSCRIBE_PUSH: Final = Message(
     Field(4, "epoch", Kind.TEXT),
     Field(5, "offset", Kind.NUMBER),
     Field(6, "positioned", Kind.FLAG),
+    Field(7, "data", Kind.RAW),
 )
 _SUBSCRIBE_RESULT: Final = Message(
     replies.SubscribeResult,
@@ -111,6 +112,7 @@ _SUBSCRIBE_RESULT: Final = Message(
     Field(8, "recovered", Kind.FLAG),
     Field(9, "offset", Kind.NUMBER),
     Field(10, "positioned", Kind.FLAG),
+    Field(11, "data", Kind.RAW),
     Field(12, "was_recovering", Kind.FLAG),
     Field(13, "delta", Kind.FLAG),
 )

@@ -65,6 +65,7 @@ class SubscribeResult(msgspec.Struct, frozen=True, omit_defaults=True):
     expires: bool = False
     ttl: int = 0
     delta: bool = False
+    data: msgspec.Raw | None = None
 
 
 class ConnectResult(msgspec.Struct, frozen=True, omit_defaults=True):
