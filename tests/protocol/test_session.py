@@ -24,16 +24,19 @@ from heliograph.protocol.actions import (
     Reply,
 )
 from heliograph.protocol.channel_options import Namespace
-from heliograph.protocol.codes import CloseCode
+from heliograph.protocol.codes import CloseCode, ErrorNumber
 from heliograph.protocol.decision import Allow, Deny, Hook, Rewrite
-from heliograph.protocol.events import Connected, Pong, Unsubscribed
+from heliograph.protocol.events import Connected, Pong, Subscribed, Unsubscribed
 from heliograph.protocol.grants import read_grants
 from heliograph.protocol.namespace import Namespaces
 from heliograph.protocol.operations import (
     Connect,
     Emit,
+    Incomplete,
+    Malformed,
     Operation,
     Ping,
+    PingAnswered,
     Publish,
     ReadHistory,
     ReadPresence,
@@ -44,7 +47,7 @@ from heliograph.protocol.operations import (
     Unsubscribe,
 )
 from heliograph.protocol.policy import Policy
-from heliograph.protocol.position import Position
+from heliograph.protocol.position import Position, Positions
 from heliograph.protocol.session import Session
 
 AT = {"#alice": Position("e", 1)}
@@ -272,6 +275,57 @@ UNKNOWN = Deny("it does not answer", ErrorCode.UNAVAILABLE)
 SEND, PUBLISH = Send("bob", DATA, request_id=1), Publish("room:1", DATA, request_id=2)
 SUBSCRIBE = Subscribe("room:1", request_id=4)
 READ = ReadHistory("room:1", 100, request_id=5)
+
+
+class TestAFormatWithReplies:
+    """What wire formats ask of a session that answer each request, and have errors with numbers."""
+
+    def test_the_greeting_holds_the_subscriptions_that_the_server_makes(self) -> None:
+        """Fails if the client is not told of them, or what it names is subscribed otherwise than it wants."""
+        session = new_session()
+        since = Positions({"#alice": AT["#alice"], "room:1": Position("e", 2)})
+        connect = Connect(since=since, request_id=1, has_reply=True, incomplete=Incomplete.SKIP)
+        session.receive(connect)
+        own, others = session.identified("alice")
+        joins = [own, *others]
+        assert [(each.channel, each.incomplete) for each in joins if isinstance(each, JoinChannel)] == [
+            ("#alice", Incomplete.SKIP),
+            ("room:1", Incomplete.SKIP),
+        ]
+        subscribed = {"#alice": Subscribed("#alice", AT["#alice"], True)}
+        greeting = session.greeting({}, subscribed, 60)
+        assert (greeting.subscriptions, greeting.expires_in, greeting.request_id) == (subscribed, 60, 1)
+
+    def test_after_a_gap_a_client_subscribes_again_to_what_it_subscribed_to(self) -> None:
+        """Fails if it can never come back to the channel, or is taken off one that the server has chosen."""
+        session = new_session()
+        session.receive(Connect(since=Positions({"room:1": Position("e", 2)}), has_reply=True))
+        session.identified("alice")
+        session.receive(Subscribe("room:2"))
+        assert [session.must_subscribe_again(channel) for channel in ("#alice", "room:1", "room:2", "room:3")] == [
+            False,
+            False,
+            True,
+            False,
+        ]
+        assert isinstance(session.receive(Subscribe("room:2")), JoinChannel)
+
+    def test_an_unsubscription_may_be_repeated(self) -> None:
+        """Fails if a client that asks twice takes the answer for a broken connection."""
+        answer = connected_session().receive(Unsubscribe("room:1", 3, may_repeat=True))
+        assert answer == Reply(Unsubscribed("room:1", 3))
+
+    def test_what_closes_and_what_has_a_number(self) -> None:
+        """Fails if the client cannot tell one bad request from another."""
+        session = connected_session()
+        session.receive(Subscribe("room:1"))
+        again = session.receive(Subscribe("room:1"))
+        assert isinstance(again, Reject)
+        assert (again.number, again.close) == (ErrorNumber.ALREADY_SUBSCRIBED, None)
+        for operation in (PingAnswered(), Malformed(ErrorCode.BAD_JSON, "what?", close=CloseCode.BAD_REQUEST)):
+            closing = session.receive(operation)
+            assert isinstance(closing, Reject)
+            assert closing.close is CloseCode.BAD_REQUEST
 
 
 class TestAHookIsToBeAsked:

@@ -391,8 +391,9 @@ class Driver:
         except HookRefused as error:
             await self._count_failure()
             close = CloseCode.TRY_AGAIN_LATER if error.code is ErrorCode.UNAVAILABLE else CloseCode.NOT_ALLOWED
-            denied = Reject(error.code, str(error), None, error.close or close, error.number)
-            self.refuse(denied)
+            replies = self._session.has_reply and error.close is None
+            request_id = self._session.connect.request_id if replies else None
+            self.refuse(Reject(error.code, str(error), request_id, error.close or close, error.number))
             return
         except UserBlocked as error:
             self._reject(error, CloseCode.FORCED)
