@@ -115,7 +115,9 @@ def _cluster(options: argparse.Namespace) -> Iterator[str]:
         environment |= NO_LIMITS
     log = options.report / "cluster.log"
     options.replicas = options.replicas or 3
-    with LocalClusterProcess(log, replicas=options.replicas, own_session=True, **environment) as cluster:
+    with LocalClusterProcess(
+        log, replicas=options.replicas, own_session=True, sentinel=False, **environment
+    ) as cluster:
         print(f"loadtest: a cluster of {options.replicas} on {cluster.url}, its log in {log}", flush=True)
         yield cluster.url
 
