@@ -242,11 +242,20 @@ class Draft(msgspec.Struct, frozen=True, gc=False):
     client: str | None = None  # the user whose client wrote it, and who owns the key; None: a server
     charge: Charge | None = None  # the charge to that user's budget, if this is kept
     tags: dict[str, str] | None = None
+    author: ClientInfo | None = None
 
     def publication(self, data: msgspec.Raw, position: Position) -> Publication:
         """Return the publication: `data` as the log has stored it, at that position."""
         return Publication(
-            self.channel, data, self.message_id, self.sent_at, self.sender, self.origin, position, self.tags
+            self.channel,
+            data,
+            self.message_id,
+            self.sent_at,
+            self.sender,
+            self.origin,
+            position,
+            self.tags,
+            self.author,
         )
 
 

@@ -32,6 +32,7 @@ from heliograph.ports import (
 )
 from heliograph.protocol.budget import WINDOW_S, Budget, Charge
 from heliograph.protocol.channel_options import Namespace
+from heliograph.protocol.client_info import ClientInfo
 from heliograph.protocol.events import Delivery
 from heliograph.protocol.position import Position
 from heliograph.protocol.run import TAIL_SIZE, RunState, RunUpdate
@@ -182,11 +183,20 @@ class TestOrder:
     async def test_what_is_read_is_what_was_written(self, bench: Bench) -> None:
         """Fails if a field of a publication does not survive the log."""
         data = {"text": "안녕 👩‍👩‍👧‍👦 \u2028 \x00", "n": [1.5, None, True, 12345678901234567890]}
-        await bench.append("c", data, message_id="m1", sender="مريم", origin="replica-1", node_id="n")
+        author = ClientInfo("c1", "مريم", msgspec.Raw(b'{"n":1}'))
+        fields: dict[str, Any] = {
+            "message_id": "m1",
+            "sender": "مريم",
+            "origin": "replica-1",
+            "node_id": "n",
+            "author": author,
+        }
+        await bench.append("c", data, **fields)
         [publication] = (await bench.read("c", replay=True)).publications
         assert json.loads(bytes(publication.data)) == data
         assert (publication.channel, publication.message_id, publication.sender) == ("c", "m1", "مريم")
         assert (publication.origin, publication.sent_at) == ("replica-1", "2026-01-01T00:00:00Z")
+        assert publication.author == author
 
     @pytest.mark.parametrize("channel", CHANNELS)
     async def test_a_channel_may_be_called_anything(self, bench: Bench, channel: str) -> None:

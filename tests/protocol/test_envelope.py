@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from heliograph.errors import BadEnvelope, BadUserId
+from heliograph.protocol.client_info import ClientInfo
 from heliograph.protocol.command import (
     DisconnectUser,
     Forward,
@@ -63,6 +64,7 @@ def envelope_of(publication: Publication, node_id: str) -> Envelope:
         sent_at=publication.sent_at,
         sender=publication.sender,
         origin=publication.origin,
+        author=publication.author,
         node_id=node_id,
     )
 
@@ -281,7 +283,8 @@ def test_any_bytes_are_an_envelope_or_a_bad_one(payload: bytes) -> None:
 
 def test_an_ephemeral_envelope_tells_by_its_end_whose_it_is() -> None:
     """Fails if a field is added behind the node id: a replica would no longer know its own messages from afar."""
-    publication = Publication("#bob", msgspec.Raw(b"1"), "m", "now", sender="alice", origin="replica-1")
+    author = ClientInfo("c1", "alice", msgspec.Raw(b"{}"))
+    publication = Publication("#bob", msgspec.Raw(b"1"), "m", "now", "alice", "replica-1", author=author)
     encoded = encode_envelope(envelope_of(publication, "n1"))
     assert encoded.endswith(ending_of("n1"))
     assert not encoded.endswith(ending_of("n2"))

@@ -60,6 +60,7 @@ async def test_publishing_and_leaving(sdks: Sdks) -> None:
             heard = await client.until("publication", channel)
             assert heard["data"] == {"text": "안녕, مرحبا 🚀", "n": 1.5, "none": None}
             assert (heard["info"]["user"], heard["offset"]) == (run.user("alice"), 1)
+            assert heard["info"]["client"] == alice.saw("connected")[0]["id"]
 
         await bob.call("unsubscribe", channel=channel)
         await bob.until("unsubscribed", channel)

@@ -122,11 +122,11 @@ def _shown(client: ClientInfo) -> models.ClientInfo:
 
 
 def _listed(publication: Publication) -> models.PublicationInfo:
-    sender = publication.sender
+    sender, author = publication.sender, publication.author
     return models.PublicationInfo(
         offset=publication.position.offset if publication.position is not None else 0,
         data=publication.data,
-        info=None if sender is None else models.ClientInfo(sender, sender),
+        info=None if sender is None else models.ClientInfo(author.client if author else sender, sender),
         tags=publication.tags,
     )
 

@@ -27,6 +27,7 @@ from heliograph.errors import (
 from heliograph.hub.connection import Connection
 from heliograph.hub.hub import Hub
 from heliograph.ports import AppendResult, Bus, Draft, Log
+from heliograph.protocol.client_info import ClientInfo
 from heliograph.protocol.envelope import Envelope
 from heliograph.protocol.events import Delivery, Error, Event
 from heliograph.protocol.identity import check_channel, check_user_id, personal_channel, user_of
@@ -96,18 +97,20 @@ class ConnectionManager:
 
     # -- messages
 
-    def dispatch(self, operation: Send | Publish, *, sender: str | None, done: OnPublished) -> None:
+    def dispatch(
+        self, operation: Send | Publish, *, sender: str | None, done: OnPublished, author: ClientInfo | None = None
+    ) -> None:
         """Route a client's message. No task, no wait: `done` is called in the iteration in which Redis answers.
 
         It gets the result or the error (OverBudget, StorageFull, and those of `publish` and `send_message`). Messages
-        of one client keep their order. It may be called before this returns.
+        of one client keep their order. It may be called before this returns. `author`: see `Publication`.
         """
         if isinstance(operation, Send):
             channel, user_id = personal_channel(operation.to), operation.to
         else:
             channel, user_id = operation.channel, None  # clients cannot publish on personal channels
         key = operation.idempotency_key
-        self._route(channel, user_id, operation.data, sender, operation.ephemeral, key, done, client=sender)
+        self._route(channel, user_id, operation.data, sender, operation.ephemeral, key, done, sender, author=author)
 
     async def publish(
         self,
@@ -208,6 +211,7 @@ class ConnectionManager:
         done: OnPublished,
         client: str | None = None,
         tags: dict[str, str] | None = None,
+        author: ClientInfo | None = None,
     ) -> None:
         options = self._namespaces.of(channel)
         is_ephemeral = ephemeral or options.ephemeral
@@ -216,7 +220,7 @@ class ConnectionManager:
             done(charge)
             return
         if is_ephemeral:
-            self._relay(self._envelope(channel, user_id, data, sender, tags), done)
+            self._relay(self._envelope(channel, user_id, data, sender, tags, author), done)
             return
         try:
             update = kind_of(options).check(data)
@@ -236,6 +240,7 @@ class ConnectionManager:
             client=client,
             charge=charge,
             tags=tags,
+            author=author,
         )
         self._log.submit(draft, options, self._directory.lease, partial(self._kept, draft, done))
 
@@ -285,6 +290,7 @@ class ConnectionManager:
         data: msgspec.Raw,
         sender: str | None,
         tags: dict[str, str] | None = None,
+        author: ClientInfo | None = None,
     ) -> Envelope:
         return Envelope(
             message=data,
@@ -295,6 +301,7 @@ class ConnectionManager:
             sender=sender,
             origin=self._stamp.name,
             tags=tags,
+            author=author,
             node_id=self._stamp.node_id,
         )
 

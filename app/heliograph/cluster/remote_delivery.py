@@ -74,4 +74,5 @@ class RemoteDelivery:
             sender=envelope.sender or None,
             origin=envelope.origin or None,
             tags=envelope.tags,
+            author=envelope.author,
         )

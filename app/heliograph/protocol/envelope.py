@@ -34,6 +34,7 @@ class Envelope(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, rename
     sender: str | None = None
     origin: str | None = None
     tags: dict[str, str] | None = None
+    author: ClientInfo | None = None
     node_id: str | None = None
     epoch: str | None = None
     offset: int = 0
@@ -57,6 +58,7 @@ class Envelope(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, rename
             origin=self.origin,
             position=Position(self.epoch or "", self.offset),
             tags=self.tags,
+            author=self.author,
         )
 
     def check(self) -> None:
@@ -156,4 +158,5 @@ def read_logged(body: bytes, position: Position) -> Publication:
         origin=envelope.origin,
         position=position,
         tags=envelope.tags,
+        author=envelope.author,
     )

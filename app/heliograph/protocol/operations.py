@@ -64,7 +64,8 @@ class Send(msgspec.Struct, frozen=True):
     """Send `data` to every connection of the user `to`.
 
     `idempotency_key`: a repetition with the same key, by the same user to the same recipient, gets the answer of the
-    first, and is not sent again. It has no effect on ephemeral messages.
+    first, and is not sent again. It has no effect on ephemeral messages. `names_client`: readers learn which client
+    wrote it, if their wire format can say so.
     """
 
     to: str
@@ -72,6 +73,7 @@ class Send(msgspec.Struct, frozen=True):
     ephemeral: bool = False
     idempotency_key: str | None = None
     request_id: RequestId | None = None
+    names_client: bool = False
 
 
 class Subscribe(msgspec.Struct, frozen=True):
@@ -100,13 +102,14 @@ class Unsubscribe(msgspec.Struct, frozen=True):
 
 
 class Publish(msgspec.Struct, frozen=True):
-    """Publish `data` to all subscribers of the channel. `idempotency_key`: as in `Send`."""
+    """Publish `data` to all subscribers of the channel. `idempotency_key`, `names_client`: as in `Send`."""
 
     channel: str
     data: msgspec.Raw
     ephemeral: bool = False
     idempotency_key: str | None = None
     request_id: RequestId | None = None
+    names_client: bool = False
 
 
 class ReadHistory(msgspec.Struct, frozen=True):

@@ -6,6 +6,7 @@ from typing import Final
 import msgspec
 
 from heliograph.errors import BadData, DataTooDeep
+from heliograph.protocol.client_info import ClientInfo
 from heliograph.protocol.position import Position
 
 PUBLICATION_BYTES: Final = 200  # memory of a publication beside its data, roughly
@@ -29,6 +30,7 @@ class Publication(msgspec.Struct, frozen=True, gc=False):
     origin: str | None = None  # name of the replica on which it was sent; None if another program published it
     position: Position | None = None  # its position in the channel's log; None if it is ephemeral
     tags: dict[str, str] | None = None
+    author: ClientInfo | None = None  # the client that wrote it, if its wire format names clients
     delta: bytes | None = None  # the difference from the publication before it, if somebody here wants that
 
 

@@ -55,6 +55,7 @@ from heliograph.protocol.actions import (
     Reply,
 )
 from heliograph.protocol.budget import REFUSED_BYTES, Intake
+from heliograph.protocol.client_info import ClientInfo, info_of
 from heliograph.protocol.codes import CloseCode, ErrorNumber, UnsubscribeCode
 from heliograph.protocol.command import DisconnectUser, RefreshUser, SubscribeUser, UnsubscribeUser, UserCommand
 from heliograph.protocol.events import Event, Refreshed, Subscribed, SubscriptionRefreshed, Unsubscribed
@@ -573,7 +574,11 @@ class Driver:
         if self._under_way >= MOST_UNDER_WAY:
             return self._dispatch_later(operation)
         self._under_way += 1
-        self._manager.dispatch(operation, sender=self._session.user, done=partial(self._dispatched, operation))
+        user, connection = self._session.user, self.connection
+        author = None
+        if operation.names_client and user is not None:
+            author = ClientInfo(connection.id, user, info_of(connection.info))
+        self._manager.dispatch(operation, sender=user, author=author, done=partial(self._dispatched, operation))
         return None
 
     async def _dispatch_later(self, operation: Send | Publish) -> None:

@@ -55,8 +55,14 @@ def sent(event: events.Event) -> Any:
             ),
         ),
         ('{"id":3,"unsubscribe":{"channel":"news"}}', operations.Unsubscribe("news", 3, may_repeat=True)),
-        ('{"id":4,"publish":{"channel":"news","data":{"a":1}}}', operations.Publish("news", RAW, request_id=4)),
-        ('{"id":4,"publish":{"channel":"#bob","data":{"a":1}}}', operations.Send("bob", RAW, request_id=4)),
+        (
+            '{"id":4,"publish":{"channel":"news","data":{"a":1}}}',
+            operations.Publish("news", RAW, request_id=4, names_client=True),
+        ),
+        (
+            '{"id":4,"publish":{"channel":"#bob","data":{"a":1}}}',
+            operations.Send("bob", RAW, request_id=4, names_client=True),
+        ),
         ('{"send":{"data":{"a":1}}}', operations.Emit("message", RAW)),
         ('{"id":5,"rpc":{"method":"sum","data":{"a":1}}}', operations.Rpc("sum", RAW, 5)),
         ('{"id":6,"refresh":{"token":"t"}}', operations.Refresh("t", 6)),
@@ -124,6 +130,19 @@ def test_a_wrong_command_does_not_take_the_others_of_its_frame_with_it() -> None
                 "push": {
                     "channel": "news",
                     "pub": {"data": {"a": 1}, "offset": 7, "info": {"user": "alice", "client": ""}},
+                }
+            },
+        ),
+        (
+            Publication("news", RAW, "m", "t", "alice", "r", AT, author=ClientInfo("c1", "alice", RAW)),
+            {
+                "push": {
+                    "channel": "news",
+                    "pub": {
+                        "data": {"a": 1},
+                        "offset": 7,
+                        "info": {"user": "alice", "client": "c1", "conn_info": {"a": 1}},
+                    },
                 }
             },
         ),

@@ -3,12 +3,14 @@
 import msgspec
 import pytest
 
+from heliograph.codecs.centrifuge.encoding import publication_of
 from heliograph.codecs.centrifuge.json_codec import CentrifugeJsonCodec
+from heliograph.codecs.centrifuge.messages import PUBLICATION
 from heliograph.codecs.centrifuge.protobuf_codec import CentrifugeProtobufCodec
 from heliograph.codecs.centrifuge.wire import delimited, read_varint, varint
 from heliograph.errors import ErrorCode
 from heliograph.protocol import events, operations
-from heliograph.protocol.client_info import ClientInfo
+from heliograph.protocol.client_info import NO_INFO, ClientInfo
 from heliograph.protocol.codes import CloseCode, UnsubscribeCode
 from heliograph.protocol.position import Position
 from heliograph.protocol.publication import Publication
@@ -158,3 +160,13 @@ def test_numbers_come_back(number: int) -> None:
     """Fails if a number is written in a way in which it is read as another."""
     encoded = varint(number)
     assert read_varint(b"x" + encoded + b"y", 1, len(encoded) + 1) == (number, len(encoded) + 1)
+
+
+@pytest.mark.parametrize("conn_info", [NO_INFO, RAW])
+@pytest.mark.parametrize("chan_info", [NO_INFO, msgspec.Raw(b"2")])
+def test_an_author_is_the_same_by_hand_and_by_table(conn_info: msgspec.Raw, chan_info: msgspec.Raw) -> None:
+    """Fails if what is written by hand, for speed, differs from what the tables say."""
+    author = ClientInfo("c1", "alice", conn_info, chan_info)
+    publication = Publication("news", RAW, "m", "t", "alice", position=AT, author=author)
+    by_table = b"\x12" + delimited(b"news") + b"\x22" + delimited(PUBLICATION.encode(publication_of(publication)))
+    assert CODEC.encode(publication) == delimited(b"\x22" + delimited(by_table))

@@ -346,6 +346,7 @@ def _fields(draft: Draft) -> bytes:
         sender=draft.sender,
         origin=draft.origin,
         tags=draft.tags,
+        author=draft.author,
         node_id=draft.node_id,
     )
     return encode_envelope(envelope)[1 if draft.update is None else len(b'{"message":') :]

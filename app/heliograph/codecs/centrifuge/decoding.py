@@ -41,8 +41,8 @@ def _operation(command: Command, request_id: int, max_depth: int) -> Operation:
     if (publish := command.publish) is not None:
         data, to = _checked(publish.data, max_depth), user_of(publish.channel)
         if to is not None:
-            return operations.Send(to, data, request_id=request_id)
-        return operations.Publish(publish.channel, data, request_id=request_id)
+            return operations.Send(to, data, request_id=request_id, names_client=True)
+        return operations.Publish(publish.channel, data, request_id=request_id, names_client=True)
     if (subscribe := command.subscribe) is not None:
         channel = subscribe.channel
         return operations.Subscribe(

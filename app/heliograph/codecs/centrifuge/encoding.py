@@ -134,10 +134,12 @@ def _error(event: Error) -> Reply | None:
 
 def publication_of(publication: Publication, is_difference: bool = False) -> replies.Publication:
     """Return the publication as it is inside a push or a reply."""
+    sender, author = publication.sender, publication.author
+    info = None if sender is None else ClientInfo(sender, "") if author is None else _info(author)
     return replies.Publication(
         publication.data,
         0 if publication.position is None else publication.position.offset,
-        None if publication.sender is None else ClientInfo(publication.sender, ""),
+        info,
         publication.tags,
         is_difference,
     )

@@ -14,6 +14,7 @@ from heliograph.codecs.centrifuge.encoding import farewell_of, publication_of, r
 from heliograph.codecs.centrifuge.messages import COMMAND, PUBLICATION, REPLY
 from heliograph.codecs.centrifuge.numbers import CLOSES
 from heliograph.codecs.centrifuge.wire import delimited, read_varint, varint
+from heliograph.protocol.client_info import ClientInfo
 from heliograph.protocol.events import Event, Progress
 from heliograph.protocol.operations import Operation, RequestId
 from heliograph.protocol.publication import Publication
@@ -93,11 +94,24 @@ def _push(publication: Publication, is_difference: bool = False) -> bytes:
     return delimited(b"\x22" + delimited(push))
 
 
+def _info(user: str, author: ClientInfo | None) -> bytes:
+    """Return a client's user (field 1), id (2) and what its tokens say (3, 4)."""
+    info = b"\x0a" + delimited(user.encode())
+    if author is None:
+        return info
+    info += b"\x12" + delimited(author.client.encode())
+    if author.conn_info:
+        info += b"\x1a" + delimited(bytes(author.conn_info))
+    if author.chan_info:
+        info += b"\x22" + delimited(bytes(author.chan_info))
+    return info
+
+
 def _usual(publication: Publication) -> bytes:
-    """Return what nearly all publications hold: data (field 4), publisher (5, with the user in 1) and offset (6)."""
+    """Return what nearly all publications hold: data (field 4), author (5) and offset (6)."""
     pub = b"\x22" + delimited(bytes(publication.data))
     if publication.sender is not None:
-        pub += b"\x2a" + delimited(b"\x0a" + delimited(publication.sender.encode()))
+        pub += b"\x2a" + delimited(_info(publication.sender, publication.author))
     if publication.position is not None:
         pub += b"\x30" + varint(publication.position.offset)
     return pub
