@@ -5,7 +5,7 @@ key is used only with the algorithms of its own kind (RFC 7518 section 3).
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
 import jwt
@@ -13,6 +13,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
+from jwt.algorithms import Algorithm
 
 HMAC_BITS: Final = (256, 384, 512)
 RSA_ALGORITHMS: Final = frozenset({"RS256", "RS384", "RS512", "PS256", "PS384", "PS512"})
@@ -27,6 +28,15 @@ class Key:
     material: Any
     algorithms: frozenset[str]
     kid: str | None = None
+    _prepared: dict[str, tuple[Algorithm, Any]] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def has_signed(self, message: bytes, signature: bytes, algorithm: str) -> bool:
+        """Return whether this is the key's signature of the message. `algorithm`: one of the key's own."""
+        if (prepared := self._prepared.get(algorithm)) is None:
+            library = jwt.get_algorithm_by_name(algorithm)
+            prepared = self._prepared[algorithm] = library, library.prepare_key(self.material)
+        library, material = prepared
+        return library.verify(message, material, signature)
 
 
 class KeySource(Protocol):

@@ -1,12 +1,15 @@
 """JSON Web Tokens (RFC 7519): the user, the expiry and the rights that a token proves."""
 
+import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import jwt
 
 from heliograph.auth.claims import read_end, read_info, read_meta, read_subs, refuse_override
-from heliograph.auth.keys import KeySource, OneKey, hmac_key, public_key
+from heliograph.auth.keys import Key, KeySource, OneKey, hmac_key, public_key
+from heliograph.auth.usual_tokens import UsualTokens
 from heliograph.clock import SystemClock
 from heliograph.errors import BadChannel, BadSetting, BadUserId, InvalidToken, TokenNotCurrent
 from heliograph.protocol.grants import NO_GRANTS, Grants, Permit, read_grants
@@ -15,6 +18,8 @@ from heliograph.settings import AuthSettings
 
 MOST_TOKEN_BYTES = 16_384  # a longer token would cost too much to read for a client without an account
 SHOWN = 32  # characters of a claim that an error repeats
+MOST_REMEMBERED = 4096  # tokens that were verified: clients that poll, or come back, bring theirs again
+MOST_REMEMBERED_CHARACTERS = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +38,19 @@ class Identity:
     is_from_hook: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class _Verified:
+    """What a token has proved, the key that has signed it, and when (seconds since the epoch) that ends."""
+
+    claims: Mapping[str, Any]
+    key: Key
+    end: float | None
+
+    def is_good(self, candidates: list[tuple[Key, str]]) -> bool:
+        """Return whether that still holds: the key is still in use, and the token has not expired."""
+        return (self.end is None or time.time() < self.end) and any(key is self.key for key, _ in candidates)
+
+
 class TokenReader:
     """Check tokens: the signature, the times, the audience and the claims."""
 
@@ -42,6 +60,8 @@ class TokenReader:
         self._issuer = None if settings.issuer is None else [settings.issuer]
         self._leeway_s = settings.leeway_s
         self._required = ["sub", "exp"] if settings.require_exp else ["sub"]
+        self._usual = UsualTokens(settings.audience, settings.issuer, settings.leeway_s, self._required)
+        self._known: dict[str, _Verified] = {}  # by token, the latest last
 
     async def read(self, token: str) -> Identity:
         """Return the identity of the token's bearer.
@@ -82,17 +102,31 @@ class TokenReader:
     async def stop(self) -> None:
         await self._keys.stop()
 
-    async def _verified(self, token: str) -> dict[str, Any]:
+    async def _verified(self, token: str) -> Mapping[str, Any]:
         """Return the claims of a token that one of our keys has signed, and that is current."""
         if len(token) > MOST_TOKEN_BYTES:
             raise InvalidToken(f"the token is not valid: it has more than {MOST_TOKEN_BYTES} characters")
         try:
-            header = jwt.get_unverified_header(token)
+            header = self._usual.header(token)
         except (jwt.PyJWTError, ValueError, TypeError, RecursionError) as error:
             raise _invalid(error) from None
-        return self._claims(token, await self._candidates(header))
+        candidates = await self._candidates(header)
+        known = self._known.get(token)
+        if known is not None and known.is_good(candidates):
+            return known.claims
+        key, claims = self._claims(token, candidates)
+        self._remember(token, key, claims)
+        return claims
 
-    async def _candidates(self, header: dict[str, Any]) -> list[tuple[Any, str]]:
+    def _remember(self, token: str, key: Key, claims: Mapping[str, Any]) -> None:
+        if len(token) <= MOST_REMEMBERED_CHARACTERS:
+            self._known.pop(token, None)
+            if len(self._known) >= MOST_REMEMBERED:
+                del self._known[next(iter(self._known))]
+            end = None if claims.get("exp") is None else int(claims["exp"]) + self._leeway_s
+            self._known[token] = _Verified(claims, key, end)
+
+    async def _candidates(self, header: Mapping[str, Any]) -> list[tuple[Key, str]]:
         """Return the keys that may have signed the token, each with an algorithm that the key allows."""
         algorithm, kid = header.get("alg"), header.get("kid")
         if not isinstance(kid, str | None) or not isinstance(algorithm, str):
@@ -100,20 +134,24 @@ class TokenReader:
         keys = await self._keys.find(kid)
         if not keys:
             raise InvalidToken(f"the token is signed with a key that is not known here (kid {str(kid)[:SHOWN]!r})")
-        found = [(key.material, algorithm) for key in keys if algorithm in key.algorithms]
+        found = [(key, algorithm) for key in keys if algorithm in key.algorithms]
         if not found:
             accepted = ", ".join(sorted(set().union(*(key.algorithms for key in keys))))
             claimed = repr(algorithm[:SHOWN])
             raise InvalidToken(f"the token's algorithm is {claimed}; with the key that is set it can be {accepted}")
         return found
 
-    def _claims(self, token: str, candidates: list[tuple[Any, str]]) -> dict[str, Any]:
+    def _claims(self, token: str, candidates: list[tuple[Key, str]]) -> tuple[Key, dict[str, Any]]:
+        """Return the key that has signed the token, and its claims."""
+        for key, algorithm in candidates:
+            if (usual := self._usual.claims(token, key, algorithm)) is not None:
+                return key, usual
         failure: Exception = InvalidToken("no key")
         for key, algorithm in candidates:
             try:
-                return jwt.decode(
+                claims: dict[str, Any] = jwt.decode(
                     token,
-                    key,
+                    key.material,
                     algorithms=[algorithm],
                     audience=self._audience,
                     issuer=self._issuer,
@@ -124,6 +162,7 @@ class TokenReader:
                         "verify_iat": False,
                     },
                 )
+                return key, claims
             except jwt.InvalidSignatureError as error:
                 failure = error  # another key may fit
             except (jwt.ExpiredSignatureError, jwt.ImmatureSignatureError) as error:
@@ -133,14 +172,14 @@ class TokenReader:
         raise _invalid(failure)
 
 
-def _user_in(claims: dict[str, Any]) -> str:
+def _user_in(claims: Mapping[str, Any]) -> str:
     try:
         return check_user_id(claims["sub"])
     except BadUserId as error:
         raise InvalidToken(f"the token's 'sub': {error}") from None
 
 
-def _grants_in(claims: dict[str, Any]) -> Grants:
+def _grants_in(claims: Mapping[str, Any]) -> Grants:
     channels, subs = claims.get("channels"), claims.get("subs")
     grants = NO_GRANTS if channels is None else read_grants(channels)
     return grants if subs is None else grants.joined_with(read_subs(subs))
