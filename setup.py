@@ -22,8 +22,10 @@ CLIENT = ROOT / "clients" / "js" / "src"
 
 MODULES = [
     "app/heliograph/server/frame_splitter.py",
+    "app/heliograph/server/stream.py",
     "app/heliograph/server/websocket.py",
     "app/heliograph/server/compressed_websocket.py",
+    "app/heliograph/transports/event_stream.py",
     "app/heliograph/transports/websocket.py",
     "app/heliograph/transports/centrifuge.py",
     "app/heliograph/transports/socket_connection.py",
