@@ -132,7 +132,7 @@ def delimited(body: bytes) -> bytes:
 _SMALL: Final = [bytes((number,)) for number in range(0x80)]
 
 
-def _number(field: Field, value: int) -> int | bool:
+def _number(field: Field, value: int) -> object:  # not int: compiled, a flag would come out as a number
     if field.kind is Kind.FLAG:
         return value != 0
     if field.kind is Kind.NUMBER:
