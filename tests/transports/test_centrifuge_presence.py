@@ -1,11 +1,14 @@
 """Presence by client, subscription tokens and options of namespaces, as a Centrifuge client sees them."""
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
+from heliograph.ports import PresenceEntry
+from heliograph.protocol.client_info import ClientInfo, info_of
 from tests.conftest import StartReplica
 from tests.support.centrifuge import CentrifugeClient
 from tests.support.client import Client
@@ -155,3 +158,15 @@ async def test_options_of_namespaces(pair: Pair) -> None:
         assert (await alice.refused("presence", channel="quiet:1"))["code"] == 103
         assert (await alice.refused("subscribe", channel="dialog:1#bob,carl"))["code"] == 103
         assert "offset" not in await alice.call("subscribe", channel="dialog:1#bob,alice")
+
+
+async def test_more_than_fits_into_an_answer(pair: Pair) -> None:
+    """Fails if clients with long infos have one closed who asks for presence; counting them still works."""
+    info = info_of(json.dumps("x" * 10_000).encode())
+    clients = [(f"c{number}", ClientInfo(f"c{number}", "crowd", info)) for number in range(60)]
+    entry = PresenceEntry("room:1", "crowd", len(clients), False, clients)
+    assert await pair.here.replica.backends.presence.enter(pair.here.replica.directory.lease, [entry])
+    async with bearer(pair.there, "alice") as alice:
+        assert (await alice.refused("presence", channel="room:1"))["code"] == 108
+        stats = await alice.call("presence_stats", channel="room:1")
+        assert stats == {"num_clients": 60, "num_users": 1}

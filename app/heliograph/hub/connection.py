@@ -23,6 +23,7 @@ class Connection:
     """
 
     __slots__ = (
+        "by_client",
         "channels",
         "close_code",
         "encoding",
@@ -53,6 +54,7 @@ class Connection:
         self.user = user
         self.encoding = encoding
         self.outbox = outbox
+        self.by_client = False  # it is told of clients that join and leave, and not of users
         self.info: bytes | None = None  # what presence says of it on every channel, JSON
         self.channels: set[str] = set()  # its subscriptions
         self.told_of: set[str] = set()  # those where it is told of each client that joins or leaves

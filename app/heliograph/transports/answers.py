@@ -40,6 +40,7 @@ from heliograph.protocol.publication import PUBLICATION_BYTES
 
 MEMBER_BYTES = 24  # bytes that a user counts in an answer about presence
 CLIENT_BYTES = 120  # bytes that a client counts beside its infos, likewise
+MOST_PRESENCE_BYTES = 524_288  # of an answer: infos are long where somebody wants that, and an outbox has a limit
 
 
 def answer_message(operation: Send | Publish, result: PublishResult | HeliographError) -> Ack | Published | Reject:
@@ -84,7 +85,11 @@ async def answer_presence(
     try:
         if action.by_client:
             clients = (await reading.clients(action.channel)).clients
-            connection.read_bytes += sum(map(_size_of, clients.values()))
+            size = sum(map(_size_of, clients.values()))
+            if size > MOST_PRESENCE_BYTES:
+                text = f"the {len(clients)} clients on {action.channel!r} are too many to list: ask for their number"
+                return Reject(ErrorCode.NOT_AVAILABLE, text, action.request_id)
+            connection.read_bytes += size
             return ClientPresence(action.channel, clients, action.request_id)
         roster = await reading.presence(action.channel)
     except BusUnavailable as error:

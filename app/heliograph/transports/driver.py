@@ -481,6 +481,7 @@ class Driver:
             self.refuse(replace(refusal, close=CloseCode.BAD_REQUEST))
         self.connection.user = identity.user
         self.connection.info = identity.info
+        self.connection.by_client = self._session.connect.by_client
         self._pace = self._intake.of(identity.user, time.monotonic())
         self.connection.outbox.hold()
         try:
