@@ -12,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from tests.support.certificates import Certificate
 from tests.support.ports import free_port
 from tests.support.waiting import eventually
 
@@ -26,10 +27,19 @@ def _yes(_: dict[str, Any]) -> dict[str, Any]:
 class ServedApp:
     """An ASGI application, served by uvicorn in this loop."""
 
-    def __init__(self, app: Any) -> None:
+    def __init__(self, app: Any, tls: Certificate | None = None) -> None:
         self.port = free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
-        config = uvicorn.Config(app, host="127.0.0.1", port=self.port, log_config=None, lifespan="off", ws="none")
+        self.url = f"{'http' if tls is None else 'https'}://127.0.0.1:{self.port}"
+        config = uvicorn.Config(
+            app,
+            host="127.0.0.1",
+            port=self.port,
+            log_config=None,
+            lifespan="off",
+            ws="none",
+            ssl_certfile=None if tls is None else tls.certificate,
+            ssl_keyfile=None if tls is None else tls.key,
+        )
         self._server = uvicorn.Server(config)
         self._task: asyncio.Task[None]
 
@@ -48,9 +58,9 @@ class ServedApp:
 class Site(ServedApp):
     """It answers `/<hook>` with what `answers` says: a dict, or a Response. `asked`: what came, with its headers."""
 
-    def __init__(self) -> None:
+    def __init__(self, tls: Certificate | None = None) -> None:
         routes = [Route(f"/{hook}", self._answer, methods=["POST"]) for hook in HOOKS]
-        super().__init__(Starlette(routes=routes))
+        super().__init__(Starlette(routes=routes), tls)
         self.asked: list[tuple[str, dict[str, Any]]] = []
         self.headers: list[dict[str, str]] = []
         self.answers: dict[str, Answer] = {
@@ -78,5 +88,6 @@ class Site(ServedApp):
             await self.open.wait()
         finally:
             self.under_way -= 1
-        answer = self.answers.get(hook, _yes)(body)
+        given: Answer = self.answers.get(hook, _yes)
+        answer = given(body)
         return answer if isinstance(answer, Response) else Response(json.dumps(answer))
