@@ -1,6 +1,6 @@
 """The user's backend: what the rest of the program asks it, in its own terms."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, TypeVar, assert_never
 
 import msgspec
@@ -40,7 +40,7 @@ from heliograph.protocol.operations import (
     Send,
     Subscribe,
 )
-from heliograph.protocol.peer import Caller, Peer
+from heliograph.protocol.peer import FORWARDED_FOR, Caller, Peer
 from heliograph.settings import HookSettings
 from heliograph.telemetry import HookStats
 
@@ -71,6 +71,7 @@ class UserBackend:
 
     def __init__(self, settings: HookSettings, stats: dict[str, HookStats], clock: Clock, *, max_depth: int) -> None:
         self._max_depth = max_depth
+        self._headers = frozenset(name.lower() for name in settings.headers)
         self._stats = stats
         self._endpoints: Mapping[Hook, HookEndpoint] = {}
         self._close: Callable[[], Awaitable[None]] | None = None
@@ -88,6 +89,15 @@ class UserBackend:
         if self._close is not None:
             await self._close()
 
+    def peer_of(self, peer: Peer, connect: Connect) -> Peer:
+        """Return the peer with those headers in its `connect` that hooks pass on, for clients that can set no others.
+
+        They replace none that came with the request, and no address.
+        """
+        taken = {name for name, _ in peer.headers} | {FORWARDED_FOR}
+        added = [(name.lower(), value) for name, value in connect.headers if name.lower() in self._headers - taken]
+        return replace(peer, headers=(*peer.headers, *added)) if added else peer
+
     async def identify(self, peer: Peer, connect: Connect) -> Identity:
         """Ask who a client is.
 
@@ -95,7 +105,9 @@ class UserBackend:
             HookRefused: the backend does not let it in.
             HookUnavailable: the backend does not say.
         """
-        request = ConnectRequest(*_about(peer))
+        request = ConnectRequest(
+            *_about(peer), data=connect.data, name=connect.name, version=connect.version, channels=connect.channels
+        )
         result = await self._ask(Hook.CONNECT, peer, request, _read_connect)
         if isinstance(result, Deny):
             raise HookRefused(result.reason, result.code, result.number, result.close)
@@ -106,6 +118,7 @@ class UserBackend:
                 read_grants(result.channels or []),
                 info=self._bytes_in(result.info, result.b64info),
                 meta=self._bytes_in(result.meta, None),
+                data=self._bytes_in(result.data, result.b64data),
                 is_from_hook=True,
             )
         except (BadUserId, InvalidToken, BadData) as error:

@@ -5,6 +5,7 @@ accepted, as its author wrote it.
 """
 
 from enum import Enum, auto
+from typing import Final
 
 import msgspec
 
@@ -13,6 +14,7 @@ from heliograph.protocol.codes import CloseCode
 from heliograph.protocol.position import NOWHERE, StatedPositions
 
 RequestId = str | int
+NO_DATA: Final = msgspec.Raw(b"")
 
 
 class Incomplete(Enum):
@@ -29,6 +31,8 @@ class Connect(msgspec.Struct, frozen=True):
 
     `since`, `replay`, `incomplete`: as in `Subscribe`, for the user's own channel (and any other that `since` names).
 
+    `data`, `name`, `version`, `channels` (that it wants to be on), `headers`: what the client tells the user's backend.
+
     `has_reply`: the wire format answers a connect with one reply: `Connected` then holds the subscriptions that the
     server has made, and an error repeats `request_id`. `by_client`: it tells of each client that joins or leaves, and
     not of users.
@@ -43,6 +47,11 @@ class Connect(msgspec.Struct, frozen=True):
     has_reply: bool = False
     incomplete: Incomplete = Incomplete.DELIVER_REST
     by_client: bool = False
+    data: msgspec.Raw = NO_DATA
+    name: str | None = None
+    version: str | None = None
+    channels: tuple[str, ...] = ()
+    headers: tuple[tuple[str, str], ...] = ()
 
 
 class Refresh(msgspec.Struct, frozen=True):

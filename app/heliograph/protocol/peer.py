@@ -1,6 +1,9 @@
 """What the user's backend is told of a client, whatever it is asked."""
 
 from dataclasses import dataclass
+from typing import Final
+
+FORWARDED_FOR: Final = "x-forwarded-for"
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,8 +18,8 @@ class Inbox:
 class Peer:
     """What is known of a client before it is identified.
 
-    `connection`: the id of its connection; `headers`: those of its request that hooks pass on; `inbox`: where it
-    posts its frames, if they do not come on its connection.
+    `connection`: the id of its connection; `headers`: those of its request that hooks pass on, in lower case; `inbox`:
+    where it posts its frames, if they do not come on its connection.
     """
 
     connection: str

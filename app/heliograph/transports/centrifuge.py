@@ -24,6 +24,7 @@ from heliograph.settings import LimitSettings, PingSettings
 from heliograph.transports.address_limits import AddressLimits
 from heliograph.transports.driver import Disconnected, Driver
 from heliograph.transports.handshake import Handshake
+from heliograph.transports.peers import speaking
 from heliograph.transports.server_socket import ServerSocket
 from heliograph.transports.socket_connection import SocketConnection
 from heliograph.transports.websocket import WebSocketEndpoint, WireFormat
@@ -96,7 +97,7 @@ class CentrifugeEndpoint(WebSocketEndpoint):
         driver = self.drivers.new(
             encoding,
             outbox,
-            peer=handshake.peer,
+            peer=speaking(handshake.peer, codec),
             channels=handshake.channels,
             on_failed=partial(self.by_address.failed_attempts.failed, handshake.address),
             subscribes_again=True,

@@ -386,7 +386,9 @@ class Driver:
         bad: InvalidToken
         try:
             credentials = Credentials(action.token, action.user, action.ticket)
-            identity = await self._authenticator.identify(credentials, self._peer, self._session.connect)
+            connect = self._session.connect
+            self._peer = self._user_backend.peer_of(self._peer, connect)
+            identity = await self._authenticator.identify(credentials, self._peer, connect)
         except InvalidToken as error:
             bad = error
         except HookRefused as error:

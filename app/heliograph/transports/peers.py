@@ -2,13 +2,13 @@
 
 import secrets
 from collections.abc import Iterable
+from dataclasses import replace
 
 from starlette.types import Scope
 
-from heliograph.protocol.peer import Peer
+from heliograph.codecs.codec import Codec
+from heliograph.protocol.peer import FORWARDED_FOR, Peer
 from heliograph.transports.addresses import address_of
-
-FORWARDED_FOR = "x-forwarded-for"
 
 
 class Peers:
@@ -33,3 +33,8 @@ class Peers:
                 found.append((FORWARDED_FOR, address_of(scope)))
             headers = tuple(found)
         return Peer(secrets.token_hex(16), transport, headers)
+
+
+def speaking(peer: Peer, codec: Codec) -> Peer:
+    """Return the peer with the protocol of its codec, in the words of the hooks."""
+    return replace(peer, protocol="protobuf") if codec.is_binary else peer

@@ -17,6 +17,7 @@ from heliograph.transports.address_limits import AddressLimits
 from heliograph.transports.asgi_sink import AsgiSink
 from heliograph.transports.driver import Drivers
 from heliograph.transports.handshake import Denial, Handshake, HandshakeCheck, deny
+from heliograph.transports.peers import speaking
 from heliograph.transports.server_socket import SERVER_SOCKET, ServerSocket
 from heliograph.transports.socket_connection import SocketConnection
 
@@ -109,7 +110,7 @@ class WebSocketEndpoint:
         driver = self.drivers.new(
             encoding,
             outbox,
-            peer=handshake.peer,
+            peer=speaking(handshake.peer, codec),
             only_user=handshake.user,
             channels=handshake.channels,
             on_failed=partial(self.by_address.failed_attempts.failed, handshake.address),

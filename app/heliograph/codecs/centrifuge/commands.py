@@ -26,12 +26,14 @@ class SubscribeRequest(msgspec.Struct, frozen=True):
 
 
 class ConnectRequest(msgspec.Struct, frozen=True):
-    """Identify the client. `headers`: those that a browser cannot set."""
+    """Identify the client. `headers`: those that a browser cannot set. `name`, `version`: of its program."""
 
     token: str | None = None
     data: msgspec.Raw = ABSENT
     subs: dict[str, SubscribeRequest] | None = None
     headers: dict[str, str] | None = None
+    name: str | None = None
+    version: str | None = None
 
 
 class ChannelRequest(msgspec.Struct, frozen=True):

@@ -57,7 +57,7 @@ def _operation(command: Command, request_id: int, max_depth: int) -> Operation:
     if command.unsubscribe is not None:
         return operations.Unsubscribe(command.unsubscribe.channel, request_id, may_repeat=True)
     if command.connect is not None:
-        return _connect(command.connect, request_id)
+        return _connect(command.connect, request_id, max_depth)
     if command.refresh is not None:
         return operations.Refresh(command.refresh.token, request_id)
     if command.presence is not None:
@@ -83,7 +83,7 @@ def _operation(command: Command, request_id: int, max_depth: int) -> Operation:
     return malformed("the command has no method that is known here", request_id, ErrorCode.UNKNOWN_TYPE)
 
 
-def _connect(connect: ConnectRequest, request_id: int) -> Operation:
+def _connect(connect: ConnectRequest, request_id: int, max_depth: int) -> Operation:
     token = connect.token or _bearer(connect.headers or {})
     return operations.Connect(
         token,
@@ -93,6 +93,11 @@ def _connect(connect: ConnectRequest, request_id: int) -> Operation:
         has_reply=True,
         by_client=True,
         incomplete=Incomplete.SKIP,
+        data=_checked(connect.data, max_depth) if connect.data else operations.NO_DATA,
+        name=connect.name or None,
+        version=connect.version or None,
+        channels=tuple(connect.subs or ()),
+        headers=tuple((connect.headers or {}).items()),
     )
 
 

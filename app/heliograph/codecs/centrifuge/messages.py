@@ -26,6 +26,8 @@ _CONNECT_REQUEST: Final = Message(
     Field(1, "token", Kind.TEXT),
     Field(2, "data", Kind.RAW),
     Field(3, "subs", Kind.MESSAGE_BY_NAME, _SUBSCRIBE_REQUEST),
+    Field(4, "name", Kind.TEXT),
+    Field(5, "version", Kind.TEXT),
     Field(6, "headers", Kind.TEXT_BY_NAME),
 )
 _CHANNEL_REQUEST: Final = Message(commands.ChannelRequest, Field(1, "channel", Kind.TEXT))
