@@ -11,6 +11,7 @@ from starlette.responses import Response
 from websockets.asyncio.client import connect
 
 from tests.conftest import StartReplica
+from tests.support.centrifuge import CentrifugeClient
 from tests.support.client import Client
 from tests.support.event_source import EventSource
 from tests.support.http import http_client
@@ -222,12 +223,15 @@ class TestConnect:
         """Fails if a browser's session does not reach the backend, or other headers do."""
         one = await start("connect", auth={"mode": "hook"}, trusted_proxies="")
         headers = {"Cookie": "sessionid=s3cret", "X-Custom": "no", "X-Forwarded-For": "1.2.3.4", "X-Request-Id": "r1"}
-        site.answers["connect"] = lambda _: {"result": {"user": "alice", "channels": ["news"], "error": None}}
+        site.answers["connect"] = lambda _: {
+            "error": None,
+            "result": {"user": "alice", "channels": ["news"], "data": {"theme": "dark"}, "info": None},
+        }
         url = one.url.replace("http", "ws", 1) + "/ws"
         async with connect(url, origin=one.url, additional_headers=headers, proxy=None) as socket:  # type: ignore[arg-type]
             await socket.send('{"type":"connect","user":"mallory","id":1}')
             connected = json.loads(await socket.recv())
-            assert (connected["user"], connected["id"]) == ("alice", 1)
+            assert (connected["user"], connected["id"], connected["data"]) == ("alice", 1, {"theme": "dark"})
             assert json.loads(await socket.recv())["channel"] == "news"
         [(hook, request)] = site.asked
         about = {"client": connected["session"], "transport": "websocket", "protocol": "json", "encoding": "json"}
@@ -346,6 +350,133 @@ class TestRefresh:
         async with Client(one.url) as alice:
             await alice.say({"type": "connect"})
             assert await alice.close_code() == 3005
+
+
+class TestSubscriptions:
+    async def test_the_backend_says_how_long_a_client_stays_on_a_channel(self, start: Start, site: Site) -> None:
+        """Fails if a client leaves a channel although the backend renews its right, or stays when that has ended."""
+        one = await start("subscribe", "sub_refresh")
+        site.answers["subscribe"] = lambda _: {"result": {"expire_at": time.time() + 0.1}}
+        renewals = iter([{"result": {"expire_at": time.time() + 0.2}}, {"result": {"expired": True}}])
+        site.answers["sub_refresh"] = lambda _: next(renewals)
+        async with Client(one.url, user="alice") as alice:
+            await alice.say({"type": "subscribe", "channel": "asked:1"})
+            await alice.next("subscribed")
+            await alice.next("unsubscribed", channel="asked:1")
+            assert [asked["channel"] for asked in site.of("sub_refresh")] == ["asked:1"] * 2
+        assert one.replica.hub.subscriptions == 0
+
+    async def test_a_backend_that_is_down_takes_nobody_off(self, start: Start, site: Site) -> None:
+        """Fails if a restart of the backend ends subscriptions, or no refresh hook means that they last."""
+        one = await start("subscribe", "sub_refresh")
+        site.answers["subscribe"] = lambda _: {"result": {"expire_at": time.time() + 0.05}}
+        site.answers["sub_refresh"] = lambda _: Response("", 503)
+        async with Client(one.url, user="alice") as alice:
+            await alice.say({"type": "subscribe", "channel": "asked:1"})
+            await eventually(lambda: len(site.of("sub_refresh")) == 1)
+            assert await alice.only("unsubscribed") == []
+        two = await start("subscribe")
+        async with Client(two.url, user="alice") as alice:
+            await alice.say({"type": "subscribe", "channel": "asked:1"})
+            await alice.next("unsubscribed", channel="asked:1")
+
+    async def test_presence_says_what_the_backend_does(self, start: Start, site: Site) -> None:
+        """Fails if what the backend says of a client, and of it on one channel, does not reach the others."""
+        one = await start("connect", "subscribe", auth={"mode": "hook"}, namespaces={"asked": {"presence": True}})
+        site.answers["connect"] = lambda _: {
+            "result": {"user": "alice", "info": {"name": "Alice"}, "subs": {"news": {}}, "channels": ["other"]}
+        }
+        site.answers["subscribe"] = lambda _: {
+            "result": {"b64info": "eyJyb2xlIjoiYWRtaW4ifQ==", "data": {"topic": "tea"}}
+        }
+        async with CentrifugeClient(one.url) as alice:
+            assert set(alice.connected["subs"]) == {"#alice", "news", "other"}
+            assert site.of("subscribe") == [], "the connect hook has allowed those"
+            subscribed = await alice.call("subscribe", channel="asked:1")
+            assert subscribed["data"] == {"topic": "tea"}
+            presence = (await alice.call("presence", channel="asked:1"))["presence"]
+        [client] = presence.values()
+        assert (client["user"], client["conn_info"], client["chan_info"]) == (
+            "alice",
+            {"name": "Alice"},
+            {"role": "admin"},
+        )
+
+    async def test_options_of_channels_are_those_of_namespaces(
+        self, start: Start, site: Site, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """Fails if a backend believes that it hides a client which everybody sees, and nobody tells it."""
+        one = await start("subscribe")
+        site.answers["subscribe"] = lambda _: {"result": {"override": {"presence": {"value": False}}}}
+        async with Client(one.url, user="alice") as alice:
+            await alice.say({"type": "subscribe", "channel": "asked:1", "id": 1})
+            assert (await alice.next("error", id=1))["code"] == "unavailable"
+        assert "'override'" in caplog.text
+
+
+class TestCentrifugeClients:
+    async def test_connect_tells_the_backend_and_the_client(self, start: Start, site: Site) -> None:
+        """Fails if what a client or the backend says of it when it connects does not reach the other."""
+        one = await start("connect", "rpc", auth={"mode": "hook"})
+        site.answers["connect"] = lambda _: {
+            "result": {"user": "alice", "expire_at": time.time() + 60, "data": {"theme": "dark"}}
+        }
+        stated = {
+            "data": {"tab": 1},
+            "name": "js",
+            "version": "5.3",
+            "subs": {"news": {}},
+            "headers": {"x-request-id": "r7", "cookie": "a=b", "X-Other": "no", "x-forwarded-for": "1.1.1.1"},
+        }
+        async with CentrifugeClient(one.url, connect=stated) as alice:
+            assert alice.connected["data"] == {"theme": "dark"}
+            assert "expires" not in alice.connected, "the server renews it, and no token of the client"
+            assert (await alice.call("rpc", method="price", data=[1]))["data"] == {"method": "price", "got": [1]}
+            site.answers["rpc"] = deny
+            refused = await alice.refused("rpc", method="price", data=[1])
+            assert refused == {"code": 1004, "message": "the backend says no"}
+            site.answers["rpc"] = lambda _: Response("", 500)
+            refused = await alice.refused("rpc", method="price", data=[1])
+            assert (refused["code"], refused["temporary"]) == (100, True)
+        asked = site.of("connect")[0]
+        assert {key: asked[key] for key in ("data", "name", "version", "channels")} == {
+            "data": {"tab": 1},
+            "name": "js",
+            "version": "5.3",
+            "channels": ["news"],
+        }
+        passed_on = site.headers[0]
+        assert (passed_on["x-request-id"], passed_on["cookie"]) == ("r7", "a=b")
+        assert passed_on["x-forwarded-for"] == "127.0.0.1"
+        assert "x-other" not in passed_on
+
+    @pytest.mark.parametrize("value", ["a\r\nX-Injected: 1", "한글", "\x00", ""])
+    async def test_a_header_that_is_none_is_not_passed_on(self, start: Start, site: Site, value: str) -> None:
+        """Fails if a client can write a header of ours, or break the call by what it says."""
+        one = await start("connect", auth={"mode": "hook"})
+        async with CentrifugeClient(one.url, connect={"headers": {"Cookie": value}}) as alice:
+            assert alice.connected["client"]
+        assert not {"cookie", "x-injected"} & set(site.headers[0])
+
+    @pytest.mark.parametrize(
+        ("answer", "code", "close"),
+        [
+            ({"error": {"code": 1000, "message": "log in"}}, 1000, 3507),
+            ({"disconnect": {"code": 4501, "reason": "log in"}}, None, 4501),
+            (Response("", 503), None, 3004),
+        ],
+    )
+    async def test_who_is_not_let_in_hears_why(
+        self, start: Start, site: Site, answer: Any, code: int | None, close: int
+    ) -> None:
+        """Fails if an SDK comes back to a backend that said no, or gives up on one that is down."""
+        one = await start("connect", auth={"mode": "hook"})
+        site.answers["connect"] = lambda _: answer
+        async with CentrifugeClient(one.url, connect=None) as client:
+            await client.say({"id": 1, "connect": {}})
+            if code is not None:
+                assert (await client.reply({"id": 1}))["error"]["code"] == code
+            assert await client.close_code() == close
 
 
 class TestEveryEndpointAsks:

@@ -27,7 +27,8 @@ class Identity:
     """A user, the token's expiry (seconds since the epoch; None: never), and the token's rights.
 
     `info`: what presence says of each of the user's clients, JSON. `meta`: what only hooks are told of it, JSON.
-    `data`: what the backend tells the client, JSON. `is_from_hook`: the user's backend has said who this is, and is asked again when it expires.
+    `data`: what the backend tells the client, JSON. `is_from_hook`: the user's backend has said who this is, and is
+    asked again when it expires.
     """
 
     user: str

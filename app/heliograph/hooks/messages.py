@@ -6,7 +6,7 @@ null is as good as a field that is missing: many serializers write all of them.
 
 import base64
 import binascii
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import msgspec
 
@@ -93,7 +93,7 @@ class RpcRequest(UserRequest, frozen=True, kw_only=True):
 
 
 class ConnectResult(msgspec.Struct, frozen=True):
-    """`expire_at`: seconds since the epoch; 0: never. `channels`: subscribed at once."""
+    """`expire_at`: seconds since the epoch; 0: never. `channels`, `subs`: subscribed at once."""
 
     user: str | None = None
     expire_at: float | None = None
@@ -102,6 +102,7 @@ class ConnectResult(msgspec.Struct, frozen=True):
     data: msgspec.Raw = NO_JSON
     b64data: str | None = None
     channels: list[str] | None = None
+    subs: dict[str, dict[str, Any]] | None = None
     meta: msgspec.Raw = NO_JSON
 
 
@@ -114,11 +115,17 @@ class RefreshResult(msgspec.Struct, frozen=True):
 
 
 class SubscribeResult(msgspec.Struct, frozen=True):
-    """`expire_at`: until when the client may stay on the channel (seconds since the epoch; 0: for ever)."""
+    """`expire_at`: until when the client may stay on the channel (seconds since the epoch; 0: for ever).
+
+    `data`: told to clients of SDKs with the subscription.
+    """
 
     expire_at: float | None = None
     info: msgspec.Raw = NO_JSON
     b64info: str | None = None
+    data: msgspec.Raw = NO_JSON
+    b64data: str | None = None
+    override: dict[str, Any] | None = None
 
 
 class PublishResult(msgspec.Struct, frozen=True):

@@ -1,16 +1,19 @@
 """The user's backend: what the rest of the program asks it, in its own terms."""
 
+import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, TypeVar, assert_never
 
 import msgspec
 
+from heliograph.auth.claims import LATEST_END, read_subs
 from heliograph.auth.tokens import Identity
 from heliograph.clock import Clock
 from heliograph.errors import BadData, BadUserId, ErrorCode, HookRefused, HookUnavailable, InvalidToken
 from heliograph.hooks.messages import (
     NO_JSON,
     Answer,
+    ChannelRequest,
     ConnectRequest,
     ConnectResult,
     Disconnection,
@@ -27,7 +30,7 @@ from heliograph.hooks.messages import (
     json_in,
 )
 from heliograph.protocol.codes import CloseCode
-from heliograph.protocol.decision import ALLOW, Deny, Hook, Rewrite, Verdict
+from heliograph.protocol.decision import ALLOW, Deny, Grant, Hook, Rewrite, Verdict
 from heliograph.protocol.grants import read_grants
 from heliograph.protocol.identity import check_user_id, personal_channel
 from heliograph.protocol.operations import (
@@ -54,6 +57,9 @@ TEMPORARY: Final = frozenset({100, 111})
 CLOSES: Final = range(3000, 5000)  # the close codes that a backend may choose
 NULL: Final = msgspec.Raw(b"null")
 
+# What the value of a header may be (RFC 9110, section 5.5), as far as it is ASCII.
+_HEADER: Final = re.compile(r"[!-~](?:[\t -~]*[!-~])?")
+
 _Result = TypeVar("_Result")
 _to_json: Final = msgspec.json.Encoder().encode
 
@@ -71,7 +77,7 @@ class UserBackend:
 
     def __init__(self, settings: HookSettings, stats: dict[str, HookStats], clock: Clock, *, max_depth: int) -> None:
         self._max_depth = max_depth
-        self._headers = frozenset(name.lower() for name in settings.headers)
+        self._headers = frozenset(map(str.lower, settings.headers)) - {FORWARDED_FOR}
         self._stats = stats
         self._endpoints: Mapping[Hook, HookEndpoint] = {}
         self._close: Callable[[], Awaitable[None]] | None = None
@@ -94,9 +100,12 @@ class UserBackend:
 
         They replace none that came with the request, and no address.
         """
-        taken = {name for name, _ in peer.headers} | {FORWARDED_FOR}
-        added = [(name.lower(), value) for name, value in connect.headers if name.lower() in self._headers - taken]
-        return replace(peer, headers=(*peer.headers, *added)) if added else peer
+        if not connect.headers:
+            return peer
+        wanted = self._headers - {name for name, _ in peer.headers}
+        given = [(name.lower(), value) for name, value in connect.headers if _HEADER.fullmatch(value)]
+        added = tuple((name, value) for name, value in given if name in wanted)
+        return replace(peer, headers=peer.headers + added)
 
     async def identify(self, peer: Peer, connect: Connect) -> Identity:
         """Ask who a client is.
@@ -106,7 +115,11 @@ class UserBackend:
             HookUnavailable: the backend does not say.
         """
         request = ConnectRequest(
-            *_about(peer), data=connect.data, name=connect.name, version=connect.version, channels=connect.channels
+            *_about(peer),
+            data=connect.data or NO_JSON,
+            name=connect.name,
+            version=connect.version,
+            channels=connect.channels,
         )
         result = await self._ask(Hook.CONNECT, peer, request, _read_connect)
         if isinstance(result, Deny):
@@ -114,8 +127,8 @@ class UserBackend:
         try:
             return Identity(
                 check_user_id(result.user or ""),
-                result.expire_at or None,
-                read_grants(result.channels or []),
+                _end_in(result.expire_at),
+                read_grants(result.channels or []).joined_with(read_subs(result.subs or {})),
                 info=self._bytes_in(result.info, result.b64info),
                 meta=self._bytes_in(result.meta, None),
                 data=self._bytes_in(result.data, result.b64data),
@@ -136,8 +149,21 @@ class UserBackend:
             return result
         if result.expired:
             return Deny("the backend has let the connection expire", close=CloseCode.EXPIRED)
-        meta = self._json_in(Hook.REFRESH, result.meta, None)
-        return Renewal(result.expire_at or None, caller.meta if meta is None else bytes(meta))
+        return self._renewal(Hook.REFRESH, result, caller)
+
+    async def refresh_subscription(self, caller: Caller, channel: str) -> Renewal | Deny:
+        """Ask whether a client may stay on a channel.
+
+        Raises:
+            HookUnavailable: the backend does not say.
+        """
+        request = ChannelRequest(*_about(caller.peer), user=caller.user, meta=_meta(caller), channel=channel)
+        result = await self._ask(Hook.SUB_REFRESH, caller.peer, request, _read_refresh)
+        if isinstance(result, Deny):
+            return result
+        if result.expired:
+            return Deny("the backend has let the subscription expire")
+        return self._renewal(Hook.SUB_REFRESH, result, caller)
 
     async def decide(
         self, caller: Caller, operation: Send | Publish | Subscribe | ReadHistory | ReadPresence | CountPresence
@@ -184,7 +210,19 @@ class UserBackend:
     async def _decide_subscribe(self, caller: Caller, channel: str) -> Verdict:
         request = SubscribeRequest(*_about(caller.peer), user=caller.user, meta=_meta(caller), channel=channel)
         result = await self._ask(Hook.SUBSCRIBE, caller.peer, request, _read_subscribe)
-        return result if isinstance(result, Deny) else ALLOW
+        if isinstance(result, Deny):
+            return result
+        endpoint = self._endpoints[Hook.SUBSCRIBE]
+        if result.override:
+            raise endpoint.reject("its answer has an 'override'; options of channels are those of namespaces here")
+        try:
+            return Grant(
+                self._bytes_in(result.info, result.b64info),
+                _end_in(result.expire_at),
+                self._bytes_in(result.data, result.b64data),
+            )
+        except BadData as error:
+            raise endpoint.reject(f"its answer cannot be used: {error}") from None
 
     async def _ask(
         self, hook: Hook, peer: Peer, request: Request, read: "msgspec.json.Decoder[Answer[_Result]]"
@@ -205,6 +243,13 @@ class UserBackend:
             return answer.result
         self._stats[hook.value].denied += 1
         return denial or Deny("the backend does not allow it")
+
+    def _renewal(self, hook: Hook, result: RefreshResult, caller: Caller) -> Renewal:
+        try:
+            meta = self._bytes_in(result.meta, None)
+            return Renewal(_end_in(result.expire_at), caller.meta if meta is None else meta)
+        except BadData as error:
+            raise self._endpoints[hook].reject(f"its answer cannot be used: {error}") from None
 
     def _json_in(self, hook: Hook, plain: msgspec.Raw, b64: str | None) -> msgspec.Raw | None:
         try:
@@ -227,6 +272,13 @@ _read_rpc: Final = msgspec.json.Decoder(Answer[RpcResult])
 
 def _about(peer: Peer) -> tuple[str, str, str, str]:
     return peer.connection, peer.transport, peer.protocol, "json"
+
+
+def _end_in(expire_at: float | None) -> float | None:
+    """Return when a right ends; None: never. Raises BadData."""
+    if expire_at is not None and expire_at > LATEST_END:
+        raise BadData("its 'expire_at' is no time that will come")
+    return expire_at or None
 
 
 def _meta(caller: Caller) -> msgspec.Raw:

@@ -37,6 +37,18 @@ class Rewrite:
 
 
 @dataclass(frozen=True, slots=True)
+class Grant:
+    """The subscription is allowed until `expires_at` (seconds since the epoch; None: for ever).
+
+    `info`: what presence says of the client on this channel; `data`: what the client is told; both JSON.
+    """
+
+    info: bytes | None = None
+    expires_at: float | None = None
+    data: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Deny:
     """It is not allowed; the client is told why.
 
@@ -57,7 +69,7 @@ class Ask:
     """
 
 
-Verdict = Allow | Rewrite | Deny
+Verdict = Allow | Rewrite | Grant | Deny
 Decision = Allow | Deny | Ask
 
 ALLOW: Final = Allow()

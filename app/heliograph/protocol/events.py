@@ -32,7 +32,7 @@ class Connected(msgspec.Struct, frozen=True):
 
     `ping_s`: after so many seconds without a frame from the server, the client sends a ping. `subscriptions`: those
     that the server has made; None: not yet, `Subscribed` follows. `expires_in`: seconds until the token expires;
-    None: never. `inbox`: see `Peer`.
+    None: never. `inbox`: see `Peer`. `data`: what the user's backend tells the client, JSON.
     """
 
     user: str
@@ -44,6 +44,7 @@ class Connected(msgspec.Struct, frozen=True):
     subscriptions: "Mapping[str, Subscribed | None]" = {}
     expires_in: int | None = None
     inbox: Inbox | None = None
+    data: bytes | None = None
 
 
 class Refreshed(msgspec.Struct, frozen=True):

@@ -31,7 +31,7 @@ class Connect(msgspec.Struct, frozen=True):
 
     `since`, `replay`, `incomplete`: as in `Subscribe`, for the user's own channel (and any other that `since` names).
 
-    `data`, `name`, `version`, `channels` (that it wants to be on), `headers`: what the client tells the user's backend.
+    `data`, `name`, `version`, `channels` (that it wants to be on), `headers`: what the user's backend is told.
 
     `has_reply`: the wire format answers a connect with one reply: `Connected` then holds the subscriptions that the
     server has made, and an error repeats `request_id`. `by_client`: it tells of each client that joins or leaves, and

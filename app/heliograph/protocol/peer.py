@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Final
 
+Headers = tuple[tuple[str, str], ...]
 FORWARDED_FOR: Final = "x-forwarded-for"
 
 
@@ -24,7 +25,7 @@ class Peer:
 
     connection: str
     transport: str
-    headers: tuple[tuple[str, str], ...] = ()
+    headers: Headers = ()
     protocol: str = "json"
     inbox: Inbox | None = None
 

@@ -129,7 +129,7 @@ class Policy:
         options = self._namespaces.of(channel)
         if for_clients is False:
             return None
-        if channel in grants.permitted:
+        if channel in grants.permitted or channel in grants.at_once:
             return ALLOW
         if options.allow_user_limited_channels and LIMIT in channel:
             return ALLOW if is_for(user, channel, options) else None

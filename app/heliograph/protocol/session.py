@@ -28,7 +28,7 @@ from heliograph.protocol.actions import (
     Reply,
 )
 from heliograph.protocol.codes import CloseCode, ErrorNumber
-from heliograph.protocol.decision import ALLOW, Allow, Ask, Decision, Deny, Rewrite, Verdict
+from heliograph.protocol.decision import ALLOW, Allow, Ask, Decision, Deny, Grant, Rewrite, Verdict
 from heliograph.protocol.events import Connected, Pong, Subscribed, Unsubscribed
 from heliograph.protocol.grants import NO_GRANTS, Grants, Permit
 from heliograph.protocol.identity import check_channel, check_user_id, personal_channel, user_of
@@ -179,6 +179,7 @@ class Session:
         subscriptions: Mapping[str, Subscribed | None] = NONE,
         expires_in: int | None = None,
         inbox: Inbox | None = None,
+        data: bytes | None = None,
     ) -> Connected:
         """Return the first event; see `Connected`."""
         return Connected(
@@ -191,6 +192,7 @@ class Session:
             subscriptions=subscriptions,
             expires_in=expires_in,
             inbox=inbox,
+            data=data,
         )
 
     def _begin(self, operation: Connect) -> Action:
@@ -340,11 +342,14 @@ class Session:
         self._channels.add(channel)
         if keep:
             self._by_server.add(channel)
-        info, expires_at = self._grants.info_on(channel), None
+        info, expires_at, data = self._grants.info_on(channel), None, None
         if permit is not None:
             info, expires_at = permit.info or info, permit.expires_at
+        elif isinstance(verdict, Grant):
+            info, expires_at, data = verdict.info or info, verdict.expires_at, verdict.data
         join_leave = operation.join_leave or self._is_told_of(channel)
-        options = SubscribeOptions(info, expires_at, join_leave, operation.delta)
+        is_from_hook = isinstance(verdict, Grant)
+        options = SubscribeOptions(info, expires_at, join_leave, operation.delta, data, is_from_hook)
         return JoinChannel(
             channel, since, operation.replay, operation.request_id, keep, operation.incomplete, options
         )
@@ -438,7 +443,7 @@ def _message_unless_denied(decision: Decision, message: Send | Publish) -> Actio
 
 def _message_allowed(message: Send | Publish, verdict: Verdict) -> Action:
     match verdict:
-        case Allow():
+        case Allow() | Grant():
             return message
         case Rewrite(data, ephemeral):
             kept = message.data if data is None else data

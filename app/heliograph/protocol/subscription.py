@@ -10,7 +10,8 @@ class SubscribeOptions:
 
     `info`: what presence says of the client on this channel, JSON. `expires_at`: when the right to it ends (seconds
     since the epoch; None: never). `join_leave`, `delta`: what the client has asked for, see `Subscribe`. `data`:
-    told to the client with the subscription, JSON.
+    told to the client with the subscription, JSON. `is_from_hook`: the user's backend has given that right, and is
+    asked again at its end.
     """
 
     info: bytes | None = None
@@ -18,6 +19,7 @@ class SubscribeOptions:
     join_leave: bool = False
     delta: str | None = None
     data: bytes | None = None
+    is_from_hook: bool = False
 
 
 FOSSIL: Final = "fossil"  # the only kind of delta

@@ -58,6 +58,7 @@ from heliograph.protocol.budget import REFUSED_BYTES, Intake
 from heliograph.protocol.client_info import ClientInfo, info_of
 from heliograph.protocol.codes import CloseCode, ErrorNumber, UnsubscribeCode
 from heliograph.protocol.command import DisconnectUser, RefreshUser, SubscribeUser, UnsubscribeUser, UserCommand
+from heliograph.protocol.decision import Deny, Hook
 from heliograph.protocol.events import Event, Refreshed, Subscribed, SubscriptionRefreshed, Unsubscribed
 from heliograph.protocol.operations import Connect, Emit, Operation, Publish, RequestId, Rpc, Send
 from heliograph.protocol.peer import Caller, Peer
@@ -178,7 +179,11 @@ class Driver:
         self.registered = False  # in the hub and in the directory
         self._ended = False
         self._expiry = Expiry(self.connection, drivers.user_backend, self._renewed)
-        self._expiries = SubscriptionExpiries(self._subscription_expired, drivers.authenticator.subscription_grace_s)
+        self._expiries = SubscriptionExpiries(
+            self._subscription_expired,
+            drivers.authenticator.subscription_grace_s,
+            self._refresh_subscription if drivers.user_backend.has(Hook.SUB_REFRESH) else None,
+        )
         self._under_way = 0  # messages that the router has not answered
         self._room: asyncio.Future[None] | None = None  # a caller that waits until there are fewer
         self.refusals = 0  # refusals that the reader has not slowed down for yet
@@ -213,7 +218,8 @@ class Driver:
         if not self._session.wants(action.channel):
             return  # the client was told
         self._joining = action.channel
-        self._expiries.set(action.channel, action.options.expires_at)
+        options = action.options
+        self._expiries.set(action.channel, options.expires_at, is_from_hook=options.is_from_hook)
         try:
             joined = await self._reading.subscribe(
                 self.connection,
@@ -224,7 +230,7 @@ class Driver:
                 keep=action.keep,
                 incomplete=action.incomplete,
                 announce=announce,
-                options=action.options,
+                options=options,
             )
         finally:
             self._joining = None
@@ -363,6 +369,9 @@ class Driver:
         if following is not None and (work := self._act(following)) is not None:
             await work
 
+    async def _refresh_subscription(self, channel: str) -> Renewal | Deny:
+        return await self._user_backend.refresh_subscription(self._caller, channel)
+
     def _renewed(self, renewal: Renewal) -> None:
         self._meta = renewal.meta
 
@@ -497,7 +506,9 @@ class Driver:
         except UserBlocked as error:
             self._reject(error, CloseCode.FORCED)
         logger.debug("connected", extra=self.about)
-        self._expiry.set(identity.expires_at, self._caller if identity.is_from_hook else None)
+        if identity.is_from_hook:
+            self._expiry.ask_about(self._caller)
+        self._expiry.set(identity.expires_at)
         if self._session.has_reply:
             await self._open_with([own, *(each for each in others if isinstance(each, JoinChannel))], identity)
             return [each for each in others if isinstance(each, Reject)]
@@ -511,15 +522,18 @@ class Driver:
         for each in others:
             if isinstance(each, JoinChannel) and each.since is not None:
                 positions[each.channel] = each.since
-        self.connection.open(self._session.greeting(positions))
+        self.connection.open(self._session.greeting(positions, data=identity.data))
         return others
 
     async def _open_with(self, joins: list[JoinChannel], identity: Identity) -> None:
         """Subscribe to the channels, and greet the client with all subscriptions in one reply."""
-        expires_in = seconds_until(identity.expires_at)
+        # Whom a hook let in has no token to renew.
+        expires_in = None if identity.is_from_hook else seconds_until(identity.expires_at)
 
         def open_with(subscriptions: Mapping[str, Subscribed | None]) -> None:
-            self.connection.open(self._session.greeting({}, subscriptions, expires_in, self._peer.inbox))
+            self.connection.open(
+                self._session.greeting({}, subscriptions, expires_in, self._peer.inbox, identity.data)
+            )
 
         reply = ConnectReply(open_with, partial(self._manager.send_event, self.connection), self._session.wants)
         await reply.join_all(joins, self.join_or_say)

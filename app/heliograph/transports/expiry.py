@@ -33,10 +33,13 @@ class Expiry:
         self._timer: asyncio.TimerHandle | None = None
         self._asking: asyncio.Task[None] | None = None
 
-    def set(self, when: float | None, caller: Caller | None = None) -> None:
-        """Set the time (seconds since the epoch; None: never). `caller`: the client to ask the refresh hook about."""
+    def ask_about(self, caller: Caller) -> None:
+        """Have the refresh hook asked about this client at its time, if there is such a hook."""
+        self._caller = caller if self._user_backend.has(Hook.REFRESH) else None
+
+    def set(self, when: float | None) -> None:
+        """Set the time (seconds since the epoch; None: never)."""
         self.cancel()
-        self._caller = caller if caller is not None and self._user_backend.has(Hook.REFRESH) else None
         if when is not None:
             self._timer = asyncio.get_running_loop().call_later(when - time.time(), self._end)
 
@@ -60,15 +63,16 @@ class Expiry:
         try:
             answer = await self._user_backend.refresh(caller)
         except HookUnavailable:
-            self.set(time.time() + AGAIN_S, caller)
+            self.set(time.time() + AGAIN_S)
             return
         if not isinstance(answer, Deny):
             when = answer.expires_at
             if when is not None:
                 when = max(when, time.time() + LEAST_S)
-            self.set(when, replace(caller, meta=answer.meta))
+            self._caller = replace(caller, meta=answer.meta)
+            self.set(when)
             self._on_renewed(answer)
         elif answer.code is ErrorCode.UNAVAILABLE:
-            self.set(time.time() + AGAIN_S, caller)
+            self.set(time.time() + AGAIN_S)
         else:
             self._connection.close(answer.close or CloseCode.EXPIRED, answer.reason)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from starlette.types import Scope
 
 from heliograph.codecs.codec import Codec
-from heliograph.protocol.peer import FORWARDED_FOR, Peer
+from heliograph.protocol.peer import FORWARDED_FOR, Headers, Peer
 from heliograph.transports.addresses import address_of
 
 
@@ -24,15 +24,19 @@ class Peers:
 
         `X-Forwarded-For` is the address that limits count: what a client writes into that header may be anything.
         """
-        headers: tuple[tuple[str, str], ...] = ()
-        if self._names or self._has_address:
-            found = [
-                (name.decode(), value.decode("latin-1")) for name, value in scope["headers"] if name in self._names
-            ]
-            if self._has_address:
-                found.append((FORWARDED_FOR, address_of(scope)))
-            headers = tuple(found)
+        headers: Headers = ()
+        if self._names:
+            headers = tuple((name.decode(), _text(value)) for name, value in scope["headers"] if name in self._names)
+        if self._has_address:
+            headers = (*headers, (FORWARDED_FOR, address_of(scope)))
         return Peer(secrets.token_hex(16), transport, headers)
+
+
+def _text(value: bytes) -> str:
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return value.decode("latin-1")
 
 
 def speaking(peer: Peer, codec: Codec) -> Peer:

@@ -38,11 +38,22 @@ def sent(event: events.Event) -> Any:
                 has_reply=True,
                 incomplete=Incomplete.SKIP,
                 by_client=True,
+                data=msgspec.Raw(b'{"user":"bob"}'),
+                name="js",
+                channels=("#bob",),
             ),
         ),
         (
             '{"id":1,"connect":{"headers":{"authorization":"Bearer t"},"data":"anything"}}',
-            operations.Connect("t", request_id=1, has_reply=True, incomplete=Incomplete.SKIP, by_client=True),
+            operations.Connect(
+                "t",
+                request_id=1,
+                has_reply=True,
+                incomplete=Incomplete.SKIP,
+                by_client=True,
+                data=msgspec.Raw(b'"anything"'),
+                headers=(("authorization", "Bearer t"),),
+            ),
         ),
         (
             '{"id":2,"subscribe":{"channel":"news","flag":1}}',

@@ -31,7 +31,7 @@ CONNECTED = "2c08012a280a01731201311801204b32120a0423626f62120a18013202653148075
     [
         (
             CONNECT,
-            '{"id":1,"connect":{"token":"t","data":{"user":"bob"},"headers":{"x":"y"},'
+            '{"id":1,"connect":{"token":"t","data":{"user":"bob"},"headers":{"x":"y"},"name":"go",'
             '"subs":{"#bob":{"recover":true,"offset":7,"epoch":"e1"}}}}',
         ),
         ("1308022a0f0a046e6577736a050a03616e647001", '{"id":2,"subscribe":{"channel":"news","flag":1}}'),

@@ -174,6 +174,7 @@ def _connected(event: Connected, version: str) -> replies.ConnectResult:
     return replies.ConnectResult(
         client=event.session,
         version=version,
+        data=None if event.data is None else msgspec.Raw(event.data),
         expires=ttl > 0,
         ttl=ttl,
         subs=_subscriptions(event.subscriptions),

@@ -124,6 +124,7 @@ _CONNECT_RESULT: Final = Message(
     Field(2, "version", Kind.TEXT),
     Field(3, "expires", Kind.FLAG),
     Field(4, "ttl", Kind.NUMBER),
+    Field(5, "data", Kind.RAW),
     Field(6, "subs", Kind.MESSAGE_BY_NAME, _SUBSCRIBE_RESULT),
     Field(7, "ping", Kind.NUMBER),
     Field(8, "pong", Kind.FLAG),

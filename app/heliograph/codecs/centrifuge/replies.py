@@ -73,6 +73,7 @@ class ConnectResult(msgspec.Struct, frozen=True, omit_defaults=True):
 
     client: str
     version: str
+    data: msgspec.Raw | None = None
     expires: bool = False
     ttl: int = 0
     subs: dict[str, SubscribeResult] = {}

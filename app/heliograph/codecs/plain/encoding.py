@@ -2,7 +2,7 @@
 
 from typing import Final, assert_never
 
-from msgspec import UNSET, UnsetType
+from msgspec import UNSET, Raw, UnsetType
 
 from heliograph.codecs.plain import server_frames
 from heliograph.codecs.plain.cursor import cursor_of, format_cursor
@@ -80,6 +80,7 @@ def frame_of(event: Event) -> ServerFrame:
                 cursor=format_cursor(event.positions),
                 ping=event.ping_s,
                 id=_echo(event.request_id),
+                data=UNSET if event.data is None else Raw(event.data),
             )
         case Refreshed():
             return server_frames.Refreshed(event.expires_in, _echo(event.request_id))

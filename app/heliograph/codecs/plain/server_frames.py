@@ -8,7 +8,10 @@ from heliograph.protocol.events import Delivery
 
 
 class Connected(msgspec.Struct, frozen=True, tag="connected"):
-    """The client is connected. `ping`: send a ping after so many seconds without a frame from the server."""
+    """The client is connected. `ping`: send a ping after so many seconds without a frame from the server.
+
+    `data`: what the user's backend tells the client.
+    """
 
     user: str
     session: str
@@ -16,6 +19,7 @@ class Connected(msgspec.Struct, frozen=True, tag="connected"):
     cursor: str
     ping: int
     id: RequestId | msgspec.UnsetType = msgspec.UNSET
+    data: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
 
 
 class Refreshed(msgspec.Struct, frozen=True, tag="refreshed"):
