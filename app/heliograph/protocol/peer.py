@@ -19,8 +19,8 @@ class Inbox:
 class Peer:
     """What is known of a client before it is identified.
 
-    `connection`: the id of its connection; `headers`: those of its request that hooks pass on, in lower case; `inbox`:
-    where it posts its frames, if they do not come on its connection.
+    `connection`: the id of its connection; `headers`: those of its request that hooks pass on, in lower case;
+    `inbox`: where it posts its frames, if they do not come on its connection.
     """
 
     connection: str
