@@ -3,9 +3,10 @@
 import asyncio
 import zlib
 from collections import deque
-from typing import Any, Final
+from typing import Final
 
-from starlette.types import Scope
+from starlette.types import ASGIApp, Scope
+from uvicorn.server import ServerState
 from websockets.protocol import Protocol as Parser
 from websockets.speedups import apply_mask
 
@@ -22,8 +23,25 @@ _TAIL: Final = b"\x00\x00\xff\xff"  # RFC 7692 section 7.2.2: what the sender ha
 class CompressedSockets(Sockets):
     """Sockets that compress for clients that offer it. The others get the same sockets as ever."""
 
-    def __init__(self, deflaters: Deflaters, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
+    def __init__(
+        self,
+        deflaters: Deflaters,
+        app: ASGIApp,
+        server_state: ServerState,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        max_bytes: int,
+        ping_interval_s: float,
+        ping_timeout_s: float,
+    ) -> None:
+        super().__init__(
+            app,
+            server_state,
+            loop,
+            max_bytes=max_bytes,
+            ping_interval_s=ping_interval_s,
+            ping_timeout_s=ping_timeout_s,
+        )
         self._deflaters = deflaters
 
     def _new_socket(self, transport: asyncio.Transport, scope: Scope) -> tuple[FrameWebSocket, bytes | None]:
