@@ -16,6 +16,7 @@ from loadtest.bench.systems import ROOT, SYSTEMS, System
 
 SHOWN = {
     "deliveries_per_s": "{:9,.0f}/s",
+    "publications_per_s": "{:9,.0f} published/s",
     "cpu_us": "{:6.2f} µs each",
     "bytes_each": "{:8,.0f} bytes each",
     "sides_us": "{:6.2f} µs on both sides",
@@ -32,6 +33,7 @@ SHOWN = {
     "p99_us": "p99 {:,.0f} µs",
     "server_cpu": "server {:4.0%}",
     "client_cpu": "client {:4.0%}",
+    "redis_cpu": "Redis {:4.0%}",
     "closed_3008": "{:.0f} closed with 3008",
 }
 

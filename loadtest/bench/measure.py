@@ -10,6 +10,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import IO, TYPE_CHECKING, Any, Literal
 
+from loadtest.bench.posting import NotPosted, post
 from loadtest.bench.processes import Server, client_command, redis_server, server_of
 from loadtest.bench.systems import FILL, rows
 
@@ -47,11 +48,14 @@ class Work:
     padding: int = 0  # bytes that each message is longer
     rows: int = 0  # of JSON, 50 bytes each, in each message
     compressed: bool = False  # subscribers offer permessage-deflate
+    request: str = ""  # what is posted by HTTP (`posting.REQUESTS`), on so many connections as the window
     warmup: float = 1.0
     seconds: float = 3.0
 
     @property
     def point(self) -> str:
+        if self.request:
+            return f"{self.name}: {self.request}, {self.window} connections"
         how = f"window {self.window}" if self.window else f"{self.rate:g}/s" if self.rate else "idle"
         to = "" if self.to == "all" else f", each message to one {self.to}"
         stalled = f", {self.stalled} of them stalled" if self.stalled else ""
@@ -70,6 +74,7 @@ def speech_of(system: System, work: Work) -> Speech | None:
 def measure(system: System, work: Work, log: Path) -> dict[str, Any]:
     """The figures of one system and one point."""
     how = {"idle": _idle, "connects": _connects, "replicas": _replicas, "stall": _stall, "held": _held}
+    how["api"] = _posted
     settings = {"HELIOGRAPH_BUS__ROUTING": work.routing}
     with ExitStack() as stack:
         redis = stack.enter_context(redis_server(log))
@@ -102,6 +107,16 @@ def _sent(system: System, work: Work, servers: list[Server], redis: Server) -> d
         "server_cpu": (user + kernel) / figures["seconds"],
         "bytes_each": figures["bytes"] / count,
     }
+
+
+def _posted(system: System, work: Work, servers: list[Server], redis: Server) -> dict[str, Any]:
+    before = sum(redis.cpu_s)
+    try:
+        figures = post(system, work.request, work.window, work.seconds, servers)
+    except NotPosted as error:
+        raise Failed(str(error)) from None
+    # The second before, in which it warms up, counts here.
+    return {**figures, "redis_cpu": (sum(redis.cpu_s) - before) / (work.seconds + 1)}
 
 
 def _stall(system: System, work: Work, servers: list[Server], redis: Server) -> dict[str, Any]:

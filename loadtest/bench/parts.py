@@ -40,7 +40,9 @@ class Part:
             each
             for each in systems
             if (each.name in self.only if self.only else each.name not in (*self.without, *SDKS))
+            and each.only in ("", self.name)
             and each.compresses == work.compressed
+            and (not work.request or each.api == "/api" or (each.api and work.request == "publish"))
             and speech_of(each, work) is not None
             and (each.name.startswith("heliograph") or (work.routing == "shared" and work.replicas <= 4))
         ]
@@ -109,6 +111,11 @@ def _stall(quick: bool, seconds: float) -> list[Work]:
     ]
 
 
+def _api(quick: bool, seconds: float) -> list[Work]:
+    points = [("publish", 32), ("publish", 1), ("batch", 32), ("parallel batch", 4), ("broadcast", 4)]
+    return [Work("api", 0, window=connections, request=request, seconds=seconds) for request, connections in points]
+
+
 def _deflate(quick: bool, seconds: float) -> list[Work]:
     works = [Work("deflate", 1000, window=4, rows=40, compressed=each, seconds=seconds) for each in (False, True)]
     return works + [
@@ -132,6 +139,7 @@ PARTS = [
     Part("idle", "memory and CPU of idle connections", _idle),
     Part("connects", "what a connect costs when few and when many are connected", _connects, runs=2),
     Part("stall", "p99 of the others when one does not read", _stall, runs=2, without=SLOW + BOUND),
+    Part("api", "publishing by HTTP: one by one, in batches, to many channels", _api),
     Part(
         "deflate",
         "bytes and CPU of messages of 2 KiB to 1,000, with and without permessage-deflate",

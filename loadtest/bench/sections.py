@@ -188,6 +188,27 @@ def _stall(records: list[Record], folder: Path) -> str:
     return f"### One of 200 does not read\n\n{about}\n\n" + table(head, rows)
 
 
+def _api(records: list[Record], folder: Path) -> str:
+    columns = [
+        ("publications/s", "publications_per_s", "{:,.0f}"),
+        ("µs CPU each", "cpu_us", "{:.1f}"),
+        ("p50 of a request, µs", "p50_us", "{:,.0f}"),
+        ("p99, µs", "p99_us", "{:,.0f}"),
+        *BUSY,
+        ("Redis busy", "redis_cpu", "{:.0%}"),
+    ]
+    about = (
+        "`wrk` posts the same request on connections that it keeps; it shares a core with Redis. Heliograph and "
+        "Centrifugo with history keep each message in a stream, the others keep nothing."
+    )
+    shown: list[str] = []
+    for request, connections in sorted({(each["request"], each["window"]) for each in selected(records, "api")}):
+        mine = selected(records, "api", request=request, window=connections)
+        many = "connection" if connections == 1 else "connections"
+        shown.append(section(f"By HTTP: {request}, {connections} {many}", mine, columns, "" if shown else about))
+    return "\n\n".join(shown)
+
+
 def _deflate(records: list[Record], folder: Path) -> str:
     columns = [
         ("bytes each", "bytes_each", "{:,.0f}"),
@@ -240,6 +261,7 @@ SECTIONS = [
     _idle,
     _connects,
     _stall,
+    _api,
     _deflate,
     _held,
 ]

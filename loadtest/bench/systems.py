@@ -23,6 +23,7 @@ HOME = Path(
 )  # where scripts/bench installs
 NCHAN = [Path(folder) / "ngx_nchan_module.so" for folder in ("/usr/lib/nginx/modules", "/usr/share/nginx/modules")]
 
+API_KEY = "of the benchmark alone"
 BODY_BYTES = 128
 _BODY = json.dumps({"at": "{mark}", "text": ""}, separators=(",", ":"))
 # The mark takes 26 bytes in the place of the 6 of its name.
@@ -70,6 +71,8 @@ class System:
     missing: Callable[[], str]
     environment: dict[str, str] = field(default_factory=dict)
     to_user: Speech | None = None  # each message is for one user, `u{n}`
+    api: str = ""  # where one posts: `/api` with methods below it, or one path to publish on a channel
+    only: str = ""  # the one part that it is measured in
     compresses: bool = False  # for clients that offer permessage-deflate
     to_channel: Speech | None = None  # each message is for one of many channels; None: what is sent goes to one only
 
@@ -123,11 +126,13 @@ def _heliograph_system(name: str, label: str, options: str) -> System:
             pub_steps=[known],
         ),
         environment=_HELIOGRAPH_ENVIRONMENT,
+        api="" if options else "/api",
     )
 
 
 _HELIOGRAPH_ENVIRONMENT = {
     "HELIOGRAPH_AUTH__MODE": "open",
+    "HELIOGRAPH_API__KEY": API_KEY,
     "HELIOGRAPH_LIMITS__MESSAGES_PER_SECOND": "0",
     # Higher than anybody gets, but there: what counting costs is in what is measured.
     "HELIOGRAPH_LIMITS__REQUESTS_PER_SECOND": "0",
@@ -212,6 +217,7 @@ http {{
     location ~ ^/sub/ {{ nchan_subscriber websocket; nchan_channel_id all; nchan_redis_pass redis; }}
     location ~ ^/user/(.+)$ {{ nchan_subscriber websocket; nchan_channel_id $1; nchan_redis_pass redis; }}
     location ~ ^/tell/(.+)$ {{ nchan_publisher websocket; nchan_channel_id $1; nchan_redis_pass redis; }}
+    location = /post {{ nchan_publisher http; nchan_channel_id all; nchan_redis_pass redis; }}
     location = /pub {{ nchan_publisher websocket; nchan_channel_id all; nchan_redis_pass redis; }}
   }}
 }}
@@ -232,6 +238,7 @@ def _centrifugo(port: int, redis_port: int) -> list[str]:
 _CENTRIFUGO_ENVIRONMENT = {
     "GOMAXPROCS": "1",
     "CENTRIFUGO_CLIENT_INSECURE": "true",
+    "CENTRIFUGO_HTTP_API_KEY": API_KEY,
     "CENTRIFUGO_CLIENT_ALLOWED_ORIGINS": "*",
     "CENTRIFUGO_ENGINE_TYPE": "redis",
     "CENTRIFUGO_CHANNEL_WITHOUT_NAMESPACE_ALLOW_PUBLISH_FOR_CLIENT": "true",
@@ -299,6 +306,7 @@ _SERVERS = [
         to_user=_CENTRIFUGO_TO_USER,
         to_channel=_CENTRIFUGO_TO_USER,
         environment=_CENTRIFUGO_ENVIRONMENT,
+        api="/api",
     ),
     System(
         "nchan",
@@ -307,6 +315,7 @@ _SERVERS = [
         Speech("/sub/{n}", "/pub", BODY),
         _no_nchan,
         to_user=Speech("/user/u{n}", "/tell/u{n}", BODY),
+        api="/post",
     ),
     System(
         "socketio-node",
@@ -356,15 +365,27 @@ _SERVERS = [
 
 _BY_NAME = {each.name: each for each in _SERVERS}
 
-# The same with permessage-deflate, for the part that is about it.
 SYSTEMS = [
     *_SERVERS,
+    replace(
+        _BY_NAME["centrifugo"],
+        name="centrifugo-kept",
+        label="Centrifugo (Go), with history",
+        only="api",
+        environment=_CENTRIFUGO_ENVIRONMENT
+        | {
+            "CENTRIFUGO_CHANNEL_WITHOUT_NAMESPACE_HISTORY_SIZE": "100",
+            "CENTRIFUGO_CHANNEL_WITHOUT_NAMESPACE_HISTORY_TTL": "300s",
+        },
+    ),
+    # The same with permessage-deflate.
     *(
         replace(
             _BY_NAME[name],
             name=f"{name}-deflate",
             label=f"{_BY_NAME[name].label}, compressed",
             environment=_BY_NAME[name].environment | more,
+            only="deflate",
             compresses=True,
         )
         for name, more in (
@@ -377,6 +398,7 @@ SYSTEMS = [
         name="nchan-deflate",
         label="Nchan (C), compressed",
         command=partial(_nchan, options=_COMPRESSING_NCHAN),
+        only="deflate",
         compresses=True,
     ),
 ]
