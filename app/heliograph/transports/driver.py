@@ -455,6 +455,7 @@ class Driver:
             self.refuse(Reject(ErrorCode.NOT_ALLOWED, text, action.request_id))
             return
         self.expire_at(identity.expires_at)
+        self.connection.info = identity.info or self.connection.info
         lost, granted = self._session.renewed(identity.channels)
         refreshed = Refreshed(seconds_until(identity.expires_at), action.request_id, self._session.id)
         self._manager.send_event(self.connection, refreshed)

@@ -80,16 +80,19 @@ class RedisPresence:
             user,
             _to_json([channel, user]),
             entry.connections,
-            self._keys.bus_channel_of(channel) if entry.announced else "",
-            _announcement(entry, "join"),
-            _announcement(entry, "leave"),
-            "1" if reaping else "",
-            self._client_announcement(entry, "join"),
-            self._client_announcement(entry, "leave"),
+            *self._announcements(entry, "1" if reaping else ""),
         ]
         for client, info in entry.clients:
             arguments += [client, _to_json([channel, user, client]), "" if info is None else _to_json(info)]
         return keys, arguments, NOTHING
+
+    def _announcements(self, entry: PresenceEntry, reaping: str) -> "list[Argument]":
+        """Return where to publish what, as the script takes it; nothing if nobody is told."""
+        if not entry.announced:
+            return ["", "", "", reaping, "", ""]
+        users = [_announcement(entry, kind) for kind in ("join", "leave")]
+        clients = [self._client_announcement(entry, kind) for kind in ("join", "leave")]
+        return [self._keys.bus_channel_of(entry.channel), *users, reaping, *clients]
 
     def _client_announcement(self, entry: PresenceEntry, kind: str) -> bytes:
         """Return an envelope up to the client's record; see `Envelope.client`. It ends unlike those of messages."""
