@@ -2,13 +2,14 @@
 
 import asyncio
 import time
-from typing import Any
+from typing import Any, NoReturn
 
 import msgspec
 import pytest
 from websockets.asyncio.client import connect
 from websockets.typing import Subprotocol
 
+from heliograph.errors import BusUnavailable
 from tests.conftest import StartReplica
 from tests.support.centrifuge import CentrifugeClient
 from tests.support.client import Client
@@ -118,6 +119,28 @@ class TestConnect:
                 await other.socket.close()
             assert await first.call("unsubscribe", channel="x") == {}
 
+    async def test_more_positions_than_channels(self, one: RunningReplica) -> None:
+        """Fails if one frame of a client makes the server look at any number of channels."""
+        subs = {f"channel:{number}": {"recover": True} for number in range(1000)}
+        async with CentrifugeClient(one.url, connect=None) as bob:
+            await bob.say(bob.command("connect", data={"user": "bob"}, subs=subs))
+            assert await bob.close_code() == 3501
+
+    async def test_a_log_that_cannot_be_read_now(self, one: RunningReplica, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Fails if a client waits for its reply until the log is back, or never learns where its channel stands."""
+
+        async def fail(requests: object) -> NoReturn:
+            raise BusUnavailable("not now")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(one.replica.backends.log, "read", fail)
+            async with CentrifugeClient(one.url, user="bob") as bob:
+                assert bob.connected["subs"] == {"#bob": {}}
+                patch.undo()
+                assert (await bob.push("subscribe", "#bob"))["recoverable"] is True
+                await publish(one, "#bob", "there")
+                assert await bob.publications("#bob", 1) == ["there"]
+
     async def test_the_user_in_the_url(self, one: RunningReplica) -> None:
         """Fails if a client in open mode cannot say who it is in its address, as on `/ws`."""
         async with CentrifugeClient(one.url, query="?user=bob") as bob:
@@ -186,7 +209,8 @@ class TestSubscriptions:
             result = await bob.call("subscribe", channel="cursors:a")
             assert "recoverable" not in result
             await bob.call("publish", channel="cursors:a", data=1)
-            assert await bob.push("pub", "cursors:a") == {"data": 1, "info": {"user": "bob", "client": ""}}
+            pub = await bob.push("pub", "cursors:a")
+            assert pub == {"data": 1, "info": {"user": "bob", "client": bob.connected["client"]}}
 
     async def test_a_run(self, one: RunningReplica) -> None:
         """Fails if a run is not a channel of updates that begins with its state, or recovers as none."""

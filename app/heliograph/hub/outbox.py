@@ -153,6 +153,11 @@ class Outbox(Generic[F]):
         """True if the peer has read nearly everything, and may get more."""
         return self._bytes <= DRAINED_BYTES and 4 * self._bytes <= self._limit_bytes
 
+    @property
+    def is_paused(self) -> bool:
+        """True while the peer does not read, so that what it should read may wait here."""
+        return self._paused
+
     def offer(self, frame: F) -> CloseCode | None:
         """Queue a frame. Return why the connection must be closed now, or None."""
         if self.closed:

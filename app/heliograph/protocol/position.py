@@ -5,6 +5,8 @@ from typing import Final, Protocol
 
 import msgspec
 
+from heliograph.errors import BadCursor
+
 
 class Position(msgspec.Struct, frozen=True, gc=False):
     """The position of one publication in its channel's log.
@@ -70,7 +72,8 @@ class Positions(dict[str, Position]):
         return self.get(channel)
 
     def check_size(self, channels: int) -> None:
-        pass
+        if len(self) > channels + 1:
+            raise BadCursor(f"positions in more than the {channels} channels that a connection may be on")
 
     def read(self, channels: int) -> ReadPositions:
         return self

@@ -147,8 +147,8 @@ class CentrifugeConnection(SocketConnection):
         self._pings.sent(self)
 
     def on_no_answer(self) -> None:
-        """Close the connection: its client has not answered the ping. Unless the answer may wait here."""
-        if self._work is not None:
+        """Close the connection: its client has not answered the ping. Unless the ping or the answer may wait here."""
+        if self._work is not None or self._driver.connection.outbox.is_paused:
             self._pings.sent(self)
         else:
             self._driver.connection.close(CloseCode.NO_PONG, "no answer came to a ping")
