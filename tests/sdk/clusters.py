@@ -85,11 +85,14 @@ class Cluster(Protocol):
     name: str
     url: str
 
-    async def api(self, method: str, *, replica: int = 0, **parameters: Any) -> Fields:
-        """Call the server API, through nginx or on the replica of this number. Raises ApiError."""
+    def address(self, replica: int = 0) -> str:
+        """The address of nginx, or of the replica with this number."""
 
-    async def kill_replicas_with_clients(self, count: int) -> int:
-        """Kill with signal 9 each replica that holds some of these `count` clients; return the number of another."""
+    async def api(self, method: str, *, replica: int = 0, **parameters: Any) -> Fields:
+        """Call the server API, through nginx or on the replica with this number. Raises ApiError."""
+
+    async def kill_replicas_with_clients(self, count: int) -> set[int]:
+        """Kill with signal 9 each replica that holds some of these `count` clients; return their numbers."""
 
     def stop(self) -> None: ...
 
@@ -105,25 +108,18 @@ async def call_api(url: str, method: str, parameters: Fields) -> Fields:
     return found
 
 
-async def _nodes_with_clients(cluster: Cluster, count: int) -> list[str]:
-    """The names of those replicas, as soon as they have counted so many clients."""
+async def _replicas_with_clients(cluster: Cluster, count: int) -> set[int]:
+    """The numbers of those replicas, as soon as they have counted so many clients; their names end with them."""
 
-    async def clients() -> dict[str, int]:
-        return {node["name"]: node.get("num_clients", 0) for node in (await cluster.api("info"))["nodes"]}
+    async def clients() -> dict[int, int]:
+        nodes = (await cluster.api("info"))["nodes"]
+        return {int(node["name"].rpartition("-")[2]): node.get("num_clients", 0) for node in nodes}
 
     async def all_are_counted() -> bool:
         return sum((await clients()).values()) >= count
 
     await eventually(all_are_counted)
-    held = [name for name, number in (await clients()).items() if number]
-    assert len(held) < REPLICAS, "each replica holds clients: none can be left"
-    return held
-
-
-def _one_that_is_left(killed: list[str]) -> int:
-    """Replicas are named by their number: `replica-1`."""
-    gone = {int(name.rpartition("-")[2]) for name in killed}
-    return min(number for number in range(1, REPLICAS + 1) if number not in gone)
+    return {number for number, held in (await clients()).items() if held}
 
 
 class Heliograph:
@@ -145,15 +141,18 @@ class Heliograph:
         self._cluster.__enter__()
         self.url = self._cluster.url
 
-    async def api(self, method: str, *, replica: int = 0, **parameters: Any) -> Fields:
-        return await call_api(f"http://127.0.0.1:{self._cluster.port + replica}", method, parameters)
+    def address(self, replica: int = 0) -> str:
+        return f"http://127.0.0.1:{self._cluster.port + replica}"
 
-    async def kill_replicas_with_clients(self, count: int) -> int:
+    async def api(self, method: str, *, replica: int = 0, **parameters: Any) -> Fields:
+        return await call_api(self.address(replica), method, parameters)
+
+    async def kill_replicas_with_clients(self, count: int) -> set[int]:
         pids = self._cluster.pids()
-        held = await _nodes_with_clients(self, count)
-        for name in held:
-            os.kill(pids[name], signal.SIGKILL)
-        return _one_that_is_left(held)
+        held = await _replicas_with_clients(self, count)
+        for number in held:
+            os.kill(pids[f"replica-{number}"], signal.SIGKILL)
+        return held
 
     def stop(self) -> None:
         self._cluster.__exit__()
@@ -237,17 +236,18 @@ class Centrifugo:
                 assert time.monotonic() < deadline, f"nobody answers on {port}; see {self._directory}"
                 time.sleep(0.05)
 
-    async def api(self, method: str, *, replica: int = 0, **parameters: Any) -> Fields:
-        port = self._first + replica - 1 if replica else self._port
-        return await call_api(f"http://127.0.0.1:{port}", method, parameters)
+    def address(self, replica: int = 0) -> str:
+        return f"http://127.0.0.1:{self._first + replica - 1 if replica else self._port}"
 
-    async def kill_replicas_with_clients(self, count: int) -> int:
-        held = await _nodes_with_clients(self, count)
-        for name in held:
-            node = self._nodes[int(name.removeprefix("node-"))]
-            node.kill()
-            node.wait()
-        return _one_that_is_left(held)
+    async def api(self, method: str, *, replica: int = 0, **parameters: Any) -> Fields:
+        return await call_api(self.address(replica), method, parameters)
+
+    async def kill_replicas_with_clients(self, count: int) -> set[int]:
+        held = await _replicas_with_clients(self, count)
+        for number in held:
+            self._nodes[number].kill()
+            self._nodes[number].wait()
+        return held
 
     def stop(self) -> None:
         self._nginx.terminate()

@@ -25,6 +25,7 @@ info, tags), join and leave (info). `code` and `reason` come with what ends or b
 
 import asyncio
 import json
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, Self
@@ -116,7 +117,7 @@ class ProgramDriver:
                 else:
                     result.set_result(line["result"])
             else:
-                self._clients[line["client"]].events.append(line)
+                self._clients[line["client"]].take(line)
         for result in self._results.values():
             if not result.done():
                 result.set_exception(SdkError(0, f"the driver has ended: {' '.join(self._command)}"))
@@ -130,17 +131,21 @@ class Client:
         self.sdk = sdk
         self.name = name
         self.events: list[Fields] = []
+        self._by_kind: dict[tuple[str, str | None], list[Fields]] = defaultdict(list)
 
     async def call(self, do: str, **command: Any) -> Fields:
         return await self._driver.call(do=do, client=self.name, **command)
 
+    def take(self, event: Fields) -> None:
+        """Add an event."""
+        self.events.append(event)
+        self._by_kind[event["event"], None].append(event)
+        if "channel" in event:
+            self._by_kind[event["event"], event["channel"]].append(event)
+
     def saw(self, event: str, channel: str | None = None) -> list[Fields]:
         """The events of this kind so far; of a channel, if one is named."""
-        return [
-            each
-            for each in self.events
-            if each["event"] == event and (channel is None or each.get("channel") == channel)
-        ]
+        return self._by_kind[event, channel]
 
     def data(self, channel: str) -> list[Any]:
         """What was published on a channel."""

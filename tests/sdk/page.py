@@ -56,4 +56,4 @@ class PageDriver:
 
     def _report(self, events: list[Fields]) -> None:
         for event in events:
-            self._clients[event["client"]].events.append(event)
+            self._clients[event["client"]].take(event)

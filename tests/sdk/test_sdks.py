@@ -9,7 +9,7 @@ import pytest
 
 from tests.sdk.clusters import Heliograph, subscription_token
 from tests.sdk.driver import Client, Fields, SdkError
-from tests.sdk.sdks import Run, Sdks
+from tests.sdk.sdks import ANOTHER, Run, Sdks
 from tests.support.tokens import token
 from tests.support.waiting import eventually
 
@@ -270,12 +270,12 @@ async def test_server_side_subscriptions(sdks: Sdks) -> None:
         await run.publish(first, {"n": 1})
         assert (await bob.until("publication", first))["offset"] == 1
 
-        await run.cluster.api("subscribe", replica=3, user=user, channel=second)
+        await run.cluster.api("subscribe", replica=ANOTHER, user=user, channel=second)
         await bob.until("subscribed", second)
         await run.publish(second, {"n": 2})
         await bob.until("publication", second)
 
-        await run.cluster.api("unsubscribe", replica=3, user=user, channel=second)
+        await run.cluster.api("unsubscribe", replica=ANOTHER, user=user, channel=second)
         await bob.until("unsubscribed", second)
         await run.publish(second, {"n": 3})
         await run.publish(first, {"n": 4})
@@ -292,7 +292,7 @@ async def test_the_server_ends_a_subscription(sdks: Sdks) -> None:
         channel = run.channel("chat")
         bob = await run.connected("bob")
         await bob.subscribe(channel)
-        await run.cluster.api("unsubscribe", replica=3, user=run.user("bob"), channel=channel)
+        await run.cluster.api("unsubscribe", replica=ANOTHER, user=run.user("bob"), channel=channel)
         assert (await bob.until("unsubscribed", channel))["code"] == 2000
 
     await sdks.every(scenario)
@@ -304,17 +304,17 @@ async def test_the_server_ends_a_connection(sdks: Sdks) -> None:
     async def scenario(run: Run) -> None:
         user = run.user("bob")
         bob = await run.connected("bob")
-        await run.cluster.api("disconnect", replica=3, user=user, disconnect={"code": 4001, "reason": "move"})
+        await run.cluster.api("disconnect", replica=ANOTHER, user=user, disconnect={"code": 4001, "reason": "move"})
         connecting = await bob.until("connecting", count=2)
         assert (connecting["code"], connecting["reason"]) == (4001, "move")
         await bob.until("connected", count=2)
 
-        await run.cluster.api("disconnect", replica=3, user=user, disconnect={"code": 4501, "reason": "banned"})
+        await run.cluster.api("disconnect", replica=ANOTHER, user=user, disconnect={"code": 4501, "reason": "banned"})
         gone = await bob.until("disconnected")
         assert (gone["code"], gone["reason"]) == (4501, "banned")
 
         await bob.connect()
-        await run.cluster.api("disconnect", replica=3, user=user)
+        await run.cluster.api("disconnect", replica=ANOTHER, user=user)
         assert (await bob.until("disconnected", count=2))["code"] == 3503
 
     await sdks.every(scenario)
@@ -377,17 +377,17 @@ async def test_recovery_on_another_replica(sdks: Sdks) -> None:
         return bob
 
     runs = await sdks.every(listen)
-    alive = await sdks.cluster.kill_replicas_with_clients(len(runs))
+    assert ANOTHER not in await sdks.cluster.kill_replicas_with_clients(len(runs))
     for run, _ in runs:
         for channel in (run.channel("stream"), run.channel("stream") + "-server"):
-            await run.publish_all(channel, range(10, 50), replica=alive)
+            await run.publish_all(channel, range(10, 50))
     for run, bob in runs:
         await bob.until("connected", count=2, within_s=20)
         for channel in (run.channel("stream"), run.channel("stream") + "-server"):
             again = await bob.until("subscribed", channel, count=2)
             assert again["was_recovering"], (run.sdk.name, channel)
             assert again["recovered"], (run.sdk.name, channel)
-            await run.publish_all(channel, range(50, 60), replica=alive)
+            await run.publish_all(channel, range(50, 60))
             await bob.until("publication", channel, count=60)
             assert numbers(bob, channel) == [*range(60)], (run.sdk.name, channel)
         assert not bob.saw("disconnected")
