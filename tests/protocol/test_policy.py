@@ -106,6 +106,21 @@ def test_the_summary_says_what_is_open() -> None:
         "send to any user (HELIOGRAPH_NAMESPACES)",
     ):
         assert part in said
+    apart = Namespace(
+        presence=True,
+        allow_history_for_client=True,
+        allow_presence_for_client=True,
+        allow_publish_for_subscriber=True,
+        allow_user_limited_channels=True,
+    )
+    said = policy(vip=apart).summary()
+    for verb in (
+        "read the history of",
+        "see who is on",
+        "read what names its user in",
+        "publish, once subscribed, on",
+    ):
+        assert f"{verb} vip:*" in said
 
 
 @pytest.mark.parametrize("open_mode", [True, False])

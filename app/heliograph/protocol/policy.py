@@ -145,16 +145,22 @@ class Policy:
         """Return what is open to every client, in one line for the log."""
         if self.open_mode:
             return "open mode: anyone who can connect may be any user, and read and write what no namespace closes"
-        read, write = [], []
+        opened: dict[str, list[str]] = {}
         for name, options in self._namespaces.items():
             if name == "#":
                 continue
             shown = f"{name}:*" if name else "all other channels"
-            if options.client_subscribe:
-                read.append(shown)
-            if options.client_publish:
-                write.append(shown)
-        rights = [f"{verb} {', '.join(names)}" for verb, names in (("read", read), ("publish on", write)) if names]
+            for verb, is_open in (
+                ("read", options.client_subscribe),
+                ("read the history of", options.allow_history_for_client),
+                ("see who is on", options.presence and options.allow_presence_for_client),
+                ("read what names its user in", options.allow_user_limited_channels),
+                ("publish on", options.client_publish),
+                ("publish, once subscribed, on", options.allow_publish_for_subscriber),
+            ):
+                if is_open:
+                    opened.setdefault(verb, []).append(shown)
+        rights = [f"{verb} {', '.join(names)}" for verb, names in opened.items()]
         if self._anybody_sends:
             rights.append("send to any user")
         if rights:
