@@ -5,21 +5,45 @@ path("token", token_view(channels=["news"]))
 
 # views.py
 send_on_commit(order.user, {"order": order.pk, "paid": True}, f"order-{order.pk}-paid")
+
+A cluster that runs beside the site can ask it what clients may do, so that a session of the site is enough:
+
+# live.py
+hooks = Hooks(settings.LIVE_SECRET)
+
+@hooks.connect
+def connect(request: HttpRequest, asked: ConnectRequest) -> Client | None:
+    return Client(user_id(request.user)) if request.user.is_authenticated else None
+
+@hooks.subscribe
+def subscribe(request: HttpRequest, asked: SubscribeRequest) -> bool:
+    return Membership.objects.filter(user=asked.user, room=asked.channel).exists()
+
+# urls.py
+path("live/<hook>", hooks.view)
+
+Settings of the cluster: `HELIOGRAPH_HOOKS__CONNECT=https://…/live/connect`, `HELIOGRAPH_HOOKS__SUBSCRIBE=…`. What the
+functions get and return: `heliograph.contrib.hooks`.
 """
 
 import logging
 from collections.abc import Callable
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar
 
 from django.db import transaction
 from django.http import HttpRequest, HttpResponse
+from django.views.decorators.csrf import csrf_exempt
+from django.views.decorators.http import require_POST
 
 from heliograph.client.publisher import Publisher
 from heliograph.client.tokens import TokenMaker
-from heliograph.errors import HeliographError
+from heliograph.contrib.hooks import KEY_HEADER, Disconnect, Refuse, Secret, answer_of, read_request
+from heliograph.errors import BadData, HeliographError
 
 logger = logging.getLogger(__name__)
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 
 DEADLINE_S = 2.0  # a request waits no longer than that
 
@@ -76,3 +100,67 @@ def token_view(*, channels: object = None, tokens: TokenMaker | None = None) -> 
         return HttpResponse(text, content_type="text/plain", headers={"Cache-Control": "no-store"})
 
     return token
+
+
+class Hooks:
+    """A view for hooks. Each method decorates the function of one hook, which gets the HTTP request too.
+
+    Without a function for it, a hook is answered with 404.
+    """
+
+    def __init__(self, secret: str) -> None:
+        """`secret`: what the cluster shows with each request (see `heliograph.contrib.hooks`).
+
+        Raises:
+            BadSetting: it is too short to be one.
+        """
+        self._secret = Secret(secret)
+        self._functions: dict[str, Callable[..., Any]] = {}
+
+    def connect(self, function: _Function) -> _Function:
+        """The function is asked who a client is: `ConnectRequest -> Client | None`."""
+        return self._add("connect", function)
+
+    def refresh(self, function: _Function) -> _Function:
+        """The function is asked whether a client may stay: `RefreshRequest -> float | bool`."""
+        return self._add("refresh", function)
+
+    def subscribe(self, function: _Function) -> _Function:
+        """The function is asked whether a client may read a channel: `SubscribeRequest -> Subscription | bool`."""
+        return self._add("subscribe", function)
+
+    def sub_refresh(self, function: _Function) -> _Function:
+        """The function is asked whether a client may stay on a channel: `SubRefreshRequest -> float | bool`."""
+        return self._add("sub_refresh", function)
+
+    def publish(self, function: _Function) -> _Function:
+        """The function is asked whether a client may publish: `PublishRequest -> Message | bool`."""
+        return self._add("publish", function)
+
+    def rpc(self, function: _Function) -> _Function:
+        """The function answers a call: `RpcRequest -> any JSON`."""
+        return self._add("rpc", function)
+
+    @property
+    def view(self) -> Callable[..., HttpResponse]:
+        """The view, for a path that ends in `<hook>`."""
+        view: Callable[..., HttpResponse] = csrf_exempt(require_POST(self._view))
+        return view
+
+    def _view(self, request: HttpRequest, hook: str) -> HttpResponse:
+        if not self._secret.is_shown(request.headers.get(KEY_HEADER)):
+            return HttpResponse(f"the header {KEY_HEADER} does not have the secret of the hooks", status=403)
+        function = self._functions.get(hook)
+        if function is None:
+            return HttpResponse(f"nothing answers the hook {hook!r} here", status=404)
+        try:
+            answer = function(request, read_request(hook, request.body))
+        except (Refuse, Disconnect) as raised:
+            answer = raised
+        except BadData as error:
+            return HttpResponse(str(error), status=400)
+        return HttpResponse(answer_of(hook, answer), content_type="application/json")
+
+    def _add(self, hook: str, function: _Function) -> _Function:
+        self._functions[hook] = function
+        return function

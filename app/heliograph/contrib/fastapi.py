@@ -9,18 +9,37 @@
     async def pay(order_id: int, live: LivePublisher) -> None:
         await live.publish(f"orders:{order_id}", {"paid": True})
 
-Each of the three works without the others.
+Each of the three works without the others. A cluster that runs beside the application can ask it what clients may do:
+
+    hooks = Hooks(SECRET)
+
+    @hooks.connect
+    def connect(asked: ConnectRequest, user: Annotated[User | None, Depends(session_user)]) -> Client | None:
+        return None if user is None else Client(str(user.id), channels=["news"])
+
+    @hooks.subscribe
+    async def subscribe(asked: SubscribeRequest) -> bool:
+        return await is_member(asked.user, asked.channel)
+
+    api.include_router(hooks.router, prefix="/live")
+
+Settings of the cluster: `HELIOGRAPH_HOOKS__CONNECT=https://…/live/connect`, `HELIOGRAPH_HOOKS__SUBSCRIBE=…`. What the
+functions get and return: `heliograph.contrib.hooks`.
 """
 
+import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Annotated, Any
+from functools import wraps
+from typing import Annotated, Any, TypeVar
 
-from fastapi import Depends, FastAPI, Request, Response
+from fastapi import APIRouter, Depends, FastAPI, Header, HTTPException, Request, Response
 
 from heliograph.client.publisher import AsyncPublisher
 from heliograph.client.tokens import TokenMaker
+from heliograph.contrib.hooks import KEY_HEADER, Disconnect, Refuse, Secret, answer_of
 
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 _Lifespan = Callable[[Any], AbstractAsyncContextManager[Any]]
 
 
@@ -86,6 +105,75 @@ def token_endpoint(
         return Response(maker.make(user, given), media_type="text/plain", headers={"Cache-Control": "no-store"})
 
     return token
+
+
+class Hooks:
+    """Endpoints for hooks. Each method decorates the function of one hook, whose parameters are those of an endpoint.
+
+    `router` has an endpoint for each. A plain function runs in a thread, as other endpoints do.
+    """
+
+    def __init__(self, secret: str) -> None:
+        """`secret`: what the cluster shows with each request (see `heliograph.contrib.hooks`).
+
+        Raises:
+            BadSetting: it is too short to be one.
+        """
+        self._secret = Secret(secret)
+        self.router = APIRouter(dependencies=[Depends(self._check)], include_in_schema=False)
+
+    def connect(self, function: _Function) -> _Function:
+        """The function is asked who a client is: `ConnectRequest -> Client | None`."""
+        return self._add("connect", function)
+
+    def refresh(self, function: _Function) -> _Function:
+        """The function is asked whether a client may stay: `RefreshRequest -> float | bool`."""
+        return self._add("refresh", function)
+
+    def subscribe(self, function: _Function) -> _Function:
+        """The function is asked whether a client may read a channel: `SubscribeRequest -> Subscription | bool`."""
+        return self._add("subscribe", function)
+
+    def sub_refresh(self, function: _Function) -> _Function:
+        """The function is asked whether a client may stay on a channel: `SubRefreshRequest -> float | bool`."""
+        return self._add("sub_refresh", function)
+
+    def publish(self, function: _Function) -> _Function:
+        """The function is asked whether a client may publish: `PublishRequest -> Message | bool`."""
+        return self._add("publish", function)
+
+    def rpc(self, function: _Function) -> _Function:
+        """The function answers a call: `RpcRequest -> any JSON`."""
+        return self._add("rpc", function)
+
+    def _check(self, key: Annotated[str | None, Header(alias=KEY_HEADER)] = None) -> None:
+        if not self._secret.is_shown(key):
+            raise HTTPException(403, f"the header {KEY_HEADER} does not have the secret of the hooks")
+
+    def _add(self, hook: str, function: _Function) -> _Function:
+        if inspect.iscoroutinefunction(function):
+
+            @wraps(function)
+            async def endpoint(*args: Any, **kwargs: Any) -> Response:
+                try:
+                    return _response(hook, await function(*args, **kwargs))
+                except (Refuse, Disconnect) as answer:
+                    return _response(hook, answer)
+        else:
+
+            @wraps(function)
+            def endpoint(*args: Any, **kwargs: Any) -> Response:
+                try:
+                    return _response(hook, function(*args, **kwargs))
+                except (Refuse, Disconnect) as answer:
+                    return _response(hook, answer)
+
+        self.router.add_api_route(f"/{hook}", endpoint, methods=["POST"], response_model=None)
+        return function
+
+
+def _response(hook: str, answer: object) -> Response:
+    return Response(answer_of(hook, answer), media_type="application/json")
 
 
 def _run_beside(api: FastAPI, lifespan: _Lifespan) -> None:

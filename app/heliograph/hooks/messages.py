@@ -41,7 +41,7 @@ class Answer(msgspec.Struct, Generic[_Result], frozen=True):
     disconnect: Disconnection | None = None
 
 
-class Request(msgspec.Struct, frozen=True, omit_defaults=True):
+class Call(msgspec.Struct, frozen=True, omit_defaults=True):
     """What each request has: the connection's id, and how the client is connected."""
 
     client: str
@@ -50,7 +50,7 @@ class Request(msgspec.Struct, frozen=True, omit_defaults=True):
     encoding: str
 
 
-class ConnectRequest(Request, frozen=True, kw_only=True):
+class ConnectCall(Call, frozen=True, kw_only=True):
     """Who is this?"""
 
     data: msgspec.Raw = NO_JSON
@@ -59,33 +59,33 @@ class ConnectRequest(Request, frozen=True, kw_only=True):
     channels: tuple[str, ...] = ()
 
 
-class UserRequest(Request, frozen=True, kw_only=True):
+class UserCall(Call, frozen=True, kw_only=True):
     """A request about an identified client. By itself: may it stay?"""
 
     user: str
     meta: msgspec.Raw = NO_JSON
 
 
-class ChannelRequest(UserRequest, frozen=True, kw_only=True):
+class ChannelCall(UserCall, frozen=True, kw_only=True):
     """A request about a channel. By itself: may the client stay on it?"""
 
     channel: str
 
 
-class SubscribeRequest(ChannelRequest, frozen=True, kw_only=True):
+class SubscribeCall(ChannelCall, frozen=True, kw_only=True):
     """May it read the channel?"""
 
     token: str | None = None
     data: msgspec.Raw = NO_JSON
 
 
-class PublishRequest(ChannelRequest, frozen=True, kw_only=True):
+class PublishCall(ChannelCall, frozen=True, kw_only=True):
     """May it publish these data on the channel?"""
 
     data: msgspec.Raw
 
 
-class RpcRequest(UserRequest, frozen=True, kw_only=True):
+class RpcCall(UserCall, frozen=True, kw_only=True):
     """Call a method."""
 
     method: str

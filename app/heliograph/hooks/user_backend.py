@@ -13,20 +13,20 @@ from heliograph.errors import BadData, BadUserId, ErrorCode, HookRefused, HookUn
 from heliograph.hooks.messages import (
     NO_JSON,
     Answer,
-    ChannelRequest,
-    ConnectRequest,
+    Call,
+    ChannelCall,
+    ConnectCall,
     ConnectResult,
     Disconnection,
-    PublishRequest,
+    PublishCall,
     PublishResult,
     RefreshResult,
     Refusal,
-    Request,
-    RpcRequest,
+    RpcCall,
     RpcResult,
-    SubscribeRequest,
+    SubscribeCall,
     SubscribeResult,
-    UserRequest,
+    UserCall,
     json_in,
 )
 from heliograph.protocol.codes import CloseCode
@@ -114,7 +114,7 @@ class UserBackend:
             HookRefused: the backend does not let it in.
             HookUnavailable: the backend does not say.
         """
-        request = ConnectRequest(
+        request = ConnectCall(
             *_about(peer),
             data=connect.data or NO_JSON,
             name=connect.name,
@@ -143,7 +143,7 @@ class UserBackend:
         Raises:
             HookUnavailable: the backend does not say.
         """
-        request = UserRequest(*_about(caller.peer), user=caller.user, meta=_meta(caller))
+        request = UserCall(*_about(caller.peer), user=caller.user, meta=_meta(caller))
         result = await self._ask(Hook.REFRESH, caller.peer, request, _read_refresh)
         if isinstance(result, Deny):
             return result
@@ -157,7 +157,7 @@ class UserBackend:
         Raises:
             HookUnavailable: the backend does not say.
         """
-        request = ChannelRequest(*_about(caller.peer), user=caller.user, meta=_meta(caller), channel=channel)
+        request = ChannelCall(*_about(caller.peer), user=caller.user, meta=_meta(caller), channel=channel)
         result = await self._ask(Hook.SUB_REFRESH, caller.peer, request, _read_refresh)
         if isinstance(result, Deny):
             return result
@@ -184,7 +184,7 @@ class UserBackend:
 
     async def call(self, caller: Caller, rpc: Rpc) -> msgspec.Raw | Deny:
         """Call a method. Return what it returns, or why it does not."""
-        request = RpcRequest(
+        request = RpcCall(
             *_about(caller.peer), user=caller.user, meta=_meta(caller), method=rpc.method, data=rpc.data
         )
         try:
@@ -196,9 +196,7 @@ class UserBackend:
             return Deny(str(error), error.code)
 
     async def _decide_publish(self, caller: Caller, channel: str, data: msgspec.Raw) -> Verdict:
-        request = PublishRequest(
-            *_about(caller.peer), user=caller.user, meta=_meta(caller), channel=channel, data=data
-        )
+        request = PublishCall(*_about(caller.peer), user=caller.user, meta=_meta(caller), channel=channel, data=data)
         result = await self._ask(Hook.PUBLISH, caller.peer, request, _read_publish)
         if isinstance(result, Deny):
             return result
@@ -208,7 +206,7 @@ class UserBackend:
         return Rewrite(replaced, bool(result.skip_history))
 
     async def _decide_subscribe(self, caller: Caller, channel: str) -> Verdict:
-        request = SubscribeRequest(*_about(caller.peer), user=caller.user, meta=_meta(caller), channel=channel)
+        request = SubscribeCall(*_about(caller.peer), user=caller.user, meta=_meta(caller), channel=channel)
         result = await self._ask(Hook.SUBSCRIBE, caller.peer, request, _read_subscribe)
         if isinstance(result, Deny):
             return result
@@ -225,7 +223,7 @@ class UserBackend:
             raise endpoint.reject(f"its answer cannot be used: {error}") from None
 
     async def _ask(
-        self, hook: Hook, peer: Peer, request: Request, read: "msgspec.json.Decoder[Answer[_Result]]"
+        self, hook: Hook, peer: Peer, request: Call, read: "msgspec.json.Decoder[Answer[_Result]]"
     ) -> _Result | Deny:
         """Return the result of a hook, or its refusal.
 
