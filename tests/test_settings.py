@@ -40,6 +40,7 @@ GOOD: dict[str, tuple[str, Any]] = {
         '{"chat":{"history_size":5,"presence":true}}',
         {"chat": Namespace(history_size=5, presence=True)},
     ),
+    "STRICT_NAMESPACES": ("1", True),
     "AUTH__MODE": ("open", "open"),
     "AUTH__JWKS_URL": ("https://id.example/jwks", "https://id.example/jwks"),
     "AUTH__JWKS_MAX_AGE_S": ("60", 60.0),

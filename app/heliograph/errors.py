@@ -46,6 +46,12 @@ class BadChannel(HeliographError):
     code = ErrorCode.BAD_REQUEST
 
 
+class UnknownNamespace(BadChannel):
+    """A channel of a namespace that nobody has set up, where only those count that somebody has."""
+
+    code = ErrorCode.NOT_FOUND
+
+
 class BadData(HeliographError):
     """JSON that some reader could not read."""
 

@@ -522,6 +522,9 @@ class Settings(BaseSettings):
     namespaces: dict[str, _NamespaceField] = Field(
         default={}, description="options of namespaces by name, as JSON; each option replaces the built-in one"
     )
+    strict_namespaces: bool = Field(
+        default=False, description="refuse channels of a namespace that is neither built in nor set by `NAMESPACES`"
+    )
     poll: PollSettings = PollSettings()
     auth: Annotated[AuthSettings, Field(validate_default=True)] = AuthSettings.model_construct()
     api: ApiSettings = ApiSettings()

@@ -17,6 +17,7 @@ from tests.support.client import Client
 from tests.support.http import http_client
 from tests.support.redis_server import RedisServer
 from tests.support.replicas import RunningReplica
+from tests.support.site import Site
 from tests.support.waiting import eventually
 
 KEY = "a key of more than sixteen bytes"
@@ -43,7 +44,7 @@ async def http(one: RunningReplica) -> AsyncIterator[httpx.AsyncClient]:
         yield client
 
 
-async def call(http: httpx.AsyncClient, method: str, **params: Any) -> Any:
+async def call(http: httpx.AsyncClient, method: str, /, **params: Any) -> Any:
     """The result of a method that is carried out."""
     answer = await http.post(f"/api/{method}", json=params)
     assert answer.status_code == 200, answer.text
@@ -51,7 +52,7 @@ async def call(http: httpx.AsyncClient, method: str, **params: Any) -> Any:
     return answer.json() if method == "batch" else answer.json()["result"]
 
 
-async def refused(http: httpx.AsyncClient, method: str, **params: Any) -> tuple[int, str]:
+async def refused(http: httpx.AsyncClient, method: str, /, **params: Any) -> tuple[int, str]:
     """Code and text of what a method answers that is not carried out."""
     answer = await http.post(f"/api/{method}", json=params)
     assert answer.status_code == 200, answer.text
@@ -257,6 +258,8 @@ class TestReading:
             await eventually(listed)
             found = (await call(http, "channels", pattern="chat:*"))["channels"]
             assert found == {"chat:1": {"num_clients": 1}, "chat:2": {"num_clients": 1}}
+            found = (await call(http, "channels", pattern="{chat,ne*}{:2,s}"))["channels"]
+            assert set(found) == {"chat:2", "news"}
             await client.say({"type": "unsubscribe", "channel": "chat:2"})
 
             async def left() -> bool:
@@ -415,6 +418,50 @@ class TestUsers:
             http, "publish", channel="chat:1", data=1, skip_history=False, b64data="", tags={}, delta=False
         )
         assert result["offset"] == 1
+
+
+async def test_unknown_namespaces(start_replica: StartReplica) -> None:
+    """Fails if a mistyped namespace is taken for a channel where only those count that somebody has set up."""
+    one = await start_replica(redis_url=None, strict_namespaces=True, **OPTIONS)
+    async with http_client(one.url, headers={"X-API-Key": KEY}) as http, Client(one.url, user="alice") as alice:
+        for method in (
+            "publish",
+            "history",
+            "history_remove",
+            "presence",
+            "presence_stats",
+            "subscribe",
+            "unsubscribe",
+        ):
+            code, text = await refused(http, method, channel="nonesuch:1", data=1, user="alice")
+            assert (code, "nonesuch" in text) == (102, True), method
+        result = await call(http, "broadcast", channels=["nonesuch:1", "chat:1"], data=1)
+        assert [each.get("error", {}).get("code") for each in result["responses"]] == [102, None]
+        for channel in ("#alice", "news", "chat:1", "run:1"):
+            assert await call(http, "history", channel=channel) is not None
+        await alice.say({"type": "subscribe", "channel": "nonesuch:1", "id": 1})
+        assert (await alice.next("error", id=1))["code"] == "not_found"
+        await alice.say({"type": "publish", "channel": "nonesuch:1", "data": 1, "id": 2})
+        assert (await alice.next("error", id=2))["code"] == "not_found"
+
+
+async def test_rpc(start_replica: StartReplica) -> None:
+    """Fails if a program cannot call the user's backend, or gets another error than the backend gives."""
+    async with Site() as site:
+        one = await start_replica(redis_url=None, hooks=site.urls("rpc"), **OPTIONS)
+        async with http_client(one.url, headers={"X-API-Key": KEY}) as http:
+            result = await call(http, "rpc", method="price", params={"n": 6})
+            assert result == {"data": {"method": "price", "got": {"n": 6}}}
+            assert site.of("rpc")[0]["transport"] == "http_api"
+            site.answers["rpc"] = lambda _: {"error": {"code": 1404, "message": "no such thing"}}
+            assert await refused(http, "rpc", method="price") == (1404, "no such thing")
+            del site.answers["rpc"]
+            site.answers["rpc"] = lambda _: {"result": 5}
+            assert (await refused(http, "rpc", method="price"))[0] == 100
+    alone = await start_replica(redis_url=None, **OPTIONS)
+    async with http_client(alone.url, headers={"X-API-Key": KEY}) as http:
+        assert (await refused(http, "rpc", method="price"))[0] == 104
+        assert (await refused(http, "rpc", params=1))[0] == 107
 
 
 class TestBatch:

@@ -8,7 +8,6 @@ from heliograph.api.errors import NOT_AVAILABLE, UNRECOVERABLE, ApiError
 from heliograph.cluster.channel_counts import ChannelCounts
 from heliograph.cluster.reading import Reading
 from heliograph.protocol.client_info import ClientInfo
-from heliograph.protocol.identity import check_channel
 from heliograph.protocol.namespace import Namespaces
 from heliograph.protocol.position import Position
 from heliograph.protocol.publication import Publication
@@ -51,7 +50,7 @@ class ChannelReads:
 
     def check_kept(self, channel: str) -> None:
         """Raise ApiError if the channel's namespace keeps nothing."""
-        if self._namespaces.of(check_channel(channel)).ephemeral:
+        if self._namespaces.of(self._namespaces.check(channel)).ephemeral:
             raise ApiError(NOT_AVAILABLE, f"nothing is kept of {channel!r}: its namespace is ephemeral")
 
     async def channels(self, params: models.ChannelsParams) -> models.ChannelsResult:
@@ -59,7 +58,7 @@ class ChannelReads:
         return models.ChannelsResult({channel: models.ChannelInfo(count) for channel, count in counts.items()})
 
     def _check_presence(self, channel: str) -> None:
-        if not self._namespaces.of(check_channel(channel)).presence:
+        if not self._namespaces.of(self._namespaces.check(channel)).presence:
             raise ApiError(NOT_AVAILABLE, f"who is on {channel!r} is not kept: its namespace has no presence")
 
     async def _before(self, channel: str, top: Position, since: Position | None, limit: int) -> list[Publication]:

@@ -3,10 +3,12 @@
 from typing import Final
 
 from heliograph.api import models
-from heliograph.errors import BusUnavailable, HeliographError
+from heliograph.errors import BusUnavailable, HeliographError, UnknownNamespace
 
 INTERNAL: Final = 100  # also: Redis cannot be reached
 UNAUTHORIZED: Final = 101
+UNKNOWN_CHANNEL: Final = 102  # of a namespace that nobody has set up
+DENIED: Final = 103  # by the user's backend
 UNKNOWN_METHOD: Final = 104
 LIMIT_EXCEEDED: Final = 106
 BAD_REQUEST: Final = 107
@@ -35,7 +37,9 @@ class NotNow(ApiError):
 
 def api_error(error: HeliographError) -> ApiError:
     """Return what the caller is told of an error."""
-    return NotNow(_not_done(error)) if isinstance(error, BusUnavailable) else ApiError(BAD_REQUEST, str(error))
+    if isinstance(error, BusUnavailable):
+        return NotNow(_not_done(error))
+    return ApiError(UNKNOWN_CHANNEL if isinstance(error, UnknownNamespace) else BAD_REQUEST, str(error))
 
 
 def _not_done(error: BusUnavailable) -> str:

@@ -13,6 +13,7 @@ import msgspec
 from pydantic import ValidationError
 
 from heliograph.api import models
+from heliograph.api.backend_calls import BackendCalls
 from heliograph.api.broadcast import OnPosition, publish_each
 from heliograph.api.channel_reads import ChannelReads
 from heliograph.api.errors import BAD_REQUEST, INTERNAL, LIMIT_EXCEEDED, UNKNOWN_METHOD, ApiError, NotNow, api_error
@@ -30,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 UNEXPECTED: Final = "a server API method failed with an unexpected error"
 
-JSON_FIELDS: Final = ("data", "info")  # any JSON, which may be given in base64 too: `b64data`
+JSON_FIELDS: Final = ("data", "info", "params")  # any JSON, which may be given in base64 too: `b64data`
 MOST_QUESTIONS = 16  # reads of batches under way at the same time, so that publications need not wait behind them
 # Fields of that API which narrow a command down, or change what is published. Where a method does not know one of
 # them, it is refused unless it is empty: without it the command would do something else than its author meant.
@@ -84,6 +85,7 @@ METHODS: Final = {
     "subscribe": Method("Subscribe a user to a channel", models.SubscribeParams, models.EmptyResult),
     "unsubscribe": Method("Take a user off a channel", models.UnsubscribeParams, models.EmptyResult),
     "refresh": Method("Change when a user's connections expire", models.RefreshParams, models.EmptyResult),
+    "rpc": Method("Call the user's backend", models.RpcParams, models.RpcResult),
     "batch": Method("Carry out several commands in one request", models.BatchParams, models.BatchResult),
 }
 
@@ -96,6 +98,7 @@ class Methods:
         manager: ConnectionManager,
         channel_reads: ChannelReads,
         user_methods: UserMethods,
+        backend_calls: BackendCalls,
         directory: Directory,
         clock: Clock,
         traffic: Traffic,
@@ -106,6 +109,7 @@ class Methods:
         self._manager = manager
         self._channel_reads = channel_reads
         self._user_methods = user_methods
+        self._backend_calls = backend_calls
         self._directory = directory
         self._clock = clock
         self._traffic = traffic
@@ -187,6 +191,8 @@ class Methods:
                 return await self._user_methods.unsubscribe(params)
             case models.RefreshParams():
                 return await self._user_methods.refresh(params)
+            case models.RpcParams():
+                return await self._backend_calls.rpc(params)
             case models.HistoryRemoveParams():
                 return await self._remove_history(params)
             case models.BatchParams():

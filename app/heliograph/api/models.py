@@ -177,6 +177,11 @@ class HistoryRemoveParams(ChannelParams):
     pass
 
 
+class RpcParams(Params):
+    method: str = Field(min_length=1, max_length=255, description="the name of the method")
+    params: Json | None = Field(default=None, description="its parameters")
+
+
 class InfoParams(Params):
     """No parameters."""
 
@@ -202,6 +207,7 @@ AnyParams = (
     | UnsubscribeParams
     | RefreshParams
     | HistoryRemoveParams
+    | RpcParams
     | BatchParams
 )
 
@@ -301,6 +307,12 @@ class NodeInfo(msgspec.Struct, frozen=True):
 
 class InfoResult(msgspec.Struct, frozen=True):
     nodes: list[NodeInfo]
+
+
+class RpcResult(msgspec.Struct, frozen=True):
+    """What the user's backend has returned."""
+
+    data: Any
 
 
 class EmptyResult(msgspec.Struct, frozen=True):

@@ -5,14 +5,16 @@ from heliograph.api.errors import BAD_REQUEST, ApiError
 from heliograph.cluster.user_commands import UserCommands
 from heliograph.protocol.codes import CloseCode
 from heliograph.protocol.command import ALL_CONNECTIONS
+from heliograph.protocol.namespace import Namespaces
 from heliograph.protocol.position import Position
 
 
 class UserMethods:
     """Give commands for users. Each method raises ApiError, or another HeliographError."""
 
-    def __init__(self, commands: UserCommands) -> None:
+    def __init__(self, commands: UserCommands, namespaces: Namespaces) -> None:
         self._commands = commands
+        self._namespaces = namespaces
 
     async def disconnect(self, params: models.DisconnectParams) -> models.EmptyResult:
         code = params.disconnect.code or CloseCode.FORCED
@@ -32,7 +34,7 @@ class UserMethods:
         since = params.recover_since
         await self._commands.subscribe_user(
             params.user,
-            params.channel,
+            self._namespaces.check(params.channel),
             since=None if since is None else Position(since.epoch, since.offset),
             info=params.info,
             data=params.data,
@@ -42,7 +44,9 @@ class UserMethods:
         return models.EmptyResult()
 
     async def unsubscribe(self, params: models.UnsubscribeParams) -> models.EmptyResult:
-        await self._commands.unsubscribe_user(params.user, params.channel, among=params.selection())
+        await self._commands.unsubscribe_user(
+            params.user, self._namespaces.check(params.channel), among=params.selection()
+        )
         return models.EmptyResult()
 
     async def refresh(self, params: models.RefreshParams) -> models.EmptyResult:

@@ -6,6 +6,7 @@ counts are written together, twice a second.
 
 import asyncio
 import logging
+import re
 from collections import Counter
 from fnmatch import fnmatchcase
 from itertools import islice
@@ -20,6 +21,7 @@ from heliograph.tasks import end
 logger = logging.getLogger(__name__)
 
 INTERVAL_S = 0.5
+MOST_ALTERNATIVES: Final = 32  # of one pattern; the braces beyond stand for themselves
 BATCH: Final = 100  # channels compared with a pattern in one event-loop iteration: at worst 0.1 ms each
 
 
@@ -47,18 +49,23 @@ class ChannelCounts:
     async def channels(self, pattern: str = "") -> dict[str, int]:
         """Return the channels with subscribers, and how many connections each has, over all replicas.
 
-        Changes of the last second may be missing. `pattern`: as in a shell, `chat:*`; empty for all.
+        Changes of the last second may be missing. `pattern`: as in a shell, `{chat,run}:*`; empty for all.
 
         Raises:
             BusUnavailable: Redis cannot be reached.
         """
+        patterns = alternatives(pattern)
         total: Counter[str] = Counter()
         for counts in (await self._backend.counts()).values():
             total.update(counts)
         found, names = {}, iter(total)
-        while batch := list(islice(names, BATCH)):
+        while batch := list(islice(names, max(1, BATCH // len(patterns)))):
             found.update(
-                {channel: total[channel] for channel in batch if not pattern or fnmatchcase(channel, pattern)}
+                {
+                    channel: total[channel]
+                    for channel in batch
+                    if not pattern or any(fnmatchcase(channel, each) for each in patterns)
+                }
             )
             await asyncio.sleep(0)  # a hostile pattern may take long: let other work run in between
         return found
@@ -86,3 +93,17 @@ class ChannelCounts:
             finally:
                 if not entered:
                     self._hub.note_changed_channels(changed)
+
+
+_ALTERNATIVES: Final = re.compile(r"\{([^{}]*,[^{}]*)\}")
+
+
+def alternatives(pattern: str) -> list[str]:
+    """Return the patterns that one with alternatives in braces stands for: `{chat,run}:*`."""
+    patterns = [pattern]
+    while (found := _ALTERNATIVES.search(patterns[0])) is not None:
+        each = found.group(1).split(",")
+        if len(patterns) * len(each) > MOST_ALTERNATIVES:
+            break
+        patterns = [_ALTERNATIVES.sub(lambda _, one=one: one, name, count=1) for one in each for name in patterns]
+    return patterns

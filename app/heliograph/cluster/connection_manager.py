@@ -30,7 +30,7 @@ from heliograph.ports import AppendResult, Bus, Draft, Log
 from heliograph.protocol.client_info import ClientInfo
 from heliograph.protocol.envelope import Envelope
 from heliograph.protocol.events import Delivery, Error, Event
-from heliograph.protocol.identity import check_channel, check_user_id, personal_channel, user_of
+from heliograph.protocol.identity import check_user_id, personal_channel, user_of
 from heliograph.protocol.kinds.registry import kind_of
 from heliograph.protocol.namespace import Namespaces
 from heliograph.protocol.operations import Publish, RequestId, Send
@@ -152,7 +152,7 @@ class ConnectionManager:
             BadChannel, BadUserId: it cannot be published.
             BadData: it is `ephemeral`, and for a channel with a state, which must be kept.
         """
-        if (user_id := user_of(check_channel(channel))) is not None:
+        if (user_id := user_of(self._namespaces.check(channel))) is not None:
             check_user_id(user_id)
         if ephemeral and kind_of(self._namespaces.of(channel)).keeps_state:
             raise BadData(f"what is published on {channel!r} updates its state, which is always kept")
@@ -165,7 +165,7 @@ class ConnectionManager:
             BadChannel: the name is not valid.
             BusUnavailable: as for `Log.remove`.
         """
-        await self._log.remove(check_channel(channel))
+        await self._log.remove(self._namespaces.check(channel))
 
     async def send_message(
         self,

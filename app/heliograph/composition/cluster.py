@@ -61,7 +61,7 @@ class Cluster:
 def build_cluster(ground: Ground, backends: Backends) -> Cluster:
     settings, hub, clock, telemetry = ground.settings, ground.hub, ground.clock, ground.telemetry
     bus, node_id = backends.bus, backends.bus.node_id
-    namespaces = Namespaces(settings.namespaces)
+    namespaces = Namespaces(settings.namespaces, is_strict=settings.strict_namespaces)
     directory = Directory(backends.directory, hub, node_id=node_id, settings=settings.directory, clock=clock)
     channels = Channels(hub, backends.log, bus, namespaces, settings.channels, telemetry)
     presence = Presence(backends.presence, directory, namespaces, grace_s=settings.presence.grace_s)

@@ -10,6 +10,7 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 
+from heliograph.api.backend_calls import BackendCalls
 from heliograph.api.channel_reads import ChannelReads
 from heliograph.api.health import health_routes, status_routes
 from heliograph.api.methods import Methods
@@ -78,7 +79,7 @@ def build_endpoints(
     settings, node, telemetry = ground.settings, cluster.node, ground.telemetry
     clients = _build_clients(ground, backends, cluster)
     public_endpoint = partial(PublicEndpoint, clients.origins, clients.by_address)
-    methods = _build_methods(ground, cluster)
+    methods = _build_methods(ground, cluster, clients)
     polls = _build_polls(ground, cluster, clients)
     metrics = metrics_route(node, backends.bus, ground.hub, telemetry, cluster.memory)
     inside = [*health_routes(node, backends.bus), metrics, openapi_route()]
@@ -144,11 +145,12 @@ def _build_clients(ground: Ground, backends: Backends, cluster: Cluster) -> _Cli
     )
 
 
-def _build_methods(ground: Ground, cluster: Cluster) -> Methods:
+def _build_methods(ground: Ground, cluster: Cluster, clients: _Clients) -> Methods:
     return Methods(
         cluster.manager,
         ChannelReads(cluster.reading, cluster.channel_counts, cluster.namespaces),
-        UserMethods(cluster.user_commands),
+        UserMethods(cluster.user_commands, cluster.namespaces),
+        BackendCalls(clients.user_backend),
         cluster.directory,
         ground.clock,
         ground.telemetry.traffic["api"],

@@ -3,7 +3,9 @@
 from collections.abc import Iterable
 from dataclasses import replace
 
+from heliograph.errors import UnknownNamespace
 from heliograph.protocol.channel_options import Namespace
+from heliograph.protocol.identity import check_channel
 
 BUILT_IN = {
     "#": Namespace(history_size=100, history_ttl_s=300),
@@ -17,10 +19,12 @@ BUILT_IN = {
 class Namespaces:
     """The options of every channel: those of its namespace, or those of the namespace without a name.
 
-    `overrides`: each option that they set replaces the built-in option of that name.
+    `overrides`: each option that they set replaces the built-in option of that name. `is_strict`: a namespace without
+    options is unknown, and has no channels.
     """
 
-    def __init__(self, overrides: dict[str, Namespace] | None = None) -> None:
+    def __init__(self, overrides: dict[str, Namespace] | None = None, *, is_strict: bool = False) -> None:
+        self._is_strict = is_strict
         self._by_name = dict(BUILT_IN)
         for name, options in (overrides or {}).items():
             built_in = BUILT_IN.get(name)
@@ -32,6 +36,20 @@ class Namespaces:
     def items(self) -> Iterable[tuple[str, Namespace]]:
         """Return every namespace with its options. `#`: personal channels; the empty name: all others."""
         return self._by_name.items()
+
+    def check(self, channel: str) -> str:
+        """Return `channel` unchanged if it can be one.
+
+        Raises:
+            BadChannel: its name is not valid.
+            UnknownNamespace: it has a namespace that nobody has set up.
+        """
+        check_channel(channel)
+        if self._is_strict and not channel.startswith("#"):
+            name, colon, _ = channel.partition(":")
+            if colon and name not in self._by_name:
+                raise UnknownNamespace(f"there is no namespace {name[:64]!r} (HELIOGRAPH_NAMESPACES)")
+        return channel
 
     def of(self, channel: str) -> Namespace:
         if channel.startswith("#"):

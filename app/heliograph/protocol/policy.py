@@ -49,6 +49,10 @@ class Policy:
         """True if every client may send to any user, so that there is nothing to decide."""
         return self._anybody_sends and not self._asks_to_send
 
+    def check_channel(self, channel: str) -> str:
+        """Return `channel` unchanged if there is such a channel. Raises BadChannel, UnknownNamespace."""
+        return self._namespaces.check(channel)
+
     def decide_subscribe(self, user: str | None, grants: Grants, channel: str) -> Decision:
         """Decide whether this user may subscribe to the channel. A personal channel is only its user's."""
         decision = self._decide_read(user, grants, channel)

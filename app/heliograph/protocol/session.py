@@ -220,7 +220,10 @@ class Session:
                 return operation if decision is ALLOW else _message_unless_denied(decision, operation)
             case Publish():
                 decision = self._policy.decide_publish(
-                    self.user, self._grants, check_channel(operation.channel), operation.channel in self._channels
+                    self.user,
+                    self._grants,
+                    self._policy.check_channel(operation.channel),
+                    operation.channel in self._channels,
                 )
                 return operation if decision is ALLOW else _message_unless_denied(decision, operation)
             case Ping():
@@ -234,7 +237,11 @@ class Session:
                 return RefreshToken(token, operation.request_id)
             case Subscribe(channel=channel, since=since):
                 position = self._position(since, channel)
-                if operation.token is None or self._policy.open_mode or user_of(check_channel(channel)) is not None:
+                if (
+                    operation.token is None
+                    or self._policy.open_mode
+                    or user_of(self._policy.check_channel(channel)) is not None
+                ):
                     return self._subscribe(operation, position)
                 permitted = partial(self._subscribe_with, operation, position)
                 return CheckPermit(operation.token, channel, operation.request_id, permitted)
@@ -249,7 +256,7 @@ class Session:
                 return LeaveChannel(channel, Unsubscribed(channel, operation.request_id))
             case ReadHistory(channel=channel, since=since):
                 decision = self._policy.decide_history(
-                    self.user, self._grants, check_channel(channel), channel in self._channels
+                    self.user, self._grants, self._policy.check_channel(channel), channel in self._channels
                 )
                 if isinstance(decision, Deny):
                     return _denied(decision, operation.request_id)
@@ -258,13 +265,13 @@ class Session:
                 )
             case ReadPresence(channel=channel):
                 decision = self._policy.decide_presence(
-                    self.user, self._grants, check_channel(channel), channel in self._channels
+                    self.user, self._grants, self._policy.check_channel(channel), channel in self._channels
                 )
                 fetch = FetchPresence(channel, operation.request_id, operation.by_client)
                 return self._unless_denied(decision, operation, fetch)
             case CountPresence(channel=channel):
                 decision = self._policy.decide_presence(
-                    self.user, self._grants, check_channel(channel), channel in self._channels
+                    self.user, self._grants, self._policy.check_channel(channel), channel in self._channels
                 )
                 return self._unless_denied(decision, operation, CountMembers(channel, operation.request_id))
             case Emit(event=event):
@@ -283,7 +290,9 @@ class Session:
     def _subscribe(
         self, operation: Subscribe, since: Position | None, *, keep: bool = False
     ) -> JoinChannel | Reject | AskHook:
-        decision = self._policy.decide_subscribe(self.user, self._grants, check_channel(operation.channel))
+        decision = self._policy.decide_subscribe(
+            self.user, self._grants, self._policy.check_channel(operation.channel)
+        )
         if isinstance(decision, Ask):
             return AskHook(operation, partial(self._join, operation, since, keep))
         return self._join(operation, since, keep, decision)
