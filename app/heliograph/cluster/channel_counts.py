@@ -100,10 +100,13 @@ _ALTERNATIVES: Final = re.compile(r"\{([^{}]*,[^{}]*)\}")
 
 def alternatives(pattern: str) -> list[str]:
     """Return the patterns that one with alternatives in braces stands for: `{chat,run}:*`."""
-    patterns = [pattern]
-    while (found := _ALTERNATIVES.search(patterns[0])) is not None:
-        each = found.group(1).split(",")
-        if len(patterns) * len(each) > MOST_ALTERNATIVES:
-            break
-        patterns = [_ALTERNATIVES.sub(lambda _, one=one: one, name, count=1) for one in each for name in patterns]
-    return patterns
+    found, left = [], [pattern]
+    while left:
+        name = left.pop()
+        braces = _ALTERNATIVES.search(name)
+        each = [] if braces is None else braces.group(1).split(",")
+        if braces is None or len(found) + len(left) + len(each) > MOST_ALTERNATIVES:
+            found.append(name)
+        else:
+            left += [name[: braces.start()] + one + name[braces.end() :] for one in each]
+    return found
