@@ -100,7 +100,8 @@ _ALTERNATIVES: Final = re.compile(r"\{([^{}]*,[^{}]*)\}")
 
 def alternatives(pattern: str) -> list[str]:
     """Return the patterns that one with alternatives in braces stands for: `{chat,run}:*`."""
-    found, left = [], [pattern]
+    found: list[str] = []
+    left = [pattern]
     while left:
         name = left.pop()
         braces = _ALTERNATIVES.search(name)
