@@ -6,7 +6,6 @@ from enum import IntEnum
 class ErrorNumber(IntEnum):
     """What an error says in wire formats with numbers, where `ErrorCode` has one word for several."""
 
-    UNKNOWN_CHANNEL = 102
     ALREADY_SUBSCRIBED = 105
     TOKEN_EXPIRED = 109
     UNRECOVERABLE_POSITION = 112

@@ -108,6 +108,7 @@ def test_a_frame_holds_any_number_of_commands() -> None:
         ('{"id":1,"ping":{}}', ErrorCode.BAD_REQUEST, None, CloseCode.BAD_REQUEST),
         ('{"id":-1,"publish":{}}', ErrorCode.BAD_REQUEST, None, CloseCode.BAD_REQUEST),
         ("7", ErrorCode.BAD_REQUEST, None, CloseCode.BAD_REQUEST),
+        ('{"send":{"data":1e999}}', ErrorCode.BAD_REQUEST, None, CloseCode.BAD_REQUEST),
         ('{"id":1,"dance":{}}', ErrorCode.UNKNOWN_TYPE, 1, None),
         ('{"id":1,"subscribe":{"channel":5}}', ErrorCode.BAD_REQUEST, 1, None),
         ('{"id":1,"publish":{"channel":"a"}}', ErrorCode.BAD_REQUEST, 1, None),

@@ -22,7 +22,7 @@ def operation_of(command: Command, max_depth: int) -> Operation:
     try:
         return _operation(command, command.id, max_depth)
     except BadData as error:
-        return operations.Malformed(error.code, str(error), command.id)
+        return malformed(str(error), command.id, error.code)
 
 
 def malformed(

@@ -17,8 +17,6 @@ from heliograph.protocol.publication import Publication
 
 _read_commands: Final[Callable[[str | bytes], list[Command]]] = msgspec.json.Decoder(Command).decode_lines
 _to_json: Final[Callable[[object], bytes]] = msgspec.json.Encoder().encode
-
-
 _read_heads: Final[Callable[[str | bytes], list[Head]]] = msgspec.json.Decoder(Head).decode_lines
 _read_values: Final[Callable[[str | bytes], list[msgspec.Raw]]] = msgspec.json.Decoder(msgspec.Raw).decode_lines
 _read_command: Final[Callable[[msgspec.Raw], Command]] = msgspec.json.Decoder(Command).decode
