@@ -91,8 +91,11 @@ class Cluster(Protocol):
     async def api(self, method: str, *, replica: int = 0, **parameters: Any) -> Fields:
         """Call the server API, through nginx or on the replica with this number. Raises ApiError."""
 
-    async def kill_replicas_with_clients(self, count: int) -> set[int]:
-        """Kill with signal 9 each replica that holds some of these `count` clients; return their numbers."""
+    async def is_whole(self) -> bool:
+        """True if every replica is ready."""
+
+    async def end_replicas_with_clients(self, count: int, by: signal.Signals) -> set[int]:
+        """Send this signal to each replica that holds some of these `count` clients; return their numbers."""
 
     def stop(self) -> None: ...
 
@@ -147,11 +150,14 @@ class Heliograph:
     async def api(self, method: str, *, replica: int = 0, **parameters: Any) -> Fields:
         return await call_api(self.address(replica), method, parameters)
 
-    async def kill_replicas_with_clients(self, count: int) -> set[int]:
+    async def is_whole(self) -> bool:
+        return all(self._cluster.status("/ready", number) == 200 for number in range(1, REPLICAS + 1))
+
+    async def end_replicas_with_clients(self, count: int, by: signal.Signals) -> set[int]:
         pids = self._cluster.pids()
         held = await _replicas_with_clients(self, count)
         for number in held:
-            os.kill(pids[f"replica-{number}"], signal.SIGKILL)
+            os.kill(pids[f"replica-{number}"], by)
         return held
 
     def stop(self) -> None:
@@ -242,11 +248,17 @@ class Centrifugo:
     async def api(self, method: str, *, replica: int = 0, **parameters: Any) -> Fields:
         return await call_api(self.address(replica), method, parameters)
 
-    async def kill_replicas_with_clients(self, count: int) -> set[int]:
+    async def is_whole(self) -> bool:
+        for number, node in self._nodes.items():
+            if node.poll() is not None:
+                self._start_node(number)
+        self._until_ready()
+        return True
+
+    async def end_replicas_with_clients(self, count: int, by: signal.Signals) -> set[int]:
         held = await _replicas_with_clients(self, count)
         for number in held:
-            self._nodes[number].kill()
-            self._nodes[number].wait()
+            self._nodes[number].send_signal(by)
         return held
 
     def stop(self) -> None:

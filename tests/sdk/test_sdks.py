@@ -3,6 +3,7 @@
 `--reference` runs the same against Centrifugo, `--sdk node,go` over some SDKs (see CONTRIBUTING.md).
 """
 
+import signal
 from typing import Any
 
 import pytest
@@ -359,11 +360,28 @@ async def test_a_message_to_a_user(sdks: Sdks) -> None:
     await sdks.every(scenario)
 
 
-async def test_recovery_on_another_replica(sdks: Sdks) -> None:
-    """Fails if a client whose replica is killed misses, doubles or swaps a publication of either kind of channel.
+async def test_tags_and_large_data(sdks: Sdks) -> None:
+    """Fails if tags of a publication, or data larger than one read, do not arrive as they were published."""
+
+    async def scenario(run: Run) -> None:
+        channel = run.channel("stream")
+        bob = await run.connected("bob")
+        await bob.subscribe(channel)
+        text = "우주여행고양이 " * 4_000
+        await run.cluster.api("publish", replica=ANOTHER, channel=channel, data={"text": text}, tags={"kind": "long"})
+        heard = await bob.until("publication", channel)
+        assert (heard["data"], heard["tags"]) == ({"text": text}, {"kind": "long"})
+
+    await sdks.every(scenario)
+
+
+@pytest.mark.parametrize("by", [signal.SIGKILL, signal.SIGTERM], ids=["killed", "drained"])
+async def test_recovery_on_another_replica(sdks: Sdks, by: signal.Signals) -> None:
+    """Fails if a client whose replica dies or drains misses, doubles or swaps a publication of any channel.
 
     It comes last, as the replica is gone for a while.
     """
+    await eventually(sdks.cluster.is_whole, within_s=20)
 
     async def listen(run: Run) -> Client:
         server_side = run.channel("stream") + "-server"
@@ -377,7 +395,7 @@ async def test_recovery_on_another_replica(sdks: Sdks) -> None:
         return bob
 
     runs = await sdks.every(listen)
-    assert ANOTHER not in await sdks.cluster.kill_replicas_with_clients(len(runs))
+    assert ANOTHER not in await sdks.cluster.end_replicas_with_clients(len(runs), by)
     for run, _ in runs:
         for channel in (run.channel("stream"), run.channel("stream") + "-server"):
             await run.publish_all(channel, range(10, 50))
