@@ -60,9 +60,9 @@ def post(system: System, name: str, connections: int, seconds: float, servers: l
         headers = {"X-API-Key": API_KEY, "Content-Type": "application/json"}
         lines = [f'wrk.headers["{header}"] = "{value}"' for header, value in headers.items()]
         script.write_text("\n".join(['wrk.method = "POST"', f"wrk.body = [==[{body}]==]", *lines]))
-        _run(url, script, connections, 1.0)
+        _run(url, script, connections, 1)
         cpu, client = server.running_s, _children_s()
-        figures = _run(url, script, connections, seconds)
+        figures = _run(url, script, connections, round(seconds) or 1)
         used, client_used = server.running_s - cpu, _children_s() - client
     count = figures["requests"] * request.publications
     return {
@@ -88,8 +88,17 @@ def _check(url: str, body: str) -> None:
         raise NotPosted(f"{url}: {said[:200]!r}")
 
 
-def _run(url: str, script: Path, connections: int, seconds: float) -> dict[str, float]:
-    command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds:g}s", "--latency", "-s", str(script), url]
+def _run(url: str, script: Path, connections: int, seconds: int) -> dict[str, float]:
+    command = [
+        "wrk",
+        "-t1",
+        f"-c{connections}",
+        f"-d{seconds}s",  # it takes no fractions
+        "--latency",
+        "-s",
+        str(script),
+        url,
+    ]
     said = subprocess.run(pinned(OTHER_CORE, command), capture_output=True, text=True, check=True).stdout  # noqa: S603 - ours
     if refused := re.search(r"(Non-2xx.*|Socket errors.*)", said):
         raise NotPosted(refused[1])

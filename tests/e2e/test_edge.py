@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 
 from heliograph.api.methods import METHODS
@@ -54,6 +55,26 @@ async def test_metrics_have_no_second_name(cluster: LocalClusterProcess, path: s
         answer = await client.get(path)
         assert answer.status_code == (404 if path.strip("/") == "metrics" else 400)
         assert "heliograph" not in answer.text
+
+
+async def test_requests_share_connections_to_a_replica(strict_cluster: LocalClusterProcess) -> None:
+    """Fails if nginx opens a connection to a replica for each request, or keeps one until the replica closes it."""
+    replica = strict_cluster.port + 1
+
+    def kept() -> int:
+        return sum(
+            each.status == psutil.CONN_ESTABLISHED and bool(each.raddr) and each.raddr.port == replica
+            for each in psutil.net_connections("tcp")
+        )
+
+    async with http_client(strict_cluster.url, headers={"X-API-Key": KEY}) as client:
+        for number in range(30):
+            answer = await client.post("/api/publish", json={"channel": "news", "data": number})
+            assert answer.json()["result"]["offset"] == number + 1
+        assert 1 <= kept() <= 4, "one for each worker of nginx, at most"
+    began = time.monotonic()
+    await eventually(lambda: kept() == 0)
+    assert time.monotonic() - began < 4, "a replica waits for five seconds"
 
 
 async def test_an_unwanted_upgrade_is_not_passed_on(strict_cluster: LocalClusterProcess) -> None:
