@@ -252,6 +252,8 @@ class TestCost:
             await waits(one)
             waiting.cancel()
             await asyncio.wait([waiting])
+            [connection] = list(one.replica.hub)
+            await eventually(lambda: connection.outbox._paused)  # the replica has noticed
             await one.replica.manager.send_message("alice", "whisper")
             assert told(await poller.poll(wait=0)) == ["whisper"]
 

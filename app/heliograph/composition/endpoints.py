@@ -45,7 +45,8 @@ from heliograph.transports.http import PublicEndpoint
 from heliograph.transports.origins import OriginPolicy
 from heliograph.transports.paths import PlainPaths
 from heliograph.transports.peers import Peers
-from heliograph.transports.polling import PollConnection, PollEndpoint
+from heliograph.transports.poll_connection import PollConnection
+from heliograph.transports.polling import PollEndpoint
 from heliograph.transports.requests import RequestRate
 from heliograph.transports.runs import RunEndpoint
 from heliograph.transports.sse import SseEndpoint

@@ -3,6 +3,7 @@
 import ipaddress
 import logging
 from collections import Counter
+from functools import lru_cache
 from typing import Final
 
 from starlette.types import Scope
@@ -74,7 +75,11 @@ class Addresses:
 
 def address_of(scope: Scope) -> str:
     """Return the address of a client for limits: of IPv6 the network. All clients of a Unix socket are one."""
-    host = (scope.get("client") or ("",))[0]
+    return _address_in((scope.get("client") or ("",))[0])
+
+
+@lru_cache(maxsize=10_000)  # behind one proxy, or after a cut, the same clients come again and again
+def _address_in(host: str) -> str:
     try:
         address = ipaddress.ip_address(host)
     except ValueError:
