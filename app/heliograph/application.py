@@ -1,7 +1,6 @@
 """One replica, built from its settings."""
 
 import asyncio
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from starlette.applications import Starlette
@@ -25,7 +24,7 @@ from heliograph.ports import Backends, Bus
 from heliograph.protocol.policy import Policy
 from heliograph.settings import Settings
 from heliograph.telemetry import Telemetry
-from heliograph.transports.direct import DirectEndpoint
+from heliograph.transports.direct import DirectEndpoints
 
 
 @dataclass(frozen=True)
@@ -34,7 +33,7 @@ class Replica:
 
     app: Starlette
     internal: Starlette | None  # endpoints that clients cannot reach, if they have a port of their own
-    direct: Mapping[bytes, DirectEndpoint]  # what our server answers without an application, by URL
+    direct: DirectEndpoints  # what our server answers without an application
     node: Node
     hub: Hub
     backends: Backends

@@ -9,6 +9,7 @@ import pytest
 from heliograph.codecs.plain.cursor import parse_cursor
 from heliograph.hub.outbox import DRAINED_BYTES
 from heliograph.protocol.codes import CloseCode
+from heliograph.transports.poll_connection import PollConnection
 from tests.conftest import StartReplica
 from tests.support.client import Client
 from tests.support.poller import Poller
@@ -36,9 +37,15 @@ def told(events: list[dict[str, Any]]) -> list[Any]:
     return [event["data"] for event in events if event["type"] == "message"]
 
 
+def waiting_polls(replica: RunningReplica) -> int:
+    """How many polls wait here."""
+    sinks: list[Any] = [connection.outbox._sink for connection in replica.replica.hub]
+    return sum(isinstance(sink, PollConnection) and sink._done is not None for sink in sinks)
+
+
 async def waits(replica: RunningReplica) -> None:
     """Until a poll waits here."""
-    await eventually(lambda: any(task.get_name() == "poll-watch" for task in asyncio.all_tasks()))
+    await eventually(lambda: waiting_polls(replica))
 
 
 class TestAnswers:
@@ -276,7 +283,7 @@ class TestCost:
             assert one.replica.hub.count("alice") == 2
             await poller.poll()
             waiting = [asyncio.create_task(poller.ask(wait=50)) for _ in range(2)]
-            await eventually(lambda: sum(task.get_name() == "poll-watch" for task in asyncio.all_tasks()) == 2)
+            await eventually(lambda: waiting_polls(one) == 2)
             refused = await poller.ask()
             assert (refused.status_code, refused.json()["error"]["code"]) == (429, "connection_limit")
             await publish(one, "#alice", 1)

@@ -105,6 +105,24 @@ class Authenticator:
         self.check_not_blocked(identity.user)
         return identity
 
+    def identify_now(self, credentials: Credentials) -> Identity | None:
+        """Return what `identify` would, if nothing has to be awaited for it; None: ask `identify`.
+
+        Raises:
+            HeliographError: the credentials are wrong.
+        """
+        if credentials.ticket is not None or (credentials.token is None and self._ask_backend is not None):
+            return None
+        if self._tokens is not None:
+            identity = None if credentials.token is None else self._tokens.read_known(credentials.token)
+        elif self.mode == "open" and credentials.user is not None:
+            identity = Identity(check_user_id(credentials.user))
+        else:
+            identity = None
+        if identity is not None:
+            self.check_not_blocked(identity.user)
+        return identity
+
     def check_not_blocked(self, user: str) -> None:
         """Refuse a blocked user.
 

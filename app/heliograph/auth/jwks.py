@@ -63,6 +63,10 @@ class KeySet:
             self._asked_since.pop(kid[:SHOWN_KID], None)
         return found
 
+    def has(self, key: Key) -> bool:
+        is_old = self._clock.monotonic() - self._read_at > self._max_age_s
+        return not is_old and any(each is key for each in self._keys)
+
     async def stop(self) -> None:
         if self._reading is not None:
             await end([self._reading])

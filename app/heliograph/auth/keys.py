@@ -50,6 +50,10 @@ class KeySource(Protocol):
         """
         ...
 
+    def has(self, key: Key) -> bool:
+        """Return whether this very key is in use now; False also if that has to be looked up first: see `find`."""
+        ...
+
     async def stop(self) -> None:
         """Stop background work."""
         ...
@@ -63,6 +67,9 @@ class OneKey:
 
     async def find(self, kid: str | None) -> Sequence[Key]:
         return self._keys
+
+    def has(self, key: Key) -> bool:
+        return any(each is key for each in self._keys)
 
     async def stop(self) -> None:
         pass

@@ -48,9 +48,9 @@ class _Verified:
     key: Key
     end: float | None
 
-    def is_good(self, candidates: list[tuple[Key, str]]) -> bool:
-        """Return whether that still holds: the key is still in use, and the token has not expired."""
-        return (self.end is None or time.time() < self.end) and any(key is self.key for key, _ in candidates)
+    def is_current(self) -> bool:
+        """Return whether the token has not expired."""
+        return self.end is None or time.time() < self.end
 
 
 class TokenReader:
@@ -72,7 +72,16 @@ class TokenReader:
             InvalidToken: the token is not valid; TokenNotCurrent: it has expired, or is not valid yet.
             KeysUnavailable: the token cannot be checked at the moment.
         """
-        claims = await self._verified(token)
+        return self._identity(await self._verified(token))
+
+    def read_known(self, token: str) -> Identity | None:
+        """Return the identity of the bearer of a token that was verified before, and still holds; None: `read` it."""
+        known = self._known.get(token)
+        if known is None or not known.is_current() or not self._keys.has(known.key):
+            return None
+        return self._identity(known.claims)
+
+    def _identity(self, claims: Mapping[str, Any]) -> Identity:
         if claims.get("channel") is not None:
             raise InvalidToken("the token is for one channel: give it with 'subscribe', and not to connect")
         end = read_end(claims, must_end="exp" in self._required)
@@ -114,7 +123,7 @@ class TokenReader:
             raise _invalid(error) from None
         candidates = await self._candidates(header)
         known = self._known.get(token)
-        if known is not None and known.is_good(candidates):
+        if known is not None and known.is_current() and any(key is known.key for key, _ in candidates):
             return known.claims
         key, claims = self._claims(token, candidates)
         self._remember(token, key, claims)

@@ -1,7 +1,7 @@
 """What clients, other programs and load balancers reach of a replica."""
 
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -35,7 +35,8 @@ from heliograph.protocol.decision import Hook
 from heliograph.protocol.session import Session
 from heliograph.transports.address_limits import AddressLimits
 from heliograph.transports.centrifuge import CentrifugeEndpoint, Pings, UnansweredPings
-from heliograph.transports.direct import DirectEndpoint
+from heliograph.transports.direct import DirectEndpoints
+from heliograph.transports.direct_poll import DirectPoll
 from heliograph.transports.driver import Drivers, Routing
 from heliograph.transports.emulation import BINARY, PostEndpoint, StreamEndpoint, StreamForm
 from heliograph.transports.event_stream import in_block, join_blocks
@@ -74,7 +75,7 @@ class _Clients:
 
 def build_endpoints(
     ground: Ground, backends: Backends, cluster: Cluster
-) -> tuple[Starlette, Starlette | None, Mapping[bytes, DirectEndpoint]]:
+) -> tuple[Starlette, Starlette | None, DirectEndpoints]:
     """The application that clients reach, one of what is kept from them if that has a port of its own, and what our
     server answers without an application."""
     settings, node, telemetry = ground.settings, cluster.node, ground.telemetry
@@ -114,7 +115,9 @@ def build_endpoints(
         lifespan=lifespan,
     )
     internal = Starlette(routes=inside, middleware=middleware, exception_handlers=on_error) if has_inside else None
-    return app, internal, direct_endpoints(methods, settings.api)
+    direct_poll = DirectPoll(polls, clients.origins, clients.by_address)
+    direct = DirectEndpoints(direct_endpoints(methods, settings.api), {b"/api/poll": direct_poll})
+    return app, internal, direct
 
 
 def _build_clients(ground: Ground, backends: Backends, cluster: Cluster) -> _Clients:

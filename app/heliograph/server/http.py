@@ -1,10 +1,9 @@
 """uvicorn's HTTP protocol with our sockets, and with limits on the size and the time of requests."""
 
 import asyncio
-from collections.abc import Callable, Mapping
 from functools import partial
 from http import HTTPStatus
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote
 
 import httptools
@@ -16,18 +15,23 @@ from uvicorn.server import ServerState
 from heliograph.deadlines import Deadlines
 from heliograph.hub.deflate import Deflaters
 from heliograph.server.compressed_websocket import CompressedSockets
-from heliograph.server.direct import DirectCycle, ResponseHead
+from heliograph.server.direct import DirectCycle, DirectGetCycle, ResponseHead
+from heliograph.server.forwarded import Believer
 from heliograph.server.handshake import BadHandshake, accept_of, refusal
 from heliograph.server.heartbeat import Heartbeat
 from heliograph.server.stream import Streams, TransportStream
 from heliograph.server.websocket import Sockets
 from heliograph.settings import CompressionSettings, LimitSettings
-from heliograph.transports.direct import DirectEndpoint
+from heliograph.transports.direct import DirectEndpoints
 from heliograph.transports.server_stream import SERVER_STREAM
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 MOST_HEADERS: Final = 256
 _IDLE, _HEAD, _BODY = range(3)  # the client sends next: a request, more of its head, more of its body
 _MAY_BE_LATE = ("GET", "HEAD", "OPTIONS")  # harmless if the client no longer waits for the answer
+_OF_A_BODY = (b"content-length", b"transfer-encoding")
 _HOP_BY_HOP = (b"upgrade", b"http2-settings")
 
 
@@ -47,7 +51,8 @@ class ServerConfig(uvicorn.Config):
         app: ASGIApp,
         limits: LimitSettings,
         heartbeat: Heartbeat,
-        direct: Mapping[bytes, DirectEndpoint],
+        direct: DirectEndpoints,
+        believe: Believer,
         compression: CompressionSettings,
         **options: Any,
     ) -> None:
@@ -55,7 +60,8 @@ class ServerConfig(uvicorn.Config):
         self.limits = limits
         self.compression = compression
         self.heartbeat = heartbeat
-        self.direct = direct  # by URL
+        self.direct = direct
+        self.believe = believe  # of requests that go past the application
         self.response_head = ResponseHead()
         # Made with the first connection, because they need the event loop.
         self._deadlines: tuple[Deadlines[HttpProtocol], Deadlines[HttpProtocol]] | None = None
@@ -117,6 +123,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._unparsed = 0  # bytes since the parser's last event
         self._is_unwanted_upgrade = False
         self._direct: DirectCycle | None = None  # the request whose body is arriving, if it goes past the application
+        self._waiting: DirectGetCycle | None = None  # a request past the application that is not answered yet
         self._heads, self._bodies = config.deadlines(self.loop)
         self._deadlines: Deadlines[HttpProtocol] | None = None  # the ones that hold this connection
         self._due_request = 0  # the request that the deadline is for
@@ -129,7 +136,12 @@ class HttpProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._put(None)
+        waiting, self._waiting = self._waiting, None
         super().connection_lost(exc)
+        if waiting is not None:
+            waiting.disconnected = True
+            if waiting.on_leave is not None:
+                waiting.on_leave()
 
     def data_received(self, data: bytes) -> None:
         self._unset_keepalive_if_required()
@@ -279,22 +291,56 @@ class HttpProtocol(HttpToolsProtocol):
     # -- requests that go past the application
 
     def _goes_past_the_application(self) -> bool:
-        """Whether an endpoint takes the request from here. What is not an ordinary POST is the application's."""
-        endpoint = self._config.direct.get(self.url)
-        if endpoint is None or self._is_answering or self.expect_100_continue:
+        """Whether an endpoint takes the request from here. What is not an ordinary request is the application's."""
+        if self._is_answering or self.expect_100_continue or self.parser.get_http_version() != "1.1":
             return False
-        if self.parser.get_method() != b"POST" or self.parser.get_http_version() != "1.1":
-            return False
-        if not endpoint.admits(self.headers):
+        match self.parser.get_method():
+            case b"POST":
+                return self._is_direct_post()
+            case b"GET":
+                return self._is_direct_get()
+            case _:
+                return False
+
+    def _is_direct_post(self) -> bool:
+        endpoint = self._config.direct.posts.get(self.url)
+        if endpoint is None or not endpoint.admits(self.headers):
             return False
         keep_alive = self.parser.should_keep_alive()
         self._direct = DirectCycle(endpoint, self.scope, self._send_answer, keep_alive=keep_alive)
         self.cycle = self._direct  # type: ignore[assignment] # it has what uvicorn asks of a cycle
         return True
 
-    def _send_answer(self, cycle: DirectCycle, body: bytes) -> None:
+    def _is_direct_get(self) -> bool:
+        path, _, query = self.url.partition(b"?")
+        endpoint = self._config.direct.gets.get(path)
+        if endpoint is None or any(name in _OF_A_BODY for name, _ in self.headers):
+            return False
+        scope = self._config.believe({**self.scope, "method": "GET", "query_string": query})
+        cycle = DirectGetCycle(self.scope, self._answer_get, keep_alive=self.parser.should_keep_alive())
+        self.cycle = cycle  # type: ignore[assignment] # as above; it may be answered at once
+        on_leave = endpoint.begin(scope, cycle.answer)
+        if on_leave is None:
+            self.cycle = None  # type: ignore[assignment] # as before the first request
+            return False
+        if not cycle.is_answered:
+            cycle.on_leave = on_leave
+            self._waiting = cycle
+        return True
+
+    def _answer_get(self, cycle: DirectGetCycle, body: bytes | None, fields: bytes) -> None:
+        self._waiting = None
+        if body is not None:
+            self._send_answer(cycle, body, fields)
+        elif self.pipeline or self.scope is not cycle.scope:
+            self.transport.close()  # what the application would need is gone; the client asks again
+        else:
+            self._hand_to_application(b"")
+            self.cycle.keep_alive = cycle.keep_alive
+
+    def _send_answer(self, cycle: DirectCycle | DirectGetCycle, body: bytes, fields: bytes = b"") -> None:
         headers = self.server_state.default_headers
-        response = self._config.response_head.with_body(headers, body, keep_alive=cycle.keep_alive)
+        response = self._config.response_head.with_body(headers, body, fields, keep_alive=cycle.keep_alive)
         self.transport.write(response)
         if not cycle.keep_alive:
             self.transport.close()

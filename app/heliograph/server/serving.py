@@ -17,11 +17,11 @@ from uvicorn.config import STARTUP_FAILURE, LoopFactoryType
 
 from heliograph.application import Replica, build_replica
 from heliograph.cluster.pubsub_manager import get_pubsub_manager
-from heliograph.server.forwarded import believing
+from heliograph.server.forwarded import Believer, believing
 from heliograph.server.heartbeat import Heartbeat, Watchdog
 from heliograph.server.http import HttpProtocol, ServerConfig
 from heliograph.settings import Settings
-from heliograph.transports.direct import DirectEndpoint
+from heliograph.transports.direct import NO_ENDPOINTS, DirectEndpoints
 
 logger = logging.getLogger(__name__)
 
@@ -169,17 +169,18 @@ def server_config(
     host: str,
     port: int,
     loop: LoopFactoryType = "uvloop",
-    direct: Mapping[bytes, DirectEndpoint] | None = None,
+    direct: DirectEndpoints = NO_ENDPOINTS,
 ) -> ServerConfig:
     """Return uvicorn's configuration for an application of a replica.
 
-    `direct`: the endpoints that answer without it, by URL.
+    `direct`: the endpoints that answer without it.
     """
     return ServerConfig(
         believing(app, settings.trusted_proxies),
         settings.limits,
         heartbeat,
-        direct or {},
+        direct,
+        Believer(settings.trusted_proxies),
         settings.compression,
         host=host,
         port=port,

@@ -4,8 +4,10 @@ This is for the few requests that come thousands of times a second. The same URL
 which gets every request that is not an ordinary one, and answers those that are wrong.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final, Protocol
+
+from starlette.types import Scope
 
 Headers = Sequence[tuple[bytes, bytes]]  # names in lower case
 
@@ -23,3 +25,28 @@ class DirectEndpoint(Protocol):
         Return False if nothing was done and the application has to answer.
         """
         ...
+
+
+class DirectGet(Protocol):
+    """What the server asks of an endpoint, for a `GET` of its path without a body."""
+
+    def begin(self, scope: Scope, answer: Callable[[bytes | None, bytes], object]) -> Callable[[], object] | None:
+        """Begin to answer a request.
+
+        `answer` takes the JSON that is sent with status 200, and further header fields, each with its line end; once,
+        now or later. Without JSON, the application has to answer after all.
+
+        Return what to call if the client leaves before. None: nothing was done, and the application has to answer.
+        """
+        ...
+
+
+class DirectEndpoints:
+    """What the server answers without an application: `posts` by URL, `gets` by path."""
+
+    def __init__(self, posts: Mapping[bytes, DirectEndpoint], gets: Mapping[bytes, DirectGet]) -> None:
+        self.posts = posts
+        self.gets = gets
+
+
+NO_ENDPOINTS: Final = DirectEndpoints({}, {})

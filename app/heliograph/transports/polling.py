@@ -7,12 +7,12 @@ the waiting events, without a call to Redis; any other poll starts again from it
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.types import Receive
+from starlette.types import Receive, Scope
 
 from heliograph.auth.authenticator import Authenticator, Identity, credentials_of
 from heliograph.cluster.node import Node
@@ -44,6 +44,15 @@ class PollResponse(msgspec.Struct, frozen=True):
     replica: str
     cursor: str
     events: list[msgspec.Raw]
+
+
+@dataclass(frozen=True, slots=True)
+class Continued:
+    """A poll that continues one whose connection is waiting for it."""
+
+    asked: PollKey
+    identity: Identity
+    wait_s: float
 
 
 class PollEndpoint:
@@ -100,6 +109,42 @@ class PollEndpoint:
         cursor = connection.cursor
         self._park(connection, replace(asked, cursor=cursor))
         return msgspec.json.encode(PollResponse(asked.who.user, self._node.name, cursor, events))
+
+    def find(self, scope: Scope) -> Continued | None:
+        """Return the poll of this request if nothing has to be awaited for it; None: `serve` has to answer it.
+
+        Raises:
+            HeliographError: the request is wrong, and `serve` says how.
+        """
+        query = Query(scope)
+        wait_s = wait_of(query)
+        identity = self._authenticator.identify_now(credentials_of(scope, query))
+        if identity is None or self._node.draining:
+            return None
+        asked = PollKey(replace(identity, expires_at=None), query.channels, query.get("cursor", ""))
+        return Continued(asked, identity, wait_s) if asked in self._parked else None
+
+    def resume(self, poll: Continued, done: Callable[[bytes | None], object]) -> Callable[[], None] | None:
+        """Continue the poll. `done` gets the body of its answer, now or later; None: `serve` has to answer after all.
+
+        Return what to call if the client leaves before; None if nothing was begun, as the user polls too often.
+        """
+        if not self._requests.try_to_take(poll.identity.user, CONTINUED):
+            return None
+        connection = self._take(poll.asked)
+        if connection is None:
+            return None
+        connection.driver.expire_at(poll.identity.expires_at)
+
+        def collected(result: list[msgspec.Raw] | BusUnavailable | Disconnected) -> None:
+            if isinstance(result, Exception):
+                connection.end()
+                done(None)
+            else:
+                done(self._answer(poll.asked, connection, result))
+
+        connection.collect(poll.wait_s, collected)
+        return connection.give_up
 
     async def stop(self) -> None:
         """End all connections."""

@@ -35,8 +35,14 @@ class RequestRate:
         Raises:
             TooManyRequests: the request is over the rate.
         """
+        if not self.try_to_take(key, cost):
+            self._telemetry.requests_refused += 1
+            raise TooManyRequests(self._refusal)
+
+    def try_to_take(self, key: str, cost: float = 1.0) -> bool:
+        """Count a request; False if it is over the rate, and was not counted."""
         if self._rate == 0:
-            return
+            return True
         now = monotonic()
         bucket = self._buckets.get(key)
         if bucket is None:
@@ -46,6 +52,6 @@ class RequestRate:
         else:
             self._buckets.move_to_end(key)
         if not bucket.take(now):
-            self._telemetry.requests_refused += 1
-            raise TooManyRequests(self._refusal)
+            return False
         bucket.charge(cost - 1, now)
+        return True
