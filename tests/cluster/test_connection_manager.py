@@ -426,7 +426,7 @@ class TestErrors:
         before = own_redis.calls("publish")
         await one.send("bob", "to all")
         await eventually(lambda: first.got == last.got == ["to all"])
-        assert broken.sink.closed is CloseCode.INTERNAL_ERROR
+        assert broken.sink.closed == CloseCode.INTERNAL_ERROR
         assert first.sink.closed is last.sink.closed is None
         await one.send("bob", "again")
         await eventually(lambda: first.got == last.got == ["to all", "again"])
@@ -441,7 +441,7 @@ class TestErrors:
         published = one.replica.bus.stats.published
         assert (await two.send("bob", "hi")).delivery is Delivery.REMOTE
         await eventually(lambda: good.got == ["hi"])
-        assert broken.sink.closed is CloseCode.INTERNAL_ERROR
+        assert broken.sink.closed == CloseCode.INTERNAL_ERROR
         assert one.replica.bus.stats.handler_errors == 0
         assert one.replica.bus.stats.published == published
 
@@ -454,7 +454,7 @@ class TestErrors:
         slow.outbox.pause()
         for number in range(20):
             await one.send("bob", [number, "x" * 100])
-        assert slow.sink.closed is CloseCode.SLOW
+        assert slow.sink.closed == CloseCode.SLOW
         assert one.replica.hub.count("bob") == 1
         assert [number for number, _ in fast.got] == list(range(20))
         assert slow.got == []
@@ -468,7 +468,7 @@ class TestErrors:
         slow.outbox.pause()
         for _ in range(100):
             one.replica.manager.send_event(slow.connection, Pong())
-        assert slow.sink.closed is CloseCode.SLOW
+        assert slow.sink.closed == CloseCode.SLOW
         assert one.replica.hub.connections == 0
 
     async def test_send_error_says_what_when_and_to_which_request(self, members: Members) -> None:
@@ -663,7 +663,7 @@ class TestEdges:
         await sending
         await eventually(lambda: bob.got == ["meanwhile"])
         assert refused.sink.frames == []
-        assert refused.sink.closed is CloseCode.CONNECTION_LIMIT
+        assert refused.sink.closed == CloseCode.CONNECTION_LIMIT
 
     async def test_a_user_who_has_just_left_is_offline(self, members: Members) -> None:
         """Fails if "local" is said because the directory has not heard yet that the last connection has gone."""

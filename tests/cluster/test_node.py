@@ -199,7 +199,7 @@ class TestDrain:
         for device in devices:
             (told,) = device.of("reconnect")
             assert device.sink.frames[-1] == told
-            assert device.sink.closed is CloseCode.SHUTDOWN
+            assert device.sink.closed == CloseCode.SHUTDOWN
         assert one.replica.hub.connections == 0
 
     async def test_clients_are_spread_over_the_window(self, members: Members) -> None:
@@ -251,7 +251,7 @@ class TestDrain:
         async with asyncio.timeout(1):
             with caplog.at_level(logging.WARNING):
                 await one.replica.node.drain()
-        assert stuck.sink.closed is CloseCode.SHUTDOWN
+        assert stuck.sink.closed == CloseCode.SHUTDOWN
         assert "1 connections left" in caplog.text
 
     async def test_a_slow_client_does_not_hold_the_others(self, members: Members) -> None:
@@ -262,7 +262,7 @@ class TestDrain:
         async with asyncio.timeout(1):
             await one.replica.node.drain()
         assert fast.of("reconnect")
-        assert slow.sink.closed is fast.sink.closed is CloseCode.SHUTDOWN
+        assert slow.sink.closed is fast.sink.closed == CloseCode.SHUTDOWN
 
     @pytest.mark.usefixtures("short_timeout")
     async def test_draining_goes_on_while_redis_is_frozen(self, own_redis: RedisServer, namespace: str) -> None:

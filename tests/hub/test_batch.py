@@ -176,7 +176,7 @@ class TestBatches:
         assert not socket.closed
         slow.outbox.pause(buffered=150)
         hall.hub.send(slow, Pong(request_id=1))
-        assert socket.closed is CloseCode.SLOW
+        assert socket.closed == CloseCode.SLOW
 
     def test_an_encoding_that_fails_is_not_the_end(self, hall: Hall, monkeypatch: pytest.MonkeyPatch) -> None:
         """Fails if an event that cannot be encoded keeps the turn from being written, or any later one."""

@@ -191,7 +191,7 @@ class TestDeliver:
         slow.outbox.pause()
         taken = [house.hub.deliver_to_user("bob", MESSAGE) for _ in range(5)]
         assert taken == [2, 1, 1, 1, 1]
-        assert house.sinks[slow].closed is CloseCode.SLOW
+        assert house.sinks[slow].closed == CloseCode.SLOW
         assert house.hub.count("bob") == 1
         assert house.got(fast) == ["hi"] * 5
         assert (house.telemetry.slow_closes, house.telemetry.messages_out) == (1, 6)
@@ -215,7 +215,7 @@ class TestDeliver:
         one.outbox.pause()
         for _ in range(10):
             house.hub.send(one, Pong())
-        assert house.sinks[one].closed is CloseCode.SLOW
+        assert house.sinks[one].closed == CloseCode.SLOW
         assert house.hub.connections == 1
         assert house.telemetry.slow_closes == 1, "dropped once, however often it is told something after that"
 

@@ -113,7 +113,7 @@ class TestLimit:
         case = Case()
         case.outbox.pause()
         assert case.outbox.offer(b"x" * LIMIT) is None
-        assert case.outbox.offer(b"y") is CloseCode.SLOW
+        assert case.outbox.offer(b"y") == CloseCode.SLOW
 
     def test_what_was_written_no_longer_counts(self) -> None:
         """Fails if bytes are counted for ever: any connection would be slow in the end."""
@@ -137,26 +137,26 @@ class TestLimit:
         case = Case()
         case.sink.on_write = lambda frames: case.outbox.pause(buffered=sum(map(len, frames)))
         assert case.outbox.offer(b"x" * LIMIT) is None
-        assert case.outbox.offer(b"y") is CloseCode.SLOW
+        assert case.outbox.offer(b"y") == CloseCode.SLOW
         case = Case()
         case.sink.on_write = lambda frames: case.outbox.pause(buffered=LIMIT // 2)
         assert case.outbox.offer(b"x" * LIMIT) is None
         assert case.outbox.offer(b"y") is None, "the peer has taken half of it"
-        assert case.outbox.offer(b"z" * LIMIT) is CloseCode.SLOW
+        assert case.outbox.offer(b"z" * LIMIT) == CloseCode.SLOW
 
     def test_a_write_that_fails_in_a_burst_closes_that_one(self) -> None:
         """Fails if a broken socket's error reaches whoever publishes."""
         case = Case()
         case.sink.fails = True
         assert case.outbox.offer(b"x" * (LIMIT + 1)) is None
-        assert case.sink.closed is CloseCode.INTERNAL_ERROR
+        assert case.sink.closed == CloseCode.INTERNAL_ERROR
 
     def test_a_held_connection_has_the_same_limit(self) -> None:
         """Fails if a client that is never greeted may cost any amount of memory."""
         case = Case()
         case.outbox.hold()
         assert case.outbox.offer(b"x" * LIMIT) is None
-        assert case.outbox.offer(b"y") is CloseCode.SLOW
+        assert case.outbox.offer(b"y") == CloseCode.SLOW
 
 
 class TestHold:
@@ -210,7 +210,7 @@ class TestHold:
         case.outbox.close(CloseCode.CONNECTION_LIMIT, "too many")
         case.loop.end_turn()
         assert case.written == []
-        assert case.sink.closed is CloseCode.CONNECTION_LIMIT
+        assert case.sink.closed == CloseCode.CONNECTION_LIMIT
 
 
 class TestClose:
@@ -233,7 +233,7 @@ class TestClose:
         case.outbox.resume()
         case.loop.end_turn()
         assert case.written == []
-        assert case.sink.closed is CloseCode.SLOW
+        assert case.sink.closed == CloseCode.SLOW
 
     def test_only_the_first_close_counts_and_nothing_comes_after(self) -> None:
         """Fails if a connection is closed twice, or written to after its close frame."""
@@ -246,7 +246,7 @@ class TestClose:
         case.outbox.resume()
         case.loop.end_turn()
         assert case.written == []
-        assert case.sink.closed is CloseCode.EXPIRED
+        assert case.sink.closed == CloseCode.EXPIRED
 
     def test_a_sink_that_fails_while_closing_is_closed_all_the_same(self) -> None:
         """Fails if a failing last write leaves the socket open."""
@@ -255,7 +255,7 @@ class TestClose:
         case.sink.fails = True
         with pytest.raises(ConnectionResetError):
             case.outbox.close(CloseCode.SHUTDOWN, "bye")
-        assert case.sink.closed is CloseCode.SHUTDOWN
+        assert case.sink.closed == CloseCode.SHUTDOWN
 
 
 class OutboxModel(RuleBasedStateMachine):

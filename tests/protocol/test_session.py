@@ -176,7 +176,7 @@ class TestSending:
             action = session.receive(Send(to="bob", data=DATA, request_id=4))
             assert isinstance(action, Reject)
             assert (action.code, action.request_id) == (ErrorCode.BAD_REQUEST, 4)
-            assert action.close is CloseCode.BAD_REQUEST
+            assert action.close == CloseCode.BAD_REQUEST
             assert "connect" in action.message
 
     def test_after_connect_it_is_routed_as_it_is(self) -> None:
@@ -325,7 +325,7 @@ class TestAFormatWithReplies:
         for operation in (PingAnswered(), Malformed(ErrorCode.BAD_JSON, "what?", close=CloseCode.BAD_REQUEST)):
             closing = session.receive(operation)
             assert isinstance(closing, Reject)
-            assert closing.close is CloseCode.BAD_REQUEST
+            assert closing.close == CloseCode.BAD_REQUEST
 
 
 class TestAHookIsToBeAsked:

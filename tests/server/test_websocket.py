@@ -195,7 +195,7 @@ async def test_what_the_transport_keeps_is_told_to_the_outbox() -> None:
     case.outbox.offer(b"x" * 8000)
     await case.turn()
     assert case.transport.written == b""
-    assert case.outbox.offer(b"x" * 800) is CloseCode.SLOW, "8,800 of ours and 1,234 there"
+    assert case.outbox.offer(b"x" * 800) == CloseCode.SLOW, "8,800 of ours and 1,234 there"
     case.socket.resume_writing()
     await case.turn()
     assert len(case.transport.written) == 8800

@@ -163,7 +163,7 @@ class TestTheSinkAlone:
         outbox.offer(b"12345")
         await asyncio.sleep(0)  # the turn's end
         assert outbox.offer(b"1234567890") is None
-        assert outbox.offer(b"x") is CloseCode.SLOW
+        assert outbox.offer(b"x") == CloseCode.SLOW
         gate.set()
         await eventually(lambda: len(sent) == 3)
         outbox.close(CloseCode.SHUTDOWN, "bye")

@@ -144,7 +144,7 @@ def test_what_cannot_be_read_closes(frame: bytes) -> None:
     """Fails if bytes that are no command are taken for one, or raise."""
     operation = CODEC.decode(frame)[-1]
     assert isinstance(operation, operations.Malformed)
-    assert operation.close is CloseCode.BAD_REQUEST
+    assert operation.close == CloseCode.BAD_REQUEST
     assert CODEC.request_ids(frame)
 
 
