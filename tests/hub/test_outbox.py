@@ -344,7 +344,7 @@ class OutboxModel(RuleBasedStateMachine):
         self._flushed()
         self.waits = []
         self.closed = True
-        assert self.case.sink.closed is code
+        assert self.case.sink.closed == code
 
     @invariant()
     def the_sink_has_what_it_must(self) -> None:
