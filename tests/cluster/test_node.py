@@ -262,7 +262,7 @@ class TestDrain:
         async with asyncio.timeout(1):
             await one.replica.node.drain()
         assert fast.of("reconnect")
-        assert slow.sink.closed is fast.sink.closed == CloseCode.SHUTDOWN
+        assert slow.sink.closed == fast.sink.closed == CloseCode.SHUTDOWN
 
     @pytest.mark.usefixtures("short_timeout")
     async def test_draining_goes_on_while_redis_is_frozen(self, own_redis: RedisServer, namespace: str) -> None:
