@@ -196,7 +196,14 @@ class ClientError(HeliographError):
 
 
 class RequestRefused(ClientError):
-    """The server has refused it. Nothing has happened, unless the text says that it is not known."""
+    """The server has refused it. Nothing has happened, unless the text says that it is not known.
+
+    `number`: the code that the user's own backend gave, if it did.
+    """
+
+    def __init__(self, code: str, message: str, number: int | None = None) -> None:
+        super().__init__(code, message)
+        self.number = number
 
 
 class ClientClosed(ClientError):

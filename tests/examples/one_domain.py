@@ -24,9 +24,13 @@ async def one_domain(
     *,
     cwd: Path,
     environment: Mapping[str, str],
+    port: int | None = None,
 ) -> AsyncIterator[str]:
-    """Yield the domain's URL once it and the cluster behind it answer; what was started ends with the block."""
-    port = free_port_block(2)
+    """Yield the domain's URL once it and the cluster behind it answer; what was started ends with the block.
+
+    `port`: that of the domain, where it is known before; the next one is the application's.
+    """
+    port = port or free_port_block(2)
     (directory / "temp").mkdir()
     text = (ROOT / "examples" / "fastapi" / "nginx.conf").read_text()
     for old, new in ((8000, port), (8001, port + 1), (8080, cluster.port)):

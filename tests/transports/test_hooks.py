@@ -10,6 +10,7 @@ import pytest
 from starlette.responses import Response
 from websockets.asyncio.client import connect
 
+import heliograph
 from tests.conftest import StartReplica
 from tests.support.centrifuge import CentrifugeClient
 from tests.support.client import Client
@@ -124,6 +125,24 @@ class TestOrder:
         site.open.set()
         await eventually(lambda: one.replica.hub.connections == 0)
         assert one.replica.hub.subscriptions == 0
+
+
+async def test_the_python_client_needs_no_name(start: Start) -> None:
+    """Fails if a client that says nothing of itself is not asked about, and waits until it is closed."""
+    one = await start("connect", auth={"mode": "hook"})
+    async with heliograph.connect(one.url) as alice:
+        assert alice.state.user == "alice"
+
+
+async def test_the_python_client_calls(start: Start, site: Site) -> None:
+    """Fails if a call's result, or the backend's own code, does not reach the program."""
+    one = await start("rpc")
+    async with heliograph.connect(one.url, user="alice") as alice:
+        assert await alice.rpc("price", {"id": 7}) == {"method": "price", "got": {"id": 7}}
+        site.answers["rpc"] = deny
+        with pytest.raises(heliograph.RequestRefused, match="the backend says no") as refused:
+            await alice.rpc("price")
+        assert refused.value.number == 1004
 
 
 class TestVerdicts:

@@ -303,6 +303,18 @@ export class Heliograph {
   }
 
   /**
+   * Calls a method of the user's backend, and returns what it returns. Sent once, like `emit`.
+   *
+   * @param {string} method
+   * @param {unknown} [data] anything that JSON can carry
+   * @param {{timeout?: number}} [options]
+   * @returns {Promise<any>} rejects with a {@link HeliographError}; its `number` is the backend's own code
+   */
+  async rpc(method, data = null, { timeout } = {}) {
+    return /** @type {any} */ (await this.#dispatcher.request({ type: "rpc", method, data }, { timeout })).data;
+  }
+
+  /**
    * Returns who is on a channel, with how many connections; repeated like `send`.
    *
    * @param {string} channel

@@ -36,6 +36,7 @@ from heliograph.client.connection.events import (
     Subscribed,
     Transport,
     message_of,
+    refused_by,
 )
 from heliograph.client.connection.link import NORMAL, Closed, Link, refusal
 from heliograph.client.connection.requests import Answer, Requests
@@ -309,6 +310,14 @@ class Client:
         answer, nobody knows whether it arrived. Raises as `send`."""
         return _ack(await self._request({"type": "emit", "event": event, "data": data}, timeout_s, repeatable=False))
 
+    async def rpc(self, method: str, data: object = None, *, timeout_s: float = REQUEST_S) -> Any:
+        """Call a method of the user's backend, and return what it returns. It is sent once, like `emit`.
+
+        Raises as `send`; the `number` of a RequestRefused is the backend's own code.
+        """
+        frame = {"type": "rpc", "method": method, "data": data}
+        return (await self._request(frame, timeout_s, repeatable=False)).frame["data"]
+
     async def presence(self, channel: str, *, timeout_s: float = REQUEST_S) -> dict[str, int]:
         """Return who is on a channel, with how many connections. Raises as `send`."""
         answer = await self._request({"type": "presence", "channel": channel}, timeout_s, repeatable=True)
@@ -507,9 +516,9 @@ class Client:
     def on_frame(self, link: Link, frame: Frame) -> None:
         try:
             match frame["type"]:
-                case "ack" | "history" | "presence" | "refreshed":
+                case "ack" | "history" | "presence" | "refreshed" | "rpc":
                     self._requests.answer(frame, link)
-                case "error" if self._requests.fail(frame.get("id"), RequestRefused(frame["code"], frame["message"])):
+                case "error" if self._requests.fail(frame.get("id"), refused_by(frame)):
                     pass
                 case "reconnect":
                     if link is self._connection.link:

@@ -20,6 +20,7 @@ from heliograph.client.connection.events import (
     SubscriptionRefused,
     Unsubscribed,
     message_of,
+    refused_by,
 )
 from heliograph.client.connection.recent_ids import RecentIds
 from heliograph.client.connection.roster import Roster
@@ -349,7 +350,7 @@ class Dispatcher:
         return actions
 
     def _error(self, connection: int, frame: Frame) -> list[Action]:
-        error = RequestRefused(frame["code"], frame["message"])
+        error = refused_by(frame)
         roster = self._roster(connection)
         failed = None if roster is None else roster.failed(frame.get("id"), error.code)
         if roster is None or failed is None:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from heliograph.errors import ClientError
+from heliograph.errors import ClientError, RequestRefused
 
 Transport = Literal["websocket", "sse", "poll"]
 Frame = Mapping[str, Any]
@@ -157,6 +157,11 @@ class History:
     cursor: str
     more: bool
     frame: Frame = field(default_factory=dict, repr=False, compare=False)
+
+
+def refused_by(frame: Frame) -> RequestRefused:
+    """Return the refusal that an error frame holds."""
+    return RequestRefused(frame["code"], frame["message"], frame.get("number"))
 
 
 def message_of(frame: Frame, delivered_by: str = "", *, after_loss: bool = False) -> Message:

@@ -120,13 +120,16 @@ class SocketLink:
         where: dict[str, Any] = {"cursor": place.cursor} if place.cursor else {}
         if place.replay:
             where["replay"] = True
-        if token is None:
+        # Without a token the URL says who this is; or nothing does, and the server's backend may know it otherwise.
+        is_in_url = token is None and bool(query)
+        if is_in_url:
             query |= {name: value if isinstance(value, str) else "true" for name, value in where.items()}
         socket = await self._dial(f"{self._url}?{urlencode(query)}" if query else self._url)
         writer = self._loop.create_task(self._write(socket), name=f"heliograph-writer-{self.number}")
         try:
-            if token is not None:
-                await socket.send(msgspec.json.encode({"type": "connect", "token": token, **where}), text=True)
+            if not is_in_url:
+                said = where if token is None else {"token": token, **where}
+                await socket.send(msgspec.json.encode({"type": "connect", **said}), text=True)
             while True:
                 self._receive(await socket.recv(decode=False))
                 if self._ended:

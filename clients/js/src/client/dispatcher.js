@@ -216,10 +216,11 @@ export class Dispatcher {
       case "history":
       case "presence":
       case "refreshed":
+      case "rpc":
         this.#requests.answer(frame, link);
         break;
       case "error": {
-        const error = new HeliographError(frame.code, frame.message);
+        const error = new HeliographError(frame.code, frame.message, frame.number);
         if (this.#requests.fail(frame.id, error) || this.#rosters.get(link)?.failed(frame.id, error)) break;
         this.#emit("error", error);
         break;

@@ -106,12 +106,14 @@ export class SocketLink {
     for (const [name, value] of Object.entries(query)) url.searchParams.set(name, value);
     // A client that reconnects gets what was published meanwhile.
     const where = { ...(cursor && { cursor }), ...(replay && { replay }) };
-    if (token === undefined) {
+    // Without a token the URL says who this is; or nothing does, and a cookie may tell the server's backend.
+    const isInUrl = token === undefined && saysWho(url);
+    if (isInUrl) {
       for (const [name, value] of Object.entries(where)) url.searchParams.set(name, String(value));
     }
     const socket = new this.#env.WebSocket(url.href);
     this.#socket = socket;
-    if (token !== undefined) {
+    if (!isInUrl) {
       socket.onopen = () => this.send(JSON.stringify({ type: "connect", token, ...where }));
     }
     socket.onmessage = (/** @type {MessageEvent} */ event) => this.#receive(event.data);
@@ -183,4 +185,9 @@ export class SocketLink {
     this.close();
     this.#handlers.closed({ code, reason });
   }
+}
+
+/** @param {URL} url */
+function saysWho({ pathname, searchParams }) {
+  return pathname.includes("/users/") || searchParams.has("user") || searchParams.has("ticket");
 }
