@@ -7,7 +7,7 @@ from typing import Any
 
 import jwt
 
-from heliograph.auth.claims import read_end, read_info, read_meta, read_subs, refuse_override
+from heliograph.auth.claims import LATEST_END, read_end, read_info, read_meta, read_subs, refuse_override
 from heliograph.auth.keys import Key, KeySource, OneKey, hmac_key, public_key
 from heliograph.auth.usual_tokens import UsualTokens
 from heliograph.clock import SystemClock
@@ -134,7 +134,7 @@ class TokenReader:
             self._known.pop(token, None)
             if len(self._known) >= MOST_REMEMBERED:
                 del self._known[next(iter(self._known))]
-            end = None if claims.get("exp") is None else int(claims["exp"]) + self._leeway_s
+            end = None if claims.get("exp") is None else min(int(claims["exp"]), LATEST_END) + self._leeway_s
             self._known[token] = _Verified(claims, key, end)
 
     async def _candidates(self, header: Mapping[str, Any]) -> list[tuple[Key, str]]:
