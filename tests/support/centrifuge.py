@@ -24,10 +24,12 @@ class CentrifugeClient:
         connect: dict[str, Any] | None = {},  # noqa: B006 - not changed
         query: str = "",
         pongs: bool = True,
+        headers: dict[str, str] | None = None,
     ) -> None:
         self._url = f"{base_url.replace('http', 'ws', 1)}/connection/websocket{query}"
         self._connect = connect if user is None or connect is None else {"data": {"user": user}, **connect}
         self._pongs = pongs
+        self._headers = headers
         self._ids = itertools.count(1)
         self._seen: list[dict[str, Any]] = []
         self.pings = 0
@@ -35,7 +37,9 @@ class CentrifugeClient:
         self.socket: ClientConnection
 
     async def __aenter__(self) -> Self:
-        self.socket = await connect(self._url, proxy=None, compression=None, max_queue=None)
+        self.socket = await connect(
+            self._url, proxy=None, compression=None, max_queue=None, additional_headers=self._headers
+        )
         if self._connect is not None:
             self.connected = await self.call("connect", **self._connect)
         return self

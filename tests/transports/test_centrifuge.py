@@ -15,7 +15,7 @@ from tests.support.centrifuge import CentrifugeClient
 from tests.support.client import Client
 from tests.support.redis_server import RedisServer
 from tests.support.replicas import RunningReplica
-from tests.support.tokens import JWT, token
+from tests.support.tokens import JWT, bearer, token
 from tests.support.waiting import eventually
 
 NAMESPACES = {
@@ -307,17 +307,31 @@ class TestTokens:
             assert (await bob.refused("refresh", token=token("eve")))["code"] == 103
 
     @pytest.mark.parametrize(
-        ("bearer", "code"), [(token("bob", key="x" * 32), 3500), (token("bob", expires_in=-60), 3005)]
+        ("text", "code"), [(token("bob", key="x" * 32), 3500), (token("bob", expires_in=-60), 3005)]
     )
-    async def test_a_token_that_is_not_valid(self, start_replica: StartReplica, bearer: str, code: int) -> None:
+    async def test_a_token_that_is_not_valid(self, start_replica: StartReplica, text: str, code: int) -> None:
         """Fails if an SDK goes on with a token that will never do, or gets no other for one that has expired."""
         one = await start_replica(redis_url=None, auth=JWT)
         async with CentrifugeClient(one.url, connect=None) as bob:
-            command = bob.command("connect", token=bearer)
+            command = bob.command("connect", token=text)
             await bob.say(command)
             if code == 3005:
                 assert (await bob.reply(command))["error"]["code"] == 109
             assert await bob.close_code() == code
+
+    async def test_a_token_in_a_header(self, start_replica: StartReplica) -> None:
+        """Fails if a header of the handshake counts for more than the command, or a client gets a bare 401 for it."""
+        one = await start_replica(redis_url=None, auth=JWT)
+        for header, stated, user in (
+            (bearer("eve"), {"token": token("bob")}, "bob"),
+            (bearer("eve", expires_in=-60), {"token": token("bob")}, "bob"),
+            (bearer("eve"), {}, "eve"),
+        ):
+            async with CentrifugeClient(one.url, connect=stated, headers=header) as client:
+                assert client.connected["subs"].keys() == {f"#{user}"}
+        expired = CentrifugeClient(one.url, connect=None, headers=bearer("eve", expires_in=-60))
+        async with expired as client:
+            assert (await client.refused("connect"))["code"] == 109
 
 
 class TestOneChannelTwoProtocols:

@@ -192,7 +192,8 @@ def _client_routes(
 ) -> list[BaseRoute]:
     settings, traffic, policy = ground.settings, ground.telemetry.traffic, cluster.policy
     authenticator, requests = clients.authenticator, clients.requests
-    handshakes = HandshakeCheck(
+    handshakes = partial(
+        HandshakeCheck,
         cluster.node,
         clients.origins,
         authenticator,
@@ -202,7 +203,7 @@ def _client_routes(
         open_mode=policy.open_mode,
     )
     socket = WebSocketEndpoint(
-        handshakes,
+        handshakes(),
         clients.drivers,
         clients.outboxes,
         clients.by_address,
@@ -237,13 +238,13 @@ def _centrifuge_routes(
     cluster: Cluster,
     clients: _Clients,
     public_endpoint: Callable[..., PublicEndpoint],
-    handshakes: HandshakeCheck,
+    handshakes: Callable[..., HandshakeCheck],
 ) -> list[BaseRoute]:
     settings, traffic, limits = ground.settings, ground.telemetry.traffic, ground.settings.limits
     json, uni = CentrifugeJsonCodec(limits.depth, VERSION), CentrifugeUniCodec(limits.depth, VERSION)
     protobuf = CentrifugeProtobufCodec(limits.depth, VERSION)
     socket = CentrifugeEndpoint(
-        handshakes,
+        handshakes(identifies=False),
         clients.drivers,
         clients.outboxes,
         clients.by_address,

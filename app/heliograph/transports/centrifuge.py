@@ -108,7 +108,7 @@ class CentrifugeEndpoint(WebSocketEndpoint):
 class CentrifugeConnection(SocketConnection):
     """One socket of such a client."""
 
-    __slots__ = ("_is_pinged", "_pings", "_url", "_url_identity")
+    __slots__ = ("_is_pinged", "_pings", "_url")
 
     def __init__(
         self,
@@ -120,11 +120,10 @@ class CentrifugeConnection(SocketConnection):
         pings: Pings,
         socket: ServerSocket | None = None,
     ) -> None:
-        super().__init__(driver, replace(handshake, connect=None, identity=None), codec, by_address, limits, socket)
+        super().__init__(driver, replace(handshake, connect=None), codec, by_address, limits, socket)
         self._pings = pings
         self._is_pinged = False  # and has not answered
         self._url = handshake.connect  # what the URL says of the client
-        self._url_identity = handshake.identity  # as far as it was checked
 
     def begin(self) -> None:
         if isinstance(self._url, Reject):
@@ -164,18 +163,8 @@ class CentrifugeConnection(SocketConnection):
 
     def _connect_as(self, stated: Connect) -> None:
         """Carry out the `connect`, which the URL may complete."""
-        url, identity = self._url, self._url_identity
-        self._url = self._url_identity = None
-        if not isinstance(url, Connect):
-            super()._carry_out(stated)
-            return
-        if identity is not None and stated.token is None:
-            with suppress(Disconnected):
-                work = self._driver.begin_as(stated, identity)
-                if work is not None:
-                    self._start(work)
-            return
-        completed = msgspec.structs.replace(
-            stated, token=stated.token or url.token, user=stated.user or url.user, ticket=url.ticket
-        )
-        super()._carry_out(completed)
+        url, self._url = self._url, None
+        if isinstance(url, Connect):
+            token, user = stated.token or url.token, stated.user or url.user
+            stated = msgspec.structs.replace(stated, token=token, user=user, ticket=url.ticket)
+        super()._carry_out(stated)

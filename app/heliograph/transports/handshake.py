@@ -59,7 +59,11 @@ class Handshake:
 
 
 class HandshakeCheck:
-    """Decide whether a handshake is accepted. `open_mode`: clients may name themselves in the URL."""
+    """Decide whether a handshake is accepted.
+
+    `open_mode`: clients may name themselves in the URL. `identifies`: a client whose handshake says who it is has to
+    be that; otherwise its first frame says so.
+    """
 
     def __init__(
         self,
@@ -71,6 +75,7 @@ class HandshakeCheck:
         peers: Peers,
         *,
         open_mode: bool,
+        identifies: bool = True,
     ) -> None:
         self._node = node
         self._origins = origins
@@ -79,6 +84,7 @@ class HandshakeCheck:
         self._telemetry = telemetry
         self._peers = peers
         self._open_mode = open_mode
+        self._identifies = identifies
 
     async def check(self, scope: Scope) -> Handshake | Denial:
         """Return the handshake if it is accepted: then its address has one connection more."""
@@ -96,8 +102,10 @@ class HandshakeCheck:
             return Denial(403, REFUSED)
         handshake = Handshake.read(scope, self._peers.of(scope, "websocket"), open_mode=self._open_mode)
         # A page cannot see a status: accept it, and close it with the code of the refusal.
-        if "origin" not in headers and (denial := await self._check_identity(handshake)) is not None:
-            return denial
+        if self._identifies and "origin" not in headers:
+            denial = await self._check_identity(handshake)
+            if denial is not None:
+                return denial
         if self._by_address.connections.enter(scope) is None:
             return Denial(429, self._by_address.connections.refusal)
         return handshake
