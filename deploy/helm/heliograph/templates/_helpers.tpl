@@ -1,0 +1,103 @@
+{{- define "heliograph.fullname" -}}
+{{- if .Values.fullnameOverride -}}
+{{- .Values.fullnameOverride | trunc 52 | trimSuffix "-" -}}
+{{- else -}}
+{{- $name := default .Chart.Name .Values.nameOverride -}}
+{{- if contains $name .Release.Name -}}
+{{- .Release.Name | trunc 52 | trimSuffix "-" -}}
+{{- else -}}
+{{- printf "%s-%s" .Release.Name $name | trunc 52 | trimSuffix "-" -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "heliograph.release" -}}
+app.kubernetes.io/name: {{ default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end -}}
+
+{{- define "heliograph.selector" -}}
+{{ include "heliograph.release" . }}
+app.kubernetes.io/component: replica
+{{- end -}}
+
+{{- define "heliograph.testSelector" -}}
+{{ include "heliograph.release" . }}
+app.kubernetes.io/component: test
+{{- end -}}
+
+{{- define "heliograph.labels" -}}
+{{ include "heliograph.selector" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
+{{- end -}}
+
+{{- define "heliograph.image" -}}
+{{ .Values.image.repository }}:{{ default .Chart.AppVersion .Values.image.tag }}
+{{- end -}}
+
+{{- define "heliograph.serviceAccount" -}}
+{{- if .Values.serviceAccount.create -}}
+{{ default (include "heliograph.fullname" .) .Values.serviceAccount.name }}
+{{- else -}}
+{{ default "default" .Values.serviceAccount.name }}
+{{- end -}}
+{{- end -}}
+
+{{- define "heliograph.secret" -}}
+{{ default (include "heliograph.fullname" .) .Values.secrets.existingSecret }}
+{{- end -}}
+
+{{/* "true" if tokens are checked with the shared secret. */}}
+{{- define "heliograph.signsWithSecret" -}}
+{{- if and (eq .Values.auth.mode "jwt") (not .Values.auth.jwksUrl) (not .Values.auth.publicKey) -}}true{{- end -}}
+{{- end -}}
+
+{{/* A setting as text: lists and maps as JSON, and no number as 1e+06. */}}
+{{- define "heliograph.setting" -}}
+{{- if kindIs "string" . -}}{{ . }}{{- else -}}{{ toJson . }}{{- end -}}
+{{- end -}}
+
+{{/* What a schema cannot say. Each message names the value and what to do. */}}
+{{- define "heliograph.check" -}}
+{{- $redis := .Values.redis -}}
+{{- if not (or $redis.url $redis.existingSecret) -}}
+{{- fail "redis: replicas share a Redis; set redis.url, or redis.existingSecret to a Secret that holds the URL" -}}
+{{- end -}}
+{{- if and $redis.existingSecret (or $redis.url $redis.durableUrl) -}}
+{{- fail "redis: set either redis.url and redis.durableUrl, or redis.existingSecret, not both" -}}
+{{- end -}}
+{{- if and $redis.durableUrlKey (not $redis.existingSecret) -}}
+{{- fail "redis.durableUrlKey is a key of redis.existingSecret, which is not set; a URL itself is redis.durableUrl" -}}
+{{- end -}}
+{{- range $name, $url := dict "url" $redis.url "durableUrl" $redis.durableUrl -}}
+{{- if or (regexMatch "://[^/?]*@" $url) (contains "password=" $url) -}}
+{{- fail (printf "redis.%s holds a user or a password, which anyone who may read the Deployment would see: put the URL into a Secret and name it in redis.existingSecret" $name) -}}
+{{- end -}}
+{{- end -}}
+{{- if and .Values.auth.jwksUrl .Values.auth.publicKey -}}
+{{- fail "auth: set either auth.jwksUrl or auth.publicKey, not both" -}}
+{{- end -}}
+{{- if and (ne .Values.auth.mode "jwt") (or .Values.auth.jwksUrl .Values.auth.publicKey) -}}
+{{- fail (printf "auth.mode %s checks no tokens: auth.jwksUrl and auth.publicKey are for mode jwt" .Values.auth.mode) -}}
+{{- end -}}
+{{- if and (eq .Values.auth.mode "hook") (not (hasKey .Values.settings "HELIOGRAPH_HOOKS__CONNECT")) -}}
+{{- fail "auth.mode hook needs settings.HELIOGRAPH_HOOKS__CONNECT, the URL that says who a client is" -}}
+{{- end -}}
+{{- if le (float64 .Values.drain.deadlineSeconds) (addf .Values.drain.windowSeconds .Values.drain.graceSeconds) -}}
+{{- fail (printf "drain.deadlineSeconds (%v) must be more than windowSeconds and graceSeconds together (%v), or the last clients are cut" .Values.drain.deadlineSeconds (addf .Values.drain.windowSeconds .Values.drain.graceSeconds)) -}}
+{{- end -}}
+{{- if and .Values.autoscaling.enabled (gt (int .Values.autoscaling.minReplicas) (int .Values.autoscaling.maxReplicas)) -}}
+{{- fail (printf "autoscaling.minReplicas (%v) is more than autoscaling.maxReplicas (%v)" .Values.autoscaling.minReplicas .Values.autoscaling.maxReplicas) -}}
+{{- end -}}
+{{- if and .Values.autoscaling.enabled (not .Values.autoscaling.connectionsPerReplica) (or (not .Values.autoscaling.cpuPerReplica) (eq (toString .Values.autoscaling.cpuPerReplica) "0")) -}}
+{{- fail "autoscaling: set connectionsPerReplica or cpuPerReplica, or there is nothing to scale by" -}}
+{{- end -}}
+{{- if and .Values.ingress.enabled (not .Values.ingress.hosts) -}}
+{{- fail "ingress.hosts: name the host that clients connect to" -}}
+{{- end -}}
+{{- if and .Values.gateway.enabled (not .Values.gateway.parentRefs) -}}
+{{- fail "gateway.parentRefs: name the Gateway that the HTTPRoute belongs to" -}}
+{{- end -}}
+{{- end -}}
