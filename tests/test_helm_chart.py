@@ -254,7 +254,7 @@ def test_a_replica_accepts_its_settings(
 @needs_helm
 def test_a_pod_has_time_to_drain() -> None:
     """Fails if a replica is killed while it drains, or there is ever one less of them than there should be."""
-    objects = render(*MINIMAL, "--set", "drain.deadlineSeconds=61.5", "--set", "drain.preStopSeconds=7")
+    objects = render(*MINIMAL, "--set-json", "drain.deadlineSeconds=61.5", "--set", "drain.preStopSeconds=7")
     pod = pod_of(objects)
     assert pod["terminationGracePeriodSeconds"] == 62 + 7 + 5
     [replica] = pod["containers"]
