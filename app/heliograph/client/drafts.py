@@ -132,13 +132,14 @@ class Drafting:
         return keys.bus_channel if user_of(channel) is not None else keys.bus_channel_of(channel)
 
     def _draft(self, channel: str, data: msgspec.Raw, key: str | None, update: ChannelUpdate | None) -> Draft:
+        message_id = uuid.uuid4().hex
         return Draft(
             channel=channel,
             data=data,
-            message_id=uuid.uuid4().hex,
+            message_id=message_id,
             sent_at=iso8601(self.clock.now()),
             update=update,
-            idempotency_key=_checked_key(key) if key is not None else uuid.uuid4().hex,
+            idempotency_key=_checked_key(key) if key is not None else message_id,
         )
 
 

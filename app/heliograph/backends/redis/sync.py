@@ -72,11 +72,12 @@ class SyncScripts:
                 self._load(name, stale=shas)
                 shas = self._shas
             left = [number for number in range(len(calls)) if number not in results]
-            with self._redis.pipeline(transaction=False) as pipeline:
-                for number in left:
-                    pipeline.execute_command("EVALSHA", shas[name], *calls[number])  # type: ignore[no-untyped-call]
-                answers = zip(left, pipeline.execute(raise_on_error=False), strict=True)
-            results |= {number: result for number, result in answers if not isinstance(result, NoScriptError)}
+            answers = self._send([("EVALSHA", shas[name], *calls[number]) for number in left])
+            results |= {
+                number: answer
+                for number, answer in zip(left, answers, strict=True)
+                if not isinstance(answer, NoScriptError)
+            }
             if any(isinstance(result, DEMOTED) for result in results.values()):
                 self._redis.connection_pool.disconnect(inuse_connections=False)  # the address may lead elsewhere
             if len(results) == len(calls):
@@ -85,6 +86,15 @@ class SyncScripts:
         raise NoScriptError(
             "Redis lost its scripts again and again while they were loaded; does something run SCRIPT FLUSH?"
         )
+
+    def _send(self, commands: Sequence[Command]) -> list[Any]:
+        """Return the answers to the commands, in one round trip. An error of Redis is the answer to its command."""
+        if len(commands) == 1:
+            return [_answer(self._redis, commands[0])]  # what a pipeline does beyond it takes a fifth of the time
+        with self._redis.pipeline(transaction=False) as pipeline:
+            for command in commands:
+                pipeline.execute_command(*command)  # type: ignore[no-untyped-call]
+            return pipeline.execute(raise_on_error=False)
 
     def _load(self, name: str, stale: dict[str, str]) -> None:
         with self._loading:
