@@ -16,6 +16,10 @@ from loadtest.bench.systems import ROOT, SYSTEMS, System
 
 SHOWN = {
     "deliveries_per_s": "{:9,.0f}/s",
+    "publish_per_s": "{:9,.0f}/s one by one",
+    "bound_per_s": "of {:,.0f}/s",
+    "log_many_per_s": "{:9,.0f}/s by the hundred",
+    "bound_many_per_s": "of {:,.0f}/s",
     "publications_per_s": "{:9,.0f} published/s",
     "cpu_us": "{:6.2f} µs each",
     "bytes_each": "{:8,.0f} bytes each",

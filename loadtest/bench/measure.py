@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import random
 import subprocess
+import sys
 import time
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import IO, TYPE_CHECKING, Any, Literal
 
 from loadtest.bench.posting import NotPosted, post
-from loadtest.bench.processes import Server, client_command, redis_server, server_of
-from loadtest.bench.systems import FILL, rows
+from loadtest.bench.processes import SERVER_CORE, Server, client_command, pinned, redis_server, server_of
+from loadtest.bench.systems import FILL, ROOT, rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -74,7 +75,7 @@ def speech_of(system: System, work: Work) -> Speech | None:
 def measure(system: System, work: Work, log: Path) -> dict[str, Any]:
     """The figures of one system and one point."""
     how = {"idle": _idle, "connects": _connects, "replicas": _replicas, "stall": _stall, "held": _held}
-    how["api"] = _posted
+    how |= {"api": _posted, "publisher": _publisher}
     settings = {"HELIOGRAPH_BUS__ROUTING": work.routing}
     with ExitStack() as stack:
         redis = stack.enter_context(redis_server(log))
@@ -117,6 +118,14 @@ def _posted(system: System, work: Work, servers: list[Server], redis: Server) ->
         raise Failed(str(error)) from None
     # The second before, in which it warms up, counts here.
     return {**figures, "redis_cpu": (sum(redis.cpu_s) - before) / (work.seconds + 1)}
+
+
+def _publisher(system: System, work: Work, servers: list[Server], redis: Server) -> dict[str, Any]:
+    """What a program publishes that shares the server's core, as the server does nothing."""
+    url = f"redis://127.0.0.1:{redis.port}/0"
+    command = [sys.executable, "-m", "loadtest.bench.publishing", url, "--seconds", f"{work.seconds:g}"]
+    said = subprocess.run(pinned(SERVER_CORE, command), capture_output=True, text=True, check=True, cwd=ROOT).stdout  # noqa: S603 - ours
+    return dict(json.loads(said))
 
 
 def _stall(system: System, work: Work, servers: list[Server], redis: Server) -> dict[str, Any]:

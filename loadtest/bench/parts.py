@@ -116,6 +116,10 @@ def _api(quick: bool, seconds: float) -> list[Work]:
     return [Work("api", 0, window=connections, request=request, seconds=seconds) for request, connections in points]
 
 
+def _publisher(quick: bool, seconds: float) -> list[Work]:
+    return [Work("publisher", 0, seconds=seconds)]
+
+
 def _deflate(quick: bool, seconds: float) -> list[Work]:
     works = [Work("deflate", 1000, window=4, rows=40, compressed=each, seconds=seconds) for each in (False, True)]
     return works + [
@@ -139,6 +143,7 @@ PARTS = [
     Part("idle", "memory and CPU of idle connections", _idle),
     Part("connects", "what a connect costs when few and when many are connected", _connects, runs=2),
     Part("stall", "p99 of the others when one does not read", _stall, runs=2, without=SLOW + BOUND),
+    Part("publisher", "publishing over Redis from one program, beside redis-py", _publisher, only=("heliograph",)),
     Part("api", "publishing by HTTP: one by one, in batches, to many channels", _api),
     Part(
         "deflate",

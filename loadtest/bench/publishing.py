@@ -1,8 +1,8 @@
-"""Publishing over Redis from one program: how far from the bound, a pipeline of XADD and PUBLISH of redis-py.
+"""Publishing over Redis from one program: how far from the bound, a pipeline of redis-py with XADD and PUBLISH.
 
     python -m loadtest.bench.publishing redis://127.0.0.1:6379/0 --seconds 3
 
-It prints one JSON object: messages a second in each way, and the ratio to its bound.
+It prints one JSON object: of each way, messages a second, and µs of CPU that the program and Redis took for each.
 """
 
 from __future__ import annotations
@@ -10,7 +10,9 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from statistics import median
+from typing import TYPE_CHECKING, Any
 
 import click
 import redis
@@ -20,71 +22,85 @@ from heliograph import AsyncPublisher, Publisher
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-MANY = 100
-DATA = {"line": "x" * 100, "stream": "stdout"}
-LENGTH = 100
-ROUNDS = 3
+MANY = 100  # messages in a pipeline
+LINE = "x" * 100
+DATA = {"line": LINE, "stream": "stdout"}
+LENGTH = 1000  # of the bound's stream
+ROUNDS = 3  # in turns: a machine that becomes slower does so for all
 
 
 @click.command()
 @click.argument("url")
-@click.option("--seconds", default=3.0, show_default=True, type=click.FloatRange(0.1, 60))
+@click.option("--seconds", default=3.0, show_default=True, type=click.FloatRange(0.1, 60), help="of each way, in all")
 def main(url: str, seconds: float) -> None:
-    """Publish for some seconds in each way, and print the rates."""
+    """Publish for some seconds in each way, and print the figures."""
     print(json.dumps(measured(url, seconds)))
 
 
 def measured(url: str, seconds: float) -> dict[str, float]:
-    """Messages a second, in turns: a machine that becomes slower does so for all."""
-    client = redis.Redis.from_url(url, protocol=3)
+    """The figures, as medians: `…_per_s`, and `…_us` and `…_redis_us` for each message."""
+    client = redis.Redis.from_url(url)
     body = json.dumps(DATA)
 
-    def bound(count: int) -> None:
-        with client.pipeline(transaction=False) as pipeline:
+    def pipeline(count: int) -> None:
+        with client.pipeline(transaction=False) as commands:
             for _ in range(count):
-                pipeline.xadd("bound", {"m": body}, maxlen=LENGTH, approximate=True)
-                pipeline.publish("bound:events", body)
-            pipeline.execute()
+                commands.xadd("bound", {"m": body}, maxlen=LENGTH, approximate=True)
+                commands.publish("bound:events", body)
+            commands.execute()
 
-    lines = [(DATA["line"], DATA["stream"])] * MANY
-    rates: dict[str, list[float]] = {}
     with Publisher(url) as publisher:
+        lines = [(LINE, "stdout")] * MANY
+        ways: dict[str, tuple[Callable[[], object], int]] = {
+            "bound": (lambda: pipeline(1), 1),
+            "publish": (lambda: publisher.publish("bench", DATA), 1),
+            "bound_many": (lambda: pipeline(MANY), MANY),
+            "log_many": (lambda: publisher.log_many("bench", lines), MANY),
+            "async_many": (lambda: asyncio.run(_at_once(url, 10 * MANY)), 10 * MANY),
+        }
+        rounds: dict[str, list[_Round]] = {name: [] for name in ways}
         for _ in range(ROUNDS):
-            for name, once, count in (
-                ("bound", lambda: bound(1), 1),
-                ("publish", lambda: publisher.publish("bench", DATA), 1),
-                ("bound_many", lambda: bound(MANY), MANY),
-                ("log_many", lambda: publisher.log_many("bench", lines), MANY),
-            ):
-                rates.setdefault(name, []).append(count * _rate(once, seconds / ROUNDS))
-            rates.setdefault("async", []).append(asyncio.run(_async_rate(url, seconds / ROUNDS)))
+            for name, (once, count) in ways.items():
+                rounds[name].append(_repeat(once, count, seconds / ROUNDS, client))
     client.close()
-    figures = {name: max(values) for name, values in rates.items()}
-    return {
-        **figures,
-        "publish_ratio": figures["publish"] / figures["bound"],
-        "log_many_ratio": figures["log_many"] / figures["bound_many"],
-    }
+    figures: dict[str, float] = {}
+    for name, mine in rounds.items():
+        figures[f"{name}_per_s"] = median(each.count / each.seconds for each in mine)
+        figures[f"{name}_us"] = median(each.client_s / each.count * 1e6 for each in mine)
+        figures[f"{name}_redis_us"] = median(each.redis_s / each.count * 1e6 for each in mine)
+    return figures
 
 
-def _rate(once: Callable[[], object], seconds: float) -> float:
+@dataclass(frozen=True)
+class _Round:
+    """Messages, and the time and CPU that they took."""
+
+    count: int
+    seconds: float
+    client_s: float
+    redis_s: float
+
+
+def _repeat(once: Callable[[], object], count: int, seconds: float, client: redis.Redis) -> _Round:
     once()  # connects, and loads a script
-    began, count = time.perf_counter(), 0
-    while (now := time.perf_counter()) - began < seconds:
+    times, used, redis_used, began = 0, time.process_time(), _redis_s(client), time.perf_counter()
+    while time.perf_counter() - began < seconds or not times:
         once()
-        count += 1
-    return count / (now - began)
+        times += 1
+    lasted = time.perf_counter() - began
+    return _Round(times * count, lasted, time.process_time() - used, _redis_s(client) - redis_used)
 
 
-async def _async_rate(url: str, seconds: float) -> float:
-    """Messages a second of a program with many under way at once."""
+async def _at_once(url: str, count: int) -> None:
+    """Publish with MANY under way at once."""
     async with AsyncPublisher(url) as publisher:
-        await publisher.publish("bench", DATA)
-        began, count = time.perf_counter(), 0
-        while (now := time.perf_counter()) - began < seconds:
+        for _ in range(count // MANY):
             await asyncio.gather(*(publisher.publish("bench", DATA) for _ in range(MANY)))
-            count += MANY
-        return count / (now - began)
+
+
+def _redis_s(client: redis.Redis) -> float:
+    used: dict[str, Any] = client.info("cpu")
+    return float(used["used_cpu_user"]) + float(used["used_cpu_sys"])
 
 
 if __name__ == "__main__":

@@ -188,6 +188,32 @@ def _stall(records: list[Record], folder: Path) -> str:
     return f"### One of 200 does not read\n\n{about}\n\n" + table(head, rows)
 
 
+def _publisher(records: list[Record], folder: Path) -> str:
+    mine = selected(records, "publisher")
+    if not mine:
+        return ""
+    ways = {
+        "`Publisher.publish`, each awaited": "publish",
+        "the bound for it": "bound",
+        "`Publisher.log_many`, 100 lines": "log_many",
+        "the bound for 100": "bound_many",
+        "`AsyncPublisher.publish`, 100 under way": "async_many",
+    }
+    forms = {"per_s": "{:,.0f}", "us": "{:.0f}", "redis_us": "{:.0f}"}
+    lines = [
+        [
+            title,
+            *(form.format(median(each["figures"][f"{way}_{key}"] for each in mine)) for key, form in forms.items()),
+        ]
+        for title, way in ways.items()
+    ]
+    return (
+        "### Publishing over Redis from one program\n\n"
+        "The bound is a pipeline of redis-py with XADD and PUBLISH, which gives no position, knows no repetition, "
+        "and keeps no state.\n\n" + table(["", "messages/s", "µs CPU each", "of Redis, µs each"], lines)
+    )
+
+
 def _api(records: list[Record], folder: Path) -> str:
     columns = [
         ("publications/s", "publications_per_s", "{:,.0f}"),
@@ -261,6 +287,7 @@ SECTIONS = [
     _idle,
     _connects,
     _stall,
+    _publisher,
     _api,
     _deflate,
     _held,

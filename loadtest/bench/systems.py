@@ -210,7 +210,7 @@ def _nchan(port: int, redis_port: int, options: str = "") -> list[str]:
 worker_processes 1; daemon off;
 events {{ worker_connections 65536; }}
 http {{
-  access_log off; {temporary} nchan_shared_memory_size 512M; {options}
+  access_log off; {temporary} nchan_shared_memory_size 512M;
   upstream redis {{ nchan_redis_server redis://127.0.0.1:{redis_port}; nchan_redis_storage_mode nostore; }}
   server {{
     listen 127.0.0.1:{port} backlog=4096; nchan_store_messages off; nchan_redis_pass redis;
@@ -218,7 +218,7 @@ http {{
     location ~ ^/user/(.+)$ {{ nchan_subscriber websocket; nchan_channel_id $1; nchan_redis_pass redis; }}
     location ~ ^/tell/(.+)$ {{ nchan_publisher websocket; nchan_channel_id $1; nchan_redis_pass redis; }}
     location = /post {{ nchan_publisher http; nchan_channel_id all; nchan_redis_pass redis; }}
-    location = /pub {{ nchan_publisher websocket; nchan_channel_id all; nchan_redis_pass redis; }}
+    location = /pub {{ nchan_publisher websocket; nchan_channel_id all; nchan_redis_pass redis; {options} }}
   }}
 }}
 """
@@ -390,7 +390,13 @@ SYSTEMS = [
         )
         for name, more in (
             ("heliograph", {"HELIOGRAPH_COMPRESSION__ENABLED": "true"}),
-            ("centrifugo", {"CENTRIFUGO_WEBSOCKET_COMPRESSION": "true"}),
+            (
+                "centrifugo",
+                {
+                    "CENTRIFUGO_WEBSOCKET_COMPRESSION": "true",
+                    "CENTRIFUGO_WEBSOCKET_COMPRESSION_PREPARED_MESSAGE_CACHE_SIZE": "10485760",
+                },
+            ),
         )
     ),
     replace(

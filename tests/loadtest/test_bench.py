@@ -46,6 +46,7 @@ def foreign(us: float, envelopes: float) -> dict[str, float]:
     return {"sides_us": 200.0, "foreign_us": us, "envelopes": envelopes}
 
 
+WAYS = ("bound", "publish", "bound_many", "log_many", "async_many")
 BETWEEN: dict[str, Any] = {"subscribers": 50, "to": "user", "publishers": 50, "replicas": 2}
 RECORDS = [
     *(record("heliograph", "growth", sent(per_s), subscribers=1000) for per_s in (3e5, 5e5, 4e5)),
@@ -72,6 +73,20 @@ RECORDS = [
     record("heliograph", "replicas", foreign(3.5, 1.0), **{**BETWEEN, "replicas": 8}),
     record("heliograph", "replicas", foreign(-0.04, 0.0), **{**BETWEEN, "replicas": 8}, routing="directed"),
     record("nchan", "replicas", {"sides_us": 120.0, "foreign_us": 0.02}, **{**BETWEEN, "replicas": 4}),
+    record(
+        "heliograph",
+        "publisher",
+        {f"{way}_{key}": 7000.0 for way in WAYS for key in ("per_s", "us", "redis_us")},
+        subscribers=0,
+    ),
+    record(
+        "heliograph",
+        "api",
+        {**sent(9e3), "publications_per_s": 9e3, "redis_cpu": 0.2},
+        subscribers=0,
+        request="batch",
+        window=32,
+    ),
     record("heliograph-deflate", "deflate", sent(3e5), subscribers=1000, window=4, rows=40, compressed=True),
     record(
         "heliograph",
@@ -140,6 +155,9 @@ class TestPage:
             "| Heliograph, kept | directed | 8 | 200.0 | -0.04 | 0.00 |",
             "| Nchan (C) |  | 4 | 120.0 | 0.02 |  |",
             "| Heliograph, kept | 2.00 | 3.00 | 1.50 | yes |",
+            "| `Publisher.publish`, each awaited | 7,000 | 7000 | 7000 |",
+            "### By HTTP: batch, 32 connections",
+            "| Heliograph, kept | 9,000 | 111.1 |",
             "| Heliograph, kept, compressed | 500 | 300,000 |",
             "| Heliograph, kept | 12.3 | 99.0 | 260.0 |",
         ],
@@ -185,7 +203,7 @@ def test_every_part_measures_heliograph(part: Part) -> None:
         for each in points:
             measured = [system.name for system in part.of(SYSTEMS, each)]
             assert ("heliograph-deflate" if each.compressed else "heliograph") in measured
-            assert part.name in ("api", "deflate", "sdks") or "heliograph-ephemeral" in measured
+            assert part.name in ("api", "deflate", "publisher", "sdks") or "heliograph-ephemeral" in measured
 
 
 def test_only_who_can_is_asked() -> None:
@@ -244,6 +262,12 @@ class TestMeasuring:
         assert figures["delivered"] == pytest.approx(30 * figures["published"], rel=0.1, abs=30 * 8)
         assert 0 < figures["inflated_frames"] < figures["compressed_frames"] / 25
         assert 200 < figures["bytes_each"] < 0.4 * len(rows(40))
+
+    def test_what_is_posted_is_counted(self) -> None:
+        """Fails if publications of a batch count as one."""
+        figures = measure(HELIOGRAPH, Work("api", 0, window=2, request="batch", seconds=1), self.log)
+        assert figures["publications_per_s"] == pytest.approx(100 * figures["requests_per_s"])
+        assert 0 < figures["p50_us"] <= figures["p99_us"]
 
     def test_idle_connections_are_small_and_quiet(self) -> None:
         """Fails if an idle connection takes more than 20 KiB, or thousands keep a core busy."""
