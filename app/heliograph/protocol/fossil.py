@@ -11,13 +11,19 @@ from typing import Final
 
 BLOCK: Final = 16  # bytes; what the two texts share is found where the old one has a block of this size
 LEAST_COPY: Final = 8  # bytes; a shorter copy takes as much room as the text itself
-MOST_SCANNED: Final = 8192  # bytes without a match, after which the rest is inserted: the search must not take long
+# Whoever publishes must not keep the replica busy. Beyond these limits there is no delta, or a longer one.
+MOST_BYTES: Final = 262_144  # of a text
+MOST_SEARCHED: Final = 65_536  # bytes of a text in which equal blocks are looked for
+MOST_MISSED: Final = 4096  # bytes without an equal block, after which the rest is inserted
+MOST_COPIES: Final = 1000  # likewise
 
 _DIGITS: Final = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ_abcdefghijklmnopqrstuvwxyz~"
 
 
 def difference(old: bytes, new: bytes) -> bytes | None:
     """Return the delta that makes `new` out of `old`; None if it would not be shorter than `new`. Both are UTF-8."""
+    if len(old) > MOST_BYTES or len(new) > MOST_BYTES:
+        return None
     parts = [_number(len(new)), b"\n"]
     at = 0
     for begin, end, offset in _copies(old, new):
@@ -46,13 +52,13 @@ def _copies(old: bytes, new: bytes) -> list[tuple[int, int, int]]:
 def _between(old: bytes, new: bytes, begin: int, end: int) -> list[tuple[int, int, int]]:
     """Return what can be copied of `new` from `begin` to `end`, from anywhere in `old`."""
     copies: list[tuple[int, int, int]] = []
-    if end - begin < BLOCK:
+    if end - begin < BLOCK or len(old) > MOST_SEARCHED or end - begin > MOST_SEARCHED:
         return copies
     places: dict[bytes, int] = {}
     for place in range(0, len(old) - BLOCK + 1, BLOCK):
         places.setdefault(old[place : place + BLOCK], place)
     at, free, missed = begin, begin, 0
-    while at + BLOCK <= end and missed < MOST_SCANNED:
+    while at + BLOCK <= end and missed < MOST_MISSED and len(copies) < MOST_COPIES:
         found = places.get(new[at : at + BLOCK])
         if found is None:
             at += 1
@@ -77,27 +83,39 @@ def _whole_characters(new: bytes, begin: int, end: int, offset: int) -> tuple[in
 
 def _same_ahead(old: bytes, i: int, new: bytes, j: int, most: int) -> int:
     """Return how many bytes from `i` and `j` on are the same, at most `most`."""
-    same, unlike = 0, most + 1  # the answer is at least `same`, and less than `unlike`
-    step = most
+    same, step = 0, BLOCK
+    while same < most:  # ever larger steps, so that a short match costs little
+        unlike = min(same + step, most)
+        if old[i + same : i + unlike] != new[j + same : j + unlike]:
+            break
+        same, step = unlike, 2 * step
+    else:
+        return same
     while same < unlike - 1:
-        if old[i + same : i + step] == new[j + same : j + step]:
-            same = step
+        middle = (same + unlike) // 2
+        if old[i + same : i + middle] == new[j + same : j + middle]:
+            same = middle
         else:
-            unlike = step
-        step = (same + unlike) // 2
+            unlike = middle
     return same
 
 
 def _same_behind(old: bytes, i: int, new: bytes, j: int, most: int) -> int:
     """Return how many bytes before `i` and `j` are the same, at most `most`."""
-    same, unlike = 0, most + 1
-    step = most
+    same, step = 0, BLOCK
+    while same < most:
+        unlike = min(same + step, most)
+        if old[i - unlike : i - same] != new[j - unlike : j - same]:
+            break
+        same, step = unlike, 2 * step
+    else:
+        return same
     while same < unlike - 1:
-        if old[i - step : i - same] == new[j - step : j - same]:
-            same = step
+        middle = (same + unlike) // 2
+        if old[i - middle : i - same] == new[j - middle : j - same]:
+            same = middle
         else:
-            unlike = step
-        step = (same + unlike) // 2
+            unlike = middle
     return same
 
 
