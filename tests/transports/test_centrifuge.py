@@ -106,6 +106,18 @@ class TestConnect:
             await nobody.socket.send(frame)
             assert await nobody.close_code() == code
 
+    async def test_nothing_after_a_close_is_carried_out(self, one: RunningReplica) -> None:
+        """Fails if commands of the same frame still have an effect, or count as more attempts of the address."""
+        async with Client(one.url, user="alice") as alice, CentrifugeClient(one.url, connect=None) as bob:
+            subscribe = bob.command("subscribe", channel="news")
+            await bob.say(*[subscribe] * 5)
+            assert await bob.close_code() == 3501
+            async with CentrifugeClient(one.url, user="bob") as again:
+                await again.say({"id": 0, "rpc": {}}, again.command("publish", channel="#alice", data="too late"))
+                assert await again.close_code() == 3501
+            await alice.nothing_more()
+        assert sum(one.replica.telemetry.failed_attempts.values()) == 1
+
     async def test_too_many_connections_are_final(self, one: RunningReplica) -> None:
         """Fails if an SDK over the limit comes back again and again: 3010 means another thing to it."""
         async with CentrifugeClient(one.url, user="bob") as first:

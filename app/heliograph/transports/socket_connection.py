@@ -167,6 +167,8 @@ class SocketConnection:
             return
         is_paid = True
         for operation in self._decode(frame):
+            if not is_paid and self._driver.connection.outbox.closed:
+                break  # an operation before it has closed the connection
             self._traffic.messages_in += 1
             self._uncounted += 1
             if not (is_paid or self._bucket.take(now)):
@@ -268,6 +270,8 @@ class SocketConnection:
 
     def _go_on(self) -> None:
         """Handle waiting operations and frames."""
+        if self._driver.connection.outbox.closed:
+            self._rest = self._waiting = None
         while self._rest and self._work is None:
             self._carry_out(self._rest.popleft())
         while self._waiting and self._work is None:

@@ -7,11 +7,12 @@ import pytest
 from heliograph.codecs.centrifuge.json_codec import CentrifugeJsonCodec
 from heliograph.codecs.centrifuge.protobuf_codec import CentrifugeProtobufCodec
 from heliograph.codecs.codec import Codec
+from heliograph.protocol.actions import Reject, Reply
 from heliograph.protocol.events import Error
 from heliograph.protocol.namespace import Namespaces
 from heliograph.protocol.operations import Connect
 from heliograph.protocol.policy import Policy
-from heliograph.protocol.session import Reject, Reply, Session
+from heliograph.protocol.session import Session
 from tests.codecs.centrifuge import frames
 from tests.support.mutations import mutated
 

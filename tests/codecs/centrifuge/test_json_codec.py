@@ -125,6 +125,16 @@ def test_what_is_wrong_is_answered_or_closes(
     assert (operation.code, operation.request_id, operation.close) == (code, request_id, close)
 
 
+@pytest.mark.parametrize("line", ["{}", '{"id":1,"rpc":{}}', '{"id":"x"}'])
+def test_a_frame_has_a_limit_of_commands(line: str) -> None:
+    """Fails if one frame of two bytes a command keeps the loop busy for as long as thousands of frames."""
+    frame = "\n".join([line] * 1001)
+    [operation] = CODEC.decode(frame)
+    assert isinstance(operation, operations.Malformed)
+    assert operation.close is CloseCode.BAD_REQUEST
+    assert len(CODEC.request_ids(frame)) <= 1000
+
+
 def test_a_wrong_command_does_not_take_the_others_of_its_frame_with_it() -> None:
     """Fails if one wrong command of a frame makes all of them wrong."""
     found = CODEC.decode(

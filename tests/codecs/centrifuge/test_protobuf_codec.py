@@ -137,6 +137,7 @@ def test_an_event_is_what_the_library_of_sdks_reads(event: events.Event, hexadec
         b"\x05\x0d\x00\x00\x00\x00",  # an id of a fixed size
         b"\x06\x08\x01\x32\x02\x0a\xff",
         delimited(b"\x08\x01\x32" + delimited(b"\x0a\x01\xff")),  # no UTF-8
+        b"\0" * 1001,  # too many commands
         b"\x02\x22\x00",  # a connect without an id
     ],
 )

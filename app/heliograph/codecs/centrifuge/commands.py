@@ -8,6 +8,7 @@ from msgspec import Meta
 Uint32 = Annotated[int, Meta(ge=0, le=2**32 - 1)]
 Offset = Annotated[int, Meta(ge=0, le=2**53)]
 
+MOST_COMMANDS: Final = 1000  # in one frame; each may be as short as two bytes, and costs as much as any other
 ABSENT: Final = msgspec.Raw(b"")
 NULL: Final = msgspec.Raw(b"null")
 

@@ -4,7 +4,13 @@ from typing import Final
 
 import msgspec
 
-from heliograph.codecs.centrifuge.commands import Command, ConnectData, ConnectRequest, SubscribeRequest
+from heliograph.codecs.centrifuge.commands import (
+    MOST_COMMANDS,
+    Command,
+    ConnectData,
+    ConnectRequest,
+    SubscribeRequest,
+)
 from heliograph.errors import BadData, ErrorCode
 from heliograph.protocol import operations
 from heliograph.protocol.codes import CloseCode
@@ -31,6 +37,11 @@ def malformed(
     """Return what a command that cannot be read becomes: without an id nothing can be answered, so it closes."""
     close = None if request_id else CloseCode.BAD_REQUEST
     return operations.Malformed(code, message, request_id or None, close)
+
+
+def too_many() -> Operation:
+    """Return what a frame with too many commands becomes."""
+    return malformed(f"a frame has at most {MOST_COMMANDS} commands")
 
 
 def _operation(command: Command, request_id: int, max_depth: int) -> Operation:

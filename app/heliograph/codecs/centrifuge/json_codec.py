@@ -5,8 +5,8 @@ from typing import Final
 
 import msgspec
 
-from heliograph.codecs.centrifuge.commands import Command, Head
-from heliograph.codecs.centrifuge.decoding import malformed, operation_of
+from heliograph.codecs.centrifuge.commands import MOST_COMMANDS, Command, Head
+from heliograph.codecs.centrifuge.decoding import malformed, operation_of, too_many
 from heliograph.codecs.centrifuge.deltas import delta_encoders
 from heliograph.codecs.centrifuge.encoding import farewell_of, push_of, reply_of
 from heliograph.codecs.centrifuge.numbers import CLOSES
@@ -43,13 +43,16 @@ class CentrifugeJsonCodec:
             return (operation_of(commands[0], self._max_depth),)
         if not commands:
             return (malformed("the frame is empty"),)
+        if len(commands) > MOST_COMMANDS:
+            return (too_many(),)
         return [operation_of(command, self._max_depth) for command in commands]
 
     def request_ids(self, frame: str | bytes) -> Sequence[RequestId | None]:
         try:
-            return [_id(head.id) for head in _read_heads(frame)] or (None,)
+            heads = _read_heads(frame)
         except (msgspec.MsgspecError, RecursionError, ValueError):
             return (None,)
+        return [_id(head.id) for head in heads[:MOST_COMMANDS]] or (None,)
 
     def encode(self, event: Event) -> bytes:
         if isinstance(event, Publication):
@@ -72,7 +75,7 @@ class CentrifugeJsonCodec:
             return [malformed(f"the frame is nested deeper than {self._max_depth} levels", code=ErrorCode.TOO_DEEP)]
         except (msgspec.MsgspecError, ValueError) as error:
             return [malformed(f"the frame is not valid JSON: {error}", code=ErrorCode.BAD_JSON)]
-        return [self._operation(value) for value in values]
+        return [self._operation(value) for value in values] if len(values) <= MOST_COMMANDS else [too_many()]
 
     def _operation(self, value: msgspec.Raw) -> Operation:
         try:

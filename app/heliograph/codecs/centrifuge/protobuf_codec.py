@@ -4,11 +4,12 @@
 """
 
 from collections.abc import Iterator, Sequence
+from itertools import islice
 
 from msgspec import Raw
 
-from heliograph.codecs.centrifuge.commands import Command
-from heliograph.codecs.centrifuge.decoding import malformed, operation_of
+from heliograph.codecs.centrifuge.commands import MOST_COMMANDS, Command
+from heliograph.codecs.centrifuge.decoding import malformed, operation_of, too_many
 from heliograph.codecs.centrifuge.deltas import delta_encoders
 from heliograph.codecs.centrifuge.encoding import farewell_of, publication_of, reply_of
 from heliograph.codecs.centrifuge.messages import COMMAND, PUBLICATION, REPLY
@@ -36,6 +37,8 @@ class CentrifugeProtobufCodec:
         operations: list[Operation] = []
         try:
             for command in _commands(frame):
+                if len(operations) == MOST_COMMANDS:
+                    return (too_many(),)
                 operations.append(operation_of(command, self._max_depth))
         except ValueError as error:
             operations.append(malformed(f"the frame is not Protobuf commands after their lengths: {error}"))
@@ -44,7 +47,7 @@ class CentrifugeProtobufCodec:
     def request_ids(self, frame: str | bytes) -> Sequence[RequestId | None]:
         ids: list[RequestId | None] = []
         try:
-            for command in _commands(frame):
+            for command in islice(_commands(frame), MOST_COMMANDS):
                 ids.append(command.id or None)
         except ValueError:
             ids.append(None)
