@@ -135,13 +135,11 @@ def test_the_wire_form_of_a_command() -> None:
     off = Envelope(msgspec.Raw(b"null"), target_user_id="bob", command=UnsubscribeUser("방:1"))
     assert json.loads(encode_envelope(off))["command"] == {"type": "unsubscribe", "channel": "방:1"}
     on = Envelope(msgspec.Raw(b"null"), target_user_id="bob", command=SubscribeUser("방:1", Position("e", 5)))
+    seat = SubscribeUser("방:1", info=msgspec.Raw(b'{"seat":3}'), data=msgspec.Raw(b"1"), expire_at=5.5)
     assert json.loads(encode_envelope(on))["command"] == {
         "type": "subscribe",
         "channel": "방:1",
         "since": {"epoch": "e", "offset": 5},
-        "info": None,
-        "data": None,
-        "expire_at": None,
     }
     longer = Envelope(msgspec.Raw(b"null"), target_user_id="bob", command=RefreshUser(12.5))
     some = Envelope(
@@ -153,7 +151,15 @@ def test_the_wire_form_of_a_command() -> None:
         "selection": {"client": "c", "session": "", "keep": []},
     }
     forward = Envelope(msgspec.Raw(b"null"), channel="", node_id="n", command=Forward("s", b"\x00\xff"))
-    for envelope in (kick, off, on, longer, some, forward):
+    told = Envelope(msgspec.Raw(b"null"), target_user_id="bob", command=seat)
+    assert json.loads(encode_envelope(told))["command"] == {
+        "type": "subscribe",
+        "channel": "방:1",
+        "info": {"seat": 3},
+        "data": 1,
+        "expire_at": 5.5,
+    }
+    for envelope in (kick, off, on, told, longer, some, forward):
         assert decode_envelope(encode_envelope(envelope)) == envelope
     for bad in (
         '{"message":null,"channel":"news","command":{"type":"disconnect"}}',

@@ -12,11 +12,11 @@ IN_BASE64 = "MQ=="  # the JSON 1
 
 
 @schemathesis.hook
-def map_body(context: Any, body: Any) -> Any:
-    """Called with each body. The document can say of a text that it is base64, but not that there is JSON inside."""
-    if isinstance(body, dict) and isinstance(body.get("b64data"), str):
-        body["b64data"] = IN_BASE64
-    return body
+def before_call(context: Any, case: Any, kwargs: Any) -> None:
+    """Called with each request. The document can say of a text that it is base64, but not that there is JSON inside."""
+    for name in ("b64data", "b64info"):
+        if isinstance(case.body, dict) and isinstance(case.body.get(name), str) and case.body[name]:
+            case.body[name] = IN_BASE64
 
 
 @schemathesis.hook

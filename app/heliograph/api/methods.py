@@ -331,7 +331,7 @@ class Methods:
                 raise ApiError(BAD_REQUEST, f"not supported, so nothing was done: {', '.join(unsupported)}")
             values = {field: _value(field, text) for field, text in fields.items() if field in model.model_fields}
             for name in JSON_FIELDS:
-                if encoded := values.pop(f"b64{name}", None):
+                if (encoded := values.pop(f"b64{name}", None)) not in (None, ""):
                     values[name] = _decoded(name, encoded, self.max_depth)
                 elif isinstance(json := values.get(name), msgspec.Raw):
                     check_data(json, self.max_depth)

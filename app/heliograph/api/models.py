@@ -56,7 +56,8 @@ class Params(BaseModel):
 def _one_of_two(schema: dict[str, Any]) -> None:
     """Describe that `b64data` may stand instead of `data`. It is decoded before the parameters are checked."""
     schema["required"].remove("data")
-    schema["anyOf"] = [{"required": ["data"]}, {"required": ["b64data"]}]
+    in_base64 = {"required": ["b64data"], "properties": {"b64data": {"type": "string", "minLength": 1}}}
+    schema["anyOf"] = [{"required": ["data"]}, in_base64]
 
 
 class DataParams(Params):
@@ -138,6 +139,22 @@ class SelectiveParams(Params):
 
 
 class DisconnectParams(SelectiveParams):
+    # A block is for the whole user.
+    model_config = ConfigDict(
+        json_schema_extra={
+            "anyOf": [
+                {"properties": {"block_s": {"type": "null"}}},
+                {
+                    "properties": {
+                        "client": {"enum": ["", None]},
+                        "session": {"enum": ["", None]},
+                        "whitelist": {"maxItems": 0},
+                    }
+                },
+            ]
+        }
+    )
+
     whitelist: list[str] = Field(default=[], max_length=1000, description="all but the connections with these ids")
     disconnect: DisconnectReason = DisconnectReason()
     block_s: float | None = Field(

@@ -9,6 +9,7 @@ from heliograph.ports import CommandLog
 from heliograph.protocol.codes import CloseCode
 from heliograph.protocol.command import (
     ALL_CONNECTIONS,
+    NOTHING,
     DisconnectUser,
     Only,
     RefreshUser,
@@ -75,7 +76,9 @@ class UserCommands:
         """
         if user_of(check_channel(channel)) is not None:
             raise BadChannel("a personal channel is its user's alone, who is always subscribed to it")
-        await self._give(check_user_id(user_id), SubscribeUser(channel, since, info, data, expire_at), among)
+        await self._give(
+            check_user_id(user_id), SubscribeUser(channel, since, info or NOTHING, data or NOTHING, expire_at), among
+        )
 
     async def refresh_user(
         self, user_id: str, *, expire_at: float | None, among: Selection = ALL_CONNECTIONS

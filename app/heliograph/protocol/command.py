@@ -10,6 +10,8 @@ import msgspec
 from heliograph.protocol.codes import CloseCode
 from heliograph.protocol.position import Position
 
+NOTHING: Final = msgspec.Raw(b"")  # no JSON; msgspec reads no `Raw | None`
+
 
 class DisconnectUser(msgspec.Struct, frozen=True, tag="disconnect"):
     """Close every connection of the user. `block_s`: keep the user out for so many seconds (0: end the block)."""
@@ -25,17 +27,17 @@ class UnsubscribeUser(msgspec.Struct, frozen=True, tag="unsubscribe"):
     channel: str
 
 
-class SubscribeUser(msgspec.Struct, frozen=True, tag="subscribe"):
+class SubscribeUser(msgspec.Struct, frozen=True, tag="subscribe", omit_defaults=True):
     """Subscribe every connection of the user to the channel. `since`: from which position on; None: from now on.
 
-    `info`: what presence says of the connection there (None: what its token says); `data`: for the client. Both are
-    JSON. `expire_at`: when the subscription ends (seconds since the epoch; None: never).
+    `info`: what presence says of the connection there (NOTHING: what its token says); `data`: for the client. Both
+    are JSON. `expire_at`: when the subscription ends (seconds since the epoch; None: never).
     """
 
     channel: str
     since: Position | None = None
-    info: msgspec.Raw | None = None
-    data: msgspec.Raw | None = None
+    info: msgspec.Raw = NOTHING
+    data: msgspec.Raw = NOTHING
     expire_at: float | None = None
 
 

@@ -569,8 +569,8 @@ class Driver:
             return
         options = replace(
             options,
-            info=options.info if info is None else bytes(info),
-            data=None if data is None else bytes(data),
+            info=bytes(info) if info else options.info,
+            data=bytes(data) if data else None,
             expires_at=command.expire_at,
         )
         self._expiries.set(channel, command.expire_at)
