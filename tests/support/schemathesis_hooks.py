@@ -13,7 +13,7 @@ IN_BASE64 = "MQ=="  # the JSON 1
 
 @schemathesis.hook
 def before_call(context: Any, case: Any, kwargs: Any) -> None:
-    """Called with each request. The document can say of a text that it is base64, but not that there is JSON inside."""
+    """Called with each request. A document can say of a text that it is base64, but not that JSON is inside."""
     for name in ("b64data", "b64info"):
         if isinstance(case.body, dict) and isinstance(case.body.get(name), str) and case.body[name]:
             case.body[name] = IN_BASE64
