@@ -7,12 +7,13 @@ import random
 import subprocess
 import sys
 import time
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import IO, TYPE_CHECKING, Any, Literal
 
 from loadtest.bench.posting import NotPosted, post
 from loadtest.bench.processes import SERVER_CORE, Server, client_command, pinned, redis_server, server_of
+from loadtest.bench.streaming import orders_for
 from loadtest.bench.systems import FILL, ROOT, rows
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def speech_of(system: System, work: Work) -> Speech | None:
 def measure(system: System, work: Work, log: Path) -> dict[str, Any]:
     """The figures of one system and one point."""
     how = {"idle": _idle, "connects": _connects, "replicas": _replicas, "stall": _stall, "held": _held}
-    how |= {"api": _posted, "publisher": _publisher}
+    how |= {"api": _posted, "publisher": _publisher, "streams": _streamed, "polls": _streamed}
     settings = {"HELIOGRAPH_BUS__ROUTING": work.routing}
     with ExitStack() as stack:
         redis = stack.enter_context(redis_server(log))
@@ -89,13 +90,24 @@ def measure(system: System, work: Work, log: Path) -> dict[str, Any]:
 def _sent(system: System, work: Work, servers: list[Server], redis: Server) -> dict[str, Any]:
     """Messages from the first server to those who listen at the second, or at the first if it is alone."""
     with _client(_speech(system, work), work, servers) as client:
-        _heard(client, "ready")
-        _heard(client, "begin")
-        before, redis_before = _cpu_s(servers), sum(redis.cpu_s)
-        figures = _heard(client, "end")
-        if not figures["delivered"]:
-            raise Failed("nothing was delivered")
-        after, redis_after = _cpu_s(servers), sum(redis.cpu_s)
+        return _figures(client, servers, redis)
+
+
+def _streamed(system: System, work: Work, servers: list[Server], redis: Server) -> dict[str, Any]:
+    """The same for those who listen by HTTP, from one who posts."""
+    with _started(client_command("streams"), orders_for(system, work, servers)) as client:
+        return _figures(client, servers, redis)
+
+
+def _figures(client: subprocess.Popen[str], servers: list[Server], redis: Server) -> dict[str, Any]:
+    """What a client has measured, and what the servers have used meanwhile."""
+    _heard(client, "ready")
+    _heard(client, "begin")
+    before, redis_before = _cpu_s(servers), sum(redis.cpu_s)
+    figures = _heard(client, "end")
+    if not figures["delivered"]:
+        raise Failed("nothing was delivered")
+    after, redis_after = _cpu_s(servers), sum(redis.cpu_s)
     count = figures["delivered"]
     user, kernel = after[0] - before[0], after[1] - before[1]
     return {
@@ -256,11 +268,10 @@ def _cpu_s(servers: list[Server]) -> tuple[float, float]:
     return sum(user for user, _ in used), sum(kernel for _, kernel in used)
 
 
-@contextmanager
 def _client(
     speech: Speech, work: Work, servers: list[Server], more: Sequence[str] = ()
-) -> Iterator[subprocess.Popen[str]]:
-    """The load client, told what to do. It ends with its standard input."""
+) -> AbstractContextManager[subprocess.Popen[str]]:
+    """The load client, told what to do."""
     orders = [f"port {servers[:2][-1].port}", f"pub_port {servers[0].port}"]
     orders += [f"subscribers {work.subscribers}", f"sub_path {speech.sub_path}", *more]
     orders.append(f"compressed {work.compressed:d}")
@@ -275,14 +286,20 @@ def _client(
         orders += [f"other_{kind} {text}" for kind, text in speech.other.sub_steps]
     if speech.answer:
         orders.append(f"answer {speech.answer}")
-    # Other addresses each time: ports of the measurement before are not free again yet.
-    orders.append(f"source_net {random.randint(1, 250)}")  # noqa: S311 - not a secret
+    return _started(client_command(), orders)
+
+
+@contextmanager
+def _started(command: list[str], orders: list[str]) -> Iterator[subprocess.Popen[str]]:
+    """A client with these orders. It ends with its standard input."""
     client = subprocess.Popen(  # noqa: S603 - a command of ours
-        client_command(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
+    # Other addresses each time: ports of the measurement before are not free again yet.
+    source = f"source_net {random.randint(1, 250)}"  # noqa: S311 - not a secret
     try:
         assert client.stdin is not None  # noqa: S101 - see above
-        client.stdin.write("\n".join([*orders, "go", ""]))
+        client.stdin.write("\n".join([*orders, source, "go", ""]))
         client.stdin.flush()
         yield client
     finally:

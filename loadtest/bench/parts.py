@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from loadtest.bench.measure import Work, speech_of
 from loadtest.bench.processes import OPEN_FILES
+from loadtest.bench.streaming import SYSTEMS_WITH_STREAMS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -120,6 +121,14 @@ def _publisher(quick: bool, seconds: float) -> list[Work]:
     return [Work("publisher", 0, seconds=seconds)]
 
 
+def _streams(quick: bool, seconds: float) -> list[Work]:
+    return [Work("streams", 1000, window=4, seconds=seconds), Work("streams", 1000, rate=40, seconds=seconds)]
+
+
+def _polls(quick: bool, seconds: float) -> list[Work]:
+    return [Work("polls", 1000, window=4, seconds=seconds)]
+
+
 def _deflate(quick: bool, seconds: float) -> list[Work]:
     works = [Work("deflate", 1000, window=4, rows=40, compressed=each, seconds=seconds) for each in (False, True)]
     return works + [
@@ -145,6 +154,8 @@ PARTS = [
     Part("stall", "p99 of the others when one does not read", _stall, runs=2, without=SLOW + BOUND),
     Part("publisher", "publishing over Redis from one program, beside redis-py", _publisher, only=("heliograph",)),
     Part("api", "publishing by HTTP: one by one, in batches, to many channels", _api),
+    Part("streams", "one to 1,000 streams of server-sent events", _streams, only=SYSTEMS_WITH_STREAMS),
+    Part("polls", "one to 1,000 long polls", _polls, only=SYSTEMS_WITH_STREAMS),
     Part(
         "deflate",
         "bytes and CPU of messages of 2 KiB to 1,000, with and without permessage-deflate",

@@ -168,5 +168,5 @@ def server_of(system: System, redis_port: int, log: Path, settings: Mapping[str,
     return Server(system.command(port, redis_port), port, SERVER_CORE, environment, log)
 
 
-def client_command() -> list[str]:
-    return pinned(OTHER_CORE, [str(HOME / "client")])
+def client_command(program: str = "client") -> list[str]:
+    return pinned(OTHER_CORE, [str(HOME / program)])

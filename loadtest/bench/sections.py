@@ -235,6 +235,22 @@ def _api(records: list[Record], folder: Path) -> str:
     return "\n\n".join(shown)
 
 
+def _streams(records: list[Record], folder: Path) -> str:
+    columns = [SPEED, CPU, KERNEL, ("bytes each", "bytes_each", "{:,.0f}"), *BUSY]
+    about = "The publisher posts by HTTP. Heliograph keeps each message, and each event has an id to go on from."
+    shown = [
+        section(
+            "One to 1,000 event streams, four messages under way",
+            selected(records, "streams", window=4),
+            columns,
+            about,
+        ),
+        section("The same at 40 messages a second", selected(records, "streams", rate=40), columns),
+        section("One to 1,000 long polls, four messages under way", selected(records, "polls"), columns),
+    ]
+    return "\n\n".join(each for each in shown if each)
+
+
 def _deflate(records: list[Record], folder: Path) -> str:
     columns = [
         ("bytes each", "bytes_each", "{:,.0f}"),
@@ -289,6 +305,7 @@ SECTIONS = [
     _stall,
     _publisher,
     _api,
+    _streams,
     _deflate,
     _held,
 ]

@@ -205,6 +205,9 @@ def _nchan(port: int, redis_port: int, options: str = "") -> list[str]:
     temporary = "".join(f"{kind}_temp_path {folder}/{kind}; " for kind in ("client_body", "proxy", "fastcgi"))
     temporary += "".join(f"{kind}_temp_path {folder}/{kind}; " for kind in ("uwsgi", "scgi"))
     user = "user root;" if os.geteuid() == 0 else ""
+    # Who polls misses what nobody keeps until the next poll.
+    kept = "nchan_store_messages on; nchan_message_buffer_length 100; nchan_channel_id polled;"
+    kept += " nchan_subscriber_first_message newest;"
     (folder / "nginx.conf").write_text(
         f"""load_module {module}; {user} pid {folder}/pid; error_log {folder}/errors warn;
 worker_processes 1; daemon off;
@@ -213,10 +216,13 @@ http {{
   access_log off; {temporary} nchan_shared_memory_size 512M;
   upstream redis {{ nchan_redis_server redis://127.0.0.1:{redis_port}; nchan_redis_storage_mode nostore; }}
   server {{
-    listen 127.0.0.1:{port} backlog=4096; nchan_store_messages off; nchan_redis_pass redis;
+    listen 127.0.0.1:{port} backlog=4096; nchan_store_messages off; keepalive_requests 1000000000;
     location ~ ^/sub/ {{ nchan_subscriber websocket; nchan_channel_id all; nchan_redis_pass redis; }}
     location ~ ^/user/(.+)$ {{ nchan_subscriber websocket; nchan_channel_id $1; nchan_redis_pass redis; }}
     location ~ ^/tell/(.+)$ {{ nchan_publisher websocket; nchan_channel_id $1; nchan_redis_pass redis; }}
+    location ~ ^/events/ {{ nchan_subscriber eventsource; nchan_channel_id all; nchan_redis_pass redis; }}
+    location ~ ^/poll/ {{ nchan_subscriber longpoll; {kept} }}
+    location = /post-kept {{ nchan_publisher http; {kept} }}
     location = /post {{ nchan_publisher http; nchan_channel_id all; nchan_redis_pass redis; }}
     location = /pub {{ nchan_publisher websocket; nchan_channel_id all; nchan_redis_pass redis; {options} }}
   }}

@@ -50,6 +50,9 @@ WAYS = ("bound", "publish", "bound_many", "log_many", "async_many")
 BETWEEN: dict[str, Any] = {"subscribers": 50, "to": "user", "publishers": 50, "replicas": 2}
 RECORDS = [
     *(record("heliograph", "growth", sent(per_s), subscribers=1000) for per_s in (3e5, 5e5, 4e5)),
+    *(record(name, "streams", sent(3e5), subscribers=1000, window=4) for name in ("heliograph", "nchan")),
+    record("heliograph", "streams", sent(4e4), subscribers=1000, rate=40),
+    record("heliograph", "polls", sent(2e4), subscribers=1000, window=4),
     record("nchan", "growth", sent(1e5), subscribers=1000),
     record("heliograph", "rate", sent(2e4, 4.0), subscribers=1000, rate=10),
     record("nchan", "rate", sent(2e4, 3.0), subscribers=1000, rate=10),
@@ -203,7 +206,8 @@ def test_every_part_measures_heliograph(part: Part) -> None:
         for each in points:
             measured = [system.name for system in part.of(SYSTEMS, each)]
             assert ("heliograph-deflate" if each.compressed else "heliograph") in measured
-            assert part.name in ("api", "deflate", "publisher", "sdks") or "heliograph-ephemeral" in measured
+            alone = ("api", "deflate", "polls", "publisher", "sdks", "streams")
+            assert part.name in alone or "heliograph-ephemeral" in measured
 
 
 def test_only_who_can_is_asked() -> None:
@@ -232,7 +236,7 @@ def test_an_unknown_name_is_refused(
 class TestMeasuring:
     @pytest.fixture(autouse=True)
     def client(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        for program in ("client", "epoll"):
+        for program in ("client", "streams", "epoll"):
             source = HERE / f"{program}.c"
             flags = ["-O2", "-Wall", "-Wextra", "-Werror"]
             subprocess.run(["cc", *flags, "-o", tmp_path / program, source, "-lz"], check=True)
@@ -253,6 +257,14 @@ class TestMeasuring:
         figures = measure(HELIOGRAPH, Work("growth", 30, window=4, warmup=0.2, seconds=1), self.log)
         assert figures["delivered"] > 30 * 100
         assert figures["delivered"] == pytest.approx(30 * figures["published"], rel=0.1, abs=30 * 8)
+
+    @pytest.mark.parametrize("name", ["streams", "polls"])
+    def test_who_listens_by_http_gets_every_message(self, name: str) -> None:
+        """Fails if events of streams or polls are lost, or counted twice."""
+        figures = measure(HELIOGRAPH, Work(name, 30, window=4, warmup=0.3, seconds=0.7), self.log)
+        assert figures["delivered"] > 30 * 50
+        assert figures["delivered"] == pytest.approx(30 * figures["published"], rel=0.1, abs=30 * 8)
+        assert 200 < figures["bytes_each"] < 800
 
     def test_compressed_messages_are_counted_as_others(self) -> None:
         """Fails if a compressed message is not counted, inflated for each subscriber, or not compressed at all."""
