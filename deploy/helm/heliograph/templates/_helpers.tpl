@@ -59,6 +59,31 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- if kindIs "string" . -}}{{ . }}{{- else -}}{{ toJson . }}{{- end -}}
 {{- end -}}
 
+{{/* Settings that have a value of their own; in `settings` they would be there twice. */}}
+{{- define "heliograph.ownSettings" -}}
+HELIOGRAPH_REDIS__URL: redis.url
+HELIOGRAPH_REDIS__DURABLE_URL: redis.durableUrl
+HELIOGRAPH_AUTH__MODE: auth.mode
+HELIOGRAPH_AUTH__OPEN_TO_NETWORK: auth.mode
+HELIOGRAPH_AUTH__SECRET: secrets.existingSecret
+HELIOGRAPH_AUTH__SECRET_FILE: secrets.existingSecret
+HELIOGRAPH_AUTH__JWKS_URL: auth.jwksUrl
+HELIOGRAPH_AUTH__PUBLIC_KEY_FILE: auth.publicKey
+HELIOGRAPH_AUTH__AUDIENCE: auth.audience
+HELIOGRAPH_AUTH__ISSUER: auth.issuer
+HELIOGRAPH_API__KEY: secrets.existingSecret
+HELIOGRAPH_API__KEY_FILE: secrets.existingSecret
+HELIOGRAPH_NAMESPACES: namespaces
+HELIOGRAPH_ALLOWED_ORIGINS: allowedOrigins
+HELIOGRAPH_TRUSTED_PROXIES: trustedProxies
+HELIOGRAPH_INTERNAL__HOST: listenAddress
+HELIOGRAPH_INTERNAL__PORT: metrics
+HELIOGRAPH_DRAIN__PER_SECOND: drain.perSecond
+HELIOGRAPH_DRAIN__WINDOW_S: drain.windowSeconds
+HELIOGRAPH_DRAIN__GRACE_S: drain.graceSeconds
+HELIOGRAPH_DRAIN__DEADLINE_S: drain.deadlineSeconds
+{{- end -}}
+
 {{/* What a schema cannot say. Each message names the value and what to do. */}}
 {{- define "heliograph.check" -}}
 {{- $redis := .Values.redis -}}
@@ -84,6 +109,11 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end -}}
 {{- if and (eq .Values.auth.mode "hook") (not (hasKey .Values.settings "HELIOGRAPH_HOOKS__CONNECT")) -}}
 {{- fail "auth.mode hook needs settings.HELIOGRAPH_HOOKS__CONNECT, the URL that says who a client is" -}}
+{{- end -}}
+{{- range $name, $value := include "heliograph.ownSettings" . | fromYaml -}}
+{{- if hasKey $.Values.settings $name -}}
+{{- fail (printf "settings.%s: the chart sets it already; its value here is %s" $name $value) -}}
+{{- end -}}
 {{- end -}}
 {{- if le (float64 .Values.drain.deadlineSeconds) (addf .Values.drain.windowSeconds .Values.drain.graceSeconds) -}}
 {{- fail (printf "drain.deadlineSeconds (%v) must be more than windowSeconds and graceSeconds together (%v), or the last clients are cut" .Values.drain.deadlineSeconds (addf .Values.drain.windowSeconds .Values.drain.graceSeconds)) -}}
