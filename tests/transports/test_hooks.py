@@ -1,6 +1,7 @@
 """The user's backend decides: the driver awaits it, the client's later frames wait, and everybody else goes on."""
 
 import asyncio
+import itertools
 import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -200,7 +201,7 @@ class TestVerdicts:
         "answer",
         [
             Response("", 500),
-            Response("", 302, {"Location": "/publish"}),
+            Response("", 307, {"Location": "/rpc"}),
             Response("<html>"),
             Response("[]"),
             Response('{"result":5}'),
@@ -313,12 +314,17 @@ class TestConnect:
         one = await start("connect", auth={"mode": "hook"}, namespaces={"": {"client_subscribe": True}})
         cookie = {"Cookie": "sessionid=1"}
         async with http_client(one.url, headers=cookie) as http:
-            assert (await http.get("/api/poll?channels=news")).json()["user"] == "alice"
+            counter = itertools.count()
+            site.answers["connect"] = lambda _: {"result": {"user": "alice", "data": next(counter)}}
+            first = (await http.get("/api/poll?channels=news")).json()
+            assert first["user"] == "alice"
+            await http.get("/api/poll", params={"channels": "news", "cursor": first["cursor"], "wait": 0})
+            assert one.replica.hub.connections == 1, "the second poll continues the first"
             ticket = (await http.post("/api/ticket")).json()["ticket"]
             assert (await http.get("/api/runs/1")).status_code == 403
         async with EventSource(one.url, ticket=ticket, channels="news") as events:
             assert (await events.next("connected"))["user"] == "alice"
-        assert [request["transport"] for _, request in site.asked] == ["poll", "http", "http"]
+        assert [request["transport"] for _, request in site.asked] == ["poll", "poll", "http", "http"]
         site.answers["connect"] = lambda _: Response("", 500)
         async with http_client(one.url, headers=cookie) as http:
             refused = await http.get("/sse")
