@@ -412,13 +412,14 @@ class TestSubscriptions:
             "result": {"user": "alice", "info": {"name": "Alice"}, "subs": {"news": {}}, "channels": ["other"]}
         }
         site.answers["subscribe"] = lambda _: {
-            "result": {"b64info": "eyJyb2xlIjoiYWRtaW4ifQ==", "data": {"topic": "tea"}}
+            "result": {"b64info": "eyJyb2xlIjoiYWRtaW4ifQ==", "data": {"topic": "tea"}, "expire_at": time.time() + 60}
         }
         async with CentrifugeClient(one.url) as alice:
             assert set(alice.connected["subs"]) == {"#alice", "news", "other"}
             assert site.of("subscribe") == [], "the connect hook has allowed those"
             subscribed = await alice.call("subscribe", channel="asked:1")
             assert subscribed["data"] == {"topic": "tea"}
+            assert "expires" not in subscribed, "it has no token to renew"
             presence = (await alice.call("presence", channel="asked:1"))["presence"]
         [client] = presence.values()
         assert (client["user"], client["conn_info"], client["chan_info"]) == (

@@ -444,7 +444,7 @@ class Joining:
             request_id,
             is_kept=not self._namespaces.of(channel).ephemeral,
             was_recovering=pending.since is not None,
-            expires_in=seconds_until(pending.options.expires_at),
+            expires_in=seconds_until(pending.options.token_expires_at),
             delta=pending.options.delta is not None,
             data=pending.options.data,
         )

@@ -21,6 +21,11 @@ class SubscribeOptions:
     data: bytes | None = None
     is_from_hook: bool = False
 
+    @property
+    def token_expires_at(self) -> float | None:
+        """When the client has to show another token; None: it need not."""
+        return None if self.is_from_hook else self.expires_at
+
 
 FOSSIL: Final = "fossil"  # the only kind of delta
 NO_OPTIONS: Final = SubscribeOptions()

@@ -17,6 +17,8 @@ class SubscriptionExpiries:
     backend whether the client may stay on a channel that the backend has let it on, in the place of a token.
     """
 
+    __slots__ = ("_ask", "_asking", "_expired", "_grace_s", "_timers")
+
     def __init__(
         self,
         expired: Callable[[str], object],

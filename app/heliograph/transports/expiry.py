@@ -23,6 +23,8 @@ class Expiry:
     `on_renewed`: called with what the backend then says of the client.
     """
 
+    __slots__ = ("_asking", "_caller", "_connection", "_on_renewed", "_timer", "_user_backend")
+
     def __init__(
         self, connection: Connection, user_backend: UserBackend, on_renewed: Callable[[Renewal], object]
     ) -> None:
