@@ -30,7 +30,7 @@ def test_users_or_clients(others: int) -> None:
         connection.by_client = by_client
         house.hub.subscribe(connection, "chat:1")
         if asks:
-            connection.told_of.add("chat:1")
+            connection.told_of |= {"chat:1"}
         connection.outbox.open(b"")
         return connection
 
@@ -49,4 +49,4 @@ def test_users_or_clients(others: int) -> None:
     assert told["asking"] == b"ClientJoinedClientLeft"
     assert {told[each.user] for each in crowd} <= {b"JoinLeave"}
     house.hub.unsubscribe(asking, "chat:1")
-    assert asking.told_of == set()
+    assert not asking.told_of

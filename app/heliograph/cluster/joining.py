@@ -246,7 +246,7 @@ class Joining:
                 followed.deltas = Deltas()
             followed.deltas.add(pending.connection)
         if pending.options.join_leave:
-            pending.connection.told_of.add(followed.name)
+            pending.connection.told_of |= {followed.name}
         followed.idle_since = None
         self._forget(pending)
         if pending.on_joined is not None:

@@ -1,7 +1,7 @@
 """One socket or stream, as the hub sees it: its user, its encoding, and where to write."""
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from heliograph.hub.frames import Encoding
 from heliograph.hub.outbox import Outbox
@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from heliograph.protocol.command import UserCommand
+
+
+NONE: Final[frozenset[str]] = frozenset()  # shared: few connections have any
 
 
 class Connection:
@@ -57,7 +60,7 @@ class Connection:
         self.by_client = False  # it is told of clients that join and leave, and not of users
         self.info: bytes | None = None  # what presence says of it on every channel, JSON
         self.channels: set[str] = set()  # its subscriptions
-        self.told_of: set[str] = set()  # those where it is told of each client that joins or leaves
+        self.told_of: frozenset[str] = NONE  # those where it is told of each client that joins or leaves
         self.since = time.monotonic()
         self.on_dropped = on_dropped
         self.on_command = on_command

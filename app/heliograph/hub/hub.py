@@ -128,7 +128,8 @@ class Hub:
 
     def unsubscribe(self, connection: Connection, channel: str) -> None:
         connection.channels.discard(channel)
-        connection.told_of.discard(channel)
+        if channel in connection.told_of:
+            connection.told_of -= {channel}
         listening = self._by_channel.get(channel)
         if listening is None:
             return
