@@ -84,6 +84,7 @@ class Cluster(Protocol):
 
     name: str
     url: str
+    parallel_keeps_order: bool  # publications of a batch that is carried out in parallel keep their order
 
     def address(self, replica: int = 0) -> str:
         """The address of nginx, or of the replica with this number."""
@@ -129,6 +130,7 @@ class Heliograph:
     """The cluster that `heliograph up` starts."""
 
     name = "heliograph"
+    parallel_keeps_order = True
 
     def __init__(self, directory: Path, *, rpc_url: str) -> None:
         self._cluster = LocalClusterProcess(
@@ -189,6 +191,7 @@ class Centrifugo:
     """Three nodes of it, a Redis and an nginx: what the scenarios were first right about."""
 
     name = "centrifugo"
+    parallel_keeps_order = False
 
     def __init__(self, directory: Path, *, rpc_url: str) -> None:
         self._directory = directory

@@ -1,6 +1,7 @@
 """The driver of the JavaScript SDK in a browser: what Node runs (drivers/javascript/driver.js), in a page."""
 
 import asyncio
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,12 @@ from playwright.async_api import Browser, Page
 from tests.sdk.driver import Client, Fields, SdkError
 
 HERE = Path(__file__).parent
-# Events go to the test in batches: to call it for each of ten thousand would take longer than what is tested.
+# Events go to the test in batches, as one text: calls for each of ten thousand would take longer than what is tested.
 START = """async () => {
     const { Driver } = await import("data:text/javascript;base64," + btoa(window.driverSource));
     const events = [];
-    const emit = (event) => { if (events.push(event) === 1) setTimeout(() => window.report(events.splice(0)), 20); };
+    const report = () => window.report(JSON.stringify(events.splice(0)));
+    const emit = (event) => { if (events.push(event) === 1) setTimeout(report, 20); };
     window.driver = new Driver({ json: window.Centrifuge }, emit);
 }"""
 RUN = """(command) => window.driver.run(command).then(
@@ -54,6 +56,6 @@ class PageDriver:
     async def stop(self) -> None:
         await self._page.close()
 
-    def _report(self, events: list[Fields]) -> None:
-        for event in events:
+    def _report(self, events: str) -> None:
+        for event in json.loads(events):
             self._clients[event["client"]].take(event)

@@ -154,7 +154,8 @@ class Run:
         for first in range(0, len(numbers), 100):
             batch = numbers[first : first + 100]
             commands = [{"publish": {"channel": channel, "data": {"n": number}}} for number in batch]
-            answers = await self.cluster.api("batch", replica=replica, commands=commands)
+            parallel = self.cluster.parallel_keeps_order
+            answers = await self.cluster.api("batch", replica=replica, commands=commands, parallel=parallel)
             assert not [each for each in answers["replies"] if "error" in each]
 
 
