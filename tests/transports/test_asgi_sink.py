@@ -14,6 +14,7 @@ from heliograph.protocol.codes import CloseCode
 from heliograph.transports.asgi_sink import AsgiSink, Reader
 from tests.support.asgi_socket import AsgiSocket
 from tests.support.client import Client
+from tests.support.emulated import EmulatedClient
 from tests.support.ports import free_port
 from tests.support.raw_socket import RawSocket
 from tests.support.replicas import settings_for
@@ -204,6 +205,19 @@ class TestUnderStockUvicorn:
         async with Client(url, path="/ws?user=") as nobody:
             assert (await nobody.next("error"))["code"] == "bad_request"
             assert await nobody.close_code() == 3501
+
+    @pytest.mark.parametrize("path", ["http_stream", "sse"])
+    async def test_a_stream_and_posted_commands(self, url: str, replica: Replica, path: str) -> None:
+        """Fails if a Centrifuge client without a WebSocket needs our own server."""
+        async with EmulatedClient(url, path, user="alice") as alice:
+            await alice.call("subscribe", channel="news")
+            for number in range(50):
+                await alice.call("publish", channel="news", data=number)
+            assert await alice.publications("news", 50) == list(range(50))
+            await replica.user_commands.disconnect_user("alice")
+            assert (await alice.push("disconnect"))["code"] == 3503
+            await alice.ended()
+        await eventually(lambda: replica.hub.count("alice") == 0)
 
     async def test_a_client_that_does_not_read(self, url: str, replica: Replica) -> None:
         """Fails if back-pressure of the server does not reach the outbox: memory would grow without end."""
