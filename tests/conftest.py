@@ -32,7 +32,12 @@ SLOW = ("tests/client/", "tests/contrib/", "tests/cluster/test_channels.py", "te
 
 # A browser, three replicas and nginx keep every core busy, so those tests run alone; these take much time, but do not
 # depend on it.
-BESIDE_OTHERS = ("tests/e2e/test_installed.py", "tests/e2e/test_reconnecting_websocket.py", "tests/examples/")
+BESIDE_OTHERS = (
+    "tests/e2e/test_installed.py",
+    "tests/e2e/test_reconnecting_websocket.py",
+    "tests/e2e/test_rollout.py",
+    "tests/examples/",
+)
 
 # What a replica does now and then, or gives others time for, is sooner or shorter here.
 SOONER = {
