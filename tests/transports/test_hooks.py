@@ -269,6 +269,7 @@ class TestConnect:
             ({"error": {"code": 1000, "message": "log in"}}, "not_allowed", 3507),
             ({"error": {"code": 111, "message": "busy"}}, "unavailable", 1013),
             ({"disconnect": {"code": 4501, "reason": "log in"}}, "not_allowed", 4501),
+            ({"error": {"code": -1}}, "not_allowed", 3507),
             ({"disconnect": {"code": 99}}, "not_allowed", 3507),
             ({"result": None}, "not_allowed", 3507),
             ({"result": {"user": ""}}, "unavailable", 1013),

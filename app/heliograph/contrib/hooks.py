@@ -65,10 +65,10 @@ class SubRefreshRequest(RefreshRequest):
 
 @dataclass(frozen=True, kw_only=True)
 class SubscribeRequest(RefreshRequest):
-    """May this client read the channel?"""
+    """May this client read the channel? `token`: what a client of an SDK has given for it."""
 
     channel: str
-    data: Any = None
+    token: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

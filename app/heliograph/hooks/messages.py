@@ -76,7 +76,6 @@ class SubscribeCall(ChannelCall, frozen=True, kw_only=True):
     """May it read the channel?"""
 
     token: str | None = None
-    data: msgspec.Raw = NO_JSON
 
 
 class PublishCall(ChannelCall, frozen=True, kw_only=True):

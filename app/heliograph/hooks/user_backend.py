@@ -55,6 +55,8 @@ if TYPE_CHECKING:
 # Codes of errors after which a client may come back, as in Centrifugo's protocol.
 TEMPORARY: Final = frozenset({100, 111})
 CLOSES: Final = range(3000, 5000)  # the close codes that a backend may choose
+NUMBERS: Final = range(1, 1 << 32)  # the numbers that an error can have on every wire
+NOT_ALLOWED: Final = "the backend does not allow it"
 NULL: Final = msgspec.Raw(b"null")
 
 # What the value of a header may be (RFC 9110, section 5.5), as far as it is ASCII.
@@ -175,7 +177,9 @@ class UserBackend:
                     return await self._decide_publish(caller, personal_channel(to), operation.data)
                 case Publish(channel=channel):
                     return await self._decide_publish(caller, channel, operation.data)
-                case Subscribe() | ReadHistory() | ReadPresence() | CountPresence():
+                case Subscribe(token=token):
+                    return await self._decide_subscribe(caller, operation.channel, token)
+                case ReadHistory() | ReadPresence() | CountPresence():
                     return await self._decide_subscribe(caller, operation.channel)
                 case _:
                     assert_never(operation)
@@ -205,8 +209,10 @@ class UserBackend:
             return ALLOW
         return Rewrite(replaced, bool(result.skip_history))
 
-    async def _decide_subscribe(self, caller: Caller, channel: str) -> Verdict:
-        request = SubscribeCall(*_about(caller.peer), user=caller.user, meta=_meta(caller), channel=channel)
+    async def _decide_subscribe(self, caller: Caller, channel: str, token: str | None = None) -> Verdict:
+        request = SubscribeCall(
+            *_about(caller.peer), user=caller.user, meta=_meta(caller), channel=channel, token=token
+        )
         result = await self._ask(Hook.SUBSCRIBE, caller.peer, request, _read_subscribe)
         if isinstance(result, Deny):
             return result
@@ -240,7 +246,7 @@ class UserBackend:
         if denial is None and answer.result is not None:
             return answer.result
         self._stats[hook.value].denied += 1
-        return denial or Deny("the backend does not allow it")
+        return denial or Deny(NOT_ALLOWED)
 
     def _renewal(self, hook: Hook, result: RefreshResult, caller: Caller) -> Renewal:
         try:
@@ -292,6 +298,6 @@ def _denial(answer: Answer[_Result]) -> Deny | None:
             )
         case Answer(error=Refusal(code=code, message=message, temporary=temporary)):
             kind = ErrorCode.UNAVAILABLE if temporary or code in TEMPORARY else ErrorCode.NOT_ALLOWED
-            return Deny(message or "the backend does not allow it", kind, number=code or None)
+            return Deny(message or NOT_ALLOWED, kind, number=code if code in NUMBERS else None)
         case _:
             return None
