@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import IO, TYPE_CHECKING, Any, Literal
 
+from loadtest.bench.fronts import Front
 from loadtest.bench.posting import NotPosted, post
 from loadtest.bench.processes import SERVER_CORE, Server, client_command, pinned, redis_server, server_of
 from loadtest.bench.streaming import orders_for
@@ -50,14 +51,16 @@ class Work:
     padding: int = 0  # bytes that each message is longer
     rows: int = 0  # of JSON, 50 bytes each, in each message
     compressed: bool = False  # subscribers offer permessage-deflate
+    front: str = ""  # what stands before the server (`fronts.FRONTS`)
     request: str = ""  # what is posted by HTTP (`posting.REQUESTS`), on so many connections as the window
     warmup: float = 1.0
     seconds: float = 3.0
 
     @property
     def point(self) -> str:
+        front = f", through {self.front}" if self.front else ""
         if self.request:
-            return f"{self.name}: {self.request}, {self.window} connections"
+            return f"{self.name}: {self.request}, {self.window} connections{front}"
         how = f"window {self.window}" if self.window else f"{self.rate:g}/s" if self.rate else "idle"
         to = "" if self.to == "all" else f", each message to one {self.to}"
         stalled = f", {self.stalled} of them stalled" if self.stalled else ""
@@ -65,7 +68,7 @@ class Work:
         rows = f", messages of {self.rows / 20:g} KiB" if self.rows else ""
         rows += ", compressed" if self.compressed else ""
         replicas = f", {self.replicas} replicas, {self.routing}" if self.replicas > 1 else ""
-        return f"{self.name}: {self.subscribers} subscribers{stalled}{before}{replicas}{to}{rows}, {how}"
+        return f"{self.name}: {self.subscribers} subscribers{stalled}{before}{replicas}{to}{rows}, {how}{front}"
 
 
 def speech_of(system: System, work: Work) -> Speech | None:
@@ -84,7 +87,9 @@ def measure(system: System, work: Work, log: Path) -> dict[str, Any]:
             stack.enter_context(server_of(system, redis.port, log, settings)) for _ in range(max(1, work.replicas))
         ]
         time.sleep(STARTING_S)
-        return how.get(work.name, _sent)(system, work, servers, redis)
+        if work.front:
+            servers = [stack.enter_context(Front(work.front, server, log)) for server in servers]
+        return how.get(work.name, _posted if work.request else _sent)(system, work, servers, redis)
 
 
 def _sent(system: System, work: Work, servers: list[Server], redis: Server) -> dict[str, Any]:

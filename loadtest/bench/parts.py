@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from loadtest.bench.fronts import FRONTS
 from loadtest.bench.measure import Work, speech_of
 from loadtest.bench.processes import OPEN_FILES
 from loadtest.bench.streaming import SYSTEMS_WITH_STREAMS
@@ -129,6 +130,18 @@ def _polls(quick: bool, seconds: float) -> list[Work]:
     return [Work("polls", 1000, window=4, seconds=seconds)]
 
 
+def _fronts(quick: bool, seconds: float) -> list[Work]:
+    return [
+        work
+        for front in ("", *FRONTS)
+        for work in (
+            Work("fronts", 1000, window=4, front=front, seconds=seconds),
+            Work("fronts", PAIRS, to="user", publishers=PAIRS, window=8, front=front, seconds=seconds),
+            Work("fronts", 0, window=32, request="publish", front=front, seconds=seconds),
+        )
+    ]
+
+
 def _deflate(quick: bool, seconds: float) -> list[Work]:
     works = [Work("deflate", 1000, window=4, rows=40, compressed=each, seconds=seconds) for each in (False, True)]
     return works + [
@@ -156,6 +169,12 @@ PARTS = [
     Part("api", "publishing by HTTP: one by one, in batches, to many channels", _api),
     Part("streams", "one to 1,000 streams of server-sent events", _streams, only=SYSTEMS_WITH_STREAMS),
     Part("polls", "one to 1,000 long polls", _polls, only=SYSTEMS_WITH_STREAMS),
+    Part(
+        "fronts",
+        "fan-out, user to user, and publishing by HTTP through nginx and other proxies",
+        _fronts,
+        only=("heliograph", "centrifugo", "nchan"),
+    ),
     Part(
         "deflate",
         "bytes and CPU of messages of 2 KiB to 1,000, with and without permessage-deflate",

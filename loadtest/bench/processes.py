@@ -86,7 +86,9 @@ class Server:
         raise RuntimeError(f"{self._command[0]} does not listen; see {self._log}")
 
     def _stop(self) -> None:
-        pids = self.pids
+        self._end(self.pids)
+
+    def _end(self, pids: list[int]) -> None:
         self._process.send_signal(signal.SIGTERM)
         try:
             self._process.wait(3)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from statistics import median
 from typing import TYPE_CHECKING
 
+from loadtest.bench.fronts import FRONTS
 from loadtest.bench.plot import IMAGES, plot
 from loadtest.bench.records import LABELS, by_system, points_of, selected
 from loadtest.bench.table import grid, section, table
@@ -251,6 +252,30 @@ def _streams(records: list[Record], folder: Path) -> str:
     return "\n\n".join(each for each in shown if each)
 
 
+def _fronts(records: list[Record], folder: Path) -> str:
+    mine = selected(records, "fronts")
+    if not mine:
+        return ""
+    about = (
+        "The proxy and the server share a core, and their CPU counts together. `nginx` is our template, with one "
+        "worker; `nginx stream` and HAProxy pass TCP on by the client's address, so they cannot do what needs "
+        "HTTP: limits, the path to another replica while one drains, the address of the client."
+    )
+    shown = []
+    for title, wanted, figure in (
+        ("one to 1,000, four under way, deliveries/s", {"subscribers": 1000}, "deliveries_per_s"),
+        ("user to user, messages/s", {"to": "user"}, "deliveries_per_s"),
+        ("publishing by HTTP, 32 connections, requests/s", {"request": "publish"}, "publications_per_s"),
+    ):
+        rows = []
+        for name, points in by_system(selected(mine, "fronts", **wanted)).items():
+            at = {front: [each["figures"] for each in points if each["front"] == front] for front in ("", *FRONTS)}
+            cells = [f"{median(each[figure] for each in figures):,.0f}" if figures else "" for figures in at.values()]
+            rows.append([LABELS.get(name, name), *cells])
+        shown.append(table([title, "direct", *FRONTS], rows))
+    return "### Through a proxy\n\n" + about + "\n\n" + "\n\n".join(shown)
+
+
 def _deflate(records: list[Record], folder: Path) -> str:
     columns = [
         ("bytes each", "bytes_each", "{:,.0f}"),
@@ -306,6 +331,7 @@ SECTIONS = [
     _publisher,
     _api,
     _streams,
+    _fronts,
     _deflate,
     _held,
 ]

@@ -194,7 +194,7 @@ def _no_node() -> str:
     return "" if (HOME / "node_modules/socket.io").exists() else "its Node.js packages (scripts/bench installs them)"
 
 
-def _nginx() -> str | None:
+def nginx_program() -> str | None:
     return shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
 
 
@@ -229,11 +229,11 @@ http {{
 }}
 """
     )
-    return [str(_nginx()), "-e", "stderr", "-p", str(folder), "-c", str(folder / "nginx.conf")]
+    return [str(nginx_program()), "-e", "stderr", "-p", str(folder), "-c", str(folder / "nginx.conf")]
 
 
 def _no_nchan() -> str:
-    return "" if _nginx() and any(each.exists() for each in NCHAN) else "nginx and libnginx-mod-nchan"
+    return "" if nginx_program() and any(each.exists() for each in NCHAN) else "nginx and libnginx-mod-nchan"
 
 
 def _centrifugo(port: int, redis_port: int) -> list[str]:
