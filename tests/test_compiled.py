@@ -60,6 +60,17 @@ class TestWhatRuns:
         assert int(done.stdout) > 50
 
 
+def test_no_class_of_msgspec_is_compiled() -> None:
+    """Fails if a compiled module defines a `Struct`: the compiler drops the tag and other arguments of its class."""
+    found = [
+        f"{name}.{node.name}"
+        for name in modules()
+        for node in ast.walk(ast.parse((ROOT / "app" / f"{name.replace('.', '/')}.py").read_text()))
+        if isinstance(node, ast.ClassDef) and any("Struct" in ast.unparse(base) for base in node.bases)
+    ]
+    assert not found
+
+
 # Stands for the compiler: it says that it has run, and ends when there is a file `go`.
 SLOW_SETUP = """
 import pathlib, sys, time

@@ -7,6 +7,7 @@ import msgspec
 
 from heliograph.codecs.plain.bookmark import ShortBookmark, position_part
 from heliograph.codecs.plain.cursor import RIGHT
+from heliograph.codecs.plain.server_frames import Disconnect
 from heliograph.hub.outbox import Outbox, Outboxes
 from heliograph.protocol.events import Connected, Event, positions_after
 from heliograph.protocol.position import Position
@@ -72,13 +73,6 @@ def event_block(payload: bytes) -> bytes:
     return b"data: %b\n\n" % payload
 
 
-class DisconnectEvent(msgspec.Struct, frozen=True, tag="disconnect"):
-    """The last event of a stream, like a close frame on a socket."""
-
-    code: int
-    reason: str
-
-
 class EventSink:
     """A `Sink` that puts the client's cursor into the blocks, and a `Flow` for its stream.
 
@@ -124,7 +118,7 @@ class EventSink:
             self._write_pieces(frames)
 
     def close(self, code: int, reason: str) -> None:
-        self._stream.end(event_block(msgspec.json.encode(DisconnectEvent(code, reason))))
+        self._stream.end(event_block(msgspec.json.encode(Disconnect(code, reason))))
 
     # -- as the flow of the stream
 

@@ -167,6 +167,13 @@ class Error(msgspec.Struct, frozen=True, tag="error"):
     number: int | msgspec.UnsetType = msgspec.UNSET
 
 
+class Disconnect(msgspec.Struct, frozen=True, tag="disconnect"):
+    """The last event of an event stream, in the place of a socket's close frame."""
+
+    code: int
+    reason: str
+
+
 ServerFrame = (
     Connected
     | Refreshed
