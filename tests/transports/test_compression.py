@@ -111,6 +111,17 @@ async def test_our_own_client_and_raw_frames(one: RunningReplica) -> None:
         assert heard == [ROWS] * 3
 
 
+async def test_centrifuge_clients_compress_too(one: RunningReplica) -> None:
+    """Fails if a client of another wire format is left out, or cannot read what it gets."""
+    url = f"{one.url.replace('http', 'ws', 1)}/connection/websocket"
+    async with connect(url, proxy=None) as socket, asyncio.timeout(5):
+        assert [extension.name for extension in socket.protocol.extensions] == ["permessage-deflate"]
+        await socket.send('{"id":1,"connect":{"data":{"user":"bob"}}}')
+        assert "connect" in json.loads(await socket.recv())
+        await one.replica.manager.publish("#bob", ROWS)
+        assert json.loads(await socket.recv())["push"]["pub"]["data"] == ROWS
+
+
 async def _messages(client: heliograph.Client, count: int) -> AsyncIterator[heliograph.Message]:
     async for event in client:
         if isinstance(event, heliograph.Message):
