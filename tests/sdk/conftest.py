@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 import pytest_asyncio
-from playwright.async_api import Browser, async_playwright
 
 from tests.sdk.backend import Backend
 from tests.sdk.clusters import Centrifugo, Cluster, Heliograph
@@ -13,8 +12,6 @@ from tests.sdk.sdks import SDKS, Sdks, start_driver
 
 if TYPE_CHECKING:
     from tests.sdk.driver import Driver
-
-QUIET = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking", "--disable-sync")
 
 
 # The languages of the samples, and the SDK that runs each.
@@ -41,22 +38,14 @@ def sdk_cluster(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPat
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def sdk_browser() -> AsyncIterator[Browser]:
-    async with async_playwright() as playwright:
-        chromium = await playwright.chromium.launch(executable_path="/usr/bin/chromium", args=[*QUIET])
-        yield chromium
-        await chromium.close()
-
-
-@pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def all_sdks(request: pytest.FixtureRequest, sdk_cluster: Cluster, sdk_browser: Browser) -> AsyncIterator[Sdks]:
+async def all_sdks(request: pytest.FixtureRequest, sdk_cluster: Cluster) -> AsyncIterator[Sdks]:
     names = _chosen(request.config)
     chosen = [sdk for sdk in SDKS if sdk.driver in names or sdk.name in names]
     unknown = {*names} - {sdk.driver for sdk in SDKS} - {sdk.name for sdk in SDKS}
     assert not unknown, f"--sdk: there is no SDK {', '.join(sorted(unknown))}"
     drivers: dict[str, Driver] = {}
     for name in sorted({sdk.driver for sdk in chosen}):
-        drivers[name] = await start_driver(name, origin=sdk_cluster.url, browser=sdk_browser)
+        drivers[name] = await start_driver(name, sdk_cluster.url)
     yield Sdks(chosen, drivers, sdk_cluster)
     for driver in drivers.values():
         await driver.stop()

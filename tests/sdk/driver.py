@@ -3,12 +3,11 @@
 A driver reads commands, one JSON object a line, and writes events and results. A command has an `id`, what to `do`,
 and the name of a `client`; one driver holds many clients:
 
-    open            url, protocol ("json", "protobuf"), token or tokens, data, headers, transport, emulation
+    open            url, protocol ("json", "protobuf"), token or tokens, transport, emulation
     connect, disconnect
-    subscribe       channel, token or tokens, recoverable, positioned, join_leave, delta, data
+    subscribe       channel, token or tokens, join_leave, delta
     unsubscribe     channel
     publish         channel, data
-    send            data
     rpc             method, data                     gives data
     presence        channel                          gives clients: {client: info}
     presence_stats  channel                          gives num_clients, num_users
@@ -51,7 +50,6 @@ class Sdk:
     driver: str
     protocol: str = "json"
     transport: str = "websocket"
-    can_send: bool = True
     can_delta: bool = True
 
 

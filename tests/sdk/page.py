@@ -5,8 +5,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from playwright.async_api import Browser, Page
+from playwright.async_api import Page, Playwright, async_playwright
 
+from tests.e2e.conftest import QUIET
 from tests.sdk.driver import Client, Fields, SdkError
 
 HERE = Path(__file__).parent
@@ -25,16 +26,20 @@ RUN = """(command) => window.driver.run(command).then(
 
 
 class PageDriver:
-    """A driver that is a page of the cluster's own origin."""
+    """A driver that is a page, in a browser of its own."""
 
-    def __init__(self, page: Page) -> None:
+    def __init__(self, playwright: Playwright, page: Page) -> None:
+        self._playwright = playwright
         self._page = page
         self._clients: dict[str, Client] = {}
 
     @classmethod
-    async def open(cls, browser: Browser, origin: str, packages: Path) -> "PageDriver":
-        page = await browser.new_page()
-        driver = cls(page)
+    async def open(cls, origin: str, packages: Path) -> "PageDriver":
+        """`origin`: that of the page, which is the cluster's own; `packages`: where those of JavaScript are."""
+        playwright = await async_playwright().start()
+        chromium = await playwright.chromium.launch(executable_path="/usr/bin/chromium", args=[*QUIET])
+        page = await chromium.new_page()
+        driver = cls(playwright, page)
         await page.goto(f"{origin}/health")
         await page.expose_function("report", driver._report)
         await page.add_script_tag(path=packages / "node_modules" / "centrifuge" / "dist" / "centrifuge.js")
@@ -54,7 +59,9 @@ class PageDriver:
         self._clients[client.name] = client
 
     async def stop(self) -> None:
-        await self._page.close()
+        assert self._page.context.browser is not None
+        await self._page.context.browser.close()
+        await self._playwright.stop()
 
     def _report(self, events: str) -> None:
         for event in json.loads(events):

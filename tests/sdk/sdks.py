@@ -10,8 +10,6 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from playwright.async_api import Browser
-
 from tests.sdk.clusters import Cluster, Fields
 from tests.sdk.driver import Client, Driver, ProgramDriver, Sdk
 from tests.sdk.page import PageDriver
@@ -32,8 +30,8 @@ SDKS = (
     Sdk("chromium-json", "chromium"),
     Sdk("chromium-http_stream", "chromium", transport="http_stream"),
     Sdk("chromium-sse", "chromium", transport="sse"),
-    Sdk("python-json", "python", can_send=False),
-    Sdk("python-protobuf", "python", protocol="protobuf", can_send=False),
+    Sdk("python-json", "python"),
+    Sdk("python-protobuf", "python", protocol="protobuf"),
     Sdk("go-json", "go"),
     Sdk("go-protobuf", "go", protocol="protobuf"),
     Sdk("java", "java", protocol="protobuf", can_delta=False),
@@ -84,16 +82,15 @@ def build_java() -> str:
     return f"{home}:{(home / 'class-path').read_text()}"
 
 
-async def start_driver(name: str, *, origin: str, browser: Browser | None) -> Driver:
-    """The driver of this name, set up and started."""
+async def start_driver(name: str, origin: str) -> Driver:
+    """The driver of this name, set up and started. `origin`: that of pages."""
     match name:
         case "node":
             packages = await asyncio.to_thread(install_javascript)
             return await ProgramDriver(["node", f"{DRIVERS}/javascript/node.js", f"{packages}"]).start()
         case "chromium":
             packages = await asyncio.to_thread(install_javascript)
-            assert browser is not None
-            return await PageDriver.open(browser, origin, packages)
+            return await PageDriver.open(origin, packages)
         case "python":
             return await ProgramDriver([sys.executable, f"{DRIVERS}/python/driver.py"]).start()
         case "go":

@@ -143,7 +143,7 @@ async def test_presence(sdks: Sdks) -> None:
     async def scenario(run: Run) -> None:
         channel = run.channel("chat")
         alice = await run.connected("alice", token=token(run.user("alice"), info={"name": "Alice"}))
-        await alice.subscribe(channel)
+        await alice.subscribe(channel, join_leave=True)
         bob = await run.connected("bob", token=token(run.user("bob"), info={"name": "Bob"}))
         await bob.subscribe(channel)
         of_bob = {

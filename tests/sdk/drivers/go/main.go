@@ -8,7 +8,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net/http"
 	"os"
 	"sync"
 	"time"
@@ -24,24 +23,21 @@ type position struct {
 }
 
 type command struct {
-	ID          int64             `json:"id"`
-	Do          string            `json:"do"`
-	Client      string            `json:"client"`
-	URL         string            `json:"url"`
-	Protocol    string            `json:"protocol"`
-	Token       string            `json:"token"`
-	Tokens      []string          `json:"tokens"`
-	Headers     map[string]string `json:"headers"`
-	Channel     string            `json:"channel"`
-	Data        json.RawMessage   `json:"data"`
-	Method      string            `json:"method"`
-	Limit       int32             `json:"limit"`
-	Since       *position         `json:"since"`
-	Reverse     bool              `json:"reverse"`
-	Recoverable bool              `json:"recoverable"`
-	Positioned  bool              `json:"positioned"`
-	JoinLeave   bool              `json:"join_leave"`
-	Delta       string            `json:"delta"`
+	ID        int64           `json:"id"`
+	Do        string          `json:"do"`
+	Client    string          `json:"client"`
+	URL       string          `json:"url"`
+	Protocol  string          `json:"protocol"`
+	Token     string          `json:"token"`
+	Tokens    []string        `json:"tokens"`
+	Channel   string          `json:"channel"`
+	Data      json.RawMessage `json:"data"`
+	Method    string          `json:"method"`
+	Limit     int32           `json:"limit"`
+	Since     *position       `json:"since"`
+	Reverse   bool            `json:"reverse"`
+	JoinLeave bool            `json:"join_leave"`
+	Delta     string          `json:"delta"`
 }
 
 var output sync.Mutex
@@ -127,12 +123,8 @@ func handOut(tokens []string, about ...any) func() (string, error) {
 
 func open(given command) *centrifuge.Client {
 	config := centrifuge.Config{
-		Token: given.Token, Data: given.Data, Name: "sdk-test",
+		Token: given.Token, Name: "sdk-test",
 		MinReconnectDelay: 50 * time.Millisecond, MaxReconnectDelay: 500 * time.Millisecond,
-		Header: http.Header{},
-	}
-	for name, value := range given.Headers {
-		config.Header.Set(name, value)
 	}
 	if given.Tokens != nil {
 		next := handOut(given.Tokens, "client", given.Client)
@@ -192,8 +184,7 @@ func subscribe(client *centrifuge.Client, given command) error {
 		return subscription.Subscribe()
 	}
 	config := centrifuge.SubscriptionConfig{
-		Token: given.Token, Data: given.Data, Recoverable: given.Recoverable, Positioned: given.Positioned,
-		JoinLeave: given.JoinLeave, Delta: centrifuge.DeltaType(given.Delta),
+		Token: given.Token, JoinLeave: given.JoinLeave, Delta: centrifuge.DeltaType(given.Delta),
 		MinResubscribeDelay: 50 * time.Millisecond, MaxResubscribeDelay: 500 * time.Millisecond,
 	}
 	if given.Tokens != nil {
@@ -247,8 +238,6 @@ func run(client *centrifuge.Client, given command) (fields, error) {
 	case "publish":
 		_, err := client.Publish(within, given.Channel, given.Data)
 		return nil, err
-	case "send":
-		return nil, client.Send(within, given.Data)
 	case "rpc":
 		answer, err := client.RPC(within, given.Method, given.Data)
 		return fields{"data": raw(answer.Data)}, err

@@ -12,7 +12,6 @@ import io.github.centrifugal.centrifuge.*;
 import java.io.BufferedReader;
 import java.io.InputStreamReader;
 import java.io.PrintStream;
-import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.concurrent.ConcurrentHashMap;
@@ -41,7 +40,7 @@ public class Driver {
     }
 
     static byte[] bytes(JsonObject command, String field) {
-        return command.has(field) ? JSON.toJson(command.get(field)).getBytes(UTF_8) : null;
+        return JSON.toJson(command.get(field)).getBytes(UTF_8);
     }
 
     static String text(JsonObject command, String field) {
@@ -223,12 +222,6 @@ public class Driver {
         options.setMinReconnectDelay(50);
         options.setMaxReconnectDelay(500);
         if (command.has("token")) options.setToken(text(command, "token"));
-        if (command.has("data")) options.setData(bytes(command, "data"));
-        if (command.has("headers")) {
-            Map<String, String> headers = new HashMap<>();
-            command.getAsJsonObject("headers").asMap().forEach((key, value) -> headers.put(key, value.getAsString()));
-            options.setHeaders(headers);
-        }
         if (command.has("tokens")) {
             Tokens tokens = new Tokens(command.getAsJsonArray("tokens"), "client", name);
             options.setTokenGetter(new ConnectionTokenGetter() {
@@ -247,11 +240,8 @@ public class Driver {
             SubscriptionOptions options = new SubscriptionOptions();
             options.setMinResubscribeDelay(50);
             options.setMaxResubscribeDelay(500);
-            options.setRecoverable(flag(command, "recoverable"));
-            options.setPositioned(flag(command, "positioned"));
             options.setJoinLeave(flag(command, "join_leave"));
             if (command.has("token")) options.setToken(text(command, "token"));
-            if (command.has("data")) options.setData(bytes(command, "data"));
             if (command.has("tokens")) {
                 Tokens tokens = new Tokens(command.getAsJsonArray("tokens"), "client", name, "channel", text(command, "channel"));
                 options.setTokenGetter(new SubscriptionTokenGetter() {
@@ -308,10 +298,6 @@ public class Driver {
                 break;
             case "publish":
                 client.publish(text(command, "channel"), bytes(command, "data"), reply(id, result -> object()));
-                return;
-            case "send":
-                client.send(bytes(command, "data"), error ->
-                        write(error != null ? object("id", id, "error", error(error)) : object("id", id, "result", object())));
                 return;
             case "rpc":
                 client.rpc(text(command, "method"), bytes(command, "data"),

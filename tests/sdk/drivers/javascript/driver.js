@@ -26,7 +26,6 @@ export class Driver {
       case "subscribe": return this.subscribe(name, given);
       case "unsubscribe": return void centrifuge.getSubscription(given.channel).unsubscribe();
       case "publish": return void (await centrifuge.publish(given.channel, data.encode(given.data)));
-      case "send": return void (await centrifuge.send(data.encode(given.data)));
       case "rpc": return { data: data.decode((await centrifuge.rpc(given.method, data.encode(given.data))).data) };
       case "presence": {
         const { clients } = await centrifuge.presence(given.channel);
@@ -46,13 +45,11 @@ export class Driver {
     }
   }
 
-  open(name, { url, protocol, transport, emulation, token, tokens, data: connectData, headers }) {
+  open(name, { url, protocol, transport, emulation, token, tokens }) {
     const data = protocol === "protobuf" ? BYTES : PLAIN;
     const options = { ...this.platform, minReconnectDelay: 50, maxReconnectDelay: 500, name: "sdk-test" };
     if (token) options.token = token;
     if (tokens) options.getToken = this.handOut(tokens, { client: name });
-    if (connectData !== undefined) options.data = data.encode(connectData);
-    if (headers) options.headers = headers;
     if (emulation) options.emulationEndpoint = emulation;
     const endpoint = transport ? [{ transport, endpoint: url }] : url;
     const centrifuge = new this.sdks[protocol](endpoint, options);
@@ -66,14 +63,12 @@ export class Driver {
     centrifuge.on("message", (context) => this.emit({ client: name, event: "message", data: data.decode(context.data) }));
   }
 
-  subscribe(name, { channel, token, tokens, since, recoverable, positioned, join_leave: joinLeave, delta, data: given }) {
+  subscribe(name, { channel, token, tokens, join_leave: joinLeave, delta }) {
     const { centrifuge, data } = this.clients.get(name);
-    const options = { recoverable, positioned, joinLeave, minResubscribeDelay: 50, maxResubscribeDelay: 500 };
+    const options = { joinLeave, minResubscribeDelay: 50, maxResubscribeDelay: 500 };
     if (token) options.token = token;
     if (tokens) options.getToken = this.handOut(tokens, { client: name, channel });
-    if (since) options.since = since;
     if (delta) options.delta = delta;
-    if (given !== undefined) options.data = data.encode(given);
     const known = centrifuge.getSubscription(channel);
     const subscription = known ?? centrifuge.newSubscription(channel, options);
     if (!known) this.report(subscription, data, { client: name, channel });

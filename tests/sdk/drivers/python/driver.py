@@ -176,10 +176,6 @@ class Driver:
             options["token"] = given["token"]
         if "tokens" in given:
             options["get_token"] = hand_out(given["tokens"], client=name)
-        if "data" in given:
-            options["data"] = kept.encode(given["data"])
-        if "headers" in given:
-            options["headers"] = given["headers"]
         client = centrifuge.Client(
             url,
             events=ClientReporter(kept, client=name),
@@ -194,15 +190,13 @@ class Driver:
         client, protocol = self.clients[name]
         subscription = client.get_subscription(channel)
         if subscription is None:
-            options: Fields = {key: given[key] for key in ("recoverable", "positioned", "join_leave") if key in given}
+            options: Fields = {"join_leave": given.get("join_leave", False)}
             if "token" in given:
                 options["token"] = given["token"]
             if "tokens" in given:
                 options["get_token"] = hand_out(given["tokens"], client=name, channel=channel)
             if "delta" in given:
                 options["delta"] = centrifuge.DeltaType(given["delta"])
-            if "data" in given:
-                options["data"] = protocol.encode(given["data"])
             subscription = client.new_subscription(
                 channel,
                 events=SubscriptionReporter(protocol, client=name, channel=channel),
