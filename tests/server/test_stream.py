@@ -1,6 +1,7 @@
 """Streamed responses on the server's own transport: no task, prepared chunks, and how they begin and end."""
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -86,6 +87,30 @@ async def test_what_follows_the_request_is_limited(start_replica: StartReplica) 
         writer.write(b"x" * server_stream.MOST_READ_BYTES)
         await eventually(lambda: one.replica.hub.connections == 0)
         await eventually(lambda: not one.server.server_state.connections)
+
+
+async def test_one_that_closed_its_side_and_does_not_read(start_replica: StartReplica) -> None:
+    """Fails if such a client, whose end is not seen as long as bytes wait for it, keeps its connection for ever."""
+    one = await start_replica(redis_url=None, limits={"outbox_bytes": 65_536})
+    host, _, port = one.url.removeprefix("http://").partition(":")
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.setblocking(False)
+        loop = asyncio.get_running_loop()
+        await loop.sock_connect(client, (host, int(port)))
+        await loop.sock_sendall(
+            client, f"GET /sse?user=alice&channels=news HTTP/1.1\r\nHost: {host}\r\n\r\n".encode()
+        )
+        await eventually(lambda: len(one.replica.hub.subscribers("news")) == 1)
+        [connection] = list(one.replica.hub)
+        while not connection.outbox._paused:
+            await one.replica.manager.publish("news", "x" * 50_000)
+        client.shutdown(socket.SHUT_WR)
+        await asyncio.sleep(0.05)
+        for _ in range(3):
+            await one.replica.manager.publish("news", "x" * 50_000)
+        await eventually(lambda: not one.server.server_state.connections)
+    assert one.replica.hub.connections == 0
 
 
 async def test_one_that_ends_before_it_has_begun(

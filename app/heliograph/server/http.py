@@ -1,6 +1,7 @@
 """uvicorn's HTTP protocol with our sockets, and with limits on the size and the time of requests."""
 
 import asyncio
+import logging
 from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
@@ -27,6 +28,8 @@ from heliograph.transports.server_stream import SERVER_STREAM
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+logger = logging.getLogger(__name__)
 
 MOST_HEADERS: Final = 256
 _IDLE, _HEAD, _BODY = range(3)  # the client sends next: a request, more of its head, more of its body
@@ -319,13 +322,20 @@ class HttpProtocol(HttpToolsProtocol):
         scope = self._config.believe({**self.scope, "method": "GET", "query_string": query})
         cycle = DirectGetCycle(self.scope, self._answer_get, keep_alive=self.parser.should_keep_alive())
         self.cycle = cycle  # type: ignore[assignment] # as above; it may be answered at once
-        on_leave = endpoint.begin(scope, cycle.answer)
+        try:
+            on_leave = endpoint.begin(scope, cycle.answer)
+        except Exception:
+            logger.exception(
+                "a request past the application failed with an unexpected error; the application gets it"
+            )
+            on_leave = None
+        if cycle.is_answered:
+            return True
         if on_leave is None:
             self.cycle = None  # type: ignore[assignment] # as before the first request
             return False
-        if not cycle.is_answered:
-            cycle.on_leave = on_leave
-            self._waiting = cycle
+        cycle.on_leave = on_leave
+        self._waiting = cycle
         return True
 
     def _answer_get(self, cycle: DirectGetCycle, body: bytes | None, fields: bytes) -> None:

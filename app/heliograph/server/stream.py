@@ -108,10 +108,10 @@ class TransportStream(asyncio.Protocol):
             return
         self._is_ended = True
         self._streams.keep_alives.take_out(self)
+        self._streams.ends.put(self)  # also of a client that has closed its side, and does not read
         if not self.transport.is_closing():
             self.transport.write((chunk(last) if last else b"") + LAST_CHUNK)
             self.transport.close()
-            self._streams.ends.put(self)
 
     # -- from the transport
 

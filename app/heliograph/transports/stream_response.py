@@ -17,8 +17,8 @@ from heliograph.transports.asgi_stream import AsgiStream
 from heliograph.transports.server_stream import SERVER_STREAM, Flow, ServerStream, chunk
 
 
-class TransportStream(ServerStream, Protocol):
-    """The `ServerStream` of our own server, which `SERVER_STREAM` in the scope returns."""
+class LastingStream(ServerStream, Protocol):
+    """The `ServerStream` of our own server, which `SERVER_STREAM` in the scope returns. It needs no task."""
 
     def attach(
         self, flow: Flow, on_lost: Callable[[], object], *, keep_alive: bytes = b"", first: bytes = b""
@@ -80,9 +80,9 @@ class StreamSink:
         self._stream.end(self._farewell(code, reason))
 
 
-def stream_for(scope: Scope, *, keep_alive_s: float) -> TransportStream | AsgiStream:
+def stream_for(scope: Scope, *, keep_alive_s: float) -> LastingStream | AsgiStream:
     """Return the body for the response to this request. `keep_alive_s`: between two keep-alives, if there are any."""
-    begin: Callable[[], TransportStream] | None = scope.get("extensions", {}).get(SERVER_STREAM)
+    begin: Callable[[], LastingStream] | None = scope.get("extensions", {}).get(SERVER_STREAM)
     return AsgiStream(keep_alive_s=keep_alive_s) if begin is None else begin()
 
 
@@ -98,7 +98,7 @@ class StreamResponse(Response):
 
     def __init__(
         self,
-        stream: TransportStream | AsgiStream,
+        stream: LastingStream | AsgiStream,
         flow: Flow,
         work: Callable[[], Coroutine[Any, Any, None]],
         on_end: Callable[[], object],
