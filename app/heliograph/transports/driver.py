@@ -392,7 +392,7 @@ class Driver:
         return settled
 
     async def _authenticate(self, action: Authenticate) -> None:
-        bad: InvalidToken
+        bad: InvalidToken | HookRefused
         try:
             credentials = Credentials(action.token, action.user, action.ticket)
             connect = self._session.connect
@@ -401,12 +401,7 @@ class Driver:
         except InvalidToken as error:
             bad = error
         except HookRefused as error:
-            await self._count_failure()
-            close = CloseCode.TRY_AGAIN_LATER if error.code is ErrorCode.UNAVAILABLE else CloseCode.NOT_ALLOWED
-            replies = self._session.has_reply and error.close is None
-            request_id = self._session.connect.request_id if replies else None
-            self.refuse(Reject(error.code, str(error), request_id, error.close or close, error.number))
-            return
+            bad = error
         except UserBlocked as error:
             self._reject(error, CloseCode.FORCED)
         except (BusUnavailable, KeysUnavailable, HookUnavailable) as error:
@@ -417,10 +412,20 @@ class Driver:
             await self._let_in(identity)
             return
         await self._count_failure()
+        if isinstance(bad, HookRefused):
+            self._refuse_for_backend(bad)
+            return
         if not isinstance(bad, TokenNotCurrent):
             self._reject(bad, CloseCode.INVALID_TOKEN)
         request_id = self._session.connect.request_id if self._session.has_reply else None
         self.refuse(Reject(bad.code, str(bad), request_id, CloseCode.EXPIRED, ErrorNumber.TOKEN_EXPIRED))
+
+    def _refuse_for_backend(self, error: HookRefused) -> None:
+        """Refuse a client as the user's backend said: by a reply, if its format has one and no close was named."""
+        close = CloseCode.TRY_AGAIN_LATER if error.code is ErrorCode.UNAVAILABLE else CloseCode.NOT_ALLOWED
+        replies = self._session.has_reply and error.close is None
+        request_id = self._session.connect.request_id if replies else None
+        self.refuse(Reject(error.code, str(error), request_id, error.close or close, error.number))
 
     async def _refuse_unknown(self, refusal: Reject) -> None:
         """Refuse a client whose first frame is wrong: late, if its address sends such frames again and again."""
