@@ -80,7 +80,6 @@ class ApiError(Exception):
 class Cluster(Protocol):
     """A cluster of replicas behind nginx, in jwt mode, with the namespaces above."""
 
-    name: str
     url: str
     parallel_keeps_order: bool  # publications of a batch that is carried out in parallel keep their order
 
@@ -127,7 +126,6 @@ async def _replicas_with_clients(cluster: Cluster, count: int) -> set[int]:
 class Heliograph:
     """The cluster that `heliograph up` starts."""
 
-    name = "heliograph"
     parallel_keeps_order = True
 
     def __init__(self, directory: Path, *, rpc_url: str) -> None:
@@ -188,7 +186,6 @@ http {{
 class Centrifugo:
     """Three nodes of it, a Redis and an nginx: what the scenarios were first right about."""
 
-    name = "centrifugo"
     parallel_keeps_order = False
 
     def __init__(self, directory: Path, *, rpc_url: str) -> None:

@@ -119,12 +119,11 @@ class Run:
     def channel(self, namespace: str) -> str:
         return f"{namespace}:{self.sdk.name}-{self._number}"
 
-    async def client(self, user: str, *, url: str | None = None, **options: Any) -> Client:
+    async def client(self, user: str, **options: Any) -> Client:
         """A client of this user, not connected yet; with a good token, unless `options` say otherwise."""
         if not {"token", "tokens"} & options.keys():
             options["token"] = token(self.user(user), expires_in=600)
-        if url is None:
-            url = f"{self.cluster.url}/connection/{self.sdk.transport}"
+        url = f"{self.cluster.url}/connection/{self.sdk.transport}"
         if self.sdk.transport == "websocket":
             url = url.replace("http", "ws", 1)
         else:
