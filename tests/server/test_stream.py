@@ -1,14 +1,17 @@
 """Streamed responses on the server's own transport: no task, prepared chunks, and how they begin and end."""
 
 import asyncio
+import gc
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from heliograph.protocol.codes import CloseCode
 from heliograph.server import stream as server_stream
+from heliograph.server.http import HttpProtocol
 from tests.conftest import StartReplica
 from tests.support.replicas import RunningReplica
 from tests.support.waiting import eventually
@@ -67,11 +70,20 @@ async def test_a_quiet_one_has_no_task_and_no_request(start_replica: StartReplic
     """Fails if a stream keeps a task, or the objects of its request, for as long as it lasts."""
     one = await start_replica(redis_url=None)
     before = asyncio.all_tasks()
-    async with stream_of(one, "alice"), stream_of(one, "bob"):
-        await eventually(lambda: len(one.replica.hub.subscribers("news")) == 2)
-        await eventually(lambda: not asyncio.all_tasks() - before)
-        assert all(isinstance(each, server_stream.TransportStream) for each in one.server.server_state.connections)
-        await eventually(lambda: not one.server.server_state.tasks)
+    gc.collect()
+    gc.disable()
+    try:
+        async with stream_of(one, "alice"), stream_of(one, "bob"):
+            await eventually(lambda: len(one.replica.hub.subscribers("news")) == 2)
+            await eventually(lambda: not asyncio.all_tasks() - before)
+            assert all(
+                isinstance(each, server_stream.TransportStream) for each in one.server.server_state.connections
+            )
+            await eventually(lambda: not one.server.server_state.tasks)
+            gone = [each for each in gc.get_objects() if isinstance(each, HttpProtocol | RequestResponseCycle)]
+            assert not gone, "they wait for the garbage collector, which comes late"
+    finally:
+        gc.enable()
     await eventually(lambda: one.replica.hub.connections == 0)
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import weakref
 from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
@@ -250,7 +251,9 @@ class HttpProtocol(HttpToolsProtocol):
             raise _Refused(HTTPStatus.SERVICE_UNAVAILABLE, text)
         if not self._goes_past_the_application():
             super().on_headers_complete()
-            self.scope["extensions"] = {SERVER_STREAM: partial(self._stream, self.cycle)}  # type: ignore[dict-item]
+            if self.cycle:  # otherwise it is an upgrade
+                offer = partial(_stream_of, weakref.ref(self), weakref.ref(self.cycle))
+                self.scope["extensions"] = {SERVER_STREAM: offer}  # type: ignore[dict-item] # not JSON
 
     def on_body(self, body: bytes) -> None:
         self._unparsed = 0
@@ -368,11 +371,10 @@ class HttpProtocol(HttpToolsProtocol):
 
     # -- streams
 
-    def _stream(self, cycle: RequestResponseCycle) -> TransportStream:
+    def stream(self, cycle: RequestResponseCycle) -> TransportStream:
         """Return the body of the response to a request, which the application will attach to."""
-        return TransportStream(
-            self._config.streams(self.server_state, self.loop), self.transport, partial(self._give, cycle)
-        )
+        streams = self._config.streams(self.server_state, self.loop)
+        return TransportStream(streams, self.transport, partial(self._give, cycle))
 
     def _give(self, cycle: RequestResponseCycle, stream: TransportStream) -> tuple[bool, bool]:
         """Give the connection to a stream. Return whether the client is still there, and reads."""
@@ -430,3 +432,11 @@ class HttpProtocol(HttpToolsProtocol):
             "subprotocols": [each.strip() for value in wanted for each in value.split(",")],
             "state": self.app_state.copy(),
         }
+
+
+def _stream_of(protocol: weakref.ref[HttpProtocol], cycle: weakref.ref[RequestResponseCycle]) -> TransportStream:
+    """Return the body of a response. The scope refers to no object that refers to it: nothing is left to collect."""
+    connection, request = protocol(), cycle()
+    if connection is None or request is None:
+        raise RuntimeError("the request of this stream has ended")
+    return connection.stream(request)
