@@ -42,7 +42,7 @@ async def test_a_cookie_is_enough(tmp_path: Path, browser: Browser) -> None:
         HELIOGRAPH_HOOKS__TIMEOUT_S="10",
         **hooks,
     ) as cluster:
-        commands = {"application": [sys.executable, "-m", "uvicorn", "main:api", "--port", PORT]}
+        commands = {"application": [sys.executable, "-m", "uvicorn", "backend:api", "--port", PORT]}
         environment = {"LIVE_SECRET": SECRET, "SESSION_SECRET": "of the application alone"}
         async with one_domain(cluster, tmp_path, commands, cwd=EXAMPLE, environment=environment, port=port) as url:
             alice, bob = await log_in(browser, url, "alice"), await log_in(browser, url, "bob")
