@@ -158,9 +158,10 @@ class PollConnection:
 
     def close(self, code: int, reason: str) -> None:
         self.closed = (code, reason)
-        self._look()
         if self._parked_until is not None:
             self.end()
+        else:
+            self._look()  # whoever waits is told, and may let the next poll be told the same
 
     def _is_news(self, frame: EventFrame) -> bool:
         """Return whether the client must see it. That it resumes from its own position is not news."""

@@ -138,7 +138,8 @@ class PollEndpoint:
 
         def collected(result: list[msgspec.Raw] | BusUnavailable | Disconnected) -> None:
             if isinstance(result, Exception):
-                connection.end()
+                # `serve` finds the connection, which answers it the same, and says so. A new one would be let in.
+                self._keep(connection, poll.asked)
                 done(None)
             else:
                 done(self._answer(poll.asked, connection, result))
@@ -187,7 +188,10 @@ class PollEndpoint:
     def _park(self, connection: PollConnection, at: PollKey) -> None:
         if connection.closed is not None:
             connection.end()
-            return
+        else:
+            self._keep(connection, at)
+
+    def _keep(self, connection: PollConnection, at: PollKey) -> None:
         self._parked.setdefault(at, []).append(connection)
         connection.park(self._linger_s, lambda: self._forget(connection, at))
 
