@@ -171,7 +171,7 @@ async def test_a_flood_of_small_bombs_is_read_at_the_pace_of_a_user(start_replic
             slowest = max(slowest, loop.time() - began)
         read = one.replica.telemetry.traffic["websocket"].messages_in
         assert read < 100, "not 20,000"
-        assert slowest < 0.1
+        assert slowest < 0.5, "a second and more, if all of it were inflated"
         flood.cancel()
         await asyncio.wait([flood])
 
