@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from heliograph.codecs.plain.cursor import parse_cursor
-from heliograph.transports.driver import MOST_UNDER_WAY
+from heliograph.transports.dispatch import MOST_UNDER_WAY
 from tests.conftest import StartReplica
 from tests.support.client import Client
 from tests.support.http import http_client

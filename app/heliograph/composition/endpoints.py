@@ -48,6 +48,7 @@ from heliograph.transports.paths import PlainPaths
 from heliograph.transports.peers import Peers
 from heliograph.transports.poll_connection import PollConnection
 from heliograph.transports.polling import PollEndpoint
+from heliograph.transports.registration import Registrar
 from heliograph.transports.requests import RequestRate
 from heliograph.transports.runs import RunEndpoint
 from heliograph.transports.sse import SseEndpoint
@@ -134,8 +135,9 @@ def _build_clients(ground: Ground, backends: Backends, cluster: Cluster) -> _Cli
         max_channels=limits.channels_per_connection,
     )
     routing = Routing(cluster.manager, cluster.reading, cluster.emitter)
+    registrar = Registrar(cluster.node, cluster.manager, authenticator, telemetry)
     return _Clients(
-        Drivers(open_session, routing, authenticator, cluster.node, Intake(limits), telemetry, user_backend),
+        Drivers(open_session, routing, authenticator, registrar, Intake(limits), telemetry, user_backend),
         Outboxes(ground.flush_scheduler, limits.outbox_bytes),
         PlainCodec(limits.depth),
         authenticator,

@@ -22,9 +22,10 @@ from heliograph.protocol.events import ServerPing
 from heliograph.protocol.operations import Connect, Operation, PingAnswered
 from heliograph.settings import LimitSettings, PingSettings
 from heliograph.transports.address_limits import AddressLimits
-from heliograph.transports.driver import Disconnected, Driver
+from heliograph.transports.driver import Driver
 from heliograph.transports.handshake import Handshake
 from heliograph.transports.peers import speaking
+from heliograph.transports.remote_client import Disconnected
 from heliograph.transports.server_socket import ServerSocket
 from heliograph.transports.socket_connection import SocketConnection
 from heliograph.transports.websocket import WebSocketEndpoint, WireFormat

@@ -25,13 +25,14 @@ from heliograph.telemetry import Traffic
 from heliograph.transports.address_limits import AddressLimits
 from heliograph.transports.addresses import Addresses
 from heliograph.transports.centrifuge import CentrifugeConnection, Pings
-from heliograph.transports.driver import Disconnected, Drivers
+from heliograph.transports.driver import Drivers
 from heliograph.transports.event_stream import MEDIA_TYPE, event_block
 from heliograph.transports.handshake import Handshake
 from heliograph.transports.http import refusal
 from heliograph.transports.peers import Peers
 from heliograph.transports.posted import PostedSocket
 from heliograph.transports.query import Query
+from heliograph.transports.remote_client import Disconnected
 from heliograph.transports.stream_response import StreamFormat, StreamResponse, StreamSink, stream_for
 
 BINARY: Final = "application/octet-stream"

@@ -18,7 +18,7 @@ from heliograph.protocol.peer import Peer
 from heliograph.telemetry import Telemetry
 from heliograph.transports.address_limits import AddressLimits
 from heliograph.transports.addresses import address_of
-from heliograph.transports.driver import OTHER_USER
+from heliograph.transports.authentication import OTHER_USER
 from heliograph.transports.failed_attempts import TOO_MANY
 from heliograph.transports.origins import REFUSED, OriginPolicy
 from heliograph.transports.peers import Peers

@@ -11,9 +11,9 @@ from starlette.types import Receive, Scope, Send
 from heliograph.errors import BusUnavailable, ErrorCode, HeliographError, InvalidToken, KeysUnavailable
 from heliograph.transports.address_limits import AddressLimits
 from heliograph.transports.addresses import address_of
-from heliograph.transports.driver import Disconnected
 from heliograph.transports.failed_attempts import TOO_MANY
 from heliograph.transports.origins import REFUSED, OriginPolicy
+from heliograph.transports.remote_client import Disconnected
 from heliograph.transports.stream_response import StreamResponse
 
 STATUS: Final = {

@@ -21,7 +21,8 @@ from heliograph.protocol.identity import personal_channel
 from heliograph.protocol.operations import Connect
 from heliograph.protocol.peer import Peer
 from heliograph.protocol.position import NOWHERE, Position, ReadPositions
-from heliograph.transports.driver import Disconnected, Drivers
+from heliograph.transports.driver import Drivers
+from heliograph.transports.remote_client import Disconnected
 
 logger = logging.getLogger(__name__)
 

@@ -21,10 +21,10 @@ from heliograph.errors import BusUnavailable, ErrorCode, HeliographError
 from heliograph.protocol.operations import Connect
 from heliograph.protocol.peer import Peer
 from heliograph.tasks import end
-from heliograph.transports.driver import Disconnected
 from heliograph.transports.peers import Peers
 from heliograph.transports.poll_connection import PollConnection, PollKey
 from heliograph.transports.query import Query
+from heliograph.transports.remote_client import Disconnected
 from heliograph.transports.requests import CONTINUED, PER_CHANNEL, RequestRate
 
 DEFAULT_WAIT_S = 25.0

@@ -17,8 +17,9 @@ from heliograph.protocol.operations import Operation, RequestId
 from heliograph.protocol.token_bucket import TokenBucket
 from heliograph.settings import LimitSettings
 from heliograph.transports.address_limits import AddressLimits
-from heliograph.transports.driver import Disconnected, Driver
+from heliograph.transports.driver import Driver
 from heliograph.transports.handshake import Handshake
+from heliograph.transports.remote_client import Disconnected
 from heliograph.transports.server_socket import ServerSocket
 
 logger = logging.getLogger(__name__)
