@@ -6,8 +6,8 @@ The way of one message, from alice's socket on replica-1 to the sockets of bob:
 2. `codecs/plain/codec.py` decodes it to an operation (`Send`), or says what is wrong with it.
 3. `protocol/session.py` decides: alice is connected, "bob" can be a user, and the policy (`protocol/policy.py`) lets
    her send to him. So the message goes to the router. No I/O happens here. `transports/driver.py`, which all
-   endpoints share, carries out the decision. (If the policy says that the user's own backend decides, the driver asks
-   that first: `hooks/`.)
+   endpoints share, carries out the decision: it has `transports/dispatch.py` pass the message on. (If the policy says
+   that the user's own backend decides, the driver asks that first: `hooks/`.)
 4. `cluster/connection_manager.py`, the router, lets the kind of the channel `#bob` check the data (`protocol/kinds/`:
    plain, or a run) and makes a `Draft`. Log first: one script (`backends/redis/log.py`,
    `backends/redis/lua/append.lua`) gives the message its position, appends it to the channel's stream and publishes
