@@ -103,7 +103,7 @@ class TestTheScripts:
         command = ["bash", "-c", '. scripts/lib.sh; PYTHONPATH=; compile_package >&2; printf %s "$PYTHONPATH"']
         return subprocess.run(command, cwd=checkout, capture_output=True, text=True, check=True).stdout
 
-    @pytest.mark.parametrize("path", ["app/heliograph/hub/hub.py", "app/heliograph/settings.py", "setup.py"])
+    @pytest.mark.parametrize("path", ["app/heliograph/hub/hub.py", "app/heliograph/settings/settings.py", "setup.py"])
     def test_sources_that_were_changed_are_compiled_again(self, checkout: Path, path: str) -> None:
         """Fails if somebody changes a file, compiled or not, and what runs is what it was before."""
         before = self.digest(checkout)

@@ -1,0 +1,42 @@
+"""All settings, read once from `HELIOGRAPH_…` variables (`__` between levels) and passed down."""
+
+from heliograph.settings.access import ApiSettings, AuthSettings
+from heliograph.settings.clients import CompressionSettings, EmitSettings, LimitSettings, PingSettings, PollSettings
+from heliograph.settings.cluster import (
+    BusSettings,
+    ChannelSettings,
+    DirectorySettings,
+    PresenceSettings,
+    RedisSettings,
+    bus_channel,
+)
+from heliograph.settings.environment import read_environment
+from heliograph.settings.hooks import HookSettings
+from heliograph.settings.process import ConsoleSettings, DrainSettings, InternalSettings, LogSettings
+from heliograph.settings.settings import Settings
+from heliograph.settings.table import settings_table, unknown_variables
+
+__all__ = [
+    "ApiSettings",
+    "AuthSettings",
+    "BusSettings",
+    "ChannelSettings",
+    "CompressionSettings",
+    "ConsoleSettings",
+    "DirectorySettings",
+    "DrainSettings",
+    "EmitSettings",
+    "HookSettings",
+    "InternalSettings",
+    "LimitSettings",
+    "LogSettings",
+    "PingSettings",
+    "PollSettings",
+    "PresenceSettings",
+    "RedisSettings",
+    "Settings",
+    "bus_channel",
+    "read_environment",
+    "settings_table",
+    "unknown_variables",
+]

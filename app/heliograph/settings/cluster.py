@@ -1,0 +1,86 @@
+"""Redis, and how replicas work together."""
+
+from typing import Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from heliograph.redis_url import check_redis_url
+from heliograph.settings.group import Group
+from heliograph.shared_settings import DEFAULT_PREFIX, EMIT_SHARDS, bus_channel_name
+
+
+class RedisSettings(Group):
+    """Without a URL one replica runs on its own, in memory."""
+
+    url: str | None = Field(
+        default=None,
+        description="redis://host:6379/0, or rediss:// (TLS), unix:// (a socket), redis+sentinel://",
+    )
+    durable_url: str | None = Field(
+        default=None, description="a second Redis for kept messages (with appendonly); unset: the same one"
+    )
+    max_connections: int = Field(default=50, ge=1, description="connections for commands; the bus has its own")
+    prefix: str = Field(default=DEFAULT_PREFIX, description="the prefix of all keys")
+    emit_shards: int = Field(
+        default=EMIT_SHARDS,
+        ge=1,
+        le=1024,
+        description="streams for emissions of clients; workers must use the same number",
+    )
+    emit_maxlen: int = Field(
+        default=100_000, ge=1, description="entries in each of these streams, at most; more are refused"
+    )
+
+    @field_validator("url", "durable_url")
+    @classmethod
+    def _readable(cls, url: str | None) -> str | None:
+        return None if url is None else check_redis_url(url)
+
+    @model_validator(mode="after")
+    def _live_too(self) -> Self:
+        if self.durable_url is not None and self.url is None:
+            raise ValueError("DURABLE_URL needs URL too: one Redis keeps messages, the other has the bus")
+        return self
+
+
+class BusSettings(Group):
+    channel: str | None = Field(
+        default=None,
+        min_length=1,
+        description="the Redis channel that all replicas listen on; unset: `events`, or a name with prefix and "
+        "database where these are not the defaults",
+    )
+    routing: Literal["shared", "directed"] = Field(
+        default="shared",
+        description="directed: a user's messages go only to the replicas that hold the user, not to all",
+    )
+    canary_interval_s: float = Field(default=1.0, gt=0, description="how often a replica sends itself a token")
+    canary_timeout_s: float = Field(default=3.0, gt=0, description="unready when none has come back for this long")
+
+
+def bus_channel(bus: BusSettings, redis: RedisSettings) -> str:
+    """Return the Redis channel that all replicas of a cluster with these settings listen on."""
+    return bus_channel_name(bus.channel, redis.url, redis.prefix)
+
+
+class DirectorySettings(Group):
+    lease_ttl_s: float = Field(default=2.0, gt=0, description="how long a replica's lease lasts without a renewal")
+    renew_interval_s: float = Field(default=0.5, gt=0, description="how often a replica renews its lease")
+    reap_grace_s: float = Field(default=1.0, ge=0, description="how long after its expiry a lease is reaped")
+
+
+class ChannelSettings(Group):
+    heartbeat_s: float = Field(
+        default=1.0, gt=0, description="how often to look for lost messages at the end of a log"
+    )
+    linger_s: float = Field(default=5.0, ge=0, description="how long to follow a channel that nobody listens to")
+    page: int = Field(default=500, ge=1, description="publications in one read from the log")
+    page_bytes: int = Field(
+        default=131_072, ge=1024, description="bytes in one read from a channel's log, or one publication"
+    )
+
+
+class PresenceSettings(Group):
+    grace_s: float = Field(
+        default=2.0, ge=0, description="a user who is back on a channel within this time never left it"
+    )

@@ -1,0 +1,135 @@
+"""All settings of a replica."""
+
+from typing import Annotated, Self
+
+from pydantic import Field, PlainSerializer, PlainValidator, field_validator, model_validator
+from pydantic_core import PydanticCustomError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from heliograph.protocol.channel_options import BadOption, Namespace
+from heliograph.settings.access import ApiSettings, AuthSettings
+from heliograph.settings.clients import CompressionSettings, EmitSettings, LimitSettings, PingSettings, PollSettings
+from heliograph.settings.cluster import (
+    BusSettings,
+    ChannelSettings,
+    DirectorySettings,
+    PresenceSettings,
+    RedisSettings,
+)
+from heliograph.settings.environment import read_environment
+from heliograph.settings.hooks import HookSettings
+from heliograph.settings.process import ConsoleSettings, DrainSettings, InternalSettings, LogSettings
+from heliograph.shared_settings import PREFIX
+
+
+def _namespace(given: object) -> Namespace:
+    try:
+        return given if isinstance(given, Namespace) else Namespace.read(given)
+    except BadOption as error:
+        # `variable_of` names the option, which pydantic does not know.
+        raise PydanticCustomError("bad_option", "{why}", {"why": error.why, "option": error.option}) from None
+
+
+_NamespaceField = Annotated[Namespace, PlainValidator(_namespace), PlainSerializer(Namespace.given)]
+
+
+# What would open personal channels to others, or cannot hold for them.
+_NOT_PERSONAL = (
+    "client_subscribe",
+    "client_publish",
+    "allow_publish_for_subscriber",
+    "allow_history_for_client",
+    "allow_history_for_subscriber",
+    "allow_presence_for_client",
+    "allow_presence_for_subscriber",
+    "allow_user_limited_channels",
+    "allowed_delta_types",
+)
+
+
+class Settings(BaseSettings):
+    """One frozen object. `Settings.load()` reads the environment and explains what is wrong in it."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX,
+        env_nested_delimiter="__",
+        frozen=True,
+        extra="ignore",
+        nested_model_default_partial_update=True,
+        hide_input_in_errors=True,
+    )
+
+    redis: RedisSettings = RedisSettings()
+    bus: BusSettings = BusSettings()
+    directory: DirectorySettings = DirectorySettings()
+    channels: ChannelSettings = ChannelSettings()
+    presence: PresenceSettings = PresenceSettings()
+    namespaces: dict[str, _NamespaceField] = Field(
+        default={}, description="options of namespaces by name, as JSON; each option replaces the built-in one"
+    )
+    strict_namespaces: bool = Field(
+        default=False, description="refuse channels of a namespace that is neither built in nor set by `NAMESPACES`"
+    )
+    poll: PollSettings = PollSettings()
+    auth: Annotated[AuthSettings, Field(validate_default=True)] = AuthSettings.model_construct()
+    api: ApiSettings = ApiSettings()
+    emit: EmitSettings = EmitSettings()
+    hooks: HookSettings = HookSettings()
+    limits: LimitSettings = LimitSettings()
+    compression: CompressionSettings = CompressionSettings()
+    ping: PingSettings = PingSettings()
+    drain: DrainSettings = DrainSettings()
+    internal: InternalSettings = InternalSettings()
+    log: LogSettings = LogSettings()
+    console: ConsoleSettings = ConsoleSettings()
+    watchdog_s: float = Field(
+        default=8.0, ge=0, description="`serve` kills a replica that stands still for this long (0: never)"
+    )
+    trusted_proxies: str = Field(
+        default="127.0.0.1",
+        description="addresses or networks whose X-Forwarded-For is trusted, comma-separated; *: every peer, "
+        "and only the last address in the header",
+    )
+    allowed_origins: tuple[str, ...] = Field(
+        default=(),
+        description="origins whose pages may connect, as a JSON list; pages of the server's own host always may",
+    )
+
+    @field_validator("namespaces")
+    @classmethod
+    def _rights_where_they_mean_something(cls, namespaces: dict[str, Namespace]) -> dict[str, Namespace]:
+        for name, options in namespaces.items():
+            if name == "#":
+                for option in _NOT_PERSONAL:
+                    if getattr(options, option):
+                        raise ValueError(
+                            f"{option} cannot be given for '#': each personal channel is its user's alone"
+                        )
+            elif options.client_send is not None:
+                raise ValueError(f"client_send is an option of '#' (users' own channels), not of {name!r}")
+        return namespaces
+
+    @model_validator(mode="after")
+    def _hooks_exist(self) -> Self:
+        if self.auth.mode == "hook" and self.hooks.connect is None:
+            raise ValueError(f"{PREFIX}AUTH__MODE hook needs {PREFIX}HOOKS__CONNECT: it says who a client is")
+        for name, options in self.namespaces.items():
+            if name == "#" and options.subscribe_hook is not None:
+                raise ValueError(
+                    f"{PREFIX}NAMESPACES: subscribe_hook cannot be given for '#': only its user reads one"
+                )
+            for option, url in (("subscribe", self.hooks.subscribe), ("publish", self.hooks.publish)):
+                if getattr(options, f"{option}_hook") and url is None:
+                    raise ValueError(
+                        f"{PREFIX}NAMESPACES: {name!r} has {option}_hook, which needs {PREFIX}HOOKS__{option.upper()}"
+                    )
+        return self
+
+    @property
+    def console_enabled(self) -> bool:
+        return self.auth.mode == "open" if self.console.enabled is None else self.console.enabled
+
+    @classmethod
+    def load(cls) -> Self:
+        """Read the environment. Raises BadSetting, like `read_environment`."""
+        return read_environment(cls)
