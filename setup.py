@@ -60,6 +60,7 @@ MODULES = [
     "app/heliograph/protocol/sequence.py",
     "app/heliograph/protocol/session.py",
     "app/heliograph/protocol/token_bucket.py",
+    "app/heliograph/protocol/verdicts.py",
     "app/heliograph/cluster/deltas.py",
     "app/heliograph/cluster/followed.py",
     "app/heliograph/cluster/following.py",

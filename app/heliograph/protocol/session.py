@@ -4,12 +4,10 @@ The driver (of a transport) reads frames, lets its codec decode them, passes the
 carries out the action that it returns. Another transport or codec needs a driver, never a second set of rules.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Final, assert_never
-
-import msgspec
 
 from heliograph.errors import BadChannel, BadCursor, BadUserId, ErrorCode
 from heliograph.protocol.actions import (
@@ -28,7 +26,7 @@ from heliograph.protocol.actions import (
     Reply,
 )
 from heliograph.protocol.codes import CloseCode, ErrorNumber
-from heliograph.protocol.decision import ALLOW, Allow, Ask, Decision, Deny, Grant, Rewrite, Verdict
+from heliograph.protocol.decision import ALLOW, Allow, Ask, Deny, Grant, Verdict
 from heliograph.protocol.events import Connected, Pong, Subscribed, Unsubscribed
 from heliograph.protocol.grants import NO_GRANTS, Grants, Permit
 from heliograph.protocol.identity import check_channel, check_user_id, personal_channel, user_of
@@ -55,6 +53,7 @@ from heliograph.protocol.peer import Inbox
 from heliograph.protocol.policy import Policy
 from heliograph.protocol.position import Position, StatedPositions
 from heliograph.protocol.subscription import SubscribeOptions
+from heliograph.protocol.verdicts import denied, message_unless_denied, read_allowed, unless_rejected
 
 NONE: Final[Mapping[str, Subscribed | None]] = {}
 
@@ -144,7 +143,7 @@ class Session:
                 if channel in named or isinstance(action, JoinChannel):
                     others.append(action)
                 elif isinstance(action, AskHook):
-                    others.append(AskHook(action.operation, partial(_unless_rejected, action.answered)))
+                    others.append(AskHook(action.operation, partial(unless_rejected, action.answered)))
         since, replay = positions.position_in(own), self._connect.replay
         return JoinChannel(own, since, replay, keep=True, incomplete=self._connect.incomplete), others
 
@@ -217,7 +216,7 @@ class Session:
                 if self._sends_freely:
                     return operation
                 decision = self._policy.decide_send(self.user, self._grants, operation.to)
-                return operation if decision is ALLOW else _message_unless_denied(decision, operation)
+                return operation if decision is ALLOW else message_unless_denied(decision, operation)
             case Publish():
                 decision = self._policy.decide_publish(
                     self.user,
@@ -225,7 +224,7 @@ class Session:
                     self._policy.check_channel(operation.channel),
                     operation.channel in self._channels,
                 )
-                return operation if decision is ALLOW else _message_unless_denied(decision, operation)
+                return operation if decision is ALLOW else message_unless_denied(decision, operation)
             case Ping():
                 return Reply(Pong(operation.request_id))
             case Connect():
@@ -233,7 +232,7 @@ class Session:
             case Refresh(token=token):
                 decision = self._policy.decide_refresh()
                 if isinstance(decision, Deny):
-                    return _denied(decision, operation.request_id)
+                    return denied(decision, operation.request_id)
                 return RefreshToken(token, operation.request_id)
             case Subscribe(channel=channel, since=since):
                 position = self._position(since, channel)
@@ -259,7 +258,7 @@ class Session:
                     self.user, self._grants, self._policy.check_channel(channel), channel in self._channels
                 )
                 if isinstance(decision, Deny):
-                    return _denied(decision, operation.request_id)
+                    return denied(decision, operation.request_id)
                 return self._unless_denied(
                     decision, operation, FetchHistory(operation, self._position(since, channel))
                 )
@@ -276,10 +275,10 @@ class Session:
                 return self._unless_denied(decision, operation, CountMembers(channel, operation.request_id))
             case Emit(event=event):
                 decision = self._policy.decide_emit(event)
-                return _denied(decision, operation.request_id) if isinstance(decision, Deny) else operation
+                return denied(decision, operation.request_id) if isinstance(decision, Deny) else operation
             case Rpc():
                 decision = self._policy.decide_rpc()
-                return _denied(decision, operation.request_id) if isinstance(decision, Deny) else operation
+                return denied(decision, operation.request_id) if isinstance(decision, Deny) else operation
             case PingAnswered():
                 return Reject(ErrorCode.BAD_REQUEST, "there was no ping to answer", close=CloseCode.BAD_REQUEST)
             case Malformed():
@@ -338,10 +337,10 @@ class Session:
     ) -> JoinChannel | Reject:
         channel = operation.channel
         if isinstance(verdict, Deny):
-            denied = _denied(verdict, operation.request_id)
+            rejection = denied(verdict, operation.request_id)
             if verdict.code is ErrorCode.UNAVAILABLE:
-                return replace(denied, message=f"not subscribed to {channel!r}: {verdict.reason}")
-            return denied
+                return replace(rejection, message=f"not subscribed to {channel!r}: {verdict.reason}")
+            return rejection
         if channel in self._channels or user_of(channel) is not None:
             text, number = f"subscribed to {channel!r} already", ErrorNumber.ALREADY_SUBSCRIBED
             return Reject(ErrorCode.BAD_REQUEST, text, operation.request_id, number=number)
@@ -371,9 +370,9 @@ class Session:
     ) -> Action:
         """Return the read, a refusal, or a question to the backend. Who was let on a channel may read it."""
         if isinstance(decision, Deny):
-            return _denied(decision, operation.request_id)
+            return denied(decision, operation.request_id)
         if isinstance(decision, Ask) and operation.channel not in self._channels:
-            return AskHook(operation, partial(_read_allowed, action, operation.request_id))
+            return AskHook(operation, partial(read_allowed, action, operation.request_id))
         return action
 
     def not_joined(self, channel: str) -> None:
@@ -431,45 +430,3 @@ def _said_already(operation: Connect) -> Reject:
 
 def _malformed(operation: Malformed) -> Reject:
     return Reject(operation.code, operation.message, operation.request_id, operation.close)
-
-
-def _denied(denial: Deny, request_id: RequestId | None) -> Reject:
-    return Reject(denial.code, denial.reason, request_id, denial.close, denial.number)
-
-
-def _message_unless_denied(decision: Decision, message: Send | Publish) -> Action:
-    """Return a message that is allowed, a refusal, or a question to the backend that decides between them."""
-    match decision:
-        case Allow():
-            return message
-        case Deny():
-            return _denied(decision, message.request_id)
-        case Ask():
-            return AskHook(message, partial(_message_allowed, message))
-        case _:
-            assert_never(decision)
-
-
-def _message_allowed(message: Send | Publish, verdict: Verdict) -> Action:
-    match verdict:
-        case Allow() | Grant():
-            return message
-        case Rewrite(data, ephemeral):
-            kept = message.data if data is None else data
-            return msgspec.structs.replace(message, data=kept, ephemeral=ephemeral or message.ephemeral)
-        case Deny():
-            return _denied(verdict, message.request_id)
-        case _:
-            assert_never(verdict)
-
-
-def _read_allowed(
-    action: FetchHistory | FetchPresence | CountMembers, request_id: RequestId | None, verdict: Verdict
-) -> FetchHistory | FetchPresence | CountMembers | Reject:
-    return _denied(verdict, request_id) if isinstance(verdict, Deny) else action
-
-
-def _unless_rejected(answered: Callable[[Verdict], Action | None], verdict: Verdict) -> Action | None:
-    """Return what follows from the verdict, without telling the client of a refusal that is for good."""
-    action = answered(verdict)
-    return None if isinstance(action, Reject) and action.code is not ErrorCode.UNAVAILABLE else action

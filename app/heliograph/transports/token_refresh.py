@@ -30,4 +30,5 @@ async def refresh_token(
     connection.info = identity.info or connection.info
     lost, granted = session.renewed(identity.channels)
     client.send(Refreshed(seconds_until(identity.expires_at), action.request_id, session.id))
-    return [*(LeaveChannel(channel, Unsubscribed(channel=channel)) for channel in lost), *granted]
+    left = [LeaveChannel(channel, Unsubscribed(channel=channel)) for channel in lost]
+    return [*left, *granted]
