@@ -11,8 +11,8 @@ from heliograph.protocol.codes import ErrorNumber, UnsubscribeCode
 from heliograph.protocol.command import SubscribeUser
 from heliograph.protocol.events import Subscribed, SubscriptionRefreshed, Unsubscribed
 from heliograph.transports.client_hooks import ClientHooks
-from heliograph.transports.expiries import SubscriptionExpiries
 from heliograph.transports.remote_client import RemoteClient
+from heliograph.transports.subscription_expiries import SubscriptionExpiries
 
 
 class ClientSubscriptions:

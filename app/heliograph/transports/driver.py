@@ -4,8 +4,9 @@ An endpoint turns requests or frames into operations. The driver passes them to 
 decides, and has its actions carried out. The driver decides nothing itself, and knows no wire format.
 
 A client is let in by `authentication`, `registration` and `greeting`. Its messages take their way through `dispatch`,
-its channels are in `client_subscriptions`, and what it reads is answered by `answers`. `expiry`, `expiries` and
-`token_refresh` end and renew what a token, or the user's backend, gives it. All of them talk to their `RemoteClient`.
+its channels are in `client_subscriptions`, and what it reads is answered by `answers`. `expiry`,
+`subscription_expiries` and `token_refresh` end and renew what a token, or the user's backend, gives it. All of them
+talk to their `RemoteClient`.
 """
 
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
