@@ -128,4 +128,4 @@ class Forwarding:
 
 
 def _not_asked_again(_: int | BusUnavailable) -> None:
-    """Do nothing: who asks gives up by itself if this answer does not arrive."""
+    """Do nothing: the caller stops waiting by itself if this answer does not arrive."""

@@ -11,7 +11,7 @@ from typing import Final
 
 BLOCK: Final = 16  # bytes; what the two texts share is found where the old one has a block of this size
 LEAST_COPY: Final = 8  # bytes; a shorter copy takes as much room as the text itself
-# Whoever publishes must not keep the replica busy. Beyond these limits there is no delta, or a longer one.
+# A publisher must not keep the replica busy. Beyond these limits there is no delta, or a longer one.
 MOST_BYTES: Final = 262_144  # of a text
 MOST_SEARCHED: Final = 65_536  # bytes of a text in which equal blocks are looked for
 MOST_MISSED: Final = 4096  # bytes without an equal block, after which the rest is inserted

@@ -125,7 +125,7 @@ class Policy:
     ) -> Allow | Ask | None:
         """Decide whether the channel may be read; None: it may not.
 
-        `for_clients`: what the namespace says of this way to read; None: whoever may subscribe may read.
+        `for_clients`: what the namespace says of this way to read; None: a client that may subscribe may read.
         """
         owner = user_of(channel)
         if owner is not None:

@@ -44,7 +44,7 @@ SESSION_BYTES: Final = 16  # of chance in the name of a session
 class StreamCodec(Codec, Protocol):
     """A codec that can say why a stream ends."""
 
-    def farewell(self, code: int, reason: str) -> bytes:
+    def encode_disconnect(self, code: int, reason: str) -> bytes:
         """Return the last payload of a stream."""
         ...
 
@@ -82,9 +82,9 @@ class StreamForm:
     ) -> "StreamForm":
         return cls(codec, media_type, block, StreamFormat.of(codec, block, traffic, codec.deltas))
 
-    def farewell(self, code: int, reason: str) -> bytes:
-        """Return the last part of a stream."""
-        return self.block(self.codec.farewell(code, reason))
+    def last_block(self, code: int, reason: str) -> bytes:
+        """Return the last part of a stream, which says why it ends."""
+        return self.block(self.codec.encode_disconnect(code, reason))
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ class StreamEndpoint:
             return _too_large(error)
         handshake = Handshake.read(request.scope, self._peer(request, form), open_mode=self.open_mode)
         stream = stream_for(request.scope, keep_alive_s=0)
-        socket = PostedSocket(StreamSink(stream, form.farewell), is_binary=form.codec.is_binary)
+        socket = PostedSocket(StreamSink(stream, form.last_block), is_binary=form.codec.is_binary)
         outbox = self.outboxes.new(socket)
         outbox.pause()  # until the stream begins
         driver = self.drivers.new(

@@ -43,7 +43,7 @@ async def greet_in_reply(
     inbox: Inbox | None,
 ) -> None:
     """Subscribe the client to the channels, and greet it with all subscriptions in the reply to its `connect`."""
-    # Whom a hook let in has no token to renew.
+    # A client that a hook let in has no token to renew.
     expires_in = None if identity.is_from_hook else seconds_until(identity.expires_at)
 
     def open_with(subscribed: Mapping[str, Subscribed | None]) -> None:

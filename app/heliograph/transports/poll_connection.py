@@ -162,7 +162,7 @@ class PollConnection:
         if self._parked_until is not None:
             self.end()
         else:
-            self._look()  # whoever waits is told, and may let the next poll be told the same
+            self._look()  # a poll that waits is refused, and may let the next one be refused too
 
     def _is_news(self, frame: EventFrame) -> bool:
         """Return whether the client must see it. That it resumes from its own position is not news."""
@@ -202,8 +202,8 @@ class PollConnection:
         if self._done is done and wait_s > 0:
             self._waits_until = asyncio.get_running_loop().call_later(wait_s, self._time_is_up)
 
-    def give_up(self) -> None:
-        """End the poll without events, because its client has left. They wait for the next one."""
+    def on_client_left(self) -> None:
+        """End the poll without events. They wait for the next one."""
         if self._done is not None:
             self._finish([])
 

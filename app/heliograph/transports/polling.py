@@ -145,7 +145,7 @@ class PollEndpoint:
                 done(self._answer(poll.asked, connection, result))
 
         connection.collect(poll.wait_s, collected)
-        return connection.give_up
+        return connection.on_client_left
 
     async def stop(self) -> None:
         """End all connections."""
@@ -226,7 +226,7 @@ async def _collected(connection: PollConnection, wait_s: float, receive: Receive
 async def _watch(receive: Receive, connection: PollConnection) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
-    connection.give_up()
+    connection.on_client_left()
 
 
 def wait_of(query: dict[str, str]) -> float:

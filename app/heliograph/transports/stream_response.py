@@ -64,20 +64,20 @@ class StreamFormat:
 
 
 class StreamSink:
-    """A `Sink` for the frames of a `StreamFormat`. `farewell`: makes the last block, which says why it ends."""
+    """A `Sink` for the frames of a `StreamFormat`. `last_block`: makes the one that says why it ends."""
 
-    __slots__ = ("_farewell", "_stream")
+    __slots__ = ("_last_block", "_stream")
 
-    def __init__(self, stream: ServerStream, farewell: Callable[[int, str], bytes]) -> None:
+    def __init__(self, stream: ServerStream, last_block: Callable[[int, str], bytes]) -> None:
         self._stream = stream
-        self._farewell = farewell
+        self._last_block = last_block
 
     @property
     def write(self) -> Callable[[list[bytes]], None]:
         return self._stream.write
 
     def close(self, code: int, reason: str) -> None:
-        self._stream.end(self._farewell(code, reason))
+        self._stream.end(self._last_block(code, reason))
 
 
 def stream_for(scope: Scope, *, keep_alive_s: float) -> LastingStream | AsgiStream:

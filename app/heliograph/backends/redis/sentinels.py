@@ -183,7 +183,7 @@ def newest(address: SentinelAddress, answers: Sequence[Any]) -> Master:
     """Return the master by the answers to SENTINEL MASTER, of which some may be errors.
 
     A failover needs a majority of the Sentinels and counts up the configuration's epoch, so the highest epoch is the
-    latest decision, whoever knows of it already.
+    latest decision, even if only one of them knows it yet.
 
     Raises:
         NoMaster: says what the Sentinels have answered.

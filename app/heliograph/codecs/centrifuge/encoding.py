@@ -114,7 +114,7 @@ def reply_of(event: Event, version: str) -> Reply | replies.PublicationFrame | N
             assert_never(event)
 
 
-def farewell_of(code: int, reason: str) -> Reply:
+def disconnect_of(code: int, reason: str) -> Reply:
     """Return the push with which a stream ends, in place of a close frame."""
     return Reply(push=Push(disconnect=replies.DisconnectPush(code, reason, reconnect=not is_final(code))))
 

@@ -8,7 +8,7 @@ import msgspec
 from heliograph.codecs.centrifuge.commands import MOST_COMMANDS, Command, Head
 from heliograph.codecs.centrifuge.decoding import malformed, operation_of, too_many
 from heliograph.codecs.centrifuge.deltas import delta_encoders
-from heliograph.codecs.centrifuge.encoding import farewell_of, push_of, reply_of
+from heliograph.codecs.centrifuge.encoding import disconnect_of, push_of, reply_of
 from heliograph.codecs.centrifuge.numbers import CLOSES
 from heliograph.errors import ErrorCode
 from heliograph.protocol.events import Event
@@ -60,9 +60,9 @@ class CentrifugeJsonCodec:
         reply = reply_of(event, self._version)
         return b"" if reply is None else on_one_line(_to_json(reply))
 
-    def farewell(self, code: int, reason: str) -> bytes:
+    def encode_disconnect(self, code: int, reason: str) -> bytes:
         """Return the payload with which a stream ends."""
-        return _to_json(farewell_of(code, reason))
+        return _to_json(disconnect_of(code, reason))
 
     def close_code(self, code: int) -> int:
         return CLOSES.get(code, code)

@@ -11,7 +11,7 @@ from msgspec import Raw
 from heliograph.codecs.centrifuge.commands import MOST_COMMANDS, Command
 from heliograph.codecs.centrifuge.decoding import malformed, operation_of, too_many
 from heliograph.codecs.centrifuge.deltas import delta_encoders
-from heliograph.codecs.centrifuge.encoding import farewell_of, publication_of, reply_of
+from heliograph.codecs.centrifuge.encoding import disconnect_of, publication_of, reply_of
 from heliograph.codecs.centrifuge.messages import COMMAND, PUBLICATION, REPLY
 from heliograph.codecs.centrifuge.numbers import CLOSES
 from heliograph.codecs.centrifuge.wire import delimited, read_varint, varint
@@ -61,9 +61,9 @@ class CentrifugeProtobufCodec:
         reply = reply_of(event, self._version)
         return b"" if reply is None else delimited(REPLY.encode(reply))
 
-    def farewell(self, code: int, reason: str) -> bytes:
+    def encode_disconnect(self, code: int, reason: str) -> bytes:
         """Return the payload with which a stream ends."""
-        return delimited(REPLY.encode(farewell_of(code, reason)))
+        return delimited(REPLY.encode(disconnect_of(code, reason)))
 
     def close_code(self, code: int) -> int:
         return CLOSES.get(code, code)

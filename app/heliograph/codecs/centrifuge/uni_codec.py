@@ -7,7 +7,7 @@ import msgspec
 
 from heliograph.codecs.centrifuge.commands import Command, ConnectRequest
 from heliograph.codecs.centrifuge.decoding import malformed, operation_of
-from heliograph.codecs.centrifuge.encoding import farewell_of, push_of, reply_of
+from heliograph.codecs.centrifuge.encoding import disconnect_of, push_of, reply_of
 from heliograph.codecs.centrifuge.json_codec import on_one_line
 from heliograph.codecs.centrifuge.numbers import CLOSES
 from heliograph.codecs.centrifuge.replies import Push, Reply
@@ -62,9 +62,9 @@ class CentrifugeUniCodec:
             return _to_json(Push(connect=msgspec.structs.replace(reply.connect, pong=False)))
         return b"" if reply.push is None else on_one_line(_to_json(reply.push))
 
-    def farewell(self, code: int, reason: str) -> bytes:
+    def encode_disconnect(self, code: int, reason: str) -> bytes:
         """Return the payload with which a stream ends."""
-        return _to_json(farewell_of(code, reason).push)
+        return _to_json(disconnect_of(code, reason).push)
 
     def close_code(self, code: int) -> int:
         return CLOSES.get(code, code)
