@@ -29,7 +29,7 @@ from heliograph.transports.driver import Drivers
 from heliograph.transports.event_stream import MEDIA_TYPE, event_block
 from heliograph.transports.handshake import Handshake
 from heliograph.transports.http import refusal
-from heliograph.transports.peers import Peers
+from heliograph.transports.peers import Peers, speaking
 from heliograph.transports.posted import PostedSocket
 from heliograph.transports.query import Query
 from heliograph.transports.remote_client import Disconnected
@@ -151,8 +151,7 @@ class StreamEndpoint:
         inbox = None
         if self.forwarding is not None:
             inbox = Inbox(self.forwarding.node_id, secrets.token_urlsafe(SESSION_BYTES))
-        protocol = "protobuf" if form.codec.is_binary else "json"
-        return replace(self.peers.of(request.scope, self.transport), protocol=protocol, inbox=inbox)
+        return replace(speaking(self.peers.of(request.scope, self.transport), form.codec), inbox=inbox)
 
     async def _first_frame(self, request: Request) -> bytes:
         if request.method == "GET":
