@@ -1,8 +1,8 @@
 """Who may do what: one object for every endpoint.
 
-In open mode clients may do everything that a namespace does not forbid. In jwt mode they may only read their own
-channel, until a namespace (for everybody) or a token (for its bearer) gives more rights. Rights are given, never
-taken.
+In open mode clients may do everything that a namespace does not forbid. In the other modes they may only read their
+own channel, until a namespace (for everybody), a token (for its bearer) or the user's backend gives more rights. A
+namespace may keep its history, its presence, and channels that list their users, from all others even so.
 """
 
 from collections.abc import Iterable, Sequence
