@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from websockets.asyncio.client import connect
 from heliograph.cluster.reading import Reading
 from heliograph.codecs.centrifuge.messages import REPLY
 from heliograph.codecs.centrifuge.wire import delimited, read_varint
+from heliograph.hub.connection import Connection
 from tests.conftest import StartReplica
 from tests.support.client import Client
 from tests.support.emulated import EmulatedClient
@@ -174,6 +176,37 @@ class TestRequests:
                 answer = await http.post("/connection/http_stream", content=content)
                 last = json.loads(answer.text.splitlines()[-1])
                 assert last["push"]["disconnect"]["code"] == 3501, content
+
+    async def test_a_client_that_leaves_in_the_middle_of_its_body(
+        self, one: RunningReplica, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """Fails if anybody can fill the log with errors by leaving."""
+        host, port = one.url.removeprefix("http://").split(":")
+        for path in ("/emulation", "/connection/http_stream"):
+            _, writer = await asyncio.open_connection(host, int(port))
+            writer.write(f"POST {path} HTTP/1.1\r\nHost: {host}\r\nContent-Length: 10\r\n\r\n{{".encode())
+            await writer.drain()
+            await asyncio.sleep(0.05)
+            writer.close()
+            await writer.wait_closed()
+        await asyncio.sleep(0.1)
+        assert [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR] == []
+
+    async def test_what_a_refused_request_brings_is_not_carried_out(self, start_replica: StartReplica) -> None:
+        """Fails if a client is let in, for a moment, by a request that was refused because of its URL."""
+        one = await start_replica(redis_url=None, auth=JWT)
+        seen: list[str] = []
+        connect = one.replica.manager.connect
+
+        async def noted(connection: Connection) -> None:
+            seen.append(connection.user)
+            await connect(connection)
+
+        one.replica.manager.connect = noted  # type: ignore[method-assign]
+        async with EmulatedClient(one.url, query="?token=secret", token=token("alice")) as alice:
+            assert alice.connected["push"]["disconnect"]["code"] == 3500
+            await alice.ended()
+        assert seen == []
 
     async def test_pages_of_other_origins(self, start_replica: StartReplica) -> None:
         """Fails if a page may post for a user whose origin is not allowed, or one that is allowed may not."""

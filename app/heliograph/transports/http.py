@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
 from typing import Final
 
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
@@ -66,7 +66,10 @@ class PublicEndpoint:
             return
         with ExitStack() as leaving:
             leaving.callback(connections.leave, address)
-            response = await self._response_to(Request(scope, receive))
+            try:
+                response = await self._response_to(Request(scope, receive))
+            except ClientDisconnect:
+                return  # it left in the middle of its body: nothing was done
             if isinstance(response, StreamResponse):  # it goes on when this has returned
                 response.on_end(leaving.pop_all().close)
             await response(scope, receive, send)

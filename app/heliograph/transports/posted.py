@@ -41,9 +41,9 @@ class PostedSocket:
         self._receiver = receiver
 
     def begin(self, connection: Connection, frame: bytes) -> None:
-        """Take the first frame, which came with the request for the stream."""
+        """Take the first frame, which came with the request for the stream, unless the request was refused."""
         self._connection = connection
-        if self._receiver is not None:
+        if self._receiver is not None and not connection.outbox.closed:
             self._receive(self._receiver, frame)
 
     def take(self, frames: bytes, taken: OnTaken) -> None:
