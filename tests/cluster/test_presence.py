@@ -7,9 +7,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import pytest
 
 from heliograph.cluster.presence import FRESH_S
+from heliograph.protocol.client_info import ClientInfo
 from heliograph.tasks import end
 from tests.conftest import StartReplica
 from tests.support.client import Client
@@ -341,6 +343,20 @@ class TestMany:
 
         await eventually(is_new, within_s=2 * FRESH_S)
         redis_server.command("DEL", key)
+
+    async def test_a_crowd_of_clients_is_counted_once(self, start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Fails if each question for a number has a whole crowd read, or counted."""
+        one = await start("replica-1")
+        presence = one.replica.reading._presence
+        crowd = {str(n): ClientInfo(str(n), f"user-{n // 2}", msgspec.Raw(b"{}")) for n in range(500)}
+
+        async def clients(_: str) -> dict[str, ClientInfo]:
+            return crowd
+
+        monkeypatch.setattr(presence._backend, "clients", clients)
+        rosters = [await presence.clients("chat:1") for _ in range(50)]
+        assert len(set(map(id, rosters))) <= 2, "once, or twice where that took longer than a second"
+        assert (len(rosters[-1].clients), rosters[-1].users, rosters[-1].info_bytes) == (500, 250, 1000)
 
     async def test_few_are_always_as_they_are(self, start: Start, redis_server: RedisServer) -> None:
         """Fails if a small channel is told as it was a moment ago."""

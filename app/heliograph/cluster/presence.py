@@ -38,9 +38,14 @@ class Roster:
 
 @dataclass(frozen=True, slots=True)
 class ClientRoster:
-    """The clients on a channel at one moment, by the ids of their sessions."""
+    """The clients on a channel at one moment, by the ids of their sessions.
+
+    What is counted of them is counted once: whoever asks again within FRESH_S must not have a crowd counted again.
+    """
 
     clients: Mapping[str, ClientInfo]
+    users: int
+    info_bytes: int  # what their tokens say, all together
     read_at: float  # monotonic seconds
 
 
@@ -124,7 +129,9 @@ class Presence:
             return known
         clients = await self._backend.clients(channel)
         now = asyncio.get_running_loop().time()
-        roster = ClientRoster(clients, now)
+        users = len({each.user for each in clients.values()})
+        info_bytes = sum(len(each.conn_info) + len(each.chan_info) for each in clients.values())
+        roster = ClientRoster(clients, users, info_bytes, now)
         self._client_rosters = {
             name: each for name, each in self._client_rosters.items() if now - each.read_at < FRESH_S
         }

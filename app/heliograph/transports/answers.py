@@ -20,7 +20,6 @@ from heliograph.errors import (
 from heliograph.hooks.user_backend import UserBackend
 from heliograph.hub.connection import Connection
 from heliograph.protocol.actions import CheckPermit, CountMembers, FetchHistory, FetchPresence, Reject
-from heliograph.protocol.client_info import ClientInfo
 from heliograph.protocol.codes import ErrorNumber
 from heliograph.protocol.decision import Deny
 from heliograph.protocol.events import (
@@ -84,8 +83,8 @@ async def answer_presence(
     """Read who is on a channel. What is read counts for the connection."""
     try:
         if action.by_client:
-            clients = (await reading.clients(action.channel)).clients
-            size = sum(map(_size_of, clients.values()))
+            found = await reading.clients(action.channel)
+            clients, size = found.clients, CLIENT_BYTES * len(found.clients) + found.info_bytes
             if size > MOST_PRESENCE_BYTES:
                 text = f"the {len(clients)} clients on {action.channel!r} are too many to list: ask for their number"
                 return Reject(ErrorCode.NOT_AVAILABLE, text, action.request_id)
@@ -101,11 +100,10 @@ async def answer_presence(
 async def answer_count(reading: Reading, action: CountMembers) -> PresenceStats | Reject:
     """Count the clients on a channel, and their users."""
     try:
-        clients = (await reading.clients(action.channel)).clients
+        found = await reading.clients(action.channel)
     except BusUnavailable as error:
         return Reject(error.code, f"nobody can say, try again: {error}", action.request_id)
-    users = {client.user for client in clients.values()}
-    return PresenceStats(action.channel, len(clients), len(users), action.request_id)
+    return PresenceStats(action.channel, len(found.clients), found.users, action.request_id)
 
 
 async def check_permit(authenticator: Authenticator, connection: Connection, action: CheckPermit) -> Permit | Reject:
@@ -136,10 +134,6 @@ async def answer_rpc(user_backend: UserBackend, caller: Caller, rpc: Rpc) -> Rpc
     if isinstance(result, Deny):
         return Reject(result.code, result.reason, rpc.request_id, result.close, result.number)
     return RpcResult(result, rpc.request_id)
-
-
-def _size_of(client: ClientInfo) -> int:
-    return CLIENT_BYTES + len(client.conn_info) + len(client.chan_info)
 
 
 def _not_stored(error: BusUnavailable | OverBudget) -> str:
