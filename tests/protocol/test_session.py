@@ -379,6 +379,16 @@ class TestAHookIsToBeAsked:
         denied = Deny("banned", number=1004, close=4500)
         assert ask.answered(denied) == Reject(ErrorCode.NOT_ALLOWED, "banned", 2, close=4500, number=1004)
 
+    def test_a_hook_may_close_the_connection_whenever_it_is_asked(self) -> None:
+        """Fails if a client stays that the backend closes when it comes back, or when it has a new token."""
+        banned = Deny("banned", close=4500)
+        session, [of_cursor] = self.session(cursor=format_cursor({"room:1": Position("e", 7)}))
+        assert of_cursor.answered(banned) == Reject(ErrorCode.NOT_ALLOWED, "banned", close=4500)
+        of_cursor.answered(ALLOWED)
+        _, [kept] = session.renewed(read_grants([]))
+        assert isinstance(kept, AskHook)
+        assert kept.answered(banned) == Reject(ErrorCode.NOT_ALLOWED, "banned", close=4500)
+
     def test_who_is_on_a_channel_may_read_it(self) -> None:
         """Fails if each look at the history of a channel is a call of the backend that let the client on it."""
         session, _ = self.session()

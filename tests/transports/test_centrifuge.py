@@ -247,6 +247,31 @@ class TestSubscriptions:
             await one.replica.user_commands.unsubscribe_user("bob", "news")
             assert (await bob.push("unsubscribe", "news"))["code"] == 2000
 
+    async def test_the_server_takes_a_client_off_a_channel_that_it_is_joining(
+        self, start_replica: StartReplica, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Fails if a client that joins several channels at once hears of its end twice, or never."""
+        one = await start_replica(redis_url=None, auth=JWT)
+        log, may_read = one.replica.backends.log, asyncio.Event()
+        read = log.read
+
+        async def late(requests: Any) -> Any:
+            await may_read.wait()
+            return await read(requests)
+
+        monkeypatch.setattr(log, "read", late)
+        async with CentrifugeClient(one.url, connect=None) as bob:
+            command = bob.command("connect", token=token("bob", channels=["news", "sport"]))
+            await bob.say(command)
+            await eventually(lambda: one.replica.hub.count("bob"))
+            await asyncio.sleep(0.05)
+            await one.replica.user_commands.unsubscribe_user("bob", "news")
+            may_read.set()
+            assert (await bob.reply(command))["connect"]["subs"].keys() >= {"#bob", "sport"}
+            assert (await bob.push("unsubscribe", "news"))["code"] == 2000
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(bob.push("unsubscribe"), 0.2)
+
 
 class TestThePersonalChannel:
     async def test_messages_to_the_user(self, one: RunningReplica) -> None:

@@ -392,6 +392,25 @@ class TestSubscriptions:
             assert [asked["channel"] for asked in site.of("sub_refresh")] == ["asked:1"] * 2
         assert one.replica.hub.subscriptions == 0
 
+    async def test_the_backend_may_close_the_connection_instead(self, start: Start, site: Site) -> None:
+        """Fails if a client is only taken off a channel although the backend wants it gone."""
+        one = await start("subscribe", "sub_refresh")
+        site.answers["subscribe"] = lambda _: {"result": {"expire_at": time.time() + 0.05}}
+        site.answers["sub_refresh"] = lambda _: {"disconnect": {"code": 4501, "reason": "banned"}}
+        async with Client(one.url, user="alice") as alice:
+            await alice.say({"type": "subscribe", "channel": "asked:1"})
+            assert await alice.close_code() == 4501
+
+    async def test_nobody_is_asked_about_a_subscription_that_failed(self, start: Start, site: Site) -> None:
+        """Fails if the backend is asked, again and again, about a channel that the client is not on."""
+        one = await start("subscribe", "sub_refresh")
+        site.answers["subscribe"] = lambda _: {"result": {"expire_at": time.time() + 0.05}}
+        async with CentrifugeClient(one.url, user="alice") as alice:
+            position = {"recover": True, "epoch": "of another time", "offset": 7, "flag": 2}
+            assert (await alice.refused("subscribe", channel="asked:1", **position))["code"] == 112
+            await asyncio.sleep(0.2)
+            assert site.of("sub_refresh") == []
+
     async def test_a_backend_that_is_down_takes_nobody_off(self, start: Start, site: Site) -> None:
         """Fails if a restart of the backend ends subscriptions, or no refresh hook means that they last."""
         one = await start("subscribe", "sub_refresh")

@@ -165,8 +165,10 @@ class Session:
                 others.append(self._subscribe(Subscribe(channel), None, keep=True))
         return lost, others
 
-    def _keep(self, channel: str, verdict: Verdict) -> LeaveChannel | None:
+    def _keep(self, channel: str, verdict: Verdict) -> LeaveChannel | Reject | None:
         """Handle a hook's verdict whether the client may stay on the channel with its new token."""
+        if isinstance(verdict, Deny) and verdict.close is not None:
+            return denied(verdict, None)
         if not isinstance(verdict, Deny) or verdict.code is ErrorCode.UNAVAILABLE or channel not in self._channels:
             return None  # who cannot be asked has not said that the client must go
         self._off(channel)

@@ -51,6 +51,7 @@ def read_allowed(
 
 
 def unless_rejected(answered: Callable[[Verdict], Action | None], verdict: Verdict) -> Action | None:
-    """Return what follows from the verdict, without telling the client of a refusal that is for good."""
+    """Return what follows from the verdict, without telling the client of a refusal of this channel for good."""
     action = answered(verdict)
-    return None if isinstance(action, Reject) and action.code is not ErrorCode.UNAVAILABLE else action
+    is_told = not isinstance(action, Reject) or action.close is not None or action.code is ErrorCode.UNAVAILABLE
+    return action if is_told else None

@@ -26,9 +26,12 @@ class ClientSubscriptions:
         self._connection = client.connection
         self._session = client.session
         self._reading = reading
-        self._joining: str | None = None  # the channel that `join` is subscribing to
+        self._joining: set[str] = set()  # the channels that `join` is subscribing to
         self._expiries = SubscriptionExpiries(
-            self._expired, grace_s, hooks.refresh_subscription if hooks.renew_subscriptions else None
+            self._expired,
+            grace_s,
+            hooks.refresh_subscription if hooks.renew_subscriptions else None,
+            disconnect=self._connection.close,
         )
 
     async def join(self, action: JoinChannel, announce: Callable[[Subscribed], object] | None = None) -> None:
@@ -42,7 +45,7 @@ class ClientSubscriptions:
         """
         if not self._session.wants(action.channel):
             return  # the client was told
-        self._joining = action.channel
+        self._joining.add(action.channel)
         options = action.options
         self._expiries.set(action.channel, options.expires_at, is_from_hook=options.is_from_hook)
         try:
@@ -58,7 +61,7 @@ class ClientSubscriptions:
                 options=options,
             )
         finally:
-            self._joining = None
+            self._joining.discard(action.channel)
         if not joined:
             self._client.send(Unsubscribed(channel=action.channel))
 
@@ -68,6 +71,7 @@ class ClientSubscriptions:
             await self.join(action, announce)
         except Unrecoverable as error:
             self._session.not_joined(action.channel)
+            self._expiries.forget(action.channel)
             number = ErrorNumber.UNRECOVERABLE_POSITION
             self._client.refuse(Reject(error.code, str(error), action.request_id, number=number))
         except BusUnavailable as error:
@@ -116,7 +120,7 @@ class ClientSubscriptions:
         self._expiries.forget(channel)
         if self._session.unsubscribed_by_server(channel):
             self._reading.unsubscribe(self._connection, channel)
-            if channel != self._joining:
+            if channel not in self._joining:
                 self._client.send(Unsubscribed(channel, code=code))
 
     def end(self) -> None:

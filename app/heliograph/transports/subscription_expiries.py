@@ -15,17 +15,21 @@ class SubscriptionExpiries:
 
     `grace_s`: how long a client has to show its next token once the present one has expired. `ask`: asks the user's
     backend whether the client may stay on a channel that the backend has let it on, in the place of a token.
+    `disconnect`: called with a close code and a reason if the backend closes the connection instead.
     """
 
-    __slots__ = ("_ask", "_asking", "_expired", "_grace_s", "_timers")
+    __slots__ = ("_ask", "_asking", "_disconnect", "_expired", "_grace_s", "_timers")
 
     def __init__(
         self,
         expired: Callable[[str], object],
         grace_s: float,
         ask: Callable[[str], Awaitable[Renewal | Deny]] | None = None,
+        *,
+        disconnect: Callable[[int, str], object],
     ) -> None:
         self._expired = expired
+        self._disconnect = disconnect
         self._grace_s = grace_s
         self._ask = ask
         self._timers: dict[str, asyncio.TimerHandle] = {}  # of the few channels that have an end
@@ -74,6 +78,8 @@ class SubscriptionExpiries:
         if not isinstance(answer, Deny):
             when = answer.expires_at
             self.set(channel, None if when is None else max(when, time.time() + LEAST_S), is_from_hook=True)
+        elif answer.close is not None:
+            self._disconnect(answer.close, answer.reason)
         elif answer.code is ErrorCode.UNAVAILABLE:
             self.set(channel, again_at, is_from_hook=True)
         else:
