@@ -174,8 +174,8 @@ class Policy:
         if self._hooks:
             rights.append(f"do what the backend says ({', '.join(sorted(self._hooks))}; HELIOGRAPH_HOOKS)")
         if not rights:
-            return "jwt mode: clients read their own channel; only their tokens open more (docs: Rights in jwt mode)"
-        return f"jwt mode: whatever its token says, every client may {'; '.join(rights)}"
+            return "clients read their own channel; only their tokens open more (docs: Rights in jwt mode)"
+        return f"whatever its token says, every client may {'; '.join(rights)}"
 
     def _is_open(self, option: bool | None) -> bool:
         return self.open_mode if option is None else option
