@@ -11,6 +11,7 @@ from heliograph.api.methods import METHODS, Methods
 from heliograph.settings import ApiSettings
 from heliograph.transports.addresses import address_of
 from heliograph.transports.api_key import has_key
+from heliograph.transports.body import read_body
 from heliograph.transports.failed_attempts import TOO_MANY, FailedAttempts
 
 
@@ -62,7 +63,7 @@ class ApiEndpoint:
             if not await self._failed_attempts.failed(address_of(request.scope)):
                 return _error(429, UNAUTHORIZED, TOO_MANY, {"Retry-After": "1"})
             return _error(401, UNAUTHORIZED, self._why_not())
-        body = await self._body(request)
+        body = await read_body(request, self._most_bytes)
         if body is None:
             text = f"the body has more than {self._most_bytes} bytes (HELIOGRAPH_API__BODY_BYTES); nothing was done"
             return _error(413, BAD_REQUEST, text)
@@ -72,19 +73,6 @@ class ApiEndpoint:
         if not self._key:
             return "the server API is off: set HELIOGRAPH_API__KEY or HELIOGRAPH_API__KEY_FILE"
         return "the X-API-Key header must hold the key of this cluster (HELIOGRAPH_API__KEY)"
-
-    async def _body(self, request: Request) -> bytes | None:
-        """Return the body; None if it is too large, which is known before all of it has arrived.
-
-        The server drops the rest, so that the client can read the answer.
-        """
-        parts, size = [], 0
-        async for part in request.stream():
-            size += len(part)
-            if size > self._most_bytes:
-                return None
-            parts.append(part)
-        return b"".join(parts)
 
 
 class LinesEndpoint(ApiEndpoint):

@@ -17,13 +17,14 @@ from heliograph.cluster.forwarding import Forwarding
 from heliograph.cluster.node import Node
 from heliograph.codecs.centrifuge.posts import read_post
 from heliograph.codecs.codec import Codec
-from heliograph.errors import ErrorCode, HeliographError
+from heliograph.errors import ErrorCode
 from heliograph.hub.outbox import Outboxes
 from heliograph.protocol.peer import Inbox, Peer
 from heliograph.settings import LimitSettings
 from heliograph.telemetry import Traffic
 from heliograph.transports.address_limits import AddressLimits
 from heliograph.transports.addresses import Addresses
+from heliograph.transports.body import read_body
 from heliograph.transports.centrifuge import CentrifugeConnection, Pings
 from heliograph.transports.driver import Drivers
 from heliograph.transports.event_stream import MEDIA_TYPE, event_block
@@ -47,12 +48,6 @@ class StreamCodec(Codec, Protocol):
     def encode_disconnect(self, code: int, reason: str) -> bytes:
         """Return the last payload of a stream."""
         ...
-
-
-class BodyTooLarge(HeliographError):
-    """The body of a request has more bytes than a frame may have."""
-
-    code = ErrorCode.BAD_REQUEST
 
 
 @dataclass(frozen=True)
@@ -111,10 +106,9 @@ class StreamEndpoint:
         if self.node.draining:
             raise Disconnected(ErrorCode.UNAVAILABLE, "this replica is shutting down; try again")
         form = self.forms.get(_type_of(request)) or self.forms[""]
-        try:
-            frame = await self._first_frame(request)
-        except BodyTooLarge as error:
-            return _too_large(error)
+        frame = await self._first_frame(request)
+        if frame is None:
+            return _too_large(self.limits)
         handshake = Handshake.read(request.scope, self._peer(request, form), open_mode=self.open_mode)
         stream = stream_for(request.scope, keep_alive_s=0)
         socket = PostedSocket(StreamSink(stream, form.last_block), is_binary=form.codec.is_binary)
@@ -153,13 +147,12 @@ class StreamEndpoint:
             inbox = Inbox(self.forwarding.node_id, secrets.token_urlsafe(SESSION_BYTES))
         return replace(speaking(self.peers.of(request.scope, self.transport), form.codec), inbox=inbox)
 
-    async def _first_frame(self, request: Request) -> bytes:
+    async def _first_frame(self, request: Request) -> bytes | None:
+        """Return the first frame; None if it is too large."""
         if request.method == "GET":
             frame = Query(request.scope).get(CONNECT, "").encode(errors="surrogateescape")
-            if len(frame) > self.limits.frame_bytes:
-                raise BodyTooLarge(_limit(self.limits.frame_bytes))
-            return frame
-        return await body_of(request, self.limits.frame_bytes)
+            return frame if len(frame) <= self.limits.frame_bytes else None
+        return await read_body(request, self.limits.frame_bytes)
 
 
 @dataclass(frozen=True)
@@ -170,40 +163,21 @@ class PostEndpoint:
     limits: LimitSettings
 
     async def serve(self, request: Request) -> Response:
-        try:
-            # In JSON a frame is a text inside of a text, with twice the size at most in practice.
-            body = await body_of(request, 2 * self.limits.frame_bytes)
-            node_id, session, frame = read_post(body, is_binary=_type_of(request) == BINARY)
-            if len(frame) > self.limits.frame_bytes:
-                raise BodyTooLarge(_limit(self.limits.frame_bytes))
-        except BodyTooLarge as error:
-            return _too_large(error)
+        # In JSON a frame is a text inside of a text, with twice the size at most in practice.
+        body = await read_body(request, 2 * self.limits.frame_bytes)
+        if body is None:
+            return _too_large(self.limits)
+        node_id, session, frame = read_post(body, is_binary=_type_of(request) == BINARY)
+        if len(frame) > self.limits.frame_bytes:
+            return _too_large(self.limits)
         if await self.forwarding.forward(node_id, session, frame):
             return Response(status_code=204)
         return refusal(ErrorCode.NOT_FOUND, "there is no such session, or it has ended: connect again")
 
 
-async def body_of(request: Request, most_bytes: int) -> bytes:
-    """Return the body of a request.
-
-    Raises:
-        BodyTooLarge: it has more bytes. The server drops the rest.
-    """
-    parts, size = [], 0
-    async for part in request.stream():
-        size += len(part)
-        if size > most_bytes:
-            raise BodyTooLarge(_limit(most_bytes))
-        parts.append(part)
-    return b"".join(parts)
-
-
-def _limit(most_bytes: int) -> str:
-    return f"more than {most_bytes} bytes (HELIOGRAPH_LIMITS__FRAME_BYTES); nothing was done"
-
-
-def _too_large(error: BodyTooLarge) -> Response:
-    answer = refusal(error.code, str(error))
+def _too_large(limits: LimitSettings) -> Response:
+    text = f"more than {limits.frame_bytes} bytes (HELIOGRAPH_LIMITS__FRAME_BYTES); nothing was done"
+    answer = refusal(ErrorCode.BAD_REQUEST, text)
     answer.status_code = 413
     return answer
 
