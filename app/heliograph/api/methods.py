@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-from base64 import b64decode
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -24,7 +23,7 @@ from heliograph.cluster.connection_manager import ConnectionManager
 from heliograph.cluster.directory import Directory
 from heliograph.cluster.publish_result import PublishResult
 from heliograph.errors import BadData, HeliographError
-from heliograph.protocol.publication import check_data
+from heliograph.protocol.publication import check_data, json_of_base64
 from heliograph.telemetry import Traffic
 
 logger = logging.getLogger(__name__)
@@ -360,11 +359,9 @@ def _decoded(name: str, encoded: object, max_depth: int) -> msgspec.Raw:
         BadData: it is not JSON in base64.
     """
     try:
-        data = msgspec.Raw(b64decode(encoded if isinstance(encoded, str) else b"!", validate=True))
-        check_data(data, max_depth)
-    except (ValueError, BadData) as error:
+        return json_of_base64(encoded, max_depth)
+    except BadData as error:
         raise BadData(f"'b64{name}' must be JSON in base64: {error}") from None
-    return data
 
 
 def _explain(error: ValidationError) -> str:

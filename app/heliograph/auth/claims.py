@@ -1,7 +1,5 @@
 """The claims of a token beside its user: what presence says of the bearer, what is subscribed at once, its end."""
 
-import base64
-import binascii
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,7 +7,7 @@ import msgspec
 
 from heliograph.errors import BadData, InvalidToken
 from heliograph.protocol.grants import Grants, grants_at_once
-from heliograph.protocol.publication import check_data
+from heliograph.protocol.publication import check_data, json_of_base64
 from heliograph.shared_settings import DEPTH
 
 LATEST_END = 253_402_300_799  # the end of the year 9999
@@ -24,10 +22,9 @@ def read_info(claims: Mapping[str, Any]) -> bytes | None:
     encoded = claims.get("b64info")
     if encoded:
         try:
-            info = base64.b64decode(encoded, validate=True)
-        except (binascii.Error, ValueError, TypeError):
-            raise InvalidToken("the token's 'b64info' is not base64") from None
-        return _checked("b64info", info)
+            return bytes(json_of_base64(encoded, DEPTH))
+        except BadData as error:
+            raise InvalidToken(f"the token's 'b64info': {error}") from None
     said = claims.get("info")
     return None if said is None else _checked("info", _json(said))
 

@@ -4,14 +4,11 @@ They are those of Centrifugo's HTTP proxy, so that a backend that was written fo
 null is as good as a field that is missing: many serializers write all of them.
 """
 
-import base64
-import binascii
 from typing import Any, Generic, TypeVar
 
 import msgspec
 
-from heliograph.errors import BadData
-from heliograph.protocol.publication import check_data
+from heliograph.protocol.publication import check_data, json_of_base64
 
 NO_JSON = msgspec.Raw(b"")  # a field that is missing
 
@@ -149,13 +146,9 @@ def json_in(plain: msgspec.Raw, b64: str | None, max_depth: int) -> msgspec.Raw 
         BadData: it is not JSON that every client can read.
     """
     if b64:
-        try:
-            found = msgspec.Raw(base64.b64decode(b64, validate=True))
-        except (binascii.Error, ValueError):
-            raise BadData("it is not Base64") from None
-    elif not plain or bytes(plain) == b"null":
+        return json_of_base64(b64, max_depth)
+    if not plain or bytes(plain) == b"null":
         return None
-    else:
-        found = plain.copy()  # by itself, without the rest of the answer
+    found = plain.copy()  # by itself, without the rest of the answer
     check_data(found, max_depth)
     return found

@@ -1,5 +1,6 @@
 """A message inside the cluster: its data, its channel and its origin."""
 
+import base64
 import re
 from typing import Final
 
@@ -51,6 +52,22 @@ def check_data(data: msgspec.Raw, max_depth: int) -> None:
     except (msgspec.MsgspecError, UnicodeDecodeError, ValueError) as error:
         raise BadData(f"data is not JSON that every client can read: {error}") from None
     _check_depth(data, max_depth)
+
+
+def json_of_base64(text: object, max_depth: int) -> msgspec.Raw:
+    """Return the JSON that a text holds in base64, checked.
+
+    Raises:
+        BadData, DataTooDeep: it is no text in base64; otherwise as in `check_data`.
+    """
+    if not isinstance(text, str):
+        raise BadData("it is not a text in base64")
+    try:
+        data = msgspec.Raw(base64.b64decode(text, validate=True))
+    except ValueError:
+        raise BadData("it is not base64") from None
+    check_data(data, max_depth)
+    return data
 
 
 def check_again(data: msgspec.Raw, max_depth: int) -> None:
