@@ -92,7 +92,7 @@ async def answer_presence(
             return ClientPresence(action.channel, clients, action.request_id)
         roster = await reading.presence(action.channel)
     except BusUnavailable as error:
-        return Reject(error.code, f"nobody can say, try again: {error}", action.request_id)
+        return Reject(error.code, _not_read(action, error), action.request_id)
     connection.read_bytes += MEMBER_BYTES * len(roster.users)
     return Presence(action.channel, roster.users, action.request_id)
 
@@ -102,7 +102,7 @@ async def answer_count(reading: Reading, action: CountMembers) -> PresenceStats 
     try:
         found = await reading.clients(action.channel)
     except BusUnavailable as error:
-        return Reject(error.code, f"nobody can say, try again: {error}", action.request_id)
+        return Reject(error.code, _not_read(action, error), action.request_id)
     return PresenceStats(action.channel, len(found.clients), found.users, action.request_id)
 
 
@@ -134,6 +134,10 @@ async def answer_rpc(user_backend: UserBackend, caller: Caller, rpc: Rpc) -> Rpc
     if isinstance(result, Deny):
         return Reject(result.code, result.reason, rpc.request_id, result.close, result.number)
     return RpcResult(result, rpc.request_id)
+
+
+def _not_read(action: FetchPresence | CountMembers, error: BusUnavailable) -> str:
+    return f"who is on {action.channel!r} cannot be read, try again: {error}"
 
 
 def _not_stored(error: BusUnavailable | OverBudget) -> str:
