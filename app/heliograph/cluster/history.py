@@ -10,6 +10,7 @@ from heliograph.protocol.publication import PUBLICATION_BYTES, Publication
 
 MOST_BYTES: Final = 262_144  # of one answer, or one publication
 CHUNK: Final = 200  # publications read at once
+FIRST: Final = 16  # likewise backwards, until their size is known: none that is read should be in vain
 
 
 async def read_history(
@@ -51,6 +52,14 @@ class _Found:
         """How many to read next."""
         return CHUNK if self._limit is None else min(CHUNK, self._limit - len(self.publications))
 
+    @property
+    def fitting(self) -> int:
+        """How many of the present average size to read next."""
+        if not self.publications:
+            return min(FIRST, self.wanted)
+        average = self._bytes // len(self.publications)
+        return min(self.wanted, max((MOST_BYTES - self._bytes) // average + 1, 1))
+
     def add(self, publications: Iterable[Publication]) -> None:
         for each in publications:
             size = len(each.data) + PUBLICATION_BYTES
@@ -74,12 +83,12 @@ async def _read_forwards(log: LogReader, channel: str, after: Position, found: _
 
 async def _read_backwards(log: LogReader, channel: str, before: Position, found: _Found) -> None:
     """Offsets have no gaps where everything is kept: so many before a position begin so far before it."""
-    span = found.wanted
+    span = found.fitting
     while not found.is_full and before.offset > 1:
         begin = Position(before.epoch, max(before.offset - 1 - span, 0))
         read = await _between(log, channel, begin, before.offset)
         found.add(reversed(read))
-        span = found.wanted if len(read) == span else 2 * span  # some are no longer kept: look further
+        span = found.fitting if len(read) == span else 2 * span  # some are no longer kept: look further
         before = Position(before.epoch, begin.offset + 1)
 
 
