@@ -116,6 +116,17 @@ class TestOrder:
             site.open.set()
             await alice.next("ack", id=1)
 
+    async def test_who_is_let_in_too_late_is_sent_on(self, start: Start, site: Site) -> None:
+        """Fails if a hook that takes long lets a client in that a drain has not seen, and then waits for."""
+        one = await start()
+        site.open.clear()
+        async with connect(f"{one.url.replace('http', 'ws', 1)}/ws?user=alice&channels=asked:1", proxy=None) as late:
+            await eventually(lambda: site.under_way == 1)
+            one.replica.node._health.begin_draining()
+            site.open.set()
+            await asyncio.wait_for(late.wait_closed(), 5)
+            assert late.close_code == 3001
+
     async def test_a_client_that_leaves_meanwhile_leaves_nothing(self, start: Start, site: Site) -> None:
         """Fails if who has gone is put on the channel, or its connection is held for the hook's sake for ever."""
         one = await start()
@@ -288,6 +299,15 @@ class TestConnect:
             assert (await client.next("error"))["code"] == code
             assert await client.close_code() == close
         assert one.replica.hub.connections == 0
+
+    async def test_over_http_a_refusal_is_a_failed_attempt_too(self, start: Start, site: Site) -> None:
+        """Fails if cookies can be tried out over HTTP as fast as the backend answers."""
+        one = await start("connect", limits={"failed_attempts_per_minute": 1})
+        site.answers["connect"] = deny
+        async with http_client(one.url) as http:
+            for _ in range(2):
+                assert (await http.get("/api/poll")).status_code == 403
+        assert one.replica.telemetry.failed_attempts == {"at_once": 1, "late": 1, "refused": 0}
 
     async def test_a_token_still_counts(self, start: Start, site: Site) -> None:
         """Fails if the backend is asked who the bearer of a token is, or a bad token becomes a question to it."""

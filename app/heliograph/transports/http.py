@@ -8,7 +8,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
-from heliograph.errors import BusUnavailable, ErrorCode, HeliographError, InvalidToken, KeysUnavailable
+from heliograph.errors import BusUnavailable, ErrorCode, HeliographError, HookRefused, InvalidToken, KeysUnavailable
 from heliograph.transports.address_limits import AddressLimits
 from heliograph.transports.addresses import address_of
 from heliograph.transports.failed_attempts import TOO_MANY
@@ -107,7 +107,7 @@ class PublicEndpoint:
             return refusal(refused.code, str(refused))
         except (BusUnavailable, KeysUnavailable) as error:
             return refusal(error.code, f"not now, try again: {error}")
-        except InvalidToken as error:
+        except (InvalidToken, HookRefused) as error:
             if not await self._by_address.failed_attempts.failed(address_of(request.scope)):
                 return refusal(ErrorCode.RATE_LIMITED, TOO_MANY)
             return refusal(error.code, str(error))

@@ -42,8 +42,6 @@ class Registrar:
             Disconnected: it was turned away.
         """
         session, connection = client.session, client.connection
-        if self.node.draining:
-            client.turn_away(CloseCode.SHUTDOWN, ErrorCode.UNAVAILABLE, "this replica is shutting down")
         try:
             own, wanted = session.identified(identity.user, channels, identity.channels, only_these=one_request)
         except (BadCursor, BadChannel) as error:
@@ -53,6 +51,8 @@ class Registrar:
         refusal = next((each for each in others if isinstance(each, Reject)), None)
         if one_request and refusal is not None:
             client.refuse(replace(refusal, close=CloseCode.BAD_REQUEST))
+        if self.node.draining:  # asked last: the hooks may have taken long, and who comes late is told of no drain
+            client.turn_away(CloseCode.SHUTDOWN, ErrorCode.UNAVAILABLE, "this replica is shutting down")
         client.identified(identity)
         connection.outbox.hold()
         try:
