@@ -286,6 +286,9 @@ class TestOnlyListening:
             await socket.send('{"data":{"user":"bob"}}')
             await publish(one, "#alice", 1)
             assert json.loads(await socket.recv()) == {"channel": "#alice", "pub": {"data": 1, "offset": 1}}
+        async with connect(f"{url}/connection/uni_websocket?cf_protocol=protobuf", proxy=None) as socket:
+            await socket.send('{"data":{"user":"alice"}}')
+            assert json.loads(await socket.recv())["connect"]["subs"].keys() == {"#alice"}, "there is no other format"
         async with connect(f"{url}/connection/uni_websocket", proxy=None) as socket:
             await socket.send("[")
             await socket.wait_closed()

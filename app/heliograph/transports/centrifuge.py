@@ -82,7 +82,9 @@ class CentrifugeEndpoint(WebSocketEndpoint):
     def _choose(self, scope: Scope) -> tuple[WireFormat, str | None]:
         """Choose the format that the URL or the subprotocol names; without either JSON, the first."""
         if b"cf_protocol=protobuf" in scope["query_string"].split(b"&"):
-            binary = next(each for each in self.formats if each.codec.is_binary)
+            binary = next((each for each in self.formats if each.codec.is_binary), None)
+            if binary is None:  # clients that only listen have JSON alone
+                return super()._choose(scope)
             offered = (name for name in scope.get("subprotocols", ()) if name in binary.codec.subprotocols)
             return binary, next(offered, None)
         return super()._choose(scope)
