@@ -427,6 +427,12 @@ class TestAHookIsToBeAsked:
             is_last = number == MOST_CHANNELS
             assert isinstance(ask.answered(ALLOWED), Reject if is_last else JoinChannel)
 
+    def test_one_url_does_not_make_thousands_of_calls(self) -> None:
+        """Fails if a client has the backend asked about more channels than it may be on."""
+        _, others = self.session(channels=[f"room:{number}" for number in range(1000)])
+        assert sum(isinstance(each, AskHook) for each in others) == MOST_CHANNELS
+        assert {each.code for each in others if isinstance(each, Reject)} == {ErrorCode.CHANNEL_LIMIT}
+
     def test_a_client_that_comes_back_hears_of_what_it_named_alone(self) -> None:
         """Fails if a channel of a cursor that a hook refuses makes an error, or one that was asked for makes none."""
         cursor = format_cursor({"room:1": Position("e", 7)})

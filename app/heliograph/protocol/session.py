@@ -133,6 +133,7 @@ class Session:
         named = dict.fromkeys([*channels, *grants.at_once])
         wanted = named if only_these else {**dict.fromkeys(positions.named), **named}
         others: list[JoinChannel | Reject | AskHook] = []
+        asked = 0  # a URL may name thousands of channels: the backend is asked about no more than may be joined
         for channel in wanted:
             if channel != own:
                 try:
@@ -140,6 +141,10 @@ class Session:
                     action = self._subscribe(operation, positions.position_in(channel), keep=True)
                 except BadChannel as error:
                     action = Reject(error.code, str(error))
+                if isinstance(action, AskHook):
+                    asked += 1
+                    if asked > self._max_channels:
+                        action = self._over_limit(None)
                 if channel in named or isinstance(action, JoinChannel):
                     others.append(action)
                 elif isinstance(action, AskHook):
@@ -347,8 +352,7 @@ class Session:
             text, number = f"subscribed to {channel!r} already", ErrorNumber.ALREADY_SUBSCRIBED
             return Reject(ErrorCode.BAD_REQUEST, text, operation.request_id, number=number)
         if len(self._channels) >= self._max_channels:
-            text = f"a connection may listen to {self._max_channels} channels"
-            return Reject(ErrorCode.CHANNEL_LIMIT, text, operation.request_id)
+            return self._over_limit(operation.request_id)
         self._channels.add(channel)
         if keep:
             self._by_server.add(channel)
@@ -363,6 +367,10 @@ class Session:
         return JoinChannel(
             channel, since, operation.replay, operation.request_id, keep, operation.incomplete, options
         )
+
+    def _over_limit(self, request_id: RequestId | None) -> Reject:
+        text = f"a connection may listen to {self._max_channels} channels"
+        return Reject(ErrorCode.CHANNEL_LIMIT, text, request_id)
 
     def _unless_denied(
         self,
