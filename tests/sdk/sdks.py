@@ -6,6 +6,7 @@ import itertools
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -38,16 +39,20 @@ SDKS = (
 )
 
 
+_installing = threading.Lock()
+
+
 def install_javascript() -> Path:
     """Install the packages of the JavaScript driver; return where they are."""
     home = INSTALLED / f"javascript-{_digest(DRIVERS / 'javascript' / 'package.json')}"
-    if not home.exists():
-        making = home.with_suffix(".making")
-        shutil.rmtree(making, ignore_errors=True)
-        making.mkdir(parents=True)
-        shutil.copy(DRIVERS / "javascript" / "package.json", making)
-        _run("npm", "install", "--silent", "--no-fund", "--no-audit", "--no-package-lock", "--prefix", making)
-        making.rename(home)
+    with _installing:  # the drivers of Node and of pages are started at once
+        if not home.exists():
+            making = home.with_suffix(".making")
+            shutil.rmtree(making, ignore_errors=True)
+            making.mkdir(parents=True)
+            shutil.copy(DRIVERS / "javascript" / "package.json", making)
+            _run("npm", "install", "--silent", "--no-fund", "--no-audit", "--no-package-lock", "--prefix", making)
+            making.rename(home)
     return home
 
 
