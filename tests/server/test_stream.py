@@ -9,6 +9,8 @@ from contextlib import asynccontextmanager
 import pytest
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
+from heliograph.cluster.admission import Admission
+from heliograph.hub.connection import Connection
 from heliograph.protocol.codes import CloseCode
 from heliograph.server import stream as server_stream
 from heliograph.server.http import HttpProtocol
@@ -130,13 +132,13 @@ async def test_one_that_ends_before_it_has_begun(
 ) -> None:
     """Fails if a user who is put out at that moment gets bytes before the head, or a stream that stays."""
     one = await start_replica(redis_url=None)
-    enter = one.replica.manager.connect
+    enter = Admission.connect
 
-    async def enter_and_go(connection: object) -> None:
-        await enter(connection)  # type: ignore[arg-type]
-        asyncio.get_running_loop().call_soon(connection.close, CloseCode.FORCED, "out")  # type: ignore[attr-defined]
+    async def enter_and_go(self: Admission, connection: Connection) -> None:
+        await enter(self, connection)
+        asyncio.get_running_loop().call_soon(connection.close, CloseCode.FORCED, "out")
 
-    monkeypatch.setattr(one.replica.manager, "connect", enter_and_go)
+    monkeypatch.setattr(Admission, "connect", enter_and_go)
     async with stream_of(one, "alice") as (reader, _), asyncio.timeout(5):
         head, _, body = (await reader.read()).partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 200 ")
