@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from websockets.asyncio.client import connect
 
+from heliograph.cluster.admission import Admission
 from heliograph.cluster.reading import Reading
 from heliograph.codecs.centrifuge.messages import REPLY
 from heliograph.codecs.centrifuge.wire import delimited, read_varint
@@ -192,17 +193,19 @@ class TestRequests:
         await asyncio.sleep(0.1)
         assert [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR] == []
 
-    async def test_what_a_refused_request_brings_is_not_carried_out(self, start_replica: StartReplica) -> None:
+    async def test_what_a_refused_request_brings_is_not_carried_out(
+        self, start_replica: StartReplica, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         """Fails if a client is let in, for a moment, by a request that was refused because of its URL."""
         one = await start_replica(redis_url=None, auth=JWT)
         seen: list[str] = []
-        connect = one.replica.manager.connect
+        connect = Admission.connect
 
-        async def noted(connection: Connection) -> None:
+        async def noted(self: Admission, connection: Connection) -> None:
             seen.append(connection.user)
-            await connect(connection)
+            await connect(self, connection)
 
-        one.replica.manager.connect = noted  # type: ignore[method-assign]
+        monkeypatch.setattr(Admission, "connect", noted)
         async with EmulatedClient(one.url, query="?token=secret", token=token("alice")) as alice:
             assert alice.connected["push"]["disconnect"]["code"] == 3500
             await alice.ended()
