@@ -29,7 +29,7 @@ functions get and return: `heliograph.contrib.hooks`.
 import logging
 from collections.abc import Callable
 from functools import cache
-from typing import Any, TypeVar
+from typing import Any
 
 from django.db import transaction
 from django.http import HttpRequest, HttpResponse
@@ -38,12 +38,10 @@ from django.views.decorators.http import require_POST
 
 from heliograph.client.publisher import Publisher
 from heliograph.client.tokens import TokenMaker
-from heliograph.contrib.hooks import KEY_HEADER, Disconnect, Refuse, Secret, answer_of, read_request
+from heliograph.contrib.hooks import KEY_HEADER, Disconnect, HookFunctions, Refuse, answer_of, read_request
 from heliograph.errors import BadData, HeliographError
 
 logger = logging.getLogger(__name__)
-
-_Function = TypeVar("_Function", bound=Callable[..., Any])
 
 DEADLINE_S = 2.0  # a request waits no longer than that
 
@@ -102,7 +100,7 @@ def token_view(*, channels: object = None, tokens: TokenMaker | None = None) -> 
     return token
 
 
-class Hooks:
+class Hooks(HookFunctions):
     """A view for hooks. Each method decorates the function of one hook, which gets the HTTP request too.
 
     Without a function for it, a hook is answered with 404.
@@ -114,32 +112,8 @@ class Hooks:
         Raises:
             BadSetting: it is too short to be one.
         """
-        self._secret = Secret(secret)
+        super().__init__(secret)
         self._functions: dict[str, Callable[..., Any]] = {}
-
-    def connect(self, function: _Function) -> _Function:
-        """The function is asked who a client is: `ConnectRequest -> Client | None`."""
-        return self._add("connect", function)
-
-    def refresh(self, function: _Function) -> _Function:
-        """The function is asked whether a client may stay: `RefreshRequest -> float | bool`."""
-        return self._add("refresh", function)
-
-    def subscribe(self, function: _Function) -> _Function:
-        """The function is asked whether a client may read a channel: `SubscribeRequest -> Subscription | bool`."""
-        return self._add("subscribe", function)
-
-    def sub_refresh(self, function: _Function) -> _Function:
-        """The function is asked whether a client may stay on a channel: `SubRefreshRequest -> float | bool`."""
-        return self._add("sub_refresh", function)
-
-    def publish(self, function: _Function) -> _Function:
-        """The function is asked whether a client may publish: `PublishRequest -> Message | bool`."""
-        return self._add("publish", function)
-
-    def rpc(self, function: _Function) -> _Function:
-        """The function answers a call: `RpcRequest -> any JSON`."""
-        return self._add("rpc", function)
 
     @property
     def view(self) -> Callable[..., HttpResponse]:
@@ -161,6 +135,5 @@ class Hooks:
             return HttpResponse(str(error), status=400)
         return HttpResponse(answer_of(hook, answer), content_type="application/json")
 
-    def _add(self, hook: str, function: _Function) -> _Function:
+    def _add(self, hook: str, function: Callable[..., Any]) -> None:
         self._functions[hook] = function
-        return function

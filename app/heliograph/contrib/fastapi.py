@@ -31,15 +31,14 @@ import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import wraps
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, FastAPI, Header, HTTPException, Request, Response
 
 from heliograph.client.publisher import AsyncPublisher
 from heliograph.client.tokens import TokenMaker
-from heliograph.contrib.hooks import KEY_HEADER, Disconnect, Refuse, Secret, answer_of
+from heliograph.contrib.hooks import KEY_HEADER, Disconnect, HookFunctions, Refuse, answer_of
 
-_Function = TypeVar("_Function", bound=Callable[..., Any])
 _Lifespan = Callable[[Any], AbstractAsyncContextManager[Any]]
 
 
@@ -107,7 +106,7 @@ def token_endpoint(
     return token
 
 
-class Hooks:
+class Hooks(HookFunctions):
     """Endpoints for hooks. Each method decorates the function of one hook, whose parameters are those of an endpoint.
 
     `router` has an endpoint for each. A plain function runs in a thread, as other endpoints do.
@@ -119,38 +118,14 @@ class Hooks:
         Raises:
             BadSetting: it is too short to be one.
         """
-        self._secret = Secret(secret)
+        super().__init__(secret)
         self.router = APIRouter(dependencies=[Depends(self._check)], include_in_schema=False)
-
-    def connect(self, function: _Function) -> _Function:
-        """The function is asked who a client is: `ConnectRequest -> Client | None`."""
-        return self._add("connect", function)
-
-    def refresh(self, function: _Function) -> _Function:
-        """The function is asked whether a client may stay: `RefreshRequest -> float | bool`."""
-        return self._add("refresh", function)
-
-    def subscribe(self, function: _Function) -> _Function:
-        """The function is asked whether a client may read a channel: `SubscribeRequest -> Subscription | bool`."""
-        return self._add("subscribe", function)
-
-    def sub_refresh(self, function: _Function) -> _Function:
-        """The function is asked whether a client may stay on a channel: `SubRefreshRequest -> float | bool`."""
-        return self._add("sub_refresh", function)
-
-    def publish(self, function: _Function) -> _Function:
-        """The function is asked whether a client may publish: `PublishRequest -> Message | bool`."""
-        return self._add("publish", function)
-
-    def rpc(self, function: _Function) -> _Function:
-        """The function answers a call: `RpcRequest -> any JSON`."""
-        return self._add("rpc", function)
 
     def _check(self, key: Annotated[str | None, Header(alias=KEY_HEADER)] = None) -> None:
         if not self._secret.is_shown(key):
             raise HTTPException(403, f"the header {KEY_HEADER} does not have the secret of the hooks")
 
-    def _add(self, hook: str, function: _Function) -> _Function:
+    def _add(self, hook: str, function: Callable[..., Any]) -> None:
         if inspect.iscoroutinefunction(function):
 
             @wraps(function)
@@ -169,7 +144,6 @@ class Hooks:
                     return _response(hook, answer)
 
         self.router.add_api_route(f"/{hook}", endpoint, methods=["POST"], response_model=None)
-        return function
 
 
 def _response(hook: str, answer: object) -> Response:

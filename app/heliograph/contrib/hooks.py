@@ -14,13 +14,16 @@ in the header `X-Heliograph-Key` (`HELIOGRAPH_HOOKS__STATIC_HEADERS={"X-Heliogra
 """
 
 import hmac
-from collections.abc import Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import msgspec
 
 from heliograph.errors import BadData, BadSetting
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 
 KEY_HEADER: Final = "X-Heliograph-Key"
 LEAST_SECRET_BYTES: Final = 16
@@ -171,6 +174,52 @@ class Secret:
     def is_shown(self, shown: str | None) -> bool:
         """Return whether the value of the header is the secret."""
         return shown is not None and hmac.compare_digest(self.text.encode(), shown.encode(errors="replace"))
+
+
+class HookFunctions(ABC):
+    """The functions of a backend's hooks. Each method decorates the function of one hook."""
+
+    def __init__(self, secret: str) -> None:
+        """`secret`: what the cluster shows with each request.
+
+        Raises:
+            BadSetting: it is too short to be one.
+        """
+        self._secret = Secret(secret)
+
+    def connect(self, function: _Function) -> _Function:
+        """The function is asked who a client is: `ConnectRequest -> Client | None`."""
+        self._add("connect", function)
+        return function
+
+    def refresh(self, function: _Function) -> _Function:
+        """The function is asked whether a client may stay: `RefreshRequest -> float | bool`."""
+        self._add("refresh", function)
+        return function
+
+    def subscribe(self, function: _Function) -> _Function:
+        """The function is asked whether a client may read a channel: `SubscribeRequest -> Subscription | bool`."""
+        self._add("subscribe", function)
+        return function
+
+    def sub_refresh(self, function: _Function) -> _Function:
+        """The function is asked whether a client may stay on a channel: `SubRefreshRequest -> float | bool`."""
+        self._add("sub_refresh", function)
+        return function
+
+    def publish(self, function: _Function) -> _Function:
+        """The function is asked whether a client may publish: `PublishRequest -> Message | bool`."""
+        self._add("publish", function)
+        return function
+
+    def rpc(self, function: _Function) -> _Function:
+        """The function answers a call: `RpcRequest -> any JSON`."""
+        self._add("rpc", function)
+        return function
+
+    @abstractmethod
+    def _add(self, hook: str, function: Callable[..., Any]) -> None:
+        """Serve the hook with this function, as the framework does it."""
 
 
 def read_request(hook: str, body: bytes) -> Any:
