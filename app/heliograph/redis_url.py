@@ -43,13 +43,11 @@ def check_redis_url(url: str) -> str:
     Raises:
         ValueError: says what is wrong, without any part of the URL, which may belong to a password.
     """
-    scheme = url.partition("://")[0]
-    if scheme in SENTINEL_SCHEMES:
-        url_of_master = read_sentinel_address(url)
-        assert url_of_master is not None  # noqa: S101 - its scheme says so
-        _check_server_url(url_of_master.server_url)
+    address = read_sentinel_address(url)
+    if address is not None:
+        _check_server_url(address.server_url)
         return url
-    if scheme not in SERVER_SCHEMES or "://" not in url:
+    if url.partition("://")[0] not in SERVER_SCHEMES or "://" not in url:
         raise ValueError("must begin with redis://, rediss://, unix://, redis+sentinel:// or rediss+sentinel://")
     _check_server_url(url)
     return url

@@ -9,6 +9,7 @@ import pytest
 from redis.exceptions import RedisError
 
 from heliograph import AsyncPublisher, Publisher
+from heliograph.backends.redis import sentinels
 from heliograph.backends.redis.client import connect
 from heliograph.backends.redis.sentinels import NoMaster, newest
 from heliograph.redis_url import read_sentinel_address
@@ -126,6 +127,28 @@ async def test_a_master_that_was_replaced_is_left_though_it_answers(group: Senti
             return client.link.connections >= 2
 
         await eventually(asked_anew)
+    finally:
+        await client.aclose()
+        herald.stop()
+
+
+async def test_a_sentinel_that_went_silent_is_heard_again(
+    group: SentinelGroup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fails if a program waits for ever for a Sentinel whose host froze, and never hears it again."""
+    monkeypatch.setattr(sentinels, "SILENCE_S", 0.2)
+    monkeypatch.setattr(sentinels, "LISTEN_AGAIN_S", 0.2)
+    herald = RedisServer(tmp_path).start()
+    client = connect(group.url.replace("/0?", f",127.0.0.1:{herald.port}/0?"))
+    try:
+        await client.link.ping()
+        await eventually(lambda: herald.calls("subscribe") == 1)
+        await asyncio.sleep(1)
+        assert herald.calls("subscribe") == 1, "one that answers pings is not left"
+        herald.freeze()
+        await asyncio.sleep(1)
+        herald.thaw()
+        await eventually(lambda: herald.calls("subscribe") >= 2)
     finally:
         await client.aclose()
         herald.stop()

@@ -9,7 +9,7 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 from weakref import WeakSet
 
 import redis
@@ -32,6 +32,7 @@ logger = logging.getLogger(__name__)
 Master = tuple[str, int]  # host and port
 ASK_TIMEOUT_S: Final = 0.5  # of one Sentinel
 LISTEN_AGAIN_S: Final = 1.0  # pause before a lost Sentinel is tried again
+SILENCE_S: Final = 5.0  # a Sentinel that says nothing for so long is pinged; after as long again it is lost
 _SWITCHED: Final = "+switch-master"
 
 
@@ -47,15 +48,7 @@ class MasterFinder:
 
     def __init__(self, address: SentinelAddress, options: dict[str, Any]) -> None:
         self._address = address
-        common = {
-            "protocol": 2,
-            "username": address.user,
-            "password": address.password,
-            "socket_timeout": ASK_TIMEOUT_S,
-            "socket_connect_timeout": ASK_TIMEOUT_S,
-            "retry": AsyncRetry(NoBackoff(), 0),
-            **options,
-        }
+        common = _connection_options(address, options) | {"retry": AsyncRetry(NoBackoff(), 0)}
         self._sentinels = [redis.asyncio.Redis(host=host, port=port, **common) for host, port in address.sentinels]
         for sentinel in self._sentinels:
             sentinel.response_callbacks.clear()  # answers as they are, in every version of redis-py
@@ -110,10 +103,7 @@ class MasterFinder:
             try:
                 await pubsub.subscribe(_SWITCHED)
                 self._moved_to(await self._ask_all())
-                while True:
-                    message = await pubsub.get_message(timeout=None)
-                    if message is not None:
-                        self._on_message(message["data"])
+                await self._hear(pubsub)
             except (RedisError, OSError, TimeoutError) as error:
                 logger.debug("a Sentinel is away: %s", error)
             except Exception:
@@ -122,6 +112,20 @@ class MasterFinder:
                 with suppress(RedisError, OSError, TimeoutError):
                     await pubsub.aclose()  # type: ignore[no-untyped-call]
             await asyncio.sleep(LISTEN_AGAIN_S)
+
+    async def _hear(self, pubsub: "redis.asyncio.client.PubSub") -> NoReturn:
+        """Hear what a Sentinel says, until the connection breaks or the Sentinel does not answer a ping."""
+        is_pinged = False
+        while True:
+            message = await pubsub.get_message(timeout=SILENCE_S)
+            if message is not None:
+                is_pinged = False
+                self._on_message(message["data"])
+            elif is_pinged:
+                raise TimeoutError(f"it has not answered a ping for {SILENCE_S:g} s")
+            else:
+                is_pinged = True
+                await pubsub.ping()
 
     def _on_message(self, data: bytes | str) -> None:
         words = (data.decode() if isinstance(data, bytes) else data).split()
@@ -151,15 +155,7 @@ class SyncMasterFinder:
     def __init__(self, address: SentinelAddress, options: dict[str, Any]) -> None:
         self._address = address
         self._sentinels = address.sentinels  # in the order in which they are asked
-        self._options: dict[str, Any] = {
-            "protocol": 2,
-            "username": address.user,
-            "password": address.password,
-            "socket_timeout": ASK_TIMEOUT_S,
-            "socket_connect_timeout": ASK_TIMEOUT_S,
-            "retry": Retry(NoBackoff(), 0),
-            **options,
-        }
+        self._options = _connection_options(address, options) | {"retry": Retry(NoBackoff(), 0)}
 
     def find(self) -> Master:
         """See `MasterFinder.find`. The Sentinels are asked in turn; one that is away is the last from then on."""
@@ -177,6 +173,18 @@ class SyncMasterFinder:
             if sum(isinstance(each, list) for each in answers) == self._address.majority:
                 break
         return newest(self._address, answers)
+
+
+def _connection_options(address: SentinelAddress, options: dict[str, Any]) -> dict[str, Any]:
+    """Return the options of connections to the Sentinels."""
+    return {
+        "protocol": 2,  # answers have the same form from every version
+        "username": address.user,
+        "password": address.password,
+        "socket_timeout": ASK_TIMEOUT_S,
+        "socket_connect_timeout": ASK_TIMEOUT_S,
+        **options,
+    }
 
 
 def newest(address: SentinelAddress, answers: Sequence[Any]) -> Master:
