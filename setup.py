@@ -45,6 +45,7 @@ MODULES = [
     "app/heliograph/codecs/centrifuge/json_codec.py",
     "app/heliograph/codecs/centrifuge/protobuf_codec.py",
     "app/heliograph/codecs/centrifuge/wire.py",
+    "app/heliograph/codecs/varint.py",
     "app/heliograph/codecs/plain/codec.py",
     "app/heliograph/codecs/plain/encoding.py",
     "app/heliograph/protocol/actions.py",

@@ -11,7 +11,8 @@ from websockets.asyncio.client import connect
 from heliograph.cluster.admission import Admission
 from heliograph.cluster.reading import Reading
 from heliograph.codecs.centrifuge.messages import REPLY
-from heliograph.codecs.centrifuge.wire import delimited, read_varint
+from heliograph.codecs.centrifuge.wire import delimited
+from heliograph.codecs.varint import read_varint
 from heliograph.hub.connection import Connection
 from tests.conftest import StartReplica
 from tests.support.client import Client

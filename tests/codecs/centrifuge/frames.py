@@ -2,7 +2,8 @@
 
 from typing import Final
 
-from heliograph.codecs.centrifuge.wire import delimited, varint
+from heliograph.codecs.centrifuge.wire import delimited
+from heliograph.codecs.varint import varint
 
 SUBSCRIBE: Final = (
     b'{"id":2,"subscribe":{"channel":"news","recover":true,"offset":7,"epoch":"e1","flag":3,"delta":"fossil"}}'

@@ -7,7 +7,8 @@ from heliograph.codecs.centrifuge.encoding import publication_of
 from heliograph.codecs.centrifuge.json_codec import CentrifugeJsonCodec
 from heliograph.codecs.centrifuge.messages import PUBLICATION
 from heliograph.codecs.centrifuge.protobuf_codec import CentrifugeProtobufCodec
-from heliograph.codecs.centrifuge.wire import delimited, read_varint, varint
+from heliograph.codecs.centrifuge.wire import delimited
+from heliograph.codecs.varint import read_varint, varint
 from heliograph.errors import ErrorCode
 from heliograph.protocol import events, operations
 from heliograph.protocol.client_info import NO_INFO, ClientInfo

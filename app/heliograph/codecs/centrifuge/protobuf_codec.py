@@ -14,7 +14,8 @@ from heliograph.codecs.centrifuge.deltas import delta_encoders
 from heliograph.codecs.centrifuge.encoding import disconnect_of, publication_of, reply_of
 from heliograph.codecs.centrifuge.messages import COMMAND, PUBLICATION, REPLY
 from heliograph.codecs.centrifuge.numbers import CLOSES
-from heliograph.codecs.centrifuge.wire import delimited, read_varint, varint
+from heliograph.codecs.centrifuge.wire import delimited
+from heliograph.codecs.varint import read_varint, varint
 from heliograph.protocol.client_info import ClientInfo
 from heliograph.protocol.events import Event, Progress
 from heliograph.protocol.operations import Operation, RequestId

@@ -10,10 +10,13 @@ from typing import Any, Final
 
 import msgspec
 
+from heliograph.codecs.varint import read_varint, varint
+
 _VARINT: Final = 0  # wire types
 _FIXED64: Final = 1
 _BYTES: Final = 2
 _FIXED32: Final = 5
+_MASK: Final = (1 << 64) - 1
 
 
 class Kind(Enum):
@@ -95,42 +98,9 @@ class Message:
         return b"".join(parts)
 
 
-def varint(number: int) -> bytes:
-    """Return seven bits a byte, the lowest first; all bytes but the last have the highest bit set."""
-    if 0 <= number < 0x80:
-        return _SMALL[number]
-    number &= 0xFFFF_FFFF_FFFF_FFFF
-    parts = bytearray()
-    while number >= 0x80:
-        parts.append(number & 0x7F | 0x80)
-        number >>= 7
-    parts.append(number)
-    return bytes(parts)
-
-
-def read_varint(data: bytes, at: int, end: int) -> tuple[int, int]:
-    """Return the number at `at`, and where it ends.
-
-    Raises:
-        ValueError: there is none before `end`, or it has more than 64 bits.
-    """
-    number = shift = 0
-    while at < end and shift < 64:
-        byte = data[at]
-        at += 1
-        number |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return number, at
-        shift += 7
-    raise ValueError("a number does not end")
-
-
 def delimited(body: bytes) -> bytes:
     """Return the message after its length."""
     return varint(len(body)) + body
-
-
-_SMALL: Final = [bytes((number,)) for number in range(0x80)]
 
 
 def _number(field: Field, value: int) -> object:  # not int: compiled, a flag would come out as a number
@@ -169,7 +139,7 @@ def _read(field: Field, data: bytes, begin: int, end: int, found: dict[str, Any]
 def _write(field: Field, value: Any, parts: list[bytes]) -> None:
     kind, message, head = field.kind, field.message, field.head
     if kind is Kind.NUMBER or kind is Kind.SIGNED:
-        parts += (head, varint(value))
+        parts += (head, varint(value & _MASK))  # a negative number is its complement
     elif kind is Kind.FLAG:
         parts += (head, b"\1")
     elif kind is Kind.TEXT:

@@ -14,6 +14,8 @@ from functools import lru_cache
 from hashlib import blake2b
 from typing import Final
 
+from heliograph.codecs.varint import read_varint, varint
+
 MARK: Final = "~"
 UNKNOWN: Final = bytes(5)
 FEW: Final = 64  # up to this number of channels, a hash of 16 bits is enough
@@ -38,20 +40,20 @@ class ShortCursor:
         data = urlsafe_b64decode(coded + "=" * (-len(coded) % 4))
         if urlsafe_b64encode(data).rstrip(b"=").decode() != coded:
             raise ValueError(text)
-        self._bits, at = _number(data, 0)
-        self._salt, at = _number(data, at)
-        count, at = _number(data, at)
+        self._bits, at = read_varint(data, 0, len(data))
+        self._salt, at = read_varint(data, at, len(data))
+        count, at = read_varint(data, at, len(data))
         if not 0 < self._bits <= MOST_BITS or self._salt > _MASK or count > (len(data) if most is None else most):
             raise ValueError(text)
         hashes, last = [], -1
         for _ in range(count):
-            gap, at = _number(data, at)
+            gap, at = read_varint(data, at, len(data))
             last += gap + 1
             hashes.append(last)
         self._positions: dict[int, tuple[str, int]] = {}
         for each in hashes:
             epoch = data[at : at + 4]
-            offset, at = _number(data, at + 4)
+            offset, at = read_varint(data, at + 4, len(data))
             if offset or any(epoch):
                 self._positions[each] = epoch.hex(), offset
         if at != len(data):
@@ -78,7 +80,7 @@ class ShortCursorWriter:
             bits += salt % 32 == 0  # hardly ever needed
         hashes = sorted((_hash(digest, salt, bits), channel) for channel, digest in digests.items())
         gaps = [each - before - 1 for (before, _), (each, _) in zip([(-1, ""), *hashes], hashes, strict=False)]
-        self._head = b"".join(map(_varint, (bits, salt, len(gaps), *gaps)))
+        self._head = b"".join(map(varint, (bits, salt, len(gaps), *gaps)))
         self._indexes = {channel: index for index, (_, channel) in enumerate(hashes)}
         self._records = [UNKNOWN] * len(hashes)
         self._text: str | None = None
@@ -106,7 +108,7 @@ def cursor_of_one(channel: str, epoch: str, offset: int) -> str | None:
 
 @lru_cache(maxsize=10_000)
 def _head_of_one(channel: str) -> bytes:
-    return b"".join(map(_varint, (BITS_OF_ONE, 0, 1, _hash(_digest(channel), 0, BITS_OF_ONE))))
+    return b"".join(map(varint, (BITS_OF_ONE, 0, 1, _hash(_digest(channel), 0, BITS_OF_ONE))))
 
 
 def _coded(data: bytes) -> str:
@@ -121,7 +123,7 @@ def _record(epoch: str, offset: int) -> bytes | None:
         packed = bytes.fromhex(epoch)
     except ValueError:
         return None
-    return packed + _varint(offset) if packed.hex() == epoch else None
+    return packed + varint(offset) if packed.hex() == epoch else None
 
 
 def _digest(channel: str) -> int:
@@ -130,31 +132,3 @@ def _digest(channel: str) -> int:
 
 def _hash(digest: int, salt: int, bits: int) -> int:
     return (digest * (2 * salt + 1) * _GOLDEN & _MASK) >> (64 - bits)
-
-
-def _varint(number: int) -> bytes:
-    """Encode seven bits a byte, the lowest first; all bytes but the last have the highest bit set."""
-    if number < 0x80:
-        return bytes((number,))
-    parts = []
-    while number >= 0x80:
-        parts.append(number & 0x7F | 0x80)
-        number >>= 7
-    return bytes((*parts, number))
-
-
-def _number(data: bytes, at: int) -> tuple[int, int]:
-    """Return the varint at `at`, and its end.
-
-    Raises:
-        ValueError: there is no varint, or it has more than 64 bits.
-    """
-    number = shift = 0
-    while at < len(data) and shift < 64:
-        byte = data[at]
-        at += 1
-        number |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return number, at
-        shift += 7
-    raise ValueError("a number that does not end")
