@@ -132,7 +132,7 @@ class TestTheScripts:
         (checkout / "setup.py").write_text(SLOW_SETUP)
         script = """
             . scripts/lib.sh; lock; compile_package --later >/dev/null; unlock
-            flock --nonblock scripts/lib.sh echo free; touch go; wait; ls build/compiled
+            flock --timeout 30 scripts/lib.sh echo free; touch go; wait; ls build/compiled
         """
         done = subprocess.run(
             ["bash", "-c", script], cwd=checkout, capture_output=True, text=True, timeout=60, check=True

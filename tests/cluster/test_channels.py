@@ -217,11 +217,13 @@ class TestSubscribing:
 
     async def test_unsubscribed_is_unsubscribed(self, pair: Pair) -> None:
         """Fails if anything comes after `unsubscribed`, or the channel cannot be joined again."""
-        async with arrive(pair.here, "a") as a:
-            await subscribe(a, "chat:1")
+        async with arrive(pair.here, "a") as a, arrive(pair.here, "b") as b:
+            for client in (a, b):
+                await subscribe(client, "chat:1")
             await a.say({"type": "unsubscribe", "channel": "chat:1", "id": 1})
             await a.next("unsubscribed", id=1)
             await publish(pair.there, "chat:1", "unheard")
+            assert await b.messages(1) == ["unheard"]  # so the bus has brought it here
             await a.nothing_more()
             assert position(await subscribe(a, "chat:1")).offset == 1
             await publish(pair.there, "chat:1", "heard")
