@@ -15,6 +15,8 @@ from heliograph.protocol.publication import check_data
 
 _encode = msgspec.json.Encoder().encode
 
+IN_A_ROW: Final = 64  # publications of a sequential batch that Redis gets at once
+
 
 class _Command(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     publish: models.UsualPublishParams
@@ -42,24 +44,23 @@ class DirectBatch(DirectMethod):
             return False
         if not 0 < len(params.commands) <= self._methods.most_commands:
             return False
-        batch = _Batch(self._methods, [command.publish for command in params.commands], answer)
-        if params.parallel:
-            batch.publish_all()
-        else:
-            batch.publish_next()
+        in_a_row = len(params.commands) if params.parallel else IN_A_ROW
+        _Batch(self._methods, [command.publish for command in params.commands], in_a_row, answer).go_on()
         return True
 
 
 class _Batch:
     """The publications of one batch, and a reply for each.
 
-    Nothing more is tried once Redis cannot be reached.
+    Redis gets `in_a_row` of them at once, in order, and the next ones when each of these has its reply. Nothing more
+    is tried once Redis cannot be reached.
     """
 
     __slots__ = (
         "_answer",
         "_begun",
-        "_is_publishing",
+        "_in_a_row",
+        "_is_beginning",
         "_methods",
         "_missing",
         "_outage",
@@ -71,34 +72,32 @@ class _Batch:
         self,
         methods: Methods,
         publications: list[models.UsualPublishParams],
+        in_a_row: int,
         answer: Callable[[bytes], object],
     ) -> None:
         self._methods = methods
         self._publications = publications
+        self._in_a_row = in_a_row
         self._answer = answer
         self._replies: list[dict[str, object]] = [{}] * len(publications)
         self._missing = len(publications)
         self._begun = 0
-        self._is_publishing = False
+        self._is_beginning = False
         self._outage = Outage()
 
-    def publish_all(self) -> None:
-        """Publish all at once: in order as long as all succeed."""
-        while self._begun < len(self._publications):
-            self._begin()
-
-    def publish_next(self) -> None:
-        """Publish one after the other, each when the one before has its reply, which may come at once."""
-        if self._is_publishing:
+    def go_on(self) -> None:
+        """Publish the next ones in a row, unless some are under way. A reply may come before this returns."""
+        if self._is_beginning:
             return  # the loop below goes on
-        self._is_publishing = True
+        self._is_beginning = True
         while self._begun < len(self._publications) and self._begun + self._missing == len(self._publications):
-            self._begin(then=self.publish_next)
-        self._is_publishing = False
+            for _ in range(min(self._in_a_row, len(self._publications) - self._begun)):
+                self._begin()
+        self._is_beginning = False
 
-    def _begin(self, then: Callable[[], None] | None = None) -> None:
+    def _begin(self) -> None:
         number, self._begun = self._begun, self._begun + 1
-        respond = partial(self._respond, number, then)
+        respond = partial(self._respond, number)
         try:
             self._outage.check()
         except NotNow as error:
@@ -107,9 +106,7 @@ class _Batch:
         each = self._publications[number]
         self._methods.publish(each.channel, each.data, each.idempotency_key, respond)
 
-    def _respond(
-        self, number: int, then: Callable[[], None] | None, outcome: models.PositionResult | ApiError
-    ) -> None:
+    def _respond(self, number: int, outcome: models.PositionResult | ApiError) -> None:
         if isinstance(outcome, NotNow):
             self._outage.reason = self._outage.reason or str(outcome)
         if isinstance(outcome, ApiError):
@@ -119,5 +116,5 @@ class _Batch:
         self._missing -= 1
         if not self._missing:
             self._answer(_encode(models.BatchResult(self._replies)))
-        elif then is not None:
-            then()
+        elif self._begun + self._missing == len(self._publications):
+            self.go_on()

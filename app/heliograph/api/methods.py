@@ -53,7 +53,7 @@ _Result = TypeVar("_Result", bound=msgspec.Struct)
 class Outage:
     """Once Redis cannot be reached, the rest of a batch is not tried: each command would wait in vain.
 
-    In a sequential batch, nothing is published after a publication that failed.
+    In a sequential batch, nothing is published after a publication that failed (see also `DirectBatch`).
     """
 
     reason: str | None = None
