@@ -75,6 +75,8 @@ MODULES = [
     "app/heliograph/cluster/remote_delivery.py",
     "app/heliograph/cluster/stamp.py",
     "app/heliograph/backends/redis/call_batch.py",
+    "app/heliograph/backends/redis/cluster/link.py",
+    "app/heliograph/backends/redis/cluster/scripts.py",
     "app/heliograph/backends/redis/keys.py",
     "app/heliograph/backends/redis/link.py",
     "app/heliograph/backends/redis/log.py",

@@ -14,6 +14,7 @@ from heliograph.api.metrics import IS_COMPILED
 from heliograph.backends.redis import client as redis_client
 from heliograph.cluster.pubsub_manager import reset_pubsub_manager
 from tests.support.alone import Turns
+from tests.support.redis_cluster import RedisCluster
 from tests.support.redis_server import RedisServer
 from tests.support.replicas import RunningReplica, run_replica, settings_for
 from tests.support.waiting import eventually
@@ -136,6 +137,16 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServ
     server = RedisServer(tmp_path_factory.mktemp("redis")).start()
     yield server
     server.stop()
+
+
+@pytest.fixture(scope="session")
+def redis_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisCluster]:
+    """The Redis Cluster that tests share: three masters, and users and channels in one slot. Slots stay."""
+    cluster = RedisCluster(tmp_path_factory.mktemp("cluster"))
+    try:
+        yield cluster.start()
+    finally:
+        cluster.stop()
 
 
 @pytest.fixture

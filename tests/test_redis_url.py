@@ -2,7 +2,13 @@
 
 import pytest
 
-from heliograph.redis_url import check_redis_url, database_of, read_sentinel_address, without_password
+from heliograph.redis_url import (
+    check_redis_url,
+    database_of,
+    read_cluster_address,
+    read_sentinel_address,
+    without_password,
+)
 
 GROUP = (
     "redis+sentinel://user:p%40ss@one:26380,two/3?master=main&sentinel_user=s&sentinel_password=q&ssl_ca_certs=/ca"
@@ -27,6 +33,18 @@ def test_tls_and_addresses_of_version_6_are_read() -> None:
     assert address.server_url.startswith("rediss://")
 
 
+def test_an_address_of_a_cluster_is_read() -> None:
+    """Fails if a server, a password or an option is lost, or the number of shards is another than was said."""
+    address = read_cluster_address("rediss+cluster://user:p%40ss@one:7000,two/0?virtual_shards=4&ssl_ca_certs=/ca")
+    assert address is not None
+    assert address.nodes == (("one", 7000), ("two", 6379))
+    assert address.virtual_shards == 4
+    assert address.server_url == "rediss://user:p%40ss@one:7000/0?ssl_ca_certs=%2Fca"
+    default = read_cluster_address("redis+cluster://one")
+    assert default is not None
+    assert default.virtual_shards == 16
+
+
 @pytest.mark.parametrize(
     ("url", "says"),
     [
@@ -37,7 +55,11 @@ def test_tls_and_addresses_of_version_6_are_read() -> None:
         ("redis+sentinel://:p@ss/word@one/0?master=m", "cannot be read"),
         ("redis+sentinel://one/zero?master=m", "cannot be read"),
         ("redis+sentinel://one/0?master=m#x", "cannot be read"),
-        ("redis+cluster://one", "must begin with"),
+        ("redis+cluster://one/1", "only number 0"),
+        ("redis+cluster://one:x", "cannot be read"),
+        ("redis+cluster://:p@ss/word@one", "cannot be read"),
+        ("redis+cluster://one?virtual_shards=0", "from 1 to 256"),
+        ("redis+cluster://one?virtual_shards=²", "from 1 to 256"),
         ("one:6379", "must begin with"),
     ],
 )

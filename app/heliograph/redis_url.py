@@ -1,4 +1,4 @@
-"""Addresses of Redis: one server, or the master that Sentinels name. Needs only the standard library."""
+"""Addresses of Redis: one server, the master that Sentinels name, or a cluster. Needs only the standard library."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -7,6 +7,10 @@ from urllib.parse import SplitResult, parse_qs, parse_qsl, urlencode, urlsplit
 SERVER_SCHEMES: Final = ("redis", "rediss", "unix")
 SENTINEL_SCHEMES: Final = ("redis+sentinel", "rediss+sentinel")
 SENTINEL_PORT: Final = 26379
+CLUSTER_SCHEMES: Final = ("redis+cluster", "rediss+cluster")
+CLUSTER_PORT: Final = 6379
+VIRTUAL_SHARDS: Final = 16  # of a cluster, by default
+MOST_VIRTUAL_SHARDS: Final = 256
 
 _FORM: Final = (
     "cannot be read: it is redis://user:password@host:port/number, in which / ? # @ : [ ] % of a user or "
@@ -14,6 +18,9 @@ _FORM: Final = (
 )
 _SENTINEL_FORM: Final = (
     "cannot be read: with Sentinels it is redis+sentinel://user:password@host:port,host:port/number?master=name"
+)
+_CLUSTER_FORM: Final = (
+    "cannot be read: of a cluster it is redis+cluster://user:password@host:port,host:port?virtual_shards=16"
 )
 
 
@@ -37,18 +44,34 @@ class SentinelAddress:
         return len(self.sentinels) // 2 + 1
 
 
+@dataclass(frozen=True, slots=True)
+class ClusterAddress:
+    """What an address `redis+cluster://` says.
+
+    `nodes`: host and port of some of the cluster's servers, which name the others. `virtual_shards`: over how many
+    slots users and channels are spread. `server_url`: as for one server; what it says of the host counts nothing.
+    """
+
+    nodes: tuple[tuple[str, int], ...]
+    virtual_shards: int
+    server_url: str
+
+
 def check_redis_url(url: str) -> str:
     """Return the URL if it is read as intended.
 
     Raises:
         ValueError: says what is wrong, without any part of the URL, which may belong to a password.
     """
-    address = read_sentinel_address(url)
+    address = read_sentinel_address(url) or read_cluster_address(url)
     if address is not None:
         _check_server_url(address.server_url)
         return url
     if url.partition("://")[0] not in SERVER_SCHEMES or "://" not in url:
-        raise ValueError("must begin with redis://, rediss://, unix://, redis+sentinel:// or rediss+sentinel://")
+        raise ValueError(
+            "must begin with redis://, rediss://, unix://, redis+sentinel://, rediss+sentinel://, redis+cluster:// "
+            "or rediss+cluster://"
+        )
     _check_server_url(url)
     return url
 
@@ -71,41 +94,68 @@ def read_sentinel_address(url: str) -> SentinelAddress | None:
     Raises:
         ValueError: says what is wrong, without any part of the URL.
     """
-    scheme, _, rest = url.partition("://")
-    if scheme not in SENTINEL_SCHEMES:
+    if url.partition("://")[0] not in SENTINEL_SCHEMES:
         return None
-    try:
-        parts = urlsplit(f"//{rest}")
-        options = dict(parse_qsl(parts.query, keep_blank_values=True))
-        credentials, at, hosts = parts.netloc.rpartition("@")
-        sentinels = tuple(_host_and_port(each) for each in hosts.split(","))
-    except ValueError:
-        raise ValueError(_SENTINEL_FORM) from None
-    if "@" in url and not at:
-        raise ValueError(_FORM)
+    parts, credentials, sentinels = _read_hosts(url, SENTINEL_PORT, _SENTINEL_FORM)
     if len(set(sentinels)) < len(sentinels):
         raise ValueError("names a Sentinel twice")
+    options = dict(parse_qsl(parts.query, keep_blank_values=True))
     master = options.pop("master", "")
     if not master:
         raise ValueError("must say which master the Sentinels are asked for: …/number?master=name")
     user, password = options.pop("sentinel_user", None), options.pop("sentinel_password", None)
-    server = SplitResult(
-        scheme.removesuffix("+sentinel"),
-        f"{credentials}{at}{hosts.split(',')[0]}",
-        parts.path,
-        urlencode(options),
-        "",
-    )
+    server_url = _server_url(parts, credentials, options)
+    return SentinelAddress(sentinels, master, server_url, user, password)
+
+
+def read_cluster_address(url: str) -> ClusterAddress | None:
+    """Return what the URL says of a cluster; None if it is the URL of something else.
+
+    Raises:
+        ValueError: says what is wrong, without any part of the URL.
+    """
+    if url.partition("://")[0] not in CLUSTER_SCHEMES:
+        return None
+    parts, credentials, nodes = _read_hosts(url, CLUSTER_PORT, _CLUSTER_FORM)
+    if (database := parts.path.strip("/")) not in ("", "0"):
+        raise ValueError("names a database: a cluster has only number 0" if database.isdigit() else _CLUSTER_FORM)
+    options = dict(parse_qsl(parts.query, keep_blank_values=True))
+    given = options.pop("virtual_shards", str(VIRTUAL_SHARDS))
+    if not (given.isascii() and given.isdigit() and 1 <= int(given) <= MOST_VIRTUAL_SHARDS):
+        raise ValueError(f"must have a virtual_shards from 1 to {MOST_VIRTUAL_SHARDS}")
+    return ClusterAddress(nodes, int(given), _server_url(parts, credentials, options))
+
+
+def _read_hosts(url: str, port: int, form: str) -> tuple[SplitResult, str, tuple[tuple[str, int], ...]]:
+    """Return the parts of a URL with several hosts: the credentials end with an "@" if there are any.
+
+    `port`: of a host without one. Raises ValueError with the text `form`.
+    """
+    try:
+        parts = urlsplit(url)
+        credentials, at, hosts = parts.netloc.rpartition("@")
+        found = tuple(_host_and_port(each, port) for each in hosts.split(","))
+    except ValueError:
+        raise ValueError(form) from None
+    if "@" in url and not at:
+        raise ValueError(_FORM)
     if parts.fragment:
-        raise ValueError(_SENTINEL_FORM)
-    return SentinelAddress(sentinels, master, server.geturl(), user, password)
+        raise ValueError(form)
+    return parts, credentials + at, found
 
 
-def _host_and_port(text: str) -> tuple[str, int]:
+def _server_url(parts: SplitResult, credentials: str, options: dict[str, str]) -> str:
+    """Return the URL of one server of several: the first of the hosts stands for all of them."""
+    host = parts.netloc.rpartition("@")[2].split(",")[0]
+    scheme = parts.scheme.partition("+")[0]
+    return SplitResult(scheme, f"{credentials}{host}", parts.path, urlencode(options), "").geturl()
+
+
+def _host_and_port(text: str, port: int) -> tuple[str, int]:
     parts = urlsplit(f"//{text}")
     if not parts.hostname or parts.path:
         raise ValueError(text)
-    return parts.hostname, parts.port or SENTINEL_PORT
+    return parts.hostname, parts.port or port
 
 
 def without_password(url: str) -> str:
@@ -121,7 +171,7 @@ def database_of(url: str | None) -> int:
     """Return the number of the database that a URL names; 0 without a URL."""
     if url is None:
         return 0
-    address = read_sentinel_address(url)
+    address = read_sentinel_address(url) or read_cluster_address(url)
     return _database_in(urlsplit(url if address is None else address.server_url))
 
 

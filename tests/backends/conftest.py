@@ -9,8 +9,10 @@ from heliograph.backends.redis import server
 from heliograph.backends.redis.client import Client, connect
 from heliograph.backends.redis.directory import RedisDirectory
 from heliograph.backends.redis.keys import Keys
+from heliograph.backends.redis.opening import open_server
 from heliograph.clock import SystemClock
 from heliograph.ports import DirectoryBackend
+from tests.support.redis_cluster import RedisCluster
 from tests.support.redis_server import RedisServer
 
 
@@ -27,9 +29,19 @@ def keys(namespace: str) -> Keys:
     return Keys(f"{namespace}:", f"{namespace}:events")
 
 
-@pytest.fixture(params=["memory", "redis"])
+@pytest.fixture
+async def shard(redis_cluster: RedisCluster, keys: Keys) -> AsyncIterator[server.RedisServer]:
+    """A virtual shard of a cluster."""
+    opened = open_server(redis_cluster.url, keys)
+    yield opened
+    await opened.close()
+
+
+@pytest.fixture(params=["memory", "redis", "cluster"])
 def backend(request: pytest.FixtureRequest) -> DirectoryBackend:
     """One after the other: every test that asks for this is part of the contract."""
     if request.param == "memory":
         return MemoryDirectory(SystemClock())
+    if request.param == "cluster":
+        return RedisDirectory(request.getfixturevalue("shard"))
     return RedisDirectory(server.RedisServer(request.getfixturevalue("client"), request.getfixturevalue("keys")))

@@ -17,6 +17,7 @@ from heliograph.backends.redis import server as redis_backend
 from heliograph.backends.redis.client import connect
 from heliograph.backends.redis.keys import Keys
 from heliograph.backends.redis.log import RedisLog
+from heliograph.backends.redis.opening import open_server
 from heliograph.errors import BusUnavailable, OverBudget
 from heliograph.ports import (
     CLIENT_META_TTL_S,
@@ -117,7 +118,7 @@ def offsets_of(opened: ReadResult) -> list[int]:
     return [each.position.offset for each in opened.publications if each.position is not None]
 
 
-@pytest.fixture(params=["memory", "redis"])
+@pytest.fixture(params=["memory", "redis", "cluster"])
 async def bench(request: pytest.FixtureRequest, redis_server: RedisServer, namespace: str) -> AsyncIterator[Bench]:
     if request.param == "memory":
         clock = ManualClock()
@@ -126,6 +127,13 @@ async def bench(request: pytest.FixtureRequest, redis_server: RedisServer, names
             clock.seconds += seconds
 
         yield Bench(MemoryLog(clock), pass_time)
+        return
+    if request.param == "cluster":
+        shard = open_server(
+            request.getfixturevalue("redis_cluster").url, Keys(f"{namespace}:", f"{namespace}:events")
+        )
+        yield Bench(RedisLog(shard), lambda s: asyncio.sleep(s))
+        await shard.close()
         return
     async with RedisBench(redis_server, namespace) as real:
         yield real

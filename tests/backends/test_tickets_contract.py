@@ -6,9 +6,8 @@ from typing import Any
 import pytest
 
 from heliograph.backends.memory.tickets import MemoryTickets
-from heliograph.backends.redis import server
-from heliograph.backends.redis.client import connect
 from heliograph.backends.redis.keys import Keys
+from heliograph.backends.redis.opening import open_server
 from heliograph.backends.redis.tickets import RedisTickets
 from heliograph.clock import SystemClock
 from heliograph.ports import Tickets
@@ -20,14 +19,15 @@ from tests.support.waiting import eventually
 class TestKeeping:
     """What `Tickets` promises."""
 
-    @pytest.fixture(params=["memory", "redis"])
+    @pytest.fixture(params=["memory", "redis", "cluster"])
     async def tickets(self, request: pytest.FixtureRequest, redis_server: RedisServer, namespace: str) -> Any:
         if request.param == "memory":
             yield MemoryTickets(SystemClock())
             return
-        client = connect(redis_server.url)
-        yield RedisTickets(server.RedisServer(client, Keys(f"{namespace}:", f"{namespace}:events")))
-        await client.aclose()
+        url = redis_server.url if request.param == "redis" else request.getfixturevalue("redis_cluster").url
+        opened = open_server(url, Keys(f"{namespace}:", f"{namespace}:events"))
+        yield RedisTickets(opened)
+        await opened.close()
 
     async def test_it_is_taken_once(self, tickets: Tickets) -> None:
         """Fails if two can take it, or one gets what was kept for another."""

@@ -64,6 +64,10 @@ class RedisServer:
         self.stop()
         self.start()
 
+    @property
+    def is_running(self) -> bool:
+        return self._process is not None
+
     def freeze(self) -> None:
         """It still accepts connections, and answers nothing."""
         assert self._process is not None

@@ -20,8 +20,8 @@ from redis.exceptions import (
     TryAgainError,
 )
 
-from heliograph.backends.redis.client import connect
 from heliograph.backends.redis.link_errors import NotSent
+from heliograph.backends.redis.opening import open_server
 from heliograph.backends.redis.run_leases import decoded, expired_call, lease_call, lost_calls
 from heliograph.backends.redis.server import RedisServer
 from heliograph.backends.redis.sync import SyncScripts, connect_sync
@@ -144,8 +144,7 @@ class AsyncRedisTransport(_Base):
         self._free = asyncio.Semaphore(MAX_CONNECTIONS)  # an empty pool would raise; callers wait here instead
 
     def _server(self, url: str) -> RedisServer:
-        client = connect(url, max_connections=MAX_CONNECTIONS)
-        return RedisServer(client, self._drafting.keys, directed=self._directed)
+        return open_server(url, self._drafting.keys, max_connections=MAX_CONNECTIONS, directed=self._directed)
 
     def renew_in_child(self) -> None:
         """See `heliograph.client.forks`."""

@@ -20,10 +20,12 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
 from heliograph.backends.memory.bus import LocalBus
-from heliograph.backends.redis.client import as_bus_unavailable, bus_unavailable, connect
+from heliograph.backends.redis.client import as_bus_unavailable, bus_unavailable
 from heliograph.backends.redis.keys import Keys
+from heliograph.backends.redis.link_errors import SlotMoved
+from heliograph.backends.redis.opening import open_server
 from heliograph.backends.redis.server import RedisServer
-from heliograph.backends.redis.wire import Wire
+from heliograph.backends.redis.wire import BusWire
 from heliograph.callbacks import await_callback
 from heliograph.clock import Clock, SystemClock
 from heliograph.errors import BadEnvelope, BadSetting, BusUnavailable
@@ -41,6 +43,7 @@ logger = logging.getLogger(__name__)
 
 BACKOFF_FIRST_S = 0.1
 BACKOFF_MOST_S = 1.0  # so that a replica is ready within 2 s after Redis is back
+MOVED_AGAIN_S = 0.01  # a first pause, if the bus has moved again before the canary came back
 CONFIRM_TIMEOUT_S = 2.0  # how long Redis may take to confirm a subscription
 SUBSCRIBE_BATCH = 500  # channels in one SUBSCRIBE
 EXCERPT_BYTES = 100  # how much of a bad payload is logged
@@ -89,6 +92,7 @@ class PubSubManager:
         self._owns_server = server is None
         self.server = server or redis_server(redis or RedisSettings(), self._settings)
         self._link, self._scripts, self._keys = self.server.link, self.server.scripts, self.server.keys
+        self._verbs = self.server.verbs
         self.stats = BusStats(publish_time=self.server.publish_time)
         keys, node_id = self._keys, self.server.node_id
         self.channel = keys.bus_channel  # every replica listens on it
@@ -101,7 +105,7 @@ class PubSubManager:
         self._relay_common: Common | None = None  # of all calls of `relay` with the present lease
         self._clock = clock or SystemClock()
         self._state = BusState.NEW
-        self._wire: Wire | None = None  # the listening connection; it reads while the listen loop runs
+        self._wire: BusWire | None = None  # the listening connection; it reads while the listen loop runs
         self._lost: asyncio.Future[Exception]  # why that connection has ended
         self._own = self.own_channel.encode()
         self._own_ending = ending_of(node_id)
@@ -178,7 +182,7 @@ class PubSubManager:
         await self.stop_listening()
         async with self._subscribing:
             if self._wire is not None and self._state is BusState.INITIALIZED:
-                self._wire.say("UNSUBSCRIBE")
+                self._wire.say(self._verbs.unsubscribe)
             await self._drop_subscription()
             if self._owns_server:
                 await self.server.close()  # the next `initialize` may use it again
@@ -203,14 +207,14 @@ class PubSubManager:
         self._scripts.call("relay", call, partial(self._relayed, done))
 
     def relay_on(self, envelope: Envelope, done: OnRelayed) -> None:
-        command = ("PUBLISH", self._keys.bus_channel_of(envelope.address), encode_envelope(envelope))
+        command = (self._verbs.publish, self._keys.bus_channel_of(envelope.address), encode_envelope(envelope))
         self._link.call(command, partial(self._announced, monotonic(), done))
 
     def post(self, node_id: str, envelope: Envelope, done: OnPosted) -> None:
         def posted(reply: Any) -> None:
             done(bus_unavailable(reply) if isinstance(reply, Exception) else reply)
 
-        self._link.call(("PUBLISH", self._keys.inbox(node_id), encode_envelope(envelope)), posted)
+        self._link.call((self._verbs.publish, self._keys.inbox(node_id), encode_envelope(envelope)), posted)
 
     def _announced(self, began_at: float, done: OnRelayed, reply: Any) -> None:
         if not isinstance(reply, Exception):
@@ -242,8 +246,8 @@ class PubSubManager:
         waiting.append(waiter)
         try:
             with as_bus_unavailable():
-                if len(waiting) == 1:
-                    self._say("SUBSCRIBE", name)
+                if len(waiting) == 1 and not self._is_moving:
+                    self._say(self._verbs.subscribe, name)
                 async with asyncio.timeout(CONFIRM_TIMEOUT_S):
                     await waiter
         except BaseException:
@@ -258,7 +262,12 @@ class PubSubManager:
         if name in self._confirmed_channels:
             self._confirmed_channels.discard(name)
             with suppress(RedisError):  # the connection is lost; the next one does not subscribe to this channel
-                self._say("UNSUBSCRIBE", name)
+                self._say(self._verbs.unsubscribe, name)
+
+    @property
+    def _is_moving(self) -> bool:
+        """True if the bus is at another server: the next connection subscribes to everything that is wanted."""
+        return self._wire is not None and self._lost.done() and isinstance(self._lost.result(), SlotMoved)
 
     def _say(self, command: str, name: str) -> None:
         if self._wire is None or self._lost.done():
@@ -269,13 +278,18 @@ class PubSubManager:
 
     async def _listen_loop(self) -> None:
         """Outlive every connection: each iteration is the life of one."""
-        failures = 0
+        failures = moves = 0
         while True:
             try:
                 began_at = self._clock.monotonic()
                 wire = await self._subscribe()
                 self._state = BusState.RUNNING
                 await self._read(wire)
+            except SlotMoved as moved:
+                logger.info("subscribing to the bus at another server: %s", moved)
+                moves = 1 if self._canary_heard_at > began_at else moves + 1
+                if moves > 1:  # the servers do not agree yet
+                    await asyncio.sleep(min(BACKOFF_MOST_S, MOVED_AGAIN_S * 2 ** min(moves, 16)))
             except (BusUnavailable, RedisError, OSError, TimeoutError) as error:
                 # A connection on which the canary came back resets the back-off.
                 failures = 0 if self._canary_heard_at > began_at else failures + 1
@@ -286,7 +300,7 @@ class PubSubManager:
                 await self._drop_subscription()
                 await asyncio.sleep(delay_s)
 
-    async def _read(self, wire: Wire) -> NoReturn:
+    async def _read(self, wire: BusWire) -> NoReturn:
         """Let the connection read until it breaks or is silent."""
         interval_s, timeout_s = self._settings.canary_interval_s, self._settings.canary_timeout_s
         looked_at = self._clock.monotonic()
@@ -313,13 +327,15 @@ class PubSubManager:
         if isinstance(message, Exception):
             raise message  # Redis refuses a command
         kind, channel, payload = message
-        if kind == b"message":
+        if kind == self._verbs.message:
             if channel != self._own:
                 self._handle_payload(payload)
             else:
                 self._heard_canary(payload)
-        elif kind == b"subscribe":
+        elif kind == self._verbs.subscribed:
             self._confirmed(channel.decode())
+        elif kind == self._verbs.unsubscribed and channel == self._own:
+            raise SlotMoved("the server has ended the subscriptions")  # nobody has asked for that
 
     def _heard_canary(self, payload: bytes) -> None:
         """Handle the canary, which carries its time of sending by this replica's clock."""
@@ -384,7 +400,7 @@ class PubSubManager:
             except Exception:
                 logger.exception("the callback for a new bus subscription failed with an unexpected error")
 
-    async def _subscribe(self) -> Wire:
+    async def _subscribe(self) -> BusWire:
         """Return the listening connection, opened and subscribed to all wanted channels unless there is one.
 
         It holds messages back until the listen loop runs.
@@ -395,20 +411,21 @@ class PubSubManager:
         async with self._subscribing:
             if self._wire is not None and not self._lost.done():
                 return self._wire
-            await self._drop_subscription()
+            if self._is_moving:
+                self._confirmed_channels.clear()  # who waits for a confirmation gets it over the new connection
+            else:
+                await self._drop_subscription()
+                self._canary_heard_at = -math.inf  # the canary of the last connection says nothing about this one
+            lost: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
             with as_bus_unavailable():
                 await self.server.ping()
-                self._lost = asyncio.get_running_loop().create_future()
-                wire = await Wire.open(
-                    self.server.client.connection_pool, self._handle_message, self._lost.set_result
-                )
+                wire = await self.server.open_bus(self._handle_message, lost.set_result)
             wire.hold()
-            self._wire = wire
-            self._canary_heard_at = -math.inf  # the canary of the last connection says nothing about this one
+            self._wire, self._lost = wire, lost
             wanted = [self.own_channel, self.inbox, *self._wanted]
             for i in range(0, len(wanted), SUBSCRIBE_BATCH):
-                wire.say("SUBSCRIBE", *wanted[i : i + SUBSCRIBE_BATCH])
-            wire.say("SUBSCRIBE", self.channel)  # last, so that its confirmation implies all others
+                wire.say(self._verbs.subscribe, *wanted[i : i + SUBSCRIBE_BATCH])
+            wire.say(self._verbs.subscribe, self.channel)  # last, so that its confirmation implies all others
             return wire
 
     async def _drop_subscription(self) -> None:
@@ -432,7 +449,7 @@ class PubSubManager:
             self._canary_due.clear()
             try:
                 with as_bus_unavailable():
-                    await self._link.ask("PUBLISH", self.own_channel, repr(self._clock.monotonic()))
+                    await self._link.ask(self._verbs.publish, self.own_channel, repr(self._clock.monotonic()))
             except BusUnavailable as error:
                 logger.debug("publishing the canary failed: %s", error)  # the reader notices and logs it
             except Exception:
@@ -452,9 +469,10 @@ def redis_server(redis: RedisSettings, bus: BusSettings, replica: str = "") -> R
     """Return the server with the bus, from the settings. `replica`: the name of the calling replica."""
     if redis.url is None:
         raise BadSetting("a bus over Redis needs an address of Redis; set HELIOGRAPH_REDIS__URL")
-    return RedisServer(
-        connect(redis.url, max_connections=redis.max_connections),
+    return open_server(
+        redis.url,
         Keys(redis.prefix, bus_channel(bus, redis)),
+        max_connections=redis.max_connections,
         node_id=new_node_id(),
         replica=replica,
         directed=bus.routing == "directed",

@@ -12,11 +12,11 @@ from heliograph.backends.memory.log import MemoryLog
 from heliograph.backends.memory.presence import MemoryPresence
 from heliograph.backends.memory.tickets import MemoryTickets
 from heliograph.backends.redis.channel_counts import RedisChannelCounts
-from heliograph.backends.redis.client import connect
 from heliograph.backends.redis.commands import RedisCommands
 from heliograph.backends.redis.directory import RedisDirectory
 from heliograph.backends.redis.log import RedisLog, TwoServerLog
 from heliograph.backends.redis.memory import RedisMemory
+from heliograph.backends.redis.opening import open_server
 from heliograph.backends.redis.presence import RedisPresence
 from heliograph.backends.redis.probe import RedisProbe
 from heliograph.backends.redis.run_leases import reap_lost_runs
@@ -44,9 +44,10 @@ def build_backends(ground: Ground, make_bus: MakeBus | None) -> Backends:
         return _memory_backends(ground, bus)
     live = kept = bus.server  # one that was made before, if the process had its manager before it had a replica
     if redis.durable_url is not None:
-        kept = RedisServer(
-            connect(redis.durable_url, max_connections=redis.max_connections),
+        kept = open_server(
+            redis.durable_url,
             live.keys,
+            max_connections=redis.max_connections,
             node_id=live.node_id,
             replica=ground.name,
             publish_time=live.publish_time,

@@ -76,13 +76,13 @@ class Caller:
         await self.answered(2)
         wire = self.link._wire
         assert wire is not None
-        write = wire.write
+        send = wire.send
 
-        def noted(data: bytes) -> None:
-            self.writes.append(data)
-            write(data)
+        def noted(commands: list[bytes]) -> None:
+            self.writes.append(b"".join(commands))
+            send(commands)
 
-        monkeypatch.setattr(wire, "write", noted)
+        monkeypatch.setattr(wire, "send", noted)
 
     def relay(self, user: str, text: str = "hello") -> None:
         envelope = f'{{"message":"{text}","target_user_id":"{user}","node_id":"n"}}'.encode()

@@ -29,7 +29,7 @@ from tests.support.appending import append
 from tests.support.redis_server import RedisServer
 from tests.support.replica_info import replica_info
 
-KEYLESS = ("PUBLISH", "TIME")
+KEYLESS = ("PUBLISH", "SPUBLISH", "TIME")
 SECOND = ("XINFO", "MEMORY")  # commands whose key comes after a word of their own
 PLAIN, RUN = Namespace(), Namespace(run=True)
 

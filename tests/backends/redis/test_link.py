@@ -70,7 +70,7 @@ class TestOrder:
         """Fails if each command is a system call of its own."""
         await linked.link.ping()
         writes: list[bytes] = []
-        monkeypatch.setattr(linked.link._wire, "write", writes.append)
+        monkeypatch.setattr(linked.link._wire, "send", lambda commands: writes.append(b"".join(commands)))
         for number in range(100):
             linked.call("ECHO", number)
         await asyncio.sleep(0)

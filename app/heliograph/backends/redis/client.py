@@ -6,7 +6,7 @@ from contextlib import contextmanager, suppress
 from time import monotonic
 from typing import Any, Final
 
-from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio import BlockingConnectionPool, ConnectionPool, Redis
 from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
@@ -23,7 +23,7 @@ from heliograph.backends.redis.link import Link
 from heliograph.backends.redis.link_errors import DEMOTED, NotSent
 from heliograph.backends.redis.sentinels import MasterFinder, tls_options, to_master
 from heliograph.errors import BadSetting, BusUnavailable
-from heliograph.redis_url import check_redis_url, read_sentinel_address
+from heliograph.redis_url import check_redis_url, read_cluster_address, read_sentinel_address
 from heliograph.telemetry import REDIS_ERRORS
 
 logger = logging.getLogger(__name__)
@@ -58,12 +58,13 @@ class Client(Redis):
     if Sentinels name the server.
     """
 
-    def __init__(self, pool: BlockingConnectionPool, finder: MasterFinder | None = None) -> None:
+    def __init__(
+        self, pool: ConnectionPool, finder: MasterFinder | None = None, links: tuple[Link, Link] | None = None
+    ) -> None:
         super().__init__(connection_pool=pool)
         self._finder = finder
         self.auto_close_connection_pool = True
-        self.link = Link(pool, TIMEOUT_S)
-        self.bulk = Link(pool, TIMEOUT_S)
+        self.link, self.bulk = links or (Link(pool, TIMEOUT_S), Link(pool, TIMEOUT_S))
 
     async def aclose(self, close_connection_pool: bool | None = None) -> None:
         await self.link.close()
@@ -74,7 +75,7 @@ class Client(Redis):
 
 
 def connect(url: str, *, max_connections: int = 50, timeout_s: float = TIMEOUT_S) -> Client:
-    """Return a client with its own pool and link; nothing is opened before the first command.
+    """Return a client with its own pool and link; nothing is opened before the first command. Not for a cluster.
 
     `timeout_s`: the time-out of a command; a blocking command needs more than it asks Redis to wait.
 
@@ -85,9 +86,23 @@ def connect(url: str, *, max_connections: int = 50, timeout_s: float = TIMEOUT_S
         sentinels = read_sentinel_address(check_redis_url(url))
     except ValueError as error:
         raise unusable(str(error)) from None
+    if read_cluster_address(url) is not None:
+        raise unusable("names a cluster, where there is no one server to connect to")
+    pool = open_pool(
+        url if sentinels is None else sentinels.server_url, max_connections=max_connections, timeout_s=timeout_s
+    )
+    if sentinels is None:
+        return Client(pool)
+    finder = MasterFinder(sentinels, tls_options(pool))
+    pool.connection_class = to_master(pool.connection_class, finder)
+    return Client(pool, finder)
+
+
+def open_pool(url: str, *, max_connections: int, timeout_s: float) -> BlockingConnectionPool:
+    """Return a pool for one server, whose connections leave it when it accepts no writes any more. See `connect`."""
     try:
         pool = BlockingConnectionPool.from_url(
-            url if sentinels is None else sentinels.server_url,
+            url,
             max_connections=max_connections,
             timeout=TIMEOUT_S,  # wait this long for a free connection, instead of failing at once
             socket_timeout=timeout_s,
@@ -98,11 +113,7 @@ def connect(url: str, *, max_connections: int = 50, timeout_s: float = TIMEOUT_S
     except ValueError:
         raise unusable("an option in its query has a value that cannot be used") from None
     pool.connection_class = _leaving(pool.connection_class)
-    if sentinels is None:
-        return Client(pool)
-    finder = MasterFinder(sentinels, tls_options(pool))
-    pool.connection_class = to_master(pool.connection_class, finder)
-    return Client(pool, finder)
+    return pool
 
 
 def unusable(why: str) -> BadSetting:

@@ -36,7 +36,7 @@ class RedisCommands:
                     user, now_ms, until_ms = block
                     pipeline.zadd(self._blocked, {user: until_ms})
                     pipeline.zremrangebyscore(self._blocked, "-inf", now_ms)
-                pipeline.publish(self._bus_channel, payload)
+                pipeline.execute_command(self._server.verbs.publish, self._bus_channel, payload)
                 pipeline.xadd(self._stream, {"e": payload}, maxlen=MOST_KEPT, approximate=True)
                 pipeline.expire(self._stream, COMMAND_TTL_S)
                 await pipeline.execute()

@@ -16,6 +16,10 @@ class Keys:
     prefix: str
     bus_channel: str
 
+    def in_slot(self, tag: str) -> "Keys":
+        """Return the names of one virtual shard of a cluster: all are in the slot of the tag, the first in braces."""
+        return Keys(f"{self.prefix}{{{tag}}}:", f"{{{tag}}}{self.bus_channel}")
+
     def bus_channel_of(self, channel: str) -> str:
         """The bus channel of replicas that follow a public channel."""
         return f"{self.bus_channel}:{channel}"

@@ -20,7 +20,7 @@ from redis.exceptions import NoScriptError, RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from heliograph.backends.redis.link_errors import DEMOTED, LinkFull, NotConnected, NotConnectedInTime, NotSent
-from heliograph.backends.redis.wire import Wire
+from heliograph.backends.redis.wire import Connected, Wire
 from heliograph.callbacks import await_callback
 from heliograph.tasks import end
 
@@ -55,7 +55,7 @@ class Link:
         self._pool = pool
         self._timeout_s = timeout_s
         self.connections = 0  # opened so far: the same number twice means the same connection
-        self._wire: Wire | None = None
+        self._wire: Connected | None = None
         self._connecting: asyncio.Task[None] | None = None
         self._failures = 0
         self._retry_at = 0.0  # earliest time of the next attempt, by the loop's clock
@@ -70,7 +70,7 @@ class Link:
         self._flush_is_due = False
         self._tick = 0  # one clock for all commands
         self._timer: asyncio.TimerHandle | None = None
-        self._heard: tuple[Wire | None, int] = (None, 0)  # the wire's number of reads ...
+        self._heard: tuple[Connected | None, int] = (None, 0)  # the wire's number of reads ...
         self._heard_at = 0  # ... and the tick at which it last changed
 
     # -- commands
@@ -150,7 +150,7 @@ class Link:
     async def _connect(self) -> None:
         try:
             async with asyncio.timeout(CONNECT_TIMES * self._timeout_s):
-                wire = await Wire.open(self._pool, self._on_reply, self._on_lost, self._flush)
+                wire = await self._open_wire()
         except TimeoutError:
             self._failed(RedisTimeoutError(f"no connection within {CONNECT_TIMES * self._timeout_s:g} s"))
         except (RedisError, OSError) as error:
@@ -166,6 +166,9 @@ class Link:
             # Nothing was sent before: the time of what has waited for the connection begins now.
             self._outstanding = deque((done, self._tick, unknown) for done, _, unknown in self._outstanding)
             self._flush()
+
+    async def _open_wire(self) -> Connected:
+        return await Wire.open(self._pool, self._on_reply, self._on_lost, self._flush)
 
     def _failed(self, error: Exception) -> None:
         self._connecting = None
@@ -221,7 +224,7 @@ class Link:
             return
         unsent, self._unsent = self._unsent, []
         self._unsent_bytes = 0
-        self._wire.write(unsent[0] if len(unsent) == 1 else b"".join(unsent))
+        self._wire.send(unsent)
 
     def _on_reply(self, reply: Any) -> None:
         done, _, unknown = self._outstanding.popleft()
@@ -234,16 +237,20 @@ class Link:
 
     def _on_error(self, error: Exception, done: OnReply, unknown: Callable[[], object] | None) -> None:
         if unknown is not None and isinstance(error, NoScriptError):
-            try:
-                unknown()
-            except Exception:
-                logger.exception("reloading an unknown script failed with an unexpected error")
-                call_back(done, error)
+            self._give_back(error, done, unknown)
             return
         call_back(done, error)
         if isinstance(error, DEMOTED) and self._wire is not None:
             self._wait(DEMOTED_PAUSE_S, error)
             self._wire.fail(RedisConnectionError(f"this server takes no writes: {error}"))
+
+    def _give_back(self, error: Exception, done: OnReply, unknown: Callable[[], object]) -> None:
+        """Give a command that was not executed back to its caller."""
+        try:
+            unknown()
+        except Exception:
+            logger.exception("repeating a command that was not executed failed with an unexpected error")
+            call_back(done, error)
 
     # -- time
 

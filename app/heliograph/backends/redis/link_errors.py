@@ -18,6 +18,14 @@ class LinkFull(NotSent):
     """Redis is so far behind that no more commands are sent."""
 
 
+class SlotMoved(RedisConnectionError):
+    """The bus channels are at another server of the cluster now."""
+
+
+class Held(NotSent, RedisConnectionError):
+    """The slot of a cluster was between two servers for too long. Nothing has happened."""
+
+
 class NotConnected(NotSent, RedisConnectionError):
     """There is no connection; it is too early for another attempt, or the attempt failed."""
 

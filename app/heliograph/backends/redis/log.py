@@ -155,6 +155,7 @@ class TwoServerLog(RedisLog):
         super().__init__(durable, budget=budget, page_bytes=page_bytes)
         self._live = live.link
         self._live_scripts = live.scripts
+        self._publish = live.verbs.publish
 
     def submit(self, draft: Draft, options: Namespace, lease: str, done: OnAppended) -> None:
         def stored(reply: Any) -> None:
@@ -193,7 +194,7 @@ class TwoServerLog(RedisLog):
                 )
 
         if user_id is None:
-            self._live.call(("PUBLISH", self._keys.bus_channel_of(channel), envelope), announced)
+            self._live.call((self._publish, self._keys.bus_channel_of(channel), envelope), announced)
         else:
             common = (self._keys.settled_at,), (lease, self._keys.bus_channel)
             self._live_scripts.call("announce", ([self._keys.holders(user_id)], [envelope], common), announced)

@@ -48,20 +48,23 @@ def load(
     claim: Claim | None = None,
     mark_key: str = "",
     mark: int = 0,
+    name: str = "",
+    publish: str = "PUBLISH",
 ) -> Steps:
     """Yield commands, all for one connection, and take their answers, including errors of Redis.
 
     Return name -> SHA of the scripts. `owner`, `directed`: see `script_text`. `claim`: to a number beside the owner,
     so that each of several owners with one name has scripts of its own. `mark`: the number that Redis acknowledged
-    last under `mark_key` (0: none). A server that has a lower one has lost later data.
+    last under `mark_key` (0: none). A server that has a lower one has lost later data. `name`: of the server, if that
+    is decided already. `publish`: see `script_text`.
 
     Raises RedisError.
     """
     look = [("INFO", "server"), ("INFO", "replication"), ("CONFIG", "GET", "appendonly", "appendfsync")]
     server, replication, config, *known = yield [*look, ("HMGET", keys.server, "name", "lost"), _mark_read(mark_key)]
-    [(name, lost), marked] = raise_first_error(known)
+    [(known_name, lost), marked] = raise_first_error(known)
     run_id = _if_allowed(server, _lines).get("run_id", "")[:NAME_LENGTH]
-    name = yield from _agree(keys, run_id, (name or b"").decode())
+    name = name or (yield from _agree(keys, run_id, (known_name or b"").decode()))
     role = _if_allowed(replication, _lines)
     certain = bool(role) and is_certain(_if_allowed(config, _pairs), role) and (lost or b"").decode() != name
     if certain and int(marked or 0) < mark:
@@ -69,7 +72,9 @@ def load(
         raise_first_error((yield [("HSET", keys.server, "lost", name)]))
     if claim is not None:
         owner = yield from _claim(keys, owner, claim)
-    texts = [script_text(each, name, certain=certain, directed=directed, owner=owner) for each in names]
+    texts = [
+        script_text(each, name, certain=certain, directed=directed, owner=owner, publish=publish) for each in names
+    ]
     shas = yield [("SCRIPT", "LOAD", text) for text in texts]
     return {each: _text(sha) for each, sha in zip(names, raise_first_error(shas), strict=True)}
 

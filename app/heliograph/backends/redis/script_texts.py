@@ -47,16 +47,19 @@ def read_all() -> None:
             _read(part.removesuffix("()"))
 
 
-def script_text(name: str, server: str, *, certain: bool, directed: bool, owner: str = "") -> str:
+def script_text(
+    name: str, server: str, *, certain: bool, directed: bool, owner: str = "", publish: str = "PUBLISH"
+) -> str:
     """Return the script for the server of this name (16 characters). `certain`: see `is_certain`; `owner`: `Scripts`.
 
-    `directed`: messages to users go only to the replicas that hold them (`BusSettings.routing`).
+    `directed`: messages to users go only to the replicas that hold them (`BusSettings.routing`). `publish`: the
+    command that does so.
     """
     fence = f"'{server[:16]}{'1' if certain else '0'}'"
     constants = (
         f"local fence, certain, directed = {fence}, {str(certain).lower()}, {str(directed).lower()}\n"
         f"local meta_ms, client_meta_ms = {META_TTL_S * 1000}, {CLIENT_META_TTL_S * 1000}\n"
-        f"local window_ms = {int(WINDOW_S * 1000)}\n"
+        f"local window_ms, publish = {int(WINDOW_S * 1000)}, '{publish}'\n"
         f"local key_ttl_ms, tail_size = {IDEMPOTENCY_TTL_S * 1000}, {TAIL_SIZE}"
         f" -- {owner.encode().hex()}\n"
     )

@@ -103,13 +103,17 @@ class Scripts:
         batch = self._batch
         if batch is not None and batch is self._link.open_batch and batch.name == name and batch.add(call, done):
             return  # it joins the last batch, which is not sent yet and is still the last command
-        if name in self._shas and self._loading is None:
+        if self._is_loaded(name):
             self._send(name, call, done)
         elif len(self._waiting) >= MOST_OUTSTANDING:
             done(LinkFull(f"{len(self._waiting)} calls wait for the scripts to be loaded"))
         else:
             self._waiting.append((name, call, done))
             self._load()
+
+    def _is_loaded(self, name: str) -> bool:
+        """Return whether the script can be called at once."""
+        return name in self._shas and self._loading is None
 
     async def run(self, name: str, keys: Sequence[str], arguments: Sequence[Argument]) -> Any:
         """Run one script and wait for its reply. Raises the errors of redis-py."""
@@ -177,9 +181,11 @@ class Scripts:
 
     async def _follow_steps(self) -> dict[str, str]:
         """Load the scripts for this server over one connection, which a restart of the server would end."""
-        link = self._link
-        await link.ping()
-        connection = link.connections
+        await self._link.ping()
+        return await self._load_over(self._link.connections)
+
+    async def _load_over(self, connection: int, server: str = "", publish: str = "PUBLISH") -> dict[str, str]:
+        """Load the scripts over this connection. `server`, `publish`: the `name` and the `publish` of `load`."""
         # A set has no order, and two loads must not differ in that.
         wanted = dict.fromkeys(
             [*self._shas, *(call[0] for call in self._again), *(call[0] for call in self._waiting)]
@@ -192,6 +198,8 @@ class Scripts:
             claim=self._claim if self._owner else None,
             mark_key=self._mark.key,
             mark=self._mark.number,
+            name=server,
+            publish=publish,
         )
         commands = next(steps)
         while True:

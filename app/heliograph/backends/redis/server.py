@@ -3,14 +3,17 @@
 A replica has one for the bus and the directory, and a second one if kept messages have a server of their own.
 """
 
+from collections.abc import Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import RedisError
 
+from heliograph.backends.redis.bus_verbs import PLAIN, BusVerbs
 from heliograph.backends.redis.client import Client, as_bus_unavailable
 from heliograph.backends.redis.keys import Keys
 from heliograph.backends.redis.scripts import Scripts
+from heliograph.backends.redis.wire import BusWire, Wire
 from heliograph.telemetry import Histogram
 
 if TYPE_CHECKING:
@@ -24,8 +27,10 @@ class RedisServer:
     for a program without scripts of its own. `directed`: see `script_text`. `publish_time` records how long Redis
     needs for calls that publish; servers may share one.
 
-    Nothing is opened before the first command. After `close` it may be used again.
+    `verbs`: the commands of its bus. Nothing is opened before the first command. After `close` it may be used again.
     """
+
+    verbs: BusVerbs = PLAIN
 
     def __init__(
         self,
@@ -45,8 +50,16 @@ class RedisServer:
         # Two clusters on one Redis may both have a replica-1.
         owner = "" if replica is None else f"{keys.bus_channel} {replica}"
         self.publish_time = publish_time or Histogram()
-        self.scripts = Scripts(client, keys, owner, directed=directed, publish_time=self.publish_time)
-        self.bulk_scripts = self.scripts.over(client.bulk)  # the same, over the link for large answers
+        self.scripts, self.bulk_scripts = self._make_scripts(owner, directed=directed)
+
+    def _make_scripts(self, owner: str, *, directed: bool) -> tuple[Scripts, Scripts]:
+        """Return the scripts over the link, and the same over the link for large answers."""
+        made = Scripts(self.client, self.keys, owner, directed=directed, publish_time=self.publish_time)
+        return made, made.over(self.bulk)
+
+    async def open_bus(self, receive: Callable[[Any], object], lost: Callable[[Exception], object]) -> BusWire:
+        """Open a connection to listen on: see `Wire.open`."""
+        return await Wire.open(self.client.connection_pool, receive, lost)
 
     async def ping(self) -> None:
         """Make sure that both links answer. Raises the errors of redis-py."""

@@ -9,7 +9,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import hiredis
 from redis._parsers import BaseParser
@@ -22,6 +22,52 @@ logger = logging.getLogger(__name__)
 CLOSE_TIMEOUT_S = 1.0
 MOST_HELD_BYTES = 65_536
 _NOT_YET = object()
+
+
+class Connected(Protocol):
+    """What sends commands over a connection that is open: a `Wire`, or a part of one that several share."""
+
+    @property
+    def reads(self) -> int:
+        """Return the number of reads so far."""
+        ...
+
+    @property
+    def is_paused(self) -> bool:
+        """True if Redis reads more slowly than we write."""
+        ...
+
+    def send(self, commands: list[bytes]) -> None:
+        """Send commands in one go."""
+        ...
+
+    def fail(self, reason: Exception) -> None:
+        """End the connection for this reason."""
+        ...
+
+    async def close(self) -> None:
+        """End the connection at once, without writing the rest."""
+        ...
+
+
+class BusWire(Protocol):
+    """What listens to the bus over a connection that is open."""
+
+    def say(self, *command: str | bytes | int) -> None:
+        """Send one command at once."""
+        ...
+
+    def hold(self) -> None:
+        """Hold replies back: they wait here and, if they are many, in the socket."""
+        ...
+
+    def release(self) -> None:
+        """Pass on held replies, and later ones again."""
+        ...
+
+    async def close(self) -> None:
+        """End the connection at once."""
+        ...
 
 
 class Wire(asyncio.Protocol):
@@ -81,8 +127,9 @@ class Wire(asyncio.Protocol):
             wire.connection_lost(None)
         return wire
 
-    def write(self, data: bytes) -> None:
-        self._transport.write(data)
+    def send(self, commands: list[bytes]) -> None:
+        """Send commands in one go."""
+        self._transport.write(commands[0] if len(commands) == 1 else b"".join(commands))
 
     def say(self, *command: str | bytes | int) -> None:
         """Send one command at once."""

@@ -2,6 +2,7 @@
 -- KEYS: the common keys, then the keys of each call in order
 -- ARGV: number of calls, keys of each, arguments of each; then the common arguments and those of each call
 -- The script itself is a function of one call's `keys` and `arguments`.
+-- Constant that is set before this: publish (PUBLISH, or SPUBLISH in a cluster)
 local calls, key_count, argument_count = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 local common_keys = {unpack(KEYS, 1, #KEYS - calls * key_count)}
 local common = {unpack(ARGV, 4, #ARGV - calls * argument_count)}
@@ -37,7 +38,7 @@ local function run_calls(call)
     answers[i] = answer
   end
   for i = 1, #bus_channels do
-    redis.call('PUBLISH', bus_channels[i], table.concat(outgoing[bus_channels[i]], '\n'))
+    redis.call(publish, bus_channels[i], table.concat(outgoing[bus_channels[i]], '\n'))
   end
   return answers
 end

@@ -54,6 +54,6 @@ for i = FIRST_CLIENT, #ARGV, PER_CLIENT do
 end
 
 if bus_channel ~= '' and #lines > 0 then
-  redis.call('PUBLISH', bus_channel, table.concat(lines, '\n'))
+  redis.call(publish, bus_channel, table.concat(lines, '\n'))
 end
 return 1

@@ -1,0 +1,171 @@
+"""The scripts of a virtual shard: loaded anew whenever its slot has come to another server, or may have."""
+
+import asyncio
+from collections.abc import Sequence
+from functools import partial
+from time import monotonic
+from typing import Any
+
+from redis.exceptions import MovedError, RedisError
+
+from heliograph.backends.redis.client import Client
+from heliograph.backends.redis.cluster import succession
+from heliograph.backends.redis.cluster.link import ClusterLink
+from heliograph.backends.redis.cluster.nodes import Nodes
+from heliograph.backends.redis.cluster.succession import Known, Process, Replication
+from heliograph.backends.redis.cluster.topology import HOLD_S, NOT_EXECUTED, PAUSE_S, Node
+from heliograph.backends.redis.keys import Keys
+from heliograph.backends.redis.link import Command, OnReply
+from heliograph.backends.redis.link_errors import Held, NotSent
+from heliograph.backends.redis.script_loading import Claim
+from heliograph.backends.redis.scripts import Mark, Scripts
+from heliograph.callbacks import await_callback
+from heliograph.telemetry import Histogram
+
+PUBLISH = "SPUBLISH"
+# After so long without a call the server may have been replaced and be back: it would still know its old scripts.
+VERIFIED_S = 2.0
+MOST_PAUSE_S = 0.1  # between two attempts to load them
+
+
+class ClusterScripts(Scripts):
+    """`Scripts` of one virtual shard. They are loaded for one connection, and for no other.
+
+    When the slot is at another server, calls wait until it is known whether something was lost (`succession.py`), and
+    fail after `HOLD_S`.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        nodes: Nodes,
+        slot: int,
+        keys: Keys,
+        link: ClusterLink,
+        owner: str = "",
+        *,
+        directed: bool = False,
+        publish_time: Histogram | None = None,
+        mark: Mark | None = None,
+        claim: Claim | None = None,
+    ) -> None:
+        super().__init__(
+            client, keys, owner, directed=directed, publish_time=publish_time, link=link, mark=mark, claim=claim
+        )
+        self._nodes = nodes
+        self._slot = slot
+        self._steady_link = link
+        self._known = Known()
+        self._loaded_over = 0  # the connection for which the scripts are loaded
+        self._called_at = 0.0  # monotonic seconds
+
+    def on(self, link: ClusterLink) -> "ClusterScripts":
+        """Return the same scripts over another link: see `Scripts.over`."""
+        return ClusterScripts(
+            self._client,
+            self._nodes,
+            self._slot,
+            self._keys,
+            link,
+            self._owner,
+            directed=self._directed,
+            mark=self._mark,
+            claim=self._claim,
+        )
+
+    def _is_loaded(self, name: str) -> bool:
+        now, before = monotonic(), self._called_at
+        self._called_at = now
+        link = self._steady_link
+        return (
+            super()._is_loaded(name)
+            and link.is_steady
+            and link.connections == self._loaded_over
+            and now - before < VERIFIED_S
+        )
+
+    def _unknown(self, name: str, parameters: Command, done: OnReply, times: int) -> None:
+        """Load the scripts, and repeat this call, which was not run. `times`: 1, or the end of that, monotonic ms."""
+        now_ms = int(monotonic() * 1000)
+        until_ms = times if times > 1 else now_ms + int(HOLD_S * 1000)
+        if now_ms > until_ms:
+            done(Held(f"slot {self._slot} was moving, or lost its scripts, for more than {HOLD_S:g} s"))
+            return
+        self._again.append((name, parameters, done, until_ms))
+        self._load()
+
+    async def _follow_steps(self) -> dict[str, str]:
+        until, pause_s = monotonic() + HOLD_S, PAUSE_S
+        while True:
+            try:
+                return await self._load_here()
+            except RedisError as error:
+                if monotonic() > until or not isinstance(error, (*NOT_EXECUTED, NotSent)):
+                    raise
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, MOST_PAUSE_S)
+
+    async def _load_here(self) -> dict[str, str]:
+        """Load the scripts at the present owner of the slot, under the right name."""
+        link = self._steady_link
+        await link.ping()
+        connection, node = link.connections, link.node
+        if node is None:
+            raise NotSent("the connection to Redis has ended meanwhile")
+        *about, known = await self._ask(connection, *succession.LOOK, ("HMGET", self._keys.server, "line"))
+        if isinstance(known, Exception):
+            raise known
+        new = Replication.read(succession.facts_of(about))
+        server = ""
+        if new.run_id:  # otherwise INFO is not allowed, and every move may have lost something
+            server = await self._name(connection, Process(new.run_id, node), succession.last_process(known[0]))
+        shas = await self._load_over(connection, server, PUBLISH)
+        self._loaded_over, self._called_at = connection, monotonic()
+        return shas
+
+    async def _name(self, connection: int, here: Process, last: Process | None) -> str:
+        """Return the name under which the scripts run, and record that this process has the shard now."""
+        continued = ""
+        if last is not None and last.run_id != here.run_id and await self._continues(last, here):
+            continued = str(last)
+        commands = succession.succeed(self._keys.server, here, continued, self._known)
+        replies = await self._ask(connection, *commands)
+        for reply in replies:
+            if isinstance(reply, Exception):
+                raise reply
+        name: str = replies[-1].decode()
+        self._known = Known(name, str(here))
+        return name
+
+    async def _continues(self, last: Process, here: Process) -> bool:
+        """Return whether the present owner has everything of the last one. It waits until that is known."""
+        until = monotonic() + succession.PROVE_S
+        while monotonic() < until:
+            try:
+                old, owner = await self._replication(last.node), await self._owner_by(last.node)
+                new = await self._replication(here.node)
+            except (RedisError, OSError, TimeoutError):
+                return False  # the last one is away
+            verdict = succession.continues(last, old, new, owner)
+            if verdict is not None:
+                return verdict
+            await asyncio.sleep(succession.LOOK_AGAIN_S)
+        return False
+
+    async def _replication(self, node: Node) -> Replication:
+        answers = [await self._nodes.ask(node, *command) for command in succession.LOOK]
+        return Replication.read(succession.facts_of(answers))
+
+    async def _owner_by(self, node: Node) -> Any:
+        """Return what a server answers to a command for the slot: perhaps that it has moved."""
+        try:
+            return await self._nodes.ask(node, "HGET", self._keys.server, "name")
+        except MovedError as error:
+            return error
+        except NOT_EXECUTED:
+            return None
+
+    async def _ask(self, connection: int, *commands: Command) -> Sequence[Any]:
+        """Return the replies, errors too, to commands over this connection."""
+        replies: Sequence[Any] = await await_callback(partial(self._ask_all, list(commands), connection))
+        return replies

@@ -1,0 +1,56 @@
+"""One virtual shard of a cluster as one failure domain."""
+
+from collections.abc import Callable
+from typing import Any
+
+from heliograph.backends.redis.bus_verbs import SHARDED
+from heliograph.backends.redis.cluster.client import ShardClient
+from heliograph.backends.redis.cluster.scripts import ClusterScripts
+from heliograph.backends.redis.keys import Keys
+from heliograph.backends.redis.scripts import Scripts
+from heliograph.backends.redis.server import RedisServer
+from heliograph.backends.redis.wire import BusWire
+from heliograph.telemetry import Histogram
+
+
+class ShardServer(RedisServer):
+    """A `RedisServer` that is one slot of a cluster. `keys`: as of one server; they get the tag of the shard."""
+
+    verbs = SHARDED
+
+    def __init__(
+        self,
+        client: ShardClient,
+        keys: Keys,
+        *,
+        node_id: str = "",
+        replica: str | None = None,
+        directed: bool = False,
+        publish_time: Histogram | None = None,
+    ) -> None:
+        self._shard = client
+        super().__init__(
+            client,
+            keys.in_slot(client.tag),
+            node_id=node_id,
+            replica=replica,
+            directed=directed,
+            publish_time=publish_time,
+        )
+
+    def _make_scripts(self, owner: str, *, directed: bool) -> tuple[Scripts, Scripts]:
+        shard, (link, bulk) = self._shard, self._shard.cluster_links
+        made = ClusterScripts(
+            shard,
+            shard.nodes,
+            shard.slot,
+            self.keys,
+            link,
+            owner,
+            directed=directed,
+            publish_time=self.publish_time,
+        )
+        return made, made.on(bulk)
+
+    async def open_bus(self, receive: Callable[[Any], object], lost: Callable[[Exception], object]) -> BusWire:
+        return await self._shard.nodes.open_bus(self._shard.slot, receive, lost)

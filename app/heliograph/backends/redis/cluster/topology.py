@@ -1,0 +1,185 @@
+"""Which server of a cluster owns which slot, as the servers say. Pure, apart from `Topology`, which asks them."""
+
+import asyncio
+import logging
+import random
+from bisect import bisect_right
+from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
+from typing import Any, Final, NoReturn
+
+from redis.exceptions import AskError, ClusterDownError, MovedError, RedisError, TryAgainError
+
+from heliograph.backends.redis.cluster.tags import SLOTS
+from heliograph.backends.redis.link_errors import NotConnected
+from heliograph.tasks import end
+
+logger = logging.getLogger(__name__)
+
+Node = tuple[str, int]  # host and port
+
+# The server has not carried the command out: another one owns the slot, or will in a moment, or nobody does.
+NOT_EXECUTED: Final = (AskError, TryAgainError, ClusterDownError)  # MOVED is a kind of ASK in redis-py
+HOLD_S: Final = 1.0  # how long a command is held that was not executed
+PAUSE_S: Final = 0.02  # before it is sent again
+LOOK_S: Final = 1.0  # how often to look for changes that no reply has told of
+QUESTION: Final = ("CLUSTER", "SLOTS")
+
+
+class NoOwner(NotConnected):
+    """No server that answers knows who owns the slot."""
+
+
+class SlotMap:
+    """Owners by slot, from an answer to CLUSTER SLOTS. `asked`: the server that gave it."""
+
+    def __init__(self, answer: Iterable[Any], asked: Node) -> None:
+        ranges = sorted((first, last, _node(server, asked)) for first, last, server, *_ in answer)
+        self._firsts = [first for first, _, _ in ranges]
+        self._ranges = ranges
+
+    def owner(self, slot: int) -> Node | None:
+        """Return the slot's master; None if the slot has none."""
+        place = bisect_right(self._firsts, slot) - 1
+        if place < 0 or slot > self._ranges[place][1]:
+            return None
+        return self._ranges[place][2]
+
+    @property
+    def masters(self) -> list[Node]:
+        """Return every master that owns slots."""
+        return list(dict.fromkeys(node for _, _, node in self._ranges))
+
+
+def _node(server: list[Any], asked: Node) -> Node:
+    """Return an address from CLUSTER SLOTS; an empty host is the one that was asked."""
+    host, port = server[0], server[1]
+    name = host.decode() if isinstance(host, bytes) else host
+    return (name if name not in (None, "", "?") else asked[0]), int(port)
+
+
+def moved_to(error: Exception, asked: Node | None = None) -> Node | None:
+    """Return the owner that an error names; None if it names none."""
+    if not isinstance(error, MovedError):
+        return None
+    host, port = error.node_addr
+    if not host and asked is None:
+        return None
+    return host or asked[0], port  # type: ignore[index]
+
+
+class Topology:
+    """The owners of slots, for connections of an event loop.
+
+    `seeds`: servers to ask first. `ask` sends one command to a server and returns its answer.
+
+    `watch`: its callback is called when another server has become the owner of the slot, or when nobody knows.
+    """
+
+    def __init__(self, seeds: Iterable[Node], ask: Callable[..., Awaitable[Any]]) -> None:
+        self._seeds = list(seeds)
+        self._ask = ask
+        self._map = SlotMap((), self._seeds[0])
+        self._said: dict[int, Node] = {}  # owners that MOVED has named since the map was read
+        self._doubted: Node | None = None
+        self._is_due = True  # the map must be read again before it is believed
+        self._reading = asyncio.Lock()
+        self._watched: dict[int, list[Callable[[], object]]] = {}
+        self._seen: dict[int, Node | None] = {}  # owners of watched slots, as their watchers know
+        self._looking: asyncio.Task[None] | None = None
+
+    async def owner(self, slot: int) -> Node:
+        """Return the server that owns the slot, as far as is known.
+
+        Raises:
+            NoOwner: no server that answers knows one.
+        """
+        if self._is_due or self.known_owner(slot) is None:
+            async with self._reading:
+                if self._is_due or self.known_owner(slot) is None:
+                    await self._read()
+        owner = self.known_owner(slot)
+        if owner is None:
+            self._is_due = True
+            raise NoOwner(f"no server of the cluster owns slot {slot} of {SLOTS}")
+        return owner
+
+    def known_owner(self, slot: int) -> Node | None:
+        """Return the slot's owner as it was read last; None if it is unknown."""
+        return self._said.get(slot) or self._map.owner(slot)
+
+    def refused(self, slot: int, error: Exception, asked: Node | None = None) -> None:
+        """Take an error that says that the slot is elsewhere, or in doubt. `asked`: the server that gave it."""
+        owner = moved_to(error, asked)
+        if owner is not None:
+            self._said[slot] = owner
+            asyncio.get_running_loop().call_soon(self._tell_watchers)
+        elif not isinstance(error, AskError | TryAgainError):
+            self._is_due = True
+
+    def doubt(self, node: Node) -> None:
+        """Note that the server does not answer: perhaps it owns nothing any more."""
+        self._doubted = node
+        self._is_due = True
+
+    def watch(self, slot: int, changed: Callable[[], object]) -> None:
+        """Call `changed` whenever the owner of the slot is another one. Looking begins with the first watcher."""
+        self._seen[slot] = self.known_owner(slot)
+        self._watched.setdefault(slot, []).append(changed)
+        if self._looking is None:
+            self._looking = asyncio.create_task(self._look(), name="redis-topology")
+
+    def unwatch(self, slot: int, changed: Callable[[], object]) -> None:
+        """End what `watch` began."""
+        with suppress(KeyError, ValueError):
+            self._watched[slot].remove(changed)
+
+    async def close(self) -> None:
+        """Stop looking. It may be used again."""
+        looking, self._looking = self._looking, None
+        self._watched.clear()
+        if looking is not None:
+            await end([looking])
+
+    async def _look(self) -> NoReturn:
+        while True:
+            await asyncio.sleep(LOOK_S)
+            try:
+                async with self._reading:
+                    await self._read()
+            except RedisError as error:
+                logger.debug("the topology of the cluster cannot be read: %s", error)
+            except Exception:
+                logger.exception("reading the topology of the cluster failed with an unexpected error; retrying")
+
+    async def _read(self) -> None:
+        known = [node for node in self._map.masters if node != self._doubted]
+        random.shuffle(known)
+        errors: list[str] = []
+        for node in dict.fromkeys([*known, *self._seeds, *self._map.masters]):
+            try:
+                answer = await self._ask(node, *QUESTION)
+            except (RedisError, OSError, TimeoutError) as error:
+                errors.append(f"{node[0]}:{node[1]}: {error or type(error).__name__}")
+                continue
+            found = SlotMap(answer, node)
+            if found.masters:
+                self._map = found
+                self._said.clear()
+                self._is_due = False
+                self._doubted = None
+                self._tell_watchers()
+                return
+            errors.append(f"{node[0]}:{node[1]}: it is in no cluster")
+        raise NoOwner(f"no server of the cluster answers: {'; '.join(errors)}")
+
+    def _tell_watchers(self) -> None:
+        for slot, watchers in self._watched.items():
+            owner = self.known_owner(slot)
+            if owner == self._seen.get(slot):
+                continue
+            before, self._seen[slot] = self._seen.get(slot), owner
+            if before is not None and owner is not None:
+                logger.info("slot %d has moved from %s:%d to %s:%d", slot, *before, *owner)
+                for changed in list(watchers):
+                    changed()

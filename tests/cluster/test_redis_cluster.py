@@ -1,0 +1,79 @@
+"""Redis Cluster: slots move from server to server, and masters are replaced, while messages go on."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from tests.cluster.test_channels import publish
+from tests.conftest import StartReplica
+from tests.support.client import Client
+from tests.support.redis_cluster import RedisCluster
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisCluster]:
+    """Three masters with a replica each. Users and channels are in one slot, which moves from test to test."""
+    made = RedisCluster(tmp_path_factory.mktemp("cluster"), replicas=True)
+    try:
+        yield made.start()
+    finally:
+        made.stop()
+
+
+def moved(cluster: RedisCluster) -> None:
+    for _ in range(3):
+        cluster.move(cluster.slots[0])
+
+
+def failed_over(cluster: RedisCluster) -> None:
+    cluster.fail_over(cluster.owner(cluster.slots[0]))
+    cluster.wait_until_whole()
+
+
+@asynccontextmanager
+async def chatting(alice: Client, acknowledged: list[int]) -> AsyncIterator[None]:
+    """Meanwhile alice sends numbers to bob, each when the one before was acknowledged."""
+    ended = asyncio.Event()
+
+    async def send() -> None:
+        while not ended.is_set():
+            number = len(acknowledged)
+            answer = await alice.send("bob", number, idempotency_key=f"k{number}")
+            assert answer["type"] == "ack", answer
+            acknowledged.append(number)
+
+    task = asyncio.create_task(send())
+    try:
+        yield
+    finally:
+        ended.set()
+        await task
+
+
+@pytest.mark.parametrize("change", [moved, failed_over])
+async def test_nobody_notices_that_another_server_has_the_slot(
+    cluster: RedisCluster, start_replica: StartReplica, change: Callable[[RedisCluster], None]
+) -> None:
+    """Fails if a message is lost, doubled or refused, or a log begins a new epoch, though nothing was lost."""
+    one, two = [await start_replica(f"replica-{number}", redis_url=cluster.url) for number in (1, 2)]
+    acknowledged: list[int] = []
+    async with Client(one.url, user="alice") as alice, Client(two.url, user="bob") as bob:
+        await bob.say({"type": "subscribe", "channel": "chat:1"})
+        cursor = (await bob.next("subscribed"))["cursor"]
+        async with chatting(alice, acknowledged):
+            await asyncio.to_thread(change, cluster)
+            await asyncio.sleep(0.2)
+        assert await bob.messages(len(acknowledged)) == acknowledged
+        assert len(acknowledged) > 50, "alice has to send meanwhile"
+        await publish(one, "chat:1", "after")
+        assert await bob.messages(1) == ["after"]
+        assert (await alice.send("bob", "at once", ephemeral=True))["type"] == "ack"
+        assert await bob.messages(1) == ["at once"]
+        await bob.nothing_more()
+        assert await bob.only("lost", "error") == []
+    async with Client(one.url, user="bob") as bob:
+        await bob.say({"type": "subscribe", "channel": "chat:1", "cursor": cursor})
+        assert (await bob.next("subscribed"))["recovered"] is True
+        assert await bob.messages(1) == ["after"]
