@@ -1,15 +1,14 @@
 """The user's backend, and what it is asked."""
 
-import re
 from pathlib import Path
 from typing import Any, Self
-from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 
 from heliograph.protocol.decision import Hook
 from heliograph.settings.files import read_file
 from heliograph.settings.group import Group
+from heliograph.settings.http import check_header_names, check_http_url
 
 
 class HookSettings(Group):
@@ -39,23 +38,12 @@ class HookSettings(Group):
     @field_validator("connect", "refresh", "subscribe", "publish", "rpc", "sub_refresh")
     @classmethod
     def _url(cls, url: str | None) -> str | None:
-        if url is None:
-            return None
-        try:
-            parts = urlsplit(url)
-            _ = parts.port
-        except ValueError:
-            raise ValueError("cannot be read") from None  # the error's own text repeats a part of the URL
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.fragment:
-            raise ValueError("must be http://host/path or https://host/path")
-        return url
+        return None if url is None else check_http_url(url)
 
     @field_validator("headers", "static_headers")
     @classmethod
     def _names(cls, names: Any) -> Any:
-        for name in names:
-            if not _HEADER_NAME.fullmatch(name) or name.lower() in _FRAMING_HEADERS:
-                raise ValueError(f"{name[:64]!r} is not a header that can be passed on")
+        check_header_names(names)
         return names
 
     @field_validator("ca_file")
@@ -81,12 +69,3 @@ class HookSettings(Group):
     def secret_headers(self) -> dict[str, str]:
         """Return the headers of every call."""
         return {name: value.get_secret_value() for name, value in self.static_headers.items()}
-
-
-# The name of a header (RFC 9110, section 5.1), and those that only the sender of a request can set.
-_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-
-
-_FRAMING_HEADERS = frozenset(
-    ("connection", "content-length", "content-type", "host", "te", "transfer-encoding", "upgrade")
-)
