@@ -22,7 +22,12 @@ def dashboard() -> dict[str, Any]:
     return loaded
 
 
-HOOKS = {"rpc": "http://127.0.0.1:9/"}  # without one there is nothing to measure
+# Without them there is nothing to measure.
+CALLS: dict[str, Any] = {
+    "hooks": {"rpc": "http://127.0.0.1:9/"},
+    "events": {"kinds": ["user_online"]},
+    "webhooks": {"url": "http://127.0.0.1:9/", "secret": "a" * 32},
+}
 
 
 def panels() -> list[dict[str, Any]]:
@@ -43,7 +48,7 @@ def expressions() -> dict[str, str]:
 
 async def test_every_metric_that_is_named_exists(start_replica: StartReplica) -> None:
     """Fails if a metric is renamed and the dashboard or an alert goes on looking for the old one."""
-    one = await start_replica(hooks=HOOKS)
+    one = await start_replica(**CALLS)
     async with Client(one.url, user="alice") as alice:
         await alice.send("alice", 1)
     await eventually(lambda: one.replica.telemetry.closes)
@@ -55,7 +60,7 @@ async def test_every_metric_that_is_named_exists(start_replica: StartReplica) ->
 
 async def test_every_metric_of_ours_is_on_the_dashboard(start_replica: StartReplica) -> None:
     """Fails if something is measured that nobody would see."""
-    one = await start_replica(hooks=HOOKS)
+    one = await start_replica(**CALLS)
     ours = {family.name for family in families(await scrape(one)) if family.name.startswith("heliograph_")}
     shown = " ".join(expressions().values())
     assert {name for name in ours if not re.search(rf"\b{name}(_total|_bucket|_info)?\b", shown)} == set()
@@ -63,7 +68,7 @@ async def test_every_metric_of_ours_is_on_the_dashboard(start_replica: StartRepl
 
 async def test_the_handbook_explains_every_metric(start_replica: StartReplica) -> None:
     """Fails if docs/operations.md leaves a metric out, or tells of one that is none."""
-    one = await start_replica(hooks=HOOKS)
+    one = await start_replica(**CALLS)
     there = {_in_docs(family.name, family.type) for family in families(await scrape(one))}
     told = set(METRIC.findall((DEPLOY.parent / "docs" / "operations.md").read_text(encoding="utf-8")))
     ours = {name for name in there if name.startswith("heliograph_")}

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NoReturn
 import click
 import msgspec
 
+from heliograph.cli_webhooks import webhooks
 from heliograph.client.output import drop_unwritten, open_missing, say
 from heliograph.errors import BadChannel, BadSetting, BadUserId, HeliographError, InvalidToken
 from heliograph.logs import configure_logging
@@ -45,6 +46,9 @@ _open = click.option(
 def main() -> None:
     """A horizontally scaled WebSocket cluster. Settings are HELIOGRAPH_… variables: docs/operations.md."""
     open_missing()
+
+
+main.add_command(webhooks)
 
 
 @main.command()

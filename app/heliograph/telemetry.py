@@ -12,6 +12,8 @@ WRITE_REFUSALS: Final = ("user_messages", "user_bytes", "recipient_messages", "m
 REDIS_ERRORS: Final = {"timeout": 0, "connection": 0, "refused": 0}  # of the process, which has many clients
 FAST_S: Final = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
 
+SLOW_S: Final = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
+
 
 class Histogram:
     """How many observations (in seconds) were below each bound, and their sum."""
@@ -63,6 +65,17 @@ class HookStats:
 
 
 @dataclass(slots=True)
+class WebhookStats:
+    """Counters of the webhooks of this replica: only the one that pushes them counts."""
+
+    delivered: int = 0  # events that the receiver has taken
+    dead: int = 0  # events that were moved to the dead letters
+    failed: int = 0  # requests that the receiver has not taken
+    oldest_s: float = 0.0  # age of the oldest event that it has not taken, when it was last tried; 0: none waits
+    time: Histogram = field(default_factory=lambda: Histogram(SLOW_S))  # of each request that it has taken
+
+
+@dataclass(slots=True)
 class Telemetry:
     """All counters of one replica."""
 
@@ -77,6 +90,7 @@ class Telemetry:
     repairs: int = 0  # ranges of a channel that were read from the log because the bus lost them
     unfilled_gaps: int = 0  # ranges that the log had lost too; clients were told
     hooks: dict[str, HookStats] = field(default_factory=dict)  # by the name of the hook; only those that are set
+    webhooks: WebhookStats | None = None  # if the settings push lifecycle events
     loop_lag: Histogram = field(default_factory=Histogram)  # how late the event loop runs what is due
 
     @property

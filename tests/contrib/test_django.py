@@ -1,17 +1,22 @@
 """`heliograph.contrib.django` with the real Django. A whole site is in tests/examples/test_django.py."""
 
+import time
 from types import SimpleNamespace
 from typing import Any
 
 import django
+import msgspec
 import pytest
 from django.conf import settings
 from django.db import transaction
+from django.http import HttpRequest
 from django.test import RequestFactory
 
 import heliograph
 from heliograph.client.tokens import TokenMaker
 from heliograph.errors import PublishError
+from heliograph.protocol.lifecycle import EventBatch, LifecycleEvent
+from heliograph.protocol.signature import read_secrets, signed_headers
 from heliograph.testing import RecordingPublisher
 from tests.conftest import StartReplica
 from tests.support.tokens import JWT, SECRET
@@ -23,6 +28,7 @@ if not settings.configured:
 
 from heliograph.contrib import django as contrib
 
+WEBHOOK_SECRET = "whsec_" + "a" * 32
 ALICE = SimpleNamespace(pk=7, is_authenticated=True)
 
 
@@ -76,3 +82,26 @@ def test_the_publisher_of_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
     contrib.publisher.cache_clear()
     assert contrib.publisher() is contrib.publisher()
     contrib.publisher.cache_clear()
+
+
+def test_a_webhook_reaches_a_view_as_events() -> None:
+    """Fails if a view gets what the cluster did not sign, or not what it did, or Django asks it for a CSRF token."""
+    told: list[LifecycleEvent] = []
+
+    @contrib.webhook(WEBHOOK_SECRET)
+    def on_events(_: HttpRequest, events: list[LifecycleEvent]) -> None:
+        told.extend(events)
+
+    event = LifecycleEvent(id="1-0", seq=1, event="user_offline", at_ms=5, user="bob")
+
+    def posted(body: bytes, *, is_signed: bool = True) -> int:
+        headers = signed_headers(read_secrets(WEBHOOK_SECRET), "1-0_1-0", int(time.time()), body)
+        shown = headers if is_signed else {}
+        request: Any = RequestFactory().post("/live/events", body, content_type="application/json", headers=shown)
+        return int(on_events(request).status_code)
+
+    body = msgspec.json.encode(EventBatch([event]))
+    assert [posted(body), posted(body, is_signed=False), posted(b"{}")] == [204, 403, 400]
+    assert on_events(RequestFactory().get("/live/events")).status_code == 405
+    assert told == [event]
+    assert getattr(on_events, "csrf_exempt", False)

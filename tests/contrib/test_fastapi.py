@@ -1,20 +1,26 @@
 """`heliograph.contrib.fastapi` in a real FastAPI application; for `mount` see tests/transports/test_mounted.py."""
 
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Annotated
 
 import httpx
+import msgspec
 import pytest
-from fastapi import FastAPI, Header, HTTPException
+from fastapi import Depends, FastAPI, Header, HTTPException
 
 import heliograph
 from heliograph.client.tokens import TokenMaker
-from heliograph.contrib.fastapi import LivePublisher, publish_from, token_endpoint
+from heliograph.contrib.fastapi import LivePublisher, publish_from, token_endpoint, webhook
 from heliograph.errors import BadSetting
+from heliograph.protocol.lifecycle import EventBatch, LifecycleEvent
+from heliograph.protocol.signature import read_secrets, signed_headers
 from heliograph.testing import AsyncRecordingPublisher
 from tests.conftest import StartReplica
 from tests.support.tokens import JWT, SECRET
+
+WEBHOOK_SECRET = "whsec_" + "a" * 32
 
 
 def http_of(api: FastAPI) -> httpx.AsyncClient:
@@ -80,3 +86,24 @@ def test_without_a_secret_the_application_does_not_start(monkeypatch: pytest.Mon
     monkeypatch.delenv("HELIOGRAPH_AUTH__SECRET", raising=False)
     with pytest.raises(BadSetting):
         token_endpoint(current_user)
+
+
+async def test_a_webhook_reaches_an_endpoint_as_events() -> None:
+    """Fails if an endpoint gets what the cluster did not sign, or not what it did."""
+    api = FastAPI()
+    told: list[LifecycleEvent] = []
+
+    @api.post("/live/events", status_code=204)
+    async def on_events(events: Annotated[list[LifecycleEvent], Depends(webhook(WEBHOOK_SECRET))]) -> None:
+        told.extend(events)
+
+    event = LifecycleEvent(id="1-0", seq=1, event="user_offline", at_ms=5, user="bob")
+    body = msgspec.json.encode(EventBatch([event]))
+    headers = signed_headers(read_secrets(WEBHOOK_SECRET), "1-0_1-0", int(time.time()), body)
+    async with http_of(api) as http:
+        assert (await http.post("/live/events", content=body, headers=headers)).status_code == 204
+        assert told == [event]
+        assert (await http.post("/live/events", content=body)).status_code == 403
+        nothing = signed_headers(read_secrets(WEBHOOK_SECRET), "1", int(time.time()), b"{}")
+        assert (await http.post("/live/events", content=b"{}", headers=nothing)).status_code == 400
+    assert told == [event]

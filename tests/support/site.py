@@ -27,8 +27,8 @@ def _yes(_: dict[str, Any]) -> dict[str, Any]:
 class ServedApp:
     """An ASGI application, served by uvicorn in this loop."""
 
-    def __init__(self, app: Any, tls: Certificate | None = None) -> None:
-        self.port = free_port()
+    def __init__(self, app: Any, tls: Certificate | None = None, port: int | None = None) -> None:
+        self.port = free_port() if port is None else port
         self.url = f"{'http' if tls is None else 'https'}://127.0.0.1:{self.port}"
         config = uvicorn.Config(
             app,

@@ -24,7 +24,7 @@ from heliograph.cluster.status import VERSION
 from heliograph.hub import hub as hub_module
 from heliograph.hub.hub import Hub
 from heliograph.ports import Bus
-from heliograph.telemetry import REDIS_ERRORS, Histogram, Telemetry
+from heliograph.telemetry import REDIS_ERRORS, Histogram, Telemetry, WebhookStats
 
 PREFIX = "heliograph_"
 IS_COMPILED = not hub_module.__file__.endswith(".py")  # all modules in setup.py are compiled, or none is
@@ -57,6 +57,8 @@ class _Replica(Collector):
         yield from self._redis()
         if self._telemetry.hooks:
             yield from self._user_backend()
+        if self._telemetry.webhooks is not None:
+            yield from self._webhooks(self._telemetry.webhooks)
         if self._bus.enabled:
             yield from self._bus_link()
 
@@ -129,6 +131,17 @@ class _Replica(Collector):
         yield _counters("hook_refusals", text, "hook", {name: each.refused for name, each in hooks.items()})
         text = "Time that the backend took to answer a hook, with the wait for other calls"
         yield _histograms("hook_seconds", text, "hook", {name: each.time for name, each in hooks.items()})
+
+    def _webhooks(self, stats: WebhookStats) -> Iterator[Metric]:
+        results = {"delivered": stats.delivered, "dead": stats.dead}
+        text = "Lifecycle events that the receiver has taken, or that went to the dead letters"
+        yield _counters("webhook_events", text, "result", results)
+        text = "Requests with lifecycle events that the receiver has not taken"
+        yield _counter("webhook_failures", text, stats.failed)
+        text = "Age of the oldest lifecycle event that the receiver has not taken, when it was last tried"
+        yield _gauge("webhook_oldest_seconds", text, stats.oldest_s)
+        text = "Time of each request with lifecycle events that the receiver has taken"
+        yield _histogram("webhook_seconds", text, stats.time)
 
     def _bus_link(self) -> Iterator[Metric]:
         bus, stats = self._bus, self._bus.stats

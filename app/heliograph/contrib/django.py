@@ -24,11 +24,21 @@ path("live/<hook>", hooks.view)
 
 Settings of the cluster: `HELIOGRAPH_HOOKS__CONNECT=https://…/live/connect`, `HELIOGRAPH_HOOKS__SUBSCRIBE=…`. What the
 functions get and return: `heliograph.contrib.hooks`.
+
+Lifecycle events, which the cluster pushes with `HELIOGRAPH_WEBHOOKS__URL`:
+
+@webhook(settings.LIVE_WEBHOOK_SECRET)
+def told(request: HttpRequest, events: list[LifecycleEvent]) -> None:
+    for event in events:
+        Seen.objects.update_or_create(event=event.id, defaults={"user": event.user, "kind": event.event})
+
+# urls.py
+path("live/events", told)
 """
 
 import logging
 from collections.abc import Callable
-from functools import cache
+from functools import cache, wraps
 from typing import Any
 
 from django.db import transaction
@@ -39,7 +49,9 @@ from django.views.decorators.http import require_POST
 from heliograph.client.publisher import Publisher
 from heliograph.client.tokens import TokenMaker
 from heliograph.contrib.hooks import KEY_HEADER, Disconnect, HookFunctions, Refuse, answer_of, read_request
-from heliograph.errors import BadData, HeliographError
+from heliograph.contrib.webhooks import WebhookReceiver
+from heliograph.errors import BadData, BadSignature, HeliographError
+from heliograph.protocol.lifecycle import LifecycleEvent
 
 logger = logging.getLogger(__name__)
 
@@ -98,6 +110,38 @@ def token_view(*, channels: object = None, tokens: TokenMaker | None = None) -> 
         return HttpResponse(text, content_type="text/plain", headers={"Cache-Control": "no-store"})
 
     return token
+
+
+def webhook(
+    secret: str,
+) -> Callable[[Callable[[HttpRequest, list[LifecycleEvent]], None]], Callable[[HttpRequest], HttpResponse]]:
+    """Make a function the view of the cluster's webhooks. It gets their events; what is not signed is answered 403.
+
+    If it raises, the cluster sends the events again.
+
+    Raises:
+        BadSetting: the secret cannot be one (see `heliograph.contrib.webhooks`).
+    """
+    receiver = WebhookReceiver(secret)
+
+    def decorate(
+        function: Callable[[HttpRequest, list[LifecycleEvent]], None],
+    ) -> Callable[[HttpRequest], HttpResponse]:
+        @wraps(function)
+        def view(request: HttpRequest) -> HttpResponse:
+            try:
+                events = receiver.read(request.headers, request.body)
+            except BadSignature as error:
+                return HttpResponse(str(error), status=403)
+            except BadData as error:
+                return HttpResponse(str(error), status=400)
+            function(request, events)
+            return HttpResponse(status=204)
+
+        protected: Callable[[HttpRequest], HttpResponse] = csrf_exempt(require_POST(view))
+        return protected
+
+    return decorate
 
 
 class Hooks(HookFunctions):

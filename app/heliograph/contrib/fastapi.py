@@ -25,6 +25,15 @@ Each of the three works without the others. A cluster that runs beside the appli
 
 Settings of the cluster: `HELIOGRAPH_HOOKS__CONNECT=https://…/live/connect`, `HELIOGRAPH_HOOKS__SUBSCRIBE=…`. What the
 functions get and return: `heliograph.contrib.hooks`.
+
+Lifecycle events, which the cluster pushes with `HELIOGRAPH_WEBHOOKS__URL`:
+
+    events_of_webhook = webhook(SECRET)
+
+    @api.post("/live/events", status_code=204)
+    async def told(events: Annotated[list[LifecycleEvent], Depends(events_of_webhook)]) -> None:
+        for event in events:
+            await note(event.id, event.event, event.user)
 """
 
 import inspect
@@ -38,6 +47,9 @@ from fastapi import APIRouter, Depends, FastAPI, Header, HTTPException, Request,
 from heliograph.client.publisher import AsyncPublisher
 from heliograph.client.tokens import TokenMaker
 from heliograph.contrib.hooks import KEY_HEADER, Disconnect, HookFunctions, Refuse, answer_of
+from heliograph.contrib.webhooks import WebhookReceiver
+from heliograph.errors import BadData, BadSignature
+from heliograph.protocol.lifecycle import LifecycleEvent
 
 _Lifespan = Callable[[Any], AbstractAsyncContextManager[Any]]
 
@@ -104,6 +116,25 @@ def token_endpoint(
         return Response(maker.make(user, given), media_type="text/plain", headers={"Cache-Control": "no-store"})
 
     return token
+
+
+def webhook(secret: str) -> Callable[[Request], Awaitable[list[LifecycleEvent]]]:
+    """Return a dependency: the events of a webhook that the cluster has signed. Others are answered with 403.
+
+    Raises:
+        BadSetting: the secret cannot be one (see `heliograph.contrib.webhooks`).
+    """
+    receiver = WebhookReceiver(secret)
+
+    async def events(request: Request) -> list[LifecycleEvent]:
+        try:
+            return receiver.read(request.headers, await request.body())
+        except BadSignature as error:
+            raise HTTPException(403, str(error)) from None
+        except BadData as error:
+            raise HTTPException(400, str(error)) from None
+
+    return events
 
 
 class Hooks(HookFunctions):

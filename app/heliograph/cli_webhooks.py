@@ -1,0 +1,132 @@
+"""`heliograph webhooks …`: the lifecycle events that the receiver has not taken."""
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any, Final, TypeVar
+
+import click
+import msgspec
+
+from heliograph.backends.redis.client import connect
+from heliograph.backends.redis.keys import LIFECYCLE_STREAM, Keys
+from heliograph.backends.redis.streams import ShardedStream, StreamEntry
+from heliograph.clock import SystemClock
+from heliograph.errors import BadSetting, BusUnavailable
+from heliograph.protocol.lifecycle import LifecycleEvent
+from heliograph.settings import Settings, WebhookSettings
+
+PAGE: Final = 500
+
+_T = TypeVar("_T")
+
+
+@click.group()
+def webhooks() -> None:
+    """Look at lifecycle events that the receiver of webhooks has not taken, and send them again."""
+
+
+@webhooks.command(short_help="List dead letters.")
+@click.option("--count", default=100, show_default=True, type=click.IntRange(1), help="Most to list.")
+def dead(count: int) -> None:
+    """List the dead letters, the oldest first: one JSON object a line, with the reason and the id for `resend`."""
+    for entry in _run(_read(_settings(), count)):
+        click.echo(_described(entry))
+
+
+@webhooks.command(short_help="Send dead letters again.")
+@click.argument("ids", nargs=-1)
+@click.option("--all", "is_all", is_flag=True, help="Send all of them, in order.")
+def resend(ids: tuple[str, ...], is_all: bool) -> None:
+    """Send the dead letters with these IDS (of `dead`) to HELIOGRAPH_WEBHOOKS__URL, and forget what it takes.
+
+    \b
+    heliograph webhooks resend 1764475200123-0
+    heliograph webhooks resend --all
+    """
+    if bool(ids) == is_all:
+        raise click.UsageError("expected IDS, or --all")
+    settings = _settings()
+    if settings.webhooks.url is None:
+        raise click.ClickException("set HELIOGRAPH_WEBHOOKS__URL and …__SECRET: the dead letters are sent there")
+    sent, problem = _run(_resend(settings, None if is_all else frozenset(ids)))
+    click.echo(f"{sent} events sent")
+    if problem is not None:
+        raise click.ClickException(f"the receiver has not taken the next: {problem}")
+
+
+async def _read(settings: Settings, count: int) -> list[StreamEntry]:
+    async with _stream(settings) as stream:
+        return await stream.dead_letters(count=count)
+
+
+async def _resend(settings: Settings, wanted: frozenset[str] | None) -> tuple[int, str | None]:
+    """Send dead letters. Return how many were taken, and why the next one was not."""
+    sent, after = 0, "-"
+    async with _stream(settings) as stream:
+        while page := await stream.dead_letters(count=PAGE, after=after):
+            after = page[-1].id
+            chosen = [entry for entry in page if wanted is None or entry.id in wanted]
+            taken, problem = await _post(stream, settings.webhooks, chosen)
+            sent += taken
+            if problem is not None:
+                return sent, problem
+    return sent, None
+
+
+async def _post(
+    stream: ShardedStream, settings: WebhookSettings, entries: list[StreamEntry]
+) -> tuple[int, str | None]:
+    from heliograph.hooks.webhook_endpoint import WebhookEndpoint  # its HTTP client is slow to import
+
+    endpoint = WebhookEndpoint(settings, SystemClock().now)
+    sent = 0
+    try:
+        for i in range(0, len(entries), settings.batch):
+            batch = entries[i : i + settings.batch]
+            problem = await endpoint.post([_event(entry) for entry in batch])
+            if problem is not None:
+                return sent, problem.reason
+            await stream.forget_dead_letters(*(entry.id for entry in batch))
+            sent += len(batch)
+    finally:
+        await endpoint.close()
+    return sent, None
+
+
+def _event(entry: StreamEntry) -> LifecycleEvent:
+    """Return the event of a dead letter, with the id that it had in the stream of events."""
+    return msgspec.structs.replace(LifecycleEvent.read(entry), id=entry["dead_id"])
+
+
+def _described(entry: StreamEntry) -> str:
+    fields = {name: value.decode(errors="replace") for name, value in entry.fields.items()}
+    return msgspec.json.encode({"id": entry.id, **fields}).decode()
+
+
+@asynccontextmanager
+async def _stream(settings: Settings) -> AsyncIterator[ShardedStream]:
+    if settings.redis.url is None:
+        raise click.ClickException("set HELIOGRAPH_REDIS__URL: the events are kept in Redis")
+    client = connect(settings.redis.url)
+    keys = Keys(settings.redis.prefix, "")
+    try:
+        yield ShardedStream(client, keys, LIFECYCLE_STREAM, shards=1)
+    finally:
+        await client.aclose()
+
+
+def _settings() -> Settings:
+    try:
+        return Settings.load()
+    except BadSetting as error:
+        click.echo(f"heliograph: {error}", err=True)
+        sys.exit(2)
+
+
+def _run(work: Coroutine[Any, Any, _T]) -> _T:
+    try:
+        return asyncio.run(work)
+    except BusUnavailable as error:
+        raise click.ClickException(str(error)) from None
