@@ -18,6 +18,7 @@ PUBLIC = {
     "BadCursor",
     "BadData",
     "BadSetting",
+    "BadSignature",
     "BadUserId",
     "BusUnavailable",
     "ChannelSubscription",
@@ -33,6 +34,7 @@ PUBLIC = {
     "Item",
     "Joined",
     "Left",
+    "LifecycleEvent",
     "Live",
     "LiveMessage",
     "Lost",
@@ -58,6 +60,7 @@ PUBLIC = {
     "Unsubscribed",
     "__version__",
     "connect",
+    "online_users",
 }
 # What the extra `server` brings.
 SERVER = {

@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, SecretStr, ValidationError
 
 from heliograph.errors import BadSetting
 from heliograph.protocol.channel_options import Namespace
+from heliograph.protocol.lifecycle import Kind
 from heliograph.settings import Settings, bus_channel, settings_table, unknown_variables
 from tests.support.tokens import SECRET
 
@@ -64,6 +65,15 @@ GOOD: dict[str, tuple[str, Any]] = {
     "HOOKS__CONCURRENCY": ("7", 7),
     "HOOKS__QUEUE": ("0", 0),
     "HOOKS__ANSWER_BYTES": ("2048", 2048),
+    "EVENTS__KINDS": ('["user_offline"]', (Kind.USER_OFFLINE,)),
+    "EVENTS__GRACE_S": ("0", 0.0),
+    "EVENTS__MAXLEN": ("1000", 1000),
+    "WEBHOOKS__URL": ("https://site/events?key=1", "https://site/events?key=1"),
+    "WEBHOOKS__SECRET": ("a" * 32, SecretStr("a" * 32)),
+    "WEBHOOKS__HEADERS": ('{"X-Key":"s3cret"}', {"X-Key": SecretStr("s3cret")}),
+    "WEBHOOKS__BATCH": ("7", 7),
+    "WEBHOOKS__TIMEOUT_S": ("0.5", 0.5),
+    "WEBHOOKS__RETRY_FOR_S": ("0", 0.0),
     "LIMITS__FRAME_BYTES": ("2048", 2048),
     "LIMITS__DEPTH": ("5", 5),
     "LIMITS__OUTBOX_BYTES": ("70000", 70_000),
@@ -148,6 +158,17 @@ BAD = {
     "HOOKS__CONCURRENCY": "0",
     "HOOKS__QUEUE": "-1",
     "HOOKS__ANSWER_BYTES": "10",
+    "EVENTS__KINDS": '["gap"]',
+    "EVENTS__GRACE_S": "-1",
+    "EVENTS__MAXLEN": "10",
+    "WEBHOOKS__URL": "site/events",
+    "WEBHOOKS__SECRET": "no base64",
+    "WEBHOOKS__SECRET_FILE": "/nowhere",
+    "WEBHOOKS__HEADERS": '{"X Key":"s3cret"}',
+    "WEBHOOKS__CA_FILE": "/nowhere",
+    "WEBHOOKS__BATCH": "0",
+    "WEBHOOKS__TIMEOUT_S": "0",
+    "WEBHOOKS__RETRY_FOR_S": "-1",
     "LIMITS__FRAME_BYTES": "12",
     "LIMITS__DEPTH": "129",
     "LIMITS__OUTBOX_BYTES": "1000",
@@ -351,6 +372,8 @@ SECRETS = {
     "AUTH__PUBLIC_KEY_FILE",
     "HOOKS__STATIC_HEADERS",
     "HOOKS__CA_FILE",
+    "WEBHOOKS__SECRET_FILE",
+    "WEBHOOKS__CA_FILE",
 }  # which have tests of their own, below
 
 

@@ -66,6 +66,7 @@ if TYPE_CHECKING:
     from heliograph.client.live import Live as Live
     from heliograph.client.live import LiveMessage as LiveMessage
     from heliograph.client.live import Subscription as Subscription
+    from heliograph.client.online import online_users as online_users
     from heliograph.client.publisher import AsyncPublisher as AsyncPublisher
     from heliograph.client.publisher import Publisher as Publisher
     from heliograph.client.tokens import TokenMaker as TokenMaker
@@ -73,6 +74,7 @@ if TYPE_CHECKING:
     from heliograph.errors import BadCursor as BadCursor
     from heliograph.errors import BadData as BadData
     from heliograph.errors import BadSetting as BadSetting
+    from heliograph.errors import BadSignature as BadSignature
     from heliograph.errors import BadUserId as BadUserId
     from heliograph.errors import BusUnavailable as BusUnavailable
     from heliograph.errors import ClientClosed as ClientClosed
@@ -85,6 +87,7 @@ if TYPE_CHECKING:
     from heliograph.errors import RequestRefused as RequestRefused
     from heliograph.errors import StorageFull as StorageFull
     from heliograph.protocol.channel_options import Namespace as Namespace
+    from heliograph.protocol.lifecycle import LifecycleEvent as LifecycleEvent
 
     __version__: str
 
@@ -96,6 +99,7 @@ _PLACES = {
     "BadCursor": "heliograph.errors",
     "BadData": "heliograph.errors",
     "BadSetting": "heliograph.errors",
+    "BadSignature": "heliograph.errors",
     "BadUserId": "heliograph.errors",
     "BusUnavailable": "heliograph.errors",
     "ChannelSubscription": "heliograph.client.connection.subscription",
@@ -111,6 +115,7 @@ _PLACES = {
     "Item": "heliograph.client.composite",
     "Joined": "heliograph.client.connection.events",
     "Left": "heliograph.client.connection.events",
+    "LifecycleEvent": "heliograph.protocol.lifecycle",
     "Live": "heliograph.client.live",
     "LiveMessage": "heliograph.client.live",
     "Lost": "heliograph.client.connection.events",
@@ -135,6 +140,7 @@ _PLACES = {
     "TokenMaker": "heliograph.client.tokens",
     "Unsubscribed": "heliograph.client.connection.events",
     "connect": "heliograph.client.connection.client",
+    "online_users": "heliograph.client.online",
 }
 
 __all__ = ["__version__", *_PLACES]

@@ -181,6 +181,10 @@ class BadSetting(HeliographError):
     """A `HELIOGRAPH_…` variable has an invalid value; the text names the variable."""
 
 
+class BadSignature(HeliographError):
+    """A webhook that the cluster did not sign, or not lately."""
+
+
 class ClientError(HeliographError):
     """What a client that `heliograph.connect` made could not do, or was refused.
 

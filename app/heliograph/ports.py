@@ -15,6 +15,7 @@ from heliograph.protocol.client_info import ClientInfo
 from heliograph.protocol.envelope import Envelope
 from heliograph.protocol.events import Delivery
 from heliograph.protocol.kinds.kind import ChannelState, ChannelUpdate
+from heliograph.protocol.lifecycle import LifecycleEvent
 from heliograph.protocol.position import Position
 from heliograph.protocol.publication import Publication
 from heliograph.telemetry import BusStats
@@ -24,6 +25,7 @@ COMMAND_TTL_S: Final = 3600  # a replica's connections probably never outlive it
 META_TTL_S: Final = 86_400  # how long a log's epoch and offset outlive its publications
 CLIENT_META_TTL_S: Final = 3600  # the same for a log without publications of servers
 READ_TTL_S: Final = 60  # the same for a log that was read and never written
+PUSHER_TTL_S: Final = 5.0  # how long after the end of a pusher of lifecycle events another takes over
 PAGE_BYTES: Final = 131_072  # read from a log at once, by default
 
 
@@ -144,6 +146,13 @@ class DirectoryBackend(Protocol):
         """Return the user's connections by lease; empty if the user is not connected.
 
         No replica calls this: the scripts that publish look for themselves. It shows what the other calls promise.
+        """
+        ...
+
+    async def users(self) -> set[str]:
+        """Return the users who are online: all with a connection, under any lease.
+
+        Where lifecycle events are told, a user who has just left is online until the offline event.
         """
         ...
 
@@ -439,6 +448,36 @@ class CommandLog(CommandReader, Protocol):
         ...
 
 
+class LifecycleFeed(Protocol):
+    """The lifecycle events of one server, in order, for the one replica that passes them on.
+
+    All calls may raise BusUnavailable.
+    """
+
+    async def own(self) -> bool:
+        """Become the one that passes them on, or stay it for PUSHER_TTL_S more. False: another replica is."""
+        ...
+
+    async def disown(self) -> None:
+        """Let another replica pass them on."""
+        ...
+
+    async def next(self, count: int) -> list[LifecycleEvent]:
+        """Return at most `count` events, the oldest that were not acknowledged. They come again until they are.
+
+        Events that were dropped meanwhile are left out: see `LifecycleEvent.seq`.
+        """
+        ...
+
+    async def acknowledge(self, events: Sequence[LifecycleEvent]) -> None:
+        """Note that these have been passed on."""
+        ...
+
+    async def bury(self, event: LifecycleEvent, reason: str) -> None:
+        """Move an event to the dead letters, with the reason."""
+        ...
+
+
 class Tickets(Protocol):
     """Values of tickets, under names that do not reveal the tickets. All calls may raise BusUnavailable."""
 
@@ -593,9 +632,10 @@ class Closable(Protocol):
 class Backends:
     """Everything that a replica needs from outside. `probes`: first that of the server with the bus.
 
-    With Redis, any number of replicas call two of them now and then; both may raise BusUnavailable. `sweep_emissions`
-    drops emissions whose time to live is over. `reap_lost_runs` publishes FAILED for each run that has lost its
-    worker, and returns how many.
+    With Redis, any number of replicas call some of them now and then; they may raise BusUnavailable.
+    `sweep_emissions` drops emissions whose time to live is over. `reap_lost_runs` publishes FAILED for each run that
+    has lost its worker, and returns how many. `tell_absences` tells the lifecycle events that have become due, and
+    returns how many. `feeds`: the lifecycle events of each server, if they are told.
     """
 
     bus: Bus
@@ -610,6 +650,8 @@ class Backends:
     memory: MemoryGauge | None = None
     sweep_emissions: Callable[[], Awaitable[None]] | None = None
     reap_lost_runs: Callable[[], Awaitable[int]] | None = None
+    tell_absences: Callable[[], Awaitable[int]] | None = None
+    feeds: Sequence[LifecycleFeed] = ()
     servers: Sequence[Closable] = ()
 
     async def close(self) -> None:

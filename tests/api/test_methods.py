@@ -288,6 +288,15 @@ class TestReading:
             assert (node["name"], node["uid"]) == ("replica-1", one.replica.node.node_id)
             assert 0 <= node["uptime"] < 120
 
+    async def test_users(self, one: RunningReplica, http: httpx.AsyncClient) -> None:
+        """Fails if somebody who is online is not listed, or listed for each connection, or in no order."""
+        async with (
+            Client(one.url, user="bob"),
+            Client(one.url, user="alice"),
+            Client(one.url, user="alice"),
+        ):
+            assert (await call(http, "users"))["users"] == ["alice", "bob"]
+
     async def test_removed_history(self, one: RunningReplica, http: httpx.AsyncClient) -> None:
         """Fails if something is still kept, if positions begin anew, or a subscriber notices."""
         async with Client(one.url, path="/ws?user=alice&channels=chat:1") as alice:
@@ -651,6 +660,7 @@ class TestCluster:
                 "history": {"channel": "chat:1"},
                 "channels": {},
                 "info": {},
+                "users": {},
             }
             for method, params in calls.items():
                 code, text = await refused(http, method, **params)

@@ -12,6 +12,7 @@ from heliograph.backends.redis.keys import Keys
 from heliograph.backends.redis.opening import open_server
 from heliograph.clock import SystemClock
 from heliograph.ports import DirectoryBackend
+from tests.support.lifecycle import Teller
 from tests.support.redis_cluster import RedisCluster
 from tests.support.redis_server import RedisServer
 
@@ -30,6 +31,12 @@ def keys(namespace: str) -> Keys:
 
 
 @pytest.fixture
+def single(client: Client, keys: Keys) -> server.RedisServer:
+    """A server without a cluster."""
+    return server.RedisServer(client, keys)
+
+
+@pytest.fixture
 async def shard(redis_cluster: RedisCluster, keys: Keys) -> AsyncIterator[server.RedisServer]:
     """A virtual shard of a cluster."""
     opened = open_server(redis_cluster.url, keys)
@@ -37,11 +44,11 @@ async def shard(redis_cluster: RedisCluster, keys: Keys) -> AsyncIterator[server
     await opened.close()
 
 
-@pytest.fixture(params=["memory", "redis", "cluster"])
+@pytest.fixture(params=["memory", "redis", "cluster", "events", "events in a cluster"])
 def backend(request: pytest.FixtureRequest) -> DirectoryBackend:
     """One after the other: every test that asks for this is part of the contract."""
     if request.param == "memory":
         return MemoryDirectory(SystemClock())
-    if request.param == "cluster":
-        return RedisDirectory(request.getfixturevalue("shard"))
-    return RedisDirectory(server.RedisServer(request.getfixturevalue("client"), request.getfixturevalue("keys")))
+    name = "shard" if "cluster" in request.param else "single"
+    opened: server.RedisServer = request.getfixturevalue(name)
+    return Teller(opened).directory if "events" in request.param else RedisDirectory(opened)

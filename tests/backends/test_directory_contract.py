@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from heliograph.backends.redis.lifecycle import LifecycleDirectory
 from heliograph.ports import DirectoryBackend
 from tests.support.replica_info import replica_info
 from tests.support.waiting import eventually
@@ -309,3 +310,25 @@ class TestReplicas:
 
 async def _are(backend: DirectoryBackend, expected: list[str]) -> bool:
     return await names(backend) == expected
+
+
+async def end_the_grace(backend: DirectoryBackend) -> None:
+    """Until then, users who have left are online where events are told."""
+    if isinstance(backend, LifecycleDirectory):
+        await backend._events.tell_absences()
+
+
+class TestUsers:
+    async def test_who_is_online(self, backend: DirectoryBackend) -> None:
+        """Fails if a user is missing, is listed twice, or stays when the last connection has gone."""
+        await lives(backend, "a.0", "b.0")
+        assert await backend.users() == set()
+        await backend.hold("a.0", dict.fromkeys(USERS, 1))
+        await backend.hold("b.0", {"bob": 2, "eve": 1})
+        assert await backend.users() == {*USERS, "eve"}
+        await backend.hold("a.0", dict.fromkeys(USERS, 0))
+        await end_the_grace(backend)
+        assert await backend.users() == {"bob", "eve"}
+        await backend.reap("b.0")
+        await end_the_grace(backend)
+        assert await backend.users() == set()

@@ -12,10 +12,12 @@ from heliograph.backends.redis import server
 from heliograph.backends.redis.client import Client
 from heliograph.backends.redis.directory import RedisDirectory
 from heliograph.backends.redis.keys import Keys
+from heliograph.backends.redis.lifecycle import LifecyclePresence
 from heliograph.backends.redis.presence import BATCH, RedisPresence
 from heliograph.ports import PresenceBackend, PresenceEntry
 from heliograph.protocol.client_info import ClientInfo, info_of
 from heliograph.protocol.envelope import decode_envelopes, ending_of
+from tests.support.lifecycle import Teller
 from tests.support.replica_info import replica_info
 
 LONG_S = 30.0
@@ -106,12 +108,15 @@ async def redis_stage(client: Client, keys: Keys) -> AsyncIterator[Stage]:
         yield Stage(RedisPresence(server.RedisServer(client, keys, node_id=NODE)), announced)
 
 
-@pytest.fixture(params=["memory", "redis"])
+@pytest.fixture(params=["memory", "redis", "redis with events"])
 def stage(request: pytest.FixtureRequest) -> Stage:
     """One after the other: every test that asks for this is part of the contract."""
     if request.param == "memory":
         return memory_stage()
     found: Stage = request.getfixturevalue("redis_stage")
+    if request.param != "redis":
+        teller = Teller.at(request.getfixturevalue("client"), request.getfixturevalue("keys"), NODE)
+        found.presence = LifecyclePresence(teller.redis, teller.events, everywhere)
     return found
 
 

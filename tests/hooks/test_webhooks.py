@@ -72,7 +72,7 @@ class Stage:
         self.url = redis_url
         self.client = connect(redis_url)
         self.keys = Keys(f"{namespace}:", f"{namespace}:events")
-        self.teller = Teller(self.client, self.keys)
+        self.teller = Teller.at(self.client, self.keys)
         self.pushers: list[WebhookPusher] = []
 
     async def change(self, count: int, prefix: str = "user") -> None:

@@ -45,6 +45,9 @@ class Wiretap:
     async def holders(self, user_id: str) -> dict[str, int]:
         return await self._pass("holders", self.backend.holders(user_id))
 
+    async def users(self) -> set[str]:
+        return await self._pass("users", self.backend.users())
+
     async def doom(self, lease: str) -> None:
         await self._pass("doom", self.backend.doom(lease))
 

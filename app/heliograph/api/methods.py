@@ -78,6 +78,7 @@ METHODS: Final = {
     "presence_stats": Method("Count who is on a channel", models.PresenceStatsParams, models.PresenceStatsResult),
     "history": Method("Read a channel's history and position", models.HistoryParams, models.HistoryResult),
     "channels": Method("List the channels with subscribers", models.ChannelsParams, models.ChannelsResult),
+    "users": Method("List the users who are online", models.UsersParams, models.UsersResult),
     "info": Method("List the replicas", models.InfoParams, models.InfoResult),
     "history_remove": Method("Forget what is kept of a channel", models.HistoryRemoveParams, models.EmptyResult),
     "disconnect": Method("Close a user's connections", models.DisconnectParams, models.EmptyResult),
@@ -182,6 +183,8 @@ class Methods:
                 return await self._channel_reads.channels(params)
             case models.InfoParams():
                 return await self._info()
+            case models.UsersParams():
+                return models.UsersResult(sorted(await self._directory.users()))
             case models.DisconnectParams():
                 return await self._user_methods.disconnect(params)
             case models.SubscribeParams():

@@ -118,6 +118,10 @@ class ChannelsParams(Params):
     pattern: str = Field(default="", max_length=512, description="a shell pattern: `chat:*`; empty for all")
 
 
+class UsersParams(Params):
+    pass
+
+
 class DisconnectReason(Params):
     code: Integer = Field(
         default=3503,
@@ -219,6 +223,7 @@ AnyParams = (
     | HistoryParams
     | ChannelsParams
     | InfoParams
+    | UsersParams
     | DisconnectParams
     | SubscribeParams
     | UnsubscribeParams
@@ -320,6 +325,12 @@ class NodeInfo(msgspec.Struct, frozen=True):
     num_channels: int
     num_subs: int
     uptime: int
+
+
+class UsersResult(msgspec.Struct, frozen=True):
+    """The users who are online, in order of their ids."""
+
+    users: list[str]
 
 
 class InfoResult(msgspec.Struct, frozen=True):

@@ -18,10 +18,10 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from heliograph.backends.redis.client import connect
-from heliograph.backends.redis.keys import Keys
+from heliograph.backends.redis.keys import LIFECYCLE_STREAM, Keys
 from heliograph.backends.redis.streams import EMIT_STREAM, ShardedStream, StreamEntry
 from heliograph.client.drafts import described
-from heliograph.client.environment import cluster_settings
+from heliograph.client.environment import ClusterSettings, cluster_settings
 from heliograph.clock import SystemClock, iso8601
 from heliograph.errors import BusUnavailable
 from heliograph.tasks import end
@@ -73,8 +73,10 @@ class Consumer:
     a time-out of its own.
 
     `redis_url` is the URL of the server that holds the stream; None: the cluster's server for kept messages
-    (`HELIOGRAPH_REDIS__URL`, `…__DURABLE_URL`). `prefix` and `shards_total` must be the writers' values. By default
-    they are the cluster's; a stream of your own has 4 shards.
+    (`HELIOGRAPH_REDIS__URL`, `…__DURABLE_URL`), or for the stream `events` the one with the bus. `prefix` and
+    `shards_total` must be the writers' values. By default they are the cluster's; a stream of your own has 4 shards.
+
+    The stream `events` has the lifecycle events (`LifecycleEvent.read`), all in one shard.
     """
 
     def __init__(
@@ -98,10 +100,11 @@ class Consumer:
         self.group = group
         self.stats = ConsumerStats()
         settings = cluster_settings(redis_url, durable_url=None if redis_url is None else "", prefix=prefix)
-        self._url = settings.kept_url
+        # Lifecycle events stand beside the directory whose changes they tell.
+        self._url = settings.live_url if stream == LIFECYCLE_STREAM else settings.kept_url
         self._keys = Keys(settings.prefix, settings.bus_channel)
         self._stream_name = stream
-        self._shards_total = shards_total or (settings.emit_shards if stream == EMIT_STREAM else SHARDS)
+        self._shards_total = shards_total or _shards_of(stream, settings)
         self._shards = list(range(self._shards_total)) if shards is None else list(shards)
         self._handler = handler
         self._start = start
@@ -310,6 +313,13 @@ class Consumer:
                 await self._stopping.wait()
         except TimeoutError:
             pass
+
+
+def _shards_of(stream: str, settings: ClusterSettings) -> int:
+    """Return the number of shards of a stream, as its writers have it by default."""
+    if stream == LIFECYCLE_STREAM:
+        return 1
+    return settings.emit_shards if stream == EMIT_STREAM else SHARDS
 
 
 def _backoff_s(failures: int) -> float:

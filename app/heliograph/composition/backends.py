@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 from heliograph.backends.memory.bus import LocalBus
 from heliograph.backends.memory.channel_counts import MemoryChannelCounts
@@ -14,6 +15,14 @@ from heliograph.backends.memory.tickets import MemoryTickets
 from heliograph.backends.redis.channel_counts import RedisChannelCounts
 from heliograph.backends.redis.commands import RedisCommands
 from heliograph.backends.redis.directory import RedisDirectory
+from heliograph.backends.redis.event_feed import RedisLifecycleFeed
+from heliograph.backends.redis.lifecycle import (
+    LifecycleChannelCounts,
+    LifecycleDirectory,
+    LifecycleEvents,
+    LifecyclePresence,
+    Told,
+)
 from heliograph.backends.redis.log import RedisLog, TwoServerLog
 from heliograph.backends.redis.memory import RedisMemory
 from heliograph.backends.redis.opening import open_server
@@ -83,11 +92,10 @@ def _redis_backends(ground: Ground, bus: Bus, live: RedisServer, kept: RedisServ
         ttl_s=settings.emit.ttl_s,
         budget=budget,
     )
+    namespaces = Namespaces(settings.namespaces)
     return Backends(
         bus=bus,
-        directory=RedisDirectory(live),
-        presence=RedisPresence(live),
-        channel_counts=RedisChannelCounts(live),
+        **_membership(ground, live, namespaces),
         log=log,
         emissions=emissions,
         commands=RedisCommands(live),
@@ -95,9 +103,29 @@ def _redis_backends(ground: Ground, bus: Bus, live: RedisServer, kept: RedisServ
         probes=[RedisProbe(server, ground.name) for server in dict.fromkeys((live, kept))],
         memory=RedisMemory(kept),
         sweep_emissions=emissions.sweep,
-        reap_lost_runs=partial(reap_lost_runs, kept, Namespaces(settings.namespaces)),
+        reap_lost_runs=partial(reap_lost_runs, kept, namespaces),
         servers=list(dict.fromkeys((live, kept))),
     )
+
+
+def _membership(ground: Ground, live: RedisServer, namespaces: Namespaces) -> dict[str, Any]:
+    """What says who is where: it tells lifecycle events if the settings ask for any."""
+    settings = ground.settings.events
+    if not settings.kinds:
+        return {
+            "directory": RedisDirectory(live),
+            "presence": RedisPresence(live),
+            "channel_counts": RedisChannelCounts(live),
+        }
+    told = Told(frozenset(settings.kinds), settings.grace_s, settings.maxlen)
+    events = LifecycleEvents(live, told, ground.name)
+    return {
+        "directory": LifecycleDirectory(live, events),
+        "presence": LifecyclePresence(live, events, lambda channel: namespaces.of(channel).subscription_events),
+        "channel_counts": LifecycleChannelCounts(live, events),
+        "tell_absences": events.tell_absences,
+        "feeds": [RedisLifecycleFeed(live, ground.clock)],
+    }
 
 
 def _bus_of_its_own(settings: Settings, server: RedisServer | None) -> Bus:

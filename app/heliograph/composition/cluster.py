@@ -28,6 +28,7 @@ from heliograph.cluster.status import Status
 from heliograph.cluster.user_commands import UserCommands
 from heliograph.cluster.write_probe import WriteProbe
 from heliograph.composition.ground import Ground
+from heliograph.composition.webhooks import build_pushers
 from heliograph.hub.connection import Connection
 from heliograph.ports import Backends, Handler
 from heliograph.protocol.budget import Budget
@@ -36,6 +37,7 @@ from heliograph.protocol.policy import Policy
 from heliograph.protocol.position import Position
 
 REAP_EVERY_S = 2.0  # how often to look for runs that lost their worker
+TELL_EVERY_S = 0.5  # how often to tell who is absent for the grace of lifecycle events
 SWEEP_EVERY_S = 60.0  # how often to drop emissions whose time to live is over
 
 
@@ -91,6 +93,7 @@ def build_cluster(ground: Ground, backends: Backends) -> Cluster:
         stamp,
     )
     services: list[Service] = [channels, presence, channel_counts, commands, *_chores(backends)]
+    services += build_pushers(ground, backends.feeds)
     node = _build_node(
         ground,
         backends,
@@ -169,6 +172,9 @@ def _chores(backends: Backends) -> list[Service]:
         chores.append(Periodic("sweeper", "sweeping old entries", backends.sweep_emissions, SWEEP_EVERY_S))
     if backends.reap_lost_runs is not None:
         chores.append(Periodic("run-reaper", "search for lost runs", backends.reap_lost_runs, REAP_EVERY_S))
+    if backends.tell_absences is not None:
+        work = backends.tell_absences
+        chores.append(Periodic("lifecycle-sweep", "telling lifecycle events", work, TELL_EVERY_S))
     return chores
 
 

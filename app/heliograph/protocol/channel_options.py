@@ -59,6 +59,9 @@ class Namespace:
     force_push_join_leave: bool = _flag(
         False, "with join_leave: clients of SDKs get each client's join and leave without asking for it"
     )
+    subscription_events: bool = _flag(
+        False, "who subscribes and unsubscribes is a lifecycle event for your backend; needs presence"
+    )
     client_subscribe: bool | None = _flag(
         None, "clients may subscribe and read the history; unset: in open mode only"
     )

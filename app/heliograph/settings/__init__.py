@@ -11,6 +11,7 @@ from heliograph.settings.cluster import (
     bus_channel,
 )
 from heliograph.settings.environment import read_environment
+from heliograph.settings.events import EventSettings, WebhookSettings
 from heliograph.settings.hooks import HookSettings
 from heliograph.settings.process import ConsoleSettings, DrainSettings, InternalSettings, LogSettings
 from heliograph.settings.settings import Settings
@@ -26,6 +27,7 @@ __all__ = [
     "DirectorySettings",
     "DrainSettings",
     "EmitSettings",
+    "EventSettings",
     "HookSettings",
     "InternalSettings",
     "LimitSettings",
@@ -35,6 +37,7 @@ __all__ = [
     "PresenceSettings",
     "RedisSettings",
     "Settings",
+    "WebhookSettings",
     "bus_channel",
     "read_environment",
     "settings_table",

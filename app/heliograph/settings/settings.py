@@ -7,6 +7,8 @@ from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from heliograph.protocol.channel_options import BadOption, Namespace
+from heliograph.protocol.lifecycle import Kind
+from heliograph.protocol.namespace import Namespaces
 from heliograph.settings.access import ApiSettings, AuthSettings
 from heliograph.settings.clients import CompressionSettings, EmitSettings, LimitSettings, PingSettings, PollSettings
 from heliograph.settings.cluster import (
@@ -17,6 +19,7 @@ from heliograph.settings.cluster import (
     RedisSettings,
 )
 from heliograph.settings.environment import read_environment
+from heliograph.settings.events import EventSettings, WebhookSettings
 from heliograph.settings.hooks import HookSettings
 from heliograph.settings.process import ConsoleSettings, DrainSettings, InternalSettings, LogSettings
 from heliograph.shared_settings import PREFIX
@@ -44,6 +47,7 @@ _NOT_PERSONAL = (
     "allow_presence_for_subscriber",
     "allow_user_limited_channels",
     "allowed_delta_types",
+    "subscription_events",
 )
 
 
@@ -75,6 +79,8 @@ class Settings(BaseSettings):
     api: ApiSettings = ApiSettings()
     emit: EmitSettings = EmitSettings()
     hooks: HookSettings = HookSettings()
+    events: EventSettings = EventSettings()
+    webhooks: WebhookSettings = WebhookSettings()
     limits: LimitSettings = LimitSettings()
     compression: CompressionSettings = CompressionSettings()
     ping: PingSettings = PingSettings()
@@ -123,6 +129,28 @@ class Settings(BaseSettings):
                     raise ValueError(
                         f"{PREFIX}NAMESPACES: {name!r} has {option}_hook, which needs {PREFIX}HOOKS__{option.upper()}"
                     )
+        return self
+
+    @model_validator(mode="after")
+    def _events_come_from_somewhere(self) -> Self:
+        kinds, told = self.events.kinds, {Kind.SUBSCRIBED, Kind.UNSUBSCRIBED}
+        if kinds and self.redis.url is None:
+            raise ValueError(f"{PREFIX}EVENTS__KINDS needs {PREFIX}REDIS__URL: events are kept in Redis")
+        if self.webhooks.url is not None and not kinds:
+            raise ValueError(f"{PREFIX}WEBHOOKS__URL needs {PREFIX}EVENTS__KINDS: the events that are pushed")
+        namespaces = [name for name, options in self.namespaces.items() if options.subscription_events]
+        if namespaces and not told.intersection(kinds):
+            raise ValueError(
+                f"{PREFIX}NAMESPACES: {namespaces[0]!r} has subscription_events, which needs subscribed or "
+                f"unsubscribed in {PREFIX}EVENTS__KINDS"
+            )
+        if told.intersection(kinds) and not namespaces:
+            raise ValueError(
+                f"{PREFIX}EVENTS__KINDS has subscribed or unsubscribed: no namespace has subscription_events"
+            )
+        for name in namespaces:
+            if not Namespaces(self.namespaces).of("#" if name == "#" else f"{name}:" if name else "x").presence:
+                raise ValueError(f"{PREFIX}NAMESPACES: subscription_events of {name!r} needs presence")
         return self
 
     @property

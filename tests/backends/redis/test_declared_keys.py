@@ -26,6 +26,7 @@ from heliograph.protocol.client_info import ClientInfo
 from heliograph.protocol.namespace import Namespaces
 from heliograph.protocol.run import RunUpdate
 from tests.support.appending import append
+from tests.support.lifecycle import Teller
 from tests.support.redis_server import RedisServer
 from tests.support.replica_info import replica_info
 
@@ -72,6 +73,13 @@ async def everything(redis: server.RedisServer, kept: server.RedisServer) -> Non
     await emissions.append(emission)  # full: what is done with goes
     await redis.scripts.run("remember", [redis.keys.shard("s", 0), redis.keys.latest("s", "k")], [10, 1000, "1"])
     await redis.scripts.probe("replica-1")
+    teller = Teller(redis)
+    await teller.directory.hold("n.1", {"bob": 1, "eve": 0})
+    await teller.presence.enter("n.1", [PresenceEntry("chat:1", "bob", 2, True, clients)])
+    await teller.presence.enter("n.1", [PresenceEntry("chat:1", "eve", 1, True)])
+    await teller.counts.enter("n.1", {"chat:1": 1})
+    await teller.reap("n.1")
+    assert await teller.events.tell_absences() == 4
     relay = ((redis.keys.settled_at,), ("n.1", redis.keys.bus_channel))
     await redis.scripts.run_many("relay", [([redis.keys.holders("bob")], [b"{}"], relay)])
 

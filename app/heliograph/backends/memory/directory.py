@@ -44,6 +44,9 @@ class MemoryDirectory:
     async def holders(self, user_id: str) -> dict[str, int]:
         return dict(self._holders.get(user_id, {}))
 
+    async def users(self) -> set[str]:
+        return set(self._holders)
+
     async def doom(self, lease: str) -> None:
         self._leases.pop(lease, None)
 

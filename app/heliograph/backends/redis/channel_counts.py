@@ -23,13 +23,16 @@ class RedisChannelCounts:
 
     async def enter(self, lease: str, counts: Mapping[str, int]) -> bool:
         entries = iter(counts.items())
-        keys = [self._keys.leases, self._keys.channel_counts(lease)]
-        while batch := list(islice(entries, BATCH)):
-            arguments: list[Argument] = [lease, *(part for entry in batch for part in entry)]
+        while batch := dict(islice(entries, BATCH)):
             with as_bus_unavailable():
-                if not await self._scripts.run("channel_counts", keys, arguments):
+                if not await self._set(lease, batch):
                     return False
         return True
+
+    async def _set(self, lease: str, counts: Mapping[str, int]) -> bool:
+        keys = [self._keys.leases, self._keys.channel_counts(lease)]
+        arguments: list[Argument] = [lease, *(part for entry in counts.items() for part in entry)]
+        return bool(await self._scripts.run("channel_counts", keys, arguments))
 
     async def counts(self) -> dict[str, dict[str, int]]:
         with as_bus_unavailable():

@@ -2,13 +2,17 @@
 
 from collections.abc import Mapping
 from itertools import islice
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 
-from heliograph.backends.redis.client import as_bus_unavailable
+from heliograph.backends.redis.client import Client, as_bus_unavailable
+from heliograph.backends.redis.keys import Keys
 from heliograph.backends.redis.server import RedisServer
 from heliograph.ports import Renewal, ReplicaInfo, node_of
+
+if TYPE_CHECKING:
+    from heliograph.backends.redis.scripts import Argument
 
 SETTLE_MS = 5_000  # longer than a replica needs to notice that Redis is back and to register its users again
 BATCH = 500  # users in one command: short enough not to delay Redis
@@ -51,18 +55,24 @@ class RedisDirectory:
         entries = iter(connections.items())
         while batch := dict(islice(entries, BATCH)):
             keys = [self._keys.leases, self._keys.held_by(lease), *map(self._keys.holders, batch)]
-            arguments = [lease, *(part for entry in batch.items() for part in entry)]
+            arguments: list[Argument] = [lease, *(part for entry in batch.items() for part in entry)]
             with as_bus_unavailable():
-                counts = cast("list[int]", await self._scripts.run("hold", keys, arguments))
+                counts = await self._run_hold(keys, arguments)
             if not counts:
                 return None
             totals.update(zip(batch, counts, strict=True))
         return totals
 
+    async def _run_hold(self, keys: list[str], arguments: "list[Argument]") -> list[int]:
+        return cast("list[int]", await self._scripts.run("hold", keys, arguments))
+
     async def holders(self, user_id: str) -> dict[str, int]:
         with as_bus_unavailable():
             held = cast("dict[bytes, bytes]", await self._redis.hgetall(self._keys.holders(user_id)))
         return {lease.decode(): int(count) for lease, count in held.items()}
+
+    async def users(self) -> set[str]:
+        return await read_users(self._redis, self._keys)
 
     async def doom(self, lease: str) -> None:
         with as_bus_unavailable():
@@ -74,16 +84,19 @@ class RedisDirectory:
         await self.doom(lease)
         with as_bus_unavailable():
             while users := await self._redis.srandmember(self._keys.held_by(lease), BATCH):
-                async with self._redis.pipeline(transaction=False) as pipeline:
-                    for user_id in cast("list[bytes]", users):
-                        pipeline.hdel(self._keys.holders(user_id.decode()), lease)
-                    pipeline.srem(self._keys.held_by(lease), *users)
-                    await pipeline.execute()
+                await self._forget(lease, cast("list[bytes]", users))
                 reaped += len(users)
             await self._redis.hdel(self._keys.replicas, lease)
             await self._redis.hdel(self._keys.bus_sequences, node_of(lease))
             await self._redis.zrem(self._keys.leases, lease)  # last: until then another replica can finish this
         return reaped
+
+    async def _forget(self, lease: str, users: list[bytes]) -> None:
+        async with self._redis.pipeline(transaction=False) as pipeline:
+            for user_id in users:
+                pipeline.hdel(self._keys.holders(user_id.decode()), lease)
+            pipeline.srem(self._keys.held_by(lease), *users)
+            await pipeline.execute()
 
     async def replicas(self) -> list[ReplicaInfo]:
         with as_bus_unavailable():
@@ -92,3 +105,14 @@ class RedisDirectory:
             said = await self._redis.hmget(self._keys.replicas, alive) if alive else []
         infos = [msgspec.json.decode(text, type=ReplicaInfo) for text in said if text is not None]
         return sorted(infos, key=lambda info: info.name)
+
+
+async def read_users(client: Client, keys: Keys) -> set[str]:
+    """Return the users with a connection. Raises BusUnavailable."""
+    with as_bus_unavailable():
+        leases = cast("list[bytes]", await client.zrange(keys.leases, 0, -1))
+        return {
+            user_id.decode()
+            for lease in leases
+            async for user_id in client.sscan_iter(keys.held_by(lease.decode()), count=BATCH)
+        }

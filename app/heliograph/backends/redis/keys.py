@@ -1,8 +1,11 @@
 """All names of keys and bus channels in Redis: no other file builds one."""
 
 from dataclasses import dataclass
+from typing import Final
 
 from heliograph.protocol.identity import personal_channel
+
+LIFECYCLE_STREAM: Final = "events"
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +103,25 @@ class Keys:
     def dead_letters(self, stream: str) -> str:
         """Stream: entries of a sharded stream that no worker could handle, each with the reason."""
         return f"{self.prefix}{{stream:{stream}}}:dead"
+
+    @property
+    def lifecycle(self) -> tuple[str, str, str, str]:
+        """The stream of lifecycle events, and what belongs to it; see `lua/_lifecycle.lua`.
+
+        Stream: the events. Hash: the last number, the server that they were written under, when they last were.
+        Sorted set: subject -> since when it is absent (ms). Hash: subject -> the replica that it was last with.
+        """
+        name = f"{self.prefix}{{stream:{LIFECYCLE_STREAM}}}"
+        return self.shard(LIFECYCLE_STREAM, 0), f"{name}:about", f"{name}:absent", f"{name}:last-with"
+
+    def occupants(self, channel: str) -> str:
+        """Hash: lease -> 1 if its replica has subscribers of the channel (only if lifecycle events are told)."""
+        return f"{self.prefix}{{{channel}}}:occupants"
+
+    @property
+    def webhook_pusher(self) -> str:
+        """String: the replica that pushes lifecycle events to the user's backend."""
+        return f"{self.prefix}{{stream:{LIFECYCLE_STREAM}}}:pusher"
 
     def latest(self, stream: str, key: str) -> str:
         """Hash: the latest state of a key of a sharded stream, and the entry that set it."""

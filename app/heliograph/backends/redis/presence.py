@@ -34,10 +34,13 @@ class RedisPresence:
     async def enter(self, lease: str, entries: Sequence[PresenceEntry]) -> bool:
         held = True
         for i in range(0, len(entries), BATCH):
-            calls = [self._call(lease, entry) for entry in entries[i : i + BATCH]]
             with as_bus_unavailable():
-                held = all(await self._scripts.run_many("presence", calls)) and held
+                held = await self._set(lease, entries[i : i + BATCH]) and held
         return held
+
+    async def _set(self, lease: str, entries: Sequence[PresenceEntry], *, reaping: bool = False) -> bool:
+        calls = [self._call(lease, entry, reaping=reaping) for entry in entries]
+        return all(await self._scripts.run_many("presence", calls))
 
     async def members(self, channel: str) -> dict[str, int]:
         with as_bus_unavailable():
@@ -62,11 +65,9 @@ class RedisPresence:
                 for (channel, user), clients in gone.items()
             ]
             for i in range(0, len(entries), BATCH):
-                await self._scripts.run_many(
-                    "presence", [self._call(lease, entry, reaping=True) for entry in entries[i : i + BATCH]]
-                )
+                await self._set(lease, entries[i : i + BATCH], reaping=True)
 
-    def _call(self, lease: str, entry: PresenceEntry, *, reaping: bool = False) -> Call:
+    def _call(self, lease: str, entry: PresenceEntry, *, reaping: bool) -> Call:
         channel, user = entry.channel, entry.user
         keys = [
             self._keys.presence(channel),

@@ -33,6 +33,13 @@ PARTS: Final[dict[str, tuple[str, ...]]] = {
     "run_lease": (),
     "run_expired": (),
     "probe": (),
+    "lifecycle_hold": ("_epoch", "_lifecycle", "hold()"),
+    "lifecycle_reap": ("_epoch", "_lifecycle"),
+    "lifecycle_presence": ("_epoch", "_lifecycle", "presence()"),
+    "lifecycle_counts": ("_epoch", "_lifecycle", "channel_counts()"),
+    "lifecycle_sweep": ("_epoch", "_lifecycle"),
+    "own": (),
+    "disown": (),
     "run_lost": ("_calls", "_epoch", "_budget", "_keep", "_delivery", "append()"),
 }
 

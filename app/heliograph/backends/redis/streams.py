@@ -153,6 +153,31 @@ class ShardedStream:
             entry for key, entries in found for entry in _entries(self._numbers[key.decode()], entries, deliveries=1)
         ]
 
+    async def reread(
+        self, group: str, consumer: str, shard: int, *, count: int
+    ) -> tuple[list[StreamEntry], list[str]]:
+        """Return at most `count` of the entries that the consumer got and has not acknowledged, the oldest first.
+
+        The second value holds the ids of entries that MAXLEN has dropped since. This is not a delivery.
+        """
+        with as_bus_unavailable():
+            answer = await self._redis.xreadgroup(group, consumer, {self.shard_keys[shard]: "0"}, count)
+        found = [each for _, entries in cast("list[tuple[bytes, list[Any]]]", answer or []) for each in entries]
+        kept = [each for each in found if each[1]]
+        return _entries(shard, kept, deliveries=1), [_text(each[0]) for each in found if not each[1]]
+
+    async def dead_letters(self, *, count: int, after: str = "-") -> list[StreamEntry]:
+        """Return at most `count` dead letters, the oldest first. `after`: the id of the last one that was read."""
+        start = after if after == "-" else f"({after}"
+        with as_bus_unavailable():
+            found = cast("list[Any]", await self._redis.xrange(self.dead_key, start, "+", count))
+        return _entries(0, found, deliveries=0)
+
+    async def forget_dead_letters(self, *entry_ids: str) -> None:
+        """Drop dead letters that have been dealt with."""
+        with as_bus_unavailable():
+            await self._redis.xdel(self.dead_key, *entry_ids)
+
     async def acknowledge(self, group: str, shard: int, *entry_ids: str) -> int:
         """Acknowledge entries: no consumer of the group gets them again. Return how many were pending."""
         with as_bus_unavailable():
