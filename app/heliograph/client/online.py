@@ -1,8 +1,8 @@
 """Who is online, for a program that follows lifecycle events: where it begins, and after a gap."""
 
-from heliograph.backends.redis.client import connect
 from heliograph.backends.redis.keys import Keys
 from heliograph.backends.redis.lifecycle import read_online_users
+from heliograph.backends.redis.opening import open_servers
 from heliograph.client.environment import cluster_settings
 
 
@@ -20,8 +20,10 @@ async def online_users(redis_url: str | None = None, *, prefix: str | None = Non
         BusUnavailable: Redis cannot be reached.
     """
     settings = cluster_settings(redis_url, durable_url=None if redis_url is None else "", prefix=prefix)
-    client = connect(settings.live_url)
-    try:
-        return await read_online_users(client, Keys(settings.prefix, settings.bus_channel))
-    finally:
-        await client.aclose()
+    online: set[str] = set()
+    for server in open_servers(settings.live_url, Keys(settings.prefix, settings.bus_channel)):
+        try:
+            online |= await read_online_users(server.client, server.keys)
+        finally:
+            await server.close()
+    return online
