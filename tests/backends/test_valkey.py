@@ -1,0 +1,30 @@
+"""The contract on another server than the one that the tests run on."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+TESTS = (
+    *(f"tests/backends/test_{name}_contract.py" for name in ("directory", "log", "presence", "tickets")),
+    "tests/backends/redis/test_acknowledgement.py::TestSeamless::test_reading_goes_on_without_a_word",
+)
+
+
+@pytest.mark.slow
+def test_the_contract_holds_on_valkey(tmp_path: Path) -> None:
+    """Fails if a backend relies on what only Redis does, or names."""
+    command = [sys.executable, "-m", "pytest", "-q", "-k", "not memory", "-p", "no:cacheprovider"]
+    done = subprocess.run(
+        [*command, "--basetemp", str(tmp_path / "tests"), *TESTS],
+        cwd=ROOT,
+        env={**os.environ, "HELIOGRAPH_TEST_SERVER": "valkey"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-10_000:]
+    assert " passed" in done.stdout
