@@ -18,6 +18,8 @@ GOOD: dict[str, tuple[str, Any]] = {
     "API__BATCH": ("5", 5),
     "REDIS__URL": ("rediss://:pw@host:6380/1", "rediss://:pw@host:6380/1"),
     "REDIS__DURABLE_URL": ("redis://durable/2", "redis://durable/2"),
+    "REDIS__ACK": ("replica", "replica"),
+    "REDIS__ACK_REPLICAS": ("2", 2),
     "REDIS__MAX_CONNECTIONS": ("7", 7),
     "REDIS__EMIT_SHARDS": ("8", 8),
     "REDIS__EMIT_MAXLEN": ("50", 50),
@@ -119,6 +121,8 @@ GOOD: dict[str, tuple[str, Any]] = {
 BAD = {
     "REDIS__URL": "http://host",
     "REDIS__DURABLE_URL": "http://host",
+    "REDIS__ACK": "quorum",
+    "REDIS__ACK_REPLICAS": "0",
     "REDIS__MAX_CONNECTIONS": "0",
     "REDIS__EMIT_SHARDS": "1025",
     "REDIS__EMIT_MAXLEN": "0",

@@ -75,6 +75,8 @@ class Fault(StrEnum):
     READ_ONLY = "redis_read_only"
     MEMORY_FULL = "redis_memory_full"
     DENIED = "redis_denied"
+    NOT_DURABLE = "redis_not_durable"
+    UNCONFIRMED = "redis_unconfirmed"
     REFUSED = "redis_refused"
 
 
@@ -285,7 +287,8 @@ class AppendResult(msgspec.Struct, frozen=True, gc=False):
 class ReadResult:
     """A channel at one moment: its position, and the publications that were read.
 
-    `complete`: nothing is missing between the requested position and the last publication read. Otherwise
+    `complete`: nothing that was acknowledged is missing between the requested position and the last publication read.
+    That may be so in a later epoch than the requested one, where the log goes on at `start`. Otherwise
     `publications` are those that are still kept, in order and with gaps; if the position is from another epoch, those
     that certainly came after it. If `publications` does not reach `position`, more may follow: the log returns at
     most the configured number of bytes at once, or one publication. `state`: what the channel keeps
@@ -299,7 +302,7 @@ class ReadResult:
 
     @property
     def start(self) -> Position:
-        """Return the reader's position before `publications`: if `complete`, the requested one."""
+        """Return the reader's position before `publications`: if `complete`, the requested one or what follows it."""
         first = self.publications[0].position if self.publications else None
         return self.position if first is None else Position(first.epoch, first.offset - 1)
 
@@ -370,7 +373,8 @@ class Log(LogReader, Protocol):
         AppendResult the answer may be:
 
         BusUnavailable: refused (memory full, an error in Redis): nothing has happened. After a time-out it may have
-            been kept; with an idempotency key the call can be repeated.
+            been kept, and where copies must confirm it, it may be kept and not confirmed; with an idempotency key
+            the call can be repeated.
         OverBudget: the draft is from a client whose user has used up the budget. Nothing has happened.
         """
         ...

@@ -1,6 +1,6 @@
 """Settings that a cluster shares with the programs beside it. Needs only the standard library."""
 
-from typing import Final
+from typing import Final, Literal
 from urllib.parse import quote
 
 from heliograph.redis_url import database_of
@@ -8,6 +8,8 @@ from heliograph.redis_url import database_of
 PREFIX: Final = "HELIOGRAPH_"  # of all variables
 DEFAULT_PREFIX: Final = "heliograph:"  # of keys in Redis
 EMIT_SHARDS: Final = 4  # streams for emissions of clients
+AckMode = Literal["memory", "disk", "replica", "managed"]  # when a kept message counts as acknowledged
+MOST_ACK_REPLICAS: Final = 16
 DEPTH: Final = 32  # how deep arrays and objects may nest in data
 
 

@@ -9,7 +9,8 @@ from heliograph.errors import ErrorCode
 
 TRANSPORTS: Final = ("websocket", "sse", "poll", "api")
 WRITE_REFUSALS: Final = ("user_messages", "user_bytes", "recipient_messages", "memory", "emit_full")
-REDIS_ERRORS: Final = {"timeout": 0, "connection": 0, "refused": 0}  # of the process, which has many clients
+# Of the process, which has many clients.
+REDIS_ERRORS: Final = {"timeout": 0, "connection": 0, "refused": 0, "unconfirmed": 0}
 FAST_S: Final = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
 
 SLOW_S: Final = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)

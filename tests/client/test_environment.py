@@ -32,10 +32,11 @@ def test_everything_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) 
     """Fails if one of the variables that programs share with the cluster is passed over."""
     set_all(monkeypatch, REDIS__URL=LIVE, REDIS__DURABLE_URL=KEPT, REDIS__PREFIX="p:", BUS__CHANNEL="bus")
     set_all(monkeypatch, REDIS__EMIT_SHARDS="8", BUS__ROUTING="directed", LIMITS__DEPTH="7")
-    set_all(monkeypatch, NAMESPACES='{"job": {"run": true}}')
+    set_all(monkeypatch, NAMESPACES='{"job": {"run": true}}', REDIS__ACK="replica", REDIS__ACK_REPLICAS="2")
     found = cluster_settings()
     assert (found.live_url, found.kept_url, found.prefix, found.bus_channel) == (LIVE, KEPT, "p:", "bus")
     assert (found.emit_shards, found.routing, found.depth) == (8, "directed", 7)
+    assert (found.ack, found.ack_replicas) == ("replica", 2)
     assert found.namespaces["job"].run
 
 
@@ -46,6 +47,7 @@ def test_an_argument_stands_for_one_variable(monkeypatch: pytest.MonkeyPatch) ->
     assert cluster_settings(LIVE, prefix="q:").kept_url == KEPT
     assert cluster_settings(prefix="q:").prefix == "q:"
     assert cluster_settings(bus_channel="b").prefix == "p:"
+    assert cluster_settings(ack="disk").ack == "disk"
     assert cluster_settings(OTHER, durable_url="").kept_url == OTHER
     assert cluster_settings(OTHER, durable_url=KEPT).live_url == OTHER
     assert cluster_settings(namespaces={"b": Namespace()}).namespaces == {"b": Namespace()}
@@ -68,8 +70,9 @@ def test_one_cluster_and_the_durable_server_of_another(monkeypatch: pytest.Monke
         ({"REDIS__URL": "http://localhost"}, "HELIOGRAPH_REDIS__URL: must begin with"),
         ({"REDIS__URL": LIVE, "NAMESPACES": "job"}, "HELIOGRAPH_NAMESPACES: must be JSON"),
         ({"REDIS__URL": LIVE, "LIMITS__DEPTH": "deep"}, "HELIOGRAPH_LIMITS__DEPTH"),
+        ({"REDIS__URL": LIVE, "REDIS__ACK": "quorum"}, "HELIOGRAPH_REDIS__ACK: must be one of 'memory', 'disk'"),
     ],
-    ids=["no URL", "scheme", "JSON", "number"],
+    ids=["no URL", "scheme", "JSON", "number", "mode"],
 )
 @pytest.mark.parametrize(
     "make",

@@ -8,7 +8,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal, cast
+from typing import Any, Final, Literal, cast, get_args
 
 import msgspec
 
@@ -19,13 +19,24 @@ from heliograph.shared_settings import (
     DEFAULT_PREFIX,
     DEPTH,
     EMIT_SHARDS,
+    MOST_ACK_REPLICAS,
     PREFIX,
+    AckMode,
     bus_channel_name,
 )
 
 # The variables that the groups may hold. Only replicas use those that are not read here. Others are typing errors.
 KNOWN: Final = {
-    "redis": {"url", "durable_url", "max_connections", "prefix", "emit_shards", "emit_maxlen"},
+    "redis": {
+        "url",
+        "durable_url",
+        "ack",
+        "ack_replicas",
+        "max_connections",
+        "prefix",
+        "emit_shards",
+        "emit_maxlen",
+    },
     "bus": {"channel", "routing", "canary_interval_s", "canary_timeout_s"},
 }
 
@@ -38,6 +49,10 @@ class ClusterSettings:
     """URL of the server with the bus."""
     durable_url: str | None
     """URL of a second server, for kept messages; None: it is the same one."""
+    ack: AckMode
+    """When a kept message counts as acknowledged."""
+    ack_replicas: int
+    """How many replicas of Redis must have it, in mode `replica`."""
     prefix: str
     """Prefix of all keys."""
     emit_shards: int
@@ -59,6 +74,7 @@ def cluster_settings(
     url: str | None = None,
     *,
     durable_url: str | None = None,
+    ack: AckMode | None = None,
     prefix: str | None = None,
     bus_channel: str | None = None,
     namespaces: Mapping[str, Namespace] | None = None,
@@ -68,6 +84,7 @@ def cluster_settings(
     Args:
         url: `HELIOGRAPH_REDIS__URL`.
         durable_url: `HELIOGRAPH_REDIS__DURABLE_URL`; "" for a cluster that has no second Redis.
+        ack: `HELIOGRAPH_REDIS__ACK`.
         prefix: `HELIOGRAPH_REDIS__PREFIX`.
         bus_channel: `HELIOGRAPH_BUS__CHANNEL`.
         namespaces: `HELIOGRAPH_NAMESPACES`.
@@ -82,6 +99,8 @@ def cluster_settings(
         redis["url"] = url
     if durable_url is not None:
         redis["durable_url"] = durable_url or None
+    if ack is not None:
+        redis["ack"] = ack
     if prefix is not None:
         redis["prefix"] = prefix
     if bus_channel is not None:
@@ -102,12 +121,17 @@ def cluster_settings(
     routing = bus.get("routing", "shared")
     if routing not in ("shared", "directed"):
         raise BadSetting(f"{PREFIX}BUS__ROUTING: must be 'shared' or 'directed'")
+    mode = redis.get("ack", "memory")
+    if mode not in get_args(AckMode):
+        raise BadSetting(f"{PREFIX}REDIS__ACK: must be one of {', '.join(map(repr, get_args(AckMode)))}")
     channel = bus.get("channel")
     if channel == "":
         raise BadSetting(f"{PREFIX}BUS__CHANNEL: must not be empty; leave it out for the default")
     return ClusterSettings(
         live_url=live,
         durable_url=kept,
+        ack=cast("AckMode", mode),
+        ack_replicas=_whole("REDIS__ACK_REPLICAS", redis.get("ack_replicas", 1), ge=1, le=MOST_ACK_REPLICAS),
         prefix=keys,
         emit_shards=_whole("REDIS__EMIT_SHARDS", redis.get("emit_shards", EMIT_SHARDS), ge=1, le=1024),
         bus_channel=bus_channel_name(None if channel is None else _text("BUS__CHANNEL", channel), live, keys),

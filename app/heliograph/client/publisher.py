@@ -36,6 +36,7 @@ from heliograph.clock import SystemClock
 from heliograph.errors import BadSetting, NeedsRedis
 from heliograph.protocol.channel_options import Namespace
 from heliograph.protocol.namespace import Namespaces
+from heliograph.shared_settings import AckMode
 
 __all__ = ["AsyncPublisher", "Published", "Publisher"]
 
@@ -55,6 +56,7 @@ class _Base(ABC):
         *,
         api_key: str | None = None,
         durable_url: str | None = None,
+        ack: AckMode | None = None,
         prefix: str | None = None,
         bus_channel: str | None = None,
         namespaces: Mapping[str, Namespace] | None = None,
@@ -67,7 +69,7 @@ class _Base(ABC):
                 for a program that cannot reach Redis.
             api_key: the key for the URL of the cluster, instead of `HELIOGRAPH_API__KEY` or
                 `HELIOGRAPH_API__KEY_FILE`.
-            durable_url, prefix, bus_channel, namespaces: replace the cluster's variables; see
+            durable_url, ack, prefix, bus_channel, namespaces: replace the cluster's variables; see
                 `heliograph.client.environment`. Over HTTP only `namespaces` is allowed.
             deadline_s: how long a call retries, 0 to 240 s. The last attempt may take a second longer (over
                 HTTP: five).
@@ -77,7 +79,7 @@ class _Base(ABC):
         """
         self._target: ClusterSettings | tuple[str, str]
         if url is not None and url.lower().startswith(("http://", "https://")):
-            given = {"durable_url": durable_url, "prefix": prefix, "bus_channel": bus_channel}
+            given = {"durable_url": durable_url, "ack": ack, "prefix": prefix, "bus_channel": bus_channel}
             if useless := [name for name, value in given.items() if value is not None]:
                 raise BadSetting(f"{', '.join(useless)}: of no use over HTTP, where the server knows its Redis")
             api = api_settings(api_key, namespaces=namespaces)
@@ -87,7 +89,7 @@ class _Base(ABC):
             raise BadSetting("api_key goes with the URL of the cluster, http://… or https://…; Redis takes none")
         else:
             settings = self._target = cluster_settings(
-                url, durable_url=durable_url, prefix=prefix, bus_channel=bus_channel, namespaces=namespaces
+                url, durable_url=durable_url, ack=ack, prefix=prefix, bus_channel=bus_channel, namespaces=namespaces
             )
             keys = Keys(settings.prefix, settings.bus_channel)
             self._drafting = _drafting(keys, settings.namespaces, settings.depth)

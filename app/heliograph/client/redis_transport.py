@@ -20,6 +20,7 @@ from redis.exceptions import (
     TryAgainError,
 )
 
+from heliograph.backends.redis.acknowledgement import IN_MEMORY, NOT_DURABLE, Acknowledgement, Unconfirmed
 from heliograph.backends.redis.link_errors import NotSent
 from heliograph.backends.redis.opening import open_server
 from heliograph.backends.redis.run_leases import decoded, expired_call, lease_call, lost_calls
@@ -44,6 +45,7 @@ _PASSING = (
     ReadOnlyError,
     ClusterDownError,  # MASTERDOWN too
     TryAgainError,
+    Unconfirmed,
     OSError,
 )
 _PASSING_REPLIES = ("NOREPLICAS ", "BUSY ")  # redis-py has no classes for these
@@ -59,6 +61,7 @@ class _Base:
         self._durable_url = settings.durable_url
         self._directed = settings.routing == "directed"
         self._script = "append" if self._durable_url is None else "store"
+        self._ack = Acknowledgement(settings.ack, settings.ack_replicas)  # of the server that keeps
         self._drafting = drafting
 
     @staticmethod
@@ -81,7 +84,7 @@ class RedisTransport(_Base):
         self._redis = self._live  # keeps what is kept
         if self._durable_url is not None:
             self._redis = connect_sync(self._durable_url, max_connections=MAX_CONNECTIONS)
-        self._scripts = SyncScripts(self._redis, self._drafting.keys, directed=self._directed)
+        self._scripts = SyncScripts(self._redis, self._drafting.keys, directed=self._directed, ack=self._ack)
 
     def renew_in_child(self) -> None:
         """See `heliograph.client.forks`."""
@@ -138,13 +141,16 @@ class AsyncRedisTransport(_Base):
         self._connect()
 
     def _connect(self) -> None:
-        self._live = self._kept = self._server(self._url)
-        if self._durable_url is not None:
-            self._kept = self._server(self._durable_url)
+        if self._durable_url is None:
+            self._live = self._kept = self._server(self._url, self._ack)
+        else:
+            self._live = self._server(self._url, IN_MEMORY)
+            self._kept = self._server(self._durable_url, self._ack)
         self._free = asyncio.Semaphore(MAX_CONNECTIONS)  # an empty pool would raise; callers wait here instead
 
-    def _server(self, url: str) -> RedisServer:
-        return open_server(url, self._drafting.keys, max_connections=MAX_CONNECTIONS, directed=self._directed)
+    def _server(self, url: str, ack: Acknowledgement) -> RedisServer:
+        keys = self._drafting.keys
+        return open_server(url, keys, max_connections=MAX_CONNECTIONS, directed=self._directed, ack=ack)
 
     def renew_in_child(self) -> None:
         """See `heliograph.client.forks`."""
@@ -163,7 +169,13 @@ class AsyncRedisTransport(_Base):
         return [published(draft, answer) for draft, answer in zip(drafts, answers, strict=True)]
 
     async def _keep(self, drafts: Sequence[Draft]) -> list[Any]:
-        answers = await self._kept.scripts.run_many(self._script, [self._drafting.call(draft) for draft in drafts])
+        calls = [self._drafting.call(draft) for draft in drafts]
+        try:
+            answers = await self._kept.keeping.run_many(self._script, calls)
+        except ResponseError as error:
+            if str(error).startswith(NOT_DURABLE):
+                self._kept.scripts.forget()  # the server may be configured in another way by the next attempt
+            raise
         if self._durable_url is not None:
             await self._announce(self._drafting.announcements(drafts, answers))
         return answers

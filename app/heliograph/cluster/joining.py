@@ -412,6 +412,13 @@ class Joining:
                 await self._send_state(pending)
                 return
             self._send_subscribed(pending, result.start, recovered=False)
+        elif result.position.epoch != last.epoch:
+            # The log goes on in another epoch, and nothing that was acknowledged is missing.
+            if pending.connection.on_gap is not None:
+                pending.connection.on_gap(pending.followed.name)
+                if pending.is_over:
+                    return
+            pending.position = result.start
         await self._send_all(pending, result.publications)
 
     async def _send_all(self, pending: PendingJoin, publications: Iterable[Publication]) -> None:

@@ -20,6 +20,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
 from heliograph.backends.memory.bus import LocalBus
+from heliograph.backends.redis.acknowledgement import IN_MEMORY, Acknowledgement
 from heliograph.backends.redis.client import as_bus_unavailable, bus_unavailable
 from heliograph.backends.redis.keys import Keys
 from heliograph.backends.redis.link_errors import SlotMoved
@@ -476,6 +477,7 @@ def redis_server(redis: RedisSettings, bus: BusSettings, replica: str = "") -> R
         node_id=new_node_id(),
         replica=replica,
         directed=bus.routing == "directed",
+        ack=Acknowledgement(redis.ack, redis.ack_replicas) if redis.durable_url is None else IN_MEMORY,
     )
 
 

@@ -93,11 +93,18 @@ class Repair:
         """Return the position from which a read after `asked` continues; None if the gap has changed meanwhile."""
         sequence = followed.sequence
         assert sequence is not None  # noqa: S101 - what has no position is not repaired
-        if result.complete:
+        if result.complete and result.position.epoch == asked.epoch:
             return sequence.position
         if sequence.position != asked:
             self._gaps.note(followed.name)  # the bus was faster
             return None
+        begins = result.start
+        # A state is sent again if subscribers have seen updates that were never acknowledged and are not part of it.
+        if result.complete and not (followed.kind.keeps_state and begins.offset < asked.offset):
+            logger.info("%s goes on in epoch %s after %s", followed.name, begins.epoch, asked)
+            self._hub.resubscribe(followed.name)
+            self._following.deliver(followed, sequence.restart(begins))
+            return begins
         begins = self._tell_of_gap(followed, result)
         self._following.deliver(followed, sequence.restart(begins))
         self._telemetry.unfilled_gaps += 1

@@ -23,6 +23,8 @@ WHAT_TO_DO: Final = {
     Fault.UNREACHABLE: "check that it runs, and that this host can reach it",
     Fault.READ_ONLY: "it is a replica, or still loading: let HELIOGRAPH_REDIS__URL lead to the master",
     Fault.MEMORY_FULL: "raise maxmemory, or keep less",
+    Fault.NOT_DURABLE: "the text says what to set",
+    Fault.UNCONFIRMED: "look at its replicas: HELIOGRAPH_REDIS__ACK_REPLICAS of them must follow it",
     Fault.DENIED: "give its user the rights that docs/operations.md names",
     Fault.REFUSED: "the text says why",
 }

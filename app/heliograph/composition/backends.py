@@ -12,6 +12,7 @@ from heliograph.backends.memory.emissions import NoEmissions
 from heliograph.backends.memory.log import MemoryLog
 from heliograph.backends.memory.presence import MemoryPresence
 from heliograph.backends.memory.tickets import MemoryTickets
+from heliograph.backends.redis.acknowledgement import Acknowledgement
 from heliograph.backends.redis.channel_counts import RedisChannelCounts
 from heliograph.backends.redis.commands import RedisCommands
 from heliograph.backends.redis.directory import RedisDirectory
@@ -23,11 +24,11 @@ from heliograph.backends.redis.lifecycle import (
     LifecyclePresence,
     Told,
 )
-from heliograph.backends.redis.log import RedisLog, TwoServerLog
+from heliograph.backends.redis.log import ConfirmedLog, RedisLog, TwoServerLog
 from heliograph.backends.redis.memory import RedisMemory
 from heliograph.backends.redis.opening import open_server
 from heliograph.backends.redis.presence import RedisPresence
-from heliograph.backends.redis.probe import RedisProbe
+from heliograph.backends.redis.probe import ConfirmationProbe, DiskProbe, RedisProbe
 from heliograph.backends.redis.run_leases import reap_lost_runs
 from heliograph.backends.redis.server import RedisServer
 from heliograph.backends.redis.streams import RedisEmissions
@@ -35,7 +36,7 @@ from heliograph.backends.redis.tickets import RedisTickets
 from heliograph.cluster.pubsub_manager import PubSubManager, redis_server
 from heliograph.composition.ground import Ground
 from heliograph.hub.announcements import Announcements
-from heliograph.ports import Backends, Bus
+from heliograph.ports import Backends, Bus, Log, Probe
 from heliograph.protocol.budget import Budget
 from heliograph.protocol.namespace import Namespaces
 from heliograph.settings import Settings
@@ -60,6 +61,7 @@ def build_backends(ground: Ground, make_bus: MakeBus | None) -> Backends:
             node_id=live.node_id,
             replica=ground.name,
             publish_time=live.publish_time,
+            ack=Acknowledgement(redis.ack, redis.ack_replicas),
         )
     return _redis_backends(ground, bus, live, kept)
 
@@ -81,9 +83,13 @@ def _redis_backends(ground: Ground, bus: Bus, live: RedisServer, kept: RedisServ
     """`live`: the server with the bus and the directory; `kept`: the one that keeps messages, or the same."""
     settings = ground.settings
     budget, page_bytes = Budget.of(settings.limits), settings.channels.page_bytes
-    log = RedisLog(live, budget=budget, page_bytes=page_bytes)
+    log: Log
     if kept is not live:
         log = TwoServerLog(kept, live, budget=budget, page_bytes=page_bytes)
+    elif kept.ack.confirms:
+        log = ConfirmedLog(kept, budget=budget, page_bytes=page_bytes)
+    else:
+        log = RedisLog(kept, budget=budget, page_bytes=page_bytes)
     emissions = RedisEmissions(
         kept,
         shards=settings.redis.emit_shards,
@@ -100,7 +106,7 @@ def _redis_backends(ground: Ground, bus: Bus, live: RedisServer, kept: RedisServ
         emissions=emissions,
         commands=RedisCommands(live),
         tickets=RedisTickets(live),
-        probes=[RedisProbe(server, ground.name) for server in dict.fromkeys((live, kept))],
+        probes=_probes(live, kept, ground.name),
         memory=RedisMemory(kept),
         sweep_emissions=emissions.sweep,
         reap_lost_runs=partial(reap_lost_runs, kept, namespaces),
@@ -126,6 +132,17 @@ def _membership(ground: Ground, live: RedisServer, namespaces: Namespaces) -> di
         "tell_absences": events.tell_absences,
         "feeds": [RedisLifecycleFeed(live, ground.clock)],
     }
+
+
+def _probes(live: RedisServer, kept: RedisServer, name: str) -> list[Probe]:
+    """Return the probes: first that of the server with the bus."""
+    probes: list[Probe] = [
+        DiskProbe(server, name) if server.ack.mode == "disk" else RedisProbe(server, name)
+        for server in dict.fromkeys((live, kept))
+    ]
+    if kept.ack.confirms:
+        probes.append(ConfirmationProbe(kept))
+    return probes
 
 
 def _bus_of_its_own(settings: Settings, server: RedisServer | None) -> Bus:

@@ -21,8 +21,9 @@ class Connection:
 
     `on_dropped` is called with it if it does not read, and must remove it everywhere, from the hub too; without it
     only the hub knows the connection. `on_command` is called with other commands for the user than to close it.
-    `on_gap` is called with a channel of which publications are lost, before the client is told by an event: in some
-    wire formats it must subscribe again, and so is not on the channel any more when this returns.
+    `on_gap` is called with a channel of which publications are lost, before the client is told by an event, or whose
+    epoch has changed: in some wire formats it must subscribe again, and so is not on the channel any more when this
+    returns.
     """
 
     __slots__ = (

@@ -161,11 +161,15 @@ class Hub:
         return len(listening)
 
     def deliver_gap(self, channel: str, event: Event) -> None:
-        """Tell every subscriber of the channel here that publications on it are lost; see `Connection.on_gap`."""
+        """Tell every subscriber of the channel here that publications on it are lost."""
+        self.resubscribe(channel)
+        self.deliver(channel, event)
+
+    def resubscribe(self, channel: str) -> None:
+        """Have those subscribers of the channel here that must do so subscribe again; see `Connection.on_gap`."""
         for connection in tuple(self._by_channel.get(channel, ())):
             if connection.on_gap is not None:
                 connection.on_gap(channel)
-        self.deliver(channel, event)
 
     def deliver_to(self, connections: Collection[Connection], event: Event) -> int:
         """Deliver the event to these connections. Return how many accepted it."""

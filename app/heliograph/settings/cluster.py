@@ -6,7 +6,13 @@ from pydantic import Field, field_validator, model_validator
 
 from heliograph.redis_url import check_redis_url
 from heliograph.settings.group import Group
-from heliograph.shared_settings import DEFAULT_PREFIX, EMIT_SHARDS, bus_channel_name
+from heliograph.shared_settings import (
+    DEFAULT_PREFIX,
+    EMIT_SHARDS,
+    MOST_ACK_REPLICAS,
+    AckMode,
+    bus_channel_name,
+)
 
 
 class RedisSettings(Group):
@@ -18,6 +24,17 @@ class RedisSettings(Group):
     )
     durable_url: str | None = Field(
         default=None, description="a second Redis for kept messages (with appendonly); unset: the same one"
+    )
+    ack: AckMode = Field(
+        default="memory",
+        description="when a kept message counts as acknowledged: Redis has it in memory; on disk; on replicas; or "
+        "managed, where the service is durable",
+    )
+    ack_replicas: int = Field(
+        default=1,
+        ge=1,
+        le=MOST_ACK_REPLICAS,
+        description="how many replicas of Redis must have it, in mode `replica`: all that may be promoted",
     )
     max_connections: int = Field(default=50, ge=1, description="connections for commands; the bus has its own")
     prefix: str = Field(default=DEFAULT_PREFIX, description="the prefix of all keys")

@@ -19,6 +19,7 @@ from redis.exceptions import (
 )
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from heliograph.backends.redis.acknowledgement import Unconfirmed
 from heliograph.backends.redis.link import Link
 from heliograph.backends.redis.link_errors import DEMOTED, NotSent
 from heliograph.backends.redis.sentinels import MasterFinder, tls_options, to_master
@@ -34,6 +35,7 @@ _CERTAIN = (ResponseError, NotSent, AuthenticationError, AuthorizationError, Bus
 # Texts for clients, by the kind of an error. The texts of Redis name addresses, commands and keys.
 PLAIN: Final = {
     "refused": "the server's storage does not take it",
+    "unconfirmed": "it is kept, but not confirmed by enough copies of the server's storage",
     "timeout": "the server's storage did not answer in time",
     "connection": "the server's storage cannot be reached",
 }
@@ -54,21 +56,27 @@ TIMEOUT_S = 1.0  # a command that takes longer has failed
 class Client(Redis):
     """redis-py's client with its pool, for rare calls; `link`, for the calls of a message or of a second.
 
-    `bulk`: another link, for reads with large answers, so that no message waits behind them. `finder` is the pool's,
-    if Sentinels name the server.
+    `bulk`: another link, for reads with large answers, so that no message waits behind them. `kept`: one more, for
+    what replicas of Redis must confirm. `finder` is the pool's, if Sentinels name the server.
     """
 
     def __init__(
-        self, pool: ConnectionPool, finder: MasterFinder | None = None, links: tuple[Link, Link] | None = None
+        self, pool: ConnectionPool, finder: MasterFinder | None = None, links: tuple[Link, Link, Link] | None = None
     ) -> None:
         super().__init__(connection_pool=pool)
         self._finder = finder
         self.auto_close_connection_pool = True
-        self.link, self.bulk = links or (Link(pool, TIMEOUT_S), Link(pool, TIMEOUT_S))
+        self.timeout_s = TIMEOUT_S  # of a command on a link
+        self.link, self.bulk, self.kept = links or (
+            Link(pool, TIMEOUT_S),
+            Link(pool, TIMEOUT_S),
+            Link(pool, TIMEOUT_S),
+        )
 
     async def aclose(self, close_connection_pool: bool | None = None) -> None:
         await self.link.close()
         await self.bulk.close()
+        await self.kept.close()
         await super().aclose(close_connection_pool)
         if self._finder is not None:
             await self._finder.close()
@@ -157,6 +165,8 @@ def bus_unavailable(error: Exception) -> BusUnavailable:
 
 
 def _kind(error: Exception) -> str:
+    if isinstance(error, Unconfirmed):
+        return "unconfirmed"
     if isinstance(error, ResponseError):
         return "refused"
     return "timeout" if isinstance(error, RedisTimeoutError | TimeoutError) else "connection"

@@ -133,6 +133,21 @@ class RedisLog:
         return [keys.meta(channel), *streams, keys.state(channel), keys.tail(channel)]
 
 
+class ConfirmedLog(RedisLog):
+    """A `Log` whose appends replicas of Redis must confirm: see `confirming.py`.
+
+    The bus brings a publication to subscribers before it is confirmed, because the script that keeps it publishes it.
+    """
+
+    def __init__(self, server: RedisServer, *, budget: Budget = NO_BUDGET, page_bytes: int = PAGE_BYTES) -> None:
+        super().__init__(server, budget=budget, page_bytes=page_bytes)
+        self._keeping = server.keeping
+
+    def submit(self, draft: Draft, options: Namespace, lease: str, done: OnAppended) -> None:
+        call = self._calls.of(draft, options, lease, self._due())
+        self._keeping.call("append", call, partial(self._appended, draft, done))
+
+
 class TwoServerLog(RedisLog):
     """A `Log` on a durable server, announced on the live one, where the bus and the directory are.
 
@@ -153,6 +168,7 @@ class TwoServerLog(RedisLog):
         page_bytes: int = PAGE_BYTES,
     ) -> None:
         super().__init__(durable, budget=budget, page_bytes=page_bytes)
+        self._keeping = durable.keeping
         self._live = live.link
         self._live_scripts = live.scripts
         self._publish = live.verbs.publish
@@ -168,7 +184,7 @@ class TwoServerLog(RedisLog):
             else:
                 self._announce(draft.channel, reply[1], lease, result, done)
 
-        self._scripts.call("store", self._calls.of(draft, options, lease), stored)
+        self._keeping.call("store", self._calls.of(draft, options, lease), stored)
 
     def _announce(self, channel: str, envelope: bytes, lease: str, result: AppendResult, done: OnAppended) -> None:
         user_id = user_of(channel)

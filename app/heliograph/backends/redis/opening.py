@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from heliograph.backends.redis.acknowledgement import IN_MEMORY, Acknowledgement
 from heliograph.backends.redis.client import TIMEOUT_S, Client, connect, unusable
 from heliograph.backends.redis.cluster.client import ShardClient, shard_clients
 from heliograph.backends.redis.cluster.nodes import Nodes
@@ -33,6 +34,7 @@ def open_servers(
     replica: str | None = None,
     directed: bool = False,
     publish_time: Histogram | None = None,
+    ack: Acknowledgement = IN_MEMORY,
 ) -> list[RedisServer]:
     """Return a server for each virtual shard of a cluster, in order; otherwise one. See `RedisServer`."""
     publish_time = publish_time or Histogram()
@@ -47,6 +49,7 @@ def open_servers(
                 replica=replica,
                 directed=directed,
                 publish_time=publish_time,
+                ack=ack,
             )
         )
     return servers

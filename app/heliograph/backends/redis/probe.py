@@ -1,19 +1,26 @@
-"""Tries a replica's real work on Redis: with a script, on keys of its own."""
+"""Try a replica's real work on Redis, with a script on keys of its own, and what an acknowledgement relies on."""
 
+import logging
 from typing import Final
 
 from redis.exceptions import (
     BusyLoadingError,
     MasterDownError,
+    NoPermissionError,
     OutOfMemoryError,
     ReadOnlyError,
     RedisError,
     ResponseError,
 )
 
+from heliograph.backends.redis.acknowledgement import Unconfirmed
+from heliograph.backends.redis.call_batch import NOTHING, Call
 from heliograph.backends.redis.client import bus_unavailable
+from heliograph.backends.redis.script_loading import lines, pairs
 from heliograph.backends.redis.server import RedisServer
 from heliograph.ports import Fault, ProbeFailure
+
+logger = logging.getLogger(__name__)
 
 # Texts of a missing right: to a command, to a command in a script, to a key, to a bus channel.
 DENIALS: Final = ("NOPERM", "no permissions", "can't run this command", "can't access", "permission")
@@ -31,6 +38,58 @@ class RedisProbe:
             await self._scripts.probe(self._name)
         except (RedisError, OSError, TimeoutError) as error:
             return ProbeFailure(_fault(error), bus_unavailable(error).detail)
+        return None
+
+
+class DiskProbe(RedisProbe):
+    """That of a server whose configuration must keep what it acknowledges on disk: it may change at any time."""
+
+    def __init__(self, server: RedisServer, name: str) -> None:
+        super().__init__(server, name)
+        self._server = server
+        self._refusal: str | None = ""
+
+    async def probe(self) -> ProbeFailure | None:
+        failure = await super().probe()
+        if failure is not None:
+            return failure
+        try:
+            refusal = self._server.ack.refusal(await self._configuration())
+        except (RedisError, OSError, TimeoutError) as error:
+            return ProbeFailure(_fault(error), bus_unavailable(error).detail)
+        if refusal != self._refusal:
+            self._refusal = refusal
+            self._scripts.forget()  # other ones refuse, or accept, what is to be kept
+        return None if refusal is None else ProbeFailure(Fault.NOT_DURABLE, refusal)
+
+    async def _configuration(self) -> dict[str, str]:
+        """Return what the server tells of itself; nothing without the right to ask."""
+        try:
+            return pairs(await self._server.link.ask("CONFIG", "GET", "appendonly", "appendfsync"))
+        except NoPermissionError:
+            return {}
+
+
+class ConfirmationProbe:
+    """Whether enough replicas of Redis confirm what is kept; it notes what one of them must know if it is promoted.
+
+    Other failures are the server's own, and its probe finds them.
+    """
+
+    def __init__(self, server: RedisServer) -> None:
+        self._server = server
+
+    async def probe(self) -> ProbeFailure | None:
+        server = self._server
+        try:
+            facts = lines(await server.link.ask("INFO", "replication"))
+            has_others = int(facts.get("connected_slaves", 0)) > server.ack.replicas
+            call: Call = [server.keys.server], [facts.get("master_replid", ""), int(has_others)], NOTHING
+            await server.keeping.run_many("promotion", [call])
+        except Unconfirmed as error:
+            return ProbeFailure(Fault.UNCONFIRMED, str(error))
+        except (RedisError, OSError, TimeoutError) as error:
+            logger.debug("whether replicas confirm cannot be found out now: %s", error)
         return None
 
 

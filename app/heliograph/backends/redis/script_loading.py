@@ -15,10 +15,12 @@ from typing import Any, Final
 
 from redis.exceptions import NoPermissionError, RedisError, ResponseError
 
+from heliograph.backends.redis.acknowledgement import IN_MEMORY, NOT_DURABLE, Acknowledgement
 from heliograph.backends.redis.keys import Keys
 from heliograph.backends.redis.link import Command
 from heliograph.backends.redis.link_errors import DEMOTED
-from heliograph.backends.redis.script_texts import is_certain, raise_first_error, script_text
+from heliograph.backends.redis.script_texts import KEEPING, PARTS, raise_first_error, refusing_text, script_text
+from heliograph.backends.redis.promotion import forebears, note_other_mode
 
 MADE_UP: Final = "x"  # the start of an invented name; a run id is hexadecimal
 NAME_LENGTH: Final = 16
@@ -50,31 +52,44 @@ def load(
     mark: int = 0,
     name: str = "",
     publish: str = "PUBLISH",
+    ack: Acknowledgement = IN_MEMORY,
 ) -> Steps:
     """Yield commands, all for one connection, and take their answers, including errors of Redis.
 
     Return name -> SHA of the scripts. `owner`, `directed`: see `script_text`. `claim`: to a number beside the owner,
     so that each of several owners with one name has scripts of its own. `mark`: the number that Redis acknowledged
     last under `mark_key` (0: none). A server that has a lower one has lost later data. `name`: of the server, if that
-    is decided already. `publish`: see `script_text`.
+    is decided already. `publish`: see `script_text`. On a server that cannot keep the promise of `ack`, scripts that
+    keep something are replaced by one that refuses.
 
     Raises RedisError.
     """
     look = [("INFO", "server"), ("INFO", "replication"), ("CONFIG", "GET", "appendonly", "appendfsync")]
     server, replication, config, *known = yield [*look, ("HMGET", keys.server, "name", "lost"), _mark_read(mark_key)]
     [(known_name, lost), marked] = raise_first_error(known)
-    run_id = _if_allowed(server, _lines).get("run_id", "")[:NAME_LENGTH]
+    facts, role, options = _if_allowed(server, lines), _if_allowed(replication, lines), _if_allowed(config, pairs)
+    run_id = facts.get("run_id", "")[:NAME_LENGTH]
     name = name or (yield from _agree(keys, run_id, (known_name or b"").decode()))
-    role = _if_allowed(replication, _lines)
-    certain = bool(role) and is_certain(_if_allowed(config, _pairs), role) and (lost or b"").decode() != name
+    certain = ack.is_certain(options, role) and (lost or b"").decode() != name
     if certain and int(marked or 0) < mark:
         certain = False
         raise_first_error((yield [("HSET", keys.server, "lost", name)]))
+    before = ""
+    if ack.confirms:
+        before = yield from forebears(keys, name, facts, role)
+    elif any("_keep" in PARTS[each] for each in names):
+        yield from note_other_mode(keys, name)
     if claim is not None:
         owner = yield from _claim(keys, owner, claim)
     texts = [
-        script_text(each, name, certain=certain, directed=directed, owner=owner, publish=publish) for each in names
+        script_text(each, name, certain=certain, directed=directed, owner=owner, publish=publish, forebears=before)
+        for each in names
     ]
+    if (refusal := ack.refusal(options)) is not None:
+        texts = [
+            refusing_text(NOT_DURABLE, refusal) if each in KEEPING else text
+            for each, text in zip(names, texts, strict=True)
+        ]
     shas = yield [("SCRIPT", "LOAD", text) for text in texts]
     return {each: _text(sha) for each, sha in zip(names, raise_first_error(shas), strict=True)}
 
@@ -116,7 +131,9 @@ def _agree(keys: Keys, run_id: str, known: str) -> Generator[list[Command], list
             [exists] = raise_first_error((yield [("SCRIPT", "EXISTS", sha1(_marker(known)).hexdigest())]))  # noqa: S324
             if exists == [1]:
                 return known
-        name = run_id or MADE_UP + secrets.token_hex(NAME_LENGTH)[: NAME_LENGTH - 1]
+        [was_replaced] = raise_first_error((yield [("HEXISTS", keys.server, f"after:{run_id}")]))
+        # A process that is the master once more has the data of another one, so it needs a name of its own for that.
+        name = run_id if run_id and not was_replaced else MADE_UP + secrets.token_hex(NAME_LENGTH)[: NAME_LENGTH - 1]
         # If several programs find that the old name does not count, the first of them decides the new one for all.
         after = f"after:{known}"
         replies = yield [
@@ -152,12 +169,12 @@ def _if_allowed(answer: Any, read: Any) -> dict[str, str]:
     return found
 
 
-def _lines(info: bytes | str) -> dict[str, str]:
+def lines(info: bytes | str) -> dict[str, str]:
     """Return the answer of INFO: `name:value` lines."""
     return dict(line.split(":", 1) for line in _text(info).splitlines() if ":" in line)
 
 
-def _pairs(config: Any) -> dict[str, str]:
+def pairs(config: Any) -> dict[str, str]:
     """Return the answer of CONFIG GET, in either version of the protocol."""
     pairs = config.items() if isinstance(config, dict) else zip(config[::2], config[1::2], strict=True)
     return {_text(name): _text(value) for name, value in pairs}

@@ -14,6 +14,9 @@ Argument = str | bytes | int
 # The scripts that take many calls at once (see `call_batch.py`) -> the argument of a call that may be long.
 BATCHED: Final = {"append": 1, "store": 1, "run_lost": 1, "relay": 0, "announce": 0, "emit": 0}
 
+# The scripts that keep a message, or something else that its sender relies on.
+KEEPING: Final = frozenset(("append", "store", "run_lost", "emit", "remember"))
+
 # script -> the parts before it; with () as a function of that name
 PARTS: Final[dict[str, tuple[str, ...]]] = {
     "append": ("_calls", "_epoch", "_budget", "_keep", "_delivery"),
@@ -27,6 +30,7 @@ PARTS: Final[dict[str, tuple[str, ...]]] = {
     "remove": (),
     "relay": ("_calls", "_delivery"),
     "lease": (),
+    "promotion": (),
     "hold": (),
     "presence": (),
     "channel_counts": (),
@@ -55,16 +59,24 @@ def read_all() -> None:
 
 
 def script_text(
-    name: str, server: str, *, certain: bool, directed: bool, owner: str = "", publish: str = "PUBLISH"
+    name: str,
+    server: str,
+    *,
+    certain: bool,
+    directed: bool,
+    owner: str = "",
+    publish: str = "PUBLISH",
+    forebears: str = "",
 ) -> str:
     """Return the script for the server of this name (16 characters). `certain`: see `is_certain`; `owner`: `Scripts`.
 
     `directed`: messages to users go only to the replicas that hold them (`BusSettings.routing`). `publish`: the
-    command that does so.
+    command that does so. `forebears`: see `promotion.py`.
     """
     fence = f"'{server[:16]}{'1' if certain else '0'}'"
     constants = (
         f"local fence, certain, directed = {fence}, {str(certain).lower()}, {str(directed).lower()}\n"
+        f"local forebears = '{forebears}'\n"
         f"local meta_ms, client_meta_ms = {META_TTL_S * 1000}, {CLIENT_META_TTL_S * 1000}\n"
         f"local window_ms, publish = {int(WINDOW_S * 1000)}, '{publish}'\n"
         f"local key_ttl_ms, tail_size = {IDEMPOTENCY_TTL_S * 1000}, {TAIL_SIZE}"
@@ -73,6 +85,11 @@ def script_text(
     parts = [_part(part) for part in PARTS[name]]
     parts += [_part(f"{name}()"), f"return run_calls({name})"] if name in BATCHED else [_part(name)]
     return constants + "\n".join(parts)
+
+
+def refusing_text(code: str, reason: str) -> str:
+    """Return a script in the place of another, which refuses each call with this code and reason."""
+    return f"return redis.error_reply([==[{code} {reason}]==])"
 
 
 def is_certain(config: Mapping[Any, Any], replication: Mapping[str, Any]) -> bool:

@@ -18,6 +18,7 @@ from typing import Any
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 
+from heliograph.backends.redis.acknowledgement import IN_MEMORY, Acknowledgement
 from heliograph.backends.redis.call_batch import NOTHING, Call, CallBatch, nobody, parameters_of
 from heliograph.backends.redis.client import Client
 from heliograph.backends.redis.keys import Keys
@@ -54,6 +55,7 @@ class Scripts:
     the scripts are loaded again. If another program had loaded the same text, a later call could run before an
     earlier one is repeated. So a program that needs the order has a name of its own, with a number if two have the
     same. `directed`: see `script_text`. `publish_time` records how long Redis needs for calls that publish.
+    `ack`: see `load`.
 
     `link`, `mark`, `claim`: see `over`; by default the client's link, and a mark and a claim of its own.
     """
@@ -66,6 +68,7 @@ class Scripts:
         *,
         directed: bool = False,
         publish_time: Histogram | None = None,
+        ack: Acknowledgement = IN_MEMORY,
         link: Link | None = None,
         mark: Mark | None = None,
         claim: Claim | None = None,
@@ -77,6 +80,7 @@ class Scripts:
         self._owner = owner
         self._directed = directed
         self._publish_time = publish_time
+        self._ack = ack
         self._shas: dict[str, str] = {}
         self._loading: asyncio.Task[None] | None = None
         self._mark = mark or Mark()
@@ -93,6 +97,7 @@ class Scripts:
             self._keys,
             self._owner,
             directed=self._directed,
+            ack=self._ack,
             link=link,
             mark=self._mark,
             claim=self._claim,
@@ -125,7 +130,7 @@ class Scripts:
             return []
 
         def ask(done: OnReply) -> None:
-            collected = _collect(len(calls), done)
+            collected = collect(len(calls), done)
             for call in calls:
                 self.call(name, call, collected)
 
@@ -200,6 +205,7 @@ class Scripts:
             mark=self._mark.number,
             name=server,
             publish=publish,
+            ack=self._ack,
         )
         commands = next(steps)
         while True:
@@ -216,7 +222,7 @@ class Scripts:
                 return shas
 
     def _ask_all(self, commands: list[Command], connection: int, done: OnReply) -> None:
-        collected = _collect(len(commands), done)
+        collected = collect(len(commands), done)
         for command in commands:
             self._link.call(command, collected, connection=connection, is_rare=True)
 
@@ -235,6 +241,10 @@ class Scripts:
                 self.call(name, call, done)
             else:
                 call_back(done, error)
+
+    def forget(self) -> None:
+        """Load the scripts anew before the next call: the server is configured in another way now."""
+        self._shas = {}
 
     async def release(self) -> None:
         """Give the claim to this replica's name back, so that the next one with that name need not wait."""
@@ -265,7 +275,7 @@ class Scripts:
             self._shas = {}
 
 
-def _collect(count: int, done: Callable[[list[Any]], object]) -> OnReply:
+def collect(count: int, done: Callable[[list[Any]], object]) -> OnReply:
     """Return a callback for `count` replies; it calls `done` with all of them, in order."""
     results: list[Any] = []
 

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import RedisError
 
+from heliograph.backends.redis.acknowledgement import IN_MEMORY, Acknowledgement
 from heliograph.backends.redis.bus_verbs import PLAIN, BusVerbs
 from heliograph.backends.redis.client import Client, as_bus_unavailable
+from heliograph.backends.redis.confirming import Confirming, Keeping
 from heliograph.backends.redis.keys import Keys
 from heliograph.backends.redis.scripts import Scripts
 from heliograph.backends.redis.wire import BusWire, Wire
@@ -25,7 +27,7 @@ class RedisServer:
 
     `node_id`: of the calling replica; empty for another program. `replica`: its name, which its scripts carry; None
     for a program without scripts of its own. `directed`: see `script_text`. `publish_time` records how long Redis
-    needs for calls that publish; servers may share one.
+    needs for calls that publish; servers may share one. `ack`: when something that is kept counts as acknowledged.
 
     `verbs`: the commands of its bus. Nothing is opened before the first command. After `close` it may be used again.
     """
@@ -41,6 +43,7 @@ class RedisServer:
         replica: str | None = None,
         directed: bool = False,
         publish_time: Histogram | None = None,
+        ack: Acknowledgement = IN_MEMORY,
     ) -> None:
         self.client = client  # for rare calls
         self.link: Link = client.link  # for the calls of a message or of a second
@@ -50,12 +53,17 @@ class RedisServer:
         # Two clusters on one Redis may both have a replica-1.
         owner = "" if replica is None else f"{keys.bus_channel} {replica}"
         self.publish_time = publish_time or Histogram()
-        self.scripts, self.bulk_scripts = self._make_scripts(owner, directed=directed)
+        self.ack = ack
+        self.scripts, self.bulk_scripts, confirmed = self._make_scripts(owner, directed=directed)
+        self.keeping: Keeping = self.scripts  # for what is kept
+        if ack.confirms:
+            commands = ack.confirmation(keys, client.timeout_s)
+            self.keeping = Confirming(confirmed, client.kept, ack, commands, self.publish_time)
 
-    def _make_scripts(self, owner: str, *, directed: bool) -> tuple[Scripts, Scripts]:
-        """Return the scripts over the link, and the same over the link for large answers."""
-        made = Scripts(self.client, self.keys, owner, directed=directed, publish_time=self.publish_time)
-        return made, made.over(self.bulk)
+    def _make_scripts(self, owner: str, *, directed: bool) -> tuple[Scripts, Scripts, Scripts]:
+        """Return the scripts over the link, and the same over those for large answers and for confirmed calls."""
+        made = Scripts(self.client, self.keys, owner, directed=directed, publish_time=self.publish_time, ack=self.ack)
+        return made, made.over(self.bulk), made.over(self.client.kept)
 
     async def open_bus(self, receive: Callable[[Any], object], lost: Callable[[Exception], object]) -> BusWire:
         """Open a connection to listen on: see `Wire.open`."""

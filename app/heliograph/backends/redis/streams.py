@@ -264,7 +264,7 @@ class RedisEmissions:
         budget: Budget = NO_BUDGET,
     ) -> None:
         self._server = server
-        self._scripts = server.scripts
+        self._keeping = server.keeping
         self._keys = server.keys
         self._stream = ShardedStream(server.client, server.keys, EMIT_STREAM, shards=shards)
         self._ttl_s = ttl_s
@@ -282,7 +282,7 @@ class RedisEmissions:
         shard = self._stream.shard_keys[self._stream.shard_of(emission.user)]
         call = [shard, self._keys.budget(emission.user)], arguments, self._common
         try:
-            await await_callback(lambda done: self._scripts.call("emit", call, done))
+            await await_callback(lambda done: self._keeping.call("emit", call, done))
         except RedisError as error:
             raise self._failure(error) from None
 

@@ -10,13 +10,14 @@ from redis.backoff import NoBackoff
 from redis.exceptions import NoScriptError, ResponseError
 from redis.retry import Retry
 
+from heliograph.backends.redis.acknowledgement import IN_MEMORY, NOT_DURABLE, Acknowledgement
 from heliograph.backends.redis.call_batch import Call, in_batches, parameters_of
 from heliograph.backends.redis.client import TIMEOUT_S, unusable
 from heliograph.backends.redis.keys import Keys
 from heliograph.backends.redis.link import Command
 from heliograph.backends.redis.link_errors import DEMOTED
 from heliograph.backends.redis.script_loading import load
-from heliograph.backends.redis.script_texts import BATCHED, raise_first_error, read_all
+from heliograph.backends.redis.script_texts import BATCHED, KEEPING, raise_first_error, read_all
 from heliograph.backends.redis.sentinels import SyncMasterFinder, tls_options, to_master_sync
 from heliograph.redis_url import check_redis_url, read_sentinel_address
 
@@ -48,10 +49,17 @@ def connect_sync(url: str, *, max_connections: int = 10) -> Redis:
 
 
 class SyncScripts:
-    """The scripts of one Redis server, each loaded when it is first called. The client's owner closes it."""
+    """The scripts of one Redis server, each loaded when it is first called. The client's owner closes it.
 
-    def __init__(self, client: Redis, keys: Keys, *, directed: bool = False) -> None:
+    `ack`: when a call that keeps something counts as acknowledged.
+    """
+
+    def __init__(
+        self, client: Redis, keys: Keys, *, directed: bool = False, ack: Acknowledgement = IN_MEMORY
+    ) -> None:
         read_all()
+        self._ack = ack
+        self._confirmation = ack.confirmation(keys, TIMEOUT_S)
         self._redis = client
         self._keys = keys
         self._directed = directed
@@ -72,7 +80,7 @@ class SyncScripts:
                 self._load(name, stale=shas)
                 shas = self._shas
             left = [number for number in range(len(calls)) if number not in results]
-            answers = self._send([("EVALSHA", shas[name], *calls[number]) for number in left])
+            answers = self._keep(name, [("EVALSHA", shas[name], *calls[number]) for number in left])
             results |= {
                 number: answer
                 for number, answer in zip(left, answers, strict=True)
@@ -80,12 +88,33 @@ class SyncScripts:
             }
             if any(isinstance(result, DEMOTED) for result in results.values()):
                 self._redis.connection_pool.disconnect(inuse_connections=False)  # the address may lead elsewhere
+            if any(
+                isinstance(result, ResponseError) and str(result).startswith(NOT_DURABLE)
+                for result in results.values()
+            ):
+                self._shas = {}  # the server may be configured in another way by the next attempt
             if len(results) == len(calls):
                 return raise_first_error([results[number] for number in range(len(calls))])
             self._load(name, stale=shas)
         raise NoScriptError(
             "Redis lost its scripts again and again while they were loaded; does something run SCRIPT FLUSH?"
         )
+
+    def _keep(self, name: str, commands: Sequence[Command]) -> list[Any]:
+        """Send calls. If they keep something that replicas must confirm, they are followed by one WAIT for all.
+
+        Raises:
+            Unconfirmed: they were carried out, but too few replicas have confirmed it.
+        """
+        if not self._ack.confirms or name not in KEEPING:
+            return self._send(commands)
+        *answers, _, confirmed = self._send([*commands, *self._confirmation])
+        if all(isinstance(answer, Exception) for answer in answers):
+            return answers
+        [count] = raise_first_error([confirmed])
+        if (error := self._ack.check(count)) is not None:
+            raise error
+        return answers
 
     def _send(self, commands: Sequence[Command]) -> list[Any]:
         """Return the answers to the commands, in one round trip. An error of Redis is the answer to its command."""
@@ -104,7 +133,7 @@ class SyncScripts:
             with self._redis.client() as connection:  # type: ignore[no-untyped-call]
                 connection.response_callbacks.clear()  # answers as they are, errors too
                 names = list(dict.fromkeys((*self._shas, name)))
-                steps = load(names, self._keys, directed=self._directed)
+                steps = load(names, self._keys, directed=self._directed, ack=self._ack)
                 commands = next(steps)
                 while True:
                     replies = [_answer(connection, command) for command in commands]

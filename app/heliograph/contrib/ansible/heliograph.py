@@ -58,6 +58,16 @@ DOCUMENTATION = """
             ini:
                 - section: callback_heliograph
                   key: durable_url
+        ack:
+            description: When a line counts as published, as in the cluster.
+            type: str
+            choices: [memory, disk, replica, managed]
+            default: memory
+            env:
+                - name: HELIOGRAPH_REDIS__ACK
+            ini:
+                - section: callback_heliograph
+                  key: ack
         wait:
             description: At the end, how many seconds without success to wait for Redis.
             type: float
@@ -97,6 +107,7 @@ class CallbackModule(CallbackBase):
             publisher = Publisher(
                 self.get_option("redis_url"),
                 durable_url=self.get_option("durable_url"),
+                ack=self.get_option("ack"),
                 deadline_s=0,  # the feed retries by itself
             )
         except HeliographError as error:

@@ -80,9 +80,9 @@ class ShardClient(Client):
         self.tag = tag
         self.slot = slot_of(tag)
         pool = OwnerPool(nodes, self.slot)
-        link, bulk = (ClusterLink(nodes, self.slot, pool, TIMEOUT_S) for _ in range(2))
-        self.cluster_links = link, bulk
-        super().__init__(pool, links=(link, bulk))
+        link, bulk, kept = (ClusterLink(nodes, self.slot, pool, TIMEOUT_S) for _ in range(3))
+        self.cluster_links = link, bulk, kept
+        super().__init__(pool, links=(link, bulk, kept))
         nodes.users += 1
         self._is_open = True
 

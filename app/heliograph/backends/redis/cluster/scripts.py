@@ -8,6 +8,7 @@ from typing import Any
 
 from redis.exceptions import MovedError, RedisError
 
+from heliograph.backends.redis.acknowledgement import IN_MEMORY, Acknowledgement
 from heliograph.backends.redis.client import Client
 from heliograph.backends.redis.cluster import succession
 from heliograph.backends.redis.cluster.link import ClusterLink
@@ -46,11 +47,20 @@ class ClusterScripts(Scripts):
         *,
         directed: bool = False,
         publish_time: Histogram | None = None,
+        ack: Acknowledgement = IN_MEMORY,
         mark: Mark | None = None,
         claim: Claim | None = None,
     ) -> None:
         super().__init__(
-            client, keys, owner, directed=directed, publish_time=publish_time, link=link, mark=mark, claim=claim
+            client,
+            keys,
+            owner,
+            directed=directed,
+            publish_time=publish_time,
+            ack=ack,
+            link=link,
+            mark=mark,
+            claim=claim,
         )
         self._nodes = nodes
         self._slot = slot
@@ -69,6 +79,7 @@ class ClusterScripts(Scripts):
             link,
             self._owner,
             directed=self._directed,
+            ack=self._ack,
             mark=self._mark,
             claim=self._claim,
         )

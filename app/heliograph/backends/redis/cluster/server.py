@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+from heliograph.backends.redis.acknowledgement import IN_MEMORY, Acknowledgement
 from heliograph.backends.redis.bus_verbs import SHARDED
 from heliograph.backends.redis.cluster.client import ShardClient
 from heliograph.backends.redis.cluster.scripts import ClusterScripts
@@ -27,6 +28,7 @@ class ShardServer(RedisServer):
         replica: str | None = None,
         directed: bool = False,
         publish_time: Histogram | None = None,
+        ack: Acknowledgement = IN_MEMORY,
     ) -> None:
         self._shard = client
         super().__init__(
@@ -36,10 +38,11 @@ class ShardServer(RedisServer):
             replica=replica,
             directed=directed,
             publish_time=publish_time,
+            ack=ack,
         )
 
-    def _make_scripts(self, owner: str, *, directed: bool) -> tuple[Scripts, Scripts]:
-        shard, (link, bulk) = self._shard, self._shard.cluster_links
+    def _make_scripts(self, owner: str, *, directed: bool) -> tuple[Scripts, Scripts, Scripts]:
+        shard, (link, bulk, kept) = self._shard, self._shard.cluster_links
         made = ClusterScripts(
             shard,
             shard.nodes,
@@ -49,8 +52,9 @@ class ShardServer(RedisServer):
             owner,
             directed=directed,
             publish_time=self.publish_time,
+            ack=self.ack,
         )
-        return made, made.on(bulk)
+        return made, made.on(bulk), made.on(kept)
 
     async def open_bus(self, receive: Callable[[Any], object], lost: Callable[[Exception], object]) -> BusWire:
         return await self._shard.nodes.open_bus(self._shard.slot, receive, lost)

@@ -6,7 +6,7 @@
 -- Return {epoch, top, 1 if nothing is missing between the position and the last publication that was read,
 --         {offset, body, ...}, {state, progress}, tail}
 -- For a position of another epoch, read what certainly came after it: the rest of that epoch and everything later; if
--- that epoch is unknown, all of the present one.
+-- that epoch is unknown, all of the present one. Nothing is missing either if each epoch since began seamlessly.
 local meta, stream_keys, run_state, tail_key = KEYS[1], {KEYS[2], KEYS[3]}, KEYS[4], KEYS[5]
 local read_ttl_ms, after_epoch, with_run, is_own = ARGV[1], ARGV[2], ARGV[5] == '1', ARGV[7] == '1'
 local after, limit, most_bytes = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[6])
@@ -22,7 +22,7 @@ end
 
 local complete, found = 1, {}
 if after >= 0 and (after_epoch ~= epoch or after > top) then
-  complete, after = 0, known_until(meta, after_epoch, after, top)
+  after, complete = known_until(meta, after_epoch, after, top)
 end
 if after ~= -1 then
   local start, last, taken, bytes, is_cut = after == -2 and '-' or '(' .. after .. '-0', after, 0, 0, false

@@ -1,0 +1,55 @@
+"""A real master and its replica without Sentinels: the tests replace the master themselves."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Self
+
+from tests.support.redis_server import RedisServer
+
+
+class RedisPair:
+    """`master` and `replica` change places with `promote`."""
+
+    def __init__(self, directory: Path, *, options: Sequence[str] = ()) -> None:
+        for name in ("one", "two"):
+            (directory / name).mkdir()
+        self.master, self.replica = [
+            RedisServer(directory / name, options=("--repl-diskless-sync-delay", "0", *options))
+            for name in ("one", "two")
+        ]
+
+    def start(self) -> Self:
+        self.master.start()
+        self.replica.start()
+        self.follow()
+        return self
+
+    def follow(self) -> None:
+        """Have the replica follow the master, and wait until it does."""
+        self.replica.command("REPLICAOF", "127.0.0.1", str(self.master.port))
+        self._wait("master_link_status:up")
+        deadline = time.monotonic() + 10
+        while "state=online" not in self.master.command("INFO", "replication"):
+            assert time.monotonic() < deadline, "the replica does not follow"
+            time.sleep(0.02)
+
+    def part(self) -> None:
+        """Have the replica stand still where it is: what the master writes from now on it does not get."""
+        self.replica.command("REPLICAOF", "127.0.0.1", "1")
+        self._wait("master_link_status:down")
+
+    def promote(self) -> None:
+        """Make the replica the master. The old master goes on until somebody stops it."""
+        self.replica.command("REPLICAOF", "NO", "ONE")
+        self.master, self.replica = self.replica, self.master
+
+    def stop(self) -> None:
+        self.master.stop()
+        self.replica.stop()
+
+    def _wait(self, text: str) -> None:
+        deadline = time.monotonic() + 10
+        while text not in self.replica.command("INFO", "replication"):
+            assert time.monotonic() < deadline, f"the replica does not say {text}"
+            time.sleep(0.02)
