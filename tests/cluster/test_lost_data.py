@@ -49,15 +49,21 @@ class TestEntries:
         async with Members(redis.url, namespace) as members:
             one, two = await members.start("replica-1"), await members.start("replica-2")
             laptop = await one.connect("bob")
+            await one.replica.reading.listen(laptop.connection, "#bob")
             await believe_at_once(one.redis.client, one.redis.keys)
             backup = backed_up(redis)
             phone = await two.connect("bob")
+            await two.replica.reading.listen(phone.connection, "#bob")
             assert len(await one.holders("bob")) == 2
             leases = one.replica.directory.lease, two.replica.directory.lease
             await put_back(redis, backup, one, two)
             result = await one.replica.manager.send_message("bob", "ephemeral")
             assert result.delivery in (Delivery.LOCAL, Delivery.REMOTE)
             await eventually(lambda: phone.got == ["ephemeral"], within_s=2)
+            began_at = asyncio.get_running_loop().time()
+            await one.replica.manager.publish("#bob", "kept")
+            await eventually(lambda: phone.got == ["ephemeral", "kept"], within_s=2)
+            assert asyncio.get_running_loop().time() - began_at < 1, "not with a heartbeat that looks one by one"
             await eventually(lambda: one.replica.directory.lease != leases[0])
             await eventually(lambda: two.replica.directory.lease != leases[1])
 
@@ -67,7 +73,7 @@ class TestEntries:
 
             await eventually(entered, within_s=5)  # and what stood under the old leases has been reaped
             assert (await one.replica.manager.send_message("bob", "again")).delivery is Delivery.REMOTE
-            await eventually(lambda: phone.got == laptop.got == ["ephemeral", "again"])
+            await eventually(lambda: phone.got == laptop.got == ["ephemeral", "kept", "again"])
 
     async def test_a_user_who_left_is_not_entered_for_ever(self, redis: RedisServer, namespace: str) -> None:
         """Fails if an entry that Redis has brought back stays: `remote` for ever, and a place taken."""
