@@ -19,8 +19,8 @@ from heliograph.backends.redis.acknowledgement import IN_MEMORY, NOT_DURABLE, Ac
 from heliograph.backends.redis.keys import Keys
 from heliograph.backends.redis.link import Command
 from heliograph.backends.redis.link_errors import DEMOTED
-from heliograph.backends.redis.script_texts import KEEPING, PARTS, raise_first_error, refusing_text, script_text
 from heliograph.backends.redis.promotion import forebears, note_other_mode
+from heliograph.backends.redis.script_texts import KEEPING, PARTS, raise_first_error, refusing_text, script_text
 
 MADE_UP: Final = "x"  # the start of an invented name; a run id is hexadecimal
 NAME_LENGTH: Final = 16
