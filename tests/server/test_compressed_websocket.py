@@ -49,6 +49,8 @@ class Transport:
         self.written = b""
         self.is_closed = self.is_paused = False
 
+    def set_protocol(self, protocol: object) -> None: ...
+
     def is_closing(self) -> bool:
         return self.is_closed
 

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Final
 
 import msgspec
-from starlette.datastructures import Headers
 from starlette.types import Scope
 
 from heliograph.auth.tokens import Identity, TokenReader
@@ -53,7 +52,7 @@ def credentials_of(scope: Scope, query: Mapping[str, str]) -> Credentials:
     """
     if "token" in query or "access_token" in query:
         raise InvalidToken(IN_URL)
-    written = [value.partition(" ") for value in Headers(scope=scope).getlist("authorization")]
+    written = [value.decode("latin-1").partition(" ") for name, value in scope["headers"] if name == b"authorization"]
     bearers = [token.strip() for scheme, _, token in written if scheme.lower() == "bearer"]
     if len(bearers) + ("ticket" in query) > 1:
         raise InvalidToken("say once who you are: one 'Authorization: Bearer' header, or one ticket")

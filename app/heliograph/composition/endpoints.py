@@ -1,7 +1,7 @@
 """What clients, other programs and load balancers reach of a replica."""
 
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -35,7 +35,7 @@ from heliograph.protocol.decision import Hook
 from heliograph.protocol.session import Session
 from heliograph.transports.address_limits import AddressLimits
 from heliograph.transports.centrifuge import CentrifugeEndpoint, Pings, UnansweredPings
-from heliograph.transports.direct import DirectEndpoints
+from heliograph.transports.direct import DirectEndpoints, DirectSocket
 from heliograph.transports.direct_poll import DirectPoll
 from heliograph.transports.driver import Drivers, Routing
 from heliograph.transports.emulation import BINARY, PostEndpoint, StreamEndpoint, StreamForm
@@ -117,8 +117,21 @@ def build_endpoints(
     )
     internal = Starlette(routes=inside, middleware=middleware, exception_handlers=on_error) if has_inside else None
     direct_poll = DirectPoll(polls, clients.origins, clients.by_address)
-    direct = DirectEndpoints(direct_endpoints(methods, settings.api), {b"/api/poll": direct_poll})
+    direct = DirectEndpoints(
+        direct_endpoints(methods, settings.api), {b"/api/poll": direct_poll}, _direct_sockets(routes)
+    )
     return app, internal, direct
+
+
+def _direct_sockets(routes: Iterable[BaseRoute]) -> dict[bytes, DirectSocket]:
+    """The endpoints of sockets by path, where the path has no parameters."""
+    return {
+        route.path.encode(): route.endpoint
+        for route in routes
+        if isinstance(route, WebSocketRoute)
+        and isinstance(route.endpoint, WebSocketEndpoint)
+        and not route.param_convertors
+    }
 
 
 def _build_clients(ground: Ground, backends: Backends, cluster: Cluster) -> _Clients:

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Coroutine
 
 HEADER = b"x-forwarded-for"
+HEADERS = (HEADER, b"x-forwarded-proto")  # those that uvicorn reads
 
 
 def believing(app: ASGIApp, trusted_proxies: str) -> ASGIApp:
@@ -45,6 +46,8 @@ class Believer:
 
     def __call__(self, scope: Scope) -> Scope:
         """Return the scope with the client's address."""
+        if not any(name in HEADERS for name, _ in scope["headers"]):
+            return scope
         call = cast("Coroutine[Any, Any, None]", self._app(scope, _nothing, _nowhere))
         with suppress(StopIteration):  # it awaits nothing but the application
             call.send(None)

@@ -11,7 +11,9 @@ from urllib.parse import unquote
 import httptools
 import uvicorn
 from starlette.types import ASGIApp, Scope
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.utils import get_remote_addr, is_ssl
 from uvicorn.server import ServerState
 
 from heliograph.deadlines import Deadlines
@@ -125,6 +127,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._phase = _IDLE
         self._requests = 0  # requests that have begun
         self._unparsed = 0  # bytes since the parser's last event
+        self._is_wanted_upgrade = False  # to a WebSocket, which this connection becomes
         self._is_unwanted_upgrade = False
         self._direct: DirectCycle | None = None  # the request whose body is arriving, if it goes past the application
         self._waiting: DirectGetCycle | None = None  # a request past the application that is not answered yet
@@ -135,7 +138,12 @@ class HttpProtocol(HttpToolsProtocol):
     # -- from the transport
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn has it
-        super().connection_made(transport)
+        """Do what uvicorn does, but look up no address of ours: the application does not ask for it (ASGI: None)."""
+        self.transport = transport
+        self.connections.add(self)
+        self.flow = FlowControl(transport)
+        self.client = get_remote_addr(transport)
+        self.scheme = "https" if is_ssl(transport) else "http"
         self._put(self._heads)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -241,25 +249,26 @@ class HttpProtocol(HttpToolsProtocol):
         if self.parser.should_upgrade():
             if self.parser.get_method() == b"CONNECT":
                 raise _Refused(HTTPStatus.NOT_IMPLEMENTED, "this is no proxy: CONNECT is not supported")
-            if not self._should_upgrade():
-                if self._is_answering:
-                    raise _Refused(HTTPStatus.BAD_REQUEST, "an upgrade behind a request that is not answered yet")
-                self._is_unwanted_upgrade = True  # the parser skips the body: parse again without the upgrade
+            if self._should_upgrade():
+                self._is_wanted_upgrade = True
                 return
-        elif self._config.heartbeat.stood_still and self.parser.get_method().decode() not in _MAY_BE_LATE:
+            if self._is_answering:
+                raise _Refused(HTTPStatus.BAD_REQUEST, "an upgrade behind a request that is not answered yet")
+            self._is_unwanted_upgrade = True  # the parser skips the body: parse again without the upgrade
+            return
+        if self._config.heartbeat.stood_still and self.parser.get_method().decode() not in _MAY_BE_LATE:
             text = "this replica stood still, the request may have waited for long, and nothing was done; try again"
             raise _Refused(HTTPStatus.SERVICE_UNAVAILABLE, text)
         if not self._goes_past_the_application():
             super().on_headers_complete()
-            if self.cycle:  # otherwise it is an upgrade
-                offer = partial(_stream_of, weakref.ref(self), weakref.ref(self.cycle))
-                self.scope["extensions"] = {SERVER_STREAM: offer}  # type: ignore[dict-item] # not JSON
+            offer = partial(_stream_of, weakref.ref(self), weakref.ref(self.cycle))
+            self.scope["extensions"] = {SERVER_STREAM: offer}  # type: ignore[dict-item] # not JSON
 
     def on_body(self, body: bytes) -> None:
         self._unparsed = 0
         if self._direct is not None:
             self._direct.body += body
-        elif not self._is_unwanted_upgrade:
+        elif not (self._is_wanted_upgrade or self._is_unwanted_upgrade):
             super().on_body(body)
 
     def on_message_complete(self) -> None:
@@ -268,7 +277,7 @@ class HttpProtocol(HttpToolsProtocol):
             self._direct = None
             if not direct.begin():
                 self._hand_to_application(bytes(direct.body))
-        elif not self._is_unwanted_upgrade:
+        elif not (self._is_wanted_upgrade or self._is_unwanted_upgrade):
             super().on_message_complete()
 
     @property
@@ -397,14 +406,17 @@ class HttpProtocol(HttpToolsProtocol):
     def handle_websocket_upgrade(self) -> None:
         self.connections.discard(self)
         try:
-            accept = accept_of(self.scope["method"].encode(), self.headers)
-            sockets = self._config.sockets(self.app, self.server_state, self.loop)
-            socket = sockets.open(self.transport, self._websocket_scope(), accept)
+            accept = accept_of(self.parser.get_method(), self.headers)
+            scope = self._websocket_scope()
         except BadHandshake as error:
             self.transport.write(error.response)
             self.transport.close()
             return
-        self.transport.set_protocol(socket)
+        sockets = self._config.sockets(self.app, self.server_state, self.loop)
+        endpoint = self._config.direct.sockets.get(scope["raw_path"])
+        if endpoint is not None:
+            scope = self._config.believe(scope)  # to the application it makes no difference: it believes the same
+        sockets.open(self.transport, scope, accept, endpoint)
         self.parser = None  # type: ignore[assignment] # it refers to us, and we are not needed any more
 
     def _websocket_scope(self) -> Scope:
@@ -422,7 +434,7 @@ class HttpProtocol(HttpToolsProtocol):
             "asgi": {"version": self.config.asgi_version, "spec_version": "2.4"},
             "http_version": "1.1",
             "scheme": "wss" if self.scheme == "https" else "ws",
-            "server": self.server,
+            "server": None,
             "client": self.client,
             "root_path": self.root_path,
             "path": self.root_path + (unquote(path) if "%" in path else path),

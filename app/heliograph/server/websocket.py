@@ -18,6 +18,7 @@ from heliograph.protocol.codes import CloseCode
 from heliograph.protocol.token_bucket import TokenBucket
 from heliograph.server.frame_splitter import FrameSplitter
 from heliograph.server.opening import PendingHandshake
+from heliograph.transports.direct import DirectSocket
 from heliograph.transports.server_socket import SERVER_SOCKET, Receiver
 
 CLOSE_REASON_BYTES = 123  # RFC 6455 section 5.5: a control frame has 125, two of them are the code
@@ -53,11 +54,19 @@ class Sockets:
         self.pings = Deadlines(loop, ping_interval_s, FrameWebSocket.ping)
         self.pongs = Deadlines(loop, ping_timeout_s, FrameWebSocket.on_pong_timeout)
 
-    def open(self, transport: asyncio.Transport, scope: Scope, accept: bytes) -> "FrameWebSocket":
-        """Let the application answer a handshake; `accept` is the value that accepts it."""
+    def open(
+        self, transport: asyncio.Transport, scope: Scope, accept: bytes, endpoint: DirectSocket | None = None
+    ) -> "FrameWebSocket":
+        """Make a socket of the transport, and let the endpoint, or else the application, answer the handshake.
+
+        `accept` is the value that accepts it.
+        """
         socket, extensions = self._new_socket(transport, scope)
-        scope["extensions"] = {"websocket.http.response": {}, SERVER_SOCKET: socket}
+        transport.set_protocol(socket)
         opening = PendingHandshake(socket, accept, extensions, self.state.default_headers)
+        if endpoint is not None and opening.begin(endpoint, scope):
+            return socket
+        scope["extensions"] = {"websocket.http.response": {}, SERVER_SOCKET: socket}
         task = self.loop.create_task(opening.run(self.app, scope), name="websocket-open")
         self.state.tasks.add(task)
         task.add_done_callback(self.state.tasks.discard)

@@ -23,7 +23,7 @@ class DirectPoll:
     def begin(self, scope: Scope, answer: Callable[[bytes | None, bytes], object]) -> Callable[[], None] | None:
         """See `DirectGet`."""
         headers = Headers(scope=scope)
-        if not self._origins.admits(headers):
+        if not self._origins.admits(scope["headers"]):
             return None
         try:
             poll = self._polls.find(scope)

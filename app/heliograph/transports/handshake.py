@@ -4,13 +4,12 @@ from dataclasses import dataclass
 from typing import Final
 from urllib.parse import unquote_to_bytes
 
-from starlette.datastructures import Headers
 from starlette.types import Scope, Send
 
 from heliograph.auth.authenticator import Authenticator, Credentials, Identity, credentials_of
 from heliograph.cluster.node import Node
 from heliograph.codecs.plain.cursor import stated
-from heliograph.errors import BusUnavailable, InvalidToken, KeysUnavailable, UserBlocked
+from heliograph.errors import BusUnavailable, HeliographError, InvalidToken, KeysUnavailable, UserBlocked
 from heliograph.protocol.actions import Reject
 from heliograph.protocol.codes import CloseCode
 from heliograph.protocol.operations import Connect
@@ -93,22 +92,51 @@ class HandshakeCheck:
             self._telemetry.connections_refused += 1
         return checked
 
+    def check_now(self, scope: Scope) -> Handshake | None:
+        """Return what `check` would, if that is a handshake and it takes no time; None: ask `check`."""
+        if self._node.draining or not self._node.was_started:
+            return None
+        if not self._origins.admits(scope["headers"]):
+            return None
+        handshake = self._read(scope)
+        if self._identifies and not _is_of_a_page(scope) and not self._identify_now(handshake):
+            return None
+        return None if self._by_address.connections.enter(scope) is None else handshake
+
     async def _check(self, scope: Scope) -> Handshake | Denial:
         if self._node.draining:
             # 503 before the upgrade: nginx hands the handshake on to another replica.
             return Denial(503, "this replica is shutting down; try again")
-        headers = Headers(scope=scope)
-        if not self._origins.admits(headers):
+        if not self._origins.admits(scope["headers"]):
             return Denial(403, REFUSED)
-        handshake = Handshake.read(scope, self._peers.of(scope, "websocket"), open_mode=self._open_mode)
+        handshake = self._read(scope)
         # A page cannot see a status: accept it, and close it with the code of the refusal.
-        if self._identifies and "origin" not in headers:
+        if self._identifies and not _is_of_a_page(scope):
             denial = await self._check_identity(handshake)
             if denial is not None:
                 return denial
         if self._by_address.connections.enter(scope) is None:
             return Denial(429, self._by_address.connections.refusal)
         return handshake
+
+    def _read(self, scope: Scope) -> Handshake:
+        return Handshake.read(scope, self._peers.of(scope, "websocket"), open_mode=self._open_mode)
+
+    def _identify_now(self, handshake: Handshake) -> bool:
+        """Check the identity in the handshake, if there is one; False if it is wrong, or has to be awaited."""
+        connect = handshake.connect
+        if isinstance(connect, Reject):
+            return connect.close is not CloseCode.INVALID_TOKEN
+        if connect is None or connect.token is connect.ticket is None:
+            return True
+        try:
+            identity = self._authenticator.identify_now(Credentials(connect.token, connect.user, connect.ticket))
+        except HeliographError:
+            return False
+        if identity is None or handshake.user not in (None, identity.user):
+            return False
+        handshake.identity = identity
+        return True
 
     async def _check_identity(self, handshake: Handshake) -> Denial | None:
         """Check the identity in the handshake, if there is one. Return why it is refused."""
@@ -162,7 +190,7 @@ def _connect_in_url(scope: Scope, query: Query, user: str | None, *, open_mode: 
 
 def _user_in_path(scope: Scope) -> str | None:
     """Return the user of `/ws/users/…`; bytes that are not UTF-8 become lone surrogates."""
-    if "user" not in scope["path_params"]:
+    if "user" not in scope.get("path_params", ()):
         return None
     _, _, name = scope["raw_path"].partition(b"/ws/users/")
     return unquote_to_bytes(name).decode(errors="surrogateescape")
@@ -170,9 +198,13 @@ def _user_in_path(scope: Scope) -> str | None:
 
 def _channels_in_url(scope: Scope, query: Query) -> tuple[str, ...]:
     """Return the channel in the path, then those in the query."""
-    params = scope["path_params"]
+    params = scope.get("path_params", {})
     named = tuple(f"{namespace}:{params[kind]}" for kind, namespace in PATH_NAMESPACES.items() if kind in params)
     return named + query.channels
+
+
+def _is_of_a_page(scope: Scope) -> bool:
+    return any(name == b"origin" for name, _ in scope["headers"])
 
 
 async def deny(scope: Scope, send: Send, status: int, reason: str) -> None:

@@ -75,7 +75,7 @@ class PublicEndpoint:
             await response(scope, receive, send)
 
     async def _response_to(self, request: Request) -> Response:
-        is_admitted = self._origins.admits(request.headers)
+        is_admitted = self._origins.admits(request.headers.raw)
         response = await self._answer(request) if is_admitted else refusal(ErrorCode.NOT_ALLOWED, REFUSED)
         response.headers.setdefault("Cache-Control", "no-store")
         response.headers["Vary"] = "Origin"

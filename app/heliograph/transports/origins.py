@@ -3,9 +3,8 @@
 import ipaddress
 import logging
 import re
+from collections.abc import Iterable
 from typing import Final
-
-from starlette.datastructures import Headers
 
 from heliograph.loopback import is_loopback_host
 
@@ -39,12 +38,22 @@ class OriginPolicy:
         self._open_to_network = open_to_network
         self._logged: set[str] = set()
 
-    def admits(self, headers: Headers) -> bool:
-        """Return whether the request may go on. Each refused origin is logged once."""
-        origins, hosts = headers.getlist("origin"), headers.getlist("host")
-        if len(origins) > 1 or len(hosts) > 1:
+    def admits(self, headers: Iterable[tuple[bytes, bytes]]) -> bool:
+        """Return whether the request may go on. Each refused origin is logged once.
+
+        `headers`: those of the request, with names in lower case.
+        """
+        origins = hosts = 0
+        origin, host = None, ""
+        for name, value in headers:
+            if name == b"host":
+                hosts += 1
+                host = value.decode("latin-1").lower()
+            elif name == b"origin":
+                origins += 1
+                origin = value.decode("latin-1")
+        if origins > 1 or hosts > 1:
             return False  # browsers send exactly one
-        origin, host = origins[0] if origins else None, hosts[0].lower() if hosts else ""
         if self._admits(origin, host):
             return True
         self._log(origin, host)

@@ -1,6 +1,6 @@
 """What the user's backend is told of the clients of this replica."""
 
-import secrets
+import os
 from collections.abc import Iterable
 from dataclasses import replace
 
@@ -29,7 +29,7 @@ class Peers:
             headers = tuple((name.decode(), _text(value)) for name, value in scope["headers"] if name in self._names)
         if self._has_address:
             headers = (*headers, (FORWARDED_FOR, address_of(scope)))
-        return Peer(secrets.token_hex(16), transport, headers)
+        return Peer(os.urandom(16).hex(), transport, headers)
 
 
 def _text(value: bytes) -> str:

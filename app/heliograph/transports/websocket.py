@@ -54,7 +54,7 @@ def _frames(codec: Codec, traffic: Traffic, frame: Callable[[bytes, Event], byte
 
 @dataclass(frozen=True)
 class WebSocketEndpoint:
-    """The ASGI application behind `/ws`, `/ws/users/{user}` and `/ws/{kind}/{id}`.
+    """The ASGI application behind `/ws`, `/ws/users/{user}` and `/ws/{kind}/{id}`, and a `DirectSocket`.
 
     `formats`: the codecs that clients may use. A client that offers no subprotocol uses the first.
     """
@@ -80,16 +80,30 @@ class WebSocketEndpoint:
             raise
         server_socket: ServerSocket | None = scope.get("extensions", {}).get(SERVER_SOCKET)
         if server_socket is not None:
-            outbox = self.outboxes.new(server_socket)
-            frames = wire_format.frames_for(server_socket)
-            connection = self._connection(handshake, wire_format.codec, frames, outbox, server_socket)
-            server_socket.attach(outbox, connection)
-            connection.begin()
+            self._begin(handshake, wire_format, server_socket)
             return
         sink = AsgiSink(receive, send, is_binary=wire_format.codec.is_binary)
         outbox = self.outboxes.new(sink)
         sink.attach(outbox)
         await sink.run(self._connection(handshake, wire_format.codec, wire_format.payloads, outbox))
+
+    def open(self, scope: Scope, socket: ServerSocket, accept: Callable[[str | None], object]) -> bool:
+        """Accept the handshake without ASGI: see `DirectSocket`."""
+        handshake = self.handshakes.check_now(scope)
+        if handshake is None:
+            return False
+        wire_format, subprotocol = self._choose(scope)
+        accept(subprotocol)
+        self._begin(handshake, wire_format, socket)
+        return True
+
+    def _begin(self, handshake: Handshake, wire_format: WireFormat, socket: ServerSocket) -> None:
+        """Open the connection of an accepted client on our own server."""
+        outbox = self.outboxes.new(socket)
+        frames = wire_format.frames_for(socket)
+        connection = self._connection(handshake, wire_format.codec, frames, outbox, socket)
+        socket.attach(outbox, connection)
+        connection.begin()
 
     def _choose(self, scope: Scope) -> tuple[WireFormat, str | None]:
         """Choose the first known subprotocol that the client offers, and its codec."""
