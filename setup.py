@@ -77,6 +77,7 @@ MODULES = [
     "app/heliograph/backends/redis/call_batch.py",
     "app/heliograph/backends/redis/cluster/link.py",
     "app/heliograph/backends/redis/cluster/scripts.py",
+    "app/heliograph/backends/redis/confirming.py",
     "app/heliograph/backends/redis/keys.py",
     "app/heliograph/backends/redis/link.py",
     "app/heliograph/backends/redis/log.py",
