@@ -3,7 +3,7 @@
 from collections import defaultdict
 from dataclasses import dataclass, field
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from heliograph.backends.redis.client import Client, connect
@@ -153,6 +153,9 @@ WORDS = {
 }
 
 
+# Who is reaped and back in time; a channel that one of two replicas leaves.
+@example([Enter("a", CHANNELS[0], "bob", 1, False), Die("a", False), Enter("b", CHANNELS[0], "bob", 1, False)])
+@example([Count("a", CHANNELS[0], 1, False), Count("b", CHANNELS[0], 1, False), Count("a", CHANNELS[0], 0, False)])
 @given(st.lists(_steps, max_size=40))
 @settings(
     max_examples=60,
