@@ -3,19 +3,19 @@
 import asyncio
 import sys
 from collections.abc import AsyncIterator, Coroutine
-from contextlib import asynccontextmanager
 from typing import Any, Final, TypeVar
 
 import click
 import msgspec
 
-from heliograph.backends.redis.client import connect
+from heliograph.backends.redis.event_feed import WEBHOOK_GROUP
 from heliograph.backends.redis.keys import LIFECYCLE_STREAM, Keys
+from heliograph.backends.redis.opening import open_servers
 from heliograph.backends.redis.streams import ShardedStream, StreamEntry
 from heliograph.clock import SystemClock
 from heliograph.errors import BadSetting, BusUnavailable
 from heliograph.protocol.lifecycle import LifecycleEvent
-from heliograph.settings import Settings, WebhookSettings
+from heliograph.settings import Settings, bus_channel
 
 PAGE: Final = 500
 
@@ -57,64 +57,64 @@ def resend(ids: tuple[str, ...], is_all: bool) -> None:
 
 
 async def _read(settings: Settings, count: int) -> list[StreamEntry]:
-    async with _stream(settings) as stream:
-        return await stream.dead_letters(count=count)
+    found: list[StreamEntry] = []
+    async for _, entries in _pages(settings):
+        found += entries
+        if len(found) >= count:
+            break
+    return found[:count]
 
 
 async def _resend(settings: Settings, wanted: frozenset[str] | None) -> tuple[int, str | None]:
     """Send dead letters. Return how many were taken, and why the next one was not."""
-    sent, after = 0, "-"
-    async with _stream(settings) as stream:
-        while page := await stream.dead_letters(count=PAGE, after=after):
-            after = page[-1].id
-            chosen = [entry for entry in page if wanted is None or entry.id in wanted]
-            taken, problem = await _post(stream, settings.webhooks, chosen)
-            sent += taken
-            if problem is not None:
-                return sent, problem
-    return sent, None
-
-
-async def _post(
-    stream: ShardedStream, settings: WebhookSettings, entries: list[StreamEntry]
-) -> tuple[int, str | None]:
     from heliograph.hooks.webhook_endpoint import WebhookEndpoint  # its HTTP client is slow to import
 
-    endpoint = WebhookEndpoint(settings, SystemClock().now)
-    sent = 0
+    endpoint, most, sent = WebhookEndpoint(settings.webhooks, SystemClock().now), settings.webhooks.batch, 0
     try:
-        for i in range(0, len(entries), settings.batch):
-            batch = entries[i : i + settings.batch]
-            problem = await endpoint.post([_event(entry) for entry in batch])
-            if problem is not None:
-                return sent, problem.reason
-            await stream.forget_dead_letters(*(entry.id for entry in batch))
-            sent += len(batch)
+        async for stream, entries in _pages(settings):
+            chosen = {entry.id: _event(entry) for entry in entries if wanted is None or entry.id in wanted}
+            readable = [(dead_id, event) for dead_id, event in chosen.items() if event is not None]
+            for i in range(0, len(readable), most):
+                batch = readable[i : i + most]
+                if (problem := await endpoint.post([event for _, event in batch])) is not None:
+                    return sent, problem.reason
+                await stream.forget_dead_letters(*(dead_id for dead_id, _ in batch))
+                sent += len(batch)
     finally:
         await endpoint.close()
     return sent, None
 
 
-def _event(entry: StreamEntry) -> LifecycleEvent:
-    """Return the event of a dead letter, with the id that it had in the stream of events."""
-    return msgspec.structs.replace(LifecycleEvent.read(entry), id=entry["dead_id"])
+async def _pages(settings: Settings) -> AsyncIterator[tuple[ShardedStream, list[StreamEntry]]]:
+    """Yield the dead letters of webhooks, those of each server in order, and the stream that has them.
+
+    The dead letters of consumers are left out: they are of other groups.
+    """
+    if settings.redis.url is None:
+        raise click.ClickException("set HELIOGRAPH_REDIS__URL: the events are kept in Redis")
+    for server in open_servers(
+        settings.redis.url, Keys(settings.redis.prefix, bus_channel(settings.bus, settings.redis))
+    ):
+        stream, after = ShardedStream(server.client, server.keys, LIFECYCLE_STREAM, shards=1), "-"
+        try:
+            while page := await stream.dead_letters(count=PAGE, after=after):
+                after = page[-1].id
+                yield stream, [entry for entry in page if entry.fields.get("dead_group") == WEBHOOK_GROUP.encode()]
+        finally:
+            await server.close()
+
+
+def _event(entry: StreamEntry) -> LifecycleEvent | None:
+    """Return the event of a dead letter, with the id that it had in the stream of events; None if it is no event."""
+    try:
+        return msgspec.structs.replace(LifecycleEvent.read(entry), id=entry["dead_id"])
+    except (msgspec.ValidationError, UnicodeDecodeError):
+        return None
 
 
 def _described(entry: StreamEntry) -> str:
     fields = {name: value.decode(errors="replace") for name, value in entry.fields.items()}
-    return msgspec.json.encode({"id": entry.id, **fields}).decode()
-
-
-@asynccontextmanager
-async def _stream(settings: Settings) -> AsyncIterator[ShardedStream]:
-    if settings.redis.url is None:
-        raise click.ClickException("set HELIOGRAPH_REDIS__URL: the events are kept in Redis")
-    client = connect(settings.redis.url)
-    keys = Keys(settings.redis.prefix, "")
-    try:
-        yield ShardedStream(client, keys, LIFECYCLE_STREAM, shards=1)
-    finally:
-        await client.aclose()
+    return msgspec.json.encode({**fields, "id": entry.id}).decode()
 
 
 def _settings() -> Settings:

@@ -17,7 +17,7 @@ from heliograph.protocol.lifecycle import LifecycleEvent
 
 logger = logging.getLogger(__name__)
 
-GROUP: Final = "webhooks"
+WEBHOOK_GROUP: Final = "webhooks"
 CONSUMER: Final = "pusher"  # whichever replica it is: so each finds what the one before it has not finished
 REASON_CHARACTERS: Final = 500
 
@@ -45,17 +45,17 @@ class RedisLifecycleFeed:
     async def next(self, count: int) -> list[LifecycleEvent]:
         try:
             if not self._has_group:
-                await self._stream.create_group(GROUP)
+                await self._stream.create_group(WEBHOOK_GROUP)
                 self._has_group = True
-            entries, dropped = await self._stream.reread(GROUP, CONSUMER, 0, count=count)
+            entries, dropped = await self._stream.reread(WEBHOOK_GROUP, CONSUMER, 0, count=count)
             if dropped:
                 logger.error(
                     "%d lifecycle events were dropped before they were pushed (raise HELIOGRAPH_EVENTS__MAXLEN)",
                     len(dropped),
                 )
-                await self._stream.acknowledge(GROUP, 0, *dropped)
+                await self._stream.acknowledge(WEBHOOK_GROUP, 0, *dropped)
             if not entries:
-                entries = await self._stream.read(GROUP, CONSUMER, count=count)
+                entries = await self._stream.read(WEBHOOK_GROUP, CONSUMER, count=count)
         except BusUnavailable:
             self._has_group = False  # a Redis that has lost its data has lost the group too
             raise
@@ -63,7 +63,7 @@ class RedisLifecycleFeed:
         return [event for entry in entries if (event := await self._read(entry)) is not None]
 
     async def acknowledge(self, events: Sequence[LifecycleEvent]) -> None:
-        await self._stream.acknowledge(GROUP, 0, *(event.id for event in events))
+        await self._stream.acknowledge(WEBHOOK_GROUP, 0, *(event.id for event in events))
 
     async def bury(self, event: LifecycleEvent, reason: str) -> None:
         await self._bury(self._entries[event.id], reason)
@@ -78,7 +78,9 @@ class RedisLifecycleFeed:
     async def _bury(self, entry: StreamEntry, reason: str) -> None:
         fields: dict[str, str | bytes] = {
             "dead_reason": reason[:REASON_CHARACTERS].encode(errors="replace"),
+            "dead_group": WEBHOOK_GROUP,
+            "dead_shard": str(entry.shard),
             "dead_id": entry.id,
             "dead_at": iso8601(self._clock.now()),
         }
-        await self._stream.bury(GROUP, entry, fields)
+        await self._stream.bury(WEBHOOK_GROUP, entry, fields)
