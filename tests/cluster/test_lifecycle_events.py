@@ -24,7 +24,9 @@ from tests.support.members import Member, Members
 from tests.support.ports import free_port
 from tests.support.redis_server import RedisServer
 from tests.support.replicas import settings_for
+from tests.support.site import ServedApp
 from tests.support.waiting import eventually
+from tests.support.webhook_receiver import SECRET, Receiver
 
 ALL = {"kinds": SELECTABLE, "grace_s": 0.4}
 ROOMS = {"room": {"presence": True, "subscription_events": True}}
@@ -76,15 +78,17 @@ async def test_a_user_who_moves_never_left(redis_server: RedisServer, namespace:
         assert await online_users(redis_server.url, prefix=f"{namespace}:") == {"bob"}
 
 
-async def test_a_consumer_reads_them(redis_server: RedisServer, namespace: str) -> None:
-    """Fails if the consumer that exists cannot read events, or reads the wrong stream or number of shards."""
+async def test_consumers_and_a_receiver_get_the_same(redis_server: RedisServer, namespace: str) -> None:
+    """Fails if the consumer that exists cannot read events, or reads the wrong stream, or nothing is pushed."""
     seen: list[LifecycleEvent] = []
 
     async def handle(entry: StreamEntry) -> None:
         seen.append(LifecycleEvent.read(entry))
 
-    async with Members(redis_server.url, namespace) as members:
-        one = await members.start(**EVENTFUL)
+    receiver = Receiver()
+    async with ServedApp(receiver.app) as site, Members(redis_server.url, namespace) as members:
+        webhooks = {"url": f"{site.url}/events", "secret": SECRET}
+        one = await members.start(webhooks=webhooks, **EVENTFUL)
         consumer = Consumer(redis_server.url, "test", handle, stream="events", prefix=f"{namespace}:", block_s=0.05)
         running = asyncio.create_task(consumer.run())
         bob = await one.connect("bob")
@@ -93,6 +97,7 @@ async def test_a_consumer_reads_them(redis_server: RedisServer, namespace: str) 
         consumer.stop()
         await running
         assert seen == await events_of(one)
+        await eventually(lambda: receiver.taken == seen)
 
 
 async def test_without_events_nothing_knows_of_them(redis_server: RedisServer, namespace: str) -> None:

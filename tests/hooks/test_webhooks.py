@@ -3,16 +3,12 @@
 import asyncio
 import base64
 import json
-from collections.abc import AsyncIterator, Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
 from pydantic import SecretStr, ValidationError
-from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import Response
-from starlette.routing import Route
 
 from heliograph.backends.redis.client import connect
 from heliograph.backends.redis.event_feed import RedisLifecycleFeed
@@ -33,30 +29,7 @@ from tests.support.redis_server import RedisServer
 from tests.support.replica_info import replica_info
 from tests.support.site import ServedApp
 from tests.support.waiting import eventually
-
-if TYPE_CHECKING:
-    from heliograph.protocol.lifecycle import LifecycleEvent
-
-SECRET = "whsec_" + base64.b64encode(b"k" * 32).decode()
-
-
-class Receiver:
-    """The user's backend. `status(events)`: what it answers; it takes the events with 2xx."""
-
-    def __init__(self) -> None:
-        self.taken: list[LifecycleEvent] = []
-        self.asked: list[list[LifecycleEvent]] = []
-        self.status: Callable[[list[LifecycleEvent]], int] = lambda events: 204
-        self.app = Starlette(routes=[Route("/events", self._serve, methods=["POST"])])
-        self._receiver = WebhookReceiver(SECRET)
-
-    async def _serve(self, request: Request) -> Response:
-        events = self._receiver.read(request.headers, await request.body())
-        self.asked.append(events)
-        status = self.status(events)
-        if status < 300:
-            self.taken += events
-        return Response(status_code=status)
+from tests.support.webhook_receiver import SECRET, Receiver
 
 
 @pytest.fixture(autouse=True)
