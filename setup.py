@@ -48,7 +48,6 @@ MODULES = [
     "app/heliograph/codecs/varint.py",
     "app/heliograph/codecs/plain/codec.py",
     "app/heliograph/codecs/plain/encoding.py",
-    "app/heliograph/protocol/actions.py",
     "app/heliograph/protocol/budget.py",
     "app/heliograph/protocol/fossil.py",
     "app/heliograph/protocol/identity.py",

@@ -283,8 +283,7 @@ class AppendResult(msgspec.Struct, frozen=True, gc=False):
     data: msgspec.Raw
 
 
-@dataclass(frozen=True, slots=True)
-class ReadResult:
+class ReadResult(msgspec.Struct, frozen=True):
     """A channel at one moment: its position, and the publications that were read.
 
     `complete`: nothing that was acknowledged is missing between the requested position and the last publication read.
@@ -307,8 +306,7 @@ class ReadResult:
         return self.position if first is None else Position(first.epoch, first.offset - 1)
 
 
-@dataclass(frozen=True, slots=True)
-class ReadRequest:
+class ReadRequest(msgspec.Struct, frozen=True):
     """What to read with `Log.read`: publications after `after`; everything that is kept; or nothing.
 
     `is_own`: `after` is a position that this replica has seen itself, and not a client's cursor. A log that ends

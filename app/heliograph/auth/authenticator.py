@@ -5,7 +5,6 @@ import math
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
 from typing import Final
 
 import msgspec
@@ -35,8 +34,7 @@ IN_URL: Final = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Credentials:
+class Credentials(msgspec.Struct, frozen=True):
     """A client's credentials: a token or a ticket in jwt mode, a user id or a ticket in open mode."""
 
     token: str | None = None

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import jwt
+import msgspec
 
 from heliograph.auth.claims import LATEST_END, read_end, read_info, read_meta, read_subs, refuse_override
 from heliograph.auth.keys import Key, KeySource, OneKey, hmac_key, public_key
@@ -22,8 +23,7 @@ MOST_REMEMBERED = 4096  # tokens that were verified: clients that poll, or come 
 MOST_REMEMBERED_CHARACTERS = 1024
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
+class Identity(msgspec.Struct, frozen=True):
     """A user, the token's expiry (seconds since the epoch; None: never), and the token's rights.
 
     `info`: what presence says of each of the user's clients, JSON. `meta`: what only hooks are told of it, JSON.

@@ -3,7 +3,8 @@
 import asyncio
 import logging
 from collections.abc import Callable, Iterable
-from dataclasses import replace
+
+import msgspec
 
 from heliograph.clock import seconds_until
 from heliograph.cluster.deltas import Deltas
@@ -219,7 +220,7 @@ class Joining:
         if before is not None:
             self._forget(before)
         if options.delta is not None and not self._may_use(options.delta, connection, followed):
-            options = replace(options, delta=None)
+            options = msgspec.structs.replace(options, delta=None)
         pending = PendingJoin(
             connection,
             followed,

@@ -1,7 +1,7 @@
 """The user's backend: what the rest of the program asks it, in its own terms."""
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeVar, assert_never
 
 import msgspec
@@ -107,7 +107,7 @@ class UserBackend:
         wanted = self._headers - {name for name, _ in peer.headers}
         given = [(name.lower(), value) for name, value in connect.headers if _HEADER.fullmatch(value)]
         added = tuple((name, value) for name, value in given if name in wanted)
-        return replace(peer, headers=peer.headers + added)
+        return msgspec.structs.replace(peer, headers=peer.headers + added)
 
     async def identify(self, peer: Peer, connect: Connect) -> Identity:
         """Ask who a client is.

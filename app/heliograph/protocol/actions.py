@@ -1,7 +1,8 @@
 """What a session decides to do with an operation of its client. A driver carries it out."""
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from heliograph.errors import ErrorCode
 from heliograph.protocol.events import Event, Unsubscribed
@@ -27,8 +28,7 @@ if TYPE_CHECKING:
     from heliograph.protocol.grants import Permit
 
 
-@dataclass(frozen=True, slots=True)
-class Authenticate:
+class Authenticate(msgspec.Struct, frozen=True):
     """Check these credentials, then call `Session.identified`, or close."""
 
     token: str | None
@@ -36,16 +36,14 @@ class Authenticate:
     ticket: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class RefreshToken:
+class RefreshToken(msgspec.Struct, frozen=True):
     """Check that this token is valid and the same user's, then call `Session.renewed`."""
 
     token: str
     request_id: RequestId | None
 
 
-@dataclass(frozen=True, slots=True)
-class CheckPermit:
+class CheckPermit(msgspec.Struct, frozen=True):
     """Check that this subscription token is the client's and the channel's; carry out what `permitted` returns."""
 
     token: str
@@ -54,8 +52,7 @@ class CheckPermit:
     permitted: "Callable[[Permit], Action]"
 
 
-@dataclass(frozen=True, slots=True)
-class ExtendSubscription:
+class ExtendSubscription(msgspec.Struct, frozen=True):
     """Let the client stay on the channel until `expires_at` (seconds since the epoch; None: always), and tell it."""
 
     channel: str
@@ -63,8 +60,7 @@ class ExtendSubscription:
     request_id: RequestId | None
 
 
-@dataclass(frozen=True, slots=True)
-class JoinChannel:
+class JoinChannel(msgspec.Struct, frozen=True):
     """Subscribe to the channel from this position on.
 
     `keep`: the client requested it while connecting and has no way to repeat it, so it is tried until it succeeds.
@@ -79,24 +75,21 @@ class JoinChannel:
     options: SubscribeOptions = NO_OPTIONS
 
 
-@dataclass(frozen=True, slots=True)
-class LeaveChannel:
+class LeaveChannel(msgspec.Struct, frozen=True):
     """Take the connection off the channel, then tell the client."""
 
     channel: str
     answer: Unsubscribed
 
 
-@dataclass(frozen=True, slots=True)
-class FetchHistory:
+class FetchHistory(msgspec.Struct, frozen=True):
     """Read what is kept of the channel, and answer with it."""
 
     operation: ReadHistory
     since: Position | None
 
 
-@dataclass(frozen=True, slots=True)
-class FetchPresence:
+class FetchPresence(msgspec.Struct, frozen=True):
     """Read who is on the channel, users or clients, and answer with it."""
 
     channel: str
@@ -104,23 +97,20 @@ class FetchPresence:
     by_client: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class CountMembers:
+class CountMembers(msgspec.Struct, frozen=True):
     """Read how many are on the channel, and answer with it."""
 
     channel: str
     request_id: RequestId | None
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(msgspec.Struct, frozen=True):
     """Send the event to the client."""
 
     event: Event
 
 
-@dataclass(frozen=True, slots=True)
-class Reject:
+class Reject(msgspec.Struct, frozen=True):
     """Tell the client what was wrong; the connection stays open unless there is a close code."""
 
     code: ErrorCode
@@ -130,8 +120,7 @@ class Reject:
     number: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class AskHook:
+class AskHook(msgspec.Struct, frozen=True):
     """Ask the user's backend about the operation, pass its verdict to `answered`, and carry out what that returns.
 
     Later operations wait.

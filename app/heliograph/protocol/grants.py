@@ -1,8 +1,9 @@
 """The rights that a token gives its bearer beyond those of a channel's namespace. It never takes any away."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
 from enum import StrEnum
+
+import msgspec
 
 from heliograph.errors import BadChannel, InvalidToken
 from heliograph.protocol.identity import check_channel, user_of
@@ -19,8 +20,7 @@ class Right(StrEnum):
 _READ = frozenset({Right.SUBSCRIBE})
 
 
-@dataclass(frozen=True, slots=True)
-class Permit:
+class Permit(msgspec.Struct, frozen=True):
     """The right to one channel that a subscription token gives a user.
 
     `info`: what presence says of the client there, JSON. `expires_at`: seconds since the epoch; None: never.
@@ -32,8 +32,7 @@ class Permit:
     expires_at: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Grants:
+class Grants(msgspec.Struct, frozen=True):
     """Rights on channels. `at_once`: channels that are subscribed without a request. A rule may end in `*`.
 
     `infos`: what presence says of the client on some of them, JSON. `permitted`: channels for which the client has
@@ -62,7 +61,7 @@ class Grants:
 
     def permitting(self, channels: Iterable[str]) -> "Grants":
         """Return these rights, with permits for these channels."""
-        return replace(self, permitted=frozenset(channels))
+        return msgspec.structs.replace(self, permitted=frozenset(channels))
 
 
 def matches(pattern: str, channel: str) -> bool:

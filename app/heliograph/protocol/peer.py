@@ -1,22 +1,21 @@
 """What the user's backend is told of a client, whatever it is asked."""
 
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 Headers = tuple[tuple[str, str], ...]
 FORWARDED_FOR: Final = "x-forwarded-for"
 
 
-@dataclass(frozen=True, slots=True)
-class Inbox:
+class Inbox(msgspec.Struct, frozen=True):
     """Where a client that only gets a stream posts its frames. `session`: a secret, known to this client alone."""
 
     node_id: str
     session: str
 
 
-@dataclass(frozen=True, slots=True)
-class Peer:
+class Peer(msgspec.Struct, frozen=True):
     """What is known of a client before it is identified.
 
     `connection`: the id of its connection; `headers`: those of its request that hooks pass on, in lower case;
@@ -30,8 +29,7 @@ class Peer:
     inbox: Inbox | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Caller:
+class Caller(msgspec.Struct, frozen=True):
     """An identified client. `meta`: what the backend attached to it, JSON."""
 
     peer: Peer

@@ -5,9 +5,10 @@ carries out the action that it returns. Another transport or codec needs a drive
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from functools import partial
 from typing import Final, assert_never
+
+import msgspec
 
 from heliograph.errors import BadChannel, BadCursor, BadUserId, ErrorCode
 from heliograph.protocol.actions import (
@@ -346,7 +347,7 @@ class Session:
         if isinstance(verdict, Deny):
             rejection = denied(verdict, operation.request_id)
             if verdict.code is ErrorCode.UNAVAILABLE:
-                return replace(rejection, message=f"not subscribed to {channel!r}: {verdict.reason}")
+                return msgspec.structs.replace(rejection, message=f"not subscribed to {channel!r}: {verdict.reason}")
             return rejection
         if channel in self._channels or user_of(channel) is not None:
             text, number = f"subscribed to {channel!r} already", ErrorNumber.ALREADY_SUBSCRIBED

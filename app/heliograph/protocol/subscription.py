@@ -1,11 +1,11 @@
 """What one client's subscription to a channel has beside the channel's own options."""
 
-from dataclasses import dataclass
 from typing import Final
 
+import msgspec
 
-@dataclass(frozen=True, slots=True)
-class SubscribeOptions:
+
+class SubscribeOptions(msgspec.Struct, frozen=True):
     """The options of one subscription.
 
     `info`: what presence says of the client on this channel, JSON. `expires_at`: when the right to it ends (seconds

@@ -75,17 +75,16 @@ class Addresses:
 
 def address_of(scope: Scope) -> str:
     """Return the address of a client for limits: of IPv6 the network. All clients of a Unix socket are one."""
-    return _address_in((scope.get("client") or ("",))[0])
+    host = str((scope.get("client") or ("",))[0])
+    return _network_of(host) if ":" in host else host
 
 
 @lru_cache(maxsize=10_000)  # behind one proxy, or after a cut, the same clients come again and again
-def _address_in(host: str) -> str:
+def _network_of(host: str) -> str:
     try:
-        address = ipaddress.ip_address(host)
+        address = ipaddress.IPv6Address(host)
     except ValueError:
-        return str(host)
-    if isinstance(address, ipaddress.IPv4Address):
-        return str(address)
+        return host
     if address.ipv4_mapped is not None:
         return str(address.ipv4_mapped)
     return str(ipaddress.IPv6Network((address.packed, IPV6_PREFIX), strict=False))

@@ -6,7 +6,7 @@ pings are messages; after a gap, a client subscribes again.
 
 import asyncio
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 import msgspec
@@ -123,10 +123,10 @@ class CentrifugeConnection(SocketConnection):
         pings: Pings,
         socket: ServerSocket | None = None,
     ) -> None:
-        super().__init__(driver, replace(handshake, connect=None), codec, by_address, limits, socket)
+        self._url, handshake.connect = handshake.connect, None  # what the URL says of the client
+        super().__init__(driver, handshake, codec, by_address, limits, socket)
         self._pings = pings
         self._is_pinged = False  # and has not answered
-        self._url = handshake.connect  # what the URL says of the client
 
     def begin(self) -> None:
         if isinstance(self._url, Reject):

@@ -1,7 +1,8 @@
 """The subscriptions of one client: how they begin, how the server changes them, and how they end."""
 
 from collections.abc import Callable
-from dataclasses import replace
+
+import msgspec
 
 from heliograph.clock import seconds_until
 from heliograph.cluster.reading import Reading
@@ -106,7 +107,7 @@ class ClientSubscriptions:
         channel, info, data = command.channel, command.info, command.data
         if (options := self._session.subscribed_by_server(channel)) is None:
             return
-        options = replace(
+        options = msgspec.structs.replace(
             options,
             info=bytes(info) if info else options.info,
             data=bytes(data) if data else None,

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final, Protocol
 
+import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -145,7 +146,9 @@ class StreamEndpoint:
         inbox = None
         if self.forwarding is not None:
             inbox = Inbox(self.forwarding.node_id, secrets.token_urlsafe(SESSION_BYTES))
-        return replace(speaking(self.peers.of(request.scope, self.transport), form.codec), inbox=inbox)
+        return msgspec.structs.replace(
+            speaking(self.peers.of(request.scope, self.transport), form.codec), inbox=inbox
+        )
 
     async def _first_frame(self, request: Request) -> bytes | None:
         """Return the first frame; None if it is too large."""

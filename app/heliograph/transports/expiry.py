@@ -3,8 +3,9 @@
 import asyncio
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Final
+
+import msgspec
 
 from heliograph.errors import ErrorCode, HookUnavailable
 from heliograph.hooks.user_backend import Renewal, UserBackend
@@ -71,7 +72,7 @@ class Expiry:
             when = answer.expires_at
             if when is not None:
                 when = max(when, time.time() + LEAST_S)
-            self._caller = replace(caller, meta=answer.meta)
+            self._caller = msgspec.structs.replace(caller, meta=answer.meta)
             self.set(when)
             self._on_renewed(answer)
         elif answer.code is ErrorCode.UNAVAILABLE:

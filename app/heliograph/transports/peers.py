@@ -2,8 +2,8 @@
 
 import os
 from collections.abc import Iterable
-from dataclasses import replace
 
+import msgspec
 from starlette.types import Scope
 
 from heliograph.codecs.codec import Codec
@@ -41,4 +41,4 @@ def _text(value: bytes) -> str:
 
 def speaking(peer: Peer, codec: Codec) -> Peer:
     """Return the peer with the protocol of its codec, in the words of the hooks."""
-    return replace(peer, protocol="protobuf") if codec.is_binary else peer
+    return msgspec.structs.replace(peer, protocol="protobuf") if codec.is_binary else peer

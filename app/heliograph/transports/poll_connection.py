@@ -4,7 +4,6 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final
 
 import msgspec
@@ -41,8 +40,7 @@ def refusal_after(code: int) -> ErrorCode | None:
 OnCollected = Callable[[list[msgspec.Raw] | BusUnavailable | Disconnected], object]
 
 
-@dataclass(frozen=True, slots=True)
-class PollKey:
+class PollKey(msgspec.Struct, frozen=True):
     """What two polls must have in common for one to continue the other."""
 
     who: Identity

@@ -7,7 +7,7 @@ the waiting events, without a call to Redis; any other poll starts again from it
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import msgspec
 from starlette.requests import Request
@@ -88,7 +88,9 @@ class PollEndpoint:
         identity = await self._authenticator.identify(credentials, peer)
         if self._node.draining:
             raise Disconnected(ErrorCode.UNAVAILABLE, "this replica is shutting down")
-        asked = PollKey(replace(identity, expires_at=None, data=None), query.channels, query.get("cursor", ""))
+        asked = PollKey(
+            msgspec.structs.replace(identity, expires_at=None, data=None), query.channels, query.get("cursor", "")
+        )
         cost = CONTINUED if asked in self._parked else 1 + PER_CHANNEL * len(query.channels)
         self._requests.take(identity.user, cost)
         connection = self._take(asked)
@@ -107,7 +109,7 @@ class PollEndpoint:
     def _answer(self, asked: PollKey, connection: PollConnection, events: list[msgspec.Raw]) -> bytes:
         """Return the body of an answer, and let the connection wait for the next poll."""
         cursor = connection.cursor
-        self._park(connection, replace(asked, cursor=cursor))
+        self._park(connection, msgspec.structs.replace(asked, cursor=cursor))
         return msgspec.json.encode(PollResponse(asked.who.user, self._node.name, cursor, events))
 
     def find(self, scope: Scope) -> Continued | None:
@@ -121,7 +123,9 @@ class PollEndpoint:
         identity = self._authenticator.identify_now(credentials_of(scope, query))
         if identity is None or self._node.draining:
             return None
-        asked = PollKey(replace(identity, expires_at=None, data=None), query.channels, query.get("cursor", ""))
+        asked = PollKey(
+            msgspec.structs.replace(identity, expires_at=None, data=None), query.channels, query.get("cursor", "")
+        )
         return Continued(asked, identity, wait_s) if asked in self._parked else None
 
     def resume(self, poll: Continued, done: Callable[[bytes | None], object]) -> Callable[[], None] | None:
@@ -227,6 +231,11 @@ async def _watch(receive: Receive, connection: PollConnection) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
     connection.on_client_left()
+
+
+def _key_of(identity: Identity, query: Query) -> PollKey:
+    who = msgspec.structs.replace(identity, expires_at=None, data=None)
+    return PollKey(who, query.channels, query.get("cursor", ""))
 
 
 def wait_of(query: dict[str, str]) -> float:

@@ -1,6 +1,6 @@
 """The query of a URL, for every endpoint."""
 
-from urllib.parse import parse_qsl
+from urllib.parse import unquote_plus
 
 from starlette.types import Scope
 
@@ -28,7 +28,13 @@ class Query(dict[str, str]):
         super().__init__()
         text = scope["query_string"].decode("ascii", errors="surrogateescape")
         channels: list[str] = []
-        for name, value in parse_qsl(text, keep_blank_values=True, errors="surrogateescape"):
+        for part in text.split("&"):
+            name, _, value = part.partition("=")
+            if "%" in part or "+" in part:
+                name = unquote_plus(name, errors="surrogateescape")
+                value = unquote_plus(value, errors="surrogateescape")
+            if not part:
+                continue  # nothing between two `&`
             if name == "channel":
                 channels.append(value)
             elif name == "channels":

@@ -1,7 +1,9 @@
 """Where an identified client is let in: from here on the replica, and the cluster, know its connection."""
 
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+
+import msgspec
 
 from heliograph.auth.authenticator import Authenticator, Identity
 from heliograph.cluster.connection_manager import ConnectionManager
@@ -50,7 +52,7 @@ class Registrar:
         others = await hooks.settled(wanted)
         refusal = next((each for each in others if isinstance(each, Reject)), None)
         if one_request and refusal is not None:
-            client.refuse(replace(refusal, close=CloseCode.BAD_REQUEST))
+            client.refuse(msgspec.structs.replace(refusal, close=CloseCode.BAD_REQUEST))
         if self.node.draining:  # asked last: the hooks may have taken long, and who comes late is told of no drain
             client.turn_away(CloseCode.SHUTDOWN, ErrorCode.UNAVAILABLE, "this replica is shutting down")
         client.identified(identity)
