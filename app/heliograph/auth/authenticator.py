@@ -111,7 +111,7 @@ class Authenticator:
         if credentials.ticket is not None or (credentials.token is None and self._ask_backend is not None):
             return None
         if self._tokens is not None:
-            identity = None if credentials.token is None else self._tokens.read_known(credentials.token)
+            identity = None if credentials.token is None else self._tokens.read_now(credentials.token)
         elif self.mode == "open" and credentials.user is not None:
             identity = Identity(check_user_id(credentials.user))
         else:

@@ -63,9 +63,10 @@ class KeySet:
             self._asked_since.pop(kid[:SHOWN_KID], None)
         return found
 
-    def has(self, key: Key) -> bool:
-        is_old = self._clock.monotonic() - self._read_at > self._max_age_s
-        return not is_old and any(each is key for each in self._keys)
+    def at_hand(self, kid: str | None) -> Sequence[Key] | None:
+        if self._clock.monotonic() - self._read_at > self._max_age_s:
+            return None
+        return (self._keys if kid is None else self._named(kid)) or None
 
     async def stop(self) -> None:
         if self._reading is not None:

@@ -50,8 +50,8 @@ class KeySource(Protocol):
         """
         ...
 
-    def has(self, key: Key) -> bool:
-        """Return whether this very key is in use now; False also if that has to be looked up first: see `find`."""
+    def at_hand(self, kid: str | None) -> Sequence[Key] | None:
+        """Return what `find` would, if nothing has to be looked up for it; None: ask `find`."""
         ...
 
     async def stop(self) -> None:
@@ -68,8 +68,8 @@ class OneKey:
     async def find(self, kid: str | None) -> Sequence[Key]:
         return self._keys
 
-    def has(self, key: Key) -> bool:
-        return any(each is key for each in self._keys)
+    def at_hand(self, kid: str | None) -> Sequence[Key] | None:
+        return self._keys
 
     async def stop(self) -> None:
         pass

@@ -1,9 +1,9 @@
 """JSON Web Tokens (RFC 7519): the user, the expiry and the rights that a token proves."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jwt
 import msgspec
@@ -53,6 +53,13 @@ class _Verified:
         return self.end is None or time.time() < self.end
 
 
+class _Header(NamedTuple):
+    """What a token says of its key."""
+
+    algorithm: str
+    kid: str | None
+
+
 class TokenReader:
     """Check tokens: the signature, the times, the audience and the claims."""
 
@@ -74,12 +81,15 @@ class TokenReader:
         """
         return self._identity(await self._verified(token))
 
-    def read_known(self, token: str) -> Identity | None:
-        """Return the identity of the bearer of a token that was verified before, and still holds; None: `read` it."""
-        known = self._known.get(token)
-        if known is None or not known.is_current() or not self._keys.has(known.key):
-            return None
-        return self._identity(known.claims)
+    def read_now(self, token: str) -> Identity | None:
+        """Return what `read` would, if the keys are at hand; None: `read` it.
+
+        Raises:
+            InvalidToken, TokenNotCurrent: as `read`.
+        """
+        header = self._header(token)
+        keys = self._keys.at_hand(header.kid)
+        return None if keys is None else self._identity(self._proved(token, header, keys))
 
     def _identity(self, claims: Mapping[str, Any]) -> Identity:
         if claims.get("channel") is not None:
@@ -115,13 +125,25 @@ class TokenReader:
 
     async def _verified(self, token: str) -> Mapping[str, Any]:
         """Return the claims of a token that one of our keys has signed, and that is current."""
+        header = self._header(token)
+        return self._proved(token, header, await self._keys.find(header.kid))
+
+    def _header(self, token: str) -> _Header:
+        """Return what a token says of its key. Nothing proves that yet."""
         if len(token) > MOST_TOKEN_BYTES:
             raise InvalidToken(f"the token is not valid: it has more than {MOST_TOKEN_BYTES} characters")
         try:
             header = self._usual.header(token)
         except (jwt.PyJWTError, ValueError, TypeError, RecursionError) as error:
             raise _invalid(error) from None
-        candidates = await self._candidates(header)
+        algorithm, kid = header.get("alg"), header.get("kid")
+        if not isinstance(kid, str | None) or not isinstance(algorithm, str):
+            raise InvalidToken("the token is not valid: its 'alg' and 'kid' are strings")
+        return _Header(algorithm, kid)
+
+    def _proved(self, token: str, header: _Header, keys: Sequence[Key]) -> Mapping[str, Any]:
+        """Return the claims of a token that one of these keys has signed, and that is current."""
+        candidates = _candidates(header, keys)
         known = self._known.get(token)
         if known is not None and known.is_current() and any(key is known.key for key, _ in candidates):
             return known.claims
@@ -136,21 +158,6 @@ class TokenReader:
                 del self._known[next(iter(self._known))]
             end = None if claims.get("exp") is None else min(int(claims["exp"]), LATEST_END) + self._leeway_s
             self._known[token] = _Verified(claims, key, end)
-
-    async def _candidates(self, header: Mapping[str, Any]) -> list[tuple[Key, str]]:
-        """Return the keys that may have signed the token, each with an algorithm that the key allows."""
-        algorithm, kid = header.get("alg"), header.get("kid")
-        if not isinstance(kid, str | None) or not isinstance(algorithm, str):
-            raise InvalidToken("the token is not valid: its 'alg' and 'kid' are strings")
-        keys = await self._keys.find(kid)
-        if not keys:
-            raise InvalidToken(f"the token is signed with a key that is not known here (kid {str(kid)[:SHOWN]!r})")
-        found = [(key, algorithm) for key in keys if algorithm in key.algorithms]
-        if not found:
-            accepted = ", ".join(sorted(set().union(*(key.algorithms for key in keys))))
-            claimed = repr(algorithm[:SHOWN])
-            raise InvalidToken(f"the token's algorithm is {claimed}; with the key that is set it can be {accepted}")
-        return found
 
     def _claims(self, token: str, candidates: list[tuple[Key, str]]) -> tuple[Key, dict[str, Any]]:
         """Return the key that has signed the token, and its claims."""
@@ -181,6 +188,19 @@ class TokenReader:
             except (jwt.PyJWTError, ValueError, TypeError, OverflowError, RecursionError) as error:
                 raise _invalid(error) from None
         raise _invalid(failure)
+
+
+def _candidates(header: _Header, keys: Sequence[Key]) -> list[tuple[Key, str]]:
+    """Return the keys that may have signed the token, each with an algorithm that the key allows."""
+    if not keys:
+        kid = repr(str(header.kid)[:SHOWN])
+        raise InvalidToken(f"the token is signed with a key that is not known here (kid {kid})")
+    found = [(key, header.algorithm) for key in keys if header.algorithm in key.algorithms]
+    if not found:
+        accepted = ", ".join(sorted(set().union(*(key.algorithms for key in keys))))
+        claimed = repr(header.algorithm[:SHOWN])
+        raise InvalidToken(f"the token's algorithm is {claimed}; with the key that is set it can be {accepted}")
+    return found
 
 
 def _user_in(claims: Mapping[str, Any]) -> str:

@@ -8,6 +8,7 @@ from heliograph.errors import (
     BadUserId,
     BusUnavailable,
     ErrorCode,
+    HeliographError,
     HookRefused,
     HookUnavailable,
     InvalidToken,
@@ -49,6 +50,14 @@ class Authentication:
     def counts_failures(self) -> bool:
         """True until the client is identified, if its endpoint counts failed attempts."""
         return self._on_failed is not None
+
+    def identify_now(self, action: Authenticate) -> Identity | None:
+        """Return who the client is, if nothing has to be awaited for that; None: ask `identify`."""
+        self._hooks.introduce(self._client.session.connect)
+        try:
+            return self._authenticator.identify_now(Credentials(action.token, action.user, action.ticket))
+        except HeliographError:
+            return None  # `identify` fails too, and says why
 
     async def identify(self, action: Authenticate) -> Identity:  # noqa: RET503 - `reject` does not return
         """Return who the client is.

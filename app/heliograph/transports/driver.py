@@ -288,7 +288,11 @@ class Driver:
         """Send what the work returns."""
         self._client.answer(await work)
 
-    async def _authenticate(self, action: Authenticate) -> None:
+    def _authenticate(self, action: Authenticate) -> Coroutine[Any, Any, None]:
+        identity = self._authentication.identify_now(action)
+        return self._identify(action) if identity is None else self._let_in(identity)
+
+    async def _identify(self, action: Authenticate) -> None:
         await self._let_in(await self._authentication.identify(action))
 
     async def _let_in(self, identity: Identity) -> None:
