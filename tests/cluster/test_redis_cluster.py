@@ -77,3 +77,35 @@ async def test_nobody_notices_that_another_server_has_the_slot(
         await bob.say({"type": "subscribe", "channel": "chat:1", "cursor": cursor})
         assert (await bob.next("subscribed"))["recovered"] is True
         assert await bob.messages(1) == ["after"]
+
+
+async def test_a_master_that_is_gone_takes_nothing_acknowledged_with_it(
+    cluster: RedisCluster, start_replica: StartReplica
+) -> None:
+    """Fails if a message is lost that replicas of Redis have confirmed, or anybody is told of a loss."""
+    slot = cluster.slots[0]
+
+    def replace() -> None:
+        gone = cluster.owner(slot)
+        gone.stop()
+        cluster.owner(slot)
+        gone.start()  # as a replica, without which nothing is confirmed any more
+
+    ack = {"ack": "replica"}
+    one, two = [await start_replica(f"replica-{number}", redis_url=cluster.url, redis=ack) for number in (1, 2)]
+    async with Client(one.url, user="alice") as alice, Client(two.url, user="bob") as bob:
+        number, gone = 0, None
+        async with asyncio.timeout(40):
+            while gone is None or not gone.done() or number < 40:
+                answer = await alice.send("bob", number, idempotency_key=f"k{number}")
+                number += answer["type"] == "ack"
+                await asyncio.sleep(0.05)  # fewer than are kept, until bob's replica listens again
+                if number == 20 and gone is None:
+                    gone = asyncio.create_task(asyncio.to_thread(replace))
+        await gone
+        got: dict[int, None] = {}
+        while number - 1 not in got:
+            got.update(dict.fromkeys(await bob.messages(1)))
+        assert list(got) == list(range(number))
+        assert [frame["recovered"] for frame in await bob.only("subscribed")] == []
+    cluster.wait_until_whole()
