@@ -1,8 +1,8 @@
 """What a replica needs from outside: in Redis, or in memory."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import NamedTuple
 
 from heliograph.backends.memory.bus import LocalBus
 from heliograph.backends.memory.channel_counts import MemoryChannelCounts
@@ -36,12 +36,22 @@ from heliograph.backends.redis.tickets import RedisTickets
 from heliograph.cluster.pubsub_manager import PubSubManager, redis_server
 from heliograph.composition.ground import Ground
 from heliograph.hub.announcements import Announcements
-from heliograph.ports import Backends, Bus, Log, Probe
+from heliograph.ports import Backends, Bus, LifecycleFeed, Log, Probe
 from heliograph.protocol.budget import Budget
 from heliograph.protocol.namespace import Namespaces
 from heliograph.settings import Settings
 
 MakeBus = Callable[[Settings, RedisServer | None], Bus]
+
+
+class _Membership(NamedTuple):
+    """Who is where; see `Backends`."""
+
+    directory: RedisDirectory
+    presence: RedisPresence
+    channel_counts: RedisChannelCounts
+    tell_absences: Callable[[], Awaitable[int]] | None = None
+    feeds: Sequence[LifecycleFeed] = ()
 
 
 def build_backends(ground: Ground, make_bus: MakeBus | None) -> Backends:
@@ -99,9 +109,14 @@ def _redis_backends(ground: Ground, bus: Bus, live: RedisServer, kept: RedisServ
         budget=budget,
     )
     namespaces = Namespaces(settings.namespaces)
+    membership = _membership(ground, live, namespaces)
     return Backends(
         bus=bus,
-        **_membership(ground, live, namespaces),
+        directory=membership.directory,
+        presence=membership.presence,
+        channel_counts=membership.channel_counts,
+        tell_absences=membership.tell_absences,
+        feeds=membership.feeds,
         log=log,
         emissions=emissions,
         commands=RedisCommands(live),
@@ -114,24 +129,20 @@ def _redis_backends(ground: Ground, bus: Bus, live: RedisServer, kept: RedisServ
     )
 
 
-def _membership(ground: Ground, live: RedisServer, namespaces: Namespaces) -> dict[str, Any]:
+def _membership(ground: Ground, live: RedisServer, namespaces: Namespaces) -> _Membership:
     """What says who is where: it tells lifecycle events if the settings ask for any."""
     settings = ground.settings.events
     if not settings.kinds:
-        return {
-            "directory": RedisDirectory(live),
-            "presence": RedisPresence(live),
-            "channel_counts": RedisChannelCounts(live),
-        }
+        return _Membership(RedisDirectory(live), RedisPresence(live), RedisChannelCounts(live))
     told = Told(frozenset(settings.kinds), settings.grace_s, settings.maxlen)
     events = LifecycleEvents(live, told, ground.name)
-    return {
-        "directory": LifecycleDirectory(live, events),
-        "presence": LifecyclePresence(live, events, lambda channel: namespaces.of(channel).subscription_events),
-        "channel_counts": LifecycleChannelCounts(live, events),
-        "tell_absences": events.tell_absences,
-        "feeds": [RedisLifecycleFeed(live, ground.clock)],
-    }
+    return _Membership(
+        LifecycleDirectory(live, events),
+        LifecyclePresence(live, events, lambda channel: namespaces.of(channel).subscription_events),
+        LifecycleChannelCounts(live, events),
+        events.tell_absences,
+        [RedisLifecycleFeed(live, ground.clock)],
+    )
 
 
 def _probes(live: RedisServer, kept: RedisServer, name: str) -> list[Probe]:
