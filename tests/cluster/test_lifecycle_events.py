@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from heliograph import Consumer, LifecycleEvent, StreamEntry, online_users
+from heliograph import BadSetting, Consumer, LifecycleEvent, StreamEntry, online_users
+from heliograph.application import build_replica
 from heliograph.backends.redis.client import connect
 from heliograph.backends.redis.directory import RedisDirectory
 from heliograph.backends.redis.keys import Keys
@@ -187,7 +188,6 @@ async def test_the_users_of_a_killed_replica_are_offline_in_time(redis_server: R
 @pytest.mark.parametrize(
     ("groups", "why"),
     [
-        ({"events": {"kinds": ["user_online"]}}, "EVENTS__KINDS needs HELIOGRAPH_REDIS__URL"),
         ({"events": {"kinds": ["gap"]}}, "gap is always told"),
         ({"events": {"kinds": ["user_up"]}}, "Input should be 'user_online'"),
         ({"webhooks": {"url": "http://x/", "secret": "a" * 32}}, "WEBHOOKS__URL needs HELIOGRAPH_EVENTS__KINDS"),
@@ -203,3 +203,10 @@ def test_settings_that_would_tell_nothing_are_refused(groups: dict[str, Any], wh
     """Fails if events are set up so that somebody waits for them in vain."""
     with pytest.raises(ValidationError, match=why):
         settings_for(**groups)
+
+
+def test_a_replica_without_redis_refuses_to_tell_events() -> None:
+    """Fails if somebody waits in vain for what memory does not keep; `heliograph up` brings its Redis later."""
+    settings = settings_for(events={"kinds": ["user_online"]})
+    with pytest.raises(BadSetting, match="EVENTS__KINDS needs HELIOGRAPH_REDIS__URL"):
+        build_replica(settings, "replica-1")

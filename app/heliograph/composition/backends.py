@@ -35,11 +35,13 @@ from heliograph.backends.redis.streams import RedisEmissions
 from heliograph.backends.redis.tickets import RedisTickets
 from heliograph.cluster.pubsub_manager import PubSubManager, redis_server
 from heliograph.composition.ground import Ground
+from heliograph.errors import BadSetting
 from heliograph.hub.announcements import Announcements
 from heliograph.ports import Backends, Bus, LifecycleFeed, Log, Probe
 from heliograph.protocol.budget import Budget
 from heliograph.protocol.namespace import Namespaces
 from heliograph.settings import Settings
+from heliograph.shared_settings import PREFIX
 
 MakeBus = Callable[[Settings, RedisServer | None], Bus]
 
@@ -55,12 +57,18 @@ class _Membership(NamedTuple):
 
 
 def build_backends(ground: Ground, make_bus: MakeBus | None) -> Backends:
-    """Build what a replica needs from outside: in Redis, if the settings name one, otherwise in memory."""
+    """Build what a replica needs from outside: in Redis, if the settings name one, otherwise in memory.
+
+    Raises:
+        BadSetting: the settings want what memory does not keep.
+    """
     settings = ground.settings
     redis = settings.redis
     server = None if redis.url is None else redis_server(redis, settings.bus, ground.name)
     bus = (make_bus or _bus_of_its_own)(settings, server)
     if not isinstance(bus, PubSubManager):
+        if settings.events.kinds:
+            raise BadSetting(f"{PREFIX}EVENTS__KINDS needs {PREFIX}REDIS__URL: events are kept in Redis")
         return _memory_backends(ground, bus)
     live = kept = bus.server  # one that was made before, if the process had its manager before it had a replica
     if redis.durable_url is not None:

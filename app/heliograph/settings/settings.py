@@ -134,8 +134,6 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _events_come_from_somewhere(self) -> Self:
         kinds, told = self.events.kinds, {Kind.SUBSCRIBED, Kind.UNSUBSCRIBED}
-        if kinds and self.redis.url is None:
-            raise ValueError(f"{PREFIX}EVENTS__KINDS needs {PREFIX}REDIS__URL: events are kept in Redis")
         if self.webhooks.url is not None and not kinds:
             raise ValueError(f"{PREFIX}WEBHOOKS__URL needs {PREFIX}EVENTS__KINDS: the events that are pushed")
         namespaces = [name for name, options in self.namespaces.items() if options.subscription_events]
