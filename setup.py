@@ -86,6 +86,7 @@ MODULES = [
     "app/heliograph/hub/frames.py",
     "app/heliograph/hub/hub.py",
     "app/heliograph/hub/outbox.py",
+    "app/heliograph/hub/trace.py",
 ]
 
 

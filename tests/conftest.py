@@ -50,6 +50,7 @@ SOONER = {
     "heliograph.cluster.memory_watch.INTERVAL_S": 0.05,
     "heliograph.cluster.presence.RETRY_S": 0.1,
     "heliograph.cluster.pulse.INTERVAL_S": 0.1,
+    "heliograph.cluster.receipts.INTERVAL_S": 0.05,
     "heliograph.server.websocket.DISCARD_S": 0.3,
     "heliograph.transports.asgi_sink.CLOSE_TIMEOUT_S": 0.3,
     "heliograph.transports.asgi_stream.CLOSE_TIMEOUT_S": 0.3,

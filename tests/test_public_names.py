@@ -17,6 +17,7 @@ PUBLIC = {
     "BadChannel",
     "BadCursor",
     "BadData",
+    "BadDevice",
     "BadSetting",
     "BadSignature",
     "BadUserId",

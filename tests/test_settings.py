@@ -39,6 +39,7 @@ GOOD: dict[str, tuple[str, Any]] = {
     "CHANNELS__PAGE": ("50", 50),
     "CHANNELS__PAGE_BYTES": ("2048", 2048),
     "PRESENCE__GRACE_S": ("0", 0.0),
+    "RECEIPTS__TTL_S": ("60", 60.0),
     "NAMESPACES": (
         '{"chat":{"history_size":5,"presence":true}}',
         {"chat": Namespace(history_size=5, presence=True)},
@@ -114,6 +115,7 @@ GOOD: dict[str, tuple[str, Any]] = {
     "LOG__LEVEL": ("debug", "debug"),
     "LOG__FORMAT": ("json", "json"),
     "CONSOLE__ENABLED": ("false", False),
+    "TRACE__NOTES": ("0", 0),
     "TRUSTED_PROXIES": ("10.0.0.0/8", "10.0.0.0/8"),
     "ALLOWED_ORIGINS": ('["https://a.example","https://b.example"]', ("https://a.example", "https://b.example")),
 }
@@ -140,6 +142,7 @@ BAD = {
     "CHANNELS__PAGE": "0",
     "CHANNELS__PAGE_BYTES": "10",
     "PRESENCE__GRACE_S": "-1",
+    "RECEIPTS__TTL_S": "0",
     "NAMESPACES": "[]",
     "AUTH__MODE": "closed",
     "AUTH__JWKS_URL": "http://id.example/jwks",
@@ -214,6 +217,7 @@ BAD = {
     "LOG__LEVEL": "loud",
     "LOG__FORMAT": "xml",
     "CONSOLE__ENABLED": "perhaps",
+    "TRACE__NOTES": "-1",
 }
 
 

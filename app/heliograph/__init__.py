@@ -73,6 +73,7 @@ if TYPE_CHECKING:
     from heliograph.errors import BadChannel as BadChannel
     from heliograph.errors import BadCursor as BadCursor
     from heliograph.errors import BadData as BadData
+    from heliograph.errors import BadDevice as BadDevice
     from heliograph.errors import BadSetting as BadSetting
     from heliograph.errors import BadSignature as BadSignature
     from heliograph.errors import BadUserId as BadUserId
@@ -98,6 +99,7 @@ _PLACES = {
     "BadChannel": "heliograph.errors",
     "BadCursor": "heliograph.errors",
     "BadData": "heliograph.errors",
+    "BadDevice": "heliograph.errors",
     "BadSetting": "heliograph.errors",
     "BadSignature": "heliograph.errors",
     "BadUserId": "heliograph.errors",

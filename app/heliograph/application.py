@@ -20,6 +20,7 @@ from heliograph.composition.endpoints import build_endpoints
 from heliograph.composition.ground import Ground
 from heliograph.hub.hub import Hub
 from heliograph.hub.outbox import FlushScheduler
+from heliograph.hub.trace import NO_TRACE, TraceRing
 from heliograph.ports import Backends, Bus
 from heliograph.protocol.policy import Policy
 from heliograph.settings import Settings
@@ -61,8 +62,9 @@ def build_replica(settings: Settings, name: str = "replica-1", make_bus: MakeBus
     """
     clock, telemetry = SystemClock(), Telemetry()
     flush_scheduler = FlushScheduler(lambda callback: asyncio.get_running_loop().call_soon(callback))
-    hub = Hub(telemetry, flush_scheduler)
-    ground = Ground(settings, name, clock, telemetry, flush_scheduler, hub)
+    trace = TraceRing(settings.trace.notes) if settings.trace.notes else None
+    hub = Hub(telemetry, flush_scheduler, trace or NO_TRACE)
+    ground = Ground(settings, name, clock, telemetry, flush_scheduler, hub, trace)
     backends = build_backends(ground, make_bus)
     cluster = build_cluster(ground, backends)
     app, internal, direct = build_endpoints(ground, backends, cluster)

@@ -14,6 +14,7 @@ import msgspec
 
 from heliograph.cli_webhooks import webhooks
 from heliograph.client.output import drop_unwritten, open_missing, say
+from heliograph.delivery_commands import receipts, why
 from heliograph.errors import BadChannel, BadSetting, BadUserId, HeliographError, InvalidToken
 from heliograph.logs import configure_logging
 from heliograph.loopback import is_loopback_host
@@ -318,6 +319,10 @@ def watch(
         sys.exit(REFUSED)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
+
+
+main.add_command(why)
+main.add_command(receipts)
 
 
 def _publisher(redis: str | None, deadline_s: float) -> "Publisher":

@@ -34,6 +34,18 @@ class BadUserId(HeliographError):
     code = ErrorCode.BAD_REQUEST
 
 
+class NotKnown(HeliographError):
+    """What was asked about is not known, or not any more."""
+
+    code = ErrorCode.NOT_FOUND
+
+
+class BadDevice(HeliographError):
+    """A device's name that is empty, too long or not printable text."""
+
+    code = ErrorCode.BAD_REQUEST
+
+
 class BadCursor(HeliographError):
     """A cursor that no replica has given."""
 

@@ -26,6 +26,7 @@ META_TTL_S: Final = 86_400  # how long a log's epoch and offset outlive its publ
 CLIENT_META_TTL_S: Final = 3600  # the same for a log without publications of servers
 READ_TTL_S: Final = 60  # the same for a log that was read and never written
 PUSHER_TTL_S: Final = 5.0  # how long after the end of a pusher of lifecycle events another takes over
+MOST_RECEIPTS: Final = 500  # positions of one user's devices that are kept
 PAGE_BYTES: Final = 131_072  # read from a log at once, by default
 
 
@@ -500,6 +501,36 @@ class Tickets(Protocol):
         ...
 
 
+class Receipt(msgspec.Struct, frozen=True):
+    """What a device of a user has received of a channel: everything up to `position`.
+
+    `device`: as the client has named it; empty: it has not. `at`: when it said so, in seconds since the epoch, by the
+    clock of its replica.
+    """
+
+    user: str
+    device: str
+    channel: str
+    position: Position
+    at: float
+
+
+class Receipts(Protocol):
+    """What the devices of users have received. All calls may raise BusUnavailable."""
+
+    async def keep(self, receipts: Sequence[Receipt]) -> None:
+        """Keep the receipts for a while after a user's last.
+
+        The position of a device in a channel does not go back within an epoch. May be repeated without harm. A user
+        has at most MOST_RECEIPTS: the oldest are forgotten first.
+        """
+        ...
+
+    async def of(self, user_id: str) -> list[Receipt]:
+        """Return what the user's devices have received, in any order."""
+        ...
+
+
 class BusState(Enum):
     """The state of the bus. Only a RUNNING bus whose canary comes back makes a replica ready."""
 
@@ -648,6 +679,7 @@ class Backends:
     emissions: Emissions
     commands: CommandLog
     tickets: Tickets
+    receipts: Receipts
     probes: Sequence[Probe] = ()
     memory: MemoryGauge | None = None
     sweep_emissions: Callable[[], Awaitable[None]] | None = None

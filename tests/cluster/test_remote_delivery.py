@@ -87,7 +87,7 @@ class Here:
             BlockedUsers(SystemClock()),
             node_id="me",
             clock=SystemClock(),
-            on_forwarded=self.forwarded.append,
+            between_replicas=self.forwarded.append,
         )
         self.remote = RemoteDelivery(self.hub, self.channels.following, self.commands, "me", lambda: "now")
         self.sink = RecordingSink()
@@ -175,7 +175,7 @@ class TestTheGuard:
             "blocked": BlockedUsers,
             "node_id": str,
             "clock": Clock,
-            "on_forwarded": Callable[[Envelope], object],
+            "between_replicas": Callable[[Envelope], object],
         }
         assert _verbs(CommandReader) == {"after", "blocked_users"}
         used = [

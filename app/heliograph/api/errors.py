@@ -14,6 +14,7 @@ LIMIT_EXCEEDED: Final = 106
 BAD_REQUEST: Final = 107
 NOT_AVAILABLE: Final = 108  # the channel's namespace has no such thing
 UNRECOVERABLE: Final = 112
+NOT_KNOWN: Final = 404  # not of that API: nobody knows the message, or not any more
 
 
 class ApiError(Exception):

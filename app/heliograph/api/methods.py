@@ -15,6 +15,7 @@ from heliograph.api import models
 from heliograph.api.backend_calls import BackendCalls
 from heliograph.api.broadcast import OnPosition, publish_each
 from heliograph.api.channel_reads import ChannelReads
+from heliograph.api.delivery_reads import DeliveryReads
 from heliograph.api.errors import BAD_REQUEST, INTERNAL, LIMIT_EXCEEDED, UNKNOWN_METHOD, ApiError, NotNow, api_error
 from heliograph.api.user_methods import UserMethods
 from heliograph.callbacks import await_callback
@@ -86,6 +87,8 @@ METHODS: Final = {
     "unsubscribe": Method("Take a user off a channel", models.UnsubscribeParams, models.EmptyResult),
     "refresh": Method("Change when a user's connections expire", models.RefreshParams, models.EmptyResult),
     "rpc": Method("Call the user's backend", models.RpcParams, models.RpcResult),
+    "receipts": Method("Read what a user's devices have received", models.ReceiptsParams, models.ReceiptsResult),
+    "trace": Method("Say what became of a message, or of those to come", models.TraceParams, models.TraceResult),
     "batch": Method("Carry out several commands in one request", models.BatchParams, models.BatchResult),
 }
 
@@ -99,6 +102,7 @@ class Methods:
         channel_reads: ChannelReads,
         user_methods: UserMethods,
         backend_calls: BackendCalls,
+        delivery_reads: DeliveryReads,
         directory: Directory,
         clock: Clock,
         traffic: Traffic,
@@ -110,6 +114,7 @@ class Methods:
         self._channel_reads = channel_reads
         self._user_methods = user_methods
         self._backend_calls = backend_calls
+        self._delivery_reads = delivery_reads
         self._directory = directory
         self._clock = clock
         self._traffic = traffic
@@ -195,6 +200,10 @@ class Methods:
                 return await self._user_methods.refresh(params)
             case models.RpcParams():
                 return await self._backend_calls.rpc(params)
+            case models.ReceiptsParams():
+                return await self._delivery_reads.receipts(params)
+            case models.TraceParams():
+                return await self._delivery_reads.trace(params)
             case models.HistoryRemoveParams():
                 return await self._remove_history(params)
             case models.BatchParams():

@@ -214,6 +214,30 @@ class BatchParams(Params):
     parallel: bool = Field(default=False, description="do not wait for one before the next")
 
 
+class ReceiptsParams(Params):
+    user: User
+    channel: str = Field(default="", max_length=512, description="only in this channel; empty: in all of them")
+    position: StreamPosition | None = Field(
+        default=None, description="say of each device whether it has the publication at this position of `channel`"
+    )
+
+
+class TraceParams(Params):
+    """With a user and a message: what became of it. Otherwise: the notes about a user, a channel, …"""
+
+    user: str = Field(default="", max_length=MAX_USER_ID_BYTES, description="whose connections are asked about")
+    message_id: str = Field(default="", max_length=512, description="as `ack` and the message itself say it")
+    channel: str = Field(default="", max_length=MAX_CHANNEL_BYTES, description="where the message was published")
+    connection: str = Field(default="", max_length=MAX_CLIENT_ID, description="the id of a connection (`session`)")
+    since: str | None = Field(
+        default=None,
+        max_length=4096,
+        description="the `cursor` of the answer before; empty: all that is known; missing: nothing but a cursor, to "
+        "continue from",
+    )
+    limit: Integer = Field(default=200, ge=1, le=1000, description="notes of each replica, at most; the newest")
+
+
 # The parameters of each method: their type says which it is.
 AnyParams = (
     PublishParams
@@ -230,6 +254,8 @@ AnyParams = (
     | RefreshParams
     | HistoryRemoveParams
     | RpcParams
+    | ReceiptsParams
+    | TraceParams
     | BatchParams
 )
 
@@ -341,6 +367,93 @@ class RpcResult(msgspec.Struct, frozen=True):
     """What the user's backend has returned."""
 
     data: Any
+
+
+class ReceiptInfo(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a device has received of a channel: all up to the position. `device` is missing if it has no name.
+
+    `at`: when the client said so, ISO 8601. `received`: whether that includes the position that was asked about.
+    """
+
+    channel: str
+    epoch: str
+    offset: int
+    at: str
+    device: str = ""
+    received: bool | None = None
+
+
+class ReceiptsResult(msgspec.Struct, frozen=True):
+    receipts: list[ReceiptInfo]
+
+
+class TracedMessage(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The message. Without `epoch` and `offset` it is not kept. `is_kept`: the log has it still."""
+
+    message_id: str
+    channel: str
+    is_kept: bool
+    sender: str = ""
+    origin: str = ""
+    epoch: str = ""
+    offset: int = 0
+    sent_at: str = ""
+
+
+class TraceEntry(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Something that a replica has noted; `at`: ISO 8601. The other fields are those that the event has."""
+
+    at: str
+    replica: str
+    event: str
+    channel: str = ""
+    message_id: str = ""
+    connection: str = ""
+    user: str = ""
+    epoch: str = ""
+    offset: int = 0
+    up_to: int = 0
+    text: str = ""
+
+
+class TracedConnection(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What became of the message on a connection of the user; see docs/tracing.md for each `outcome`."""
+
+    connection: str
+    replica: str
+    outcome: str
+    device: str = ""
+    at: str = ""
+    caught_up: bool = False
+    ended_at: str = ""
+    code: int = 0
+
+
+class TracedReplica(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What became of the message on a replica. `since`: its notes go back to there; `error`: why it says nothing."""
+
+    replica: str
+    since: str = ""
+    delivered_at: str = ""
+    repaired: bool = False
+    lost_at: str = ""
+    left_out: int = 0
+    error: str = ""
+
+
+class TraceResult(msgspec.Struct, frozen=True, omit_defaults=True):
+    """With a user and a message: `verdict`, `reached` (whether a connection of the user got it; null: not known),
+    `message`, `connections`, `receipts`. Otherwise `entries`, oldest first, and the `cursor` to continue from.
+    """
+
+    replicas: list[TracedReplica]
+    entries: list[TraceEntry]
+    verdict: str = ""
+    reached: bool | None = None
+    message: TracedMessage | None = None
+    connections: list[TracedConnection] = []
+    receipts: list[ReceiptInfo] = []
+    cursor: str = ""
 
 
 class EmptyResult(msgspec.Struct, frozen=True):

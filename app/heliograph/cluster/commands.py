@@ -20,9 +20,8 @@ from heliograph.ports import CommandReader
 from heliograph.protocol.codes import CloseCode
 from heliograph.protocol.command import (
     ALL_CONNECTIONS,
+    BetweenReplicas,
     DisconnectUser,
-    Forward,
-    Forwarded,
     Only,
     Selection,
     UserCommand,
@@ -41,7 +40,7 @@ MOST_REMEMBERED = 10_000  # executed commands that are remembered
 class Commands:
     """This replica's part in executing commands. It can read kept commands, and cannot give any.
 
-    `on_forwarded` is called with an envelope of one replica for another: see `Forwarding.receive`.
+    `between_replicas` is called with what another replica says to this one: see `Forwarding` and `Questions`.
     """
 
     def __init__(
@@ -52,12 +51,12 @@ class Commands:
         *,
         node_id: str,
         clock: Clock,
-        on_forwarded: Callable[[Envelope], object],
+        between_replicas: Callable[[Envelope], object],
     ) -> None:
         self._hub = hub
         self._blocked = blocked
         self._log = log
-        self._on_forwarded = on_forwarded
+        self._between_replicas = between_replicas
         self._node_id = node_id
         self._clock = clock
         self._began_at = clock.monotonic()  # there was no connection before, so older commands do not matter
@@ -83,14 +82,14 @@ class Commands:
 
     def receive(self, envelope: Envelope) -> int:
         """Execute a command from the bus. Return on how many connections."""
-        if isinstance(envelope.command, Forward | Forwarded):
-            self._on_forwarded(envelope)
+        if isinstance(envelope.command, BetweenReplicas):
+            self._between_replicas(envelope)
             return 0
         return self._once(envelope, age_s=0.0)
 
     def carry_out(self, envelope: Envelope, age_s: float = 0.0) -> int:
         """Execute the command on the selected connections that existed when it was given. Return on how many."""
-        if envelope.command is None or isinstance(envelope.command, Forward | Forwarded):
+        if envelope.command is None or isinstance(envelope.command, BetweenReplicas):
             return 0
         command, among = _parts_of(envelope.command)
         if isinstance(command, DisconnectUser) and command.block_s is not UNSET:

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import msgspec
 
@@ -242,6 +242,8 @@ class Joining:
         """Complete the subscription: from here on the connection gets live publications."""
         followed = pending.followed
         self._hub.subscribe(pending.connection, followed.name, pending.encoding)
+        position = None if followed.sequence is None else followed.sequence.position
+        self._hub.trace.subscribed(pending.connection, followed.name, position)
         if pending.options.delta is not None:
             if followed.deltas is None:
                 followed.deltas = Deltas()
@@ -311,6 +313,7 @@ class Joining:
         if not pending.is_over:
             for publication in missed:
                 self._hub.send(pending.connection, pending.followed.kind.render(publication), pending.encoding)
+            self._note_caught_up(pending, missed)
         if not pending.is_over:  # a client that could not take the last part has been dropped
             self._arrive(pending)
 
@@ -422,15 +425,22 @@ class Joining:
             pending.position = result.start
         await self._send_all(pending, result.publications)
 
-    async def _send_all(self, pending: PendingJoin, publications: Iterable[Publication]) -> None:
+    async def _send_all(self, pending: PendingJoin, publications: list[Publication]) -> None:
         """Send publications as fast as the client reads them."""
-        for publication in publications:
+        for number, publication in enumerate(publications):
             await self._let_read(pending.connection)
             if pending.is_over:
+                self._note_caught_up(pending, publications[:number])
                 return
             self._hub.send(pending.connection, pending.followed.kind.render(publication), pending.encoding)
             pending.position = publication.position or pending.position
             pending.connection.read_bytes += size_of(publication)
+        self._note_caught_up(pending, publications)
+
+    def _note_caught_up(self, pending: PendingJoin, sent: list[Publication]) -> None:
+        """Note which publications the connection has been sent."""
+        if sent and (first := sent[0].position) is not None and (last := sent[-1].position) is not None:
+            self._hub.trace.caught_up(pending.connection, pending.followed.name, first, last)
 
     async def _let_read(self, connection: Connection) -> None:
         """Wait until the client has read nearly everything, or is gone."""
@@ -461,3 +471,4 @@ class Joining:
         else:
             announce(subscribed)
         pending.position = position
+        self._hub.trace.joined(pending.connection, channel, position, pending.since, recovered)

@@ -105,6 +105,10 @@ class Reading:
         """Return which clients are on the channel, over all replicas: see `Presence.clients`."""
         return await self._presence.clients(channel)
 
+    def positions_of(self, connection: Connection) -> dict[str, Position]:
+        """Return the connection's positions in its channels, after everything that it was sent."""
+        return self._joining.positions_of(connection)
+
     def leave_all(self, connection: Connection) -> None:
         """Take the connection off all of its channels."""
         for channel in self._joining.channels_of(connection):

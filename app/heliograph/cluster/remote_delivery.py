@@ -59,9 +59,15 @@ class RemoteDelivery:
         """Deliver an ephemeral message to its connections here. Return how many accepted it."""
         user_id = envelope.target_user_id
         if user_id is None:
-            self._following.interrupt(envelope.address)
-            return self._hub.deliver(envelope.address, self._publication(envelope))
-        return self._hub.deliver_to_user(user_id, self._publication(envelope)) if self._hub.count(user_id) else 0
+            channel, publication = envelope.address, self._publication(envelope)
+            self._following.interrupt(channel)
+            self._hub.trace.delivered(channel, publication.message_id, None)
+            return self._hub.deliver(channel, publication)
+        if not self._hub.count(user_id):
+            return 0
+        publication = self._publication(envelope)
+        self._hub.trace.delivered(publication.channel, publication.message_id, None)
+        return self._hub.deliver_to_user(user_id, publication)
 
     def _publication(self, envelope: Envelope) -> Publication:
         """Return the publication; other programs may leave out its time and id."""

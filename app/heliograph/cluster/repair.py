@@ -108,6 +108,7 @@ class Repair:
         begins = self._tell_of_gap(followed, result)
         self._following.deliver(followed, sequence.restart(begins))
         self._telemetry.unfilled_gaps += 1
+        self._hub.trace.lost(followed.name, begins)
         about = {"channel": followed.name}
         logger.warning(
             "gap not filled: publications after %s may be lost; continuing at %s", asked, begins, extra=about
@@ -136,6 +137,7 @@ class Repair:
         before, now_at = page.repaired_from, sequence.position
         if now_at != before:
             self._telemetry.repairs += 1
+            self._hub.trace.repaired(followed.name, before, now_at)
             about = {"channel": followed.name}
             logger.info(
                 "repaired a gap: offsets %d to %d of epoch %s",

@@ -11,6 +11,7 @@ from heliograph.backends.memory.directory import MemoryDirectory
 from heliograph.backends.memory.emissions import NoEmissions
 from heliograph.backends.memory.log import MemoryLog
 from heliograph.backends.memory.presence import MemoryPresence
+from heliograph.backends.memory.receipts import MemoryReceipts
 from heliograph.backends.memory.tickets import MemoryTickets
 from heliograph.backends.redis.acknowledgement import Acknowledgement
 from heliograph.backends.redis.channel_counts import RedisChannelCounts
@@ -29,6 +30,7 @@ from heliograph.backends.redis.memory import RedisMemory
 from heliograph.backends.redis.opening import open_server
 from heliograph.backends.redis.presence import RedisPresence
 from heliograph.backends.redis.probe import ConfirmationProbe, DiskProbe, RedisProbe
+from heliograph.backends.redis.receipts import RedisReceipts
 from heliograph.backends.redis.run_leases import reap_lost_runs
 from heliograph.backends.redis.server import RedisServer
 from heliograph.backends.redis.streams import RedisEmissions
@@ -94,6 +96,7 @@ def _memory_backends(ground: Ground, bus: Bus) -> Backends:
         emissions=NoEmissions(),
         commands=NoCommands(),
         tickets=MemoryTickets(ground.clock),
+        receipts=MemoryReceipts(ground.clock, ttl_s=ground.settings.receipts.ttl_s),
     )
 
 
@@ -129,6 +132,7 @@ def _redis_backends(ground: Ground, bus: Bus, live: RedisServer, kept: RedisServ
         emissions=emissions,
         commands=RedisCommands(live),
         tickets=RedisTickets(live),
+        receipts=RedisReceipts(kept, ttl_s=settings.receipts.ttl_s),
         probes=_probes(live, kept, ground.name),
         memory=RedisMemory(kept),
         sweep_emissions=emissions.sweep,

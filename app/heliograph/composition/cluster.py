@@ -21,10 +21,13 @@ from heliograph.cluster.node import Node, Service
 from heliograph.cluster.periodic import Periodic
 from heliograph.cluster.presence import Presence
 from heliograph.cluster.pulse import Pulse
+from heliograph.cluster.questions import Questions
 from heliograph.cluster.reading import Reading
+from heliograph.cluster.receipts import ReceiptWriter
 from heliograph.cluster.remote_delivery import RemoteDelivery
 from heliograph.cluster.stamp import Stamp
 from heliograph.cluster.status import Status
+from heliograph.cluster.tracer import LocalTrace, Tracer
 from heliograph.cluster.user_commands import UserCommands
 from heliograph.cluster.write_probe import WriteProbe
 from heliograph.composition.ground import Ground
@@ -32,6 +35,7 @@ from heliograph.composition.webhooks import build_pushers
 from heliograph.hub.connection import Connection
 from heliograph.ports import Backends, Handler
 from heliograph.protocol.budget import Budget
+from heliograph.protocol.envelope import Envelope
 from heliograph.protocol.namespace import Namespaces
 from heliograph.protocol.policy import Policy
 from heliograph.protocol.position import Position
@@ -52,6 +56,9 @@ class Cluster:
     reading: Reading
     user_commands: UserCommands
     emitter: Emitter
+    receipts: ReceiptWriter
+    questions: Questions
+    tracer: Tracer
     forwarding: Forwarding
     channel_counts: ChannelCounts
     blocked: BlockedUsers
@@ -72,8 +79,15 @@ def build_cluster(ground: Ground, backends: Backends) -> Cluster:
     stamp = Stamp(ground.name, node_id, timestamp)
     forwarding = Forwarding(bus.post, stamp)
     blocked = BlockedUsers(clock)
+    local_trace = LocalTrace(ground.trace, hub, node_id)
+    questions = Questions(bus.post, stamp, backends.directory.replicas, local_trace.answerers())
     commands = Commands(
-        hub, backends.commands, blocked, node_id=node_id, clock=clock, on_forwarded=forwarding.receive
+        hub,
+        backends.commands,
+        blocked,
+        node_id=node_id,
+        clock=clock,
+        between_replicas=_each_of(forwarding.receive, questions.receive),
     )
     memory = None
     if backends.memory is not None:
@@ -92,7 +106,8 @@ def build_cluster(ground: Ground, backends: Backends) -> Cluster:
         namespaces,
         stamp,
     )
-    services: list[Service] = [channels, presence, channel_counts, commands, *_chores(backends)]
+    receipts = ReceiptWriter(backends.receipts, clock)
+    services: list[Service] = [channels, presence, channel_counts, commands, receipts, *_chores(backends)]
     services += build_pushers(ground, backends.feeds)
     node = _build_node(
         ground,
@@ -112,6 +127,9 @@ def build_cluster(ground: Ground, backends: Backends) -> Cluster:
         reading,
         UserCommands(commands, backends.commands, stamp),
         Emitter(backends.emissions, writes, stamp),
+        receipts,
+        questions,
+        Tracer(questions, backends.log, receipts),
         forwarding,
         channel_counts,
         blocked,
@@ -176,6 +194,16 @@ def _chores(backends: Backends) -> list[Service]:
         work = backends.tell_absences
         chores.append(Periodic("lifecycle-sweep", "telling lifecycle events", work, TELL_EVERY_S))
     return chores
+
+
+def _each_of(*receivers: Callable[[Envelope], object]) -> Callable[[Envelope], None]:
+    """Return a receiver that gives an envelope to each: one of them is meant."""
+
+    def receive(envelope: Envelope) -> None:
+        for receiver in receivers:
+            receiver(envelope)
+
+    return receive
 
 
 def _in_turn(*calls: Callable[[], object]) -> Callable[[], None]:

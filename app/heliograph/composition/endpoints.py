@@ -12,6 +12,7 @@ from starlette.routing import BaseRoute, Route, WebSocketRoute
 
 from heliograph.api.backend_calls import BackendCalls
 from heliograph.api.channel_reads import ChannelReads
+from heliograph.api.delivery_reads import DeliveryReads
 from heliograph.api.health import health_routes, status_routes
 from heliograph.api.methods import Methods
 from heliograph.api.metrics import metrics_route
@@ -147,11 +148,11 @@ def _build_clients(ground: Ground, backends: Backends, cluster: Cluster) -> _Cli
         ping_interval_s=settings.ping.interval_s,
         max_channels=limits.channels_per_connection,
     )
-    routing = Routing(cluster.manager, cluster.reading, cluster.emitter)
+    routing = Routing(cluster.manager, cluster.reading, cluster.emitter, cluster.receipts)
     registrar = Registrar(cluster.node, cluster.manager, authenticator, telemetry)
     return _Clients(
         Drivers(open_session, routing, authenticator, registrar, Intake(limits), telemetry, user_backend),
-        Outboxes(ground.flush_scheduler, limits.outbox_bytes),
+        Outboxes(ground.flush_scheduler, limits.outbox_bytes, ground.hub.trace),
         PlainCodec(limits.depth),
         authenticator,
         OriginPolicy(
@@ -170,6 +171,7 @@ def _build_methods(ground: Ground, cluster: Cluster, clients: _Clients) -> Metho
         ChannelReads(cluster.reading, cluster.channel_counts, cluster.namespaces),
         UserMethods(cluster.user_commands, cluster.namespaces),
         BackendCalls(clients.user_backend),
+        DeliveryReads(cluster.receipts, cluster.tracer),
         cluster.directory,
         ground.clock,
         ground.telemetry.traffic["api"],

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from heliograph.clock import Clock
 from heliograph.hub.hub import Hub
 from heliograph.hub.outbox import FlushScheduler
+from heliograph.hub.trace import TraceRing
 from heliograph.settings import Settings
 from heliograph.telemetry import Telemetry
 
@@ -19,3 +20,4 @@ class Ground:
     telemetry: Telemetry
     flush_scheduler: FlushScheduler
     hub: Hub
+    trace: TraceRing | None  # the notes of the hub, if it keeps any

@@ -30,6 +30,7 @@ class Connection:
         "by_client",
         "channels",
         "close_code",
+        "device",
         "encoding",
         "id",
         "info",
@@ -58,6 +59,8 @@ class Connection:
         self.user = user
         self.encoding = encoding
         self.outbox = outbox
+        outbox.owner = connection_id
+        self.device = ""  # which of the user's devices it is, if the client has said so
         self.by_client = False  # it is told of clients that join and leave, and not of users
         self.info: bytes | None = None  # what presence says of it on every channel, JSON
         self.channels: set[str] = set()  # its subscriptions

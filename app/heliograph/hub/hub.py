@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from heliograph.hub.batch import Batch
 from heliograph.hub.connection import Connection
 from heliograph.hub.outbox import FlushScheduler
+from heliograph.hub.trace import NO_TRACE, Trace
 from heliograph.protocol.codes import CloseCode
 from heliograph.protocol.events import MESSAGES, Event
 from heliograph.telemetry import Telemetry
@@ -24,9 +25,12 @@ class Hub:
 
     Events that an event-loop iteration brings to a channel with many subscribers are held, and delivered together at
     the end of the iteration, or when another channel gets an event. A subscriber still gets all its events in order.
+
+    `trace`: where it is noted what becomes of messages here; the parts that work with the hub note theirs there too.
     """
 
-    def __init__(self, telemetry: Telemetry, flush_scheduler: FlushScheduler) -> None:
+    def __init__(self, telemetry: Telemetry, flush_scheduler: FlushScheduler, trace: Trace = NO_TRACE) -> None:
+        self.trace = trace
         self._telemetry = telemetry
         self._flush_scheduler = flush_scheduler
         self._batch: Batch | None = None
@@ -91,6 +95,7 @@ class Hub:
             mine.add(connection)
             self._connections += 1
             connection.encoding.traffic.connections += 1
+            self.trace.connected(connection)
 
     def remove(self, connection: Connection) -> bool:
         """Forget the connection and its subscriptions; False if it was not here."""
@@ -102,6 +107,7 @@ class Hub:
         mine.remove(connection)
         self._connections -= 1
         connection.encoding.traffic.connections -= 1
+        self.trace.disconnected(connection)
         if not mine:
             del self._by_user[connection.user]
         return True
@@ -139,6 +145,7 @@ class Hub:
             del listening[connection]
             self._subscriptions -= 1
             self._changed_channels.add(channel)
+            self.trace.unsubscribed(connection, channel)
             if not listening:
                 del self._by_channel[channel]
 

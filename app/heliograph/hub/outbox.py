@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any, Generic
 
 from heliograph.hub.frames import F, Sink
+from heliograph.hub.trace import NO_TRACE, Trace
 from heliograph.protocol.codes import CloseCode
 
 logger = logging.getLogger(__name__)
@@ -127,12 +128,18 @@ class Outbox(Generic[F]):
         "_scheduled",
         "_shared",
         "_sink",
+        "_trace",
         "_write",
         "closed",
+        "owner",
         "queued",
     )
 
-    def __init__(self, sink: Sink[F], flush_scheduler: FlushScheduler, limit_bytes: int) -> None:
+    def __init__(
+        self, sink: Sink[F], flush_scheduler: FlushScheduler, limit_bytes: int, trace: Trace = NO_TRACE
+    ) -> None:
+        self.owner = ""  # the id of its connection, which sets this
+        self._trace = trace
         self._sink = sink
         self._write = sink.write
         self._flush_scheduler = flush_scheduler
@@ -230,11 +237,13 @@ class Outbox(Generic[F]):
         """Let frames wait here: the peer does not keep up, and the sink's buffer has `buffered` bytes."""
         self._paused = True
         self._buffered = buffered
+        self._trace.paused(self.owner)
 
     def resume(self) -> None:
         """Go on: the peer reads again."""
         self._paused = False
         self._buffered = 0
+        self._trace.resumed(self.owner)
         self._schedule()
 
     def flush(self) -> None:
@@ -256,6 +265,7 @@ class Outbox(Generic[F]):
         if self._held:
             # The client was never greeted, so it must not see the held frames.
             self._unshare()
+            self._trace.ended(self.owner, self._frames[self._greet_at :])
             del self._frames[self._greet_at :]
             self._held = False
         try:
@@ -267,6 +277,7 @@ class Outbox(Generic[F]):
     def abandon(self) -> None:
         """Drop everything: the sink is gone."""
         self.closed = True
+        self._trace.ended(self.owner, self._frames)
         self._frames, self._shared = _NOTHING, True
         self._bytes = 0  # callers that wait for room need not wait longer
 
@@ -283,10 +294,11 @@ class Outbox(Generic[F]):
 class Outboxes:
     """Make the outboxes of a replica's connections."""
 
-    def __init__(self, flush_scheduler: FlushScheduler, limit_bytes: int) -> None:
+    def __init__(self, flush_scheduler: FlushScheduler, limit_bytes: int, trace: Trace = NO_TRACE) -> None:
         self._flush_scheduler = flush_scheduler
         self._limit_bytes = limit_bytes
+        self.trace = trace
 
     def new(self, sink: Sink[F]) -> Outbox[F]:
         """Return the outbox of a new connection, whose frames go to `sink`."""
-        return Outbox(sink, self._flush_scheduler, self._limit_bytes)
+        return Outbox(sink, self._flush_scheduler, self._limit_bytes, self.trace)

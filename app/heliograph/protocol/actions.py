@@ -104,6 +104,13 @@ class CountMembers(msgspec.Struct, frozen=True):
     request_id: RequestId | None
 
 
+class NoteReceived(msgspec.Struct, frozen=True):
+    """Note that the client has received everything up to these positions, if it was sent that; then answer."""
+
+    positions: dict[str, Position]
+    request_id: RequestId | None
+
+
 class Reply(msgspec.Struct, frozen=True):
     """Send the event to the client."""
 
@@ -145,6 +152,7 @@ Action = (
     | FetchHistory
     | FetchPresence
     | CountMembers
+    | NoteReceived
     | AskHook
     | Reply
     | Reject

@@ -1,4 +1,4 @@
-"""Commands of a server for a user's connections on every replica, and of one replica for another.
+"""Commands of a server for a user's connections on every replica, and what one replica says to another.
 
 They travel in an envelope, like a message.
 """
@@ -94,4 +94,19 @@ class Forwarded(msgspec.Struct, frozen=True, tag="forwarded"):
     is_taken: bool
 
 
-Command = UserCommand | Only | Forward | Forwarded
+class Question(msgspec.Struct, frozen=True, tag="question"):
+    """Answer this. `topic` says what it is about, and so what `body` (JSON) is. The answer is `Answer`."""
+
+    topic: str
+    body: msgspec.Raw
+
+
+class Answer(msgspec.Struct, frozen=True, tag="answer"):
+    """The answer to the `Question` in the envelope `to`. `body`: JSON, or `null` if the topic is unknown there."""
+
+    to: str
+    body: msgspec.Raw
+
+
+BetweenReplicas = Forward | Forwarded | Question | Answer
+Command = UserCommand | Only | BetweenReplicas

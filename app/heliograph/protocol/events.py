@@ -126,6 +126,12 @@ class Emitted(msgspec.Struct, frozen=True):
     request_id: RequestId | None = None
 
 
+class ReceiptNoted(msgspec.Struct, frozen=True):
+    """What the client has received is noted, and is kept soon."""
+
+    request_id: RequestId | None = None
+
+
 class RpcResult(msgspec.Struct, frozen=True):
     """What the user's backend has returned for a call."""
 
@@ -246,6 +252,7 @@ Event = (
     | Unsubscribed
     | Published
     | Emitted
+    | ReceiptNoted
     | RpcResult
     | InitialState
     | Progress

@@ -2,10 +2,11 @@
 
 import re
 
-from heliograph.errors import BadChannel, BadUserId, HeliographError
+from heliograph.errors import BadChannel, BadDevice, BadUserId, HeliographError
 
 MAX_USER_ID_BYTES = 255
 MAX_CHANNEL_BYTES = 512
+MAX_DEVICE_BYTES = 64
 
 # Not str.isprintable(): that also refuses joiners and direction marks, which real names and emoji need.
 _CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f-\x9f]")
@@ -32,6 +33,15 @@ def check_channel(channel: str) -> str:
     if channel == "#":
         raise BadChannel("a channel's name must not be empty")
     return _check(channel, "a channel's name", MAX_CHANNEL_BYTES, BadChannel)
+
+
+def check_device(device: str) -> str:
+    """Return `device` unchanged if it is 1-64 bytes of UTF-8 without control characters.
+
+    Raises:
+        BadDevice: the text says what is wrong.
+    """
+    return _check(device, "a device's name", MAX_DEVICE_BYTES, BadDevice)
 
 
 def _check(name: str, what: str, most_bytes: int, error: type[HeliographError]) -> str:

@@ -31,6 +31,8 @@ class Connect(msgspec.Struct, frozen=True):
 
     `since`, `replay`, `incomplete`: as in `Subscribe`, for the user's own channel (and any other that `since` names).
 
+    `device`: which of the user's devices it is, for receipts.
+
     `data`, `name`, `version`, `channels` (that it wants to be on), `headers`: what the user's backend is told.
 
     `has_reply`: the wire format answers a connect with one reply: `Connected` then holds the subscriptions that the
@@ -52,6 +54,7 @@ class Connect(msgspec.Struct, frozen=True):
     version: str | None = None
     channels: tuple[str, ...] = ()
     headers: tuple[tuple[str, str], ...] = ()
+    device: str | None = None
 
 
 class Refresh(msgspec.Struct, frozen=True):
@@ -167,6 +170,13 @@ class Rpc(msgspec.Struct, frozen=True):
     request_id: RequestId | None = None
 
 
+class Received(msgspec.Struct, frozen=True):
+    """Note that the client has taken everything up to these positions."""
+
+    positions: StatedPositions
+    request_id: RequestId | None = None
+
+
 class Ping(msgspec.Struct, frozen=True):
     """Ask for a pong."""
 
@@ -204,6 +214,7 @@ Operation = (
     | CountPresence
     | Emit
     | Rpc
+    | Received
     | Ping
     | PingAnswered
     | Malformed

@@ -10,7 +10,7 @@ from typing import Final, assert_never
 
 import msgspec
 
-from heliograph.errors import BadChannel, BadCursor, BadUserId, ErrorCode
+from heliograph.errors import BadChannel, BadCursor, BadDevice, BadUserId, ErrorCode
 from heliograph.protocol.actions import (
     Action,
     AskHook,
@@ -22,6 +22,7 @@ from heliograph.protocol.actions import (
     FetchPresence,
     JoinChannel,
     LeaveChannel,
+    NoteReceived,
     RefreshToken,
     Reject,
     Reply,
@@ -30,7 +31,7 @@ from heliograph.protocol.codes import CloseCode, ErrorNumber
 from heliograph.protocol.decision import ALLOW, Allow, Ask, Deny, Grant, Verdict
 from heliograph.protocol.events import Connected, Pong, Subscribed, Unsubscribed
 from heliograph.protocol.grants import NO_GRANTS, Grants, Permit
-from heliograph.protocol.identity import check_channel, check_user_id, personal_channel, user_of
+from heliograph.protocol.identity import check_channel, check_device, check_user_id, personal_channel, user_of
 from heliograph.protocol.operations import (
     Connect,
     CountPresence,
@@ -42,6 +43,7 @@ from heliograph.protocol.operations import (
     Publish,
     ReadHistory,
     ReadPresence,
+    Received,
     Refresh,
     RefreshSubscription,
     RequestId,
@@ -208,7 +210,9 @@ class Session:
         # Other mistakes in the positions show once the client is identified: before that they are not read.
         try:
             operation.since.check_size(self._max_channels)
-        except BadCursor as error:
+            if operation.device is not None:
+                check_device(operation.device)
+        except (BadCursor, BadDevice) as error:
             return Reject(error.code, str(error), operation.request_id, close=CloseCode.BAD_REQUEST)
         self._is_connecting = True
         self._connect = operation
@@ -287,12 +291,29 @@ class Session:
             case Rpc():
                 decision = self._policy.decide_rpc()
                 return denied(decision, operation.request_id) if isinstance(decision, Deny) else operation
+            case Received():
+                return self._note_received(operation)
             case PingAnswered():
                 return Reject(ErrorCode.BAD_REQUEST, "there was no ping to answer", close=CloseCode.BAD_REQUEST)
             case Malformed():
                 return _malformed(operation)
             case _:
                 assert_never(operation)
+
+    def _note_received(self, operation: Received) -> NoteReceived | Reject:
+        """Read what the client has received. It counts only in channels that the client is on."""
+        stated = operation.positions.read(self._max_channels)
+        channels = (personal_channel(self.user or ""), *self._channels)
+        found = {channel: stated.position_in(channel) for channel in channels}
+        positions = {channel: position for channel, position in found.items() if position is not None}
+        for channel in stated.named:
+            if channel not in positions:
+                text = f"not subscribed to {channel!r}, so nothing can have been received there"
+                return Reject(ErrorCode.BAD_REQUEST, text, operation.request_id)
+        if not positions:
+            text = "the cursor of 'received' names no channel that this connection is on"
+            return Reject(ErrorCode.BAD_REQUEST, text, operation.request_id)
+        return NoteReceived(positions, operation.request_id)
 
     def _subscribe(
         self, operation: Subscribe, since: Position | None, *, keep: bool = False

@@ -7,13 +7,14 @@ from heliograph.settings.cluster import (
     ChannelSettings,
     DirectorySettings,
     PresenceSettings,
+    ReceiptSettings,
     RedisSettings,
     bus_channel,
 )
 from heliograph.settings.environment import read_environment
 from heliograph.settings.events import EventSettings, WebhookSettings
 from heliograph.settings.hooks import HookSettings
-from heliograph.settings.process import ConsoleSettings, DrainSettings, InternalSettings, LogSettings
+from heliograph.settings.process import ConsoleSettings, DrainSettings, InternalSettings, LogSettings, TraceSettings
 from heliograph.settings.settings import Settings
 from heliograph.settings.table import settings_table, unknown_variables
 
@@ -35,8 +36,10 @@ __all__ = [
     "PingSettings",
     "PollSettings",
     "PresenceSettings",
+    "ReceiptSettings",
     "RedisSettings",
     "Settings",
+    "TraceSettings",
     "WebhookSettings",
     "bus_channel",
     "read_environment",

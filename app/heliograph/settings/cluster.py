@@ -97,6 +97,12 @@ class ChannelSettings(Group):
     )
 
 
+class ReceiptSettings(Group):
+    ttl_s: float = Field(
+        default=604_800, gt=0, description="how long a user's receipts are kept after the last of them"
+    )
+
+
 class PresenceSettings(Group):
     grace_s: float = Field(
         default=2.0, ge=0, description="a user who is back on a channel within this time never left it"

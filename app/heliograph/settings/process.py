@@ -7,6 +7,15 @@ from pydantic import Field
 from heliograph.settings.group import Group
 
 
+class TraceSettings(Group):
+    notes: int = Field(
+        default=20_000,
+        ge=0,
+        le=10_000_000,
+        description="notes of what became of messages that a replica keeps in memory, for `heliograph why` (0: none)",
+    )
+
+
 class DrainSettings(Group):
     per_second: int = Field(default=500, ge=1, description="how many clients a second are asked to reconnect")
     window_s: float = Field(default=10.0, ge=0, description="over how long the clients are spread, at most")

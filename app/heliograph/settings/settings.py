@@ -16,12 +16,13 @@ from heliograph.settings.cluster import (
     ChannelSettings,
     DirectorySettings,
     PresenceSettings,
+    ReceiptSettings,
     RedisSettings,
 )
 from heliograph.settings.environment import read_environment
 from heliograph.settings.events import EventSettings, WebhookSettings
 from heliograph.settings.hooks import HookSettings
-from heliograph.settings.process import ConsoleSettings, DrainSettings, InternalSettings, LogSettings
+from heliograph.settings.process import ConsoleSettings, DrainSettings, InternalSettings, LogSettings, TraceSettings
 from heliograph.shared_settings import PREFIX
 
 
@@ -68,6 +69,7 @@ class Settings(BaseSettings):
     directory: DirectorySettings = DirectorySettings()
     channels: ChannelSettings = ChannelSettings()
     presence: PresenceSettings = PresenceSettings()
+    receipts: ReceiptSettings = ReceiptSettings()
     namespaces: dict[str, _NamespaceField] = Field(
         default={}, description="options of namespaces by name, as JSON; each option replaces the built-in one"
     )
@@ -88,6 +90,7 @@ class Settings(BaseSettings):
     internal: InternalSettings = InternalSettings()
     log: LogSettings = LogSettings()
     console: ConsoleSettings = ConsoleSettings()
+    trace: TraceSettings = TraceSettings()
     watchdog_s: float = Field(
         default=8.0, ge=0, description="`serve` kills a replica that stands still for this long (0: never)"
     )

@@ -18,6 +18,7 @@ from heliograph.clock import seconds_until
 from heliograph.cluster.connection_manager import ConnectionManager
 from heliograph.cluster.emitter import Emitter
 from heliograph.cluster.reading import Reading
+from heliograph.cluster.receipts import ReceiptWriter
 from heliograph.hooks.user_backend import UserBackend
 from heliograph.hub.connection import Connection
 from heliograph.hub.frames import Encoding, F
@@ -33,6 +34,7 @@ from heliograph.protocol.actions import (
     FetchPresence,
     JoinChannel,
     LeaveChannel,
+    NoteReceived,
     RefreshToken,
     Reject,
     Reply,
@@ -58,6 +60,7 @@ from heliograph.transports.client_subscriptions import ClientSubscriptions
 from heliograph.transports.dispatch import Dispatch
 from heliograph.transports.expiry import Expiry
 from heliograph.transports.greeting import greet, greet_in_reply
+from heliograph.transports.receiving import note_received
 from heliograph.transports.registration import Registrar
 from heliograph.transports.remote_client import RemoteClient
 from heliograph.transports.token_refresh import refresh_token
@@ -65,11 +68,12 @@ from heliograph.transports.token_refresh import refresh_token
 
 @dataclass(frozen=True)
 class Routing:
-    """Where a client's operations go: messages to the manager, reads and subscriptions, emissions."""
+    """Where a client's operations go: messages to the manager, reads and subscriptions, emissions, receipts."""
 
     manager: ConnectionManager
     reading: Reading
     emitter: Emitter
+    receipts: ReceiptWriter
 
 
 @dataclass(frozen=True)
@@ -124,6 +128,7 @@ class Driver:
         routing, peer = drivers.routing, arrival.peer
         self._reading = routing.reading
         self._emitter = routing.emitter
+        self._receipts = routing.receipts
         self._manager = routing.manager
         self._authenticator = drivers.authenticator
         self._registrar = drivers.registrar
@@ -273,6 +278,8 @@ class Driver:
                 return self._check_permit(action)
             case ExtendSubscription():
                 self._subscriptions.extend(action)
+            case NoteReceived():
+                self._client.answer(note_received(self._receipts, self._reading, self.connection, action))
             case AskHook():
                 return self._ask(action)
             case _:

@@ -185,6 +185,7 @@ def _connect_in_url(scope: Scope, query: Query, user: str | None, *, open_mode: 
         ticket=credentials.ticket,
         since=stated(query.get("cursor")),
         replay="replay" in query,
+        device=query.get("device"),
     )
 
 

@@ -64,6 +64,7 @@ class PollConnection:
         most_channels: int,
     ) -> None:
         self.closed: tuple[int, str] | None = None
+        self._trace = outboxes.trace
         self._most_bytes = most_bytes
         self._most_channels = most_channels
         self._outbox: Outbox[EventFrame] = outboxes.new(self)
@@ -128,6 +129,8 @@ class PollConnection:
         if self._joining is not None:
             self._joining.cancel()
         self._outbox.close(CloseCode.INTERNAL_ERROR, "nobody polls any more")
+        if self._frames:
+            self._trace.ended(self.driver.connection.id, self._frames)
         self.driver.end()
 
     # -- between polls

@@ -95,7 +95,13 @@ class PollEndpoint:
         self._requests.take(identity.user, cost)
         connection = self._take(asked)
         if connection is None:
-            connect = Connect(credentials.token, credentials.user, stated(asked.cursor), replay="replay" in query)
+            connect = Connect(
+                credentials.token,
+                credentials.user,
+                stated(asked.cursor),
+                replay="replay" in query,
+                device=query.get("device"),
+            )
             connection = await self._open(asked, peer, connect, identity)
         else:
             connection.driver.expire_at(identity.expires_at)

@@ -59,6 +59,7 @@ class RemoteClient:
         """Note who the client is: what it writes is read at its user's pace from now on."""
         self.connection.user = identity.user
         self.connection.info = identity.info
+        self.connection.device = self.session.connect.device or ""
         self.connection.by_client = self.session.connect.by_client
         self._pace = self._intake.of(identity.user, time.monotonic())
 

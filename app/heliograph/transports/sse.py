@@ -65,7 +65,13 @@ class SseEndpoint:
         stream = stream_for(request.scope, keep_alive_s=self._keep_alive_s)
         sink = EventSink(stream, self._outboxes, [personal_channel(identity.user), *query.channels], right)
         driver = self._drivers.new(self._encoding, sink.outbox, peer=peer, channels=query.channels)
-        connect = Connect(credentials.token, credentials.user, stated(cursor), replay="replay" in query)
+        connect = Connect(
+            credentials.token,
+            credentials.user,
+            stated(cursor),
+            replay="replay" in query,
+            device=query.get("device"),
+        )
         try:
             joins = await driver.enter(connect, identity)
         except BaseException:

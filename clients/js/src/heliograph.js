@@ -123,6 +123,9 @@ export { HeliographError };
  * @property {boolean} [replay] the first connection begins with the messages that are kept for the user
  * @property {boolean | string} [resume] a page continues where the last one of this tab was, in all channels; a string
  *   is a name that tells several clients of one page apart
+ * @property {string} [device] which of the user's devices this is, at most 64 bytes: receipts are kept for each
+ * @property {boolean} [receipts] tells the server in the background what the page has taken, at most once a second and
+ *   over a WebSocket, so that senders can ask
  * @property {Transport[]} [transports] the transports that may be used, best first; default: all
  * @property {new (url: string) => any} [WebSocket] this and what follows: for tests and for Node
  * @property {(url: string, request: RequestInit) => Promise<Response>} [fetch]
@@ -166,7 +169,7 @@ export class Heliograph {
 
   /** @param {Options} options */
   constructor(options = {}) {
-    const { url = "/ws", transports, replay = false, user } = options;
+    const { url = "/ws", transports, replay = false, user, device, receipts } = options;
     this.#url = url;
     this.#env = environmentOf(options);
     this.#connection = new Connection(this.#env, { url, transports }, new Credentials(options, this.#env), {
@@ -190,6 +193,8 @@ export class Heliograph {
       emit: (event, value) => this.#events.emit(event, value),
       bookmark: bookmarkOf(options, this.#env),
       replay,
+      device,
+      receipts,
     });
     this.#dispatcher.recall(user);
   }
@@ -226,6 +231,7 @@ export class Heliograph {
 
   /** Closes the connection for good. Pending calls are rejected; subscriptions continue with the next `connect`. */
   close() {
+    this.#dispatcher.writePlaces();
     this.#connection.close();
   }
 

@@ -61,7 +61,7 @@ BAD = {
         '{"type":"teleport"}',
         "unknown_type",
         "unknown type 'teleport'; known are "
-        "connect, refresh, send, subscribe, unsubscribe, publish, history, presence, emit, rpc, ping",
+        "connect, refresh, send, subscribe, unsubscribe, publish, history, presence, emit, rpc, received, ping",
     ),
     "type in capitals": ('{"type":"PING"}', "unknown_type", "unknown type 'PING'"),
     "empty type": ('{"type":""}', "unknown_type", "unknown type ''"),

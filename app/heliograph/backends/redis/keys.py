@@ -76,6 +76,10 @@ class Keys:
         """Hash: what a user's clients have written in the present window."""
         return f"{self.prefix}{{{personal_channel(user_id)}}}:budget"
 
+    def receipts(self, user_id: str) -> str:
+        """Hash: device and channel -> what the device has received, and when."""
+        return f"{self.prefix}{{{personal_channel(user_id)}}}:receipts"
+
     def presence(self, channel: str) -> str:
         """Hash: user -> connections on the channel."""
         return f"{self.prefix}{{{channel}}}:presence"

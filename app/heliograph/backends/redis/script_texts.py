@@ -34,6 +34,7 @@ PARTS: Final[dict[str, tuple[str, ...]]] = {
     "hold": (),
     "presence": (),
     "channel_counts": (),
+    "receipts": (),
     "run_lease": (),
     "run_expired": (),
     "probe": (),

@@ -39,11 +39,12 @@ from heliograph.client.connection.events import (
     refused_by,
 )
 from heliograph.client.connection.link import NORMAL, Closed, Link, refusal
+from heliograph.client.connection.receipts import ReceiptSender
 from heliograph.client.connection.requests import Answer, Requests
 from heliograph.client.connection.subscription import ChannelSubscription
 from heliograph.codecs.plain.cursor import parse_cursor
 from heliograph.errors import BadChannel, BadCursor, ClientClosed, ClientError, NoSocket, NotAnswered, RequestRefused
-from heliograph.protocol.identity import check_channel, check_user_id, user_of
+from heliograph.protocol.identity import check_channel, check_device, check_user_id, user_of
 from heliograph.protocol.position import Position
 from heliograph.protocol.run import channel_of_run
 
@@ -53,6 +54,7 @@ REQUEST_S: Final = 10.0
 REPEATABLE_S: Final = 30.0
 # Before a channel that was refused for the moment is asked for again.
 ASK_AGAIN_S: Final = 1.0
+CLOSE_S: Final = 1.0  # how long the last receipt may take when the client is closed
 MAX_QUEUE: Final = 10_000
 
 ClientEvent = Literal["state", "message", "lost", "error"]
@@ -68,6 +70,8 @@ def connect(
     channels: Sequence[str] = (),
     replay: bool = False,
     cursor: str | None = None,
+    device: str | None = None,
+    receipts: bool = False,
     transports: Sequence[Transport] = TRANSPORTS,
     open_timeout_s: float | None = OPEN_S,
     max_queue: int = MAX_QUEUE,
@@ -87,6 +91,10 @@ def connect(
         replay: without a position, the user's messages and these channels begin with what is kept, not with what
             comes.
         cursor: where an earlier client was: the cursors of its messages, the newest of each channel, joined with `&`.
+        device: which of the user's devices this is, 1-64 bytes; receipts are kept for each.
+        receipts: tell the server in the background, at most once a second and over a WebSocket, what the program has
+            taken, so that senders can ask (docs/tracing.md). It has taken what it was given by iteration, or by a
+            handler or listener that has returned.
         transports: those that may be used, the best first.
         open_timeout_s: how long `async with` waits for the first connection; None: until there is one.
         max_queue: so many events may wait until the program takes them. Then their channels are left, and gone on
@@ -95,7 +103,7 @@ def connect(
 
     Raises:
         BadSetting: the URL, or the transports, cannot be used; or `heliograph[client]` is not installed.
-        BadUserId, BadChannel, BadCursor: one of these cannot be.
+        BadUserId, BadChannel, BadCursor, BadDevice: one of these cannot be.
     """
     return Client(
         Addresses.of(url),
@@ -103,6 +111,8 @@ def connect(
         channels=channels,
         replay=replay,
         cursor=cursor or "",
+        device=None if device is None else check_device(device),
+        receipts=receipts,
         transports=transports,
         open_timeout_s=open_timeout_s,
         max_queue=max_queue,
@@ -126,6 +136,8 @@ class Client:
         channels: Sequence[str],
         replay: bool,
         cursor: str,
+        device: str | None,
+        receipts: bool,
         transports: Sequence[Transport],
         open_timeout_s: float | None,
         max_queue: int,
@@ -140,10 +152,16 @@ class Client:
         self._max_queue = max_queue
         self._connection = Connection(addresses, credentials, transports, ssl_context, self)
         self._requests = Requests(draw, self._transmit)
-        self._dispatcher = Dispatcher(self._requests.next_id, user=credentials.user, start=self._start, replay=replay)
+        self._dispatcher = Dispatcher(
+            self._requests.next_id, user=credentials.user, start=self._start, replay=replay, device=device
+        )
+        self._receipts = ReceiptSender(self._say_received) if receipts else None
+        self._saying: asyncio.Future[Answer] | None = None  # the last receipt
         self._listeners: dict[str, list[Callable[[Any], object]]] = {}
         self._subscriptions: dict[str, dict[ChannelSubscription, None]] = {}
-        self._queue = EventQueue(max_queue, lambda: self._pause(self._queue), lambda: self._resume(self._queue))
+        self._queue = EventQueue(
+            max_queue, lambda: self._pause(self._queue), lambda: self._resume(self._queue), self._taken
+        )
         self._full: dict[str, set[EventQueue]] = {}  # by channel: the queues of which the program takes too little
         self._key_prefix = secrets.token_hex(12)
         self._last_key = 0
@@ -192,6 +210,10 @@ class Client:
 
     async def close(self) -> None:
         """Close the client. Requests without an answer fail with ClientClosed. May be called twice."""
+        if self._receipts is not None:
+            self._receipts.stop()
+        if self._saying is not None and not self._saying.done():
+            await asyncio.wait([self._saying], timeout=CLOSE_S)
         self._end_queues(None)
         await self._connection.close()
 
@@ -257,7 +279,9 @@ class Client:
             raise ClientClosed("the client is not open")
         queue = None
         if handler is None:
-            queue = EventQueue(max_queue or self._max_queue, lambda: self._pause(queue), lambda: self._resume(queue))
+            queue = EventQueue(
+                max_queue or self._max_queue, lambda: self._pause(queue), lambda: self._resume(queue), self._taken
+            )
         name = _checked(channel)
         position = None if cursor is None else parse_cursor(cursor).position_in(name)
         return self._subscribe(name, handler, queue, position, replay=replay)
@@ -516,7 +540,7 @@ class Client:
     def on_frame(self, link: Link, frame: Frame) -> None:
         try:
             match frame["type"]:
-                case "ack" | "history" | "presence" | "refreshed" | "rpc":
+                case "ack" | "history" | "presence" | "received" | "refreshed" | "rpc":
                     self._requests.answer(frame, link)
                 case "error" if self._requests.fail(frame.get("id"), refused_by(frame)):
                     pass
@@ -598,10 +622,39 @@ class Client:
             self._queue.put(event)
             if isinstance(event, Message):
                 self._emit("message", event)
+                if self._listeners.get("message"):
+                    self._taken(event)
             elif isinstance(event, Lost):
                 self._emit("lost", event)
         for subscription in list(self._subscriptions.get(event.channel, {})):
             subscription.hear(event, self._report)
+            if subscription.queue is None:
+                self._taken(event)
+
+    def _taken(self, event: ChannelEvent) -> None:
+        if self._receipts is not None:
+            self._receipts.taken(event)
+
+    def _say_received(self, cursors: dict[str, str]) -> bool:
+        """Say what the program has taken, in the channels that the client is on. Return False if it cannot now."""
+        link = self._connection.link
+        if link is None or not link.takes_frames:
+            return False
+        own = self._dispatcher.own
+        on = [own.name] if own is not None else []
+        known = [cursor for channel, cursor in cursors.items() if channel in on or self._dispatcher.is_on(channel)]
+        if known:
+            frame = {"type": "received", "cursor": "&".join(known)}
+            request_id, self._saying = self._requests.add(frame, REQUEST_S, repeatable=False)
+            self._saying.add_done_callback(lambda done: self._on_received(request_id, done))
+            self._requests.transmit(link)
+        return True
+
+    def _on_received(self, request_id: str, answer: asyncio.Future[Answer]) -> None:
+        """Forget the answer: a receipt that did not arrive is made good by the next."""
+        self._requests.forget(request_id)
+        if not answer.cancelled():
+            answer.exception()
 
     def _emit(self, event: ClientEvent, value: object) -> None:
         for listener in list(self._listeners.get(event, [])):

@@ -69,11 +69,15 @@ Action = Deliver | AskAgain | Send | Report
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a new connection continues. A socket subscribes to its channels later, one by one."""
+    """Where a new connection continues. A socket subscribes to its channels later, one by one.
+
+    `device`: which of the user's devices it is on.
+    """
 
     channels: tuple[str, ...]
     cursor: str
     replay: bool
+    device: str | None = None
 
 
 @dataclass(slots=True)
@@ -90,10 +94,19 @@ class _Connection:
 class Dispatcher:
     """Knows the positions of all channels, removes repetitions, notices losses, and says what to subscribe to."""
 
-    def __init__(self, next_id: Callable[[], str], *, user: str | None, start: Cursor, replay: bool) -> None:
+    def __init__(
+        self,
+        next_id: Callable[[], str],
+        *,
+        user: str | None,
+        start: Cursor,
+        replay: bool,
+        device: str | None = None,
+    ) -> None:
         """`start`: where channels were left. `replay`: without that the user's own begins with what is kept."""
         self._next_id = next_id
         self._replay = replay
+        self._device = device
         self._connections: dict[int, _Connection] = {}
         self._in_use: int | None = None
         self._unplaced = False  # connected while nobody could say where its own channel stood: what came may be lost
@@ -175,11 +188,11 @@ class Dispatcher:
         own = "" if self.own is None else self.own.cursor
         replay = self._replay and not own
         if known.roster is not None:
-            return Place((), own, replay)
+            return Place((), own, replay, self._device)
         given = self._given
         known.channels = frozenset(given)
         cursors = [own, *(channel.resume_cursor for channel in given.values())]
-        return Place(tuple(given), "&".join(filter(None, cursors)), replay)
+        return Place(tuple(given), "&".join(filter(None, cursors)), replay, self._device)
 
     def connected(self, connection: int, user: str, replica: str, cursor: str) -> list[Action]:
         """Use this connection from now on: it is established."""

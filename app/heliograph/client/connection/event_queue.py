@@ -15,11 +15,21 @@ TAKEN: Final = 1 / 2
 class EventQueue:
     """Events in order, for one reader at a time. It takes all that it is given; `on_full` asks for a pause."""
 
-    def __init__(self, limit: int, on_full: Callable[[], None], on_taken: Callable[[], None]) -> None:
-        """`limit`: with so many events `on_full` is called, and `on_taken` when half of them are taken again."""
+    def __init__(
+        self,
+        limit: int,
+        on_full: Callable[[], None],
+        on_taken: Callable[[], None],
+        on_event: Callable[[ChannelEvent], None],
+    ) -> None:
+        """`limit`: with so many events `on_full` is called, and `on_taken` when half of them are taken again.
+
+        `on_event` is called with each event that the program takes.
+        """
         self._limit = limit
         self._on_full = on_full
         self._on_taken = on_taken
+        self._on_event = on_event
         self._events: deque[ChannelEvent | ClientError] = deque()
         self._ended = False
         self._paused = False
@@ -57,4 +67,5 @@ class EventQueue:
             self._on_taken()
         if isinstance(event, ClientError):
             raise event
+        self._on_event(event)
         return event

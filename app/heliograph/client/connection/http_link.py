@@ -96,6 +96,7 @@ class HttpLink(ABC):
             "channel": [name for name in place.channels if "," in name],
             "cursor": place.cursor,
             "replay": "true" if place.replay else "",
+            "device": place.device or "",
         }
         return {name: value for name, value in query.items() if value}
 

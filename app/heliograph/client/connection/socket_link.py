@@ -120,6 +120,8 @@ class SocketLink:
         where: dict[str, Any] = {"cursor": place.cursor} if place.cursor else {}
         if place.replay:
             where["replay"] = True
+        if place.device is not None:
+            where["device"] = place.device
         # Without a token the URL says who this is; or nothing does, and the server's backend may know it otherwise.
         is_in_url = token is None and bool(query)
         if is_in_url:

@@ -29,6 +29,7 @@ from heliograph.protocol.events import (
     PresenceStats,
     Progress,
     Published,
+    ReceiptNoted,
     Reconnect,
     Refreshed,
     RpcResult,
@@ -108,7 +109,7 @@ def reply_of(event: Event, version: str) -> Reply | replies.PublicationFrame | N
             return Reply(push=Push(event.channel, leave=replies.InfoPush(_info(event.client))))
         case Presence() | Join() | Leave():
             return None  # these clients are told of clients, and not of users
-        case Emitted() | Pong() | Reconnect():
+        case Emitted() | Pong() | ReceiptNoted() | Reconnect():
             return None  # a draining replica closes the connection in its turn, and the client comes back
         case _:
             assert_never(event)

@@ -13,6 +13,7 @@ from heliograph.codecs.plain.client_frames import (
     Publish,
     ReadHistory,
     ReadPresence,
+    Received,
     Refresh,
     Rpc,
     Send,
@@ -28,6 +29,7 @@ from heliograph.codecs.plain.server_frames import (
     Pong,
     Presence,
     Published,
+    ReceiptNoted,
     Refreshed,
     RpcResult,
     ServerFrame,
@@ -50,6 +52,7 @@ ANSWERS: Final[dict[Struct, Struct]] = {
     ReadPresence: Presence,
     Emit: Emitted,
     Rpc: RpcResult,
+    Received: ReceiptNoted,
     Ping: Pong,
 }
 
@@ -59,6 +62,7 @@ _QUERY: Final = {
     "ticket": "A ticket from POST /api/ticket; valid once",
     "cursor": "The client's positions, if the handshake identifies the client",
     "replay": "Start with everything that is kept of the user's own channel, if the handshake identifies the client",
+    "device": "Which of the user's devices it is, if the handshake identifies the client",
 }
 _TEMPLATE: Final = "#/components/schemas/{name}"
 

@@ -17,6 +17,8 @@ class Connect(msgspec.Struct, frozen=True, tag="connect"):
     both.
 
     `cursor`, `replay`: as in `Subscribe`, for the user's own channel (and any other that the cursor names).
+
+    `device`: which of the user's devices it is; receipts are kept for each.
     """
 
     token: str | None = None
@@ -25,9 +27,12 @@ class Connect(msgspec.Struct, frozen=True, tag="connect"):
     replay: bool = False
     id: RequestId | None = None
     ticket: str | None = None
+    device: str | None = None
 
     def operation(self) -> operations.Connect:
-        return operations.Connect(self.token, self.user, stated(self.cursor), self.replay, self.ticket, self.id)
+        return operations.Connect(
+            self.token, self.user, stated(self.cursor), self.replay, self.ticket, self.id, device=self.device
+        )
 
 
 class Refresh(msgspec.Struct, frozen=True, tag="refresh"):
@@ -144,6 +149,16 @@ class Rpc(msgspec.Struct, frozen=True, tag="rpc"):
         return operations.Rpc(self.method, self.data, self.id)
 
 
+class Received(msgspec.Struct, frozen=True, tag="received"):
+    """Say that the client has taken everything up to `cursor`, in channels that it is on."""
+
+    cursor: str
+    id: RequestId | None = None
+
+    def operation(self) -> operations.Received:
+        return operations.Received(stated(self.cursor), self.id)
+
+
 class Ping(msgspec.Struct, frozen=True, tag="ping"):
     """Ask for a `pong`."""
 
@@ -154,7 +169,18 @@ class Ping(msgspec.Struct, frozen=True, tag="ping"):
 
 
 ClientFrame = (
-    Connect | Refresh | Send | Subscribe | Unsubscribe | Publish | ReadHistory | ReadPresence | Emit | Rpc | Ping
+    Connect
+    | Refresh
+    | Send
+    | Subscribe
+    | Unsubscribe
+    | Publish
+    | ReadHistory
+    | ReadPresence
+    | Emit
+    | Rpc
+    | Received
+    | Ping
 )
 
 

@@ -25,6 +25,7 @@ from heliograph.protocol.events import (
     PresenceStats,
     Progress,
     Published,
+    ReceiptNoted,
     Reconnect,
     Refreshed,
     RpcResult,
@@ -88,6 +89,8 @@ def frame_of(event: Event) -> ServerFrame:
             return server_frames.Refreshed(event.expires_in, _echo(event.request_id), event.channel)
         case Emitted():
             return server_frames.Emitted(_echo(event.request_id))
+        case ReceiptNoted():
+            return server_frames.ReceiptNoted(_echo(event.request_id))
         case RpcResult():
             return server_frames.RpcResult(event.data, _echo(event.request_id))
         case History():

@@ -94,6 +94,12 @@ class Emitted(msgspec.Struct, frozen=True, tag="ack"):
     id: RequestId | msgspec.UnsetType = msgspec.UNSET
 
 
+class ReceiptNoted(msgspec.Struct, frozen=True, tag="received"):
+    """The receipt is noted. Within a second or two it stands where the sender can read it."""
+
+    id: RequestId | msgspec.UnsetType = msgspec.UNSET
+
+
 class RpcResult(msgspec.Struct, frozen=True, tag="rpc"):
     """What the user's backend has returned for a call."""
 
@@ -184,6 +190,7 @@ ServerFrame = (
     | Unsubscribed
     | Published
     | Emitted
+    | ReceiptNoted
     | RpcResult
     | InitialState
     | Progress

@@ -2,6 +2,7 @@ import { Channel } from "./channel.js";
 import { HeliographError } from "./error.js";
 import { canSend } from "./link.js";
 import { formatCursor, positionOf } from "./position.js";
+import { ReceiptSender } from "./receipts.js";
 import { RecentIds } from "./recent_ids.js";
 import { Requests, REQUEST_TIMEOUT_MS } from "./requests.js";
 import { Roster } from "./roster.js";
@@ -28,6 +29,9 @@ export class Dispatcher {
   #connection;
   #emit;
   #replay;
+  #device;
+  /** @type {?ReceiptSender} */
+  #receipts;
   /** @type {?Bookmark} */
   #bookmark;
   #requests;
@@ -51,13 +55,17 @@ export class Dispatcher {
    * @param {<E extends keyof ClientEvents>(event: E, value: ClientEvents[E]) => void} options.emit tells the page
    * @param {?Bookmark} options.bookmark where places are kept over page loads
    * @param {boolean} options.replay the first connection begins with what is kept for the user
+   * @param {string} [options.device] which of the user's devices this is
+   * @param {boolean} [options.receipts] tell the server what the page has taken
    */
-  constructor(env, connection, { emit, bookmark, replay }) {
+  constructor(env, connection, { emit, bookmark, replay, device, receipts = false }) {
     this.#env = env;
     this.#connection = connection;
     this.#emit = emit;
     this.#bookmark = bookmark;
     this.#replay = replay;
+    this.#device = device;
+    this.#receipts = receipts ? new ReceiptSender(env, (due) => this.#sayReceived(due)) : null;
     this.#requests = new Requests(env, () => this.transmit());
   }
 
@@ -142,10 +150,11 @@ export class Dispatcher {
   place(link) {
     const own = formatCursor(this.#own ? [this.#own] : []);
     const replay = this.#replay && !own;
-    if (canSend(link)) return { cursor: own, replay };
+    const device = this.#device;
+    if (canSend(link)) return { cursor: own, replay, device };
     const channels = this.#givenChannels();
     const cursors = [own, ...channels.map(({ resumeCursor }) => resumeCursor)];
-    return { channels: channels.map(({ name }) => name), cursor: cursors.filter(Boolean).join("&"), replay };
+    return { channels: channels.map(({ name }) => name), cursor: cursors.filter(Boolean).join("&"), replay, device };
   }
 
   /**
@@ -215,6 +224,7 @@ export class Dispatcher {
       case "ack":
       case "history":
       case "presence":
+      case "received":
       case "refreshed":
       case "rpc":
         this.#requests.answer(frame, link);
@@ -254,6 +264,7 @@ export class Dispatcher {
   /** @param {Close} close */
   stopped(close) {
     this.#requests.failAll(unanswered(close));
+    this.#receipts?.stop();
     this.writePlaces();
   }
 
@@ -288,9 +299,10 @@ export class Dispatcher {
     return blamed.length > 0;
   }
 
-  /** Keeps the position of each channel over page loads. */
+  /** Keeps the position of each channel over page loads, and says what was received. */
   writePlaces() {
     this.#bookmark?.write(this.#placed());
+    this.#receipts?.flush();
   }
 
   // --- requests
@@ -398,6 +410,22 @@ export class Dispatcher {
       return;
     }
     this.#tell(channel, "message", { ...frame, deliveredBy: link.hello?.replica });
+    if (frame.cursor) this.#receipts?.taken(channel.name, frame.cursor);
+  }
+
+  /**
+   * Over HTTP nothing can be said, so it is said later, on a socket. An answer that does not come is made good by the
+   * next receipt.
+   *
+   * @param {Map<string, string>} due
+   */
+  #sayReceived(due) {
+    const { link } = this.#connection;
+    if (!link || !canSend(link)) return false;
+    const isOn = (/** @type {string} */ name) => name === this.#own?.name || this.#rosters.get(link)?.hears(name);
+    const cursors = [...due].filter(([name]) => isOn(name)).map(([, cursor]) => cursor);
+    if (cursors.length) this.request({ type: "received", cursor: cursors.join("&") }).catch(() => {});
+    return true;
   }
 
   /**

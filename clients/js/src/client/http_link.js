@@ -160,13 +160,14 @@ export class HttpLink {
    * @returns {Query}
    */
   begin(place) {
-    const { channels = [], cursor, replay } = place();
+    const { channels = [], cursor, replay, device } = place();
     this.channels = new Set(channels);
     return {
       channels: channels.filter((name) => !name.includes(",")).join(","),
       channel: channels.filter((name) => name.includes(",")),
       cursor,
       replay: replay ? "true" : "",
+      device: device ?? "",
     };
   }
 

@@ -23,6 +23,7 @@
  * @typedef {object} Place
  * @property {string} cursor of the user's own channel; over HTTP of all `channels` too
  * @property {boolean} replay begin the user's own channel with what is kept
+ * @property {string} [device] which of the user's devices this is
  * @property {string[]} [channels] over HTTP: what to subscribe to. On a socket, channels are subscribed later
  */
 

@@ -102,10 +102,10 @@ export class SocketLink {
    * @param {{query: Record<string, string>, token?: string}} credentials
    * @param {Place} place
    */
-  #dial(url, { query, token }, { cursor, replay }) {
+  #dial(url, { query, token }, { cursor, replay, device }) {
     for (const [name, value] of Object.entries(query)) url.searchParams.set(name, value);
     // A client that reconnects gets what was published meanwhile.
-    const where = { ...(cursor && { cursor }), ...(replay && { replay }) };
+    const where = { ...(cursor && { cursor }), ...(replay && { replay }), ...(device && { device }) };
     // Without a token the URL says who this is; or nothing does, and a cookie may tell the server's backend.
     const isInUrl = token === undefined && saysWho(url);
     if (isInUrl) {

@@ -1,0 +1,177 @@
+"""The methods of the server API that say what became of messages."""
+
+import re
+from collections.abc import Mapping
+from typing import Final
+
+from heliograph.api import models
+from heliograph.api.errors import BAD_REQUEST, NOT_KNOWN, ApiError
+from heliograph.clock import iso8601
+from heliograph.cluster.receipts import ReceiptWriter, covers
+from heliograph.cluster.trace_verdict import reached, verdict_of
+from heliograph.cluster.tracer import MessageFacts, Story, Tracer
+from heliograph.errors import NotKnown
+from heliograph.ports import Receipt
+from heliograph.protocol.identity import check_channel, check_user_id
+from heliograph.protocol.position import Position
+from heliograph.protocol.trace import NotesPage, ReplicaAccount, Selector, Sighting, TraceNote
+
+_CURSOR: Final = re.compile(r"(?:[0-9a-f]{1,64}:\d{1,18}(?:,|$))*")
+
+
+class DeliveryReads:
+    """Say what became of messages. Each method raises ApiError, or another HeliographError."""
+
+    def __init__(self, receipts: ReceiptWriter, tracer: Tracer) -> None:
+        self._receipts = receipts
+        self._tracer = tracer
+
+    async def receipts(self, params: models.ReceiptsParams) -> models.ReceiptsResult:
+        asked = params.position
+        if params.channel:
+            check_channel(params.channel)
+        elif asked is not None:
+            raise ApiError(BAD_REQUEST, "'position' is a position in 'channel': name the channel too")
+        position = None if asked is None else Position(asked.epoch, asked.offset)
+        found = await self._receipts.of(check_user_id(params.user))
+        shown = [_shown(each, position) for each in found if params.channel in ("", each.channel)]
+        return models.ReceiptsResult(shown)
+
+    async def trace(self, params: models.TraceParams) -> models.TraceResult:
+        if params.channel:
+            check_channel(params.channel)
+        if params.user:
+            check_user_id(params.user)
+        if params.user and params.message_id and params.since is None:
+            try:
+                return _told(await self._tracer.story(params.user, params.message_id, params.channel))
+            except NotKnown as error:
+                raise ApiError(NOT_KNOWN, str(error)) from None
+        selector = Selector(params.user, params.channel, params.connection, params.message_id)
+        if selector == Selector():
+            raise ApiError(BAD_REQUEST, "say what to trace: 'user', 'channel', 'connection' or 'message_id'")
+        after = None if params.since is None else _positions_in(params.since)
+        return _listed(await self._tracer.notes(selector, after, params.limit))
+
+
+def _shown(receipt: Receipt, asked: Position | None) -> models.ReceiptInfo:
+    return models.ReceiptInfo(
+        channel=receipt.channel,
+        epoch=receipt.position.epoch,
+        offset=receipt.position.offset,
+        at=iso8601(receipt.at),
+        device=receipt.device,
+        received=None if asked is None else covers(receipt, receipt.channel, asked),
+    )
+
+
+def _told(story: Story) -> models.TraceResult:
+    """Return what became of a message."""
+    connections = [
+        models.TracedConnection(
+            connection=each.connection,
+            replica=replica,
+            outcome=each.outcome,
+            device=each.device,
+            at=_time(each.at),
+            caught_up=each.caught_up,
+            ended_at=_time(each.ended_at),
+            code=each.code,
+        )
+        for replica, account in story.accounts.items()
+        if not isinstance(account, str)
+        for each in account.connections
+    ]
+    return models.TraceResult(
+        replicas=[_replica(name, account) for name, account in story.accounts.items()],
+        entries=[_sighting(replica, each) for replica, each in story.facts.sightings],
+        verdict=verdict_of(story),
+        reached=reached(story),
+        message=_message(story.facts),
+        connections=connections,
+        receipts=[_shown(each, story.facts.position) for each in story.receipts],
+    )
+
+
+def _listed(pages: Mapping[str, tuple[str, NotesPage | str]]) -> models.TraceResult:
+    """Return the notes of all replicas in the order of their times, and where to continue."""
+    entries = [
+        _entry(replica, note) for replica, page in pages.values() if not isinstance(page, str) for note in page.notes
+    ]
+    read = {node_id: page for node_id, (_, page) in pages.items() if not isinstance(page, str)}
+    return models.TraceResult(
+        replicas=[_page(replica, page) for replica, page in pages.values()],
+        entries=sorted(entries, key=lambda entry: entry.at),
+        cursor=",".join(f"{node_id}:{page.up_to}" for node_id, page in read.items()),
+    )
+
+
+def _positions_in(cursor: str) -> dict[str, int]:
+    if not _CURSOR.fullmatch(cursor):
+        raise ApiError(BAD_REQUEST, f"'since' is the 'cursor' of an answer before, not {cursor[:64]!r}")
+    return {
+        node_id: int(number) for node_id, _, number in (each.partition(":") for each in cursor.split(",") if each)
+    }
+
+
+def _message(facts: MessageFacts) -> models.TracedMessage:
+    position = facts.position or Position("", 0)
+    return models.TracedMessage(
+        message_id=facts.message_id,
+        channel=facts.channel,
+        is_kept=facts.is_kept,
+        sender=facts.sender,
+        origin=facts.origin,
+        epoch=position.epoch,
+        offset=position.offset,
+        sent_at=_time(facts.sent_at),
+    )
+
+
+def _replica(name: str, account: ReplicaAccount | str) -> models.TracedReplica:
+    if isinstance(account, str):
+        return models.TracedReplica(name, error=account)
+    return models.TracedReplica(
+        name, _time(account.since), _time(account.delivered_at), account.repaired, _time(account.lost_at)
+    )
+
+
+def _page(name: str, page: NotesPage | str) -> models.TracedReplica:
+    if isinstance(page, str):
+        return models.TracedReplica(name, error=page)
+    return models.TracedReplica(name, _time(page.since), left_out=page.left_out)
+
+
+def _sighting(replica: str, each: Sighting) -> models.TraceEntry:
+    position = each.position or Position("", 0)
+    return models.TraceEntry(
+        at=_time(each.at),
+        replica=replica,
+        event=each.what,
+        channel=each.channel,
+        message_id=each.message_id,
+        user=each.sender,
+        epoch=position.epoch,
+        offset=position.offset,
+        text=each.text,
+    )
+
+
+def _entry(replica: str, note: TraceNote) -> models.TraceEntry:
+    return models.TraceEntry(
+        at=_time(note.at),
+        replica=replica,
+        event=note.event,
+        channel=note.channel,
+        message_id=note.message_id,
+        connection=note.connection,
+        user=note.user,
+        epoch=note.epoch,
+        offset=note.offset,
+        up_to=note.up_to,
+        text=note.text,
+    )
+
+
+def _time(at: float | None) -> str:
+    return "" if at is None else iso8601(at)

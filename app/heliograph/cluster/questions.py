@@ -1,0 +1,139 @@
+"""Ask every replica the same, and gather what they answer.
+
+For operators: it costs a message to each replica and back, so nothing on the way of a message may ask.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+
+from heliograph.callbacks import await_callback
+from heliograph.cluster.stamp import Stamp
+from heliograph.errors import BusUnavailable
+from heliograph.ports import OnPosted, ReplicaInfo
+from heliograph.protocol.command import Answer, Question
+from heliograph.protocol.envelope import Envelope
+
+logger = logging.getLogger(__name__)
+
+TIMEOUT_S: Final = 3.0  # until the other replicas must have answered
+NOTHING: Final = msgspec.Raw(b"null")
+
+Post = Callable[[str, Envelope, OnPosted], object]  # see `Bus.post`
+Replicas = Callable[[], Awaitable[list[ReplicaInfo]]]  # see `DirectoryBackend.replicas`
+Answerer = Callable[[msgspec.Raw], msgspec.Raw]  # takes the body of a question, returns that of the answer
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaAnswer:
+    """What a replica has answered. `body`: None if it has not, and then `why` says why."""
+
+    replica: str
+    node_id: str
+    body: msgspec.Raw | None
+    why: str = ""
+
+
+class Questions:
+    """Ask the other replicas, and answer them. A topic is answered by the function that was given for it."""
+
+    def __init__(
+        self,
+        post: Post,
+        stamp: Stamp,
+        replicas: Replicas,
+        answerers: dict[str, Answerer],
+        *,
+        timeout_s: float = TIMEOUT_S,
+    ) -> None:
+        self._post = post
+        self._stamp = stamp
+        self._replicas = replicas
+        self._answerers = answerers
+        self._timeout_s = timeout_s
+        self._asked: dict[str, Callable[[msgspec.Raw], None]] = {}  # by message id of the envelope
+
+    async def ask_all(self, topic: str, body: msgspec.Raw) -> list[ReplicaAnswer]:
+        """Ask every replica whose lease is alive, this one too. Return their answers, by the replicas' names.
+
+        A replica that does not answer in time is in it, with the reason.
+
+        Raises:
+            BusUnavailable: which replicas there are cannot be read.
+        """
+        others = [each for each in await self._replicas() if each.node_id != self._stamp.node_id]
+        asked = [self._ask(each.name, each.node_id, topic, body) for each in others]
+        own = self._read(self._stamp.name, self._stamp.node_id, topic, self._answer(topic, body))
+        return sorted([own, *await asyncio.gather(*asked)], key=lambda answer: answer.replica)
+
+    def receive(self, envelope: Envelope) -> None:
+        """Handle the question of another replica, or its answer."""
+        match envelope.command:
+            case Question(topic, body):
+                if envelope.node_id is not None and envelope.message_id is not None:
+                    answer = Answer(envelope.message_id, self._answer(topic, body))
+                    self._post(envelope.node_id, self._envelope(answer), _not_asked_again)
+            case Answer(to, body):
+                if (done := self._asked.pop(to, None)) is not None:
+                    done(body)
+
+    def _answer(self, topic: str, body: msgspec.Raw) -> msgspec.Raw:
+        answerer = self._answerers.get(topic)
+        if answerer is None:
+            return NOTHING
+        try:
+            return answerer(body)
+        except Exception:
+            logger.exception(
+                "a question of a replica about %r was not answered, because of an unexpected error", topic
+            )
+            return NOTHING
+
+    async def _ask(self, name: str, node_id: str, topic: str, body: msgspec.Raw) -> ReplicaAnswer:
+        envelope = self._envelope(Question(topic, body))
+        message_id = envelope.message_id or ""
+
+        def ask(done: Callable[[msgspec.Raw | Exception], None]) -> None:
+            def posted(receivers: int | BusUnavailable) -> None:
+                if isinstance(receivers, BusUnavailable):
+                    done(receivers)
+                elif receivers == 0:
+                    done(BusUnavailable("it does not listen"))
+
+            self._asked[message_id] = done
+            self._post(node_id, envelope, posted)
+
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                answer = await await_callback(ask)
+        except TimeoutError:
+            return ReplicaAnswer(name, node_id, None, f"no answer within {self._timeout_s:g} s")
+        except BusUnavailable as error:
+            return ReplicaAnswer(name, node_id, None, str(error))
+        finally:
+            self._asked.pop(message_id, None)
+        return self._read(name, node_id, topic, answer)
+
+    @staticmethod
+    def _read(name: str, node_id: str, topic: str, answer: msgspec.Raw) -> ReplicaAnswer:
+        if answer != NOTHING:
+            return ReplicaAnswer(name, node_id, answer)
+        text = f"it answers nothing about {topic!r}: that is off there, or it is of an earlier version"
+        return ReplicaAnswer(name, node_id, None, text)
+
+    def _envelope(self, command: Question | Answer) -> Envelope:
+        return Envelope(
+            message=NOTHING,
+            channel="",
+            message_id=self._stamp.next_id(),
+            node_id=self._stamp.node_id,
+            command=command,
+        )
+
+
+def _not_asked_again(_: int | BusUnavailable) -> None:
+    """Do nothing: who has asked stops waiting by itself if this answer does not arrive."""

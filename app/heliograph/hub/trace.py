@@ -1,0 +1,238 @@
+"""What becomes of messages on this replica, noted as it happens: so that somebody can ask afterwards.
+
+A note is taken once for each message and replica, and not for each connection. Which connections a message was
+delivered to, and whether it was written to them, follows from the rare notes: who joined and left, who stopped
+reading and went on, and what was dropped at an end. `cluster/trace_account.py` draws that conclusion.
+"""
+
+import re
+from collections.abc import Sequence
+from time import time
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from heliograph.hub.connection import Connection
+    from heliograph.protocol.position import Position
+
+MOST_DROPPED: Final = 100  # messages that are named of what is not written at the end of a connection
+MOST_ID: Final = 128  # characters of a message's id: one that a program makes up may have any length
+
+_MESSAGE_ID: Final = re.compile(rb'"message_id":"([^"\\]+)"')
+
+
+# What a note is of.
+ACCEPTED: Final = 0  # a message that is kept from now on
+REPEATED: Final = 1  # a message that was accepted before
+RELAYED: Final = 2  # a message that is not kept
+REFUSED: Final = 3  # a message that was not accepted
+DELIVERED: Final = 4  # to the subscribers here
+GAP: Final = 5  # messages are missing here, and are read from the log
+REPAIRED: Final = 6  # the log had them
+LOST: Final = 7  # the log had not
+CONNECTED: Final = 8
+DISCONNECTED: Final = 9
+JOINED: Final = 10  # a connection was told where it begins on a channel
+CAUGHT_UP: Final = 11  # a connection was sent what it had missed
+SUBSCRIBED: Final = 12  # a connection gets what is delivered from now on
+UNSUBSCRIBED: Final = 13
+PAUSED: Final = 14  # a connection does not read
+RESUMED: Final = 15
+ENDED: Final = 16  # nothing more is written to a connection
+
+# The words for them, by number.
+NAMES: Final = (
+    "accepted",
+    "repeated",
+    "relayed",
+    "refused",
+    "delivered",
+    "gap",
+    "repaired",
+    "lost",
+    "connected",
+    "disconnected",
+    "joined",
+    "caught_up",
+    "subscribed",
+    "unsubscribed",
+    "paused",
+    "resumed",
+    "ended",
+)
+
+# When (seconds since the epoch); what is noted; the channel; the message or the connection; its user; the epoch and
+# two offsets in the channel; and a word more. What does not apply is empty or 0. See the methods of `TraceRing`.
+Note = tuple[float, int, str, str, str, str, int, int, str]
+
+
+class Trace:
+    """Take no notes: this replica keeps none."""
+
+    def accepted(self, channel: str, message_id: str, sender: str, position: "Position", how_far: str) -> None:
+        """A message is kept. `how_far`: see `Delivery`; `here`: it was not published, as nobody else needs it."""
+
+    def repeated(self, channel: str, message_id: str, first_id: str, position: "Position") -> None:
+        """A message is the repetition of another, which was accepted before."""
+
+    def relayed(self, channel: str, message_id: str, sender: str, taken: int) -> None:
+        """A message that is not kept was delivered here to `taken` connections, and goes to other replicas."""
+
+    def refused(self, channel: str, message_id: str, sender: str, why: str) -> None:
+        """A message was not accepted, or nobody knows."""
+
+    def delivered(self, channel: str, message_id: str, position: "Position | None") -> None:
+        """A message goes to the subscribers here; to all connections of a user if it is not kept."""
+
+    def gap(self, channel: str, after: "Position", next_offset: int) -> None:
+        """A message came here before others, which are missing."""
+
+    def repaired(self, channel: str, after: "Position", up_to: "Position") -> None:
+        """What was missing has been delivered from the log."""
+
+    def lost(self, channel: str, continues_at: "Position") -> None:
+        """What was missing is not in the log any more."""
+
+    def connected(self, connection: "Connection") -> None:
+        """A connection is there."""
+
+    def disconnected(self, connection: "Connection") -> None:
+        """A connection is gone."""
+
+    def joined(
+        self, connection: "Connection", channel: str, position: "Position", since: "Position | None", recovered: bool
+    ) -> None:
+        """A connection was told that it begins at `position`. `since`: where it was before, as it says."""
+
+    def caught_up(self, connection: "Connection", channel: str, first: "Position", last: "Position") -> None:
+        """A connection was sent what it had missed, from `first` to `last`."""
+
+    def subscribed(self, connection: "Connection", channel: str, position: "Position | None") -> None:
+        """A connection gets what is delivered on the channel from now on: what follows `position`."""
+
+    def unsubscribed(self, connection: "Connection", channel: str) -> None:
+        """A connection gets nothing more on the channel."""
+
+    def paused(self, connection: str) -> None:
+        """What is written to the connection with this id waits, because the other side does not read."""
+
+    def resumed(self, connection: str) -> None:
+        """What has waited is written."""
+
+    def ended(self, connection: str, frames: Sequence[Any]) -> None:
+        """Nothing more is written to the connection with this id; not these frames either. Perhaps told twice."""
+
+
+class TraceRing(Trace):
+    """Keep the last `size` notes."""
+
+    def __init__(self, size: int) -> None:
+        self._notes: list[Note | None] = [None] * size
+        self._size = size
+        self._next = 0  # where the next note goes
+        self.taken = 0  # notes since the start
+        self._started_at = time()
+
+    @property
+    def since(self) -> float:
+        """From when on all notes are still here, in seconds since the epoch."""
+        oldest = self._notes[self._next]
+        return self._started_at if oldest is None else oldest[0]
+
+    def read(self, after: int = 0) -> tuple[list[Note], int]:
+        """Return the notes after the first `after` ones, oldest first, and how many of them are gone already."""
+        first = max(after, self.taken - self._size, 0)
+        start, end = first % self._size, self._next
+        if first >= self.taken:
+            found: list[Note | None] = []
+        elif start < end:
+            found = self._notes[start:end]
+        else:
+            found = self._notes[start:] + self._notes[:end]
+        return [note for note in found if note is not None], first - max(after, 0)
+
+    def _note(self, note: Note) -> None:
+        self._notes[self._next] = note
+        self._next += 1
+        if self._next == self._size:
+            self._next = 0
+        self.taken += 1
+
+    def accepted(self, channel: str, message_id: str, sender: str, position: "Position", how_far: str) -> None:
+        self._note((time(), ACCEPTED, channel, message_id, sender, position.epoch, position.offset, 0, how_far))
+
+    def repeated(self, channel: str, message_id: str, first_id: str, position: "Position") -> None:
+        self._note((time(), REPEATED, channel, message_id, "", position.epoch, position.offset, 0, first_id))
+
+    def relayed(self, channel: str, message_id: str, sender: str, taken: int) -> None:
+        self._note((time(), RELAYED, channel, message_id, sender, "", taken, 0, ""))
+
+    def refused(self, channel: str, message_id: str, sender: str, why: str) -> None:
+        self._note((time(), REFUSED, channel, message_id, sender, "", 0, 0, why))
+
+    def delivered(self, channel: str, message_id: str, position: "Position | None") -> None:
+        if len(message_id) > MOST_ID:
+            message_id = message_id[:MOST_ID]
+        if position is None:
+            self._note((time(), DELIVERED, channel, message_id, "", "", 0, 0, ""))
+        else:
+            self._note((time(), DELIVERED, channel, message_id, "", position.epoch, position.offset, 0, ""))
+
+    def gap(self, channel: str, after: "Position", next_offset: int) -> None:
+        self._note((time(), GAP, channel, "", "", after.epoch, after.offset, next_offset, ""))
+
+    def repaired(self, channel: str, after: "Position", up_to: "Position") -> None:
+        self._note((time(), REPAIRED, channel, "", "", up_to.epoch, after.offset + 1, up_to.offset, ""))
+
+    def lost(self, channel: str, continues_at: "Position") -> None:
+        self._note((time(), LOST, channel, "", "", continues_at.epoch, continues_at.offset, 0, ""))
+
+    def connected(self, connection: "Connection") -> None:
+        self._note((time(), CONNECTED, "", connection.id, connection.user, "", 0, 0, connection.device))
+
+    def disconnected(self, connection: "Connection") -> None:
+        code = connection.close_code or 0
+        self._note((time(), DISCONNECTED, "", connection.id, connection.user, "", code, 0, connection.device))
+
+    def joined(
+        self, connection: "Connection", channel: str, position: "Position", since: "Position | None", recovered: bool
+    ) -> None:
+        offset = -1 if since is None or (since.epoch and since.epoch != position.epoch) else since.offset
+        how = "recovered" if recovered else ""
+        self._note(
+            (time(), JOINED, channel, connection.id, connection.user, position.epoch, position.offset, offset, how)
+        )
+
+    def caught_up(self, connection: "Connection", channel: str, first: "Position", last: "Position") -> None:
+        self._note(
+            (time(), CAUGHT_UP, channel, connection.id, connection.user, last.epoch, first.offset, last.offset, "")
+        )
+
+    def subscribed(self, connection: "Connection", channel: str, position: "Position | None") -> None:
+        epoch, offset = ("", 0) if position is None else (position.epoch, position.offset)
+        self._note((time(), SUBSCRIBED, channel, connection.id, connection.user, epoch, offset, 0, ""))
+
+    def unsubscribed(self, connection: "Connection", channel: str) -> None:
+        self._note((time(), UNSUBSCRIBED, channel, connection.id, connection.user, "", 0, 0, ""))
+
+    def paused(self, connection: str) -> None:
+        self._note((time(), PAUSED, "", connection, "", "", 0, 0, ""))
+
+    def resumed(self, connection: str) -> None:
+        self._note((time(), RESUMED, "", connection, "", "", 0, 0, ""))
+
+    def ended(self, connection: str, frames: Sequence[Any]) -> None:
+        named = _ids_in(frames)
+        self._note((time(), ENDED, "", connection, "", "", len(frames), 0, "\n".join(named)))
+
+
+def _ids_in(frames: Sequence[Any]) -> list[str]:
+    """Return the messages in the last frames, as far as their format names them."""
+    found: list[str] = []
+    for frame in list(frames)[-MOST_DROPPED:]:
+        payload = getattr(frame, "payload", frame)
+        if isinstance(payload, bytes):
+            found += [each.decode(errors="replace") for each in _MESSAGE_ID.findall(payload)]
+    return found[-MOST_DROPPED:]
+
+
+NO_TRACE: Final = Trace()

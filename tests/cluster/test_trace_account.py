@@ -1,0 +1,177 @@
+"""What became of a message here, concluded from notes: every course that it can take."""
+
+from typing import Any
+
+import pytest
+
+from heliograph.cluster.trace_account import Present, account_of, fitting, sightings_of
+from heliograph.hub import trace
+from heliograph.protocol.position import Position
+from heliograph.protocol.trace import AccountQuestion, ConnectionAccount, Outcome, ReplicaAccount, Selector
+
+FIFTH = Position("e", 5)
+HERE = Present("c1", "phone", is_on=True, is_paused=False)
+
+
+class Notes:
+    """Notes, one a second."""
+
+    def __init__(self) -> None:
+        self.all: list[trace.Note] = []
+
+    def add(self, kind: int, subject: str = "c1", channel: str = "", user: str = "", **more: Any) -> "Notes":
+        epoch, offset, up_to, text = (
+            more.get(name, default) for name, default in (("epoch", ""), ("offset", 0), ("up_to", 0), ("text", ""))
+        )
+        self.all.append((float(len(self.all)), kind, channel, subject, user, epoch, offset, up_to, text))
+        return self
+
+    def connection(self, kind: int, **more: Any) -> "Notes":
+        return self.add(kind, channel="#bob", user="bob", epoch="e", **more)
+
+    def delivered(self, offset: int = 5) -> "Notes":
+        return self.add(trace.DELIVERED, "m", "#bob", epoch="e", offset=offset)
+
+
+def account(notes: Notes, *present: Present, position: Position | None = FIFTH, **more: Any) -> ReplicaAccount:
+    asked = AccountQuestion("bob", "#bob", "m", position, more.get("sent_at", 0.0))
+    return account_of(notes.all, more.get("since", 0.0), present, asked)
+
+
+def only(found: ReplicaAccount) -> ConnectionAccount:
+    [connection] = found.connections
+    return connection
+
+
+def test_it_was_written_to_who_was_there() -> None:
+    """Fails if a connection that was subscribed before the first note, or came before the message, is left out."""
+    assert only(account(Notes().delivered(), HERE)) == ConnectionAccount("c1", "phone", Outcome.WRITTEN, 0.0)
+    notes = Notes().add(trace.CONNECTED, user="bob", text="phone").connection(trace.SUBSCRIBED, offset=4).delivered()
+    assert only(account(notes, HERE)).outcome is Outcome.WRITTEN
+    notes.connection(trace.UNSUBSCRIBED).add(trace.DISCONNECTED, user="bob", text="phone", offset=3005)
+    found = only(account(notes))
+    assert (found.outcome, found.ended_at, found.code, found.device) == (Outcome.WRITTEN, 4.0, 3005, "phone")
+
+
+def test_a_client_that_does_not_read() -> None:
+    """Fails if what waits counts as written, or is not written when it reads again, or when the end comes first."""
+    slow = HERE._replace(is_paused=True)
+    notes = Notes().add(trace.PAUSED).delivered()
+    assert only(account(notes, slow)).outcome is Outcome.WAITS
+    assert only(account(Notes().delivered(), slow)).outcome is Outcome.WAITS, "paused since before the first note"
+    ended = Notes().add(trace.PAUSED).delivered().add(trace.ENDED, offset=1, text="m").connection(trace.UNSUBSCRIBED)
+    found = only(account(ended))
+    assert (found.outcome, found.at) == (Outcome.NOT_WRITTEN, 2.0)
+    notes.add(trace.RESUMED)
+    assert (only(account(notes, HERE)).outcome, only(account(notes, HERE)).at) == (Outcome.WRITTEN, 2.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "frames", "outcome"),
+    [("m", 1, Outcome.NOT_WRITTEN), ("other", 1, Outcome.WRITTEN), ("", 0, Outcome.WRITTEN)],
+)
+def test_an_end_in_the_iteration_of_the_message(text: str, frames: int, outcome: Outcome) -> None:
+    """Fails if what was dropped with the socket counts as written, or what was written as dropped."""
+    notes = Notes().delivered().add(trace.ENDED, offset=frames, text=text).connection(trace.UNSUBSCRIBED)
+    assert only(account(notes)).outcome is outcome
+
+
+def test_formats_that_do_not_name_messages() -> None:
+    """Fails if a message that was put into an outbox just before its end counts as written for certain."""
+    notes = Notes().delivered()
+    notes.all.append((0.05, trace.ENDED, "", "c1", "", "", 1, 0, ""))
+    assert only(account(notes, HERE)).outcome is Outcome.NOT_WRITTEN
+
+
+def test_after_its_end_a_connection_gets_nothing() -> None:
+    """Fails if a message counts as written to a connection that is closed and not yet removed."""
+    notes = Notes().add(trace.ENDED).delivered().connection(trace.UNSUBSCRIBED)
+    assert only(account(notes)).outcome is Outcome.GONE
+
+
+def test_a_client_that_comes_back() -> None:
+    """Fails if it is not told apart who caught up, who had it already, and who did not ask."""
+    caught = Notes().connection(trace.JOINED, offset=3, up_to=3).connection(trace.CAUGHT_UP, offset=4, up_to=6)
+    caught.connection(trace.SUBSCRIBED, offset=6)
+    found = only(account(caught, HERE))
+    assert (found.outcome, found.caught_up, found.at) == (Outcome.WRITTEN, True, 1.0)
+    had = Notes().connection(trace.JOINED, offset=7, up_to=7).connection(trace.SUBSCRIBED, offset=7)
+    assert only(account(had, HERE)).outcome is Outcome.HAD_IT
+    later = Notes().connection(trace.SUBSCRIBED, offset=7)
+    assert only(account(later, HERE)).outcome is Outcome.CAME_LATER
+
+
+def test_a_connection_that_had_left() -> None:
+    """Fails if a device that left before the message is told of as if it had got it, or not at all."""
+    notes = Notes().connection(trace.UNSUBSCRIBED).add(trace.DISCONNECTED, user="bob", text="phone").delivered()
+    found = only(account(notes, sent_at=2.0))
+    assert (found.outcome, found.at) == (Outcome.GONE, 1.0)
+
+
+def test_what_is_not_known_is_not_made_up() -> None:
+    """Fails if silence is taken for an answer: where the notes do not go back so far, and where they do."""
+    assert only(account(Notes(), HERE, sent_at=5.0, since=9.0)).outcome is Outcome.UNKNOWN
+    assert only(account(Notes(), HERE, sent_at=5.0, since=1.0)).outcome is Outcome.NOT_HEARD
+
+
+def test_a_repair() -> None:
+    """Fails if it is not said that the message came from the log, or that others of its channel were lost."""
+    notes = Notes().delivered().add(trace.REPAIRED, "", "#bob", epoch="e", offset=4, up_to=6)
+    assert account(notes, HERE).repaired
+    notes = Notes().delivered().add(trace.REPAIRED, "", "#bob", epoch="e", offset=6, up_to=9)
+    notes.add(trace.LOST, "", "#bob", epoch="e", offset=12)
+    assert (account(notes, HERE).repaired, account(notes, HERE).lost_at) == (False, 2.0)
+
+
+def test_an_ephemeral_message_goes_to_all_connections() -> None:
+    """Fails if a message that is not kept is looked for among the subscribers: it goes to all of the user."""
+    notes = Notes().add(trace.CONNECTED, "c2", user="bob", text="tv").add(trace.DELIVERED, "m", "#bob")
+    notes.add(trace.CONNECTED, "c3", user="bob")
+    found = account(notes, HERE, position=None)
+    assert {each.connection: each.outcome for each in found.connections} == {
+        "c1": Outcome.WRITTEN,
+        "c2": Outcome.WRITTEN,
+        "c3": Outcome.CAME_LATER,
+    }
+
+
+def test_other_users_and_channels_are_left_out() -> None:
+    """Fails if a connection of another user, or what it does on another channel, is mixed in."""
+    notes = Notes().add(trace.SUBSCRIBED, "c9", "#bob", "eve", epoch="e", offset=1).delivered()
+    notes.add(trace.UNSUBSCRIBED, "c1", "news", "bob")
+    assert [each.connection for each in account(notes, HERE).connections] == ["c1"]
+    assert only(account(notes, HERE)).ended_at is None
+
+
+def test_where_a_message_was_seen() -> None:
+    """Fails if a sighting is missed, or another message's is taken for it."""
+    notes = Notes().add(trace.ACCEPTED, "m", "#bob", "alice", epoch="e", offset=5, text="remote").delivered()
+    notes.add(trace.DELIVERED, "m2", "#bob").add(trace.REFUSED, "m", "#bob", "alice", text="no")
+    found = sightings_of(notes.all, "m")
+    assert [(each.what, each.sender, each.position) for each in found] == [
+        ("accepted", "alice", Position("e", 5)),
+        ("delivered", "", Position("e", 5)),
+        ("refused", "alice", None),
+    ]
+
+
+def test_notes_that_fit() -> None:
+    """Fails if a watch shows too little of what it is for, or what is nobody's business there."""
+    notes = Notes().add(trace.CONNECTED, "c1", user="bob").add(trace.DELIVERED, "m", "news").delivered()
+    notes.add(trace.CONNECTED, "c2", user="eve").add(trace.ACCEPTED, "m3", "#eve", "bob")
+
+    def shown(on: tuple[str, ...] = (), **chosen: str) -> list[tuple[str, str]]:
+        found = fitting(notes.all, Selector(**chosen), frozenset(on))
+        return [(each.event, each.message_id or each.connection) for each in found]
+
+    assert shown(user="bob") == [("connected", "c1"), ("delivered", "m"), ("accepted", "m3")]
+    assert shown(("news",), user="bob") == [
+        ("connected", "c1"),
+        ("delivered", "m"),
+        ("delivered", "m"),
+        ("accepted", "m3"),
+    ]
+    assert shown(channel="news") == [("delivered", "m")]
+    assert shown(connection="c2") == [("connected", "c2")]
+    assert shown(("news",), connection="c1") == [("connected", "c1"), ("delivered", "m")]
+    assert shown(message_id="m3") == [("accepted", "m3")]

@@ -1,0 +1,102 @@
+"""The notes of a replica: bounded, in order, and of everything that decides what became of a message."""
+
+from typing import Any
+
+from heliograph.codecs.plain.codec import PlainCodec
+from heliograph.hub.connection import Connection
+from heliograph.hub.frames import Encoding, payload_only
+from heliograph.hub.hub import Hub
+from heliograph.hub.outbox import FlushScheduler, Outbox
+from heliograph.hub.trace import ENDED, MOST_ID, NAMES, NO_TRACE, TraceRing
+from heliograph.protocol.position import Position
+from heliograph.protocol.publication import Publication
+from heliograph.telemetry import Telemetry, Traffic
+from tests.support.members import RecordingSink
+
+
+def events(ring: TraceRing, after: int = 0) -> list[str]:
+    return [NAMES[note[1]] for note in ring.read(after)[0]]
+
+
+class TestTheRing:
+    def test_it_keeps_the_last_notes_and_says_how_many_are_gone(self) -> None:
+        """Fails if notes are lost, repeated or out of order at the seam of the ring, or memory grows."""
+        for size in (1, 2, 5):
+            ring = TraceRing(size)
+            for taken in range(3 * size + 1):
+                for after in range(taken + 2):
+                    notes, gone = ring.read(after)
+                    kept = list(range(max(taken - size, after), taken))
+                    assert [note[6] for note in notes] == kept, (size, taken, after)
+                    assert gone == max(0, min(taken, taken - size) - after), (size, taken, after)
+                ring.delivered("c", "m", Position("e", taken))
+                assert ring.taken == taken + 1
+            assert ring.since == ring.read()[0][0][0]
+
+    def test_long_ids_do_not_fill_the_memory(self) -> None:
+        """Fails if a program that makes up ids of a megabyte fills the memory of every replica."""
+        ring = TraceRing(2)
+        ring.delivered("c", "x" * 10**6, None)
+        assert len(ring.read()[0][0][3]) == MOST_ID
+
+    def test_without_a_ring_nothing_is_kept(self) -> None:
+        """Fails if a replica that keeps no notes takes some."""
+        NO_TRACE.delivered("c", "m", None)
+        assert not hasattr(NO_TRACE, "__dict__") or vars(NO_TRACE) == {}
+
+
+class TestWhatIsNoted:
+    def setup_method(self) -> None:
+        self.ring = TraceRing(100)
+        self.callbacks: list[Any] = []
+        self.scheduler = FlushScheduler(self.callbacks.append)
+        self.hub = Hub(Telemetry(), self.scheduler, self.ring)
+        self.outbox = Outbox(RecordingSink(), self.scheduler, 1000, self.ring)
+        self.bob = Connection("c1", "bob", Encoding(PlainCodec(8), payload_only, Traffic()), self.outbox)
+        self.bob.device = "phone"
+
+    def message(self, message_id: str) -> Publication:
+        import msgspec
+
+        return Publication("#bob", msgspec.Raw(b"1"), message_id, "now", position=Position("e", 1))
+
+    def test_connections_and_their_channels(self) -> None:
+        """Fails if it cannot be said later who was there: the id, the user, the device, and why it ended."""
+        self.hub.add(self.bob)
+        self.hub.add(self.bob)
+        self.hub.subscribe(self.bob, "#bob")
+        self.bob.close(3005, "expired")
+        self.hub.remove(self.bob)
+        self.hub.remove(self.bob)
+        assert events(self.ring) == ["connected", "ended", "unsubscribed", "disconnected"]
+        notes = self.ring.read()[0]
+        assert {(note[3], note[4]) for note in notes if note[1] != ENDED} == {("c1", "bob")}
+        assert (notes[-1][6], notes[-1][8]) == (3005, "phone")
+
+    def test_what_is_not_written_at_the_end_is_named(self) -> None:
+        """Fails if a message counts as written that the end of its connection has dropped."""
+        self.outbox.pause()
+        self.hub.send(self.bob, self.message("m1"))
+        self.hub.send(self.bob, self.message("m2"))
+        self.bob.close(3008, "slow")
+        assert events(self.ring) == ["paused", "ended"]
+        assert self.ring.read()[0][-1][6:] == (2, 0, "m1\nm2")
+
+    def test_what_was_written_is_not(self) -> None:
+        """Fails if a message that was written before the end counts as dropped."""
+        self.hub.send(self.bob, self.message("m1"))
+        self.bob.close(3000, "shutdown")
+        assert self.ring.read()[0][-1][6:] == (0, 0, "")
+
+    def test_what_a_client_that_was_never_greeted_does_not_get(self) -> None:
+        """Fails if messages that wait for the greeting count as written when there is none."""
+        self.outbox.hold()
+        self.hub.send(self.bob, self.message("m1"))
+        self.bob.close(3501, "bad request")
+        assert "m1" in self.ring.read()[0][0][8]
+
+    def test_a_client_that_reads_again(self) -> None:
+        """Fails if it is not noted when what has waited was written."""
+        self.outbox.pause()
+        self.outbox.resume()
+        assert [(NAMES[note[1]], note[3]) for note in self.ring.read()[0]] == [("paused", "c1"), ("resumed", "c1")]
