@@ -135,7 +135,6 @@ async def test_what_is_not_known(
         "whether bob was connected then is not known any more; replica-3 was not asked: it answ"
     )
     assert is_reached is None
-    assert (await ask(http))["code"] == 107
     assert (await ask(http, user="bob", since="x"))["code"] == 107
 
 
@@ -149,7 +148,7 @@ async def test_what_happens_from_now_on(two: list[RunningReplica], http: httpx.A
         await alice.send("eve", 3)
         await bob.messages(2)
         page = await ask(http, user="bob", since=begin["cursor"])
-        seen = [(each["replica"], each["event"]) for each in page["entries"]]
+        seen = sorted((each["replica"], each["event"]) for each in page["entries"])  # the ack may come last
         assert seen == [("replica-1", "accepted"), ("replica-2", "delivered")]
         assert (await ask(http, user="bob", since=page["cursor"]))["entries"] == []
         everything = await ask(http, user="bob", since="")

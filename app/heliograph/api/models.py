@@ -12,7 +12,7 @@ from heliograph.protocol.identity import MAX_CHANNEL_BYTES, MAX_USER_ID_BYTES
 Json = Annotated[msgspec.Raw, WithJsonSchema({"description": "any JSON"})]
 
 # The rule for names in the document. The real checks are elsewhere, with clearer errors.
-_NAME: Final = {"minLength": 1, "pattern": r"^[^\u0000-\u001f\u007f-\u009f]*$"}
+_NAME: Final[dict[str, Any]] = {"minLength": 1, "pattern": r"^[^\u0000-\u001f\u007f-\u009f]*$"}
 Channel = Annotated[
     str,
     Field(
@@ -27,6 +27,9 @@ User = Annotated[
         json_schema_extra={**_NAME, "maxLength": MAX_USER_ID_BYTES},
     ),
 ]
+# Names that may be left out, for reading only: here these are the checks.
+OptionalUser = Annotated[str, Field(max_length=MAX_USER_ID_BYTES, pattern=_NAME["pattern"])]
+OptionalChannel = Annotated[str, Field(max_length=MAX_CHANNEL_BYTES, pattern=_NAME["pattern"])]
 BASE64: Final[dict[str, Any]] = {"contentEncoding": "base64"}
 MAX_CLIENT_ID: Final = 64
 MAX_TIME: Final = 253_402_300_799  # the end of the year 9999
@@ -216,22 +219,25 @@ class BatchParams(Params):
 
 class ReceiptsParams(Params):
     user: User
-    channel: str = Field(default="", max_length=512, description="only in this channel; empty: in all of them")
+    channel: OptionalChannel = Field(
+        default="", description="only in this channel; empty: in all, or with `position` in the user's own"
+    )
     position: StreamPosition | None = Field(
         default=None, description="say of each device whether it has the publication at this position of `channel`"
     )
 
 
 class TraceParams(Params):
-    """With a user and a message: what became of it. Otherwise: the notes about a user, a channel, …"""
+    """With a user and a message: what became of it. Otherwise: the notes about a user, a channel, …, or all."""
 
-    user: str = Field(default="", max_length=MAX_USER_ID_BYTES, description="whose connections are asked about")
+    user: OptionalUser = Field(default="", description="whose connections are asked about")
     message_id: str = Field(default="", max_length=512, description="as `ack` and the message itself say it")
-    channel: str = Field(default="", max_length=MAX_CHANNEL_BYTES, description="where the message was published")
+    channel: OptionalChannel = Field(default="", description="where the message was published")
     connection: str = Field(default="", max_length=MAX_CLIENT_ID, description="the id of a connection (`session`)")
     since: str | None = Field(
         default=None,
         max_length=4096,
+        pattern=r"^([0-9a-f]{1,64}:\d{1,18}(,|$))*$",
         description="the `cursor` of the answer before; empty: all that is known; missing: nothing but a cursor, to "
         "continue from",
     )

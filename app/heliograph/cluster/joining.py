@@ -243,7 +243,7 @@ class Joining:
         followed = pending.followed
         self._hub.subscribe(pending.connection, followed.name, pending.encoding)
         position = None if followed.sequence is None else followed.sequence.position
-        self._hub.trace.subscribed(pending.connection, followed.name, position)
+        self._hub.trace.subscribed(pending.connection.id, pending.connection.user, followed.name, position)
         if pending.options.delta is not None:
             if followed.deltas is None:
                 followed.deltas = Deltas()
@@ -440,7 +440,8 @@ class Joining:
     def _note_caught_up(self, pending: PendingJoin, sent: list[Publication]) -> None:
         """Note which publications the connection has been sent."""
         if sent and (first := sent[0].position) is not None and (last := sent[-1].position) is not None:
-            self._hub.trace.caught_up(pending.connection, pending.followed.name, first, last)
+            connection = pending.connection
+            self._hub.trace.caught_up(connection.id, connection.user, pending.followed.name, first, last)
 
     async def _let_read(self, connection: Connection) -> None:
         """Wait until the client has read nearly everything, or is gone."""
@@ -471,4 +472,5 @@ class Joining:
         else:
             announce(subscribed)
         pending.position = position
-        self._hub.trace.joined(pending.connection, channel, position, pending.since, recovered)
+        connection = pending.connection
+        self._hub.trace.joined(connection.id, connection.user, channel, position, pending.since, recovered)

@@ -95,7 +95,7 @@ class Hub:
             mine.add(connection)
             self._connections += 1
             connection.encoding.traffic.connections += 1
-            self.trace.connected(connection)
+            self.trace.connected(connection.id, connection.user, connection.device)
 
     def remove(self, connection: Connection) -> bool:
         """Forget the connection and its subscriptions; False if it was not here."""
@@ -107,7 +107,7 @@ class Hub:
         mine.remove(connection)
         self._connections -= 1
         connection.encoding.traffic.connections -= 1
-        self.trace.disconnected(connection)
+        self.trace.disconnected(connection.id, connection.user, connection.device, int(connection.close_code or 0))
         if not mine:
             del self._by_user[connection.user]
         return True
@@ -145,7 +145,7 @@ class Hub:
             del listening[connection]
             self._subscriptions -= 1
             self._changed_channels.add(channel)
-            self.trace.unsubscribed(connection, channel)
+            self.trace.unsubscribed(connection.id, connection.user, channel)
             if not listening:
                 del self._by_channel[channel]
 

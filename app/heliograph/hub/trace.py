@@ -11,7 +11,6 @@ from time import time
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from heliograph.hub.connection import Connection
     from heliograph.protocol.position import Position
 
 MOST_DROPPED: Final = 100  # messages that are named of what is not written at the end of a connection
@@ -92,24 +91,30 @@ class Trace:
     def lost(self, channel: str, continues_at: "Position") -> None:
         """What was missing is not in the log any more."""
 
-    def connected(self, connection: "Connection") -> None:
-        """A connection is there."""
+    def connected(self, connection: str, user: str, device: str) -> None:
+        """A connection of the user is there. The first argument is its id, here and below."""
 
-    def disconnected(self, connection: "Connection") -> None:
-        """A connection is gone."""
+    def disconnected(self, connection: str, user: str, device: str, code: int) -> None:
+        """A connection is gone. `code`: the close code if this replica closed it, or 0."""
 
     def joined(
-        self, connection: "Connection", channel: str, position: "Position", since: "Position | None", recovered: bool
+        self,
+        connection: str,
+        user: str,
+        channel: str,
+        position: "Position",
+        since: "Position | None",
+        recovered: bool,
     ) -> None:
         """A connection was told that it begins at `position`. `since`: where it was before, as it says."""
 
-    def caught_up(self, connection: "Connection", channel: str, first: "Position", last: "Position") -> None:
+    def caught_up(self, connection: str, user: str, channel: str, first: "Position", last: "Position") -> None:
         """A connection was sent what it had missed, from `first` to `last`."""
 
-    def subscribed(self, connection: "Connection", channel: str, position: "Position | None") -> None:
+    def subscribed(self, connection: str, user: str, channel: str, position: "Position | None") -> None:
         """A connection gets what is delivered on the channel from now on: what follows `position`."""
 
-    def unsubscribed(self, connection: "Connection", channel: str) -> None:
+    def unsubscribed(self, connection: str, user: str, channel: str) -> None:
         """A connection gets nothing more on the channel."""
 
     def paused(self, connection: str) -> None:
@@ -186,33 +191,34 @@ class TraceRing(Trace):
     def lost(self, channel: str, continues_at: "Position") -> None:
         self._note((time(), LOST, channel, "", "", continues_at.epoch, continues_at.offset, 0, ""))
 
-    def connected(self, connection: "Connection") -> None:
-        self._note((time(), CONNECTED, "", connection.id, connection.user, "", 0, 0, connection.device))
+    def connected(self, connection: str, user: str, device: str) -> None:
+        self._note((time(), CONNECTED, "", connection, user, "", 0, 0, device))
 
-    def disconnected(self, connection: "Connection") -> None:
-        code = connection.close_code or 0
-        self._note((time(), DISCONNECTED, "", connection.id, connection.user, "", code, 0, connection.device))
+    def disconnected(self, connection: str, user: str, device: str, code: int) -> None:
+        self._note((time(), DISCONNECTED, "", connection, user, "", code, 0, device))
 
     def joined(
-        self, connection: "Connection", channel: str, position: "Position", since: "Position | None", recovered: bool
+        self,
+        connection: str,
+        user: str,
+        channel: str,
+        position: "Position",
+        since: "Position | None",
+        recovered: bool,
     ) -> None:
         offset = -1 if since is None or (since.epoch and since.epoch != position.epoch) else since.offset
         how = "recovered" if recovered else ""
-        self._note(
-            (time(), JOINED, channel, connection.id, connection.user, position.epoch, position.offset, offset, how)
-        )
+        self._note((time(), JOINED, channel, connection, user, position.epoch, position.offset, offset, how))
 
-    def caught_up(self, connection: "Connection", channel: str, first: "Position", last: "Position") -> None:
-        self._note(
-            (time(), CAUGHT_UP, channel, connection.id, connection.user, last.epoch, first.offset, last.offset, "")
-        )
+    def caught_up(self, connection: str, user: str, channel: str, first: "Position", last: "Position") -> None:
+        self._note((time(), CAUGHT_UP, channel, connection, user, last.epoch, first.offset, last.offset, ""))
 
-    def subscribed(self, connection: "Connection", channel: str, position: "Position | None") -> None:
+    def subscribed(self, connection: str, user: str, channel: str, position: "Position | None") -> None:
         epoch, offset = ("", 0) if position is None else (position.epoch, position.offset)
-        self._note((time(), SUBSCRIBED, channel, connection.id, connection.user, epoch, offset, 0, ""))
+        self._note((time(), SUBSCRIBED, channel, connection, user, epoch, offset, 0, ""))
 
-    def unsubscribed(self, connection: "Connection", channel: str) -> None:
-        self._note((time(), UNSUBSCRIBED, channel, connection.id, connection.user, "", 0, 0, ""))
+    def unsubscribed(self, connection: str, user: str, channel: str) -> None:
+        self._note((time(), UNSUBSCRIBED, channel, connection, user, "", 0, 0, ""))
 
     def paused(self, connection: str) -> None:
         self._note((time(), PAUSED, "", connection, "", "", 0, 0, ""))
