@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, NoReturn
 import click
 import msgspec
 
+from heliograph.cli_deliveries import receipts, why
 from heliograph.cli_webhooks import webhooks
 from heliograph.client.output import drop_unwritten, open_missing, say
-from heliograph.delivery_commands import receipts, why
 from heliograph.errors import BadChannel, BadSetting, BadUserId, HeliographError, InvalidToken
 from heliograph.logs import configure_logging
 from heliograph.loopback import is_loopback_host
