@@ -28,6 +28,8 @@ from tests.support.redis_pair import RedisPair
 from tests.support.redis_server import RedisServer
 from tests.support.waiting import eventually
 
+pytestmark = pytest.mark.slow
+
 ONE = Acknowledgement("replica", 1)
 LONG = Namespace(history_size=1000)
 
@@ -110,13 +112,23 @@ class TestForebears:
         [
             ({}, SERVER, STREAM),
             ({f"weak:{BEFORE}".encode(): b"1"}, SERVER, STREAM),
+            ({f"weak:{STREAM}".encode(): b"1"}, SERVER, STREAM),
             ({f"seen:{BEFORE}".encode(): str(BEGAN_S * 1000).encode()}, SERVER, STREAM),
             ({}, {**SERVER, "uptime_in_seconds": "1"}, STREAM),
             ({}, {}, STREAM),
             ({}, SERVER, "d" * 40),
             ({}, SERVER, "0" * 40),
         ],
-        ids=["", "another mode", "restarted since", "just begun", "tells nothing", "unknown", "none"],
+        ids=[
+            "",
+            "another mode",
+            "more replicas",
+            "restarted since",
+            "just begun",
+            "tells nothing",
+            "unknown",
+            "none",
+        ],
     )
     def test_nobody_else(
         self, notes: dict[bytes, bytes], server: dict[str, str], stream: str, request: pytest.FixtureRequest
@@ -132,6 +144,21 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisPair]:
     started = RedisPair(tmp_path_factory.mktemp("pair")).start()
     yield started
     started.stop()
+
+
+async def test_who_has_followed_may_be_promoted(redis_server: RedisServer, namespace: str) -> None:
+    """Fails if a replica that is away is forgotten, and a failover to it is not told, as the others have confirmed."""
+    async with Writer(redis_server, namespace) as writer:
+
+        async def is_weak_after(stream: str, *replicas: str) -> bool:
+            await writer.server.scripts.run("promotion", [writer.keys.server], [stream, 2, *replicas])
+            return await writer.client.hexists(writer.keys.server, f"weak:{stream}")
+
+        assert not await is_weak_after("s1", "10.0.0.1:6379", "10.0.0.2:6379")
+        assert not await is_weak_after("s1", "10.0.0.2:6379")
+        assert not await is_weak_after("s2", "10.0.0.3:6379")
+        assert await is_weak_after("s1", "10.0.0.2:6379", "10.0.0.21:6379")
+        assert await is_weak_after("s1")
 
 
 class Writer:
@@ -277,12 +304,14 @@ class TestConfirmation:
             assert (await waiting).offset == 2
             assert (await asyncio.to_thread(plain.publish, "c", 3)).offset == 3
 
+    @pytest.mark.parametrize("has_two", [False, True], ids=["one server", "two servers"])
     async def test_a_replica_of_heliograph_tells_its_clients(
-        self, pair: RedisPair, start_replica: StartReplica
+        self, pair: RedisPair, redis_server: RedisServer, start_replica: StartReplica, has_two: bool
     ) -> None:
         """Fails if a client is told that its message is safe, or cannot repeat it, or readers get it twice."""
-        redis = {"url": pair.master.url, "ack": "replica"}
-        replica = await start_replica(redis_url=pair.master.url, redis=redis)
+        redis = {"durable_url": pair.master.url} if has_two else {}
+        url = redis_server.url if has_two else pair.master.url
+        replica = await start_replica(redis_url=url, redis={"url": url, "ack": "replica", **redis})
         async with Client(replica.url, user="alice") as alice, Client(replica.url, user="bob") as bob:
             assert (await alice.send("bob", 1))["type"] == "ack"
             pair.replica.freeze()

@@ -1,7 +1,8 @@
 """Try a replica's real work on Redis, with a script on keys of its own, and what an acknowledgement relies on."""
 
 import logging
-from typing import Final
+import re
+from typing import TYPE_CHECKING, Final
 
 from redis.exceptions import (
     BusyLoadingError,
@@ -19,6 +20,9 @@ from heliograph.backends.redis.client import bus_unavailable
 from heliograph.backends.redis.script_loading import lines, pairs
 from heliograph.backends.redis.server import RedisServer
 from heliograph.ports import Fault, ProbeFailure
+
+if TYPE_CHECKING:
+    from heliograph.backends.redis.script_texts import Argument
 
 logger = logging.getLogger(__name__)
 
@@ -82,15 +86,29 @@ class ConfirmationProbe:
     async def probe(self) -> ProbeFailure | None:
         server = self._server
         try:
-            facts = lines(await server.link.ask("INFO", "replication"))
-            has_others = int(facts.get("connected_slaves", 0)) > server.ack.replicas
-            call: Call = [server.keys.server], [facts.get("master_replid", ""), int(has_others)], NOTHING
+            facts = await self._replication()
+            replicas = [_address(value) for name, value in facts.items() if re.fullmatch(r"slave\d+", name)]
+            arguments: list[Argument] = [facts.get("master_replid", ""), server.ack.replicas, *replicas]
+            call: Call = [server.keys.server], arguments, NOTHING
             await server.keeping.run_many("promotion", [call])
         except Unconfirmed as error:
             return ProbeFailure(Fault.UNCONFIRMED, str(error))
         except (RedisError, OSError, TimeoutError) as error:
             logger.debug("whether replicas confirm cannot be found out now: %s", error)
         return None
+
+    async def _replication(self) -> dict[str, str]:
+        """Return what the server tells of its replicas; nothing without the right to ask."""
+        try:
+            return lines(await self._server.link.ask("INFO", "replication"))
+        except NoPermissionError:
+            return {}
+
+
+def _address(replica: str) -> str:
+    """Return the address in what INFO says of a replica: `ip=10.0.0.2,port=6379,state=online,…`."""
+    facts = dict(each.partition("=")[::2] for each in replica.split(","))
+    return f"{facts.get('ip')}:{facts.get('port')}"
 
 
 def _fault(error: Exception) -> Fault:

@@ -6,10 +6,10 @@ promoted. A server may believe that of itself only if
 - its previous replication stream was that of a server of the cluster (`INFO`: master_replid2),
 - its process was there when that one was last seen: a server that was restarted from an old file names a previous
   stream too,
-- as many replicas had to confirm a message as that one had, so that any of them may be promoted, and no program wrote
-  there in another mode: otherwise that one is marked `weak`.
+- as many replicas had to confirm a message as have ever followed that stream, so that any of them may be promoted, and
+  no program wrote there in another mode: otherwise the stream, or that server, is marked `weak`.
 
-Every second each replica of Heliograph notes the stream of the present master, and when it was seen:
+Every second each replica of Heliograph notes the stream of the present master, who follows it, and when it was seen:
 lua/promotion.lua.
 """
 
@@ -39,9 +39,9 @@ def forebears(keys: Keys, name: str, server: Mapping[str, str], replication: Map
     if before is None:
         return ""
     before = before.decode()
-    fields = f"weak:{before}", f"seen:{before}", f"forebears:{before}"
-    [(weak, seen_ms, earlier)] = raise_first_error((yield [("HMGET", keys.server, *fields)]))
-    if weak is not None or seen_ms is None or int(seen_ms) <= began_ms:
+    fields = f"weak:{before}", f"weak:{stream}", f"seen:{before}", f"forebears:{before}"
+    [(*weak, seen_ms, earlier)] = raise_first_error((yield [("HMGET", keys.server, *fields)]))
+    if any(weak) or seen_ms is None or int(seen_ms) <= began_ms:
         return ""
     found = " ".join([before, *(earlier or b"").decode().split()][:MOST])
     raise_first_error((yield [("HSET", keys.server, f"forebears:{name}", found)]))
