@@ -147,7 +147,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisPair]:
 
 
 async def test_who_has_followed_may_be_promoted(redis_server: RedisServer, namespace: str) -> None:
-    """Fails if a replica that is away is forgotten, and a failover to it is not told, as the others have confirmed."""
+    """Fails if a replica that is away is forgotten: it may be promoted, and others have confirmed meanwhile."""
     async with Writer(redis_server, namespace) as writer:
 
         async def is_weak_after(stream: str, *replicas: str) -> bool:

@@ -6,8 +6,8 @@ promoted. A server may believe that of itself only if
 - its previous replication stream was that of a server of the cluster (`INFO`: master_replid2),
 - its process was there when that one was last seen: a server that was restarted from an old file names a previous
   stream too,
-- as many replicas had to confirm a message as have ever followed that stream, so that any of them may be promoted, and
-  no program wrote there in another mode: otherwise the stream, or that server, is marked `weak`.
+- as many replicas had to confirm a message as have ever followed that stream, so that any of them may be promoted,
+  and no program wrote there in another mode: otherwise the stream, or that server, is marked `weak`.
 
 Every second each replica of Heliograph notes the stream of the present master, who follows it, and when it was seen:
 lua/promotion.lua.
