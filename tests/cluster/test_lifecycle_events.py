@@ -32,7 +32,7 @@ from tests.support.webhook_receiver import SECRET, Receiver
 ALL = {"kinds": SELECTABLE, "grace_s": 0.4}
 ROOMS = {"room": {"presence": True, "subscription_events": True}}
 EVENTFUL: dict[str, Any] = {"events": ALL, "namespaces": ROOMS, "presence": {"grace_s": 0.2}}
-MANY = int(os.environ.get("HELIOGRAPH_TEST_USERS", "300"))
+MANY = int(os.environ.get("HELIOGRAPH_TEST_USERS", "200"))
 
 
 async def events_of(member: Member) -> list[LifecycleEvent]:
@@ -150,6 +150,7 @@ async def in_hundreds(calls: Sequence[Coroutine[Any, Any, object]]) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.alone  # it measures how long that takes
 async def test_the_users_of_a_killed_replica_are_offline_in_time(redis_server: RedisServer, namespace: str) -> None:
     """Fails if a replica that is killed with many users leaves one online, tells of one twice, takes more than six
     seconds, or tells of those who were back elsewhere within the grace."""
