@@ -25,10 +25,12 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
-from typing import Any, Self, cast
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import msgspec
 
+from heliograph.backends.redis.acknowledgement import Acknowledgement
+from heliograph.backends.redis.call_batch import NOTHING
 from heliograph.backends.redis.client import as_bus_unavailable, connect
 from heliograph.backends.redis.keys import Keys
 from heliograph.backends.redis.server import RedisServer
@@ -38,6 +40,9 @@ from heliograph.client.environment import cluster_settings
 from heliograph.client.forks import leave_alone, renew_in_children
 from heliograph.client.live import CHANNEL_PREFIX, Live, Subscription
 from heliograph.errors import BusUnavailable
+
+if TYPE_CHECKING:
+    from heliograph.backends.redis.script_texts import Argument
 
 logger = logging.getLogger(__name__)
 
@@ -86,6 +91,7 @@ class Composite:
         settings = cluster_settings(live_url, durable_url=durable_url, prefix=prefix)
         self._live = Live(settings.live_url, channel_prefix=channel_prefix)
         self._kept_url = settings.kept_url
+        self._ack = Acknowledgement(settings.ack, settings.ack_replicas)
         self._keys = Keys(settings.prefix, settings.bus_channel)
         self._latest_ttl_s = latest_ttl_s
         self._make_stream = partial(ShardedStream, keys=self._keys, name=stream, shards=shards, maxlen=maxlen)
@@ -93,7 +99,7 @@ class Composite:
         renew_in_children(self)
 
     def _connect(self) -> None:
-        self._durable = RedisServer(connect(self._kept_url), self._keys)
+        self._durable = RedisServer(connect(self._kept_url), self._keys, ack=self._ack)
         self._stream = self._make_stream(self._durable.client)
 
     def renew_in_child(self) -> None:
@@ -118,16 +124,15 @@ class Composite:
 
         Raises:
             BadData: it cannot be written as JSON.
-            BusUnavailable: it was not kept (after a time-out it may have been), and not sent.
+            BusUnavailable: it was not kept (after a time-out it may have been, or it is and `HELIOGRAPH_REDIS__ACK`
+                has not been met), and not sent.
         """
         encoded = bytes(as_json(data))
         shard_key = self._stream.shard_keys[self._stream.shard_of(key)]
+        keys = [shard_key, self._keys.latest(self._stream.name, key)]
+        arguments: list[Argument] = [self._stream.maxlen, int(self._latest_ttl_s * 1000), encoded, "key", key]
         with as_bus_unavailable():
-            answer = await self._durable.scripts.run(
-                "remember",
-                [shard_key, self._keys.latest(self._stream.name, key)],
-                [self._stream.maxlen, int(self._latest_ttl_s * 1000), encoded, "key", key],
-            )
+            [answer] = await self._durable.keep("remember", [(keys, arguments, NOTHING)])
         entry_id = cast("bytes", answer).decode()
         message = msgspec.json.encode({"id": entry_id, "key": key, "data": msgspec.Raw(encoded)})
         try:

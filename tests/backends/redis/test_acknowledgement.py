@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from heliograph import AsyncPublisher, Publisher
+from heliograph import AsyncPublisher, Composite, Publisher
 from heliograph.backends.redis import server as redis_backend
 from heliograph.backends.redis.acknowledgement import IN_MEMORY, Acknowledgement
 from heliograph.backends.redis.client import connect
@@ -303,6 +303,20 @@ class TestConfirmation:
             pair.replica.thaw()
             assert (await waiting).offset == 2
             assert (await asyncio.to_thread(plain.publish, "c", 3)).offset == 3
+
+    async def test_what_is_stored_for_workers_too(
+        self, pair: RedisPair, namespace: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Fails if an entry counts as kept that only the master has."""
+        monkeypatch.setenv("HELIOGRAPH_REDIS__ACK", "replica")
+        async with Composite(pair.master.url, prefix=f"{namespace}:") as composite:
+            assert (await composite.publish("k", 1)).id
+            pair.replica.freeze()
+            try:
+                with pytest.raises(BusUnavailable, match="kept, but not confirmed"):
+                    await composite.publish("k", 2)
+            finally:
+                pair.replica.thaw()
 
     @pytest.mark.parametrize("has_two", [False, True], ids=["one server", "two servers"])
     async def test_a_replica_of_heliograph_tells_its_clients(

@@ -3,13 +3,13 @@
 A replica has one for the bus and the directory, and a second one if kept messages have a server of their own.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
-from heliograph.backends.redis.acknowledgement import IN_MEMORY, Acknowledgement
+from heliograph.backends.redis.acknowledgement import IN_MEMORY, NOT_DURABLE, Acknowledgement
 from heliograph.backends.redis.bus_verbs import PLAIN, BusVerbs
 from heliograph.backends.redis.client import Client, as_bus_unavailable
 from heliograph.backends.redis.confirming import Confirming, Keeping
@@ -19,6 +19,7 @@ from heliograph.backends.redis.wire import BusWire, Wire
 from heliograph.telemetry import Histogram
 
 if TYPE_CHECKING:
+    from heliograph.backends.redis.call_batch import Call
     from heliograph.backends.redis.link import Link
 
 
@@ -68,6 +69,15 @@ class RedisServer:
     async def open_bus(self, receive: Callable[[Any], object], lost: Callable[[Exception], object]) -> BusWire:
         """Open a connection to listen on: see `Wire.open`."""
         return await Wire.open(self.client.connection_pool, receive, lost)
+
+    async def keep(self, name: str, calls: "Sequence[Call]") -> list[Any]:
+        """Run a script that keeps something, many times: see `Keeping.run_many`."""
+        try:
+            return await self.keeping.run_many(name, calls)
+        except ResponseError as error:
+            if str(error).startswith(NOT_DURABLE):
+                self.scripts.forget()  # the server may be configured in another way by the next attempt
+            raise
 
     async def ping(self) -> None:
         """Make sure that both links answer. Raises the errors of redis-py."""
