@@ -58,6 +58,7 @@ from heliograph.protocol.channel_options import Namespace  # noqa: E402
 from heliograph.protocol.namespace import Namespaces  # noqa: E402
 from heliograph.protocol.position import Position  # noqa: E402
 from loadtest.ledger import Positions  # noqa: E402
+from loadtest.verdicts import Verdicts, check_verdicts  # noqa: E402
 from tests.support.appending import append  # noqa: E402
 from tests.support.cluster import LocalClusterProcess  # noqa: E402
 from tests.support.redis_server import RedisServer  # noqa: E402
@@ -114,7 +115,7 @@ class Subscriber:
         self.connects = 0
         self._ledger = ledger
         self._ports = ports
-        self._user = user
+        self.user = user
         self._channel = channel
         self._socket: ClientConnection | None = None
         self._is_welcome = asyncio.Event()
@@ -151,10 +152,10 @@ class Subscriber:
 
     async def _visit(self, port: int) -> None:
         """One connection: until it ends, or we leave."""
-        own = self.books[f"#{self._user}"]
-        query = f"user={quote(self._user)}"
+        own = self.books[f"#{self.user}"]
+        query = f"user={quote(self.user)}"
         if own.position is not None:
-            query += f"&cursor={quote(format_cursor({f'#{self._user}': own.position}), safe='')}"
+            query += f"&cursor={quote(format_cursor({f'#{self.user}': own.position}), safe='')}"
         async with connect(
             f"ws://127.0.0.1:{port}/ws?{query}", proxy=None, compression=None, open_timeout=3
         ) as socket:
@@ -180,9 +181,9 @@ class Subscriber:
     def _note(self, frame: dict[str, Any]) -> None:
         match frame["type"]:
             case "connected":
-                own = self.books[f"#{self._user}"]
+                own = self.books[f"#{self.user}"]
                 if own.position is None and frame["cursor"]:
-                    own.begins(parse_cursor(frame["cursor"])[f"#{self._user}"], recovered=False)
+                    own.begins(parse_cursor(frame["cursor"])[f"#{self.user}"], recovered=False)
             case "subscribed":
                 channel = frame["channel"]
                 self.books[channel].begins(parse_cursor(frame["cursor"])[channel], recovered=frame["recovered"])
@@ -337,8 +338,11 @@ async def _rest(seconds: float, jobs: list[Coroutine[Any, Any, None]]) -> None:
         task.result()
 
 
-async def audit(seconds: float, rate: float, subscribers: int, appendfsync: str, directory: Path) -> int:
-    """Run the audit. Return the exit status."""
+async def audit(
+    seconds: float, rate: float, subscribers: int, appendfsync: str, directory: Path, verdicts: int = 0
+) -> int:
+    """Run the audit. Return the exit status. `verdicts`: for so many messages, ask what became of them."""
+    key, judged = uuid.uuid4().hex, Verdicts()
     ledger = Ledger()
     redis = RedisServer(directory, appendonly=True, options=("--appendfsync", appendfsync)).start()
     environment: dict[str, Any] = {
@@ -351,6 +355,8 @@ async def audit(seconds: float, rate: float, subscribers: int, appendfsync: str,
         "HELIOGRAPH_LIMITS__RECIPIENT_MESSAGES_PER_SECOND": "0",
         "HELIOGRAPH_LIMITS__CONNECTIONS_PER_USER": "0",
         "HELIOGRAPH_NAMESPACES": json.dumps(HISTORY),
+        "HELIOGRAPH_API__KEY": key,
+        "HELIOGRAPH_TRACE__NOTES": "200000",
     }
     client = connect_redis(redis.url)
     keys = Keys("heliograph:", "events")
@@ -395,6 +401,10 @@ async def audit(seconds: float, rate: float, subscribers: int, appendfsync: str,
             tops = {name: await _top(log, name) for name in ledger.acknowledged}
             late = await _settle(readers, tops)
             kept = {name: await _kept(log, name) for name in ledger.acknowledged}
+            if verdicts:
+                urls = [f"http://127.0.0.1:{port}" for port in ports]
+                got = _got(readers)
+                judged = await check_verdicts(urls, key, log, USERS, list(ledger.acknowledged), got, verdicts)
             for task in [*reading, *writing]:
                 if task.done() and not task.cancelled():
                     task.result()
@@ -404,7 +414,16 @@ async def audit(seconds: float, rate: float, subscribers: int, appendfsync: str,
     finally:
         await client.aclose()
         redis.stop()
-    return report(ledger, readers, kept, late, output, may_gap=appendfsync != "always")
+    return report(ledger, readers, kept, late, output, judged, may_gap=appendfsync != "always")
+
+
+def _got(readers: list[Subscriber]) -> dict[tuple[str, str], set[Position]]:
+    """What the subscribers of each user have got on each channel."""
+    got: dict[tuple[str, str], set[Position]] = defaultdict(set)
+    for reader in readers:
+        for channel, book in reader.books.items():
+            got[reader.user, channel] |= {position for position, _ in book.got}
+    return got
 
 
 async def _top(log: RedisLog, channel: str) -> Position:
@@ -453,6 +472,7 @@ def report(
     kept: dict[str, set[Number]],
     late: list[str],
     output: str,
+    judged: Verdicts,
     *,
     may_gap: bool,
 ) -> int:
@@ -495,6 +515,7 @@ def report(
         "gaps said without a reason": [] if may_gap else gaps,
         "sockets closed without a kill": ledger.unhurt_closes,
         "tracebacks in the cluster's log": TRACEBACK.findall(output),
+        "verdicts that are not so": judged.wrong,
     }
     facts = {
         "published and acknowledged": sum(map(len, ledger.acknowledged.values())),
@@ -509,6 +530,8 @@ def report(
             len(numbers - kept.get(channel, set())) for channel, numbers in ledger.acknowledged.items()
         ),
         "of these missing in gaps said aloud": len(told),
+        "verdicts that agree": judged.agreeing,
+        "verdicts of 'not known'": judged.not_known,
     }
     for name, count in facts.items():
         print(f"{name:<36}{count:>8}")
@@ -530,13 +553,21 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=30, help="publications a second of each of four publishers")
     parser.add_argument("--subscribers", type=int, default=12)
     parser.add_argument("--appendfsync", choices=["always", "everysec"], default="always", help="how Redis writes")
+    parser.add_argument("--verdicts", type=int, default=0, help="ask `heliograph why` of so many random messages")
     parser.add_argument("--keep", type=Path, help="a directory for the cluster's log and Redis' files")
     options = parser.parse_args()
     logging.basicConfig(level=logging.WARNING)
     with tempfile.TemporaryDirectory() as temporary:
         directory = options.keep or Path(temporary)
         directory.mkdir(parents=True, exist_ok=True)
-        run = audit(options.seconds, options.rate, options.subscribers, options.appendfsync, directory)
+        run = audit(
+            options.seconds,
+            options.rate,
+            options.subscribers,
+            options.appendfsync,
+            directory,
+            options.verdicts,
+        )
         sys.exit(asyncio.run(run))
 
 

@@ -22,6 +22,6 @@ def test_nothing_is_lost_doubled_or_reordered_while_everything_breaks(tmp_path: 
         "--keep",
         tmp_path,
     ]
-    command += ["--appendfsync", appendfsync]
+    command += ["--appendfsync", appendfsync, "--verdicts", "100"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == 0, done.stdout + done.stderr[-4000:]

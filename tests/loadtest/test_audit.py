@@ -4,6 +4,7 @@ import pytest
 
 from heliograph.protocol.position import Position
 from loadtest.audit import Ledger, Subscriber, report
+from loadtest.verdicts import Verdicts
 
 CHANNEL = "audit:a"
 SENT = {("publisher", 1), ("publisher", 2)}
@@ -20,7 +21,7 @@ def judged(*, got: int, gap: bool = False, kept: set[tuple[str, int]] = SENT, ma
         book.note(Position("one", number), ("publisher", number))
     if gap:
         book.begins(Position("two", 2), recovered=False)
-    return report(ledger, [reader], {CHANNEL: kept}, [], "", may_gap=may_gap)
+    return report(ledger, [reader], {CHANNEL: kept}, [], "", Verdicts(), may_gap=may_gap)
 
 
 def test_all_that_was_kept_has_come() -> None:
@@ -42,3 +43,18 @@ def test_what_redis_has_lost_is_missing_with_a_word() -> None:
     assert judged(got=1, kept=kept, gap=True) == 0
     assert judged(got=1, kept=kept) == 1
     assert judged(got=1, kept=kept, gap=True, may_gap=False) == 1, "this Redis loses nothing"
+
+
+def test_a_verdict_is_held_against_what_was_received() -> None:
+    """Fails if a verdict that is not so passes, or one that does not know is taken for a wrong one."""
+    verdicts = Verdicts()
+    for is_reached, got in ((True, True), (False, False), (None, True), (True, False), (False, True)):
+        verdicts.take("bob", {"result": {"reached": is_reached, "verdict": "so"}}, got)
+    verdicts.take("bob", {"error": {"code": 404, "message": "not known"}}, True)
+    verdicts.take("bob", {"error": {"code": 100, "message": "broken"}}, True)
+    assert (verdicts.agreeing, verdicts.not_known) == (2, 2)
+    assert verdicts.wrong == [
+        "bob did not get it, and the verdict is: so",
+        "bob got it, and the verdict is: so",
+        "bob: broken",
+    ]
