@@ -13,13 +13,13 @@ from collections.abc import Callable
 from itertools import islice, takewhile
 from typing import Any, Protocol
 
-from hiredis import pack_command
 from redis.asyncio import ConnectionPool
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from heliograph.backends.redis.link_errors import DEMOTED, LinkFull, NotConnected, NotConnectedInTime, NotSent
+from heliograph.backends.redis.packing import packed
 from heliograph.backends.redis.wire import Connected, Wire
 from heliograph.callbacks import await_callback
 from heliograph.tasks import end
@@ -201,9 +201,9 @@ class Link:
     # -- out and in
 
     def _pack(self, command: Command) -> None:
-        packed = pack_command(command)  # type: ignore[arg-type] # its stub has one word
-        self._unsent.append(packed)
-        self._unsent_bytes += len(packed)
+        data = packed(command)
+        self._unsent.append(data)
+        self._unsent_bytes += len(data)
 
     def _close_batch(self) -> None:
         batch, self.open_batch = self.open_batch, None

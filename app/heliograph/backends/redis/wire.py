@@ -17,6 +17,8 @@ from redis.asyncio import ConnectionPool
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import InvalidResponse, RedisError
 
+from heliograph.backends.redis.packing import packed
+
 logger = logging.getLogger(__name__)
 
 CLOSE_TIMEOUT_S = 1.0
@@ -133,7 +135,7 @@ class Wire(asyncio.Protocol):
 
     def say(self, *command: str | bytes | int) -> None:
         """Send one command at once."""
-        self._transport.write(hiredis.pack_command(command))  # type: ignore[arg-type] # its stub has one word
+        self._transport.write(packed(command))
 
     def hold(self) -> None:
         """Hold replies back: they wait here and, if they are many, in the socket."""
