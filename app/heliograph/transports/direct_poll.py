@@ -22,7 +22,6 @@ class DirectPoll:
 
     def begin(self, scope: Scope, answer: Callable[[bytes | None, bytes], object]) -> Callable[[], None] | None:
         """See `DirectGet`."""
-        headers = Headers(scope=scope)
         if not self._origins.admits(scope["headers"]):
             return None
         try:
@@ -35,7 +34,7 @@ class DirectPoll:
         address = connections.enter(scope)
         if address is None:
             return None
-        fields = self._fields(headers)
+        fields = self._fields(scope)
 
         def done(body: bytes | None) -> None:
             connections.leave(address)
@@ -46,11 +45,14 @@ class DirectPoll:
             connections.leave(address)
         return on_leave
 
-    def _fields(self, headers: Headers) -> bytes:
+    def _fields(self, scope: Scope) -> bytes:
         """Return the header fields of the answer, as `PublicEndpoint` sets them."""
         fields = b"cache-control: no-store\r\nvary: Origin\r\n"
-        origin = headers.get("origin")
-        if origin is not None and self._origins.is_another(origin, headers.get("host", "")):
+        if not any(name == b"origin" for name, _ in scope["headers"]):
+            return fields
+        headers = Headers(scope=scope)
+        origin = headers["origin"]
+        if self._origins.is_another(origin, headers.get("host", "")):
             fields += b"access-control-allow-origin: %b\r\n" % origin.encode("latin-1")
             fields += b"access-control-expose-headers: Retry-After\r\n"
         return fields

@@ -88,9 +88,7 @@ class PollEndpoint:
         identity = await self._authenticator.identify(credentials, peer)
         if self._node.draining:
             raise Disconnected(ErrorCode.UNAVAILABLE, "this replica is shutting down")
-        asked = PollKey(
-            msgspec.structs.replace(identity, expires_at=None, data=None), query.channels, query.get("cursor", "")
-        )
+        asked = _key_of(identity, query)
         cost = CONTINUED if asked in self._parked else 1 + PER_CHANNEL * len(query.channels)
         self._requests.take(identity.user, cost)
         connection = self._take(asked)
@@ -129,9 +127,7 @@ class PollEndpoint:
         identity = self._authenticator.identify_now(credentials_of(scope, query))
         if identity is None or self._node.draining:
             return None
-        asked = PollKey(
-            msgspec.structs.replace(identity, expires_at=None, data=None), query.channels, query.get("cursor", "")
-        )
+        asked = _key_of(identity, query)
         return Continued(asked, identity, wait_s) if asked in self._parked else None
 
     def resume(self, poll: Continued, done: Callable[[bytes | None], object]) -> Callable[[], None] | None:

@@ -30,11 +30,9 @@ class Query(dict[str, str]):
         channels: list[str] = []
         for part in text.split("&"):
             name, _, value = part.partition("=")
-            if "%" in part or "+" in part:
-                name = unquote_plus(name, errors="surrogateescape")
-                value = unquote_plus(value, errors="surrogateescape")
             if not part:
                 continue  # nothing between two `&`
+            name, value = _decoded(name), _decoded(value)
             if name == "channel":
                 channels.append(value)
             elif name == "channels":
@@ -44,3 +42,7 @@ class Query(dict[str, str]):
             else:
                 self[name] = value
         self.channels = tuple(dict.fromkeys(channels))
+
+
+def _decoded(text: str) -> str:
+    return unquote_plus(text, errors="surrogateescape") if "%" in text or "+" in text else text
