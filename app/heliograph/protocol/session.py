@@ -59,6 +59,7 @@ from heliograph.protocol.subscription import SubscribeOptions
 from heliograph.protocol.verdicts import denied, message_unless_denied, read_allowed, unless_rejected
 
 NONE: Final[Mapping[str, Subscribed | None]] = {}
+_NOTHING_SAID: Final = Connect()
 
 
 class Session:
@@ -81,7 +82,7 @@ class Session:
         self._max_channels = max_channels
         self._is_connecting = False  # the driver is checking the credentials
         self._is_known = False  # until then only `connect` is accepted
-        self._connect = Connect()
+        self._connect = _NOTHING_SAID
         self._grants = NO_GRANTS
         self._sends_freely = policy.is_sending_free
         self._channels: set[str] = set()

@@ -76,15 +76,22 @@ class Routing:
     receipts: ReceiptWriter
 
 
-@dataclass(frozen=True)
 class Arrival:
     """What an endpoint knows of a client before its first operation: see `Drivers.new`."""
 
-    peer: Peer
-    only_user: str | None
-    channels: tuple[str, ...]
-    on_failed: Callable[[], Awaitable[bool]] | None
-    subscribes_again: bool
+    def __init__(
+        self,
+        peer: Peer,
+        only_user: str | None,
+        channels: tuple[str, ...],
+        on_failed: Callable[[], Awaitable[bool]] | None,
+        subscribes_again: bool,
+    ) -> None:
+        self.peer = peer
+        self.only_user = only_user
+        self.channels = channels
+        self.on_failed = on_failed
+        self.subscribes_again = subscribes_again
 
 
 @dataclass(frozen=True)

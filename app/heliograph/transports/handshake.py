@@ -35,16 +35,23 @@ class Denial:
     reason: str
 
 
-@dataclass
 class Handshake:
     """The content of a handshake: the client (`connect`; in the path: `user`), its channels and its address."""
 
-    connect: Connect | Reject | None
-    user: str | None
-    channels: tuple[str, ...]
-    address: str
-    peer: Peer
-    identity: Identity | None = None  # once it is checked
+    def __init__(
+        self,
+        connect: Connect | Reject | None,
+        user: str | None,
+        channels: tuple[str, ...],
+        address: str,
+        peer: Peer,
+    ) -> None:
+        self.connect = connect
+        self.user = user
+        self.channels = channels
+        self.address = address
+        self.peer = peer
+        self.identity: Identity | None = None  # once it is checked
 
     @classmethod
     def read(cls, scope: Scope, peer: Peer, *, open_mode: bool) -> "Handshake":
