@@ -175,6 +175,7 @@ async def test_messages_go_on_over_the_next_master(
         assert (False in await party.told()) == (party.mode == "memory")
 
 
+@pytest.mark.slow
 async def test_what_the_next_master_lacks_is_said(group: SentinelGroup, start_parties: StartParties) -> None:
     """Fails if a replica that lags is promoted, and somebody is not told that a message is lost that counted."""
     parties = await start_parties()
@@ -200,6 +201,7 @@ async def test_what_the_next_master_lacks_is_said(group: SentinelGroup, start_pa
         assert before[party.mode] == found[:20]
 
 
+@pytest.mark.slow
 async def test_a_master_that_was_cut_off(
     group: SentinelGroup, start_parties: StartParties, monkeypatch: pytest.MonkeyPatch
 ) -> None:

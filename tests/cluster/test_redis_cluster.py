@@ -79,6 +79,7 @@ async def test_nobody_notices_that_another_server_has_the_slot(
         assert await bob.messages(1) == ["after"]
 
 
+@pytest.mark.slow
 async def test_a_master_that_is_gone_takes_nothing_acknowledged_with_it(
     cluster: RedisCluster, start_replica: StartReplica
 ) -> None:
