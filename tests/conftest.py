@@ -42,8 +42,8 @@ BESIDE_OTHERS = (
 
 # What a replica does now and then, or gives others time for, is sooner or shorter here.
 SOONER = {
-    "heliograph.composition.cluster.SWEEP_EVERY_S": 0.2,
-    "heliograph.composition.cluster.TELL_EVERY_S": 0.05,
+    "heliograph.composition.shard.SWEEP_EVERY_S": 0.2,
+    "heliograph.composition.shard.TELL_EVERY_S": 0.05,
     "heliograph.cluster.channel_counts.INTERVAL_S": 0.05,
     "heliograph.cluster.commands.LOOK_S": 0.2,
     "heliograph.cluster.directory.AFTER_ERROR_S": 0.1,

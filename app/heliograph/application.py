@@ -1,6 +1,7 @@
 """One replica, built from its settings."""
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from starlette.applications import Starlette
@@ -18,6 +19,7 @@ from heliograph.composition.backends import MakeBus, build_backends
 from heliograph.composition.cluster import build_cluster
 from heliograph.composition.endpoints import build_endpoints
 from heliograph.composition.ground import Ground
+from heliograph.composition.shard import Shard
 from heliograph.hub.hub import Hub
 from heliograph.hub.outbox import FlushScheduler
 from heliograph.hub.trace import NO_TRACE, TraceRing
@@ -37,9 +39,8 @@ class Replica:
     direct: DirectEndpoints  # what our server answers without an application
     node: Node
     hub: Hub
-    backends: Backends
-    directory: Directory
-    channels: Channels
+    bus: Bus  # over all shards
+    shards: Sequence[Shard]  # its parts for each shard; there is one, unless the settings name several
     manager: ConnectionManager
     reading: Reading
     user_commands: UserCommands
@@ -47,36 +48,49 @@ class Replica:
     policy: Policy
     telemetry: Telemetry
     flush_scheduler: FlushScheduler
-    memory: MemoryWatch | None  # of the Redis that keeps messages; None without one
+
+    # Those of the first shard, for whom there is no other.
 
     @property
-    def bus(self) -> Bus:
-        return self.backends.bus
+    def backends(self) -> Backends:
+        return self.shards[0].backends
+
+    @property
+    def directory(self) -> Directory:
+        return self.shards[0].directory
+
+    @property
+    def channels(self) -> Channels:
+        return self.shards[0].channels
+
+    @property
+    def memory(self) -> MemoryWatch | None:
+        """None without Redis."""
+        return self.shards[0].memory
 
 
 def build_replica(settings: Settings, name: str = "replica-1", make_bus: MakeBus | None = None) -> Replica:
     """Build a replica; nothing is opened before its application starts.
 
-    `make_bus`: makes its bus from the Redis server, or from None without Redis. A process that is one replica passes
-    `get_pubsub_manager`; by default the replica has a bus of its own.
+    `make_bus`: makes its bus from the Redis servers of its shards, or without any. A process that is one replica
+    passes `get_pubsub_manager`; by default the replica has a bus of its own.
     """
     clock, telemetry = SystemClock(), Telemetry()
     flush_scheduler = FlushScheduler(lambda callback: asyncio.get_running_loop().call_soon(callback))
     trace = TraceRing(settings.trace.notes) if settings.trace.notes else None
     hub = Hub(telemetry, flush_scheduler, trace or NO_TRACE)
     ground = Ground(settings, name, clock, telemetry, flush_scheduler, hub, trace)
-    backends = build_backends(ground, make_bus)
-    cluster = build_cluster(ground, backends)
-    app, internal, direct = build_endpoints(ground, backends, cluster)
+    bus, backends = build_backends(ground, make_bus)
+    cluster = build_cluster(ground, bus, backends)
+    app, internal, direct = build_endpoints(ground, bus, cluster)
     return Replica(
         app,
         internal,
         direct,
         cluster.node,
         hub,
-        backends,
-        cluster.directory,
-        cluster.channels,
+        bus,
+        cluster.shards,
         cluster.manager,
         cluster.reading,
         cluster.user_commands,
@@ -84,5 +98,4 @@ def build_replica(settings: Settings, name: str = "replica-1", make_bus: MakeBus
         cluster.policy,
         telemetry,
         flush_scheduler,
-        cluster.memory,
     )

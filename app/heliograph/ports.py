@@ -79,6 +79,7 @@ class Fault(StrEnum):
     NOT_DURABLE = "redis_not_durable"
     UNCONFIRMED = "redis_unconfirmed"
     REFUSED = "redis_refused"
+    LAYOUT = "redis_layout"
 
 
 @dataclass(frozen=True, slots=True)
@@ -587,6 +588,11 @@ class Bus(Subscriptions, Protocol):
     @property
     def ready(self) -> bool:
         """True if publications arrive here."""
+        ...
+
+    @property
+    def was_heard(self) -> bool:
+        """True if the canary has come back once."""
         ...
 
     @property

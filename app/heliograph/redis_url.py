@@ -1,5 +1,8 @@
 """Addresses of Redis: one server, the master that Sentinels name, or a cluster. Needs only the standard library."""
 
+import json
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 from urllib.parse import SplitResult, parse_qs, parse_qsl, urlencode, urlsplit
@@ -11,6 +14,9 @@ CLUSTER_SCHEMES: Final = ("redis+cluster", "rediss+cluster")
 CLUSTER_PORT: Final = 6379
 VIRTUAL_SHARDS: Final = 16  # of a cluster, by default
 MOST_VIRTUAL_SHARDS: Final = 256
+
+# A comma within an address stands between Sentinels; one before a scheme stands between addresses.
+_BETWEEN_URLS: Final = re.compile(r"\s*,\s*(?=(?:rediss?(?:\+\w+)?|unix)://)")
 
 _FORM: Final = (
     "cannot be read: it is redis://user:password@host:port/number, in which / ? # @ : [ ] % of a user or "
@@ -74,6 +80,42 @@ def check_redis_url(url: str) -> str:
         )
     _check_server_url(url)
     return url
+
+
+def split_urls(text: str) -> list[str]:
+    """Return the addresses in a text with commas between them."""
+    return _BETWEEN_URLS.split(text.strip()) if text.strip() else []
+
+
+def read_shards(given: str | Sequence[object]) -> tuple[str, ...]:
+    """Return the addresses of shards: from a list, from a JSON list, or from text with commas between them.
+
+    Raises:
+        ValueError: says what is wrong, and with which shard, without any part of an address.
+    """
+    if isinstance(given, str):
+        text = given.strip()
+        if text.startswith("["):
+            try:
+                given = json.loads(text)
+            except ValueError:
+                raise ValueError("is not valid JSON: it is a list of addresses") from None
+        else:
+            given = split_urls(text)
+    if not isinstance(given, Sequence):
+        raise ValueError("must be a list of addresses")
+    urls: list[str] = []
+    for number, url in enumerate(given, start=1):
+        if not isinstance(url, str):
+            raise ValueError(f"shard {number} must be text")
+        try:
+            check_redis_url(url)
+        except ValueError as error:
+            raise ValueError(f"shard {number} {error}") from None
+        if url in urls:
+            raise ValueError(f"shards {urls.index(url) + 1} and {number} are the same")
+        urls.append(url)
+    return tuple(urls)
 
 
 def _check_server_url(url: str) -> None:

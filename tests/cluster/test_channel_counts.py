@@ -1,10 +1,9 @@
 """The channels of a cluster, listed for whoever asks with whatever pattern."""
 
 import asyncio
-from unittest.mock import Mock
 
 from heliograph.backends.memory.channel_counts import MemoryChannelCounts
-from heliograph.cluster.channel_counts import BATCH, ChannelCounts
+from heliograph.cluster.channel_counts import BATCH, ChannelList
 from heliograph.tasks import end
 
 
@@ -15,7 +14,7 @@ class TestPatterns:
         names = [f"{'a' * 500}{number}" for number in range(2000)]
         await backend.enter("lease", dict.fromkeys(names, 1))
         await backend.enter("other", {names[7]: 2})
-        channel_counts = ChannelCounts(backend, Mock(), Mock())
+        channels = ChannelList([backend])
         turns = 0
 
         async def somebody_else() -> None:
@@ -26,9 +25,9 @@ class TestPatterns:
 
         other = asyncio.create_task(somebody_else())
         try:
-            assert await channel_counts.channels("*" + "a" * 255 + "b*" + "a" * 200) == {}
+            assert await channels.channels("*" + "a" * 255 + "b*" + "a" * 200) == {}
         finally:
             await end([other])
         assert turns >= len(names) // BATCH
-        assert await channel_counts.channels("*a7") == {names[7]: 3}
-        assert set(await channel_counts.channels()) == set(names)
+        assert await channels.channels("*a7") == {names[7]: 3}
+        assert set(await channels.channels()) == set(names)

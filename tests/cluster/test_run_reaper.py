@@ -31,7 +31,7 @@ LOST = {"state": "FAILED", "message": "worker lost"}
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("heliograph.composition.cluster.REAP_EVERY_S", INTERVAL_S)
+    monkeypatch.setattr("heliograph.composition.shard.REAP_EVERY_S", INTERVAL_S)
 
 
 @pytest.fixture

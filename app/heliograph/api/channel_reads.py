@@ -5,7 +5,7 @@ from typing import Final
 
 from heliograph.api import models
 from heliograph.api.errors import NOT_AVAILABLE, UNRECOVERABLE, ApiError
-from heliograph.cluster.channel_counts import ChannelCounts
+from heliograph.cluster.channel_counts import ChannelList
 from heliograph.cluster.reading import Reading
 from heliograph.protocol.client_info import ClientInfo
 from heliograph.protocol.namespace import Namespaces
@@ -20,9 +20,9 @@ ANSWER_BYTES: Final = 1_048_576
 class ChannelReads:
     """Read channels, over all replicas. Each method raises ApiError, or another HeliographError."""
 
-    def __init__(self, reading: Reading, channel_counts: ChannelCounts, namespaces: Namespaces) -> None:
+    def __init__(self, reading: Reading, channels: ChannelList, namespaces: Namespaces) -> None:
         self._reading = reading
-        self._channel_counts = channel_counts
+        self._channels = channels
         self._namespaces = namespaces
 
     async def presence(self, params: models.PresenceParams) -> models.PresenceResult:
@@ -54,7 +54,7 @@ class ChannelReads:
             raise ApiError(NOT_AVAILABLE, f"nothing is kept of {channel!r}: its namespace is ephemeral")
 
     async def channels(self, params: models.ChannelsParams) -> models.ChannelsResult:
-        counts = await self._channel_counts.channels(params.pattern)
+        counts = await self._channels.channels(params.pattern)
         return models.ChannelsResult({channel: models.ChannelInfo(count) for channel, count in counts.items()})
 
     def _check_presence(self, channel: str) -> None:

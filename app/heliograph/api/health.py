@@ -1,5 +1,6 @@
 """`/health` and `/ready`, for load balancers and people."""
 
+import msgspec
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -24,6 +25,10 @@ def health_routes(node: Node, bus: Bus) -> list[Route]:
             state["canary_age_s"] = None if age_s == float("inf") else round(age_s, 3)
         if node.reason:
             state["reason"] = node.reason
+        if node.detail:
+            state["detail"] = node.detail
+        if shards := node.shards:
+            state["shards"] = [msgspec.structs.asdict(each) for each in shards]
         return JSONResponse({"ready": node.ready, **state}, status_code=200 if node.ready else 503)
 
     return [Route("/health", health), Route("/ready", ready)]

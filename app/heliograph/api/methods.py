@@ -21,8 +21,8 @@ from heliograph.api.user_methods import UserMethods
 from heliograph.callbacks import await_callback
 from heliograph.clock import Clock
 from heliograph.cluster.connection_manager import ConnectionManager
-from heliograph.cluster.directory import Directory
 from heliograph.cluster.publish_result import PublishResult
+from heliograph.cluster.replicas import Replicas
 from heliograph.errors import BadData, HeliographError
 from heliograph.protocol.publication import check_data, json_of_base64
 from heliograph.telemetry import Traffic
@@ -103,7 +103,7 @@ class Methods:
         user_methods: UserMethods,
         backend_calls: BackendCalls,
         delivery_reads: DeliveryReads,
-        directory: Directory,
+        replicas: Replicas,
         clock: Clock,
         traffic: Traffic,
         *,
@@ -115,7 +115,7 @@ class Methods:
         self._user_methods = user_methods
         self._backend_calls = backend_calls
         self._delivery_reads = delivery_reads
-        self._directory = directory
+        self._replicas = replicas
         self._clock = clock
         self._traffic = traffic
         self.max_depth = max_depth
@@ -189,7 +189,7 @@ class Methods:
             case models.InfoParams():
                 return await self._info()
             case models.UsersParams():
-                return models.UsersResult(sorted(await self._directory.users()))
+                return models.UsersResult(sorted(await self._replicas.users()))
             case models.DisconnectParams():
                 return await self._user_methods.disconnect(params)
             case models.SubscribeParams():
@@ -283,7 +283,7 @@ class Methods:
                     num_subs=each.subscriptions,
                     uptime=max(0, round(now - datetime.fromisoformat(each.started_at).timestamp())),
                 )
-                for each in await self._directory.replicas()
+                for each in await self._replicas.all()
             ]
         )
 

@@ -1,7 +1,8 @@
 """`/metrics` for Prometheus. Only this module has each metric's name, meaning and source."""
 
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import accumulate
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, ProcessCollector, generate_latest
@@ -30,10 +31,22 @@ PREFIX = "heliograph_"
 IS_COMPILED = not hub_module.__file__.endswith(".py")  # all modules in setup.py are compiled, or none is
 
 
-def metrics_route(node: Node, bus: Bus, hub: Hub, telemetry: Telemetry, memory: MemoryWatch | None) -> Route:
-    """`memory`: how full Redis is; None without one."""
+@dataclass(frozen=True, slots=True)
+class ServerMetrics:
+    """What there is to tell of one Redis. `shard`: its number, a label; empty where it is the only one.
+
+    `memory`: how full it is; None without Redis.
+    """
+
+    shard: str
+    bus: Bus
+    memory: MemoryWatch | None
+
+
+def metrics_route(node: Node, servers: Sequence[ServerMetrics], hub: Hub, telemetry: Telemetry) -> Route:
+    """`servers`: of each shard."""
     registry = CollectorRegistry()
-    registry.register(_Replica(node, bus, hub, telemetry, memory))
+    registry.register(_Replica(node, servers, hub, telemetry))
     ProcessCollector(registry=registry)
 
     async def metrics(_: Request) -> Response:
@@ -43,12 +56,11 @@ def metrics_route(node: Node, bus: Bus, hub: Hub, telemetry: Telemetry, memory: 
 
 
 class _Replica(Collector):
-    def __init__(self, node: Node, bus: Bus, hub: Hub, telemetry: Telemetry, memory: MemoryWatch | None) -> None:
+    def __init__(self, node: Node, servers: Sequence[ServerMetrics], hub: Hub, telemetry: Telemetry) -> None:
         self._node = node
-        self._bus = bus
+        self._servers = servers
         self._hub = hub
         self._telemetry = telemetry
-        self._memory = memory
 
     def collect(self) -> Iterator[Metric]:
         yield from self._state()
@@ -59,7 +71,7 @@ class _Replica(Collector):
             yield from self._user_backend()
         if self._telemetry.webhooks is not None:
             yield from self._webhooks(self._telemetry.webhooks)
-        if self._bus.enabled:
+        if self._servers[0].bus.enabled:
             yield from self._bus_link()
 
     def _state(self) -> Iterator[Metric]:
@@ -111,15 +123,18 @@ class _Replica(Collector):
         yield _counter("unfilled_gaps", text, counted.unfilled_gaps)
 
     def _redis(self) -> Iterator[Metric]:
-        stats = self._bus.stats
         text = "Time that Redis took to keep or relay a message"
-        yield _histogram("publish_seconds", text, stats.publish_time)
-        if self._memory is not None:
+        yield self._times("publish_seconds", text, lambda bus: bus.stats.publish_time)
+        watched = [(each.shard, each.memory) for each in self._servers if each.memory is not None]
+        if watched:
             text = "1 while Redis is too full for what clients write"
-            yield _gauge("client_writes_blocked", text, self._memory.is_full)
+            yield _by_shard("client_writes_blocked", text, {shard: memory.is_full for shard, memory in watched})
             text = "Used part of Redis' maxmemory; 0 if there is none, or Redis does not say"
-            yield _gauge("redis_memory_ratio", text, self._memory.share or 0)
+            yield _by_shard("redis_memory_ratio", text, {shard: memory.share or 0 for shard, memory in watched})
         yield _counters("redis_errors", "Calls to Redis that failed, by kind", "kind", REDIS_ERRORS)
+        if shards := self._node.shards:
+            works = {str(each.shard): float(each.works) for each in shards}
+            yield _gauges("shard_up", "1 if the shard works, as far as this replica sees", "shard", works)
 
     def _user_backend(self) -> Iterator[Metric]:
         hooks = self._telemetry.hooks
@@ -144,20 +159,38 @@ class _Replica(Collector):
         yield _histogram("webhook_seconds", text, stats.time)
 
     def _bus_link(self) -> Iterator[Metric]:
-        bus, stats = self._bus, self._bus.stats
-        yield _gauge("bus_canary_age_seconds", "Since the canary last came back", bus.canary_age_s)
+        yield self._values("bus_canary_age_seconds", "Since the canary last came back", lambda bus: bus.canary_age_s)
         text = "Round trip of the last canary, or the time since one has been missing"
-        yield _gauge("bus_lag_seconds", text, bus.lag_s)
-        yield _histogram("bus_canary_seconds", "Round trips of canaries", stats.lag)
-        yield _counter("bus_received", "Envelopes received from the bus", stats.received)
-        yield _counter("bus_malformed", "Bus messages that were not envelopes", stats.malformed)
-        yield _counter("bus_handler_errors", "Envelopes on which the handler raised", stats.handler_errors)
-        yield _counter("bus_published", "Messages that Redis accepted", stats.published)
+        yield self._values("bus_lag_seconds", text, lambda bus: bus.lag_s)
+        yield self._times("bus_canary_seconds", "Round trips of canaries", lambda bus: bus.stats.lag)
+        yield self._counts("bus_received", "Envelopes received from the bus", lambda bus: bus.stats.received)
+        text = "Bus messages that were not envelopes"
+        yield self._counts("bus_malformed", text, lambda bus: bus.stats.malformed)
+        text = "Envelopes on which the handler raised"
+        yield self._counts("bus_handler_errors", text, lambda bus: bus.stats.handler_errors)
+        yield self._counts("bus_published", "Messages that Redis accepted", lambda bus: bus.stats.published)
         text = "Messages that Redis did not accept, or not in time"
-        yield _counter("bus_publish_errors", text, stats.publish_errors)
+        yield self._counts("bus_publish_errors", text, lambda bus: bus.stats.publish_errors)
         text = "Times that the listening connection was lost"
-        yield _counter("bus_connection_losses", text, stats.connection_losses)
-        yield _counter("bus_resubscriptions", "Subscriptions after the first", stats.resubscriptions)
+        yield self._counts("bus_connection_losses", text, lambda bus: bus.stats.connection_losses)
+        text = "Subscriptions after the first"
+        yield self._counts("bus_resubscriptions", text, lambda bus: bus.stats.resubscriptions)
+
+    def _values(self, name: str, text: str, value: Callable[[Bus], float]) -> Metric:
+        return _by_shard(name, text, {each.shard: value(each.bus) for each in self._servers})
+
+    def _counts(self, name: str, text: str, count: Callable[[Bus], int]) -> Metric:
+        counts = {each.shard: count(each.bus) for each in self._servers}
+        return _counter(name, text, counts[""]) if "" in counts else _counters(name, text, "shard", counts)
+
+    def _times(self, name: str, text: str, times: Callable[[Bus], Histogram]) -> Metric:
+        found = {each.shard: times(each.bus) for each in self._servers}
+        return _histogram(name, text, found[""]) if "" in found else _histograms(name, text, "shard", found)
+
+
+def _by_shard(name: str, text: str, values: Mapping[str, float]) -> Metric:
+    """Return a gauge with a label for each shard; without one where there is one Redis."""
+    return _gauge(name, text, values[""]) if "" in values else _gauges(name, text, "shard", values)
 
 
 def _gauge(name: str, text: str, value: float) -> Metric:

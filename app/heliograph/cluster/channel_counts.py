@@ -8,13 +8,13 @@ import asyncio
 import logging
 import re
 from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from fnmatch import fnmatchcase
 from itertools import islice
-from typing import Final
+from typing import Final, Protocol
 
 from heliograph.cluster.directory import Directory
 from heliograph.errors import BusUnavailable
-from heliograph.hub.hub import Hub
 from heliograph.ports import ChannelCountsBackend
 from heliograph.tasks import end
 
@@ -25,10 +25,19 @@ MOST_ALTERNATIVES: Final = 32  # of one pattern; the braces beyond stand for the
 BATCH: Final = 100  # channels compared with a pattern in one event-loop iteration: at worst 0.1 ms each
 
 
+class ChannelHub(Protocol):
+    """The hub's channels, or those of them that belong to one shard: see `Hub`."""
+
+    def channel_names(self) -> Iterator[str]: ...
+    def subscribers(self, channel: str, /) -> Collection[object]: ...
+    def take_changed_channels(self) -> set[str]: ...
+    def note_changed_channels(self, channels: Iterable[str], /) -> None: ...
+
+
 class ChannelCounts:
     """This replica's part in the record of the channels that have subscribers."""
 
-    def __init__(self, backend: ChannelCountsBackend, directory: Directory, hub: Hub) -> None:
+    def __init__(self, backend: ChannelCountsBackend, directory: Directory, hub: ChannelHub) -> None:
         self._backend = backend
         self._directory = directory
         self._hub = hub
@@ -45,30 +54,6 @@ class ChannelCounts:
         if self._task is not None:
             task, self._task = self._task, None
             await end([task])
-
-    async def channels(self, pattern: str = "") -> dict[str, int]:
-        """Return the channels with subscribers, and how many connections each has, over all replicas.
-
-        Changes of the last second may be missing. `pattern`: as in a shell, `{chat,run}:*`; empty for all.
-
-        Raises:
-            BusUnavailable: Redis cannot be reached.
-        """
-        patterns = alternatives(pattern)
-        total: Counter[str] = Counter()
-        for counts in (await self._backend.counts()).values():
-            total.update(counts)
-        found, names = {}, iter(total)
-        while batch := list(islice(names, max(1, BATCH // len(patterns)))):
-            found.update(
-                {
-                    channel: total[channel]
-                    for channel in batch
-                    if not pattern or any(fnmatchcase(channel, each) for each in patterns)
-                }
-            )
-            await asyncio.sleep(0)  # a hostile pattern may take long: let other work run in between
-        return found
 
     def _enter_all(self) -> None:
         """Write all counts again: a new lease begins without entries."""
@@ -93,6 +78,38 @@ class ChannelCounts:
             finally:
                 if not entered:
                     self._hub.note_changed_channels(changed)
+
+
+class ChannelList:
+    """The channels that have subscribers in the whole cluster, by the counts of all shards."""
+
+    def __init__(self, backends: Sequence[ChannelCountsBackend]) -> None:
+        self._backends = tuple(backends)
+
+    async def channels(self, pattern: str = "") -> dict[str, int]:
+        """Return the channels with subscribers, and how many connections each has, over all replicas.
+
+        Changes of the last second may be missing. `pattern`: as in a shell, `{chat,run}:*`; empty for all.
+
+        Raises:
+            BusUnavailable: a Redis cannot be reached: it may know of more channels.
+        """
+        patterns = alternatives(pattern)
+        total: Counter[str] = Counter()
+        for counts in await asyncio.gather(*(each.counts() for each in self._backends)):
+            for of_lease in counts.values():
+                total.update(of_lease)
+        found, names = {}, iter(total)
+        while batch := list(islice(names, max(1, BATCH // len(patterns)))):
+            found.update(
+                {
+                    channel: total[channel]
+                    for channel in batch
+                    if not pattern or any(fnmatchcase(channel, each) for each in patterns)
+                }
+            )
+            await asyncio.sleep(0)  # a hostile pattern may take long: let other work run in between
+        return found
 
 
 _ALTERNATIVES: Final = re.compile(r"\{([^{}]*,[^{}]*)\}")

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from heliograph.cluster.memory_watch import MemoryWatch
 from heliograph.errors import HeliographError, OverBudget, StorageFull
-from heliograph.protocol.budget import NO_BUDGET, Budget, Charge, Spending, over_budget
+from heliograph.protocol.budget import NO_BUDGET, Charge, Spending, over_budget
 from heliograph.telemetry import Telemetry
 
 logger = logging.getLogger(__name__)
@@ -18,14 +18,17 @@ LOG_EVERY_S = 10.0
 
 
 class ClientWrites:
-    """Refuse writes of clients beyond their limits. `monotonic`: seconds."""
+    """Refuse writes of clients into one Redis beyond their limits.
+
+    `spending`: what users have spent on this replica, whichever Redis it went to. `monotonic`: seconds.
+    """
 
     def __init__(
-        self, budget: Budget, memory: MemoryWatch | None, telemetry: Telemetry, monotonic: Callable[[], float]
+        self, spending: Spending, memory: MemoryWatch | None, telemetry: Telemetry, monotonic: Callable[[], float]
     ) -> None:
-        self._budget = budget
-        self._is_limited = budget != NO_BUDGET
-        self._spending = Spending(budget)
+        self._budget = spending.budget
+        self._is_limited = spending.budget != NO_BUDGET
+        self._spending = spending
         self._memory = memory
         self._refused = telemetry.client_writes_refused
         self._monotonic = monotonic

@@ -7,11 +7,11 @@ be available all the time.
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Protocol
 
 from heliograph.clock import Clock
 from heliograph.errors import BusUnavailable
-from heliograph.hub.hub import Hub
 from heliograph.ports import DirectoryBackend, ReplicaInfo, lease_name
 from heliograph.settings import DirectorySettings
 from heliograph.tasks import end
@@ -21,13 +21,20 @@ logger = logging.getLogger(__name__)
 AFTER_ERROR_S = 0.5
 
 
+class UserHub(Protocol):
+    """The hub's users, or those of them that belong to one shard: see `Hub`."""
+
+    def user_ids(self) -> Iterator[str]: ...
+    def count(self, user_id: str, /) -> int: ...
+
+
 class Directory:
     """This replica's part in the cluster-wide record of connected users."""
 
     def __init__(
         self,
         backend: DirectoryBackend,
-        hub: Hub,
+        hub: UserHub,
         *,
         node_id: str,
         settings: DirectorySettings,

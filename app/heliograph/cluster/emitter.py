@@ -1,19 +1,30 @@
 """Emissions of clients for the workers behind the cluster."""
 
+from dataclasses import dataclass
+
 import msgspec
 
 from heliograph.cluster.client_writes import ClientWrites
+from heliograph.cluster.per_shard import PerShard
 from heliograph.cluster.stamp import Stamp
 from heliograph.errors import HeliographError, OverBudget, StorageFull
 from heliograph.ports import Emission, Emissions
+from heliograph.protocol.identity import personal_channel
+
+
+@dataclass(frozen=True, slots=True)
+class ShardEmissions:
+    """What keeps the emissions of the users of one shard, and what limits them."""
+
+    emissions: Emissions
+    writes: ClientWrites
 
 
 class Emitter:
     """Keep emissions of clients, within their budgets."""
 
-    def __init__(self, emissions: Emissions, writes: ClientWrites, stamp: Stamp) -> None:
-        self._emissions = emissions
-        self._writes = writes
+    def __init__(self, shards: PerShard[ShardEmissions], stamp: Stamp) -> None:
+        self._shards = shards
         self._stamp = stamp
 
     async def emit(self, event: str, data: msgspec.Raw, *, user_id: str, session: str | None = None) -> str:
@@ -23,7 +34,8 @@ class Emitter:
             OverBudget: the user's clients have used up the budget.
             StorageFull, BusUnavailable: it was not kept (after a time-out it may have been).
         """
-        charge = self._writes.spend(user_id, len(data), "", kept=True)
+        shard = self._shards.of(personal_channel(user_id))
+        charge = shard.writes.spend(user_id, len(data), "", kept=True)
         if isinstance(charge, HeliographError):
             raise charge
         emission = Emission(
@@ -37,8 +49,8 @@ class Emitter:
             charge=charge,
         )
         try:
-            await self._emissions.append(emission)
+            await shard.emissions.append(emission)
         except (OverBudget, StorageFull) as error:
-            self._writes.refused(user_id, "", error)
+            shard.writes.refused(user_id, "", error)
             raise
         return emission.message_id

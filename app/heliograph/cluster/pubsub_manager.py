@@ -10,11 +10,11 @@ import asyncio
 import logging
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn, cast
 
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
@@ -24,11 +24,12 @@ from heliograph.backends.redis.acknowledgement import IN_MEMORY, Acknowledgement
 from heliograph.backends.redis.client import as_bus_unavailable, bus_unavailable
 from heliograph.backends.redis.keys import Keys
 from heliograph.backends.redis.link_errors import SlotMoved
-from heliograph.backends.redis.opening import open_server
+from heliograph.backends.redis.opening import layouts_of, open_servers
 from heliograph.backends.redis.server import RedisServer
 from heliograph.backends.redis.wire import BusWire
 from heliograph.callbacks import await_callback
 from heliograph.clock import Clock, SystemClock
+from heliograph.cluster.sharded_bus import ShardedBus
 from heliograph.errors import BadEnvelope, BadSetting, BusUnavailable
 from heliograph.ports import BusState, Handler, OnPosted, OnRelayed, new_node_id
 from heliograph.protocol.envelope import KEPT, Envelope, decode_envelopes, encode_envelope, ending_of
@@ -77,7 +78,7 @@ class PubSubManager:
         enabled: bool = True,
         clock: Clock | None = None,
     ) -> "PubSubManager | LocalBus":
-        has_server = server is not None or (redis or RedisSettings()).url is not None
+        has_server = server is not None or bool((redis or RedisSettings()).urls)
         return super().__new__(cls) if enabled and has_server else LocalBus()
 
     def __init__(
@@ -91,7 +92,7 @@ class PubSubManager:
     ) -> None:
         self._settings = bus or BusSettings()
         self._owns_server = server is None
-        self.server = server or redis_server(redis or RedisSettings(), self._settings)
+        self.server = server or only_server(redis or RedisSettings(), self._settings)
         self._link, self._scripts, self._keys = self.server.link, self.server.scripts, self.server.keys
         self._verbs = self.server.verbs
         self.stats = BusStats(publish_time=self.server.publish_time)
@@ -116,6 +117,7 @@ class PubSubManager:
         self._canary_due = asyncio.Event()  # a new subscription is to be tested
         self._canary_heard_at = -math.inf  # monotonic seconds
         self._canary_lag_s = 0.0
+        self._was_heard = False
         self._wanted: dict[str, None] = {}  # bus channels of the followed public channels
         self._confirmed_channels: set[str] = set()  # those of them that the present connection listens on
         self._waiting: dict[str, list[asyncio.Future[None]]] = {}  # callers that wait for a confirmation
@@ -126,6 +128,10 @@ class PubSubManager:
     @property
     def state(self) -> BusState:
         return self._state
+
+    @property
+    def was_heard(self) -> bool:
+        return self._was_heard
 
     @property
     def canary_age_s(self) -> float:
@@ -341,6 +347,7 @@ class PubSubManager:
     def _heard_canary(self, payload: bytes) -> None:
         """Handle the canary, which carries its time of sending by this replica's clock."""
         self._canary_heard_at = self._clock.monotonic()
+        self._was_heard = True
         with suppress(ValueError):  # another program's
             self._canary_lag_s = max(0.0, self._canary_heard_at - float(payload))
             self.stats.lag.observe(self._canary_lag_s)
@@ -466,34 +473,66 @@ def _backoff_s(failures: int) -> float:
     return random.uniform(0, min(BACKOFF_MOST_S, BACKOFF_FIRST_S * 2**doublings))  # noqa: S311 - not a secret
 
 
-def redis_server(redis: RedisSettings, bus: BusSettings, replica: str = "") -> RedisServer:
-    """Return the server with the bus, from the settings. `replica`: the name of the calling replica."""
-    if redis.url is None:
+def redis_servers(redis: RedisSettings, bus: BusSettings, replica: str = "") -> list[RedisServer]:
+    """Return the server with the bus of each shard, from the settings. `replica`: the name of the calling replica.
+
+    It has the same `node_id` in all of them. Empty if the settings name no Redis.
+    """
+    layouts, servers = iter(layouts_of(redis.urls)), list[RedisServer]()
+    node_id = new_node_id()
+    ack = Acknowledgement(redis.ack, redis.ack_replicas) if redis.durable_url is None else IN_MEMORY
+    for url in redis.urls:
+        servers += open_servers(
+            url,
+            Keys(redis.prefix, bus_channel(bus, redis, url)),
+            layouts=layouts,
+            max_connections=redis.max_connections,
+            node_id=node_id,
+            replica=replica,
+            directed=bus.routing == "directed",
+            ack=ack,
+        )
+    return servers
+
+
+def only_server(redis: RedisSettings, bus: BusSettings) -> RedisServer:
+    """Return the one server that the settings name.
+
+    Raises:
+        BadSetting: there is none, or there are several.
+    """
+    servers = redis_servers(redis, bus)
+    if not servers:
         raise BadSetting("a bus over Redis needs an address of Redis; set HELIOGRAPH_REDIS__URL")
-    return open_server(
-        redis.url,
-        Keys(redis.prefix, bus_channel(bus, redis)),
-        max_connections=redis.max_connections,
-        node_id=new_node_id(),
-        replica=replica,
-        directed=bus.routing == "directed",
-        ack=Acknowledgement(redis.ack, redis.ack_replicas) if redis.durable_url is None else IN_MEMORY,
-    )
+    if len(servers) > 1:
+        raise BadSetting("a PubSubManager has one Redis; get_pubsub_manager() returns the bus over all shards")
+    return servers[0]
 
 
 _manager: PubSubManager | None = None
 
 
-def get_pubsub_manager(settings: Settings | None = None, server: RedisServer | None = None) -> PubSubManager:
+def get_pubsub_manager(
+    settings: Settings | None = None, servers: Sequence[RedisServer] = ()
+) -> PubSubManager:  # in every case a `Bus`
     """Return this process's manager. The first call creates it from its arguments; later calls need none.
 
-    `server`: see `PubSubManager`. Without Redis it is a `LocalBus`.
+    Where the settings name several shards it is a `ShardedBus` over the manager of each; without Redis a `LocalBus`.
+    `servers`: those of the shards, which their owner closes; by default it makes them from the settings.
     """
     global _manager
     if _manager is None:
-        settings = settings or Settings.load()
-        _manager = PubSubManager(server, redis=settings.redis, bus=settings.bus)
+        _manager = make_bus(settings or Settings.load(), servers)
     return _manager
+
+
+def make_bus(settings: Settings, servers: Sequence[RedisServer] = ()) -> PubSubManager:
+    """Return a new manager: see `get_pubsub_manager`."""
+    if len(layouts_of(settings.redis.urls)) < 2:
+        return PubSubManager(servers[0] if servers else None, redis=settings.redis, bus=settings.bus)
+    owned = [] if servers else redis_servers(settings.redis, settings.bus)
+    shards = [PubSubManager(server, bus=settings.bus) for server in servers or owned]
+    return cast("PubSubManager", ShardedBus(shards, owned))
 
 
 async def reset_pubsub_manager() -> None:

@@ -10,12 +10,13 @@ import msgspec
 
 from heliograph.clock import iso8601
 from heliograph.cluster.questions import Answerer, Questions, ReplicaAnswer
+from heliograph.cluster.reading import Reading
 from heliograph.cluster.receipts import ReceiptWriter
 from heliograph.cluster.trace_account import Present, account_of, fitting, sightings_of
 from heliograph.errors import BusUnavailable, NotKnown
 from heliograph.hub.hub import Hub
 from heliograph.hub.trace import DELIVERED, MOST_ID, NAMES, TraceRing
-from heliograph.ports import LogReader, ReadRequest, Receipt
+from heliograph.ports import Receipt
 from heliograph.protocol.identity import personal_channel
 from heliograph.protocol.position import Position
 from heliograph.protocol.publication import Publication
@@ -118,9 +119,9 @@ class LocalTrace:
 class Tracer:
     """Say what became of messages, over all replicas."""
 
-    def __init__(self, questions: Questions, log: LogReader, receipts: ReceiptWriter) -> None:
+    def __init__(self, questions: Questions, reading: Reading, receipts: ReceiptWriter) -> None:
         self._questions = questions
-        self._log = log
+        self._reading = reading
         self._receipts = receipts
 
     async def story(self, user: str, message_id: str, channel: str = "") -> Story:
@@ -187,8 +188,7 @@ class Tracer:
         limit = PAGE if position is None else 1
         try:
             for _ in range(MOST_PAGES):
-                request = ReadRequest(channel, after=after, replay=after is None, limit=limit)
-                [page] = await self._log.read([request])
+                page = await self._reading.history(channel, after, limit)
                 for publication in page.publications:
                     if publication.message_id == message_id:
                         return publication

@@ -1,8 +1,11 @@
 """Commands of a server for users on every replica: close their connections, subscribe and unsubscribe them."""
 
+from dataclasses import dataclass
+
 import msgspec
 
 from heliograph.cluster.commands import Commands
+from heliograph.cluster.per_shard import PerShard
 from heliograph.cluster.stamp import Stamp
 from heliograph.errors import BadChannel
 from heliograph.ports import CommandLog
@@ -19,16 +22,23 @@ from heliograph.protocol.command import (
     UserCommand,
 )
 from heliograph.protocol.envelope import Envelope
-from heliograph.protocol.identity import check_channel, check_user_id, user_of
+from heliograph.protocol.identity import check_channel, check_user_id, personal_channel, user_of
 from heliograph.protocol.position import Position
+
+
+@dataclass(frozen=True, slots=True)
+class ShardCommands:
+    """What executes, and what keeps, the commands for the users of one shard."""
+
+    commands: Commands
+    log: CommandLog
 
 
 class UserCommands:
     """Give commands: this replica executes each at once, the others when they receive it."""
 
-    def __init__(self, commands: Commands, log: CommandLog, stamp: Stamp) -> None:
-        self._commands = commands
-        self._log = log
+    def __init__(self, shards: PerShard[ShardCommands], stamp: Stamp) -> None:
+        self._shards = shards
         self._stamp = stamp
 
     async def disconnect_user(
@@ -114,5 +124,6 @@ class UserCommands:
             node_id=self._stamp.node_id,
             command=command if among == ALL_CONNECTIONS else Only(command, among),
         )
-        self._commands.carry_out(envelope)
-        await self._log.append(envelope)
+        shard = self._shards.of(personal_channel(user_id))
+        shard.commands.carry_out(envelope)
+        await shard.log.append(envelope)

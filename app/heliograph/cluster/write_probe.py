@@ -27,14 +27,15 @@ WHAT_TO_DO: Final = {
     Fault.UNCONFIRMED: "look at its replicas: HELIOGRAPH_REDIS__ACK_REPLICAS of them must follow it",
     Fault.DENIED: "give its user the rights that docs/operations.md names",
     Fault.REFUSED: "the text says why",
+    Fault.LAYOUT: "let all programs of the cluster have the same shards (docs/operations.md, Shards)",
 }
 
 
 class WriteProbe:
     """The write probe of one server. `timeout_s`: how long it may be silent.
 
-    `is_vital`: the replica is unready without this server; otherwise it is only degraded. `give_up` is called with
-    the reason if this process must be restarted.
+    `is_vital`: the shard does not work without this server. `name`: of the server, for the log; `without`: what the
+    replica is without it, likewise. `give_up` is called with the reason if this process must be restarted.
     """
 
     def __init__(
@@ -45,6 +46,8 @@ class WriteProbe:
         interval_s: float,
         timeout_s: float,
         clock: Clock,
+        name: str = "Redis",
+        without: str = "unready",
         give_up: Callable[[str], object] = logger.critical,
         give_up_s: float = GIVE_UP_S,
     ) -> None:
@@ -53,9 +56,12 @@ class WriteProbe:
         self._interval_s = interval_s
         self._timeout_s = timeout_s
         self._clock = clock
+        self._name = name
+        self._without = without
         self._give_up_s = give_up_s
         self._give_up = give_up
         self._succeeded_at: float | None = None  # monotonic seconds
+        self._answers_since = 0.0  # when the first success after the last failure was; likewise
         self._silent_s = 0.0  # how long there was no answer, without the time that this process stood still
         self._failure: ProbeFailure | None = None  # of the last probe
         self._is_said = False  # the failure was logged
@@ -73,6 +79,18 @@ class WriteProbe:
             self._succeeded_at = None
 
     @property
+    def failure(self) -> ProbeFailure | None:
+        """Why the last probe failed; None if it succeeded."""
+        return self._failure
+
+    def answered_s(self, age_s: float) -> float:
+        """Return for how long probes have succeeded by now, of the last `age_s` seconds."""
+        if self._succeeded_at is None:
+            return 0.0
+        began_at = max(self._answers_since, self._clock.monotonic() - age_s)
+        return max(0.0, self._succeeded_at - began_at)
+
+    @property
     def fault(self) -> Fault | None:
         """Why the server fails; None if it works."""
         if self._failure is not None and self._failure.fault is not Fault.UNREACHABLE:
@@ -87,9 +105,9 @@ class WriteProbe:
             try:
                 self._note(await self._ask())
             except Exception:
-                logger.exception("the write probe of Redis failed with an unexpected error; retrying")
+                logger.exception("the write probe of %s failed with an unexpected error; retrying", self._name)
             if self._silent_s >= self._give_up_s:
-                self._give_up(f"Redis has answered nothing for {self._give_up_s:g} s")
+                self._give_up(f"{self._name} has answered nothing for {self._give_up_s:g} s")
             pause_s = self._interval_s if self._failure is None else RETRY_S
             self._silent_s += pause_s
             await asyncio.sleep(pause_s)
@@ -116,12 +134,19 @@ class WriteProbe:
         before, self._failure = self._failure, failure
         self._silent_s = 0.0
         if failure is None:
-            self._succeeded_at = self._clock.monotonic()
+            now = self._clock.monotonic()
+            if before is not None or self._succeeded_at is None:
+                self._answers_since = now
+            self._succeeded_at = now
             if self._is_said:
                 self._is_said = False
-                logger.info("Redis accepts writes again")
+                logger.info("%s accepts writes again", self._name)
         elif self.fault is not None and not (self._is_said and before is not None and before.fault is failure.fault):
             self._is_said = True
-            state = "unready" if self.is_vital else "degraded"
-            todo = WHAT_TO_DO[failure.fault]
-            logger.error("%s because Redis refuses or fails a write: %s: %s", state, failure.text, todo)
+            logger.error(
+                "%s because %s refuses or fails a write: %s: %s",
+                self._without,
+                self._name,
+                failure.text,
+                WHAT_TO_DO[failure.fault],
+            )

@@ -4,7 +4,6 @@ from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import NamedTuple
 
-from heliograph.backends.memory.bus import LocalBus
 from heliograph.backends.memory.channel_counts import MemoryChannelCounts
 from heliograph.backends.memory.commands import NoCommands
 from heliograph.backends.memory.directory import MemoryDirectory
@@ -35,7 +34,8 @@ from heliograph.backends.redis.run_leases import reap_lost_runs
 from heliograph.backends.redis.server import RedisServer
 from heliograph.backends.redis.streams import RedisEmissions
 from heliograph.backends.redis.tickets import RedisTickets
-from heliograph.cluster.pubsub_manager import PubSubManager, redis_server
+from heliograph.cluster.pubsub_manager import PubSubManager, make_bus, redis_servers
+from heliograph.cluster.sharded_bus import ShardedBus
 from heliograph.composition.ground import Ground
 from heliograph.errors import BadSetting
 from heliograph.hub.announcements import Announcements
@@ -45,7 +45,7 @@ from heliograph.protocol.namespace import Namespaces
 from heliograph.settings import Settings
 from heliograph.shared_settings import PREFIX
 
-MakeBus = Callable[[Settings, RedisServer | None], Bus]
+MakeBus = Callable[[Settings, Sequence[RedisServer]], Bus]
 
 
 class _Membership(NamedTuple):
@@ -58,20 +58,28 @@ class _Membership(NamedTuple):
     feeds: Sequence[LifecycleFeed] = ()
 
 
-def build_backends(ground: Ground, make_bus: MakeBus | None) -> Backends:
+def build_backends(ground: Ground, own_bus: MakeBus | None) -> tuple[Bus, list[Backends]]:
     """Build what a replica needs from outside: in Redis, if the settings name one, otherwise in memory.
+
+    Return the bus, and the backends of each shard: one, unless the settings name several.
 
     Raises:
         BadSetting: the settings want what memory does not keep.
     """
     settings = ground.settings
     redis = settings.redis
-    server = None if redis.url is None else redis_server(redis, settings.bus, ground.name)
-    bus = (make_bus or _bus_of_its_own)(settings, server)
+    bus = (own_bus or make_bus)(settings, redis_servers(redis, settings.bus, ground.name))
+    if isinstance(bus, ShardedBus):
+        return bus, [_shard_backends(ground, shard) for shard in bus.shards]
+    return bus, [_shard_backends(ground, bus)]
+
+
+def _shard_backends(ground: Ground, bus: Bus) -> Backends:
     if not isinstance(bus, PubSubManager):
-        if settings.events.kinds:
+        if ground.settings.events.kinds:
             raise BadSetting(f"{PREFIX}EVENTS__KINDS needs {PREFIX}REDIS__URL: events are kept in Redis")
         return _memory_backends(ground, bus)
+    redis = ground.settings.redis
     live = kept = bus.server  # one that was made before, if the process had its manager before it had a replica
     if redis.durable_url is not None:
         kept = open_server(
@@ -166,7 +174,3 @@ def _probes(live: RedisServer, kept: RedisServer, name: str) -> list[Probe]:
     if kept.ack.confirms:
         probes.append(ConfirmationProbe(kept))
     return probes
-
-
-def _bus_of_its_own(settings: Settings, server: RedisServer | None) -> Bus:
-    return LocalBus() if server is None else PubSubManager(server, bus=settings.bus)

@@ -1,57 +1,48 @@
 """What makes a hub and its backends one of many replicas."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from heliograph.clock import Timestamps
-from heliograph.cluster.admission import Admission
 from heliograph.cluster.blocked_users import BlockedUsers
-from heliograph.cluster.channel_counts import ChannelCounts
-from heliograph.cluster.channels import Channels
-from heliograph.cluster.client_writes import ClientWrites
-from heliograph.cluster.commands import Commands
+from heliograph.cluster.channel_counts import ChannelList
 from heliograph.cluster.connection_manager import ConnectionManager
-from heliograph.cluster.directory import Directory
 from heliograph.cluster.drain import Drain
-from heliograph.cluster.emitter import Emitter
+from heliograph.cluster.emitter import Emitter, ShardEmissions
 from heliograph.cluster.forwarding import Forwarding
 from heliograph.cluster.health import Breakdown, Health
-from heliograph.cluster.memory_watch import MemoryWatch
-from heliograph.cluster.node import Node, Service
-from heliograph.cluster.periodic import Periodic
-from heliograph.cluster.presence import Presence
+from heliograph.cluster.hub_part import parts_of
+from heliograph.cluster.node import Node
+from heliograph.cluster.per_shard import PerShard
 from heliograph.cluster.pulse import Pulse
 from heliograph.cluster.questions import Questions
 from heliograph.cluster.reading import Reading
 from heliograph.cluster.receipts import ReceiptWriter
-from heliograph.cluster.remote_delivery import RemoteDelivery
+from heliograph.cluster.replicas import Replicas
+from heliograph.cluster.sharded_manager import ShardedManager
+from heliograph.cluster.sharded_receipts import ShardedReceipts
+from heliograph.cluster.sharded_tickets import ShardedTickets
 from heliograph.cluster.stamp import Stamp
 from heliograph.cluster.status import Status
 from heliograph.cluster.tracer import LocalTrace, Tracer
-from heliograph.cluster.user_commands import UserCommands
-from heliograph.cluster.write_probe import WriteProbe
+from heliograph.cluster.user_commands import ShardCommands, UserCommands
 from heliograph.composition.ground import Ground
+from heliograph.composition.shard import Common, Shard, build_manager, build_shard, membership
 from heliograph.composition.webhooks import build_pushers
-from heliograph.hub.connection import Connection
-from heliograph.ports import Backends, Handler
-from heliograph.protocol.budget import Budget
+from heliograph.ports import Backends, Bus, Tickets
+from heliograph.protocol.budget import Budget, Spending
 from heliograph.protocol.envelope import Envelope
 from heliograph.protocol.namespace import Namespaces
 from heliograph.protocol.policy import Policy
-from heliograph.protocol.position import Position
-
-REAP_EVERY_S = 2.0  # how often to look for runs that lost their worker
-TELL_EVERY_S = 0.5  # how often to tell who is absent for the grace of lifecycle events
-SWEEP_EVERY_S = 60.0  # how often to drop emissions whose time to live is over
+from heliograph.protocol.shard_map import ShardMap
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """The parts that make a hub and its backends one of many replicas."""
+    """The parts that make a hub and its backends one of many replicas. `shards`: those of each shard, in order."""
 
     node: Node
-    directory: Directory
-    channels: Channels
+    shards: Sequence[Shard]
     manager: ConnectionManager
     reading: Reading
     user_commands: UserCommands
@@ -60,83 +51,68 @@ class Cluster:
     questions: Questions
     tracer: Tracer
     forwarding: Forwarding
-    channel_counts: ChannelCounts
+    channels: ChannelList
+    replicas: Replicas
+    tickets: Tickets
     blocked: BlockedUsers
-    memory: MemoryWatch | None
     namespaces: Namespaces
     policy: Policy
 
 
-def build_cluster(ground: Ground, backends: Backends) -> Cluster:
-    settings, hub, clock, telemetry = ground.settings, ground.hub, ground.clock, ground.telemetry
-    bus, node_id = backends.bus, backends.bus.node_id
-    namespaces = Namespaces(settings.namespaces, is_strict=settings.strict_namespaces)
-    directory = Directory(backends.directory, hub, node_id=node_id, settings=settings.directory, clock=clock)
-    channels = Channels(hub, backends.log, bus, namespaces, settings.channels, telemetry)
-    presence = Presence(backends.presence, directory, namespaces, grace_s=settings.presence.grace_s)
-    channel_counts = ChannelCounts(backends.channel_counts, directory, hub)
-    timestamp = Timestamps(clock)
-    stamp = Stamp(ground.name, node_id, timestamp)
+def build_cluster(ground: Ground, bus: Bus, backends: Sequence[Backends]) -> Cluster:
+    """`bus`: over all shards; `backends`: of each."""
+    settings, clock = ground.settings, ground.clock
+    shard_map = ShardMap(len(backends))
+    stamp = Stamp(ground.name, bus.node_id, Timestamps(clock))
     forwarding = Forwarding(bus.post, stamp)
-    blocked = BlockedUsers(clock)
-    local_trace = LocalTrace(ground.trace, hub, node_id)
-    questions = Questions(bus.post, stamp, backends.directory.replicas, local_trace.answerers())
-    commands = Commands(
-        hub,
-        backends.commands,
-        blocked,
-        node_id=node_id,
-        clock=clock,
-        between_replicas=_each_of(forwarding.receive, questions.receive),
-    )
-    memory = None
-    if backends.memory is not None:
-        memory = MemoryWatch(backends.memory.share, settings.limits.client_memory_percent / 100)
-    writes = ClientWrites(Budget.of(settings.limits), memory, telemetry, clock.monotonic)
-    reading = Reading(channels.joining, presence, backends.log)
-    manager = ConnectionManager(
-        hub,
-        bus,
-        directory,
-        backends.log,
-        channels.following,
-        RemoteDelivery(hub, channels.following, commands, node_id, timestamp),
-        Admission(hub, directory, reading, settings.limits),
-        writes,
-        namespaces,
-        stamp,
-    )
-    receipts = ReceiptWriter(backends.receipts, clock)
-    services: list[Service] = [channels, presence, channel_counts, commands, receipts, *_chores(backends)]
-    services += build_pushers(ground, backends.feeds)
-    node = _build_node(
+    replicas = Replicas([each.directory for each in backends])
+    answerers = LocalTrace(ground.trace, ground.hub, bus.node_id).answerers()
+    questions = Questions(bus.post, stamp, replicas.all, answerers)
+    common = Common(
         ground,
-        backends,
-        directory,
-        memory,
-        services,
-        positions_of=channels.joining.positions_of,
-        handler=manager.handle_pubsub_message,
-        on_resubscribed=_in_turn(channels.following.lost_track, commands.lost_track),
+        Namespaces(settings.namespaces, is_strict=settings.strict_namespaces),
+        stamp,
+        _each_of(forwarding.receive, questions.receive),
+        BlockedUsers(clock),
+        Spending(Budget.of(settings.limits)),
+        Breakdown(),
+    )
+    names = [str(number) for number in range(1, len(backends) + 1)] if len(backends) > 1 else [""]
+    hub_parts = parts_of(ground.hub, shard_map.of, len(backends))
+    shards = [
+        build_shard(common, name, each, hub_part)
+        for name, each, hub_part in zip(names, backends, hub_parts, strict=True)
+    ]
+    reading = Reading(PerShard([shard.reading for shard in shards], shard_map.of))
+    managers = [build_manager(common, shard, reading) for shard in shards]
+    kept_receipts = [each.receipts for each in backends]
+    receipts = ReceiptWriter(
+        kept_receipts[0] if len(backends) == 1 else ShardedReceipts(PerShard(kept_receipts, shard_map.of)), clock
     )
     return Cluster(
-        node,
-        directory,
-        channels,
-        manager,
+        _build_node(common, shards, managers, reading, receipts),
+        shards,
+        managers[0] if len(managers) == 1 else ShardedManager(managers, shard_map),
         reading,
-        UserCommands(commands, backends.commands, stamp),
-        Emitter(backends.emissions, writes, stamp),
+        UserCommands(
+            PerShard([ShardCommands(shard.commands, shard.backends.commands) for shard in shards], shard_map.of),
+            stamp,
+        ),
+        Emitter(
+            PerShard([ShardEmissions(shard.backends.emissions, shard.writes) for shard in shards], shard_map.of),
+            stamp,
+        ),
         receipts,
         questions,
-        Tracer(questions, backends.log, receipts),
+        Tracer(questions, reading, receipts),
         forwarding,
-        channel_counts,
-        blocked,
-        memory,
-        namespaces,
+        ChannelList([each.channel_counts for each in backends]),
+        replicas,
+        backends[0].tickets if len(backends) == 1 else ShardedTickets([each.tickets for each in backends]),
+        common.blocked,
+        common.namespaces,
         Policy(
-            namespaces,
+            common.namespaces,
             open_mode=settings.auth.mode == "open",
             events=settings.emit.events,
             hooks=settings.hooks.urls(),
@@ -145,55 +121,27 @@ def build_cluster(ground: Ground, backends: Backends) -> Cluster:
 
 
 def _build_node(
-    ground: Ground,
-    backends: Backends,
-    directory: Directory,
-    memory: MemoryWatch | None,
-    services: Sequence[Service],
-    *,
-    positions_of: Callable[[Connection], Mapping[str, Position]],
-    handler: Handler,
-    on_resubscribed: Callable[[], object],
+    common: Common,
+    shards: Sequence[Shard],
+    managers: Sequence[ConnectionManager],
+    reading: Reading,
+    receipts: ReceiptWriter,
 ) -> Node:
-    """The replica as a member of the cluster; what watches over it starts before `services`."""
-    hub, clock, settings = ground.hub, ground.clock, ground.settings
-    breakdown, pulse = Breakdown(), Pulse(ground.telemetry, clock)
-    probes = [
-        WriteProbe(
-            probe,
-            is_vital=number == 0,  # without the others, ephemeral messages still work
-            interval_s=settings.bus.canary_interval_s,
-            timeout_s=settings.bus.canary_timeout_s,
-            clock=clock,
-            give_up=breakdown.give_up,
-        )
-        for number, probe in enumerate(backends.probes)
-    ]
-    health = Health(backends.bus, probes, memory, breakdown)
-    watches: list[Service] = [*probes, *filter(None, [memory]), pulse]
+    """The replica as a member of the cluster; what watches over it starts before all else."""
+    ground = common.ground
+    pulse = Pulse(ground.telemetry, ground.clock)
+    health = Health([shard.health for shard in shards], common.breakdown)
+    buses = [shard.backends.bus for shard in shards]
+    watches = [watch for shard in shards for watch in shard.watches()]
+    services = [service for shard in shards for service in shard.services()]
+    services += build_pushers(ground, [feed for shard in shards for feed in shard.backends.feeds])
     return Node(
-        backends,
-        directory,
-        Status(ground.name, hub, backends.bus, health, pulse, clock),
+        [membership(shard, manager) for shard, manager in zip(shards, managers, strict=True)],
+        Status(ground.name, ground.hub, buses, health, pulse, ground.clock),
         health,
-        Drain(hub, positions_of, settings.drain),
-        [*watches, *services],
-        handler=handler,
-        on_resubscribed=on_resubscribed,
+        Drain(ground.hub, reading.positions_of, ground.settings.drain),
+        [*watches, pulse, *services, receipts],
     )
-
-
-def _chores(backends: Backends) -> list[Service]:
-    """What any number of replicas do now and then for all of them."""
-    chores: list[Service] = []
-    if backends.sweep_emissions is not None:
-        chores.append(Periodic("sweeper", "sweeping old entries", backends.sweep_emissions, SWEEP_EVERY_S))
-    if backends.reap_lost_runs is not None:
-        chores.append(Periodic("run-reaper", "search for lost runs", backends.reap_lost_runs, REAP_EVERY_S))
-    if backends.tell_absences is not None:
-        work = backends.tell_absences
-        chores.append(Periodic("lifecycle-sweep", "telling lifecycle events", work, TELL_EVERY_S))
-    return chores
 
 
 def _each_of(*receivers: Callable[[Envelope], object]) -> Callable[[Envelope], None]:
@@ -204,13 +152,3 @@ def _each_of(*receivers: Callable[[Envelope], object]) -> Callable[[Envelope], N
             receiver(envelope)
 
     return receive
-
-
-def _in_turn(*calls: Callable[[], object]) -> Callable[[], None]:
-    """Return one call that makes several."""
-
-    def call_all() -> None:
-        for call in calls:
-            call()
-
-    return call_all

@@ -15,7 +15,7 @@ from heliograph.api.channel_reads import ChannelReads
 from heliograph.api.delivery_reads import DeliveryReads
 from heliograph.api.health import health_routes, status_routes
 from heliograph.api.methods import Methods
-from heliograph.api.metrics import metrics_route
+from heliograph.api.metrics import ServerMetrics, metrics_route
 from heliograph.api.routes import direct_endpoints, http_api_routes, openapi_route
 from heliograph.api.user_methods import UserMethods
 from heliograph.auth.authenticator import Authenticator
@@ -30,7 +30,7 @@ from heliograph.console.page import Console, static_routes
 from heliograph.hooks.user_backend import UserBackend
 from heliograph.hub.frames import Encoding, EventFrame
 from heliograph.hub.outbox import Outboxes
-from heliograph.ports import Backends
+from heliograph.ports import Bus
 from heliograph.protocol.budget import Intake
 from heliograph.protocol.decision import Hook
 from heliograph.protocol.session import Session
@@ -76,17 +76,18 @@ class _Clients:
 
 
 def build_endpoints(
-    ground: Ground, backends: Backends, cluster: Cluster
+    ground: Ground, bus: Bus, cluster: Cluster
 ) -> tuple[Starlette, Starlette | None, DirectEndpoints]:
     """The application that clients reach, one of what is kept from them if that has a port of its own, and what our
     server answers without an application."""
     settings, node, telemetry = ground.settings, cluster.node, ground.telemetry
-    clients = _build_clients(ground, backends, cluster)
+    clients = _build_clients(ground, cluster)
     public_endpoint = partial(PublicEndpoint, clients.origins, clients.by_address)
     methods = _build_methods(ground, cluster, clients)
     polls = _build_polls(ground, cluster, clients)
-    metrics = metrics_route(node, backends.bus, ground.hub, telemetry, cluster.memory)
-    inside = [*health_routes(node, backends.bus), metrics, openapi_route()]
+    servers = [ServerMetrics(shard.name, shard.backends.bus, shard.memory) for shard in cluster.shards]
+    metrics = metrics_route(node, servers, ground.hub, telemetry)
+    inside = [*health_routes(node, bus), metrics, openapi_route()]
     has_inside = settings.internal.port is not None
     routes = [
         *_client_routes(ground, cluster, clients, public_endpoint, polls),
@@ -135,12 +136,12 @@ def _direct_sockets(routes: Iterable[BaseRoute]) -> dict[bytes, DirectSocket]:
     }
 
 
-def _build_clients(ground: Ground, backends: Backends, cluster: Cluster) -> _Clients:
+def _build_clients(ground: Ground, cluster: Cluster) -> _Clients:
     settings, telemetry, policy = ground.settings, ground.telemetry, cluster.policy
     limits = settings.limits
     user_backend = UserBackend(settings.hooks, telemetry.hooks, ground.clock, max_depth=limits.depth)
     ask_backend = user_backend.identify if user_backend.has(Hook.CONNECT) else None
-    authenticator = Authenticator(settings.auth, backends.tickets, cluster.blocked, ask_backend)
+    authenticator = Authenticator(settings.auth, cluster.tickets, cluster.blocked, ask_backend)
     open_session = partial(
         Session,
         replica=cluster.node.name,
@@ -168,11 +169,11 @@ def _build_clients(ground: Ground, backends: Backends, cluster: Cluster) -> _Cli
 def _build_methods(ground: Ground, cluster: Cluster, clients: _Clients) -> Methods:
     return Methods(
         cluster.manager,
-        ChannelReads(cluster.reading, cluster.channel_counts, cluster.namespaces),
+        ChannelReads(cluster.reading, cluster.channels, cluster.namespaces),
         UserMethods(cluster.user_commands, cluster.namespaces),
         BackendCalls(clients.user_backend),
         DeliveryReads(cluster.receipts, cluster.tracer),
-        cluster.directory,
+        cluster.replicas,
         ground.clock,
         ground.telemetry.traffic["api"],
         max_depth=ground.settings.limits.depth,
@@ -304,5 +305,5 @@ def _console_routes(
     ground: Ground, cluster: Cluster, clients: _Clients, public_endpoint: Callable[..., PublicEndpoint]
 ) -> list[BaseRoute]:
     key = ground.settings.api.secret()
-    console = Console(cluster.node, cluster.directory, ground.clock, clients.authenticator, key)
+    console = Console(cluster.node, cluster.replicas, ground.clock, clients.authenticator, key)
     return [Route("/", console.page), Route("/api/cluster", public_endpoint(console.cluster))]

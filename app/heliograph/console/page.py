@@ -12,8 +12,8 @@ from starlette.types import Message, Receive, Scope, Send
 
 from heliograph.auth.authenticator import Authenticator, credentials_of
 from heliograph.clock import Clock
-from heliograph.cluster.directory import Directory
 from heliograph.cluster.node import Node
+from heliograph.cluster.replicas import Replicas
 from heliograph.errors import BusUnavailable
 from heliograph.transports.api_key import has_key
 from heliograph.transports.query import Query
@@ -38,7 +38,7 @@ class Console:
     """The page and its data."""
 
     node: Node
-    directory: Directory
+    replicas: Replicas
     clock: Clock
     authenticator: Authenticator
     api_key: bytes
@@ -59,7 +59,7 @@ class Console:
                 return JSONResponse({**answer, "replicas": [], "error": text})
             await self.authenticator.identify(credentials)
         try:
-            replicas = await self.directory.replicas()
+            replicas = await self.replicas.all()
         except BusUnavailable as error:
             replicas = [self.node.describe()]
             answer["error"] = str(error)
@@ -68,6 +68,8 @@ class Console:
             {**msgspec.structs.asdict(info), "seen_ms": max(0, round((now - info.renewed_at) * 1000))}
             for info in replicas
         ]
+        if shards := self.node.shards:
+            answer["shards"] = [msgspec.structs.asdict(each) for each in shards]
         return JSONResponse(answer)
 
 

@@ -121,7 +121,7 @@ class Spending:
     """What every user has spent on this replica. Times are monotonic seconds."""
 
     def __init__(self, budget: Budget) -> None:
-        self._budget = budget
+        self.budget = budget
         self._share = budget.share()
         self._spent: dict[str, _Spent] = {}
         self._swept_at = 0.0
@@ -134,7 +134,7 @@ class Spending:
         `recipient`: the channel of the message, '' for none; `is_user`: it is another user's personal channel;
         `kept`: the message is kept.
         """
-        budget = self._budget
+        budget = self.budget
         spent = self._spent.get(user)
         if spent is None or now - spent.began_at >= WINDOW_S:
             self._sweep(now)

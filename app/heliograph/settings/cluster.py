@@ -1,10 +1,11 @@
 """Redis, and how replicas work together."""
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
+from pydantic_settings import NoDecode
 
-from heliograph.redis_url import check_redis_url
+from heliograph.redis_url import check_redis_url, read_shards
 from heliograph.settings.group import Group
 from heliograph.shared_settings import (
     DEFAULT_PREFIX,
@@ -21,6 +22,11 @@ class RedisSettings(Group):
     url: str | None = Field(
         default=None,
         description="redis://host:6379/0, or rediss:// (TLS), unix:// (a socket), redis+sentinel://",
+    )
+    shards: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        description="several of these, instead of URL, over which users and channels are spread: a JSON list, or "
+        "comma-separated; all programs of a cluster need the same, in the same order",
     )
     durable_url: str | None = Field(
         default=None, description="a second Redis for kept messages (with appendonly); unset: the same one"
@@ -53,8 +59,22 @@ class RedisSettings(Group):
     def _readable(cls, url: str | None) -> str | None:
         return None if url is None else check_redis_url(url)
 
+    @field_validator("shards", mode="before")
+    @classmethod
+    def _readable_shards(cls, shards: str | tuple[str, ...]) -> tuple[str, ...]:
+        return read_shards(shards)
+
+    @property
+    def urls(self) -> tuple[str, ...]:
+        """The address of each shard, in order; one without shards, none without Redis."""
+        return self.shards or (() if self.url is None else (self.url,))
+
     @model_validator(mode="after")
     def _live_too(self) -> Self:
+        if self.shards and self.url is not None:
+            raise ValueError("SHARDS and URL cannot both be set: SHARDS names every Redis of the cluster")
+        if self.shards and self.durable_url is not None:
+            raise ValueError("DURABLE_URL does not go with SHARDS: let each shard keep what it holds (appendonly)")
         if self.durable_url is not None and self.url is None:
             raise ValueError("DURABLE_URL needs URL too: one Redis keeps messages, the other has the bus")
         return self
@@ -75,9 +95,12 @@ class BusSettings(Group):
     canary_timeout_s: float = Field(default=3.0, gt=0, description="unready when none has come back for this long")
 
 
-def bus_channel(bus: BusSettings, redis: RedisSettings) -> str:
-    """Return the Redis channel that all replicas of a cluster with these settings listen on."""
-    return bus_channel_name(bus.channel, redis.url, redis.prefix)
+def bus_channel(bus: BusSettings, redis: RedisSettings, url: str | None = None) -> str:
+    """Return the Redis channel that all replicas of a cluster with these settings listen on.
+
+    `url`: of the shard; by default that of the only Redis.
+    """
+    return bus_channel_name(bus.channel, url or redis.url, redis.prefix)
 
 
 class DirectorySettings(Group):

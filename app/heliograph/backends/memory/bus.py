@@ -19,6 +19,7 @@ class LocalBus:
     enabled = False
     state = BusState.DISABLED
     ready = True
+    was_heard = True
     canary_age_s = math.inf
     lag_s = math.inf
 

@@ -8,13 +8,16 @@ import msgspec
 
 from heliograph.backends.redis.client import Client, as_bus_unavailable
 from heliograph.backends.redis.keys import Keys
+from heliograph.backends.redis.layout import ONE
 from heliograph.backends.redis.server import RedisServer
+from heliograph.errors import BusUnavailable
 from heliograph.ports import Renewal, ReplicaInfo, node_of
 
 if TYPE_CHECKING:
     from heliograph.backends.redis.scripts import Argument
 
 SETTLE_MS = 5_000  # longer than a replica needs to notice that Redis is back and to register its users again
+OTHER_LAYOUT = -1  # what the lease script answers
 BATCH = 500  # users in one command: short enough not to delay Redis
 
 
@@ -46,9 +49,16 @@ class RedisDirectory:
         keys = [self._keys.leases, self._keys.replicas, self._keys.settled_at, self._keys.server]
         _, deadline = self._taken.get(lease, (b"", 0))
         told = msgspec.json.encode(info)
+        layout = self._server.layout
         arguments: list[str | bytes | int] = [lease, told, int(ttl_s * 1000), verb, SETTLE_MS, deadline]
+        arguments += [layout.text, 1 if layout.may_be_written else 0, ONE]
         with as_bus_unavailable():
-            return cast("list[Any]", await self._scripts.run("lease", keys, arguments))
+            answer = cast("list[Any]", await self._scripts.run("lease", keys, arguments))
+            if answer[0] == OTHER_LAYOUT:
+                self._server.forget_scripts()  # whatever comes next compares the layout too
+                layout.compare(answer[1].decode() or None)
+                raise BusUnavailable("the other shards were not asked yet which of them they are")
+        return answer
 
     async def hold(self, lease: str, connections: Mapping[str, int]) -> dict[str, int] | None:
         totals: dict[str, int] = {}

@@ -2,12 +2,16 @@
 
 from typing import Final
 
-from redis.exceptions import BusyLoadingError, MasterDownError, ReadOnlyError, RedisError
+from redis.exceptions import BusyLoadingError, MasterDownError, ReadOnlyError, RedisError, ResponseError
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 # Errors of a server that accepts no writes. Its connections end, because its address may lead to another by now.
 DEMOTED: Final = (ReadOnlyError, MasterDownError, BusyLoadingError)
+
+
+class OtherLayout(ResponseError):
+    """The Redis belongs to a cluster with other shards than the settings here say: see `layout.py`."""
 
 
 class NotSent(RedisError):

@@ -1,5 +1,6 @@
 """Open what a URL of Redis names: one server, the master that Sentinels name, or the virtual shards of a cluster."""
 
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from heliograph.backends.redis.acknowledgement import IN_MEMORY, Acknowledgement
@@ -8,6 +9,7 @@ from heliograph.backends.redis.cluster.client import ShardClient, shard_clients
 from heliograph.backends.redis.cluster.nodes import Nodes
 from heliograph.backends.redis.cluster.server import ShardServer
 from heliograph.backends.redis.keys import Keys
+from heliograph.backends.redis.layout import Layout, layouts_among
 from heliograph.backends.redis.server import RedisServer
 from heliograph.redis_url import check_redis_url, read_cluster_address
 from heliograph.telemetry import Histogram
@@ -29,6 +31,7 @@ def open_servers(
     url: str,
     keys: Keys,
     *,
+    layouts: Iterator[Layout] | None = None,
     max_connections: int = 50,
     node_id: str = "",
     replica: str | None = None,
@@ -36,7 +39,11 @@ def open_servers(
     publish_time: Histogram | None = None,
     ack: Acknowledgement = IN_MEMORY,
 ) -> list[RedisServer]:
-    """Return a server for each virtual shard of a cluster, in order; otherwise one. See `RedisServer`."""
+    """Return a server for each virtual shard of a cluster, in order; otherwise one. See `RedisServer`.
+
+    `layouts`: of these servers and perhaps others after them; by default they are all that there is.
+    """
+    layouts = layouts or iter(layouts_of([url]))
     publish_time = publish_time or Histogram()
     servers: list[RedisServer] = []
     for client in open_clients(url, max_connections=max_connections):
@@ -47,12 +54,26 @@ def open_servers(
                 keys,
                 node_id=node_id,
                 replica=replica,
+                layout=next(layouts),
                 directed=directed,
                 publish_time=publish_time,
                 ack=ack,
             )
         )
     return servers
+
+
+def layouts_of(urls: Sequence[str]) -> list[Layout]:
+    """Return the layout of each shard of these URLs, in order: one for each, or for each virtual shard of a cluster.
+
+    Raises:
+        BadSetting: a URL cannot be used.
+    """
+    try:
+        clusters = [read_cluster_address(check_redis_url(url)) for url in urls]
+    except ValueError as error:
+        raise unusable(str(error)) from None
+    return layouts_among(sum(1 if cluster is None else cluster.virtual_shards for cluster in clusters))
 
 
 def open_server(url: str, keys: Keys, **options: Any) -> RedisServer:

@@ -17,6 +17,7 @@ from redis.exceptions import (
 from heliograph.backends.redis.acknowledgement import Unconfirmed
 from heliograph.backends.redis.call_batch import NOTHING, Call
 from heliograph.backends.redis.client import bus_unavailable
+from heliograph.backends.redis.link_errors import OtherLayout
 from heliograph.backends.redis.script_loading import lines, pairs
 from heliograph.backends.redis.server import RedisServer
 from heliograph.ports import Fault, ProbeFailure
@@ -114,6 +115,8 @@ def _address(replica: str) -> str:
 def _fault(error: Exception) -> Fault:
     text = str(error)
     match error:
+        case OtherLayout():
+            return Fault.LAYOUT
         case OutOfMemoryError():
             return Fault.MEMORY_FULL
         case ReadOnlyError() | MasterDownError() | BusyLoadingError():

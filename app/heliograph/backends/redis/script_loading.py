@@ -17,6 +17,7 @@ from redis.exceptions import NoPermissionError, RedisError, ResponseError
 
 from heliograph.backends.redis.acknowledgement import IN_MEMORY, NOT_DURABLE, Acknowledgement
 from heliograph.backends.redis.keys import Keys
+from heliograph.backends.redis.layout import FIELD, ONE, Layout
 from heliograph.backends.redis.link import Command
 from heliograph.backends.redis.link_errors import DEMOTED
 from heliograph.backends.redis.promotion import forebears, note_other_mode
@@ -45,6 +46,7 @@ def load(
     names: Sequence[str],
     keys: Keys,
     *,
+    layout: Layout,
     directed: bool,
     owner: str = "",
     claim: Claim | None = None,
@@ -56,17 +58,22 @@ def load(
 ) -> Steps:
     """Yield commands, all for one connection, and take their answers, including errors of Redis.
 
-    Return name -> SHA of the scripts. `owner`, `directed`: see `script_text`. `claim`: to a number beside the owner,
-    so that each of several owners with one name has scripts of its own. `mark`: the number that Redis acknowledged
-    last under `mark_key` (0: none). A server that has a lower one has lost later data. `name`: of the server, if that
-    is decided already. `publish`: see `script_text`. On a server that cannot keep the promise of `ack`, scripts that
-    keep something are replaced by one that refuses.
+    Return name -> SHA of the scripts. `layout`: what this program takes the server for. `owner`, `directed`,
+    `publish`: see `script_text`. `claim`: to a number beside the owner, so that each of several owners with one name
+    has scripts of its own. `mark`: the number that Redis acknowledged last under `mark_key` (0: none). A server that
+    has a lower one has lost later data. `name`: of the server, if that is decided already. On a server that cannot
+    keep the promise of `ack`, scripts that keep something are replaced by one that refuses.
 
-    Raises RedisError.
+    Raises RedisError, OtherLayout among them.
     """
     look = [("INFO", "server"), ("INFO", "replication"), ("CONFIG", "GET", "appendonly", "appendfsync")]
-    server, replication, config, *known = yield [*look, ("HMGET", keys.server, "name", "lost"), _mark_read(mark_key)]
-    [(known_name, lost), marked] = raise_first_error(known)
+    server, replication, config, *known = yield [
+        *look,
+        ("HMGET", keys.server, "name", "lost", FIELD),
+        _mark_read(mark_key),
+    ]
+    [(known_name, lost, kept), marked] = raise_first_error(known)
+    yield from _compare(keys, layout, kept)
     facts, role, options = _if_allowed(server, lines), _if_allowed(replication, lines), _if_allowed(config, pairs)
     run_id = facts.get("run_id", "")[:NAME_LENGTH]
     name = name or (yield from _agree(keys, run_id, (known_name or b"").decode()))
@@ -92,6 +99,25 @@ def load(
         ]
     shas = yield [("SCRIPT", "LOAD", text) for text in texts]
     return {each: _text(sha) for each, sha in zip(names, raise_first_error(shas), strict=True)}
+
+
+def check_layout(keys: Keys, layout: Layout) -> Generator[list[Command], list[Any], None]:
+    """Yield commands likewise, for a program that calls no script.
+
+    Raises OtherLayout: the server is another shard.
+    """
+    [kept] = raise_first_error((yield [("HGET", keys.server, FIELD)]))
+    yield from _compare(keys, layout, kept)
+
+
+def _compare(keys: Keys, layout: Layout, kept: bytes | None) -> Generator[list[Command], list[Any], None]:
+    is_used = False
+    if kept is None and layout.text != ONE:
+        # The replicas of a cluster with one Redis have leases, and write no layout.
+        [now] = raise_first_error((yield [("TIME",)]))
+        [alive] = raise_first_error((yield [("ZCOUNT", keys.leases, int(now[0]) * 1000, "+inf")]))
+        is_used = alive > 0
+    layout.compare(None if kept is None else _text(kept), is_used=is_used)
 
 
 def _claim(keys: Keys, owner: str, claim: Claim) -> Generator[list[Command], list[Any], str]:

@@ -10,7 +10,7 @@ with fewer scripts.
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -22,9 +22,10 @@ from heliograph.backends.redis.acknowledgement import IN_MEMORY, Acknowledgement
 from heliograph.backends.redis.call_batch import NOTHING, Call, CallBatch, nobody, parameters_of
 from heliograph.backends.redis.client import Client
 from heliograph.backends.redis.keys import Keys
+from heliograph.backends.redis.layout import Layout
 from heliograph.backends.redis.link import MOST_OUTSTANDING, Command, Link, OnReply, call_back
 from heliograph.backends.redis.link_errors import DEMOTED, LinkFull, NotSent
-from heliograph.backends.redis.script_loading import CLAIM_MS, Claim, load
+from heliograph.backends.redis.script_loading import CLAIM_MS, Claim, check_layout, load
 from heliograph.backends.redis.script_texts import BATCHED, Argument, raise_first_error, read_all
 from heliograph.callbacks import await_callback
 from heliograph.telemetry import Histogram
@@ -54,8 +55,8 @@ class Scripts:
     `owner` is part of each script's text. If Redis forgets its scripts while calls are on their way, calls fail until
     the scripts are loaded again. If another program had loaded the same text, a later call could run before an
     earlier one is repeated. So a program that needs the order has a name of its own, with a number if two have the
-    same. `directed`: see `script_text`. `publish_time` records how long Redis needs for calls that publish.
-    `ack`: see `load`.
+    same. `layout`: what the program takes the server for. `directed`: see `script_text`. `publish_time` records how
+    long Redis needs for calls that publish. `ack`: see `load`.
 
     `link`, `mark`, `claim`: see `over`; by default the client's link, and a mark and a claim of its own.
     """
@@ -66,6 +67,7 @@ class Scripts:
         keys: Keys,
         owner: str = "",
         *,
+        layout: Layout | None = None,
         directed: bool = False,
         publish_time: Histogram | None = None,
         ack: Acknowledgement = IN_MEMORY,
@@ -78,6 +80,8 @@ class Scripts:
         self._link: Link = link or client.link
         self._keys = keys
         self._owner = owner
+        self._layout = layout or Layout()
+        self._is_checked = False  # the layout
         self._directed = directed
         self._publish_time = publish_time
         self._ack = ack
@@ -96,6 +100,7 @@ class Scripts:
             self._client,
             self._keys,
             self._owner,
+            layout=self._layout,
             directed=self._directed,
             ack=self._ack,
             link=link,
@@ -175,6 +180,7 @@ class Scripts:
         error: Exception | None = RedisConnectionError("the scripts are not loaded any more: this program is ending")
         try:
             shas, error = await self._follow_steps(), None
+            self._is_checked = True
         except RedisError as refusal:
             error = refusal
         except Exception as failure:
@@ -198,6 +204,7 @@ class Scripts:
         steps = load(
             list(wanted),
             self._keys,
+            layout=self._layout,
             directed=self._directed,
             owner=self._owner,
             claim=self._claim if self._owner else None,
@@ -207,6 +214,14 @@ class Scripts:
             publish=publish,
             ack=self._ack,
         )
+        shas: dict[str, str] = await self._send_steps(connection, steps)
+        return shas
+
+    async def _send_steps(self, connection: int, steps: Generator[list[Command], list[Any], Any]) -> Any:
+        """Send what the steps yield over this connection, which a restart of the server ends. Return their result.
+
+        Raises the errors of redis-py that are not an answer to one command.
+        """
         commands = next(steps)
         while True:
             replies = await await_callback(partial(self._ask_all, commands, connection))
@@ -218,8 +233,7 @@ class Scripts:
             try:
                 commands = steps.send(replies)
             except StopIteration as done:
-                shas: dict[str, str] = done.value
-                return shas
+                return done.value
 
     def _ask_all(self, commands: list[Command], connection: int, done: OnReply) -> None:
         collected = collect(len(commands), done)
@@ -232,19 +246,33 @@ class Scripts:
         waiting, self._waiting = self._waiting, []
         self._shas = shas
         for name, parameters, done, times in again:
-            if error is None:
-                self._evaluate(name, parameters, done, times)
-            else:
+            if error is not None:
                 call_back(done, error)
+            elif name in shas:
+                self._evaluate(name, parameters, done, times)
+            else:  # it came after the load had begun
+                self._again.append((name, parameters, done, times))
+                self._load()
         for name, call, done in waiting:
             if error is None:
                 self.call(name, call, done)
             else:
                 call_back(done, error)
 
+    async def check_layout(self) -> None:
+        """Make sure that the server is the shard that it is taken for, unless a script was loaded since it was.
+
+        Raises the errors of redis-py, OtherLayout among them.
+        """
+        if not self._is_checked:
+            await self._link.ping()
+            await self._send_steps(self._link.connections, check_layout(self._keys, self._layout))
+            self._is_checked = True
+
     def forget(self) -> None:
-        """Load the scripts anew before the next call: the server is configured in another way now."""
+        """Load the scripts again before the next call: which shard the server is, and its settings, may be others."""
         self._shas = {}
+        self._is_checked = False
 
     async def release(self) -> None:
         """Give the claim to this replica's name back, so that the next one with that name need not wait."""

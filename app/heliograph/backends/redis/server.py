@@ -14,6 +14,7 @@ from heliograph.backends.redis.bus_verbs import PLAIN, BusVerbs
 from heliograph.backends.redis.client import Client, as_bus_unavailable
 from heliograph.backends.redis.confirming import Confirming, Keeping
 from heliograph.backends.redis.keys import Keys
+from heliograph.backends.redis.layout import ONE, Layout
 from heliograph.backends.redis.scripts import Scripts
 from heliograph.backends.redis.wire import BusWire, Wire
 from heliograph.telemetry import Histogram
@@ -27,8 +28,9 @@ class RedisServer:
     """The client, the links, the scripts (with the fence of the server's process) and the names of one Redis.
 
     `node_id`: of the calling replica; empty for another program. `replica`: its name, which its scripts carry; None
-    for a program without scripts of its own. `directed`: see `script_text`. `publish_time` records how long Redis
-    needs for calls that publish; servers may share one. `ack`: when something that is kept counts as acknowledged.
+    for a program without scripts of its own. `layout`: which shard it is taken for. `directed`: see `script_text`.
+    `publish_time` records how long Redis needs for calls that publish; servers may share one. `ack`: when something
+    that is kept counts as acknowledged.
 
     `verbs`: the commands of its bus. Nothing is opened before the first command. After `close` it may be used again.
     """
@@ -42,6 +44,7 @@ class RedisServer:
         *,
         node_id: str = "",
         replica: str | None = None,
+        layout: Layout | None = None,
         directed: bool = False,
         publish_time: Histogram | None = None,
         ack: Acknowledgement = IN_MEMORY,
@@ -51,6 +54,7 @@ class RedisServer:
         self.bulk: Link = client.bulk  # for reads with large answers
         self.keys = keys
         self.node_id = node_id
+        self.layout = layout or Layout()
         # Two clusters on one Redis may both have a replica-1.
         owner = "" if replica is None else f"{keys.bus_channel} {replica}"
         self.publish_time = publish_time or Histogram()
@@ -63,7 +67,15 @@ class RedisServer:
 
     def _make_scripts(self, owner: str, *, directed: bool) -> tuple[Scripts, Scripts, Scripts]:
         """Return the scripts over the link, and the same over those for large answers and for confirmed calls."""
-        made = Scripts(self.client, self.keys, owner, directed=directed, publish_time=self.publish_time, ack=self.ack)
+        made = Scripts(
+            self.client,
+            self.keys,
+            owner,
+            layout=self.layout,
+            directed=directed,
+            publish_time=self.publish_time,
+            ack=self.ack,
+        )
         return made, made.over(self.bulk), made.over(self.client.kept)
 
     async def open_bus(self, receive: Callable[[Any], object], lost: Callable[[Exception], object]) -> BusWire:
@@ -80,9 +92,16 @@ class RedisServer:
             raise
 
     async def ping(self) -> None:
-        """Make sure that both links answer. Raises the errors of redis-py."""
+        """Make sure that both links answer, and that this is the right shard. Raises the errors of redis-py."""
         await self.link.ping()
         await self.bulk.ping()
+        if self.layout.text != ONE:
+            await self.scripts.check_layout()  # one Redis is looked at when the first script is loaded
+
+    def forget_scripts(self) -> None:
+        """Load the scripts again before the next call, and look again which shard this is."""
+        self.scripts.forget()
+        self.bulk_scripts.forget()
 
     async def now_ms(self) -> int:
         """Return the time by the server's own clock, in ms since the epoch.

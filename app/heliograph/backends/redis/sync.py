@@ -1,9 +1,9 @@
 """Redis for programs without an event loop: the same scripts with the same fence (see `scripts.py`), thread-safe."""
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from itertools import chain
-from typing import Any
+from typing import Any, TypeVar
 
 from redis import BlockingConnectionPool, Redis
 from redis.backoff import NoBackoff
@@ -14,9 +14,10 @@ from heliograph.backends.redis.acknowledgement import IN_MEMORY, NOT_DURABLE, Ac
 from heliograph.backends.redis.call_batch import Call, in_batches, parameters_of
 from heliograph.backends.redis.client import TIMEOUT_S, unusable
 from heliograph.backends.redis.keys import Keys
+from heliograph.backends.redis.layout import Layout
 from heliograph.backends.redis.link import Command
 from heliograph.backends.redis.link_errors import DEMOTED
-from heliograph.backends.redis.script_loading import load
+from heliograph.backends.redis.script_loading import check_layout, load
 from heliograph.backends.redis.script_texts import BATCHED, KEEPING, raise_first_error, read_all
 from heliograph.backends.redis.sentinels import SyncMasterFinder, tls_options, to_master_sync
 from heliograph.redis_url import check_redis_url, read_sentinel_address
@@ -51,17 +52,25 @@ def connect_sync(url: str, *, max_connections: int = 10) -> Redis:
 class SyncScripts:
     """The scripts of one Redis server, each loaded when it is first called. The client's owner closes it.
 
-    `ack`: when a call that keeps something counts as acknowledged.
+    `layout`: what the program takes the server for. `ack`: when a call that keeps something counts as acknowledged.
     """
 
     def __init__(
-        self, client: Redis, keys: Keys, *, directed: bool = False, ack: Acknowledgement = IN_MEMORY
+        self,
+        client: Redis,
+        keys: Keys,
+        *,
+        layout: Layout | None = None,
+        directed: bool = False,
+        ack: Acknowledgement = IN_MEMORY,
     ) -> None:
         read_all()
         self._ack = ack
         self._confirmation = ack.confirmation(keys, TIMEOUT_S)
         self._redis = client
         self._keys = keys
+        self._layout = layout or Layout()
+        self._is_checked = False  # the layout
         self._directed = directed
         self._shas: dict[str, str] = {}
         self._loading = threading.RLock()  # a signal handler may publish while its own thread loads scripts
@@ -133,15 +142,35 @@ class SyncScripts:
             with self._redis.client() as connection:  # type: ignore[no-untyped-call]
                 connection.response_callbacks.clear()  # answers as they are, errors too
                 names = list(dict.fromkeys((*self._shas, name)))
-                steps = load(names, self._keys, directed=self._directed, ack=self._ack)
-                commands = next(steps)
-                while True:
-                    replies = [_answer(connection, command) for command in commands]
-                    try:
-                        commands = steps.send(replies)
-                    except StopIteration as done:
-                        self._shas = done.value
-                        return
+                steps = load(names, self._keys, layout=self._layout, directed=self._directed, ack=self._ack)
+                self._shas = _follow(connection, steps)
+                self._is_checked = True
+
+    def check_layout(self) -> None:
+        """Make sure that the server is the shard that it is taken for, unless a script was loaded since it was.
+
+        Raises the errors of redis-py, OtherLayout among them.
+        """
+        if self._is_checked:
+            return
+        with self._redis.client() as connection:  # type: ignore[no-untyped-call]
+            connection.response_callbacks.clear()
+            _follow(connection, check_layout(self._keys, self._layout))
+        self._is_checked = True
+
+
+_T = TypeVar("_T")
+
+
+def _follow(connection: Redis, steps: Generator[list[Command], list[Any], _T]) -> _T:
+    """Send what the steps yield, and return what they do."""
+    commands = next(steps)
+    while True:
+        try:
+            commands = steps.send([_answer(connection, command) for command in commands])
+        except StopIteration as done:
+            found: _T = done.value
+            return found
 
 
 def _answer(connection: Redis, command: Command) -> Any:

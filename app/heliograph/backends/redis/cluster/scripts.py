@@ -16,6 +16,7 @@ from heliograph.backends.redis.cluster.nodes import Nodes
 from heliograph.backends.redis.cluster.succession import Known, Process, Replication
 from heliograph.backends.redis.cluster.topology import HOLD_S, NOT_EXECUTED, PAUSE_S, Node
 from heliograph.backends.redis.keys import Keys
+from heliograph.backends.redis.layout import Layout
 from heliograph.backends.redis.link import Command, OnReply
 from heliograph.backends.redis.link_errors import Held, NotSent
 from heliograph.backends.redis.script_loading import Claim
@@ -45,6 +46,7 @@ class ClusterScripts(Scripts):
         link: ClusterLink,
         owner: str = "",
         *,
+        layout: Layout | None = None,
         directed: bool = False,
         publish_time: Histogram | None = None,
         ack: Acknowledgement = IN_MEMORY,
@@ -55,6 +57,7 @@ class ClusterScripts(Scripts):
             client,
             keys,
             owner,
+            layout=layout,
             directed=directed,
             publish_time=publish_time,
             ack=ack,
@@ -78,6 +81,7 @@ class ClusterScripts(Scripts):
             self._keys,
             link,
             self._owner,
+            layout=self._layout,
             directed=self._directed,
             ack=self._ack,
             mark=self._mark,

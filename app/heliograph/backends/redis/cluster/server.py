@@ -8,6 +8,7 @@ from heliograph.backends.redis.bus_verbs import SHARDED
 from heliograph.backends.redis.cluster.client import ShardClient
 from heliograph.backends.redis.cluster.scripts import ClusterScripts
 from heliograph.backends.redis.keys import Keys
+from heliograph.backends.redis.layout import Layout
 from heliograph.backends.redis.scripts import Scripts
 from heliograph.backends.redis.server import RedisServer
 from heliograph.backends.redis.wire import BusWire
@@ -26,6 +27,7 @@ class ShardServer(RedisServer):
         *,
         node_id: str = "",
         replica: str | None = None,
+        layout: Layout | None = None,
         directed: bool = False,
         publish_time: Histogram | None = None,
         ack: Acknowledgement = IN_MEMORY,
@@ -36,6 +38,7 @@ class ShardServer(RedisServer):
             keys.in_slot(client.tag),
             node_id=node_id,
             replica=replica,
+            layout=layout,
             directed=directed,
             publish_time=publish_time,
             ack=ack,
@@ -50,6 +53,7 @@ class ShardServer(RedisServer):
             self.keys,
             link,
             owner,
+            layout=self.layout,
             directed=directed,
             publish_time=self.publish_time,
             ack=self.ack,

@@ -1,14 +1,26 @@
 -- Take or renew a lease, by Redis' own clock, so that the replicas' clocks do not matter.
 -- KEYS: leases, replicas, settled_at, server
 -- ARGV: lease, the replica's report, ttl in ms, "take" or "renew", ms until an empty directory is reliable,
---       the deadline that the last call returned (0: there was none)
+--       the deadline that the last call returned (0: there was none),
+--       the shard that the replica takes this server for, 1 if it may be written down, the name of a single server
 -- Return {1 if held else 0, the server's name, the lease's deadline, expired leases of others ...}. If the name has
--- changed, or the lease is not held, entries may be missing.
+-- changed, or the lease is not held, entries may be missing. Return {-1, layout} for another layout than the server's
+-- own: there is no lease then. The layout is empty if the server has none, and may not be given one now.
 local leases, replicas, settled_at_key, server_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
-local lease, report, ttl_ms, verb, settle_ms, known_deadline = unpack(ARGV)
+local lease, report, ttl_ms, verb, settle_ms, known_deadline, layout, may_write, single = unpack(ARGV)
 local server = string.sub(fence, 1, -2)
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
+
+local kept = redis.call('HGET', server_key, 'layout')
+if (kept or single) ~= layout then
+  if kept then return {-1, kept} end
+  -- Live leases without a layout are those of a cluster with this server alone.
+  if redis.call('ZCOUNT', leases, now, '+inf') > 0 then return {-1, single} end
+  if may_write ~= '1' then return {-1, ''} end
+  redis.call('HSET', server_key, 'layout', layout)
+end
+
 local score = tonumber(redis.call('ZSCORE', leases, lease) or 0)
 -- The deadline is before the one that was acknowledged: the server has gone back to older data.
 local went_back = score > 0 and score < tonumber(known_deadline)
