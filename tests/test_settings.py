@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, SecretStr, ValidationError
 
+from heliograph.client.environment import cluster_settings
 from heliograph.errors import BadSetting
 from heliograph.protocol.channel_options import Namespace
 from heliograph.protocol.lifecycle import Kind
@@ -252,7 +253,7 @@ def names_of(model: type[BaseModel], prefix: str = "") -> set[str]:
 
 def test_every_setting_is_read_from_its_variable(environment: Any) -> None:
     """Fails if a variable of some group does not arrive, or a new setting has no test here."""
-    assert names_of(Settings) == {*GOOD, *SECRETS}
+    assert names_of(Settings) == {*GOOD, *SECRETS, "REDIS__SHARDS"}
     environment(**{name: text for name, (text, _) in GOOD.items()})
     loaded = Settings.load()
     for name, (_, value) in GOOD.items():
@@ -314,6 +315,47 @@ def test_a_bad_namespace_is_refused_by_name(environment: Any, value: str, says: 
     with pytest.raises(BadSetting) as raised:
         Settings.load()
     assert str(raised.value).startswith(says)
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "redis://one:1/0, rediss+sentinel://two:2,three:3/0?master=m,unix:///run/redis.sock",
+        '["redis://one:1/0", "rediss+sentinel://two:2,three:3/0?master=m", "unix:///run/redis.sock"]',
+    ],
+    ids=["commas", "JSON"],
+)
+def test_shards_are_read_as_programs_read_them(
+    environment: Any, written: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fails if replicas and publishers take one list for two, or cut a group of Sentinels in two."""
+    environment(AUTH__MODE="open", REDIS__SHARDS=written)
+    urls = ("redis://one:1/0", "rediss+sentinel://two:2,three:3/0?master=m", "unix:///run/redis.sock")
+    assert Settings.load().redis.urls == urls
+    assert tuple(cluster_settings().urls) == urls
+    monkeypatch.delenv("HELIOGRAPH_REDIS__SHARDS")
+    assert tuple(cluster_settings(written).urls) == tuple(cluster_settings(urls).urls) == urls
+
+
+@pytest.mark.parametrize(
+    ("variables", "says"),
+    [
+        ({"SHARDS": '["redis://one:1/0", "http://:hunter2@x"]'}, "SHARDS: shard 2 must begin with"),
+        ({"SHARDS": '["redis://one:1/0", 7]'}, "SHARDS: shard 2 must be text"),
+        ({"SHARDS": '["redis://one:1/0"'}, "SHARDS: is not valid JSON"),
+        ({"SHARDS": "redis://one:1/0,redis://two/0,redis://one:1/0"}, "SHARDS: shards 1 and 3 are the same"),
+        ({"SHARDS": "redis://one:1/0,redis://two/0", "URL": "redis://one/0"}, "SHARDS and URL cannot both be set"),
+        ({"SHARDS": "redis://one:1/0,redis://two/0", "DURABLE_URL": "redis://x/0"}, "DURABLE_URL does not go with"),
+    ],
+    ids=["scheme", "number", "JSON", "twice", "with URL", "with DURABLE_URL"],
+)
+def test_a_bad_list_of_shards_is_refused(environment: Any, variables: dict[str, str], says: str) -> None:
+    """Fails if a mistake in the list is found by a user, or is told in other words to replicas and publishers."""
+    environment(AUTH__MODE="open", **{f"REDIS__{name}": value for name, value in variables.items()})
+    for load in (Settings.load, cluster_settings):
+        with pytest.raises(BadSetting, match=says) as caught:
+            load()
+        assert "hunter2" not in str(caught.value)
 
 
 def test_a_durable_redis_alone_is_refused(environment: Any) -> None:

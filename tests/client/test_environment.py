@@ -95,9 +95,10 @@ async def test_all_use_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     async def handle(entry: object) -> None: ...
 
     consumer = Consumer(None, "group", handle)
-    assert (consumer._url, consumer._keys.prefix, consumer._shards_total) == (KEPT, "p:", 8)
-    assert Consumer(OTHER, "group", handle)._url == OTHER
-    assert Consumer(None, "group", handle, stream="own")._shards_total == 4
+    [worker] = consumer._workers
+    assert (worker.url, worker.keys.prefix, worker.options.shards_total) == (KEPT, "p:", 8)
+    assert Consumer(OTHER, "group", handle)._workers[0].url == OTHER
+    assert Consumer(None, "group", handle, stream="own")._workers[0].options.shards_total == 4
     async with Composite() as composite:
         assert (composite._live._url, composite._kept_url, composite._keys.prefix) == (LIVE, KEPT, "p:")
     for publisher in (Publisher(), Publisher(LIVE), AsyncPublisher()):

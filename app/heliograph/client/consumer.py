@@ -16,14 +16,18 @@ from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from typing import cast
 
-from heliograph.backends.redis.client import connect
+from heliograph.backends.redis.client import Client, as_bus_unavailable, connect
 from heliograph.backends.redis.keys import LIFECYCLE_STREAM, Keys
+from heliograph.backends.redis.layout import FIELD, Layout
+from heliograph.backends.redis.link_errors import OtherLayout
 from heliograph.backends.redis.streams import EMIT_STREAM, ShardedStream, StreamEntry
 from heliograph.client.drafts import described
 from heliograph.client.environment import ClusterSettings, cluster_settings
+from heliograph.client.redis_transport import targets
 from heliograph.clock import SystemClock, iso8601
-from heliograph.errors import BusUnavailable
+from heliograph.errors import BadSetting, BusUnavailable
 from heliograph.tasks import end
 
 logger = logging.getLogger(__name__)
@@ -73,15 +77,17 @@ class Consumer:
     a time-out of its own.
 
     `redis_url` is the URL of the server that holds the stream; None: the cluster's server for kept messages
-    (`HELIOGRAPH_REDIS__URL`, `…__DURABLE_URL`), or for the stream `events` the one with the bus. `prefix` and
-    `shards_total` must be the writers' values. By default they are the cluster's; a stream of your own has 4 shards.
+    (`HELIOGRAPH_REDIS__URL`, `…__DURABLE_URL`), or for the stream `events` the one with the bus. Emissions of clients
+    and lifecycle events are in each of `HELIOGRAPH_REDIS__SHARDS`, and are read from all of them, side by side.
+    `prefix` and `shards_total` must be the writers' values. By default they are the cluster's; a stream of your own
+    has 4 shards.
 
-    The stream `events` has the lifecycle events (`LifecycleEvent.read`), all in one shard.
+    The stream `events` has the lifecycle events (`LifecycleEvent.read`), those of each Redis all in one shard.
     """
 
     def __init__(
         self,
-        redis_url: str | None,
+        redis_url: str | Sequence[str] | None,
         group: str,
         handler: Handler,
         *,
@@ -100,23 +106,25 @@ class Consumer:
         self.group = group
         self.stats = ConsumerStats()
         settings = cluster_settings(redis_url, durable_url=None if redis_url is None else "", prefix=prefix)
-        # Lifecycle events stand beside the directory whose changes they tell.
-        self._url = settings.live_url if stream == LIFECYCLE_STREAM else settings.kept_url
-        self._keys = Keys(settings.prefix, settings.bus_channel)
-        self._stream_name = stream
-        self._shards_total = shards_total or _shards_of(stream, settings)
-        self._shards = list(range(self._shards_total)) if shards is None else list(shards)
-        self._handler = handler
-        self._start = start
-        self._count = count
-        self._block_s = block_s
-        self._claim_idle_s = claim_idle_s
-        self._max_attempts = max_attempts
+        total = shards_total or _shards_of(stream, settings)
+        options = _Options(
+            group,
+            self.name,
+            handler,
+            stream,
+            total,
+            tuple(range(total)) if shards is None else tuple(shards),
+            start,
+            count,
+            block_s,
+            claim_idle_s,
+            max_attempts,
+        )
         self._stopping = asyncio.Event()
-        self._in_hand: dict[int, dict[str, StreamEntry]] = defaultdict(dict)  # shard -> ours and not done, by id
-        self._done: dict[int, set[str]] = defaultdict(set)  # shard -> handled, but not yet acknowledged
-        self._next_claim_at = 0.0  # event loop's time
-        self._stream: ShardedStream
+        self._workers = [
+            _Worker(url, keys, layout, options, self.stats, self._stopping)
+            for url, keys, layout in _servers(settings, stream)
+        ]
 
     def stop(self) -> None:
         """Have `run` finish the entries in hand, give back those that it has not begun, and return."""
@@ -126,17 +134,85 @@ class Consumer:
         """Read and handle entries until `stop`. If Redis is unreachable, retry with growing pauses.
 
         If it is cancelled instead, other workers take over the entries in hand after `claim_idle_s`.
+
+        Raises:
+            BadSetting: a Redis belongs to a cluster with other shards.
         """
-        client = connect(self._url, timeout_s=self._block_s + ANSWER_S)
-        self._stream = ShardedStream(client, self._keys, self._stream_name, shards=self._shards_total)
+        running = [asyncio.create_task(worker.run(), name=f"consumer-{self.name}") for worker in self._workers]
+        try:
+            await asyncio.gather(*running)
+        finally:
+            await end(running)
+            self._stopping.clear()
+
+
+def _servers(settings: ClusterSettings, stream: str) -> list[tuple[str, Keys, Layout | None]]:
+    """Return the servers with the stream: those of all shards for a stream of the cluster, otherwise the first."""
+    is_lifecycle = stream == LIFECYCLE_STREAM  # beside the directory whose changes it tells
+    if is_lifecycle or (stream == EMIT_STREAM and settings.durable_url is None):
+        return [(target.url, target.keys, target.layout) for target in targets(settings)]
+    return [(settings.kept_url, Keys(settings.prefix, settings.bus_channel), None)]
+
+
+@dataclass(frozen=True, slots=True)
+class _Options:
+    """What the workers of a consumer share. See `Consumer`."""
+
+    group: str
+    name: str
+    handler: Handler
+    stream: str
+    shards_total: int
+    shards: Sequence[int]
+    start: str
+    count: int
+    block_s: float
+    claim_idle_s: float
+    max_attempts: int
+
+
+class _Worker:
+    """A consumer's part for one Redis. `layout`: which shard that has to be; None: whatever it is."""
+
+    def __init__(
+        self,
+        url: str,
+        keys: Keys,
+        layout: Layout | None,
+        options: _Options,
+        stats: ConsumerStats,
+        stopping: asyncio.Event,
+    ) -> None:
+        self.stats = stats
+        self.url = url
+        self.keys = keys
+        self.options = options
+        self.name = options.name
+        self.group = options.group
+        self._layout = layout
+        self._shards = options.shards
+        self._count = options.count
+        self._claim_idle_s = options.claim_idle_s
+        self._stopping = stopping
+        self._in_hand: dict[int, dict[str, StreamEntry]] = defaultdict(dict)  # shard -> ours and not done, by id
+        self._done: dict[int, set[str]] = defaultdict(set)  # shard -> handled, but not yet acknowledged
+        self._next_claim_at = 0.0  # event loop's time
+        self._stream: ShardedStream
+
+    async def run(self) -> None:
+        """See `Consumer.run`."""
+        options = self.options
+        client = connect(self.url, timeout_s=options.block_s + ANSWER_S)
+        self._stream = ShardedStream(client, self.keys, options.stream, shards=options.shards_total)
         keeper = asyncio.create_task(self._keep_loop(), name=f"consumer-keep-{self.name}")
         failures = 0
         ready = False
-        start = self._start
+        start = options.start
         try:
             while not self._stopping.is_set():
                 try:
                     if not ready:
+                        await self._check_layout(client)
                         await self._stream.create_group(self.group, start=start)
                         ready, start = True, "0"  # a Redis that loses the group has lost the earlier entries too
                     await self._iterate()
@@ -152,8 +228,18 @@ class Consumer:
         finally:
             await end([keeper])
             self._in_hand.clear()
-            self._stopping.clear()
             await client.aclose()
+
+    async def _check_layout(self, client: Client) -> None:
+        """Raises BadSetting: this Redis is another shard."""
+        if self._layout is None:
+            return
+        with as_bus_unavailable():
+            kept = cast("bytes | None", await client.hget(self.keys.server, FIELD))
+        try:
+            self._layout.compare(None if kept is None else kept.decode())
+        except OtherLayout as error:
+            raise BadSetting(str(error)) from None
 
     # -- one iteration
 
@@ -162,7 +248,7 @@ class Consumer:
         for shard in list(self._done):
             await self._acknowledge(shard)
         taken_over = await self._take_over()
-        block_s = None if taken_over else self._block_s
+        block_s = None if taken_over else self.options.block_s
         entries = await self._stream.read(
             self.group, self.name, count=self._count, block_s=block_s, shards=self._shards
         )
@@ -216,7 +302,7 @@ class Consumer:
 
     async def _handle(self, entry: StreamEntry) -> None:
         if entry.id not in self._done[entry.shard]:
-            if entry.deliveries > self._max_attempts:
+            if entry.deliveries > self.options.max_attempts:
                 await self._bury(entry, f"delivered {entry.deliveries - 1} times and never acknowledged")
                 return
             try:
@@ -232,7 +318,7 @@ class Consumer:
         """Run the handler in a task of its own: a cancellation inside it does not cancel this consumer."""
 
         async def call() -> None:
-            await self._handler(entry)
+            await self.options.handler(entry)
 
         task = asyncio.create_task(call(), name=f"consumer-entry-{entry.id}")
         try:
@@ -246,7 +332,7 @@ class Consumer:
     async def _failed(self, entry: StreamEntry, error: Exception) -> None:
         self.stats.failed += 1
         logger.warning("%s: attempt %d at %s failed", self.name, entry.deliveries, entry.id, exc_info=error)
-        if entry.deliveries >= self._max_attempts:
+        if entry.deliveries >= self.options.max_attempts:
             await self._bury(entry, described(error))
         else:
             self._in_hand[entry.shard].pop(entry.id, None)  # idle from now on: tried again after claim_idle_s
@@ -269,7 +355,7 @@ class Consumer:
                 "dead_group": self.group,
                 "dead_shard": str(entry.shard),
                 "dead_id": entry.id,
-                "dead_attempts": str(min(entry.deliveries, self._max_attempts)),
+                "dead_attempts": str(min(entry.deliveries, self.options.max_attempts)),
                 "dead_at": iso8601(SystemClock().now()),
             },
         )

@@ -57,6 +57,10 @@ class Drafting:
         self._max_depth = max_depth
         self._calls = AppendCalls(keys)
 
+    def into(self, keys: Keys) -> "Drafting":
+        """Return the same for another Redis of the cluster."""
+        return Drafting(keys, self.namespaces, self._max_depth, self.clock)
+
     def publication(self, channel: str, data: object, idempotency_key: str | None = None) -> Draft:
         """Make a draft for a channel from anything that encodes to JSON (or from JSON, as `msgspec.Raw`)."""
         options = self.namespaces.of(_checked(channel))

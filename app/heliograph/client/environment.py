@@ -5,7 +5,7 @@ pydantic, so this module reads the variables itself. A test compares the result 
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, cast, get_args
@@ -14,7 +14,7 @@ import msgspec
 
 from heliograph.errors import BadSetting
 from heliograph.protocol.channel_options import BadOption, Namespace, as_flag, as_number
-from heliograph.redis_url import check_redis_url
+from heliograph.redis_url import check_redis_url, read_shards, split_urls
 from heliograph.shared_settings import (
     DEFAULT_PREFIX,
     DEPTH,
@@ -29,6 +29,7 @@ from heliograph.shared_settings import (
 KNOWN: Final = {
     "redis": {
         "url",
+        "shards",
         "durable_url",
         "ack",
         "ack_replicas",
@@ -45,8 +46,8 @@ KNOWN: Final = {
 class ClusterSettings:
     """The cluster's settings that a program beside it must share."""
 
-    live_url: str
-    """URL of the server with the bus."""
+    urls: Sequence[str]
+    """URL of each shard: of the server with the bus. One, unless the cluster has several shards."""
     durable_url: str | None
     """URL of a second server, for kept messages; None: it is the same one."""
     ack: AckMode
@@ -57,21 +58,31 @@ class ClusterSettings:
     """Prefix of all keys."""
     emit_shards: int
     """Number of streams for emissions of clients."""
-    bus_channel: str
-    """The Redis channel that all replicas listen on."""
+    bus_channels: Sequence[str]
+    """The channel of each shard's Redis that all replicas listen on."""
     routing: Literal["shared", "directed"]
     namespaces: Mapping[str, Namespace]
     depth: int
     """How deep arrays and objects may nest in data."""
 
     @property
+    def live_url(self) -> str:
+        """URL of the first shard, which has what is not spread over them."""
+        return self.urls[0]
+
+    @property
+    def bus_channel(self) -> str:
+        """The channel of the first shard."""
+        return self.bus_channels[0]
+
+    @property
     def kept_url(self) -> str:
-        """URL of the server that keeps messages."""
+        """URL of the server that keeps messages, or of the first shard."""
         return self.durable_url or self.live_url
 
 
 def cluster_settings(
-    url: str | None = None,
+    url: str | Sequence[str] | None = None,
     *,
     durable_url: str | None = None,
     ack: AckMode | None = None,
@@ -82,7 +93,7 @@ def cluster_settings(
     """Read the environment, and put what is given in its place.
 
     Args:
-        url: `HELIOGRAPH_REDIS__URL`.
+        url: `HELIOGRAPH_REDIS__URL`; or several, as a list or with commas between them: `HELIOGRAPH_REDIS__SHARDS`.
         durable_url: `HELIOGRAPH_REDIS__DURABLE_URL`; "" for a cluster that has no second Redis.
         ack: `HELIOGRAPH_REDIS__ACK`.
         prefix: `HELIOGRAPH_REDIS__PREFIX`.
@@ -96,7 +107,8 @@ def cluster_settings(
     options = _namespaces() if namespaces is None else dict(namespaces)
     url_of_environment = redis.get("url")
     if url is not None:
-        redis["url"] = url
+        is_one = isinstance(url, str) and not url.lstrip().startswith("[") and len(split_urls(url)) < 2
+        redis["url"], redis["shards"] = (url, ()) if is_one else (None, url)
     if durable_url is not None:
         redis["durable_url"] = durable_url or None
     if ack is not None:
@@ -106,12 +118,17 @@ def cluster_settings(
     if bus_channel is not None:
         bus["channel"] = bus_channel
 
-    live, kept = _url(redis, "url"), _url(redis, "durable_url")
-    if live is None:
+    live, kept, shards = _url(redis, "url"), _url(redis, "durable_url"), _shards(redis)
+    if shards and kept is not None:
+        raise BadSetting(f"{PREFIX}REDIS: DURABLE_URL does not go with SHARDS: let each shard keep what it holds")
+    if shards and live is not None:
+        raise BadSetting(f"{PREFIX}REDIS: SHARDS and URL cannot both be set: SHARDS names every Redis of the cluster")
+    urls = shards or (() if live is None else (live,))
+    if not urls:
         if kept is not None:
             raise BadSetting(f"{PREFIX}REDIS: DURABLE_URL needs URL too: one Redis for what is kept, one for the bus")
         raise BadSetting(f"the URL of Redis is missing: set {PREFIX}REDIS__URL, or give it as an argument")
-    if durable_url is None and kept is not None and url_of_environment not in (None, live):
+    if durable_url is None and kept is not None and url_of_environment not in (None, urls[0]):
         # A message published on the bus of one cluster and kept on the server of another reaches no client.
         raise BadSetting(
             f"the URL given is not {PREFIX}REDIS__URL, while {PREFIX}REDIS__DURABLE_URL is set: they would be of two "
@@ -128,13 +145,15 @@ def cluster_settings(
     if channel == "":
         raise BadSetting(f"{PREFIX}BUS__CHANNEL: must not be empty; leave it out for the default")
     return ClusterSettings(
-        live_url=live,
+        urls=urls,
         durable_url=kept,
         ack=cast("AckMode", mode),
         ack_replicas=_whole("REDIS__ACK_REPLICAS", redis.get("ack_replicas", 1), ge=1, le=MOST_ACK_REPLICAS),
         prefix=keys,
         emit_shards=_whole("REDIS__EMIT_SHARDS", redis.get("emit_shards", EMIT_SHARDS), ge=1, le=1024),
-        bus_channel=bus_channel_name(None if channel is None else _text("BUS__CHANNEL", channel), live, keys),
+        bus_channels=[
+            bus_channel_name(None if channel is None else _text("BUS__CHANNEL", channel), each, keys) for each in urls
+        ],
         routing=cast("Literal['shared', 'directed']", routing),
         namespaces=options,
         depth=_depth(),
@@ -295,6 +314,13 @@ def _url(redis: Mapping[str, Any], name: str) -> str | None:
         return check_redis_url(_text(f"REDIS__{name.upper()}", url))
     except ValueError as error:
         raise BadSetting(f"{PREFIX}REDIS__{name.upper()}: {error}") from None
+
+
+def _shards(redis: Mapping[str, Any]) -> tuple[str, ...]:
+    try:
+        return read_shards(redis.get("shards") or ())
+    except ValueError as error:
+        raise BadSetting(f"{PREFIX}REDIS__SHARDS: {error}") from None
 
 
 def _text(variable: str, value: object) -> str:

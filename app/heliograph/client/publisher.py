@@ -28,8 +28,9 @@ from heliograph.backends.redis.keys import Keys
 from heliograph.client.drafts import Drafting, Published, check_run_id
 from heliograph.client.environment import ClusterSettings, api_settings, cluster_settings
 from heliograph.client.forks import renew_in_children
-from heliograph.client.redis_transport import AsyncRedisTransport, RedisTransport
+from heliograph.client.redis_transport import AsyncRedisTransport, RedisTransport, targets
 from heliograph.client.retrying import Attempts
+from heliograph.client.sharded_transport import AsyncShardedTransport, ShardedTransport
 from heliograph.client.submissions import Submission, Submissions
 from heliograph.client.transport import AsyncTransport, Transport
 from heliograph.clock import SystemClock
@@ -52,7 +53,7 @@ class _Base(ABC):
 
     def __init__(
         self,
-        url: str | None = None,
+        url: str | Sequence[str] | None = None,
         *,
         api_key: str | None = None,
         durable_url: str | None = None,
@@ -65,8 +66,9 @@ class _Base(ABC):
         """Connect at the first use.
 
         Args:
-            url: the URL of Redis, instead of `HELIOGRAPH_REDIS__URL`; or of the cluster, `http://…` or `https://…`,
-                for a program that cannot reach Redis.
+            url: the URL of Redis, instead of `HELIOGRAPH_REDIS__URL`; or those of all shards, in the cluster's order,
+                instead of `HELIOGRAPH_REDIS__SHARDS`; or of the cluster, `http://…` or `https://…`, for a program
+                that cannot reach Redis.
             api_key: the key for the URL of the cluster, instead of `HELIOGRAPH_API__KEY` or
                 `HELIOGRAPH_API__KEY_FILE`.
             durable_url, ack, prefix, bus_channel, namespaces: replace the cluster's variables; see
@@ -78,7 +80,7 @@ class _Base(ABC):
             BadSetting: the URL or the API key is missing, or a value cannot be used.
         """
         self._target: ClusterSettings | tuple[str, str]
-        if url is not None and url.lower().startswith(("http://", "https://")):
+        if isinstance(url, str) and url.lower().startswith(("http://", "https://")):
             given = {"durable_url": durable_url, "ack": ack, "prefix": prefix, "bus_channel": bus_channel}
             if useless := [name for name, value in given.items() if value is not None]:
                 raise BadSetting(f"{', '.join(useless)}: of no use over HTTP, where the server knows its Redis")
@@ -117,7 +119,8 @@ class Publisher(_Base):
         if isinstance(self._target, tuple):
             transport: Transport = _http_transports().HttpTransport(*self._target)
             return transport
-        return RedisTransport(self._target, self._drafting)
+        shards = [RedisTransport(target, self._drafting) for target in targets(self._target)]
+        return shards[0] if len(shards) == 1 else ShardedTransport(shards)
 
     def renew_in_child(self) -> None:
         """See `heliograph.client.forks`."""
@@ -226,8 +229,8 @@ class Publisher(_Base):
         """
         return self._persist(self._redis_transport("reap_lost_runs").reap_lost_runs, 0, None)
 
-    def _redis_transport(self, verb: str) -> RedisTransport:
-        if isinstance(self._transport, RedisTransport):
+    def _redis_transport(self, verb: str) -> RedisTransport | ShardedTransport:
+        if isinstance(self._transport, RedisTransport | ShardedTransport):
             return self._transport
         raise NeedsRedis(f"{verb} needs a publisher with the URL of Redis: the server API has no leases of runs")
 
@@ -266,7 +269,8 @@ class AsyncPublisher(_Base):
         if isinstance(self._target, tuple):
             transport: AsyncTransport = _http_transports().AsyncHttpTransport(*self._target)
             return transport
-        return AsyncRedisTransport(self._target, self._drafting)
+        shards = [AsyncRedisTransport(target, self._drafting) for target in targets(self._target)]
+        return shards[0] if len(shards) == 1 else AsyncShardedTransport(shards)
 
     def renew_in_child(self) -> None:
         """See `heliograph.client.forks`."""

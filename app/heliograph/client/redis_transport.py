@@ -4,6 +4,7 @@ import asyncio
 import logging
 import socket
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 from redis.exceptions import (
@@ -21,6 +22,8 @@ from redis.exceptions import (
 )
 
 from heliograph.backends.redis.acknowledgement import IN_MEMORY, NOT_DURABLE, Acknowledgement, Unconfirmed
+from heliograph.backends.redis.keys import Keys
+from heliograph.backends.redis.layout import Layout, layouts_among
 from heliograph.backends.redis.link_errors import NotSent
 from heliograph.backends.redis.opening import open_server
 from heliograph.backends.redis.run_leases import decoded, expired_call, lease_call, lost_calls
@@ -52,17 +55,37 @@ _PASSING_REPLIES = ("NOREPLICAS ", "BUSY ")  # redis-py has no classes for these
 _REFUSED = (AuthenticationError, AuthorizationError)  # subclasses of ConnectionError in redis-py
 
 
-class _Base:
+@dataclass(frozen=True, slots=True)
+class Target:
+    """The Redis of one shard. `durable_url`: of a second server, for what is kept; None: it is the same one.
+
+    `ack`: when something counts as kept, on the server that keeps it.
+    """
+
+    url: str
+    durable_url: str | None
+    keys: Keys
+    layout: Layout
+    directed: bool
+    ack: Acknowledgement
+
+
+def targets(settings: ClusterSettings) -> list[Target]:
+    """Return the Redis of each shard, in order."""
+    directed, ack = settings.routing == "directed", Acknowledgement(settings.ack, settings.ack_replicas)
+    return [
+        Target(url, settings.durable_url, Keys(settings.prefix, channel), layout, directed, ack)
+        for url, channel, layout in zip(
+            settings.urls, settings.bus_channels, layouts_among(len(settings.urls)), strict=True
+        )
+    ]
+
+
+class RedisFailures:
+    """What the errors of Redis mean for a publisher."""
+
     server = "Redis"
     failures: tuple[type[Exception], ...] = FAILURES
-
-    def __init__(self, settings: ClusterSettings, drafting: Drafting) -> None:
-        self._url = settings.live_url
-        self._durable_url = settings.durable_url
-        self._directed = settings.routing == "directed"
-        self._script = "append" if self._durable_url is None else "store"
-        self._ack = Acknowledgement(settings.ack, settings.ack_replicas)  # of the server that keeps
-        self._drafting = drafting
 
     @staticmethod
     def failure(error: Exception) -> Failure:
@@ -72,19 +95,30 @@ class _Base:
         return Failure(str(error) or type(error).__name__, passes, may_be_done)
 
 
+class _Base(RedisFailures):
+    def __init__(self, target: Target, drafting: Drafting) -> None:
+        self._target = target
+        self._durable_url = target.durable_url
+        self._script = "append" if self._durable_url is None else "store"
+        self._drafting = drafting.into(target.keys)
+
+
 class RedisTransport(_Base):
     """For plain functions, in any number of threads."""
 
-    def __init__(self, settings: ClusterSettings, drafting: Drafting) -> None:
-        super().__init__(settings, drafting)
+    def __init__(self, target: Target, drafting: Drafting) -> None:
+        super().__init__(target, drafting)
         self._connect()
 
     def _connect(self) -> None:
-        self._live = connect_sync(self._url, max_connections=MAX_CONNECTIONS)
+        target = self._target
+        self._live = connect_sync(target.url, max_connections=MAX_CONNECTIONS)
         self._redis = self._live  # keeps what is kept
         if self._durable_url is not None:
             self._redis = connect_sync(self._durable_url, max_connections=MAX_CONNECTIONS)
-        self._scripts = SyncScripts(self._redis, self._drafting.keys, directed=self._directed, ack=self._ack)
+        self._scripts = SyncScripts(
+            self._redis, target.keys, layout=target.layout, directed=target.directed, ack=target.ack
+        )
 
     def renew_in_child(self) -> None:
         """See `heliograph.client.forks`."""
@@ -95,9 +129,14 @@ class RedisTransport(_Base):
         self._redis.close()
         self._live.close()
 
+    def check_layout(self) -> None:
+        """See `SyncScripts.check_layout`."""
+        self._scripts.check_layout()
+
     def send(self, drafts: Sequence[Draft], *, kept: bool) -> list[Published]:
         """Publish them in order and in one round trip; `kept`: what their namespaces say."""
         if not kept:
+            self._scripts.check_layout()
             for draft in drafts:
                 self._live.publish(*self._drafting.passing(draft))
             return [published(draft, None) for draft in drafts]
@@ -136,21 +175,29 @@ class RedisTransport(_Base):
 class AsyncRedisTransport(_Base):
     """For coroutines of one event loop. Like `RedisTransport`, without the leases of runs."""
 
-    def __init__(self, settings: ClusterSettings, drafting: Drafting) -> None:
-        super().__init__(settings, drafting)
+    def __init__(self, target: Target, drafting: Drafting) -> None:
+        super().__init__(target, drafting)
         self._connect()
 
     def _connect(self) -> None:
+        target = self._target
         if self._durable_url is None:
-            self._live = self._kept = self._server(self._url, self._ack)
+            self._live = self._kept = self._server(target.url, target.ack)
         else:
-            self._live = self._server(self._url, IN_MEMORY)
-            self._kept = self._server(self._durable_url, self._ack)
+            self._live = self._server(target.url, IN_MEMORY)
+            self._kept = self._server(self._durable_url, target.ack)
         self._free = asyncio.Semaphore(MAX_CONNECTIONS)  # an empty pool would raise; callers wait here instead
 
     def _server(self, url: str, ack: Acknowledgement) -> RedisServer:
-        keys = self._drafting.keys
-        return open_server(url, keys, max_connections=MAX_CONNECTIONS, directed=self._directed, ack=ack)
+        target = self._target
+        return open_server(
+            url,
+            target.keys,
+            layouts=iter([target.layout]),
+            max_connections=MAX_CONNECTIONS,
+            directed=target.directed,
+            ack=ack,
+        )
 
     def renew_in_child(self) -> None:
         """See `heliograph.client.forks`."""
@@ -161,6 +208,10 @@ class AsyncRedisTransport(_Base):
         """Close the connections. May be called twice."""
         await self._kept.close()
         await self._live.close()
+
+    async def check_layout(self) -> None:
+        """See `Scripts.check_layout`."""
+        await self._live.scripts.check_layout()
 
     async def send(self, drafts: Sequence[Draft], *, kept: bool) -> list[Published]:
         """See `RedisTransport.send`."""
@@ -191,6 +242,7 @@ class AsyncRedisTransport(_Base):
             logger.warning("kept, but not published live; replicas find it with a heartbeat: %s", error)
 
     async def _pass_on(self, drafts: Sequence[Draft]) -> list[None]:
+        await self._live.scripts.check_layout()
         for draft in drafts:
             await self._live.client.publish(*self._drafting.passing(draft))
         return [None] * len(drafts)
