@@ -32,7 +32,8 @@ logger = logging.getLogger(__name__)
 _redis_url = click.option(
     "--redis",
     metavar="URL",
-    help="URL of Redis; default: HELIOGRAPH_REDIS__URL. (If it holds a password, use the variable.)",
+    help="URL of Redis, or those of its shards with commas between them; default: HELIOGRAPH_REDIS__URL or "
+    "…__SHARDS. (If one holds a password, use the variable.)",
 )
 _open = click.option(
     "--open",
@@ -95,8 +96,17 @@ def serve(host: str, port: int, name: str, reload: bool, is_open: bool) -> None:
     is_flag=True,
     help="Redis as a master with a replica and three Sentinels: kill the master, and watch.",
 )
+@click.option(
+    "--shards",
+    default=1,
+    show_default=True,
+    type=click.IntRange(1, 16),
+    help="Number of Redis servers over which users and channels are spread.",
+)
 @_open
-def up(replicas: int, host: str, port: int, connections_per_address: int, sentinel: bool, is_open: bool) -> None:
+def up(
+    replicas: int, host: str, port: int, connections_per_address: int, sentinel: bool, shards: int, is_open: bool
+) -> None:
     """Run a whole cluster on this machine: Redis, replicas and nginx (or Valkey and Caddy of the extra `local`)."""
     _open_if(is_open)
     loaded = _load_settings()
@@ -109,7 +119,8 @@ def up(replicas: int, host: str, port: int, connections_per_address: int, sentin
         replicas=replicas,
         host=host,
         port=port,
-        redis_url=loaded.redis.url,
+        redis_urls=loaded.redis.urls,
+        shards=shards,
         sentinel=sentinel,
         console=loaded.console_enabled,
         connections_per_address=connections_per_address,
@@ -176,6 +187,38 @@ def asyncapi() -> None:
     from heliograph.codecs.plain.asyncapi import document
 
     click.echo(json.dumps(document(metadata.version("heliograph")), indent=2, ensure_ascii=False))
+
+
+@main.command(short_help="Show which shard each Redis is, and change that.")
+@click.option("--adopt", is_flag=True, help="Write down that each Redis is what the settings say, for a new list.")
+@_redis_url
+def shards(adopt: bool, redis: str | None) -> None:
+    """Show which shard of the cluster each Redis keeps that it is, beside what it is by the settings.
+
+    \b
+    A Redis keeps which shard it is, and replicas and publishers that take it for another one are refused. To change
+    HELIOGRAPH_REDIS__SHARDS (or to go from one Redis to several, or back):
+      1. stop all replicas and publishers;
+      2. heliograph shards --adopt    with the new settings;
+      3. start them with the new settings.
+    Channels that now belong to another Redis begin anew there: their history stays behind, and clients are told.
+    The exit code is 1 if a Redis is another shard, or cannot be reached.
+    """
+    from heliograph.client.shard_list import ShardList
+
+    try:
+        listed = ShardList(redis)
+    except BadSetting as error:
+        _refuse(error)
+    if adopt:
+        try:
+            listed.adopt()
+        except HeliographError as error:
+            raise click.ClickException(str(error)) from None
+    rows = listed.rows()
+    for row in rows:
+        click.echo(f"{row.url}  {row.expected}: {row.found}")
+    sys.exit(0 if all(row.is_good for row in rows) else 1)
 
 
 @main.command(short_help="Publish one message.")

@@ -80,9 +80,10 @@ class LocalCluster:
 
     async def _start(self, directory: Path) -> None:
         open_files = raise_open_files()
-        if self._options.redis_url is not None:
-            other = without_password(self._options.redis_url)
-            self._terminal.say(f"HELIOGRAPH_REDIS__URL is set: with the Redis at {other}, and none of its own")
+        if self._options.redis_urls:
+            others = ", ".join(map(without_password, self._options.redis_urls))
+            variable, _ = self._options.redis_variable
+            self._terminal.say(f"{variable} is set: with the Redis at {others}, and none of its own")
         await self._start_stage(self._redis, redis_parts(self._options, directory))
         await self._start_stage(self._replicas, programs.replicas(self._options))
         if self._options.edge == "caddy":
@@ -160,11 +161,15 @@ class LocalCluster:
         yield f"  clients    {options.url.replace('http', 'ws', 1)}ws"
         for number, port in enumerate(options.replica_ports, start=1):
             yield f"  replica-{number}  http://127.0.0.1:{port}/metrics"
+        variable, value = options.redis_variable
         if options.sentinel:
-            yield f"  Redis      HELIOGRAPH_REDIS__URL='{options.replica_redis_url}'"
-            yield f"             master: port {options.redis_ports['redis-1']}; kill it, and watch"
+            yield f"  Redis      {variable}='{value}'"
+            ports = ", ".join(str(options.redis_ports[master]) for master, _ in options.masters.values())
+            yield f"             master: port {ports}; kill it, and watch"
+        elif len(options.replica_redis_urls) > 1:
+            yield f"  Redis      {variable}='{','.join(map(without_password, options.replica_redis_urls))}'"
         else:
-            yield f"  Redis      redis-cli -u {without_password(options.replica_redis_url)}"
+            yield f"  Redis      redis-cli -u {without_password(value)}"
         if options.edge == "caddy":
             yield f"  Caddy      {directory / 'Caddyfile'}"
         else:

@@ -27,10 +27,12 @@ class LocalClusterOptions:
     """The first of `replicas` ports in a row, on 127.0.0.1; `port + 1` by default."""
     redis_port: int | None = None
     """The port of the Redis that is started, on 127.0.0.1; `port - 1` by default."""
-    redis_url: str | None = None
-    """A Redis that runs already; then none is started."""
+    redis_urls: tuple[str, ...] = ()
+    """The Redis that runs already, or its shards; then none is started."""
+    shards: int = 1
+    """How many Redis servers are started, to spread users and channels over, on ports from `redis_port` down."""
     sentinel: bool = False
-    """Whether Redis is a master with a replica and three Sentinels, on ports from `redis_port` down."""
+    """Whether each of them is a master with a replica, watched by three Sentinels."""
     console: bool = True
     """Whether the replicas serve the console."""
     connections_per_address: int = 1000
@@ -46,7 +48,7 @@ class LocalClusterOptions:
     @property
     def own_redis_port(self) -> int | None:
         """The port of the Redis that this cluster starts; None if it uses another."""
-        if self.redis_url is not None:
+        if self.redis_urls:
             return None
         return self.port - 1 if self.redis_port is None else self.redis_port
 
@@ -55,16 +57,32 @@ class LocalClusterOptions:
         """The port of each program of the own Redis, by its name; the first server is the first master."""
         if self.own_redis_port is None:
             return {}
-        names = ("redis-1", "redis-2", *SENTINELS) if self.sentinel else ("redis",)
+        servers = self.shards * (2 if self.sentinel else 1)
+        names = [f"redis-{number}" for number in range(1, servers + 1)] if servers > 1 else ["redis"]
+        names += SENTINELS if self.sentinel else ()
         return {name: self.own_redis_port - number for number, name in enumerate(names)}
 
     @property
-    def replica_redis_url(self) -> str:
-        """The URL of Redis for the replicas, and for programs beside them."""
-        if self.redis_url is not None or not self.sentinel:
-            return self.redis_url or f"redis://127.0.0.1:{self.own_redis_port}/0"
+    def masters(self) -> dict[str, tuple[str, str]]:
+        """Where Sentinels watch: the name by which they know each master -> the programs of it and of its replica."""
+        names = [MASTER, *(f"{MASTER}-{number}" for number in range(2, self.shards + 1))]
+        return {name: (f"redis-{2 * i + 1}", f"redis-{2 * i + 2}") for i, name in enumerate(names)}
+
+    @property
+    def replica_redis_urls(self) -> tuple[str, ...]:
+        """The URL of each shard's Redis for the replicas, and for programs beside them."""
+        if self.redis_urls:
+            return self.redis_urls
+        if not self.sentinel:
+            return tuple(f"redis://127.0.0.1:{port}/0" for port in self.redis_ports.values())
         hosts = ",".join(f"127.0.0.1:{self.redis_ports[name]}" for name in SENTINELS)
-        return f"redis+sentinel://{hosts}/0?master={MASTER}"
+        return tuple(f"redis+sentinel://{hosts}/0?master={name}" for name in self.masters)
+
+    @property
+    def redis_variable(self) -> tuple[str, str]:
+        """The variable that says so, and its value."""
+        urls = self.replica_redis_urls
+        return ("HELIOGRAPH_REDIS__URL", urls[0]) if len(urls) == 1 else ("HELIOGRAPH_REDIS__SHARDS", ",".join(urls))
 
     @property
     def url(self) -> str:
@@ -87,8 +105,11 @@ class LocalClusterOptions:
         """
         if self.replicas < 1:
             raise CannotStart(f"A cluster needs at least one replica, not {self.replicas}.")
-        if self.sentinel and self.redis_url is not None:
-            raise CannotStart("--sentinel starts a Redis of its own: unset HELIOGRAPH_REDIS__URL.")
+        if self.shards < 1:
+            raise CannotStart(f"A cluster needs at least one shard, not {self.shards}.")
+        if self.redis_urls and (self.sentinel or self.shards > 1):
+            option, variable = "--sentinel" if self.sentinel else "--shards", self.redis_variable[0]
+            raise CannotStart(f"{option} starts Redis servers of its own: unset {variable}.")
         if not 0 <= self.connections_per_address <= 65_535:
             raise CannotStart("The connections per address must lie between 0 (no limit) and 65535.")
         owners: dict[int, str] = {}

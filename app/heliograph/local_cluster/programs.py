@@ -120,7 +120,7 @@ def _replica(options: LocalClusterOptions, number: int, port: int) -> Part:
     argv = (sys.executable, "-m", "heliograph", "serve", "--host", "127.0.0.1", "--port", str(port), "--name", name)
     environment = {
         **{key: value for key, value in os.environ.items() if not key.startswith(_NOT_FOR_REPLICAS)},
-        "HELIOGRAPH_REDIS__URL": options.replica_redis_url,
+        **dict([options.redis_variable]),
         # Otherwise Python buffers what it writes into a pipe.
         "PYTHONUNBUFFERED": "1",
     }

@@ -1,4 +1,4 @@
-"""The Redis of a local cluster: one server, or a master with a replica and three Sentinels."""
+"""The Redis of a local cluster: a server for each shard, or a master with a replica, and three Sentinels."""
 
 import os
 from collections.abc import Mapping
@@ -7,7 +7,7 @@ from typing import Final
 
 from heliograph.local_cluster.child import Program
 from heliograph.local_cluster.machine import find_redis
-from heliograph.local_cluster.options import MASTER, SENTINELS, LocalClusterOptions
+from heliograph.local_cluster.options import SENTINELS, LocalClusterOptions
 from heliograph.local_cluster.programs import OTHERS_STOP_WITHIN_S, Part, ask, why
 
 DOWN_AFTER_MS: Final = 1000  # the Sentinels replace a master that has not answered for so long
@@ -30,31 +30,31 @@ def redis_parts(options: LocalClusterOptions, directory: Path) -> list[Part]:
         return [_server(name, port, directory, [("appendonly", "no")]) for name, port in ports.items()]
     # What a server loses when it is restarted would be lost in its replica too.
     kept = ("appendonly", "yes")
-    return [
-        _server("redis-1", ports["redis-1"], directory, [kept], stays_down_s=STAYS_DOWN_S),
-        _server(
-            "redis-2",
-            ports["redis-2"],
-            directory,
-            [kept, ("replicaof", f"127.0.0.1 {ports['redis-1']}")],
-            stays_down_s=STAYS_DOWN_S,
-        ),
-        *(_sentinel(name, ports, directory) for name in SENTINELS),
-    ]
+    servers = []
+    for master, replica in options.masters.values():
+        copied = ("replicaof", f"127.0.0.1 {ports[master]}")
+        servers += [
+            _server(master, ports[master], directory, [kept], stays_down_s=STAYS_DOWN_S),
+            _server(replica, ports[replica], directory, [kept, copied], stays_down_s=STAYS_DOWN_S),
+        ]
+    watched = {name: ports[master] for name, (master, _) in options.masters.items()}
+    return [*servers, *(_sentinel(name, ports[name], directory, watched) for name in SENTINELS)]
 
 
 def _server(name: str, port: int, directory: Path, settings: list[Setting], *, stays_down_s: float = 0.0) -> Part:
     return _part(name, port, directory, [*_COMMON, *settings], stays_down_s=stays_down_s)
 
 
-def _sentinel(name: str, ports: Mapping[str, int], directory: Path) -> Part:
-    settings = [
-        ("bind", "127.0.0.1"),
-        ("sentinel", f"monitor {MASTER} 127.0.0.1 {ports['redis-1']} 2"),
-        ("sentinel", f"down-after-milliseconds {MASTER} {DOWN_AFTER_MS}"),
-        ("sentinel", f"failover-timeout {MASTER} {5 * DOWN_AFTER_MS}"),
-    ]
-    return _part(name, ports[name], directory, settings, "--sentinel")
+def _sentinel(name: str, port: int, directory: Path, watched: Mapping[str, int]) -> Part:
+    """`watched`: the port of each master, by its name."""
+    settings = [("bind", "127.0.0.1")]
+    for master, its_port in watched.items():
+        settings += [
+            ("sentinel", f"monitor {master} 127.0.0.1 {its_port} 2"),
+            ("sentinel", f"down-after-milliseconds {master} {DOWN_AFTER_MS}"),
+            ("sentinel", f"failover-timeout {master} {5 * DOWN_AFTER_MS}"),
+        ]
+    return _part(name, port, directory, settings, "--sentinel")
 
 
 def _part(
