@@ -284,7 +284,7 @@ async def _looked_twice(*replicas: RunningReplica) -> None:
     """Wait until each replica has looked for commands again, after what it was at."""
 
     async def looked(replica: RunningReplica) -> None:
-        commands = replica.replica.user_commands._commands
+        commands = replica.replica.shards[0].commands
         looks = 0
         after = commands._log.after
 

@@ -274,7 +274,7 @@ class TestReplicasThatGo:
 
 async def dies(replica: RunningReplica) -> None:
     """As kill -9 looks to the others: its lease is not renewed, and nothing is taken back."""
-    presence = replica.replica.reading._presence
+    presence = replica.replica.shards[0].presence
     assert presence._task is not None
     await end([*replica.replica.directory._tasks, presence._task])
 
@@ -330,7 +330,7 @@ class TestMany:
     async def test_who_asks_again_and_again_costs_little(self, start: Start, redis_server: RedisServer) -> None:
         """Fails if each question about a crowd is asked of Redis, or a crowd is never counted anew."""
         one = await start("replica-1")
-        presence = one.replica.reading._presence
+        presence = one.replica.shards[0].presence
         key = one.redis.keys.presence("chat:1")
         redis_server.command("HSET", key, *(text for n in range(500) for text in (f"user-{n}", "2")))
         rosters = [await presence.roster("chat:1") for _ in range(50)]
@@ -347,7 +347,7 @@ class TestMany:
     async def test_a_crowd_of_clients_is_counted_once(self, start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
         """Fails if each question for a number has a whole crowd read, or counted."""
         one = await start("replica-1")
-        presence = one.replica.reading._presence
+        presence = one.replica.shards[0].presence
         crowd = {str(n): ClientInfo(str(n), f"user-{n // 2}", msgspec.Raw(b"{}")) for n in range(500)}
 
         async def clients(_: str) -> dict[str, ClientInfo]:

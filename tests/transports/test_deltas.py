@@ -165,7 +165,7 @@ async def test_a_client_that_falls_behind_in_a_repair(one: RunningReplica) -> No
         for goals in range(3):
             await one.replica.manager.publish("score:1", document(goals))
             assert await reader.next() == await steady.next() == document(goals)
-        joining = one.replica.reading._joining
+        joining = one.replica.channels.joining
         followed = joining._following.find("score:1")
         assert followed is not None
         [slow] = [each for each in one.replica.hub.subscribers("score:1") if each.user == "a"]
