@@ -183,7 +183,7 @@ async def test_a_long_handler_is_left_alone(
 
     await append(stream, 3, key="bob")
     async with running(redis_server.url, namespace, handle) as one:
-        await eventually(lambda: one._in_hand[0])
+        await eventually(lambda: one._workers[0]._in_hand[0])
         async with running(redis_server.url, namespace, handle) as two:
             await eventually(lambda: len(handled) == 3)
             assert handled == ["0", "1", "2"]
