@@ -596,7 +596,7 @@ class TestReaping:
                 "HELIOGRAPH_REDIS__URL": redis_server.url,
                 "HELIOGRAPH_REDIS__PREFIX": f"{namespace}:",
                 "HELIOGRAPH_BUS__CHANNEL": f"{namespace}:events",
-                "HELIOGRAPH_DIRECTORY__LEASE_TTL_S": "0.3",
+                "HELIOGRAPH_DIRECTORY__LEASE_TTL_S": "0.6",
                 "HELIOGRAPH_DIRECTORY__RENEW_INTERVAL_S": "0.03",
                 "HELIOGRAPH_LOG__LEVEL": "error",
             },
