@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import msgspec
+
 from heliograph.codecs.plain.codec import PlainCodec
 from heliograph.hub.connection import Connection
 from heliograph.hub.frames import Encoding, payload_only
@@ -12,6 +14,10 @@ from heliograph.protocol.position import Position
 from heliograph.protocol.publication import Publication
 from heliograph.telemetry import Telemetry, Traffic
 from tests.support.members import RecordingSink
+
+
+def message(message_id: str, offset: int = 1) -> Publication:
+    return Publication("#bob", msgspec.Raw(b"1"), message_id, "now", position=Position("e", offset))
 
 
 def events(ring: TraceRing, after: int = 0) -> list[str]:
@@ -29,19 +35,19 @@ class TestTheRing:
                     kept = list(range(max(taken - size, after), taken))
                     assert [note[6] for note in notes] == kept, (size, taken, after)
                     assert gone == max(0, min(taken, taken - size) - after), (size, taken, after)
-                ring.delivered("c", "m", Position("e", taken))
+                ring.delivered(message("m", taken))
                 assert ring.taken == taken + 1
             assert ring.since == ring.read()[0][0][0]
 
     def test_long_ids_do_not_fill_the_memory(self) -> None:
         """Fails if a program that makes up ids of a megabyte fills the memory of every replica."""
         ring = TraceRing(2)
-        ring.delivered("c", "x" * 10**6, None)
+        ring.delivered(message("x" * 10**6))
         assert len(ring.read()[0][0][3]) == MOST_ID
 
     def test_without_a_ring_nothing_is_kept(self) -> None:
         """Fails if a replica that keeps no notes takes some."""
-        NO_TRACE.delivered("c", "m", None)
+        NO_TRACE.delivered(message("m"))
         assert not hasattr(NO_TRACE, "__dict__") or vars(NO_TRACE) == {}
 
 
@@ -54,11 +60,6 @@ class TestWhatIsNoted:
         self.outbox = Outbox(RecordingSink(), self.scheduler, 1000, self.ring)
         self.bob = Connection("c1", "bob", Encoding(PlainCodec(8), payload_only, Traffic()), self.outbox)
         self.bob.device = "phone"
-
-    def message(self, message_id: str) -> Publication:
-        import msgspec
-
-        return Publication("#bob", msgspec.Raw(b"1"), message_id, "now", position=Position("e", 1))
 
     def test_connections_and_their_channels(self) -> None:
         """Fails if it cannot be said later who was there: the id, the user, the device, and why it ended."""
@@ -76,22 +77,22 @@ class TestWhatIsNoted:
     def test_what_is_not_written_at_the_end_is_named(self) -> None:
         """Fails if a message counts as written that the end of its connection has dropped."""
         self.outbox.pause()
-        self.hub.send(self.bob, self.message("m1"))
-        self.hub.send(self.bob, self.message("m2"))
+        self.hub.send(self.bob, message("m1"))
+        self.hub.send(self.bob, message("m2"))
         self.bob.close(3008, "slow")
         assert events(self.ring) == ["paused", "ended"]
         assert self.ring.read()[0][-1][6:] == (2, 0, "m1\nm2")
 
     def test_what_was_written_is_not(self) -> None:
         """Fails if a message that was written before the end counts as dropped."""
-        self.hub.send(self.bob, self.message("m1"))
+        self.hub.send(self.bob, message("m1"))
         self.bob.close(3000, "shutdown")
         assert self.ring.read()[0][-1][6:] == (0, 0, "")
 
     def test_what_a_client_that_was_never_greeted_does_not_get(self) -> None:
         """Fails if messages that wait for the greeting count as written when there is none."""
         self.outbox.hold()
-        self.hub.send(self.bob, self.message("m1"))
+        self.hub.send(self.bob, message("m1"))
         self.bob.close(3501, "bad request")
         assert "m1" in self.ring.read()[0][0][8]
 

@@ -6,7 +6,6 @@ holds is delivered. Ephemeral: local first. Connections here get it at once, the
 
 import logging
 from functools import partial
-from typing import Final
 
 import msgspec
 
@@ -37,8 +36,6 @@ from heliograph.protocol.namespace import Namespaces
 from heliograph.protocol.operations import Publish, RequestId, Send
 
 logger = logging.getLogger(__name__)
-
-HERE: Final = "here"  # how far a message got that was not published: only this replica needs it
 
 
 class ConnectionManager:
@@ -262,20 +259,16 @@ class ConnectionManager:
         channel = draft.channel
         if isinstance(answer, OverBudget):
             self._writes.refused(draft.client or "", channel, answer)
-            self._hub.trace.refused(channel, draft.message_id, draft.sender or "", str(answer))
+            self._hub.trace.refused(draft, str(answer))
             return answer
         if isinstance(answer, BusUnavailable):
             self._bus.stats.publish_errors += 1
             self._following.doubt(channel)  # it may be kept although the answer was lost, and others may not know
-            self._hub.trace.refused(channel, draft.message_id, draft.sender or "", str(answer))
+            self._hub.trace.refused(draft, str(answer))
             return answer
         self._bus.stats.published += 1
         delivery = answer.delivery
-        if answer.message_id == draft.message_id:
-            how_far = delivery if answer.published else HERE
-            self._hub.trace.accepted(channel, draft.message_id, draft.sender or "", answer.position, how_far)
-        else:
-            self._hub.trace.repeated(channel, draft.message_id, answer.message_id, answer.position)
+        self._hub.trace.accepted(draft, answer)
         if not answer.published:
             # No other replica holds the user, so it was not published: deliver it here.
             if answer.message_id == draft.message_id:
@@ -288,7 +281,7 @@ class ConnectionManager:
     def _relay(self, envelope: Envelope, done: OnPublished) -> None:
         """Local first: the connections here have it before it goes over the bus."""
         taken = self._remote.deliver(envelope)
-        self._hub.trace.relayed(envelope.address, envelope.message_id or "", envelope.sender or "", taken)
+        self._hub.trace.relayed(envelope, taken)
         if envelope.target_user_id is None:
             self._bus.relay_on(envelope, partial(_announced, envelope, done))
         else:

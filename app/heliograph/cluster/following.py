@@ -162,7 +162,7 @@ class Following:
             self._deliver_with(followed.deltas, followed, publications)
             return
         for publication in publications:
-            self._hub.trace.delivered(followed.name, publication.message_id, publication.position)
+            self._hub.trace.delivered(publication)
             self._hub.deliver(followed.name, followed.kind.render(publication))
             for pending in followed.joining.values():
                 pending.held.append(publication)
@@ -170,7 +170,7 @@ class Following:
     def _deliver_with(self, deltas: Deltas, followed: Followed, publications: list[Publication]) -> None:
         """Deliver likewise, where some of the subscribers get differences."""
         for publication in publications:
-            self._hub.trace.delivered(followed.name, publication.message_id, publication.position)
+            self._hub.trace.delivered(publication)
             self._hub.deliver(followed.name, followed.kind.render(deltas.prepare(publication)))
             for connection in deltas.take_newcomers():
                 if connection.encoding.differences is not None:

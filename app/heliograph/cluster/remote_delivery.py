@@ -61,12 +61,12 @@ class RemoteDelivery:
         if user_id is None:
             channel, publication = envelope.address, self._publication(envelope)
             self._following.interrupt(channel)
-            self._hub.trace.delivered(channel, publication.message_id, None)
+            self._hub.trace.delivered(publication)
             return self._hub.deliver(channel, publication)
         if not self._hub.count(user_id):
             return 0
         publication = self._publication(envelope)
-        self._hub.trace.delivered(publication.channel, publication.message_id, None)
+        self._hub.trace.delivered(publication)
         return self._hub.deliver_to_user(user_id, publication)
 
     def _publication(self, envelope: Envelope) -> Publication:

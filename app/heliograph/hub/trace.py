@@ -11,9 +11,13 @@ from time import time
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    from heliograph.ports import AppendResult, Draft
+    from heliograph.protocol.envelope import Envelope
     from heliograph.protocol.position import Position
+    from heliograph.protocol.publication import Publication
 
 MOST_DROPPED: Final = 100  # messages that are named of what is not written at the end of a connection
+HERE: Final = "here"  # how far a message got that was not published: only this replica needs it
 MOST_ID: Final = 128  # characters of a message's id: one that a program makes up may have any length
 
 _MESSAGE_ID: Final = re.compile(rb'"message_id":"([^"\\]+)"')
@@ -67,19 +71,18 @@ Note = tuple[float, int, str, str, str, str, int, int, str]
 class Trace:
     """Take no notes: this replica keeps none."""
 
-    def accepted(self, channel: str, message_id: str, sender: str, position: "Position", how_far: str) -> None:
-        """A message is kept. `how_far`: see `Delivery`; `here`: it was not published, as nobody else needs it."""
+    # What comes with every message takes whole objects: where no notes are taken, nothing is read from them.
 
-    def repeated(self, channel: str, message_id: str, first_id: str, position: "Position") -> None:
-        """A message is the repetition of another, which was accepted before."""
+    def accepted(self, draft: "Draft", answer: "AppendResult") -> None:
+        """A message is kept, or is the repetition of one that was accepted before."""
 
-    def relayed(self, channel: str, message_id: str, sender: str, taken: int) -> None:
+    def relayed(self, envelope: "Envelope", taken: int) -> None:
         """A message that is not kept was delivered here to `taken` connections, and goes to other replicas."""
 
-    def refused(self, channel: str, message_id: str, sender: str, why: str) -> None:
+    def refused(self, draft: "Draft", why: str) -> None:
         """A message was not accepted, or nobody knows."""
 
-    def delivered(self, channel: str, message_id: str, position: "Position | None") -> None:
+    def delivered(self, publication: "Publication") -> None:
         """A message goes to the subscribers here; to all connections of a user if it is not kept."""
 
     def gap(self, channel: str, after: "Position", next_offset: int) -> None:
@@ -162,25 +165,32 @@ class TraceRing(Trace):
             self._next = 0
         self.taken += 1
 
-    def accepted(self, channel: str, message_id: str, sender: str, position: "Position", how_far: str) -> None:
-        self._note((time(), ACCEPTED, channel, message_id, sender, position.epoch, position.offset, 0, how_far))
+    def accepted(self, draft: "Draft", answer: "AppendResult") -> None:
+        position, channel, message_id = answer.position, draft.channel, draft.message_id
+        epoch, offset = position.epoch, position.offset
+        if answer.message_id == message_id:
+            how_far = answer.delivery if answer.published else HERE
+            self._note((time(), ACCEPTED, channel, message_id, draft.sender or "", epoch, offset, 0, how_far))
+        else:
+            self._note((time(), REPEATED, channel, message_id, "", epoch, offset, 0, answer.message_id))
 
-    def repeated(self, channel: str, message_id: str, first_id: str, position: "Position") -> None:
-        self._note((time(), REPEATED, channel, message_id, "", position.epoch, position.offset, 0, first_id))
+    def relayed(self, envelope: "Envelope", taken: int) -> None:
+        message_id, sender = envelope.message_id or "", envelope.sender or ""
+        self._note((time(), RELAYED, envelope.address, message_id, sender, "", taken, 0, ""))
 
-    def relayed(self, channel: str, message_id: str, sender: str, taken: int) -> None:
-        self._note((time(), RELAYED, channel, message_id, sender, "", taken, 0, ""))
+    def refused(self, draft: "Draft", why: str) -> None:
+        self._note((time(), REFUSED, draft.channel, draft.message_id, draft.sender or "", "", 0, 0, why))
 
-    def refused(self, channel: str, message_id: str, sender: str, why: str) -> None:
-        self._note((time(), REFUSED, channel, message_id, sender, "", 0, 0, why))
-
-    def delivered(self, channel: str, message_id: str, position: "Position | None") -> None:
+    def delivered(self, publication: "Publication") -> None:
+        message_id, position = publication.message_id, publication.position
         if len(message_id) > MOST_ID:
             message_id = message_id[:MOST_ID]
         if position is None:
-            self._note((time(), DELIVERED, channel, message_id, "", "", 0, 0, ""))
+            self._note((time(), DELIVERED, publication.channel, message_id, "", "", 0, 0, ""))
         else:
-            self._note((time(), DELIVERED, channel, message_id, "", position.epoch, position.offset, 0, ""))
+            self._note(
+                (time(), DELIVERED, publication.channel, message_id, "", position.epoch, position.offset, 0, "")
+            )
 
     def gap(self, channel: str, after: "Position", next_offset: int) -> None:
         self._note((time(), GAP, channel, "", "", after.epoch, after.offset, next_offset, ""))
