@@ -21,7 +21,7 @@ from redis.exceptions import (
     TryAgainError,
 )
 
-from heliograph.backends.redis.acknowledgement import IN_MEMORY, NOT_DURABLE, Acknowledgement, Unconfirmed
+from heliograph.backends.redis.acknowledgement import IN_MEMORY, Acknowledgement, Unconfirmed
 from heliograph.backends.redis.keys import Keys
 from heliograph.backends.redis.layout import Layout, layouts_among
 from heliograph.backends.redis.link_errors import NotSent
@@ -220,13 +220,7 @@ class AsyncRedisTransport(_Base):
         return [published(draft, answer) for draft, answer in zip(drafts, answers, strict=True)]
 
     async def _keep(self, drafts: Sequence[Draft]) -> list[Any]:
-        calls = [self._drafting.call(draft) for draft in drafts]
-        try:
-            answers = await self._kept.keeping.run_many(self._script, calls)
-        except ResponseError as error:
-            if str(error).startswith(NOT_DURABLE):
-                self._kept.scripts.forget()  # the server may be configured in another way by the next attempt
-            raise
+        answers = await self._kept.keep(self._script, [self._drafting.call(draft) for draft in drafts])
         if self._durable_url is not None:
             await self._announce(self._drafting.announcements(drafts, answers))
         return answers

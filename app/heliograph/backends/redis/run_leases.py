@@ -39,7 +39,7 @@ async def reap_lost_runs(server: RedisServer, namespaces: Namespaces, clock: Clo
         if not expired:
             return 0
         calls = lost_calls(server.keys, namespaces, decoded(expired), clock or SystemClock())
-        lost = sum(bool(answer) for answer in await server.keeping.run_many("run_lost", calls))
+        lost = sum(bool(answer) for answer in await server.keep("run_lost", calls))
     if lost:
         logger.warning("%d runs lost their worker and were marked FAILED", lost)
     return lost
