@@ -57,8 +57,11 @@ def note_other_mode(keys: Keys, name: str) -> Generator[list[Command], list[Any]
 
 
 def _began_ms(server: Mapping[str, str]) -> int | None:
-    """Return when the server's process began, in ms by its own clock; at most a second late. None if unknown."""
+    """Return when the server's process had certainly begun, in ms by its own clock. None if unknown.
+
+    Redis counts whole seconds from the whole second of its start: there may be up to one more or one less.
+    """
     try:
-        return int(server["server_time_usec"]) // 1000 - int(server["uptime_in_seconds"]) * 1000
+        return int(server["server_time_usec"]) // 1000 - int(server["uptime_in_seconds"]) * 1000 + 1000
     except (KeyError, ValueError):
         return None
