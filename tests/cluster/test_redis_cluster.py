@@ -2,10 +2,11 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
 
+from heliograph import BadSetting, Publisher
 from tests.cluster.test_channels import publish
 from tests.conftest import StartReplica
 from tests.support.client import Client
@@ -110,3 +111,27 @@ async def test_a_master_that_is_gone_takes_nothing_acknowledged_with_it(
         assert list(got) == list(range(number))
         assert [frame["recovered"] for frame in await bob.only("subscribed")] == []
     cluster.wait_until_whole()
+
+
+async def test_users_and_channels_are_spread_over_virtual_shards(
+    redis_cluster: RedisCluster, start_replica: StartReplica
+) -> None:
+    """Fails if a user or a channel of some virtual shard is not reached from another replica."""
+    url = redis_cluster.url.replace("virtual_shards=1", "virtual_shards=4")
+    one, two = [await start_replica(f"replica-{number}", redis_url=url) for number in (1, 2)]
+    users, channels = [f"user-{number}" for number in range(8)], [f"chat:{number}" for number in range(8)]
+    async with Client(one.url, user="alice") as alice, AsyncExitStack() as stack:
+        for user, channel in zip(users, channels, strict=True):
+            client = await stack.enter_async_context(Client(two.url, user=user))
+            await client.say({"type": "subscribe", "channel": channel})
+            await client.next("subscribed")
+            assert (await alice.send(user, "kept"))["type"] == "ack"
+            assert (await alice.send(user, "passing", ephemeral=True))["type"] == "ack"
+            await publish(one, channel, "to all")
+            assert sorted(await client.messages(3)) == ["kept", "passing", "to all"]
+
+
+def test_a_publisher_says_that_it_cannot_use_a_cluster() -> None:
+    """Fails if a publisher writes into slots where nobody looks, or only fails when it publishes."""
+    with pytest.raises(BadSetting, match="https://"):
+        Publisher("redis+cluster://127.0.0.1:1")

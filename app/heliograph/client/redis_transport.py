@@ -33,7 +33,9 @@ from heliograph.client.drafts import Drafting, Published, published
 from heliograph.client.environment import ClusterSettings
 from heliograph.client.forks import leave_alone
 from heliograph.client.retrying import Failure
+from heliograph.errors import BadSetting
 from heliograph.ports import Draft
+from heliograph.redis_url import read_cluster_address
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +73,15 @@ class Target:
 
 
 def targets(settings: ClusterSettings) -> list[Target]:
-    """Return the Redis of each shard, in order."""
+    """Return the Redis of each shard, in order.
+
+    Raises:
+        BadSetting: it is a cluster.
+    """
+    if any(read_cluster_address(url) is not None for url in settings.urls):
+        raise BadSetting(
+            "a publisher cannot use redis+cluster:// itself: give it the cluster's https:// URL and an API key"
+        )
     directed, ack = settings.routing == "directed", Acknowledgement(settings.ack, settings.ack_replicas)
     return [
         Target(url, settings.durable_url, Keys(settings.prefix, channel), layout, directed, ack)

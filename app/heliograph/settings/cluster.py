@@ -21,7 +21,7 @@ class RedisSettings(Group):
 
     url: str | None = Field(
         default=None,
-        description="redis://host:6379/0, or rediss:// (TLS), unix:// (a socket), redis+sentinel://",
+        description="redis://host:6379/0, or rediss:// (TLS), unix:// (a socket), redis+sentinel://, redis+cluster://",
     )
     shards: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(),
