@@ -37,7 +37,7 @@ import uvloop  # noqa: E402
 
 import heliograph  # noqa: E402
 from heliograph.local_cluster.machine import raise_open_files  # noqa: E402
-from loadtest.audit import TRACEBACK  # noqa: E402
+from loadtest.auditing.running import TRACEBACK  # noqa: E402
 from loadtest.figures import Histogram  # noqa: E402
 from loadtest.ledger import Inbox, Ledger  # noqa: E402
 from loadtest.pods import (  # noqa: E402

@@ -38,6 +38,10 @@ class LocalClusterProcess:
         self._environment = {**os.environ, "HELIOGRAPH_AUTH__MODE": "open", **environment}
         self.process: subprocess.Popen[bytes]
 
+    @property
+    def replica_ports(self) -> range:
+        return range(self.port + 1, self.port + 1 + self._replicas)
+
     def __enter__(self) -> Self:
         command = [
             sys.executable,

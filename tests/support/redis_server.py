@@ -45,7 +45,8 @@ class RedisServer:
         self._options = options
         self._process: subprocess.Popen[bytes] | None = None
 
-    def start(self) -> Self:
+    def start(self, *options: str) -> Self:
+        """`options`: for this time only."""
         self._process = subprocess.Popen(
             [
                 self._program,
@@ -62,6 +63,7 @@ class RedisServer:
                 "--appendfsync",
                 "always",
                 *self._options,
+                *options,
             ],
             stdout=subprocess.DEVNULL,
         )

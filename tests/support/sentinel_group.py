@@ -1,5 +1,6 @@
 """A real master, its replica and three Sentinels that replace the master when it is gone."""
 
+import signal
 import subprocess
 import time
 from collections.abc import Sequence
@@ -11,10 +12,20 @@ from tests.support.redis_server import RedisServer, program
 
 NAME = "cluster"
 DOWN_AFTER_MS = 500
+# Users of their own: programs, replicas, and the rest (Sentinels and tests) can be cut off from each other.
+PROGRAM, COPIER = "program", "copier"
+APART = (
+    *("--user", PROGRAM, "on", "nopass", "~*", "&*", "+@all"),
+    *("--user", COPIER, "on", "nopass", "~*", "&*", "+@all"),
+    *("--masteruser", COPIER, "--masterauth", "any"),
+)
 
 
 class SentinelGroup:
-    """`url` names the Sentinels. `options` are for the servers, `sentinel_options` lines for the Sentinels."""
+    """`url` names the Sentinels. `options` are for the servers, `sentinel_options` lines for the Sentinels.
+
+    `observers`: further Sentinels, which `url` does not name.
+    """
 
     def __init__(
         self,
@@ -22,12 +33,16 @@ class SentinelGroup:
         *,
         options: Sequence[str] = (),
         sentinel_options: Sequence[str] = (),
+        down_after_ms: int = DOWN_AFTER_MS,
+        observers: int = 0,
     ) -> None:
         self._directory = directory
         self._sentinel_options = sentinel_options
-        options = ("--repl-diskless-sync-delay", "0", *options)
+        self._down_after_ms = down_after_ms
+        options = [*APART, "--repl-diskless-sync-delay", "0", *options]
         self.servers = [RedisServer(self._made(f"server-{number}"), options=options) for number in (1, 2)]
         self.sentinel_ports = [free_port() for _ in range(3)]
+        self.observer_ports = [free_port() for _ in range(observers)]
         self._sentinels: list[subprocess.Popen[bytes]] = []
 
     @property
@@ -36,36 +51,86 @@ class SentinelGroup:
 
     @property
     def url(self) -> str:
-        return f"redis+sentinel://{self.hosts}/0?master={NAME}"
+        return self.url_of(self.sentinel_ports)
+
+    def url_of(self, sentinel_ports: Sequence[int]) -> str:
+        """The address for programs that know only these Sentinels."""
+        hosts = ",".join(f"127.0.0.1:{port}" for port in sentinel_ports)
+        return f"redis+sentinel://{PROGRAM}:any@{hosts}/0?master={NAME}"
 
     def start(self) -> Self:
         first, second = self.servers
         first.start()
         second.start()
         second.command("REPLICAOF", "127.0.0.1", str(first.port))
-        for number, port in enumerate(self.sentinel_ports):
+        for number, port in enumerate([*self.sentinel_ports, *self.observer_ports]):
             config = self._made(f"sentinel-{number}") / "sentinel.conf"
             lines = [
                 f"port {port}",
                 "bind 127.0.0.1",
                 f"dir {config.parent}",
                 f"sentinel monitor {NAME} 127.0.0.1 {first.port} 2",
-                f"sentinel down-after-milliseconds {NAME} {DOWN_AFTER_MS}",
+                f"sentinel down-after-milliseconds {NAME} {self._down_after_ms}",
                 f"sentinel failover-timeout {NAME} 3000",
                 *self._sentinel_options,
             ]
             config.write_text("\n".join(lines) + "\n")
             self._sentinels.append(subprocess.Popen([program(), config, "--sentinel"], stdout=subprocess.DEVNULL))
         deadline = time.monotonic() + 20
-        while not self._is_complete():
+        while not self.is_whole():
             assert time.monotonic() < deadline, "the Sentinels do not know the replica and each other"
             time.sleep(0.1)
         return self
 
     def master(self) -> RedisServer:
-        """The server that says that it is the master."""
-        [found] = [server for server in self.servers if server.command("ROLE").startswith("master")]
+        """The server that the first Sentinel names as the master, though it may be down."""
+        port = int(self.ask_sentinel("SENTINEL", "GET-MASTER-ADDR-BY-NAME", NAME).split()[1])
+        [found] = [server for server in self.servers if server.port == port]
         return found
+
+    def is_whole(self) -> bool:
+        """True if the replica follows the master, and all Sentinels know both and each other."""
+        known = self._ask("SENTINEL", "MASTER", NAME)
+        others = str(len(self._sentinels) - 1)
+        if (known.get("flags"), known.get("num-slaves"), known.get("num-other-sentinels")) != ("master", "1", others):
+            return False
+        master = self.master()
+        [replica] = [server for server in self.servers if server is not master]
+        return (
+            "slave0" in master.command("INFO", "replication")
+            and "master_link_status:up" in replica.command("INFO", "replication")
+            and self._ask("SENTINEL", "REPLICAS", NAME).get("flags") == "slave"
+        )
+
+    def revive(self, server: RedisServer) -> None:
+        """Start a server that was stopped, as the replica of the present master."""
+        server.start("--replicaof", f"127.0.0.1 {self.master().port}")
+
+    def hold_back(self, replica: RedisServer) -> None:
+        """From now on the replica hears nothing from its master."""
+        replica.command("CONFIG", "SET", "masteruser", "nobody")
+        replica.command("CLIENT", "KILL", "TYPE", "master")
+
+    def let_copy(self, replica: RedisServer) -> None:
+        """Undo `hold_back`."""
+        replica.command("CONFIG", "SET", "masteruser", COPIER)
+
+    def cut_off(self, master: RedisServer) -> None:
+        """From now on neither Sentinels nor replicas reach the master, but programs do; observers are silent."""
+        self._signal_observers(signal.SIGSTOP)
+        master.command("ACL", "SETUSER", "default", "-ping")
+        master.command("ACL", "SETUSER", COPIER, "off")
+        master.command("CLIENT", "KILL", "USER", COPIER)
+
+    def reconnect(self, master: RedisServer) -> None:
+        """Undo `cut_off`."""
+        self._signal_observers(signal.SIGCONT)
+        master.command("ACL", "SETUSER", COPIER, "on")
+        master.command("ACL", "SETUSER", "default", "+ping")
+
+    def _signal_observers(self, number: signal.Signals) -> None:
+        for observer in self._sentinels[len(self.sentinel_ports) :]:
+            observer.send_signal(number)
 
     def stop_sentinel(self, number: int) -> None:
         self._sentinels[number].kill()
@@ -88,11 +153,10 @@ class SentinelGroup:
         )
         return done.stdout.strip()
 
-    def _is_complete(self) -> bool:
-        words = self.ask_sentinel("SENTINEL", "MASTER", NAME).split("\n")
-        facts = dict(zip(words[::2], words[1::2], strict=False))
-        in_step = "state=online" in self.servers[0].command("INFO", "replication")
-        return in_step and facts.get("num-slaves") == "1" and facts.get("num-other-sentinels") == "2"
+    def _ask(self, *words: str) -> dict[str, str]:
+        """What the first Sentinel says of one server: names and values."""
+        lines = self.ask_sentinel(*words).split("\n")
+        return dict(zip(lines[::2], lines[1::2], strict=False))
 
     def _made(self, name: str) -> Path:
         made = self._directory / name
