@@ -16,18 +16,24 @@ from tests.support.sentinel_group import NAME, SentinelGroup
 DOWN_AFTER_MS: Final = 1000  # how long a master may not answer
 PROMOTED_WITHIN_S: Final = 20.0
 WHOLE_WITHIN_S: Final = 40.0  # the Sentinels wait before they take an old master back
-AWAY_S: Final = (1.0, 3.0)  # how long after the promotion a killed master stays away
+AWAY_S: Final = (0.0, 1.0)  # how long after the promotion a killed master stays away: something restarts it
 FROZEN_S: Final = 20.0
 CUT_S: Final = 20.0
 LAG_S: Final = 0.5
 EVERY_S: Final = 20.0
 
 
-def make_group(directory: Path, appendfsync: str, observers: int = 0) -> SentinelGroup:
-    """Return a group that is not started. A master that nobody copies takes no writes for long."""
-    options = [*("--appendonly", "yes", "--appendfsync", appendfsync), "--min-replicas-to-write", "1"]
-    options += ["--min-replicas-max-lag", "2"]
-    return SentinelGroup(directory, options=options, down_after_ms=DOWN_AFTER_MS, observers=observers)
+def make_group(directory: Path, appendfsync: str, *, two_sides: bool = False) -> SentinelGroup:
+    """Return a group that is not started: a master and a replica.
+
+    `two_sides`: for a network that is cut in two. A master that nobody copies takes no writes for long then, so there
+    is one replica more; and a Sentinel on the side of the master.
+    """
+    options = ["--appendonly", "yes", "--appendfsync", appendfsync]
+    if not two_sides:
+        return SentinelGroup(directory, options=options, down_after_ms=DOWN_AFTER_MS)
+    options += ["--min-replicas-to-write", "1", "--min-replicas-max-lag", "2"]
+    return SentinelGroup(directory, options=options, down_after_ms=DOWN_AFTER_MS, size=3, observers=1)
 
 
 def of_groups(groups: Sequence[SentinelGroup]) -> Mapping[str, Breakage]:
@@ -41,15 +47,17 @@ def of_groups(groups: Sequence[SentinelGroup]) -> Mapping[str, Breakage]:
         await _come_back(group, master, dice)
 
     async def lag(scene: Scene, dice: random.Random) -> None:
-        """The same, after its replica has heard nothing for a while: what was written meanwhile is lost."""
+        """The same, after its replicas have heard nothing for a while: what was written meanwhile is lost."""
         group, master = await _chosen(groups, dice)
-        [replica] = [server for server in group.servers if server is not master]
+        replicas = await asyncio.to_thread(group.replicas)
         scene.note_fault("masters killed whose replica lagged", str(master.port))
-        await asyncio.to_thread(group.hold_back, replica)
+        for replica in replicas:
+            await asyncio.to_thread(group.hold_back, replica)
         await asyncio.sleep(LAG_S)
         await asyncio.to_thread(master.stop)
         await _until_promoted(group, master)
-        await asyncio.to_thread(group.let_copy, replica)
+        for replica in replicas:
+            await asyncio.to_thread(group.let_copy, replica)
         await _come_back(group, master, dice)
 
     async def freeze(scene: Scene, dice: random.Random) -> None:
@@ -66,7 +74,7 @@ def of_groups(groups: Sequence[SentinelGroup]) -> Mapping[str, Breakage]:
         await _until_whole(group)
 
     async def cut(scene: Scene, dice: random.Random) -> None:
-        """Neither Sentinels nor the replica reach the master, but programs do: also those that hear of no other."""
+        """Neither Sentinels nor replicas reach the master, but programs do: also those that hear of no other."""
         group, master = await _chosen(groups, dice)
         scene.note_fault("masters cut off", str(master.port))
         await asyncio.to_thread(group.cut_off, master)

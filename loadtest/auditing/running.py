@@ -50,7 +50,7 @@ async def run(plan: Plan, directory: Path, history: History) -> None:
     Raises:
         AssertionError, RuntimeError: something did not start, or was not mended in time.
     """
-    topology = TOPOLOGIES[plan.topology](directory, plan.ack)
+    topology = TOPOLOGIES[plan.topology](directory, plan)
     may_lose = plan.ack not in topology.keeps if plan.may_lose is None else plan.may_lose
     history.note(
         Run,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import ClassVar, Self
 
 from loadtest.auditing.clients import Subscriber
+from loadtest.auditing.experiments import Plan
 from loadtest.auditing.scene import Scene
 from tests.support.redis_server import RedisServer
 
@@ -37,9 +38,9 @@ class Topology(ABC):
     keeps: ClassVar[frozenset[str]]
     channels: ClassVar[Sequence[str]] = ("audit:a", "audit:b", "audit:{우주여행고양이}")
 
-    def __init__(self, directory: Path, ack: str) -> None:
+    def __init__(self, directory: Path, plan: Plan) -> None:
         self.directory = directory
-        self.ack = ack
+        self.plan = plan
 
     @property
     @abstractmethod
@@ -54,7 +55,7 @@ class Topology(ABC):
     @property
     def appendfsync(self) -> str:
         """How the servers write to their disks."""
-        return "always" if self.ack == "disk" else "everysec"
+        return "always" if self.plan.ack == "disk" else "everysec"
 
     @property
     def other_side(self) -> Mapping[str, str] | None:

@@ -1,5 +1,6 @@
-"""A real master, its replica and three Sentinels that replace the master when it is gone."""
+"""A real master, its replicas and three Sentinels that replace the master when it is gone."""
 
+import re
 import signal
 import subprocess
 import time
@@ -14,17 +15,18 @@ NAME = "cluster"
 DOWN_AFTER_MS = 500
 # Users of their own: programs, replicas, and the rest (Sentinels and tests) can be cut off from each other.
 PROGRAM, COPIER = "program", "copier"
-APART = (
+OPTIONS = (
     *("--user", PROGRAM, "on", "nopass", "~*", "&*", "+@all"),
     *("--user", COPIER, "on", "nopass", "~*", "&*", "+@all"),
     *("--masteruser", COPIER, "--masterauth", "any"),
+    *("--repl-diskless-sync-delay", "0"),  # a replica need not wait for others
 )
 
 
 class SentinelGroup:
     """`url` names the Sentinels. `options` are for the servers, `sentinel_options` lines for the Sentinels.
 
-    `observers`: further Sentinels, which `url` does not name.
+    `size`: how many servers, the first master among them. `observers`: further Sentinels, which `url` does not name.
     """
 
     def __init__(
@@ -34,13 +36,15 @@ class SentinelGroup:
         options: Sequence[str] = (),
         sentinel_options: Sequence[str] = (),
         down_after_ms: int = DOWN_AFTER_MS,
+        size: int = 2,
         observers: int = 0,
     ) -> None:
         self._directory = directory
         self._sentinel_options = sentinel_options
         self._down_after_ms = down_after_ms
-        options = [*APART, "--repl-diskless-sync-delay", "0", *options]
-        self.servers = [RedisServer(self._made(f"server-{number}"), options=options) for number in (1, 2)]
+        self.servers = [
+            RedisServer(self._made(f"server-{number + 1}"), options=[*OPTIONS, *options]) for number in range(size)
+        ]
         self.sentinel_ports = [free_port() for _ in range(3)]
         self.observer_ports = [free_port() for _ in range(observers)]
         self._sentinels: list[subprocess.Popen[bytes]] = []
@@ -59,16 +63,17 @@ class SentinelGroup:
         return f"redis+sentinel://{PROGRAM}:any@{hosts}/0?master={NAME}"
 
     def start(self) -> Self:
-        first, second = self.servers
+        first, *others = self.servers
         first.start()
-        second.start()
-        second.command("REPLICAOF", "127.0.0.1", str(first.port))
+        for other in others:
+            other.start("--replicaof", f"127.0.0.1 {first.port}")
         for number, port in enumerate([*self.sentinel_ports, *self.observer_ports]):
             config = self._made(f"sentinel-{number}") / "sentinel.conf"
             lines = [
                 f"port {port}",
                 "bind 127.0.0.1",
                 f"dir {config.parent}",
+                f"logfile {config.parent / 'log'}",
                 f"sentinel monitor {NAME} 127.0.0.1 {first.port} 2",
                 f"sentinel down-after-milliseconds {NAME} {self._down_after_ms}",
                 f"sentinel failover-timeout {NAME} 3000",
@@ -88,18 +93,22 @@ class SentinelGroup:
         [found] = [server for server in self.servers if server.port == port]
         return found
 
-    def is_whole(self) -> bool:
-        """True if the replica follows the master, and all Sentinels know both and each other."""
-        known = self._ask("SENTINEL", "MASTER", NAME)
-        others = str(len(self._sentinels) - 1)
-        if (known.get("flags"), known.get("num-slaves"), known.get("num-other-sentinels")) != ("master", "1", others):
-            return False
+    def replicas(self) -> list[RedisServer]:
+        """The servers that are not the master, as far as the first Sentinel knows."""
         master = self.master()
-        [replica] = [server for server in self.servers if server is not master]
+        return [server for server in self.servers if server is not master]
+
+    def is_whole(self) -> bool:
+        """True if the replicas follow the master, and the first Sentinel knows all servers and all Sentinels."""
+        known = _facts(self.ask_sentinel("SENTINEL", "MASTER", NAME))
+        copies, others = len(self.servers) - 1, len(self._sentinels) - 1
+        if known.get("flags") != "master" or known.get("num-other-sentinels") != str(others):
+            return False
+        flags = re.findall(r"^flags\n(.*)$", self.ask_sentinel("SENTINEL", "REPLICAS", NAME), re.MULTILINE)
         return (
-            "slave0" in master.command("INFO", "replication")
-            and "master_link_status:up" in replica.command("INFO", "replication")
-            and self._ask("SENTINEL", "REPLICAS", NAME).get("flags") == "slave"
+            flags == ["slave"] * copies
+            and f"connected_slaves:{copies}" in self.master().command("INFO", "replication")
+            and all("master_link_status:up" in each.command("INFO", "replication") for each in self.replicas())
         )
 
     def revive(self, server: RedisServer) -> None:
@@ -118,7 +127,7 @@ class SentinelGroup:
     def cut_off(self, master: RedisServer) -> None:
         """From now on neither Sentinels nor replicas reach the master, but programs do; observers are silent."""
         self._signal_observers(signal.SIGSTOP)
-        master.command("ACL", "SETUSER", "default", "-ping")
+        master.command("ACL", "SETUSER", "default", "-@all", "+acl", "+client")
         master.command("ACL", "SETUSER", COPIER, "off")
         master.command("CLIENT", "KILL", "USER", COPIER)
 
@@ -126,7 +135,7 @@ class SentinelGroup:
         """Undo `cut_off`."""
         self._signal_observers(signal.SIGCONT)
         master.command("ACL", "SETUSER", COPIER, "on")
-        master.command("ACL", "SETUSER", "default", "+ping")
+        master.command("ACL", "SETUSER", "default", "+@all")
 
     def _signal_observers(self, number: signal.Signals) -> None:
         for observer in self._sentinels[len(self.sentinel_ports) :]:
@@ -153,12 +162,13 @@ class SentinelGroup:
         )
         return done.stdout.strip()
 
-    def _ask(self, *words: str) -> dict[str, str]:
-        """What the first Sentinel says of one server: names and values."""
-        lines = self.ask_sentinel(*words).split("\n")
-        return dict(zip(lines[::2], lines[1::2], strict=False))
-
     def _made(self, name: str) -> Path:
         made = self._directory / name
         made.mkdir(parents=True)
         return made
+
+
+def _facts(answer: str) -> dict[str, str]:
+    """What a Sentinel says of a server: names and values, each on a line."""
+    lines = answer.split("\n")
+    return dict(zip(lines[::2], lines[1::2], strict=False))

@@ -6,6 +6,7 @@ from typing import Self
 
 from loadtest.auditing import failovers
 from loadtest.auditing.clients import Subscriber
+from loadtest.auditing.experiments import Plan
 from loadtest.auditing.topology import Breakage, Topology
 from tests.support.redis_server import RedisServer
 
@@ -14,9 +15,9 @@ class SentinelTopology(Topology):
     name = "sentinel"
     keeps = frozenset({"replica"})
 
-    def __init__(self, directory: Path, ack: str) -> None:
-        super().__init__(directory, ack)
-        self._group = failovers.make_group(directory, self.appendfsync, observers=1)
+    def __init__(self, directory: Path, plan: Plan) -> None:
+        super().__init__(directory, plan)
+        self._group = failovers.make_group(directory, self.appendfsync, two_sides=plan.two_sides)
 
     def start(self) -> Self:
         self._group.start()

@@ -7,6 +7,7 @@ from typing import Final, Self
 
 from loadtest.auditing import breakages, failovers
 from loadtest.auditing.clients import Subscriber
+from loadtest.auditing.experiments import Plan
 from loadtest.auditing.topologies.single import make_server
 from loadtest.auditing.topology import Breakage, Topology
 from tests.support.redis_server import RedisServer
@@ -20,8 +21,8 @@ class ShardsTopology(Topology):
     channels = CHANNELS
     keeps = frozenset({"disk"})
 
-    def __init__(self, directory: Path, ack: str) -> None:
-        super().__init__(directory, ack)
+    def __init__(self, directory: Path, plan: Plan) -> None:
+        super().__init__(directory, plan)
         self._servers = [make_server(directory / f"shard-{i + 1}", self.appendfsync) for i in range(SHARDS)]
 
     def start(self) -> Self:
@@ -50,8 +51,8 @@ class SentinelShardsTopology(Topology):
     channels = CHANNELS
     keeps = frozenset({"replica"})
 
-    def __init__(self, directory: Path, ack: str) -> None:
-        super().__init__(directory, ack)
+    def __init__(self, directory: Path, plan: Plan) -> None:
+        super().__init__(directory, plan)
         self._groups = [failovers.make_group(directory / f"shard-{i + 1}", self.appendfsync) for i in range(SHARDS)]
 
     def start(self) -> Self:

@@ -6,6 +6,7 @@ from typing import Self
 
 from loadtest.auditing import breakages
 from loadtest.auditing.clients import Subscriber
+from loadtest.auditing.experiments import Plan
 from loadtest.auditing.topology import Breakage, Topology
 from tests.support.redis_server import RedisServer
 
@@ -20,8 +21,8 @@ class SingleTopology(Topology):
     name = "single"
     keeps = frozenset({"disk"})
 
-    def __init__(self, directory: Path, ack: str) -> None:
-        super().__init__(directory, ack)
+    def __init__(self, directory: Path, plan: Plan) -> None:
+        super().__init__(directory, plan)
         self._server = make_server(directory / "redis", self.appendfsync)
 
     def start(self) -> Self:
