@@ -71,6 +71,7 @@ def _plan(options: argparse.Namespace) -> Plan:
         seed=options.seed,
         rate=options.rate,
         subscribers=options.subscribers,
+        verdicts=options.verdicts,
         experiment=options.experiment,
     )
 
@@ -100,6 +101,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, help="of the dice (0)")
     parser.add_argument("--rate", type=float, help="publications a second of each of four publishers (30)")
     parser.add_argument("--subscribers", type=int, help="how many (12)")
+    parser.add_argument("--verdicts", type=int, help="ask what became of so many messages; one Redis only (0)")
     parser.add_argument("--keep", type=Path, help="a directory for the cluster's log and Redis' files")
     parser.add_argument("--history", type=Path, help="a file for the history, one event a line")
     parser.add_argument("--judge", type=Path, help="judge this history, and run nothing")

@@ -52,7 +52,7 @@ class Subscriber:
         self._scene = scene
         self._dice = scene.dice(name)
         self._ports = ports
-        self._user = user
+        self.user = user
         self._channel = channel
         self._socket: ClientConnection | None = None
         self._is_welcome = asyncio.Event()
@@ -84,9 +84,9 @@ class Subscriber:
 
     async def _visit(self, port: int) -> None:
         """One connection: until it ends, or we leave."""
-        query = f"user={quote(self._user)}"
-        if (own := self.positions[f"#{self._user}"]) is not None:
-            query += f"&cursor={quote(format_cursor({f'#{self._user}': own}), safe='')}"
+        query = f"user={quote(self.user)}"
+        if (own := self.positions[f"#{self.user}"]) is not None:
+            query += f"&cursor={quote(format_cursor({f'#{self.user}': own}), safe='')}"
         async with _open(port, query) as socket:
             self._scene.history.note(Connected, client=self.name, replica=str(port))
             self._socket = socket
@@ -110,7 +110,7 @@ class Subscriber:
     def _note(self, frame: dict[str, Any]) -> None:
         match frame["type"]:
             case "connected":
-                own = f"#{self._user}"
+                own = f"#{self.user}"
                 if self.positions[own] is None and frame["cursor"]:
                     self._continues(own, frame["cursor"], recovered=False)
             case "subscribed":

@@ -16,7 +16,7 @@ class Plan:
     everything, as often as usual. `may_lose`: whether what was acknowledged may be lost, if clients are told; None:
     what the topology promises in this mode of acknowledgement. `unavailable_s`, `refused_s`, `stays_ready`: see
     `history.Run`. `rate`: publications a second of each of the senders. `two_sides`: some replicas stand on the side
-    of the network that is cut off.
+    of the network that is cut off. `verdicts`: for how many random messages to ask what became of them.
     """
 
     topology: str = "single"
@@ -32,6 +32,7 @@ class Plan:
     rate: float = 30.0
     subscribers: int = 12
     two_sides: bool = False
+    verdicts: int = 0
     experiment: str | None = None
 
     def but(self, **changes: Any) -> "Plan":

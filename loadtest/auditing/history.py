@@ -170,6 +170,12 @@ class Unexpected(Event, frozen=True):
     text: str
 
 
+class WrongVerdict(Event, frozen=True):
+    """What a replica says of a message is not so. `text`: who got it or did not, and the verdict."""
+
+    text: str
+
+
 AnyEvent = (
     Run
     | Publish
@@ -187,6 +193,7 @@ AnyEvent = (
     | Kept
     | Top
     | Unexpected
+    | WrongVerdict
 )
 Number = tuple[str, int]  # who has published it, and which of theirs it is
 

@@ -24,6 +24,7 @@ from loadtest.auditing.history import (
     Run,
     Top,
     Unexpected,
+    WrongVerdict,
 )
 from loadtest.auditing.outages import Window, percentiles
 
@@ -73,6 +74,7 @@ class _Seen:
     cut: int = 0  # closes that a fault explains
     unexpected: list[str] = field(default_factory=list)
     unready: list[str] = field(default_factory=list)
+    wrong_verdicts: list[str] = field(default_factory=list)
     windows: list[Window] = field(default_factory=list)  # in which something was broken for a while
     _broken_at: dict[tuple[str, str], float] = field(default_factory=dict)
 
@@ -105,6 +107,8 @@ class _Seen:
                     self.unready.append(f"{event.replica}, at {event.at:.1f} s: {event.why}")
             case Unexpected():
                 self.unexpected.append(event.text)
+            case WrongVerdict():
+                self.wrong_verdicts.append(event.text)
             case _:
                 assert_never(event)
 
@@ -165,6 +169,7 @@ def _wrong(seen: _Seen, run: Run) -> dict[str, list[str]]:
         "refused too late": slow,
         "replicas unready": seen.unready if run.stays_ready else [],
         "tracebacks in the cluster's log": seen.unexpected,
+        "verdicts that are not so": seen.wrong_verdicts,
         "nothing to judge": nothing,
     }
 

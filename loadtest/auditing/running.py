@@ -5,19 +5,25 @@ import contextlib
 import json
 import os
 import re
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from heliograph.backends.redis.keys import Keys
+from heliograph.backends.redis.log import RedisLog
+from heliograph.backends.redis.opening import open_server
+from heliograph.protocol.position import Position
 from loadtest.auditing import breakages
 from loadtest.auditing.clients import Repeater, Sender, Subscriber
 from loadtest.auditing.ending import API_KEY, Logs, settle
 from loadtest.auditing.experiments import Plan
-from loadtest.auditing.history import Counted, History, Run, Unexpected
+from loadtest.auditing.history import Counted, History, Received, Run, Unexpected, WrongVerdict
 from loadtest.auditing.scene import Scene, true_within
 from loadtest.auditing.topologies import TOPOLOGIES
 from loadtest.auditing.topology import Breakage, Topology
 from loadtest.auditing.watching import watch_readiness
+from loadtest.verdicts import check_verdicts
 from tests.support.cluster import LocalClusterProcess
 
 REPLICAS: Final = 3
@@ -41,6 +47,7 @@ SETTINGS: Final[dict[str, Any]] = {
     "HELIOGRAPH_LIMITS__RECIPIENT_MESSAGES_PER_SECOND": "0",
     "HELIOGRAPH_LIMITS__CONNECTIONS_PER_USER": "0",
     "HELIOGRAPH_NAMESPACES": json.dumps(HISTORY),
+    "HELIOGRAPH_TRACE__NOTES": "200000",
 }
 
 
@@ -121,12 +128,42 @@ async def _act(plan: Plan, scene: Scene, topology: Topology, clusters: list[Loca
         logs = Logs(clusters[0].url)
         try:
             await settle(readers, {channel: await logs.top(channel) for channel in channels})
+            if plan.verdicts:
+                await _ask_for_verdicts(plan.verdicts, scene, readers, channels, topology)
             for task in reading:
                 task.cancel()
             for channel in channels:
                 await logs.note(scene.history, channel)
         finally:
             await logs.aclose()
+
+
+async def _ask_for_verdicts(
+    count: int, scene: Scene, readers: list[Subscriber], channels: list[str], topology: Topology
+) -> None:
+    """Note how the replicas' verdicts on random messages compare with what the subscribers got.
+
+    Raises:
+        RuntimeError: the messages stand in several servers.
+    """
+    url = topology.environment.get("HELIOGRAPH_REDIS__URL")
+    if url is None:
+        raise RuntimeError(f"verdicts are asked for only where there is one Redis, and not with {topology.name}")
+    users = {reader.name: reader.user for reader in readers}
+    got: dict[tuple[str, str], set[Position]] = defaultdict(set)
+    for event in scene.history.events:
+        if isinstance(event, Received):
+            got[users[event.reader], event.channel].add(Position(event.epoch, event.offset))
+    server = open_server(url, Keys("heliograph:", "events"))
+    try:
+        urls = [f"http://127.0.0.1:{port}" for port in scene.ports]
+        found = await check_verdicts(urls, API_KEY, RedisLog(server), USERS, channels, got, count)
+    finally:
+        await server.close()
+    scene.history.note(Counted, what="verdicts that agree", count=found.agreeing)
+    scene.history.note(Counted, what="verdicts not known", count=found.not_known)
+    for text in found.wrong:
+        scene.history.note(WrongVerdict, text=text)
 
 
 def _subscribers(plan: Plan, scene: Scene, topology: Topology) -> list[Subscriber]:

@@ -22,7 +22,7 @@ def audit(*options: str | Path) -> str:
 @pytest.mark.parametrize("ack", ["disk", "memory"])
 def test_nothing_is_lost_doubled_or_reordered_while_everything_breaks(tmp_path: Path, ack: str) -> None:
     """Fails if a kept message is lost, doubled, out of order, or a socket closed that nobody hurt."""
-    audit("--seconds", "12", "--ack", ack, "--keep", tmp_path)
+    audit("--seconds", "12", "--ack", ack, "--verdicts", "100", "--keep", tmp_path)
 
 
 def test_a_master_that_dies_takes_nothing_with_it_in_silence(tmp_path: Path) -> None:
