@@ -44,7 +44,7 @@ def started(stack: ExitStack, port: int, directory: str) -> Redis:
 
 def busy_s(server: Redis) -> float:
     found = server.info("cpu")
-    return float(found["used_cpu_user_main_thread"]) + float(found["used_cpu_sys_main_thread"])  # type: ignore[index]
+    return float(found["used_cpu_user_main_thread"]) + float(found["used_cpu_sys_main_thread"])
 
 
 async def publish(urls: list[str], messages: int) -> None:
