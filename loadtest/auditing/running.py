@@ -13,17 +13,16 @@ from typing import Any, Final
 from heliograph.backends.redis.keys import Keys
 from heliograph.backends.redis.log import RedisLog
 from heliograph.backends.redis.opening import open_server
-from heliograph.protocol.position import Position
 from loadtest.auditing import breakages
 from loadtest.auditing.clients import Repeater, Sender, Subscriber
 from loadtest.auditing.ending import API_KEY, Logs, settle
 from loadtest.auditing.experiments import Plan
-from loadtest.auditing.history import Counted, History, Received, Run, Unexpected, WrongVerdict
+from loadtest.auditing.history import Counted, History, Received, Run, Unexpected, WrongVerdict, number_of
 from loadtest.auditing.scene import Scene, true_within
 from loadtest.auditing.topologies import TOPOLOGIES
 from loadtest.auditing.topology import Breakage, Topology
 from loadtest.auditing.watching import watch_readiness
-from loadtest.verdicts import check_verdicts
+from loadtest.verdicts import Number, check_verdicts
 from tests.support.cluster import LocalClusterProcess
 
 REPLICAS: Final = 3
@@ -150,10 +149,10 @@ async def _ask_for_verdicts(
     if url is None:
         raise RuntimeError(f"verdicts are asked for only where there is one Redis, and not with {topology.name}")
     users = {reader.name: reader.user for reader in readers}
-    got: dict[tuple[str, str], set[Position]] = defaultdict(set)
+    got: dict[tuple[str, str], set[Number]] = defaultdict(set)
     for event in scene.history.events:
         if isinstance(event, Received):
-            got[users[event.reader], event.channel].add(Position(event.epoch, event.offset))
+            got[users[event.reader], event.channel].add(number_of(event))
     server = open_server(url, Keys("heliograph:", "events"))
     try:
         urls = [f"http://127.0.0.1:{port}" for port in scene.ports]

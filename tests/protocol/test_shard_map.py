@@ -2,7 +2,6 @@
 
 from collections import Counter
 
-from heliograph.protocol import shard_map
 from heliograph.protocol.shard_map import ShardMap
 
 
@@ -31,10 +30,9 @@ def test_one_shard_more_takes_only_what_it_owns() -> None:
     assert 800 < len(moved) < 1200
 
 
-def test_what_is_remembered_is_bounded(monkeypatch) -> None:  # type: ignore[no-untyped-def]
+def test_what_is_remembered_is_bounded() -> None:
     """Fails if a client that names a million channels fills the memory."""
-    monkeypatch.setattr(shard_map, "MOST_REMEMBERED", 10)
-    shards = ShardMap(2)
+    shards = ShardMap(2, remembered=10)
     owners = {f"c{number}": shards.of(f"c{number}") for number in range(100)}
     assert len(shards._owners) <= 10
     assert all(shards.of(channel) == owner for channel, owner in owners.items())

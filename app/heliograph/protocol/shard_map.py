@@ -14,10 +14,11 @@ HASH_BYTES: Final = 8
 
 
 class ShardMap:
-    """Owners of channels among `count` shards. The owner is an index, from 0 on."""
+    """Owners of channels among `count` shards. The owner is an index, from 0 on. It remembers those of so many."""
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, remembered: int = MOST_REMEMBERED) -> None:
         self.count = count
+        self._most = remembered
         self._prefixes = [b"%d:" % number for number in range(1, count + 1)]
         self._owners: dict[str, int] = {}
 
@@ -35,7 +36,7 @@ class ShardMap:
             found = sha256(prefix + name).digest()[:HASH_BYTES]
             if found > highest:
                 owner, highest = index, found
-        if len(self._owners) >= MOST_REMEMBERED:
+        if len(self._owners) >= self._most:
             self._owners.clear()
         self._owners[channel] = owner
         return owner

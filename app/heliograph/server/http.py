@@ -405,18 +405,18 @@ class HttpProtocol(HttpToolsProtocol):
 
     def handle_websocket_upgrade(self) -> None:
         self.connections.discard(self)
+        sockets = self._config.sockets(self.app, self.server_state, self.loop)
         try:
             accept = accept_of(self.parser.get_method(), self.headers)
             scope = self._websocket_scope()
+            endpoint = self._config.direct.sockets.get(scope["raw_path"])
+            if endpoint is not None:
+                scope = self._config.believe(scope)  # to the application it makes no difference: it believes the same
+            sockets.open(self.transport, scope, accept, endpoint)
         except BadHandshake as error:
             self.transport.write(error.response)
             self.transport.close()
             return
-        sockets = self._config.sockets(self.app, self.server_state, self.loop)
-        endpoint = self._config.direct.sockets.get(scope["raw_path"])
-        if endpoint is not None:
-            scope = self._config.believe(scope)  # to the application it makes no difference: it believes the same
-        sockets.open(self.transport, scope, accept, endpoint)
         self.parser = None  # type: ignore[assignment] # it refers to us, and we are not needed any more
 
     def _websocket_scope(self) -> Scope:
