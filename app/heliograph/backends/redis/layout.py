@@ -41,6 +41,14 @@ class Layout:
             kept = ONE if is_used else self.text
         self.was_asked = True
         self.other = "" if kept == self.text else kept
+        self.check()
+
+    def check(self) -> None:
+        """Make sure that no shard that was asked so far keeps another layout.
+
+        Raises:
+            OtherLayout: one does: then the whole list is wrong.
+        """
         for each in (self, *self.siblings):
             if each.other:
                 raise OtherLayout(

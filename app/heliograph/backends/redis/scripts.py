@@ -268,6 +268,7 @@ class Scripts:
             await self._link.ping()
             await self._send_steps(self._link.connections, check_layout(self._keys, self._layout))
             self._is_checked = True
+        self._layout.check()  # another shard may have answered since
 
     def forget(self) -> None:
         """Load the scripts again before the next call: which shard the server is, and its settings, may be others."""

@@ -151,12 +151,12 @@ class SyncScripts:
 
         Raises the errors of redis-py, OtherLayout among them.
         """
-        if self._is_checked:
-            return
-        with self._redis.client() as connection:  # type: ignore[no-untyped-call]
-            connection.response_callbacks.clear()
-            _follow(connection, check_layout(self._keys, self._layout))
-        self._is_checked = True
+        if not self._is_checked:
+            with self._redis.client() as connection:  # type: ignore[no-untyped-call]
+                connection.response_callbacks.clear()
+                _follow(connection, check_layout(self._keys, self._layout))
+            self._is_checked = True
+        self._layout.check()  # another shard may have answered since
 
 
 _T = TypeVar("_T")
