@@ -591,13 +591,13 @@ class Bus(Subscriptions, Protocol):
         ...
 
     @property
-    def was_heard(self) -> bool:
-        """True if the canary has come back once."""
+    def unheard_s(self) -> float:
+        """Seconds since the canary last came back, over whichever connection; infinite if it never did."""
         ...
 
     @property
     def canary_age_s(self) -> float:
-        """Seconds since the canary last came back; infinite if it never did."""
+        """Seconds since the canary last came back over the present connection; infinite if it has not."""
         ...
 
     @property

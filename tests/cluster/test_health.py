@@ -18,15 +18,14 @@ OTHER = ProbeFailure(Fault.LAYOUT, "another shard")
 
 def shard(
     *,
-    heard: bool = True,
     ready: bool = True,
-    canary_age_s: float = 0.5,
+    unheard_s: float = 0.5,
     failure: ProbeFailure | None = None,
     fault: Fault | None = None,
     answered_s: float = 60.0,
 ) -> ShardHealth:
     """`answered_s`: for how long the probe has succeeded by now."""
-    bus: Any = SimpleNamespace(ready=ready, was_heard=heard, canary_age_s=canary_age_s, state=BusState.LOST)
+    bus: Any = SimpleNamespace(ready=ready, unheard_s=unheard_s, state=BusState.LOST)
     probe: Any = SimpleNamespace(
         is_vital=True, failure=failure, fault=fault, answered_s=lambda age_s: min(age_s, answered_s)
     )
@@ -36,11 +35,11 @@ def shard(
 @pytest.mark.parametrize(
     ("failing", "is_ready"),
     [
-        ({"ready": False, "canary_age_s": 0.4}, True),
-        ({"ready": False, "failure": GONE, "canary_age_s": 60}, True),
-        ({"ready": False, "canary_age_s": math.inf, "answered_s": 1.0}, True),
-        ({"ready": False, "canary_age_s": 3.5}, False),
-        ({"ready": False, "canary_age_s": math.inf, "heard": False, "answered_s": 0.1}, False),
+        ({"ready": False, "unheard_s": 0.4}, True),
+        ({"ready": False, "failure": GONE, "unheard_s": 60}, True),
+        ({"ready": False, "unheard_s": 60, "answered_s": 1.0}, True),
+        ({"ready": False, "unheard_s": 3.5}, False),
+        ({"ready": False, "unheard_s": math.inf, "answered_s": 0.1}, False),
         ({"failure": OTHER, "fault": Fault.LAYOUT}, False),
     ],
     ids=["just lost", "gone", "just back", "deaf", "never heard yet", "another layout"],
@@ -52,7 +51,7 @@ def test_one_shard_of_two(failing: dict[str, Any], is_ready: bool) -> None:
 
 def test_without_any_shard_there_is_nothing_to_be_ready_for() -> None:
     """Fails if a replica takes clients that it can do nothing for, with one Redis or with several."""
-    dead = {"ready": False, "failure": GONE, "canary_age_s": 60.0}
+    dead = {"ready": False, "failure": GONE, "unheard_s": 60.0}
     for count in (1, 2):
         assert not Health([shard(**dead) for _ in range(count)], Breakdown()).ready  # type: ignore[arg-type]
 

@@ -263,6 +263,20 @@ class TestAReplicaThatDies:
 
 
 class TestAShardThatFails:
+    async def test_a_lost_bus_connection_has_some_time_to_come_back(
+        self, shards: RedisShards, start_replica: StartReplica
+    ) -> None:
+        """Fails if all replicas say that they are not ready because the bus of one shard begins anew."""
+        calm = {"canary_interval_s": 0.5, "canary_timeout_s": 3.0}
+        one = await start_replica("replica-1", **shards.options, bus=calm)
+        lost = one.replica.shards[1].backends.bus
+        before = lost.stats.resubscriptions
+        shards.servers[1].command("CLIENT", "KILL", "TYPE", "pubsub")
+        await eventually(lambda: not lost.ready)
+        while lost.stats.resubscriptions == before or not lost.ready:
+            assert one.replica.node.ready, one.replica.node.reason
+            await asyncio.sleep(0.005)
+
     async def test_others_go_on_and_it_comes_back_empty(
         self, own_shards: RedisShards, start_replica: StartReplica
     ) -> None:

@@ -79,8 +79,9 @@ class ShardHealth:
         failures = [probe.failure.fault for probe in vital if probe.failure is not None]
         if failures:
             return Fault.LAYOUT not in failures  # that may be this replica's own mistake
-        answered_s = max((probe.answered_s(self._bus.canary_age_s) for probe in vital), default=0.0)
-        return self._bus.was_heard and answered_s < self._deaf_after_s
+        unheard_s = self._bus.unheard_s
+        answered_s = max((probe.answered_s(unheard_s) for probe in vital), default=0.0)
+        return math.isfinite(unheard_s) and answered_s < self._deaf_after_s
 
     def describe(self, number: int) -> ShardInfo:
         bus = self._bus

@@ -115,9 +115,9 @@ class PubSubManager:
         self._listen_task: asyncio.Task[None] | None = None
         self._canary_task: asyncio.Task[None] | None = None
         self._canary_due = asyncio.Event()  # a new subscription is to be tested
-        self._canary_heard_at = -math.inf  # monotonic seconds
+        self._heard_at = -math.inf  # when the canary last came back, in monotonic seconds ...
+        self._canary_heard_at = -math.inf  # ... and when over the present connection
         self._canary_lag_s = 0.0
-        self._was_heard = False
         self._wanted: dict[str, None] = {}  # bus channels of the followed public channels
         self._confirmed_channels: set[str] = set()  # those of them that the present connection listens on
         self._waiting: dict[str, list[asyncio.Future[None]]] = {}  # callers that wait for a confirmation
@@ -130,8 +130,8 @@ class PubSubManager:
         return self._state
 
     @property
-    def was_heard(self) -> bool:
-        return self._was_heard
+    def unheard_s(self) -> float:
+        return self._clock.monotonic() - self._heard_at
 
     @property
     def canary_age_s(self) -> float:
@@ -346,8 +346,7 @@ class PubSubManager:
 
     def _heard_canary(self, payload: bytes) -> None:
         """Handle the canary, which carries its time of sending by this replica's clock."""
-        self._canary_heard_at = self._clock.monotonic()
-        self._was_heard = True
+        self._heard_at = self._canary_heard_at = self._clock.monotonic()
         with suppress(ValueError):  # another program's
             self._canary_lag_s = max(0.0, self._canary_heard_at - float(payload))
             self.stats.lag.observe(self._canary_lag_s)

@@ -48,8 +48,8 @@ class ShardedBus:
         return all(shard.ready for shard in self.shards)
 
     @property
-    def was_heard(self) -> bool:
-        return all(shard.was_heard for shard in self.shards)
+    def unheard_s(self) -> float:
+        return max(shard.unheard_s for shard in self.shards)
 
     @property
     def canary_age_s(self) -> float:

@@ -19,7 +19,7 @@ class LocalBus:
     enabled = False
     state = BusState.DISABLED
     ready = True
-    was_heard = True
+    unheard_s = 0.0
     canary_age_s = math.inf
     lag_s = math.inf
 
