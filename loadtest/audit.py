@@ -31,7 +31,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from loadtest.auditing.experiments import ACKS, EXPERIMENTS, SERVERS, Plan  # noqa: E402
+from loadtest.auditing.experiments import ACKS, EXPERIMENTS, PROGRAMS, Plan  # noqa: E402
 from loadtest.auditing.history import AnyEvent, History, read  # noqa: E402
 from loadtest.auditing.judge import judge  # noqa: E402
 from loadtest.auditing.running import run  # noqa: E402
@@ -85,7 +85,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--experiment", choices=EXPERIMENTS, help="one of those below; other options change it")
     parser.add_argument("--topology", choices=TOPOLOGIES, help="what Redis is (single)")
-    parser.add_argument("--server", choices=SERVERS, help="which program Redis is (redis)")
+    parser.add_argument("--server", choices=PROGRAMS, help="which program Redis is (redis)")
     parser.add_argument("--ack", choices=ACKS, help="the mode of acknowledgement (memory)")
     parser.add_argument(
         "--break",

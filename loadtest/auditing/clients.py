@@ -33,6 +33,7 @@ ANSWER_S: Final = 5.0  # how long an acknowledgement may take before nobody know
 OPEN_S: Final = 3.0  # how long a handshake may take
 STAYS_S: Final = (0.2, 4.0)  # how long a subscriber stays that comes and goes
 ASKED_AGAIN: Final = 0.2  # of what was acknowledged, as if the answer had been lost
+ONE_ATTEMPT_S: Final = 1.0  # how long a publisher tries before the repeater does
 
 
 def _open(port: int, query: str) -> connect:
@@ -217,7 +218,7 @@ class Repeater:
 
     async def run(self) -> None:
         """Publish until the scene's publishing ends."""
-        async with AsyncPublisher() as publisher:
+        async with AsyncPublisher(deadline_s=ONE_ATTEMPT_S) as publisher:
             for number in itertools.count(1):
                 if not self._scene.publishing:
                     return

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 ACKS: Final = ("memory", "disk", "replica", "managed")
-SERVERS: Final = ("redis", "valkey")
+PROGRAMS: Final = {"redis": "redis-server", "valkey": "valkey"}  # as `tests/support/redis_server.py` names them
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from heliograph.backends.redis.opening import open_server
 from loadtest.auditing import breakages
 from loadtest.auditing.clients import Repeater, Sender, Subscriber
 from loadtest.auditing.ending import API_KEY, Logs, settle
-from loadtest.auditing.experiments import Plan
+from loadtest.auditing.experiments import PROGRAMS, Plan
 from loadtest.auditing.history import Counted, History, Received, Run, Unexpected, WrongVerdict, number_of
 from loadtest.auditing.scene import Scene, true_within
 from loadtest.auditing.topologies import TOPOLOGIES
@@ -56,7 +56,9 @@ async def run(plan: Plan, directory: Path, history: History) -> None:
     Raises:
         AssertionError, RuntimeError: something did not start, or was not mended in time.
     """
+    os.environ["HELIOGRAPH_TEST_SERVER"] = PROGRAMS[plan.server]
     topology = TOPOLOGIES[plan.topology](directory, plan)
+    settings = {**SETTINGS, "HELIOGRAPH_REDIS__ACK": plan.ack}
     may_lose = plan.ack not in topology.keeps if plan.may_lose is None else plan.may_lose
     history.note(
         Run,
@@ -73,10 +75,10 @@ async def run(plan: Plan, directory: Path, history: History) -> None:
     )
     try:
         await asyncio.to_thread(topology.start)
-        os.environ.update({**SETTINGS, **topology.environment})  # for the repeater, a program beside the cluster
+        os.environ.update({**settings, **topology.environment})  # for the repeater, a program beside the cluster
         with contextlib.ExitStack() as stack:
             clusters = [
-                stack.enter_context(LocalClusterProcess(directory / f"log-{i}", replicas=size, **SETTINGS, **where))
+                stack.enter_context(LocalClusterProcess(directory / f"log-{i}", replicas=size, **settings, **where))
                 for i, (size, where) in enumerate(_sides(plan, topology), start=1)
             ]
             try:
