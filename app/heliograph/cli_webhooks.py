@@ -9,13 +9,13 @@ import click
 import msgspec
 
 from heliograph.backends.redis.event_feed import WEBHOOK_GROUP
-from heliograph.backends.redis.keys import LIFECYCLE_STREAM, Keys
-from heliograph.backends.redis.opening import open_servers
+from heliograph.backends.redis.keys import LIFECYCLE_STREAM
 from heliograph.backends.redis.streams import ShardedStream, StreamEntry
 from heliograph.clock import SystemClock
+from heliograph.cluster.pubsub_manager import redis_servers
 from heliograph.errors import BadSetting, BusUnavailable
 from heliograph.protocol.lifecycle import LifecycleEvent
-from heliograph.settings import Settings, bus_channel
+from heliograph.settings import Settings
 
 PAGE: Final = 500
 
@@ -90,11 +90,10 @@ async def _pages(settings: Settings) -> AsyncIterator[tuple[ShardedStream, list[
 
     The dead letters of consumers are left out: they are of other groups.
     """
-    if settings.redis.url is None:
-        raise click.ClickException("set HELIOGRAPH_REDIS__URL: the events are kept in Redis")
-    for server in open_servers(
-        settings.redis.url, Keys(settings.redis.prefix, bus_channel(settings.bus, settings.redis))
-    ):
+    servers = redis_servers(settings.redis, settings.bus)
+    if not servers:
+        raise click.ClickException("set HELIOGRAPH_REDIS__URL or …__SHARDS: the events are kept in Redis")
+    for server in servers:
         stream, after = ShardedStream(server.client, server.keys, LIFECYCLE_STREAM, shards=1), "-"
         try:
             while page := await stream.dead_letters(count=PAGE, after=after):
