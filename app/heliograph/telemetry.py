@@ -72,8 +72,13 @@ class WebhookStats:
     delivered: int = 0  # events that the receiver has taken
     dead: int = 0  # events that were moved to the dead letters
     failed: int = 0  # requests that the receiver has not taken
-    oldest_s: float = 0.0  # age of the oldest event that it has not taken, when it was last tried; 0: none waits
+    waiting_s: dict[object, float] = field(default_factory=dict)  # by pusher, of which there is one for each server
     time: Histogram = field(default_factory=lambda: Histogram(SLOW_S))  # of each request that it has taken
+
+    @property
+    def oldest_s(self) -> float:
+        """Age of the oldest event that the receiver has not taken, when it was last tried; 0: none waits."""
+        return max(self.waiting_s.values(), default=0.0)
 
 
 @dataclass(slots=True)

@@ -77,11 +77,11 @@ async def stage(redis_server: RedisServer, namespace: str) -> AsyncIterator[Stag
 
 
 async def test_a_receiver_that_was_down_gets_everything_in_order(stage: Stage) -> None:
-    """Fails if an event is lost, told twice or out of order as the receiver refuses, hangs, dies and comes back."""
+    """Fails if an event is lost, told twice or out of order as the receiver refuses, dies and comes back."""
     receiver = Receiver()
     await stage.change(30, "before")
     async with ServedApp(receiver.app) as site:
-        stats = stage.start(site.url, batch=10, timeout_s=0.3)
+        stats = stage.start(site.url, batch=10)
         await eventually(lambda: len(receiver.taken) == 31)
         receiver.status = lambda events: 503
         await stage.change(30, "refused")
@@ -97,6 +97,27 @@ async def test_a_receiver_that_was_down_gets_everything_in_order(stage: Stage) -
     assert [event.id for event in receiver.taken] == await stage.ids()
     assert (stats.delivered, stats.dead, stats.oldest_s) == (91, 0, 0)
     assert sum(stats.time.counts) >= 10
+
+
+async def test_a_receiver_that_hangs_is_asked_again(stage: Stage) -> None:
+    """Fails if a receiver that never answers holds up the events for ever, or its time-out loses one."""
+    receiver = Receiver()
+    receiver.may_answer.clear()
+    await stage.change(5)
+    async with ServedApp(receiver.app) as site:
+        stats = stage.start(site.url, timeout_s=0.2)
+        await eventually(lambda: stats.failed >= 2)
+        assert receiver.taken == []
+        receiver.may_answer.set()
+        await eventually(lambda: stats.delivered == 6)
+    assert list(dict.fromkeys(event.id for event in receiver.taken)) == await stage.ids()
+
+
+def test_the_oldest_is_that_of_all_servers() -> None:
+    """Fails if a server whose events are taken hides another one's that wait."""
+    stats = WebhookStats()
+    stats.waiting_s = {"one": 301.0, "two": 0.0}
+    assert stats.oldest_s == 301.0
 
 
 async def test_one_replica_pushes_and_another_goes_on(stage: Stage) -> None:

@@ -1,5 +1,6 @@
 """A user's own backend, which takes webhooks."""
 
+import asyncio
 import base64
 from typing import TYPE_CHECKING
 
@@ -19,11 +20,16 @@ SECRET = "whsec_" + base64.b64encode(b"k" * 32).decode()
 
 
 class Receiver:
-    """The user's backend. `status(events)`: what it answers; it takes the events with 2xx."""
+    """The user's backend. `status(events)`: what it answers; it takes the events with 2xx.
+
+    It hangs while `may_answer` is not set.
+    """
 
     def __init__(self) -> None:
         self.taken: list[LifecycleEvent] = []
         self.asked: list[list[LifecycleEvent]] = []
+        self.may_answer = asyncio.Event()
+        self.may_answer.set()
         self.status: Callable[[list[LifecycleEvent]], int] = lambda events: 204
         self.app = Starlette(routes=[Route("/events", self._serve, methods=["POST"])])
         self._receiver = WebhookReceiver(SECRET)
@@ -31,6 +37,7 @@ class Receiver:
     async def _serve(self, request: Request) -> Response:
         events = self._receiver.read(request.headers, await request.body())
         self.asked.append(events)
+        await self.may_answer.wait()
         status = self.status(events)
         if status < 300:
             self.taken += events

@@ -98,9 +98,9 @@ class WebhookPusher:
                     if events:
                         await self._push(events)
                     else:
-                        self._stats.oldest_s = 0.0
+                        self._stats.waiting_s[self] = 0.0
                 else:
-                    self._stats.oldest_s = 0.0
+                    self._stats.waiting_s[self] = 0.0
             except BusUnavailable as error:
                 events = ()
                 logger.debug("lifecycle events not read or acknowledged, retrying: %s", error)
@@ -154,21 +154,21 @@ class WebhookPusher:
         return problem
 
     async def _taken(self, events: Sequence[LifecycleEvent]) -> None:
-        if self._stats.oldest_s:
+        if self._stats.waiting_s.get(self):
             logger.info("the receiver of webhooks takes events again")
             self._logged_at = -LOG_EVERY_S
-        self._stats.oldest_s = 0.0
+        self._stats.waiting_s[self] = 0.0
         self._stats.delivered += len(events)
         await self._feed.acknowledge(events)
 
     def _failed(self, problem: NotTaken, events: Sequence[LifecycleEvent]) -> None:
         self._stats.failed += 1
-        self._stats.oldest_s = self._age_s(events[0])
+        waiting_s = self._stats.waiting_s[self] = self._age_s(events[0])
         now = self._clock.monotonic()
         if now - self._logged_at >= LOG_EVERY_S:
             self._logged_at = now
             text = "the receiver of webhooks at %s has not taken %d events, the oldest %.0f s old; retrying: %s"
-            logger.warning(text, self._endpoint.shown, len(events), self._stats.oldest_s, problem.reason)
+            logger.warning(text, self._endpoint.shown, len(events), waiting_s, problem.reason)
 
     def _is_late(self, event: LifecycleEvent) -> bool:
         return self._age_s(event) > self._retry_for_s
