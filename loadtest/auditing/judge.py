@@ -124,7 +124,7 @@ def judge(events: Iterable[AnyEvent]) -> Verdict:
     """Judge a history.
 
     Raises:
-        ValueError: it does not say what was run, or nothing was published or received.
+        ValueError: it does not say what was run.
     """
     seen = _Seen()
     for event in events:

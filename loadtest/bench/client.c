@@ -72,7 +72,6 @@ static struct inflated {
 static int newest;
 static uint32_t expected_each;
 
-/* Below 0: none of what was sent in time has come in time. */
 static char *expanded(const char *text, const char *name, const char *value) {
     char *found = strstr(text, name), *out;
     if (found == NULL) return strdup(text);

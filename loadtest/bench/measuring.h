@@ -49,6 +49,7 @@ static double bucket_us(int b) {
     return (double)((32ull + (uint64_t)(b % 32)) << (log - 5)) * 0.256;
 }
 
+/* Below 0: none of what was sent in time has come in time. */
 static double percentile_us(double p) {
     if (latencies == 0) return -1;
     uint64_t want = (uint64_t)((double)latencies * p), seen = 0;

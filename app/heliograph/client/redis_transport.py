@@ -80,7 +80,8 @@ def targets(settings: ClusterSettings) -> list[Target]:
     """
     if any(read_cluster_address(url) is not None for url in settings.urls):
         raise BadSetting(
-            "a publisher cannot use redis+cluster:// itself: give it the cluster's https:// URL and an API key"
+            "programs beside the replicas cannot use redis+cluster:// themselves; a publisher takes the cluster's"
+            " https:// URL and an API key"
         )
     directed, ack = settings.routing == "directed", Acknowledgement(settings.ack, settings.ack_replicas)
     return [

@@ -37,7 +37,7 @@ class LifecycleEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     """One change. All times are in milliseconds since the epoch, by Redis' clock.
 
     Args:
-        id: the id in the stream. Ids grow; none is used twice.
+        id: the id in the stream of its Redis. There ids grow, and none is used twice.
         seq: counts the events of a stream, without holes. It starts again after a loss, which a `gap` tells.
         event: one of `Kind`. A later version may know more.
         at_ms: when it happened. A user who has gone is told of after the grace, and was gone since then.
