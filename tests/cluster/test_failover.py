@@ -20,19 +20,17 @@ from tests.support.client import Client
 from tests.support.ports import free_port
 from tests.support.redis_server import RedisServer, program
 from tests.support.replicas import RunningReplica
-from tests.support.sentinel_group import NAME, SentinelGroup
+from tests.support.sentinel_group import COPIER, NAME, SentinelGroup
 from tests.support.tcp_proxy import TcpProxy
 from tests.support.waiting import eventually
 
 FAILOVER_S = 15.0  # by then another server is the master, on a busy machine too
-COPIERS = "copy"  # the user of replicas, so that they can be locked out
 MODES = ("memory", "replica")
 
 
 @pytest.fixture
 def group(tmp_path: Path) -> Iterator[SentinelGroup]:
-    user = ("--user", COPIERS, "on", ">pass", "~*", "&*", "+@all")
-    started = SentinelGroup(tmp_path, options=(*user, "--masteruser", COPIERS, "--masterauth", "pass")).start()
+    started = SentinelGroup(tmp_path).start()
     yield started
     started.stop()
 
@@ -149,8 +147,8 @@ async def come_back(group: SentinelGroup, lose_master: Callable[[SentinelGroup],
 
 
 def lock_out_replicas(server: RedisServer) -> None:
-    assert server.command("ACL", "SETUSER", COPIERS, "off") == "OK"
-    assert int(server.command("CLIENT", "KILL", "USER", COPIERS)) > 0
+    assert server.command("ACL", "SETUSER", COPIER, "off") == "OK"
+    assert int(server.command("CLIENT", "KILL", "USER", COPIER)) > 0
 
 
 @pytest.mark.parametrize("lose_master", [killed, frozen, replaced])
