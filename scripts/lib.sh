@@ -230,6 +230,8 @@ compile_with_progress() {
     local started=$SECONDS builder
     build_tree "$1" &
     builder=$!
+    # shellcheck disable=SC2064 # the value of now
+    trap "kill $builder 2>/dev/null" TERM
     while kill -0 "$builder" 2>/dev/null; do
         if [ -t 1 ]; then printf '\r    %d s' $((SECONDS - started)); fi
         sleep 1

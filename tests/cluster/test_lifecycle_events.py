@@ -39,6 +39,7 @@ async def events_of(member: Member) -> list[LifecycleEvent]:
     return await told(member.redis.client, member.redis.keys)
 
 
+@pytest.mark.alone
 async def test_a_user_who_moves_never_left(redis_server: RedisServer, namespace: str) -> None:
     """Fails if a drained replica's user who is elsewhere in time, or a page that is reloaded, is told to have gone;
     or if one who stays away is not, or a channel's events differ from those of its subscribers."""

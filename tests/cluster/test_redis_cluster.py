@@ -54,6 +54,7 @@ async def chatting(alice: Client, acknowledged: list[int]) -> AsyncIterator[None
 
 
 @pytest.mark.parametrize("change", [moved, failed_over])
+@pytest.mark.alone
 async def test_nobody_notices_that_another_server_has_the_slot(
     cluster: RedisCluster, start_replica: StartReplica, change: Callable[[RedisCluster], None]
 ) -> None:

@@ -20,10 +20,12 @@ from loadtest.auditing.history import (
     Kept,
     Number,
     Publish,
+    Readiness,
     Received,
     Run,
     Top,
     Unexpected,
+    WrongVerdict,
     number_of,
     read,
     write,
@@ -233,6 +235,30 @@ def it_was_away_for_long(events: Events, dice: random.Random) -> Events:
     return [*events, Publish(at=at, **call), Failed(at=at + 61, **call, code="unavailable")]  # type: ignore[arg-type]
 
 
+def told_of(events: Events, **demands: Any) -> Events:
+    """The same history of an experiment with such demands."""
+    run, *others = events
+    assert isinstance(run, Run)
+    return [msgspec.structs.replace(run, **demands), *others]
+
+
+def an_error_comes_late(events: Events, dice: random.Random) -> Events:
+    call = {"sender": "sender-1", "number": 10_000, "channel": CHANNEL}
+    at = events[-1].at
+    tried = Publish(at=at, **call)  # type: ignore[arg-type]
+    failed = Failed(at=at + 3, **call, code="unavailable")  # type: ignore[arg-type]
+    return told_of([*events, tried, failed], refused_s=2.0)
+
+
+def a_replica_is_unready(events: Events, dice: random.Random) -> Events:
+    said = Readiness(at=events[-1].at, replica="8001", ready=False, why="bus_lost", excuse="")
+    return told_of([*events, said], stays_ready=True)
+
+
+def a_verdict_is_not_so(events: Events, dice: random.Random) -> Events:
+    return [*events, WrongVerdict(text="bob got it, and the verdict is: bob was not connected")]
+
+
 ALWAYS: dict[Damage, str] = {
     a_delivery_is_missing: "kept but not delivered",
     the_end_is_missing: "kept but not delivered",
@@ -246,6 +272,9 @@ ALWAYS: dict[Damage, str] = {
     a_socket_is_closed: "sockets closed without a kill",
     a_replica_met_with_an_error: "tracebacks in the cluster's log",
     it_was_away_for_long: "unavailable for too long",
+    an_error_comes_late: "refused too late",
+    a_replica_is_unready: "replicas unready",
+    a_verdict_is_not_so: "verdicts that are not so",
 }
 
 
