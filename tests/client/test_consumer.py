@@ -17,7 +17,7 @@ from redis.asyncio import Redis
 from heliograph.backends.redis.client import connect
 from heliograph.backends.redis.keys import Keys
 from heliograph.backends.redis.streams import EMIT_STREAM, ShardedStream, StreamEntry
-from heliograph.client.consumer import Consumer, Handler
+from heliograph.client.consumer import BACKOFF_MOST_S, Consumer, Handler, _backoff_s
 from heliograph.errors import BusUnavailable
 from tests.support.redis_answers import entries, text
 from tests.support.redis_server import RedisServer
@@ -443,3 +443,8 @@ async def test_an_exception_without_words(
         await eventually(lambda: consumer.stats.dead == 2)
     reasons = [fields[b"dead_reason"].decode() for _, fields in await entries(client, stream.dead_key)]
     assert sorted(reasons) == ["Mute", "ValueError: ?"]
+
+
+def test_the_pause_has_an_end_however_long_redis_is_away() -> None:
+    """Fails if a worker ends because it has tried for an hour."""
+    assert 0 <= _backoff_s(100_000) <= BACKOFF_MOST_S

@@ -374,6 +374,17 @@ class TestAnotherLayout:
             with pytest.raises(BadSetting, match="HELIOGRAPH_REDIS__SHARDS"):
                 await Consumer(urls, "workers", handle, prefix=f"{namespace}:", block_s=0.05).run()
 
+    async def test_another_cluster_is_no_shard(
+        self, own_shards: RedisShards, start_replica: StartReplica, namespace: str
+    ) -> None:
+        """Fails if a consumer handles what the clients of a cluster with one Redis have emitted."""
+        await start_replica("replica-1", redis_url=own_shards.urls[1])
+
+        async def handle(entry: StreamEntry) -> None: ...
+
+        with pytest.raises(BadSetting, match="HELIOGRAPH_REDIS__SHARDS"):
+            await Consumer(own_shards.urls, "workers", handle, prefix=f"{namespace}:", block_s=0.05).run()
+
     async def test_a_list_that_is_changed(
         self, own_shards: RedisShards, start_replica: StartReplica, namespace: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:

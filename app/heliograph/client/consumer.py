@@ -16,12 +16,12 @@ from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import cast
 
 from heliograph.backends.redis.client import Client, as_bus_unavailable, connect
 from heliograph.backends.redis.keys import LIFECYCLE_STREAM, Keys
-from heliograph.backends.redis.layout import FIELD, Layout
+from heliograph.backends.redis.layout import Layout
 from heliograph.backends.redis.link_errors import OtherLayout
+from heliograph.backends.redis.scripts import Scripts
 from heliograph.backends.redis.streams import EMIT_STREAM, ShardedStream, StreamEntry
 from heliograph.client.drafts import described
 from heliograph.client.environment import ClusterSettings, cluster_settings
@@ -235,11 +235,10 @@ class _Worker:
         if self._layout is None:
             return
         with as_bus_unavailable():
-            kept = cast("bytes | None", await client.hget(self.keys.server, FIELD))
-        try:
-            self._layout.compare(None if kept is None else kept.decode())
-        except OtherLayout as error:
-            raise BadSetting(str(error)) from None
+            try:
+                await Scripts(client, self.keys, layout=self._layout).check_layout()
+            except OtherLayout as error:
+                raise BadSetting(str(error)) from None
 
     # -- one iteration
 
@@ -410,4 +409,5 @@ def _shards_of(stream: str, settings: ClusterSettings) -> int:
 
 def _backoff_s(failures: int) -> float:
     """Return the seconds until the next attempt: exponential, with full jitter, so that workers spread out."""
-    return random.uniform(0, min(BACKOFF_MOST_S, BACKOFF_FIRST_S * 2**failures))  # noqa: S311 - not a secret
+    doublings = min(failures, 16)  # small enough for a float, however long Redis is away
+    return random.uniform(0, min(BACKOFF_MOST_S, BACKOFF_FIRST_S * 2**doublings))  # noqa: S311 - not a secret
