@@ -272,3 +272,14 @@ def test_a_signal_handler_may_publish_while_scripts_are_loaded(own_redis: RedisS
             signal.signal(signal.SIGALRM, before)
             own_redis.thaw()
     assert [answer.decode().split(".")[1] for answer in answers] == ["1", "2"]
+
+
+async def test_what_is_forgotten_is_forgotten_over_every_link(client: Client) -> None:
+    """Fails if calls over another link go on under a claim, a layout or a configuration that has been given up."""
+    scripts = Scripts(client, KEYS, "events replica-1")
+    others = [scripts.over(client.bulk), scripts.over(client.kept)]
+    for each in (scripts, *others):
+        await each.run("tops", [], ())
+        assert each._is_loaded("tops")
+    await scripts.release()
+    assert not any(each._is_loaded("tops") for each in (scripts, *others))

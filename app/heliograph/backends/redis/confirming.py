@@ -16,9 +16,7 @@ from heliograph.backends.redis.acknowledgement import Acknowledgement, Command, 
 from heliograph.backends.redis.call_batch import Call, nobody
 from heliograph.backends.redis.link import MOST_OUTSTANDING, Link, OnReply, call_back
 from heliograph.backends.redis.link_errors import LinkFull
-from heliograph.backends.redis.script_texts import raise_first_error
-from heliograph.backends.redis.scripts import Scripts, collect
-from heliograph.callbacks import await_callback
+from heliograph.backends.redis.scripts import Scripts, call_all
 from heliograph.telemetry import Histogram
 
 
@@ -72,15 +70,7 @@ class Confirming:
 
     async def run_many(self, name: str, calls: Sequence[Call]) -> list[Any]:
         """See `Keeping.run_many`."""
-        if not calls:
-            return []
-
-        def ask(done: OnReply) -> None:
-            collected = collect(len(calls), done)
-            for call in calls:
-                self.call(name, call, collected)
-
-        return raise_first_error(await await_callback(ask))
+        return await call_all(self.call, name, calls)
 
     def _send(self, name: str, call: Call, done: OnReply) -> None:
         self._confirm_soon()  # before the link's own end of the iteration, so that WAIT is part of the same write

@@ -55,7 +55,7 @@ class RedisDirectory:
         with as_bus_unavailable():
             answer = cast("list[Any]", await self._scripts.run("lease", keys, arguments))
             if answer[0] == OTHER_LAYOUT:
-                self._server.forget_scripts()  # whatever comes next compares the layout too
+                self._server.scripts.forget()  # whatever comes next compares the layout too
                 layout.compare(answer[1].decode() or None)
                 raise BusUnavailable("the other shards were not asked yet which of them they are")
         return answer

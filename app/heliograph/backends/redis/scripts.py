@@ -58,7 +58,7 @@ class Scripts:
     same. `layout`: what the program takes the server for. `directed`: see `script_text`. `publish_time` records how
     long Redis needs for calls that publish. `ack`: see `load`.
 
-    `link`, `mark`, `claim`: see `over`; by default the client's link, and a mark and a claim of its own.
+    `link`, `mark`, `claim`, `family`: see `over`; by default the client's link, and others of its own.
     """
 
     def __init__(
@@ -74,6 +74,7 @@ class Scripts:
         link: Link | None = None,
         mark: Mark | None = None,
         claim: Claim | None = None,
+        family: "list[Scripts] | None" = None,
     ) -> None:
         read_all()
         self._client = client
@@ -89,6 +90,8 @@ class Scripts:
         self._loading: asyncio.Task[None] | None = None
         self._mark = mark or Mark()
         self._claim = claim or Claim()
+        self._family: list[Scripts] = [] if family is None else family  # all with this claim, over any link
+        self._family.append(self)
         self._batch: CallBatch | None = None  # the last
         # Calls whose script was unknown, with the number of the next attempt. They are repeated before ...
         self._again: list[tuple[str, Command, OnReply, int]] = []
@@ -106,6 +109,7 @@ class Scripts:
             link=link,
             mark=self._mark,
             claim=self._claim,
+            family=self._family,
         )
 
     def call(self, name: str, call: Call, done: OnReply) -> None:
@@ -131,15 +135,7 @@ class Scripts:
 
     async def run_many(self, name: str, calls: Sequence[Call]) -> list[Any]:
         """Run one script many times, in one round trip."""
-        if not calls:
-            return []
-
-        def ask(done: OnReply) -> None:
-            collected = collect(len(calls), done)
-            for call in calls:
-                self.call(name, call, collected)
-
-        return raise_first_error(await await_callback(ask))
+        return await call_all(self.call, name, calls)
 
     def _send(self, name: str, call: Call, done: OnReply) -> None:
         if name in BATCHED:
@@ -271,14 +267,15 @@ class Scripts:
         self._layout.check()  # another shard may have answered since
 
     def forget(self) -> None:
-        """Load the scripts again before the next call: which shard the server is, and its settings, may be others."""
-        self._shas = {}
-        self._is_checked = False
+        """Load the scripts again before the next call, over each link: the shard and its settings may be others."""
+        for each in self._family:
+            each._shas = {}
+            each._is_checked = False
 
     async def release(self) -> None:
         """Give the claim to this replica's name back, so that the next one with that name need not wait."""
         key, self._claim.key = self._claim.key, ""
-        self._shas = {}  # the scripts belong to the claim
+        self.forget()  # the scripts belong to the claim
         if not key:
             return
         with suppress(RedisError, OSError, TimeoutError):
@@ -301,7 +298,20 @@ class Scripts:
         if not is_held:
             # This process stood still, and another one with the same name has the scripts now.
             claim.key = ""
-            self._shas = {}
+            self.forget()
+
+
+async def call_all(call: Callable[[str, Call, OnReply], object], name: str, calls: Sequence[Call]) -> list[Any]:
+    """Make the calls of one script, and return all replies. Raises the first error among them."""
+    if not calls:
+        return []
+
+    def ask(done: OnReply) -> None:
+        collected = collect(len(calls), done)
+        for each in calls:
+            call(name, each, collected)
+
+    return raise_first_error(await await_callback(ask))
 
 
 def collect(count: int, done: Callable[[list[Any]], object]) -> OnReply:

@@ -92,16 +92,14 @@ class RedisServer:
             raise
 
     async def ping(self) -> None:
-        """Make sure that both links answer, and that this is the right shard. Raises the errors of redis-py."""
+        """Make sure that the links for messages and for large answers work, and lead to the right shard.
+
+        Raises the errors of redis-py.
+        """
         await self.link.ping()
         await self.bulk.ping()
         if self.layout.text != ONE:
             await self.scripts.check_layout()  # one Redis is looked at when the first script is loaded
-
-    def forget_scripts(self) -> None:
-        """Load the scripts again before the next call, and look again which shard this is."""
-        self.scripts.forget()
-        self.bulk_scripts.forget()
 
     async def now_ms(self) -> int:
         """Return the time by the server's own clock, in ms since the epoch.

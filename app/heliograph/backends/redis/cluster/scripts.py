@@ -20,6 +20,7 @@ from heliograph.backends.redis.layout import Layout
 from heliograph.backends.redis.link import Command, OnReply
 from heliograph.backends.redis.link_errors import Held, NotSent
 from heliograph.backends.redis.script_loading import Claim
+from heliograph.backends.redis.script_texts import raise_first_error
 from heliograph.backends.redis.scripts import Mark, Scripts
 from heliograph.callbacks import await_callback
 from heliograph.telemetry import Histogram
@@ -52,6 +53,7 @@ class ClusterScripts(Scripts):
         ack: Acknowledgement = IN_MEMORY,
         mark: Mark | None = None,
         claim: Claim | None = None,
+        family: list[Scripts] | None = None,
     ) -> None:
         super().__init__(
             client,
@@ -64,6 +66,7 @@ class ClusterScripts(Scripts):
             link=link,
             mark=mark,
             claim=claim,
+            family=family,
         )
         self._nodes = nodes
         self._slot = slot
@@ -86,6 +89,7 @@ class ClusterScripts(Scripts):
             ack=self._ack,
             mark=self._mark,
             claim=self._claim,
+            family=self._family,
         )
 
     def _is_loaded(self, name: str) -> bool:
@@ -144,10 +148,7 @@ class ClusterScripts(Scripts):
         if last is not None and last.run_id != here.run_id and await self._continues(last, here):
             continued = str(last)
         commands = succession.succeed(self._keys.server, here, continued, self._known)
-        replies = await self._ask(connection, *commands)
-        for reply in replies:
-            if isinstance(reply, Exception):
-                raise reply
+        replies = raise_first_error(list(await self._ask(connection, *commands)))
         name: str = replies[-1].decode()
         self._known = Known(name, str(here))
         return name

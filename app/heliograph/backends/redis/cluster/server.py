@@ -3,16 +3,13 @@
 from collections.abc import Callable
 from typing import Any
 
-from heliograph.backends.redis.acknowledgement import IN_MEMORY, Acknowledgement
 from heliograph.backends.redis.bus_verbs import SHARDED
 from heliograph.backends.redis.cluster.client import ShardClient
 from heliograph.backends.redis.cluster.scripts import ClusterScripts
 from heliograph.backends.redis.keys import Keys
-from heliograph.backends.redis.layout import Layout
 from heliograph.backends.redis.scripts import Scripts
 from heliograph.backends.redis.server import RedisServer
 from heliograph.backends.redis.wire import BusWire
-from heliograph.telemetry import Histogram
 
 
 class ShardServer(RedisServer):
@@ -24,25 +21,10 @@ class ShardServer(RedisServer):
         self,
         client: ShardClient,
         keys: Keys,
-        *,
-        node_id: str = "",
-        replica: str | None = None,
-        layout: Layout | None = None,
-        directed: bool = False,
-        publish_time: Histogram | None = None,
-        ack: Acknowledgement = IN_MEMORY,
+        **options: Any,
     ) -> None:
         self._shard = client
-        super().__init__(
-            client,
-            keys.in_slot(client.tag),
-            node_id=node_id,
-            replica=replica,
-            layout=layout,
-            directed=directed,
-            publish_time=publish_time,
-            ack=ack,
-        )
+        super().__init__(client, keys.in_slot(client.tag), **options)
 
     def _make_scripts(self, owner: str, *, directed: bool) -> tuple[Scripts, Scripts, Scripts]:
         shard, (link, bulk, kept) = self._shard, self._shard.cluster_links

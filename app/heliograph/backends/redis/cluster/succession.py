@@ -18,6 +18,7 @@ from redis.exceptions import MovedError
 
 from heliograph.backends.redis.cluster.topology import Node
 from heliograph.backends.redis.link import Command
+from heliograph.backends.redis.script_loading import lines
 
 MOST_PROCESSES: Final = 32  # of a line, to be remembered
 PROVE_S: Final = 0.8  # how long to wait until the servers have shown whether something was lost; less than HOLD_S
@@ -115,8 +116,7 @@ def facts_of(replies: Sequence[Any]) -> dict[str, str]:
     facts: dict[str, str] = {}
     for reply in replies:
         if not isinstance(reply, Exception):
-            text = reply.decode() if isinstance(reply, bytes) else reply
-            facts |= dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
+            facts |= lines(reply)
     return facts
 
 
