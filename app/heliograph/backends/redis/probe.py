@@ -2,12 +2,12 @@
 
 import logging
 import re
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final
 
 from redis.exceptions import (
     BusyLoadingError,
     MasterDownError,
-    NoPermissionError,
     OutOfMemoryError,
     ReadOnlyError,
     RedisError,
@@ -18,7 +18,7 @@ from heliograph.backends.redis.acknowledgement import Unconfirmed
 from heliograph.backends.redis.call_batch import NOTHING, Call
 from heliograph.backends.redis.client import bus_unavailable
 from heliograph.backends.redis.link_errors import OtherLayout
-from heliograph.backends.redis.script_loading import lines, pairs
+from heliograph.backends.redis.script_loading import if_allowed, lines, pairs
 from heliograph.backends.redis.server import RedisServer
 from heliograph.ports import Fault, ProbeFailure
 
@@ -69,10 +69,7 @@ class DiskProbe(RedisProbe):
 
     async def _configuration(self) -> dict[str, str]:
         """Return what the server tells of itself; nothing without the right to ask."""
-        try:
-            return pairs(await self._server.link.ask("CONFIG", "GET", "appendonly", "appendfsync"))
-        except NoPermissionError:
-            return {}
+        return await _told(self._server, pairs, "CONFIG", "GET", "appendonly", "appendfsync")
 
 
 class ConfirmationProbe:
@@ -100,10 +97,16 @@ class ConfirmationProbe:
 
     async def _replication(self) -> dict[str, str]:
         """Return what the server tells of its replicas; nothing without the right to ask."""
-        try:
-            return lines(await self._server.link.ask("INFO", "replication"))
-        except NoPermissionError:
-            return {}
+        return await _told(self._server, lines, "INFO", "replication")
+
+
+async def _told(server: RedisServer, read: Callable[[Any], dict[str, str]], *command: str) -> dict[str, str]:
+    """Return what the server tells of itself; nothing where the question is refused: see `if_allowed`."""
+    try:
+        answer = await server.link.ask(*command)
+    except ResponseError as error:
+        answer = error
+    return if_allowed(answer, read)
 
 
 def _address(replica: str) -> str:

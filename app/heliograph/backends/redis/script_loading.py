@@ -74,7 +74,7 @@ def load(
     ]
     [(known_name, lost, kept), marked] = raise_first_error(known)
     yield from _compare(keys, layout, kept)
-    facts, role, options = _if_allowed(server, lines), _if_allowed(replication, lines), _if_allowed(config, pairs)
+    facts, role, options = if_allowed(server, lines), if_allowed(replication, lines), if_allowed(config, pairs)
     run_id = facts.get("run_id", "")[:NAME_LENGTH]
     name = name or (yield from _agree(keys, run_id, (known_name or b"").decode()))
     certain = ack.is_certain(options, role) and (lost or b"").decode() != name
@@ -182,7 +182,7 @@ def _marker(name: str) -> bytes:
     return f"return '{name}'".encode()
 
 
-def _if_allowed(answer: Any, read: Any) -> dict[str, str]:
+def if_allowed(answer: Any, read: Any) -> dict[str, str]:
     """Return the answer of INFO or CONFIG; empty if it is refused, by a managed server or without the right.
 
     Raises RedisError: it is refused for another reason.

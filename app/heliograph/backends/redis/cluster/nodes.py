@@ -5,7 +5,7 @@ from contextlib import suppress
 from typing import Any
 
 from redis.asyncio import BlockingConnectionPool
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
 from heliograph.backends.redis.client import TIMEOUT_S, open_pool
 from heliograph.backends.redis.cluster.topology import NOT_EXECUTED, Node, Topology
@@ -82,6 +82,8 @@ class Nodes:
         try:
             await connection.send_command(*command)
             return await connection.read_response()
+        except ResponseError:
+            raise  # an answer: the connection is good
         except BaseException:
             await connection.disconnect(nowait=True)
             raise
