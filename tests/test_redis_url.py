@@ -56,6 +56,7 @@ def test_an_address_of_a_cluster_is_read() -> None:
         ("redis+sentinel://one/zero?master=m", "cannot be read"),
         ("redis+sentinel://one/0?master=m#x", "cannot be read"),
         ("redis+cluster://one/1", "only number 0"),
+        ("redis+cluster://one?db=1", "only number 0"),
         ("redis+cluster://one:x", "cannot be read"),
         ("redis+cluster://:p@ss/word@one", "cannot be read"),
         ("redis+cluster://one?virtual_shards=0", "from 1 to 256"),

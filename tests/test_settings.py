@@ -358,6 +358,18 @@ def test_a_bad_list_of_shards_is_refused(environment: Any, variables: dict[str, 
         assert "hunter2" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("live", "durable"),
+    [("redis+cluster://one", "redis://x/0"), ("redis://x/0", "redis+cluster://one?virtual_shards=1")],
+)
+def test_a_cluster_with_a_durable_redis_is_refused(environment: Any, live: str, durable: str) -> None:
+    """Fails if what is kept gets keys or bus channels that the other server does not know."""
+    environment(AUTH__MODE="open", REDIS__URL=live, REDIS__DURABLE_URL=durable)
+    for load in (Settings.load, cluster_settings):
+        with pytest.raises(BadSetting, match="HELIOGRAPH_REDIS: DURABLE_URL does not go with a cluster"):
+            load()
+
+
 def test_a_durable_redis_alone_is_refused(environment: Any) -> None:
     """Fails if what is kept goes to Redis while replicas do not hear each other."""
     environment(AUTH__MODE="open", REDIS__DURABLE_URL="redis://host")

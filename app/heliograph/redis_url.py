@@ -159,13 +159,24 @@ def read_cluster_address(url: str) -> ClusterAddress | None:
     if url.partition("://")[0] not in CLUSTER_SCHEMES:
         return None
     parts, credentials, nodes = _read_hosts(url, CLUSTER_PORT, _CLUSTER_FORM)
-    if (database := parts.path.strip("/")) not in ("", "0"):
-        raise ValueError("names a database: a cluster has only number 0" if database.isdigit() else _CLUSTER_FORM)
     options = dict(parse_qsl(parts.query, keep_blank_values=True))
+    for database in (parts.path.strip("/"), options.pop("db", "")):
+        if database not in ("", "0"):
+            raise ValueError("names a database: a cluster has only number 0" if database.isdigit() else _CLUSTER_FORM)
     given = options.pop("virtual_shards", str(VIRTUAL_SHARDS))
     if not (given.isascii() and given.isdigit() and 1 <= int(given) <= MOST_VIRTUAL_SHARDS):
         raise ValueError(f"must have a virtual_shards from 1 to {MOST_VIRTUAL_SHARDS}")
     return ClusterAddress(nodes, int(given), _server_url(parts, credentials, options))
+
+
+def check_durable_url(live: str | None, durable: str | None) -> None:
+    """Make sure that neither Redis is a cluster where what is kept has a Redis of its own.
+
+    Raises:
+        ValueError: one is.
+    """
+    if durable is not None and any(url is not None and read_cluster_address(url) for url in (live, durable)):
+        raise ValueError("DURABLE_URL does not go with a cluster: let each virtual shard keep what it holds")
 
 
 def _read_hosts(url: str, port: int, form: str) -> tuple[SplitResult, str, tuple[tuple[str, int], ...]]:

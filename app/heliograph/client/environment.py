@@ -14,7 +14,7 @@ import msgspec
 
 from heliograph.errors import BadSetting
 from heliograph.protocol.channel_options import BadOption, Namespace, as_flag, as_number
-from heliograph.redis_url import check_redis_url, read_shards, split_urls
+from heliograph.redis_url import check_durable_url, check_redis_url, read_shards, split_urls
 from heliograph.shared_settings import (
     DEFAULT_PREFIX,
     DEPTH,
@@ -121,6 +121,10 @@ def cluster_settings(
     live, kept, shards = _url(redis, "url"), _url(redis, "durable_url"), _shards(redis)
     if shards and kept is not None:
         raise BadSetting(f"{PREFIX}REDIS: DURABLE_URL does not go with SHARDS: let each shard keep what it holds")
+    try:
+        check_durable_url(live, kept)
+    except ValueError as error:
+        raise BadSetting(f"{PREFIX}REDIS: {error}") from None
     if shards and live is not None:
         raise BadSetting(f"{PREFIX}REDIS: SHARDS and URL cannot both be set: SHARDS names every Redis of the cluster")
     urls = shards or (() if live is None else (live,))

@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import NoDecode
 
-from heliograph.redis_url import check_redis_url, read_shards
+from heliograph.redis_url import check_durable_url, check_redis_url, read_shards
 from heliograph.settings.group import Group
 from heliograph.shared_settings import (
     DEFAULT_PREFIX,
@@ -71,6 +71,7 @@ class RedisSettings(Group):
 
     @model_validator(mode="after")
     def _live_too(self) -> Self:
+        check_durable_url(self.url, self.durable_url)
         if self.shards and self.url is not None:
             raise ValueError("SHARDS and URL cannot both be set: SHARDS names every Redis of the cluster")
         if self.shards and self.durable_url is not None:

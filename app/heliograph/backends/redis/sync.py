@@ -20,7 +20,7 @@ from heliograph.backends.redis.link_errors import DEMOTED
 from heliograph.backends.redis.script_loading import check_layout, load
 from heliograph.backends.redis.script_texts import BATCHED, KEEPING, raise_first_error, read_all
 from heliograph.backends.redis.sentinels import SyncMasterFinder, tls_options, to_master_sync
-from heliograph.redis_url import check_redis_url, read_sentinel_address
+from heliograph.redis_url import check_redis_url, read_cluster_address, read_sentinel_address
 
 
 def connect_sync(url: str, *, max_connections: int = 10) -> Redis:
@@ -32,6 +32,8 @@ def connect_sync(url: str, *, max_connections: int = 10) -> Redis:
         sentinels = read_sentinel_address(check_redis_url(url))
     except ValueError as error:
         raise unusable(str(error)) from None
+    if read_cluster_address(url) is not None:
+        raise unusable("names a cluster, where there is no one server to connect to")
     try:
         pool = BlockingConnectionPool.from_url(
             url if sentinels is None else sentinels.server_url,
