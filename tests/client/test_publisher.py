@@ -470,3 +470,15 @@ async def test_two_servers(
     assert entries(redis, namespace, "news") == []
     with Redis.from_url(own_redis.url) as durable:
         assert [each["message"] for each in entries(durable, namespace, "news")] == [1]
+
+
+async def test_what_passes_needs_no_durable_server(
+    own_redis: RedisServer, redis_server: RedisServer, namespace: str, kind: str
+) -> None:
+    """Fails if an ephemeral message waits for, or fails with, the server that has no part in it."""
+    own_redis.stop()
+    options: Any = {"durable_url": own_redis.url, "namespaces": {"chat": Namespace(ephemeral=True)}}
+    publisher = made(kind, redis_server.url, namespace, **options)
+    async with asyncio.timeout(3):
+        await publisher.publish("chat:1", 1)
+    await publisher.close()

@@ -130,6 +130,9 @@ class RedisTransport(_Base):
         self._scripts = SyncScripts(
             self._redis, target.keys, layout=target.layout, directed=target.directed, ack=target.ack
         )
+        self._live_scripts = self._scripts  # of the server with the bus
+        if self._durable_url is not None:
+            self._live_scripts = SyncScripts(self._live, target.keys, layout=target.layout)
 
     def renew_in_child(self) -> None:
         """See `heliograph.client.forks`."""
@@ -142,12 +145,12 @@ class RedisTransport(_Base):
 
     def check_layout(self) -> None:
         """See `SyncScripts.check_layout`."""
-        self._scripts.check_layout()
+        self._live_scripts.check_layout()
 
     def send(self, drafts: Sequence[Draft], *, kept: bool) -> list[Published]:
         """Publish them in order and in one round trip; `kept`: what their namespaces say."""
         if not kept:
-            self._scripts.check_layout()
+            self._live_scripts.check_layout()
             for draft in drafts:
                 self._live.publish(*self._drafting.passing(draft))
             return [published(draft, None) for draft in drafts]

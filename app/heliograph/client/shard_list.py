@@ -44,7 +44,8 @@ class ShardList:
         """Write down that each server is what the settings say. Programs that still run are refused from now on.
 
         Raises:
-            BusUnavailable: a server cannot be reached, or has live replicas. Nothing was written.
+            BusUnavailable: a server has live replicas, and nothing was written; or one cannot be reached, and some
+                may have been written: then repeat it.
         """
         clients = [connect_sync(target.url) for target in self._targets]
         try:

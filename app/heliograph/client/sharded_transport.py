@@ -2,8 +2,8 @@
 
 import asyncio
 import logging
+from collections import defaultdict
 from collections.abc import Sequence
-from typing import TypeVar
 
 from heliograph.client.drafts import Published
 from heliograph.client.redis_transport import AsyncRedisTransport, RedisFailures, RedisTransport
@@ -13,15 +13,9 @@ from heliograph.protocol.shard_map import ShardMap
 
 logger = logging.getLogger(__name__)
 
-_T = TypeVar("_T")
-
 
 class ShardedTransport(RedisFailures):
-    """A `Transport` over those of all shards, in their order.
-
-    If one shard fails, so does the call, after the others have published their part. The publisher repeats it as a
-    whole, and what was published is recognised by its idempotency key.
-    """
+    """A `Transport` over those of all shards, in their order. The drafts of one call are all for one channel."""
 
     def __init__(self, shards: Sequence[RedisTransport]) -> None:
         self._shards = tuple(shards)
@@ -39,23 +33,14 @@ class ShardedTransport(RedisFailures):
 
     def send(self, drafts: Sequence[Draft], *, kept: bool) -> list[Published]:
         self._look()
-        parts = _parts(self._map, [draft.channel for draft in drafts])
-        found: dict[int, Published] = {}
-        failed: Exception | None = None
-        for shard, places in parts.items():
-            try:
-                answers = self._shards[shard].send([drafts[place] for place in places], kept=kept)
-            except self.failures as error:
-                failed = error
-            else:
-                found.update(zip(places, answers, strict=True))
-        if failed is not None:
-            raise failed
-        return _in_order(found)
+        return self._shards[self._map.of(drafts[0].channel)].send(drafts, kept=kept)
 
     def lease_runs(self, run_ids: Sequence[str], ttl_s: float) -> None:
-        for shard, places in _parts(self._map, list(map(channel_of_run, run_ids))).items():
-            self._shards[shard].lease_runs([run_ids[place] for place in places], ttl_s)
+        by_shard: dict[int, list[str]] = defaultdict(list)
+        for run_id in run_ids:
+            by_shard[self._map.of(channel_of_run(run_id))].append(run_id)
+        for shard, own in by_shard.items():
+            self._shards[shard].lease_runs(own, ttl_s)
 
     def release_run(self, run_id: str) -> None:
         self._shards[self._map.of(channel_of_run(run_id))].release_run(run_id)
@@ -94,18 +79,7 @@ class AsyncShardedTransport(RedisFailures):
 
     async def send(self, drafts: Sequence[Draft], *, kept: bool) -> list[Published]:
         await self._look()
-        parts = _parts(self._map, [draft.channel for draft in drafts])
-        calls = [
-            self._shards[shard].send([drafts[place] for place in places], kept=kept)
-            for shard, places in parts.items()
-        ]
-        answers = await asyncio.gather(*calls, return_exceptions=True)
-        found: dict[int, Published] = {}
-        for places, answer in zip(parts.values(), answers, strict=True):
-            if isinstance(answer, BaseException):
-                raise answer
-            found.update(zip(places, answer, strict=True))
-        return _in_order(found)
+        return await self._shards[self._map.of(drafts[0].channel)].send(drafts, kept=kept)
 
     async def _look(self) -> None:
         """See `ShardedTransport._look`."""
@@ -118,15 +92,3 @@ class AsyncShardedTransport(RedisFailures):
                 if not isinstance(answer, self.failures):
                     raise answer
                 logger.debug("the layout of a shard was not checked: %s", answer)
-
-
-def _parts(shard_map: ShardMap, channels: Sequence[str]) -> dict[int, list[int]]:
-    """Return the places of the channels in the sequence, by the index of their shard."""
-    places: dict[int, list[int]] = {}
-    for place, channel in enumerate(channels):
-        places.setdefault(shard_map.of(channel), []).append(place)
-    return places
-
-
-def _in_order(found: dict[int, _T]) -> list[_T]:
-    return [found[place] for place in range(len(found))]
