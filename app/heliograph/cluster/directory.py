@@ -126,14 +126,6 @@ class Directory:
         """
         return await self._backend.replicas()
 
-    async def users(self) -> set[str]:
-        """Return the users who are online: see `DirectoryBackend.users`.
-
-        Raises:
-            BusUnavailable: Redis cannot be reached.
-        """
-        return await self._backend.users()
-
     # -- the lease
 
     async def _renew_loop(self) -> None:
