@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from redis.asyncio import Connection
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, ReadOnlyError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
@@ -308,6 +309,23 @@ class TestLoss:
         await linked.client.aclose()
         server.close()
         await server.wait_closed()
+
+    async def test_a_server_that_hangs_up_just_before_a_write(
+        self, linked: Linked, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """Fails if uvloop's error for a write to what has just ended is taken for a fault of ours."""
+
+        async def hung_up(*_: object) -> None:
+            raise RuntimeError("unable to perform operation on <TCPTransport closed=True>; the handler is closed")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(Connection, "_send_packed_command", hung_up)
+            with pytest.raises(RedisConnectionError, match="has ended"):
+                await linked.link.ping()
+            with pytest.raises(RedisConnectionError, match="has ended"):
+                await linked.client.ping()
+        await linked.link.ping()
+        assert "unexpected" not in caplog.text
 
     async def test_closing_fails_what_waits_and_the_link_can_live_again(
         self, linked: Linked, own_redis: RedisServer

@@ -17,6 +17,7 @@ from redis.exceptions import (
     RedisError,
     ResponseError,
 )
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from heliograph.backends.redis.acknowledgement import Unconfirmed
@@ -130,9 +131,15 @@ def unusable(why: str) -> BadSetting:
 
 
 def _leaving(connection_class: type[AbstractConnection]) -> type[AbstractConnection]:
-    """Return a class of connections that leave a server which accepts no writes any more."""
+    """Return a class of connections that leave a server which accepts no writes any more, or has hung up."""
 
     class Leaving(connection_class):  # type: ignore[valid-type, misc]
+        async def send_packed_command(self, *args: Any, **options: Any) -> None:
+            try:
+                await super().send_packed_command(*args, **options)
+            except RuntimeError as error:  # uvloop's, for a write to a connection that has just ended
+                raise RedisConnectionError(f"the connection has ended: {error}") from error
+
         async def read_response(self, *args: Any, **options: Any) -> Any:
             try:
                 return await super().read_response(*args, **options)
