@@ -54,6 +54,23 @@ async def test_the_usual_handshake_goes_past_the_application(start_replica: Star
     await eventually(lambda: one.replica.hub.connections == 0)
 
 
+@pytest.mark.parametrize(
+    "target", ["http://a?x", "http://a:99999/ws", "http://a:/ws", "http://[::1/ws", "/ws?user=\xe9"]
+)
+async def test_a_url_that_cannot_be_read_is_answered(start_replica: StartReplica, target: str) -> None:
+    """Fails if a client is cut off without an answer, or the log has a traceback, because its URL is none."""
+    one = await start_replica(redis_url=None, auth={"mode": "open"})
+    async with RawSocket(one.url, target) as raw:
+        assert raw.status == 400
+
+
+async def test_a_bearer_without_a_name_is_refused_in_open_mode(start_replica: StartReplica) -> None:
+    """Fails if a proxy that adds a header makes the server say that it has failed."""
+    one = await start_replica(redis_url=None, auth={"mode": "open"})
+    async with RawSocket(one.url, "/ws", headers={"Authorization": "Bearer x"}) as raw:
+        assert raw.status == 400
+
+
 async def test_the_subprotocol_is_chosen(start_replica: StartReplica, applied: list[str]) -> None:
     """Fails if a client is not told which of its subprotocols the server speaks, or gets a wrong one."""
     one = await start_replica(redis_url=None, auth={"mode": "open"})

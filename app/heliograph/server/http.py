@@ -249,11 +249,11 @@ class HttpProtocol(HttpToolsProtocol):
         if self.parser.should_upgrade():
             if self.parser.get_method() == b"CONNECT":
                 raise _Refused(HTTPStatus.NOT_IMPLEMENTED, "this is no proxy: CONNECT is not supported")
+            if self._is_answering:
+                raise _Refused(HTTPStatus.BAD_REQUEST, "an upgrade behind a request that is not answered yet")
             if self._should_upgrade():
                 self._is_wanted_upgrade = True
                 return
-            if self._is_answering:
-                raise _Refused(HTTPStatus.BAD_REQUEST, "an upgrade behind a request that is not answered yet")
             self._is_unwanted_upgrade = True  # the parser skips the body: parse again without the upgrade
             return
         if self._config.heartbeat.stood_still and self.parser.get_method().decode() not in _MAY_BE_LATE:
@@ -275,7 +275,12 @@ class HttpProtocol(HttpToolsProtocol):
         self._phase = _IDLE
         if (direct := self._direct) is not None:
             self._direct = None
-            if not direct.begin():
+            try:
+                begun = direct.begin()
+            except Exception:
+                logger.exception("a request past the application failed with an unexpected error")
+                raise _Refused(HTTPStatus.INTERNAL_SERVER_ERROR, "internal error") from None
+            if not begun:
                 self._hand_to_application(bytes(direct.body))
         elif not (self._is_wanted_upgrade or self._is_unwanted_upgrade):
             super().on_message_complete()
@@ -420,7 +425,12 @@ class HttpProtocol(HttpToolsProtocol):
         self.parser = None  # type: ignore[assignment] # it refers to us, and we are not needed any more
 
     def _websocket_scope(self) -> Scope:
-        url = httptools.parse_url(self.url)
+        try:
+            url = httptools.parse_url(self.url)
+        except httptools.HttpParserInvalidURLError:
+            raise BadHandshake(HTTPStatus.BAD_REQUEST, "the URL cannot be read") from None
+        if not url.path:
+            raise BadHandshake(HTTPStatus.BAD_REQUEST, "the URL has no path")
         try:
             path, query = url.path.decode("ascii"), url.query or b""
             query.decode("ascii")

@@ -40,7 +40,11 @@ class DirectPoll:
             connections.leave(address)
             answer(body, fields)
 
-        on_leave = self._polls.resume(poll, done)
+        try:
+            on_leave = self._polls.resume(poll, done)
+        except BaseException:
+            connections.leave(address)
+            raise
         if on_leave is None:
             connections.leave(address)
         return on_leave

@@ -9,7 +9,7 @@ from starlette.types import Scope, Send
 from heliograph.auth.authenticator import Authenticator, Credentials, Identity, credentials_of
 from heliograph.cluster.node import Node
 from heliograph.codecs.plain.cursor import stated
-from heliograph.errors import BusUnavailable, HeliographError, InvalidToken, KeysUnavailable, UserBlocked
+from heliograph.errors import BadUserId, BusUnavailable, HeliographError, InvalidToken, KeysUnavailable, UserBlocked
 from heliograph.protocol.actions import Reject
 from heliograph.protocol.codes import CloseCode
 from heliograph.protocol.operations import Connect
@@ -162,6 +162,8 @@ class HandshakeCheck:
             bad = error
         except UserBlocked as error:
             return Denial(403, str(error))
+        except BadUserId as error:
+            return Denial(400, str(error))
         except (BusUnavailable, KeysUnavailable):
             return None  # it cannot be checked now: the socket is closed with a code that says so
         else:
