@@ -46,6 +46,7 @@ class PollKey(msgspec.Struct, frozen=True):
     who: Identity
     channels: tuple[str, ...]
     cursor: str
+    device: str = ""
 
 
 class PollConnection:

@@ -237,7 +237,7 @@ async def _watch(receive: Receive, connection: PollConnection) -> None:
 
 def _key_of(identity: Identity, query: Query) -> PollKey:
     who = msgspec.structs.replace(identity, expires_at=None, data=None)
-    return PollKey(who, query.channels, query.get("cursor", ""))
+    return PollKey(who, query.channels, query.get("cursor", ""), query.get("device", ""))
 
 
 def wait_of(query: dict[str, str]) -> float:
