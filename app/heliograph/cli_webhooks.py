@@ -52,6 +52,8 @@ def resend(ids: tuple[str, ...], is_all: bool) -> None:
         raise click.ClickException("set HELIOGRAPH_WEBHOOKS__URL and …__SECRET: the dead letters are sent there")
     sent, problem = _run(_resend(settings, None if is_all else frozenset(ids)))
     click.echo(f"{sent} events sent")
+    if problem is None and (others := len(set(ids)) - sent) > 0:
+        raise click.ClickException(f"{others} of these ids are no dead letters of webhooks that can be sent")
     if problem is not None:
         raise click.ClickException(f"the receiver has not taken the next: {problem}")
 
@@ -74,12 +76,17 @@ async def _resend(settings: Settings, wanted: frozenset[str] | None) -> tuple[in
         async for stream, entries in _pages(settings):
             chosen = {entry.id: _event(entry) for entry in entries if wanted is None or entry.id in wanted}
             readable = [(dead_id, event) for dead_id, event in chosen.items() if event is not None]
-            for i in range(0, len(readable), most):
-                batch = readable[i : i + most]
-                if (problem := await endpoint.post([event for _, event in batch])) is not None:
+            while readable:
+                batch = readable[:most]
+                problem = await endpoint.post([event for _, event in batch])
+                if problem is not None and problem.too_large and len(batch) > 1:
+                    most = len(batch) // 2
+                    continue
+                if problem is not None:
                     return sent, problem.reason
                 await stream.forget_dead_letters(*(dead_id for dead_id, _ in batch))
                 sent += len(batch)
+                readable = readable[most:]
     finally:
         await endpoint.close()
     return sent, None

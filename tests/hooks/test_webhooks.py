@@ -171,6 +171,9 @@ async def test_what_is_never_taken_goes_to_the_dead_letters(
         code, output = await command("resend", "--all")
         assert (code, "it answers 500" in output) == (1, True)
         receiver.status = lambda events: 204
+        code, output = await command("resend", "1-1")
+        assert code == 1
+        assert "1 of these ids are no dead letters" in output
         assert await command("resend", dead["id"]) == (0, "1 events sent\n")
         assert (receiver.taken[-1].user, receiver.taken[-1].id) == ("user-3", dead["dead_id"])
         assert await command("dead") == (0, "")
