@@ -62,7 +62,7 @@ def why(
         with contextlib.suppress(KeyboardInterrupt):
             while follow:
                 time.sleep(FOLLOW_S)
-                answer = api.call("trace", {**params, "since": answer["cursor"]})
+                answer = api.call("trace", {**params, "since": answer.get("cursor", "")})
                 _list(answer)
 
 

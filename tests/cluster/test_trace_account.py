@@ -135,6 +135,13 @@ def test_an_ephemeral_message_goes_to_all_connections() -> None:
     }
 
 
+def test_an_ephemeral_message_that_was_lost_is_not_heard() -> None:
+    """Fails if a client that was there before the message is said to have come later."""
+    notes = Notes().add(trace.CONNECTED, user="bob", text="phone")
+    assert only(account(notes, HERE, position=None, sent_at=10.0)).outcome is Outcome.NOT_HEARD
+    assert only(account(notes, HERE, position=None, sent_at=-1.0)).outcome is Outcome.CAME_LATER
+
+
 def test_other_users_and_channels_are_left_out() -> None:
     """Fails if a connection of another user, or what it does on another channel, is mixed in."""
     notes = Notes().add(trace.SUBSCRIBED, "c9", "#bob", "eve", epoch="e", offset=1).delivered()

@@ -44,7 +44,7 @@ class DeliveryReads:
                 raise ApiError(NOT_KNOWN, str(error)) from None
         selector = Selector(params.user, params.channel, params.connection, params.message_id)
         after = None if params.since is None else _positions_in(params.since)
-        return _listed(await self._tracer.notes(selector, after, params.limit))
+        return _listed(await self._tracer.notes(selector, after, params.limit), after or {})
 
 
 def _shown(receipt: Receipt, asked: Position | None) -> models.ReceiptInfo:
@@ -71,12 +71,12 @@ def _told(story: Story) -> models.TraceResult:
             ended_at=_time(each.ended_at),
             code=each.code,
         )
-        for replica, account in story.accounts.items()
+        for replica, account in story.accounts
         if not isinstance(account, str)
         for each in account.connections
     ]
     return models.TraceResult(
-        replicas=[_replica(name, account) for name, account in story.accounts.items()],
+        replicas=[_replica(name, account) for name, account in story.accounts],
         entries=[_sighting(replica, each) for replica, each in story.facts.sightings],
         verdict=verdict_of(story),
         reached=reached(story),
@@ -86,16 +86,21 @@ def _told(story: Story) -> models.TraceResult:
     )
 
 
-def _listed(pages: Mapping[str, tuple[str, NotesPage | str]]) -> models.TraceResult:
-    """Return the notes of all replicas in the order of their times, and where to continue."""
+def _listed(pages: Mapping[str, tuple[str, NotesPage | str]], after: Mapping[str, int]) -> models.TraceResult:
+    """Return the notes of all replicas in the order of their times, and where to continue.
+
+    `after`: where the last look ended. A replica that says nothing now continues there.
+    """
     entries = [
         _entry(replica, note) for replica, page in pages.values() if not isinstance(page, str) for note in page.notes
     ]
-    read = {node_id: page for node_id, (_, page) in pages.items() if not isinstance(page, str)}
+    ends = {
+        node_id: after.get(node_id) if isinstance(page, str) else page.up_to for node_id, (_, page) in pages.items()
+    }
     return models.TraceResult(
         replicas=[_page(replica, page) for replica, page in pages.values()],
         entries=sorted(entries, key=lambda entry: entry.at),
-        cursor=",".join(f"{node_id}:{page.up_to}" for node_id, page in read.items()),
+        cursor=",".join(f"{node_id}:{end}" for node_id, end in ends.items() if end is not None),
     )
 
 

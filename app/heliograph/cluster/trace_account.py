@@ -221,7 +221,7 @@ def _account(track: _Track, here: Present | None, asked: AccountQuestion, since:
         outcome, at = Outcome.HAD_IT, track.had_it_at
     elif track.ended_at is not None and (sent_at is None or track.ended_at <= sent_at):
         outcome, at = Outcome.GONE, track.ended_at
-    elif track.came_at is not None:
+    elif track.came_at is not None and (asked.position is not None or sent_at is None or track.came_at >= sent_at):
         outcome, at = Outcome.CAME_LATER, track.came_at
     elif sent_at is not None and sent_at < since:
         outcome = Outcome.UNKNOWN

@@ -30,10 +30,10 @@ def reached(story: Story) -> bool | None:
     outcomes = [account.outcome for _, _, account in _connections(story)]
     if any(_covers(story, each) for each in story.receipts) or any(each in _TOOK for each in outcomes):
         return True
-    if any(isinstance(each, str) for each in story.accounts.values()) or any(each in _OPEN for each in outcomes):
+    if any(isinstance(each, str) for _, each in story.accounts) or any(each in _OPEN for each in outcomes):
         return None
     sent_at = story.facts.sent_at
-    since = max((each.since for each in story.accounts.values() if not isinstance(each, str)), default=0.0)
+    since = max((each.since for _, each in story.accounts if not isinstance(each, str)), default=0.0)
     return None if sent_at is None or sent_at < since else False
 
 
@@ -42,7 +42,7 @@ def verdict_of(story: Story) -> str:
     parts = [*_beginning(story), *_of_connections(story), *_of_devices(story)]
     if not any(True for _ in _connections(story)) and not any(_covers(story, each) for each in story.receipts):
         parts.append(_of_nobody(story))
-    parts += [f"{name} was not asked: {each}" for name, each in story.accounts.items() if isinstance(each, str)]
+    parts += [f"{name} was not asked: {each}" for name, each in story.accounts if isinstance(each, str)]
     return "; ".join(parts) + "."
 
 
@@ -127,7 +127,7 @@ def _of_nobody(story: Story) -> str:
 
 
 def _connections(story: Story) -> Iterator[tuple[str, ReplicaAccount, ConnectionAccount]]:
-    for replica, on_replica in story.accounts.items():
+    for replica, on_replica in story.accounts:
         if not isinstance(on_replica, str):
             for account in on_replica.connections:
                 yield replica, on_replica, account

@@ -1,7 +1,7 @@
 """What became of a message, over all replicas: each says what it has noted, and here it is put together."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, TypeVar
@@ -13,7 +13,7 @@ from heliograph.cluster.questions import Answerer, Questions, ReplicaAnswer
 from heliograph.cluster.reading import Reading
 from heliograph.cluster.receipts import ReceiptWriter
 from heliograph.cluster.trace_account import Present, account_of, fitting, sightings_of
-from heliograph.errors import BusUnavailable, NotKnown
+from heliograph.errors import NotKnown
 from heliograph.hub.hub import Hub
 from heliograph.hub.trace import DELIVERED, MOST_ID, NAMES, TraceRing
 from heliograph.ports import Receipt
@@ -60,7 +60,7 @@ class Story:
 
     user: str
     facts: MessageFacts
-    accounts: Mapping[str, ReplicaAccount | str]
+    accounts: Sequence[tuple[str, ReplicaAccount | str]]  # two replicas may have one name: the old one ends
     receipts: list[Receipt]
 
 
@@ -134,7 +134,7 @@ class Tracer:
         facts = await self._facts(user, message_id, channel)
         question = AccountQuestion(user, facts.channel, message_id, facts.position, facts.sent_at)
         answers = await self._questions.ask_all(ACCOUNT, _encoded(question))
-        accounts = {each.replica: _read(each, ReplicaAccount) for each in answers}
+        accounts = [(each.replica, _read(each, ReplicaAccount)) for each in answers]
         receipts = [each for each in await self._receipts.of(user) if each.channel == facts.channel]
         return Story(user, facts, accounts, receipts)
 
@@ -153,10 +153,10 @@ class Tracer:
 
     async def _facts(self, user: str, message_id: str, channel: str) -> MessageFacts:
         answers = await self._questions.ask_all(MESSAGE, _encoded(MessageQuestion(message_id)))
-        read = {each.replica: _read(each, Sightings) for each in answers}
+        read = [(each.replica, _read(each, Sightings)) for each in answers]
         found = [
             (replica, sighting)
-            for replica, sightings in read.items()
+            for replica, sightings in read
             if not isinstance(sightings, str)
             for sighting in sightings.found
         ]
@@ -183,22 +183,23 @@ class Tracer:
         )
 
     async def _find(self, channel: str, message_id: str, position: Position | None) -> Publication | None:
-        """Return the message as the log has it; None if it has not, or cannot be read now."""
+        """Return the message as the log has it; None if it has not, or not among the oldest that are searched.
+
+        Raises:
+            BusUnavailable: the log cannot be read now.
+        """
         after = None if position is None else Position(position.epoch, position.offset - 1)
         limit = PAGE if position is None else 1
-        try:
-            for _ in range(MOST_PAGES):
-                page = await self._reading.history(channel, after, limit)
-                for publication in page.publications:
-                    if publication.message_id == message_id:
-                        return publication
-                    after = publication.position
-                if position is not None or not page.publications or after is None:
-                    return None
-                if after.offset >= page.position.offset:
-                    return None
-        except BusUnavailable as error:
-            logger.debug("the log of %r cannot be searched for a message: %s", channel, error)
+        for _ in range(MOST_PAGES):
+            page = await self._reading.history(channel, after, limit)
+            for publication in page.publications:
+                if publication.message_id == message_id:
+                    return publication
+                after = publication.position
+            if position is not None or not page.publications or after is None:
+                return None
+            if after.offset >= page.position.offset:
+                return None
         return None
 
 
@@ -227,13 +228,13 @@ def _time_of(publication: Publication, otherwise: float | None) -> float | None:
         return otherwise
 
 
-def _why_unknown(message_id: str, channel: str, read: Mapping[str, Sightings | str]) -> str:
+def _why_unknown(message_id: str, channel: str, read: Sequence[tuple[str, Sightings | str]]) -> str:
     known = [
         f"the notes of {replica} go back to {iso8601(each.since)}"
-        for replica, each in read.items()
+        for replica, each in read
         if not isinstance(each, str)
     ]
-    silent = [f"{replica}: {each}" for replica, each in read.items() if isinstance(each, str)]
+    silent = [f"{replica}: {each}" for replica, each in read if isinstance(each, str)]
     return "; ".join(
         [
             f"message {message_id[:MOST_ID]!r} is not known (any more): the log of {channel!r} has it not",
