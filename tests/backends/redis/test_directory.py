@@ -215,8 +215,8 @@ class TestUrl:
             "redis://:S3cret?tail@host/0",
             "redis://:S3cret#tail@host/0",
             "redis://:[S3cret@host/0",
-            "redis://user:123/S3cret@host",
-            "redis://user:123?S3cret@host",
+            "redis://user:50123/S3cret@host",
+            "redis://user:50123?S3cret@host",
             "redis://:S3cret\u2460/@host",
             "unix://:S3cret/tail@/run/redis.sock",
             "rediss://:pass@host/S3cret",
@@ -240,7 +240,7 @@ class TestUrl:
             with pytest.raises(BadSetting) as caught:
                 make(url)
             text = "".join(traceback.format_exception(caught.value))
-            assert not any(piece in text for piece in ("S3cret", "tail", "123"))
+            assert not any(piece in text for piece in ("S3cret", "tail", "50123"))
         if "socket_timeout" not in url:
             assert "%2F" in text, "how it is escaped"
 
