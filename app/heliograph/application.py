@@ -9,6 +9,7 @@ from starlette.applications import Starlette
 from heliograph.clock import SystemClock
 from heliograph.cluster.channels import Channels
 from heliograph.cluster.connection_manager import ConnectionManager
+from heliograph.cluster.connections import Connections
 from heliograph.cluster.directory import Directory
 from heliograph.cluster.forwarding import Forwarding
 from heliograph.cluster.memory_watch import MemoryWatch
@@ -45,6 +46,7 @@ class Replica:
     reading: Reading
     user_commands: UserCommands
     forwarding: Forwarding
+    connections: Connections
     policy: Policy
     telemetry: Telemetry
     flush_scheduler: FlushScheduler
@@ -95,6 +97,7 @@ def build_replica(settings: Settings, name: str = "replica-1", make_bus: MakeBus
         cluster.reading,
         cluster.user_commands,
         cluster.forwarding,
+        cluster.connections,
         cluster.policy,
         telemetry,
         flush_scheduler,

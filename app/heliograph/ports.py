@@ -389,6 +389,31 @@ class Log(LogReader, Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class KeptPage:
+    """Some channels, and the cursor for the rest; empty if there is no more."""
+
+    channels: list[str]
+    cursor: str
+
+
+class KeptChannels(Protocol):
+    """The channels of which publications are kept."""
+
+    async def page(self, prefix: str, search: str, cursor: str, limit: int) -> KeptPage:
+        """Return some of those whose name begins with `prefix` and has `search` in the rest of it, in any order.
+
+        `cursor`: from an earlier page; empty for the first. A page has at most `limit` channels, perhaps none though
+        there are more: it looks through a limited part of the server. A channel that is kept from the first page to
+        the last is in one of them; in rare cases it is in two.
+
+        Raises:
+            BadCursor: no page has had this cursor.
+            BusUnavailable: not now.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
 class Emission:
     """An event from a client for the workers behind the cluster. `emitted_at`: ISO 8601 in UTC."""
 
@@ -682,6 +707,7 @@ class Backends:
     presence: PresenceBackend
     channel_counts: ChannelCountsBackend
     log: Log
+    kept_channels: KeptChannels
     emissions: Emissions
     commands: CommandLog
     tickets: Tickets

@@ -23,6 +23,7 @@ from tests.support.waiting import eventually
 class Lines:
     """Plain frames, one a line, in binary frames."""
 
+    name = "lines"
     subprotocols = ("lines",)
     is_binary = True
     is_partial = False

@@ -3,9 +3,10 @@
 from collections import deque
 from typing import Final
 
+import msgspec
+
 from heliograph.api import models
 from heliograph.api.errors import NOT_AVAILABLE, UNRECOVERABLE, ApiError
-from heliograph.cluster.channel_counts import ChannelList
 from heliograph.cluster.reading import Reading
 from heliograph.protocol.client_info import ClientInfo
 from heliograph.protocol.namespace import Namespaces
@@ -20,9 +21,8 @@ ANSWER_BYTES: Final = 1_048_576
 class ChannelReads:
     """Read channels, over all replicas. Each method raises ApiError, or another HeliographError."""
 
-    def __init__(self, reading: Reading, channels: ChannelList, namespaces: Namespaces) -> None:
+    def __init__(self, reading: Reading, namespaces: Namespaces) -> None:
         self._reading = reading
-        self._channels = channels
         self._namespaces = namespaces
 
     async def presence(self, params: models.PresenceParams) -> models.PresenceResult:
@@ -46,16 +46,13 @@ class ChannelReads:
             found = await self._before(params.channel, top, since, limit) if limit else []
         else:
             top, found = await self._after(params.channel, since, limit)
-        return models.HistoryResult([_listed(each) for each in found], top.offset, top.epoch)
+        shown = [_listed(each, with_ids=params.with_ids) for each in found]
+        return models.HistoryResult(shown, top.offset, top.epoch)
 
     def check_kept(self, channel: str) -> None:
         """Raise ApiError if the channel's namespace keeps nothing."""
         if self._namespaces.of(self._namespaces.check(channel)).ephemeral:
             raise ApiError(NOT_AVAILABLE, f"nothing is kept of {channel!r}: its namespace is ephemeral")
-
-    async def channels(self, params: models.ChannelsParams) -> models.ChannelsResult:
-        counts = await self._channels.channels(params.pattern)
-        return models.ChannelsResult({channel: models.ChannelInfo(count) for channel, count in counts.items()})
 
     def _check_presence(self, channel: str) -> None:
         if not self._namespaces.of(self._namespaces.check(channel)).presence:
@@ -120,13 +117,21 @@ def _shown(client: ClientInfo) -> models.ClientInfo:
     return models.ClientInfo(client.client, client.user, client.conn_info or None, client.chan_info or None)
 
 
-def _listed(publication: Publication) -> models.PublicationInfo:
+def _listed(publication: Publication, *, with_ids: bool) -> models.PublicationInfo:
     sender, author = publication.sender, publication.author
-    return models.PublicationInfo(
+    listed = models.PublicationInfo(
         offset=publication.position.offset if publication.position is not None else 0,
         data=publication.data,
         info=None if sender is None else models.ClientInfo(author.client if author else sender, sender),
         tags=publication.tags,
+    )
+    if not with_ids:
+        return listed
+    return msgspec.structs.replace(
+        listed,
+        message_id=publication.message_id,
+        sent_at=publication.sent_at,
+        origin=publication.origin or "",
     )
 
 

@@ -1,5 +1,7 @@
 """The endpoints of the server API: the key, the body, and the form of answers."""
 
+import logging
+
 import msgspec
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
@@ -7,12 +9,15 @@ from starlette.types import Receive, Scope, Send
 
 from heliograph.api import models
 from heliograph.api.errors import BAD_REQUEST, UNAUTHORIZED, UNKNOWN_METHOD, ApiError
-from heliograph.api.methods import METHODS, Methods
+from heliograph.api.methods import METHODS, READS, Methods
+from heliograph.auth.operators import Operator
 from heliograph.settings import ApiSettings
 from heliograph.transports.addresses import address_of
-from heliograph.transports.api_key import has_key
+from heliograph.transports.api_callers import ApiCallers
 from heliograph.transports.body import read_body
 from heliograph.transports.failed_attempts import TOO_MANY, FailedAttempts
+
+logger = logging.getLogger(__name__)
 
 
 class ApiEndpoint:
@@ -22,10 +27,13 @@ class ApiEndpoint:
     401 for a bad key, 400 for a body that is not a JSON object, 413 for one that is too large.
     """
 
-    def __init__(self, methods: Methods, settings: ApiSettings, failed_attempts: FailedAttempts) -> None:
+    def __init__(
+        self, methods: Methods, settings: ApiSettings, callers: ApiCallers, failed_attempts: FailedAttempts
+    ) -> None:
         self._methods = methods
+        self._callers = callers
         self._failed_attempts = failed_attempts
-        self._key = settings.secret()
+        self._has_key = bool(settings.secret())
         self._most_bytes = settings.body_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -59,10 +67,14 @@ class ApiEndpoint:
         """Return the body of a request with the right key, or the refusal."""
         if request.method != "POST":
             return _error(405, BAD_REQUEST, f"{request.method} is not supported here; use POST", {"Allow": "POST"})
-        if not has_key(request.headers, self._key):
+        caller = await self._callers.admit(request)
+        if caller is False:
             if not await self._failed_attempts.failed(address_of(request.scope)):
                 return _error(429, UNAUTHORIZED, TOO_MANY, {"Retry-After": "1"})
             return _error(401, UNAUTHORIZED, self._why_not())
+        if isinstance(caller, Operator) and (name := request.path_params.get("method")) not in READS:
+            about = {"user": caller.name or None}
+            logger.info("an operator (logged in by %s) calls %s", caller.way, repr(name)[:64], extra=about)
         body = await read_body(request, self._most_bytes)
         if body is None:
             text = f"the body has more than {self._most_bytes} bytes (HELIOGRAPH_API__BODY_BYTES); nothing was done"
@@ -70,7 +82,7 @@ class ApiEndpoint:
         return body
 
     def _why_not(self) -> str:
-        if not self._key:
+        if not self._has_key:
             return "the server API is off: set HELIOGRAPH_API__KEY or HELIOGRAPH_API__KEY_FILE"
         return "the X-API-Key header must hold the key of this cluster (HELIOGRAPH_API__KEY)"
 

@@ -11,12 +11,13 @@ from typing import Any, Final, NamedTuple, TypeVar, assert_never
 import msgspec
 from pydantic import ValidationError
 
-from heliograph.api import models
+from heliograph.api import models, operator_models
 from heliograph.api.backend_calls import BackendCalls
 from heliograph.api.broadcast import OnPosition, publish_each
 from heliograph.api.channel_reads import ChannelReads
 from heliograph.api.delivery_reads import DeliveryReads
 from heliograph.api.errors import BAD_REQUEST, INTERNAL, LIMIT_EXCEEDED, UNKNOWN_METHOD, ApiError, NotNow, api_error
+from heliograph.api.operator_reads import OperatorReads
 from heliograph.api.user_methods import UserMethods
 from heliograph.callbacks import await_callback
 from heliograph.clock import Clock
@@ -64,11 +65,14 @@ class Outage:
             raise NotNow(f"not tried, as one before it failed: {self.reason}")
 
 
+AnyParams = models.AnyParams | operator_models.OperatorParams
+
+
 class Method(NamedTuple):
     """A method's summary, parameters and result."""
 
     summary: str
-    params: type[models.AnyParams]
+    params: type[AnyParams]
     result: type[msgspec.Struct]
 
 
@@ -80,6 +84,17 @@ METHODS: Final = {
     "history": Method("Read a channel's history and position", models.HistoryParams, models.HistoryResult),
     "channels": Method("List the channels with subscribers", models.ChannelsParams, models.ChannelsResult),
     "users": Method("List the users who are online", models.UsersParams, models.UsersResult),
+    "kept_channels": Method(
+        "List the channels of which something is kept",
+        operator_models.KeptChannelsParams,
+        operator_models.KeptChannelsResult,
+    ),
+    "connections": Method(
+        "List connections of users", operator_models.ConnectionsParams, operator_models.ConnectionsResult
+    ),
+    "blocked": Method(
+        "List the users that are kept out", operator_models.BlockedParams, operator_models.BlockedResult
+    ),
     "info": Method("List the replicas", models.InfoParams, models.InfoResult),
     "history_remove": Method("Forget what is kept of a channel", models.HistoryRemoveParams, models.EmptyResult),
     "disconnect": Method("Close a user's connections", models.DisconnectParams, models.EmptyResult),
@@ -92,6 +107,11 @@ METHODS: Final = {
     "batch": Method("Carry out several commands in one request", models.BatchParams, models.BatchResult),
 }
 
+# Methods that change nothing. What operators do with the others is logged.
+READS: Final = frozenset(
+    ("presence", "presence_stats", "history", "channels", "kept_channels", "connections", "blocked", "info")
+)
+
 
 class Methods:
     """Carry out methods on this replica, for the whole cluster."""
@@ -100,6 +120,7 @@ class Methods:
         self,
         manager: ConnectionManager,
         channel_reads: ChannelReads,
+        operator_reads: OperatorReads,
         user_methods: UserMethods,
         backend_calls: BackendCalls,
         delivery_reads: DeliveryReads,
@@ -112,6 +133,7 @@ class Methods:
     ) -> None:
         self._manager = manager
         self._channel_reads = channel_reads
+        self._operator_reads = operator_reads
         self._user_methods = user_methods
         self._backend_calls = backend_calls
         self._delivery_reads = delivery_reads
@@ -168,7 +190,7 @@ class Methods:
 
     # -- the methods
 
-    async def _call(self, params: models.AnyParams | models.UsualPublishParams) -> msgspec.Struct:
+    async def _call(self, params: AnyParams | models.UsualPublishParams) -> msgspec.Struct:
         match params:
             case models.UsualPublishParams():
                 return await await_callback(
@@ -185,7 +207,13 @@ class Methods:
             case models.HistoryParams():
                 return await self._channel_reads.history(params)
             case models.ChannelsParams():
-                return await self._channel_reads.channels(params)
+                return await self._operator_reads.channels(params)
+            case operator_models.KeptChannelsParams():
+                return await self._operator_reads.kept_channels(params)
+            case operator_models.ConnectionsParams():
+                return await self._operator_reads.connections(params)
+            case operator_models.BlockedParams():
+                return await self._operator_reads.blocked(params)
             case models.InfoParams():
                 return await self._info()
             case models.UsersParams():
@@ -322,7 +350,7 @@ class Methods:
         except ApiError as error:
             return {"error": error.body}
 
-    def _read(self, name: str, body: bytes | msgspec.Raw) -> models.AnyParams | models.UsualPublishParams:
+    def _read(self, name: str, body: bytes | msgspec.Raw) -> AnyParams | models.UsualPublishParams:
         """Return the checked parameters.
 
         Raises:

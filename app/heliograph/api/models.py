@@ -1,7 +1,7 @@
 """Parameters and results of the server API's methods. Unknown fields are ignored."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
@@ -115,10 +115,14 @@ class HistoryParams(ChannelParams):
     limit: Integer = Field(default=0, ge=-1, le=1000, description="0: only the channel's position; -1: 1000")
     since: StreamPosition | None = Field(default=None, description="only publications after this position")
     reverse: bool = Field(default=False, description="newest first (with `since`: publications before it)")
+    with_ids: bool = Field(default=False, description="also the id and the time of each, and where it was sent")
 
 
 class ChannelsParams(Params):
     pattern: str = Field(default="", max_length=512, description="a shell pattern: `chat:*`; empty for all")
+    limit: Integer = Field(default=0, ge=0, le=1000, description="a page of so many; 0: all channels at once")
+    cursor: str = Field(default="", max_length=4096, description="`next` of the page before; empty for the first")
+    sort: Literal["name", "clients"] = Field(default="name", description="of a page: by name, or the fullest first")
 
 
 class UsersParams(Params):
@@ -311,12 +315,18 @@ class ClientInfo(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class PublicationInfo(msgspec.Struct, frozen=True, omit_defaults=True):
-    """`info`: the sender; missing if a program published it. `tags`: what the program attached to it."""
+    """`info`: the sender; missing if a program published it. `tags`: what the program attached to it.
+
+    `message_id`, `sent_at` (ISO 8601 in UTC) and `origin` (the replica that took it): only `with_ids`.
+    """
 
     offset: int
     data: Any
     info: ClientInfo | None = None
     tags: Mapping[str, str] | None = None
+    message_id: str = ""
+    sent_at: str = ""
+    origin: str = ""
 
 
 class PresenceResult(msgspec.Struct, frozen=True):
@@ -342,8 +352,12 @@ class ChannelInfo(msgspec.Struct, frozen=True):
     num_clients: int
 
 
-class ChannelsResult(msgspec.Struct, frozen=True):
+class ChannelsResult(msgspec.Struct, frozen=True, omit_defaults=True):
+    """`next`: the cursor of the next page, if there is one; `total`: how many there are. Both only with a `limit`."""
+
     channels: dict[str, ChannelInfo]
+    next: str = ""
+    total: int | None = None
 
 
 class NodeInfo(msgspec.Struct, frozen=True):

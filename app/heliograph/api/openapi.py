@@ -149,6 +149,40 @@ _REFUSALS = {
     "429": "too many connections",
     "503": "not now: Redis is away, or this replica drains",
 }
+_SESSION: Object = {
+    "type": "object",
+    "required": ["operator", "ways"],
+    "properties": {
+        "operator": {
+            "type": ["object", "null"],
+            "required": ["name", "way", "expires_in"],
+            "properties": {
+                "name": {"type": "string", "description": "the user of the token; empty with a key"},
+                "way": {"enum": ["key", "token", "open"]},
+                "expires_in": {"type": "integer"},
+            },
+        },
+        "ways": {"type": "array", "items": {"enum": ["key", "token", "open"]}},
+    },
+}
+
+
+def _session_change(summary: str, body: Object | None, refusals: tuple[str, ...]) -> Object:
+    """Describe an operation that begins or ends the session of an operator."""
+    header = {"name": "X-Heliograph-Console", "in": "header", "required": True, "schema": {"type": "string"}}
+    operation = {
+        "summary": summary,
+        "parameters": [header],
+        "responses": {
+            "200": {"description": "the session now", "content": _json(_SESSION)},
+            **{status: {"description": _REFUSALS[status], "content": _json(_ref("Refused"))} for status in refusals},
+        },
+    }
+    if body is not None:
+        operation["requestBody"] = {"required": True, "content": _json(body)}
+    return {"post": operation}
+
+
 _TICKET_REFUSALS = ("400", "401", "403", "429", "503")
 _PUBLIC: list[Object] = [{}, {"token": []}]
 
@@ -207,6 +241,21 @@ _READING: Object = {
         },
         others={status: _REFUSALS[status] for status in ("403", "429")},
     ),
+    "/api/session": _reading(
+        "The operator who is logged in to the console, and how one can log in (where the console is on)",
+        _SESSION,
+        others={status: _REFUSALS[status] for status in ("403", "429")},
+    ),
+    "/api/login": _session_change(
+        "Log in to the console as an operator: a cookie stands for the session",
+        {
+            "type": "object",
+            "properties": {"key": {"type": "string"}, "token": {"type": "string"}},
+            "description": "the key of the server API, or a token with the claim `admin`",
+        },
+        ("400", "401", "403", "429", "503"),
+    ),
+    "/api/logout": _session_change("End the session of the operator", None, ("403", "429", "503")),
     "/sse": {
         "get": {
             "summary": "Server-sent events, with the cursor as id",

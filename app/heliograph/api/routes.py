@@ -15,15 +15,18 @@ from heliograph.api.endpoint import ApiEndpoint, LinesEndpoint
 from heliograph.api.methods import Methods
 from heliograph.api.openapi import openapi_document
 from heliograph.settings import ApiSettings
+from heliograph.transports.api_callers import ApiCallers
 from heliograph.transports.direct import DirectEndpoint
 from heliograph.transports.failed_attempts import FailedAttempts
 
 
-def http_api_routes(methods: Methods, settings: ApiSettings, failed_attempts: FailedAttempts) -> list[BaseRoute]:
+def http_api_routes(
+    methods: Methods, settings: ApiSettings, callers: ApiCallers, failed_attempts: FailedAttempts
+) -> list[BaseRoute]:
     """Return the routes of the methods: all paths under `/api/` that no other route has taken."""
     return [
-        Route("/api", LinesEndpoint(methods, settings, failed_attempts)),
-        Route("/api/{method}", ApiEndpoint(methods, settings, failed_attempts)),
+        Route("/api", LinesEndpoint(methods, settings, callers, failed_attempts)),
+        Route("/api/{method}", ApiEndpoint(methods, settings, callers, failed_attempts)),
     ]
 
 

@@ -28,7 +28,7 @@ class Identity(msgspec.Struct, frozen=True):
 
     `info`: what presence says of each of the user's clients, JSON. `meta`: what only hooks are told of it, JSON.
     `data`: what the backend tells the client, JSON. `is_from_hook`: the user's backend has said who this is, and is
-    asked again when it expires.
+    asked again when it expires. `is_admin`: the token's bearer may log in to the console as an operator.
     """
 
     user: str
@@ -38,6 +38,7 @@ class Identity(msgspec.Struct, frozen=True):
     meta: bytes | None = None
     data: bytes | None = None
     is_from_hook: bool = False
+    is_admin: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +102,7 @@ class TokenReader:
             _grants_in(claims),
             read_info(claims),
             read_meta(claims),
+            is_admin=claims.get("admin") is True,
         )
 
     async def read_permit(self, token: str) -> Permit:

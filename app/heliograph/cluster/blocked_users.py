@@ -20,6 +20,11 @@ class BlockedUsers:
         until = self._until.get(user)
         return 0.0 if until is None else max(0.0, until - self._clock.monotonic())
 
+    def listed(self) -> dict[str, float]:
+        """Return the blocked users, and for how many seconds more."""
+        now = self._clock.monotonic()
+        return {user: until - now for user, until in self._until.items() if until > now}
+
     def block(self, user: str, for_s: float) -> None:
         """Block the user from now on, for `for_s` seconds; 0 lifts the block."""
         now = self._clock.monotonic()

@@ -5,8 +5,9 @@ For operators: it costs a message to each replica and back, so nothing on the wa
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Final
 
 import msgspec
@@ -17,15 +18,22 @@ from heliograph.errors import BusUnavailable
 from heliograph.ports import OnPosted, ReplicaInfo
 from heliograph.protocol.command import Answer, Question
 from heliograph.protocol.envelope import Envelope
+from heliograph.tasks import end
 
 logger = logging.getLogger(__name__)
 
 TIMEOUT_S: Final = 3.0  # until the other replicas must have answered
 NOTHING: Final = msgspec.Raw(b"null")
+UNANSWERED: Final = "a question of a replica about %r was not answered, because of an unexpected error"
 
 Post = Callable[[str, Envelope, OnPosted], object]  # see `Bus.post`
 Replicas = Callable[[], Awaitable[list[ReplicaInfo]]]  # see `DirectoryBackend.replicas`
 Answerer = Callable[[msgspec.Raw], msgspec.Raw]  # takes the body of a question, returns that of the answer
+# The same, where it takes so long that it must let other work run.
+SlowAnswerer = Callable[[msgspec.Raw], Awaitable[msgspec.Raw]]
+MOST_ANSWERING: Final = 16  # slow answers at the same time; further questions get none
+
+NONE: Final[Mapping[str, SlowAnswerer]] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,17 +56,29 @@ class Questions:
         replicas: Replicas,
         answerers: dict[str, Answerer],
         *,
+        slow_answerers: Mapping[str, SlowAnswerer] = NONE,
         timeout_s: float = TIMEOUT_S,
     ) -> None:
         self._post = post
         self._stamp = stamp
         self._replicas = replicas
         self._answerers = answerers
+        self._slow_answerers = slow_answerers
+        self._answering: set[asyncio.Task[None]] = set()
         self._timeout_s = timeout_s
         self._asked: dict[str, Callable[[msgspec.Raw], None]] = {}  # by message id of the envelope
 
-    async def ask_all(self, topic: str, body: msgspec.Raw) -> list[ReplicaAnswer]:
+    def start(self) -> None:
+        """Do nothing: there is nothing to answer yet."""
+
+    async def stop(self) -> None:
+        """Stop answering. Replicas that have asked wait until their time is up."""
+        await end(list(self._answering))
+
+    async def ask_all(self, topic: str, body: msgspec.Raw, *, only: str = "") -> list[ReplicaAnswer]:
         """Ask every replica whose lease is alive, this one too. Return their answers, by the replicas' names.
+
+        `only`: ask those with this name; empty: all.
 
         A replica that does not answer in time is in it, with the reason.
 
@@ -66,20 +86,40 @@ class Questions:
             BusUnavailable: which replicas there are cannot be read.
         """
         others = [each for each in await self._replicas() if each.node_id != self._stamp.node_id]
-        asked = [self._ask(each.name, each.node_id, topic, body) for each in others]
-        own = self._read(self._stamp.name, self._stamp.node_id, topic, self._answer(topic, body))
-        return sorted([own, *await asyncio.gather(*asked)], key=lambda answer: answer.replica)
+        asked = [self._ask(each.name, each.node_id, topic, body) for each in others if only in ("", each.name)]
+        if only in ("", self._stamp.name):
+            asked.append(self._ask_itself(topic, body))
+        return sorted(await asyncio.gather(*asked), key=lambda answer: answer.replica)
 
     def receive(self, envelope: Envelope) -> None:
         """Handle the question of another replica, or its answer."""
         match envelope.command:
             case Question(topic, body):
-                if envelope.node_id is not None and envelope.message_id is not None:
-                    answer = Answer(envelope.message_id, self._answer(topic, body))
-                    self._post(envelope.node_id, self._envelope(answer), _not_asked_again)
+                if topic not in self._slow_answerers:
+                    self._tell(envelope, self._answer(topic, body))
+                elif len(self._answering) >= MOST_ANSWERING:
+                    self._tell(envelope, NOTHING)
+                else:
+                    task = asyncio.create_task(self._answer_later(envelope, topic, body), name=f"answer-{topic}")
+                    self._answering.add(task)
+                    task.add_done_callback(self._answering.discard)
             case Answer(to, body):
                 if (done := self._asked.pop(to, None)) is not None:
                     done(body)
+
+    async def _answer_later(self, envelope: Envelope, topic: str, body: msgspec.Raw) -> None:
+        self._tell(envelope, await self._answer_slowly(topic, body))
+
+    def _tell(self, asked: Envelope, answer: msgspec.Raw) -> None:
+        if asked.node_id is not None and asked.message_id is not None:
+            self._post(asked.node_id, self._envelope(Answer(asked.message_id, answer)), _not_asked_again)
+
+    async def _answer_slowly(self, topic: str, body: msgspec.Raw) -> msgspec.Raw:
+        try:
+            return await self._slow_answerers[topic](body)
+        except Exception:
+            logger.exception(UNANSWERED, topic)
+            return NOTHING
 
     def _answer(self, topic: str, body: msgspec.Raw) -> msgspec.Raw:
         answerer = self._answerers.get(topic)
@@ -88,10 +128,13 @@ class Questions:
         try:
             return answerer(body)
         except Exception:
-            logger.exception(
-                "a question of a replica about %r was not answered, because of an unexpected error", topic
-            )
+            logger.exception(UNANSWERED, topic)
             return NOTHING
+
+    async def _ask_itself(self, topic: str, body: msgspec.Raw) -> ReplicaAnswer:
+        is_slow = topic in self._slow_answerers
+        answer = await self._answer_slowly(topic, body) if is_slow else self._answer(topic, body)
+        return self._read(self._stamp.name, self._stamp.node_id, topic, answer)
 
     async def _ask(self, name: str, node_id: str, topic: str, body: msgspec.Raw) -> ReplicaAnswer:
         envelope = self._envelope(Question(topic, body))

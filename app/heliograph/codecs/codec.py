@@ -37,6 +37,11 @@ class Codec(Encoder, Protocol):
     """
 
     @property
+    def name(self) -> str:
+        """The name of this format, for operators."""
+        ...
+
+    @property
     def subprotocols(self) -> tuple[str, ...]:
         """The WebSocket subprotocols that name this format."""
         ...

@@ -8,6 +8,7 @@ from heliograph.backends.memory.channel_counts import MemoryChannelCounts
 from heliograph.backends.memory.commands import NoCommands
 from heliograph.backends.memory.directory import MemoryDirectory
 from heliograph.backends.memory.emissions import NoEmissions
+from heliograph.backends.memory.kept_channels import MemoryKeptChannels
 from heliograph.backends.memory.log import MemoryLog
 from heliograph.backends.memory.presence import MemoryPresence
 from heliograph.backends.memory.receipts import MemoryReceipts
@@ -17,6 +18,7 @@ from heliograph.backends.redis.channel_counts import RedisChannelCounts
 from heliograph.backends.redis.commands import RedisCommands
 from heliograph.backends.redis.directory import RedisDirectory
 from heliograph.backends.redis.event_feed import RedisLifecycleFeed
+from heliograph.backends.redis.kept_channels import RedisKeptChannels
 from heliograph.backends.redis.lifecycle import (
     LifecycleChannelCounts,
     LifecycleDirectory,
@@ -95,12 +97,14 @@ def _shard_backends(ground: Ground, bus: Bus) -> Backends:
 
 
 def _memory_backends(ground: Ground, bus: Bus) -> Backends:
+    log = MemoryLog(ground.clock, page_bytes=ground.settings.channels.page_bytes)
     return Backends(
         bus=bus,
         directory=MemoryDirectory(ground.clock),
         presence=MemoryPresence(Announcements(ground.hub)),
         channel_counts=MemoryChannelCounts(),
-        log=MemoryLog(ground.clock, page_bytes=ground.settings.channels.page_bytes),
+        log=log,
+        kept_channels=MemoryKeptChannels(log),
         emissions=NoEmissions(),
         commands=NoCommands(),
         tickets=MemoryTickets(ground.clock),
@@ -137,6 +141,7 @@ def _redis_backends(ground: Ground, bus: Bus, live: RedisServer, kept: RedisServ
         tell_absences=membership.tell_absences,
         feeds=membership.feeds,
         log=log,
+        kept_channels=RedisKeptChannels(kept),
         emissions=emissions,
         commands=RedisCommands(live),
         tickets=RedisTickets(live),

@@ -7,11 +7,13 @@ from heliograph.clock import Timestamps
 from heliograph.cluster.blocked_users import BlockedUsers
 from heliograph.cluster.channel_counts import ChannelList
 from heliograph.cluster.connection_manager import ConnectionManager
+from heliograph.cluster.connections import CONNECTIONS, Connections, LocalConnections
 from heliograph.cluster.drain import Drain
 from heliograph.cluster.emitter import Emitter, ShardEmissions
 from heliograph.cluster.forwarding import Forwarding
 from heliograph.cluster.health import Breakdown, Health
 from heliograph.cluster.hub_part import parts_of
+from heliograph.cluster.kept import Kept
 from heliograph.cluster.node import Node
 from heliograph.cluster.per_shard import PerShard
 from heliograph.cluster.pulse import Pulse
@@ -52,6 +54,8 @@ class Cluster:
     tracer: Tracer
     forwarding: Forwarding
     channels: ChannelList
+    connections: Connections
+    kept: Kept
     replicas: Replicas
     tickets: Tickets
     blocked: BlockedUsers
@@ -67,7 +71,10 @@ def build_cluster(ground: Ground, bus: Bus, backends: Sequence[Backends]) -> Clu
     forwarding = Forwarding(bus.post, stamp)
     replicas = Replicas([each.directory for each in backends])
     answerers = LocalTrace(ground.trace, ground.hub, bus.node_id).answerers()
-    questions = Questions(bus.post, stamp, replicas.all, answerers)
+    local_connections = LocalConnections(ground.hub, clock, name=ground.name, node_id=bus.node_id)
+    questions = Questions(
+        bus.post, stamp, replicas.all, answerers, slow_answerers={CONNECTIONS: local_connections.answer}
+    )
     common = Common(
         ground,
         Namespaces(settings.namespaces, is_strict=settings.strict_namespaces),
@@ -90,7 +97,7 @@ def build_cluster(ground: Ground, bus: Bus, backends: Sequence[Backends]) -> Clu
         kept_receipts[0] if len(backends) == 1 else ShardedReceipts(PerShard(kept_receipts, shard_map.of)), clock
     )
     return Cluster(
-        _build_node(common, shards, managers, reading, receipts),
+        _build_node(common, shards, managers, reading, receipts, questions),
         shards,
         managers[0] if len(managers) == 1 else ShardedManager(managers, shard_map),
         reading,
@@ -107,6 +114,8 @@ def build_cluster(ground: Ground, bus: Bus, backends: Sequence[Backends]) -> Clu
         Tracer(questions, reading, receipts),
         forwarding,
         ChannelList([each.channel_counts for each in backends]),
+        Connections(questions, local_connections),
+        Kept([(each.kept_channels, each.log) for each in backends]),
         replicas,
         backends[0].tickets if len(backends) == 1 else ShardedTickets([each.tickets for each in backends]),
         common.blocked,
@@ -126,6 +135,7 @@ def _build_node(
     managers: Sequence[ConnectionManager],
     reading: Reading,
     receipts: ReceiptWriter,
+    questions: Questions,
 ) -> Node:
     """The replica as a member of the cluster; what watches over it starts before all else."""
     ground = common.ground
@@ -140,7 +150,7 @@ def _build_node(
         Status(ground.name, ground.hub, buses, health, pulse, ground.clock),
         health,
         Drain(ground.hub, reading.positions_of, ground.settings.drain),
-        [*watches, pulse, *services, receipts],
+        [*watches, pulse, *services, receipts, questions],
     )
 
 

@@ -16,9 +16,11 @@ from heliograph.api.delivery_reads import DeliveryReads
 from heliograph.api.health import health_routes, status_routes
 from heliograph.api.methods import Methods
 from heliograph.api.metrics import ServerMetrics, metrics_route
+from heliograph.api.operator_reads import OperatorReads
 from heliograph.api.routes import direct_endpoints, http_api_routes, openapi_route
 from heliograph.api.user_methods import UserMethods
 from heliograph.auth.authenticator import Authenticator
+from heliograph.auth.operators import Operators
 from heliograph.cluster.status import VERSION
 from heliograph.codecs.centrifuge.json_codec import CentrifugeJsonCodec
 from heliograph.codecs.centrifuge.protobuf_codec import CentrifugeProtobufCodec
@@ -26,6 +28,7 @@ from heliograph.codecs.centrifuge.uni_codec import CentrifugeUniCodec
 from heliograph.codecs.plain.codec import PlainCodec
 from heliograph.composition.cluster import Cluster
 from heliograph.composition.ground import Ground
+from heliograph.console.login import Login
 from heliograph.console.page import Console, static_routes
 from heliograph.hooks.user_backend import UserBackend
 from heliograph.hub.frames import Encoding, EventFrame
@@ -35,6 +38,7 @@ from heliograph.protocol.budget import Intake
 from heliograph.protocol.decision import Hook
 from heliograph.protocol.session import Session
 from heliograph.transports.address_limits import AddressLimits
+from heliograph.transports.api_callers import ApiCallers, Programs, ProgramsAndOperators
 from heliograph.transports.centrifuge import CentrifugeEndpoint, Pings, UnansweredPings
 from heliograph.transports.direct import DirectEndpoints, DirectSocket
 from heliograph.transports.direct_poll import DirectPoll
@@ -89,12 +93,16 @@ def build_endpoints(
     metrics = metrics_route(node, servers, ground.hub, telemetry)
     inside = [*health_routes(node, bus), metrics, openapi_route()]
     has_inside = settings.internal.port is not None
+    console: list[BaseRoute] = []
+    callers: ApiCallers = Programs(settings.api.secret())
+    if settings.console_enabled:
+        console, callers = _console_routes(ground, cluster, clients, public_endpoint)
     routes = [
         *_client_routes(ground, cluster, clients, public_endpoint, polls),
         *(status_routes(node) if has_inside else inside),
         *static_routes(),
-        *(_console_routes(ground, cluster, clients, public_endpoint) if settings.console_enabled else []),
-        *http_api_routes(methods, settings.api, clients.by_address.failed_attempts),
+        *console,
+        *http_api_routes(methods, settings.api, callers, clients.by_address.failed_attempts),
     ]
 
     @asynccontextmanager
@@ -169,7 +177,8 @@ def _build_clients(ground: Ground, cluster: Cluster) -> _Clients:
 def _build_methods(ground: Ground, cluster: Cluster, clients: _Clients) -> Methods:
     return Methods(
         cluster.manager,
-        ChannelReads(cluster.reading, cluster.channels, cluster.namespaces),
+        ChannelReads(cluster.reading, cluster.namespaces),
+        OperatorReads(cluster.connections, cluster.blocked, cluster.channels, cluster.kept),
         UserMethods(cluster.user_commands, cluster.namespaces),
         BackendCalls(clients.user_backend),
         DeliveryReads(cluster.receipts, cluster.tracer),
@@ -303,7 +312,24 @@ def _centrifuge_routes(
 
 def _console_routes(
     ground: Ground, cluster: Cluster, clients: _Clients, public_endpoint: Callable[..., PublicEndpoint]
-) -> list[BaseRoute]:
-    key = ground.settings.api.secret()
-    console = Console(cluster.node, cluster.replicas, ground.clock, clients.authenticator, key)
-    return [Route("/", console.page), Route("/api/cluster", public_endpoint(console.cluster))]
+) -> tuple[list[BaseRoute], ApiCallers]:
+    """Return the routes of the console, and who may call the server API because of it."""
+    settings = ground.settings
+    key, auth = settings.api.secret(), settings.auth
+    operators = Operators(
+        clients.authenticator,
+        cluster.tickets,
+        settings.api,
+        session_s=settings.console.session_s,
+        is_open=auth.mode == "open" and not auth.open_to_network and not key,
+    )
+    callers = ProgramsAndOperators(key, operators)
+    console = Console(cluster.node, cluster.replicas, ground.clock, clients.authenticator, callers)
+    login = Login(operators)
+    return [
+        Route("/", console.page),
+        Route("/api/cluster", public_endpoint(console.cluster)),
+        Route("/api/session", public_endpoint(login.session)),
+        Route("/api/login", public_endpoint(login.log_in, "POST")),
+        Route("/api/logout", public_endpoint(login.log_out, "POST")),
+    ], callers

@@ -15,7 +15,7 @@ from heliograph.clock import Clock
 from heliograph.cluster.node import Node
 from heliograph.cluster.replicas import Replicas
 from heliograph.errors import BusUnavailable
-from heliograph.transports.api_key import has_key
+from heliograph.transports.api_callers import ApiCallers
 from heliograph.transports.query import Query
 
 STATIC = Path(__file__).parent / "static"
@@ -23,11 +23,14 @@ STATIC = Path(__file__).parent / "static"
 # checkout serves it from its source.
 CLIENT = STATIC if (STATIC / "heliograph.js").exists() else Path(__file__).parents[3] / "clients" / "js" / "src"
 
-# The page loads only its own files. It may open sockets to any replica that a developer names.
+# The page loads only its own files, and makes no markup out of text. It may open sockets to any replica that a
+# developer names.
 HEADERS = {
     "Content-Security-Policy": (
-        "default-src 'self'; connect-src 'self' ws: wss:; img-src 'self' data:; frame-ancestors 'none'"
+        "default-src 'self'; connect-src 'self' ws: wss:; img-src 'self' data:; object-src 'none'; base-uri 'none'; "
+        "form-action 'self'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
     ),
+    "Cross-Origin-Opener-Policy": "same-origin",
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-cache",
 }
@@ -41,7 +44,7 @@ class Console:
     replicas: Replicas
     clock: Clock
     authenticator: Authenticator
-    api_key: bytes
+    callers: ApiCallers
 
     async def page(self, _: Request) -> Response:
         return FileResponse(STATIC / "index.html", headers=HEADERS)
@@ -49,10 +52,11 @@ class Console:
     async def cluster(self, request: Request) -> Response:
         """Return the replicas with a live lease; only this one, with the reason, if Redis cannot be reached.
 
-        In jwt mode this needs a token or the key of the server API; other requests get only the mode.
+        In jwt mode this needs a token, an operator's session or the key of the server API; other requests get only
+        the mode.
         """
         answer: dict[str, object] = {"auth": self.authenticator.mode, "replica": self.node.name}
-        if self.authenticator.mode != "open" and not has_key(request.headers, self.api_key):
+        if self.authenticator.mode != "open" and not await self.callers.admit(request):
             credentials = credentials_of(request.scope, Query(request.scope))
             if credentials.token is None:
                 text = "the replicas are shown only with a token, or with the key of the server API"

@@ -41,6 +41,7 @@ class Batch:
         code = outbox.offer_all(frames, sum(map(len, frames)))
         if code is None:
             encoding.traffic.messages_out += len(frames)
+            connection.sent += len(frames)
         return code
 
     def hand_out(self) -> list[tuple[Connection, CloseCode]]:
@@ -69,6 +70,7 @@ class Batch:
                 continue  # its transport removes it a moment later
             if (code := outbox.offer_all(frames, size, to_many=to_many)) is None:
                 taken += 1
+                connection.sent += events
             else:
                 overflowed.append((connection, code))
         if encoding is not None:

@@ -38,9 +38,13 @@ class Connection:
         "on_dropped",
         "on_gap",
         "outbox",
+        "protocol",
         "read_bytes",
+        "received",
+        "sent",
         "since",
         "told_of",
+        "transport",
         "user",
     )
 
@@ -51,6 +55,8 @@ class Connection:
         encoding: Encoding[Any],
         outbox: Outbox[Any],
         *,
+        transport: str = "",
+        protocol: str = "",
         on_dropped: "Callable[[Connection], object] | None" = None,
         on_command: "Callable[[UserCommand], object] | None" = None,
         on_gap: "Callable[[str], object] | None" = None,
@@ -61,6 +67,10 @@ class Connection:
         self.outbox = outbox
         outbox.owner = connection_id
         self.device = ""  # which of the user's devices it is, if the client has said so
+        self.transport = transport
+        self.protocol = protocol
+        self.sent = 0  # messages that its outbox has taken
+        self.received = 0  # operations of its client
         self.by_client = False  # it is told of clients that join and leave, and not of users
         self.info: bytes | None = None  # what presence says of it on every channel, JSON
         self.channels: set[str] = set()  # its subscriptions

@@ -189,6 +189,7 @@ class Hub:
         """
         if isinstance(event, MESSAGES):
             connection.encoding.traffic.messages_out += 1  # a publication that it had missed
+            connection.sent += 1
         if self._batch is not None:
             self._catch_up(connection)
         frame = (connection.encoding if encoding is None else encoding).frame(event)
@@ -213,6 +214,7 @@ class Hub:
             if (code := outbox.offer(frame)) is None:
                 taken += 1
                 encoding.traffic.messages_out += 1
+                connection.sent += 1
             else:
                 self._drop(connection, code)
         return taken

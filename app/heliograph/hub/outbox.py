@@ -161,6 +161,11 @@ class Outbox(Generic[F]):
         return self._bytes <= DRAINED_BYTES and 4 * self._bytes <= self._limit_bytes
 
     @property
+    def waiting_bytes(self) -> int:
+        """The bytes that the peer has not read, as far as they wait in this process."""
+        return self._bytes + self._buffered
+
+    @property
     def is_paused(self) -> bool:
         """True while the peer does not read, so that what it should read may wait here."""
         return self._paused

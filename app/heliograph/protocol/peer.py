@@ -19,13 +19,15 @@ class Peer(msgspec.Struct, frozen=True):
     """What is known of a client before it is identified.
 
     `connection`: the id of its connection; `headers`: those of its request that hooks pass on, in lower case;
-    `inbox`: where it posts its frames, if they do not come on its connection.
+    `protocol`: json or protobuf; `codec`: the name of its codec; `inbox`: where it posts its frames, if they do not
+    come on its connection.
     """
 
     connection: str
     transport: str
     headers: Headers = ()
     protocol: str = "json"
+    codec: str = "plain"
     inbox: Inbox | None = None
 
 

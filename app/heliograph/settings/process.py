@@ -46,3 +46,6 @@ class ConsoleSettings(Group):
     enabled: bool | None = Field(
         default=None, description="serve the console at / and its data; unset: in open mode only"
     )
+    session_s: float = Field(
+        default=28_800, ge=60, le=604_800, description="how long an operator stays logged in to the console, at most"
+    )

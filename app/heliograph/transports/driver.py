@@ -147,6 +147,8 @@ class Driver:
             "",
             encoding,
             outbox,
+            transport=peer.transport,
+            protocol=peer.codec,
             on_dropped=routing.manager.disconnect,
             on_command=self._on_command,
             on_gap=self._on_gap if arrival.subscribes_again else None,

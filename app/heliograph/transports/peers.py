@@ -40,5 +40,7 @@ def _text(value: bytes) -> str:
 
 
 def speaking(peer: Peer, codec: Codec) -> Peer:
-    """Return the peer with the protocol of its codec, in the words of the hooks."""
-    return msgspec.structs.replace(peer, protocol="protobuf") if codec.is_binary else peer
+    """Return the peer with its codec, and the protocol in the words of the hooks."""
+    if codec.name == peer.codec:
+        return peer
+    return msgspec.structs.replace(peer, protocol="protobuf" if codec.is_binary else "json", codec=codec.name)

@@ -162,6 +162,7 @@ class SocketConnection:
         if not self._bucket.take(now := monotonic()):
             for request_id in self._codec.request_ids(frame):
                 self._traffic.messages_in += 1
+                self._driver.connection.received += 1
                 self._refuse_one_too_many(request_id, now)
             if len(frame) > LARGE_BYTES:
                 self._pause_after(len(frame))
@@ -171,6 +172,7 @@ class SocketConnection:
             if not is_paid and self._driver.connection.outbox.closed:
                 break  # an operation before it has closed the connection
             self._traffic.messages_in += 1
+            self._driver.connection.received += 1
             self._uncounted += 1
             if not (is_paid or self._bucket.take(now)):
                 self._refuse_one_too_many(operation.request_id, now)

@@ -101,6 +101,15 @@ class MemoryLog:
             if (channel := self._channels.get(name)) is not None and channel.top == 0:
                 channel.forgotten_at = max(channel.forgotten_at, now + seconds)
 
+    def kept_channels(self) -> list[str]:
+        """Return the names of channels of which publications are kept."""
+        now = self._clock.monotonic()
+        return [
+            name
+            for name, channel in self._channels.items()
+            if channel.kept_until > now and (channel.published or channel.sent)
+        ]
+
     async def bus_sequences(self) -> BusSequences:
         return BusSequences(0, 0)
 

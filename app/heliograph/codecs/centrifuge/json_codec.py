@@ -25,6 +25,7 @@ _read_command: Final[Callable[[msgspec.Raw], Command]] = msgspec.json.Decoder(Co
 class CentrifugeJsonCodec:
     """A `Codec`. `max_depth`: how deep the data of clients may nest; `version`: the server's."""
 
+    name = "centrifuge_json"
     subprotocols = ("centrifuge-json",)
     is_binary = False
     is_partial = True

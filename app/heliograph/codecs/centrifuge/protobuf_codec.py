@@ -25,6 +25,7 @@ from heliograph.protocol.publication import Publication
 class CentrifugeProtobufCodec:
     """A `Codec`. `max_depth`: how deep the data of clients may nest (they are JSON too); `version`: the server's."""
 
+    name = "centrifuge_protobuf"
     subprotocols = ("centrifuge-protobuf",)
     is_binary = True
     is_partial = True

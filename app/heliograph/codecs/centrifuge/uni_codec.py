@@ -29,6 +29,7 @@ class CentrifugeUniCodec:
     wrong before the client is connected closes the connection.
     """
 
+    name = "centrifuge_uni"
     subprotocols = ()
     is_binary = False
     is_partial = True

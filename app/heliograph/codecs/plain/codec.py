@@ -22,6 +22,7 @@ _read_head: Final[Callable[[str | bytes], Head]] = msgspec.json.Decoder(Head).de
 class PlainCodec:
     """A `Codec`. `max_depth`: how deep arrays and objects may nest in the data of clients."""
 
+    name = "plain"
     subprotocols = ("json", "heliograph.json")
     is_binary = False
     is_partial = False

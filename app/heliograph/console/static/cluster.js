@@ -23,18 +23,19 @@ export class Cluster {
   /** In jwt mode only a client with a token may see the replicas. */
   authorize(token) {
     this.#token = token;
-    this.#ask();
+    this.ask();
   }
 
   /** Asks once even if the page is hidden: a page that is opened in the background has to begin, too. */
   start() {
     document.addEventListener("visibilitychange", () => {
-      if (!document.hidden) this.#ask();
+      if (!document.hidden) this.ask();
     });
-    this.#ask();
+    this.ask();
   }
 
-  async #ask() {
+  /** Asks now, and then again every two seconds. */
+  async ask() {
     clearTimeout(this.#timer);
     if (this.#asking) return;
     this.#asking = true;
@@ -46,13 +47,14 @@ export class Cluster {
     }
     this.#asking = false;
     this.#timer = setTimeout(() => {
-      if (!document.hidden) this.#ask();
+      if (!document.hidden) this.ask();
     }, INTERVAL_MS);
   }
 }
 
 async function fetchCluster(token) {
-  const headers = token ? { Authorization: `Bearer ${token}` } : {};
+  // With the second header the cookie of an operator counts, too.
+  const headers = { ...(token && { Authorization: `Bearer ${token}` }), "X-Heliograph-Console": "1" };
   const response = await fetch("api/cluster", {
     headers,
     cache: "no-store",

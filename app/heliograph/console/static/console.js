@@ -1,22 +1,32 @@
 /** The console: puts the client, the cluster and the views together. */
 import { Cluster } from "./cluster.js";
 import { byId, element } from "./dom.js";
+import { FrameTap } from "./frame_tap.js";
 import { Heliograph } from "./heliograph.js";
 import { Navigation } from "./navigation.js";
+import { OperatorSession } from "./operator_session.js";
+import { BrowseView } from "./views/browse.js";
 import { ChannelsView } from "./views/channels.js";
 import { ChartsView } from "./views/charts.js";
 import { ClusterView } from "./views/cluster.js";
 import { Composer } from "./views/composer.js";
+import { ConnectionsView } from "./views/connections.js";
 import { closeText, ConnectionView, hasFailed, TRANSPORTS } from "./views/connection.js";
+import { FramesView } from "./views/frames.js";
 import { LogView } from "./views/log.js";
+import { LoginView } from "./views/login.js";
 import { MessagesView } from "./views/messages.js";
 import { replicaName, troubleOf } from "./views/replica.js";
 import { RunView } from "./views/run.js";
 
 // Relative to this page: the cluster may be served under a path prefix.
-const client = new Heliograph({ url: "ws", replay: true, resume: true });
+const tap = new FrameTap();
+const client = new Heliograph({ url: "ws", replay: true, resume: true, WebSocket: tap.WebSocket });
 let auth = "open";
 const cluster = new Cluster();
+const session = new OperatorSession();
+const login = new LoginView(session);
+const logIn = () => login.open();
 
 const connection = new ConnectionView(client, (token) => cluster.authorize(token));
 const replicas = new ClusterView(cluster);
@@ -26,12 +36,14 @@ const composer = new Composer((to, data) => {
   messages.addOutgoing(to, data, client.send(to, data));
 });
 
-const [run, log, channels] = [new RunView(client), new LogView(client), new ChannelsView(client)];
+const [run, log, channels] = [new RunView(client, session), new LogView(client, session), new ChannelsView(client)];
+const [connections, browse] = [new ConnectionsView(session, cluster, logIn), new BrowseView(session, logIn)];
+new FramesView(tap);
 
 new Navigation(byId("navigation"), [
   { name: "messages", title: "Messages", section: byId("messages-view") },
-  { name: "runs", title: "Run", section: byId("run-view"), open: (id) => run.open(id) },
-  { name: "logs", title: "Log", section: byId("log-view"), open: (id) => log.open(id) },
+  { name: "runs", title: "Runs", section: byId("run-view"), open: (id) => run.open(id), leave: () => run.leave() },
+  { name: "logs", title: "Logs", section: byId("log-view"), open: (id) => log.open(id), leave: () => log.leave() },
   {
     name: "channels",
     title: "Channels",
@@ -39,8 +51,25 @@ new Navigation(byId("navigation"), [
     open: (name) => channels.open(name),
     leave: () => channels.leave(),
   },
+  {
+    name: "connections",
+    title: "Connections",
+    section: byId("connections-view"),
+    open: (subject) => connections.open(subject),
+    leave: () => connections.leave(),
+  },
+  {
+    name: "browse",
+    title: "Browse",
+    section: byId("browse-view"),
+    open: (channel) => browse.open(channel),
+    leave: () => browse.leave(),
+  },
+  { name: "frames", title: "Frames", section: byId("frames-view") },
   { name: "cluster", title: "Cluster", section: byId("cluster-view") },
 ]);
+session.on("change", () => cluster.ask());
+session.start();
 
 client.on("message", (message) => {
   messages.addIncoming(message);

@@ -54,3 +54,21 @@ export function duration(ms) {
  * @param {string} noun in the singular; an `s` makes it plural
  */
 export const counted = (count, noun) => `${count.toLocaleString()} ${noun}${count === 1 ? "" : "s"}`;
+
+/**
+ * An amount of memory: `0 B`, `1.5 KiB`, `20 MiB`.
+ *
+ * @param {number} count
+ */
+export function bytes(count) {
+  let [value, unit] = [count, 0];
+  while (value >= 1024 && unit < UNITS.length - 1) [value, unit] = [value / 1024, unit + 1];
+  return `${short(value).toLocaleString()} ${UNITS[unit]}`;
+}
+
+const UNITS = ["B", "KiB", "MiB", "GiB"];
+
+const MOMENT = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "medium" });
+
+/** A date with its time. @param {Date} date */
+export const moment = (date) => (Number.isNaN(date.getTime()) ? "–" : MOMENT.format(date));

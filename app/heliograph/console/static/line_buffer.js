@@ -40,6 +40,11 @@ export class LineBuffer {
     return this.#matches?.length ?? this.#lines.length;
   }
 
+  /** @returns {Line | undefined} the newest */
+  get last() {
+    return this.#lines.at(-1);
+  }
+
   get filter() {
     return this.#filter;
   }

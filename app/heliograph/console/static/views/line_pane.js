@@ -18,6 +18,8 @@ export class LinePane {
   #scheduled = false;
   #height = 0;
   #noted = false; // it is said at the beginning that older lines were dropped
+  #onChosen;
+  #chosen = null; // the line on which something more is shown elsewhere
   #top = 0; // where it was scrolled to when that was looked at last
 
   #window = element("div", { class: "lines-window" });
@@ -30,9 +32,12 @@ export class LinePane {
    * @param {HTMLElement} frame
    * @param {import("../line_buffer.js").LineBuffer} buffer
    * @param {string} label for screen readers
+   * @param {(line: import("../line_buffer.js").Line) => void} [onChosen] called when a line is clicked, or reached with
+   *   the arrow keys
    */
-  constructor(frame, buffer, label) {
+  constructor(frame, buffer, label, onChosen) {
     this.#buffer = buffer;
+    this.#onChosen = onChosen;
     // Not live: nobody could listen to what may be a thousand lines a second.
     this.scroller = element("div", { class: "lines", tabindex: "0", role: "log", "aria-live": "off" }, this.#space);
     this.scroller.setAttribute("aria-label", label);
@@ -42,6 +47,7 @@ export class LinePane {
       this.follow();
       this.scroller.focus({ preventScroll: true });
     });
+    if (onChosen) this.#letChoose();
     new ResizeObserver(() => {
       this.#height = this.scroller.clientHeight;
       this.#schedule();
@@ -70,6 +76,30 @@ export class LinePane {
   /** @param {string} words what to say while there is no line */
   explain(words) {
     this.#empty.textContent = words;
+  }
+
+  #letChoose() {
+    this.scroller.addEventListener("click", ({ target }) => {
+      this.#choose(this.#rows.findIndex(({ node }) => node.contains(target)));
+    });
+    this.scroller.addEventListener("keydown", (event) => {
+      const by = { ArrowUp: -1, ArrowDown: 1 }[event.key];
+      if (!by) return;
+      event.preventDefault();
+      const at = this.#rows.findIndex(({ line }) => line !== null && line === this.#chosen);
+      const inView = this.#rows.findIndex(({ node }) => node.getBoundingClientRect().top >= this.scroller.getBoundingClientRect().top);
+      this.#choose(at < 0 ? inView : at + by);
+    });
+  }
+
+  #choose(index) {
+    const row = this.#rows[index];
+    if (!row?.line || row.node.hidden) return;
+    this.#chosen = row.line;
+    this.#following = false;
+    row.node.scrollIntoView({ block: "nearest", inline: "nearest" });
+    this.#onChosen(row.line);
+    this.#schedule();
   }
 
   #onScroll() {
@@ -121,7 +151,10 @@ export class LinePane {
       this.#window.append(row.node);
     }
     const { filter } = this.#buffer;
-    this.#rows.forEach((row, i) => row.show(first + i < end ? this.#buffer.line(first + i) : null, filter));
+    this.#rows.forEach((row, i) => {
+      row.show(first + i < end ? this.#buffer.line(first + i) : null, filter);
+      if (this.#onChosen) row.node.toggleAttribute("data-chosen", row.line !== null && row.line === this.#chosen);
+    });
     this.#showJump();
   }
 

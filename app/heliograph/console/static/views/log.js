@@ -2,6 +2,7 @@ import { byId } from "../dom.js";
 import { counted } from "../format.js";
 import { LineBuffer } from "../line_buffer.js";
 import { addressOf } from "../navigation.js";
+import { KeptPanel } from "./kept_panel.js";
 import { LinePane } from "./line_pane.js";
 import { showSource } from "./source.js";
 
@@ -20,10 +21,16 @@ export class LogView {
   #detail = "";
   #came = [0]; // lines in each of the last quarters of a second, the present one first
   #filterTimer = null;
+  #all;
 
-  /** @param {import("../heliograph.js").Heliograph} client */
-  constructor(client) {
+  /**
+   * @param {import("../heliograph.js").Heliograph} client
+   * @param {import("../operator_session.js").OperatorSession} session
+   */
+  constructor(client, session) {
     this.#client = client;
+    const others = [byId("log-toolbar"), byId("log-lines")];
+    this.#all = new KeptPanel(session, { id: "log", view: "logs", prefix: "logs:", label: "Logs", others });
     client.on("state", () => {
       this.#explain();
       this.#showSource();
@@ -50,7 +57,12 @@ export class LogView {
   open(id) {
     if (id && id !== this.#id) this.#watch(id);
     else if (!this.#id) byId("log-id").focus({ preventScroll: true });
+    this.#all.enter(Boolean(this.#id));
     return this.#id;
+  }
+
+  leave() {
+    this.#all.leave();
   }
 
   #watch(id) {

@@ -3,6 +3,7 @@ import { counted } from "../format.js";
 import { LineBuffer } from "../line_buffer.js";
 import { addressOf } from "../navigation.js";
 import { RunWatch } from "../run_watch.js";
+import { KeptPanel } from "./kept_panel.js";
 import { LinePane } from "./line_pane.js";
 import { showSource } from "./source.js";
 
@@ -15,9 +16,15 @@ export class RunView {
   #pane = new LinePane(byId("run-lines"), this.#lines, "The run's log");
   #state = null;
   #source = { source: "off", error: "" };
+  #all;
 
-  /** @param {import("../heliograph.js").Heliograph} client */
-  constructor(client) {
+  /**
+   * @param {import("../heliograph.js").Heliograph} client
+   * @param {import("../operator_session.js").OperatorSession} session
+   */
+  constructor(client, session) {
+    const others = [byId("run-progress"), byId("run-lines")];
+    this.#all = new KeptPanel(session, { id: "run", view: "runs", prefix: "run:", label: "Runs", others });
     this.#watch = new RunWatch(client);
     this.#watch.on("begin", (runId) => this.#begin(runId));
     this.#watch.on("state", (state) => this.#showState(state));
@@ -41,7 +48,12 @@ export class RunView {
   open(runId) {
     if (runId) this.#watch.watch(runId);
     else if (!this.#watch.runId) byId("run-id").focus({ preventScroll: true });
+    this.#all.enter(Boolean(this.#watch.runId));
     return this.#watch.runId;
+  }
+
+  leave() {
+    this.#all.leave();
   }
 
   #begin(runId) {

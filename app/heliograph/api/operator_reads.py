@@ -1,0 +1,122 @@
+"""The methods of the server API with which operators look around: connections, blocked users, what is kept."""
+
+import base64
+import binascii
+import heapq
+from typing import Final, TypeVar
+
+import msgspec
+
+from heliograph.api import models, operator_models
+from heliograph.api.errors import BAD_REQUEST, ApiError
+from heliograph.cluster.blocked_users import BlockedUsers
+from heliograph.cluster.channel_counts import ChannelList
+from heliograph.cluster.connections import Connections
+from heliograph.cluster.kept import Kept, KeptChannel
+from heliograph.errors import BadCursor
+from heliograph.protocol.connection_query import ConnectionQuery, Place
+
+SHOWN_BYTES: Final = 2048  # of the data of a latest publication
+_T = TypeVar("_T")
+
+
+class OperatorReads:
+    """Look around, over all replicas. Each method raises ApiError, or another HeliographError."""
+
+    def __init__(self, connections: Connections, blocked: BlockedUsers, channels: ChannelList, kept: Kept) -> None:
+        self._connections = connections
+        self._blocked = blocked
+        self._channels = channels
+        self._kept = kept
+
+    async def connections(self, params: operator_models.ConnectionsParams) -> operator_models.ConnectionsResult:
+        after: Place | None = None
+        if params.cursor:
+            sort, after = _read(params.cursor, tuple[str, Place])
+            if sort != params.sort:
+                raise ApiError(BAD_REQUEST, f"'cursor' is of a list by {sort!r}, and 'sort' is {params.sort!r}")
+        query = ConnectionQuery(
+            user=params.user,
+            search=params.search,
+            client=params.client,
+            channel=params.channel,
+            transport=params.transport,
+            sort=params.sort,
+            after=after,
+            limit=params.limit,
+            with_channels=params.with_channels,
+        )
+        found = await self._connections.find(query, params.replica)
+        if params.replica and not found.replicas:
+            raise ApiError(BAD_REQUEST, f"there is no replica {params.replica!r} at the moment; `info` lists them")
+        return operator_models.ConnectionsResult(
+            found.connections,
+            sum(each.matched for each in found.replicas),
+            [
+                operator_models.ReplicaMatches(each.name, each.node_id, each.matched, each.error)
+                for each in found.replicas
+            ],
+            "" if found.next is None else _cursor((params.sort, found.next)),
+            found.error,
+        )
+
+    async def blocked(self, params: operator_models.BlockedParams) -> operator_models.BlockedResult:
+        after, search = _read(params.cursor, str) if params.cursor else "", params.search.casefold()
+        listed = self._blocked.listed()
+        meant = [user for user in listed if search in user.casefold()]
+        rest = [user for user in meant if user > after]
+        page = heapq.nsmallest(params.limit, rest)
+        return operator_models.BlockedResult(
+            [operator_models.BlockedUser(user, round(listed[user])) for user in page],
+            len(meant),
+            _cursor(page[-1]) if len(rest) > len(page) else "",
+        )
+
+    async def channels(self, params: models.ChannelsParams) -> models.ChannelsResult:
+        counts = await self._channels.channels(params.pattern)
+        if not params.limit:
+            return models.ChannelsResult({name: models.ChannelInfo(count) for name, count in counts.items()})
+        by_clients = params.sort == "clients"
+        places = [(-count if by_clients else 0, name) for name, count in counts.items()]
+        if params.cursor:
+            sort, after = _read(params.cursor, tuple[str, tuple[int, str]])
+            if sort != params.sort:
+                raise ApiError(BAD_REQUEST, f"'cursor' is of a list by {sort!r}, and 'sort' is {params.sort!r}")
+            places = [place for place in places if place > after]
+        page = heapq.nsmallest(params.limit, places)
+        return models.ChannelsResult(
+            {name: models.ChannelInfo(counts[name]) for _, name in page},
+            _cursor((params.sort, page[-1])) if len(places) > len(page) else "",
+            len(counts),
+        )
+
+    async def kept_channels(self, params: operator_models.KeptChannelsParams) -> operator_models.KeptChannelsResult:
+        found, cursor = await self._kept.page(params.prefix, params.search, params.cursor, params.limit)
+        return operator_models.KeptChannelsResult([_shown(each) for each in found], cursor)
+
+
+def _shown(kept: KeptChannel) -> operator_models.KeptChannelInfo:
+    latest = kept.latest
+    shown = None
+    if latest is not None:
+        data = latest.data if len(latest.data) <= SHOWN_BYTES else msgspec.UNSET
+        shown = operator_models.LatestPublication(latest.message_id, latest.sent_at, latest.sender or "", data)
+    return operator_models.KeptChannelInfo(kept.channel, kept.position.offset, kept.position.epoch, shown)
+
+
+def _cursor(place: object) -> str:
+    """Return a place in a list as text for a client, to whom it means nothing."""
+    return base64.urlsafe_b64encode(msgspec.json.encode(place)).decode().rstrip("=")
+
+
+def _read(cursor: str, kind: type[_T]) -> _T:
+    """Return the place that a cursor stands for.
+
+    Raises:
+        BadCursor: no page has had it.
+    """
+    try:
+        text = base64.urlsafe_b64decode(cursor.encode() + b"=" * (-len(cursor) % 4))
+        return msgspec.json.decode(text, type=kind)
+    except (binascii.Error, ValueError, RecursionError):
+        raise BadCursor(f"no page has the cursor {cursor[:64]!r}") from None

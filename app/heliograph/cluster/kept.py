@@ -1,0 +1,63 @@
+"""The channels of which something is kept, each with its latest publication: runs, logs, and all others."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from heliograph.errors import BadCursor
+from heliograph.ports import KeptChannels, LogReader, ReadRequest
+from heliograph.protocol.position import Position
+from heliograph.protocol.publication import Publication
+
+BATCH: Final = 32  # channels that are read in one round trip
+
+
+@dataclass(frozen=True, slots=True)
+class KeptChannel:
+    """One channel. `latest`: its last publication; None if that was dropped while it was read."""
+
+    channel: str
+    position: Position
+    latest: Publication | None
+
+
+class Kept:
+    """List what is kept, without changing it. `shards`: of each, where its channels are found and read."""
+
+    def __init__(self, shards: Sequence[tuple[KeptChannels, LogReader]]) -> None:
+        self._shards = tuple(shards)
+
+    async def page(self, prefix: str, search: str, cursor: str, limit: int) -> tuple[list[KeptChannel], str]:
+        """Return some channels, and the cursor for the rest: see `KeptChannels.page`. The shards follow each other.
+
+        Raises:
+            BadCursor, BusUnavailable: as there.
+        """
+        number, _, within = cursor.partition("/") if cursor else ("0", "", "")
+        if number not in map(str, range(len(self._shards))):
+            raise BadCursor(f"no page has the cursor {cursor[:64]!r}")
+        shard = int(number)
+        channels, log = self._shards[shard]
+        page = await channels.page(prefix, search, within, limit)
+        if page.cursor:
+            following = f"{shard}/{page.cursor}"
+        else:
+            following = f"{shard + 1}/" if shard + 1 < len(self._shards) else ""
+        return [each for names in _batches(page.channels) for each in await _read(log, names)], following
+
+
+async def _read(log: LogReader, names: Sequence[str]) -> list[KeptChannel]:
+    """Return these channels with what was published last on each."""
+    tops = await log.tops(names)
+    kept = [(name, top) for name, top in zip(names, tops, strict=True) if top is not None]
+    last = [ReadRequest(name, after=Position(top.epoch, top.offset - 1), limit=1) for name, top in kept]
+    found = zip(kept, await log.read(last), strict=True)
+    return [
+        KeptChannel(name, result.position, result.publications[-1] if result.publications else None)
+        for (name, _), result in found
+    ]
+
+
+def _batches(names: Sequence[str]) -> Iterator[Sequence[str]]:
+    for begin in range(0, len(names), BATCH):
+        yield names[begin : begin + BATCH]
