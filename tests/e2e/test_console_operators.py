@@ -194,6 +194,7 @@ async def test_frames_of_ones_own_connection(cluster: LocalClusterProcess, brows
     await page.evaluate("location.hash = '#/frames'")
     await expect(lines.filter(has_text='→ {"type":"send"')).to_have_count(1)
     await page.fill("#frames-filter", '"type":"message"')
+    await expect(page.locator("#frames-sum")).to_have_text(re.compile("^1 of "))
     await lines.filter(has_text='"type":"message"').click()
     await expect(page.locator("#frame-text")).to_contain_text('"from": "fred"')
     await page.screenshot(path=artifacts / "console-frames.png")

@@ -5,8 +5,8 @@ export class Pager {
   #before = []; // the cursors of the pages before this one
   #next = "";
   #changed;
-  #previousButton = element("button", { class: "button small", type: "button" }, "‹ Previous");
-  #nextButton = element("button", { class: "button small", type: "button" }, "Next ›");
+  #previousButton = element("button", { class: "button small", type: "button", hidden: true }, "‹ Previous");
+  #nextButton = element("button", { class: "button small", type: "button", hidden: true }, "Next ›");
   #sum = element("span", { class: "aside", role: "status" });
 
   /** The cursor of the present page; empty for the first. */
