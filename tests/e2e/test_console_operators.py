@@ -22,7 +22,7 @@ KEY = "a key of this very test"
 SCRIPT = "<script>document.title='owned'</script>"
 RIGHT_TO_LEFT = "\u202e" + "עולם-שלום" * 14  # of 255 bytes, nearly, and it turns what follows around
 NAMES = ["우주여행고양이", SCRIPT, RIGHT_TO_LEFT, "x" * 255, "42"]
-OPERATOR_VIEWS = {"connections": "#connections-list tr", "browse": "#browse-live tr", "frames": "#frames-lines"}
+OPERATOR_VIEWS = {"connections": "#connections-list tr", "browse": "#browse-live tr", "trace": "#trace-form", "frames": "#frames-lines"}
 
 
 async def open_console(browser: Browser, url: str, address: str = "", **options: Any) -> Page:
@@ -180,6 +180,29 @@ async def test_channels_are_browsed_and_published_on(
     await expect(runs).to_have_count(3)
     await page.goto(f"{cluster.url}/?user=ada#/logs")
     await expect(page.locator("#log-list tbody tr").filter(has_text="nightly-log")).to_contain_text("the last line")
+
+
+async def test_what_became_of_a_message(cluster: LocalClusterProcess, browser: Browser, artifacts: Path) -> None:
+    """Fails if an operator is not told who got a message, or who asks for one that nobody knows is told nothing."""
+    async with (
+        Client(cluster.url, user="tess", source=SOURCES[1]) as tess,
+        Client(cluster.url, user="tom", source=SOURCES[2]) as tom,
+    ):
+        sent = await tom.send("tess", "hello")
+        await tess.next("message")
+        page = await open_console(browser, cluster.url, "?user=ada#/trace")
+        await page.fill("#trace-user", "tess")
+        await page.fill("#trace-message_id", sent["message_id"])
+        await page.keyboard.press("Enter")
+        verdict = page.locator("#trace-verdict")
+        await expect(verdict).to_have_attribute("data-reached", "true")
+        await expect(verdict).to_contain_text("tess")
+        await expect(page.locator("#trace-connections tbody tr")).to_contain_text(["written"])
+        await expect(page.locator("#trace-entries tbody tr").first).to_be_visible()
+        await page.screenshot(path=artifacts / "console-trace.png")
+        await page.fill("#trace-message_id", "nonesuch")
+        await page.keyboard.press("Enter")
+        await expect(page.locator("#trace-view .view-problem:visible")).to_contain_text("not known")
 
 
 async def test_frames_of_ones_own_connection(cluster: LocalClusterProcess, browser: Browser, artifacts: Path) -> None:

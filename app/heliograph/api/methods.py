@@ -108,9 +108,17 @@ METHODS: Final = {
 }
 
 # Methods that change nothing. What operators do with the others is logged.
-READS: Final = frozenset(
-    ("presence", "presence_stats", "history", "channels", "kept_channels", "connections", "blocked", "info")
-)
+READS: Final = frozenset(METHODS) - {
+    "publish",
+    "broadcast",
+    "history_remove",
+    "disconnect",
+    "subscribe",
+    "unsubscribe",
+    "refresh",
+    "rpc",
+    "batch",
+}
 
 
 class Methods:

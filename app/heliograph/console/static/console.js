@@ -18,6 +18,7 @@ import { LoginView } from "./views/login.js";
 import { MessagesView } from "./views/messages.js";
 import { replicaName, troubleOf } from "./views/replica.js";
 import { RunView } from "./views/run.js";
+import { TraceView } from "./views/trace.js";
 
 // Relative to this page: the cluster may be served under a path prefix.
 const tap = new FrameTap();
@@ -38,6 +39,7 @@ const composer = new Composer((to, data) => {
 
 const [run, log, channels] = [new RunView(client, session), new LogView(client, session), new ChannelsView(client)];
 const [connections, browse] = [new ConnectionsView(session, cluster, logIn), new BrowseView(session, logIn)];
+const trace = new TraceView(session, logIn);
 new FramesView(tap);
 
 new Navigation(byId("navigation"), [
@@ -64,6 +66,13 @@ new Navigation(byId("navigation"), [
     section: byId("browse-view"),
     open: (channel) => browse.open(channel),
     leave: () => browse.leave(),
+  },
+  {
+    name: "trace",
+    title: "Trace",
+    section: byId("trace-view"),
+    open: (subject) => trace.open(subject),
+    leave: () => trace.leave(),
   },
   { name: "frames", title: "Frames", section: byId("frames-view") },
   { name: "cluster", title: "Cluster", section: byId("cluster-view") },

@@ -2,6 +2,7 @@ import { announce, byId, element } from "../dom.js";
 import { clock, counted, moment } from "../format.js";
 import { confirm } from "./confirm.js";
 import { connectionsOn } from "./connections.js";
+import { traceOf } from "./trace.js";
 
 const LIMIT = 25;
 
@@ -103,6 +104,8 @@ export class ChannelHistory {
         .filter(Boolean)
         .flatMap((words, index) => [index ? " · " : "", element("bdi", {}, words)]),
     );
+    const user = this.#channel.startsWith("#") ? this.#channel.slice(1) : "";
+    if (user) facts.append(" · ", element("a", { href: traceOf({ user, message_id }) }, "Who got it?"));
     const entry = element("details", { open: this.#open.has(offset) }, summary, element("pre", { class: "data mono", dir: typeof data === "string" ? "auto" : "ltr" }, text), facts);
     entry.addEventListener("toggle", () => (entry.open ? this.#open.add(offset) : this.#open.delete(offset)));
     return element("li", { "data-offset": offset }, entry);

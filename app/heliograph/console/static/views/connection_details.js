@@ -4,6 +4,7 @@ import { addressOf } from "../navigation.js";
 import { confirm } from "./confirm.js";
 import { replicaName } from "./replica.js";
 import { nameOf } from "./table.js";
+import { traceOf } from "./trace.js";
 
 const EVERY_MS = 2_000;
 const BLOCKS = { 300: "5 minutes", 3600: "1 hour", 86400: "1 day", 604800: "1 week" };
@@ -27,6 +28,7 @@ export class ConnectionDetails {
     this.#dialog.addEventListener("click", (event) => {
       if (event.target === this.#dialog) this.#dialog.close();
     });
+    byId("connection-trace").addEventListener("click", () => this.#dialog.close());
     this.#dialog.addEventListener("close", () => {
       clearTimeout(this.#timer);
       this.#connection = null;
@@ -44,6 +46,7 @@ export class ConnectionDetails {
     byId("connection-name").replaceChildren(nameOf(connection.user));
     byId("connection-gone").hidden = true;
     byId("connection-channels").replaceChildren();
+    byId("connection-trace").href = traceOf({ user: connection.user, connection: connection.client });
     this.#show(connection);
     this.#offerActions(connection);
     this.#dialog.showModal();

@@ -44,6 +44,7 @@ export class Pager {
 
   #go(cursor) {
     this.cursor = cursor;
+    this.node.closest(".scroll")?.scrollTo(0, 0);
     this.#changed();
   }
 }
