@@ -116,6 +116,7 @@ GOOD: dict[str, tuple[str, Any]] = {
     "LOG__LEVEL": ("debug", "debug"),
     "LOG__FORMAT": ("json", "json"),
     "CONSOLE__ENABLED": ("false", False),
+    "CONSOLE__SESSION_S": ("600", 600),
     "TRACE__NOTES": ("0", 0),
     "TRUSTED_PROXIES": ("10.0.0.0/8", "10.0.0.0/8"),
     "ALLOWED_ORIGINS": ('["https://a.example","https://b.example"]', ("https://a.example", "https://b.example")),
@@ -218,6 +219,7 @@ BAD = {
     "LOG__LEVEL": "loud",
     "LOG__FORMAT": "xml",
     "CONSOLE__ENABLED": "perhaps",
+    "CONSOLE__SESSION_S": "59",
     "TRACE__NOTES": "-1",
 }
 
