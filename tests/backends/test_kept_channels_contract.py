@@ -1,12 +1,13 @@
 """What every list of kept channels promises."""
 
+from typing import TYPE_CHECKING
+
 import msgspec
 import pytest
 
 from heliograph.backends.memory.kept_channels import MemoryKeptChannels
 from heliograph.backends.memory.log import MemoryLog
 from heliograph.backends.redis import kept_channels as redis_module
-from heliograph.backends.redis import server
 from heliograph.backends.redis.kept_channels import RedisKeptChannels
 from heliograph.backends.redis.log import RedisLog
 from heliograph.clock import SystemClock
@@ -14,6 +15,9 @@ from heliograph.errors import BadCursor
 from heliograph.ports import Draft, KeptChannels, Log
 from heliograph.protocol.channel_options import Namespace
 from tests.support.appending import append as appended
+
+if TYPE_CHECKING:
+    from heliograph.backends.redis.server import RedisServer
 
 Both = tuple[Log, KeptChannels]
 NAMES = [
@@ -27,12 +31,12 @@ NAMES = [
 ]
 
 
-@pytest.fixture(params=["memory", "redis"])
+@pytest.fixture(params=["memory", "redis", "cluster"])
 def both(request: pytest.FixtureRequest) -> Both:
     if request.param == "memory":
         log = MemoryLog(SystemClock())
         return log, MemoryKeptChannels(log)
-    redis = server.RedisServer(request.getfixturevalue("client"), request.getfixturevalue("keys"))
+    redis: RedisServer = request.getfixturevalue("shard" if request.param == "cluster" else "single")
     return RedisLog(redis), RedisKeptChannels(redis)
 
 

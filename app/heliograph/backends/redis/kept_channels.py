@@ -45,7 +45,7 @@ class RedisKeptChannels:
 
     async def _step(self, place: int, prefix: str, search: str) -> tuple[int, set[str]]:
         """Return the next place, and the channels that one SCAN has found."""
-        begin = self._keys.stream("").partition("}")[0]  # of every key of a channel
+        begin = self._keys.stream("").removesuffix("}:log")  # of every key of a channel
         pattern = f"{_literal(begin + prefix)}*{_literal(search)}*" if search else f"{_literal(begin + prefix)}*"
         with as_bus_unavailable():
             following, keys = cast(
