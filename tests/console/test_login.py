@@ -198,6 +198,18 @@ async def test_who_is_an_operator_without_a_word(
         assert (await program.post("/api/info", json={})).status_code == 401
 
 
+async def test_who_comes_through_a_proxy_is_not_of_this_machine(start_replica: StartReplica) -> None:
+    """Fails if a proxy on a developer's machine makes operators of everybody whom it lets in."""
+    one = await start_replica(redis_url=None, trusted_proxies="127.0.0.1")
+    async with http_client(one.url, headers={**CONSOLE, "X-Forwarded-For": "203.0.113.7"}) as http:
+        assert (await http.get("/api/session")).json()["ways"] == []
+        assert (await http.post("/api/login", json={})).status_code == 401
+        http.headers["X-Forwarded-For"] = "127.0.2.9"
+        assert (await http.get("/api/session")).json()["ways"] == ["open"]
+        http.headers["Host"] = f"rebound.example:{one.url.rpartition(':')[2]}"
+        assert (await http.post("/api/login", json={})).status_code == 403
+
+
 async def test_where_the_console_is_off_no_cookie_counts(start_replica: StartReplica) -> None:
     """Fails if a replica without a console logs operators in, or believes the cookie of one that has."""
     with_console = await start_replica("replica-1", **IN_JWT_MODE)

@@ -13,6 +13,7 @@ import msgspec
 
 from heliograph.auth.authenticator import Authenticator, Credentials
 from heliograph.errors import BusUnavailable, InvalidToken
+from heliograph.loopback import is_loopback_host
 from heliograph.ports import Tickets
 from heliograph.settings import ApiSettings
 
@@ -42,8 +43,8 @@ class Operator(msgspec.Struct, frozen=True):
 class Operators:
     """Log operators in and out, and recognise them.
 
-    `is_open`: anyone who reaches the console is an operator. It is so in open mode on one machine, without a key of
-    the server API.
+    `is_open`: anyone who reaches the console from this machine is an operator. It is so in open mode on one machine,
+    without a key of the server API.
     """
 
     def __init__(
@@ -56,27 +57,26 @@ class Operators:
         self._is_open = is_open
         self._remembered: dict[str, Operator] = {}  # by name of the secret: for when Redis cannot be reached
 
-    @property
-    def ways(self) -> list[Way]:
-        """How one can log in here."""
+    def ways_from(self, address: str) -> list[Way]:
+        """Return how a client with this address can log in here."""
         ways: list[Way] = []
         if self._key:
             ways.append("key")
         if self._authenticator.mode == "jwt":
             ways.append("token")
-        if self._is_open:
+        if self._is_open_to(address):
             ways.append("open")
         return ways
 
-    async def log_in(self, *, key: str = "", token: str = "") -> tuple[str, Operator]:
-        """Return a new secret, and whom it stands for.
+    async def log_in(self, address: str, *, key: str = "", token: str = "") -> tuple[str, Operator]:
+        """Return a new secret, and whom it stands for. `address`: the client's.
 
         Raises:
             InvalidToken: neither proves an operator.
             UserBlocked: the server keeps the token's user out.
             KeysUnavailable, BusUnavailable: not now.
         """
-        operator = await self._prove(key, token)
+        operator = await self._prove(address, key, token)
         secret = secrets.token_urlsafe(SECRET_BYTES)
         name = _name(secret)
         await self._tickets.keep(name, msgspec.json.encode(operator), operator.ends_at - time.time())
@@ -115,7 +115,7 @@ class Operators:
             self._remembered.pop(name, None)
             await self._tickets.take(name)
 
-    async def _prove(self, key: str, token: str) -> Operator:
+    async def _prove(self, address: str, key: str, token: str) -> Operator:
         now = time.time()
         if key:
             if self._key and secrets.compare_digest(key.strip().encode(errors="surrogatepass"), self._key):
@@ -135,9 +135,12 @@ class Operators:
             if identity.expires_at is not None:
                 ends_at = min(ends_at, identity.expires_at)
             return Operator(identity.user, "token", ends_at)
-        if self._is_open:
+        if self._is_open_to(address):
             return Operator("", "open", now + self._session_s)
         raise InvalidToken("say who you are: give the key of the server API, or the token of an operator")
+
+    def _is_open_to(self, address: str) -> bool:
+        return self._is_open and is_loopback_host(address)
 
     def _digest_for(self, way: Way) -> str:
         return hashlib.sha256(b"operator:" + self._key).hexdigest()[:16] if way == "key" else ""

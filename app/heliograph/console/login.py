@@ -10,6 +10,7 @@ from starlette.responses import JSONResponse, Response
 
 from heliograph.auth.operators import Operator, Operators
 from heliograph.errors import ErrorCode, UserBlocked
+from heliograph.transports.addresses import address_of
 from heliograph.transports.body import read_body
 from heliograph.transports.http import refusal
 from heliograph.transports.operator_cookie import HEADER, is_from_console, secret_of, set_cookie
@@ -39,7 +40,7 @@ class Login:
             operator = await self._operators.recognise(secret_of(request))
         except UserBlocked:
             operator = None
-        return JSONResponse(self._shown(operator))
+        return JSONResponse(self._shown(request, operator))
 
     async def log_in(self, request: Request) -> Response:
         """Check the key or the token, and set the cookie.
@@ -55,9 +56,9 @@ class Login:
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             text = 'the body must be {"key":"…"} or {"token":"…"}'
             return refusal(ErrorCode.BAD_REQUEST, text)
-        secret, operator = await self._operators.log_in(key=given.key, token=given.token)
+        secret, operator = await self._operators.log_in(address_of(request.scope), key=given.key, token=given.token)
         logger.info("an operator has logged in by %s", operator.way, extra={"user": operator.name or None})
-        response = JSONResponse(self._shown(operator))
+        response = JSONResponse(self._shown(request, operator))
         set_cookie(response, request, secret, math.ceil(operator.ends_at - time.time()))
         return response
 
@@ -70,13 +71,13 @@ class Login:
         if not is_from_console(request):
             return refusal(ErrorCode.NOT_ALLOWED, ELSEWHERE)
         await self._operators.log_out(secret_of(request))
-        response = JSONResponse(self._shown(None))
+        response = JSONResponse(self._shown(request, None))
         set_cookie(response, request, "", 0)
         return response
 
-    def _shown(self, operator: Operator | None) -> dict[str, object]:
+    def _shown(self, request: Request, operator: Operator | None) -> dict[str, object]:
         who: dict[str, object] | None = None
         if operator is not None:
             expires_in = max(0, int(operator.ends_at - time.time()))
             who = {"name": operator.name, "way": operator.way, "expires_in": expires_in}
-        return {"operator": who, "ways": self._operators.ways}
+        return {"operator": who, "ways": self._operators.ways_from(address_of(request.scope))}
