@@ -1,10 +1,10 @@
 """One channel of a history: what was published on it, who got what, and what was said of gaps."""
 
+import itertools
 import math
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
-from itertools import accumulate
 
 from heliograph.protocol.position import Position
 from loadtest.auditing.history import (
@@ -92,11 +92,13 @@ class Reading(Positions):
 class Channel:
     """What happened on one channel. Feed it with events in their order, then ask.
 
-    `may_lose`: the servers may lose what they have acknowledged, if the readers are told.
+    `may_lose`: the servers may lose what they have acknowledged, if the readers are told. `two_sides`: a reader who
+    is told of a gap may be on the other side of a cut network then, and get again what is kept there.
     """
 
     name: str
     may_lose: bool
+    two_sides: bool = False
     begun: dict[Number, float] = field(default_factory=dict)  # when the first attempt began
     acknowledged: dict[Number, float] = field(default_factory=dict)  # when it first was
     readings: dict[str, Reading] = field(default_factory=dict)  # by reader
@@ -211,7 +213,7 @@ class Channel:
         had got by then what was begun only after this one had been acknowledged.
         """
         # How late the latest was begun, of the first one that came, of the first two, …
-        latest = [0.0, *accumulate((self.begun.get(each.number, 0.0) for each in reading.got), max)]
+        latest = [0.0, *itertools.accumulate((self.begun.get(each.number, 0.0) for each in reading.got), max)]
 
         def can_hide(signal: Signal, number: Number) -> bool:
             before = signal.before
@@ -243,14 +245,20 @@ class Channel:
         )
 
     def _is_repetition(self, reading: Reading, earlier: int, later: int) -> bool:
-        """Whether the same came again because its sender, who had no answer to the first attempt yet, repeated it."""
+        """Whether the same came again because its sender, who had no answer to the first attempt yet, repeated it.
+
+        Or because the reader was told of a gap on the other side of the network.
+        """
         first, again = reading.got[earlier], reading.got[later]
+        between = [each for each in reading.signals if earlier < each.deliveries <= later]
+        if self.two_sides and between:
+            return True
         if again.number not in self._may_repeat or first.position.epoch == again.position.epoch:
             return False
         answered = self._answered.get(again.number, math.inf)
         if not self.may_lose:
             return answered >= first.at
-        return any(earlier < each.deliveries <= later and answered >= each.at for each in reading.signals)
+        return any(answered >= each.at for each in between)
 
     def positions_given_twice(self) -> Iterator[str]:
         """What stands where something else stood, or has moved."""
@@ -297,7 +305,10 @@ class Channel:
         order = Order()
         order.add_sequence(number for _, number in self.kept if number not in left_out)
         for reading in self.readings.values():
-            order.add_sequence(each.number for each in reading.got if each.number not in left_out)
+            # Whoever goes to the other side of a cut network begins again there.
+            starts = [each.deliveries for each in reading.signals] if self.two_sides else []
+            for start, end in itertools.pairwise([0, *starts, len(reading.got)]):
+                order.add_sequence(each.number for each in reading.got[start:end] if each.number not in left_out)
         order.add_times(
             {number: at for number, at in self.begun.items() if number not in left_out},
             {number: at for number, at in self.acknowledged.items() if number not in left_out},

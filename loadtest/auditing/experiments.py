@@ -42,20 +42,28 @@ class Plan:
 
 EXPERIMENTS: Final[Mapping[str, tuple[str, Plan]]] = {
     "F1": (
-        "a master dies every minute",
-        Plan("sentinel", break_every_s={"kill": 60, "replicas": 45}, unavailable_s=3.0, seconds=600),
+        "of three shards with a replica each, a random master dies every minute",
+        Plan("shards-sentinel", break_every_s={"kill": 60}, unavailable_s=3.0, seconds=600),
     ),
     "F2": (
         "a master hangs for 20 s, is replaced, and thaws",
         Plan("sentinel", break_every_s={"freeze": 15}, unavailable_s=3.0, seconds=300),
     ),
     "F3": (
-        "neither the Sentinels nor the replica reach the master, but programs do",
-        Plan("sentinel", break_every_s={"cut": 15}, unavailable_s=3.0, seconds=300, two_sides=True),
+        "neither the Sentinels nor the replicas reach the master, but programs do",
+        Plan("sentinel", break_every_s={"cut": 15}, unavailable_s=5.0, seconds=300, two_sides=True),
     ),
     "F4": (
-        "the replica that is promoted lags",
+        "the replica that is promoted lags by half a second",
         Plan("sentinel", break_every_s={"lag": 30}, unavailable_s=3.0, seconds=300),
+    ),
+    "F5": (
+        "every slot of a Redis Cluster with data moves in turn",
+        Plan("cluster", break_every_s={"slots": 1}, may_lose=False, unavailable_s=1.0, seconds=300),
+    ),
+    "F6": (
+        "the masters of a Redis Cluster are replaced in order, one every 20 s",
+        Plan("cluster-replicas", break_every_s={"replace": 20}, may_lose=False, unavailable_s=1.0, seconds=300),
     ),
     "F8": (
         "one of three shards is dead for a minute",

@@ -29,6 +29,8 @@ class Run(Event, frozen=True):
     `may_lose`: the servers may lose what they have acknowledged, and the cluster has a reason to say so aloud.
     `unavailable_s`: how long a channel may take no publications after a fault; `refused_s`: how long a sender may
     wait for an error; None: any time. `stays_ready`: a replica may say that it is not ready only if it was killed.
+    `two_sides`: the network is cut in two. A reader that goes to the other side is told of a gap, and gets what is
+    kept there, which it may have seen.
     """
 
     topology: str
@@ -40,6 +42,7 @@ class Run(Event, frozen=True):
     unavailable_s: float | None = None
     refused_s: float | None = None
     stays_ready: bool = False
+    two_sides: bool = False
     experiment: str | None = None
 
 

@@ -116,7 +116,7 @@ class _Seen:
         if name not in self.channels:
             if self.run is None:
                 raise ValueError("this history does not say what was run: its first event must be a `run`")
-            self.channels[name] = Channel(name, self.run.may_lose)
+            self.channels[name] = Channel(name, self.run.may_lose, self.run.two_sides)
         return self.channels[name]
 
 

@@ -28,6 +28,8 @@ def test_nothing_is_lost_doubled_or_reordered_while_everything_breaks(tmp_path: 
 def test_a_master_that_dies_takes_nothing_with_it_in_silence(tmp_path: Path) -> None:
     """Fails if a loss is not told of, sockets close, or a channel takes no publications for long (F1 in short)."""
     history = tmp_path / "history.jsonl"
-    output = audit("--experiment", "F1", "--break", "kill=4", "--seconds", "10", "--history", history)
+    output = audit(
+        "--experiment", "F1", "--topology", "sentinel", "--break", "kill=4", "--seconds", "10", "--history", history
+    )
     assert "masters killed" in output
     assert audit("--judge", history) == output

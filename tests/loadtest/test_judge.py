@@ -412,6 +412,18 @@ class TestExcuses:
         later = [told(0), *published(1, 1), *published(2, 2, "e2"), got(2, 2, "e2"), kept(2, 2)]
         assert "unsignalled gaps" in found(judge(history(*later, may_lose=False)))
 
+    def test_what_comes_again_on_the_other_side_of_a_cut_network(self) -> None:
+        """It may, as that side knows nothing of this one; but only if the reader is told."""
+        end = [kept(1, 1), kept(2, 2)]
+        events = [told(0), *published(1, 1), got(1, 1), *published(2, 2), got(2, 2), told(0, "e0"), got(1, 1, "e0")]
+        back = [told(0), got(1, 1), got(2, 2)]
+        run, *rest = history(*events, *back, *end)
+        assert isinstance(run, Run)
+        cut = msgspec.structs.replace(run, two_sides=True)
+        assert found(judge([cut, *rest])) == {}
+        assert {"doubled", "out of order"} <= found(judge([run, *rest])).keys()
+        assert "doubled" in found(judge([cut, *(each for each in rest if getattr(each, "recovered", None) is None)]))
+
     def test_nothing_is_no_proof(self) -> None:
         assert found(judge(history())) == {"nothing to judge": ["nothing was acknowledged", "nothing was received"]}
         with pytest.raises(ValueError, match="does not say what was run"):
