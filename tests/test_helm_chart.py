@@ -120,7 +120,12 @@ def test_an_example_is_valid(name: str) -> None:
         ("replicas", "3"),
         ("image/pullPolicy", "Sometimes"),
         ("redis/url", "http://redis:6379"),
-        ("redis/url", "redis+cluster://redis:6379"),
+        ("redis/url", "redis+shards://redis:6379"),
+        ("redis/shards", "redis://one,redis://two"),
+        ("redis/shards", ["one:6379"]),
+        ("redis/shards", ["redis://one", "redis://one"]),
+        ("redis/ack", "always"),
+        ("redis/ackReplicas", 17),
         ("redis/uri", "redis://redis:6379"),
         ("auth/mode", "none"),
         ("auth/jwksUrl", "http://login.example.org/keys"),
@@ -216,6 +221,13 @@ def environment_of(objects: list[dict[str, Any]]) -> dict[str, str | None]:
     return {each["name"]: each.get("value") for each in replica["env"]}
 
 
+def expanded(value: str, *, before: str, of: dict[str, str | None], found: dict[str, str]) -> str:
+    """The value as Kubernetes makes it: of other variables it knows those that stand before this one."""
+    for name in list(of)[: list(of).index(before)]:
+        value = value.replace(f"$({name})", found.get(name, of[name] or ""))
+    return value
+
+
 @pytest.fixture(params=["default", *EXAMPLES])
 def values(request: pytest.FixtureRequest) -> tuple[str | Path, ...]:
     """Words for helm: the defaults, and each example."""
@@ -240,17 +252,84 @@ def test_a_replica_accepts_its_settings(
     key = tmp_path / "key"
     key.write_text("k" * 64)
     elsewhere = {
+        "REDIS_PASSWORD": "pass%2Fword",
         "HELIOGRAPH_REDIS__URL": "rediss+sentinel://one:26379/0?master=main",
         "HELIOGRAPH_REDIS__DURABLE_URL": "redis://two:6379/0",
         "HELIOGRAPH_HOOKS__STATIC_HEADERS": '{"Authorization":"Bearer 1"}',
     }
-    for name, value in environment_of(render(*values)).items():
+    environment = environment_of(render(*values))
+    for name, value in environment.items():
         if name.startswith("HELIOGRAPH_"):
-            said = elsewhere[name] if value is None else value
+            said = elsewhere[name] if value is None else expanded(value, before=name, of=environment, found=elsewhere)
             monkeypatch.setenv(name, str(key) if name.endswith("_FILE") else said)
     settings = Settings.load()
-    assert settings.redis.url is not None
+    assert settings.redis.urls
+    assert not any("$" in url for url in settings.redis.urls)
     assert settings.internal.port == 9000
+
+
+TOPOLOGIES = {
+    "trial": ["redis://heliograph-redis:6379/0"],
+    "shards": [f"redis://heliograph:pw@redis-{number}.redis:6379/0" for number in range(3)],
+    "shards-sentinel": [
+        "redis+sentinel://heliograph:pw@sentinel-0.redis:26379,sentinel-1.redis:26379,sentinel-2.redis:26379/0"
+        f"?master={name}"
+        for name in ("one", "two")
+    ],
+    "cluster": [
+        "redis+cluster://heliograph:pw@redis-0.redis:6379,redis-1.redis:6379,redis-2.redis:6379?virtual_shards=16"
+    ],
+}
+
+
+@needs_helm
+@pytest.mark.parametrize("name", TOPOLOGIES)
+def test_replicas_get_every_server(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fails if replicas get other servers than the values name, in another order, or no password."""
+    environment = environment_of(render("--values", EXAMPLES[name]))
+    monkeypatch.setenv("HELIOGRAPH_AUTH__MODE", "open")
+    for variable in ("HELIOGRAPH_REDIS__URL", "HELIOGRAPH_REDIS__SHARDS", "HELIOGRAPH_REDIS__ACK"):
+        if (value := environment.get(variable)) is not None:
+            found = {"REDIS_PASSWORD": "pw"}
+            monkeypatch.setenv(variable, expanded(value, before=variable, of=environment, found=found))
+    redis = Settings.load().redis
+    assert list(redis.urls) == TOPOLOGIES[name]
+    assert redis.ack == read(EXAMPLES[name])["redis"].get("ack", "memory")
+
+
+@needs_helm
+def test_shards_may_come_from_a_secret() -> None:
+    """Fails if replicas look for one URL where the Secret has a list of them."""
+    [replica] = pod_of(render("--set", "redis.existingSecret=mine,redis.shardsKey=all"))["containers"]
+    asked = {
+        each["name"]: each["valueFrom"]["secretKeyRef"]
+        for each in replica["env"]
+        if "REDIS" in each["name"] and "valueFrom" in each
+    }
+    assert asked == {"HELIOGRAPH_REDIS__SHARDS": {"name": "mine", "key": "all"}}
+
+
+@needs_helm
+@pytest.mark.parametrize(
+    ("ports", "reached"),
+    [
+        ("", True),
+        (',"ports":[{"port":26379}]', True),
+        (',"ports":[{"port":26000,"endPort":26999}]', True),
+        (',"ports":[{"port":6379}]', False),
+        (',"ports":[{"port":26000,"endPort":26378}]', False),
+    ],
+)
+def test_a_network_policy_lets_replicas_reach_redis(ports: str, reached: bool) -> None:
+    """Fails if a policy is installed that keeps replicas from Redis, or one is refused that does not."""
+    rule = f'[{{"to":[{{"podSelector":{{}}}}]{ports}}}]'
+    words = ("--set", "redis.url=redis+sentinel://s-1/0?master=m,networkPolicy.enabled=true")
+    words = (*words, "--set-json", f"networkPolicy.egress={rule}")
+    if reached:
+        assert of_kind(render(*words), "NetworkPolicy")["spec"]["egress"][1] == json.loads(rule)[0]
+    else:
+        said = helm("template", "heliograph", CHART, "--kube-version", "1.37", *words, succeeds=False)
+        assert "no rule lets replicas connect to port 26379, which redis.url names" in said
 
 
 @needs_helm
@@ -357,8 +436,32 @@ def test_names_follow_the_release() -> None:
 
 
 REFUSED = [
-    ("", "set redis.url, or redis.existingSecret"),
-    (f"{A_REDIS},redis.existingSecret=mine", "not both"),
+    ("", "set redis.url, redis.shards, or redis.existingSecret"),
+    (f"{A_REDIS},redis.existingSecret=mine", "redis.url is set, and redis.existingSecret too"),
+    (f"{A_REDIS},redis.shards={{redis://one,redis://two}}", "either redis.url or redis.shards, not both"),
+    (
+        "redis.shards={redis://one,redis://two},redis.durableUrl=redis://three",
+        "Each of redis.shards keeps what it holds",
+    ),
+    ("redis.durableUrl=redis://three", "redis.durableUrl goes with redis.url"),
+    ("redis.url=redis+cluster://one,redis.durableUrl=redis://two", "does not go with a cluster"),
+    (f"{A_REDIS},redis.durableUrl=redis+cluster://two", "does not go with a cluster"),
+    ("redis.shards={redis://one,redis+cluster://two}", "a cluster is no shard"),
+    (f"{A_REDIS},redis.shardsKey=all", "redis.shardsKey is a key of redis.existingSecret, which is not set"),
+    ("redis.existingSecret=mine,redis.shardsKey=all,redis.durableUrlKey=log", "Each shard keeps what it holds"),
+    (f"{A_REDIS},redis.ack=disk,redis.ackReplicas=2", "redis.ackReplicas (2) is for redis.ack replica"),
+    ("redis.url=redis://:$(REDIS_PASSWORD)@redis", "redis.passwordSecret does not say which Secret"),
+    (f"{A_REDIS},redis.passwordSecret=mine", "no URL above says $(REDIS_PASSWORD)"),
+    (
+        "redis.shards={redis://one,redis://hunter2@two},redis.passwordSecret=mine",
+        "redis.shards[1] holds a user or a password",
+    ),
+    (
+        "redis.url=redis://me:hunter2$(REDIS_PASSWORD)@one,redis.passwordSecret=mine",
+        "redis.url holds a user or a password",
+    ),
+    ("redis.url=redis://me:hunter2/hunter2@one", "put the URL into a Secret"),
+    (f"{A_REDIS},settings.HELIOGRAPH_REDIS__ACK=disk", "its value here is redis.ack"),
     (f"{A_REDIS},redis.durableUrlKey=other", "redis.existingSecret, which is not set"),
     ("redis.url=redis://:hunter2@redis:6379/0", "put the URL into a Secret"),
     ("redis.url=redis+sentinel://s:1/0?master=m&sentinel_password=hunter2", "put the URL into a Secret"),

@@ -62,7 +62,10 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{/* Settings that have a value of their own; in `settings` they would be there twice. */}}
 {{- define "heliograph.ownSettings" -}}
 HELIOGRAPH_REDIS__URL: redis.url
+HELIOGRAPH_REDIS__SHARDS: redis.shards
 HELIOGRAPH_REDIS__DURABLE_URL: redis.durableUrl
+HELIOGRAPH_REDIS__ACK: redis.ack
+HELIOGRAPH_REDIS__ACK_REPLICAS: redis.ackReplicas
 HELIOGRAPH_AUTH__MODE: auth.mode
 HELIOGRAPH_AUTH__OPEN_TO_NETWORK: auth.mode
 HELIOGRAPH_AUTH__SECRET: secrets.existingSecret
@@ -86,21 +89,7 @@ HELIOGRAPH_DRAIN__DEADLINE_S: drain.deadlineSeconds
 
 {{/* What a schema cannot say. Each message names the value and what to do. */}}
 {{- define "heliograph.check" -}}
-{{- $redis := .Values.redis -}}
-{{- if not (or $redis.url $redis.existingSecret) -}}
-{{- fail "redis: replicas share a Redis; set redis.url, or redis.existingSecret to a Secret that holds the URL" -}}
-{{- end -}}
-{{- if and $redis.existingSecret (or $redis.url $redis.durableUrl) -}}
-{{- fail "redis: set either redis.url and redis.durableUrl, or redis.existingSecret, not both" -}}
-{{- end -}}
-{{- if and $redis.durableUrlKey (not $redis.existingSecret) -}}
-{{- fail "redis.durableUrlKey is a key of redis.existingSecret, which is not set; a URL itself is redis.durableUrl" -}}
-{{- end -}}
-{{- range $name, $url := dict "url" $redis.url "durableUrl" $redis.durableUrl -}}
-{{- if or (regexMatch "://[^/?]*@" $url) (contains "password=" $url) -}}
-{{- fail (printf "redis.%s holds a user or a password, which anyone who may read the Deployment would see: put the URL into a Secret and name it in redis.existingSecret" $name) -}}
-{{- end -}}
-{{- end -}}
+{{- include "heliograph.checkRedis" . -}}
 {{- if and .Values.auth.jwksUrl .Values.auth.publicKey -}}
 {{- fail "auth: set either auth.jwksUrl or auth.publicKey, not both" -}}
 {{- end -}}
