@@ -98,6 +98,7 @@ MODULES = [
     "app/heliograph/hub/hub.py",
     "app/heliograph/hub/outbox.py",
     "app/heliograph/hub/trace.py",
+    "app/heliograph/hub/written.py",
 ]
 
 

@@ -23,8 +23,10 @@ from heliograph.composition.ground import Ground
 from heliograph.composition.shard import Shard
 from heliograph.hub.hub import Hub
 from heliograph.hub.outbox import FlushScheduler
-from heliograph.hub.trace import NO_TRACE, TraceRing
+from heliograph.hub.trace import NO_TRACE, Trace, TraceRing
+from heliograph.hub.written import WrittenWatch
 from heliograph.ports import Backends, Bus
+from heliograph.protocol.lifecycle import Kind
 from heliograph.protocol.policy import Policy
 from heliograph.settings import Settings
 from heliograph.telemetry import Telemetry
@@ -80,8 +82,10 @@ def build_replica(settings: Settings, name: str = "replica-1", make_bus: MakeBus
     clock, telemetry = SystemClock(), Telemetry()
     flush_scheduler = FlushScheduler(lambda callback: asyncio.get_running_loop().call_soon(callback))
     trace = TraceRing(settings.trace.notes) if settings.trace.notes else None
-    hub = Hub(telemetry, flush_scheduler, trace or NO_TRACE)
-    ground = Ground(settings, name, clock, telemetry, flush_scheduler, hub, trace)
+    notes: Trace = trace or NO_TRACE
+    written = WrittenWatch(notes) if Kind.MESSAGE_UNDELIVERED in settings.events.kinds else None
+    hub = Hub(telemetry, flush_scheduler, written or notes)
+    ground = Ground(settings, name, clock, telemetry, flush_scheduler, hub, trace, written)
     bus, backends = build_backends(ground, make_bus)
     cluster = build_cluster(ground, bus, backends)
     app, internal, direct = build_endpoints(ground, bus, cluster)

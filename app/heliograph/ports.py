@@ -557,6 +557,40 @@ class Receipts(Protocol):
         ...
 
 
+class Written(NamedTuple):
+    """Messages of a user's own channel that were written to a connection: those above `after`, up to `up_to`.
+
+    `device`: of the connection, as for a `Receipt`.
+    """
+
+    user: str
+    device: str
+    epoch: str
+    after: int
+    up_to: int
+
+
+class Undelivered(Protocol):
+    """Which messages to users nobody has taken, and the lifecycle events about them.
+
+    All calls may raise BusUnavailable.
+    """
+
+    async def note(self, written: Sequence[Written]) -> None:
+        """Note that messages were taken, because they were written. May be repeated without harm.
+
+        A device that sends receipts takes messages with those, and not when they are written to it.
+        """
+        ...
+
+    async def tell(self) -> int:
+        """Tell the messages that nobody has taken in time. Return how many events that were.
+
+        Any number of replicas may do so at the same time: every message is told once.
+        """
+        ...
+
+
 class BusState(Enum):
     """The state of the bus. Only a RUNNING bus whose canary comes back makes a replica ready."""
 
@@ -699,7 +733,8 @@ class Backends:
     With Redis, any number of replicas call some of them now and then; they may raise BusUnavailable.
     `sweep_emissions` drops emissions whose time to live is over. `reap_lost_runs` publishes FAILED for each run that
     has lost its worker, and returns how many. `tell_absences` tells the lifecycle events that have become due, and
-    returns how many. `feeds`: the lifecycle events of each server, if they are told.
+    returns how many. `undelivered`: if the settings ask for that. `feeds`: the lifecycle events of each server, if
+    they are told.
     """
 
     bus: Bus
@@ -717,6 +752,7 @@ class Backends:
     sweep_emissions: Callable[[], Awaitable[None]] | None = None
     reap_lost_runs: Callable[[], Awaitable[int]] | None = None
     tell_absences: Callable[[], Awaitable[int]] | None = None
+    undelivered: Undelivered | None = None
     feeds: Sequence[LifecycleFeed] = ()
     servers: Sequence[Closable] = ()
 

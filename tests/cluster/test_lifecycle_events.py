@@ -17,10 +17,9 @@ from heliograph.application import build_replica
 from heliograph.backends.redis.client import connect
 from heliograph.backends.redis.directory import RedisDirectory
 from heliograph.backends.redis.keys import Keys
-from heliograph.protocol.lifecycle import SELECTABLE
 from tests.support.client import Client
 from tests.support.cluster import ROOT
-from tests.support.lifecycle import short, told
+from tests.support.lifecycle import USUAL, short, told
 from tests.support.members import Member, Members
 from tests.support.ports import free_port
 from tests.support.redis_server import RedisServer
@@ -29,7 +28,7 @@ from tests.support.site import ServedApp
 from tests.support.waiting import eventually
 from tests.support.webhook_receiver import SECRET, Receiver
 
-ALL = {"kinds": SELECTABLE, "grace_s": 0.4}
+ALL = {"kinds": USUAL, "grace_s": 0.4}
 ROOMS = {"room": {"presence": True, "subscription_events": True}}
 EVENTFUL: dict[str, Any] = {"events": ALL, "namespaces": ROOMS, "presence": {"grace_s": 0.2}}
 MANY = int(os.environ.get("HELIOGRAPH_TEST_USERS", "200"))
@@ -187,6 +186,10 @@ async def test_the_users_of_a_killed_replica_are_offline_in_time(redis_server: R
     await client.aclose()
 
 
+def undelivered(**options: Any) -> dict[str, Any]:
+    return {"redis_url": "redis://x", "events": {"kinds": ["message_undelivered"]}, "namespaces": {"#": options}}
+
+
 @pytest.mark.parametrize(
     ("groups", "why"),
     [
@@ -198,6 +201,18 @@ async def test_the_users_of_a_killed_replica_are_offline_in_time(redis_server: R
         (
             {"redis_url": "redis://x", "events": ALL, "namespaces": {"room": {"subscription_events": True}}},
             "subscription_events of 'room' needs presence",
+        ),
+        ({"events": {"kinds": ["message_undelivered"]}}, "message_undelivered, which needs NAMESPACES"),
+        ({"namespaces": {"#": {"undelivered_after_s": 60}}}, "needs message_undelivered in HELIOGRAPH_EVENTS__KINDS"),
+        (
+            {"namespaces": {"news": {"undelivered_after_s": 60}}},
+            "an option of '#' .users' own channels., not of 'news'",
+        ),
+        (undelivered(undelivered_after_s=60, ephemeral=True), "cannot be given with ephemeral"),
+        (undelivered(undelivered_after_s=295), "is 295: history_ttl_s must be 10 s more, and is 300"),
+        (
+            {**undelivered(undelivered_after_s=60), "redis": {"durable_url": "redis://y"}},
+            "unset HELIOGRAPH_REDIS__DURABLE_URL",
         ),
     ],
 )

@@ -14,8 +14,10 @@ from heliograph.backends.redis.lifecycle import (
     Told,
 )
 from heliograph.backends.redis.streams import ShardedStream
-from heliograph.protocol.lifecycle import SELECTABLE, LifecycleEvent
+from heliograph.protocol.lifecycle import SELECTABLE, Kind, LifecycleEvent
 
+# Those that need no option of the namespace `#`.
+USUAL = tuple(kind for kind in SELECTABLE if kind is not Kind.MESSAGE_UNDELIVERED)
 EVERYTHING = Told(frozenset(SELECTABLE), grace_s=0.0, maxlen=100_000)
 
 

@@ -36,6 +36,7 @@ from heliograph.backends.redis.run_leases import reap_lost_runs
 from heliograph.backends.redis.server import RedisServer
 from heliograph.backends.redis.streams import RedisEmissions
 from heliograph.backends.redis.tickets import RedisTickets
+from heliograph.backends.redis.undelivered import RedisUndelivered
 from heliograph.cluster.pubsub_manager import PubSubManager, make_bus, redis_servers
 from heliograph.cluster.sharded_bus import ShardedBus
 from heliograph.composition.ground import Ground
@@ -43,6 +44,7 @@ from heliograph.errors import BadSetting
 from heliograph.hub.announcements import Announcements
 from heliograph.ports import Backends, Bus, LifecycleFeed, Log, Probe
 from heliograph.protocol.budget import Budget
+from heliograph.protocol.lifecycle import Kind
 from heliograph.protocol.namespace import Namespaces
 from heliograph.settings import Settings
 from heliograph.shared_settings import PREFIX
@@ -57,6 +59,7 @@ class _Membership(NamedTuple):
     presence: RedisPresence
     channel_counts: RedisChannelCounts
     tell_absences: Callable[[], Awaitable[int]] | None = None
+    undelivered: RedisUndelivered | None = None
     feeds: Sequence[LifecycleFeed] = ()
 
 
@@ -139,6 +142,7 @@ def _redis_backends(ground: Ground, bus: Bus, live: RedisServer, kept: RedisServ
         presence=membership.presence,
         channel_counts=membership.channel_counts,
         tell_absences=membership.tell_absences,
+        undelivered=membership.undelivered,
         feeds=membership.feeds,
         log=log,
         kept_channels=RedisKeptChannels(kept),
@@ -161,11 +165,15 @@ def _membership(ground: Ground, live: RedisServer, namespaces: Namespaces) -> _M
         return _Membership(RedisDirectory(live), RedisPresence(live), RedisChannelCounts(live))
     told = Told(frozenset(settings.kinds), settings.grace_s, settings.maxlen)
     events = LifecycleEvents(live, told, ground.name)
+    undelivered = None
+    if Kind.MESSAGE_UNDELIVERED in settings.kinds:
+        undelivered = RedisUndelivered(live, events, after_s=namespaces.personal.undelivered_after_s)
     return _Membership(
         LifecycleDirectory(live, events),
         LifecyclePresence(live, events, lambda channel: namespaces.of(channel).subscription_events),
         LifecycleChannelCounts(live, events),
         events.tell_absences,
+        undelivered,
         [RedisLifecycleFeed(live, ground.clock)],
     )
 

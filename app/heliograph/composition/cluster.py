@@ -14,7 +14,7 @@ from heliograph.cluster.forwarding import Forwarding
 from heliograph.cluster.health import Breakdown, Health
 from heliograph.cluster.hub_part import parts_of
 from heliograph.cluster.kept import Kept
-from heliograph.cluster.node import Node
+from heliograph.cluster.node import Node, Service
 from heliograph.cluster.per_shard import PerShard
 from heliograph.cluster.pulse import Pulse
 from heliograph.cluster.questions import Questions
@@ -28,6 +28,7 @@ from heliograph.cluster.stamp import Stamp
 from heliograph.cluster.status import Status
 from heliograph.cluster.tracer import LocalTrace, Tracer
 from heliograph.cluster.user_commands import ShardCommands, UserCommands
+from heliograph.cluster.written_reports import WrittenReports
 from heliograph.composition.ground import Ground
 from heliograph.composition.shard import Common, Shard, build_manager, build_shard, membership
 from heliograph.composition.webhooks import build_pushers
@@ -150,8 +151,17 @@ def _build_node(
         Status(ground.name, ground.hub, buses, health, pulse, ground.clock),
         health,
         Drain(ground.hub, reading.positions_of, ground.settings.drain),
-        [*watches, pulse, *services, receipts, questions],
+        [*watches, pulse, *services, receipts, *_written_reports(common.ground, shards), questions],
     )
+
+
+def _written_reports(ground: Ground, shards: Sequence[Shard]) -> list[Service]:
+    """What says which messages were written, if the undelivered ones are told."""
+    backends = [shard.backends.undelivered for shard in shards if shard.backends.undelivered is not None]
+    if ground.written is None or not backends:
+        return []
+    owner = ShardMap(len(backends)).of
+    return [WrittenReports(ground.written, ground.hub.connections_of, PerShard(backends, owner))]
 
 
 def _each_of(*receivers: Callable[[Envelope], object]) -> Callable[[Envelope], None]:

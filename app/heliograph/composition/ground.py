@@ -6,6 +6,7 @@ from heliograph.clock import Clock
 from heliograph.hub.hub import Hub
 from heliograph.hub.outbox import FlushScheduler
 from heliograph.hub.trace import TraceRing
+from heliograph.hub.written import WrittenWatch
 from heliograph.settings import Settings
 from heliograph.telemetry import Telemetry
 
@@ -21,3 +22,4 @@ class Ground:
     flush_scheduler: FlushScheduler
     hub: Hub
     trace: TraceRing | None  # the notes of the hub, if it keeps any
+    written: WrittenWatch | None  # if undelivered messages are told

@@ -30,6 +30,7 @@ from heliograph.protocol.namespace import Namespaces
 
 REAP_EVERY_S = 2.0  # how often to look for runs that lost their worker
 TELL_EVERY_S = 0.5  # how often to tell who is absent for the grace of lifecycle events
+UNDELIVERED_EVERY_S = 1.0  # how often to tell the messages that nobody has taken in time
 SWEEP_EVERY_S = 60.0  # how often to drop emissions whose time to live is over
 
 
@@ -152,6 +153,9 @@ def _chores(backends: Backends) -> list[Service]:
         chores.append(Periodic("sweeper", "sweeping old entries", backends.sweep_emissions, SWEEP_EVERY_S))
     if backends.reap_lost_runs is not None:
         chores.append(Periodic("run-reaper", "search for lost runs", backends.reap_lost_runs, REAP_EVERY_S))
+    if backends.undelivered is not None:
+        tell = backends.undelivered.tell
+        chores.append(Periodic("undelivered-sweep", "telling undelivered messages", tell, UNDELIVERED_EVERY_S))
     if backends.tell_absences is not None:
         work = backends.tell_absences
         chores.append(Periodic("lifecycle-sweep", "telling lifecycle events", work, TELL_EVERY_S))

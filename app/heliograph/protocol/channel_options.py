@@ -62,6 +62,12 @@ class Namespace:
     subscription_events: bool = _flag(
         False, "who subscribes and unsubscribes is a lifecycle event for your backend; needs presence"
     )
+    undelivered_after_s: float = _number(
+        0.0,
+        "for the namespace # only: a message that no device has taken after this time is the lifecycle event "
+        "message_undelivered; 0: none is",
+        ge=0,
+    )
     client_subscribe: bool | None = _flag(
         None, "clients may subscribe and read the history; unset: in open mode only"
     )

@@ -16,6 +16,7 @@ class Kind(StrEnum):
     CHANNEL_VACATED = "channel_vacated"
     SUBSCRIBED = "subscribed"
     UNSUBSCRIBED = "unsubscribed"
+    MESSAGE_UNDELIVERED = "message_undelivered"
     GAP = "gap"  # between `from_ms` and `until_ms` events may be missing
 
 
@@ -42,7 +43,11 @@ class LifecycleEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
         event: one of `Kind`. A later version may know more.
         at_ms: when it happened. A user who has gone is told of after the grace, and was gone since then.
         replica: the name of the replica that the connection was on; empty if nobody knows.
-        user: of user_… and …subscribed. channel: of channel_… and …subscribed.
+        user: of user_…, …subscribed and message_…. channel: of channel_…, …subscribed and message_….
+        epoch, offset: of message_undelivered: the message's position in its channel.
+        message_id, kept_at_ms: likewise, and when it was kept.
+        count: of message_undelivered instead of those two: so many messages up to that position, which the log does
+            not have any more.
         from_ms, until_ms: of a gap. 0: since ever.
     """
 
@@ -53,6 +58,11 @@ class LifecycleEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     replica: str = ""
     user: str | None = None
     channel: str | None = None
+    epoch: str | None = None
+    offset: int | None = None
+    message_id: str | None = None
+    kept_at_ms: int | None = None
+    count: int | None = None
     from_ms: int | None = None
     until_ms: int | None = None
 

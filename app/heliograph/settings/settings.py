@@ -37,6 +37,8 @@ def _namespace(given: object) -> Namespace:
 _NamespaceField = Annotated[Namespace, PlainValidator(_namespace), PlainSerializer(Namespace.given)]
 
 
+UNDELIVERED_MARGIN_S = 10.0  # a message must still be kept when it is told that nobody has taken it
+
 # What would open personal channels to others, or cannot hold for them.
 _NOT_PERSONAL = (
     "client_subscribe",
@@ -114,6 +116,8 @@ class Settings(BaseSettings):
                         raise ValueError(
                             f"{option} cannot be given for '#': each personal channel is its user's alone"
                         )
+            elif options.undelivered_after_s:
+                raise ValueError(f"undelivered_after_s is an option of '#' (users' own channels), not of {name!r}")
             elif options.client_send is not None:
                 raise ValueError(f"client_send is an option of '#' (users' own channels), not of {name!r}")
         return namespaces
@@ -152,6 +156,30 @@ class Settings(BaseSettings):
         for name in namespaces:
             if not Namespaces(self.namespaces).of("#" if name == "#" else f"{name}:" if name else "x").presence:
                 raise ValueError(f"{PREFIX}NAMESPACES: subscription_events of {name!r} needs presence")
+        return self
+
+    @model_validator(mode="after")
+    def _undelivered_messages_are_kept(self) -> Self:
+        personal = Namespaces(self.namespaces).personal
+        after_s, is_told = personal.undelivered_after_s, Kind.MESSAGE_UNDELIVERED in self.events.kinds
+        option = f"{PREFIX}NAMESPACES: undelivered_after_s of '#'"
+        if is_told and not after_s:
+            raise ValueError(f"{PREFIX}EVENTS__KINDS has message_undelivered, which needs {option[len(PREFIX) :]}")
+        if not after_s:
+            return self
+        if not is_told:
+            raise ValueError(f"{option} needs message_undelivered in {PREFIX}EVENTS__KINDS")
+        if personal.ephemeral:
+            raise ValueError(f"{option} cannot be given with ephemeral: nothing is kept")
+        if personal.history_ttl_s < after_s + UNDELIVERED_MARGIN_S:
+            raise ValueError(
+                f"{option} is {after_s:g}: history_ttl_s must be {UNDELIVERED_MARGIN_S:g} s more, and is "
+                f"{personal.history_ttl_s:g}"
+            )
+        if self.redis.durable_url is not None:
+            raise ValueError(
+                f"{option} needs one Redis for events and kept messages: unset {PREFIX}REDIS__DURABLE_URL"
+            )
         return self
 
     @property

@@ -1,5 +1,6 @@
 """Scripts touch no key that is not declared: a Redis that routes by keys, or guards them, could not run them."""
 
+import asyncio
 import contextlib
 import itertools
 import re
@@ -16,14 +17,17 @@ from heliograph.backends.redis.directory import RedisDirectory
 from heliograph.backends.redis.keys import Keys
 from heliograph.backends.redis.log import RedisLog, TwoServerLog
 from heliograph.backends.redis.presence import RedisPresence
+from heliograph.backends.redis.receipts import RedisReceipts
 from heliograph.backends.redis.run_leases import lease_call, reap_lost_runs
 from heliograph.backends.redis.script_texts import BATCHED, PARTS, script_text
 from heliograph.backends.redis.streams import RedisEmissions
-from heliograph.ports import Draft, Emission, PresenceEntry, ReadRequest
+from heliograph.backends.redis.undelivered import RedisUndelivered
+from heliograph.ports import Draft, Emission, PresenceEntry, ReadRequest, Receipt, Written
 from heliograph.protocol.budget import Budget, Charge
 from heliograph.protocol.channel_options import Namespace
 from heliograph.protocol.client_info import ClientInfo
 from heliograph.protocol.namespace import Namespaces
+from heliograph.protocol.position import Position
 from heliograph.protocol.run import RunUpdate
 from tests.support.appending import append
 from tests.support.lifecycle import Teller
@@ -80,6 +84,16 @@ async def everything(redis: server.RedisServer, kept: server.RedisServer) -> Non
     await teller.counts.enter("n.1", {"chat:1": 1})
     await teller.reap("n.1")
     assert await teller.events.tell_absences() == 4
+    watched = Namespace(undelivered_after_s=0.001)
+    for client in (None, "al"):
+        await append(
+            RedisLog(redis, budget=budget), draft("#bob", client=client, charge=client and charge), watched, "n.1"
+        )
+    undelivered = RedisUndelivered(redis, teller.events, after_s=0.001, slack_s=0)
+    await RedisReceipts(redis, ttl_s=60).keep([Receipt("bob", "phone", "#bob", Position("e", 1), 1.0)])
+    await undelivered.note([Written("bob", "", "e", 0, 1)])
+    await asyncio.sleep(0.002)
+    assert await undelivered.tell() >= 2
     relay = ((redis.keys.settled_at,), ("n.1", redis.keys.bus_channel))
     await redis.scripts.run_many("relay", [([redis.keys.holders("bob")], [b"{}"], relay)])
 

@@ -47,6 +47,10 @@ class Keys:
         """Hash: the log's epoch, the offset of its last publication, the server that it was written under."""
         return f"{self.prefix}{{{channel}}}:meta"
 
+    def channel_of_meta(self, meta: str) -> str:
+        """Return the channel for which `meta` returns this name."""
+        return meta.removeprefix(self.prefix + "{").removesuffix("}:meta")
+
     def stream(self, channel: str) -> str:
         """Stream: publications of servers on the channel, each under its offset."""
         return f"{self.prefix}{{{channel}}}:log"
@@ -117,6 +121,14 @@ class Keys:
         """
         name = f"{self.prefix}{{stream:{LIFECYCLE_STREAM}}}"
         return self.shard(LIFECYCLE_STREAM, 0), f"{name}:about", f"{name}:absent", f"{name}:last-with"
+
+    @property
+    def untaken(self) -> str:
+        """Sorted set: meta of a user's channel -> when its first message is due that nobody has taken (ms).
+
+        Only if such messages are told; see `lua/_untaken.lua`.
+        """
+        return f"{self.prefix}{{stream:{LIFECYCLE_STREAM}}}:untaken"
 
     def occupants(self, channel: str) -> str:
         """Hash: lease -> 1 if its replica has subscribers of the channel (only if lifecycle events are told)."""

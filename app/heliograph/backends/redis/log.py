@@ -298,6 +298,8 @@ class AppendCalls:
         if user_id is not None:
             names += (keys.holders(user_id),)
             common_keys = keys.settled_at, keys.bus_sequences
+            if options.undelivered_after_s > 0:
+                common_keys += (keys.untaken,)
             bus_channel = keys.bus_channel
         elif kind_of(options).keeps_state:
             names += (keys.state(channel), keys.tail(channel))
@@ -326,6 +328,8 @@ class AppendCalls:
         if place.by_client:
             budget = self._budget
             arguments += [budget.messages, budget.size, budget.to_one if place.is_users else 0]
+        if place.is_users and options.undelivered_after_s > 0:
+            arguments.append(int(options.undelivered_after_s * 1000))
         common = place.common = (place.common_keys, tuple(arguments))
         return common
 

@@ -43,9 +43,18 @@ class RedisReceipts:
     def _call(self, user: str, receipts: Sequence[Receipt]) -> Call:
         arguments: list[Argument] = [self._ttl_ms, MOST_RECEIPTS]
         for each in receipts:
-            field = f"{each.device}{_BETWEEN}{each.channel}"
-            arguments += [field, each.position.epoch, each.position.offset, int(each.at * 1000)]
+            arguments += [
+                field_of(each.device, each.channel),
+                each.position.epoch,
+                each.position.offset,
+                int(each.at * 1000),
+            ]
         return [self._keys.receipts(user)], arguments, NOTHING
+
+
+def field_of(device: str, channel: str) -> str:
+    """Return the field of a user's receipts in which that of a device for a channel stands."""
+    return f"{device}{_BETWEEN}{channel}"
 
 
 def _receipt(user: str, field: str, value: str) -> Receipt:

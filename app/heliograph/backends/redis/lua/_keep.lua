@@ -6,19 +6,22 @@
 --       message, beginning with a comma); with an idempotency key, on a run's channel, or with a charge: message id
 --       ('' without an idempotency key); on a run's channel: state, progress and message (JSON; '' if not given);
 --       with a charge: the amount (see _budget.lua)
--- common keys, on a user's channel: settled_at, sequences
+-- common keys, on a user's channel: settled_at, sequences; if it is told what nobody takes in time, the sorted set of
+--       untaken messages
 -- common: history size; ttl in ms; due (see `keep`); on a user's channel the calling replica's lease ('-' if a program
 --       calls), '' on others; on a run's channel the ttl in ms after its end, '' on others; from a client: the limits
---       of its budget (see _budget.lua)
+--       of its budget (see _budget.lua); with untaken messages, last, the time after which one is told of (ms)
 -- Constants that are set before this: key_ttl_ms (of an idempotency key), tail_size (of a run), meta_ms, client_meta_ms
 -- Keep arguments few and short, and make no needless string: each costs Redis as much as reading a key.
 --
 -- An answer is a string: epoch, offset, delivery, and for a repetition the message id, separated by dots. The delivery
 -- is 'remote', 'stored' or 'local' (see Delivery in app/heliograph/protocol/events.py), or 'here': local, and not
 -- published.
-local sequences = common_keys[2]
-local history_size, ttl_ms, due, lease, final_ttl_ms = unpack(common)
-local most_messages, most_bytes, most_to_one = tonumber(common[6]), tonumber(common[7]), tonumber(common[8])
+local sequences, untaken = common_keys[2], common_keys[3]
+local untaken_ms = untaken and common[#common]
+local usual = untaken and {unpack(common, 1, #common - 1)} or common
+local history_size, ttl_ms, due, lease, final_ttl_ms = unpack(usual)
+local most_messages, most_bytes, most_to_one = tonumber(usual[6]), tonumber(usual[7]), tonumber(usual[8])
 local by_client = most_messages ~= nil
 local is_run = (final_ttl_ms or '') ~= ''
 local answer_at = (is_run and 5 or lease ~= '' and 4 or 3) + 1 -- among the keys
@@ -71,6 +74,17 @@ local function reduce(keys, arguments)
   return '"message":{"state":' .. state .. ',"progress":' .. progress .. ',"message":' .. message .. '}' .. fields, ttl
 end
 
+-- Note that nobody may have taken the message yet (see _untaken.lua). Return the fields that are kept with it: when it
+-- was kept, by this server's clock.
+local function note_untaken(meta, offset)
+  local time = redis.call('TIME')
+  local now = time[1] * 1000 + math.floor(time[2] / 1000)
+  if redis.call('HSETNX', meta, 'untaken', offset .. '-') == 1 then
+    redis.call('ZADD', untaken, string.format('%d', now + untaken_ms), meta)
+  end
+  return 't', string.format('%d', now)
+end
+
 -- Append the publication. Return its epoch and offset, and the envelope's fields without the first brace, as logged.
 -- Times to live are renewed with each publication, but by one caller only once a second: `due` is that caller's name
 -- for the present second, and times to live are a second longer. If `due` is '', they are renewed always, exactly.
@@ -81,7 +95,11 @@ local function keep(keys, arguments)
   if is_run then
     body, ttl = reduce(keys, arguments)
   end
-  redis.call('XADD', stream, 'MAXLEN', '~', history_size, offset .. '-0', 'b', body)
+  if untaken then
+    redis.call('XADD', stream, 'MAXLEN', '~', history_size, offset .. '-0', 'b', body, note_untaken(meta, offset))
+  else
+    redis.call('XADD', stream, 'MAXLEN', '~', history_size, offset .. '-0', 'b', body)
+  end
   if was_due == due and due ~= '' then
     redis.call('HSET', meta, 'top', offset)
   else

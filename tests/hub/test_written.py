@@ -1,0 +1,168 @@
+"""What counts as written to a user: connections that come, go, stop reading, and are told of gaps."""
+
+import inspect
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from heliograph.hub.trace import NO_TRACE, Trace
+from heliograph.hub.written import WrittenWatch
+from heliograph.ports import Written
+from heliograph.protocol.position import Position
+from heliograph.protocol.publication import Publication
+
+BOB = "#bob"
+
+
+@dataclass
+class FakeOutbox:
+    """An outbox as far as the watch looks at it."""
+
+    waiting_bytes: int = 0
+
+
+@dataclass
+class FakeConnection:
+    """A connection as far as the watch looks at it."""
+
+    id: str
+    outbox: FakeOutbox = field(default_factory=FakeOutbox)
+
+
+class Bob:
+    """A user, with his connections and the watch over them."""
+
+    def __init__(self) -> None:
+        self.watch = WrittenWatch(NO_TRACE)
+        self.connections: dict[str, FakeConnection] = {}
+
+    def comes(self, name: str, at: int, since: int | None = None, device: str = "") -> None:
+        self.connections[name] = FakeConnection(name)
+        self.watch.connected(name, "bob", device)
+        if since is not None:
+            self.watch.joined(name, "bob", BOB, Position("e", since), Position("e", since), recovered=True)
+            if at > since:
+                self.watch.caught_up(name, "bob", BOB, Position("e", since + 1), Position("e", at))
+        self.watch.subscribed(name, "bob", BOB, Position("e", at))
+
+    def goes(self, name: str) -> None:
+        self.watch.unsubscribed(name, "bob", BOB)
+        self.watch.disconnected(name, "bob", "", 0)
+        del self.connections[name]
+
+    def gets(self, *offsets: int, epoch: str = "e") -> None:
+        for offset in offsets:
+            self.watch.delivered(publication(offset, epoch))
+
+    def taken(self) -> list[tuple[str, str, int, int]]:
+        found = self.watch.take(lambda user: list(self.connections.values()) if user == "bob" else [])  # type: ignore[arg-type]
+        assert all(isinstance(each, Written) and each.user == "bob" for each in found)
+        return [each[1:] for each in found]
+
+
+def publication(offset: int, epoch: str = "e", channel: str = BOB) -> Publication:
+    return Publication(channel, msgspec.Raw(b"1"), f"m{offset}", "now", position=Position(epoch, offset))
+
+
+def test_every_note_is_passed_on() -> None:
+    """Fails if the trace of a replica that tells undelivered messages has fewer notes than that of another."""
+    noted: list[str] = []
+
+    class Spy:
+        def __getattr__(self, name: str) -> Any:
+            return lambda *_: noted.append(name)
+
+    names = [name for name, _ in inspect.getmembers(Trace, callable) if not name.startswith("_")]
+    watch: Any = WrittenWatch(Spy())  # type: ignore[arg-type]
+    values: dict[str, Any] = {
+        "publication": publication(1),
+        "position": Position("e", 1),
+        "since": None,
+        "first": Position("e", 1),
+        "last": Position("e", 1),
+        "channel": BOB,
+        "connection": "c",
+        "user": "bob",
+        "device": "",
+        "frames": [],
+    }
+    for name in names:
+        method = getattr(watch, name)
+        arguments = list(inspect.signature(getattr(Trace, name)).parameters)[1:]
+        method(*(values.get(argument) for argument in arguments))
+    assert noted == names
+
+
+def test_what_a_connection_gets_while_it_is_there() -> None:
+    """Fails if messages before a connection came count, those that it gets do not, or any are reported twice."""
+    bob = Bob()
+    bob.gets(1, 2)
+    bob.comes("one", 2, device="phone")
+    bob.gets(3, 4)
+    assert bob.taken() == [("phone", "e", 2, 4)]
+    assert bob.taken() == []
+    bob.gets(5)
+    bob.goes("one")
+    assert bob.taken() == [("phone", "e", 4, 5)]
+    bob.gets(6)
+    bob.watch.delivered(publication(1, channel="#eve"))
+    assert bob.taken() == []
+
+
+def test_what_a_client_that_comes_back_had_and_missed() -> None:
+    """Fails if what its cursor covers is not taken, or what it was sent since then."""
+    bob = Bob()
+    bob.comes("one", 9, since=5)
+    assert sorted(bob.taken()) == [("", "e", 0, 5), ("", "e", 5, 9)]
+
+
+def test_what_waits_for_a_client_that_does_not_read() -> None:
+    """Fails if it counts before it is written, is forgotten when it is, or counts if it never is."""
+    bob = Bob()
+    bob.comes("one", 0)
+    bob.connections["one"].outbox.waiting_bytes = 9
+    bob.gets(1)
+    assert bob.taken() == []
+    assert bob.taken() == []
+    bob.connections["one"].outbox.waiting_bytes = 0
+    assert bob.taken() == [("", "e", 0, 1)]
+    bob.watch.paused("one")
+    bob.gets(2)
+    bob.watch.ended("one", [b"frame"])
+    bob.goes("one")
+    assert bob.taken() == []
+    bob.comes("two", 2)
+    bob.watch.paused("two")
+    bob.gets(3)
+    bob.watch.unsubscribed("two", "bob", BOB)  # it falls behind in a repair
+    assert bob.taken() == []
+    bob.watch.resumed("two")
+    assert bob.taken() == [("", "e", 2, 3)]
+
+
+def test_messages_for_one_that_catches_up_are_not_written_yet() -> None:
+    """Fails if what is delivered meanwhile counts for a connection that has not got it."""
+    bob = Bob()
+    bob.comes("one", 0)
+    bob.goes("one")
+    bob.connections["two"] = FakeConnection("two")
+    bob.watch.connected("two", "bob", "")
+    bob.watch.joined("two", "bob", BOB, Position("e", 0), None, recovered=False)
+    bob.gets(1, 2)
+    assert bob.taken() == []
+    bob.watch.caught_up("two", "bob", BOB, Position("e", 1), Position("e", 2))
+    bob.watch.subscribed("two", "bob", BOB, Position("e", 2))
+    bob.gets(3)
+    assert bob.taken() == [("", "e", 0, 3)]
+
+
+def test_a_gap_is_not_written() -> None:
+    """Fails if messages that were lost on the way, or given an offset again after a loss, count as written."""
+    bob = Bob()
+    bob.comes("one", 0)
+    bob.gets(1, 2, 5, 6)
+    assert bob.taken() == [("", "e", 0, 2), ("", "e", 4, 6)]
+    bob.gets(9)
+    bob.gets(8, epoch="f")
+    assert bob.taken() == [("", "e", 8, 9), ("", "f", 7, 8)]
