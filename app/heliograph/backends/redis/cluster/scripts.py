@@ -6,26 +6,25 @@ from functools import partial
 from time import monotonic
 from typing import Any
 
-from redis.exceptions import MovedError, RedisError
+from redis.exceptions import RedisError
 
 from heliograph.backends.redis.acknowledgement import IN_MEMORY, Acknowledgement
+from heliograph.backends.redis.bus_verbs import SHARDED
 from heliograph.backends.redis.client import Client
 from heliograph.backends.redis.cluster import succession
 from heliograph.backends.redis.cluster.link import ClusterLink
 from heliograph.backends.redis.cluster.nodes import Nodes
-from heliograph.backends.redis.cluster.succession import Known, Process, Replication
+from heliograph.backends.redis.cluster.succession import Known, Wait
 from heliograph.backends.redis.cluster.topology import HOLD_S, NOT_EXECUTED, PAUSE_S, Node
 from heliograph.backends.redis.keys import Keys
 from heliograph.backends.redis.layout import Layout
 from heliograph.backends.redis.link import Command, OnReply
 from heliograph.backends.redis.link_errors import Held, NotSent
 from heliograph.backends.redis.script_loading import Claim
-from heliograph.backends.redis.script_texts import raise_first_error
 from heliograph.backends.redis.scripts import Mark, Scripts
 from heliograph.callbacks import await_callback
 from heliograph.telemetry import Histogram
 
-PUBLISH = "SPUBLISH"
 # After so long without a call the server may have been replaced and be back: it would still know its old scripts.
 VERIFIED_S = 2.0
 MOST_PAUSE_S = 0.1  # between two attempts to load them
@@ -131,55 +130,34 @@ class ClusterScripts(Scripts):
         connection, node = link.connections, link.node
         if node is None:
             raise NotSent("the connection to Redis has ended meanwhile")
-        *about, known = await self._ask(connection, *succession.LOOK, ("HMGET", self._keys.server, "line"))
-        if isinstance(known, Exception):
-            raise known
-        new = Replication.read(succession.facts_of(about))
-        server = ""
-        if new.run_id:  # otherwise INFO is not allowed, and every move may have lost something
-            server = await self._name(connection, Process(new.run_id, node), succession.last_process(known[0]))
-        shas = await self._load_over(connection, server, PUBLISH)
+        self._known = await self._follow(succession.decide(self._keys.server, node, self._known), connection)
+        shas = await self._load_over(connection, self._known.name, SHARDED.publish)
         self._loaded_over, self._called_at = connection, monotonic()
         return shas
 
-    async def _name(self, connection: int, here: Process, last: Process | None) -> str:
-        """Return the name under which the scripts run, and record that this process has the shard now."""
-        continued = ""
-        if last is not None and last.run_id != here.run_id and await self._continues(last, here):
-            continued = str(last)
-        commands = succession.succeed(self._keys.server, here, continued, self._known)
-        replies = raise_first_error(list(await self._ask(connection, *commands)))
-        name: str = replies[-1].decode()
-        self._known = Known(name, str(here))
-        return name
-
-    async def _continues(self, last: Process, here: Process) -> bool:
-        """Return whether the present owner has everything of the last one. It waits until that is known."""
-        until = monotonic() + succession.PROVE_S
-        while monotonic() < until:
+    async def _follow(self, steps: succession.Steps, connection: int) -> Known:
+        """Ask what the steps yield, and return what they do."""
+        answers: Sequence[Any] = ()
+        step = next(steps)
+        while True:
+            if isinstance(step, Wait):
+                await asyncio.sleep(step.seconds)
+            elif step.node is None:
+                answers = await self._ask(connection, *step.commands)
+            else:
+                answers = [await self._answer(step.node, command) for command in step.commands]
             try:
-                old, owner = await self._replication(last.node), await self._owner_by(last.node)
-                new = await self._replication(here.node)
-            except (RedisError, OSError, TimeoutError):
-                return False  # the last one is away
-            verdict = succession.continues(last, old, new, owner)
-            if verdict is not None:
-                return verdict
-            await asyncio.sleep(succession.LOOK_AGAIN_S)
-        return False
+                step = steps.send(answers)
+            except StopIteration as done:
+                found: Known = done.value
+                return found
 
-    async def _replication(self, node: Node) -> Replication:
-        answers = [await self._nodes.ask(node, *command) for command in succession.LOOK]
-        return Replication.read(succession.facts_of(answers))
-
-    async def _owner_by(self, node: Node) -> Any:
-        """Return what a server answers to a command for the slot: perhaps that it has moved."""
+    async def _answer(self, node: Node, command: Command) -> Any:
+        """Return a server's answer, or the error."""
         try:
-            return await self._nodes.ask(node, "HGET", self._keys.server, "name")
-        except MovedError as error:
+            return await self._nodes.ask(node, *command)
+        except (RedisError, OSError, TimeoutError) as error:
             return error
-        except NOT_EXECUTED:
-            return None
 
     async def _ask(self, connection: int, *commands: Command) -> Sequence[Any]:
         """Return the replies, errors too, to commands over this connection."""

@@ -1,4 +1,6 @@
-"""Whether a server has everything of the one that had the slot before. Pure: the callers ask the servers.
+"""Whether a server has everything of the one that had the slot before, and the name that scripts have there.
+
+Pure: `decide` yields questions and takes the answers, so that programs with and without an event loop do the same.
 
 A log that was last written by another process may have lost its end, so it begins a new epoch (`lua/_epoch.lua`). But
 a slot that moves to another server in an orderly way has lost nothing, and clients should not notice. So the scripts
@@ -7,18 +9,20 @@ the one before. Whoever comes to a new owner first finds that out, and records i
 """
 
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from hashlib import sha1
 from importlib import resources
+from time import monotonic
 from typing import Any, Final
 
 from redis.exceptions import MovedError
 
-from heliograph.backends.redis.cluster.topology import Node
+from heliograph.backends.redis.cluster.topology import NOT_EXECUTED, Node
 from heliograph.backends.redis.link import Command
 from heliograph.backends.redis.script_loading import lines
+from heliograph.backends.redis.script_texts import raise_first_error
 
 MOST_PROCESSES: Final = 32  # of a line, to be remembered
 PROVE_S: Final = 0.8  # how long to wait until the servers have shown whether something was lost; less than HOLD_S
@@ -96,6 +100,65 @@ def continues(process: Process, old: Replication, new: Replication, owner: objec
     if not old.is_attached or old.replid != new.replid:
         return None
     return old.before == new.before != NO_REPLICATION and old.before_ended <= new.before_ended
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """Commands to be answered, by a server or over the connection for which scripts are loaded (None).
+
+    The answers may be errors of Redis. If a server cannot be reached, the answer to each command is that error.
+    """
+
+    node: Node | None
+    commands: Sequence[Command]
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """A pause. The answer counts nothing."""
+
+    seconds: float
+
+
+Steps = Generator[Ask | Wait, Sequence[Any], "Known"]
+
+
+def decide(server_key: str, node: Node, known: Known) -> Steps:
+    """Yield what to ask and when; return the name under which scripts run at `node`, which owns the slot now.
+
+    It is recorded there that this process has the shard. `known`: what the program knows from before. The name is
+    empty if INFO is not allowed: then every move may have lost something.
+
+    Raises the errors of redis-py.
+    """
+    *about, line = yield Ask(None, (*LOOK, ("HMGET", server_key, "line")))
+    if isinstance(line, Exception):
+        raise line
+    run_id = Replication.read(facts_of(about)).run_id
+    if not run_id:
+        return Known()
+    here, last, continued = Process(run_id, node), last_process(line[0]), ""
+    if last is not None and last.run_id != run_id and (yield from _continues(server_key, last, node)):
+        continued = str(last)
+    replies = yield Ask(None, succeed(server_key, here, continued, known))
+    return Known(raise_first_error(list(replies))[-1].decode(), str(here))
+
+
+def _continues(server_key: str, last: Process, here: Node) -> Generator[Ask | Wait, Sequence[Any], bool]:
+    """Return whether the present owner has everything of the last one. It waits until that is known."""
+    until = monotonic() + PROVE_S
+    while monotonic() < until:
+        *old, owner = yield Ask(last.node, (*LOOK, ("HGET", server_key, "name")))
+        new = yield Ask(here, LOOK)
+        if any(isinstance(answer, Exception) for answer in (*old, *new)):
+            return False  # one of them is away
+        if isinstance(owner, Exception) and not isinstance(owner, NOT_EXECUTED):
+            return False
+        verdict = continues(last, Replication.read(facts_of(old)), Replication.read(facts_of(new)), owner)
+        if verdict is not None:
+            return verdict
+        yield Wait(LOOK_AGAIN_S)
+    return False
 
 
 def succeed(server_key: str, here: Process, continued: str, known: Known) -> list[Command]:

@@ -68,6 +68,70 @@ def moved_to(error: Exception, asked: Node | None = None) -> Node | None:
     return host or asked[0], port  # type: ignore[index]
 
 
+class Owners:
+    """What a program knows of the owners of slots. `seeds`: servers to ask first."""
+
+    def __init__(self, seeds: Iterable[Node]) -> None:
+        self._seeds = list(seeds)
+        self._map = SlotMap((), self._seeds[0])
+        self._said: dict[int, Node] = {}  # owners that MOVED has named since the map was read
+        self._doubted: Node | None = None
+        self._is_due = True  # the map must be read again before it is believed
+
+    def of(self, slot: int) -> Node | None:
+        """Return the slot's owner as it was read last; None if it is unknown."""
+        return self._said.get(slot) or self._map.owner(slot)
+
+    def must_be_read(self, slot: int) -> bool:
+        """Return whether a server must be asked before the owner of this slot is believed."""
+        return self._is_due or self.of(slot) is None
+
+    def refused(self, slot: int, error: Exception, asked: Node | None = None) -> bool:
+        """Take an error that says that the slot is elsewhere, or in doubt. Return whether it names an owner."""
+        owner = moved_to(error, asked)
+        if owner is not None:
+            self._said[slot] = owner
+        elif not isinstance(error, AskError | TryAgainError):
+            self._is_due = True
+        return owner is not None
+
+    def doubt(self, node: Node) -> None:
+        """Note that the server does not answer: perhaps it owns nothing any more."""
+        self._doubted = node
+        self._is_due = True
+
+    def to_ask(self) -> list[Node]:
+        """Return the servers that may know the owners, in the order in which to ask them."""
+        known = [node for node in self._map.masters if node != self._doubted]
+        random.shuffle(known)
+        return list(dict.fromkeys([*known, *self._seeds, *self._map.masters]))
+
+    def read(self, answer: Iterable[Any], asked: Node) -> bool:
+        """Take an answer to CLUSTER SLOTS. Return whether it tells anything."""
+        found = SlotMap(answer, asked)
+        if not found.masters:
+            return False
+        self._map = found
+        self._said.clear()
+        self._is_due = False
+        self._doubted = None
+        return True
+
+    def missing(self, slot: int) -> "NoOwner":
+        """Return the error for a slot without an owner, for which servers are asked again."""
+        self._is_due = True
+        return NoOwner(f"no server of the cluster owns slot {slot} of {SLOTS}")
+
+
+def no_answer(errors: Iterable[tuple[Node, Exception | str]]) -> "NoOwner":
+    """Return the error if no server tells the owners; `errors`: what each has said."""
+    reasons = [f"{host}:{port}: {error or type(error).__name__}" for (host, port), error in errors]
+    return NoOwner(f"no server of the cluster answers: {'; '.join(reasons)}")
+
+
+NO_CLUSTER: Final = "it is in no cluster"  # an answer that tells no owner
+
+
 class Topology:
     """The owners of slots, for connections of an event loop.
 
@@ -77,12 +141,8 @@ class Topology:
     """
 
     def __init__(self, seeds: Iterable[Node], ask: Callable[..., Awaitable[Any]]) -> None:
-        self._seeds = list(seeds)
+        self._owners = Owners(seeds)
         self._ask = ask
-        self._map = SlotMap((), self._seeds[0])
-        self._said: dict[int, Node] = {}  # owners that MOVED has named since the map was read
-        self._doubted: Node | None = None
-        self._is_due = True  # the map must be read again before it is believed
         self._reading = asyncio.Lock()
         self._watched: dict[int, list[Callable[[], object]]] = {}
         self._seen: dict[int, Node | None] = {}  # owners of watched slots, as their watchers know
@@ -94,33 +154,27 @@ class Topology:
         Raises:
             NoOwner: no server that answers knows one.
         """
-        if self._is_due or self.known_owner(slot) is None:
+        if self._owners.must_be_read(slot):
             async with self._reading:
-                if self._is_due or self.known_owner(slot) is None:
+                if self._owners.must_be_read(slot):
                     await self._read()
-        owner = self.known_owner(slot)
+        owner = self._owners.of(slot)
         if owner is None:
-            self._is_due = True
-            raise NoOwner(f"no server of the cluster owns slot {slot} of {SLOTS}")
+            raise self._owners.missing(slot)
         return owner
 
     def known_owner(self, slot: int) -> Node | None:
         """Return the slot's owner as it was read last; None if it is unknown."""
-        return self._said.get(slot) or self._map.owner(slot)
+        return self._owners.of(slot)
 
     def refused(self, slot: int, error: Exception, asked: Node | None = None) -> None:
         """Take an error that says that the slot is elsewhere, or in doubt. `asked`: the server that gave it."""
-        owner = moved_to(error, asked)
-        if owner is not None:
-            self._said[slot] = owner
+        if self._owners.refused(slot, error, asked):
             asyncio.get_running_loop().call_soon(self._tell_watchers)
-        elif not isinstance(error, AskError | TryAgainError):
-            self._is_due = True
 
     def doubt(self, node: Node) -> None:
         """Note that the server does not answer: perhaps it owns nothing any more."""
-        self._doubted = node
-        self._is_due = True
+        self._owners.doubt(node)
 
     def watch(self, slot: int, changed: Callable[[], object]) -> None:
         """Call `changed` whenever the owner of the slot is another one. Looking begins with the first watcher."""
@@ -153,25 +207,18 @@ class Topology:
                 logger.exception("reading the topology of the cluster failed with an unexpected error; retrying")
 
     async def _read(self) -> None:
-        known = [node for node in self._map.masters if node != self._doubted]
-        random.shuffle(known)
-        errors: list[str] = []
-        for node in dict.fromkeys([*known, *self._seeds, *self._map.masters]):
+        errors: list[tuple[Node, Exception | str]] = []
+        for node in self._owners.to_ask():
             try:
                 answer = await self._ask(node, *QUESTION)
             except (RedisError, OSError, TimeoutError) as error:
-                errors.append(f"{node[0]}:{node[1]}: {error or type(error).__name__}")
+                errors.append((node, error))
                 continue
-            found = SlotMap(answer, node)
-            if found.masters:
-                self._map = found
-                self._said.clear()
-                self._is_due = False
-                self._doubted = None
+            if self._owners.read(answer, node):
                 self._tell_watchers()
                 return
-            errors.append(f"{node[0]}:{node[1]}: it is in no cluster")
-        raise NoOwner(f"no server of the cluster answers: {'; '.join(errors)}")
+            errors.append((node, NO_CLUSTER))
+        raise no_answer(errors)
 
     def _tell_watchers(self) -> None:
         for slot, watchers in self._watched.items():
