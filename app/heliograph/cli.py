@@ -97,6 +97,11 @@ def serve(host: str, port: int, name: str, reload: bool, is_open: bool) -> None:
     help="Redis as a master with a replica and three Sentinels: kill the master, and watch.",
 )
 @click.option(
+    "--redis-cluster",
+    is_flag=True,
+    help="Redis as a cluster, three masters with a replica each: move slots, kill a master, and watch.",
+)
+@click.option(
     "--shards",
     default=1,
     show_default=True,
@@ -105,7 +110,14 @@ def serve(host: str, port: int, name: str, reload: bool, is_open: bool) -> None:
 )
 @_open
 def up(
-    replicas: int, host: str, port: int, connections_per_address: int, sentinel: bool, shards: int, is_open: bool
+    replicas: int,
+    host: str,
+    port: int,
+    connections_per_address: int,
+    sentinel: bool,
+    redis_cluster: bool,
+    shards: int,
+    is_open: bool,
 ) -> None:
     """Run a whole cluster on this machine: Redis, replicas and nginx (or Valkey and Caddy of the extra `local`)."""
     _open_if(is_open)
@@ -122,6 +134,7 @@ def up(
         redis_urls=loaded.redis.urls,
         shards=shards,
         sentinel=sentinel,
+        redis_cluster=redis_cluster,
         console=loaded.console_enabled,
         connections_per_address=connections_per_address,
         replicas_stop_within_s=loaded.drain.deadline_s + DRAIN_MARGIN_S,

@@ -13,6 +13,7 @@ from heliograph.local_cluster import programs
 from heliograph.local_cluster.child import Child
 from heliograph.local_cluster.machine import raise_open_files, refuse_taken_ports
 from heliograph.local_cluster.options import CannotStart, LocalClusterOptions
+from heliograph.local_cluster.redis_cluster import ClusterServers
 from heliograph.local_cluster.redis_programs import redis_parts
 from heliograph.local_cluster.terminal import Terminal
 from heliograph.redis_url import without_password
@@ -34,6 +35,7 @@ class LocalCluster:
         self._redis: list[Child] = []
         self._replicas: list[Child] = []
         self._edge: list[Child] = []
+        self._redis_cluster: ClusterServers | None = None
         self._stop_asked = asyncio.Event()
         self._killed = False
         """A second signal arrived: wait for nothing any more."""
@@ -84,7 +86,7 @@ class LocalCluster:
             others = ", ".join(map(without_password, self._options.redis_urls))
             variable, _ = self._options.redis_variable
             self._terminal.say(f"{variable} is set: with the Redis at {others}, and none of its own")
-        await self._start_stage(self._redis, redis_parts(self._options, directory))
+        await self._start_stage(self._redis, self._redis_parts(directory))
         await self._start_stage(self._replicas, programs.replicas(self._options))
         if self._options.edge == "caddy":
             self._terminal.say("nginx is not installed: Caddy stands in for it, without limits for single addresses")
@@ -93,6 +95,12 @@ class LocalCluster:
             await self._start_stage(self._edge, programs.nginx(self._options, directory, open_files))
         for line in self._where_everything_is(directory):
             self._terminal.say(line)
+
+    def _redis_parts(self, directory: Path) -> list[programs.Part]:
+        if self._options.redis_cluster:
+            self._redis_cluster = ClusterServers(self._options)
+            return self._redis_cluster.parts(directory)
+        return redis_parts(self._options, directory)
 
     async def _start_stage(self, stage: list[Child], parts: list[programs.Part]) -> None:
         """Start some parts together, and wait until each is ready."""
@@ -166,6 +174,10 @@ class LocalCluster:
             yield f"  Redis      {variable}='{value}'"
             ports = ", ".join(str(options.redis_ports[master]) for master, _ in options.masters.values())
             yield f"             master: port {ports}; kill it, and watch"
+        elif self._redis_cluster is not None:
+            yield f"  Redis      {variable}='{value}'"
+            for line in self._redis_cluster.what_to_try():
+                yield f"             {line}"
         elif len(options.replica_redis_urls) > 1:
             yield f"  Redis      {variable}='{','.join(map(without_password, options.replica_redis_urls))}'"
         else:

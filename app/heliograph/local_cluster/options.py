@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 MASTER: Final = "heliograph"  # the name by which the Sentinels know the master
+CLUSTER_MASTERS: Final = 3  # of a Redis Cluster; each has a replica
 SENTINELS: Final = ("sentinel-1", "sentinel-2", "sentinel-3")
 
 
@@ -33,6 +34,8 @@ class LocalClusterOptions:
     """How many Redis servers are started, to spread users and channels over, on ports from `redis_port` down."""
     sentinel: bool = False
     """Whether each of them is a master with a replica, watched by three Sentinels."""
+    redis_cluster: bool = False
+    """Whether Redis is a cluster: three masters with a replica each."""
     console: bool = True
     """Whether the replicas serve the console."""
     connections_per_address: int = 1000
@@ -57,10 +60,18 @@ class LocalClusterOptions:
         """The port of each program of the own Redis, by its name; the first server is the first master."""
         if self.own_redis_port is None:
             return {}
-        servers = self.shards * (2 if self.sentinel else 1)
+        servers = 2 * CLUSTER_MASTERS if self.redis_cluster else self.shards * (2 if self.sentinel else 1)
         names = [f"redis-{number}" for number in range(1, servers + 1)] if servers > 1 else ["redis"]
         names += SENTINELS if self.sentinel else ()
         return {name: self.own_redis_port - number for number, name in enumerate(names)}
+
+    @property
+    def redis_bus_ports(self) -> dict[str, int]:
+        """The ports on which the servers of a Redis Cluster speak with each other, below the others."""
+        if not self.redis_cluster or not self.redis_ports:
+            return {}
+        lowest = min(self.redis_ports.values())
+        return {f"bus-{number}": lowest - number for number in range(1, len(self.redis_ports) + 1)}
 
     @property
     def masters(self) -> dict[str, tuple[str, str]]:
@@ -73,6 +84,8 @@ class LocalClusterOptions:
         """The URL of each shard's Redis for the replicas, and for programs beside them."""
         if self.redis_urls:
             return self.redis_urls
+        if self.redis_cluster:
+            return (f"redis+cluster://{','.join(f'127.0.0.1:{port}' for port in self.redis_ports.values())}",)
         if not self.sentinel:
             return tuple(f"redis://127.0.0.1:{port}/0" for port in self.redis_ports.values())
         hosts = ",".join(f"127.0.0.1:{self.redis_ports[name]}" for name in SENTINELS)
@@ -96,6 +109,7 @@ class LocalClusterOptions:
         for number, port in enumerate(self.replica_ports, start=1):
             yield f"replica-{number}", port
         yield from self.redis_ports.items()
+        yield from self.redis_bus_ports.items()
 
     def check(self) -> None:
         """Check for options that cannot work.
@@ -107,9 +121,12 @@ class LocalClusterOptions:
             raise CannotStart(f"A cluster needs at least one replica, not {self.replicas}.")
         if self.shards < 1:
             raise CannotStart(f"A cluster needs at least one shard, not {self.shards}.")
-        if self.redis_urls and (self.sentinel or self.shards > 1):
-            option, variable = "--sentinel" if self.sentinel else "--shards", self.redis_variable[0]
-            raise CannotStart(f"{option} starts Redis servers of its own: unset {variable}.")
+        chosen = {"--redis-cluster": self.redis_cluster, "--sentinel": self.sentinel, "--shards": self.shards > 1}
+        options = [option for option, is_chosen in chosen.items() if is_chosen]
+        if self.redis_urls and options:
+            raise CannotStart(f"{options[0]} starts Redis servers of its own: unset {self.redis_variable[0]}.")
+        if self.redis_cluster and len(options) > 1:
+            raise CannotStart(f"--redis-cluster does not go with {options[1]}: a cluster has shards and replicas.")
         if not 0 <= self.connections_per_address <= 65_535:
             raise CannotStart("The connections per address must lie between 0 (no limit) and 65535.")
         owners: dict[int, str] = {}

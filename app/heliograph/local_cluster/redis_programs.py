@@ -1,7 +1,10 @@
-"""The Redis of a local cluster: a server for each shard, or a master with a replica, and three Sentinels."""
+"""The Redis of a local cluster: a server for each shard, or a master with a replica, and three Sentinels.
+
+A Redis Cluster is in `redis_cluster.py`.
+"""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -15,7 +18,7 @@ DOWN_AFTER_MS: Final = 1000  # the Sentinels replace a master that has not answe
 STAYS_DOWN_S: Final = 5.0
 
 Setting = tuple[str, str]
-_COMMON: Final[tuple[Setting, ...]] = (
+COMMON: Final[tuple[Setting, ...]] = (
     ("bind", "127.0.0.1"),
     ("save", '""'),
     ("maxmemory-policy", "noeviction"),
@@ -42,7 +45,7 @@ def redis_parts(options: LocalClusterOptions, directory: Path) -> list[Part]:
 
 
 def _server(name: str, port: int, directory: Path, settings: list[Setting], *, stays_down_s: float = 0.0) -> Part:
-    return _part(name, port, directory, [*_COMMON, *settings], stays_down_s=stays_down_s)
+    return redis_part(name, port, directory, [*COMMON, *settings], stays_down_s=stays_down_s)
 
 
 def _sentinel(name: str, port: int, directory: Path, watched: Mapping[str, int]) -> Part:
@@ -54,21 +57,33 @@ def _sentinel(name: str, port: int, directory: Path, watched: Mapping[str, int])
             ("sentinel", f"down-after-milliseconds {master} {DOWN_AFTER_MS}"),
             ("sentinel", f"failover-timeout {master} {5 * DOWN_AFTER_MS}"),
         ]
-    return _part(name, port, directory, settings, "--sentinel")
+    return redis_part(name, port, directory, settings, "--sentinel")
 
 
-def _part(
-    name: str, port: int, directory: Path, settings: list[Setting], *flags: str, stays_down_s: float = 0.0
+def redis_part(
+    name: str,
+    port: int,
+    directory: Path,
+    settings: list[Setting],
+    *flags: str,
+    stays_down_s: float = 0.0,
+    files: Mapping[str, str] | None = None,
+    problem: Callable[[], Awaitable[str | None]] | None = None,
 ) -> Part:
-    """Return a program with a directory and a configuration of its own, which it may rewrite."""
+    """Return a program with a directory and a configuration of its own, which it may rewrite.
+
+    `files`: others in that directory, by name. `problem`: see `Part`; by default, whether it answers.
+    """
     own = directory / name
     own.mkdir()
     configuration = own / "redis.conf"
     lines = [("port", str(port)), ("dir", str(own)), *settings]
     configuration.write_text("".join(f"{setting} {value}\n" for setting, value in lines))
+    for file, text in (files or {}).items():
+        (own / file).write_text(text)
     argv = (find_redis(), str(configuration), *flags)
     program = Program(name, argv, dict(os.environ), OTHERS_STOP_WITHIN_S, stays_down_s=stays_down_s)
-    return Part(program, lambda: _redis_problem(port))
+    return Part(program, problem or (lambda: _redis_problem(port)))
 
 
 async def _redis_problem(port: int) -> str | None:
