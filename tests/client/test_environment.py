@@ -96,8 +96,8 @@ async def test_all_use_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
 
     consumer = Consumer(None, "group", handle)
     [worker] = consumer._workers
-    assert (worker.url, worker.keys.prefix, worker.options.shards_total) == (KEPT, "p:", 8)
-    assert Consumer(OTHER, "group", handle)._workers[0].url == OTHER
+    assert (worker.place.url, worker.place.keys.prefix, worker.options.shards_total) == (KEPT, "p:", 8)
+    assert Consumer(OTHER, "group", handle)._workers[0].place.url == OTHER
     assert Consumer(None, "group", handle, stream="own")._workers[0].options.shards_total == 4
     async with Composite() as composite:
         assert (composite._live._url, composite._kept_url, composite._keys.prefix) == (LIVE, KEPT, "p:")

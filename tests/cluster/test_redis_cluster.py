@@ -6,7 +6,6 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
 
-from heliograph import BadSetting, Publisher
 from tests.cluster.test_channels import publish
 from tests.conftest import StartReplica
 from tests.support.client import Client
@@ -130,9 +129,3 @@ async def test_users_and_channels_are_spread_over_virtual_shards(
             assert (await alice.send(user, "passing", ephemeral=True))["type"] == "ack"
             await publish(one, channel, "to all")
             assert sorted(await client.messages(3)) == ["kept", "passing", "to all"]
-
-
-def test_a_publisher_says_that_it_cannot_use_a_cluster() -> None:
-    """Fails if a publisher writes into slots where nobody looks, or only fails when it publishes."""
-    with pytest.raises(BadSetting, match="https://"):
-        Publisher("redis+cluster://127.0.0.1:1")

@@ -17,10 +17,11 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from heliograph.backends.redis.client import Client, as_bus_unavailable, connect
+from heliograph.backends.redis.client import Client, as_bus_unavailable
 from heliograph.backends.redis.keys import LIFECYCLE_STREAM, Keys
 from heliograph.backends.redis.layout import Layout
 from heliograph.backends.redis.link_errors import OtherLayout
+from heliograph.backends.redis.opening import Clients
 from heliograph.backends.redis.scripts import Scripts
 from heliograph.backends.redis.streams import EMIT_STREAM, ShardedStream, StreamEntry
 from heliograph.client.drafts import described
@@ -36,6 +37,7 @@ Handler = Callable[[StreamEntry], Awaitable[object]]
 
 BACKOFF_FIRST_S = 0.1
 BACKOFF_MOST_S = 5.0
+MAX_CONNECTIONS = 50  # to one server
 ANSWER_S = 2.0  # how long Redis may take to answer, beyond the time that it was asked to wait
 REASON_CHARACTERS = 500
 SHARDS = 4  # default for a stream that is not the cluster's
@@ -121,10 +123,10 @@ class Consumer:
             max_attempts,
         )
         self._stopping = asyncio.Event()
-        self._workers = [
-            _Worker(url, keys, layout, options, self.stats, self._stopping)
-            for url, keys, layout in _servers(settings, stream)
-        ]
+        places = _places(settings, stream)
+        # Each worker keeps a connection while it waits for entries, and another one now and then.
+        clients = Clients(max_connections=MAX_CONNECTIONS + 2 * len(places), timeout_s=block_s + ANSWER_S)
+        self._workers = [_Worker(place, clients, options, self.stats, self._stopping) for place in places]
 
     def stop(self) -> None:
         """Have `run` finish the entries in hand, give back those that it has not begun, and return."""
@@ -146,12 +148,23 @@ class Consumer:
             self._stopping.clear()
 
 
-def _servers(settings: ClusterSettings, stream: str) -> list[tuple[str, Keys, Layout | None]]:
-    """Return the servers with the stream: those of all shards for a stream of the cluster, otherwise the first."""
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """A Redis with the stream. `tag`: see `Clients.open`. `layout`: which shard it must be; None: any."""
+
+    url: str
+    tag: str
+    keys: Keys
+    layout: Layout | None
+
+
+def _places(settings: ClusterSettings, stream: str) -> list[_Place]:
+    """Return where the stream is: in all shards for a stream of the cluster, otherwise in the first."""
     is_lifecycle = stream == LIFECYCLE_STREAM  # beside the directory whose changes it tells
     if is_lifecycle or (stream == EMIT_STREAM and settings.durable_url is None):
-        return [(target.url, target.keys, target.layout) for target in targets(settings)]
-    return [(settings.kept_url, Keys(settings.prefix, settings.bus_channel), None)]
+        return [_Place(target.url, target.tag, target.keys, target.layout) for target in targets(settings)]
+    keys = Keys(settings.prefix, settings.bus_channel)
+    return [_Place(settings.kept_url, keys.shard(stream, 0), keys, None)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,24 +185,17 @@ class _Options:
 
 
 class _Worker:
-    """A consumer's part for one Redis. `layout`: which shard that has to be; None: whatever it is."""
+    """A consumer's part for one Redis."""
 
     def __init__(
-        self,
-        url: str,
-        keys: Keys,
-        layout: Layout | None,
-        options: _Options,
-        stats: ConsumerStats,
-        stopping: asyncio.Event,
+        self, place: _Place, clients: Clients, options: _Options, stats: ConsumerStats, stopping: asyncio.Event
     ) -> None:
         self.stats = stats
-        self.url = url
-        self.keys = keys
+        self.place = place
+        self._clients = clients
         self.options = options
         self.name = options.name
         self.group = options.group
-        self._layout = layout
         self._shards = options.shards
         self._count = options.count
         self._claim_idle_s = options.claim_idle_s
@@ -202,8 +208,8 @@ class _Worker:
     async def run(self) -> None:
         """See `Consumer.run`."""
         options = self.options
-        client = connect(self.url, timeout_s=options.block_s + ANSWER_S)
-        self._stream = ShardedStream(client, self.keys, options.stream, shards=options.shards_total)
+        client = self._clients.open(self.place.url, self.place.tag)
+        self._stream = ShardedStream(client, self.place.keys, options.stream, shards=options.shards_total)
         keeper = asyncio.create_task(self._keep_loop(), name=f"consumer-keep-{self.name}")
         failures = 0
         ready = False
@@ -232,11 +238,11 @@ class _Worker:
 
     async def _check_layout(self, client: Client) -> None:
         """Raises BadSetting: this Redis is another shard."""
-        if self._layout is None:
+        if self.place.layout is None:
             return
         with as_bus_unavailable():
             try:
-                await Scripts(client, self.keys, layout=self._layout).check_layout()
+                await Scripts(client, self.place.keys, layout=self.place.layout).check_layout()
             except OtherLayout as error:
                 raise BadSetting(str(error)) from None
 

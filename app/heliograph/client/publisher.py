@@ -119,8 +119,10 @@ class Publisher(_Base):
         if isinstance(self._target, tuple):
             transport: Transport = _http_transports().HttpTransport(*self._target)
             return transport
-        shards = [RedisTransport(target, self._drafting) for target in targets(self._target)]
-        return shards[0] if len(shards) == 1 else ShardedTransport(shards)
+        shards = targets(self._target)
+        if len(shards) == 1:
+            return RedisTransport(shards[0], self._drafting)
+        return ShardedTransport(shards, self._drafting)
 
     def renew_in_child(self) -> None:
         """See `heliograph.client.forks`."""
@@ -269,8 +271,10 @@ class AsyncPublisher(_Base):
         if isinstance(self._target, tuple):
             transport: AsyncTransport = _http_transports().AsyncHttpTransport(*self._target)
             return transport
-        shards = [AsyncRedisTransport(target, self._drafting) for target in targets(self._target)]
-        return shards[0] if len(shards) == 1 else AsyncShardedTransport(shards)
+        shards = targets(self._target)
+        if len(shards) == 1:
+            return AsyncRedisTransport(shards[0], self._drafting)
+        return AsyncShardedTransport(shards, self._drafting)
 
     def renew_in_child(self) -> None:
         """See `heliograph.client.forks`."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from redis.exceptions import (
+    AskError,
     AuthenticationError,
     AuthorizationError,
     BusyLoadingError,
@@ -22,20 +23,20 @@ from redis.exceptions import (
 )
 
 from heliograph.backends.redis.acknowledgement import IN_MEMORY, Acknowledgement, Unconfirmed
+from heliograph.backends.redis.bus_verbs import PLAIN, SHARDED
+from heliograph.backends.redis.client import Client
 from heliograph.backends.redis.keys import Keys
-from heliograph.backends.redis.layout import Layout, layouts_among
+from heliograph.backends.redis.layout import Layout
 from heliograph.backends.redis.link_errors import NotSent
-from heliograph.backends.redis.opening import open_server
+from heliograph.backends.redis.opening import Clients, layouts_of, server_of, tags_of
 from heliograph.backends.redis.run_leases import decoded, expired_call, lease_call, lost_calls
 from heliograph.backends.redis.server import RedisServer
-from heliograph.backends.redis.sync import SyncScripts, connect_sync
+from heliograph.backends.redis.sync_opening import SyncClients, sync_scripts
 from heliograph.client.drafts import Drafting, Published, published
 from heliograph.client.environment import ClusterSettings
 from heliograph.client.forks import leave_alone
 from heliograph.client.retrying import Failure
-from heliograph.errors import BadSetting
 from heliograph.ports import Draft
-from heliograph.redis_url import read_cluster_address
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +51,7 @@ _PASSING = (
     ReadOnlyError,
     ClusterDownError,  # MASTERDOWN too
     TryAgainError,
+    AskError,  # MOVED too
     Unconfirmed,
     OSError,
 )
@@ -61,10 +63,12 @@ _REFUSED = (AuthenticationError, AuthorizationError)  # subclasses of Connection
 class Target:
     """The Redis of one shard. `durable_url`: of a second server, for what is kept; None: it is the same one.
 
+    `tag`: of the virtual shard, if the URL is that of a cluster; otherwise empty. `keys`: the names there.
     `ack`: when something counts as kept, on the server that keeps it.
     """
 
     url: str
+    tag: str
     durable_url: str | None
     keys: Keys
     layout: Layout
@@ -73,23 +77,31 @@ class Target:
 
 
 def targets(settings: ClusterSettings) -> list[Target]:
-    """Return the Redis of each shard, in order.
+    """Return the Redis of each shard, in order; of a cluster, each of its virtual shards.
 
     Raises:
-        BadSetting: it is a cluster.
+        BadSetting: a URL cannot be used.
     """
-    if any(read_cluster_address(url) is not None for url in settings.urls):
-        raise BadSetting(
-            "programs beside the replicas cannot use redis+cluster:// themselves; a publisher takes the cluster's"
-            " https:// URL and an API key"
-        )
     directed, ack = settings.routing == "directed", Acknowledgement(settings.ack, settings.ack_replicas)
-    return [
-        Target(url, settings.durable_url, Keys(settings.prefix, channel), layout, directed, ack)
-        for url, channel, layout in zip(
-            settings.urls, settings.bus_channels, layouts_among(len(settings.urls)), strict=True
-        )
-    ]
+    layouts = iter(layouts_of(settings.urls))
+    found: list[Target] = []
+    for url, channel in zip(settings.urls, settings.bus_channels, strict=True):
+        keys = Keys(settings.prefix, channel)
+        found += [
+            Target(url, tag, settings.durable_url, keys.in_slot(tag) if tag else keys, next(layouts), directed, ack)
+            for tag in tags_of(url)
+        ]
+    return found
+
+
+def sync_clients() -> SyncClients:
+    """Return what makes a publisher's clients."""
+    return SyncClients(max_connections=MAX_CONNECTIONS)
+
+
+def async_clients() -> Clients:
+    """Return what makes a publisher's clients, for one event loop."""
+    return Clients(max_connections=MAX_CONNECTIONS)
 
 
 class RedisFailures:
@@ -110,33 +122,34 @@ class _Base(RedisFailures):
     def __init__(self, target: Target, drafting: Drafting) -> None:
         self._target = target
         self._durable_url = target.durable_url
+        self._publish = (SHARDED if target.tag else PLAIN).publish
         self._script = "append" if self._durable_url is None else "store"
         self._drafting = drafting.into(target.keys)
 
 
 class RedisTransport(_Base):
-    """For plain functions, in any number of threads."""
+    """For plain functions, in any number of threads. `clients`: shared with other shards."""
 
-    def __init__(self, target: Target, drafting: Drafting) -> None:
+    def __init__(self, target: Target, drafting: Drafting, clients: SyncClients | None = None) -> None:
         super().__init__(target, drafting)
-        self._connect()
+        self._connect(clients or sync_clients())
 
-    def _connect(self) -> None:
+    def _connect(self, clients: SyncClients) -> None:
         target = self._target
-        self._live = connect_sync(target.url, max_connections=MAX_CONNECTIONS)
+        self._live = clients.open(target.url, target.tag)
         self._redis = self._live  # keeps what is kept
         if self._durable_url is not None:
-            self._redis = connect_sync(self._durable_url, max_connections=MAX_CONNECTIONS)
-        self._scripts = SyncScripts(
+            self._redis = clients.open(self._durable_url)
+        self._scripts = sync_scripts(
             self._redis, target.keys, layout=target.layout, directed=target.directed, ack=target.ack
         )
         self._live_scripts = self._scripts  # of the server with the bus
         if self._durable_url is not None:
-            self._live_scripts = SyncScripts(self._live, target.keys, layout=target.layout)
+            self._live_scripts = sync_scripts(self._live, target.keys, layout=target.layout)
 
     def renew_in_child(self) -> None:
         """See `heliograph.client.forks`."""
-        self._connect()
+        self._connect(sync_clients())
 
     def close(self) -> None:
         """Close the connections. May be called twice."""
@@ -152,7 +165,7 @@ class RedisTransport(_Base):
         if not kept:
             self._live_scripts.check_layout()
             for draft in drafts:
-                self._live.publish(*self._drafting.passing(draft))
+                self._live.execute_command(self._publish, *self._drafting.passing(draft))  # type: ignore[no-untyped-call]
             return [published(draft, None) for draft in drafts]
         answers = self._scripts.run_many(self._script, [self._drafting.call(draft) for draft in drafts])
         if self._durable_url is not None:
@@ -189,34 +202,27 @@ class RedisTransport(_Base):
 class AsyncRedisTransport(_Base):
     """For coroutines of one event loop. Like `RedisTransport`, without the leases of runs."""
 
-    def __init__(self, target: Target, drafting: Drafting) -> None:
+    def __init__(self, target: Target, drafting: Drafting, clients: Clients | None = None) -> None:
         super().__init__(target, drafting)
-        self._connect()
+        self._connect(clients or async_clients())
 
-    def _connect(self) -> None:
+    def _connect(self, clients: Clients) -> None:
         target = self._target
         if self._durable_url is None:
-            self._live = self._kept = self._server(target.url, target.ack)
+            self._live = self._kept = self._server(clients.open(target.url, target.tag), target.ack)
         else:
-            self._live = self._server(target.url, IN_MEMORY)
-            self._kept = self._server(self._durable_url, target.ack)
+            self._live = self._server(clients.open(target.url), IN_MEMORY)
+            self._kept = self._server(clients.open(self._durable_url), target.ack)
         self._free = asyncio.Semaphore(MAX_CONNECTIONS)  # an empty pool would raise; callers wait here instead
 
-    def _server(self, url: str, ack: Acknowledgement) -> RedisServer:
+    def _server(self, client: Client, ack: Acknowledgement) -> RedisServer:
         target = self._target
-        return open_server(
-            url,
-            target.keys,
-            layouts=iter([target.layout]),
-            max_connections=MAX_CONNECTIONS,
-            directed=target.directed,
-            ack=ack,
-        )
+        return server_of(client, target.keys, layout=target.layout, directed=target.directed, ack=ack)
 
     def renew_in_child(self) -> None:
         """See `heliograph.client.forks`."""
         leave_alone((self._live, self._kept, self._free))
-        self._connect()
+        self._connect(async_clients())
 
     async def close(self) -> None:
         """Close the connections. May be called twice."""
@@ -252,7 +258,8 @@ class AsyncRedisTransport(_Base):
     async def _pass_on(self, drafts: Sequence[Draft]) -> list[None]:
         await self._live.scripts.check_layout()
         for draft in drafts:
-            await self._live.client.publish(*self._drafting.passing(draft))
+            message = self._drafting.passing(draft)
+            await self._live.client.execute_command(self._publish, *message)  # type: ignore[no-untyped-call]
         return [None] * len(drafts)
 
 

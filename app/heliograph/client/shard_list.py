@@ -9,7 +9,7 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from heliograph.backends.redis.layout import FIELD, ONE
-from heliograph.backends.redis.sync import connect_sync
+from heliograph.backends.redis.sync_opening import SyncClients
 from heliograph.client.environment import cluster_settings
 from heliograph.client.redis_transport import FAILURES, Target, targets
 from heliograph.errors import BusUnavailable
@@ -47,7 +47,8 @@ class ShardList:
             BusUnavailable: a server has live replicas, and nothing was written; or one cannot be reached, and some
                 may have been written: then repeat it.
         """
-        clients = [connect_sync(target.url) for target in self._targets]
+        opened = SyncClients()
+        clients = [opened.open(target.url, target.tag) for target in self._targets]
         try:
             for target, client in zip(self._targets, clients, strict=True):
                 _check_idle(target, client)
@@ -63,7 +64,7 @@ class ShardList:
     def _row(self, target: Target) -> Row:
         url, expected = without_password(target.url), target.layout.text
         try:
-            with closing(connect_sync(target.url)) as client:
+            with closing(SyncClients().open(target.url, target.tag)) as client:
                 kept = cast("bytes | None", client.hget(target.keys.server, FIELD))
                 alive = _live_leases(target, client)
         except FAILURES as error:

@@ -5,8 +5,16 @@ import logging
 from collections import defaultdict
 from collections.abc import Sequence
 
-from heliograph.client.drafts import Published
-from heliograph.client.redis_transport import AsyncRedisTransport, RedisFailures, RedisTransport
+from heliograph.client.drafts import Drafting, Published
+from heliograph.client.forks import leave_alone
+from heliograph.client.redis_transport import (
+    AsyncRedisTransport,
+    RedisFailures,
+    RedisTransport,
+    Target,
+    async_clients,
+    sync_clients,
+)
 from heliograph.ports import Draft
 from heliograph.protocol.run import channel_of_run
 from heliograph.protocol.shard_map import ShardMap
@@ -17,15 +25,19 @@ logger = logging.getLogger(__name__)
 class ShardedTransport(RedisFailures):
     """A `Transport` over those of all shards, in their order. The drafts of one call are all for one channel."""
 
-    def __init__(self, shards: Sequence[RedisTransport]) -> None:
-        self._shards = tuple(shards)
-        self._map = ShardMap(len(self._shards))
+    def __init__(self, targets: Sequence[Target], drafting: Drafting) -> None:
+        self._targets, self._drafting = targets, drafting
+        self._map = ShardMap(len(targets))
         self._looked = False  # at the layout of every shard
+        self._connect()
+
+    def _connect(self) -> None:
+        clients = sync_clients()
+        self._shards = [RedisTransport(target, self._drafting, clients) for target in self._targets]
 
     def renew_in_child(self) -> None:
         """See `heliograph.client.forks`."""
-        for shard in self._shards:
-            shard.renew_in_child()
+        self._connect()
 
     def close(self) -> None:
         for shard in self._shards:
@@ -63,15 +75,20 @@ class ShardedTransport(RedisFailures):
 class AsyncShardedTransport(RedisFailures):
     """An `AsyncTransport` over those of all shards: see `ShardedTransport`."""
 
-    def __init__(self, shards: Sequence[AsyncRedisTransport]) -> None:
-        self._shards = tuple(shards)
-        self._map = ShardMap(len(self._shards))
+    def __init__(self, targets: Sequence[Target], drafting: Drafting) -> None:
+        self._targets, self._drafting = targets, drafting
+        self._map = ShardMap(len(targets))
         self._looked = False
+        self._connect()
+
+    def _connect(self) -> None:
+        clients = async_clients()
+        self._shards = [AsyncRedisTransport(target, self._drafting, clients) for target in self._targets]
 
     def renew_in_child(self) -> None:
         """See `heliograph.client.forks`."""
-        for shard in self._shards:
-            shard.renew_in_child()
+        leave_alone(self._shards)
+        self._connect()
 
     async def close(self) -> None:
         for shard in self._shards:

@@ -5,26 +5,37 @@ from typing import Any
 
 from heliograph.backends.redis.acknowledgement import IN_MEMORY, Acknowledgement
 from heliograph.backends.redis.client import TIMEOUT_S, Client, connect, unusable
-from heliograph.backends.redis.cluster.client import ShardClient, shard_clients
+from heliograph.backends.redis.cluster.client import ShardClient
 from heliograph.backends.redis.cluster.nodes import Nodes
 from heliograph.backends.redis.cluster.server import ShardServer
+from heliograph.backends.redis.cluster.tags import balanced_tags
 from heliograph.backends.redis.keys import Keys
 from heliograph.backends.redis.layout import Layout, layouts_among
 from heliograph.backends.redis.server import RedisServer
-from heliograph.redis_url import check_redis_url, read_cluster_address
+from heliograph.redis_url import ClusterAddress, check_redis_url, read_cluster_address
 from heliograph.telemetry import Histogram
 
 
-def open_clients(url: str, *, max_connections: int = 50, timeout_s: float = TIMEOUT_S) -> list[Client]:
-    """Return a client for each virtual shard of a cluster, in order; otherwise one. See `connect`."""
-    try:
-        cluster = read_cluster_address(check_redis_url(url))
-    except ValueError as error:
-        raise unusable(str(error)) from None
-    if cluster is None:
-        return [connect(url, max_connections=max_connections, timeout_s=timeout_s)]
-    nodes = Nodes(cluster, max_connections=max_connections, timeout_s=timeout_s)
-    return list(shard_clients(nodes, cluster.virtual_shards))
+class Clients:
+    """Makes clients. The virtual shards of one cluster share connections to its servers. See `connect`."""
+
+    def __init__(self, *, max_connections: int = 50, timeout_s: float = TIMEOUT_S) -> None:
+        self._max_connections = max_connections
+        self._timeout_s = timeout_s
+        self._nodes: dict[str, Nodes] = {}
+
+    def open(self, url: str, tag: str = "") -> Client:
+        """Return a client of one server, or of the slot of a cluster that has this tag or key.
+
+        Raises:
+            BadSetting: the URL cannot be used.
+        """
+        cluster = _cluster_of(url)
+        if cluster is None:
+            return connect(url, max_connections=self._max_connections, timeout_s=self._timeout_s)
+        if url not in self._nodes:
+            self._nodes[url] = Nodes(cluster, max_connections=self._max_connections, timeout_s=self._timeout_s)
+        return ShardClient(self._nodes[url], tag)
 
 
 def open_servers(
@@ -45,22 +56,36 @@ def open_servers(
     """
     layouts = layouts or iter(layouts_of([url]))
     publish_time = publish_time or Histogram()
-    servers: list[RedisServer] = []
-    for client in open_clients(url, max_connections=max_connections):
-        make = ShardServer if isinstance(client, ShardClient) else RedisServer
-        servers.append(
-            make(
-                client,  # type: ignore[arg-type] # of the kind that was looked at
-                keys,
-                node_id=node_id,
-                replica=replica,
-                layout=next(layouts),
-                directed=directed,
-                publish_time=publish_time,
-                ack=ack,
-            )
+    clients = Clients(max_connections=max_connections)
+    return [
+        server_of(
+            clients.open(url, tag),
+            keys.in_slot(tag) if tag else keys,
+            node_id=node_id,
+            replica=replica,
+            layout=next(layouts),
+            directed=directed,
+            publish_time=publish_time,
+            ack=ack,
         )
-    return servers
+        for tag in tags_of(url)
+    ]
+
+
+def server_of(client: Client, keys: Keys, **options: Any) -> RedisServer:
+    """Return the server that a client leads to. `options`: see `RedisServer`."""
+    make = ShardServer if isinstance(client, ShardClient) else RedisServer
+    return make(client, keys, **options)  # type: ignore[arg-type] # of the kind that was looked at
+
+
+def tags_of(url: str) -> tuple[str, ...]:
+    """Return the tag of each virtual shard of a cluster, in order; otherwise an empty one.
+
+    Raises:
+        BadSetting: the URL cannot be used.
+    """
+    cluster = _cluster_of(url)
+    return ("",) if cluster is None else balanced_tags(cluster.virtual_shards)
 
 
 def layouts_of(urls: Sequence[str]) -> list[Layout]:
@@ -69,11 +94,7 @@ def layouts_of(urls: Sequence[str]) -> list[Layout]:
     Raises:
         BadSetting: a URL cannot be used.
     """
-    try:
-        clusters = [read_cluster_address(check_redis_url(url)) for url in urls]
-    except ValueError as error:
-        raise unusable(str(error)) from None
-    return layouts_among(sum(1 if cluster is None else cluster.virtual_shards for cluster in clusters))
+    return layouts_among(sum(len(tags_of(url)) for url in urls))
 
 
 def open_server(url: str, keys: Keys, **options: Any) -> RedisServer:
@@ -86,3 +107,10 @@ def open_server(url: str, keys: Keys, **options: Any) -> RedisServer:
     if len(servers) > 1:
         raise unusable("names a cluster with more than one virtual shard: add ?virtual_shards=1")
     return servers[0]
+
+
+def _cluster_of(url: str) -> ClusterAddress | None:
+    try:
+        return read_cluster_address(check_redis_url(url))
+    except ValueError as error:
+        raise unusable(str(error)) from None

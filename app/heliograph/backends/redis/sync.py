@@ -1,14 +1,12 @@
 """Redis for programs without an event loop: the same scripts with the same fence (see `scripts.py`), thread-safe."""
 
 import threading
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from itertools import chain
 from typing import Any, TypeVar
 
-from redis import BlockingConnectionPool, Redis
-from redis.backoff import NoBackoff
+from redis import Redis
 from redis.exceptions import NoScriptError, ResponseError
-from redis.retry import Retry
 
 from heliograph.backends.redis.acknowledgement import IN_MEMORY, NOT_DURABLE, Acknowledgement
 from heliograph.backends.redis.call_batch import Call, in_batches, parameters_of
@@ -20,11 +18,14 @@ from heliograph.backends.redis.link_errors import DEMOTED
 from heliograph.backends.redis.script_loading import check_layout, load
 from heliograph.backends.redis.script_texts import BATCHED, KEEPING, raise_first_error, read_all
 from heliograph.backends.redis.sentinels import SyncMasterFinder, tls_options, to_master_sync
+from heliograph.backends.redis.sync_pool import open_pool_sync
 from heliograph.redis_url import check_redis_url, read_cluster_address, read_sentinel_address
 
 
 def connect_sync(url: str, *, max_connections: int = 10) -> Redis:
     """Return a client with its own pool, for any number of threads; nothing is opened before the first command.
+
+    Not for a cluster.
 
     No retries, as in `client.connect`. A caller waits for a free connection, as long as a command may take.
     """
@@ -34,21 +35,15 @@ def connect_sync(url: str, *, max_connections: int = 10) -> Redis:
         raise unusable(str(error)) from None
     if read_cluster_address(url) is not None:
         raise unusable("names a cluster, where there is no one server to connect to")
-    try:
-        pool = BlockingConnectionPool.from_url(
-            url if sentinels is None else sentinels.server_url,
-            max_connections=max_connections,
-            timeout=TIMEOUT_S,
-            socket_timeout=TIMEOUT_S,
-            socket_connect_timeout=TIMEOUT_S,
-            retry=Retry(NoBackoff(), 0),
-        )
-    except ValueError:
-        raise unusable("an option in its query has a value that cannot be used") from None
+    pool = open_pool_sync(url if sentinels is None else sentinels.server_url, max_connections=max_connections)
     if sentinels is not None:
         finder = SyncMasterFinder(sentinels, tls_options(pool))
         pool.connection_class = to_master_sync(pool.connection_class, finder)
     return Redis.from_pool(pool)
+
+
+_T = TypeVar("_T")
+Send = Callable[[Sequence[Command]], list[Any]]  # it returns the answers, each of which may be an error of Redis
 
 
 class SyncScripts:
@@ -91,7 +86,7 @@ class SyncScripts:
                 self._load(name, stale=shas)
                 shas = self._shas
             left = [number for number in range(len(calls)) if number not in results]
-            answers = self._keep(name, [("EVALSHA", shas[name], *calls[number]) for number in left])
+            answers = self._keep(name, [("EVALSHA", shas[name], *calls[number]) for number in left], self._send)
             results |= {
                 number: answer
                 for number, answer in zip(left, answers, strict=True)
@@ -99,10 +94,7 @@ class SyncScripts:
             }
             if any(isinstance(result, DEMOTED) for result in results.values()):
                 self._redis.connection_pool.disconnect(inuse_connections=False)  # the address may lead elsewhere
-            if any(
-                isinstance(result, ResponseError) and str(result).startswith(NOT_DURABLE)
-                for result in results.values()
-            ):
+            if any(map(is_not_durable, results.values())):
                 self._shas = {}  # the server may be configured in another way by the next attempt
             if len(results) == len(calls):
                 return raise_first_error([results[number] for number in range(len(calls))])
@@ -111,15 +103,15 @@ class SyncScripts:
             "Redis lost its scripts again and again while they were loaded; does something run SCRIPT FLUSH?"
         )
 
-    def _keep(self, name: str, commands: Sequence[Command]) -> list[Any]:
+    def _keep(self, name: str, commands: Sequence[Command], send: Send) -> list[Any]:
         """Send calls. If they keep something that replicas must confirm, they are followed by one WAIT for all.
 
         Raises:
             Unconfirmed: they were carried out, but too few replicas have confirmed it.
         """
         if not self._ack.confirms or name not in KEEPING:
-            return self._send(commands)
-        *answers, _, confirmed = self._send([*commands, *self._confirmation])
+            return send(commands)
+        *answers, _, confirmed = send([*commands, *self._confirmation])
         if all(isinstance(answer, Exception) for answer in answers):
             return answers
         [count] = raise_first_error([confirmed])
@@ -140,13 +132,10 @@ class SyncScripts:
         with self._loading:
             if self._shas is not stale and name in self._shas:
                 return  # another thread has loaded it meanwhile
-            # One connection for all steps: if the server restarts in between, the next step fails.
-            with self._redis.client() as connection:  # type: ignore[no-untyped-call]
-                connection.response_callbacks.clear()  # answers as they are, errors too
-                names = list(dict.fromkeys((*self._shas, name)))
-                steps = load(names, self._keys, layout=self._layout, directed=self._directed, ack=self._ack)
-                self._shas = _follow(connection, steps)
-                self._is_checked = True
+            names = list(dict.fromkeys((*self._shas, name)))
+            steps = load(names, self._keys, layout=self._layout, directed=self._directed, ack=self._ack)
+            self._shas = self._follow_alone(steps)
+            self._is_checked = True
 
     def check_layout(self) -> None:
         """Make sure that the server is the shard that it is taken for, unless a script was loaded since it was.
@@ -154,25 +143,31 @@ class SyncScripts:
         Raises the errors of redis-py, OtherLayout among them.
         """
         if not self._is_checked:
-            with self._redis.client() as connection:  # type: ignore[no-untyped-call]
-                connection.response_callbacks.clear()
-                _follow(connection, check_layout(self._keys, self._layout))
+            self._follow_alone(check_layout(self._keys, self._layout))
             self._is_checked = True
         self._layout.check()  # another shard may have answered since
 
+    def _follow_alone(self, steps: Generator[list[Command], list[Any], _T]) -> _T:
+        """Follow the steps over one connection: if the server restarts in between, the next step fails."""
+        with self._redis.client() as connection:  # type: ignore[no-untyped-call]
+            connection.response_callbacks.clear()  # answers as they are, errors too
+            return follow(steps, lambda commands: [_answer(connection, command) for command in commands])
 
-_T = TypeVar("_T")
 
-
-def _follow(connection: Redis, steps: Generator[list[Command], list[Any], _T]) -> _T:
+def follow(steps: Generator[list[Command], list[Any], _T], send: Send) -> _T:
     """Send what the steps yield, and return what they do."""
     commands = next(steps)
     while True:
         try:
-            commands = steps.send([_answer(connection, command) for command in commands])
+            commands = steps.send(send(commands))
         except StopIteration as done:
             found: _T = done.value
             return found
+
+
+def is_not_durable(answer: Any) -> bool:
+    """Return whether the server does not keep the promise of the acknowledgement mode."""
+    return isinstance(answer, ResponseError) and str(answer).startswith(NOT_DURABLE)
 
 
 def _answer(connection: Redis, command: Command) -> Any:

@@ -15,7 +15,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from heliograph.backends.redis.client import TIMEOUT_S, Client
 from heliograph.backends.redis.cluster.link import ClusterLink
 from heliograph.backends.redis.cluster.nodes import Nodes
-from heliograph.backends.redis.cluster.tags import balanced_tags, slot_of
+from heliograph.backends.redis.cluster.tags import slot_of
 from heliograph.backends.redis.cluster.topology import HOLD_S, NOT_EXECUTED, PAUSE_S
 
 
@@ -73,11 +73,10 @@ class ShardPipeline(Pipeline):
 
 
 class ShardClient(Client):
-    """A `Client` of one virtual shard, which is one slot of the cluster. `tag` puts keys and bus channels into it."""
+    """A `Client` of one virtual shard, which is one slot of the cluster. `tag`: or a key."""
 
     def __init__(self, nodes: Nodes, tag: str) -> None:
         self.nodes = nodes
-        self.tag = tag
         self.slot = slot_of(tag)
         pool = OwnerPool(nodes, self.slot)
         link, bulk, kept = (ClusterLink(nodes, self.slot, pool, TIMEOUT_S) for _ in range(3))
@@ -115,8 +114,3 @@ class ShardClient(Client):
         if self.nodes.users == 0:
             with suppress(RedisError, OSError, TimeoutError):
                 await self.nodes.close()
-
-
-def shard_clients(nodes: Nodes, virtual_shards: int) -> list[ShardClient]:
-    """Return the clients of all virtual shards, in order."""
-    return [ShardClient(nodes, tag) for tag in balanced_tags(virtual_shards)]

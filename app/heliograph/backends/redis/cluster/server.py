@@ -13,7 +13,7 @@ from heliograph.backends.redis.wire import BusWire
 
 
 class ShardServer(RedisServer):
-    """A `RedisServer` that is one slot of a cluster. `keys`: as of one server; they get the tag of the shard."""
+    """A `RedisServer` that is one slot of a cluster. `keys`: those in that slot."""
 
     verbs = SHARDED
 
@@ -24,7 +24,7 @@ class ShardServer(RedisServer):
         **options: Any,
     ) -> None:
         self._shard = client
-        super().__init__(client, keys.in_slot(client.tag), **options)
+        super().__init__(client, keys, **options)
 
     def _make_scripts(self, owner: str, *, directed: bool) -> tuple[Scripts, Scripts, Scripts]:
         shard, (link, bulk, kept) = self._shard, self._shard.cluster_links
