@@ -1,17 +1,16 @@
 """Programs beside the replicas on a Redis Cluster: publishers, consumers, and the command line."""
 
 import asyncio
-import os
-import subprocess
-import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from redis import Redis
 
 from heliograph import Namespace, Published
+from heliograph.cli import main
 from heliograph.client.publisher import Publisher
 from heliograph.protocol.shard_map import ShardMap
 from tests.client.test_publisher import Both, made
@@ -88,19 +87,14 @@ def test_the_command_line(redis_cluster: RedisCluster, namespace: str) -> None:
     names = {"HELIOGRAPH_REDIS__PREFIX": f"{namespace}:", "HELIOGRAPH_BUS__CHANNEL": f"{namespace}:events"}
 
     def run(*words: str, **variables: str) -> str:
-        done = subprocess.run(
-            [sys.executable, "-m", "heliograph", *words],
-            env={**os.environ, **names, **variables},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+        done = CliRunner().invoke(main, words, env={**names, **variables})
+        assert done.exit_code == 0, done.output
+        return done.output
 
-    assert run("publish", "news", "one", "--redis", spread(redis_cluster, 2)).strip()
-    run("shards", "--adopt", HELIOGRAPH_REDIS__URL=spread(redis_cluster, 2))
-    shown = run("shards", HELIOGRAPH_REDIS__URL=spread(redis_cluster, 2)).splitlines()
+    url = spread(redis_cluster, 2)
+    assert run("publish", "news", "one", "--redis", url).strip()
+    run("shards", "--adopt", HELIOGRAPH_REDIS__URL=url)
+    shown = run("shards", HELIOGRAPH_REDIS__URL=url).splitlines()
     assert [line.partition("  ")[2] for line in shown] == ["shard 1 of 2 (v1): ok", "shard 2 of 2 (v1): ok"]
 
 
