@@ -1,6 +1,8 @@
 """The methods with which operators look around, over HTTP: connections, blocked users, channels page by page."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -9,7 +11,9 @@ from tests.api.test_methods import KEY, OPTIONS, call, refused
 from tests.conftest import StartReplica
 from tests.support.client import Client
 from tests.support.http import http_client
+from tests.support.redis_cluster import RedisCluster
 from tests.support.replicas import RunningReplica
+from tests.support.shards import RedisShards
 from tests.support.waiting import eventually
 
 
@@ -125,3 +129,77 @@ async def test_kept_channels(http: httpx.AsyncClient) -> None:
     assert history["publications"][0]["message_id"] == log["latest"]["message_id"]
     plain = await call(http, "history", channel="logs:1", limit=1)
     assert set(plain["publications"][0]) == {"offset", "data"}
+
+
+async def all_kept(http: httpx.AsyncClient, **params: Any) -> tuple[list[str], list[str]]:
+    """Return the names on all pages of what is kept, and the errors of these pages."""
+    names: list[str] = []
+    errors: list[str] = []
+    cursor = ""
+    while True:
+        page = await call(http, "kept_channels", cursor=cursor, **params)
+        names += [each["channel"] for each in page["channels"]]
+        errors += [page["error"]] if "error" in page else []
+        cursor = page.get("next", "")
+        if not cursor:
+            return sorted(names), errors
+
+
+async def test_what_is_kept_in_a_redis_cluster(redis_cluster: RedisCluster, start_replica: StartReplica) -> None:
+    """Fails if a virtual shard's channels are missing, or another one's on the same server come with them."""
+    url = redis_cluster.url.replace("virtual_shards=1", "virtual_shards=5")
+    one = await start_replica(redis_url=url, **OPTIONS)
+    names = sorted([*(f"logs:{number}" for number in range(20)), "news", "{odd}:1"])
+    async with http_client(one.url, headers={"X-API-Key": KEY}) as http:
+        for name in names:
+            await call(http, "publish", channel=name, data="x")
+        assert await all_kept(http, limit=3) == (names, [])
+        assert await all_kept(http, limit=500, prefix="logs:1") == (
+            ["logs:1", *(f"logs:1{n}" for n in range(10))],
+            [],
+        )
+
+
+class TestShards:
+    @pytest.fixture
+    def shards(self, tmp_path: Path) -> Iterator[RedisShards]:
+        started = RedisShards(tmp_path).start()
+        yield started
+        started.stop()
+
+    async def test_a_shard_that_is_gone_is_named(self, shards: RedisShards, start_replica: StartReplica) -> None:
+        """Fails if one dead Redis of three takes every list away, or a list leaves its part out in silence."""
+        two = [await start_replica(f"replica-{number}", **shards.options, **OPTIONS) for number in (1, 2)]
+        kept, users = shards.names("news:"), shards.names("#user-")
+        async with (
+            http_client(two[0].url, headers={"X-API-Key": KEY}) as http,
+            Client(two[0].url, user=users[0]) as first,
+            Client(two[1].url, user=users[1]),
+            Client(two[1].url, user=users[2]),
+        ):
+            await call(http, "broadcast", channels=kept, data="x")
+            for channel in kept:
+                await first.say({"type": "subscribe", "channel": channel, "id": 1})
+                await first.next("subscribed")
+            await eventually(lambda: all_channels_are_counted(http, 6))
+            assert await all_kept(http) == (sorted(kept), [])
+
+            shards.servers[1].stop()
+
+            async def is_missing() -> bool:
+                rows = (await http.get("/api/cluster")).json()["shards"]
+                return [each["works"] for each in rows] == [True, False, True] and rows[1]["unheard_ms"] > 2000
+
+            await eventually(is_missing, within_s=20)
+            names, errors = await all_kept(http)
+            assert names == sorted([kept[0], kept[2]])
+            assert [each.partition(":")[0] for each in errors] == ["without shard 2 of 3"]
+            page = await call(http, "channels", limit=10)
+            assert page["error"].startswith("without shard 2 of 3: ")
+            assert set(page["channels"]) == {kept[0], kept[2], f"#{users[0]}", f"#{users[2]}"}
+            found = await call(http, "connections")
+            assert ({each["user"] for each in found["connections"]}, found.get("error")) == (set(users), None)
+
+
+async def all_channels_are_counted(http: httpx.AsyncClient, count: int) -> bool:
+    return len((await call(http, "channels"))["channels"]) == count

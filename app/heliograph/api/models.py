@@ -353,11 +353,15 @@ class ChannelInfo(msgspec.Struct, frozen=True):
 
 
 class ChannelsResult(msgspec.Struct, frozen=True, omit_defaults=True):
-    """`next`: the cursor of the next page, if there is one; `total`: how many there are. Both only with a `limit`."""
+    """`next`: the cursor of the next page, if there is one; `total`: how many there are. Both only with a `limit`.
+
+    `error`: which shards are left out of a page, and why.
+    """
 
     channels: dict[str, ChannelInfo]
     next: str = ""
     total: int | None = None
+    error: str = ""
 
 
 class NodeInfo(msgspec.Struct, frozen=True):

@@ -71,10 +71,14 @@ class KeptChannelInfo(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class KeptChannelsResult(msgspec.Struct, frozen=True, omit_defaults=True):
-    """In no order. `next`: the cursor of the next page, if there is one; a page may be empty and have a next one."""
+    """In no order. `next`: the cursor of the next page, if there is one; a page may be empty and have a next one.
+
+    `error`: which shard is left out, and why.
+    """
 
     channels: list[KeptChannelInfo]
     next: str = ""
+    error: str = ""
 
 
 class ReplicaMatches(msgspec.Struct, frozen=True, omit_defaults=True):

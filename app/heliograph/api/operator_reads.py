@@ -73,9 +73,10 @@ class OperatorReads:
         )
 
     async def channels(self, params: models.ChannelsParams) -> models.ChannelsResult:
-        counts = await self._channels.channels(params.pattern)
         if not params.limit:
+            counts = await self._channels.channels(params.pattern)
             return models.ChannelsResult({name: models.ChannelInfo(count) for name, count in counts.items()})
+        counts, error = await self._channels.reachable(params.pattern)
         by_clients = params.sort == "clients"
         places = [(-count if by_clients else 0, name) for name, count in counts.items()]
         if params.cursor:
@@ -88,11 +89,12 @@ class OperatorReads:
             {name: models.ChannelInfo(counts[name]) for _, name in page},
             _cursor((params.sort, page[-1])) if len(places) > len(page) else "",
             len(counts),
+            error,
         )
 
     async def kept_channels(self, params: operator_models.KeptChannelsParams) -> operator_models.KeptChannelsResult:
-        found, cursor = await self._kept.page(params.prefix, params.search, params.cursor, params.limit)
-        return operator_models.KeptChannelsResult([_shown(each) for each in found], cursor)
+        page = await self._kept.page(params.prefix, params.search, params.cursor, params.limit)
+        return operator_models.KeptChannelsResult([_shown(each) for each in page.channels], page.cursor, page.error)
 
 
 def _shown(kept: KeptChannel) -> operator_models.KeptChannelInfo:

@@ -14,6 +14,7 @@ from itertools import islice
 from typing import Final, Protocol
 
 from heliograph.cluster.directory import Directory
+from heliograph.cluster.per_shard import missing
 from heliograph.errors import BusUnavailable
 from heliograph.ports import ChannelCountsBackend
 from heliograph.tasks import end
@@ -94,22 +95,48 @@ class ChannelList:
         Raises:
             BusUnavailable: a Redis cannot be reached: it may know of more channels.
         """
-        patterns = alternatives(pattern)
-        total: Counter[str] = Counter()
-        for counts in await asyncio.gather(*(each.counts() for each in self._backends)):
-            for of_lease in counts.values():
-                total.update(of_lease)
-        found, names = {}, iter(total)
-        while batch := list(islice(names, max(1, BATCH // len(patterns)))):
-            found.update(
-                {
-                    channel: total[channel]
-                    for channel in batch
-                    if not pattern or any(fnmatchcase(channel, each) for each in patterns)
-                }
-            )
-            await asyncio.sleep(0)  # a hostile pattern may take long: let other work run in between
-        return found
+        answers = await asyncio.gather(*(each.counts() for each in self._backends))
+        return await _matching(answers, pattern)
+
+    async def reachable(self, pattern: str = "") -> tuple[dict[str, int], str]:
+        """Return the same without the shards that cannot be reached, and which these are; empty: none.
+
+        Raises:
+            BusUnavailable: no Redis can be reached.
+        """
+        answers: list[dict[str, dict[str, int]]] = []
+        away: dict[int, BusUnavailable] = {}
+        asked = asyncio.gather(*(each.counts() for each in self._backends), return_exceptions=True)
+        for index, answer in enumerate(await asked):
+            if isinstance(answer, BusUnavailable):
+                away[index] = answer
+            elif isinstance(answer, BaseException):
+                raise answer
+            else:
+                answers.append(answer)
+        if not answers:
+            raise next(iter(away.values()))
+        return await _matching(answers, pattern), missing(away, len(self._backends))
+
+
+async def _matching(answers: Iterable[dict[str, dict[str, int]]], pattern: str) -> dict[str, int]:
+    """Return the sums of all leases of the channels that match the pattern."""
+    patterns = alternatives(pattern)
+    total: Counter[str] = Counter()
+    for counts in answers:
+        for of_lease in counts.values():
+            total.update(of_lease)
+    found, names = {}, iter(total)
+    while batch := list(islice(names, max(1, BATCH // len(patterns)))):
+        found.update(
+            {
+                channel: total[channel]
+                for channel in batch
+                if not pattern or any(fnmatchcase(channel, each) for each in patterns)
+            }
+        )
+        await asyncio.sleep(0)  # a hostile pattern may take long: let other work run in between
+    return found
 
 
 _ALTERNATIVES: Final = re.compile(r"\{([^{}]*,[^{}]*)\}")

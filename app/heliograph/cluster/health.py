@@ -34,14 +34,16 @@ class Breakdown:
 class ShardInfo(msgspec.Struct, frozen=True):
     """What this replica sees of one shard. `shard`: its number, from 1 on.
 
-    `bus`: the state of the bus; `canary_age_ms`, `bus_lag_ms`: see `ReplicaInfo`; `memory_ratio`: the used part of
-    Redis' maxmemory. None: unknown, or there is no limit. `received`, `published`: messages since the start.
+    `bus`: the state of the bus; `unheard_ms`: how long ago the last message came over it; `canary_age_ms`,
+    `bus_lag_ms`: see `ReplicaInfo`; `memory_ratio`: the used part of Redis' maxmemory. None: unknown, never, or there
+    is no limit. `received`, `published`: messages since the start.
     """
 
     shard: int
     works: bool
     reason: str
     bus: str
+    unheard_ms: float | None
     canary_age_ms: float | None
     bus_lag_ms: float | None
     memory_ratio: float | None
@@ -90,6 +92,7 @@ class ShardHealth:
             works=self.works,
             reason=self.reason,
             bus=bus.state.name.lower(),
+            unheard_ms=milliseconds(bus.unheard_s),
             canary_age_ms=milliseconds(bus.canary_age_s),
             bus_lag_ms=milliseconds(bus.lag_s),
             memory_ratio=None if self._memory is None else self._memory.share,

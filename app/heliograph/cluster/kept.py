@@ -4,7 +4,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from heliograph.errors import BadCursor
+from heliograph.cluster.per_shard import missing
+from heliograph.errors import BadCursor, BusUnavailable
 from heliograph.ports import KeptChannels, LogReader, ReadRequest
 from heliograph.protocol.position import Position
 from heliograph.protocol.publication import Publication
@@ -21,29 +22,44 @@ class KeptChannel:
     latest: Publication | None
 
 
+@dataclass(frozen=True, slots=True)
+class KeptChannelsPage:
+    """Some channels. `cursor`: for the rest; empty if there is no more. `error`: which shard is left out, and why."""
+
+    channels: list[KeptChannel]
+    cursor: str
+    error: str = ""
+
+
 class Kept:
     """List what is kept, without changing it. `shards`: of each, where its channels are found and read."""
 
     def __init__(self, shards: Sequence[tuple[KeptChannels, LogReader]]) -> None:
         self._shards = tuple(shards)
 
-    async def page(self, prefix: str, search: str, cursor: str, limit: int) -> tuple[list[KeptChannel], str]:
+    async def page(self, prefix: str, search: str, cursor: str, limit: int) -> KeptChannelsPage:
         """Return some channels, and the cursor for the rest: see `KeptChannels.page`. The shards follow each other.
 
+        One of several shards that cannot be reached is passed over, and named.
+
         Raises:
-            BadCursor, BusUnavailable: as there.
+            BadCursor: as there.
+            BusUnavailable: the only Redis cannot be reached.
         """
         number, _, within = cursor.partition("/") if cursor else ("0", "", "")
         if number not in map(str, range(len(self._shards))):
             raise BadCursor(f"no page has the cursor {cursor[:64]!r}")
         shard = int(number)
         channels, log = self._shards[shard]
-        page = await channels.page(prefix, search, within, limit)
-        if page.cursor:
-            following = f"{shard}/{page.cursor}"
-        else:
-            following = f"{shard + 1}/" if shard + 1 < len(self._shards) else ""
-        return [each for names in _batches(page.channels) for each in await _read(log, names)], following
+        following = f"{shard + 1}/" if shard + 1 < len(self._shards) else ""
+        try:
+            page = await channels.page(prefix, search, within, limit)
+            found = [each for names in _batches(page.channels) for each in await _read(log, names)]
+        except BusUnavailable as error:
+            if len(self._shards) == 1:
+                raise
+            return KeptChannelsPage([], following, missing({shard: error}, len(self._shards)))
+        return KeptChannelsPage(found, f"{shard}/{page.cursor}" if page.cursor else following)
 
 
 async def _read(log: LogReader, names: Sequence[str]) -> list[KeptChannel]:

@@ -1,7 +1,9 @@
 """One of something for each shard, off the path of a message. With one Redis there is one."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Generic, TypeVar
+
+from heliograph.errors import BusUnavailable
 
 _T = TypeVar("_T")
 
@@ -16,3 +18,11 @@ class PerShard(Generic[_T]):
     def of(self, channel: str) -> _T:
         """Return that of the shard which owns the channel."""
         return self.all[self._owner(channel)]
+
+
+def missing(away: Mapping[int, BusUnavailable], count: int) -> str:
+    """Return which shards a list is without, for an operator; empty: it is whole. `away`: by index, of `count`."""
+    return "; ".join(
+        f"without shard {index + 1} of {count}: {away[index]}" if count > 1 else str(away[index])
+        for index in sorted(away)
+    )

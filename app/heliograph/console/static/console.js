@@ -18,6 +18,7 @@ import { LoginView } from "./views/login.js";
 import { MessagesView } from "./views/messages.js";
 import { replicaName, troubleOf } from "./views/replica.js";
 import { RunView } from "./views/run.js";
+import { ShardsView } from "./views/shards.js";
 import { TraceView } from "./views/trace.js";
 
 // Relative to this page: the cluster may be served under a path prefix.
@@ -32,6 +33,7 @@ const logIn = () => login.open();
 const connection = new ConnectionView(client, (token) => cluster.authorize(token));
 const replicas = new ClusterView(cluster);
 new ChartsView(cluster);
+new ShardsView(cluster);
 const messages = new MessagesView((user) => composer.addressTo(user));
 const composer = new Composer((to, data) => {
   messages.addOutgoing(to, data, client.send(to, data));

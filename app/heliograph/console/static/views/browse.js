@@ -6,7 +6,7 @@ import { connectionsOn } from "./connections.js";
 import { KeptList } from "./kept_list.js";
 import { OperatorView } from "./operator_view.js";
 import { Pager } from "./pager.js";
-import { nameOf, Table } from "./table.js";
+import { nameOf, showMissing, Table } from "./table.js";
 
 const LIMIT = 50;
 const SEARCH_MS = 250; // after the last letter
@@ -27,6 +27,7 @@ export class BrowseView {
       this.#changed();
     },
   );
+  #missing = element("p", { class: "problem view-problem", role: "status", hidden: true });
   #kept;
   #history;
   #channel = "";
@@ -38,7 +39,7 @@ export class BrowseView {
    */
   constructor(session, logIn) {
     this.#session = session;
-    byId("browse-live").append(this.#table.node, this.#pager.node);
+    byId("browse-live").append(this.#missing, this.#table.node, this.#pager.node);
     this.#kept = new KeptList(session, byId("browse-kept"), () => this.#view.refresh(), {
       label: "Channels that are kept",
       addressOf: (name) => addressOf("browse", name),
@@ -103,6 +104,7 @@ export class BrowseView {
       cursor: this.#pager.cursor,
     });
     return () => {
+      showMissing(this.#missing, answer.error);
       this.#table.showSort(sort, sort === "name" ? "ascending" : "descending");
       const entries = Object.entries(answer.channels);
       // A name that looks like a number comes first in an object, wherever it stood in the answer.

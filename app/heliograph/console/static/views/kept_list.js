@@ -1,7 +1,7 @@
 import { element } from "../dom.js";
 import { clock, counted, moment } from "../format.js";
 import { Pager } from "./pager.js";
-import { nameOf, Table } from "./table.js";
+import { nameOf, showMissing, Table } from "./table.js";
 
 const LIMIT = 50;
 const PREVIEW = 160; // characters
@@ -13,6 +13,7 @@ export class KeptList {
   #table;
   #addressOf;
   #shown;
+  #missing = element("p", { class: "problem view-problem", role: "status", hidden: true });
 
   /**
    * @param {import("../operator_session.js").OperatorSession} session
@@ -34,7 +35,7 @@ export class KeptList {
       { name: "offset", title: "Position", isNumber: true },
       { name: "at", title: "At", isNumber: true },
     ]);
-    place.append(this.#table.node, this.#pager.node);
+    place.append(this.#missing, this.#table.node, this.#pager.node);
   }
 
   reset() {
@@ -49,6 +50,7 @@ export class KeptList {
   async load(prefix, search) {
     const answer = await this.#session.call("kept_channels", { prefix, search, limit: LIMIT, cursor: this.#pager.cursor });
     return () => {
+      showMissing(this.#missing, answer.error);
       const newest = [...answer.channels].sort((a, b) => at(b).localeCompare(at(a)) || (a.channel < b.channel ? -1 : 1));
       this.#table.show(
         newest.map((each) => this.#row(each)),

@@ -29,6 +29,10 @@ const REASONS = {
   redis_memory_full: "Redis is full",
   redis_denied: "Redis does not give it the rights it needs",
   redis_refused: "Redis refuses what it writes",
+  redis_not_durable: "Redis does not keep what it acknowledges",
+  redis_unconfirmed: "replicas of Redis do not confirm",
+  redis_layout: "Redis belongs to other shards",
+  redis_memory_low: "Redis has little memory left, and keeps nothing of clients",
 };
 
 /**

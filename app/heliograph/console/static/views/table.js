@@ -73,3 +73,15 @@ export class Table {
 
 /** A name that somebody else has chosen: on one line, whatever is in it. */
 export const nameOf = (text) => element("bdi", { class: "cut", title: text }, text);
+
+/**
+ * Says what a list is without.
+ *
+ * @param {HTMLElement} place
+ * @param {string} [error] of the answer; none if the list is whole
+ */
+export function showMissing(place, error = "") {
+  const text = error && `Not everything is listed: ${error}.`;
+  if (place.textContent !== text) place.textContent = text;
+  place.hidden = !text;
+}
