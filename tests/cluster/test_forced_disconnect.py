@@ -309,7 +309,7 @@ def _parked(one: RunningReplica) -> Any:
     """The connections of clients between two polls."""
     routes: list[Any] = [*one.replica.app.routes]
     [endpoint] = [route.app for route in routes if getattr(route, "path", "") == "/api/poll"]
-    return endpoint._serve.__self__._parked
+    return endpoint._serve.__self__._parked._parked
 
 
 def _waits(one: RunningReplica) -> bool:

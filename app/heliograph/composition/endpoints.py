@@ -49,6 +49,7 @@ from heliograph.transports.handshake import PATH_NAMESPACES, HandshakeCheck
 from heliograph.transports.headers import SafeHeaders, internal_error
 from heliograph.transports.http import PublicEndpoint
 from heliograph.transports.origins import OriginPolicy
+from heliograph.transports.parked_polls import ParkedPolls
 from heliograph.transports.paths import PlainPaths
 from heliograph.transports.peers import Peers
 from heliograph.transports.poll_connection import PollConnection
@@ -88,7 +89,8 @@ def build_endpoints(
     clients = _build_clients(ground, cluster)
     public_endpoint = partial(PublicEndpoint, clients.origins, clients.by_address)
     methods = _build_methods(ground, cluster, clients)
-    polls = _build_polls(ground, cluster, clients)
+    parked = ParkedPolls(node.name, settings.poll.linger_s)
+    polls = _build_polls(ground, cluster, clients, parked)
     servers = [ServerMetrics(shard.name, shard.backends.bus, shard.memory) for shard in cluster.shards]
     metrics = metrics_route(node, servers, ground.hub, telemetry)
     inside = [*health_routes(node, bus), metrics, openapi_route()]
@@ -126,7 +128,9 @@ def build_endpoints(
         lifespan=lifespan,
     )
     internal = Starlette(routes=inside, middleware=middleware, exception_handlers=on_error) if has_inside else None
-    direct_poll = DirectPoll(polls, clients.origins, clients.by_address)
+    direct_poll = DirectPoll(
+        parked, clients.authenticator, clients.requests, node, clients.origins, clients.by_address
+    )
     direct = DirectEndpoints(
         direct_endpoints(methods, settings.api), {b"/api/poll": direct_poll}, _direct_sockets(routes)
     )
@@ -190,7 +194,7 @@ def _build_methods(ground: Ground, cluster: Cluster, clients: _Clients) -> Metho
     )
 
 
-def _build_polls(ground: Ground, cluster: Cluster, clients: _Clients) -> PollEndpoint:
+def _build_polls(ground: Ground, cluster: Cluster, clients: _Clients, parked: ParkedPolls) -> PollEndpoint:
     settings = ground.settings
     open_connection = partial(
         PollConnection,
@@ -200,14 +204,7 @@ def _build_polls(ground: Ground, cluster: Cluster, clients: _Clients) -> PollEnd
         most_bytes=settings.poll.answer_bytes,
         most_channels=settings.limits.channels_per_connection,
     )
-    return PollEndpoint(
-        open_connection,
-        clients.authenticator,
-        clients.requests,
-        cluster.node,
-        clients.peers,
-        linger_s=settings.poll.linger_s,
-    )
+    return PollEndpoint(open_connection, clients.authenticator, clients.requests, cluster.node, clients.peers, parked)
 
 
 def _client_routes(

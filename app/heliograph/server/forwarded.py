@@ -46,8 +46,12 @@ class Believer:
 
     def __call__(self, scope: Scope) -> Scope:
         """Return the scope with the client's address."""
-        if not any(name in HEADERS for name, _ in scope["headers"]):
-            return scope
+        for name, _ in scope["headers"]:
+            if name in HEADERS:
+                return self._asked(scope)
+        return scope
+
+    def _asked(self, scope: Scope) -> Scope:
         call = cast("Coroutine[Any, Any, None]", self._app(scope, _nothing, _nowhere))
         with suppress(StopIteration):  # it awaits nothing but the application
             call.send(None)

@@ -21,6 +21,7 @@ from heliograph.protocol.operations import Connect
 from heliograph.protocol.peer import Peer
 from heliograph.protocol.position import NOWHERE, Position, ReadPositions
 from heliograph.transports.driver import Drivers
+from heliograph.transports.poll_key import PollKey
 from heliograph.transports.remote_client import Disconnected
 
 logger = logging.getLogger(__name__)
@@ -38,15 +39,6 @@ def refusal_after(code: int) -> ErrorCode | None:
 
 
 OnCollected = Callable[[list[msgspec.Raw] | BusUnavailable | Disconnected], object]
-
-
-class PollKey(msgspec.Struct, frozen=True):
-    """What two polls must have in common for one to continue the other."""
-
-    who: Identity
-    channels: tuple[str, ...]
-    cursor: str
-    device: str = ""
 
 
 class PollConnection:

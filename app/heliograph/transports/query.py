@@ -1,6 +1,6 @@
 """The query of a URL, for every endpoint."""
 
-from urllib.parse import unquote_plus
+from urllib.parse import unquote_plus, unquote_to_bytes
 
 from starlette.types import Scope
 
@@ -45,4 +45,8 @@ class Query(dict[str, str]):
 
 
 def _decoded(text: str) -> str:
-    return unquote_plus(text, errors="surrogateescape") if "%" in text or "+" in text else text
+    if "%" not in text:
+        return text.replace("+", " ")
+    if not text.isascii():
+        return unquote_plus(text, errors="surrogateescape")
+    return unquote_to_bytes(text.replace("+", " ")).decode(errors="surrogateescape")  # the same, but half the time
