@@ -2,16 +2,18 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
-from typing import Any
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any, cast
 
 import pytest
 from click.testing import CliRunner
 from redis import Redis
 
-from heliograph import Namespace, Published
+from heliograph import Consumer, Namespace, Published, StreamEntry
+from heliograph.backends.redis.cluster.tags import balanced_tags, slot_of
 from heliograph.cli import main
 from heliograph.client.publisher import Publisher
+from heliograph.errors import PublishError
 from heliograph.protocol.shard_map import ShardMap
 from tests.client.test_publisher import Both, made
 from tests.conftest import StartReplica
@@ -162,3 +164,104 @@ async def test_a_publisher_does_not_notice_that_another_server_has_the_slot(
         assert len({each.epoch for each in done}) == 1
         kept = await asyncio.to_thread(stored, cluster, namespace, f"n:{kind}")
         assert [f'"message":{number}' in entry.decode() for number, entry in enumerate(kept)] == [True] * len(done)
+
+
+async def test_a_consumer_reads_on_when_slots_move(
+    cluster: RedisCluster, start_replica: StartReplica, namespace: str
+) -> None:
+    """Fails if an emission of some virtual shard is not handled, or a user's emissions overtake each other."""
+    url = spread(cluster, 2)
+    replica = await start_replica(redis_url=url, emit={"events": ["*"]})
+    handled: dict[str, list[int]] = {"alice": [], "bob": [], "carol": [], "dave": []}
+    assert {ShardMap(2).of(f"#{user}") for user in handled} == {0, 1}
+
+    async def handle(entry: StreamEntry) -> None:
+        if not handled[entry["user"]] or handled[entry["user"]][-1] != entry.json("data"):  # at least once
+            handled[entry["user"]].append(entry.json("data"))
+
+    consumer = Consumer(url, "workers", handle, prefix=f"{namespace}:", block_s=0.5, claim_idle_s=1)
+    running = asyncio.create_task(consumer.run())
+    async with AsyncExitStack() as stack:
+        clients = [await stack.enter_async_context(Client(replica.url, user=user)) for user in handled]
+        for number in range(6):
+            for client in clients:
+                await client.say({"type": "emit", "event": "order", "data": number, "id": number})
+                assert (await client.next("ack", "error", id=number))["type"] == "ack"
+            if number % 3 == 0:
+                for tag in balanced_tags(2):
+                    await asyncio.to_thread(cluster.move, slot_of(tag))
+        await eventually(lambda: set(map(tuple, handled.values())) == {tuple(range(6))}, within_s=20)
+    consumer.stop()
+    await running
+    assert consumer.stats.dead == consumer.stats.failed == 0
+
+
+# -- slots between two servers
+
+
+async def test_a_slot_whose_keys_are_on_both_servers(
+    cluster: RedisCluster, start_replica: StartReplica, namespace: str
+) -> None:
+    """Fails if a call that is answered with ASK or TRYAGAIN is lost, doubled, or begins a new epoch.
+
+    The channel `gone` has moved as a whole, `half` in part, and a third is new.
+    """
+    slot, channels = cluster.slots[0], ("t:gone", "t:half", "t:new")
+    replica = await start_replica(redis_url=cluster.url)
+    parties = [made(kind, cluster.url, namespace) for kind in ("sync", "async")]
+    before = [await party.publish(channel, 0) for party in parties for channel in channels[:2]]
+    target = cluster.another(slot)
+    source = cluster.begin_move(slot, target)
+    with Redis.from_url(source.url) as redis:
+        keys = {channel: cast("list[bytes]", redis.keys(f"{namespace}:*{{{channel}}}*")) for channel in channels[:2]}
+        half = sorted(keys["t:half"])
+        redis.migrate("127.0.0.1", target.port, [*keys["t:gone"], half[0]], 0, 5000)
+    assert "ASK " in source.command("EXISTS", keys["t:gone"][0].decode())
+    assert "TRYAGAIN" in source.command("EXISTS", half[0].decode(), half[1].decode())
+    async with Client(replica.url, user="alice") as alice:
+        held = [asyncio.create_task(party.publish(channel, 1)) for party in parties for channel in channels]
+        sent = asyncio.create_task(alice.send("bob", "hello"))
+        await asyncio.sleep(0.2)  # meanwhile nothing can be done
+        assert not any(task.done() for task in (*held, sent))
+        await asyncio.to_thread(cluster.move_keys, slot, source, target)
+        await asyncio.to_thread(cluster.end_move, slot, source, target)
+        after = await asyncio.gather(*held)
+        assert (await sent).get("code") in (None, "unavailable")  # on a busy machine the move takes a second
+    for channel in channels:
+        offsets = [each.offset for each in (*before, *after) if each.channel == channel]
+        assert sorted(offsets) == list(range(1, len(offsets) + 1))
+        assert len({each.epoch for each in (*before, *after) if each.channel == channel}) == 1
+    for party in parties:
+        await party.close()
+
+
+async def test_a_move_that_takes_longer_than_a_call_waits(
+    cluster: RedisCluster, start_replica: StartReplica, namespace: str
+) -> None:
+    """Fails if a client waits for ever, is not told that nothing was done, or its repetition is kept twice."""
+    slot = cluster.slots[0]
+    replica = await start_replica(redis_url=cluster.url)
+    publisher = made("sync", cluster.url, namespace, deadline_s=0.2)
+    patient = made("sync", cluster.url, namespace, deadline_s=20)
+    async with Client(replica.url, user="alice") as alice, Client(replica.url, user="bob") as bob:
+        assert (await alice.send("bob", 0))["type"] == "ack"
+        target = cluster.another(slot)
+        source = cluster.begin_move(slot, target)
+        waiting = asyncio.create_task(patient.publish("t:patient", 1))
+        answer = await alice.send("bob", 1, idempotency_key="one")
+        assert (answer["type"], answer["code"]) == ("error", "unavailable")
+        with pytest.raises(PublishError, match=r"moving|ASK|TRYAGAIN") as refused:
+            await publisher.publish("t:late", 1)
+        assert "may have been" not in str(refused.value)
+        await asyncio.to_thread(cluster.move_keys, slot, source, target)
+        await asyncio.to_thread(cluster.end_move, slot, source, target)
+        assert (await waiting).offset == 1
+
+        async def sent() -> bool:
+            return bool((await alice.send("bob", 1, idempotency_key="one"))["type"] == "ack")
+
+        await eventually(sent, within_s=10)
+        assert await bob.messages(2) == [0, 1]
+        await bob.nothing_more()
+    await publisher.close()
+    await patient.close()

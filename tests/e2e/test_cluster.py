@@ -140,6 +140,42 @@ async def test_a_master_dies_and_its_replica_takes_over(tmp_path: Path) -> None:
             await eventually(lambda: _role(cluster, "slave"), within_s=20)
 
 
+async def test_slots_move_and_a_master_dies(tmp_path: Path) -> None:
+    """`heliograph up --redis-cluster`: what it prints is done, and messages go on. Fails if a socket closes."""
+    with LocalClusterProcess(tmp_path / "log", redis_cluster=True) as cluster:
+        async with (
+            Client(cluster.url, user="gil", source=SOURCES[0]) as gil,
+            Client(cluster.url, user="hanna", source=SOURCES[1]) as hanna,
+        ):
+            assert (await gil.send("hanna", "before"))["type"] == "ack"
+            await _run(_printed(cluster, "move slots"))
+            cluster.wait(lambda: " has moved from " in cluster.output(), within_s=10)
+            assert (await gil.send("hanna", "between"))["type"] == "ack"
+            await _run(_printed(cluster, "kill one"))
+            for user in ("hanna", *map(str, range(12))):  # some on each master
+
+                async def sent(user: str = user) -> bool:
+                    answer = await gil.send(user, "after", idempotency_key="after")
+                    return bool(answer["type"] == "ack")
+
+                await eventually(sent, within_s=20)
+            assert await hanna.messages(3) == ["before", "between", "after"]
+
+
+def _printed(cluster: LocalClusterProcess, what: str) -> str:
+    """The command that the cluster has printed for this."""
+    lines = [line.partition(" | ")[2].strip() for line in cluster.output().splitlines()]
+    [first] = [number for number, line in enumerate(lines) if line.startswith(f"{what}:")]
+    command = lines[first].partition(":")[2].strip()
+    return command.removesuffix("\\") + lines[first + 1] if command.endswith("\\") else command
+
+
+async def _run(command: str) -> None:
+    process = await asyncio.create_subprocess_shell(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    output, _ = await process.communicate()
+    assert process.returncode == 0, output.decode()
+
+
 async def _role(cluster: LocalClusterProcess, role: str) -> bool:
     return (await cluster.redis_cli("ROLE")).startswith(role)
 

@@ -23,10 +23,17 @@ class LocalClusterProcess:
     """`with LocalClusterProcess(log) as cluster:` is ready when the block begins, and gone when it ends."""
 
     def __init__(
-        self, log: Path, *, replicas: int = 3, own_session: bool = False, sentinel: bool = False, **environment: str
+        self,
+        log: Path,
+        *,
+        replicas: int = 3,
+        own_session: bool = False,
+        sentinel: bool = False,
+        redis_cluster: bool = False,
+        **environment: str,
     ) -> None:
         """`own_session`: Ctrl-C in this terminal does not reach it."""
-        below = 4 if sentinel else 0  # Redis' replica and the Sentinels
+        below = 11 if redis_cluster else 4 if sentinel else 0  # other servers of Redis, and what they listen on
         first = free_port_block(below + replicas + 2) + below  # Redis, nginx, replicas
         self.port = first + 1
         self.url = f"http://127.0.0.1:{self.port}"
@@ -34,7 +41,7 @@ class LocalClusterProcess:
         self.log = log
         self._replicas = replicas
         self._own_session = own_session
-        self._options = ["--sentinel"] if sentinel else []
+        self._options = ["--sentinel"] * sentinel + ["--redis-cluster"] * redis_cluster
         self._environment = {**os.environ, "HELIOGRAPH_AUTH__MODE": "open", **environment}
         self.process: subprocess.Popen[bytes]
 
