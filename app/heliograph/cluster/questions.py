@@ -154,9 +154,9 @@ class Questions:
             async with asyncio.timeout(self._timeout_s):
                 answer = await await_callback(ask)
         except TimeoutError:
-            return ReplicaAnswer(name, node_id, None, f"no answer within {self._timeout_s:g} s")
+            return ReplicaAnswer(name, node_id, None, f"it did not answer within {self._timeout_s:g} s")
         except BusUnavailable as error:
-            return ReplicaAnswer(name, node_id, None, str(error))
+            return ReplicaAnswer(name, node_id, None, f"it could not be asked: {error}")
         finally:
             self._asked.pop(message_id, None)
         return self._read(name, node_id, topic, answer)

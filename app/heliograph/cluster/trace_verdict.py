@@ -42,7 +42,7 @@ def verdict_of(story: Story) -> str:
     parts = [*_beginning(story), *_of_connections(story), *_of_devices(story)]
     if not any(True for _ in _connections(story)) and not any(_covers(story, each) for each in story.receipts):
         parts.append(_of_nobody(story))
-    parts += [f"{name} was not asked: {each}" for name, each in story.accounts if isinstance(each, str)]
+    parts += [f"nothing is known from {name}: {each}" for name, each in story.accounts if isinstance(each, str)]
     return "; ".join(parts) + "."
 
 
