@@ -12,7 +12,8 @@ COPY pyproject.toml constraints.txt ./
 # The dependencies first and alone, so that a change of the code does not install them anew; apart from them what
 # compiles the modules on the way of a message.
 RUN python -c 'import tomllib; said = tomllib.load(open("pyproject.toml", "rb")); project = said["project"]; \
-        run = project["dependencies"] + project["optional-dependencies"]["server"]; \
+        extras = project["optional-dependencies"]; \
+        run = project["dependencies"] + extras["server"] + extras["otel"]; \
         print(*run, sep="\n", file=open("run.txt", "w")); \
         print(*said["dependency-groups"]["compile"], sep="\n", file=open("compile.txt", "w"))' \
     && /opt/venv/bin/pip install --quiet -c constraints.txt -r run.txt ${EXTRA_PACKAGES} \

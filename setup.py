@@ -97,6 +97,7 @@ MODULES = [
     "app/heliograph/hub/frames.py",
     "app/heliograph/hub/hub.py",
     "app/heliograph/hub/outbox.py",
+    "app/heliograph/hub/span_trace.py",
     "app/heliograph/hub/trace.py",
     "app/heliograph/hub/written.py",
 ]

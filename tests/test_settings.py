@@ -118,6 +118,7 @@ GOOD: dict[str, tuple[str, Any]] = {
     "CONSOLE__ENABLED": ("false", False),
     "CONSOLE__SESSION_S": ("600", 600),
     "TRACE__NOTES": ("0", 0),
+    "OTEL__ENABLED": ("true", True),
     "TRUSTED_PROXIES": ("10.0.0.0/8", "10.0.0.0/8"),
     "ALLOWED_ORIGINS": ('["https://a.example","https://b.example"]', ("https://a.example", "https://b.example")),
 }
@@ -221,6 +222,7 @@ BAD = {
     "CONSOLE__ENABLED": "perhaps",
     "CONSOLE__SESSION_S": "59",
     "TRACE__NOTES": "-1",
+    "OTEL__ENABLED": "perhaps",
 }
 
 

@@ -20,9 +20,11 @@ from heliograph.composition.backends import MakeBus, build_backends
 from heliograph.composition.cluster import build_cluster
 from heliograph.composition.endpoints import build_endpoints
 from heliograph.composition.ground import Ground
+from heliograph.composition.otel import build_spans
 from heliograph.composition.shard import Shard
 from heliograph.hub.hub import Hub
 from heliograph.hub.outbox import FlushScheduler
+from heliograph.hub.span_trace import SpanTrace
 from heliograph.hub.trace import NO_TRACE, Trace, TraceRing
 from heliograph.hub.written import WrittenWatch
 from heliograph.ports import Backends, Bus
@@ -84,8 +86,10 @@ def build_replica(settings: Settings, name: str = "replica-1", make_bus: MakeBus
     trace = TraceRing(settings.trace.notes) if settings.trace.notes else None
     notes: Trace = trace or NO_TRACE
     written = WrittenWatch(notes) if Kind.MESSAGE_UNDELIVERED in settings.events.kinds else None
-    hub = Hub(telemetry, flush_scheduler, written or notes)
-    ground = Ground(settings, name, clock, telemetry, flush_scheduler, hub, trace, written)
+    noted = written or notes
+    spans = build_spans(settings, name, lambda publication: hub.reach_of(publication))
+    hub = Hub(telemetry, flush_scheduler, noted if spans is None else SpanTrace(noted, spans))
+    ground = Ground(settings, name, clock, telemetry, flush_scheduler, hub, trace, written, spans)
     bus, backends = build_backends(ground, make_bus)
     cluster = build_cluster(ground, bus, backends)
     app, internal, direct = build_endpoints(ground, bus, cluster)

@@ -99,12 +99,18 @@ def build_endpoints(
     callers: ApiCallers = Programs(settings.api.secret())
     if settings.console_enabled:
         console, callers = _console_routes(ground, cluster, clients, public_endpoint)
+    api_routes = http_api_routes(methods, settings.api, callers, clients.by_address.failed_attempts)
+    direct_posts = direct_endpoints(methods, settings.api)
+    if ground.spans is not None:
+        from heliograph.api.traced import continuing, untraced  # it needs OpenTelemetry
+
+        api_routes, direct_posts = continuing(api_routes), untraced(direct_posts)
     routes = [
         *_client_routes(ground, cluster, clients, public_endpoint, polls),
         *(status_routes(node) if has_inside else inside),
         *static_routes(),
         *console,
-        *http_api_routes(methods, settings.api, callers, clients.by_address.failed_attempts),
+        *api_routes,
     ]
 
     @asynccontextmanager
@@ -119,6 +125,8 @@ def build_endpoints(
             await clients.authenticator.stop()
             await clients.user_backend.stop()
             await node.stop()
+            if ground.spans is not None:
+                await ground.spans.stop()
 
     middleware, on_error = [Middleware(SafeHeaders), Middleware(PlainPaths)], {Exception: internal_error}
     app = Starlette(
@@ -131,9 +139,7 @@ def build_endpoints(
     direct_poll = DirectPoll(
         parked, clients.authenticator, clients.requests, node, clients.origins, clients.by_address
     )
-    direct = DirectEndpoints(
-        direct_endpoints(methods, settings.api), {b"/api/poll": direct_poll}, _direct_sockets(routes)
-    )
+    direct = DirectEndpoints(direct_posts, {b"/api/poll": direct_poll}, _direct_sockets(routes))
     return app, internal, direct
 
 
@@ -179,7 +185,12 @@ def _build_clients(ground: Ground, cluster: Cluster) -> _Clients:
 
 
 def _build_methods(ground: Ground, cluster: Cluster, clients: _Clients) -> Methods:
-    return Methods(
+    make: Callable[..., Methods] = Methods
+    if ground.spans is not None:
+        from heliograph.api.traced import TracedMethods  # it needs OpenTelemetry
+
+        make = partial(TracedMethods, ground.spans)
+    return make(
         cluster.manager,
         ChannelReads(cluster.reading, cluster.namespaces),
         OperatorReads(cluster.connections, cluster.blocked, cluster.channels, cluster.kept),

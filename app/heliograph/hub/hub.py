@@ -10,6 +10,8 @@ from heliograph.hub.outbox import FlushScheduler
 from heliograph.hub.trace import NO_TRACE, Trace
 from heliograph.protocol.codes import CloseCode
 from heliograph.protocol.events import MESSAGES, Event
+from heliograph.protocol.identity import user_of
+from heliograph.protocol.publication import Publication
 from heliograph.telemetry import Telemetry
 
 if TYPE_CHECKING:
@@ -88,6 +90,11 @@ class Hub:
     def subscribers(self, channel: str) -> Collection[Connection]:
         """Return the connections that are subscribed to the channel here."""
         return self._by_channel.get(channel, ())
+
+    def reach_of(self, publication: Publication) -> int:
+        """Return how many connections here a publication goes to."""
+        user_id = None if publication.position is not None else user_of(publication.channel)
+        return len(self.subscribers(publication.channel)) if user_id is None else self.count(user_id)
 
     def add(self, connection: Connection) -> None:
         mine = self._by_user.setdefault(connection.user, set())

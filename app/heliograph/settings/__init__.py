@@ -14,7 +14,14 @@ from heliograph.settings.cluster import (
 from heliograph.settings.environment import read_environment
 from heliograph.settings.events import EventSettings, WebhookSettings
 from heliograph.settings.hooks import HookSettings
-from heliograph.settings.process import ConsoleSettings, DrainSettings, InternalSettings, LogSettings, TraceSettings
+from heliograph.settings.process import (
+    ConsoleSettings,
+    DrainSettings,
+    InternalSettings,
+    LogSettings,
+    OtelSettings,
+    TraceSettings,
+)
 from heliograph.settings.settings import Settings
 from heliograph.settings.table import settings_table, unknown_variables
 
@@ -33,6 +40,7 @@ __all__ = [
     "InternalSettings",
     "LimitSettings",
     "LogSettings",
+    "OtelSettings",
     "PingSettings",
     "PollSettings",
     "PresenceSettings",

@@ -16,6 +16,14 @@ class TraceSettings(Group):
     )
 
 
+class OtelSettings(Group):
+    enabled: bool = Field(
+        default=False,
+        description="make spans of traced messages with OpenTelemetry, whose own variables (`OTEL_…`) say where they "
+        "go; publishers and consumers read it too",
+    )
+
+
 class DrainSettings(Group):
     per_second: int = Field(default=500, ge=1, description="how many clients a second are asked to reconnect")
     window_s: float = Field(default=10.0, ge=0, description="over how long the clients are spread, at most")

@@ -22,7 +22,14 @@ from heliograph.settings.cluster import (
 from heliograph.settings.environment import read_environment
 from heliograph.settings.events import EventSettings, WebhookSettings
 from heliograph.settings.hooks import HookSettings
-from heliograph.settings.process import ConsoleSettings, DrainSettings, InternalSettings, LogSettings, TraceSettings
+from heliograph.settings.process import (
+    ConsoleSettings,
+    DrainSettings,
+    InternalSettings,
+    LogSettings,
+    OtelSettings,
+    TraceSettings,
+)
 from heliograph.shared_settings import PREFIX
 
 
@@ -93,6 +100,7 @@ class Settings(BaseSettings):
     log: LogSettings = LogSettings()
     console: ConsoleSettings = ConsoleSettings()
     trace: TraceSettings = TraceSettings()
+    otel: OtelSettings = OtelSettings()
     watchdog_s: float = Field(
         default=8.0, ge=0, description="`serve` kills a replica that stands still for this long (0: never)"
     )
