@@ -8,7 +8,7 @@ from pathlib import Path
 
 import heliograph
 from heliograph.client import environment
-from heliograph.settings import BusSettings, LimitSettings, RedisSettings
+from heliograph.settings import BusSettings, LimitSettings, OtelSettings, RedisSettings
 from tests.support.cluster import ROOT
 
 PUBLIC = {
@@ -112,9 +112,10 @@ def test_the_version_is_said_once() -> None:
 
 def test_programs_and_replicas_read_the_same_settings() -> None:
     """Fails if a publisher, which reads its settings without pydantic, has another name or default than a replica."""
-    assert {name: set(group.model_fields) for name, group in (("redis", RedisSettings), ("bus", BusSettings))} == (
-        environment.KNOWN
-    )
+    assert {
+        name: set(group.model_fields)
+        for name, group in (("redis", RedisSettings), ("bus", BusSettings), ("otel", OtelSettings))
+    } == (environment.KNOWN)
     found = environment.cluster_settings("redis://host")
     redis, bus = RedisSettings(url="redis://host"), BusSettings()
     assert (found.prefix, found.emit_shards, found.routing) == (redis.prefix, redis.emit_shards, bus.routing)

@@ -27,6 +27,7 @@ from heliograph.backends.redis.streams import EMIT_STREAM, ShardedStream, Stream
 from heliograph.client.drafts import described
 from heliograph.client.environment import ClusterSettings, cluster_settings
 from heliograph.client.redis_transport import targets
+from heliograph.client.spans import ClientSpans, client_spans
 from heliograph.clock import SystemClock, iso8601
 from heliograph.errors import BadSetting, BusUnavailable
 from heliograph.tasks import end
@@ -85,6 +86,9 @@ class Consumer:
     has 4 shards.
 
     The stream `events` has the lifecycle events (`LifecycleEvent.read`), those of each Redis all in one shard.
+
+    With `otel` (None: what `HELIOGRAPH_OTEL__ENABLED` says) the handler runs in a span of OpenTelemetry, in the trace
+    that the entry's field `traceparent` names, if it has one.
     """
 
     def __init__(
@@ -103,6 +107,7 @@ class Consumer:
         block_s: float = 1.0,
         claim_idle_s: float = 30.0,
         max_attempts: int = 5,
+        otel: bool | None = None,
     ) -> None:
         self.name = name or f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
         self.group = group
@@ -121,6 +126,7 @@ class Consumer:
             block_s,
             claim_idle_s,
             max_attempts,
+            client_spans(otel),
         )
         self._stopping = asyncio.Event()
         places = _places(settings, stream)
@@ -182,6 +188,7 @@ class _Options:
     block_s: float
     claim_idle_s: float
     max_attempts: int
+    spans: ClientSpans
 
 
 class _Worker:
@@ -323,7 +330,9 @@ class _Worker:
         """Run the handler in a task of its own: a cancellation inside it does not cancel this consumer."""
 
         async def call() -> None:
-            await self.options.handler(entry)
+            options = self.options
+            with options.spans.processing(options.stream, options.group, entry):
+                await options.handler(entry)
 
         task = asyncio.create_task(call(), name=f"consumer-entry-{entry.id}")
         try:

@@ -61,16 +61,28 @@ class Drafting:
         """Return the same for another Redis of the cluster."""
         return Drafting(keys, self.namespaces, self._max_depth, self.clock)
 
-    def publication(self, channel: str, data: object, idempotency_key: str | None = None) -> Draft:
+    def publication(
+        self,
+        channel: str,
+        data: object,
+        idempotency_key: str | None = None,
+        tags: dict[str, str] | None = None,
+    ) -> Draft:
         """Make a draft for a channel from anything that encodes to JSON (or from JSON, as `msgspec.Raw`)."""
         options = self.namespaces.of(_checked(channel))
         raw = data if isinstance(data, msgspec.Raw) else as_json(data)
         check_data(raw, self._max_depth)
-        return self._draft(channel, raw, idempotency_key, kind_of(options).check(raw))
+        return self._draft(channel, raw, idempotency_key, kind_of(options).check(raw), tags)
 
-    def for_user(self, user_id: str, data: object, idempotency_key: str | None = None) -> Draft:
+    def for_user(
+        self,
+        user_id: str,
+        data: object,
+        idempotency_key: str | None = None,
+        tags: dict[str, str] | None = None,
+    ) -> Draft:
         user_id = check_user_id(_checked_text(user_id, "a user id", BadUserId))
-        return self.publication(personal_channel(user_id), data, idempotency_key)
+        return self.publication(personal_channel(user_id), data, idempotency_key, tags)
 
     def progress(
         self,
@@ -79,6 +91,7 @@ class Drafting:
         progress: float | None,
         log: str | None,
         idempotency_key: str | None = None,
+        tags: dict[str, str] | None = None,
     ) -> Draft:
         """Make an update of a run; a field that is None keeps its value."""
         channel = check_run_id(run_id)
@@ -94,7 +107,7 @@ class Drafting:
             progress=percent,
             message=None if log is None else as_line(_checked_text(log, "a log line", BadData)),
         )
-        return self._draft(channel, msgspec.Raw(b"{}"), idempotency_key, update)
+        return self._draft(channel, msgspec.Raw(b"{}"), idempotency_key, update, tags)
 
     def line(self, project_id: str | int, line: str, stream: str, idempotency_key: str | None = None) -> Draft:
         """Make a draft of a line of a project's output, without its line end."""
@@ -120,6 +133,7 @@ class Drafting:
             channel=draft.channel if user_id is None else None,
             message_id=draft.message_id,
             sent_at=draft.sent_at,
+            tags=draft.tags,
         )
         return self.bus_channel_of(draft), encode_envelope(envelope)
 
@@ -135,7 +149,14 @@ class Drafting:
         keys, channel = self.keys, draft.channel
         return keys.bus_channel if user_of(channel) is not None else keys.bus_channel_of(channel)
 
-    def _draft(self, channel: str, data: msgspec.Raw, key: str | None, update: ChannelUpdate | None) -> Draft:
+    def _draft(
+        self,
+        channel: str,
+        data: msgspec.Raw,
+        key: str | None,
+        update: ChannelUpdate | None,
+        tags: dict[str, str] | None,
+    ) -> Draft:
         message_id = uuid.uuid4().hex
         return Draft(
             channel=channel,
@@ -144,6 +165,7 @@ class Drafting:
             sent_at=iso8601(self.clock.now()),
             update=update,
             idempotency_key=_checked_key(key) if key is not None else message_id,
+            tags=tags,
         )
 
 

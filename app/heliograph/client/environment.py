@@ -39,6 +39,7 @@ KNOWN: Final = {
         "emit_maxlen",
     },
     "bus": {"channel", "routing", "canary_interval_s", "canary_timeout_s"},
+    "otel": {"enabled"},
 }
 
 
@@ -244,6 +245,18 @@ def logging_is_on() -> bool:
     """
     try:
         return as_flag(f"{PREFIX}LOGGING", _variables().get("logging", True))
+    except BadOption as error:
+        raise BadSetting(str(error)) from None
+
+
+def otel_is_on() -> bool:
+    """Return whether programs take part in traces: what `HELIOGRAPH_OTEL__ENABLED` says, or else not.
+
+    Raises:
+        BadSetting: the variable has another value.
+    """
+    try:
+        return as_flag(f"{PREFIX}OTEL__ENABLED", _group("otel").get("enabled", False))
     except BadOption as error:
         raise BadSetting(str(error)) from None
 

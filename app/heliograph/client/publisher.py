@@ -31,10 +31,12 @@ from heliograph.client.forks import renew_in_children
 from heliograph.client.redis_transport import AsyncRedisTransport, RedisTransport, targets
 from heliograph.client.retrying import Attempts
 from heliograph.client.sharded_transport import AsyncShardedTransport, ShardedTransport
+from heliograph.client.spans import client_spans
 from heliograph.client.submissions import Submission, Submissions
 from heliograph.client.transport import AsyncTransport, Transport
 from heliograph.clock import SystemClock
 from heliograph.errors import BadSetting, NeedsRedis
+from heliograph.ports import Draft
 from heliograph.protocol.channel_options import Namespace
 from heliograph.protocol.namespace import Namespaces
 from heliograph.shared_settings import AckMode
@@ -62,6 +64,7 @@ class _Base(ABC):
         bus_channel: str | None = None,
         namespaces: Mapping[str, Namespace] | None = None,
         deadline_s: float = DEADLINE_S,
+        otel: bool | None = None,
     ) -> None:
         """Connect at the first use.
 
@@ -75,6 +78,8 @@ class _Base(ABC):
                 `heliograph.client.environment`. Over HTTP only `namespaces` is allowed.
             deadline_s: how long a call retries, 0 to 240 s. The last attempt may take a second longer (over
                 HTTP: five).
+            otel: make a span of each call with OpenTelemetry, and have the cluster continue the trace; instead of
+                `HELIOGRAPH_OTEL__ENABLED`. It needs `pip install 'heliograph[otel]'`.
 
         Raises:
             BadSetting: the URL or the API key is missing, or a value cannot be used.
@@ -96,6 +101,7 @@ class _Base(ABC):
             keys = Keys(settings.prefix, settings.bus_channel)
             self._drafting = _drafting(keys, settings.namespaces, settings.depth)
         self._submissions = Submissions(self._drafting, deadline_s)
+        self._spans = client_spans(otel)
         self._open()
         renew_in_children(self)
 
@@ -145,7 +151,9 @@ class Publisher(_Base):
         self._closing.set()
         self._transport.close()
 
-    def publish(self, channel: str, data: object, idempotency_key: str | None = None) -> Published:
+    def publish(
+        self, channel: str, data: object, idempotency_key: str | None = None, *, traceparent: str | None = None
+    ) -> Published:
         """Publish data on a channel (`#bob`: to a user; `run:7`: an update of that run).
 
         Args:
@@ -153,16 +161,20 @@ class Publisher(_Base):
             data: anything that encodes to JSON; `msgspec.Raw` is JSON already. Subscribers get it as `data`.
             idempotency_key: 1-255 bytes. A second publication on the channel with the same key within 300 s is
                 answered with the position of the first, and not published.
+            traceparent: the trace that this belongs to, as the header of W3C Trace Context names it. One that is
+                not valid, or not recorded, is ignored.
 
         Raises:
             BadChannel, BadUserId, BadData: it cannot be published.
             PublishError: the server refused, or could not be reached until the deadline.
         """
-        return self._send_one(self._submissions.publication(channel, data, idempotency_key))
+        return self._send_one(self._submissions.publication(channel, data, idempotency_key, traceparent))
 
-    def send_to_user(self, user_id: str, data: object, idempotency_key: str | None = None) -> Published:
+    def send_to_user(
+        self, user_id: str, data: object, idempotency_key: str | None = None, *, traceparent: str | None = None
+    ) -> Published:
         """Publish to one user, on every device, now or when they come back. Otherwise like `publish`."""
-        return self._send_one(self._submissions.for_user(user_id, data, idempotency_key))
+        return self._send_one(self._submissions.for_user(user_id, data, idempotency_key, traceparent))
 
     def publish_progress(
         self,
@@ -173,6 +185,7 @@ class Publisher(_Base):
         *,
         idempotency_key: str | None = None,
         deadline_s: float | None = None,
+        traceparent: str | None = None,
     ) -> Published:
         """Update a run; a field that is left out keeps its value.
 
@@ -182,12 +195,15 @@ class Publisher(_Base):
             progress: percent, 0 to 100.
             log: one line for the viewers; it is kept with the run.
             deadline_s: replaces the publisher's deadline, within the same limits.
+            traceparent: see `publish`.
 
         Raises:
             BadChannel, BadData: it cannot be published.
             PublishError: the server refused, or could not be reached until the deadline.
         """
-        return self._send_one(self._submissions.progress(run_id, state, progress, log, idempotency_key, deadline_s))
+        return self._send_one(
+            self._submissions.progress(run_id, state, progress, log, idempotency_key, deadline_s, traceparent)
+        )
 
     def log(self, project_id: str | int, line: str, stream: str = "stdout") -> Published:
         """Publish a line of output on `logs:<project_id>`, as `{"line": …, "stream": …}`.
@@ -244,8 +260,9 @@ class Publisher(_Base):
     def _send(self, what: Submission) -> list[Published]:
         if not what.drafts:
             return []
-        attempt = partial(self._transport.send, what.drafts, kept=what.kept)
-        return self._persist(attempt, what.deadline_s, what.idempotency_key)
+        with self._spans.publishing(what.drafts) as drafts:
+            attempt = partial(self._transport.send, drafts, kept=what.kept)
+            return self._persist(attempt, what.deadline_s, what.idempotency_key)
 
     def _persist(self, attempt: Callable[[], _T], deadline_s: float, idempotency_key: str | None) -> _T:
         transport = self._transport
@@ -292,13 +309,17 @@ class AsyncPublisher(_Base):
         """Close the connections. May be called twice."""
         await self._transport.close()
 
-    async def publish(self, channel: str, data: object, idempotency_key: str | None = None) -> Published:
+    async def publish(
+        self, channel: str, data: object, idempotency_key: str | None = None, *, traceparent: str | None = None
+    ) -> Published:
         """See `Publisher.publish`."""
-        return await self._send_one(self._submissions.publication(channel, data, idempotency_key))
+        return await self._send_one(self._submissions.publication(channel, data, idempotency_key, traceparent))
 
-    async def send_to_user(self, user_id: str, data: object, idempotency_key: str | None = None) -> Published:
+    async def send_to_user(
+        self, user_id: str, data: object, idempotency_key: str | None = None, *, traceparent: str | None = None
+    ) -> Published:
         """See `Publisher.send_to_user`."""
-        return await self._send_one(self._submissions.for_user(user_id, data, idempotency_key))
+        return await self._send_one(self._submissions.for_user(user_id, data, idempotency_key, traceparent))
 
     async def publish_progress(
         self,
@@ -309,10 +330,11 @@ class AsyncPublisher(_Base):
         *,
         idempotency_key: str | None = None,
         deadline_s: float | None = None,
+        traceparent: str | None = None,
     ) -> Published:
         """See `Publisher.publish_progress`."""
         return await self._send_one(
-            self._submissions.progress(run_id, state, progress, log, idempotency_key, deadline_s)
+            self._submissions.progress(run_id, state, progress, log, idempotency_key, deadline_s, traceparent)
         )
 
     async def log(self, project_id: str | int, line: str, stream: str = "stdout") -> Published:
@@ -331,11 +353,15 @@ class AsyncPublisher(_Base):
     async def _send(self, what: Submission) -> list[Published]:
         if not what.drafts:
             return []
+        with self._spans.publishing(what.drafts) as drafts:
+            return await self._persist(drafts, what)
+
+    async def _persist(self, drafts: Sequence[Draft], what: Submission) -> list[Published]:
         transport = self._transport
         attempts = Attempts(transport.server, what.deadline_s, time.monotonic, what.idempotency_key)
         while True:
             try:
-                return await transport.send(what.drafts, kept=what.kept)
+                return await transport.send(drafts, kept=what.kept)
             except transport.failures as error:
                 delay_s = attempts.failed(transport.failure(error))
                 logger.debug("retrying in %.2f s: %s", delay_s, error)

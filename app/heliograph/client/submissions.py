@@ -7,6 +7,7 @@ from typing import Final
 from heliograph.client.drafts import Drafting
 from heliograph.errors import BadSetting
 from heliograph.ports import IDEMPOTENCY_TTL_S, Draft
+from heliograph.protocol.traceparent import TRACEPARENT, is_sampled
 
 LONGEST_DEADLINE_S: Final = IDEMPOTENCY_TTL_S - 60  # repetitions are recognised for somewhat longer
 
@@ -35,11 +36,15 @@ class Submissions:
         self._drafting = drafting
         self._deadline_s = _checked(deadline_s)
 
-    def publication(self, channel: str, data: object, idempotency_key: str | None) -> Submission:
-        return self._submission([self._drafting.publication(channel, data, idempotency_key)])
+    def publication(
+        self, channel: str, data: object, idempotency_key: str | None, traceparent: str | None
+    ) -> Submission:
+        return self._submission([self._drafting.publication(channel, data, idempotency_key, _tags(traceparent))])
 
-    def for_user(self, user_id: str, data: object, idempotency_key: str | None) -> Submission:
-        return self._submission([self._drafting.for_user(user_id, data, idempotency_key)])
+    def for_user(
+        self, user_id: str, data: object, idempotency_key: str | None, traceparent: str | None
+    ) -> Submission:
+        return self._submission([self._drafting.for_user(user_id, data, idempotency_key, _tags(traceparent))])
 
     def progress(
         self,
@@ -49,8 +54,10 @@ class Submissions:
         log: str | None,
         idempotency_key: str | None,
         deadline_s: float | None,
+        traceparent: str | None,
     ) -> Submission:
-        return self._submission([self._drafting.progress(run_id, state, progress, log, idempotency_key)], deadline_s)
+        draft = self._drafting.progress(run_id, state, progress, log, idempotency_key, _tags(traceparent))
+        return self._submission([draft], deadline_s)
 
     def lines(
         self, project_id: str | int, lines: Sequence[tuple[str, str]], deadline_s: float | None = None
@@ -63,6 +70,11 @@ class Submissions:
         if drafts and self._drafting.is_kept(drafts[0]):
             return Submission(drafts, True, deadline_s, drafts[0].idempotency_key)
         return Submission(drafts, False, 0, None)
+
+
+def _tags(traceparent: str | None) -> dict[str, str] | None:
+    """Return the tags of a message in this trace; none if the trace is not recorded, or there is no such trace."""
+    return {TRACEPARENT: traceparent} if traceparent is not None and is_sampled(traceparent) else None
 
 
 def _checked(deadline_s: float) -> float:
