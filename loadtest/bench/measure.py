@@ -94,7 +94,7 @@ def measure(system: System, work: Work, log: Path) -> dict[str, Any]:
 
 def _sent(system: System, work: Work, servers: list[Server], redis: Server) -> dict[str, Any]:
     """Messages from the first server to those who listen at the second, or at the first if it is alone."""
-    with _client(_speech(system, work), work, servers) as client:
+    with load_client(_speech(system, work), work, servers) as client:
         return _figures(client, servers, redis)
 
 
@@ -106,10 +106,10 @@ def _streamed(system: System, work: Work, servers: list[Server], redis: Server) 
 
 def _figures(client: subprocess.Popen[str], servers: list[Server], redis: Server) -> dict[str, Any]:
     """What a client has measured, and what the servers have used meanwhile."""
-    _heard(client, "ready")
-    _heard(client, "begin")
+    heard(client, "ready")
+    heard(client, "begin")
     before, redis_before = _cpu_s(servers), sum(redis.cpu_s)
-    figures = _heard(client, "end")
+    figures = heard(client, "end")
     if not figures["delivered"]:
         raise Failed("nothing was delivered")
     after, redis_after = _cpu_s(servers), sum(redis.cpu_s)
@@ -155,8 +155,8 @@ def _stall(system: System, work: Work, servers: list[Server], redis: Server) -> 
 def _idle(system: System, work: Work, servers: list[Server], redis: Server) -> dict[str, Any]:
     server = servers[0]
     memory, cpu = server.memory_kib, sum(server.cpu_s)
-    with _client(system.speech, work, servers) as client:
-        figures = _heard(client, "ready")
+    with load_client(system.speech, work, servers) as client:
+        figures = heard(client, "ready")
         connected = sum(server.cpu_s)
         time.sleep(SETTLE_S)
         resting = sum(server.cpu_s)
@@ -178,12 +178,12 @@ def _idle(system: System, work: Work, servers: list[Server], redis: Server) -> d
 def _connects(system: System, work: Work, servers: list[Server], redis: Server) -> dict[str, Any]:
     """What it takes to connect some more when many are there."""
     there = replace(work, subscribers=work.before)
-    with _client(system.speech, there, servers) as earlier:
-        _heard(earlier, "ready")
+    with load_client(system.speech, there, servers) as earlier:
+        heard(earlier, "ready")
         time.sleep(SETTLE_S)
         cpu = servers[0].running_s
-        with _client(system.speech, work, servers, [f"first {work.before}"]) as client:
-            figures = _heard(client, "ready")
+        with load_client(system.speech, work, servers, [f"first {work.before}"]) as client:
+            figures = heard(client, "ready")
             used = servers[0].running_s - cpu
     return {
         **figures,
@@ -195,16 +195,16 @@ def _connects(system: System, work: Work, servers: list[Server], redis: Server) 
 def _replicas(system: System, work: Work, servers: list[Server], redis: Server) -> dict[str, Any]:
     """What those replicas pay for a message that hold neither side of it, beyond what they pay for nothing."""
     sides, others = servers[:2], servers[2:]
-    resting = _running_s(others)
+    resting = running_s(others)
     time.sleep(work.seconds)
-    nothing = _running_s(others) - resting
-    with _client(_speech(system, work), work, servers) as client:
-        _heard(client, "ready")
-        _heard(client, "begin")
+    nothing = running_s(others) - resting
+    with load_client(_speech(system, work), work, servers) as client:
+        heard(client, "ready")
+        heard(client, "begin")
         came = _received(system, others)
-        before, others_before = _running_s(sides), _running_s(others)
-        figures = _heard(client, "end")
-        after, others_after = _running_s(sides), _running_s(others)
+        before, others_before = running_s(sides), running_s(others)
+        figures = heard(client, "end")
+        after, others_after = running_s(sides), running_s(others)
         came = _received(system, others) - came
     if not figures["delivered"]:
         raise Failed("nothing was delivered")
@@ -223,17 +223,19 @@ def _held(system: System, work: Work, servers: list[Server], redis: Server) -> d
     other = Work("held", 1, rate=OTHERS_PER_S, to="user", warmup=0.2, seconds=work.seconds - 2)
     pinging = replace(system.to_user, publish="{mark}")
     with ExitStack() as stack:
-        many = stack.enter_context(_client(system.speech, work, servers, [f"patience {PATIENCE_S}"]))
-        connected = _heard(many, "ready")
-        _heard(many, "begin")
+        many = stack.enter_context(load_client(system.speech, work, servers, [f"patience {PATIENCE_S}"]))
+        connected = heard(many, "ready")
+        heard(many, "begin")
         orders = ["pings 1", f"first {work.subscribers}"]
-        pings = stack.enter_context(_client(pinging, replace(other, subscribers=PINGING), servers, orders))
-        writes = stack.enter_context(_client(system.to_user, other, servers, [f"first {work.subscribers + PINGING}"]))
+        pings = stack.enter_context(load_client(pinging, replace(other, subscribers=PINGING), servers, orders))
+        writes = stack.enter_context(
+            load_client(system.to_user, other, servers, [f"first {work.subscribers + PINGING}"])
+        )
         for word in ("ready", "begin"):
-            _heard(pings, word)
-            _heard(writes, word)
-        pong, message = _heard(pings, "end"), _heard(writes, "end")
-        figures = _heard(many, "end")
+            heard(pings, word)
+            heard(writes, word)
+        pong, message = heard(pings, "end"), heard(writes, "end")
+        figures = heard(many, "end")
     if figures["delivered"] < work.subscribers:
         raise Failed(f"{figures['delivered']} of {work.subscribers} were served in time")
     if not pong["delivered"] or not message["delivered"]:
@@ -264,7 +266,7 @@ def _received(system: System, servers: list[Server]) -> float:
     return sum(each.metric("heliograph_bus_received_total") for each in servers) if _is_ours(system) else 0.0
 
 
-def _running_s(servers: list[Server]) -> float:
+def running_s(servers: list[Server]) -> float:
     return sum(each.running_s for each in servers)
 
 
@@ -273,7 +275,7 @@ def _cpu_s(servers: list[Server]) -> tuple[float, float]:
     return sum(user for user, _ in used), sum(kernel for _, kernel in used)
 
 
-def _client(
+def load_client(
     speech: Speech, work: Work, servers: list[Server], more: Sequence[str] = ()
 ) -> AbstractContextManager[subprocess.Popen[str]]:
     """The load client, told what to do."""
@@ -326,13 +328,13 @@ def _close(stream: IO[str] | None) -> None:
         return
 
 
-def _heard(client: subprocess.Popen[str], word: str) -> dict[str, Any]:
+def heard(client: subprocess.Popen[str], word: str) -> dict[str, Any]:
     """The client's next line, which begins with `word`."""
-    assert client.stdout is not None  # noqa: S101 - see `_client`
+    assert client.stdout is not None  # noqa: S101 - see `load_client`
     line = client.stdout.readline()
     said, _, rest = line.strip().partition(" ")
     if said != word:
-        assert client.stderr is not None  # noqa: S101 - see `_client`
+        assert client.stderr is not None  # noqa: S101 - see `load_client`
         client.wait(10)
         raise Failed(client.stderr.read().strip().splitlines()[0] if not line else f"the client said {line!r}")
     return json.loads(rest) if rest else {}
