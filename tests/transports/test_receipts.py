@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
 
 from heliograph import connect
@@ -110,6 +111,47 @@ async def test_what_cannot_have_been_received_is_refused(two: list[RunningReplic
             assert "a device's name" in (await bob.next("error"))["message"]
             assert await bob.close_code() == 3501
     assert await receipts(http) == []
+
+
+async def test_a_client_that_cannot_send_posts_its_receipts(
+    two: list[RunningReplica], http: httpx.AsyncClient
+) -> None:
+    """Fails if a receipt over HTTP is not noted for its device, or what cannot have been received is."""
+    async with Client(two[0].url, user="bob") as bob, http_client(two[1].url) as poster:
+
+        async def say(body: Any, query: str = "?user=bob") -> tuple[int, Any]:
+            content = body if isinstance(body, bytes) else msgspec.json.encode(body)
+            response = await poster.post(f"/api/received{query}", content=content)
+            return response.status_code, response.json()
+
+        await bob.send("bob", 1)
+        await bob.say({"type": "publish", "channel": "news", "data": 1, "id": "n"})
+        cursor = (await bob.next("message"))["cursor"]
+        news = (await bob.next("ack", id="n"))["cursor"]
+        epoch, _ = parts(cursor)
+        assert await say({"cursor": f"{cursor}&{news}", "device": "tv"}) == (200, {})
+        for body, status, why in (
+            ({"cursor": f"%23bob={epoch}.2"}, 400, "has kept '#bob' up to"),
+            ({"cursor": "%23bob=ffffffff.1"}, 400, "another epoch"),
+            ({"cursor": f"{cursor}&other=e.1"}, 503, "how far 'other' has come"),
+            ({"cursor": f"%23eve={epoch}.1"}, 403, "own channel of another user"),
+            ({"cursor": ""}, 400, "names no channel"),
+            ({"cursor": "nonsense"}, 400, "not one that this cluster has given"),
+            ({"cursor": cursor, "device": "a\nb"}, 400, "a device's name"),
+            ({"device": "tv"}, 400, "the body is not"),
+            (b"\xff", 400, "the body is not"),
+            (b" " * 65_537, 400, "larger than 65536 bytes"),
+        ):
+            answer = await say(body)
+            assert answer[0] == status, (body, answer)
+            assert why in answer[1]["error"]["message"]
+        assert (await say({"cursor": cursor}, query=""))[0] == 400
+
+        async def known() -> bool:
+            found = {(each["device"], each["channel"]): each["offset"] for each in await receipts(http)}
+            return found == {("tv", "#bob"): 1, ("tv", "news"): 1}
+
+        await eventually(known)
 
 
 async def test_the_python_client_says_what_the_program_has_taken(

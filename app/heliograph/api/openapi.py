@@ -220,6 +220,33 @@ _READING: Object = {
             },
         }
     },
+    "/api/received": {
+        "post": {
+            "summary": "Say what a device of the caller has received: for clients without a WebSocket",
+            "security": _PUBLIC,
+            "parameters": [_WHO[0]],
+            "requestBody": {
+                "required": True,
+                "content": _json(
+                    {
+                        "type": "object",
+                        "required": ["cursor"],
+                        "properties": {
+                            "cursor": {"type": "string", "description": "of messages, joined with `&`"},
+                            "device": {"type": "string", "maxLength": 64},
+                        },
+                    }
+                ),
+            },
+            "responses": {
+                "200": {"description": "it is noted", "content": _json(_ANY_OBJECT)},
+                **{
+                    status: {"description": _REFUSALS[status], "content": _json(_ref("Refused"))}
+                    for status in _TICKET_REFUSALS
+                },
+            },
+        }
+    },
     "/api/cluster": _reading(
         "The replicas whose lease is alive (where the console is on)",
         {

@@ -1,6 +1,6 @@
 """Reads for connections: their subscriptions, and the history and presence of channels."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 
@@ -117,6 +117,21 @@ class Reading:
     async def clients(self, channel: str) -> ClientRoster:
         """Return which clients are on the channel, over all replicas: see `Presence.clients`."""
         return await self._shards.of(channel).presence.clients(channel)
+
+    async def tops(self, channels: Iterable[str]) -> dict[str, Position]:
+        """Return how far each of the channels has come; one that has no log, or no reliable one, is left out.
+
+        Raises:
+            BusUnavailable: the log cannot be read.
+        """
+        of_shards: dict[ShardReading, list[str]] = {}
+        for channel in channels:
+            of_shards.setdefault(self._shards.of(channel), []).append(channel)
+        found: dict[str, Position] = {}
+        for shard, names in of_shards.items():
+            tops = await shard.log.tops(names)
+            found |= {name: top for name, top in zip(names, tops, strict=True) if top is not None}
+        return found
 
     def positions_of(self, connection: Connection) -> dict[str, Position]:
         """Return the connection's positions in all of its channels: see `Joining.positions_of`."""

@@ -54,6 +54,7 @@ from heliograph.transports.paths import PlainPaths
 from heliograph.transports.peers import Peers
 from heliograph.transports.poll_connection import PollConnection
 from heliograph.transports.polling import PollEndpoint
+from heliograph.transports.received import ReceivedEndpoint
 from heliograph.transports.registration import Registrar
 from heliograph.transports.requests import RequestRate
 from heliograph.transports.runs import RunEndpoint
@@ -255,6 +256,14 @@ def _client_routes(
         keep_alive_s=settings.ping.interval_s,
     )
     ticket = TicketEndpoint(authenticator, requests, clients.peers)
+    received = ReceivedEndpoint(
+        cluster.reading,
+        cluster.receipts,
+        authenticator,
+        requests,
+        clients.peers,
+        most_channels=settings.limits.channels_per_connection,
+    )
     run = RunEndpoint(cluster.reading, policy, authenticator, requests, clients.user_backend, clients.peers)
     return [
         WebSocketRoute("/ws", socket),
@@ -262,6 +271,7 @@ def _client_routes(
         *(WebSocketRoute(f"/ws/{kind}/{{{kind}:path}}", socket) for kind in PATH_NAMESPACES),
         *_centrifuge_routes(ground, cluster, clients, public_endpoint, handshakes),
         Route("/api/ticket", public_endpoint(ticket.serve, "POST")),
+        Route("/api/received", public_endpoint(received.serve, "POST")),
         Route("/sse", public_endpoint(stream.serve)),
         Route("/api/poll", public_endpoint(polls.serve)),
         Route("/api/runs/{run_id:path}", public_endpoint(run.serve)),
