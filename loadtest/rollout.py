@@ -49,7 +49,7 @@ from loadtest.pods import (  # noqa: E402
     Edge,
     Faults,
 )
-from tests.support.redis_server import RedisServer  # noqa: E402
+from tests.support.shards import RedisShards  # noqa: E402
 
 SETTLE_S: Final = 15.0
 CONNECTING: Final = 50  # clients that connect at once
@@ -153,8 +153,9 @@ class Crowd:
 async def rollout(options: argparse.Namespace, directory: Path) -> int:
     """Run it. Return the exit status."""
     files = raise_open_files()
-    redis = RedisServer(directory).start()
-    environment = {**os.environ, **SETTINGS, "HELIOGRAPH_REDIS__URL": redis.url}
+    redis = RedisShards(directory, options.shards).start()
+    variable = "HELIOGRAPH_REDIS__SHARDS" if options.shards > 1 else "HELIOGRAPH_REDIS__URL"
+    environment = {**os.environ, **SETTINGS, variable: ",".join(redis.urls)}
     path = directory / "log"
     with path.open("wb") as log:
         edge = Edge(directory, log, files)
@@ -230,6 +231,7 @@ def main() -> None:
     parser.add_argument("--all-rate", type=float, default=2.0, help="messages a second to all (%(default)s)")
     parser.add_argument("--pre-stop", type=float, default=PRE_STOP_S, help="seconds (%(default)s)")
     parser.add_argument("--min-ready", type=float, default=MIN_READY_S, help="seconds (%(default)s)")
+    parser.add_argument("--shards", type=int, default=1, help="Redis servers, each of them a shard (%(default)s)")
     parser.add_argument("--keep", type=Path, help="a directory for the log and nginx' files")
     options = parser.parse_args()
     if options.clients < 2 or options.clients % 2:
