@@ -2,6 +2,8 @@
 
 import json
 import re
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from tests.support.metrics import families, scrape
 from tests.support.waiting import eventually
 
 DEPLOY = Path(__file__).parents[1] / "deploy"
+PROMTOOL = shutil.which("promtool")
 METRIC = re.compile(r"\b(?:heliograph|process)_\w+")
 
 
@@ -97,6 +100,14 @@ def test_every_alert_says_what_to_do() -> None:
     for rule in rules():
         assert rule["labels"]["severity"] in ("critical", "warning")
         assert {"summary", "description"} <= set(rule["annotations"])
+
+
+@pytest.mark.skipif(PROMTOOL is None, reason="promtool is not installed here; Prometheus brings it")
+def test_alerts_fire_when_they_should() -> None:
+    """Fails if Prometheus refuses a rule, or a dead shard is told of as many alerts or as none."""
+    command = [str(PROMTOOL), "test", "rules", DEPLOY / "prometheus" / "alerts_test.yml"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_panels_have_a_place_of_their_own() -> None:

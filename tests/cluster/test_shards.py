@@ -1,6 +1,7 @@
 """Several Redis servers, over which users and channels are spread: each shard is a whole little cluster."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -22,12 +23,13 @@ from heliograph.client.shard_list import ShardList
 from tests.conftest import StartReplica
 from tests.support.client import Client
 from tests.support.http import http_client
-from tests.support.metrics import scrape
+from tests.support.metrics import families, scrape
 from tests.support.redis_server import RedisServer
 from tests.support.replicas import RunningReplica, run_replica, settings_for
 from tests.support.shards import RedisShards
 from tests.support.waiting import eventually
 
+DASHBOARD = Path(__file__).parents[2] / "deploy" / "grafana" / "heliograph.json"
 KEY = "6c1fa0b2d5e84f3d"
 OPTIONS: dict[str, Any] = {
     "api": {"key": KEY},
@@ -200,6 +202,10 @@ class TestWhatServersAsk:
             assert f'heliograph_shard_up{{shard="{shard}"}} 1.0' in text
             assert f'heliograph_bus_received_total{{shard="{shard}"}}' in text
             assert f'heliograph_publish_seconds_count{{shard="{shard}"}}' in text
+        there = {sample.name for family in families(text) for sample in family.samples if "shard" in sample.labels}
+        shown = set(re.findall(r"(heliograph_\w+)\{[^{}]*shard!=", DASHBOARD.read_text()))
+        assert len(shown) > 4
+        assert shown <= there, "the dashboard shows by shard what is not told by shard"
         async with http_client(pair[0].url) as http:
             answer = (await http.get("/ready")).json()
             assert answer["ready"]
