@@ -1,8 +1,11 @@
 """The methods of the server API with which operators look around: connections, blocked users, what is kept."""
 
+import asyncio
 import base64
 import binascii
 import heapq
+from collections.abc import Iterator
+from itertools import islice
 from typing import Final, TypeVar
 
 import msgspec
@@ -16,6 +19,7 @@ from heliograph.cluster.kept import Kept, KeptChannel
 from heliograph.errors import BadCursor
 from heliograph.protocol.connection_query import ConnectionQuery, Place
 
+STEP: Final = 2000  # channels that are put in order in a row
 SHOWN_BYTES: Final = 2048  # of the data of a latest publication
 _T = TypeVar("_T")
 
@@ -78,16 +82,16 @@ class OperatorReads:
             return models.ChannelsResult({name: models.ChannelInfo(count) for name, count in counts.items()})
         counts, error = await self._channels.reachable(params.pattern)
         by_clients = params.sort == "clients"
-        places = [(-count if by_clients else 0, name) for name, count in counts.items()]
+        after: tuple[int, str] | None = None
         if params.cursor:
             sort, after = _read(params.cursor, tuple[str, tuple[int, str]])
             if sort != params.sort:
                 raise ApiError(BAD_REQUEST, f"'cursor' is of a list by {sort!r}, and 'sort' is {params.sort!r}")
-            places = [place for place in places if place > after]
-        page = heapq.nsmallest(params.limit, places)
+        places = ((-count if by_clients else 0, name) for name, count in counts.items())
+        page, has_more = await _first(params.limit, (each for each in places if after is None or each > after))
         return models.ChannelsResult(
             {name: models.ChannelInfo(counts[name]) for _, name in page},
-            _cursor((params.sort, page[-1])) if len(places) > len(page) else "",
+            _cursor((params.sort, page[-1])) if has_more else "",
             len(counts),
             error,
         )
@@ -95,6 +99,17 @@ class OperatorReads:
     async def kept_channels(self, params: operator_models.KeptChannelsParams) -> operator_models.KeptChannelsResult:
         page = await self._kept.page(params.prefix, params.search, params.cursor, params.limit)
         return operator_models.KeptChannelsResult([_shown(each) for each in page.channels], page.cursor, page.error)
+
+
+async def _first(limit: int, places: Iterator[tuple[int, str]]) -> tuple[list[tuple[int, str]], bool]:
+    """Return the first places in order, and whether there are more. Other work has its turn in between."""
+    found: list[tuple[int, str]] = []
+    has_more = False
+    while step := list(islice(places, STEP)):
+        has_more = has_more or len(found) + len(step) > limit
+        found = heapq.nsmallest(limit, [*found, *step])
+        await asyncio.sleep(0)
+    return found, has_more
 
 
 def _shown(kept: KeptChannel) -> operator_models.KeptChannelInfo:
