@@ -141,6 +141,21 @@ def test_what_waits_for_a_client_that_does_not_read() -> None:
     assert bob.taken() == [("", "e", 2, 3)]
 
 
+def test_what_is_dropped_at_the_end_is_not_written_while_the_connection_leaves() -> None:
+    """Fails if a connection that drops what waits, and leaves the hub a while later, counts as written meanwhile."""
+    bob = Bob()
+    bob.comes("one", at=4)
+    bob.watch.paused("one")
+    bob.gets(5)
+    bob.watch.ended("one", [b"5"])
+    assert bob.taken() == []
+    bob.goes("one")
+    assert bob.taken() == []
+    bob.comes("two", at=5)
+    bob.gets(6)
+    assert bob.taken() == [("", "e", 5, 6)]
+
+
 def test_messages_for_one_that_catches_up_are_not_written_yet() -> None:
     """Fails if what is delivered meanwhile counts for a connection that has not got it."""
     bob = Bob()

@@ -74,7 +74,7 @@ class WrittenWatch(Trace):
         """Return what was written since the last call. `connections_of`: the present connections of a user."""
         found, self._claimed = self._claimed, []
         left, self._left = self._left, {}
-        cut, self._cut = self._cut, set()
+        cut, self._cut = self._cut, {each for each in self._cut if each in self._devices}
         for connection, sent in left.items():
             if connection in self._paused and connection not in cut:
                 self._left[connection] = sent  # it is still to be seen what becomes of it
@@ -95,6 +95,8 @@ class WrittenWatch(Trace):
             if not present:
                 present = {each.id: each for each in connections_of(sent.user)}
             place = present.get(connection)
+            if connection in self._cut:
+                continue  # what it dropped at its end does not wait any more, and was not written
             if place is not None and place.outbox.waiting_bytes == 0:
                 found += sent.report()
             else:
