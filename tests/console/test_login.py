@@ -157,6 +157,18 @@ async def test_a_session_ends_with_its_time_and_its_key(
         assert (await http.get("/api/session")).json()["operator"] is None
 
 
+async def test_a_session_of_open_mode_ends_with_that_mode(start_replica: StartReplica) -> None:
+    """Fails if whoever came to the console before it was protected stays an operator for eight hours."""
+    was = await start_replica("replica-1")
+    now = await start_replica("replica-2", **IN_JWT_MODE)
+    async with http_client(was.url, headers=CONSOLE) as http:
+        secret = cookie_of(await http.post("/api/login", json={}))
+        assert (await http.get("/api/session")).json()["operator"]["way"] == "open"
+    async with http_client(now.url, headers={**CONSOLE, "Cookie": f"heliograph_operator={secret}"}) as http:
+        assert (await http.get("/api/session")).json()["operator"] is None
+        assert (await http.post("/api/info", json={})).status_code == 401
+
+
 async def test_without_redis_only_known_operators_are_let_in(
     start_replica: StartReplica, own_redis: RedisServer
 ) -> None:

@@ -7,7 +7,7 @@ secret, so that every replica knows it and a logout ends it everywhere.
 import hashlib
 import secrets
 import time
-from typing import Final, Literal
+from typing import Final, Literal, assert_never
 
 import msgspec
 
@@ -96,7 +96,7 @@ class Operators:
             operator = None if kept is None else msgspec.json.decode(kept, type=Operator)
         except BusUnavailable:
             operator = self._remembered.get(name)
-        if operator is None or operator.has_ended or operator.key != self._digest_for(operator.way):
+        if operator is None or operator.has_ended or not self._still_counts(operator):
             self._remembered.pop(name, None)
             return None
         if operator.way == "token":
@@ -138,6 +138,18 @@ class Operators:
         if self._is_open_to(address):
             return Operator("", "open", now + self._session_s)
         raise InvalidToken("say who you are: give the key of the server API, or the token of an operator")
+
+    def _still_counts(self, operator: Operator) -> bool:
+        """Return whether one could log in so today: the key, the mode or the network may have changed since."""
+        match operator.way:
+            case "key":
+                return operator.key == self._digest_for("key")
+            case "token":
+                return self._authenticator.mode == "jwt"
+            case "open":
+                return self._is_open
+            case _:
+                assert_never(operator.way)
 
     def _is_open_to(self, address: str) -> bool:
         return self._is_open and is_loopback_host(address)
