@@ -14,6 +14,8 @@ from heliograph.client.publisher import Publisher
 from tests.conftest import StartReplica
 from tests.support.client import Client
 from tests.support.cluster import SOURCES, LocalClusterProcess
+from tests.support.http import http_client
+from tests.support.shards import RedisShards
 from tests.support.tokens import JWT, token
 
 pytestmark = pytest.mark.e2e
@@ -267,7 +269,8 @@ async def test_an_operator_logs_in_and_out(start_replica: StartReplica, browser:
 
     await gate.get_by_role("button", name="Log in").click()
     await page.get_by_role("radio", name="Token").check()
-    for claims, text in (({}, "needs the claim 'admin'"), ({"admin": True}, "")):
+    attempts: list[tuple[dict[str, Any], str]] = [({}, "needs the claim 'admin'"), ({"admin": True}, "")]
+    for claims, text in attempts:
         await page.get_by_label("Operator's token").fill(token("ada", **claims))
         await dialog.get_by_role("button", name="Log in").click()
         if text:
@@ -282,6 +285,38 @@ async def test_an_operator_logs_in_and_out(start_replica: StartReplica, browser:
     await page.wait_for_timeout(3_500)
     assert not [each for each in asked if "/api/connections" in each]
     assert [(each["httpOnly"], each["sameSite"]) for each in cookies] == [(True, "Strict")]
+
+
+async def test_which_shard_is_gone(
+    start_replica: StartReplica, browser: Browser, tmp_path: Path, artifacts: Path
+) -> None:
+    """Fails if an operator cannot see which Redis is gone, or is kept from what the others have."""
+    shards = RedisShards(tmp_path).start()
+    try:
+        one = await start_replica(**shards.options)
+        async with http_client(one.url, headers={"X-Heliograph-Console": "1"}) as http:
+            await http.post("/api/login", json={})
+            kept = shards.names("news:")
+            answer = await http.post("/api/broadcast", json={"channels": kept, "data": 1})
+            assert all("result" in each for each in answer.json()["result"]["responses"]), answer.text
+        page = await open_console(browser, one.url.replace("127.0.0.1", "localhost"), "?user=ada#/browse")
+        await page.select_option("#browse-which", "kept")
+        rows = page.locator("#browse-kept tbody tr")
+        await expect(rows).to_have_count(3)
+        shards.servers[1].stop()
+        await expect(page.locator("#shards-problem")).to_contain_text("Shard 2 of 3", timeout=20_000)
+        await expect(page.locator("#browse-kept .problem")).to_contain_text("without shard 2 of 3", timeout=20_000)
+        await expect(rows).to_have_count(2)
+        await page.evaluate("location.hash = '#/cluster'")
+        states = page.locator("#shards-list [data-column='state'] .badge")
+        await expect(states).to_have_text(["ready", "not working", "ready"])
+        for width in (320, 1280):
+            await page.set_viewport_size({"width": width, "height": 740})
+            await expect(page.locator("#shards-list [data-shard='2'] [data-column='shard']")).to_have_text("2 of 3")
+            assert await page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+            await page.screenshot(path=artifacts / f"console-shards-{width}.png")
+    finally:
+        shards.stop()
 
 
 async def test_operators_on_the_smallest_phone_and_in_the_dark(

@@ -6,11 +6,14 @@ from typing import Final
 
 from heliograph.cluster.per_shard import missing
 from heliograph.errors import BadCursor, BusUnavailable
-from heliograph.ports import KeptChannels, LogReader, ReadRequest
+from heliograph.ports import KeptChannels, KeptPage, LogReader, ReadRequest
 from heliograph.protocol.position import Position
 from heliograph.protocol.publication import Publication
 
+MOST_SHARDS: Final = 8  # that one page looks through
 BATCH: Final = 32  # channels that are read in one round trip
+
+END: Final = KeptPage([], "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +43,7 @@ class Kept:
     async def page(self, prefix: str, search: str, cursor: str, limit: int) -> KeptChannelsPage:
         """Return some channels, and the cursor for the rest: see `KeptChannels.page`. The shards follow each other.
 
-        One of several shards that cannot be reached is passed over, and named.
+        A page goes on to the next shard if there is room. One of several that cannot be reached is named instead.
 
         Raises:
             BadCursor: as there.
@@ -49,17 +52,26 @@ class Kept:
         number, _, within = cursor.partition("/") if cursor else ("0", "", "")
         if number not in map(str, range(len(self._shards))):
             raise BadCursor(f"no page has the cursor {cursor[:64]!r}")
-        shard = int(number)
-        channels, log = self._shards[shard]
-        following = f"{shard + 1}/" if shard + 1 < len(self._shards) else ""
-        try:
-            page = await channels.page(prefix, search, within, limit)
-            found = [each for names in _batches(page.channels) for each in await _read(log, names)]
-        except BusUnavailable as error:
-            if len(self._shards) == 1:
-                raise
-            return KeptChannelsPage([], following, missing({shard: error}, len(self._shards)))
-        return KeptChannelsPage(found, f"{shard}/{page.cursor}" if page.cursor else following)
+        count = len(self._shards)
+        found: list[KeptChannel] = []
+        away: dict[int, BusUnavailable] = {}
+        for shard in range(int(number), min(int(number) + MOST_SHARDS, count)):
+            channels, log = self._shards[shard]
+            try:
+                page = await channels.page(prefix, search, within, limit - len(found))
+                found += [each for names in _batches(page.channels) for each in await _read(log, names)]
+            except BusUnavailable as error:
+                if count == 1:
+                    raise
+                away[shard] = error
+                page = END
+            if page.cursor:
+                return KeptChannelsPage(found, f"{shard}/{page.cursor}", missing(away, count))
+            within = ""
+            if len(found) >= limit:
+                break
+        following = f"{shard + 1}/" if shard + 1 < count else ""
+        return KeptChannelsPage(found, following, missing(away, count))
 
 
 async def _read(log: LogReader, names: Sequence[str]) -> list[KeptChannel]:

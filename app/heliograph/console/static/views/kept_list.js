@@ -54,7 +54,7 @@ export class KeptList {
       const newest = [...answer.channels].sort((a, b) => at(b).localeCompare(at(a)) || (a.channel < b.channel ? -1 : 1));
       this.#table.show(
         newest.map((each) => this.#row(each)),
-        search ? "Nothing that is kept is named like that." : "Nothing is kept at the moment.",
+        answer.error ? "" : search ? "Nothing that is kept is named like that." : "Nothing is kept at the moment.",
       );
       this.#pager.show(answer.next ?? "", `${counted(newest.length, "channel")}${answer.next || this.#pager.cursor ? " on this page" : ""}`);
     };
