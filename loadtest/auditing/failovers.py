@@ -43,14 +43,16 @@ def of_groups(groups: Sequence[SentinelGroup]) -> Mapping[str, Breakage]:
         """The master dies, and comes back as a replica."""
         group, master = await _chosen(groups, dice)
         scene.note_fault("masters killed", str(master.port))
+        began = time.monotonic()
         await asyncio.to_thread(master.stop)
-        await _come_back(group, master, dice)
+        await _come_back(scene, group, master, dice, began)
 
     async def lag(scene: Scene, dice: random.Random) -> None:
         """The same, after its replicas have heard nothing for a while: what was written meanwhile is lost."""
         group, master = await _chosen(groups, dice)
         replicas = await asyncio.to_thread(group.replicas)
         scene.note_fault("masters killed whose replica lagged", str(master.port))
+        began = time.monotonic() + LAG_S
         for replica in replicas:
             await asyncio.to_thread(group.hold_back, replica)
         await asyncio.sleep(LAG_S)
@@ -58,7 +60,7 @@ def of_groups(groups: Sequence[SentinelGroup]) -> Mapping[str, Breakage]:
         await _until_promoted(group, master)
         for replica in replicas:
             await asyncio.to_thread(group.let_copy, replica)
-        await _come_back(group, master, dice)
+        await _come_back(scene, group, master, dice, began)
 
     async def freeze(scene: Scene, dice: random.Random) -> None:
         """The master hangs, is replaced, and goes on as if nothing had happened."""
@@ -109,10 +111,21 @@ async def _chosen(groups: Sequence[SentinelGroup], dice: random.Random) -> tuple
     return group, await asyncio.to_thread(group.master)
 
 
-async def _come_back(group: SentinelGroup, dead: RedisServer, dice: random.Random) -> None:
+async def _come_back(
+    scene: Scene, group: SentinelGroup, dead: RedisServer, dice: random.Random, began: float
+) -> None:
+    """Let the Sentinels replace a master that died when the monotonic clock was at `began`; start it again."""
     await _until_promoted(group, dead)
+    scene.note_took("until a replica was the master", began)
     await asyncio.sleep(dice.uniform(*AWAY_S))
     await asyncio.to_thread(group.revive, dead)
+
+    async def copies() -> bool:
+        return "master_link_status:up" in await command(dead, "INFO", "replication")
+
+    if not await true_within(copies, WHOLE_WITHIN_S):
+        raise RuntimeError(f"port {dead.port} does not copy the new master within {WHOLE_WITHIN_S:g} s")
+    scene.note_took("until the old one copied it", began)
     await _until_whole(group)
 
 

@@ -133,6 +133,13 @@ class Mended(Event, frozen=True):
     target: str = ""
 
 
+class Took(Event, frozen=True):
+    """A step of the recovery from a fault, which is not the cluster's own work, took so long since the fault."""
+
+    what: str
+    seconds: float
+
+
 class Readiness(Event, frozen=True):
     """A replica begins, or ceases, to say that it is ready. `why`: what it says, if not."""
 
@@ -191,6 +198,7 @@ AnyEvent = (
     | Error
     | Fault
     | Mended
+    | Took
     | Readiness
     | Counted
     | Kept

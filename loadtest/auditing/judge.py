@@ -22,6 +22,7 @@ from loadtest.auditing.history import (
     Readiness,
     Received,
     Run,
+    Took,
     Top,
     Unexpected,
     WrongVerdict,
@@ -76,6 +77,7 @@ class _Seen:
     unready: list[str] = field(default_factory=list)
     wrong_verdicts: list[str] = field(default_factory=list)
     windows: list[Window] = field(default_factory=list)  # in which something was broken for a while
+    took: dict[str, list[float]] = field(default_factory=dict)  # steps of recoveries that are not the cluster's work
     _broken_at: dict[tuple[str, str], float] = field(default_factory=dict)
 
     def note(self, event: AnyEvent) -> None:
@@ -100,6 +102,8 @@ class _Seen:
                 self._broken_at[event.what, event.target] = event.at
             case Mended():
                 self.windows.append((self._broken_at.pop((event.what, event.target), 0.0), event.at))
+            case Took():
+                self.took.setdefault(event.what, []).append(event.seconds)
             case Counted():
                 self.faults[event.what] += event.count
             case Readiness():
@@ -195,6 +199,7 @@ def _facts(seen: _Seen) -> dict[str, int | float | str]:
         **seen.faults,
         "times a channel was unavailable": len(times),
         "the longest of these, in s": max(times, default=0.0),
+        **{f"{what}, at most, in s": max(seconds) for what, seconds in seen.took.items()},
         **(others if seen.windows else {}),
         "times a replica was unready": len(seen.unready),
         "new epochs without a gap": sum(channel.continuations() for channel in channels),

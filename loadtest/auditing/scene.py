@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from loadtest.auditing.history import Fault, History, Mended
+from loadtest.auditing.history import Fault, History, Mended, Took
 
 HURT_S: Final = 3.0  # a socket that ends so soon after its replica was killed was ended by that
 
@@ -34,6 +34,10 @@ class Scene:
 
     def note_mended(self, what: str, target: str = "") -> None:
         self.history.note(Mended, what=what, target=target)
+
+    def note_took(self, what: str, since: float) -> None:
+        """`since`: when the fault was, by the monotonic clock."""
+        self.history.note(Took, what=what, seconds=time.monotonic() - since)
 
     def excuse(self, port: int, within_s: float = HURT_S) -> str:
         """Return why a connection to the replica on this port may have ended; nothing if nothing explains it."""

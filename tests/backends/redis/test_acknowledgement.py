@@ -219,7 +219,7 @@ class TestConfirmation:
         pair.replica.thaw()
         results = await asyncio.gather(*tasks)
         assert [each.position.offset for each in results] == list(range(2, 22))
-        assert pair.master.calls("wait") - waits <= 4
+        assert pair.master.calls("wait") - waits < 10, "of twenty; one lasts a tenth of a second"
 
     async def test_no_answer_is_no_acknowledgement(self, pair: RedisPair, writer: Writer, namespace: str) -> None:
         """Fails if a message counts though a failover would lose it; a repetition too, over whichever connection."""
@@ -270,6 +270,32 @@ class TestConfirmation:
             results = await asyncio.gather(*(writer.append([n, m]) for m in range(50)))
             assert len({each.position.offset for each in results}) == 50
         assert kept(await writer.read(first.position)) == [[n, m] for n in range(3) for m in range(50)]
+
+    async def test_nothing_holds_up_the_scripts(self, pair: RedisPair, namespace: str) -> None:
+        """Fails if a new master, which nobody copies yet, learns the scripts only when nobody waits any more."""
+        keys = Keys(f"{namespace}:", f"{namespace}:events")
+        client = connect(pair.master.url)
+        client.timeout_s = 60  # replicas may take long to confirm; the link's own patience stays short
+        server = redis_backend.RedisServer(client, keys, node_id="n", ack=ONE)
+        log = ConfirmedLog(server)
+
+        async def append(data: bytes) -> AppendResult:
+            draft = Draft("c", msgspec.Raw(data), "id", "now")
+            return await await_callback(lambda done: log.submit(draft, LONG, "", done))
+
+        try:
+            await append(b"1")
+            pair.replica.freeze()
+            try:
+                pair.master.command("SCRIPT", "FLUSH")
+                appending = [asyncio.create_task(append(data)) for data in (b"2", b"3")]
+                await eventually(lambda: pair.master.command("HGET", keys.meta("c"), "top") == "3")
+                assert not any(task.done() for task in appending)
+            finally:
+                pair.replica.thaw()
+            assert [each.position.offset for each in await asyncio.gather(*appending)] == [2, 3]
+        finally:
+            await server.close()
 
     async def test_publishers_wait_once_for_many(self, pair: RedisPair, namespace: str) -> None:
         """Fails if a publisher acknowledges in another mode than the cluster, or waits for each line."""

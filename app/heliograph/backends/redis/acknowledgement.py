@@ -57,13 +57,13 @@ class Acknowledgement:
             "set appendonly yes and appendfsync always there, or use 'memory'"
         )
 
-    def confirmation(self, keys: Keys, timeout_s: float) -> tuple[Command, Command]:
+    def confirmation(self, keys: Keys, wait_s: float) -> tuple[Command, Command]:
         """Return the commands that follow calls on their connection. The second returns how many replicas have them.
 
-        `timeout_s`: the time-out of a command. WAIT promises something of the connection's own writes only, and the
-        repetition of a publication writes nothing: so the first command does.
+        `wait_s`: how long it waits until enough have. WAIT promises something of the connection's own writes only,
+        and the repetition of a publication writes nothing: so the first command does.
         """
-        return ("HSET", keys.server, "confirmed", 1), ("WAIT", self.replicas, int(CONFIRM_PART * timeout_s * 1000))
+        return ("HSET", keys.server, "confirmed", 1), ("WAIT", self.replicas, int(wait_s * 1000))
 
     def check(self, confirmed: int) -> Unconfirmed | None:
         """Return the error if too few replicas have confirmed."""

@@ -3,21 +3,27 @@
 They have a link of their own, because WAIT holds up everything behind it on its connection. One WAIT follows the
 calls of an event-loop iteration, in the same write. While it is under way, further calls gather here and go out
 together with the next one: so the slower the replicas are, the more calls share a WAIT.
+
+A WAIT is short, and is repeated for as long as the calls may take. Redis asks its replicas for what they have when a
+WAIT begins. One that joins during a WAIT, as an old master does after a failover, says so only once a second.
 """
 
 import asyncio
 from collections.abc import Sequence
 from time import monotonic
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from heliograph.backends.redis.acknowledgement import Acknowledgement, Command, Unconfirmed
+from heliograph.backends.redis.acknowledgement import Acknowledgement, Unconfirmed
 from heliograph.backends.redis.call_batch import Call, nobody
+from heliograph.backends.redis.keys import Keys
 from heliograph.backends.redis.link import MOST_OUTSTANDING, Link, OnReply, call_back
 from heliograph.backends.redis.link_errors import LinkFull
 from heliograph.backends.redis.scripts import Scripts, call_all
 from heliograph.telemetry import Histogram
+
+ONE_WAIT_S: Final = 0.1
 
 
 class Keeping(Protocol):
@@ -35,7 +41,7 @@ class Keeping(Protocol):
 class Confirming:
     """`Keeping` with confirmation.
 
-    `scripts` call over `link`, which nothing else uses. `commands`: see `Acknowledgement.confirmation`.
+    `scripts` call over `link`, which nothing else uses. `patience_s`: how long replicas may take to confirm.
     `publish_time` records how long each call took with its confirmation.
 
     The error Unconfirmed is the answer to a call that was carried out, if too few replicas have confirmed it.
@@ -45,19 +51,22 @@ class Confirming:
         self,
         scripts: Scripts,
         link: Link,
+        keys: Keys,
         ack: Acknowledgement,
-        commands: tuple[Command, Command],
+        patience_s: float,
         publish_time: Histogram,
     ) -> None:
         self._scripts = scripts
         self._link = link
         self._ack = ack
-        self._write, self._wait = commands
+        self._write, self._wait = ack.confirmation(keys, min(ONE_WAIT_S, patience_s))
+        self._patience_s = patience_s
         self._publish_time = publish_time
         self._sent: list[_Sent] = []  # not confirmed yet, in order
         self._held: list[tuple[str, Call, OnReply]] = []  # for the next round
         self._is_due = False  # WAIT will be sent at the end of this iteration
-        self._is_waiting = False  # WAIT is under way
+        self._is_waiting = False  # WAIT is under way ...
+        self._until = 0.0  # ... and may be repeated until then, by the monotonic clock
 
     def call(self, name: str, call: Call, done: OnReply) -> None:
         """See `Keeping.call`."""
@@ -90,14 +99,29 @@ class Confirming:
 
     def _confirm(self) -> None:
         self._is_due = False
+        if self._scripts.is_loading:
+            return  # which WAIT would hold up; the answers to what waits for that are confirmed
         self._is_waiting = True
+        self._until = monotonic() + self._patience_s
         self._link.call(self._write, nobody, is_rare=True)
-        self._link.call(self._wait, self._confirmed, is_rare=True)
+        self._link.call(self._wait, self._waited, is_rare=True)
 
-    def _confirmed(self, reply: Any) -> None:
+    def _waited(self, reply: Any) -> None:
+        """Wait once more if replicas lack something and there is time. WAIT speaks of its own connection only.
+
+        Calls whose script was unknown have not been carried out yet: nothing waits for them.
+        """
+        error = reply if isinstance(reply, Exception) else self._ack.check(reply)
+        connection, first = self._link.connections, self._sent[0] if self._sent else None
+        is_worth_it = first is not None and first.is_answered and first.connection == connection
+        if isinstance(error, Unconfirmed) and is_worth_it and monotonic() < self._until:
+            self._link.call(self._wait, self._waited, connection=connection, is_rare=True)
+        else:
+            self._confirmed(error)
+
+    def _confirmed(self, error: Exception | None) -> None:
         """Answer the calls that were answered before WAIT on its connection. The others have not been carried out."""
         self._is_waiting = False
-        error = reply if isinstance(reply, Exception) else self._ack.check(reply)
         connection, now = self._link.connections, monotonic()
         count = 0
         for sent in self._sent:

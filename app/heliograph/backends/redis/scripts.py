@@ -125,6 +125,11 @@ class Scripts:
             self._waiting.append((name, call, done))
             self._load()
 
+    @property
+    def is_loading(self) -> bool:
+        """True while calls wait for scripts, which are loaded over the same link."""
+        return self._loading is not None
+
     def _is_loaded(self, name: str) -> bool:
         """Return whether the script can be called at once."""
         return name in self._shas and self._loading is None

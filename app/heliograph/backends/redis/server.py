@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import RedisError, ResponseError
 
-from heliograph.backends.redis.acknowledgement import IN_MEMORY, NOT_DURABLE, Acknowledgement
+from heliograph.backends.redis.acknowledgement import CONFIRM_PART, IN_MEMORY, NOT_DURABLE, Acknowledgement
 from heliograph.backends.redis.bus_verbs import PLAIN, BusVerbs
 from heliograph.backends.redis.client import Client, as_bus_unavailable
 from heliograph.backends.redis.confirming import Confirming, Keeping
@@ -62,8 +62,8 @@ class RedisServer:
         self.scripts, self.bulk_scripts, confirmed = self._make_scripts(owner, directed=directed)
         self.keeping: Keeping = self.scripts  # for what is kept
         if ack.confirms:
-            commands = ack.confirmation(keys, client.timeout_s)
-            self.keeping = Confirming(confirmed, client.kept, ack, commands, self.publish_time)
+            patience_s = CONFIRM_PART * client.timeout_s
+            self.keeping = Confirming(confirmed, client.kept, keys, ack, patience_s, self.publish_time)
 
     def _make_scripts(self, owner: str, *, directed: bool) -> tuple[Scripts, Scripts, Scripts]:
         """Return the scripts over the link, and the same over those for large answers and for confirmed calls."""

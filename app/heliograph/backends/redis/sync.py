@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from redis import Redis
 from redis.exceptions import NoScriptError, ResponseError
 
-from heliograph.backends.redis.acknowledgement import IN_MEMORY, NOT_DURABLE, Acknowledgement
+from heliograph.backends.redis.acknowledgement import CONFIRM_PART, IN_MEMORY, NOT_DURABLE, Acknowledgement
 from heliograph.backends.redis.call_batch import Call, in_batches, parameters_of
 from heliograph.backends.redis.client import TIMEOUT_S, unusable
 from heliograph.backends.redis.keys import Keys
@@ -63,7 +63,7 @@ class SyncScripts:
     ) -> None:
         read_all()
         self._ack = ack
-        self._confirmation = ack.confirmation(keys, TIMEOUT_S)
+        self._confirmation = ack.confirmation(keys, CONFIRM_PART * TIMEOUT_S)
         self._redis = client
         self._keys = keys
         self._layout = layout or Layout()
