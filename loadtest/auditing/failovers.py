@@ -10,6 +10,7 @@ from typing import Final
 from loadtest.auditing.breakages import command
 from loadtest.auditing.scene import Scene, true_within
 from loadtest.auditing.topology import Breakage
+from tests.support.redis_pair import is_copied
 from tests.support.redis_server import RedisServer
 from tests.support.sentinel_group import NAME, SentinelGroup
 
@@ -120,10 +121,8 @@ async def _come_back(
     await asyncio.sleep(dice.uniform(*AWAY_S))
     await asyncio.to_thread(group.revive, dead)
 
-    async def copies() -> bool:
-        return "master_link_status:up" in await command(dead, "INFO", "replication")
-
-    if not await true_within(copies, WHOLE_WITHIN_S):
+    master = await asyncio.to_thread(group.master)
+    if not await true_within(lambda: asyncio.to_thread(is_copied, master), WHOLE_WITHIN_S):
         raise RuntimeError(f"port {dead.port} does not copy the new master within {WHOLE_WITHIN_S:g} s")
     scene.note_took("until the old one copied it", began)
     await _until_whole(group)
