@@ -5,6 +5,8 @@ from typing import Any
 import pytest
 
 from heliograph.cluster.trace_account import Present, account_of, fitting, sightings_of
+from heliograph.cluster.trace_verdict import verdict_of
+from heliograph.cluster.tracer import MessageFacts, Story
 from heliograph.hub import trace
 from heliograph.protocol.position import Position
 from heliograph.protocol.trace import AccountQuestion, ConnectionAccount, Outcome, ReplicaAccount, Selector
@@ -182,3 +184,13 @@ def test_notes_that_fit() -> None:
     assert shown(connection="c2") == [("connected", "c2")]
     assert shown(("news",), connection="c1") == [("connected", "c1"), ("delivered", "m")]
     assert shown(message_id="m3") == [("accepted", "m3")]
+
+
+def test_a_replica_that_does_not_answer_is_told_of() -> None:
+    """Fails if the verdict hides whom it leaves out, or says that a replica was not asked which was."""
+    facts = MessageFacts("m", "#bob", Position("e", 1), "alice", "", 100.0, [], is_kept=True)
+    why = "it did not answer within 3 s"
+    story = Story("bob", facts, [("replica-1", ReplicaAccount(since=50.0)), ("replica-2", why)], [])
+    assert verdict_of(story) == (
+        f"whether bob was connected then is not known any more; nothing is known from replica-2: {why}."
+    )
