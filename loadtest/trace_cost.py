@@ -5,8 +5,8 @@
 
 `instructions` counts what replicas execute for each message, of a fan-out on one replica and of messages from a user
 on one replica to a user on another (both counted). It counts them with the calls that take notes removed from the
-source, with none kept, with notes, and with OpenTelemetry on. Compile the package first, as `scripts/bench` does, for
-figures of what runs in production: it compiles two copies, which takes minutes.
+source, with none kept, with notes, and with OpenTelemetry on. It compiles two copies of the package for that, which
+takes minutes.
 
 `watched` has 50 users write to 50 others while nobody and while somebody follows one of them, in turns, and compares
 the CPU time of both replicas for each message. It needs what `scripts/bench` installs.
@@ -22,8 +22,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -54,7 +54,7 @@ QUIET: Final = {
     "HELIOGRAPH_LIMITS__USER_MESSAGES_PER_SECOND": "0",
     "HELIOGRAPH_LIMITS__USER_BYTES_PER_SECOND": "0",
     "HELIOGRAPH_LIMITS__RECIPIENT_MESSAGES_PER_SECOND": "0",
-    "HELIOGRAPH_PING__INTERVAL_S": "600",
+    "HELIOGRAPH_PING__INTERVAL_S": "60",
     "HELIOGRAPH_WATCHDOG_S": "0",
     "HELIOGRAPH_LOG__LEVEL": "error",
     "OTEL_TRACES_EXPORTER": "none",
@@ -82,9 +82,14 @@ def main() -> None:
 @click.option("--messages", default=1000, show_default=True, type=click.IntRange(100, 100_000))
 @click.option("--subscribers", default=100, show_default=True, type=click.IntRange(1, 1000), help="of the fan-out")
 @click.option("--sources", is_flag=True, help="Run the sources, and compile nothing: quick, and not what counts.")
-def instructions(messages: int, subscribers: int, sources: bool) -> None:
+@click.option("--trees", type=click.Path(path_type=Path), help="An empty directory that keeps the copies.")
+def instructions(messages: int, subscribers: int, sources: bool, trees: Path | None) -> None:
     """Count the instructions of a message."""
-    with _trees(compiled=not sources) as (whole, bare):
+    with ExitStack() as stack:
+        folder = trees or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        whole, bare = (
+            _tree(folder / kind, with_notes=kind == "whole", compiled=not sources) for kind in ("whole", "bare")
+        )
         off, on = {"HELIOGRAPH_TRACE__NOTES": "0"}, {"HELIOGRAPH_TRACE__NOTES": "20000"}
         choices = [
             Choice("no calls that take notes", bare, off),
@@ -194,28 +199,23 @@ def _logs(folder: Path) -> str:
     return "\n".join(each.read_text(errors="replace") for each in folder.glob("log-*"))
 
 
-@contextmanager
-def _trees(*, compiled: bool) -> Iterator[tuple[Path, Path]]:
-    """Make two copies of the package: as it is, and without the calls that take notes."""
-    with tempfile.TemporaryDirectory() as name:
-        made = []
-        for kind in ("whole", "bare"):
-            checkout = Path(name) / kind
-            ignored = shutil.ignore_patterns("*.so", "__pycache__", "*.egg-info")
-            shutil.copytree(ROOT / "app", checkout / "app", ignore=ignored)
-            shutil.copytree(ROOT / "clients/js/src", checkout / "clients/js/src")
-            for each in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
-                shutil.copy(ROOT / each, checkout)
-            shutil.copytree(ROOT / "LICENSES", checkout / "LICENSES")
-            if kind == "bare":
-                click.echo(f"removed {sum(map(_without_notes, (checkout / 'app').rglob('*.py')))} calls", err=True)
-            if compiled:
-                click.echo(f"compiling: {kind}", err=True)
-                command = [sys.executable, "setup.py", "--quiet", "build", "--build-lib", "lib"]
-                environment = {**os.environ, "HELIOGRAPH_COMPILE": "1", "HELIOGRAPH_COMPILE_DIR": "c"}
-                subprocess.run(command, cwd=checkout, env=environment, check=True)  # noqa: S603 - ours
-            made.append(checkout / ("lib" if compiled else "app"))
-        yield made[0], made[1]
+def _tree(checkout: Path, *, with_notes: bool, compiled: bool) -> Path:
+    """Make a copy of the package, perhaps without the calls that take notes. Return where it is imported from."""
+    ignored = shutil.ignore_patterns("*.so", "__pycache__", "*.egg-info")
+    for each in ("app", "clients/js/src", "LICENSES"):
+        shutil.copytree(ROOT / each, checkout / each, ignore=ignored)
+    for each in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / each, checkout)
+    if not with_notes:
+        removed = sum(map(_without_notes, (checkout / "app").rglob("*.py")))
+        click.echo(f"removed {removed} calls that take notes", err=True)
+    if not compiled:
+        return checkout / "app"
+    click.echo(f"compiling in {checkout}", err=True)
+    command = [sys.executable, "setup.py", "--quiet", "build", "--build-lib", "lib"]
+    environment = {**os.environ, "HELIOGRAPH_COMPILE": "1", "HELIOGRAPH_COMPILE_DIR": "c"}
+    subprocess.run(command, cwd=checkout, env=environment, check=True)  # noqa: S603 - a command of ours
+    return checkout / "lib"
 
 
 def _without_notes(module: Path) -> int:

@@ -17,10 +17,13 @@ import httpx
 import pytest
 from opentelemetry import trace
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from opentelemetry.trace import SpanKind, StatusCode
 
 from heliograph.application import build_replica
 from heliograph.client.publisher import AsyncPublisher, Publisher
+from heliograph.cluster.replica_spans import ReplicaSpans
 from heliograph.errors import BadSetting, PublishError
 from heliograph.protocol.traceparent import is_sampled
 from tests.conftest import StartReplica
@@ -178,6 +181,13 @@ async def test_what_is_not_recorded_or_not_valid(
     assert (parent_id(deliver), *about(deliver, "messaging.message.id")) == (SPAN, "mine")
 
 
+def test_the_sampler_of_a_replica() -> None:
+    """Fails if a replica whose sampler records nothing has messages carry its part of a trace."""
+    provider = TracerProvider(sampler=ALWAYS_OFF)
+    of_replica = ReplicaSpans(provider, "replica-1", {}, lambda publication: 0, provider.shutdown)
+    assert of_replica.publish("chat:1", 1, {"traceparent": RECORDED}) is None
+
+
 def test_traceparents() -> None:
     """Fails if a valid one of a later version is refused, or an invalid one is not."""
     assert is_sampled(RECORDED)
@@ -308,6 +318,7 @@ async def test_a_real_exporter(collector: str) -> None:
         "HELIOGRAPH_AUTH__MODE": "open",
         "HELIOGRAPH_API__KEY": KEY,
         "HELIOGRAPH_OTEL__ENABLED": "true",
+        "HELIOGRAPH_DRAIN__GRACE_S": "0",
         "OTEL_EXPORTER_OTLP_ENDPOINT": collector,
         "OTEL_RESOURCE_ATTRIBUTES": "deployment.environment.name=test",
         "OTEL_BSP_SCHEDULE_DELAY": "60000",  # only the end of the replica has them exported

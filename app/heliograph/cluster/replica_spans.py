@@ -72,14 +72,14 @@ class ReplicaSpans:
     def publish(self, channel: str, size: int, tags: Mapping[str, str] | None) -> PublishTags | None:
         """Begin the span of publishing, if the request or the message is part of a recorded trace.
 
-        Return the tags for the message.
+        Return the tags for the message; None if there is no span.
         """
         parent = current_context()
         if parent is None and context_in(tags) is None:
             return None
         attributes: Attributes = {"messaging.message.body.size": size, **self._about}
         span, tags = begin_publish(self._tracer, channel, parent, tags, attributes)
-        return PublishTags(tags, span)
+        return PublishTags(tags, span) if span.is_recording() else None
 
     def appended(self, draft: Draft, answer: AppendResult) -> None:
         tags = draft.tags
