@@ -1,5 +1,6 @@
 """The connections of all replicas: every one is found, once, page by page; who does not answer is named."""
 
+import asyncio
 import random
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -100,6 +101,22 @@ async def test_every_connection_is_in_one_page(two: list[Member], monkeypatch: p
     assert [(each.name, each.matched) for each in only.replicas] == [("replica-2", len(devices) // 2)]
 
 
+async def test_messages_have_their_turn_during_a_look(two: list[Member], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fails if a replica with many connections stands still until an operator has a page of them."""
+    monkeypatch.setattr(connections_module, "STEP", 3)
+    monkeypatch.setattr(connections_module, "DESCRIBED", 2)
+    await populate(two)
+    local = two[0].replica.connections._local
+    for query, least in ((ConnectionQuery(limit=1), 6), (ConnectionQuery(with_channels=True), 6 + 9)):
+        looking = asyncio.create_task(local.look(query))
+        turns = 0
+        while not looking.done():
+            turns += 1
+            await asyncio.sleep(0)
+        assert turns >= least
+        assert looking.result().matched == 18
+
+
 async def test_who_does_not_answer_is_named(two: list[Member], monkeypatch: pytest.MonkeyPatch) -> None:
     """Fails if what a silent replica has is passed over in silence, or the others' connections are lost with it."""
     await populate(two)
@@ -107,7 +124,7 @@ async def test_who_does_not_answer_is_named(two: list[Member], monkeypatch: pyte
     monkeypatch.setattr(questions, "_timeout_s", 0.05)
     monkeypatch.setattr(questions, "_post", lambda *_: None)
     found = await here.find(ConnectionQuery(limit=1000))
-    assert told(found) == [("replica-1", 18, ""), ("replica-2", 0, "no answer within 0.05 s")]
+    assert told(found) == [("replica-1", 18, ""), ("replica-2", 0, "it did not answer within 0.05 s")]
     assert {each.replica for each in found.connections} == {"replica-1"}
 
     async def no_answer() -> list[object]:
