@@ -22,7 +22,12 @@ CHART = ROOT / "deploy" / "helm" / "heliograph"
 TRIAL_REDIS = CHART / "examples" / "redis.yaml"
 EXAMPLES = {path.stem: path for path in sorted((CHART / "examples").glob("*.yaml")) if path != TRIAL_REDIS}
 VERSIONS = ("1.30", "1.37")  # of Kubernetes: the oldest that the chart allows, and the newest that we have schemas of
-OTHERS = {"HTTPRoute", "ServiceMonitor", "BackendTrafficPolicy"}  # kinds that are not of Kubernetes itself
+OTHERS = {
+    "HTTPRoute",
+    "ServiceMonitor",
+    "PrometheusRule",
+    "BackendTrafficPolicy",
+}  # kinds that are not of Kubernetes itself
 VARIABLE = re.compile(r"\bHELIOGRAPH_(?:[A-Z0-9]+_{1,2})*[A-Z0-9]+\b")
 HELM = shutil.which("helm") or shutil.which("helm", path=ROOT / "build" / "helm")
 A_REDIS = "redis.url=redis://redis:6379/0"
@@ -399,7 +404,7 @@ def test_production() -> None:
     objects = render("--values", EXAMPLES["production"])
     assert kinds(objects) == {
         *("Deployment", "Service", "ServiceAccount", "PodDisruptionBudget", "HorizontalPodAutoscaler"),
-        *("NetworkPolicy", "Ingress", "ServiceMonitor", "Pod"),
+        *("NetworkPolicy", "Ingress", "ServiceMonitor", "PrometheusRule", "Pod"),
     }
     environment = environment_of(objects)
     assert environment["HELIOGRAPH_LIMITS__OUTBOX_BYTES"] == "4194304"
@@ -414,6 +419,12 @@ def test_production() -> None:
     monitored = of_kind(objects, "ServiceMonitor")["spec"]["selector"]["matchLabels"]
     services = [each for each in objects if each["kind"] == "Service"]
     assert [monitored.items() <= each["metadata"]["labels"].items() for each in services] == [False, True]
+    # An alert finds replicas by the name of the job, which is that of the Service.
+    job = services[1]["metadata"]["name"]
+    alerts = {each["alert"]: each for each in of_kind(objects, "PrometheusRule")["spec"]["groups"][0]["rules"]}
+    [pattern] = re.findall(r'job=~"(.*)"', alerts["HeliographReplicaDown"]["expr"])
+    assert re.fullmatch(pattern, job)
+    assert "{{ $labels.shard }}" in alerts["HeliographShardDown"]["annotations"]["summary"]
     assert [each["from"] for each in of_kind(objects, "NetworkPolicy")["spec"]["ingress"]]
 
 
