@@ -84,6 +84,8 @@ MODULES = [
     "app/heliograph/cluster/sharded_manager.py",
     "app/heliograph/cluster/stamp.py",
     "app/heliograph/backends/redis/call_batch.py",
+    "app/heliograph/backends/redis/cluster/trunk.py",
+    "app/heliograph/backends/redis/cluster/bus_trunk.py",
     "app/heliograph/backends/redis/cluster/link.py",
     "app/heliograph/backends/redis/cluster/scripts.py",
     "app/heliograph/backends/redis/confirming.py",

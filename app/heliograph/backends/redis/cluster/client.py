@@ -77,9 +77,12 @@ class ShardClient(Client):
 
     def __init__(self, nodes: Nodes, tag: str) -> None:
         self.nodes = nodes
+        self.tag = tag
         self.slot = slot_of(tag)
         pool = OwnerPool(nodes, self.slot)
-        link, bulk, kept = (ClusterLink(nodes, self.slot, pool, TIMEOUT_S) for _ in range(3))
+        # WAIT blocks its connection, so nobody else's calls may stand behind it.
+        kinds = "link", "bulk", f"kept {tag}"
+        link, bulk, kept = (ClusterLink(nodes, kind, self.slot, pool, TIMEOUT_S) for kind in kinds)
         self.cluster_links = link, bulk, kept
         super().__init__(pool, links=(link, bulk, kept))
         nodes.users += 1

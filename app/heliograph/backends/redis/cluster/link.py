@@ -2,7 +2,7 @@
 
 import asyncio
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from redis.asyncio import ConnectionPool
 from redis.exceptions import NoScriptError
@@ -12,6 +12,9 @@ from heliograph.backends.redis.cluster.topology import HOLD_S, NOT_EXECUTED, PAU
 from heliograph.backends.redis.link import MOST_OUTSTANDING, Command, Link, OnReply, OpenBatch, call_back
 from heliograph.backends.redis.link_errors import Held, LinkFull, NotConnected
 from heliograph.backends.redis.wire import Connected
+
+if TYPE_CHECKING:
+    from heliograph.backends.redis.cluster.trunk import Lane
 
 
 class HeldCall:
@@ -34,12 +37,15 @@ class ClusterLink(Link):
     them, and sent again in order, for `HOLD_S` at most. When the slot has moved, what is on its way to the old owner
     is answered first; only then is there a connection to the new one.
 
+    Links of one `kind` share a connection to each server (`Trunk`).
+
     A script call (with `unknown`) is sent again over the same connection only. Over another one the scripts must be
     loaded first, so its `unknown` is called, as if Redis did not know the script.
     """
 
-    def __init__(self, nodes: Nodes, slot: int, pool: ConnectionPool, timeout_s: float) -> None:
+    def __init__(self, nodes: Nodes, kind: str, slot: int, pool: ConnectionPool, timeout_s: float) -> None:
         super().__init__(pool, timeout_s)
+        self._kind = kind
         self.nodes = nodes
         self._slot = slot
         self._is_leaving = False  # the slot has moved, and not everything is answered
@@ -49,6 +55,7 @@ class ClusterLink(Link):
         self._generation = 0  # of the connection whose end counts
         self._watches = False
         self.node: Node | None = None  # that the connection goes to
+        self._lane: Lane | None = None  # the part of the connection that this link has
 
     @property
     def is_steady(self) -> bool:
@@ -89,6 +96,10 @@ class ClusterLink(Link):
     async def close(self) -> None:
         self.nodes.topology.unwatch(self._slot, self.leave)
         self._watches = False
+        self._generation += 1
+        lane, self._lane, self._wire = self._lane, None, None
+        if lane is not None:
+            lane.leave()
         await super().close()
         held, self._held = self._held, []
         for each in held:
@@ -102,11 +113,12 @@ class ClusterLink(Link):
     async def _open_wire(self) -> Connected:
         self._generation += 1
         lost = partial(self._on_lost_of, self._generation)
-        wire, self.node = await self.nodes.open_wire(self._slot, self._on_reply, lost, self._flush)
+        lane, self.node = await self.nodes.open_lane(self._kind, self._slot, self._on_reply, lost, self._flush)
         if not self._watches:
             self._watches = True
             self.nodes.topology.watch(self._slot, self.leave)
-        return wire
+        self._lane = lane
+        return lane
 
     def _on_lost_of(self, generation: int, reason: Exception) -> None:
         if generation == self._generation:
@@ -126,9 +138,9 @@ class ClusterLink(Link):
         self._generation += 1
         self._outstanding.clear()
         self._given_up = 0
-        wire, self._wire = self._wire, None
-        if wire is not None:
-            wire.fail(NotConnected("the slot has moved to another server"))
+        lane, self._lane, self._wire = self._lane, None, None
+        if lane is not None:
+            lane.leave()
         self._resume()
 
     # -- out

@@ -1,23 +1,29 @@
 """The servers of a cluster, and what the virtual shards of one program share of them."""
 
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from redis.asyncio import BlockingConnectionPool
 from redis.exceptions import RedisError, ResponseError
 
 from heliograph.backends.redis.client import TIMEOUT_S, open_pool
+from heliograph.backends.redis.cluster.bus_trunk import BusLane, BusTrunk
+from heliograph.backends.redis.cluster.opened import Opened
 from heliograph.backends.redis.cluster.topology import NOT_EXECUTED, Node, Topology
+from heliograph.backends.redis.cluster.trunk import Lane, Trunk
 from heliograph.backends.redis.link_errors import SlotMoved
-from heliograph.backends.redis.wire import BusWire, Wire
 from heliograph.redis_url import ClusterAddress
 
 MOST_RARE = 2  # connections to one server for what is asked now and then
 
 
 class Nodes:
-    """A pool of connections to each server of a cluster, and who owns which slot. Nothing is opened before."""
+    """The servers of a cluster, who owns which slot, and the connections that virtual shards share.
+
+    A server has one connection for the links of a kind, one to listen on, and pools for rare calls. Nothing is opened
+    before its use.
+    """
 
     def __init__(self, address: ClusterAddress, *, max_connections: int, timeout_s: float) -> None:
         self._address = address
@@ -25,6 +31,8 @@ class Nodes:
         self._timeout_s = timeout_s
         self._pools: dict[Node, BlockingConnectionPool] = {}
         self._askers: dict[Node, BlockingConnectionPool] = {}
+        self._trunks = Opened(self._open_trunk)
+        self._bus_trunks = Opened(self._open_bus_trunk)
         self.topology = Topology(address.nodes, self.ask)
         self.connection_options: dict[str, Any] = self._open(address.nodes[0], 1, timeout_s).connection_kwargs
         self.users = 0  # clients that are open
@@ -35,43 +43,46 @@ class Nodes:
             self._pools[node] = self._open(node, self._max_connections, self._timeout_s)
         return self._pools[node]
 
-    async def open_wire(
+    async def open_lane(
         self,
+        kind: str,
         slot: int,
         receive: Callable[[Any], object],
         lost: Callable[[Exception], object],
-        on_resume: Callable[[], object] | None = None,
-    ) -> tuple[Wire, Node]:
-        """Open a connection to the owner of a slot: see `Wire.open`. Return the owner too."""
+        on_resume: Callable[[], object],
+    ) -> tuple[Lane, Node]:
+        """Return a part of the connection for links of this kind to the owner of a slot, and the owner."""
         node = await self.topology.owner(slot)
-        try:
-            return await Wire.open(self.pool(node), receive, lost, on_resume), node
-        except (RedisError, OSError):
-            self.topology.doubt(node)
-            raise
+        trunk = await self._trunks.get(node, kind)
+        return trunk.lane(receive, lost, on_resume), node
 
     async def open_bus(
-        self, slot: int, receive: Callable[[Any], object], lost: Callable[[Exception], object]
-    ) -> BusWire:
-        """Open a connection to listen at the owner of a slot. It ends with `SlotMoved` when another one owns that."""
+        self, tag: str, slot: int, receive: Callable[[Any], object], lost: Callable[[Exception], object]
+    ) -> BusLane:
+        """Return a part of the connection to listen on to the owner of a slot.
 
-        def take(reply: Any) -> None:
-            if isinstance(reply, NOT_EXECUTED):
-                self.topology.refused(slot, reply, node)
-                raise SlotMoved(str(reply))
-            receive(reply)
+        It ends with `SlotMoved` when another server owns that.
+        """
 
-        def end(reason: Exception) -> None:
+        def take(push: Any) -> None:
+            if isinstance(push, NOT_EXECUTED):
+                self.topology.refused(slot, push, node)
+                raise SlotMoved(str(push))
+            receive(push)
+
+        def ended(reason: Exception) -> None:
             self.topology.unwatch(slot, leave)
             lost(reason)
 
         def leave() -> None:
             if self.topology.known_owner(slot) != node:
-                wire.fail(SlotMoved(f"slot {slot} has moved to another server"))
+                lane.fail(SlotMoved(f"slot {slot} has moved to another server"))
 
-        wire, node = await self.open_wire(slot, take, end)
+        node = await self.topology.owner(slot)
+        trunk = await self._bus_trunks.get(node)
+        lane = trunk.lane(tag, slot, take, ended)
         self.topology.watch(slot, leave)
-        return wire
+        return lane
 
     async def ask(self, node: Node, *command: str | bytes | int) -> Any:
         """Send one command to a server and return its answer as it is. Raises the errors of redis-py."""
@@ -90,6 +101,22 @@ class Nodes:
         finally:
             await pool.release(connection)
 
+    async def _open_trunk(self, node: Node) -> Trunk:
+        with self._doubting(node):
+            return await Trunk.open(self.pool(node))
+
+    async def _open_bus_trunk(self, node: Node) -> BusTrunk:
+        with self._doubting(node):
+            return await BusTrunk.open(self.pool(node))
+
+    @contextmanager
+    def _doubting(self, node: Node) -> Iterator[None]:
+        try:
+            yield
+        except (RedisError, OSError):
+            self.topology.doubt(node)
+            raise
+
     def _open(self, node: Node, max_connections: int, timeout_s: float) -> BlockingConnectionPool:
         pool = open_pool(self._address.server_url, max_connections=max_connections, timeout_s=timeout_s)
         host, port = node
@@ -99,6 +126,8 @@ class Nodes:
     async def close(self) -> None:
         """Close every connection. It may be used again."""
         await self.topology.close()
+        await self._trunks.close()
+        await self._bus_trunks.close()
         for pools in (self._pools, self._askers):
             while pools:
                 _, pool = pools.popitem()

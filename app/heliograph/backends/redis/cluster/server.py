@@ -43,4 +43,4 @@ class ShardServer(RedisServer):
         return made, made.on(bulk), made.on(kept)
 
     async def open_bus(self, receive: Callable[[Any], object], lost: Callable[[Exception], object]) -> BusWire:
-        return await self._shard.nodes.open_bus(self._shard.slot, receive, lost)
+        return await self._shard.nodes.open_bus(self._shard.tag, self._shard.slot, receive, lost)
