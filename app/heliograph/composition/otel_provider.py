@@ -30,7 +30,8 @@ def tracer_provider(replica: str) -> tuple[trace.TracerProvider, Callable[[], ob
     if isinstance(present, TracerProvider):  # of `opentelemetry-instrument`, or of the program around this replica
         return present, present.force_flush
     about = {"service.name": "heliograph", "service.version": version("heliograph"), "service.instance.id": replica}
-    provider = TracerProvider(resource=Resource.create(about).merge(OTELResourceDetector().detect()))
+    resource = Resource.create(about).merge(OTELResourceDetector().detect())
+    provider = TracerProvider(resource=resource, shutdown_on_exit=False)  # the replica does so while it stops
     for exporter in _exporters():
         provider.add_span_processor(BatchSpanProcessor(exporter))
     return provider, provider.shutdown
