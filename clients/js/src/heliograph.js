@@ -124,8 +124,8 @@ export { HeliographError };
  * @property {boolean | string} [resume] a page continues where the last one of this tab was, in all channels; a string
  *   is a name that tells several clients of one page apart
  * @property {string} [device] which of the user's devices this is, at most 64 bytes: receipts are kept for each
- * @property {boolean} [receipts] tells the server in the background what the page has taken, at most once a second and
- *   over a WebSocket, so that senders can ask
+ * @property {boolean} [receipts] tells the server in the background what the page has taken, at most once a second, so
+ *   that senders can ask
  * @property {Transport[]} [transports] the transports that may be used, best first; default: all
  * @property {new (url: string) => any} [WebSocket] this and what follows: for tests and for Node
  * @property {(url: string, request: RequestInit) => Promise<Response>} [fetch]

@@ -2,25 +2,10 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 
 import { Heliograph } from "../src/heliograph.js";
+import { Socket } from "./socket.js";
 import { ManualTime, settled } from "./time.js";
 
 // tests/e2e/client_cases.js has the many cases, in a browser. These show that the client needs none.
-
-class Socket {
-  static all = [];
-  sent = [];
-  constructor(url) {
-    this.url = url;
-    Socket.all.push(this);
-  }
-  send(text) {
-    this.sent.push(JSON.parse(text));
-  }
-  close() {}
-  say(...frames) {
-    for (const frame of frames) this.onmessage?.({ data: JSON.stringify(frame) });
-  }
-}
 
 const skip = typeof crypto === "undefined" && "Node 18 has no Web Crypto: the client needs Node 20";
 

@@ -13,11 +13,14 @@ import { Subscription } from "./subscription.js";
 /** @import { Connection } from "./connection.js" */
 /** @import { Environment } from "./environment.js" */
 /** @import { Close, Frame, Link, Place, SendingLink } from "./link.js" */
+/** @import { Said } from "./receipts.js" */
 
 // A repeatable request outlives a Redis or a replica that hangs, if it is not for long.
 const REPEATABLE_TIMEOUT_MS = 30_000;
 // Errors of one channel: without it, the request would have succeeded.
 const CHANNEL_ERRORS = new Set(["not_allowed", "bad_request", "channel_limit"]);
+// Errors after which a receipt is said again: most are those of a connection that has ended.
+const NOT_NOW = new Set(["closed", "timeout", "unavailable", "rate_limited"]);
 const KEY_BYTES = 12;
 
 /**
@@ -414,18 +417,23 @@ export class Dispatcher {
   }
 
   /**
-   * Over HTTP nothing can be said, so it is said later, on a socket. An answer that does not come is made good by the
-   * next receipt.
-   *
    * @param {Map<string, string>} due
+   * @returns {Promise<Said>}
    */
-  #sayReceived(due) {
+  async #sayReceived(due) {
     const { link } = this.#connection;
-    if (!link || !canSend(link)) return false;
-    const isOn = (/** @type {string} */ name) => name === this.#own?.name || this.#rosters.get(link)?.hears(name);
-    const cursors = [...due].filter(([name]) => isOn(name)).map(([, cursor]) => cursor);
-    if (cursors.length) this.request({ type: "received", cursor: cursors.join("&") }).catch(() => {});
-    return true;
+    if (!link) return "later";
+    const channels = link.channels ?? { has: (/** @type {string} */ name) => this.#rosters.get(link)?.hears(name) };
+    const cursors = [...due].filter(([name]) => name === this.#own?.name || channels.has(name));
+    if (!cursors.length) return "noted"; // it is on none of them any more
+    const cursor = cursors.map(([, each]) => each).join("&");
+    if (link.received) return link.received(cursor, this.#device);
+    try {
+      await this.request({ type: "received", cursor });
+      return "noted";
+    } catch (error) {
+      return NOT_NOW.has(/** @type {HeliographError} */ (error).code) ? "later" : "refused";
+    }
   }
 
   /**

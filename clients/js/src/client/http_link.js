@@ -5,12 +5,16 @@ import { NoCredentials } from "./credentials.js";
 /** @import { Credentials } from "./credentials.js" */
 /** @import { Environment } from "./environment.js" */
 /** @import { Frame, LinkHandlers, Place } from "./link.js" */
+/** @import { Said } from "./receipts.js" */
 
 /** @typedef {Record<string, string | string[]>} Query what stands in a URL; what is empty is left out */
 
 // The close code with which a socket would have been refused, by the HTTP status.
 /** @type {Record<number, number>} */
 const CODES = { 400: 3501, 401: 3500, 403: 3507 };
+
+// The server must answer a receipt within so long.
+const RECEIVED_MS = 10_000;
 
 /**
  * A request was refused or a stream was ended, with the close code that says so on a socket. `error`: the
@@ -42,7 +46,11 @@ export class HttpLink {
   withinMs = 0;
   /** @type {string} the channel of the last `subscribed`: the state of a run follows without its name */
   lastSubscribed = "";
+  /** @type {string} where receipts are said, as seen from its own endpoint */
+  receivedPath = "";
 
+  /** @type {?{url: URL, credentials: Credentials}} what it was opened with */
+  #opened = null;
   #env;
   #handlers;
   /** @type {any} */
@@ -71,6 +79,7 @@ export class HttpLink {
    */
   async open(url, credentials, place, withinMs) {
     this.withinMs = withinMs;
+    this.#opened = { url, credentials };
     try {
       await this.run(url, credentials, place);
     } catch (error) {
@@ -93,6 +102,38 @@ export class HttpLink {
    */
   run(_url, _credentials, _place) {
     throw new Error("each transport has a run() of its own");
+  }
+
+  /**
+   * Says what the page has taken, in a request of its own, which may outlive the link and the page.
+   *
+   * @param {string} cursor
+   * @param {string} [device]
+   * @returns {Promise<Said>}
+   */
+  async received(cursor, device) {
+    if (!this.#opened) return "later";
+    const { url, credentials } = this.#opened;
+    const abort = new AbortController();
+    const timer = this.#env.setTimeout(() => abort.abort(), RECEIVED_MS);
+    try {
+      const { query, headers } = await credentials.forRequest(false);
+      const address = new URL(this.receivedPath, url);
+      address.search = new URLSearchParams(query).toString();
+      const { ok, status } = await this.#env.fetch(address.href, {
+        method: "POST",
+        headers: { ...headers, "Content-Type": "application/json" },
+        body: JSON.stringify({ cursor, device }),
+        keepalive: true,
+        signal: abort.signal,
+      });
+      if (ok) return "noted";
+      return status === 401 || status === 429 || status >= 500 ? "later" : "refused";
+    } catch {
+      return "later"; // no answer, or no credentials
+    } finally {
+      this.#env.clearTimeout(timer);
+    }
   }
 
   /** Nothing can be sent on it: a link that is silent for too long ends by itself. */

@@ -1,5 +1,6 @@
 /** @import { Hello, Transport } from "../heliograph.js" */
 /** @import { Credentials } from "./credentials.js" */
+/** @import { Said } from "./receipts.js" */
 
 /**
  * One connection on one transport, from its opening to its end. It never reconnects: its owner decides that. After its
@@ -11,6 +12,7 @@
  * @property {string} lastSubscribed the channel of the last `subscribed`: the state of a run follows without its name
  * @property {Set<string>} [channels] over HTTP: what it is subscribed to; fixed
  * @property {(text: string) => void} [send] on a socket: writes one encoded frame
+ * @property {(cursor: string, device?: string) => Promise<Said>} [received] over HTTP: says what the page has taken
  * @property {(url: URL, credentials: Credentials, place: () => Place, withinMs: number) => Promise<void>} open called
  *   once; the server must answer within so many milliseconds
  * @property {(waitMs?: number) => void} probe sends a ping on a socket; does nothing over HTTP

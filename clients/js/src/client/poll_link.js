@@ -12,6 +12,8 @@ const SLACK_MS = 5_000;
 export class PollLink extends HttpLink {
   /** @type {Transport} */
   transport = "poll";
+  /** @override */
+  receivedPath = "received";
 
   /**
    * @override

@@ -14,6 +14,8 @@ const SLACK_MS = 5_000;
 export class StreamLink extends HttpLink {
   /** @type {Transport} */
   transport = "sse";
+  /** @override */
+  receivedPath = "api/received";
 
   #buffer = "";
   /** @type {string[]} */
