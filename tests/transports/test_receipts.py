@@ -1,13 +1,13 @@
 """Receipts: what a client says that it has received, as senders and backends read it."""
 
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, Literal
 
 import httpx
 import msgspec
 import pytest
 
-from heliograph import connect
+from heliograph import Message, connect
 from tests.conftest import StartReplica
 from tests.support.client import Client
 from tests.support.http import http_client
@@ -159,17 +159,37 @@ async def test_the_python_client_says_what_the_program_has_taken(
 ) -> None:
     """Fails if what waits in the client counts, what a handler got does not, or the last is lost at the end."""
     async with connect(two[0].url, user="bob", device="tablet", receipts=True) as bob:
-        news = bob.subscribe("news", lambda event: None)
+        heard: list[object] = []
+        news = bob.subscribe("news", heard.append)
         await news.ready()
         for number in range(3):
             await bob.send("bob", number)
         await bob.publish("news", 1)
         messages = aiter(bob)
         assert [(await anext(messages)).data for _ in range(2)] == [0, 1]
-        await eventually(lambda: bob._receipts is not None and "news" in bob._receipts._due)
+        await eventually(lambda: any(isinstance(each, Message) for each in heard))
 
     async def known() -> bool:
         found = {(each["device"], each["channel"]): each["offset"] for each in await receipts(http)}
         return found == {("tablet", "#bob"): 2, ("tablet", "news"): 1}
 
     await eventually(known)
+
+
+@pytest.mark.parametrize("transport", ["sse", "poll"])
+async def test_the_python_client_posts_what_it_has_taken(
+    start_replica: StartReplica, transport: Literal["sse", "poll"]
+) -> None:
+    """Fails if a client without a socket says nothing, or for another device."""
+    one = await start_replica(api={"key": KEY}, redis_url=None)
+    async with (
+        http_client(one.url, headers={"X-API-Key": KEY}) as http,
+        connect(one.url, user="bob", device="tv", receipts=True, transports=[transport]) as bob,
+    ):
+        await http.post("/api/publish", json={"channel": "#bob", "data": 1})
+        assert (await anext(aiter(bob))).channel == "#bob"
+
+        async def known() -> bool:
+            return [(each["device"], each["offset"]) for each in await receipts(http)] == [("tv", 1)]
+
+        await eventually(known)

@@ -12,7 +12,7 @@ each channel, on any transport and replica. What cannot be recovered is reported
 import asyncio
 import secrets
 import ssl
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Final, Literal, Self
 from urllib.parse import quote
@@ -39,7 +39,7 @@ from heliograph.client.connection.events import (
     refused_by,
 )
 from heliograph.client.connection.link import NORMAL, Closed, Link, refusal
-from heliograph.client.connection.receipts import ReceiptSender
+from heliograph.client.connection.receipts import ReceiptSender, Said
 from heliograph.client.connection.requests import Answer, Requests
 from heliograph.client.connection.subscription import ChannelSubscription
 from heliograph.codecs.plain.cursor import parse_cursor
@@ -54,6 +54,7 @@ REQUEST_S: Final = 10.0
 REPEATABLE_S: Final = 30.0
 # Before a channel that was refused for the moment is asked for again.
 ASK_AGAIN_S: Final = 1.0
+NOT_NOW: Final = frozenset(("closed", "timeout", "unavailable", "rate_limited"))  # a receipt is said again
 CLOSE_S: Final = 1.0  # how long the last receipt may take when the client is closed
 MAX_QUEUE: Final = 10_000
 
@@ -92,9 +93,9 @@ def connect(
             comes.
         cursor: where an earlier client was: the cursors of its messages, the newest of each channel, joined with `&`.
         device: which of the user's devices this is, 1-64 bytes; receipts are kept for each.
-        receipts: tell the server in the background, at most once a second and over a WebSocket, what the program has
-            taken, so that senders can ask (docs/tracing.md). It has taken what it was given by iteration, or by a
-            handler or listener that has returned.
+        receipts: tell the server in the background, at most once a second, what the program has taken, so that
+            senders can ask (docs/tracing.md). It has taken what it was given by iteration, or by a handler or
+            listener that has returned.
         transports: those that may be used, the best first.
         open_timeout_s: how long `async with` waits for the first connection; None: until there is one.
         max_queue: so many events may wait until the program takes them. Then their channels are left, and gone on
@@ -156,7 +157,7 @@ class Client:
             self._requests.next_id, user=credentials.user, start=self._start, replay=replay, device=device
         )
         self._receipts = ReceiptSender(self._say_received) if receipts else None
-        self._saying: asyncio.Future[Answer] | None = None  # the last receipt
+        self._device = device
         self._listeners: dict[str, list[Callable[[Any], object]]] = {}
         self._subscriptions: dict[str, dict[ChannelSubscription, None]] = {}
         self._queue = EventQueue(
@@ -211,9 +212,7 @@ class Client:
     async def close(self) -> None:
         """Close the client. Requests without an answer fail with ClientClosed. May be called twice."""
         if self._receipts is not None:
-            self._receipts.stop()
-        if self._saying is not None and not self._saying.done():
-            await asyncio.wait([self._saying], timeout=CLOSE_S)
+            await self._receipts.stop(CLOSE_S)
         self._end_queues(None)
         await self._connection.close()
 
@@ -635,26 +634,29 @@ class Client:
         if self._receipts is not None:
             self._receipts.taken(event)
 
-    def _say_received(self, cursors: dict[str, str]) -> bool:
-        """Say what the program has taken, in the channels that the client is on. Return False if it cannot now."""
+    async def _say_received(self, cursors: Mapping[str, str]) -> Said:
+        """Say what the program has taken, in the channels that the client is on."""
         link = self._connection.link
-        if link is None or not link.takes_frames:
-            return False
+        if link is None:
+            return Said.LATER
         own = self._dispatcher.own
         on = [own.name] if own is not None else []
         known = [cursor for channel, cursor in cursors.items() if channel in on or self._dispatcher.is_on(channel)]
-        if known:
-            frame = {"type": "received", "cursor": "&".join(known)}
-            request_id, self._saying = self._requests.add(frame, REQUEST_S, repeatable=False)
-            self._saying.add_done_callback(lambda done: self._on_received(request_id, done))
-            self._requests.transmit(link)
-        return True
-
-    def _on_received(self, request_id: str, answer: asyncio.Future[Answer]) -> None:
-        """Forget the answer: a receipt that did not arrive is made good by the next."""
-        self._requests.forget(request_id)
-        if not answer.cancelled():
-            answer.exception()
+        if not known:
+            return Said.NOTED  # it is on none of them any more
+        cursor = "&".join(known)
+        if not link.takes_frames:
+            return await link.received(cursor, self._device)
+        frame = {"type": "received", "cursor": cursor}
+        request_id, answer = self._requests.add(frame, REQUEST_S, repeatable=False)
+        self._requests.transmit(link)
+        try:
+            await answer
+        except ClientError as error:
+            return Said.LATER if error.code in NOT_NOW else Said.REFUSED
+        finally:
+            self._requests.forget(request_id)
+        return Said.NOTED
 
     def _emit(self, event: ClientEvent, value: object) -> None:
         for listener in list(self._listeners.get(event, [])):

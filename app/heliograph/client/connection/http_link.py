@@ -5,7 +5,8 @@ import contextlib
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, Final
+from urllib.parse import urljoin
 
 import httpx
 
@@ -21,6 +22,9 @@ from heliograph.client.connection.link import (
     decode,
     refusal,
 )
+from heliograph.client.connection.receipts import Said
+
+RECEIVED_S: Final = 10.0  # how long a receipt may take to be answered
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +33,7 @@ class HttpLink(ABC):
     """See `Link`. These bring what the server says and take nothing."""
 
     transport: Transport
+    received_path: str  # where receipts are said, as seen from its own endpoint
     takes_frames = False
 
     def __init__(
@@ -68,6 +73,21 @@ class HttpLink(ABC):
 
     def send(self, frame: bytes) -> None:
         raise AssertionError("this transport only receives; open a socket to send")
+
+    async def received(self, cursor: str, device: str | None) -> Said:
+        body = {"cursor": cursor} if device is None else {"cursor": cursor, "device": device}
+        try:
+            known = await self._credentials.for_request(first=False)
+            url = urljoin(self._url, self.received_path)
+            response = await self._http.post(
+                url, params=known.query, headers=known.headers, json=body, timeout=RECEIVED_S
+            )
+        except Exception as error:  # noqa: BLE001 - the program's own function may raise anything
+            logger.debug("what was received could not be said, retrying: %r", error)
+            return Said.LATER
+        if response.is_success:
+            return Said.NOTED
+        return Said.LATER if response.status_code in (401, 429) or response.is_server_error else Said.REFUSED
 
     def probe(self, wait_s: float = 0.0) -> None:
         return  # there is nothing to ask: silence for too long ends it

@@ -8,6 +8,7 @@ import msgspec
 
 from heliograph.client.connection.dispatcher import Place
 from heliograph.client.connection.events import Frame, Transport
+from heliograph.client.connection.receipts import Said
 from heliograph.protocol.codes import is_final
 
 # Close codes that the client uses itself; those from 3000 on mean what they mean when the server says them.
@@ -85,6 +86,9 @@ class Link(Protocol):
 
     def send(self, frame: bytes) -> None:
         """Write one frame, after those before it."""
+
+    async def received(self, cursor: str, device: str | None) -> Said:
+        """Say what the program has taken, where `send` may not be called."""
 
     def probe(self, wait_s: float) -> None:
         """Ask for a sign of life; without one within `wait_s` it has ended."""

@@ -15,6 +15,7 @@ class PollLink(HttpLink):
     """Read `/api/poll`: each answer has the cursor for the next poll. See `Link`."""
 
     transport = "poll"
+    received_path = "received"
 
     async def follow(self) -> None:
         query = {**self.begin(), "wait": "0"}  # the first answer comes at once, and names the replica

@@ -26,6 +26,7 @@ from heliograph.client.connection.link import (
     decode,
     refusal,
 )
+from heliograph.client.connection.receipts import Said
 from heliograph.loopback import is_loopback_host
 
 logger = logging.getLogger(__name__)
@@ -80,6 +81,9 @@ class SocketLink:
 
     def send(self, frame: bytes) -> None:
         self._outgoing.put_nowait(frame)
+
+    async def received(self, cursor: str, device: str | None) -> Said:
+        raise AssertionError("a socket takes frames; send it one")
 
     def probe(self, wait_s: float = PONG_S) -> None:
         if not self._connected or self._ended:

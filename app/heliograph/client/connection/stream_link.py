@@ -12,6 +12,7 @@ class StreamLink(HttpLink):
     """Read `/sse`. See `Link`."""
 
     transport = "sse"
+    received_path = "api/received"
 
     async def follow(self) -> None:
         ping_s = 0.0
