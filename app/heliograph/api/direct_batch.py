@@ -9,27 +9,14 @@ import msgspec
 from heliograph.api import models
 from heliograph.api.direct_method import DirectMethod
 from heliograph.api.errors import ApiError, NotNow
-from heliograph.api.methods import Methods, Outage
+from heliograph.api.publishing import Outage, Publishing
 from heliograph.errors import HeliographError
 from heliograph.protocol.publication import check_data
 
 _encode = msgspec.json.Encoder().encode
+_PARAMS: Final = msgspec.json.Decoder(models.UsualBatchParams)
 
 IN_A_ROW: Final = 64  # publications of a sequential batch that Redis gets at once
-
-
-class _Command(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    publish: models.UsualPublishParams
-
-
-class _Params(msgspec.Struct, frozen=True):
-    """Unknown fields are ignored, as the application does."""
-
-    commands: list[_Command]
-    parallel: bool = False
-
-
-_PARAMS: Final = msgspec.json.Decoder(_Params)
 
 
 class DirectBatch(DirectMethod):
@@ -39,13 +26,13 @@ class DirectBatch(DirectMethod):
         try:
             params = _PARAMS.decode(body)
             for command in params.commands:
-                check_data(command.publish.data, self._methods.max_depth)
+                check_data(command.publish.data, self._publishing.max_depth)
         except (msgspec.MsgspecError, HeliographError, RecursionError, UnicodeDecodeError):
             return False
-        if not 0 < len(params.commands) <= self._methods.most_commands:
+        if not 0 < len(params.commands) <= self._publishing.most_commands:
             return False
         in_a_row = len(params.commands) if params.parallel else IN_A_ROW
-        _Batch(self._methods, [command.publish for command in params.commands], in_a_row, answer).go_on()
+        _Batch(self._publishing, [command.publish for command in params.commands], in_a_row, answer).go_on()
         return True
 
 
@@ -61,21 +48,21 @@ class _Batch:
         "_begun",
         "_in_a_row",
         "_is_beginning",
-        "_methods",
         "_missing",
         "_outage",
         "_publications",
+        "_publishing",
         "_replies",
     )
 
     def __init__(
         self,
-        methods: Methods,
+        publishing: Publishing,
         publications: list[models.UsualPublishParams],
         in_a_row: int,
         answer: Callable[[bytes], object],
     ) -> None:
-        self._methods = methods
+        self._publishing = publishing
         self._publications = publications
         self._in_a_row = in_a_row
         self._answer = answer
@@ -104,11 +91,11 @@ class _Batch:
             respond(error)
             return
         each = self._publications[number]
-        self._methods.publish(each.channel, each.data, each.idempotency_key, respond)
+        self._publishing.publish(each.channel, each.data, each.idempotency_key, respond)
 
     def _respond(self, number: int, outcome: models.PositionResult | ApiError) -> None:
         if isinstance(outcome, NotNow):
-            self._outage.reason = self._outage.reason or str(outcome)
+            self._outage.begin(outcome)
         if isinstance(outcome, ApiError):
             self._replies[number] = {"error": outcome.body}
         else:

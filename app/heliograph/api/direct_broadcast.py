@@ -1,7 +1,7 @@
 """`POST /api/broadcast` in its usual form: read in one step, and answered when the last channel has its position."""
 
 from collections.abc import Callable
-from typing import Annotated, Final
+from typing import Final
 
 import msgspec
 
@@ -12,15 +12,7 @@ from heliograph.errors import HeliographError
 from heliograph.protocol.publication import check_data
 
 _encode = msgspec.json.Encoder().encode
-
-
-class _Params(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    channels: Annotated[list[str], msgspec.Meta(min_length=1)]
-    data: msgspec.Raw
-    idempotency_key: models.IdempotencyKey = None
-
-
-_PARAMS: Final = msgspec.json.Decoder(_Params)
+_PARAMS: Final = msgspec.json.Decoder(models.UsualBroadcastParams)
 
 
 class DirectBroadcast(DirectMethod):
@@ -29,12 +21,12 @@ class DirectBroadcast(DirectMethod):
     def begin(self, body: bytes, answer: Callable[[bytes], object]) -> bool:
         try:
             params = _PARAMS.decode(body)
-            check_data(params.data, self._methods.max_depth)
+            check_data(params.data, self._publishing.max_depth)
         except (msgspec.MsgspecError, HeliographError, RecursionError, UnicodeDecodeError):
             return False
-        if len(params.channels) > self._methods.most_commands:
+        if len(params.channels) > self._publishing.most_commands:
             return False
-        publish = self._methods.publish
+        publish = self._publishing.publish
         publish_each(
             params.channels,
             lambda channel, done: publish(channel, params.data, params.idempotency_key, done),

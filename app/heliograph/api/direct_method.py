@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from heliograph.api.methods import Methods
+from heliograph.api.publishing import Publishing
 from heliograph.settings import ApiSettings
 from heliograph.transports.api_key import is_key
 from heliograph.transports.direct import Headers
@@ -13,8 +13,8 @@ _MOST_BYTES: Final = 262_144  # a larger body is the application's, which reads 
 class DirectMethod:
     """The admission of a `DirectEndpoint`. A request that is wrong goes to `ApiEndpoint`, which says why."""
 
-    def __init__(self, methods: Methods, settings: ApiSettings) -> None:
-        self._methods = methods
+    def __init__(self, publishing: Publishing, settings: ApiSettings) -> None:
+        self._publishing = publishing
         self._key = settings.secret()
         self._most_bytes = min(_MOST_BYTES, settings.body_bytes)
 

@@ -16,10 +16,10 @@ class DirectPublish(DirectMethod):
     """The `DirectEndpoint`."""
 
     def begin(self, body: bytes, answer: Callable[[bytes], object]) -> bool:
-        params = self._methods.read_usual_publish(body)
+        params = self._publishing.read_usual(body)
         if params is None:
             return False
-        self._methods.publish(params.channel, params.data, params.idempotency_key, partial(_answer, answer))
+        self._publishing.publish(params.channel, params.data, params.idempotency_key, partial(_answer, answer))
         return True
 
 

@@ -16,6 +16,8 @@ NOT_AVAILABLE: Final = 108  # the channel's namespace has no such thing
 UNRECOVERABLE: Final = 112
 NOT_KNOWN: Final = 404  # not of that API: nobody knows the message, or not any more
 
+UNEXPECTED: Final = "a server API method failed with an unexpected error"
+
 
 class ApiError(Exception):
     """The answer instead of a result."""

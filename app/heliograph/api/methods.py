@@ -3,7 +3,6 @@
 import asyncio
 import logging
 from collections.abc import Coroutine, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from typing import Any, Final, NamedTuple, TypeVar, assert_never
@@ -16,21 +15,27 @@ from heliograph.api.backend_calls import BackendCalls
 from heliograph.api.broadcast import OnPosition, publish_each
 from heliograph.api.channel_reads import ChannelReads
 from heliograph.api.delivery_reads import DeliveryReads
-from heliograph.api.errors import BAD_REQUEST, INTERNAL, LIMIT_EXCEEDED, UNKNOWN_METHOD, ApiError, NotNow, api_error
+from heliograph.api.errors import (
+    BAD_REQUEST,
+    INTERNAL,
+    LIMIT_EXCEEDED,
+    UNEXPECTED,
+    UNKNOWN_METHOD,
+    ApiError,
+    NotNow,
+    api_error,
+)
 from heliograph.api.operator_reads import OperatorReads
+from heliograph.api.publishing import Outage, Publishing
 from heliograph.api.user_methods import UserMethods
 from heliograph.callbacks import await_callback
 from heliograph.clock import Clock
 from heliograph.cluster.connection_manager import ConnectionManager
-from heliograph.cluster.publish_result import PublishResult
 from heliograph.cluster.replicas import Replicas
 from heliograph.errors import BadData, HeliographError
 from heliograph.protocol.publication import check_data, json_of_base64
-from heliograph.telemetry import Traffic
 
 logger = logging.getLogger(__name__)
-
-UNEXPECTED: Final = "a server API method failed with an unexpected error"
 
 JSON_FIELDS: Final = ("data", "info", "params")  # any JSON, which may be given in base64 too: `b64data`
 MOST_QUESTIONS = 16  # reads of batches under way at the same time, so that publications need not wait behind them
@@ -47,22 +52,7 @@ CHANGE_THE_MEANING: Final = (
     "whitelist",
 )
 
-_USUAL_PUBLISH: Final = msgspec.json.Decoder(models.UsualPublishParams)
 _Result = TypeVar("_Result", bound=msgspec.Struct)
-
-
-@dataclass
-class Outage:
-    """Once Redis cannot be reached, the rest of a batch is not tried: each command would wait in vain.
-
-    In a sequential batch, nothing is published after a publication that failed (see also `DirectBatch`).
-    """
-
-    reason: str | None = None
-
-    def check(self) -> None:
-        if self.reason is not None:
-            raise NotNow(f"not tried, as one before it failed: {self.reason}")
 
 
 AnyParams = models.AnyParams | operator_models.OperatorParams
@@ -126,6 +116,7 @@ class Methods:
 
     def __init__(
         self,
+        publishing: Publishing,
         manager: ConnectionManager,
         channel_reads: ChannelReads,
         operator_reads: OperatorReads,
@@ -134,11 +125,8 @@ class Methods:
         delivery_reads: DeliveryReads,
         replicas: Replicas,
         clock: Clock,
-        traffic: Traffic,
-        *,
-        max_depth: int,
-        most_commands: int,
     ) -> None:
+        self._publishing = publishing
         self._manager = manager
         self._channel_reads = channel_reads
         self._operator_reads = operator_reads
@@ -147,9 +135,6 @@ class Methods:
         self._delivery_reads = delivery_reads
         self._replicas = replicas
         self._clock = clock
-        self._traffic = traffic
-        self.max_depth = max_depth
-        self.most_commands = most_commands
         self._questions = asyncio.Semaphore(MOST_QUESTIONS)
 
     async def call(self, name: str, body: bytes | msgspec.Raw) -> msgspec.Struct:
@@ -164,8 +149,9 @@ class Methods:
 
     async def call_each(self, lines: Sequence[bytes]) -> list[dict[str, object]]:
         """Carry out commands, each the JSON of `{"method":…,"params":…}`, in order. Return a reply for each."""
-        if len(lines) > self.most_commands:
-            error = ApiError(LIMIT_EXCEEDED, f"a request has at most {self.most_commands} commands; nothing was done")
+        most = self._publishing.most_commands
+        if len(lines) > most:
+            error = ApiError(LIMIT_EXCEEDED, f"a request has at most {most} commands; nothing was done")
             return [{"error": error.body}] * len(lines)
         outage = Outage()
         return [await self._reply_to(line, outage) for line in lines]
@@ -180,7 +166,7 @@ class Methods:
                 raise ApiError(BAD_REQUEST, text) from None
             return {"result": await self.call(command.method, command.params)}
         except NotNow as error:
-            outage.reason = outage.reason or str(error)
+            outage.begin(error)
             return {"error": error.body}
         except ApiError as error:
             return {"error": error.body}
@@ -247,15 +233,6 @@ class Methods:
             case _:
                 assert_never(params)
 
-    def read_usual_publish(self, body: bytes | msgspec.Raw) -> models.UsualPublishParams | None:
-        """Return the parameters of a publish in the usual form, checked; None if `call` has to read them."""
-        try:
-            params = _USUAL_PUBLISH.decode(body)
-            check_data(params.data, self.max_depth)
-        except (msgspec.MsgspecError, HeliographError, RecursionError, UnicodeDecodeError):
-            return None
-        return params
-
     def publish(
         self,
         channel: str,
@@ -266,22 +243,8 @@ class Methods:
         ephemeral: bool = False,
         tags: dict[str, str] | None = None,
     ) -> None:
-        """Publish, and have `done` called with the position or the error, once, now or later. Raises nothing."""
-        self._traffic.messages_in += 1
-        try:
-            self._manager.submit(
-                channel,
-                data,
-                partial(_answer_publish, done),
-                idempotency_key=idempotency_key or None,
-                ephemeral=ephemeral,
-                tags=tags,
-            )
-        except HeliographError as error:
-            done(api_error(error))
-        except Exception:
-            logger.exception(UNEXPECTED)
-            done(ApiError(INTERNAL, "internal error"))
+        """See `Publishing.publish`."""
+        self._publishing.publish(channel, data, idempotency_key, done, ephemeral=ephemeral, tags=tags)
 
     def _publish_as(
         self, params: models.PublishParams | models.BroadcastParams, channel: str, done: OnPosition
@@ -297,9 +260,11 @@ class Methods:
         )
 
     async def _broadcast(self, params: models.BroadcastParams) -> models.BroadcastResult:
-        if len(params.channels) > self.most_commands:
+        most = self._publishing.most_commands
+        if len(params.channels) > most:
             raise ApiError(
-                LIMIT_EXCEEDED, f"a broadcast goes to at most {self.most_commands} channels; nothing was published"
+                LIMIT_EXCEEDED,
+                f"a broadcast goes to at most {most} channels; nothing was published",
             )
         return models.BroadcastResult(
             await await_callback(partial(publish_each, params.channels, partial(self._publish_as, params)))
@@ -329,8 +294,9 @@ class Methods:
         return models.EmptyResult()
 
     async def _batch(self, params: models.BatchParams) -> models.BatchResult:
-        if len(params.commands) > self.most_commands:
-            raise ApiError(LIMIT_EXCEEDED, f"a batch has at most {self.most_commands} commands; nothing was done")
+        most = self._publishing.most_commands
+        if len(params.commands) > most:
+            raise ApiError(LIMIT_EXCEEDED, f"a batch has at most {most} commands; nothing was done")
         outage = Outage()
         replies = (self._reply(command, outage) for command in params.commands)
         if params.parallel:
@@ -353,7 +319,7 @@ class Methods:
                 outage.check()
                 return {name: await self.call(name, body)}
         except NotNow as error:
-            outage.reason = outage.reason or str(error)
+            outage.begin(error)
             return {"error": error.body}
         except ApiError as error:
             return {"error": error.body}
@@ -364,7 +330,7 @@ class Methods:
         Raises:
             ApiError: says what is wrong with them.
         """
-        if name == "publish" and (usual := self.read_usual_publish(body)) is not None:
+        if name == "publish" and (usual := self._publishing.read_usual(body)) is not None:
             return usual
         model = METHODS[name].params
         try:
@@ -379,9 +345,9 @@ class Methods:
             values = {field: _value(field, text) for field, text in fields.items() if field in model.model_fields}
             for name in JSON_FIELDS:
                 if (encoded := values.pop(f"b64{name}", None)) not in (None, ""):
-                    values[name] = _decoded(name, encoded, self.max_depth)
+                    values[name] = _decoded(name, encoded, self._publishing.max_depth)
                 elif isinstance(json := values.get(name), msgspec.Raw):
-                    check_data(json, self.max_depth)
+                    check_data(json, self._publishing.max_depth)
             return model.model_validate({field: value for field, value in values.items() if value is not None})
         except HeliographError as error:
             raise ApiError(BAD_REQUEST, str(error)) from None
@@ -417,12 +383,3 @@ def _explain(error: ValidationError) -> str:
         f"'{'.'.join(map(str, problem['loc']))}': {problem['msg'].lower()}"
         for problem in error.errors(include_url=False, include_input=False, include_context=False)
     )
-
-
-def _answer_publish(done: OnPosition, result: PublishResult | HeliographError) -> None:
-    if isinstance(result, HeliographError):
-        done(api_error(result))
-    elif result.position is None:
-        done(models.PositionResult())
-    else:
-        done(models.PositionResult(result.position.offset, result.position.epoch))

@@ -90,6 +90,23 @@ class UsualPublishParams(msgspec.Struct, frozen=True, forbid_unknown_fields=True
     idempotency_key: IdempotencyKey = None
 
 
+class _UsualCommand(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    publish: UsualPublishParams
+
+
+class UsualBatchParams(msgspec.Struct, frozen=True):
+    """A batch of such publications. Unknown fields are ignored, as by `BatchParams`."""
+
+    commands: list[_UsualCommand]
+    parallel: bool = False
+
+
+class UsualBroadcastParams(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    channels: Annotated[list[str], msgspec.Meta(min_length=1)]
+    data: msgspec.Raw
+    idempotency_key: IdempotencyKey = None
+
+
 class BroadcastParams(DataParams):
     channels: list[Channel] = Field(min_length=1)
 

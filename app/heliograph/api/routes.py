@@ -14,6 +14,7 @@ from heliograph.api.direct_publish import DirectPublish
 from heliograph.api.endpoint import ApiEndpoint, LinesEndpoint
 from heliograph.api.methods import Methods
 from heliograph.api.openapi import openapi_document
+from heliograph.api.publishing import Publishing
 from heliograph.settings import ApiSettings
 from heliograph.transports.api_callers import ApiCallers
 from heliograph.transports.direct import DirectEndpoint
@@ -30,12 +31,12 @@ def http_api_routes(
     ]
 
 
-def direct_endpoints(methods: Methods, settings: ApiSettings) -> dict[bytes, DirectEndpoint]:
+def direct_endpoints(publishing: Publishing, settings: ApiSettings) -> dict[bytes, DirectEndpoint]:
     """Return the endpoints that our server asks itself, by URL."""
     return {
-        b"/api/publish": DirectPublish(methods, settings),
-        b"/api/batch": DirectBatch(methods, settings),
-        b"/api/broadcast": DirectBroadcast(methods, settings),
+        b"/api/publish": DirectPublish(publishing, settings),
+        b"/api/batch": DirectBatch(publishing, settings),
+        b"/api/broadcast": DirectBroadcast(publishing, settings),
     }
 
 

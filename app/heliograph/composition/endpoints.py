@@ -17,6 +17,7 @@ from heliograph.api.health import health_routes, status_routes
 from heliograph.api.methods import Methods
 from heliograph.api.metrics import ServerMetrics, metrics_route
 from heliograph.api.operator_reads import OperatorReads
+from heliograph.api.publishing import Publishing
 from heliograph.api.routes import direct_endpoints, http_api_routes, openapi_route
 from heliograph.api.user_methods import UserMethods
 from heliograph.auth.authenticator import Authenticator
@@ -89,7 +90,10 @@ def build_endpoints(
     settings, node, telemetry = ground.settings, cluster.node, ground.telemetry
     clients = _build_clients(ground, cluster)
     public_endpoint = partial(PublicEndpoint, clients.origins, clients.by_address)
-    methods = _build_methods(ground, cluster, clients)
+    publishing = Publishing(
+        cluster.manager, telemetry.traffic["api"], max_depth=settings.limits.depth, most_commands=settings.api.batch
+    )
+    methods = _build_methods(ground, cluster, clients, publishing)
     parked = ParkedPolls(node.name, settings.poll.linger_s)
     polls = _build_polls(ground, cluster, clients, parked)
     servers = [ServerMetrics(shard.name, shard.backends.bus, shard.memory) for shard in cluster.shards]
@@ -101,7 +105,7 @@ def build_endpoints(
     if settings.console_enabled:
         console, callers = _console_routes(ground, cluster, clients, public_endpoint)
     api_routes = http_api_routes(methods, settings.api, callers, clients.by_address.failed_attempts)
-    direct_posts = direct_endpoints(methods, settings.api)
+    direct_posts = direct_endpoints(publishing, settings.api)
     if ground.spans is not None:
         from heliograph.api.traced import continuing, untraced  # it needs OpenTelemetry
 
@@ -185,13 +189,14 @@ def _build_clients(ground: Ground, cluster: Cluster) -> _Clients:
     )
 
 
-def _build_methods(ground: Ground, cluster: Cluster, clients: _Clients) -> Methods:
+def _build_methods(ground: Ground, cluster: Cluster, clients: _Clients, publishing: Publishing) -> Methods:
     make: Callable[..., Methods] = Methods
     if ground.spans is not None:
         from heliograph.api.traced import TracedMethods  # it needs OpenTelemetry
 
         make = partial(TracedMethods, ground.spans)
     return make(
+        publishing,
         cluster.manager,
         ChannelReads(cluster.reading, cluster.namespaces),
         OperatorReads(cluster.connections, cluster.blocked, cluster.channels, cluster.kept),
@@ -200,9 +205,6 @@ def _build_methods(ground: Ground, cluster: Cluster, clients: _Clients) -> Metho
         DeliveryReads(cluster.receipts, cluster.tracer),
         cluster.replicas,
         ground.clock,
-        ground.telemetry.traffic["api"],
-        max_depth=ground.settings.limits.depth,
-        most_commands=ground.settings.api.batch,
     )
 
 
