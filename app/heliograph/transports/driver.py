@@ -256,9 +256,13 @@ class Driver:
     # -- the actions of the session
 
     def _act(self, action: Action) -> Coroutine[Any, Any, None] | None:
-        match action:
-            case Send() | Publish():  # by far the most frequent
+        match action:  # each case that does not match costs time, so the frequent ones come first
+            case Send() | Publish():
                 return self._dispatch.message(action)
+            case Authenticate():  # with the next, of all clients at once after a cut
+                return self._authenticate(action)
+            case JoinChannel():
+                return self._subscriptions.join_or_say(action)
             case Reply(event):
                 self._client.send(event)
             case LeaveChannel():
@@ -267,8 +271,6 @@ class Driver:
                 return self._authentication.refuse_unknown(action)
             case Reject():
                 self._client.refuse(action)
-            case JoinChannel():
-                return self._subscriptions.join_or_say(action)
             case FetchHistory():
                 return self._answer(answer_history(self._reading, self.connection, action))
             case Emit():
@@ -279,8 +281,6 @@ class Driver:
                 return self._answer(answer_count(self._reading, action))
             case Rpc():
                 return self._answer(self._hooks.call(action))
-            case Authenticate():
-                return self._authenticate(action)
             case RefreshToken():
                 return self._refresh_token(action)
             case CheckPermit():
