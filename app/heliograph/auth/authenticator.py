@@ -50,11 +50,16 @@ def credentials_of(scope: Scope, query: Mapping[str, str]) -> Credentials:
     """
     if "token" in query or "access_token" in query:
         raise InvalidToken(IN_URL)
-    written = [value.decode("latin-1").partition(" ") for name, value in scope["headers"] if name == b"authorization"]
-    bearers = [token.strip() for scheme, _, token in written if scheme.lower() == "bearer"]
-    if len(bearers) + ("ticket" in query) > 1:
-        raise InvalidToken("say once who you are: one 'Authorization: Bearer' header, or one ticket")
-    return Credentials(bearers[0] if bearers else None, query.get("user"), query.get("ticket"))
+    token, ticket = None, query.get("ticket")
+    for name, value in scope["headers"]:
+        if name == b"authorization":
+            scheme, _, written = value.decode("latin-1").partition(" ")
+            if scheme.lower() != "bearer":
+                continue
+            if token is not None or ticket is not None:
+                raise InvalidToken("say once who you are: one 'Authorization: Bearer' header, or one ticket")
+            token = written.strip()
+    return Credentials(token, query.get("user"), ticket)
 
 
 AskBackend = Callable[[Peer, Connect], Awaitable[Identity]]

@@ -1,6 +1,5 @@
 """The opening handshake of a WebSocket, RFC 6455 section 4.2. Pure: headers in, bytes out."""
 
-import base64
 import binascii
 import hashlib
 from collections.abc import Iterable
@@ -43,12 +42,12 @@ def accept_of(method: bytes, headers: Headers) -> bytes:
         raise BadHandshake(HTTPStatus.UPGRADE_REQUIRED, "Sec-WebSocket-Version must be 13")
     try:
         [key] = keys
-        is_key = len(base64.b64decode(key, validate=True)) == _KEY_BYTES
-    except (ValueError, binascii.Error):
+        is_key = len(binascii.a2b_base64(key, strict_mode=True)) == _KEY_BYTES
+    except ValueError:
         is_key = False
     if not is_key:
         raise BadHandshake(HTTPStatus.BAD_REQUEST, "Sec-WebSocket-Key must be 16 bytes in base64, given once")
-    return base64.b64encode(hashlib.sha1(key + _GUID, usedforsecurity=False).digest())
+    return binascii.b2a_base64(hashlib.sha1(key + _GUID, usedforsecurity=False).digest(), newline=False)
 
 
 def agreement(accept: bytes, headers: Headers) -> bytes:

@@ -72,6 +72,8 @@ class OriginPolicy:
                 return True
             if parts is None:
                 return False
+        elif not self._open_mode:
+            return True
         if not host:
             return origin is None  # browsers always send a host
         found = _HOST.fullmatch(host)
