@@ -79,7 +79,7 @@ class Confirming:
 
     async def run_many(self, name: str, calls: Sequence[Call]) -> list[Any]:
         """See `Keeping.run_many`."""
-        return await call_all(self.call, name, calls)
+        return await call_all(self.call, [(name, call) for call in calls])
 
     def _send(self, name: str, call: Call, done: OnReply) -> None:
         self._confirm_soon()  # before the link's own end of the iteration, so that WAIT is part of the same write

@@ -4,13 +4,14 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 from redis.exceptions import InvalidResponse
 
 from heliograph.backends.redis.budget import amount, refused
-from heliograph.backends.redis.call_batch import NOTHING, Call, Common
+from heliograph.backends.redis.call_batch import MOST_CALLS, NOTHING, Call, Common
 from heliograph.backends.redis.client import as_bus_unavailable, bus_unavailable
 from heliograph.backends.redis.keys import Keys
 from heliograph.backends.redis.server import RedisServer
@@ -90,10 +91,23 @@ class RedisLog:
         return self._due_now
 
     async def read(self, requests: Sequence[ReadRequest]) -> list[ReadResult]:
-        calls = [self._read_call(request) for request in requests]
+        bare = [each.channel for each in requests if _is_bare(each)]
+        calls = [
+            ("positions", self._positions_call(bare[start : start + MOST_CALLS]))
+            for start in range(0, len(bare), MOST_CALLS)
+        ]
+        batches = len(calls)
+        calls += [("read", self._read_call(each)) for each in requests if not _is_bare(each)]
         with as_bus_unavailable():
-            answers = await self._reading.run_many("read", calls)
-        return [_read_result(answer) for answer in answers]
+            answers = await self._reading.run_all(calls)
+        positions = chain.from_iterable(answers[:batches])
+        results = iter(answers[batches:])
+        return [
+            ReadResult(Position(next(positions).decode(), next(positions)), complete=True, publications=[])
+            if _is_bare(each)
+            else _read_result(next(results))
+            for each in requests
+        ]
 
     async def remove(self, channel: str) -> None:
         with as_bus_unavailable():
@@ -116,6 +130,13 @@ class RedisLog:
             counts = await self._link.ask("HMGET", self._keys.bus_sequences, "shared", self._node_id)
         shared, own = (int(count or 0) for count in counts)
         return BusSequences(shared, own)
+
+    def _positions_call(self, channels: Sequence[str]) -> Call:
+        keys = self._keys
+        names: list[str] = []
+        for channel in channels:
+            names += keys.meta(channel), keys.stream(channel), keys.client_stream(channel)
+        return names, [READ_TTL_S * 1000], NOTHING
 
     def _read_call(self, request: ReadRequest) -> Call:
         if request.after is not None:
@@ -375,6 +396,11 @@ def _fields(draft: Draft) -> bytes:
 
 def _json_or_nothing(value: str | float | None) -> bytes:
     return b"" if value is None else msgspec.json.encode(value)
+
+
+def _is_bare(request: ReadRequest) -> bool:
+    """Return whether only the channel's position is asked for."""
+    return request.after is None and not request.replay and not request.with_state
 
 
 def _read_result(answer: list[Any]) -> ReadResult:

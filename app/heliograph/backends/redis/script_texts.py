@@ -25,6 +25,7 @@ PARTS: Final[dict[str, tuple[str, ...]]] = {
     "emit": ("_calls", "_budget"),
     "remember": (),
     "read": ("_epoch",),
+    "positions": ("_epoch",),
     "tops": ("_epoch",),
     "listen": (),
     "remove": (),

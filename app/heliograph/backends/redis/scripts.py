@@ -140,7 +140,11 @@ class Scripts:
 
     async def run_many(self, name: str, calls: Sequence[Call]) -> list[Any]:
         """Run one script many times, in one round trip."""
-        return await call_all(self.call, name, calls)
+        return await call_all(self.call, [(name, call) for call in calls])
+
+    async def run_all(self, calls: Sequence[tuple[str, Call]]) -> list[Any]:
+        """Run scripts, each by its name, in one round trip."""
+        return await call_all(self.call, calls)
 
     def _send(self, name: str, call: Call, done: OnReply) -> None:
         if name in BATCHED:
@@ -306,14 +310,14 @@ class Scripts:
             self.forget()
 
 
-async def call_all(call: Callable[[str, Call, OnReply], object], name: str, calls: Sequence[Call]) -> list[Any]:
-    """Make the calls of one script, and return all replies. Raises the first error among them."""
+async def call_all(call: Callable[[str, Call, OnReply], object], calls: Sequence[tuple[str, Call]]) -> list[Any]:
+    """Make the calls of scripts, and return all replies. Raises the first error among them."""
     if not calls:
         return []
 
     def ask(done: OnReply) -> None:
         collected = collect(len(calls), done)
-        for each in calls:
+        for name, each in calls:
             call(name, each, collected)
 
     return raise_first_error(await await_callback(ask))
