@@ -40,7 +40,8 @@ async def publish(urls: list[str], messages: int) -> None:
             )
 
 
-def measure(count: int) -> float:
+def measure(count: int, messages: int = MESSAGES) -> float:
+    """Return how many messages a second the busiest of so many servers could take."""
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         urls = []
@@ -50,10 +51,10 @@ def measure(count: int) -> float:
             urls.append(server.url)
         asyncio.run(publish(urls, 4 * BATCH))
         before = list(map(busy_s, urls))
-        asyncio.run(publish(urls, MESSAGES))
+        asyncio.run(publish(urls, messages))
         spent = [busy_s(url) - was for url, was in zip(urls, before, strict=True)]
-    rate = MESSAGES / max(spent)
-    shares = ", ".join(f"{1e6 * each / MESSAGES:.1f}" for each in spent)
+    rate = messages / max(spent)
+    shares = ", ".join(f"{1e6 * each / messages:.1f}" for each in spent)
     print(f"{count} server(s): {rate:9,.0f} messages/s; µs of each server per message: {shares}", flush=True)
     return rate
 

@@ -51,7 +51,7 @@ EXPERIMENTS: Final[Mapping[str, tuple[str, Plan]]] = {
     ),
     "F3": (
         "neither the Sentinels nor the replicas reach the master, but programs do",
-        Plan("sentinel", break_every_s={"cut": 15}, unavailable_s=5.0, seconds=300, two_sides=True),
+        Plan("sentinel", break_every_s={"cut": 15}, unavailable_s=3.0, seconds=300, two_sides=True),
     ),
     "F4": (
         "the replica that is promoted lags by half a second",
@@ -65,8 +65,16 @@ EXPERIMENTS: Final[Mapping[str, tuple[str, Plan]]] = {
         "the masters of a Redis Cluster are replaced in order, one every 20 s",
         Plan("cluster-replicas", break_every_s={"replace": 20}, may_lose=False, unavailable_s=1.0, seconds=300),
     ),
+    "F7": (
+        "replicas of another layout join three shards",
+        Plan("shards", break_every_s={"layout": 5}, may_lose=False, unavailable_s=1.0, stays_ready=True, seconds=180),
+    ),
     "F8": (
         "one of three shards is dead for a minute",
         Plan("shards", break_every_s={"dead": 30}, refused_s=2.0, stays_ready=True, seconds=180),
+    ),
+    "F9": (
+        "one Redis loses its last second, and with it the second device of a user",
+        Plan("single", break_every_s={"forget": 5}, may_lose=True, seconds=180),
     ),
 }

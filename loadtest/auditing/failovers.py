@@ -22,6 +22,7 @@ FROZEN_S: Final = 20.0
 CUT_S: Final = 20.0
 LAG_S: Final = 0.5
 EVERY_S: Final = 20.0
+PROMOTED: Final = "until a replica was the master"
 
 
 def make_group(directory: Path, appendfsync: str, *, two_sides: bool = False) -> SentinelGroup:
@@ -71,6 +72,7 @@ def of_groups(groups: Sequence[SentinelGroup]) -> Mapping[str, Breakage]:
         master.freeze()
         try:
             await _until_promoted(group, master)
+            scene.note_took(PROMOTED, began)
             await asyncio.sleep(max(0.0, FROZEN_S - (time.monotonic() - began)))
         finally:
             master.thaw()
@@ -80,9 +82,11 @@ def of_groups(groups: Sequence[SentinelGroup]) -> Mapping[str, Breakage]:
         """Neither Sentinels nor replicas reach the master, but programs do: also those that hear of no other."""
         group, master = await _chosen(groups, dice)
         scene.note_fault("masters cut off", str(master.port))
+        began = time.monotonic()
         await asyncio.to_thread(group.cut_off, master)
         try:
             await _until_promoted(group, master)
+            scene.note_took(PROMOTED, began)
             await asyncio.sleep(CUT_S)
         finally:
             await asyncio.to_thread(group.reconnect, master)
@@ -117,7 +121,7 @@ async def _come_back(
 ) -> None:
     """Let the Sentinels replace a master that died when the monotonic clock was at `began`; start it again."""
     await _until_promoted(group, dead)
-    scene.note_took("until a replica was the master", began)
+    scene.note_took(PROMOTED, began)
     await asyncio.sleep(dice.uniform(*AWAY_S))
     await asyncio.to_thread(group.revive, dead)
 

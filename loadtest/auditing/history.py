@@ -180,6 +180,12 @@ class Unexpected(Event, frozen=True):
     text: str
 
 
+class NotKept(Event, frozen=True):
+    """What a kind of fault must not do, beside what it must not do to messages, it has done. `text`: what."""
+
+    text: str
+
+
 class WrongVerdict(Event, frozen=True):
     """What a replica says of a message is not so. `text`: who got it or did not, and the verdict."""
 
@@ -204,6 +210,7 @@ AnyEvent = (
     | Kept
     | Top
     | Unexpected
+    | NotKept
     | WrongVerdict
 )
 Number = tuple[str, int]  # who has published it, and which of theirs it is

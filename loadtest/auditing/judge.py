@@ -18,6 +18,7 @@ from loadtest.auditing.history import (
     Fault,
     Kept,
     Mended,
+    NotKept,
     Publish,
     Readiness,
     Received,
@@ -75,6 +76,7 @@ class _Seen:
     cut: int = 0  # closes that a fault explains
     unexpected: list[str] = field(default_factory=list)
     unready: list[str] = field(default_factory=list)
+    not_kept: list[str] = field(default_factory=list)
     wrong_verdicts: list[str] = field(default_factory=list)
     windows: list[Window] = field(default_factory=list)  # in which something was broken for a while
     took: dict[str, list[float]] = field(default_factory=dict)  # steps of recoveries that are not the cluster's work
@@ -111,6 +113,8 @@ class _Seen:
                     self.unready.append(f"{event.replica}, at {event.at:.1f} s: {event.why}")
             case Unexpected():
                 self.unexpected.append(event.text)
+            case NotKept():
+                self.not_kept.append(f"at {event.at:.1f} s: {event.text}")
             case WrongVerdict():
                 self.wrong_verdicts.append(event.text)
             case _:
@@ -173,6 +177,7 @@ def _wrong(seen: _Seen, run: Run) -> dict[str, list[str]]:
         "refused too late": slow,
         "replicas unready": seen.unready if run.stays_ready else [],
         "tracebacks in the cluster's log": seen.unexpected,
+        "what else a fault must not do": seen.not_kept,
         "verdicts that are not so": seen.wrong_verdicts,
         "nothing to judge": nothing,
     }

@@ -18,8 +18,8 @@ class Breakage:
     """One way to break something.
 
     `occur` breaks it once, notes that, and returns when as much is mended as has to be before the next. It throws
-    the dice that it is given. `every_s`: how often, in the mean, where nobody says anything else. `alone`: no other
-    breakage of this kind may be under way.
+    the dice that it is given. `every_s`: how often, in the mean, where nobody says anything else; 0: only where
+    somebody does. `alone`: no other breakage of this kind may be under way.
     """
 
     occur: Callable[[Scene, random.Random], Awaitable[None]]

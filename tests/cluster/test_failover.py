@@ -294,6 +294,18 @@ async def test_a_master_that_was_replaced_is_left_though_it_answers(group: Senti
         herald.stop()
 
 
+async def test_a_connection_that_a_hanging_master_holds_up(group: SentinelGroup) -> None:
+    """Fails if a program that begins to connect waits for the old master when the next one is known already."""
+    client = connect(group.url, timeout_s=60)
+    frozen(group)
+    try:
+        with pytest.raises(NoMaster, match="replaced"):
+            await asyncio.wait_for(client.ping(), FAILOVER_S)
+        assert await client.ping()
+    finally:
+        await client.aclose()
+
+
 async def test_a_sentinel_that_went_silent_is_heard_again(
     group: SentinelGroup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

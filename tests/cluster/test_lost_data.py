@@ -26,18 +26,11 @@ def redis(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[RedisServe
 async def put_back(redis: RedisServer, backup: dict[Path, bytes], *members: Member) -> None:
     """Kill it, start it with the files of before, and wait until the replicas are back."""
     losses = [each.replica.bus.stats.connection_losses for each in members]
-    redis.stop()
-    for path, content in backup.items():
-        path.write_bytes(content)
-    await asyncio.to_thread(redis.start)
+    await asyncio.to_thread(redis.put_back, backup)
     await eventually(
         lambda: all(each.replica.bus.stats.connection_losses > n for each, n in zip(members, losses, strict=True))
     )
     await eventually(lambda: all(each.replica.node.ready for each in members))
-
-
-def backed_up(redis: RedisServer) -> dict[Path, bytes]:
-    return {path: path.read_bytes() for path in Path(redis._directory).glob("appendonlydir/*")}
 
 
 class TestEntries:
@@ -51,7 +44,7 @@ class TestEntries:
             laptop = await one.connect("bob")
             await one.replica.reading.listen(laptop.connection, "#bob")
             await believe_at_once(one.redis.client, one.redis.keys)
-            backup = backed_up(redis)
+            backup = redis.files()
             phone = await two.connect("bob")
             await two.replica.reading.listen(phone.connection, "#bob")
             assert len(await one.holders("bob")) == 2
@@ -80,7 +73,7 @@ class TestEntries:
         async with Members(redis.url, namespace) as members:
             one, two = await members.start("replica-1"), await members.start("replica-2")
             phone = await two.connect("bob")
-            backup = backed_up(redis)
+            backup = redis.files()
             two.disconnect(phone)
 
             async def gone() -> bool:
@@ -101,7 +94,7 @@ class TestEntries:
                 return (await one.replica.reading.presence("lobby:1")).users == expected
 
             await eventually(lambda: members_are({"alice": 1}))
-            backup = backed_up(redis)
+            backup = redis.files()
             there = await two.connect("bob")
             await two.replica.reading.subscribe(there.connection, "lobby:1")
             await eventually(lambda: members_are({"alice": 1, "bob": 1}))

@@ -33,3 +33,11 @@ def test_a_master_that_dies_takes_nothing_with_it_in_silence(tmp_path: Path) -> 
     )
     assert "masters killed" in output
     assert audit("--judge", history) == output
+
+
+def test_nobody_notices_that_slots_move_and_masters_are_replaced() -> None:
+    """Fails if a Redis Cluster that loses nothing loses or doubles a message, or says a gap (F5 and F6 in short)."""
+    ways = ("--break", "replace=3", "--break", "slots=1", "--unavailable", "10")
+    output = audit("--experiment", "F6", *ways, "--seconds", "6")
+    assert "masters replaced in order" in output
+    assert "slots moved" in output

@@ -90,6 +90,17 @@ class RedisServer:
         self.stop()
         self.start()
 
+    def files(self) -> dict[Path, bytes]:
+        """What is on its disk now, by file; only with `appendonly`."""
+        return {path: path.read_bytes() for path in self._directory.glob("appendonlydir/*")}
+
+    def put_back(self, files: dict[Path, bytes]) -> None:
+        """Kill it, and start it with the files of before: it has lost what it has written since."""
+        self.stop()
+        for path, content in files.items():
+            path.write_bytes(content)
+        self.start()
+
     @property
     def is_running(self) -> bool:
         return self._process is not None

@@ -3,12 +3,14 @@
 import asyncio
 import itertools
 import random
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar, Final, Self
 
 from loadtest.auditing.clients import Subscriber
 from loadtest.auditing.experiments import Plan
+from loadtest.auditing.failovers import PROMOTED
 from loadtest.auditing.scene import Scene, true_within
 from loadtest.auditing.topologies.shards import CHANNELS
 from loadtest.auditing.topology import Breakage, Topology
@@ -73,6 +75,7 @@ class ReplicatedClusterTopology(ClusterTopology):
             master = await chosen(dice)
             replica = await asyncio.to_thread(cluster.replica_of, master)
             scene.note_fault("masters killed", str(master.port))
+            began = time.monotonic()
             await asyncio.to_thread(master.stop)
 
             async def is_promoted() -> bool:
@@ -80,6 +83,7 @@ class ReplicatedClusterTopology(ClusterTopology):
 
             if not await true_within(is_promoted, PROMOTED_WITHIN_S):
                 raise RuntimeError(f"the replica of port {master.port} does not replace it")
+            scene.note_took(PROMOTED, began)
             await asyncio.to_thread(master.start)
             await asyncio.to_thread(cluster.wait_until_whole)
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final, Self
 
-from loadtest.auditing import breakages, failovers
+from loadtest.auditing import breakages, failovers, layouts
 from loadtest.auditing.clients import Subscriber
 from loadtest.auditing.experiments import Plan
 from loadtest.auditing.topologies.single import make_server
@@ -43,7 +43,11 @@ class ShardsTopology(Topology):
         return {"HELIOGRAPH_REDIS__SHARDS": json.dumps([server.url for server in self._servers])}
 
     def breakages(self, readers: Sequence[Subscriber]) -> Mapping[str, Breakage]:
-        return {**breakages.of_servers(self.servers, readers), **breakages.of_shards(self.servers)}
+        return {
+            **breakages.of_servers(self.servers, readers),
+            **breakages.of_shards(self.servers),
+            **layouts.of_layouts(self.servers),
+        }
 
 
 class SentinelShardsTopology(Topology):

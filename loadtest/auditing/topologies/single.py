@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
-from loadtest.auditing import breakages
+from loadtest.auditing import breakages, devices
 from loadtest.auditing.clients import Subscriber
 from loadtest.auditing.experiments import Plan
 from loadtest.auditing.topology import Breakage, Topology
@@ -41,4 +41,4 @@ class SingleTopology(Topology):
         return {"HELIOGRAPH_REDIS__URL": self._server.url}
 
     def breakages(self, readers: Sequence[Subscriber]) -> Mapping[str, Breakage]:
-        return breakages.of_servers(self.servers, readers)
+        return {**breakages.of_servers(self.servers, readers), **devices.of_devices(self._server)}

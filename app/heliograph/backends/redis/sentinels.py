@@ -7,8 +7,8 @@ master that was replaced but still answers, such as one on the other side of a n
 
 import asyncio
 import logging
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
 from typing import Any, Final, NoReturn
 from weakref import WeakSet
 
@@ -54,6 +54,7 @@ class MasterFinder:
             sentinel.response_callbacks.clear()  # answers as they are, in every version of redis-py
         self._listeners: list[asyncio.Task[None]] = []
         self._open: WeakSet[asyncio.Transport] = WeakSet()  # connections to the master
+        self._attempts: set[asyncio.Timeout] = set()  # to open one
         self._master: Master | None = None
 
     async def find(self) -> Master:
@@ -90,7 +91,30 @@ class MasterFinder:
             logger.warning("the Sentinels have made %s:%d the master %r", *master, self._address.master)
             for transport in list(self._open):
                 transport.abort()
+            for attempt in self._attempts:
+                attempt.reschedule(0)
         return master
+
+    @asynccontextmanager
+    async def connecting(self) -> AsyncIterator[None]:
+        """Open a connection to the master in this block. It is given up when another server becomes the master.
+
+        Otherwise a master that hangs, and so is replaced, would hold the connection up for as long as it may take.
+
+        Raises:
+            NoMaster: another server has become the master.
+        """
+        try:
+            async with asyncio.timeout(None) as attempt:
+                self._attempts.add(attempt)
+                try:
+                    yield
+                finally:
+                    self._attempts.discard(attempt)
+        except TimeoutError:
+            if attempt.expired():
+                raise NoMaster("the master was replaced before it had answered") from None
+            raise
 
     def opened(self, transport: asyncio.Transport) -> None:
         """Remember a connection to the master, which ends when another server becomes the master."""
@@ -228,11 +252,12 @@ def to_master(connection_class: type[AsyncConnection], finder: MasterFinder) -> 
             if self.is_connected:
                 return
             self.host, self.port = await finder.find()
-            await super().connect()
             try:
-                await self.send_command("ROLE", check_health=False)
-                with suppress(ResponseError):  # it is not allowed: a replica refuses the first write
-                    check_role(await self.read_response(), self.host, self.port)
+                async with finder.connecting():
+                    await super().connect()
+                    await self.send_command("ROLE", check_health=False)
+                    with suppress(ResponseError):  # it is not allowed: a replica refuses the first write
+                        check_role(await self.read_response(), self.host, self.port)
             except BaseException:
                 await self.disconnect(nowait=True)
                 raise
