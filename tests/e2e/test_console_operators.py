@@ -1,5 +1,6 @@
 """The console for operators in a real Chromium: connections, channels, runs and frames, and who may see them."""
 
+import asyncio
 import json
 import re
 from collections.abc import AsyncIterator
@@ -48,11 +49,10 @@ def row(page: Page, user: str) -> Locator:
 @pytest.fixture
 async def crowd(cluster: LocalClusterProcess) -> AsyncIterator[dict[str, Client]]:
     """Users with names of every kind, on all three replicas."""
-    clients: dict[str, Client] = {}
+    names = [*NAMES, *(f"guest-{each:02}" for each in range(56))]
+    clients = {name: Client(cluster.url, user=name, source=SOURCES[n % 3]) for n, name in enumerate(names)}
     async with AsyncExitStack() as stack:
-        for number, name in enumerate([*NAMES, *(f"guest-{each:02}" for each in range(56))]):
-            client = Client(cluster.url, user=name, source=SOURCES[number % 3])
-            clients[name] = await stack.enter_async_context(client)
+        await asyncio.gather(*(stack.enter_async_context(each) for each in clients.values()))
         yield clients
 
 
