@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -142,12 +143,45 @@ def failed_over(cluster: RedisCluster) -> None:
     cluster.wait_until_whole()
 
 
+def moved_at_once(cluster: RedisCluster) -> None:
+    for _ in range(2):
+        cluster.move_at_once(cluster.slots[0])
+
+
 @pytest.mark.parametrize("change", [moved, failed_over])
 @pytest.mark.alone
 async def test_a_publisher_does_not_notice_that_another_server_has_the_slot(
     cluster: RedisCluster, namespace: str, change: Callable[[RedisCluster], None]
 ) -> None:
     """Fails if something acknowledged is lost or doubled, or the log begins a new epoch, though nothing was lost."""
+    await publish_during(cluster, namespace, change)
+
+
+@pytest.mark.alone
+async def test_a_slot_that_moves_in_one_step(tmp_path: Path, start_replica: StartReplica, namespace: str) -> None:
+    """Fails likewise if the slot moves as in Valkey 9, whose clients see no ASK; or if a replica loses the bus."""
+    valkey = RedisCluster(tmp_path, server="valkey")
+    try:
+        await asyncio.to_thread(valkey.start)
+        replica = await start_replica(redis_url=valkey.url)
+        async with Client(replica.url, user="bob") as bob:
+            await publish_during(valkey, namespace, moved_at_once)
+            for kind in ("sync", "async"):
+                publisher = made(kind, valkey.url, namespace)
+                for number in range(3):
+                    await publisher.send_to_user("bob", number)
+                await publisher.close()
+            assert await bob.messages(6) == [0, 1, 2] * 2
+            await bob.nothing_more()
+            assert await bob.only("lost", "error") == []
+        assert replica.replica.node.ready
+        await replica.stop()
+    finally:
+        valkey.stop()
+
+
+async def publish_during(cluster: RedisCluster, namespace: str, change: Callable[[RedisCluster], None]) -> None:
+    """Publish with both publishers while the cluster changes, and look at what they got and what is kept."""
     kinds = ("sync", "async")
     options: dict[str, Any] = {"namespaces": {"n": Namespace(history_size=100_000)}, "deadline_s": 20}
     publishers = [made(kind, cluster.url, namespace, **options) for kind in kinds]

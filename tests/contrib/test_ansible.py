@@ -8,6 +8,7 @@ from tests.client.programs import FIXTURES, PLAYBOOK, environment, program
 from tests.conftest import StartReplica
 from tests.support.client import Client
 from tests.support.ports import free_port
+from tests.support.redis_cluster import RedisCluster
 from tests.support.redis_server import RedisServer
 
 
@@ -140,3 +141,17 @@ async def test_a_cluster_with_two_servers(
                 await _until(ann, "near ", event="recap")
                 assert await playbook.ends() == 0
             assert playbook.err == []
+
+
+async def test_a_redis_cluster(start_replica: StartReplica, redis_cluster: RedisCluster, namespace: str) -> None:
+    """Fails if a playbook cannot use the URL of a cluster."""
+    url = redis_cluster.url.replace("virtual_shards=1", "virtual_shards=4")
+    replica = await start_replica(redis_url=url)
+    env = environment(url, namespace, HELIOGRAPH_LOG_ID="101")
+    async with (
+        Client(replica.url, user="ann", path="/ws/logs/101") as ann,
+        program(*PLAYBOOK, str(FIXTURES / "small.yml"), env=env) as playbook,
+    ):
+        await _until(ann, "near ", event="recap")
+        assert await playbook.ends() == 0
+    assert playbook.err == []

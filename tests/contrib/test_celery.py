@@ -16,6 +16,7 @@ from redis import Redis
 from heliograph.client.publisher import Publisher
 from tests.conftest import StartReplica
 from tests.support.client import Client
+from tests.support.redis_cluster import RedisCluster
 from tests.support.redis_server import RedisServer
 
 pytest.importorskip("celery")
@@ -35,10 +36,13 @@ def namespace() -> str:
 def start_worker(
     redis_server: RedisServer, namespace: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[StartWorker]:
-    """Start a worker for the named queue, with one child, in a process group of its own."""
+    """Start a worker for the named queue, with one child, in a process group of its own.
+
+    `redis_url`: of the cluster whose viewers see its runs; the queue stays where it is.
+    """
     started: list[subprocess.Popen[bytes]] = []
 
-    def start(queue: str, *pool: str) -> subprocess.Popen[bytes]:
+    def start(queue: str, *pool: str, redis_url: str = redis_server.url) -> subprocess.Popen[bytes]:
         log = tmp_path_factory.mktemp("celery") / f"{queue}.log"
         command = [
             *(sys.executable, "-m", "celery", "-A", "tests.contrib.celery_app", "worker"),
@@ -49,7 +53,7 @@ def start_worker(
         environment = {
             **os.environ,
             "TEST_BROKER": broker(redis_server),
-            "HELIOGRAPH_REDIS__URL": redis_server.url,
+            "HELIOGRAPH_REDIS__URL": redis_url,
             "HELIOGRAPH_REDIS__PREFIX": f"{namespace}:",
             "HELIOGRAPH_BUS__CHANNEL": f"{namespace}:events",
         }
@@ -285,6 +289,27 @@ async def test_a_worker_that_is_killed(
     assert (frame["progress"], frame["message"]) == (40, "worker lost")
     with Redis.from_url(redis_server.url) as redis:
         assert redis.zscore(f"{namespace}:runs:leases", run_id) is None
+
+
+async def test_runs_on_a_redis_cluster(
+    start_worker: StartWorker, start_replica: StartReplica, redis_cluster: RedisCluster, send: Send
+) -> None:
+    """Fails if a worker's children, which are forked, do not reach some virtual shard, or a lost run is not seen."""
+    url = redis_cluster.url.replace("virtual_shards=1", "virtual_shards=4")
+    worker = start_worker("cluster", redis_url=url)
+    replica = await start_replica(redis_url=url)
+    runs = [send("count", 2, 0.01, queue="cluster") for _ in range(8)]
+    for run_id in runs:
+        async with Client(replica.url, user="eve", path=f"/ws/runs/{run_id}") as viewer:
+            state = await viewer.next("initial_state")
+            if state["state"] != "END":
+                await until(viewer, "END", within_s=30)
+    last = send("count", 1000, 0.05, queue="cluster")
+    async with Client(replica.url, user="eve", path=f"/ws/runs/{last}") as viewer:
+        await until(viewer, "RUNNING", within_s=10)
+        os.killpg(worker.pid, signal.SIGKILL)
+        lost = (await until(viewer, "FAILED", within_s=20))[-1]
+    assert lost["message"] == "worker lost"
 
 
 def test_a_worker_without_redis_works_on(

@@ -15,10 +15,22 @@ NODE_TIMEOUT_MS = 1000  # a master that is silent for so long is replaced
 
 
 class RedisCluster:
-    """`masters` that share the slots, with a replica each if `replicas`. `url` names all of them."""
+    """`masters` that share the slots, with a replica each if `replicas`. `url` names all of them.
 
-    def __init__(self, directory: Path, *, masters: int = 3, replicas: bool = False, virtual_shards: int = 1) -> None:
+    `server`: see `RedisServer`.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        masters: int = 3,
+        replicas: bool = False,
+        virtual_shards: int = 1,
+        server: str | None = None,
+    ) -> None:
         self.virtual_shards = virtual_shards
+        self._program = server
         self._size = masters
         self.servers = [self._server(directory / str(number)) for number in range(masters * (1 + replicas))]
 
@@ -30,7 +42,7 @@ class RedisCluster:
             *("--cluster-require-full-coverage", "no", "--repl-diskless-sync-delay", "0"),
             *("--repl-ping-replica-period", "1", "--enable-debug-command", "yes"),
         ]
-        return RedisServer(directory, appendonly=True, options=options)
+        return RedisServer(directory, appendonly=True, options=options, server=self._program)
 
     @property
     def url(self) -> str:
@@ -130,6 +142,13 @@ class RedisCluster:
         source = self.begin_move(slot, target)
         self.move_keys(slot, source, target)
         self.end_move(slot, source, target)
+
+    def move_at_once(self, slot: int) -> None:
+        """Move a slot to another master in one step, as Valkey 9 does."""
+        source, target = self.owner(slot), self.another(slot)
+        asked = ("SLOTSRANGE", str(slot), str(slot), "NODE", self.id_of(target))
+        assert source.command("CLUSTER", "MIGRATESLOTS", *asked) == "OK"
+        self._wait(lambda: self.owner(slot) is target)
 
     def fail_over(self, master: RedisServer) -> RedisServer:
         """Have the master replaced by its replica in an orderly way; returns that."""
