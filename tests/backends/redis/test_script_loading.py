@@ -11,6 +11,9 @@ from redis.exceptions import NoPermissionError, RedisError, ResponseError
 
 from heliograph.backends.redis.client import Client, connect
 from heliograph.backends.redis.keys import Keys
+from heliograph.backends.redis.layout import layouts_among
+from heliograph.backends.redis.link_errors import OtherLayout
+from heliograph.backends.redis.script_loading import check_layout
 from heliograph.backends.redis.scripts import Scripts
 from heliograph.backends.redis.sync import SyncScripts, connect_sync
 from tests.support.append_call import append_call
@@ -272,6 +275,17 @@ def test_a_signal_handler_may_publish_while_scripts_are_loaded(own_redis: RedisS
             signal.signal(signal.SIGALRM, before)
             own_redis.thaw()
     assert [answer.decode().split(".")[1] for answer in answers] == ["1", "2"]
+
+
+@pytest.mark.parametrize("kept", [b"shard 1 of 2 (v1)", None])
+def test_the_first_replica_comes_while_another_looks_at_the_layout(kept: bytes | None) -> None:
+    """Fails if replicas that start together take each other for those of a cluster with one Redis, or really are."""
+    steps = check_layout(KEYS, layouts_among(2)[0])
+    assert [command[0] for command in next(steps)] == ["HGET"]
+    assert steps.send([None]) == [("TIME",)]
+    assert [command[0] for command in steps.send([(1_764_475_200, 0)])] == ["ZCOUNT", "HGET"]
+    with pytest.raises(OtherLayout if kept is None else StopIteration):
+        steps.send([1, kept])
 
 
 async def test_what_is_forgotten_is_forgotten_over_every_link(client: Client) -> None:
