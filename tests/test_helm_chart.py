@@ -323,6 +323,7 @@ def test_shards_may_come_from_a_secret() -> None:
         (',"ports":[{"port":26000,"endPort":26999}]', True),
         (',"ports":[{"port":6379}]', False),
         (',"ports":[{"port":26000,"endPort":26378}]', False),
+        (',"ports":[{"protocol":"UDP"}]', False),
     ],
 )
 def test_a_network_policy_lets_replicas_reach_redis(ports: str, reached: bool) -> None:

@@ -25,7 +25,8 @@ redis.durableUrl: {{ . | quote }}
 {{- range $rule := .rules -}}
 {{- if not $rule.ports -}}true{{- end -}}
 {{- range $rule.ports -}}
-{{- if or (not .port) (kindIs "string" .port) -}}true
+{{- if ne (default "TCP" .protocol) "TCP" -}}
+{{- else if or (not .port) (kindIs "string" .port) -}}true
 {{- else if and (ge $.port (int .port)) (le $.port (int (default .port .endPort))) -}}true
 {{- end -}}
 {{- end -}}
