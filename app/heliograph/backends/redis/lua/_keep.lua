@@ -74,15 +74,18 @@ local function reduce(keys, arguments)
   return '"message":{"state":' .. state .. ',"progress":' .. progress .. ',"message":' .. message .. '}' .. fields, ttl
 end
 
--- Note that nobody may have taken the message yet (see _untaken.lua). Return the fields that are kept with it: when it
--- was kept, by this server's clock.
-local function note_untaken(meta, offset)
+local kept_at -- by this server's clock, in ms
+if untaken then
   local time = redis.call('TIME')
-  local now = time[1] * 1000 + math.floor(time[2] / 1000)
+  kept_at = string.format('%d', time[1] * 1000 + math.floor(time[2] / 1000))
+end
+
+-- Append to the stream, and note that nobody may have taken the message yet (see _untaken.lua).
+local function add_untaken(meta, stream, offset, body)
+  redis.call('XADD', stream, 'MAXLEN', '~', history_size, offset .. '-0', 'b', body, 't', kept_at)
   if redis.call('HSETNX', meta, 'untaken', offset .. '-') == 1 then
-    redis.call('ZADD', untaken, string.format('%d', now + untaken_ms), meta)
+    redis.call('ZADD', untaken, string.format('%d', kept_at + untaken_ms), meta)
   end
-  return 't', string.format('%d', now)
 end
 
 -- Append the publication. Return its epoch and offset, and the envelope's fields without the first brace, as logged.
@@ -96,7 +99,7 @@ local function keep(keys, arguments)
     body, ttl = reduce(keys, arguments)
   end
   if untaken then
-    redis.call('XADD', stream, 'MAXLEN', '~', history_size, offset .. '-0', 'b', body, note_untaken(meta, offset))
+    add_untaken(meta, stream, offset, body)
   else
     redis.call('XADD', stream, 'MAXLEN', '~', history_size, offset .. '-0', 'b', body)
   end
