@@ -10,7 +10,7 @@ import pytest
 from redis.exceptions import RedisError
 
 from heliograph import AsyncPublisher, Publisher
-from heliograph.backends.redis import sentinels
+from heliograph.backends.redis import link, sentinels
 from heliograph.backends.redis.client import connect
 from heliograph.backends.redis.sentinels import NoMaster, newest
 from heliograph.redis_url import read_sentinel_address
@@ -302,6 +302,29 @@ async def test_a_connection_that_a_hanging_master_holds_up(group: SentinelGroup)
         with pytest.raises(NoMaster, match="replaced"):
             await asyncio.wait_for(client.ping(), FAILOVER_S)
         assert await client.ping()
+    finally:
+        await client.aclose()
+
+
+async def test_nobody_waits_any_more_when_the_next_master_is_known(
+    group: SentinelGroup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fails if a program still pauses after failed attempts when the Sentinels have replaced the master."""
+    monkeypatch.setattr(link, "BACKOFF_FIRST_S", 60)
+    monkeypatch.setattr(link, "BACKOFF_MOST_S", 60)
+    client = connect(group.url)
+    try:
+        await client.link.ask("PING")
+        killed(group)
+
+        async def answers() -> bool:
+            try:
+                return bool(await client.link.ask("PING"))
+            except RedisError:
+                return False
+
+        assert not await answers()
+        await eventually(answers, within_s=FAILOVER_S)
     finally:
         await client.aclose()
 

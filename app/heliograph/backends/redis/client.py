@@ -73,6 +73,9 @@ class Client(Redis):
             Link(pool, TIMEOUT_S),
             Link(pool, TIMEOUT_S),
         )
+        if finder is not None:
+            for link in (self.link, self.bulk, self.kept):
+                finder.on_replaced(link.try_again)
 
     async def aclose(self, close_connection_pool: bool | None = None) -> None:
         await self.link.close()

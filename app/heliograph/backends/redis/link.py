@@ -122,6 +122,11 @@ class Link:
         self._retry_at = 0.0
         await self.ask("PING")
 
+    def try_again(self) -> None:
+        """Let the next command make the next attempt to connect: what made the last ones fail may be over."""
+        self._retry_at = 0.0
+        self._failures = 0
+
     async def close(self) -> None:
         """End the connection; waiting commands fail. The link may be used again, and then connects."""
         connecting, self._connecting = self._connecting, None

@@ -7,7 +7,7 @@ master that was replaced but still answers, such as one on the other side of a n
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Final, NoReturn
 from weakref import WeakSet
@@ -55,6 +55,7 @@ class MasterFinder:
         self._listeners: list[asyncio.Task[None]] = []
         self._open: WeakSet[asyncio.Transport] = WeakSet()  # connections to the master
         self._attempts: set[asyncio.Timeout] = set()  # to open one
+        self._on_replaced: list[Callable[[], object]] = []
         self._master: Master | None = None
 
     async def find(self) -> Master:
@@ -93,7 +94,13 @@ class MasterFinder:
                 transport.abort()
             for attempt in self._attempts:
                 attempt.reschedule(0)
+            for callback in self._on_replaced:
+                callback()
         return master
+
+    def on_replaced(self, callback: Callable[[], object]) -> None:
+        """Have `callback` called whenever another server has become the master."""
+        self._on_replaced.append(callback)
 
     @asynccontextmanager
     async def connecting(self) -> AsyncIterator[None]:
