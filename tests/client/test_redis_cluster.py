@@ -1,6 +1,7 @@
 """Programs beside the replicas on a Redis Cluster: publishers, consumers, and the command line."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -143,6 +144,22 @@ def failed_over(cluster: RedisCluster) -> None:
     cluster.wait_until_whole()
 
 
+def frozen(cluster: RedisCluster) -> None:
+    """The master hangs, is replaced, and goes on as if nothing had happened."""
+    master = cluster.owner(cluster.slots[0])
+    replica = cluster.replica_of(master)
+    master.freeze()
+    try:
+        deadline = time.monotonic() + 20
+        while not replica.command("ROLE").startswith("master"):
+            assert time.monotonic() < deadline, "the replica does not take over"
+            time.sleep(0.05)
+        time.sleep(0.5)  # publishers have to leave a master that only keeps silent
+    finally:
+        master.thaw()
+    cluster.wait_until_whole()
+
+
 def moved_at_once(cluster: RedisCluster) -> None:
     for _ in range(2):
         cluster.move_at_once(cluster.slots[0])
@@ -155,6 +172,12 @@ async def test_a_publisher_does_not_notice_that_another_server_has_the_slot(
 ) -> None:
     """Fails if something acknowledged is lost or doubled, or the log begins a new epoch, though nothing was lost."""
     await publish_during(cluster, namespace, change)
+
+
+@pytest.mark.alone
+async def test_a_master_that_hangs_and_is_replaced(cluster: RedisCluster, namespace: str) -> None:
+    """Fails if something is lost or doubled though replicas of Redis have confirmed it."""
+    await publish_during(cluster, namespace, frozen, ack="replica", epochs=2)
 
 
 @pytest.mark.alone
@@ -180,10 +203,12 @@ async def test_a_slot_that_moves_in_one_step(tmp_path: Path, start_replica: Star
         valkey.stop()
 
 
-async def publish_during(cluster: RedisCluster, namespace: str, change: Callable[[RedisCluster], None]) -> None:
+async def publish_during(
+    cluster: RedisCluster, namespace: str, change: Callable[[RedisCluster], None], *, epochs: int = 1, **options: Any
+) -> None:
     """Publish with both publishers while the cluster changes, and look at what they got and what is kept."""
     kinds = ("sync", "async")
-    options: dict[str, Any] = {"namespaces": {"n": Namespace(history_size=100_000)}, "deadline_s": 20}
+    options |= {"namespaces": {"n": Namespace(history_size=100_000)}, "deadline_s": 30}
     publishers = [made(kind, cluster.url, namespace, **options) for kind in kinds]
     acknowledged: list[list[Published]] = [[], []]
     one, two = (
@@ -195,7 +220,7 @@ async def publish_during(cluster: RedisCluster, namespace: str, change: Callable
     for publisher, kind, done in zip(publishers, kinds, acknowledged, strict=True):
         await publisher.close()
         assert [each.offset for each in done] == list(range(1, len(done) + 1))
-        assert len({each.epoch for each in done}) == 1
+        assert len({each.epoch for each in done}) == epochs
         kept = await asyncio.to_thread(stored, cluster, namespace, f"n:{kind}")
         assert [f'"message":{number}' in entry.decode() for number, entry in enumerate(kept)] == [True] * len(done)
 

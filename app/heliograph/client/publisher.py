@@ -70,8 +70,8 @@ class _Base(ABC):
 
         Args:
             url: the URL of Redis, instead of `HELIOGRAPH_REDIS__URL`; or those of all shards, in the cluster's order,
-                instead of `HELIOGRAPH_REDIS__SHARDS`; or of the cluster, `http://…` or `https://…`, for a program
-                that cannot reach Redis.
+                instead of `HELIOGRAPH_REDIS__SHARDS`; or of a Redis Cluster, `redis+cluster://…`; or of the cluster
+                itself, `http://…` or `https://…`, for a program that cannot reach Redis.
             api_key: the key for the URL of the cluster, instead of `HELIOGRAPH_API__KEY` or
                 `HELIOGRAPH_API__KEY_FILE`.
             durable_url, ack, prefix, bus_channel, namespaces: replace the cluster's variables; see

@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections import defaultdict
 from collections.abc import Sequence
+from typing import TypeVar
 
 from heliograph.client.drafts import Drafting, Published
 from heliograph.client.forks import leave_alone
@@ -20,6 +21,8 @@ from heliograph.protocol.run import channel_of_run
 from heliograph.protocol.shard_map import ShardMap
 
 logger = logging.getLogger(__name__)
+
+_Shard = TypeVar("_Shard")
 
 
 class ShardedTransport(RedisFailures):
@@ -61,11 +64,14 @@ class ShardedTransport(RedisFailures):
         return sum(shard.reap_lost_runs() for shard in self._shards)
 
     def _look(self) -> None:
-        """Ask all shards once which they are: a list with one mistake is wrong. A dead one is asked later."""
+        """Ask every Redis once which shard it is: a list with one mistake is wrong. A dead one is asked later.
+
+        Of a cluster one virtual shard is asked, because their list has no order that could be wrong.
+        """
         if self._looked:
             return
         self._looked = True
-        for shard in self._shards:
+        for shard in _one_of_each(self._targets, self._shards):
             try:
                 shard.check_layout()
             except self.failures as error:
@@ -103,9 +109,15 @@ class AsyncShardedTransport(RedisFailures):
         if self._looked:
             return
         self._looked = True
-        answers = await asyncio.gather(*(shard.check_layout() for shard in self._shards), return_exceptions=True)
+        shards = _one_of_each(self._targets, self._shards)
+        answers = await asyncio.gather(*(shard.check_layout() for shard in shards), return_exceptions=True)
         for answer in answers:
             if isinstance(answer, BaseException):
                 if not isinstance(answer, self.failures):
                     raise answer
                 logger.debug("the layout of a shard was not checked: %s", answer)
+
+
+def _one_of_each(targets: Sequence[Target], shards: Sequence[_Shard]) -> list[_Shard]:
+    """Return a shard of each URL."""
+    return list({target.url: shard for target, shard in zip(targets, shards, strict=True)}.values())

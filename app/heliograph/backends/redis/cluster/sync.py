@@ -8,7 +8,6 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from redis import BlockingConnectionPool, ConnectionPool, Redis
-from redis.client import Pipeline
 from redis.connection import AbstractConnection
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError, ResponseError
@@ -70,6 +69,12 @@ class SyncNodes:
         """Note that the server does not answer: perhaps it owns nothing any more."""
         with self._lock:
             self._owners.doubt(node)
+
+    def doubt_owner(self, slot: int) -> None:
+        """Note that the owner of this slot, as far as it is known, does not answer."""
+        with self._lock:
+            if (owner := self._owners.of(slot)) is not None:
+                self._owners.doubt(owner)
 
     def pool(self, node: Node) -> BlockingConnectionPool:
         """Return the pool of connections to a server."""
@@ -193,12 +198,9 @@ class SyncShardClient(Redis):
                 if monotonic() > until:
                     raise
             except (*UNREACHABLE, *DEMOTED):
-                self.nodes.doubt(self.nodes.owner(self.slot))
+                self.nodes.doubt_owner(self.slot)
                 raise
             sleep(PAUSE_S)
-
-    def pipeline(self, transaction: bool = True, shard_hint: Any = None) -> Pipeline:
-        raise NotImplementedError("a slot may move in between: send commands of a virtual shard one by one")
 
     def close(self) -> None:
         """Close the connections of all virtual shards of the cluster. May be called twice."""
