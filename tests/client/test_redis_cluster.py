@@ -68,6 +68,23 @@ async def test_every_virtual_shard_is_reached(
     await publisher.close()
 
 
+async def test_another_number_of_virtual_shards(
+    redis_cluster: RedisCluster,
+    start_replica: StartReplica,
+    namespace: str,
+    kind: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Fails if nobody says why what is published reaches no client, or it is said where all is well."""
+    await start_replica(redis_url=spread(redis_cluster))
+    for count in (4, 2):
+        caplog.clear()
+        publisher = made(kind, spread(redis_cluster, count), namespace)
+        await publisher.publish("news", 1)
+        await publisher.close()
+        assert ("virtual_shards" in caplog.text) == (count == 2)
+
+
 async def test_runs_that_lose_their_worker(
     redis_cluster: RedisCluster, start_replica: StartReplica, namespace: str
 ) -> None:

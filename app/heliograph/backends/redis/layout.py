@@ -24,6 +24,7 @@ class Layout:
         self.text = text
         self.siblings: Sequence[Layout] = (self,)
         self.was_asked = False
+        self.is_written = False  # this Redis keeps a layout, or replicas use it, as far as it was asked
         self.other = ""  # the other layout that this Redis keeps, as far as it was asked
 
     @property
@@ -37,6 +38,7 @@ class Layout:
         Raises:
             OtherLayout: it keeps another layout, or another shard does: then the whole list is wrong.
         """
+        self.is_written = kept is not None or is_used
         if kept is None:
             kept = ONE if is_used else self.text
         self.was_asked = True
