@@ -128,15 +128,15 @@ async def test_channels_are_browsed_and_published_on(
         for number in range(3):
             publisher.publish_progress(f"nightly-{number}", state="RUNNING", progress=10 * number)
         publisher.log("nightly-log", "the last line", "stdout")
-    async with Client(cluster.url, user="ben") as ben:
+    async with Client(cluster.url, user="bennet") as ben:
         await ben.say({"type": "subscribe", "channel": channel, "id": 1})
         await ben.next("subscribed")
         page = await open_console(browser, cluster.url, "?user=ada#/browse")
         live = page.locator("#browse-live tbody tr")
         await expect(live.filter(has_text=channel)).to_be_visible()
-        await expect(page.locator("#browse-live")).not_to_contain_text("#ben")
+        await expect(page.locator("#browse-live")).not_to_contain_text("#bennet")
         await page.get_by_text("Users' own").click()
-        await expect(page.locator("#browse-live")).to_contain_text("#ben")
+        await expect(page.locator("#browse-live")).to_contain_text("#bennet")
         await page.fill("#browse-search", "news:<")
         await expect(live).to_have_count(1)
         await page.screenshot(path=artifacts / "console-browse.png")
@@ -174,9 +174,10 @@ async def test_channels_are_browsed_and_published_on(
         await page.screenshot(path=artifacts / "console-history.png")
         await page.get_by_role("link", name="Subscribers").click()
         await expect(page.locator("#connections-list tbody tr")).to_have_count(1)
-        await expect(row(page, "ben")).to_be_visible()
+        await expect(row(page, "bennet")).to_be_visible()
 
     await page.goto(f"{cluster.url}/?user=ada#/runs")
+    await page.locator("#run-list").get_by_role("searchbox").fill("nightly-")
     runs = page.locator("#run-list tbody tr").filter(has_text="nightly-")
     await expect(runs).to_have_count(3)
     await expect(runs.filter(has_text="nightly-2")).to_contain_text("RUNNING 20 %")
@@ -186,6 +187,7 @@ async def test_channels_are_browsed_and_published_on(
     await page.get_by_role("button", name="All runs").click()
     await expect(runs).to_have_count(3)
     await page.goto(f"{cluster.url}/?user=ada#/logs")
+    await page.locator("#log-list").get_by_role("searchbox").fill("nightly-")
     await expect(page.locator("#log-list tbody tr").filter(has_text="nightly-log")).to_contain_text("the last line")
 
 
@@ -214,11 +216,11 @@ async def test_what_became_of_a_message(cluster: LocalClusterProcess, browser: B
 
 async def test_frames_of_ones_own_connection(cluster: LocalClusterProcess, browser: Browser, artifacts: Path) -> None:
     """Fails if a frame is not shown, or one that was chosen cannot be read whole."""
-    page = await open_console(browser, cluster.url, "?user=fred#/frames")
+    page = await open_console(browser, cluster.url, "?user=framed#/frames")
     lines = page.locator("#frames-lines .line:visible")
     await expect(lines.filter(has_text='"type":"connected"')).to_have_count(1)
     await page.evaluate("location.hash = '#/messages'")
-    await page.fill("#to", "fred")
+    await page.fill("#to", "framed")
     await page.fill("#text", SCRIPT)
     await page.click("#send")
     await page.evaluate("location.hash = '#/frames'")
@@ -226,7 +228,7 @@ async def test_frames_of_ones_own_connection(cluster: LocalClusterProcess, brows
     await page.fill("#frames-filter", '"type":"message"')
     await expect(page.locator("#frames-sum")).to_have_text(re.compile(" of "))
     await lines.filter(has_text='"type":"message"').click()
-    await expect(page.locator("#frame-text")).to_contain_text('"from": "fred"')
+    await expect(page.locator("#frame-text")).to_contain_text('"from": "framed"')
     await page.screenshot(path=artifacts / "console-frames.png")
     assert await page.title() != "owned"
 
