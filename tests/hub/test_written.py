@@ -150,6 +150,22 @@ def test_what_is_dropped_at_the_end_is_not_written_while_the_connection_leaves()
     assert bob.taken() == [("", "e", 5, 6)]
 
 
+def test_a_connection_that_is_closed_before_it_is_gone() -> None:
+    """Fails if what was dropped at its close counts, or what is delivered until it is removed, however late."""
+    bob = Bob()
+    bob.comes("one", 0)
+    bob.comes("two", 0)
+    bob.gets(1)
+    bob.watch.ended("one", [])
+    bob.watch.ended("two", [b"frame"])
+    bob.gets(2)
+    assert bob.taken() == [("", "e", 0, 1)]
+    bob.goes("one")
+    bob.goes("two")
+    bob.watch.ended("two", [])
+    assert bob.taken() == []
+
+
 def test_messages_for_one_that_catches_up_are_not_written_yet() -> None:
     """Fails if what is delivered meanwhile counts for a connection that has not got it."""
     bob = Bob()

@@ -66,19 +66,18 @@ class WrittenWatch(Trace):
         self._tops: dict[str, Position] = {}  # channel -> the last message that was delivered since the last look
         self._open: set[str] = set()  # channels of which something was sent, and perhaps not written yet
         self._left: dict[str, _Sent] = {}  # connection that has left -> what it was sent last
+        self._channels: dict[str, str] = {}  # connection -> its user's channel, while it is on it
         self._paused: set[str] = set()
-        self._cut: set[str] = set()  # connections that were not written everything at their end
         self._claimed: list[Written] = []  # what clients had already, as they have said
 
     def take(self, connections_of: "Callable[[str], Sequence[Connection]]") -> list[Written]:
         """Return what was written since the last call. `connections_of`: the present connections of a user."""
         found, self._claimed = self._claimed, []
         left, self._left = self._left, {}
-        cut, self._cut = self._cut, {each for each in self._cut if each in self._devices}
         for connection, sent in left.items():
-            if connection in self._paused and connection not in cut:
+            if connection in self._paused:
                 self._left[connection] = sent  # it is still to be seen what becomes of it
-            elif connection not in cut:
+            else:
                 found += sent.report()
         for channel in list(self._tops):
             self._look(channel)
@@ -95,8 +94,6 @@ class WrittenWatch(Trace):
             if not present:
                 present = {each.id: each for each in connections_of(sent.user)}
             place = present.get(connection)
-            if connection in self._cut:
-                continue  # what it dropped at its end does not wait any more, and was not written
             if place is not None and place.outbox.waiting_bytes == 0:
                 found += sent.report()
             else:
@@ -126,6 +123,7 @@ class WrittenWatch(Trace):
             sent = of_channel[connection] = _Sent(user, self._devices.get(connection, ""), position)
         else:
             sent.begin(position)
+        self._channels[connection] = channel
         return sent
 
     # -- notes
@@ -179,7 +177,7 @@ class WrittenWatch(Trace):
             return
         self._begin(connection, user, channel, position)
         if since is not None:
-            had = position if recovered or not since.epoch else since
+            had = position if recovered else Position(since.epoch or position.epoch, since.offset)
             device = self._devices.get(connection, "")
             self._claimed.append(Written(user, device, had.epoch, 0, had.offset))
 
@@ -198,15 +196,17 @@ class WrittenWatch(Trace):
 
     def unsubscribed(self, connection: str, user: str, channel: str) -> None:
         self._inner.unsubscribed(connection, user, channel)
-        if channel not in self._sent:
+        if self._channels.get(connection) != channel:
             return
         self._look(channel)
+        del self._channels[connection]
         of_channel = self._sent[channel]
-        sent = of_channel.pop(connection, None)
+        sent = of_channel.pop(connection)
         if not of_channel:
             del self._sent[channel]
-        if sent is not None:
-            self._left[connection] = sent
+        if (before := self._left.get(connection)) is not None:
+            sent.earlier = before.report() + sent.earlier
+        self._left[connection] = sent
 
     def paused(self, connection: str) -> None:
         self._inner.paused(connection)
@@ -220,5 +220,12 @@ class WrittenWatch(Trace):
     def ended(self, connection: str, frames: Sequence[Any]) -> None:
         self._inner.ended(connection, frames)
         self._paused.discard(connection)
+        channel = self._channels.get(connection)
+        if channel is not None:
+            self._look(channel)
+            sent = self._sent[channel][connection]
+            sent.is_live = False
+            if frames:
+                sent.report()  # any of it may be among these frames
         if frames:
-            self._cut.add(connection)
+            self._left.pop(connection, None)
