@@ -3,13 +3,23 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 
+import msgspec
 import pytest
 
+from heliograph.backends.redis.keys import Keys
+from heliograph.backends.redis.opening import open_server
+from heliograph.callbacks import await_callback
+from heliograph.cluster.pubsub_manager import PubSubManager
+from heliograph.ports import new_node_id
+from heliograph.protocol.envelope import Envelope
+from heliograph.settings import BusSettings
 from tests.cluster.test_channels import publish
 from tests.conftest import StartReplica
 from tests.support.client import Client
 from tests.support.redis_cluster import RedisCluster
+from tests.support.waiting import eventually
 
 
 @pytest.fixture(scope="module")
@@ -129,3 +139,30 @@ async def test_users_and_channels_are_spread_over_virtual_shards(
             assert (await alice.send(user, "passing", ephemeral=True))["type"] == "ack"
             await publish(one, channel, "to all")
             assert sorted(await client.messages(3)) == ["kept", "passing", "to all"]
+
+
+async def test_the_server_itself_says_that_the_slot_has_left(
+    cluster: RedisCluster, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fails if a bus without any other traffic does not take the server's `sunsubscribe` for what it is."""
+    monkeypatch.setattr("heliograph.backends.redis.cluster.topology.LOOK_S", 600)
+    keys = Keys(f"{namespace}:", f"{namespace}:events")
+    bus = PubSubManager(
+        open_server(cluster.url, keys, node_id=new_node_id()),
+        bus=BusSettings(canary_interval_s=30, canary_timeout_s=60),
+    )
+    got: list[Envelope] = []
+    try:
+        await bus.initialize()
+        bus.start_listening(got.append)
+        await eventually(lambda: sum(bus.stats.lag.counts) > 0)  # the canary is back, and none follows
+        await bus.follow("chat:1")
+        await asyncio.to_thread(cluster.move, cluster.slots[0])
+        await eventually(lambda: bus.stats.resubscriptions == 1, within_s=10)
+        assert bus.stats.connection_losses == 0
+        envelope = Envelope(message=msgspec.Raw(b"1"), channel="chat:1")
+        await await_callback(partial(bus.relay_on, envelope))
+        await eventually(lambda: len(got) == 1)
+    finally:
+        await bus.close()
+        await bus.server.close()
