@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from heliograph.backends.redis.cluster.client import ShardClient
 
 V = 16
-pytestmark = pytest.mark.usefixtures("short_timeout")
 
 
 def url_of(cluster: RedisCluster) -> str:
