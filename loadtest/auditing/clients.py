@@ -33,7 +33,7 @@ ANSWER_S: Final = 5.0  # how long an acknowledgement may take before nobody know
 OPEN_S: Final = 3.0  # how long a handshake may take
 STAYS_S: Final = (0.2, 4.0)  # how long a subscriber stays that comes and goes
 ASKED_AGAIN: Final = 0.2  # of what was acknowledged, as if the answer had been lost
-ONE_ATTEMPT_S: Final = 1.0  # how long the repeater's publisher tries before the repeater does
+ONE_ATTEMPT_S: Final = 1.0  # how long a publisher tries before the repeater does
 
 
 def _open(port: int, query: str) -> connect:
@@ -203,23 +203,22 @@ class Sender:
 
 
 class Repeater:
-    """Publishes numbered messages as a program, and repeats each with its key until there is an answer.
+    """Publishes numbered messages past the replicas, and repeats each with its key until there is an answer.
 
-    `publisher`: past the replicas, where the cluster takes that. Now and then it publishes once more what was
-    acknowledged, as if the answer had been lost.
+    It is a program that is told where Redis is by the cluster's variables. Now and then it publishes once more what
+    was acknowledged, as if the answer had been lost.
     """
 
-    def __init__(self, name: str, scene: Scene, publisher: AsyncPublisher, channels: list[str], per_s: float) -> None:
+    def __init__(self, name: str, scene: Scene, channels: list[str], per_s: float) -> None:
         self._name = name
         self._scene = scene
-        self._publisher = publisher
         self._dice = scene.dice(name)
         self._channels = channels
         self._per_s = per_s
 
     async def run(self) -> None:
         """Publish until the scene's publishing ends."""
-        async with self._publisher as publisher:
+        async with AsyncPublisher(deadline_s=ONE_ATTEMPT_S) as publisher:
             for number in itertools.count(1):
                 if not self._scene.publishing:
                     return

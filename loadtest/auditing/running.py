@@ -10,12 +10,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from heliograph import AsyncPublisher
 from heliograph.backends.redis.keys import Keys
 from heliograph.backends.redis.log import RedisLog
 from heliograph.backends.redis.opening import open_server
 from loadtest.auditing import breakages
-from loadtest.auditing.clients import ONE_ATTEMPT_S, Repeater, Sender, Subscriber
+from loadtest.auditing.clients import Repeater, Sender, Subscriber
 from loadtest.auditing.ending import API_KEY, Logs, settle
 from loadtest.auditing.experiments import PROGRAMS, Plan
 from loadtest.auditing.history import Counted, History, Received, Run, Unexpected, WrongVerdict, number_of
@@ -116,9 +115,7 @@ async def _act(plan: Plan, scene: Scene, topology: Topology, clusters: list[Loca
         reading = [group.create_task(reader.run(), name=reader.name) for reader in readers]
         await _until_subscribed(readers)
         writing = [group.create_task(each.run()) for each in senders]
-        url, key = (None, None) if topology.takes_publishers else (clusters[0].url, API_KEY)
-        publisher = AsyncPublisher(url, api_key=key, deadline_s=ONE_ATTEMPT_S)
-        writing.append(group.create_task(Repeater("repeater", scene, publisher, channels, plan.rate).run()))
+        writing.append(group.create_task(Repeater("repeater", scene, channels, plan.rate).run()))
         watching = group.create_task(watch_readiness(scene))
         breaking = [group.create_task(each) for each in _breaking(plan, scene, topology, clusters[0], readers)]
         await asyncio.sleep(plan.seconds)

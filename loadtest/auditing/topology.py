@@ -31,13 +31,11 @@ class Topology(ABC):
     """A kind of Redis; nothing runs before `start`. A new kind is a subclass in a file of its own, in `topologies/`.
 
     `channels`: enough of them that each part of the topology has some. `keeps`: the modes of acknowledgement in which
-    it loses nothing that was acknowledged, whatever is broken. `takes_publishers`: programs may publish past the
-    replicas.
+    it loses nothing that was acknowledged, whatever is broken.
     """
 
     name: ClassVar[str]
     keeps: ClassVar[frozenset[str]]
-    takes_publishers: ClassVar[bool] = True
     channels: ClassVar[Sequence[str]] = ("audit:a", "audit:b", "audit:{우주여행고양이}")
 
     def __init__(self, directory: Path, plan: Plan) -> None:

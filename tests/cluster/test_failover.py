@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
+from redis.asyncio import Connection
 from redis.exceptions import RedisError
 
 from heliograph import AsyncPublisher, Publisher
@@ -349,6 +350,28 @@ async def test_a_sentinel_that_went_silent_is_heard_again(
     finally:
         await client.aclose()
         herald.stop()
+
+
+async def test_a_sentinel_that_hangs_up_just_before_a_question(
+    group: SentinelGroup, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Fails if uvloop's error for a write to what has just ended is taken for a fault of ours."""
+
+    async def hung_up(*_: object) -> None:
+        raise RuntimeError("unable to perform operation on <TCPTransport closed=True>; the handler is closed")
+
+    caplog.set_level("DEBUG", "heliograph.backends.redis.sentinels")
+    client = connect(group.url)
+    try:
+        with monkeypatch.context() as patched:
+            patched.setattr(Connection, "_send_packed_command", hung_up)
+            with pytest.raises(NoMaster, match="has ended"):
+                await client.link.ping()
+            await eventually(lambda: "a Sentinel is away" in caplog.text)
+        await client.link.ping()
+    finally:
+        await client.aclose()
+    assert "unexpected" not in caplog.text
 
 
 async def test_no_master_is_an_error_that_says_so(group: SentinelGroup) -> None:

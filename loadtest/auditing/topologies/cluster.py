@@ -25,7 +25,6 @@ class ClusterTopology(Topology):
     name = "cluster"
     channels = CHANNELS
     keeps = frozenset({"managed"})  # nothing here dies: slots move
-    takes_publishers = False
     replicas: ClassVar[bool] = False
 
     def __init__(self, directory: Path, plan: Plan) -> None:

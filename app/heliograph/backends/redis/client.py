@@ -7,7 +7,6 @@ from time import monotonic
 from typing import Any, Final
 
 from redis.asyncio import BlockingConnectionPool, ConnectionPool, Redis
-from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import (
@@ -17,12 +16,12 @@ from redis.exceptions import (
     RedisError,
     ResponseError,
 )
-from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from heliograph.backends.redis.acknowledgement import Unconfirmed
+from heliograph.backends.redis.leaving import leaving
 from heliograph.backends.redis.link import Link
-from heliograph.backends.redis.link_errors import DEMOTED, NotSent
+from heliograph.backends.redis.link_errors import NotSent
 from heliograph.backends.redis.sentinels import MasterFinder, tls_options, to_master
 from heliograph.errors import BadSetting, BusUnavailable
 from heliograph.redis_url import check_redis_url, read_cluster_address, read_sentinel_address
@@ -124,33 +123,13 @@ def open_pool(url: str, *, max_connections: int, timeout_s: float) -> BlockingCo
         )
     except ValueError:
         raise unusable("an option in its query has a value that cannot be used") from None
-    pool.connection_class = _leaving(pool.connection_class)
+    pool.connection_class = leaving(pool.connection_class)
     return pool
 
 
 def unusable(why: str) -> BadSetting:
     """Return the error; `why` is our text, because redis-py's texts may repeat parts of a password."""
     return BadSetting(f"the address of Redis (HELIOGRAPH_REDIS__URL, …_DURABLE_URL) {why}")
-
-
-def _leaving(connection_class: type[AbstractConnection]) -> type[AbstractConnection]:
-    """Return a class of connections that leave a server which accepts no writes any more, or has hung up."""
-
-    class Leaving(connection_class):  # type: ignore[valid-type, misc]
-        async def send_packed_command(self, *args: Any, **options: Any) -> None:
-            try:
-                await super().send_packed_command(*args, **options)
-            except RuntimeError as error:  # uvloop's, for a write to a connection that has just ended
-                raise RedisConnectionError(f"the connection has ended: {error}") from error
-
-        async def read_response(self, *args: Any, **options: Any) -> Any:
-            try:
-                return await super().read_response(*args, **options)
-            except DEMOTED:
-                self.mark_for_reconnect()  # after its command
-                raise
-
-    return Leaving
 
 
 @contextmanager

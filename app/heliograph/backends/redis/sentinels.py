@@ -23,6 +23,7 @@ from redis.connection import ConnectionPool as SyncPool
 from redis.exceptions import RedisError, ResponseError
 from redis.retry import Retry
 
+from heliograph.backends.redis.leaving import leaving
 from heliograph.backends.redis.link_errors import NotConnected
 from heliograph.redis_url import SentinelAddress
 from heliograph.tasks import end
@@ -52,6 +53,8 @@ class MasterFinder:
         self._sentinels = [redis.asyncio.Redis(host=host, port=port, **common) for host, port in address.sentinels]
         for sentinel in self._sentinels:
             sentinel.response_callbacks.clear()  # answers as they are, in every version of redis-py
+            pool = sentinel.connection_pool
+            pool.connection_class = leaving(pool.connection_class)
         self._listeners: list[asyncio.Task[None]] = []
         self._open: WeakSet[asyncio.Transport] = WeakSet()  # connections to the master
         self._attempts: set[asyncio.Timeout] = set()  # to open one
