@@ -322,6 +322,19 @@ class TestReading:
         assert await bench.log.read([]) == []
         assert await bench.log.tops([]) == []
 
+    async def test_positions_of_many_among_pages(self, bench: Bench) -> None:
+        """Fails if positions that are read without publications come to other channels, or end in the middle."""
+        for n in (1, 2, 3):
+            for _ in range(n):
+                await bench.append(f"c{n}", n)
+        bare = [ReadRequest(f"new{n}") for n in range(140)]
+        opened = await bench.log.read([ReadRequest("c2"), ReadRequest("c3", replay=True), *bare, ReadRequest("c1")])
+        assert [each.position.offset for each in opened] == [2, 3, *[0] * len(bare), 1]
+        assert [len(each.publications) for each in opened] == [0, 3, *[0] * len(bare), 0]
+        assert all(each.complete for each in opened)
+        for before, request in zip(opened[2:-1], bare, strict=True):
+            assert before.position == (await bench.read(request.channel)).position
+
     async def test_tops_touch_nothing(self, bench: Bench) -> None:
         """Fails if looking at a channel makes one."""
         await bench.log.tops(["c"])
