@@ -8,13 +8,16 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import cast
 from urllib.parse import urlsplit
 
 import pytest
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from heliograph.application import build_replica
 from heliograph.server import heartbeat
 from heliograph.server.heartbeat import Heartbeat
+from heliograph.server.http import HttpProtocol, ServerConfig
 from heliograph.server.serving import build_server
 from tests.conftest import StartReplica
 from tests.support.client import Client
@@ -271,6 +274,19 @@ class TestTheInternalPort:
         with pytest.raises(SystemExit):
             await server.startup()
         assert "HELIOGRAPH_INTERNAL__PORT" in caplog.text
+
+
+async def test_a_connection_begins_as_one_of_uvicorn() -> None:
+    """Fails if a release of uvicorn sets something for each connection that ours, which sets it all, leaves out."""
+    settings = settings_for()
+    server = build_server(build_replica(settings), settings, host="127.0.0.1", port=free_port(), loop="asyncio")
+    config, loop = cast("ServerConfig", server.config), asyncio.get_running_loop()
+    config.load()
+    ours = vars(HttpProtocol(config, server.server_state, {}, loop))
+    theirs = vars(HttpToolsProtocol(config, server.server_state, {}, loop))
+    parser = type(theirs.pop("parser"))
+    assert {name: ours[name] for name in theirs} == theirs
+    assert isinstance(ours["parser"], parser)
 
 
 class TestStandingStill:

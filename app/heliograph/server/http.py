@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import weakref
+from collections import deque
 from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
@@ -69,10 +70,18 @@ class ServerConfig(uvicorn.Config):
         self.direct = direct
         self.believe = believe  # of requests that go past the application
         self.response_head = ResponseHead()
-        # Made with the first connection, because they need the event loop.
+        # Made with the first connection, because they need the event loop, and logging that is set up.
+        self._loggers: tuple[logging.Logger, logging.Logger, bool] | None = None
         self._deadlines: tuple[Deadlines[HttpProtocol], Deadlines[HttpProtocol]] | None = None
         self._sockets: Sockets | None = None
         self._streams: Streams | None = None
+
+    def loggers(self) -> tuple[logging.Logger, logging.Logger, bool]:
+        """Return uvicorn's loggers for errors and for requests, and whether the latter has a handler."""
+        if self._loggers is None:
+            requests = logging.getLogger("uvicorn.access")
+            self._loggers = logging.getLogger("uvicorn.error"), requests, requests.hasHandlers()
+        return self._loggers
 
     def deadlines(self, loop: asyncio.AbstractEventLoop) -> "tuple[Deadlines[HttpProtocol], Deadlines[HttpProtocol]]":
         """Return the deadlines for the heads and for the bodies of requests."""
@@ -122,7 +131,29 @@ class HttpProtocol(HttpToolsProtocol):
         app_state: dict[str, Any],
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
-        super().__init__(config, server_state, app_state, _loop)
+        # The same as uvicorn's, which looks up loggers for each connection: that takes longer than all the rest.
+        if not config.loaded:
+            config.load()
+        self.config = config
+        self.app = config.loaded_app
+        self.loop = _loop or asyncio.get_event_loop()
+        self.logger, self.access_logger, self.access_log = config.loggers()
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        self.ws_protocol_class = config.ws_protocol_class
+        self.root_path = config.root_path
+        self.asgi_version = config.asgi_version
+        self.limit_concurrency = config.limit_concurrency
+        self.app_state = app_state
+        self.timeout_keep_alive_task = None
+        self.timeout_keep_alive = config.timeout_keep_alive
+        self.server_state = server_state
+        self.connections = server_state.connections
+        self.tasks = server_state.tasks
+        self.transport = self.flow = self.scope = self.headers = self.cycle = None  # type: ignore[assignment] # later
+        self.server = self.client = self.scheme = None
+        self.pipeline = deque()
+        self.expect_100_continue = False
         self._config = config
         self._phase = _IDLE
         self._requests = 0  # requests that have begun
