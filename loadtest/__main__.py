@@ -116,7 +116,7 @@ def _cluster(options: argparse.Namespace) -> Iterator[str]:
     log = options.report / "cluster.log"
     options.replicas = options.replicas or 3
     with LocalClusterProcess(
-        log, replicas=options.replicas, own_session=True, sentinel=False, **environment
+        log, replicas=options.replicas, own_session=True, sentinel=False, redis_cluster=False, **environment
     ) as cluster:
         print(f"loadtest: a cluster of {options.replicas} on {cluster.url}, its log in {log}", flush=True)
         yield cluster.url

@@ -105,7 +105,7 @@ def test_every_alert_says_what_to_do() -> None:
 @pytest.mark.skipif(PROMTOOL is None, reason="promtool is not installed here; Prometheus brings it")
 def test_alerts_fire_when_they_should() -> None:
     """Fails if Prometheus refuses a rule, or a dead shard is told of as many alerts or as none."""
-    command = [str(PROMTOOL), "test", "rules", DEPLOY / "prometheus" / "alerts_test.yml"]
+    command = [str(PROMTOOL), "test", "rules", str(DEPLOY / "prometheus" / "alerts_test.yml")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 

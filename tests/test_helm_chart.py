@@ -329,8 +329,8 @@ def test_shards_may_come_from_a_secret() -> None:
 def test_a_network_policy_lets_replicas_reach_redis(ports: str, reached: bool) -> None:
     """Fails if a policy is installed that keeps replicas from Redis, or one is refused that does not."""
     rule = f'[{{"to":[{{"podSelector":{{}}}}]{ports}}}]'
-    words = ("--set", "redis.url=redis+sentinel://s-1/0?master=m,networkPolicy.enabled=true")
-    words = (*words, "--set-json", f"networkPolicy.egress={rule}")
+    url = "redis.url=redis+sentinel://s-1/0?master=m,networkPolicy.enabled=true"
+    words = ("--set", url, "--set-json", f"networkPolicy.egress={rule}")
     if reached:
         assert of_kind(render(*words), "NetworkPolicy")["spec"]["egress"][1] == json.loads(rule)[0]
     else:

@@ -8,6 +8,7 @@ import pytest
 
 from heliograph.client.connection import requests
 from heliograph.client.connection.events import Transport
+from heliograph.client.connection.receipts import Said
 from heliograph.client.connection.requests import Answer, Requests
 from heliograph.errors import BadData, ClientClosed, NoSocket, NotAnswered, RequestRefused
 
@@ -28,6 +29,9 @@ class Wire:
 
     def send(self, frame: bytes) -> None:
         self.written.append(json.loads(frame)["data"])
+
+    async def received(self, cursor: str, device: str | None) -> Said:
+        raise NotImplementedError
 
     def probe(self, wait_s: float) -> None:
         raise NotImplementedError
