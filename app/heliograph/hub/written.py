@@ -123,6 +123,7 @@ class WrittenWatch(Trace):
             sent = of_channel[connection] = _Sent(user, self._devices.get(connection, ""), position)
         else:
             sent.begin(position)
+            self._open.add(channel)
         self._channels[connection] = channel
         return sent
 

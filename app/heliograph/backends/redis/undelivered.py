@@ -78,10 +78,10 @@ class RedisUndelivered:
 
     async def _repeat_after_restart(self, fence: bytes) -> None:
         """Note again what the server may have lost, if it is not the one that has answered last."""
-        before, self._fence = self._fence, fence
-        if before and before != fence and self._recent:
+        if self._fence and self._fence != fence and self._recent:
             with as_bus_unavailable():
                 await self._take(list(chain.from_iterable(written for _, written in self._recent)))
+        self._fence = fence
 
     def _take_call(self, user: str, written: Sequence[Written]) -> Call:
         channel, keys = personal_channel(user), self._keys
