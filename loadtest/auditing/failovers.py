@@ -54,10 +54,10 @@ def of_groups(groups: Sequence[SentinelGroup]) -> Mapping[str, Breakage]:
         group, master = await _chosen(groups, dice)
         replicas = await asyncio.to_thread(group.replicas)
         scene.note_fault("masters killed whose replica lagged", str(master.port))
-        began = time.monotonic() + LAG_S
         for replica in replicas:
             await asyncio.to_thread(group.hold_back, replica)
         await asyncio.sleep(LAG_S)
+        began = time.monotonic()
         await asyncio.to_thread(master.stop)
         await _until_promoted(group, master)
         for replica in replicas:
