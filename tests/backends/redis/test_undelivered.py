@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import msgspec
@@ -11,13 +12,14 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from redis.exceptions import RedisError
 
-from heliograph.backends.redis import server
+from heliograph.backends.redis import server, undelivered
 from heliograph.backends.redis.client import Client, connect
 from heliograph.backends.redis.keys import Keys
 from heliograph.backends.redis.lifecycle import LifecycleEvents
 from heliograph.backends.redis.log import RedisLog
 from heliograph.backends.redis.receipts import RedisReceipts
-from heliograph.backends.redis.undelivered import RedisUndelivered
+from heliograph.backends.redis.undelivered import REMEMBERED_S, RedisUndelivered
+from heliograph.errors import BusUnavailable
 from heliograph.ports import Draft, Receipt, Written
 from heliograph.protocol.channel_options import Namespace
 from heliograph.protocol.lifecycle import Kind, LifecycleEvent
@@ -207,9 +209,9 @@ def backed_up(directory: Path) -> dict[Path, bytes]:
 
 
 @pytest.mark.parametrize("sync", ["everysec", "always"])
-async def test_a_restart_of_redis(tmp_path: Path, keys: Keys, sync: str) -> None:
-    """Fails if what was written is told because Redis has forgotten that, a message that it has kept is not told, or
-    one that has got the offset of a lost one counts as written."""
+async def test_a_restart_of_redis(tmp_path: Path, keys: Keys, sync: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fails if what was written is told because Redis has forgotten that, also after a long outage with reports in
+    vain; a message that it has kept is not told; or one that has got the offset of a lost one counts as written."""
     redis = RedisServer(tmp_path, appendonly=True, options=("--appendfsync", sync)).start()
     client = connect(redis.url)
     post = Post(server.RedisServer(client, keys))
@@ -222,6 +224,11 @@ async def test_a_restart_of_redis(tmp_path: Path, keys: Keys, sync: str) -> None
         lost = await post.send()
         await post.write(epoch, 2, 3)
         redis.stop()
+        outage_s = 10 * REMEMBERED_S
+        monkeypatch.setattr(undelivered, "monotonic", lambda: monotonic() + outage_s)
+        for _ in range(2):
+            with pytest.raises(BusUnavailable):
+                await post.write(epoch, 0, 1, "laptop")
         if sync == "everysec":
             for path, content in backup.items():
                 path.write_bytes(content)

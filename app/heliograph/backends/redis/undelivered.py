@@ -45,13 +45,13 @@ class RedisUndelivered:
         self._recent: deque[_Noted] = deque()
 
     async def note(self, written: Sequence[Written]) -> None:
-        now = monotonic()
-        while self._recent and self._recent[0][0] < now - REMEMBERED_S:
-            self._recent.popleft()
         with as_bus_unavailable():
             fence = await self._take(written)
+            await self._repeat_after_restart(fence, written)
+        now = monotonic()
         self._recent.append((now, written))
-        await self._repeat_after_restart(fence)
+        while self._recent[0][0] < now - REMEMBERED_S:  # not earlier: a Redis that was away may have lost it
+            self._recent.popleft()
 
     async def tell(self) -> int:
         total = 0
@@ -76,11 +76,14 @@ class RedisUndelivered:
             *_, fence = await self._scripts.run_many("take", calls[start : start + _USERS])
         return fence
 
-    async def _repeat_after_restart(self, fence: bytes) -> None:
-        """Note again what the server may have lost, if it is not the one that has answered last."""
-        if self._fence and self._fence != fence and self._recent:
-            with as_bus_unavailable():
-                await self._take(list(chain.from_iterable(written for _, written in self._recent)))
+    async def _repeat_after_restart(self, fence: bytes, just_noted: Sequence[Written] = ()) -> None:
+        """Note again what the server may have lost, if it is not the one that has answered last.
+
+        `just_noted`: not remembered yet, and noted in several round trips, the first ones perhaps before the restart.
+        """
+        if self._fence and self._fence != fence:
+            recent = [written for _, written in self._recent]
+            await self._take(list(chain.from_iterable([*recent, just_noted])))
         self._fence = fence
 
     def _take_call(self, user: str, written: Sequence[Written]) -> Call:
