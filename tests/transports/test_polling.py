@@ -120,6 +120,27 @@ class TestAnswers:
             assert numbers == list(range(300))
             assert polls > 20
 
+    async def test_what_an_answer_has_left_over_waits_for_the_client(self, start_replica: StartReplica) -> None:
+        """Fails if it counts as written to somebody who never asks again, or not against the limit of the outbox."""
+        limits = {"outbox_bytes": 65_536}
+        one = await start_replica(redis_url=None, poll={"answer_bytes": 20_000}, limits=limits)
+        async with Poller(one.url, user="alice") as poller:
+            await poller.poll()
+            await publish(one, "#alice", *("x" * 1500 for _ in range(30)))
+            [connection] = list(one.replica.hub)
+            await eventually(lambda: connection.outbox.waiting_bytes > 30 * 1500)
+            assert 0 < len(told(await poller.poll())) < 15
+            await eventually(lambda: connection.outbox.is_paused)
+            assert 20_000 < connection.outbox.waiting_bytes < 30 * 1500
+            while told(await poller.poll(wait=0)):
+                pass
+            await eventually(lambda: connection.outbox.is_paused)
+            assert connection.outbox.waiting_bytes == 0
+            await publish(one, "#alice", *("x" * 1500 for _ in range(35)))
+            assert told(await poller.poll())
+            await publish(one, "#alice", *("x" * 1500 for _ in range(30)))
+            await eventually(lambda: one.replica.hub.connections == 0)
+
     async def test_one_event_larger_than_an_answer_is_told_alone(self, start_replica: StartReplica) -> None:
         """Fails if what does not fit is never told."""
         one = await start_replica(redis_url=None, poll={"answer_bytes": 1024})

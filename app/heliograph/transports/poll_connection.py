@@ -130,7 +130,7 @@ class PollConnection:
 
     def park(self, for_s: float, on_end: Callable[[], None]) -> None:
         """Wait for the next poll for at most `for_s`. `on_end` is called at the end of the wait."""
-        self._outbox.pause()
+        self._outbox.pause(self._bytes)
         self._on_end = on_end
         self._parked_until = asyncio.get_running_loop().call_later(for_s, self.end)
 
