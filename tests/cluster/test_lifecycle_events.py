@@ -209,6 +209,7 @@ def undelivered(**options: Any) -> dict[str, Any]:
             "an option of '#' .users' own channels., not of 'news'",
         ),
         (undelivered(undelivered_after_s=60, ephemeral=True), "cannot be given with ephemeral"),
+        (undelivered(undelivered_after_s=60, force_recovery_mode="cache"), "with force_recovery_mode cache"),
         (undelivered(undelivered_after_s=295), "is 295: history_ttl_s must be 10 s more, and is 300"),
         (
             {**undelivered(undelivered_after_s=60), "redis": {"durable_url": "redis://y"}},

@@ -179,6 +179,8 @@ class Settings(BaseSettings):
             raise ValueError(f"{option} needs message_undelivered in {PREFIX}EVENTS__KINDS")
         if personal.ephemeral:
             raise ValueError(f"{option} cannot be given with ephemeral: nothing is kept")
+        if personal.force_recovery_mode == "cache":
+            raise ValueError(f"{option} cannot be given with force_recovery_mode cache: it skips messages")
         if personal.history_ttl_s < after_s + UNDELIVERED_MARGIN_S:
             raise ValueError(
                 f"{option} is {after_s:g}: history_ttl_s must be {UNDELIVERED_MARGIN_S:g} s more, and is "
