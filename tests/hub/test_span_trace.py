@@ -59,7 +59,7 @@ def note_everything(trace: Trace, tags: dict[str, str] | None) -> None:
         "unsubscribed": ("c", "bob", "#bob"),
         "paused": ("c",),
         "resumed": ("c",),
-        "ended": ("c", []),
+        "ended": ("c", [], 1),
     }
     assert given.keys() == {name for name, _ in inspect.getmembers(Trace, callable) if not name.startswith("_")}
     for name, arguments in given.items():

@@ -19,9 +19,9 @@ from tests.support.members import RecordingSink
 BOB = "#bob"
 
 
-def connection(name: str) -> Connection:
+def connection(name: str, trace: Trace = NO_TRACE) -> Connection:
     """A connection whose outbox is written only when the test says so."""
-    outbox = Outbox(RecordingSink(), FlushScheduler(lambda _: None), 1000)
+    outbox = Outbox(RecordingSink(), FlushScheduler(lambda _: None), 1000, trace)
     return Connection(name, "bob", Encoding(PlainCodec(32), payload_only, Traffic()), outbox)
 
 
@@ -33,7 +33,7 @@ class Bob:
         self.connections: dict[str, Connection] = {}
 
     def comes(self, name: str, at: int, since: int | None = None, device: str = "") -> None:
-        self.connections[name] = connection(name)
+        self.connections[name] = connection(name, self.watch)
         self.watch.connected(name, "bob", device)
         if since is not None:
             self.watch.joined(name, "bob", BOB, Position("e", since), Position("e", since), recovered=True)
@@ -164,6 +164,48 @@ def test_a_connection_that_is_closed_before_it_is_gone() -> None:
     bob.goes("two")
     bob.watch.ended("two", [])
     assert bob.taken() == []
+
+
+def test_what_the_sink_still_had_at_the_end() -> None:
+    """Fails if it counts as written because nothing else waited, or a pause with nothing in it drops what was."""
+    bob = Bob()
+    for name in ("one", "two"):
+        bob.comes(name, 0, device=name)
+    bob.gets(1)
+    bob.connections["one"].outbox.pause(1000)
+    bob.connections["two"].outbox.pause()
+    for name in ("one", "two"):
+        bob.connections[name].outbox.abandon()
+        bob.goes(name)
+    assert bob.taken() == [("two", "e", 0, 1)]
+    bob.comes("three", 1)
+    outbox = bob.connections["three"].outbox
+    bob.gets(2)
+    outbox.pause(1000)
+    bob.goes("three")
+    outbox.abandon()
+    assert bob.taken() == []
+
+
+def test_nothing_is_sent_after_the_end() -> None:
+    """Fails if a join that goes on for a connection whose socket is lost counts as written what is offered to it."""
+    bob = Bob()
+    bob.comes("one", 0)
+    bob.comes("two", 0, device="joining")
+    bob.watch.unsubscribed("two", "bob", BOB)
+    bob.watch.ended("one", [])
+    bob.watch.ended("two", [])
+    for name in ("one", "two"):
+        bob.watch.joined(name, "bob", BOB, Position("e", 3), Position("e", 3), recovered=True)
+        bob.watch.caught_up(name, "bob", BOB, Position("e", 4), Position("e", 9))
+        bob.watch.subscribed(name, "bob", BOB, Position("e", 9))
+    bob.gets(10)
+    assert sorted(bob.taken()) == [("", "e", 0, 3), ("joining", "e", 0, 3)], "what they had, as they say"
+    bob.goes("one")
+    bob.watch.unsubscribed("two", "bob", BOB)
+    bob.watch.disconnected("two", "bob", "joining", 0)
+    assert bob.taken() == []
+    assert not bob.watch._ended
 
 
 def test_messages_for_one_that_catches_up_are_not_written_yet() -> None:

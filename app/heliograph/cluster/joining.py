@@ -429,7 +429,7 @@ class Joining:
         """Send publications as fast as the client reads them."""
         for number, publication in enumerate(publications):
             await self._let_read(pending.connection)
-            if pending.is_over:
+            if pending.is_over or pending.connection.outbox.closed:
                 self._note_caught_up(pending, publications[:number])
                 return
             self._hub.send(pending.connection, pending.followed.kind.render(publication), pending.encoding)

@@ -282,7 +282,7 @@ class Outbox(Generic[F]):
     def abandon(self) -> None:
         """Drop everything: the sink is gone."""
         self.closed = True
-        self._trace.ended(self.owner, self._frames)
+        self._trace.ended(self.owner, self._frames, self._buffered)
         self._frames, self._shared = _NOTHING, True
         self._bytes = 0  # callers that wait for room need not wait longer
 

@@ -118,5 +118,5 @@ class SpanTrace(Trace):
     def resumed(self, connection: str) -> None:
         self._notes.resumed(connection)
 
-    def ended(self, connection: str, frames: Sequence[Any]) -> None:
-        self._notes.ended(connection, frames)
+    def ended(self, connection: str, frames: Sequence[Any], buffered: int = 0) -> None:
+        self._notes.ended(connection, frames, buffered)

@@ -126,8 +126,11 @@ class Trace:
     def resumed(self, connection: str) -> None:
         """What has waited is written."""
 
-    def ended(self, connection: str, frames: Sequence[Any]) -> None:
-        """Nothing more is written to the connection with this id; not these frames either. Perhaps told twice."""
+    def ended(self, connection: str, frames: Sequence[Any], buffered: int = 0) -> None:
+        """Nothing more is written to the connection with this id; not these frames either. Perhaps told twice.
+
+        `buffered`: bytes of earlier frames that its sink had not written when it paused, if it has not resumed.
+        """
 
 
 class TraceRing(Trace):
@@ -236,7 +239,7 @@ class TraceRing(Trace):
     def resumed(self, connection: str) -> None:
         self._note((time(), RESUMED, "", connection, "", "", 0, 0, ""))
 
-    def ended(self, connection: str, frames: Sequence[Any]) -> None:
+    def ended(self, connection: str, frames: Sequence[Any], buffered: int = 0) -> None:
         named = _ids_in(frames)
         self._note((time(), ENDED, "", connection, "", "", len(frames), 0, "\n".join(named)))
 

@@ -68,6 +68,7 @@ class WrittenWatch(Trace):
         self._left: dict[str, _Sent] = {}  # connection that has left -> what it was sent last
         self._channels: dict[str, str] = {}  # connection -> its user's channel, while it is on it
         self._paused: set[str] = set()
+        self._ended: set[str] = set()  # connections that are still there, and get nothing more
         self._claimed: list[Written] = []  # what clients had already, as they have said
 
     def take(self, connections_of: "Callable[[str], Sequence[Connection]]") -> list[Written]:
@@ -167,6 +168,7 @@ class WrittenWatch(Trace):
     def disconnected(self, connection: str, user: str, device: str, code: int) -> None:
         self._inner.disconnected(connection, user, device, code)
         self._devices.pop(connection, None)
+        self._ended.discard(connection)
         if connection not in self._left:
             self._paused.discard(connection)
 
@@ -176,7 +178,8 @@ class WrittenWatch(Trace):
         self._inner.joined(connection, user, channel, position, since, recovered)
         if not channel.startswith("#"):
             return
-        self._begin(connection, user, channel, position)
+        if connection not in self._ended:
+            self._begin(connection, user, channel, position)
         if since is not None:
             had = position if recovered else Position(since.epoch or position.epoch, since.offset)
             device = self._devices.get(connection, "")
@@ -185,14 +188,14 @@ class WrittenWatch(Trace):
     def caught_up(self, connection: str, user: str, channel: str, first: Position, last: Position) -> None:
         self._inner.caught_up(connection, user, channel, first, last)
         sent = self._sent.get(channel, {}).get(connection)
-        if sent is not None:
+        if sent is not None and connection not in self._ended:
             sent.begin(Position(first.epoch, first.offset - 1))
             sent.move(last)
             self._open.add(channel)
 
     def subscribed(self, connection: str, user: str, channel: str, position: Position | None) -> None:
         self._inner.subscribed(connection, user, channel, position)
-        if position is not None and channel.startswith("#"):
+        if position is not None and channel.startswith("#") and connection not in self._ended:
             self._begin(connection, user, channel, position).is_live = True
 
     def unsubscribed(self, connection: str, user: str, channel: str) -> None:
@@ -218,15 +221,18 @@ class WrittenWatch(Trace):
         self._inner.resumed(connection)
         self._paused.discard(connection)
 
-    def ended(self, connection: str, frames: Sequence[Any]) -> None:
-        self._inner.ended(connection, frames)
+    def ended(self, connection: str, frames: Sequence[Any], buffered: int = 0) -> None:
+        self._inner.ended(connection, frames, buffered)
         self._paused.discard(connection)
+        if connection in self._devices:
+            self._ended.add(connection)
+        is_unwritten = bool(frames) or buffered > 0
         channel = self._channels.get(connection)
         if channel is not None:
             self._look(channel)
             sent = self._sent[channel][connection]
             sent.is_live = False
-            if frames:
-                sent.report()  # any of it may be among these frames
-        if frames:
+            if is_unwritten:
+                sent.report()  # any of it may be among what was not written
+        if is_unwritten:
             self._left.pop(connection, None)
