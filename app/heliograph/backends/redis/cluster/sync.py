@@ -22,7 +22,6 @@ from heliograph.backends.redis.cluster.topology import (
     QUESTION,
     Node,
     Owners,
-    no_answer,
 )
 from heliograph.backends.redis.link import Command
 from heliograph.backends.redis.link_errors import DEMOTED
@@ -52,8 +51,10 @@ class SyncNodes:
         Raises:
             NoOwner: no server that answers knows one.
         """
+        began = monotonic()
         with self._lock:
             if self._owners.must_be_read(slot):
+                self._owners.check_not_failed_since(began)
                 self._read()
             owner = self._owners.of(slot)
             if owner is None:
@@ -128,7 +129,7 @@ class SyncNodes:
                 return
             else:
                 errors.append((node, NO_CLUSTER))
-        raise no_answer(errors)
+        raise self._owners.failed(errors)
 
     def _open(self, node: Node) -> BlockingConnectionPool:
         pool = open_pool_sync(self._address.server_url, max_connections=self._max_connections)

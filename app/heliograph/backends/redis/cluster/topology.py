@@ -6,6 +6,7 @@ import random
 from bisect import bisect_right
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
+from time import monotonic
 from typing import Any, Final, NoReturn
 
 from redis.exceptions import AskError, ClusterDownError, MovedError, RedisError, TryAgainError
@@ -77,6 +78,8 @@ class Owners:
         self._said: dict[int, Node] = {}  # owners that MOVED has named since the map was read
         self._doubted: Node | None = None
         self._is_due = True  # the map must be read again before it is believed
+        self._failure: NoOwner | None = None  # of the last attempt to read it
+        self._failed_at = 0.0  # monotonic seconds
 
     def of(self, slot: int) -> Node | None:
         """Return the slot's owner as it was read last; None if it is unknown."""
@@ -117,16 +120,26 @@ class Owners:
         self._doubted = None
         return True
 
+    def failed(self, errors: Iterable[tuple[Node, Exception | str]]) -> "NoOwner":
+        """Return the error if no server tells the owners; `errors`: what each has said."""
+        reasons = [f"{host}:{port}: {error or type(error).__name__}" for (host, port), error in errors]
+        self._failure = NoOwner(f"no server of the cluster answers: {'; '.join(reasons)}")
+        self._failed_at = monotonic()
+        return self._failure
+
+    def check_not_failed_since(self, began: float) -> None:
+        """Let those who wait for one attempt end with it: each attempt may take seconds. `began`: monotonic seconds.
+
+        Raises:
+            NoOwner: no server has told the owners since then.
+        """
+        if self._failure is not None and self._failed_at >= began:
+            raise NoOwner(str(self._failure))
+
     def missing(self, slot: int) -> "NoOwner":
         """Return the error for a slot without an owner, for which servers are asked again."""
         self._is_due = True
         return NoOwner(f"no server of the cluster owns slot {slot} of {SLOTS}")
-
-
-def no_answer(errors: Iterable[tuple[Node, Exception | str]]) -> "NoOwner":
-    """Return the error if no server tells the owners; `errors`: what each has said."""
-    reasons = [f"{host}:{port}: {error or type(error).__name__}" for (host, port), error in errors]
-    return NoOwner(f"no server of the cluster answers: {'; '.join(reasons)}")
 
 
 NO_CLUSTER: Final = "it is in no cluster"  # an answer that tells no owner
@@ -155,8 +168,10 @@ class Topology:
             NoOwner: no server that answers knows one.
         """
         if self._owners.must_be_read(slot):
+            began = monotonic()
             async with self._reading:
                 if self._owners.must_be_read(slot):
+                    self._owners.check_not_failed_since(began)
                     await self._read()
         owner = self._owners.of(slot)
         if owner is None:
@@ -218,7 +233,7 @@ class Topology:
                 self._tell_watchers()
                 return
             errors.append((node, NO_CLUSTER))
-        raise no_answer(errors)
+        raise self._owners.failed(errors)
 
     def _tell_watchers(self) -> None:
         for slot, watchers in self._watched.items():
