@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from redis import Redis
 
+from tests.support.redis_cluster import RedisCluster
 from tests.support.redis_server import RedisServer
 
 ROOT = Path(__file__).parents[2]
@@ -42,6 +43,13 @@ def test_children_publish_too(redis_server: RedisServer, namespace: str, what: s
     assert {f"child {number}" for number in range(times)} <= set(lines)
     if what != "publisher":
         assert {f"parent {number}" for number in range(times)} <= set(lines)
+
+
+def test_children_publish_to_a_cluster(redis_cluster: RedisCluster, namespace: str) -> None:
+    """Fails if a child waits for a lock that the parent held as it looked for the owner of a slot."""
+    command = [sys.executable, "-m", "tests.client.forking", "publisher", redis_cluster.url, f"{namespace}:", "20"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_nothing_is_imported_with_the_first_publication(redis_server: RedisServer, namespace: str) -> None:

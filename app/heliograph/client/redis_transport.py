@@ -149,6 +149,7 @@ class RedisTransport(_Base):
 
     def renew_in_child(self) -> None:
         """See `heliograph.client.forks`."""
+        leave_alone((self._live, self._redis))
         self._connect(sync_clients())
 
     def close(self) -> None:

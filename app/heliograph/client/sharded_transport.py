@@ -40,6 +40,7 @@ class ShardedTransport(RedisFailures):
 
     def renew_in_child(self) -> None:
         """See `heliograph.client.forks`."""
+        leave_alone(self._shards)
         self._connect()
 
     def close(self) -> None:
