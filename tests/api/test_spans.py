@@ -17,7 +17,7 @@ import httpx
 import pytest
 from opentelemetry import trace
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
-from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace import Span, TracerProvider
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from opentelemetry.trace import SpanKind, StatusCode
 
@@ -123,6 +123,24 @@ async def test_the_spans_of_a_publication(
         None,
         {"traceparent": f"00-{TRACE}-{span_id(publish)}-01", "tracestate": "vendor=x"},
     ]
+
+
+@pytest.mark.parametrize("broken", ["sampler", "processor"])
+async def test_what_a_program_brings_may_fail(
+    http: httpx.AsyncClient, viewers: list[Client], monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    """Fails if a publication is refused, or its request is not answered, because a span cannot be made or ended."""
+
+    def fails(*_: object, **__: object) -> None:
+        raise RuntimeError(f"the {broken} fails")
+
+    if broken == "sampler":
+        monkeypatch.setattr(ReplicaSpans, "publish", fails)
+    else:
+        monkeypatch.setattr(Span, "end", fails)
+    answer = await http.post("/api/publish", json={"channel": "chat:1", "data": 1}, headers={"traceparent": RECORDED})
+    assert answer.json()["result"]["offset"] == 1
+    await heard(viewers, 1)
 
 
 async def test_messages_to_a_user_batches_and_failures(

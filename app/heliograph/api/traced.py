@@ -4,6 +4,7 @@ These classes take the place of others where spans are on. Requests outside of a
 without them.
 """
 
+import logging
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
@@ -20,6 +21,8 @@ from heliograph.cluster.replica_spans import PublishTags, ReplicaSpans
 from heliograph.protocol.traceparent import TRACEPARENT, TRACESTATE, is_sampled
 from heliograph.spans import context_in, current_context, fail
 from heliograph.transports.direct import DirectEndpoint, Headers
+
+logger = logging.getLogger(__name__)
 
 _TRACEPARENT = TRACEPARENT.encode()
 
@@ -41,16 +44,26 @@ class TracedMethods(Methods):
         ephemeral: bool = False,
         tags: dict[str, str] | None = None,
     ) -> None:
-        traced = self._spans.publish(channel, len(data), tags)
+        traced = self._begin(channel, len(data), tags)
         if traced is not None:
             done, tags = partial(_end, traced, done), traced
         super().publish(channel, data, idempotency_key, done, ephemeral=ephemeral, tags=tags)
 
+    def _begin(self, channel: str, size: int, tags: dict[str, str] | None) -> PublishTags | None:
+        try:
+            return self._spans.publish(channel, size, tags)
+        except Exception:  # of a sampler or processor that the program brings
+            logger.exception("a span could not be made; the publication goes on without one")
+            return None
+
 
 def _end(traced: PublishTags, done: OnPosition, outcome: Outcome) -> None:
-    if isinstance(outcome, ApiError):
-        fail(traced.span, str(outcome.body.code), outcome.body.message)
-    traced.span.end()
+    try:
+        if isinstance(outcome, ApiError):
+            fail(traced.span, str(outcome.body.code), outcome.body.message)
+        traced.span.end()
+    except Exception:
+        logger.exception("a span could not be ended; the publication goes on without it")
     done(outcome)
 
 
