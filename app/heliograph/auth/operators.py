@@ -7,6 +7,7 @@ secret, so that every replica knows it and a logout ends it everywhere.
 import hashlib
 import secrets
 import time
+from collections.abc import Callable
 from typing import Final, Literal, assert_never
 
 import msgspec
@@ -20,6 +21,7 @@ from heliograph.settings import ApiSettings
 SECRET_BYTES: Final = 32
 MOST_SECRET: Final = 128  # characters: what is longer is no secret of ours
 MOST_REMEMBERED: Final = 1000
+BELIEVED_S: Final = 60.0  # for how long a session that Redis has confirmed is believed while Redis cannot be reached
 
 Way = Literal["key", "token", "open"]  # how an operator has logged in
 
@@ -48,14 +50,23 @@ class Operators:
     """
 
     def __init__(
-        self, authenticator: Authenticator, tickets: Tickets, api: ApiSettings, *, session_s: float, is_open: bool
+        self,
+        authenticator: Authenticator,
+        tickets: Tickets,
+        api: ApiSettings,
+        *,
+        session_s: float,
+        is_open: bool,
+        monotonic: Callable[[], float],
     ) -> None:
         self._authenticator = authenticator
         self._tickets = tickets
         self._key = api.secret()
         self._session_s = session_s
         self._is_open = is_open
-        self._remembered: dict[str, Operator] = {}  # by name of the secret: for when Redis cannot be reached
+        self._monotonic = monotonic
+        # By name of the secret, with the time of the confirmation: for when Redis cannot be reached.
+        self._remembered: dict[str, tuple[Operator, float]] = {}
 
     def ways_from(self, address: str) -> list[Way]:
         """Return how a client with this address can log in here."""
@@ -86,29 +97,34 @@ class Operators:
     async def recognise(self, secret: str) -> Operator | None:
         """Return whom the secret stands for; None: nobody, or not any more.
 
-        While Redis cannot be reached, only those are recognised whom this replica has seen before.
+        While Redis cannot be reached, only those are recognised whom this replica has read from it within the last
+        minute (`BELIEVED_S`): a logout on another replica is not known here.
         """
         if not secret or len(secret) > MOST_SECRET:
             return None
         name = _name(secret)
+        is_confirmed = True
         try:
-            kept = await self._tickets.read(name)
-            operator = None if kept is None else msgspec.json.decode(kept, type=Operator)
+            operator = _read(await self._tickets.read(name))
         except BusUnavailable:
-            operator = self._remembered.get(name)
+            operator, is_confirmed = self._recall(name), False
         if operator is None or operator.has_ended or not self._still_counts(operator):
             self._remembered.pop(name, None)
             return None
         if operator.way == "token":
             self._authenticator.check_not_blocked(operator.name)
-        self._remember(name, operator)
+        if is_confirmed:
+            self._remember(name, operator)
         return operator
 
     async def log_out(self, secret: str) -> None:
         """End the session. May be called more than once.
 
+        It ends at once on every replica that reaches Redis. One that does not may take the secret for another minute
+        (`BELIEVED_S`).
+
         Raises:
-            BusUnavailable: it has ended on this replica only.
+            BusUnavailable: Redis still keeps the session, so it goes on once Redis can be reached. Call again then.
         """
         if secret and len(secret) <= MOST_SECRET:
             name = _name(secret)
@@ -161,7 +177,22 @@ class Operators:
         self._remembered.pop(name, None)
         if len(self._remembered) >= MOST_REMEMBERED:
             del self._remembered[next(iter(self._remembered))]
-        self._remembered[name] = operator
+        self._remembered[name] = operator, self._monotonic()
+
+    def _recall(self, name: str) -> Operator | None:
+        """Return whom Redis has confirmed a short while ago."""
+        operator, confirmed_at = self._remembered.get(name, (None, 0.0))
+        return operator if self._monotonic() - confirmed_at < BELIEVED_S else None
+
+
+def _read(kept: bytes | None) -> Operator | None:
+    """Return the session that Redis keeps. None: it keeps none, or another version of Heliograph has written it."""
+    if kept is None:
+        return None
+    try:
+        return msgspec.json.decode(kept, type=Operator)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return None
 
 
 def _name(secret: str) -> str:

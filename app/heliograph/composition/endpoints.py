@@ -342,6 +342,7 @@ def _console_routes(
         settings.api,
         session_s=settings.console.session_s,
         is_open=auth.mode == "open" and not auth.open_to_network and not key,
+        monotonic=ground.clock.monotonic,
     )
     callers = ProgramsAndOperators(key, operators)
     console = Console(cluster.node, cluster.replicas, ground.clock, clients.authenticator, callers)

@@ -66,7 +66,7 @@ class Login:
         """End the session, and have the browser forget the cookie.
 
         Raises:
-            BusUnavailable: other replicas may take the cookie until it ends.
+            BusUnavailable: the session goes on once Redis can be reached.
         """
         if not is_from_console(request):
             return refusal(ErrorCode.NOT_ALLOWED, ELSEWHERE)
