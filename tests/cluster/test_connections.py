@@ -136,11 +136,11 @@ async def test_who_does_not_answer_is_named(two: list[Member], monkeypatch: pyte
 
 
 async def test_a_look_that_fails_or_comes_too_often(two: list[Member], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fails if a replica that cannot answer lets the other wait, or questions pile up without end."""
+    """Fails if a replica that cannot answer lets the other wait, questions pile up, or a wrong reason is told."""
     here, there = (each.replica.connections for each in two)
     monkeypatch.setattr(questions_module, "MOST_ANSWERING", 0)
     found = await here.find(ConnectionQuery())
-    assert [bool(each.error) for each in found.replicas] == [False, True]
+    assert told(found)[1] == ("replica-2", 0, "it is answering 0 questions already; ask again later")
     monkeypatch.undo()
 
     async def broken(_: object) -> object:
@@ -148,7 +148,10 @@ async def test_a_look_that_fails_or_comes_too_often(two: list[Member], monkeypat
 
     monkeypatch.setattr(there._questions, "_slow_answerers", {connections_module.CONNECTIONS: broken})
     found = await here.find(ConnectionQuery())
-    assert [bool(each.error) for each in found.replicas] == [False, True]
+    assert told(found)[1] == ("replica-2", 0, questions_module.FAILED)
+    monkeypatch.setattr(there._questions, "_slow_answerers", {})
+    found = await here.find(ConnectionQuery())
+    assert "off there, or it is of an earlier version" in found.replicas[1].error
 
 
 def told(found: FoundConnections) -> list[tuple[str, int, str]]:

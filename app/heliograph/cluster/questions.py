@@ -32,6 +32,7 @@ Answerer = Callable[[msgspec.Raw], msgspec.Raw]  # takes the body of a question,
 # The same, where it takes so long that it must let other work run.
 SlowAnswerer = Callable[[msgspec.Raw], Awaitable[msgspec.Raw]]
 MOST_ANSWERING: Final = 16  # slow answers at the same time; further questions get none
+FAILED: Final = "it could not answer because of an unexpected error, which is in its log"
 
 NONE: Final[Mapping[str, SlowAnswerer]] = MappingProxyType({})
 
@@ -66,7 +67,7 @@ class Questions:
         self._slow_answerers = slow_answerers
         self._answering: set[asyncio.Task[None]] = set()
         self._timeout_s = timeout_s
-        self._asked: dict[str, Callable[[msgspec.Raw], None]] = {}  # by message id of the envelope
+        self._asked: dict[str, Callable[[Answer], None]] = {}  # by message id of the envelope
 
     def start(self) -> None:
         """Do nothing: there is nothing to answer yet."""
@@ -96,51 +97,55 @@ class Questions:
         match envelope.command:
             case Question(topic, body):
                 if topic not in self._slow_answerers:
-                    self._tell(envelope, self._answer(topic, body))
+                    self._tell(envelope, *self._answer(topic, body))
                 elif len(self._answering) >= MOST_ANSWERING:
-                    self._tell(envelope, NOTHING)
+                    self._tell(
+                        envelope, NOTHING, f"it is answering {MOST_ANSWERING} questions already; ask again later"
+                    )
                 else:
                     task = asyncio.create_task(self._answer_later(envelope, topic, body), name=f"answer-{topic}")
                     self._answering.add(task)
                     task.add_done_callback(self._answering.discard)
-            case Answer(to, body):
+            case Answer(to) as answer:
                 if (done := self._asked.pop(to, None)) is not None:
-                    done(body)
+                    done(answer)
 
     async def _answer_later(self, envelope: Envelope, topic: str, body: msgspec.Raw) -> None:
-        self._tell(envelope, await self._answer_slowly(topic, body))
+        self._tell(envelope, *await self._answer_slowly(topic, body))
 
-    def _tell(self, asked: Envelope, answer: msgspec.Raw) -> None:
+    def _tell(self, asked: Envelope, body: msgspec.Raw, why: str) -> None:
         if asked.node_id is not None and asked.message_id is not None:
-            self._post(asked.node_id, self._envelope(Answer(asked.message_id, answer)), _not_asked_again)
+            self._post(asked.node_id, self._envelope(Answer(asked.message_id, body, why)), _not_asked_again)
 
-    async def _answer_slowly(self, topic: str, body: msgspec.Raw) -> msgspec.Raw:
+    async def _answer_slowly(self, topic: str, body: msgspec.Raw) -> tuple[msgspec.Raw, str]:
+        """Return the body of an answer, and why there is none."""
         try:
-            return await self._slow_answerers[topic](body)
+            return await self._slow_answerers[topic](body), ""
         except Exception:
             logger.exception(UNANSWERED, topic)
-            return NOTHING
+            return NOTHING, FAILED
 
-    def _answer(self, topic: str, body: msgspec.Raw) -> msgspec.Raw:
+    def _answer(self, topic: str, body: msgspec.Raw) -> tuple[msgspec.Raw, str]:
+        """Return the body of an answer, and why there is none."""
         answerer = self._answerers.get(topic)
         if answerer is None:
-            return NOTHING
+            return NOTHING, ""
         try:
-            return answerer(body)
+            return answerer(body), ""
         except Exception:
             logger.exception(UNANSWERED, topic)
-            return NOTHING
+            return NOTHING, FAILED
 
     async def _ask_itself(self, topic: str, body: msgspec.Raw) -> ReplicaAnswer:
         is_slow = topic in self._slow_answerers
-        answer = await self._answer_slowly(topic, body) if is_slow else self._answer(topic, body)
-        return self._read(self._stamp.name, self._stamp.node_id, topic, answer)
+        answer, why = await self._answer_slowly(topic, body) if is_slow else self._answer(topic, body)
+        return self._read(self._stamp.name, self._stamp.node_id, topic, answer, why)
 
     async def _ask(self, name: str, node_id: str, topic: str, body: msgspec.Raw) -> ReplicaAnswer:
         envelope = self._envelope(Question(topic, body))
         message_id = envelope.message_id or ""
 
-        def ask(done: Callable[[msgspec.Raw | Exception], None]) -> None:
+        def ask(done: Callable[[Answer | Exception], None]) -> None:
             def posted(receivers: int | BusUnavailable) -> None:
                 if isinstance(receivers, BusUnavailable):
                     done(receivers)
@@ -159,14 +164,14 @@ class Questions:
             return ReplicaAnswer(name, node_id, None, f"it could not be asked: {error}")
         finally:
             self._asked.pop(message_id, None)
-        return self._read(name, node_id, topic, answer)
+        return self._read(name, node_id, topic, answer.body, answer.why)
 
     @staticmethod
-    def _read(name: str, node_id: str, topic: str, answer: msgspec.Raw) -> ReplicaAnswer:
-        if answer != NOTHING:
-            return ReplicaAnswer(name, node_id, answer)
-        text = f"it answers nothing about {topic!r}: that is off there, or it is of an earlier version"
-        return ReplicaAnswer(name, node_id, None, text)
+    def _read(name: str, node_id: str, topic: str, body: msgspec.Raw, why: str) -> ReplicaAnswer:
+        if body != NOTHING:
+            return ReplicaAnswer(name, node_id, body)
+        unknown = f"it answers nothing about {topic!r}: that is off there, or it is of an earlier version"
+        return ReplicaAnswer(name, node_id, None, why or unknown)
 
     def _envelope(self, command: Question | Answer) -> Envelope:
         return Envelope(

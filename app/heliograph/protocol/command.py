@@ -101,11 +101,15 @@ class Question(msgspec.Struct, frozen=True, tag="question"):
     body: msgspec.Raw
 
 
-class Answer(msgspec.Struct, frozen=True, tag="answer"):
-    """The answer to the `Question` in the envelope `to`. `body`: JSON, or `null` if the topic is unknown there."""
+class Answer(msgspec.Struct, frozen=True, tag="answer", omit_defaults=True):
+    """The answer to the `Question` in the envelope `to`. `body`: JSON, or `null` if there is none.
+
+    `why`: why there is none; empty: the topic is unknown there.
+    """
 
     to: str
     body: msgspec.Raw
+    why: str = ""
 
 
 BetweenReplicas = Forward | Forwarded | Question | Answer
