@@ -1,5 +1,7 @@
 """The methods with which operators look around, over HTTP: connections, blocked users, channels page by page."""
 
+import base64
+import json
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,11 @@ async def one(request: pytest.FixtureRequest, start_replica: StartReplica) -> Ru
 async def http(one: RunningReplica) -> AsyncIterator[httpx.AsyncClient]:
     async with http_client(one.url, headers={"X-API-Key": KEY}) as client:
         yield client
+
+
+def forged(sort: str, value: float | str) -> str:
+    """The cursor of a page that there cannot be."""
+    return base64.urlsafe_b64encode(json.dumps([sort, [value, "x"]]).encode()).decode()
 
 
 async def test_connections(one: RunningReplica, http: httpx.AsyncClient) -> None:
@@ -59,6 +66,8 @@ async def test_connections(one: RunningReplica, http: httpx.AsyncClient) -> None
             ({"cursor": "!"}, "no page has the cursor"),
             ({"cursor": "e30"}, "no page has the cursor"),
             ({"cursor": answer["next"], "sort": "sent"}, "'sort' is 'sent'"),
+            ({"cursor": forged("user", 1.0)}, "no page has the cursor"),
+            ({"cursor": forged("sent", "alice"), "sort": "sent"}, "no page has the cursor"),
             ({"sort": "age"}, "'sort'"),
             ({"limit": 501}, "'limit'"),
             ({"replica": "replica-9"}, "no replica 'replica-9'"),

@@ -39,6 +39,8 @@ class OperatorReads:
             sort, after = _read(params.cursor, tuple[str, Place])
             if sort != params.sort:
                 raise ApiError(BAD_REQUEST, f"'cursor' is of a list by {sort!r}, and 'sort' is {params.sort!r}")
+            if isinstance(after[0], str) != (sort == "user"):
+                raise _bad_cursor(params.cursor)
         query = ConnectionQuery(
             user=params.user,
             search=params.search,
@@ -136,4 +138,8 @@ def _read(cursor: str, kind: type[_T]) -> _T:
         text = base64.urlsafe_b64decode(cursor.encode() + b"=" * (-len(cursor) % 4))
         return msgspec.json.decode(text, type=kind)
     except (binascii.Error, ValueError, RecursionError):
-        raise BadCursor(f"no page has the cursor {cursor[:64]!r}") from None
+        raise _bad_cursor(cursor) from None
+
+
+def _bad_cursor(cursor: str) -> BadCursor:
+    return BadCursor(f"no page has the cursor {cursor[:64]!r}")
