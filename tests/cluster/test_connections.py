@@ -154,5 +154,21 @@ async def test_a_look_that_fails_or_comes_too_often(two: list[Member], monkeypat
     assert "off there, or it is of an earlier version" in found.replicas[1].error
 
 
+async def test_names_of_channels_do_not_fill_the_bus(two: list[Member], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fails if the names of channels make an answer as large as they like, or nobody is told which are missing."""
+    monkeypatch.setattr(connections_module, "MOST_NAMES_BYTES", 1000)
+    for number in range(6):
+        device = await two[1].connect(f"user-{number}")
+        for channel in range(5):
+            two[1].replica.hub.subscribe(device.connection, f"chat:{channel}:{'é' * 40}")
+    find = two[0].replica.connections.find
+    found = await find(ConnectionQuery(with_channels=True))
+    assert [len(each.channel_names) for each in found.connections] == [5, 5, 5, 0, 0, 0]
+    assert (found.unnamed, {each.channels for each in found.connections}) == (3, {5})
+    last = await find(ConnectionQuery(client=found.connections[-1].client, with_channels=True))
+    assert (len(last.connections[0].channel_names), last.unnamed) == (5, 0)
+    assert (await find(ConnectionQuery())).unnamed == 0
+
+
 def told(found: FoundConnections) -> list[tuple[str, int, str]]:
     return [(each.name, each.matched, each.error) for each in found.replicas]

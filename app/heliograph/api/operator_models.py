@@ -35,7 +35,9 @@ class ConnectionsParams(PagedParams):
         default="user",
         description="`user`: by user id; `newest`: the latest first; the others: the largest number first",
     )
-    with_channels: bool = Field(default=False, description="with the names of up to 200 channels of each")
+    with_channels: bool = Field(
+        default=False, description="with the names of up to 200 channels of each, up to about 256 KB of names"
+    )
 
 
 class BlockedParams(PagedParams):
@@ -93,7 +95,8 @@ class ReplicaMatches(msgspec.Struct, frozen=True, omit_defaults=True):
 class ConnectionsResult(msgspec.Struct, frozen=True, omit_defaults=True):
     """`total`: how many connections are meant on all replicas that have answered; `next`: the next page's cursor.
 
-    `error`: why only the replica that was asked is listed.
+    `error`: why only the replica that was asked is listed; `unnamed`: how many of the connections are without the
+    names of their channels, because there are too many names for one page.
     """
 
     connections: list[ConnectionInfo]
@@ -101,6 +104,7 @@ class ConnectionsResult(msgspec.Struct, frozen=True, omit_defaults=True):
     replicas: list[ReplicaMatches]
     next: str = ""
     error: str = ""
+    unnamed: int = 0
 
 
 class BlockedUser(msgspec.Struct, frozen=True):

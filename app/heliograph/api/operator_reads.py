@@ -64,6 +64,7 @@ class OperatorReads:
             ],
             "" if found.next is None else _cursor((params.sort, found.next)),
             found.error,
+            found.unnamed,
         )
 
     async def blocked(self, params: operator_models.BlockedParams) -> operator_models.BlockedResult:

@@ -29,6 +29,8 @@ CONNECTIONS: Final = "connections"  # the topic of the question
 STEP: Final = 256  # connections that are looked at in a row, in about 0.2 ms
 DESCRIBED: Final = 10  # connections that are described in a row, with the names of their channels
 MOST_CHANNELS: Final = 200  # names of channels that are told of one connection
+# Names of channels in one answer: it goes over the bus, where Redis closes a replica that is far behind (32 MB).
+MOST_NAMES_BYTES: Final = 262_144
 
 _encode = msgspec.json.encode
 _read_query: Final = msgspec.json.Decoder(ConnectionQuery).decode
@@ -49,12 +51,16 @@ class ReplicaMatches:
 
 @dataclass(frozen=True, slots=True)
 class FoundConnections:
-    """One page. `next`: the place after it, if there are more; `error`: why only this replica was asked."""
+    """One page. `next`: the place after it, if there are more; `error`: why only this replica was asked.
+
+    `unnamed`: how many of the connections are without the names of their channels, although these were asked for.
+    """
 
     connections: list[ConnectionInfo]
     next: Place | None
     replicas: list[ReplicaMatches]
     error: str = ""
+    unnamed: int = 0
 
 
 class Connections:
@@ -74,11 +80,15 @@ class Connections:
         told = [_read_answer(answer) for answer in answers if not replica or answer.replica == replica]
         found = heapq.nsmallest(query.limit, (entry for _, page in told for entry in page.found), key=_place)
         left = sum(page.left for _, page in told)
+        unnamed = (
+            sum(1 for _, info in found if info.channels and not info.channel_names) if query.with_channels else 0
+        )
         return FoundConnections(
             [info for _, info in found],
             found[-1][0] if found and left > len(found) else None,
             [matches for matches, _ in told],
             error,
+            unnamed,
         )
 
 
@@ -142,8 +152,11 @@ class LocalConnections:
                 worst = found[-1][0]
             await asyncio.sleep(0)
         described: list[tuple[Place, ConnectionInfo]] = []
+        names_bytes = 0
         for place, connection in heapq.nsmallest(limit, found, key=_place):
-            described.append((place, self._describe(connection, query.with_channels)))
+            info = self._describe(connection, query.with_channels and names_bytes < MOST_NAMES_BYTES)
+            names_bytes += sum(len(name.encode()) for name in info.channel_names)
+            described.append((place, info))
             if query.with_channels and len(described) % DESCRIBED == 0:
                 await asyncio.sleep(0)
         return ConnectionPage(matched, left, described)

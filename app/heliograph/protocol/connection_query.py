@@ -33,7 +33,8 @@ class ConnectionInfo(msgspec.Struct, frozen=True):
     `client`: its id; `node_id`: that of its replica; `connected_at`: seconds since the epoch, by the replica's clock;
     `channels`: how many it is subscribed to, its user's own among them; `sent`: messages passed to it; `received`:
     operations of its client; `outbox_bytes`: what its client has not read; `paused`: the client does not read at
-    the moment; `info`: what presence says of it, JSON; `channel_names`: only if they were asked for.
+    the moment; `info`: what presence says of it, JSON; `channel_names`: of the first 200,
+    only if they were asked for, and the answer had room for them.
     """
 
     client: str
