@@ -214,8 +214,21 @@ async def test_what_became_of_a_message(cluster: LocalClusterProcess, browser: B
         await expect(page.locator("#trace-view .view-problem:visible")).to_contain_text("not known")
 
 
+# Of the second, a cut at 20,000 characters would be in the middle of the token.
+LARGE_FRAMES_WITH_A_TOKEN = """async () => {
+    const { FrameTap } = await import(new URL("static/frame_tap.js", document.baseURI));
+    const tap = new FrameTap();
+    const socket = new tap.WebSocket(new URL("nowhere", document.baseURI).href.replace("http", "ws"));
+    for (const length of [10, 19_965, 30_000]) {
+        const frame = JSON.stringify({ filler: "x".repeat(length), token: "secret".repeat(9) });
+        try { socket.send(frame); } catch { /* it is not open */ }
+    }
+    return tap.frames.filter(({ direction }) => direction === "out").map(({ text }) => text);
+}"""
+
+
 async def test_frames_of_ones_own_connection(cluster: LocalClusterProcess, browser: Browser, artifacts: Path) -> None:
-    """Fails if a frame is not shown, or one that was chosen cannot be read whole."""
+    """Fails if a frame is not shown, one that was chosen cannot be read whole, or a part of a token is shown."""
     page = await open_console(browser, cluster.url, "?user=framed#/frames")
     lines = page.locator("#frames-lines .line:visible")
     await expect(lines.filter(has_text='"type":"connected"')).to_have_count(1)
@@ -227,10 +240,14 @@ async def test_frames_of_ones_own_connection(cluster: LocalClusterProcess, brows
     await expect(lines.filter(has_text='→ {"type":"send"')).to_have_count(1)
     await page.fill("#frames-filter", '"type":"message"')
     await expect(page.locator("#frames-sum")).to_have_text(re.compile(" of "))
+    await expect(lines.filter(has_text='"type":"connected"')).to_have_count(0)  # drawn: lines keep their places now
     await lines.filter(has_text='"type":"message"').click()
     await expect(page.locator("#frame-text")).to_contain_text('"from": "framed"')
     await page.screenshot(path=artifacts / "console-frames.png")
     assert await page.title() != "owned"
+    shown = await page.evaluate(LARGE_FRAMES_WITH_A_TOKEN)
+    assert [len(text) > 20_000 for text in shown] == [False, False, True]
+    assert not any("secret" in text for text in shown)
 
 
 async def test_an_operator_logs_in_and_out(start_replica: StartReplica, browser: Browser, artifacts: Path) -> None:

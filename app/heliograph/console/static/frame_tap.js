@@ -43,13 +43,14 @@ export class FrameTap {
   }
 
   #note(direction, text) {
-    const shown = text.length > MOST_CHARACTERS ? `${text.slice(0, MOST_CHARACTERS)}…` : text;
     const isSecret = direction === "out" && (text.includes('"token"') || text.includes('"ticket"'));
+    // Before the cut: of a secret that begins before it and ends after it, the beginning would be shown.
+    const safe = isSecret ? text.replace(SECRETS, '$1"…"') : text;
     const frame = {
       number: ++this.#count,
       at: new Date(),
       direction,
-      text: isSecret ? shown.replace(SECRETS, '$1"…"') : shown,
+      text: safe.length > MOST_CHARACTERS ? `${safe.slice(0, MOST_CHARACTERS)}…` : safe,
       size: text.length,
     };
     this.frames.push(frame);
