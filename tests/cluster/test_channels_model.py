@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from heliograph.backends.memory.log import MemoryLog
@@ -287,6 +287,21 @@ async def run(steps: list[Step]) -> None:
 KINDS = ("publish", "join", "subscribe", "leave", "reconnect", "go", "stall", "read", "log", "bus", "lose", "rest")
 
 
+# A user's only client comes back while a repair of its channel is under way.
+@example(
+    [
+        ("lose", 7, 4),
+        ("publish", 0, 1),
+        ("publish", 2, 21),
+        ("lose", 0, 1),
+        ("lose", 7, 13),
+        ("lose", 7, 1),
+        ("go", 9, 1),
+        ("publish", 0, 1),
+        ("publish", 3, 24),
+        ("reconnect", 0, 1),
+    ]
+)
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.tuples(st.sampled_from(KINDS), st.integers(0, 11), st.integers(1, 25)), max_size=30))
 def test_nothing_is_missed_repeated_or_reordered(steps: list[Step]) -> None:

@@ -80,6 +80,8 @@ class Repair:
         results = await self._log.read(requests)
         pages = []
         for each, position, result in zip(followed, asked, results, strict=True):
+            if not self._is_current(each):
+                continue
             begins = self._repair_from(each, position, result)
             if begins is not None:
                 pages.append(Page(each, result, begins))
@@ -88,6 +90,10 @@ class Repair:
             is_blocked = any(page.blocked_since is not None for page in pages)
             await asyncio.sleep(DRAIN_POLL_S if is_blocked else 0)
             pages = [page for page in pages if self._hand_out(page, set_aside)]
+
+    def _is_current(self, followed: Followed) -> bool:
+        """Return False if the last subscriber has left: others that came since have their own positions."""
+        return self._following.find(followed.name) is followed
 
     def _repair_from(self, followed: Followed, asked: Position, result: ReadResult) -> Position | None:
         """Return the position from which a read after `asked` continues; None if the gap has changed meanwhile."""
@@ -118,6 +124,8 @@ class Repair:
     def _hand_out(self, page: Page, set_aside: SetAside) -> bool:
         """Deliver the next slice of the page, or wait for slow clients. Return whether there is more."""
         followed = page.followed
+        if not self._is_current(followed):
+            return False
         slow = [each for each in self._hub.subscribers(followed.name) if not each.outbox.is_drained]
         if slow and page.publications:
             now = asyncio.get_running_loop().time()
