@@ -21,6 +21,7 @@ from tests.client.test_publisher import Both, made
 from tests.conftest import StartReplica
 from tests.support.client import Client
 from tests.support.redis_cluster import RedisCluster
+from tests.support.replicas import run_replica, settings_for
 from tests.support.waiting import eventually
 
 EPHEMERAL = {"cursors": Namespace(ephemeral=True)}
@@ -69,20 +70,26 @@ async def test_every_virtual_shard_is_reached(
 
 
 async def test_another_number_of_virtual_shards(
-    redis_cluster: RedisCluster,
-    start_replica: StartReplica,
-    namespace: str,
-    kind: str,
-    caplog: pytest.LogCaptureFixture,
+    redis_cluster: RedisCluster, start_replica: StartReplica, namespace: str, kind: str
 ) -> None:
-    """Fails if nobody says why what is published reaches no client, or it is said where all is well."""
-    await start_replica(redis_url=spread(redis_cluster))
-    for count in (4, 2):
-        caplog.clear()
-        publisher = made(kind, spread(redis_cluster, count), namespace)
-        await publisher.publish("news", 1)
-        await publisher.close()
-        assert ("virtual_shards" in caplog.text) == (count == 2)
+    """Fails if a program publishes, or a replica serves users, where the replicas of the cluster do not look."""
+    replica = await start_replica(redis_url=spread(redis_cluster))
+    channels = {ShardMap(4).of(f"chat:{number}"): f"chat:{number}" for number in range(40)}
+    for count in (1, 2, 8):
+        url = spread(redis_cluster, count)
+        for namespaces in ({}, {"chat": Namespace(ephemeral=True)}):
+            publisher = made(kind, url, namespace, namespaces=namespaces)
+            for channel in channels.values():
+                with pytest.raises(PublishError, match="virtual_shards"):
+                    await publisher.publish(channel, 1)
+            await publisher.close()
+        other = await run_replica(settings_for(redis_url=url, namespace=namespace), "replica-2")
+        try:
+            await eventually(lambda other=other: other.replica.node.reason == "redis_layout")
+        finally:
+            await other.stop()
+    assert replica.replica.node.ready
+    assert replica.replica.node.reason == ""
 
 
 async def test_runs_that_lose_their_worker(

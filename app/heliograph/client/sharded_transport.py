@@ -67,7 +67,7 @@ class ShardedTransport(RedisFailures):
     def _look(self) -> None:
         """Ask every Redis once which shard it is: a list with one mistake is wrong. A dead one is asked later.
 
-        Of a cluster one virtual shard is asked, because their list has no order that could be wrong.
+        Of a cluster the first virtual shard is asked: it is the one that shows another number of them.
         """
         if self._looked:
             return
@@ -77,7 +77,6 @@ class ShardedTransport(RedisFailures):
                 shard.check_layout()
             except self.failures as error:
                 logger.debug("the layout of a shard was not checked: %s", error)
-        _warn_of_nobody(self._targets)
 
 
 class AsyncShardedTransport(RedisFailures):
@@ -118,20 +117,11 @@ class AsyncShardedTransport(RedisFailures):
                 if not isinstance(answer, self.failures):
                     raise answer
                 logger.debug("the layout of a shard was not checked: %s", answer)
-        _warn_of_nobody(self._targets)
 
 
 def _one_of_each(targets: Sequence[Target], shards: Sequence[_Shard]) -> list[_Shard]:
-    """Return a shard of each URL."""
-    return list({target.url: shard for target, shard in zip(targets, shards, strict=True)}.values())
-
-
-def _warn_of_nobody(targets: Sequence[Target]) -> None:
-    """Warn if no replica has been in the virtual shards of a cluster: with another number of them all are others."""
-    asked = [target for target in targets if target.tag and target.layout.was_asked]
-    if asked and not any(target.layout.is_written for target in asked):
-        logger.warning(
-            "no replica has ever used the %d virtual shards of this Redis Cluster: if replicas run, their URL has"
-            " another number of virtual_shards, and nobody reads what is published here",
-            len(targets),
-        )
+    """Return the first shard of each URL."""
+    first: dict[str, _Shard] = {}
+    for target, shard in zip(targets, shards, strict=True):
+        first.setdefault(target.url, shard)
+    return list(first.values())

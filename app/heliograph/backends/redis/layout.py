@@ -3,6 +3,7 @@
 Two programs with different lists of shards would each write a channel where the other does not look. So the first
 replica that takes a lease writes the layout down, and every program compares it when it loads its scripts. A shard is
 named by its number and by how many there are, because its address may change. A cluster with one Redis writes none.
+Virtual shards of a Redis Cluster are shards in this sense; the first is in the same slot for any number of them.
 """
 
 from typing import TYPE_CHECKING, Final
@@ -24,7 +25,6 @@ class Layout:
         self.text = text
         self.siblings: Sequence[Layout] = (self,)
         self.was_asked = False
-        self.is_written = False  # this Redis keeps a layout, or replicas use it, as far as it was asked
         self.other = ""  # the other layout that this Redis keeps, as far as it was asked
 
     @property
@@ -38,7 +38,6 @@ class Layout:
         Raises:
             OtherLayout: it keeps another layout, or another shard does: then the whole list is wrong.
         """
-        self.is_written = kept is not None or is_used
         if kept is None:
             kept = ONE if is_used else self.text
         self.was_asked = True
@@ -55,8 +54,8 @@ class Layout:
             if each.other:
                 raise OtherLayout(
                     f"a Redis that is {each.text!r} by the settings here keeps that it is {each.other!r}: all"
-                    " programs of a cluster need the same HELIOGRAPH_REDIS__SHARDS in the same order; to change them,"
-                    " see `heliograph shards --help`"
+                    " programs of a cluster need the same HELIOGRAPH_REDIS__SHARDS in the same order, or the same"
+                    " virtual_shards in the URL; to change them, see `heliograph shards --help`"
                 )
 
 

@@ -6,6 +6,7 @@ from itertools import count
 from typing import Final
 
 SLOTS: Final = 16_384
+_FIRST: Final = 32  # the slot of the first virtual shard, whatever their number
 _DIGITS: Final = "0123456789abcdefghijklmnopqrstuvwxyz"
 
 
@@ -22,9 +23,10 @@ def balanced_tags(shards: int) -> tuple[str, ...]:
     """Return a tag for each of the virtual shards, so that their slots lie as far apart as they can.
 
     Servers own ranges of slots: N servers that share the slots evenly have numbers of virtual shards that differ by
-    at most 1. The tags are names in Redis, so they must never change.
+    at most 1. The first tag is the same for any number, so that programs with another number meet the layout there
+    (`layout.py`). The tags are names in Redis, so they must never change.
     """
-    wanted = {(2 * shard + 1) * SLOTS // (2 * shards): shard for shard in range(shards)}
+    wanted = {_FIRST + shard * SLOTS // shards: shard for shard in range(shards)}
     found: dict[int, str] = {}
     for number in count():
         tag = _in_base_36(number)
