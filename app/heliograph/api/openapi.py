@@ -232,7 +232,11 @@ _READING: Object = {
                         "type": "object",
                         "required": ["cursor"],
                         "properties": {
-                            "cursor": {"type": "string", "description": "of messages, joined with `&`"},
+                            "cursor": {
+                                "type": "string",
+                                "minLength": 1,
+                                "description": "of messages, joined with `&`",
+                            },
                             "device": {"type": "string", "maxLength": 64},
                         },
                     }
