@@ -133,6 +133,69 @@ class Trace:
         """
 
 
+class PassingTrace(Trace):
+    """Pass every note on to `inner`. What looks at some of them on their way inherits from it."""
+
+    def __init__(self, inner: Trace) -> None:
+        self._inner = inner
+
+    def accepted(self, draft: "Draft", answer: "AppendResult") -> None:
+        self._inner.accepted(draft, answer)
+
+    def relayed(self, envelope: "Envelope", taken: int) -> None:
+        self._inner.relayed(envelope, taken)
+
+    def refused(self, draft: "Draft", why: str) -> None:
+        self._inner.refused(draft, why)
+
+    def delivered(self, publication: "Publication") -> None:
+        self._inner.delivered(publication)
+
+    def gap(self, channel: str, after: "Position", next_offset: int) -> None:
+        self._inner.gap(channel, after, next_offset)
+
+    def repaired(self, channel: str, after: "Position", up_to: "Position") -> None:
+        self._inner.repaired(channel, after, up_to)
+
+    def lost(self, channel: str, continues_at: "Position") -> None:
+        self._inner.lost(channel, continues_at)
+
+    def connected(self, connection: str, user: str, device: str) -> None:
+        self._inner.connected(connection, user, device)
+
+    def disconnected(self, connection: str, user: str, device: str, code: int) -> None:
+        self._inner.disconnected(connection, user, device, code)
+
+    def joined(
+        self,
+        connection: str,
+        user: str,
+        channel: str,
+        position: "Position",
+        since: "Position | None",
+        recovered: bool,
+    ) -> None:
+        self._inner.joined(connection, user, channel, position, since, recovered)
+
+    def caught_up(self, connection: str, user: str, channel: str, first: "Position", last: "Position") -> None:
+        self._inner.caught_up(connection, user, channel, first, last)
+
+    def subscribed(self, connection: str, user: str, channel: str, position: "Position | None") -> None:
+        self._inner.subscribed(connection, user, channel, position)
+
+    def unsubscribed(self, connection: str, user: str, channel: str) -> None:
+        self._inner.unsubscribed(connection, user, channel)
+
+    def paused(self, connection: str) -> None:
+        self._inner.paused(connection)
+
+    def resumed(self, connection: str) -> None:
+        self._inner.resumed(connection)
+
+    def ended(self, connection: str, frames: Sequence[Any], buffered: int = 0) -> None:
+        self._inner.ended(connection, frames, buffered)
+
+
 class TraceRing(Trace):
     """Keep the last `size` notes."""
 

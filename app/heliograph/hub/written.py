@@ -7,14 +7,12 @@ from where to where it was sent its user's channel. Now and then `take` says whi
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from heliograph.hub.trace import Trace
+from heliograph.hub.trace import PassingTrace, Trace
 from heliograph.ports import Written
 from heliograph.protocol.position import Position
 
 if TYPE_CHECKING:
     from heliograph.hub.connection import Connection
-    from heliograph.ports import AppendResult, Draft
-    from heliograph.protocol.envelope import Envelope
     from heliograph.protocol.publication import Publication
 
 
@@ -56,11 +54,11 @@ class _Sent:
         return found
 
 
-class WrittenWatch(Trace):
-    """Note what is written to connections of their users' own channels. Pass every note on to `inner`."""
+class WrittenWatch(PassingTrace):
+    """Note what is written to connections of their users' own channels."""
 
     def __init__(self, inner: Trace) -> None:
-        self._inner = inner
+        super().__init__(inner)
         self._devices: dict[str, str] = {}  # connection -> device
         self._sent: dict[str, dict[str, _Sent]] = {}  # channel -> connection
         self._tops: dict[str, Position] = {}  # channel -> the last message that was delivered since the last look
@@ -130,17 +128,8 @@ class WrittenWatch(Trace):
 
     # -- notes
 
-    def accepted(self, draft: "Draft", answer: "AppendResult") -> None:
-        self._inner.accepted(draft, answer)
-
-    def relayed(self, envelope: "Envelope", taken: int) -> None:
-        self._inner.relayed(envelope, taken)
-
-    def refused(self, draft: "Draft", why: str) -> None:
-        self._inner.refused(draft, why)
-
     def delivered(self, publication: "Publication") -> None:
-        self._inner.delivered(publication)
+        super().delivered(publication)
         channel, position = publication.channel, publication.position
         if position is None or channel not in self._sent:
             return
@@ -152,21 +141,12 @@ class WrittenWatch(Trace):
             self._jump(channel, position)
         self._tops[channel] = position
 
-    def gap(self, channel: str, after: Position, next_offset: int) -> None:
-        self._inner.gap(channel, after, next_offset)
-
-    def repaired(self, channel: str, after: Position, up_to: Position) -> None:
-        self._inner.repaired(channel, after, up_to)
-
-    def lost(self, channel: str, continues_at: Position) -> None:
-        self._inner.lost(channel, continues_at)
-
     def connected(self, connection: str, user: str, device: str) -> None:
-        self._inner.connected(connection, user, device)
+        super().connected(connection, user, device)
         self._devices[connection] = device
 
     def disconnected(self, connection: str, user: str, device: str, code: int) -> None:
-        self._inner.disconnected(connection, user, device, code)
+        super().disconnected(connection, user, device, code)
         self._devices.pop(connection, None)
         self._ended.discard(connection)
         if connection not in self._left:
@@ -175,7 +155,7 @@ class WrittenWatch(Trace):
     def joined(
         self, connection: str, user: str, channel: str, position: Position, since: Position | None, recovered: bool
     ) -> None:
-        self._inner.joined(connection, user, channel, position, since, recovered)
+        super().joined(connection, user, channel, position, since, recovered)
         if not channel.startswith("#"):
             return
         if connection not in self._ended:
@@ -186,7 +166,7 @@ class WrittenWatch(Trace):
             self._claimed.append(Written(user, device, had.epoch, 0, had.offset))
 
     def caught_up(self, connection: str, user: str, channel: str, first: Position, last: Position) -> None:
-        self._inner.caught_up(connection, user, channel, first, last)
+        super().caught_up(connection, user, channel, first, last)
         sent = self._sent.get(channel, {}).get(connection)
         if sent is not None and connection not in self._ended:
             sent.begin(Position(first.epoch, first.offset - 1))
@@ -194,12 +174,12 @@ class WrittenWatch(Trace):
             self._open.add(channel)
 
     def subscribed(self, connection: str, user: str, channel: str, position: Position | None) -> None:
-        self._inner.subscribed(connection, user, channel, position)
+        super().subscribed(connection, user, channel, position)
         if position is not None and channel.startswith("#") and connection not in self._ended:
             self._begin(connection, user, channel, position).is_live = True
 
     def unsubscribed(self, connection: str, user: str, channel: str) -> None:
-        self._inner.unsubscribed(connection, user, channel)
+        super().unsubscribed(connection, user, channel)
         if self._channels.get(connection) != channel:
             return
         self._look(channel)
@@ -213,16 +193,16 @@ class WrittenWatch(Trace):
         self._left[connection] = sent
 
     def paused(self, connection: str) -> None:
-        self._inner.paused(connection)
+        super().paused(connection)
         if connection in self._devices:
             self._paused.add(connection)
 
     def resumed(self, connection: str) -> None:
-        self._inner.resumed(connection)
+        super().resumed(connection)
         self._paused.discard(connection)
 
     def ended(self, connection: str, frames: Sequence[Any], buffered: int = 0) -> None:
-        self._inner.ended(connection, frames, buffered)
+        super().ended(connection, frames, buffered)
         self._paused.discard(connection)
         if connection in self._devices:
             self._ended.add(connection)
