@@ -188,7 +188,7 @@ class Methods:
         match params:
             case models.UsualPublishParams():
                 return await await_callback(
-                    partial(self.publish, params.channel, params.data, params.idempotency_key)
+                    partial(self._publishing.publish, params.channel, params.data, params.idempotency_key)
                 )
             case models.PublishParams():
                 return await await_callback(partial(self._publish_as, params, params.channel))
@@ -233,24 +233,11 @@ class Methods:
             case _:
                 assert_never(params)
 
-    def publish(
-        self,
-        channel: str,
-        data: msgspec.Raw,
-        idempotency_key: str | None,
-        done: OnPosition,
-        *,
-        ephemeral: bool = False,
-        tags: dict[str, str] | None = None,
-    ) -> None:
-        """See `Publishing.publish`."""
-        self._publishing.publish(channel, data, idempotency_key, done, ephemeral=ephemeral, tags=tags)
-
     def _publish_as(
         self, params: models.PublishParams | models.BroadcastParams, channel: str, done: OnPosition
     ) -> None:
-        """Publish on the channel as the parameters say; otherwise like `publish`."""
-        self.publish(
+        """Publish on the channel as the parameters say; otherwise like `Publishing.publish`."""
+        self._publishing.publish(
             channel,
             params.data,
             params.idempotency_key,

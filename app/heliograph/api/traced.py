@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from heliograph.api.broadcast import OnPosition, Outcome
 from heliograph.api.errors import ApiError
-from heliograph.api.methods import Methods
+from heliograph.api.publishing import Publishing
 from heliograph.cluster.replica_spans import PublishTags, ReplicaSpans
 from heliograph.protocol.traceparent import TRACEPARENT, TRACESTATE, is_sampled
 from heliograph.spans import context_in, current_context, fail
@@ -27,8 +27,8 @@ logger = logging.getLogger(__name__)
 _TRACEPARENT = TRACEPARENT.encode()
 
 
-class TracedMethods(Methods):
-    """Methods that make a span of each publication in a recorded trace."""
+class TracedPublishing(Publishing):
+    """`Publishing` that makes a span of each publication in a recorded trace."""
 
     def __init__(self, spans: ReplicaSpans, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)

@@ -90,9 +90,7 @@ def build_endpoints(
     settings, node, telemetry = ground.settings, cluster.node, ground.telemetry
     clients = _build_clients(ground, cluster)
     public_endpoint = partial(PublicEndpoint, clients.origins, clients.by_address)
-    publishing = Publishing(
-        cluster.manager, telemetry.traffic["api"], max_depth=settings.limits.depth, most_commands=settings.api.batch
-    )
+    publishing = _build_publishing(ground, cluster)
     methods = _build_methods(ground, cluster, clients, publishing)
     parked = ParkedPolls(node.name, settings.poll.linger_s)
     polls = _build_polls(ground, cluster, clients, parked)
@@ -189,13 +187,18 @@ def _build_clients(ground: Ground, cluster: Cluster) -> _Clients:
     )
 
 
-def _build_methods(ground: Ground, cluster: Cluster, clients: _Clients, publishing: Publishing) -> Methods:
-    make: Callable[..., Methods] = Methods
+def _build_publishing(ground: Ground, cluster: Cluster) -> Publishing:
+    make: Callable[..., Publishing] = Publishing
     if ground.spans is not None:
-        from heliograph.api.traced import TracedMethods  # it needs OpenTelemetry
+        from heliograph.api.traced import TracedPublishing  # it needs OpenTelemetry
 
-        make = partial(TracedMethods, ground.spans)
-    return make(
+        make = partial(TracedPublishing, ground.spans)
+    settings, traffic = ground.settings, ground.telemetry.traffic["api"]
+    return make(cluster.manager, traffic, max_depth=settings.limits.depth, most_commands=settings.api.batch)
+
+
+def _build_methods(ground: Ground, cluster: Cluster, clients: _Clients, publishing: Publishing) -> Methods:
+    return Methods(
         publishing,
         cluster.manager,
         ChannelReads(cluster.reading, cluster.namespaces),
