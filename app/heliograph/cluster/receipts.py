@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from typing import Final
 
 from heliograph.clock import Clock
+from heliograph.cluster.periodic import Periodic
 from heliograph.errors import BusUnavailable
 from heliograph.ports import Receipt, Receipts
 from heliograph.protocol.position import Position
-from heliograph.tasks import end
 
 logger = logging.getLogger(__name__)
 
@@ -31,17 +31,14 @@ class ReceiptWriter:
         self._clock = clock
         self._pending: _Pending = {}
         self._writing: _Pending = {}
-        self._task: asyncio.Task[None] | None = None
+        self._work = Periodic("receipts-writer", "writing receipts", self._write, INTERVAL_S)
 
     def start(self) -> None:
-        if self._task is None:
-            self._task = asyncio.create_task(self._loop(), name="receipts-writer")
+        self._work.start()
 
     async def stop(self) -> None:
-        if self._task is not None:
-            task, self._task = self._task, None
-            await end([task])
-            await self._write()
+        await self._work.stop()
+        await self._write()
 
     def take(self, user: str, device: str, positions: Mapping[str, Position]) -> None:
         """Note that the device has received everything up to these positions, by channel."""
@@ -69,11 +66,6 @@ class ReceiptWriter:
             self._pending[place] = receipt
             if len(self._pending) > MOST_PENDING:
                 del self._pending[next(iter(self._pending))]
-
-    async def _loop(self) -> None:
-        while True:
-            await asyncio.sleep(INTERVAL_S)
-            await self._write()
 
     async def _write(self) -> None:
         """Write what waits. What cannot be written waits for the next time, unless a newer one has come."""

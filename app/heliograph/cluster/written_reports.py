@@ -11,12 +11,12 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from heliograph.cluster.per_shard import PerShard
+from heliograph.cluster.periodic import Periodic
 from heliograph.errors import BusUnavailable
 from heliograph.hub.connection import Connection
 from heliograph.hub.written import WrittenWatch
 from heliograph.ports import Undelivered, Written
 from heliograph.protocol.identity import personal_channel
-from heliograph.tasks import end
 
 logger = logging.getLogger(__name__)
 
@@ -37,25 +37,14 @@ class WrittenReports:
         self._connections_of = connections_of
         self._backends = backends
         self._pending: dict[Undelivered, list[Written]] = defaultdict(list)
-        self._task: asyncio.Task[None] | None = None
+        self._work = Periodic("written-reports", "noting what was written", self._report, INTERVAL_S)
 
     def start(self) -> None:
-        if self._task is None:
-            self._task = asyncio.create_task(self._loop(), name="written-reports")
+        self._work.start()
 
     async def stop(self) -> None:
-        if self._task is not None:
-            task, self._task = self._task, None
-            await end([task])
-            await self._report()
-
-    async def _loop(self) -> None:
-        while True:
-            await asyncio.sleep(INTERVAL_S)
-            try:
-                await self._report()
-            except Exception:
-                logger.exception("noting what was written failed with an unexpected error; retrying")
+        await self._work.stop()
+        await self._report()
 
     async def _report(self) -> None:
         for each in self._watch.take(self._connections_of):
