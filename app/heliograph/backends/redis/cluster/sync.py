@@ -1,10 +1,11 @@
 """A virtual shard for programs without an event loop: connections to whichever server owns its slot. Thread-safe."""
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from time import monotonic, sleep
-from typing import Any
+from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 from redis import BlockingConnectionPool, ConnectionPool, Redis
@@ -27,6 +28,8 @@ from heliograph.backends.redis.link import Command
 from heliograph.backends.redis.link_errors import DEMOTED
 from heliograph.backends.redis.sync_pool import open_pool_sync
 from heliograph.redis_url import ClusterAddress
+
+_T = TypeVar("_T")
 
 UNREACHABLE = (RedisConnectionError, RedisTimeoutError, OSError)
 
@@ -190,17 +193,22 @@ class SyncShardClient(Redis):
         super().__init__(connection_pool=OwnerPool(nodes, self.slot))
 
     def execute_command(self, *args: Any, **options: Any) -> Any:
+        try:
+            return self.hold(partial(super().execute_command, *args, **options))
+        except (*UNREACHABLE, *DEMOTED):
+            self.nodes.doubt_owner(self.slot)
+            raise
+
+    def hold(self, attempt: Callable[[], _T]) -> _T:
+        """Return what the attempt does. What was not executed is attempted again, for `HOLD_S` at most."""
         until = monotonic() + HOLD_S
         while True:
             try:
-                return super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
+                return attempt()
             except NOT_EXECUTED as error:
                 self.nodes.refused(self.slot, error)
                 if monotonic() > until:
                     raise
-            except (*UNREACHABLE, *DEMOTED):
-                self.nodes.doubt_owner(self.slot)
-                raise
             sleep(PAUSE_S)
 
     def close(self) -> None:

@@ -46,23 +46,14 @@ class SyncShardScripts(SyncScripts):
     def __init__(self, client: SyncShardClient, keys: Keys, **options: Any) -> None:
         super().__init__(client, keys, **options)
         self._nodes, self._slot = client.nodes, client.slot
+        self._hold = client.hold
         self._loaded = _Loaded()
         # connection -> its socket, what was loaded over it or found there, and when it was last used
         self._used: WeakKeyDictionary[AbstractConnection, tuple[object, _Loaded, float]] = WeakKeyDictionary()
 
     def check_layout(self) -> None:
         """See `SyncScripts.check_layout`."""
-        until = monotonic() + HOLD_S
-        while True:
-            try:
-                super().check_layout()
-            except NOT_EXECUTED as error:
-                self._nodes.refused(self._slot, error)
-                if monotonic() > until:
-                    raise
-            else:
-                return
-            sleep(PAUSE_S)
+        self._hold(super().check_layout)
 
     def _evaluate(self, name: str, calls: Sequence[Command]) -> list[Any]:
         until, pause_s = monotonic() + HOLD_S, PAUSE_S
