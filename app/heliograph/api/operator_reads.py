@@ -36,10 +36,8 @@ class OperatorReads:
     async def connections(self, params: operator_models.ConnectionsParams) -> operator_models.ConnectionsResult:
         after: Place | None = None
         if params.cursor:
-            sort, after = _read(params.cursor, tuple[str, Place])
-            if sort != params.sort:
-                raise ApiError(BAD_REQUEST, f"'cursor' is of a list by {sort!r}, and 'sort' is {params.sort!r}")
-            if isinstance(after[0], str) != (sort == "user"):
+            after = _read_place(params.cursor, tuple[str, Place], params.sort)
+            if isinstance(after[0], str) != (params.sort == "user"):
                 raise _bad_cursor(params.cursor)
         query = ConnectionQuery(
             user=params.user,
@@ -87,9 +85,7 @@ class OperatorReads:
         by_clients = params.sort == "clients"
         after: tuple[int, str] | None = None
         if params.cursor:
-            sort, after = _read(params.cursor, tuple[str, tuple[int, str]])
-            if sort != params.sort:
-                raise ApiError(BAD_REQUEST, f"'cursor' is of a list by {sort!r}, and 'sort' is {params.sort!r}")
+            after = _read_place(params.cursor, tuple[str, tuple[int, str]], params.sort)
         places = ((-count if by_clients else 0, name) for name, count in counts.items())
         page, has_more = await _first(params.limit, (each for each in places if after is None or each > after))
         return models.ChannelsResult(
@@ -140,6 +136,19 @@ def _read(cursor: str, kind: type[_T]) -> _T:
         return msgspec.json.decode(text, type=kind)
     except (binascii.Error, ValueError, RecursionError):
         raise _bad_cursor(cursor) from None
+
+
+def _read_place(cursor: str, kind: type[tuple[str, _T]], sort: str) -> _T:
+    """Return the place that a cursor stands for in a list in the order `sort`. `kind`: of an order and a place.
+
+    Raises:
+        BadCursor: no page has had it.
+        ApiError: it is of a list in another order.
+    """
+    of, place = _read(cursor, kind)
+    if of != sort:
+        raise ApiError(BAD_REQUEST, f"'cursor' is of a list by {of!r}, and 'sort' is {sort!r}")
+    return place
 
 
 def _bad_cursor(cursor: str) -> BadCursor:
