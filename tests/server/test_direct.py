@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from heliograph.api.direct_batch import IN_A_ROW
+from heliograph.api.direct_publish import DirectPublish
 from heliograph.server import direct
 from tests.conftest import StartReplica
 from tests.support.http import http_client
@@ -89,6 +90,24 @@ def direct_answers(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
 
     monkeypatch.setattr(direct.DirectCycle, "answer", counted)
     return answers
+
+
+@pytest.mark.parametrize("where", ["begin", "admits"])
+async def test_a_fault_of_ours_is_not_said_to_be_the_clients(
+    start_replica: StartReplica, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, where: str
+) -> None:
+    """Fails if an unexpected error while a request is read is answered as a bad request, or leaves no trace."""
+    one = await start_replica(redis_url=None, api=API)
+
+    def fails(*_: object) -> None:
+        raise RuntimeError("broken")
+
+    monkeypatch.setattr(DirectPublish, where, fails)
+    async with line_to(one) as line:
+        line.writer.write(post(body()))
+        assert (await line.answer()).status == 500
+        assert await line.is_closed()
+    assert "RuntimeError: broken" in caplog.text
 
 
 async def test_it_goes_past_the_application(start_replica: StartReplica, direct_answers: list[bytes]) -> None:

@@ -50,6 +50,18 @@ class _Refused(Exception):
         self.status = status
 
 
+def _refusal_after(error: httptools.HttpParserError) -> _Refused:
+    """Return how to answer after an error of the parser. It hides an exception of ours in its context."""
+    cause = error.__context__
+    if isinstance(cause, _Refused):
+        return cause
+    is_ours = isinstance(error, httptools.HttpParserCallbackError)
+    if cause is None or not is_ours or isinstance(cause, httptools.HttpParserError | UnicodeError):
+        return _Refused(HTTPStatus.BAD_REQUEST, "this is no HTTP request")
+    logger.error("a request failed with an unexpected error", exc_info=cause)
+    return _Refused(HTTPStatus.INTERNAL_SERVER_ERROR, "internal error")
+
+
 class ServerConfig(uvicorn.Config):
     """uvicorn's configuration, with the objects that the connections of one server share."""
 
@@ -213,9 +225,7 @@ class HttpProtocol(HttpToolsProtocol):
             self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
             return head + data[upgrade.args[0] :]
         except httptools.HttpParserError as error:
-            if isinstance(error.__context__, _Refused):
-                raise error.__context__ from None
-            raise _Refused(HTTPStatus.BAD_REQUEST, "this is no HTTP request") from None
+            raise _refusal_after(error) from None
         limits = self._config.limits
         if self._unparsed > limits.header_bytes or len(self.headers or ()) > MOST_HEADERS:
             raise self._too_large()
@@ -306,12 +316,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._phase = _IDLE
         if (direct := self._direct) is not None:
             self._direct = None
-            try:
-                begun = direct.begin()
-            except Exception:
-                logger.exception("a request past the application failed with an unexpected error")
-                raise _Refused(HTTPStatus.INTERNAL_SERVER_ERROR, "internal error") from None
-            if not begun:
+            if not direct.begin():
                 self._hand_to_application(bytes(direct.body))
         elif not (self._is_wanted_upgrade or self._is_unwanted_upgrade):
             super().on_message_complete()
