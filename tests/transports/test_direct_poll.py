@@ -202,6 +202,32 @@ async def test_ends_of_connections_are_said(start_replica: StartReplica) -> None
             await stopping
 
 
+async def test_a_poll_that_fails_leaves_no_connection_behind(
+    start_replica: StartReplica,
+    served: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Fails if a user stays online for ever, because a poll has failed in an unexpected way."""
+    one = await start_replica(redis_url=None)
+    async with line_to(one) as line:
+        line.ask()
+        assert await line.data() == []
+        with monkeypatch.context() as broken:
+
+            def fails(self: PollConnection, *_: object) -> None:
+                self._unpark()
+                raise RuntimeError("broken")
+
+            broken.setattr(PollConnection, "collect", fails)
+            line.ask(wait=0)
+            async with asyncio.timeout(5):  # the application tries it too
+                assert (await line.reader.readline()).startswith(b"HTTP/1.1 500 ")
+        await eventually(lambda: one.replica.hub.connections == 0)
+        assert len(served) == 2
+    assert "past the application failed" in caplog.text
+
+
 async def test_tokens(start_replica: StartReplica, served: list[str]) -> None:
     """Fails if a poll with a token that was checked before needs the application, or one with another is let in."""
     one = await start_replica(redis_url=None, auth=JWT, namespaces=OPENED)

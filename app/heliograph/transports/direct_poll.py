@@ -70,6 +70,7 @@ class DirectPoll:
             collected = partial(self._collected, asked, connection, address, answer, self._fields(scope))
             connection.collect(wait_s, collected)
         except BaseException:
+            connection.end()
             self._by_address.connections.leave(address)
             raise
         return connection.on_client_left
