@@ -6,6 +6,7 @@ A context travels with a message in its tags `traceparent` and `tracestate`. Onl
 recorded anywhere costs no message a byte.
 """
 
+import logging
 from collections.abc import Mapping
 from typing import Final
 
@@ -17,6 +18,8 @@ from opentelemetry.util.types import AttributeValue
 
 from heliograph.protocol.identity import user_of
 from heliograph.protocol.traceparent import TRACEPARENT, is_sampled
+
+logger = logging.getLogger(__name__)
 
 SCOPE: Final = "heliograph"
 
@@ -93,6 +96,14 @@ def begin_publish(
         links,
     )
     return span, with_context(tags, span) if creation is None else dict(tags or {})
+
+
+def end(span: Span) -> None:
+    """End a span. An error of what the program does with it is logged, and stops nothing."""
+    try:
+        span.end()
+    except Exception:
+        logger.exception("a span could not be ended")
 
 
 def fail(span: Span, error_type: str, why: str) -> None:

@@ -19,7 +19,7 @@ from heliograph.api.errors import ApiError
 from heliograph.api.publishing import Publishing
 from heliograph.cluster.replica_spans import PublishTags, ReplicaSpans
 from heliograph.protocol.traceparent import TRACEPARENT, TRACESTATE, is_sampled
-from heliograph.spans import context_in, current_context, fail
+from heliograph.spans import context_in, current_context, end, fail
 from heliograph.transports.direct import DirectEndpoint, Headers
 
 logger = logging.getLogger(__name__)
@@ -58,12 +58,9 @@ class TracedPublishing(Publishing):
 
 
 def _end(traced: PublishTags, done: OnPosition, outcome: Outcome) -> None:
-    try:
-        if isinstance(outcome, ApiError):
-            fail(traced.span, str(outcome.body.code), outcome.body.message)
-        traced.span.end()
-    except Exception:
-        logger.exception("a span could not be ended; the publication goes on without it")
+    if isinstance(outcome, ApiError):
+        fail(traced.span, str(outcome.body.code), outcome.body.message)
+    end(traced.span)
     done(outcome)
 
 

@@ -1,8 +1,12 @@
-"""The spans of a publisher or a consumer, made with the tracer provider that the program has set up."""
+"""The spans of a publisher or a consumer, made with the tracer provider that the program has set up.
 
+An error in what that does with spans stops nothing: a message goes out, and an entry is handled, without one.
+"""
+
+import logging
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from typing import TYPE_CHECKING
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 from opentelemetry import trace
@@ -10,10 +14,14 @@ from opentelemetry.trace import Span, SpanKind
 
 from heliograph.ports import Draft
 from heliograph.protocol.traceparent import TRACEPARENT, TRACESTATE
-from heliograph.spans import SCOPE, Attributes, attributes_of, begin_publish, context_in, current_context
+from heliograph.spans import SCOPE, Attributes, attributes_of, begin_publish, context_in, current_context, end
 
 if TYPE_CHECKING:
     from heliograph.backends.redis.streams import StreamEntry
+
+logger = logging.getLogger(__name__)
+
+NOT_MADE: Final = "a span could not be made; what it is of goes on without one"
 
 
 class OtelSpans:
@@ -31,15 +39,21 @@ class OtelSpans:
             attributes["messaging.message.id"] = first.message_id
         else:
             attributes["messaging.batch.message_count"] = len(drafts)
-        span, tags = begin_publish(self._tracer, first.channel, current_context(), first.tags, attributes)
-        with trace.use_span(span, end_on_exit=True):
+        try:
+            span, tags = begin_publish(self._tracer, first.channel, current_context(), first.tags, attributes)
+        except Exception:
+            logger.exception(NOT_MADE)
+            yield drafts
+            return
+        with _current(span):
             try:
                 yield [msgspec.structs.replace(draft, tags=tags or None) for draft in drafts]
             except Exception as error:
                 span.set_attribute("error.type", type(error).__name__)
                 raise
 
-    def processing(self, stream: str, group: str, entry: "StreamEntry") -> AbstractContextManager[Span]:
+    @contextmanager
+    def processing(self, stream: str, group: str, entry: "StreamEntry") -> Iterator[None]:
         """Handle an entry in a span, in the trace of its author if it names one."""
         attributes = attributes_of("process", "process", stream, entry.id)
         attributes["messaging.consumer.group.name"] = group
@@ -50,6 +64,21 @@ class OtelSpans:
             for name in (TRACEPARENT, TRACESTATE)
             if name in entry.fields
         }
-        return self._tracer.start_as_current_span(
-            f"process {stream}", context_in(carrier), SpanKind.CONSUMER, attributes
-        )
+        try:
+            span = self._tracer.start_span(f"process {stream}", context_in(carrier), SpanKind.CONSUMER, attributes)
+        except Exception:
+            logger.exception(NOT_MADE)
+            yield
+            return
+        with _current(span):
+            yield
+
+
+@contextmanager
+def _current(span: Span) -> Iterator[None]:
+    """Run in a span, and end it."""
+    try:
+        with trace.use_span(span):
+            yield
+    finally:
+        end(span)

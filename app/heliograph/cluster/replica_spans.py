@@ -25,6 +25,7 @@ from heliograph.spans import (
     begin_publish,
     context_in,
     current_context,
+    end,
     fail,
     name_of,
 )
@@ -141,7 +142,7 @@ class ReplicaSpans:
     def _end(self) -> None:
         delivering, self._delivering = self._delivering, []
         for span in delivering:
-            span.end()
+            end(span)
 
     # -- life
 
