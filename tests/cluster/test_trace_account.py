@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from heliograph.cluster.trace_account import Present, account_of, fitting, sightings_of
+from heliograph.cluster.trace_account import Present, account_of, fitting, shown, sightings_of
 from heliograph.cluster.trace_verdict import verdict_of
 from heliograph.cluster.tracer import MessageFacts, Story
 from heliograph.hub import trace
@@ -169,21 +169,21 @@ def test_notes_that_fit() -> None:
     notes = Notes().add(trace.CONNECTED, "c1", user="bob").add(trace.DELIVERED, "m", "news").delivered()
     notes.add(trace.CONNECTED, "c2", user="eve").add(trace.ACCEPTED, "m3", "#eve", "bob")
 
-    def shown(on: tuple[str, ...] = (), **chosen: str) -> list[tuple[str, str]]:
-        found = fitting(notes.all, Selector(**chosen), frozenset(on))
+    def fit(on: tuple[str, ...] = (), **chosen: str) -> list[tuple[str, str]]:
+        found = map(shown, fitting(notes.all, Selector(**chosen), frozenset(on)))
         return [(each.event, each.message_id or each.connection) for each in found]
 
-    assert shown(user="bob") == [("connected", "c1"), ("delivered", "m"), ("accepted", "m3")]
-    assert shown(("news",), user="bob") == [
+    assert fit(user="bob") == [("connected", "c1"), ("delivered", "m"), ("accepted", "m3")]
+    assert fit(("news",), user="bob") == [
         ("connected", "c1"),
         ("delivered", "m"),
         ("delivered", "m"),
         ("accepted", "m3"),
     ]
-    assert shown(channel="news") == [("delivered", "m")]
-    assert shown(connection="c2") == [("connected", "c2")]
-    assert shown(("news",), connection="c1") == [("connected", "c1"), ("delivered", "m")]
-    assert shown(message_id="m3") == [("accepted", "m3")]
+    assert fit(channel="news") == [("delivered", "m")]
+    assert fit(connection="c2") == [("connected", "c2")]
+    assert fit(("news",), connection="c1") == [("connected", "c1"), ("delivered", "m")]
+    assert fit(message_id="m3") == [("accepted", "m3")]
 
 
 def test_a_replica_that_does_not_answer_is_told_of() -> None:

@@ -12,7 +12,7 @@ from heliograph.clock import iso8601
 from heliograph.cluster.questions import Answerer, Questions, ReplicaAnswer
 from heliograph.cluster.reading import Reading
 from heliograph.cluster.receipts import ReceiptWriter
-from heliograph.cluster.trace_account import Present, account_of, fitting, sightings_of
+from heliograph.cluster.trace_account import Present, account_of, fitting, shown, sightings_of
 from heliograph.errors import NotKnown
 from heliograph.hub.hub import Hub
 from heliograph.hub.trace import DELIVERED, MOST_ID, NAMES, TraceRing
@@ -105,7 +105,8 @@ class LocalTrace:
         if self._node_id not in asked.after:
             gone = 0  # all that there is was asked for, and this is all
         found = fitting(notes, asked.selector, self._channels_of(asked.selector))
-        return NotesPage(ring.since, up_to, found[-asked.most :], gone + max(0, len(found) - asked.most))
+        newest = [shown(note) for note in found[-asked.most :]]
+        return NotesPage(ring.since, up_to, newest, gone + len(found) - len(newest))
 
     def _channels_of(self, selector: Selector) -> frozenset[str]:
         """Return what the selected user or connection is subscribed to here."""
