@@ -13,7 +13,7 @@ from redis.exceptions import RedisError
 from heliograph import AsyncPublisher, Publisher
 from heliograph.backends.redis import link, sentinels
 from heliograph.backends.redis.client import connect
-from heliograph.backends.redis.sentinels import NoMaster, newest
+from heliograph.backends.redis.sentinels import MasterFinder, NoMaster, SyncMasterFinder, newest
 from heliograph.redis_url import read_sentinel_address
 from tests.conftest import StartReplica
 from tests.support.certificates import make_certificate
@@ -443,7 +443,27 @@ def test_the_latest_decision_counts() -> None:
     address = read_sentinel_address(f"redis+sentinel://a,b,c/0?master={NAME}")
     assert address is not None
 
-    def answer(port: int, epoch: int) -> list[bytes]:
-        return [b"ip", b"10.0.0.1", b"port", str(port).encode(), b"config-epoch", str(epoch).encode()]
+    known = [(4, ("10.0.0.2", 1)), RedisError("away"), (5, ("10.0.0.1", 2))]
+    assert newest(address, known) == ("10.0.0.1", 2)
 
-    assert newest(address, [answer(1, 4), RedisError("away"), answer(2, 5)]) == ("10.0.0.1", 2)
+
+async def test_the_sentinel_that_leads_a_failover_names_the_next_master(tmp_path: Path) -> None:
+    """Fails if a program goes back to the old master while other replicas of Redis do not follow the next one yet."""
+    group = SentinelGroup(tmp_path, size=3).start()
+    try:
+        first, *others = group.servers
+        for each in others:  # the one that is not promoted cannot follow the other
+            each.command("CONFIG", "SET", "masteruser", "nobody")
+        address = read_sentinel_address(group.url_of(group.sentinel_ports[:1]))
+        assert address is not None
+        replaced(group)  # the first Sentinel leads
+        await eventually(lambda: group.master() is not first, within_s=FAILOVER_S)
+        finder = MasterFinder(address, {})
+        try:
+            found = await finder.find(), await asyncio.to_thread(SyncMasterFinder(address, {}).find)
+        finally:
+            await finder.close()
+        assert "failover_in_progress" in group.ask_sentinel("SENTINEL", "MASTER", NAME), "it was over too soon"
+        assert first.port not in [port for _, port in found]
+    finally:
+        group.stop()

@@ -31,10 +31,14 @@ from heliograph.tasks import end
 logger = logging.getLogger(__name__)
 
 Master = tuple[str, int]  # host and port
+Knowledge = tuple[int, Master]  # a Sentinel's: the epoch of its configuration, and the master
 ASK_TIMEOUT_S: Final = 0.5  # of one Sentinel
 LISTEN_AGAIN_S: Final = 1.0  # pause before a lost Sentinel is tried again
 SILENCE_S: Final = 5.0  # a Sentinel that says nothing for so long is pinged; after as long again it is lost
 _SWITCHED: Final = "+switch-master"
+# What a Sentinel is asked, in this order. The one that leads a failover counts up the epoch when the next master is
+# promoted, but MASTER tells the old address until all replicas follow the new one, which may take minutes.
+QUESTIONS: Final = (("SENTINEL", "MASTER"), ("SENTINEL", "GET-MASTER-ADDR-BY-NAME"))
 
 
 class NoMaster(NotConnected):
@@ -78,11 +82,11 @@ class MasterFinder:
 
     async def _ask_all(self) -> Master:
         asking = [asyncio.create_task(_ask(sentinel, self._address.master)) for sentinel in self._sentinels]
-        answers: list[Any] = []
+        answers: list[Knowledge | Exception] = []
         try:
             for answer in asyncio.as_completed(asking):
                 answers.append(await answer)
-                if sum(isinstance(each, list) for each in answers) == self._address.majority:
+                if sum(isinstance(each, tuple) for each in answers) == self._address.majority:
                     break
         finally:
             await end(asking)
@@ -175,10 +179,11 @@ class MasterFinder:
                 await sentinel.aclose()
 
 
-async def _ask(sentinel: "redis.asyncio.Redis", master: str) -> Any:
-    """Return the Sentinel's answer, or the error."""
+async def _ask(sentinel: "redis.asyncio.Redis", master: str) -> Knowledge | Exception:
+    """Return what the Sentinel knows, or the error."""
     try:
-        return await sentinel.execute_command("SENTINEL", "MASTER", master)  # type: ignore[no-untyped-call]
+        answers = [await sentinel.execute_command(*question, master) for question in QUESTIONS]  # type: ignore[no-untyped-call]
+        return knowledge(*answers)
     except (RedisError, OSError, TimeoutError) as error:
         return error
 
@@ -193,18 +198,18 @@ class SyncMasterFinder:
 
     def find(self) -> Master:
         """See `MasterFinder.find`. The Sentinels are asked in turn; one that is away is the last from then on."""
-        question = ("SENTINEL", "MASTER", self._address.master)
-        answers: list[Any] = []
+        answers: list[Knowledge | Exception] = []
         for host, port in self._sentinels:
             with redis.Redis(host=host, port=port, **self._options) as sentinel:
                 sentinel.response_callbacks.clear()
                 try:
-                    answers.append(sentinel.execute_command(*question))
+                    said = [sentinel.execute_command(*question, self._address.master) for question in QUESTIONS]
+                    answers.append(knowledge(*said))
                 except (RedisError, OSError) as error:
                     answers.append(error)
                     others = (each for each in self._sentinels if each != (host, port))
                     self._sentinels = (*others, (host, port))
-            if sum(isinstance(each, list) for each in answers) == self._address.majority:
+            if sum(isinstance(each, tuple) for each in answers) == self._address.majority:
                 break
         return newest(self._address, answers)
 
@@ -221,8 +226,20 @@ def _connection_options(address: SentinelAddress, options: dict[str, Any]) -> di
     }
 
 
-def newest(address: SentinelAddress, answers: Sequence[Any]) -> Master:
-    """Return the master by the answers to SENTINEL MASTER, of which some may be errors.
+def knowledge(facts: list[Any], master: list[Any] | None) -> Knowledge:
+    """Return what a Sentinel knows, from its answers to `QUESTIONS`.
+
+    Raises:
+        NoMaster: it has forgotten the master between the two.
+    """
+    if master is None:
+        raise NoMaster("it does not know the master any more")
+    named = {_text(name): _text(value) for name, value in zip(facts[::2], facts[1::2], strict=True)}
+    return int(named["config-epoch"]), (_text(master[0]), int(master[1]))
+
+
+def newest(address: SentinelAddress, answers: Sequence[Knowledge | Exception]) -> Master:
+    """Return the master by what the Sentinels know, of which some may be errors.
 
     A failover needs a majority of the Sentinels and counts up the configuration's epoch, so the highest epoch is the
     latest decision, even if only one of them knows it yet.
@@ -230,14 +247,10 @@ def newest(address: SentinelAddress, answers: Sequence[Any]) -> Master:
     Raises:
         NoMaster: says what the Sentinels have answered.
     """
-    found: list[tuple[int, Master]] = []
-    for answer in answers:
-        if isinstance(answer, list):
-            facts = {_text(name): _text(value) for name, value in zip(answer[::2], answer[1::2], strict=True)}
-            found.append((int(facts["config-epoch"]), (facts["ip"], int(facts["port"]))))
+    found = [answer for answer in answers if isinstance(answer, tuple)]
     if found:
         return max(found)[1]
-    reasons = {_reason(error) for error in answers}
+    reasons = {_reason(error) for error in answers if isinstance(error, Exception)}
     raise NoMaster(f"no Sentinel names the master {address.master!r}: {'; '.join(sorted(reasons))}")
 
 
