@@ -5,6 +5,7 @@ import random
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
+import msgspec
 import pytest
 
 from heliograph.cluster import connections as connections_module
@@ -168,6 +169,17 @@ async def test_names_of_channels_do_not_fill_the_bus(two: list[Member], monkeypa
     last = await find(ConnectionQuery(client=found.connections[-1].client, with_channels=True))
     assert (len(last.connections[0].channel_names), last.unnamed) == (5, 0)
     assert (await find(ConnectionQuery())).unnamed == 0
+
+
+async def test_long_infos_are_left_out_with_their_length(two: list[Member]) -> None:
+    """Fails if what tokens say of their users makes an answer as large as they like, or nobody sees that it is cut."""
+    most = connections_module.MOST_INFO_BYTES
+    for user, size in (("long", most + 1), ("short", most)):
+        (await two[1].connect(user)).connection.info = b'"%b"' % (b"x" * (size - 2))
+    found = await two[0].replica.connections.find(ConnectionQuery())
+    long, short = msgspec.json.decode(msgspec.json.encode(found.connections))
+    assert (long["info"], long["info_bytes"]) == (None, most + 1)
+    assert (len(short["info"]), "info_bytes" in short) == (most - 2, False)
 
 
 def told(found: FoundConnections) -> list[tuple[str, int, str]]:

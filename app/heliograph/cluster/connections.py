@@ -31,6 +31,7 @@ DESCRIBED: Final = 10  # connections that are described in a row, with the names
 MOST_CHANNELS: Final = 200  # names of channels that are told of one connection
 # Names of channels in one answer: it goes over the bus, where Redis closes a replica that is far behind (32 MB).
 MOST_NAMES_BYTES: Final = 262_144
+MOST_INFO_BYTES: Final = 2048  # of what presence says of one connection, for the same reason; longer infos are left out
 
 _encode = msgspec.json.encode
 _read_query: Final = msgspec.json.Decoder(ConnectionQuery).decode
@@ -192,6 +193,8 @@ class LocalConnections:
         names: tuple[str, ...] = ()
         if with_channels:
             names = tuple(heapq.nsmallest(MOST_CHANNELS, connection.channels))
+        info = connection.info or b"null"
+        has_room = len(info) <= MOST_INFO_BYTES
         return ConnectionInfo(
             client=connection.id,
             user=connection.user,
@@ -205,8 +208,9 @@ class LocalConnections:
             received=connection.received,
             outbox_bytes=connection.outbox.waiting_bytes,
             paused=connection.outbox.is_paused,
-            info=msgspec.Raw(connection.info or b"null"),
+            info=msgspec.Raw(info if has_room else b"null"),
             channel_names=names,
+            info_bytes=msgspec.UNSET if has_room else len(info),
         )
 
 

@@ -34,7 +34,8 @@ class ConnectionInfo(msgspec.Struct, frozen=True):
     `channels`: how many it is subscribed to, its user's own among them; `sent`: messages passed to it; `received`:
     operations of its client; `outbox_bytes`: what its client has not read; `paused`: the client does not read at
     the moment; `info`: what presence says of it, JSON; `channel_names`: of the first 200,
-    only if they were asked for, and the answer had room for them.
+    only if they were asked for, and the answer had room for them; `info_bytes`: how long `info` is, if it is left out
+    because it is too long, and then `info` is null.
     """
 
     client: str
@@ -51,6 +52,7 @@ class ConnectionInfo(msgspec.Struct, frozen=True):
     paused: bool
     info: msgspec.Raw
     channel_names: tuple[str, ...] = ()
+    info_bytes: int | msgspec.UnsetType = msgspec.UNSET
 
 
 class ConnectionPage(msgspec.Struct, frozen=True):

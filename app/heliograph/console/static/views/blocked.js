@@ -1,5 +1,6 @@
 import { announce, byId, element } from "../dom.js";
 import { duration } from "../format.js";
+import { Pager } from "./pager.js";
 import { nameOf } from "./table.js";
 
 const LIMIT = 50;
@@ -8,7 +9,7 @@ const LIMIT = 50;
 export class BlockedList {
   #session;
   #onActed;
-  #limit = LIMIT;
+  #pager;
 
   /**
    * @param {import("../operator_session.js").OperatorSession} session
@@ -21,17 +22,21 @@ export class BlockedList {
       event.preventDefault();
       this.#block();
     });
-    byId("blocked-more").addEventListener("click", () => {
-      this.#limit = Math.min(500, 2 * this.#limit);
-      onActed();
-    });
+    this.#pager = new Pager(onActed);
+    byId("blocked").after(this.#pager.node);
   }
 
   async load() {
-    const { users, total, next } = await this.#session.call("blocked", { limit: this.#limit });
-    byId("blocked-sum").textContent = total ? String(total) : "";
+    const { users, total, next = "" } = await this.#session.call("blocked", { limit: LIMIT, cursor: this.#pager.cursor });
+    // All of the last page have been let in again.
+    if (!users.length && this.#pager.cursor) {
+      this.#pager.reset();
+      await this.load();
+      return;
+    }
+    this.#pager.show(next, "");
+    byId("blocked-sum").textContent = total ? total.toLocaleString() : "";
     byId("blocked-none").hidden = total > 0;
-    byId("blocked-more").hidden = !next || this.#limit >= 500;
     const rows = users.map(({ user, remaining_s }) => {
       const lift = element("button", { type: "button", class: "button small" }, "Unblock");
       lift.setAttribute("aria-label", `Unblock ${user}`);

@@ -87,6 +87,7 @@ export class ConnectionDetails {
       Received: counted(each.received, "operation"),
       Outbox: `${bytes(each.outbox_bytes)}${each.paused ? " · the client does not read" : ""}`,
       ...(each.info !== null && { Info: element("code", { class: "mono wrap" }, JSON.stringify(each.info)) }),
+      ...(each.info_bytes && { Info: `${bytes(each.info_bytes)}, too long to be shown` }),
     };
     byId("connection-facts").replaceChildren(
       ...Object.entries(facts).map(([name, value]) => element("div", {}, element("dt", {}, name), element("dd", {}, value))),

@@ -122,7 +122,7 @@ export class ConnectionsView {
     const now = Date.now();
     this.#table.show(
       connections.map((each) => this.#row(each, now)),
-      "No connection is meant by that.",
+      "No connections match.",
     );
     this.#pager.show(next, counted(total, "connection"));
     const silent = replicas.filter((each) => each.error).map((each) => `${each.name}: ${each.error}`);
