@@ -120,6 +120,37 @@ async def test_so_many_at_once_and_so_many_that_wait(server: Server) -> None:
     assert server.connections == 2
 
 
+async def test_without_a_queue_only_calls_under_way_are_admitted(server: Server) -> None:
+    """Fails if a queue of 0 refuses every call, or lets one wait."""
+    server.open.clear()
+    async with endpoint(Hook.RPC, server.url, concurrency=1, queue=0, timeout_s=5) as (rpc, stats):
+        call = asyncio.create_task(outcome(rpc))
+        await eventually(lambda: len(server.requests) == 1)
+        assert await outcome(rpc) == "unavailable"
+        server.open.set()
+        assert await call == await outcome(rpc) == "{}"
+        assert (stats.refused, stats.failed) == (1, 0)
+
+
+async def test_no_client_replaces_what_the_backend_knows_the_cluster_by(server: Server) -> None:
+    """Fails if a header of the client comes in the place of one that the settings give, in any case."""
+    async with endpoint(Hook.RPC, server.url, static_headers={"X-Key": "s3cret"}) as (rpc, _):
+        await rpc.call(b"{}", (("x-key", "forged"), ("cookie", "a=1")))
+    head = server.requests[0].lower()
+    assert b"x-key: s3cret" in head and b"cookie: a=1" in head and b"forged" not in head
+
+
+async def test_an_answer_that_is_no_http_puts_no_secret_into_the_log(
+    server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Fails if the URL's password or query is logged with an error of the HTTP client, whose text has the URL."""
+    server.answer = lambda _: b"HTTP/1.1 2x0 nonsense\r\n\r\n"
+    async with endpoint(Hook.RPC, server.url.replace("//", "//name:word@") + "/?key=hidden") as (rpc, _):
+        assert await outcome(rpc) == "unavailable"
+    assert "nonsense" in caplog.text
+    assert "word" not in caplog.text and "hidden" not in caplog.text
+
+
 async def test_a_dead_backend_is_left_alone(server: Server, caplog: pytest.LogCaptureFixture) -> None:
     """Fails if 10,000 callers wait in line for a backend that hangs, each for its turn and its time-out; or it is not
     found again when it is back; or the log has a line for each, or shows a secret."""

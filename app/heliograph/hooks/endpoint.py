@@ -10,7 +10,7 @@ from yarl import URL
 
 from heliograph.errors import HookUnavailable
 from heliograph.hooks.circuit import Circuit
-from heliograph.hooks.http import BackendHttp, shown
+from heliograph.hooks.http import BackendHttp, shown, text_of
 from heliograph.protocol.decision import Hook
 from heliograph.protocol.peer import Headers
 from heliograph.settings import HookSettings
@@ -61,6 +61,7 @@ class HookEndpoint:
         self._shown = shown(url)
         self._http = http
         self._timeout_s = settings.timeout_s
+        self._own_headers = frozenset(map(str.lower, settings.static_headers))  # no client can replace these
         self._most_waiting = settings.queue
         self._most_bytes = settings.answer_bytes
         self._stats = stats
@@ -77,7 +78,7 @@ class HookEndpoint:
         Raises:
             HookUnavailable: there is none, or none in time. Temporary.
         """
-        if not self._circuit.admits() or self._waiting >= self._most_waiting:
+        if (self._slots.locked() and self._waiting >= self._most_waiting) or not self._circuit.admits():
             raise self._refused()
         is_trial = self._circuit.is_open
         began = self._monotonic()
@@ -89,7 +90,7 @@ class HookEndpoint:
         except ValueError as error:  # a header that cannot be sent, which is no fault of the backend
             raise self._failed(str(error), is_dead=False) from None
         except (aiohttp.ClientError, GatewayError, OSError) as error:
-            raise self._failed(f"{type(error).__name__}: {error}", is_dead=True) from None
+            raise self._failed(text_of(error), is_dead=True) from None
         except BadAnswer as error:
             self._answered()
             raise self._failed(str(error), is_dead=False) from None
@@ -121,8 +122,9 @@ class HookEndpoint:
 
     async def _post(self, body: bytes, headers: Headers) -> bytes:
         answer = bytearray()
+        passed_on = [each for each in headers if each[0].lower() not in self._own_headers]
         async with self._http.session.post(
-            self._url, data=body, headers=list(headers), allow_redirects=False
+            self._url, data=body, headers=passed_on, allow_redirects=False
         ) as response:
             if response.status != 200:
                 text = f"it answers {response.status}, not 200"

@@ -57,3 +57,9 @@ def shown(url: str) -> str:
     """Return as much of a URL as may be logged: without user, password, query and fragment."""
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+
+def text_of(error: Exception) -> str:
+    """Return an error of a call for the log. The text of some has the whole URL, with what `shown` leaves out."""
+    text = error.message if isinstance(error, aiohttp.ClientResponseError) else str(error)
+    return f"{type(error).__name__}: {text}"

@@ -9,7 +9,7 @@ import aiohttp
 import msgspec
 from yarl import URL
 
-from heliograph.hooks.http import BackendHttp, shown
+from heliograph.hooks.http import BackendHttp, shown, text_of
 from heliograph.protocol.lifecycle import EventBatch, LifecycleEvent
 from heliograph.protocol.signature import signed_headers
 from heliograph.settings import WebhookSettings
@@ -54,7 +54,7 @@ class WebhookEndpoint:
         except TimeoutError:
             return NotTaken(f"no answer within {self._timeout_s:g} s")
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            return NotTaken(f"{type(error).__name__}: {error}")
+            return NotTaken(text_of(error))
         if status in TAKEN:
             return None
         return NotTaken(f"it answers {status}", too_large=status == TOO_LARGE)
