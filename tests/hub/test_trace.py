@@ -7,7 +7,7 @@ import msgspec
 
 from heliograph.codecs.plain.codec import PlainCodec
 from heliograph.hub.connection import Connection
-from heliograph.hub.frames import Encoding, payload_only
+from heliograph.hub.frames import Encoding, EventFrame, payload_only, text_frame
 from heliograph.hub.hub import Hub
 from heliograph.hub.outbox import FlushScheduler, Outbox
 from heliograph.hub.trace import ENDED, MOST_ID, NAMES, NO_TRACE, TraceRing
@@ -85,6 +85,25 @@ class TestWhatIsNoted:
         self.bob.close(3008, "slow")
         assert events(self.ring) == ["paused", "ended"]
         assert self.ring.read()[0][-1][6:] == (2, 0, "m1\nm2")
+
+    def test_data_name_no_other_message(self) -> None:
+        """Fails if an author's data can have another message taken for dropped, or fill the memory with long names."""
+        codec, head = PlainCodec(8), b'{"type":"message","channel":"#bob","data":1,'
+        forged = head + b'"message_id":"m9","sent_at":"now"}'
+        texts = [b"1", b'{"message_id":"m9"}', forged, b'{"message_id":"%b"}' % (b"x" * 10**5)]
+        noted = [msgspec.structs.replace(message(f"m{n}"), data=msgspec.Raw(text)) for n, text in enumerate(texts)]
+        payloads = [codec.encode(each) for each in noted]
+        for frames in (
+            payloads,
+            [EventFrame(each, event) for each, event in zip(payloads, noted, strict=True)],
+            [b"".join(map(text_frame, payloads))],
+            [b"\xc1\x02ab" + text_frame(payloads[0]), *map(text_frame, payloads[1:])],
+        ):
+            self.ring.ended("c1", frames)
+            assert self.ring.read()[0][-1][8] == "m0\nm1\nm2\nm3"
+        long = codec.encode(message("x" * 10**5))
+        self.ring.ended("c1", [long, b'{"type":"progress","message":{"message_id":"m9"}}', b"\x81"])
+        assert self.ring.read()[0][-1][8] == "x" * MOST_ID
 
     def test_what_was_written_is_not(self) -> None:
         """Fails if a message that was written before the end counts as dropped."""

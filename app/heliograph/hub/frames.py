@@ -64,6 +64,25 @@ def text_frame(payload: bytes) -> bytes:
     return b"\x81\x7f" + size.to_bytes(8) + payload
 
 
+def payloads_in(frames: bytes) -> list[bytes]:
+    """Return the payloads of WebSocket frames that follow each other; text without frames as it is."""
+    found: list[bytes] = []
+    at = 0
+    while at + 1 < len(frames):  # other binary data are taken for frames of any size, and come to an end here
+        if frames[at] < 0x80:
+            found.append(frames[at:])
+            break
+        size = frames[at + 1]
+        at += 2
+        if size >= 126:
+            digits = 2 if size == 126 else 8
+            size = int.from_bytes(frames[at : at + digits])
+            at += digits
+        found.append(frames[at : at + size])
+        at += size
+    return found
+
+
 class Encoding(Generic[F]):
     """A codec and the framing around it. Connections that share an `Encoding` object share its frames.
 

@@ -5,10 +5,11 @@ delivered to, and whether it was written to them, follows from the rare notes: w
 reading and went on, and what was dropped at an end. `cluster/trace_account.py` draws that conclusion.
 """
 
-import re
 from collections.abc import Sequence
 from time import time
 from typing import TYPE_CHECKING, Any, Final
+
+from heliograph.hub.frames import payloads_in
 
 if TYPE_CHECKING:
     from heliograph.ports import AppendResult, Draft
@@ -20,7 +21,9 @@ MOST_DROPPED: Final = 100  # messages that are named of what is not written at t
 HERE: Final = "here"  # how far a message got that was not published: only this replica needs it
 MOST_ID: Final = 128  # characters of a message's id: one that a program makes up may have any length
 
-_MESSAGE_ID: Final = re.compile(rb'"message_id":"([^"\\]+)"')
+# Of a message in the plain format: how it begins, and what stands before its id. The author's data come between them.
+_MESSAGE: Final = b'{"type":"message",'
+_BEFORE_ID: Final = b'"message_id":"'
 
 
 # What a note is of.
@@ -311,9 +314,12 @@ def _ids_in(frames: Sequence[Any]) -> list[str]:
     """Return the messages in the last frames, as far as their format names them."""
     found: list[str] = []
     for frame in list(frames)[-MOST_DROPPED:]:
-        payload = getattr(frame, "payload", frame)
-        if isinstance(payload, bytes):
-            found += [each.decode(errors="replace") for each in _MESSAGE_ID.findall(payload)]
+        whole = getattr(frame, "payload", frame)
+        if isinstance(whole, bytes):
+            for payload in payloads_in(whole):
+                if payload.startswith(_MESSAGE):
+                    first = payload.rfind(_BEFORE_ID) + len(_BEFORE_ID)
+                    found.append(payload[first : payload.find(b'"', first)][:MOST_ID].decode(errors="replace"))
     return found[-MOST_DROPPED:]
 
 
