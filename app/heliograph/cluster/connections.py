@@ -31,7 +31,8 @@ DESCRIBED: Final = 10  # connections that are described in a row, with the names
 MOST_CHANNELS: Final = 200  # names of channels that are told of one connection
 # Names of channels in one answer: it goes over the bus, where Redis closes a replica that is far behind (32 MB).
 MOST_NAMES_BYTES: Final = 262_144
-MOST_INFO_BYTES: Final = 2048  # of what presence says of one connection, for the same reason; longer infos are left out
+# Of what presence says of one connection, for the same reason: what is longer is left out.
+MOST_INFO_BYTES: Final = 2048
 
 _encode = msgspec.json.encode
 _read_query: Final = msgspec.json.Decoder(ConnectionQuery).decode
