@@ -87,7 +87,7 @@ class TestWhatIsNoted:
         assert self.ring.read()[0][-1][6:] == (2, 0, "m1\nm2")
 
     def test_data_name_no_other_message(self) -> None:
-        """Fails if an author's data can have another message taken for dropped, or fill the memory with long names."""
+        """Fails if an author's data can have another message taken for dropped, or fill the memory with names."""
         codec, head = PlainCodec(8), b'{"type":"message","channel":"#bob","data":1,'
         forged = head + b'"message_id":"m9","sent_at":"now"}'
         texts = [b"1", b'{"message_id":"m9"}', forged, b'{"message_id":"%b"}' % (b"x" * 10**5)]
