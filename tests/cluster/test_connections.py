@@ -172,7 +172,7 @@ async def test_names_of_channels_do_not_fill_the_bus(two: list[Member], monkeypa
 
 
 async def test_long_infos_are_left_out_with_their_length(two: list[Member]) -> None:
-    """Fails if what tokens say of their users makes an answer as large as they like, or nobody is told.""""
+    """Fails if what tokens say of their users makes an answer as large as they like, or nobody is told."""
     most = connections_module.MOST_INFO_BYTES
     for user, size in (("long", most + 1), ("short", most)):
         (await two[1].connect(user)).connection.info = b'"%b"' % (b"x" * (size - 2))
