@@ -21,25 +21,28 @@ class SystemClock:
 
 
 class Timestamps:
-    """The present time as `iso8601` writes it, computed once a millisecond."""
+    """The present time as `iso8601` writes it, computed once a millisecond. Any number of threads may ask."""
 
     def __init__(self, clock: Clock) -> None:
         self._now = clock.now
-        self._second = -1
-        self._begin = self._end = 0.0  # of the millisecond that `_text` holds
-        self._up_to_the_second = self._text = ""
+        # What belongs together is replaced in one step, for other threads.
+        self._second = (-1, "")  # and its text without milliseconds
+        self._millisecond = (0.0, 0.0, "")  # its begin, its end and its text
 
     def __call__(self) -> str:
         now = self._now()
-        if not self._begin <= now < self._end:
-            millisecond = int(now * 1000)
-            second, fraction = divmod(millisecond, 1000)
-            if second != self._second:
-                self._second = second
-                self._up_to_the_second = iso8601(second).removesuffix("000Z")
-            self._begin, self._end = millisecond / 1000, (millisecond + 1) / 1000
-            self._text = f"{self._up_to_the_second}{fraction:03d}Z"
-        return self._text
+        begin, end, text = self._millisecond
+        if begin <= now < end:
+            return text
+        millisecond = int(now * 1000)
+        second, fraction = divmod(millisecond, 1000)
+        known, up_to_the_second = self._second
+        if second != known:
+            up_to_the_second = iso8601(second).removesuffix("000Z")
+            self._second = second, up_to_the_second
+        text = f"{up_to_the_second}{fraction:03d}Z"
+        self._millisecond = millisecond / 1000, (millisecond + 1) / 1000, text
+        return text
 
 
 def iso8601(timestamp_s: float) -> str:

@@ -1,17 +1,18 @@
 """A publisher's data, checked and in the form that the cluster's own scripts take. Pure."""
 
 import operator
-import uuid
-from collections.abc import Sequence
+import os
+import secrets
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
 from heliograph.backends.redis.call_batch import Call
 from heliograph.backends.redis.keys import Keys
 from heliograph.backends.redis.log import AppendCalls, read_append_answer
-from heliograph.clock import Clock, iso8601
+from heliograph.clock import Clock, Timestamps
 from heliograph.codecs.plain.cursor import format_cursor
 from heliograph.errors import BadChannel, BadData, BadUserId, HeliographError
 from heliograph.ports import Draft
@@ -23,6 +24,9 @@ from heliograph.protocol.namespace import Namespaces
 from heliograph.protocol.position import Position
 from heliograph.protocol.publication import check_data
 from heliograph.protocol.run import RunUpdate, channel_of_run
+
+_encode = msgspec.json.Encoder().encode
+_VARIANT: Final = {digit: "89ab"[int(digit, 16) & 3] for digit in "0123456789abcdef"}  # of a random UUID
 
 MAX_KEY_BYTES = 255
 MAX_LINE_CHARACTERS = 32_768  # of a log line: the outbox of a slow client holds few long ones
@@ -56,6 +60,8 @@ class Drafting:
         self.clock = clock
         self._max_depth = max_depth
         self._calls = AppendCalls(keys)
+        self._name = secrets.token_hex(4)
+        self._timestamp = Timestamps(clock)
 
     def into(self, keys: Keys) -> "Drafting":
         """Return the same for another Redis of the cluster."""
@@ -109,20 +115,31 @@ class Drafting:
         )
         return self._draft(channel, msgspec.Raw(b"{}"), idempotency_key, update, tags)
 
-    def line(self, project_id: str | int, line: str, stream: str, idempotency_key: str | None = None) -> Draft:
-        """Make a draft of a line of a project's output, without its line end."""
-        data = {
-            "line": as_line(_checked_text(line, "a line", BadData)),
-            "stream": as_text(_checked_text(stream, "a stream's name", BadData)),
-        }
-        return self.publication(f"logs:{project_id}", data, idempotency_key)
+    def lines(self, project_id: str | int, lines: Iterable[tuple[str, str]]) -> list[Draft]:
+        """Make drafts of lines of a project's output, without their line ends, each with its stream's name.
+
+        What is the same for all of them is found out once. Two texts are data that every reader can decode.
+        """
+        channel = _checked(f"logs:{project_id}")
+        kind = kind_of(self.namespaces.of(channel))
+        streams: dict[str, str] = {}
+        drafts: list[Draft] = []
+        for line, stream in lines:
+            text = as_line(_checked_text(line, "a line", BadData))
+            name = streams.get(_checked_text(stream, "a stream's name", BadData))
+            if name is None:
+                name = streams[stream] = as_text(stream)
+            raw = msgspec.Raw(_encode({"line": text, "stream": name}))
+            drafts.append(self._draft(channel, raw, None, kind.check(raw), None))
+        return drafts
 
     def is_kept(self, draft: Draft) -> bool:
         return not self.namespaces.of(draft.channel).ephemeral
 
     def call(self, draft: Draft) -> Call:
-        """Return keys and arguments for the append script."""
-        return self._calls.of(draft, self.namespaces.of(draft.channel), lease="")
+        """Return keys and arguments for the append script. They say in which second this publisher makes them."""
+        due = f"{self._name}.{int(self.clock.monotonic())}"
+        return self._calls.of(draft, self.namespaces.of(draft.channel), lease="", due=due)
 
     def passing(self, draft: Draft) -> tuple[str, bytes]:
         """Return the bus channel and the envelope of a draft that is not kept."""
@@ -157,12 +174,12 @@ class Drafting:
         update: ChannelUpdate | None,
         tags: dict[str, str] | None,
     ) -> Draft:
-        message_id = uuid.uuid4().hex
+        message_id = _message_id()
         return Draft(
             channel=channel,
             data=data,
             message_id=message_id,
-            sent_at=iso8601(self.clock.now()),
+            sent_at=self._timestamp(),
             update=update,
             idempotency_key=_checked_key(key) if key is not None else message_id,
             tags=tags,
@@ -190,6 +207,8 @@ def check_run_id(run_id: str) -> str:
 
 def as_text(text: str) -> str:
     """Return the text with halves of surrogate pairs, which are not valid Unicode, written as escapes."""
+    if text.isascii():
+        return text
     return text.encode("utf-8", "backslashreplace").decode()
 
 
@@ -244,6 +263,12 @@ def described(error: object) -> str:
         return text
     name = type(error).__name__
     return f"{name}: {text}" if text else name
+
+
+def _message_id() -> str:
+    """Return what `uuid.uuid4().hex` does, in a third of the time."""
+    digits = os.urandom(16).hex()
+    return f"{digits[:12]}4{digits[13:16]}{_VARIANT[digits[16]]}{digits[17:]}"
 
 
 def _checked(channel: str) -> str:

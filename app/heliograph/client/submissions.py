@@ -63,7 +63,7 @@ class Submissions:
         self, project_id: str | int, lines: Sequence[tuple[str, str]], deadline_s: float | None = None
     ) -> Submission:
         """Make the submission of lines, each with its stream."""
-        return self._submission([self._drafting.line(project_id, *line) for line in lines], deadline_s)
+        return self._submission(self._drafting.lines(project_id, lines), deadline_s)
 
     def _submission(self, drafts: list[Draft], deadline_s: float | None = None) -> Submission:
         deadline_s = self._deadline_s if deadline_s is None else _checked(deadline_s)

@@ -87,6 +87,8 @@ class SyncScripts:
                 shas = self._shas
             left = [number for number in range(len(calls)) if number not in results]
             answers = self._keep(name, [("EVALSHA", shas[name], *calls[number]) for number in left], self._send)
+            if not results and not any(isinstance(answer, Exception) for answer in answers):
+                return answers  # as nearly always: none has to be sent again
             results |= {
                 number: answer
                 for number, answer in zip(left, answers, strict=True)
