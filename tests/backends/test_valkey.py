@@ -11,6 +11,7 @@ ROOT = Path(__file__).parents[2]
 TESTS = (
     *(str(path.relative_to(ROOT)) for path in sorted(Path(__file__).parent.glob("test_*_contract.py"))),
     "tests/backends/redis/test_acknowledgement.py::TestSeamless::test_reading_goes_on_without_a_word",
+    "tests/backends/redis/test_acknowledgement.py::TestConfirmation::test_a_repetition_that_cannot_be_confirmed",
 )
 
 

@@ -242,6 +242,27 @@ class TestConfirmation:
         assert again.position.offset == 3
         assert kept(await writer.read(first.position)) == ["second", "third"]
 
+    async def test_a_repetition_that_cannot_be_confirmed(self, pair: RedisPair, namespace: str) -> None:
+        """Fails if WAIT counts though the write before it was refused: on Valkey it then speaks of no write."""
+        options: dict[str, Any] = {"ack": "replica", "prefix": f"{namespace}:", "deadline_s": 0}
+        pair.replica.freeze()
+        try:
+            async with AsyncPublisher(pair.master.url, **options) as first:
+                with pytest.raises(PublishError, match="kept, but not confirmed"):
+                    await first.publish("c", 1, "k")
+            pair.master.command("CONFIG", "SET", "min-replicas-to-write", "2")
+            async with AsyncPublisher(pair.master.url, **options) as waiting:
+                with pytest.raises(PublishError, match="kept, but not confirmed"):
+                    await waiting.publish("c", 1, "k")
+            plain = Publisher(pair.master.url, **options)
+            with plain, pytest.raises(PublishError, match="kept, but not confirmed"):
+                await asyncio.to_thread(plain.publish, "c", 1, "k")
+        finally:
+            pair.master.command("CONFIG", "SET", "min-replicas-to-write", "0")
+            pair.replica.thaw()
+        async with AsyncPublisher(pair.master.url, **options) as again:
+            assert (await again.publish("c", 1, "k")).offset == 1
+
     async def test_a_connection_that_ends_meanwhile(self, pair: RedisPair, writer: Writer) -> None:
         """Fails if a message counts because another connection was told that all is well."""
         await writer.append("first")

@@ -20,6 +20,11 @@ class Unconfirmed(RedisError):
     """The call was carried out, but too few replicas of Redis have said in time that they have it too."""
 
 
+def unsure(error: Exception) -> Unconfirmed:
+    """Return the error of a call that was carried out, whatever became of the confirmation."""
+    return error if isinstance(error, Unconfirmed) else Unconfirmed(f"kept, but not confirmed: {error}")
+
+
 @dataclass(frozen=True, slots=True)
 class Acknowledgement:
     """The mode of one Redis server. `replicas`: how many must confirm, in mode `replica`."""

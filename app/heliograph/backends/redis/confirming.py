@@ -10,13 +10,14 @@ WAIT begins. One that joins during a WAIT, as an old master does after a failove
 
 import asyncio
 from collections.abc import Sequence
+from functools import partial
 from time import monotonic
 from typing import Any, Final, Protocol
 
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from heliograph.backends.redis.acknowledgement import Acknowledgement, Unconfirmed
-from heliograph.backends.redis.call_batch import Call, nobody
+from heliograph.backends.redis.acknowledgement import Acknowledgement, Unconfirmed, unsure
+from heliograph.backends.redis.call_batch import Call
 from heliograph.backends.redis.keys import Keys
 from heliograph.backends.redis.link import MOST_OUTSTANDING, Link, OnReply, call_back
 from heliograph.backends.redis.link_errors import LinkFull
@@ -67,6 +68,8 @@ class Confirming:
         self._is_due = False  # WAIT will be sent at the end of this iteration
         self._is_waiting = False  # WAIT is under way ...
         self._until = 0.0  # ... and may be repeated until then, by the monotonic clock
+        self._rounds = 0
+        self._unwritten: Exception | None = None  # why the write before the WAIT of this round does not count
 
     def call(self, name: str, call: Call, done: OnReply) -> None:
         """See `Keeping.call`."""
@@ -103,15 +106,22 @@ class Confirming:
             return  # which WAIT would hold up; the answers to what waits for that are confirmed
         self._is_waiting = True
         self._until = monotonic() + self._patience_s
-        self._link.call(self._write, nobody, is_rare=True)
+        self._rounds += 1
+        self._unwritten = RedisConnectionError("the slot has moved meanwhile")  # so it is written elsewhere, later
+        self._link.call(self._write, partial(self._wrote, self._rounds), is_rare=True)
         self._link.call(self._wait, self._waited, is_rare=True)
+
+    def _wrote(self, number: int, reply: Any) -> None:
+        """Note whether WAIT has a write to speak of: it counts every replica as having none."""
+        if number == self._rounds:
+            self._unwritten = reply if isinstance(reply, Exception) else None
 
     def _waited(self, reply: Any) -> None:
         """Wait once more if replicas lack something and there is time. WAIT speaks of its own connection only.
 
         Calls whose script was unknown have not been carried out yet: nothing waits for them.
         """
-        error = reply if isinstance(reply, Exception) else self._ack.check(reply)
+        error = reply if isinstance(reply, Exception) else self._unwritten or self._ack.check(reply)
         connection, first = self._link.connections, self._sent[0] if self._sent else None
         is_worth_it = first is not None and first.is_answered and first.connection == connection
         if isinstance(error, Unconfirmed) and is_worth_it and monotonic() < self._until:
@@ -137,9 +147,9 @@ class Confirming:
             answer = sent.answer
             if not isinstance(answer, Exception):
                 if error is not None:
-                    answer = _unsure(error)
+                    answer = unsure(error)
                 elif sent.connection != connection:
-                    answer = _unsure(RedisConnectionError("the connection has ended meanwhile"))
+                    answer = unsure(RedisConnectionError("the connection has ended meanwhile"))
                 else:
                     self._publish_time.observe(now - sent.began_at)
             call_back(sent.done, answer)
@@ -162,8 +172,3 @@ class _Sent:
         self.is_answered = True
         self.answer = reply
         self.connection = self._owner.on_answer()
-
-
-def _unsure(error: Exception) -> Unconfirmed:
-    """Return the error of a call that was carried out, whatever became of the confirmation."""
-    return error if isinstance(error, Unconfirmed) else Unconfirmed(f"kept, but not confirmed: {error}")

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from redis import Redis
 from redis.exceptions import NoScriptError, ResponseError
 
-from heliograph.backends.redis.acknowledgement import CONFIRM_PART, IN_MEMORY, NOT_DURABLE, Acknowledgement
+from heliograph.backends.redis.acknowledgement import CONFIRM_PART, IN_MEMORY, NOT_DURABLE, Acknowledgement, unsure
 from heliograph.backends.redis.call_batch import Call, in_batches, parameters_of
 from heliograph.backends.redis.client import TIMEOUT_S, unusable
 from heliograph.backends.redis.keys import Keys
@@ -113,11 +113,13 @@ class SyncScripts:
         """
         if not self._ack.confirms or name not in KEEPING:
             return send(commands)
-        *answers, _, confirmed = send([*commands, *self._confirmation])
+        *answers, written, confirmed = send([*commands, *self._confirmation])
         if all(isinstance(answer, Exception) for answer in answers):
             return answers
-        [count] = raise_first_error([confirmed])
-        if (error := self._ack.check(count)) is not None:
+        for answer in (written, confirmed):  # WAIT counts every replica if nothing was written
+            if isinstance(answer, Exception):
+                raise unsure(answer)
+        if (error := self._ack.check(confirmed)) is not None:
             raise error
         return answers
 
