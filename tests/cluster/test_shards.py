@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -19,11 +20,13 @@ from heliograph import (
     PublishError,
     StreamEntry,
 )
+from heliograph.backends.redis.keys import Keys
 from heliograph.client.shard_list import ShardList
 from tests.conftest import StartReplica
 from tests.support.client import Client
 from tests.support.http import http_client
 from tests.support.metrics import families, scrape
+from tests.support.ports import free_port
 from tests.support.redis_server import RedisServer
 from tests.support.replicas import RunningReplica, run_replica, settings_for
 from tests.support.shards import RedisShards
@@ -324,6 +327,24 @@ class TestAShardThatFails:
             await clients[1].next("message", data="after")
             assert (await alice.send(users[1], "now", ephemeral=True))["type"] == "ack"
             await clients[1].next("message", data="now")
+
+    def test_workers_of_the_others_keep_their_runs(self, shards: RedisShards, namespace: str) -> None:
+        """Fails if runs count as lost, or lost ones are not found, because the Redis of another one is gone."""
+        keys = Keys(f"{namespace}:", f"{namespace}:events")
+        urls = [shards.urls[0], f"redis://127.0.0.1:{free_port()}/0", shards.urls[2]]
+        first, gone, last = (name.removeprefix("run:") for name in shards.names("run:"))
+
+        def leased() -> list[str]:
+            return [shards.servers[number].command("ZRANGE", keys.run_leases, "0", "-1") for number in (0, 2)]
+
+        with Publisher(urls, prefix=keys.prefix, bus_channel=keys.bus_channel) as publisher:
+            with pytest.raises(PublishError):
+                publisher.lease_runs([gone, first, last], 0.001)
+            assert leased() == [first, last]
+            time.sleep(0.01)  # until the leases have run out
+            with pytest.raises(PublishError):
+                publisher.reap_lost_runs()
+            assert leased() == ["", ""]
 
 
 class TestAnotherLayout:

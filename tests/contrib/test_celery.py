@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -14,6 +14,7 @@ from celery import Celery
 from redis import Redis
 
 from heliograph.client.publisher import Publisher
+from heliograph.errors import PublishError
 from tests.conftest import StartReplica
 from tests.support.client import Client
 from tests.support.redis_cluster import RedisCluster
@@ -347,3 +348,31 @@ def test_a_worker_without_redis_works_on(
     finally:
         module._on_shutdown()
         module.configure()
+
+
+def test_a_shard_that_is_gone_keeps_no_end_of_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fails if the end of a run is not told as long as the Redis of another run is away."""
+    from heliograph.contrib import celery as module
+
+    class OneGone(Publisher):
+        def publish_progress(self, run_id: str, *_: Any, **__: Any) -> Any:
+            if run_id.startswith("gone"):
+                raise PublishError("away")
+            told.append(run_id)
+
+        def lease_runs(self, run_ids: Sequence[str], ttl_s: float) -> None:
+            raise PublishError("away")
+
+    told: list[str] = []
+    monkeypatch.setattr(module, "SETTLE_S", 0)  # as if each attempt took long
+    runs = module._Runs(module._Options(lambda: OneGone("redis://localhost/0"), lease_ttl_s=0.2))
+    try:
+        for run_id in ("gone-1", "gone-2", "other"):
+            runs.end(run_id, "FAILED", None, None)
+        for _ in range(500):
+            if told:
+                break
+            runs._stopped.wait(0.01)
+    finally:
+        runs.stop()
+    assert told == ["other"]

@@ -3,7 +3,8 @@
 import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TypeVar
 
 from heliograph.client.drafts import Drafting, Published
@@ -23,6 +24,7 @@ from heliograph.protocol.shard_map import ShardMap
 logger = logging.getLogger(__name__)
 
 _Shard = TypeVar("_Shard")
+_T = TypeVar("_T")
 
 
 class ShardedTransport(RedisFailures):
@@ -55,14 +57,13 @@ class ShardedTransport(RedisFailures):
         by_shard: dict[int, list[str]] = defaultdict(list)
         for run_id in run_ids:
             by_shard[self._map.of(channel_of_run(run_id))].append(run_id)
-        for shard, own in by_shard.items():
-            self._shards[shard].lease_runs(own, ttl_s)
+        _all_done([partial(self._shards[shard].lease_runs, own, ttl_s) for shard, own in by_shard.items()])
 
     def release_run(self, run_id: str) -> None:
         self._shards[self._map.of(channel_of_run(run_id))].release_run(run_id)
 
     def reap_lost_runs(self) -> int:
-        return sum(shard.reap_lost_runs() for shard in self._shards)
+        return sum(_all_done([shard.reap_lost_runs for shard in self._shards]))
 
     def _look(self) -> None:
         """Ask every Redis once which shard it is: a list with one mistake is wrong. A dead one is asked later.
@@ -117,6 +118,20 @@ class AsyncShardedTransport(RedisFailures):
                 if not isinstance(answer, self.failures):
                     raise answer
                 logger.debug("the layout of a shard was not checked: %s", answer)
+
+
+def _all_done(calls: Sequence[Callable[[], _T]]) -> list[_T]:
+    """Make all calls, and return what they do. A shard that is away raises only after the others had theirs."""
+    results: list[_T] = []
+    failure: Exception | None = None
+    for call in calls:
+        try:
+            results.append(call())
+        except RedisFailures.failures as error:
+            failure = failure or error
+    if failure is not None:
+        raise failure
+    return results
 
 
 def _one_of_each(targets: Sequence[Target], shards: Sequence[_Shard]) -> list[_Shard]:

@@ -36,6 +36,7 @@ logger = logging.getLogger(__name__)
 
 PROGRESS_DEADLINE_S: Final = 2.0  # how long one update may delay its task
 END_DEADLINE_S: Final = 5.0  # how long the end may delay it; after that it is published in the background
+SETTLE_S: Final = 0.5  # how long attempts that fail may hold up the leases
 SILENCE_S: Final = 5.0  # after an update that could not be published, updates are skipped for this long
 MESSAGE_CHARACTERS: Final = 1000  # of an exception's text
 
@@ -256,17 +257,29 @@ class _Runs:
                 held = list({**self._states, **self._owed})
             try:
                 self._publisher.lease_runs(held, self._options.lease_ttl_s)
-                self.settle(0)
             except Exception as error:  # noqa: BLE001 - without this thread all runs here would be taken for lost
-                logger.warning("leases of %d runs not renewed, retrying: %s", len(held), described(error))
+                logger.warning("leases of %d runs not all renewed, retrying: %s", len(held), described(error))
+            try:
+                self.settle(0)
+            except Exception as error:  # noqa: BLE001 - likewise
+                logger.warning("ends of runs not published, retrying: %s", described(error))
 
     def settle(self, deadline_s: float) -> None:
-        """Publish the ends that are still due, as far as possible now."""
+        """Publish the ends that are still due, as far as possible now.
+
+        One whose Redis is away waits behind those of other shards. If that took long, the rest is for the next time.
+        """
+        until = time.monotonic() + deadline_s + SETTLE_S
         with self._lock:
             owed = dict(self._owed)
         for run_id, ending in owed.items():
             if not self._publish_end(run_id, ending, deadline_s):
-                return
+                with self._lock:
+                    if self._owed.get(run_id) is ending:
+                        self._owed[run_id] = self._owed.pop(run_id)
+                if time.monotonic() > until:
+                    return
+                continue
             with self._lock:
                 if self._owed.get(run_id) is ending:
                     del self._owed[run_id]
