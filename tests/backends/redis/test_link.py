@@ -327,6 +327,26 @@ class TestLoss:
         await linked.link.ping()
         assert "unexpected" not in caplog.text
 
+    async def test_a_server_that_hangs_up_at_once(self, own_redis: RedisServer) -> None:
+        """Fails if a link takes a connection for its own that ended while it was opened, and keeps it for ever."""
+
+        class Ended(Connection):
+            async def connect(self) -> None:
+                await super().connect()
+                self._writer.transport.abort()
+                pool.connection_class = before
+
+        linked = Linked(own_redis.url)
+        pool = linked.client.connection_pool
+        before, pool.connection_class = pool.connection_class, Ended
+        try:
+            linked.call("PING")
+            [error] = await linked.answered(1)
+            assert isinstance(error, NotSent)
+            await linked.link.ping()
+        finally:
+            await linked.client.aclose()
+
     async def test_closing_fails_what_waits_and_the_link_can_live_again(
         self, linked: Linked, own_redis: RedisServer
     ) -> None:

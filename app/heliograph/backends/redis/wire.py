@@ -117,16 +117,16 @@ class Wire(asyncio.Protocol):
         connection: Any = pool.make_connection()  # type: ignore[no-untyped-call]
         try:
             await connection.connect()
+            writer = connection._writer
+            if writer.transport.is_closing():  # it has said so to redis-py, and says it once
+                raise RedisConnectionError("Redis has closed the connection at once")
         except BaseException:
             with suppress(RedisError, OSError):
                 await connection.disconnect(nowait=True)
             raise
-        writer = connection._writer
         connection._reader = connection._writer = None
         wire = cls(cast("asyncio.Transport", writer.transport), receive, lost, on_resume, writer)
         writer.transport.set_protocol(wire)
-        if writer.transport.is_closing():
-            wire.connection_lost(None)
         return wire
 
     def send(self, commands: list[bytes]) -> None:
