@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from heliograph import (
@@ -21,7 +22,10 @@ from heliograph import (
     StreamEntry,
 )
 from heliograph.backends.redis.keys import Keys
+from heliograph.callbacks import await_callback
 from heliograph.client.shard_list import ShardList
+from heliograph.cluster.sharded_bus import ShardedBus
+from heliograph.protocol.envelope import Envelope
 from tests.conftest import StartReplica
 from tests.support.client import Client
 from tests.support.http import http_client
@@ -218,6 +222,21 @@ class TestWhatServersAsk:
 
 
 class TestProgramsBesideTheCluster:
+    async def test_a_replica_is_reached_over_the_shards_in_which_it_listens(
+        self, pair: tuple[RunningReplica, RunningReplica]
+    ) -> None:
+        """Fails if a replica whose bus begins anew in one shard counts as gone: its clients would lose sessions."""
+        one, two = pair
+        bus = ShardedBus([shard.backends.bus for shard in one.replica.shards])
+        envelope = Envelope(message=msgspec.Raw(b"null"), channel="", node_id=bus.node_id)
+
+        async def reach(node_id: str) -> Any:
+            return await await_callback(lambda done: bus.post(node_id, envelope, done))
+
+        await two.replica.shards[0].backends.bus.close()
+        assert await reach(two.replica.node.node_id) == 1
+        assert await reach("0123456789abcdef") == 0
+
     async def test_publishers_and_consumers_find_the_same_shards(
         self, pair: tuple[RunningReplica, RunningReplica], shards: RedisShards, namespace: str
     ) -> None:

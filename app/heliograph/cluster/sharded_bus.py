@@ -1,13 +1,18 @@
 """The bus over several shards: what is for a user or a channel goes over the bus of its shard."""
 
 import asyncio
+import math
 from collections.abc import Callable, Sequence
+from typing import Final
 
+from heliograph.errors import BusUnavailable
 from heliograph.ports import Bus, BusState, Closable, Handler, OnPosted, OnRelayed
 from heliograph.protocol.envelope import Envelope
 from heliograph.protocol.events import Delivery
 from heliograph.protocol.shard_map import ShardMap
 from heliograph.telemetry import BusStats, Histogram
+
+MOST_POSTS: Final = 3  # shards over which one envelope is sent, until it is received
 
 # The state of several buses is that of the one which is worst off.
 _WORST_FIRST = (BusState.NEW, BusState.LOST, BusState.INITIALIZED, BusState.RUNNING)
@@ -97,9 +102,25 @@ class ShardedBus:
         self._of(envelope.address).relay_on(envelope, done)
 
     def post(self, node_id: str, envelope: Envelope, done: OnPosted) -> None:
-        """See `Bus.post`: a replica listens in every shard, so any that works will do."""
-        shard = next((each for each in self.shards if each.ready), self.shards[0])
-        shard.post(node_id, envelope, done)
+        """See `Bus.post`: a replica listens in every shard, so any that works for both will do.
+
+        The other one may not listen in one of them at the moment. So a few are tried, far apart in the list, because
+        virtual shards that follow each other share a server.
+        """
+        working = [each for each in self.shards if each.ready] or [self.shards[0]]
+        self._post(working[:: math.ceil(len(working) / MOST_POSTS)], node_id, envelope, done)
+
+    def _post(self, shards: Sequence[Bus], node_id: str, envelope: Envelope, done: OnPosted) -> None:
+        first, others = shards[0], shards[1:]
+
+        def posted(receivers: int | BusUnavailable) -> None:
+            has_nobody = not receivers.is_unsure if isinstance(receivers, BusUnavailable) else receivers == 0
+            if others and has_nobody:
+                self._post(others, node_id, envelope, done)
+            else:
+                done(receivers)
+
+        first.post(node_id, envelope, posted)
 
     async def publish(self, envelope: Envelope, *, lease: str) -> Delivery | None:
         return await self._of(envelope.address).publish(envelope, lease=lease)
