@@ -139,6 +139,28 @@ async def test_one_replica_pushes_and_another_goes_on(stage: Stage) -> None:
     assert sorted(stats.delivered for stats in counters) == [0, 10, 41]
 
 
+async def test_what_another_replica_has_passed_on_is_not_repeated(stage: Stage) -> None:
+    """Fails if a replica that pushes again, after another one did, goes on with what it had before, out of order."""
+    receiver = Receiver()
+    receiver.status = lambda events: 503
+    await stage.change(2, "before")
+    async with ServedApp(receiver.app) as site:
+        stats = stage.start(site.url)
+        pusher = stage.pushers[0]
+        pusher._retry_first_s = 0.5
+        await eventually(lambda: stats.failed > 0)
+        await stage.client.set(stage.keys.webhook_pusher, "another")
+        await eventually(lambda: not pusher._owned)
+        other = RedisLifecycleFeed(Server(stage.client, stage.keys, node_id="another"), SystemClock())
+        await other.acknowledge(await other.next(100))
+        receiver.status = lambda events: 204
+        await other.disown()
+        await eventually(lambda: pusher._owned)
+        await stage.change(1, "after")
+        await eventually(lambda: stats.delivered > 0)
+    assert [event.user for event in receiver.taken] == ["after-0"]
+
+
 async def test_what_is_never_taken_goes_to_the_dead_letters(
     stage: Stage, monkeypatch: pytest.MonkeyPatch, namespace: str
 ) -> None:

@@ -8,6 +8,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Sequence
+from itertools import takewhile
 from typing import Final
 
 from heliograph.clock import Clock
@@ -50,6 +51,7 @@ class WebhookPusher:
         self._stats = stats
         self._clock = clock
         self._owned = False
+        self._term = 0  # counts the times that this replica has become the pusher
         self._logged_at = -LOG_EVERY_S
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -85,6 +87,7 @@ class WebhookPusher:
                 owned = False
                 logger.exception("becoming the pusher of webhooks failed with an unexpected error; retrying")
             if owned and not self._owned:
+                self._term += 1
                 logger.info("this replica pushes lifecycle events to %s", self._endpoint.shown)
             self._owned = owned
             await asyncio.sleep(STANDBY_S)
@@ -94,9 +97,10 @@ class WebhookPusher:
             events: Sequence[LifecycleEvent] = ()
             try:
                 if self._owned:
+                    term = self._term
                     events = await self._feed.next(self._batch)
                     if events:
-                        await self._push(events)
+                        await self._push(events, term)
                     else:
                         self._stats.waiting_s[self] = 0.0
                 else:
@@ -110,29 +114,29 @@ class WebhookPusher:
             if not events:
                 await asyncio.sleep(IDLE_S)
 
-    async def _push(self, events: Sequence[LifecycleEvent]) -> None:
-        """Post the events until they are taken, or are too old, or another replica has taken over."""
+    async def _push(self, events: Sequence[LifecycleEvent], term: int) -> None:
+        """Post the events until they are taken, or are too old, or another replica has taken over since `term`."""
         attempts = 0
-        while events and self._owned:
+        while events and self._owns(term):
             problem = await self._post(events)
             if problem is None:
                 return
             attempts += 1
             if problem.too_large and len(events) > 1:
-                await self._push(events[: len(events) // 2])
+                await self._push(events[: len(events) // 2], term)
                 events, attempts = events[len(events) // 2 :], 0
                 continue
-            if attempts >= LEAST_ATTEMPTS and (late := [each for each in events if self._is_late(each)]):
-                await self._give_up(late)
+            if attempts >= LEAST_ATTEMPTS and (late := list(takewhile(self._is_late, events))):
+                await self._give_up(late, term)
                 events = events[len(late) :]
                 continue
             await asyncio.sleep(self._delay_s(attempts))
 
-    async def _give_up(self, events: Sequence[LifecycleEvent]) -> None:
+    async def _give_up(self, events: Sequence[LifecycleEvent], term: int) -> None:
         """Move those events to the dead letters that are not taken alone either: one may have held up the others."""
         before, reason = self._stats.dead, ""
         for event in events:
-            if not self._owned:
+            if not self._owns(term):
                 break
             if (problem := await self._post([event])) is not None:
                 reason = problem.reason
@@ -169,6 +173,10 @@ class WebhookPusher:
             self._logged_at = now
             text = "the receiver of webhooks at %s has not taken %d events, the oldest %.0f s old; retrying: %s"
             logger.warning(text, self._endpoint.shown, len(events), waiting_s, problem.reason)
+
+    def _owns(self, term: int) -> bool:
+        """Return whether this replica has been the pusher since then: no other one has passed its events on."""
+        return self._owned and self._term == term
 
     def _is_late(self, event: LifecycleEvent) -> bool:
         return self._age_s(event) > self._retry_for_s
