@@ -1,6 +1,9 @@
 """Numbers on the wire: of errors, and why a client was taken off a channel or a connection was closed."""
 
 from enum import IntEnum
+from typing import Final
+
+CLOSE_REASON_BYTES: Final = 123  # RFC 6455 section 5.5: a control frame has 125, two of them are the code
 
 
 class ErrorNumber(IntEnum):
@@ -46,3 +49,8 @@ class CloseCode(IntEnum):
 def is_final(code: int) -> bool:
     """Return whether a client that is closed with this code should not come back."""
     return 3500 <= code <= 3999 or 4500 <= code <= 4999
+
+
+def close_reason(text: str) -> str:
+    """Return as much of the text as a close frame has room for."""
+    return text.encode()[:CLOSE_REASON_BYTES].decode(errors="ignore")

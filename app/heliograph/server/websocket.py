@@ -14,14 +14,13 @@ from websockets.speedups import apply_mask
 from heliograph.deadlines import Deadlines
 from heliograph.hub.deflate import Deflater
 from heliograph.hub.outbox import Outbox
-from heliograph.protocol.codes import CloseCode
+from heliograph.protocol.codes import CloseCode, close_reason
 from heliograph.protocol.token_bucket import TokenBucket
 from heliograph.server.frame_splitter import FrameSplitter
 from heliograph.server.opening import PendingHandshake
 from heliograph.transports.direct import DirectSocket
 from heliograph.transports.server_socket import SERVER_SOCKET, Receiver
 
-CLOSE_REASON_BYTES = 123  # RFC 6455 section 5.5: a control frame has 125, two of them are the code
 CLOSE_TIMEOUT_S = 5.0  # how long a peer may take to answer a close frame before its socket is cut
 READ_AFTER_CLOSE_BYTES = 65_536  # still read from a client after our close frame, to find its own
 DISCARD_S = 1.0  # how long data is read and thrown away after a peer violated the protocol
@@ -170,7 +169,7 @@ class FrameWebSocket(asyncio.Protocol):
         if self._ended is not None or self.transport.is_closing():
             return
         self._end(code)
-        self._get_parser().send_close(code, reason.encode()[:CLOSE_REASON_BYTES].decode(errors="ignore"))
+        self._get_parser().send_close(code, close_reason(reason))
         self._await_close(CLOSE_TIMEOUT_S)
 
     def pause_reading(self) -> None:

@@ -7,6 +7,7 @@ from typing import Protocol
 from starlette.types import Message, Receive, Send
 
 from heliograph.hub.outbox import Outbox
+from heliograph.protocol.codes import close_reason
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +68,7 @@ class AsgiSink:
         self._work.set()
 
     def close(self, code: int, reason: str) -> None:
-        self._close_event = (code, reason)
+        self._close_event = (code, close_reason(reason))
         self._work.set()
         self._over.set()
 
