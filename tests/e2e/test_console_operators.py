@@ -25,6 +25,7 @@ KEY = "a key of this very test"
 SCRIPT = "<script>document.title='owned'</script>"
 RIGHT_TO_LEFT = "\u202e" + "עולם-שלום" * 14  # of 255 bytes, nearly, and it turns what follows around
 NAMES = ["우주여행고양이", SCRIPT, RIGHT_TO_LEFT, "x" * 255, "42"]
+NO_PRIMITIVES = {"state": {"toString": 1}, "progress": {"toString": 1, "valueOf": 1}}  # String() of these throws
 OPERATOR_VIEWS = {
     "connections": "#connections-list tr",
     "browse": "#browse-live tr",
@@ -128,6 +129,7 @@ async def test_channels_are_browsed_and_published_on(
         for number in range(3):
             publisher.publish_progress(f"nightly-{number}", state="RUNNING", progress=10 * number)
         publisher.log("nightly-log", "the last line", "stdout")
+        publisher.publish("news:like-a-run", NO_PRIMITIVES)
     async with Client(cluster.url, user="bennet") as ben:
         await ben.say({"type": "subscribe", "channel": channel, "id": 1})
         await ben.next("subscribed")
@@ -175,6 +177,11 @@ async def test_channels_are_browsed_and_published_on(
         await page.get_by_role("link", name="Subscribers").click()
         await expect(page.locator("#connections-list tbody tr")).to_have_count(1)
         await expect(row(page, "bennet")).to_be_visible()
+
+    await page.goto(f"{cluster.url}/?user=ada#/browse")
+    await page.locator("#browse-which").select_option("kept")
+    await page.fill("#browse-search", "news:like")
+    await expect(page.locator("#browse-kept tbody tr")).to_contain_text(["toString"])
 
     await page.goto(f"{cluster.url}/?user=ada#/runs")
     await page.locator("#run-list").get_by_role("searchbox").fill("nightly-")
@@ -250,6 +257,15 @@ async def test_frames_of_ones_own_connection(cluster: LocalClusterProcess, brows
     assert not any("secret" in text for text in shown)
 
 
+BLOCK_51 = """() => fetch("api/batch", {
+    method: "POST",
+    headers: { "X-Heliograph-Console": "1", "Content-Type": "application/json" },
+    body: JSON.stringify({
+        commands: Array.from({ length: 51 }, (_, number) => ({ disconnect: { user: `out-${number}`, block_s: 3600 } })),
+    }),
+})"""
+
+
 async def test_an_operator_logs_in_and_out(start_replica: StartReplica, browser: Browser, artifacts: Path) -> None:
     """Fails if operators cannot log in where users have tokens, others see anything, or the page keeps a secret."""
     one = await start_replica(redis_url=None, auth=JWT, console={"enabled": True}, api={"key": KEY})
@@ -270,6 +286,14 @@ async def test_an_operator_logs_in_and_out(start_replica: StartReplica, browser:
     await expect(dialog).to_be_hidden()
     await expect(page.get_by_text("No connections match.")).to_be_visible()
     await expect(page.locator("#replicas [data-replica]")).to_have_count(1)
+    blocked, pager = page.locator("#blocked li"), page.locator("#blocked + .pager")
+    await page.evaluate(BLOCK_51)
+    await expect(blocked).to_have_count(50, timeout=10_000)
+    await pager.get_by_role("button", name="Next").click()
+    await expect(blocked).to_have_count(1)
+    await blocked.get_by_role("button").click()
+    await expect(blocked).to_have_count(50)
+    await expect(pager.get_by_role("button", name="Previous")).to_be_hidden()
     async with Client(one.url) as bob:
         await bob.say({"type": "connect", "token": token("bob")})
         await expect(row(page, "bob")).to_be_visible(timeout=10_000)

@@ -83,10 +83,12 @@ function summaryOf(latest) {
   if (!latest) return "";
   const { data } = latest;
   if (data === undefined) return element("span", { class: "aside" }, "large");
-  if (data !== null && typeof data === "object" && "progress" in data && "state" in data) {
-    const badge = element("span", { class: "badge run-state" }, data.state ?? "?");
-    const state = element("span", { "data-state": data.state ?? "" }, badge);
-    return element("span", {}, state, ` ${Number(data.progress).toLocaleString(undefined, { maximumFractionDigits: 1 })} %`);
+  // Other data may be named like that, and be anything.
+  const { state, progress } = data ?? {};
+  if (typeof progress === "number" && (typeof state === "string" || state === null)) {
+    const badge = element("span", { class: "badge run-state" }, (state ?? "?").slice(0, PREVIEW));
+    const percent = Math.min(100, Math.max(0, progress)).toLocaleString(undefined, { maximumFractionDigits: 1 });
+    return element("span", {}, element("span", { "data-state": state ?? "" }, badge), ` ${percent} %`);
   }
   const text = typeof data === "string" ? data : typeof data?.line === "string" ? data.line : JSON.stringify(data);
   return element("bdi", { class: "cut mono quiet" }, text.slice(0, PREVIEW));
