@@ -200,7 +200,9 @@ class TestUnderStockUvicorn:
             assert await bob.close_code() == 1003
             await eventually(lambda: replica.hub.count("bob") == 0)
             (connection,) = replica.hub
-            connection.close(CloseCode.EXPIRED, "안녕 " * 40)  # of a backend's own; a close frame has room for 123 bytes
+            connection.close(
+                CloseCode.EXPIRED, "안녕 " * 40
+            )  # of a backend's own; a close frame has room for 123 bytes
             assert await alice.close_code() == 3005
             assert (alice.socket.close_reason or "").startswith("안녕")
         async with Client(url, path="/ws?user=") as nobody:

@@ -133,6 +133,8 @@ async def test_a_client_that_cannot_send_posts_its_receipts(
         for body, status, why in (
             ({"cursor": f"%23bob={epoch}.2"}, 400, "has kept '#bob' up to"),
             ({"cursor": "%23bob=ffffffff.1"}, 400, "another epoch"),
+            ({"cursor": f"news={parts(news)[0]}.9"}, 400, "has not come to"),
+            ({"cursor": "news=ffffffff.1"}, 400, "has not come to"),
             ({"cursor": f"{cursor}&other=e.1"}, 503, "how far 'other' has come"),
             ({"cursor": f"%23eve={epoch}.1"}, 403, "own channel of another user"),
             ({"cursor": ""}, 400, "names no channel"),

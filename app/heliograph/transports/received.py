@@ -12,7 +12,7 @@ from heliograph.cluster.reading import Reading
 from heliograph.cluster.receipts import ReceiptWriter
 from heliograph.codecs.plain.cursor import parse_cursor
 from heliograph.errors import ErrorCode
-from heliograph.protocol.identity import check_channel, check_device, user_of
+from heliograph.protocol.identity import check_channel, check_device, personal_channel, user_of
 from heliograph.transports.body import read_body
 from heliograph.transports.http import refusal
 from heliograph.transports.peers import Peers
@@ -69,7 +69,10 @@ class ReceivedEndpoint:
                 return refusal(ErrorCode.NOT_ALLOWED, f"{channel!r} is the own channel of another user")
         if not positions:
             return refusal(ErrorCode.BAD_REQUEST, "the cursor names no channel")
-        why = check_received(positions, await self._reading.tops(positions), "the cluster has kept")
+        tops, own = await self._reading.tops(positions), personal_channel(identity.user)
+        mine = {channel: position for channel, position in positions.items() if channel == own}
+        others = {channel: position for channel, position in positions.items() if channel != own}
+        why = check_received(mine, tops, "the cluster has kept") or check_received(others, tops, "")
         if why is not None:
             return refusal(why.code, why.message)
         self._receipts.take(identity.user, device, positions)

@@ -25,13 +25,18 @@ def note_received(
 def check_received(positions: Mapping[str, Position], known: Mapping[str, Position], who_sent: str) -> Reject | None:
     """Return why it cannot be that a client has received everything up to these positions; None if it can.
 
-    `known`: how far the channels have come; `who_sent`: says whose knowledge that is.
+    `known`: how far the channels have come; `who_sent`: says whose knowledge that is. Without it the client is not told
+    how far: it may have no right to that.
     """
     for channel, position in positions.items():
         top = known.get(channel)
         if top is None:
             text = f"how far {channel!r} has come cannot be said now; say it again later"
             return Reject(ErrorCode.UNAVAILABLE, text)
+        if not who_sent and (position.epoch != top.epoch or position.offset > top.offset):
+            return Reject(
+                ErrorCode.BAD_REQUEST, f"{channel!r} has not come to {position}, or not in its present epoch"
+            )
         if position.epoch != top.epoch:
             text = f"the position {position} in {channel!r} is from another epoch than {top.epoch}, the present one"
             return Reject(ErrorCode.BAD_REQUEST, text)
