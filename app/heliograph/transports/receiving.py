@@ -25,8 +25,8 @@ def note_received(
 def check_received(positions: Mapping[str, Position], known: Mapping[str, Position], who_sent: str) -> Reject | None:
     """Return why it cannot be that a client has received everything up to these positions; None if it can.
 
-    `known`: how far the channels have come; `who_sent`: says whose knowledge that is. Without it the client is not told
-    how far: it may have no right to that.
+    `known`: how far the channels have come; `who_sent`: says whose knowledge that is. Without it the client is not
+    told how far: it may have no right to that.
     """
     for channel, position in positions.items():
         top = known.get(channel)
