@@ -261,7 +261,7 @@ BLOCK_51 = """() => fetch("api/batch", {
     method: "POST",
     headers: { "X-Heliograph-Console": "1", "Content-Type": "application/json" },
     body: JSON.stringify({
-        commands: Array.from({ length: 51 }, (_, number) => ({ disconnect: { user: `out-${number}`, block_s: 3600 } })),
+        commands: Array.from({ length: 51 }, (_, each) => ({ disconnect: { user: `out-${each}`, block_s: 3600 } })),
     }),
 })"""
 
