@@ -105,3 +105,8 @@ def test_a_webhook_reaches_a_view_as_events() -> None:
     assert on_events(RequestFactory().get("/live/events")).status_code == 405
     assert told == [event]
     assert getattr(on_events, "csrf_exempt", False)
+
+    async def later(_: HttpRequest, __: list[LifecycleEvent]) -> None: ...
+
+    with pytest.raises(TypeError, match="must not be async"):  # its events would count as taken, and be lost
+        contrib.webhook(WEBHOOK_SECRET)(later)  # type: ignore[arg-type]

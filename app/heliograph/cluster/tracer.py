@@ -238,7 +238,8 @@ def _why_unknown(message_id: str, channel: str, read: Sequence[tuple[str, Sighti
     silent = [f"{replica}: {each}" for replica, each in read if isinstance(each, str)]
     return "; ".join(
         [
-            f"message {message_id[:MOST_ID]!r} is not known (any more): the log of {channel!r} has it not",
+            f"message {message_id[:MOST_ID]!r} is not known (any more): the log of {channel!r} has it not "
+            f"among its oldest {MOST_PAGES * PAGE:,}",
             *known,
             *silent,
         ]

@@ -36,6 +36,7 @@ def told(request: HttpRequest, events: list[LifecycleEvent]) -> None:
 path("live/events", told)
 """
 
+import inspect
 import logging
 from collections.abc import Callable
 from functools import cache, wraps
@@ -121,12 +122,16 @@ def webhook(
 
     Raises:
         BadSetting: the secret cannot be one (see `heliograph.contrib.webhooks`).
+        TypeError: the function is a coroutine function, which the view would call and not await.
     """
     receiver = WebhookReceiver(secret)
 
     def decorate(
         function: Callable[[HttpRequest, list[LifecycleEvent]], None],
     ) -> Callable[[HttpRequest], HttpResponse]:
+        if inspect.iscoroutinefunction(function):
+            raise TypeError(f"{function.__qualname__} must not be async: the view answers when it has returned")
+
         @wraps(function)
         def view(request: HttpRequest) -> HttpResponse:
             try:
