@@ -3,7 +3,6 @@
 import asyncio
 import json
 import os
-import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -378,24 +377,15 @@ def test_it_survives_a_fork(redis_server: RedisServer, namespace: str, redis: Re
     assert [each["message"] for each in entries(redis, namespace, "news")] == ["parent", "child", "parent again"]
 
 
-def test_close_wakes_who_waits(own_redis: RedisServer) -> None:
-    """Fails if a program that ends has to wait for the whole deadline of another thread's call."""
-    publisher = Publisher(own_redis.url, deadline_s=60)
+async def test_close_wakes_who_waits(own_redis: RedisServer, namespace: str, kind: str) -> None:
+    """Fails if a program that ends waits for the deadline of another call, or that one connects once more."""
+    publisher = made(kind, own_redis.url, namespace, deadline_s=60)
     own_redis.stop()
-    errors: list[BaseException] = []
-
-    def call() -> None:
-        try:
-            publisher.publish("news", 1)
-        except PublishError as error:
-            errors.append(error)
-
-    thread = threading.Thread(target=call)
-    thread.start()
-    time.sleep(0.3)
-    publisher.close()
-    thread.join(5)
-    assert len(errors) == 1
+    waiting = asyncio.create_task(publisher.publish("news", 1))
+    await asyncio.sleep(0.3)
+    await publisher.close()
+    with pytest.raises(PublishError, match="closed while"):
+        await asyncio.wait_for(waiting, 5)
 
 
 def test_settings_come_from_the_environment(

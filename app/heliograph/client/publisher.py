@@ -20,6 +20,7 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from types import ModuleType, TracebackType
 from typing import Final, Self, TypeVar
@@ -282,6 +283,7 @@ class AsyncPublisher(_Base):
     """Publish from coroutines of one event loop. Like `Publisher`, without the leases of runs."""
 
     def _open(self) -> None:
+        self._closing = asyncio.Event()
         self._transport = self._make_transport()
 
     def _make_transport(self) -> AsyncTransport:
@@ -295,6 +297,10 @@ class AsyncPublisher(_Base):
 
     def renew_in_child(self) -> None:
         """See `heliograph.client.forks`."""
+        was_closed = self._closing.is_set()
+        self._closing = asyncio.Event()
+        if was_closed:
+            self._closing.set()
         self._transport.renew_in_child()
 
     async def __aenter__(self) -> Self:
@@ -306,7 +312,8 @@ class AsyncPublisher(_Base):
         await self.close()
 
     async def close(self) -> None:
-        """Close the connections. May be called twice."""
+        """Close the connections, and end calls that wait for a retry. May be called twice."""
+        self._closing.set()
         await self._transport.close()
 
     async def publish(
@@ -363,9 +370,13 @@ class AsyncPublisher(_Base):
             try:
                 return await transport.send(drafts, kept=what.kept)
             except transport.failures as error:
-                delay_s = attempts.failed(transport.failure(error))
+                failure = transport.failure(error)
+                delay_s = attempts.failed(failure)
                 logger.debug("retrying in %.2f s: %s", delay_s, error)
-            await asyncio.sleep(delay_s)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(delay_s):
+                    await self._closing.wait()
+                attempts.give_up(failure)
 
 
 def _drafting(keys: Keys, namespaces: Mapping[str, Namespace], depth: int) -> Drafting:

@@ -283,6 +283,24 @@ class TestConfirmation:
             pair.replica.thaw()
         assert (await writer.append("second", key="k")).position.offset == 2
 
+    async def test_closed_while_calls_wait(self, pair: RedisPair, namespace: str) -> None:
+        """Fails if what waited for its turn opens a connection again when the program has closed them all."""
+        async with Writer(pair.master, namespace) as writer:
+            await writer.append("first")
+            pair.replica.freeze()
+            try:
+                waiting = []
+                for n in range(3):  # the first in a round of its own, the others behind it
+                    waiting.append(asyncio.create_task(writer.append(n)))
+                    await asyncio.sleep(0.02)
+                await writer.server.close()
+                answers = await asyncio.gather(*waiting, return_exceptions=True)
+                await asyncio.sleep(0.1)
+            finally:
+                pair.replica.thaw()
+            assert [type(each) for each in answers] == [BusUnavailable] * 3
+            assert writer.client.kept.connections == 1
+
     async def test_scripts_that_are_forgotten_meanwhile(self, pair: RedisPair, writer: Writer) -> None:
         """Fails if a call that had to wait for its script is confirmed by a WAIT that came before it, or never."""
         first = await writer.append("first")

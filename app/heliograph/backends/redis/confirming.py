@@ -20,7 +20,7 @@ from heliograph.backends.redis.acknowledgement import Acknowledgement, Unconfirm
 from heliograph.backends.redis.call_batch import Call
 from heliograph.backends.redis.keys import Keys
 from heliograph.backends.redis.link import MOST_OUTSTANDING, Link, OnReply, call_back
-from heliograph.backends.redis.link_errors import LinkFull
+from heliograph.backends.redis.link_errors import LinkFull, NotConnected
 from heliograph.backends.redis.scripts import Scripts, call_all
 from heliograph.telemetry import Histogram
 
@@ -80,6 +80,12 @@ class Confirming:
         else:
             self._held.append((name, call, done))
 
+    def close(self) -> None:
+        """Fail the calls that were not sent yet, because the link is about to be closed."""
+        held, self._held = self._held, []
+        for _, _, done in held:
+            call_back(done, NotConnected("the connection to Redis was closed here"))
+
     async def run_many(self, name: str, calls: Sequence[Call]) -> list[Any]:
         """See `Keeping.run_many`."""
         return await call_all(self.call, [(name, call) for call in calls])
@@ -104,6 +110,9 @@ class Confirming:
         self._is_due = False
         if self._scripts.is_loading:
             return  # which WAIT would hold up; the answers to what waits for that are confirmed
+        if all(sent.is_answered and isinstance(sent.answer, Exception) for sent in self._sent):
+            self._confirmed(None)  # nothing was carried out
+            return
         self._is_waiting = True
         self._until = monotonic() + self._patience_s
         self._rounds += 1

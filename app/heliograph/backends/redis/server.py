@@ -114,5 +114,7 @@ class RedisServer:
     async def close(self) -> None:
         """Give the claim to the replica's name back, and close every connection. May be called twice."""
         await self.scripts.release()
+        if isinstance(self.keeping, Confirming):
+            self.keeping.close()
         with suppress(RedisError, OSError, TimeoutError):
             await self.client.aclose()
