@@ -14,6 +14,7 @@ from redis import Redis
 from heliograph import Consumer, Namespace, Published, StreamEntry
 from heliograph.backends.redis.cluster.tags import balanced_tags, slot_of
 from heliograph.cli import main
+from heliograph.client import redis_transport
 from heliograph.client.publisher import Publisher
 from heliograph.errors import PublishError
 from heliograph.protocol.shard_map import ShardMap
@@ -196,6 +197,21 @@ async def test_a_publisher_does_not_notice_that_another_server_has_the_slot(
 ) -> None:
     """Fails if something acknowledged is lost or doubled, or the log begins a new epoch, though nothing was lost."""
     await publish_during(cluster, namespace, change)
+
+
+def test_a_slot_that_moves_while_threads_use_all_connections(
+    cluster: RedisCluster, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fails if a publisher takes a move for a loss because its own threads have all connections to the new owner."""
+    monkeypatch.setattr(redis_transport, "MAX_CONNECTIONS", 1)
+    with Publisher(cluster.url, prefix=f"{namespace}:", bus_channel=f"{namespace}:events") as publisher:
+        publisher.publish("news", 1)
+        scripts: Any = publisher._redis_transport("")._scripts  # type: ignore[union-attr]
+        before = scripts._loaded.known
+        cluster.move(cluster.slots[0])
+        publisher.publish("news", 2)
+        assert scripts._loaded.known.process != before.process
+        assert scripts._loaded.known.name == before.name
 
 
 @pytest.mark.alone

@@ -148,7 +148,7 @@ class SyncShardScripts(SyncScripts):
         while True:
             if isinstance(step, Wait):
                 sleep(step.seconds)
-            elif step.node is None:
+            elif step.node in (None, node):  # the pool may be empty: other threads wait for this decision
                 answers = exchange(connection, step.commands)
             else:
                 answers = self._nodes.answers(step.node, step.commands)
