@@ -11,7 +11,6 @@ from urllib.parse import urlsplit
 import pytest
 
 from heliograph.api.direct_batch import IN_A_ROW
-from heliograph.api.direct_publish import DirectPublish
 from heliograph.server import direct
 from tests.conftest import StartReplica
 from tests.support.http import http_client
@@ -92,7 +91,7 @@ def direct_answers(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     return answers
 
 
-@pytest.mark.parametrize("where", ["begin", "admits"])
+@pytest.mark.parametrize("where", ["direct_method.is_key", "publishing.check_data"])
 async def test_a_fault_of_ours_is_not_said_to_be_the_clients(
     start_replica: StartReplica, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, where: str
 ) -> None:
@@ -102,7 +101,7 @@ async def test_a_fault_of_ours_is_not_said_to_be_the_clients(
     def fails(*_: object) -> None:
         raise RuntimeError("broken")
 
-    monkeypatch.setattr(DirectPublish, where, fails)
+    monkeypatch.setattr(f"heliograph.api.{where}", fails)
     async with line_to(one) as line:
         line.writer.write(post(body()))
         assert (await line.answer()).status == 500

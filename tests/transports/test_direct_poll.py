@@ -10,6 +10,7 @@ from urllib.parse import quote
 import pytest
 
 from heliograph.protocol.codes import CloseCode
+from heliograph.transports.parked_polls import ParkedPolls
 from heliograph.transports.poll_connection import PollConnection
 from heliograph.transports.polling import PollEndpoint
 from tests.conftest import StartReplica
@@ -215,11 +216,10 @@ async def test_a_poll_that_fails_leaves_no_connection_behind(
         assert await line.data() == []
         with monkeypatch.context() as broken:
 
-            def fails(self: PollConnection, *_: object) -> None:
-                self._unpark()
+            def fails(*_: object) -> None:
                 raise RuntimeError("broken")
 
-            broken.setattr(PollConnection, "collect", fails)
+            broken.setattr(ParkedPolls, "answer", fails)
             line.ask(wait=0)
             async with asyncio.timeout(5):  # the application tries it too
                 assert (await line.reader.readline()).startswith(b"HTTP/1.1 500 ")

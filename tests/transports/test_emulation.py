@@ -9,7 +9,7 @@ import pytest
 from websockets.asyncio.client import connect
 
 from heliograph.cluster.admission import Admission
-from heliograph.cluster.reading import Reading
+from heliograph.cluster.presence import Presence
 from heliograph.codecs.centrifuge.messages import REPLY
 from heliograph.codecs.centrifuge.wire import delimited
 from heliograph.codecs.varint import read_varint
@@ -119,13 +119,13 @@ class TestTheEnd:
     ) -> None:
         """Fails if posts that wait for a slow command are kept without end, or answered as if they were taken."""
         until = asyncio.Event()
-        real = Reading.clients
+        real = Presence.clients
 
-        async def slow(self: Reading, channel: str) -> Any:
+        async def slow(self: Presence, channel: str) -> Any:
             await until.wait()
             return await real(self, channel)
 
-        monkeypatch.setattr(Reading, "clients", slow)
+        monkeypatch.setattr(Presence, "clients", slow)
         async with EmulatedClient(one.url, user="alice") as alice:
             frames = [json.dumps({"id": 100, "presence": {"channel": "chat:1"}})]
             frames += [json.dumps({"id": 200 + n, "publish": {"channel": "news", "data": n}}) for n in range(90)]

@@ -5,7 +5,7 @@ import logging
 from collections.abc import Coroutine, Sequence
 from datetime import datetime
 from functools import partial
-from typing import Any, Final, NamedTuple, TypeVar, assert_never
+from typing import Any, Final, NamedTuple, Protocol, TypeVar, assert_never
 
 import msgspec
 from pydantic import ValidationError
@@ -26,7 +26,7 @@ from heliograph.api.errors import (
     api_error,
 )
 from heliograph.api.operator_reads import OperatorReads
-from heliograph.api.publishing import Outage, Publishing
+from heliograph.api.publishing import Outage
 from heliograph.api.user_methods import UserMethods
 from heliograph.callbacks import await_callback
 from heliograph.clock import Clock
@@ -111,12 +111,35 @@ READS: Final = frozenset(METHODS) - {
 }
 
 
+class Publishes(Protocol):
+    """The methods of `Publishing` that are used here."""
+
+    @property
+    def max_depth(self) -> int: ...
+
+    @property
+    def most_commands(self) -> int: ...
+
+    def read_usual(self, body: bytes | msgspec.Raw) -> models.UsualPublishParams | None: ...
+
+    def publish(
+        self,
+        channel: str,
+        data: msgspec.Raw,
+        idempotency_key: str | None,
+        done: OnPosition,
+        *,
+        ephemeral: bool = False,
+        tags: dict[str, str] | None = None,
+    ) -> None: ...
+
+
 class Methods:
     """Carry out methods on this replica, for the whole cluster."""
 
     def __init__(
         self,
-        publishing: Publishing,
+        publishing: Publishes,
         manager: ConnectionManager,
         channel_reads: ChannelReads,
         operator_reads: OperatorReads,

@@ -7,7 +7,6 @@ without them.
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from typing import Any
 
 import msgspec
 from opentelemetry import context as current
@@ -27,12 +26,15 @@ logger = logging.getLogger(__name__)
 _TRACEPARENT = TRACEPARENT.encode()
 
 
-class TracedPublishing(Publishing):
+class TracedPublishing:
     """`Publishing` that makes a span of each publication in a recorded trace."""
 
-    def __init__(self, spans: ReplicaSpans, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
+    def __init__(self, spans: ReplicaSpans, publishing: Publishing) -> None:
         self._spans = spans
+        self._publishing = publishing
+        self.max_depth = publishing.max_depth
+        self.most_commands = publishing.most_commands
+        self.read_usual = publishing.read_usual
 
     def publish(
         self,
@@ -47,7 +49,7 @@ class TracedPublishing(Publishing):
         traced = self._begin(channel, len(data), tags)
         if traced is not None:
             done, tags = partial(_end, traced, done), traced
-        super().publish(channel, data, idempotency_key, done, ephemeral=ephemeral, tags=tags)
+        self._publishing.publish(channel, data, idempotency_key, done, ephemeral=ephemeral, tags=tags)
 
     def _begin(self, channel: str, size: int, tags: dict[str, str] | None) -> PublishTags | None:
         try:

@@ -16,7 +16,7 @@ from heliograph.protocol.position import Position
 from heliograph.protocol.subscription import NO_OPTIONS, SubscribeOptions
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class ShardReading:
     """What reads the channels of one shard."""
 

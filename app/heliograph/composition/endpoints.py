@@ -14,7 +14,7 @@ from heliograph.api.backend_calls import BackendCalls
 from heliograph.api.channel_reads import ChannelReads
 from heliograph.api.delivery_reads import DeliveryReads
 from heliograph.api.health import health_routes, status_routes
-from heliograph.api.methods import Methods
+from heliograph.api.methods import Methods, Publishes
 from heliograph.api.metrics import ServerMetrics, metrics_route
 from heliograph.api.operator_reads import OperatorReads
 from heliograph.api.publishing import Publishing
@@ -90,7 +90,8 @@ def build_endpoints(
     settings, node, telemetry = ground.settings, cluster.node, ground.telemetry
     clients = _build_clients(ground, cluster)
     public_endpoint = partial(PublicEndpoint, clients.origins, clients.by_address)
-    publishing = _build_publishing(ground, cluster)
+    traffic, depth = telemetry.traffic["api"], settings.limits.depth
+    publishing = Publishing(cluster.manager, traffic, max_depth=depth, most_commands=settings.api.batch)
     methods = _build_methods(ground, cluster, clients, publishing)
     parked = ParkedPolls(node.name, settings.poll.linger_s)
     polls = _build_polls(ground, cluster, clients, parked)
@@ -187,19 +188,14 @@ def _build_clients(ground: Ground, cluster: Cluster) -> _Clients:
     )
 
 
-def _build_publishing(ground: Ground, cluster: Cluster) -> Publishing:
-    make: Callable[..., Publishing] = Publishing
+def _build_methods(ground: Ground, cluster: Cluster, clients: _Clients, publishing: Publishing) -> Methods:
+    publishes: Publishes = publishing
     if ground.spans is not None:
         from heliograph.api.traced import TracedPublishing  # it needs OpenTelemetry
 
-        make = partial(TracedPublishing, ground.spans)
-    settings, traffic = ground.settings, ground.telemetry.traffic["api"]
-    return make(cluster.manager, traffic, max_depth=settings.limits.depth, most_commands=settings.api.batch)
-
-
-def _build_methods(ground: Ground, cluster: Cluster, clients: _Clients, publishing: Publishing) -> Methods:
+        publishes = TracedPublishing(ground.spans, publishing)
     return Methods(
-        publishing,
+        publishes,
         cluster.manager,
         ChannelReads(cluster.reading, cluster.namespaces),
         OperatorReads(cluster.connections, cluster.blocked, cluster.channels, cluster.kept),

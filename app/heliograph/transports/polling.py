@@ -77,10 +77,11 @@ class PollEndpoint:
             connection.driver.expire_at(identity.expires_at)
         try:
             events = await _collected(connection, wait_s if asked.cursor else 0, request.receive)
+            body = self._parked.answer(asked, connection, events)
         except BaseException:
             connection.end()
             raise
-        return Response(self._parked.answer(asked, connection, events), media_type="application/json")
+        return Response(body, media_type="application/json")
 
     async def stop(self) -> None:
         """End all connections."""
