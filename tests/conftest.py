@@ -31,15 +31,6 @@ hypothesis.settings.load_profile("tests")
 # to stop, floods, and what waits for whole seconds.
 SLOW = ("tests/client/", "tests/contrib/", "tests/cluster/test_channels.py", "tests/cluster/test_presence.py")
 
-# A browser, three replicas and nginx keep every core busy, so those tests run alone; these take much time, but do not
-# depend on it.
-BESIDE_OTHERS = (
-    "tests/e2e/test_installed.py",
-    "tests/e2e/test_reconnecting_websocket.py",
-    "tests/e2e/test_rollout.py",
-    "tests/examples/",
-)
-
 # What a replica does now and then, or gives others time for, is sooner or shorter here.
 SOONER = {
     "heliograph.composition.shard.SWEEP_EVERY_S": 0.2,
@@ -73,20 +64,23 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if item.nodeid.startswith(SLOW):
             item.add_marker(pytest.mark.slow)
-        if item.get_closest_marker("e2e") and not item.nodeid.startswith(BESIDE_OTHERS):
-            item.add_marker(pytest.mark.alone)
     if hasattr(config, "workerinput"):  # one of several processes
-        place = {item.path: 0 for item in items}
+        files: dict[Path, list[pytest.Item]] = {}
         for item in items:
-            place[item.path] = max(place[item.path], _place(item))
-        items.sort(key=lambda item: place[item.path])
+            files.setdefault(item.path, []).append(item)
+        items.sort(key=lambda item: _place(files[item.path]))
 
 
-def _place(item: pytest.Item) -> int:
-    """Files that take long come first, so that no process is left with one at the end; those for one process last."""
-    if item.get_closest_marker("alone"):
-        return 2
-    return 0 if item.get_closest_marker("slow") or item.get_closest_marker("e2e") else 1
+def _place(tests: list[pytest.Item]) -> int:
+    """Where a file comes: one that takes long first, so that no process is left with it at the end.
+
+    A test that is to be alone keeps all processes waiting until what runs has ended. So it comes when long tests are
+    over, and a file with no others last.
+    """
+    alone = [test.get_closest_marker("alone") is not None for test in tests]
+    if any(alone):
+        return 3 if all(alone) else 2
+    return 0 if any(test.get_closest_marker("slow") or test.get_closest_marker("e2e") for test in tests) else 1
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

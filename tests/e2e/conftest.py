@@ -4,12 +4,13 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
-from playwright.async_api import Browser, async_playwright
+from playwright.async_api import Browser, async_playwright, expect
 
 from tests.support.cluster import ROOT, LocalClusterProcess
 
 ARTIFACTS = ROOT / "artifacts"
 
+expect.set_options(timeout=15_000)  # other tests run beside
 
 QUIET = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking", "--disable-sync")
 

@@ -8,7 +8,7 @@ import pytest
 
 from tests.support.cluster import ROOT
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.alone]  # it has limits in time
 
 
 def audit(*options: str | Path) -> str:

@@ -74,6 +74,7 @@ async def test_another_program_publishes_through_redis(cluster: LocalClusterProc
             await device.nothing_more()
 
 
+@pytest.mark.alone  # it has seconds
 async def test_a_killed_replica_takes_nobody_with_it(own_cluster: LocalClusterProcess) -> None:
     """kill -9 of one replica: the others notice nothing, its clients and its name are back within 5 s."""
     async with (

@@ -77,6 +77,7 @@ async def test_what_users_write_is_text_and_nothing_else(cluster: LocalClusterPr
     assert await page.title() != "owned"
 
 
+@pytest.mark.alone  # it has seconds
 async def test_the_page_comes_back_by_itself(own_cluster: LocalClusterProcess, browser: Browser) -> None:
     """Fails if a page whose replica is killed does not find its way to a living one without help."""
     import os

@@ -191,6 +191,7 @@ class Writer(threading.Thread):
             time.sleep(max(0, due - time.monotonic()))
 
 
+@pytest.mark.alone  # it measures how long the page stands still
 async def test_a_thousand_lines_a_second(
     cluster: LocalClusterProcess, browser: Browser, publisher: Publisher, artifacts: Path
 ) -> None:

@@ -57,6 +57,7 @@ async def test_metrics_have_no_second_name(cluster: LocalClusterProcess, path: s
         assert "heliograph" not in answer.text
 
 
+@pytest.mark.alone  # it measures how long nginx keeps one
 async def test_requests_share_connections_to_a_replica(strict_cluster: LocalClusterProcess) -> None:
     """Fails if nginx opens a connection to a replica for each request, or keeps one until the replica closes it."""
     replica = strict_cluster.port + 1
@@ -85,6 +86,7 @@ async def test_an_unwanted_upgrade_is_not_passed_on(strict_cluster: LocalCluster
         assert await java(url, KEY, BODY.decode()) == 200
 
 
+@pytest.mark.alone  # nginx counts by the second
 async def test_one_address_has_so_many_requests(strict_cluster: LocalClusterProcess) -> None:
     """Fails if who asks without end is answered without end, or the /64 of one customer counts as many addresses."""
     async with http_client(strict_cluster.url) as client:
@@ -118,6 +120,7 @@ def test_nginx_knows_the_methods_of_the_server_api() -> None:
     assert set(line.partition("/(")[2].partition(")")[0].split("|")) == set(METHODS)
 
 
+@pytest.mark.alone  # a watchdog with little patience, and it has seconds
 async def test_a_frozen_replica_is_replaced(watched_cluster: LocalClusterProcess) -> None:
     """SIGSTOP: its clients are cut, and they and new ones are served elsewhere; what it was asked is never done."""
     cluster = watched_cluster

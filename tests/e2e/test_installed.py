@@ -100,9 +100,10 @@ def contents(wheel: Path) -> dict[str, str]:
 
 def environment_with(path: Path, *packages: str) -> Path:
     """Make a virtual environment with these packages; return its bin directory."""
-    subprocess.run([sys.executable, "-m", "venv", str(path)], check=True)
-    pip = [str(path / "bin" / "python"), "-m", "pip", "--disable-pip-version-check"]
-    subprocess.run([*pip, "install", "--quiet", *packages], check=True, timeout=240)
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(path)], check=True)
+    python = str(path / "bin" / "python")
+    pip = [sys.executable, "-m", "pip", "--python", python, "--disable-pip-version-check"]
+    subprocess.run([*pip, "install", "--quiet", "--no-compile", *packages], check=True, timeout=240)
     subprocess.run([*pip, "check"], check=True)
     return path / "bin"
 

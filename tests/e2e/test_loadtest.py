@@ -15,7 +15,7 @@ from redis import Redis
 
 from tests.support.cluster import ROOT, SOURCES, LocalClusterProcess
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.alone]  # what comes late is a fault
 
 USERS = 60
 

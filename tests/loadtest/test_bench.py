@@ -237,16 +237,23 @@ def test_an_unknown_name_is_refused(
 
 
 @pytest.mark.e2e
+@pytest.mark.alone  # it measures
 class TestMeasuring:
-    @pytest.fixture(autouse=True)
-    def client(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    @pytest.fixture(scope="class")
+    def programs(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        """The directory with the load clients, compiled."""
+        directory = tmp_path_factory.mktemp("programs")
         for program in ("client", "streams", "epoll"):
             source = HERE / f"{program}.c"
             flags = ["-O2", "-Wall", "-Wextra", "-Werror"]
-            subprocess.run(["cc", *flags, "-o", tmp_path / program, source, "-lz"], check=True)
-        monkeypatch.setattr(processes, "HOME", tmp_path)
+            subprocess.run(["cc", *flags, "-o", directory / program, source, "-lz"], check=True)
+        return directory
+
+    @pytest.fixture(autouse=True)
+    def client(self, programs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(processes, "HOME", programs)
         self.log = tmp_path / "log"
-        self.home = tmp_path
+        self.home = programs
 
     @pytest.mark.parametrize("system", [EPHEMERAL, MIXED], ids=lambda system: system.name)
     def test_every_subscriber_gets_every_message(self, system: System) -> None:

@@ -60,7 +60,7 @@ class Client:
         await self.say({"type": "send", "to": to, "data": data, "id": request_id, **fields})
         return await self.next("ack", "error", id=request_id)
 
-    async def next(self, *types: str, within_s: float = 5.0, **fields: Any) -> dict[str, Any]:
+    async def next(self, *types: str, within_s: float = 15.0, **fields: Any) -> dict[str, Any]:
         """The next frame of one of these types that has these fields."""
 
         def wanted(frame: dict[str, Any]) -> bool:
@@ -73,7 +73,7 @@ class Client:
                         return self._seen.pop(index)
                 self._seen.append(json.loads(await self.socket.recv()))
 
-    async def messages(self, count: int, within_s: float = 5.0) -> list[Any]:
+    async def messages(self, count: int, within_s: float = 15.0) -> list[Any]:
         """The data of the next `count` messages."""
         return [(await self.next("message", within_s=within_s))["data"] for _ in range(count)]
 
@@ -89,7 +89,7 @@ class Client:
         await self.next("pong")
         return [frame for frame in self._seen if frame["type"] in types]
 
-    async def close_code(self, within_s: float = 5.0) -> int:
+    async def close_code(self, within_s: float = 15.0) -> int:
         """Wait until the server closes; the code it gives."""
         async with asyncio.timeout(within_s):
             await self.socket.wait_closed()

@@ -71,7 +71,7 @@ class LocalClusterProcess:
                 start_new_session=self._own_session,
             )
         try:
-            self.wait(lambda: self.status("/ready") == 200 and "the cluster is ready" in self.output(), within_s=30)
+            self.wait(lambda: self.status("/ready") == 200 and "the cluster is ready" in self.output(), within_s=60)
         except BaseException:
             self.__exit__()
             raise

@@ -5,7 +5,7 @@ import inspect
 from collections.abc import Callable
 
 
-async def eventually(condition: Callable[..., object], *, within_s: float = 5.0) -> None:
+async def eventually(condition: Callable[..., object], *, within_s: float = 15.0) -> None:
     """Return as soon as `condition()`, or what it returns once awaited, is true; fail after `within_s` seconds."""
     deadline = asyncio.get_running_loop().time() + within_s
     pause_s = 0.001
