@@ -32,12 +32,12 @@ async def test_two_users_on_different_replicas_talk(
 ) -> None:
     """Fails if two people in two browsers, on two replicas behind nginx, cannot message each other."""
     async with forward_from(SOURCES[1], cluster.port) as other_network:
-        alice = await connect(browser, cluster.port, "alice")
-        bob = await connect(browser, other_network, "bob")
+        alice = await connect(browser, cluster.port, "console-alice")  # nobody else sends to these
+        bob = await connect(browser, other_network, "console-bob")
         alices, bobs = await alice.inner_text("#replica"), await bob.inner_text("#replica")
         assert alices != bobs
 
-        await say(alice, "bob", "Hello Bob, 안녕 👋")
+        await say(alice, "console-bob", "Hello Bob, 안녕 👋")
         heard = bob.locator('#messages [data-direction="in"]')
         await expect(heard).to_have_count(1)
         await expect(heard).to_contain_text("Hello Bob, 안녕 👋")
@@ -45,7 +45,7 @@ async def test_two_users_on_different_replicas_talk(
         await expect(heard).to_contain_text(bobs)  # delivered by
         await expect(alice.locator('#messages [data-direction="out"]')).to_have_attribute("data-delivery", "remote")
 
-        await say(bob, "alice", "Hello Alice, from another replica")
+        await say(bob, "console-alice", "Hello Alice, from another replica")
         await expect(alice.locator('#messages [data-direction="in"]')).to_contain_text("from another replica")
         await expect(alice.locator("#replicas [data-replica]")).to_have_count(3)
 

@@ -99,6 +99,7 @@ async def test_a_run_is_watched_live_and_by_polling_where_the_socket_is_blocked(
         page.locator("#run-lines .line"),
     )
     await expect(source).to_have_text("Live")
+    before = len(asked)  # on a busy machine it may have asked until it was
     await expect(percent).to_have_text("30 %")
     await expect(page.locator("#run-state")).to_have_text("RUNNING")
     await expect(last.filter(has_text="copied file 30")).to_be_visible()
@@ -106,7 +107,7 @@ async def test_a_run_is_watched_live_and_by_polling_where_the_socket_is_blocked(
     await expect(percent).to_have_text("45.5 %")
     await expect(page.get_by_role("progressbar")).to_have_attribute("aria-valuenow", "45.5")
     await expect(page.locator("#run-note")).to_have_text("31 lines")
-    assert not asked
+    assert len(asked) == before, "it asks although it hears"
     await page.locator("#run-fill").evaluate("bar => Promise.all(bar.getAnimations().map(each => each.finished))")
     await page.screenshot(path=artifacts / "console-run.png")
 
