@@ -236,19 +236,20 @@ def test_an_unknown_name_is_refused(
     assert f"{arguments[1]}" in capsys.readouterr().err
 
 
+@pytest.fixture(scope="module")
+def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory with the load clients, compiled."""
+    directory = tmp_path_factory.mktemp("programs")
+    for program in ("client", "streams", "epoll"):
+        source = HERE / f"{program}.c"
+        flags = ["-O2", "-Wall", "-Wextra", "-Werror"]
+        subprocess.run(["cc", *flags, "-o", directory / program, source, "-lz"], check=True)
+    return directory
+
+
 @pytest.mark.e2e
 @pytest.mark.alone  # it measures
 class TestMeasuring:
-    @pytest.fixture(scope="class")
-    def programs(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
-        """The directory with the load clients, compiled."""
-        directory = tmp_path_factory.mktemp("programs")
-        for program in ("client", "streams", "epoll"):
-            source = HERE / f"{program}.c"
-            flags = ["-O2", "-Wall", "-Wextra", "-Werror"]
-            subprocess.run(["cc", *flags, "-o", directory / program, source, "-lz"], check=True)
-        return directory
-
     @pytest.fixture(autouse=True)
     def client(self, programs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(processes, "HOME", programs)
