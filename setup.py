@@ -27,7 +27,6 @@ MODULES = [
     "app/heliograph/api/direct_method.py",
     "app/heliograph/api/direct_publish.py",
     "app/heliograph/api/publishing.py",
-    "app/heliograph/callbacks.py",
     "app/heliograph/deadlines.py",
     "app/heliograph/server/frame_splitter.py",
     "app/heliograph/server/stream.py",
