@@ -143,6 +143,8 @@ def compiled() -> list[Extension]:
     for extension in extensions:
         # mypyc puts the headers of a group with a dot in its name there, and names them without it.
         extension.include_dirs.append(f"{target}/heliograph")
+        # Without that, calls between the sources and what they share take a way round, by way of the dynamic linker's tables.
+        extension.extra_compile_args.append("-fvisibility=hidden")
     for source in {source for extension in extensions for source in extension.sources}:
         for path, number in NEEDLESS.findall(Path(source).read_text()):
             line = (ROOT / path).read_text().splitlines()[int(number) - 1]
