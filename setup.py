@@ -143,7 +143,7 @@ def compiled() -> list[Extension]:
     for extension in extensions:
         # mypyc puts the headers of a group with a dot in its name there, and names them without it.
         extension.include_dirs.append(f"{target}/heliograph")
-        # Without that, calls between the sources and what they share take a way round, by way of the dynamic linker's tables.
+        # Or else every call from one source into another looks its target up in the dynamic linker's table.
         extension.extra_compile_args.append("-fvisibility=hidden")
     for source in {source for extension in extensions for source in extension.sources}:
         for path, number in NEEDLESS.findall(Path(source).read_text()):
@@ -161,8 +161,8 @@ class BuildSideBySide(build_ext):
 
         def compile_side_by_side(sources: list[str], *args: Any, **kwargs: Any) -> list[str]:
             with ThreadPoolExecutor(os.cpu_count()) as pool:
-                compiled = pool.map(lambda source: compile_one_after_other([source], *args, **kwargs), sources)
-                return [name for names in compiled for name in names]
+                objects = pool.map(lambda source: compile_one_after_other([source], *args, **kwargs), sources)
+                return [name for names in objects for name in names]
 
         self.compiler.compile = compile_side_by_side
         super().build_extensions()
