@@ -173,8 +173,9 @@ class OverBudget(HeliographError):
 class PublishError(BusUnavailable):
     """A publisher has given up: Redis refused, or could not be reached until the deadline.
 
-    If Redis refused, nothing has happened. If it could not be reached, the message may have been published: to make
-    sure, publish it again with `idempotency_key` (within 300 s of the first attempt).
+    If Redis refused, nothing has happened, except that some of several lines may have been published. If it could not
+    be reached, the message may have been published: to make sure, publish it again with `idempotency_key` (within
+    300 s of the first attempt). `is_unsure` tells whether that may be.
     """
 
     def __init__(self, message: str, idempotency_key: str | None = None, advice: str = "") -> None:

@@ -10,9 +10,15 @@ from typing import Any
 import pytest
 from redis import Redis
 
+from heliograph.backends.redis.keys import Keys
+from heliograph.client.drafts import Drafting
+from heliograph.client.http_transport import HttpTransport, ReplyError, read_response, requests_of
 from heliograph.client.publisher import AsyncPublisher, Publisher
+from heliograph.client.retrying import Failure, PartlyDone
+from heliograph.clock import SystemClock
 from heliograph.errors import BadData, BadSetting, BadUserId, NeedsRedis, PublishError
 from heliograph.protocol.channel_options import Namespace
+from heliograph.protocol.namespace import Namespaces
 from tests.conftest import StartReplica
 from tests.support.client import Client
 from tests.support.ports import free_port
@@ -259,3 +265,18 @@ def test_without_httpx_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(BadSetting, match=r"heliograph\[client\]"):
         Publisher("https://live.example.org", api_key=KEY)
     Publisher("redis://localhost").close()
+
+
+@pytest.mark.parametrize("first", ["publish", "error"])
+def test_some_of_several_lines_are_refused(first: str) -> None:
+    """Fails if a caller is told that nothing has happened though some of the lines were published."""
+    replies = [{"publish": {"epoch": "e", "offset": 1}}, {"error": {"code": 103, "message": "not allowed"}}]
+    body = json.dumps({"replies": sorted(replies, key=lambda reply: first not in reply)}).encode()
+    drafting = Drafting(Keys("", ""), Namespaces({}), 10, SystemClock())
+    [request] = requests_of(drafting.lines(1, [("one", "stdout"), ("two", "stdout")]))
+    with pytest.raises(PartlyDone) as caught:
+        read_response(request, 200, body)
+    assert HttpTransport.failure(caught.value) == Failure("not allowed", passes=False, may_be_done=True)
+    refused = json.dumps({"replies": [replies[1]] * 2}).encode()
+    with pytest.raises(ReplyError):
+        read_response(request, 200, refused)

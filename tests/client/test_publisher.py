@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +18,10 @@ from redis import Redis
 from heliograph.backends.redis import server
 from heliograph.backends.redis.client import connect
 from heliograph.backends.redis.keys import Keys
+from heliograph.backends.redis.link_errors import Held
 from heliograph.backends.redis.run_leases import reap_lost_runs
+from heliograph.backends.redis.sync import SyncScripts
+from heliograph.client import drafts
 from heliograph.client.publisher import AsyncPublisher, Published, Publisher
 from heliograph.errors import BadChannel, BadData, BadSetting, BadUserId, DataTooDeep, PublishError
 from heliograph.protocol.channel_options import Namespace
@@ -197,6 +201,38 @@ def test_it_does_not_doubt_what_was_never_sent(namespace: str) -> None:
     with pytest.raises(PublishError, match="cannot be reached") as caught:
         publisher.publish("news", 1)
     assert "may have been" not in str(caught.value)
+
+
+@pytest.mark.parametrize("refused", [slice(1), slice(99)], ids=["the first", "all but the last"])
+async def test_some_of_several_lines_are_refused(
+    publisher: Both, redis: Redis, namespace: str, monkeypatch: pytest.MonkeyPatch, refused: slice
+) -> None:
+    """Fails if a caller is told that nothing has happened though some of the lines were published."""
+    keys = [secrets.token_hex(16) for _ in range(100)]  # more than one command takes
+    monkeypatch.setattr(drafts, "_message_id", iter(keys).__next__)
+    for key in keys[refused]:
+        redis.rpush(Keys(f"{namespace}:", "").idempotency("logs:1", key), "no answer")
+    with pytest.raises(PublishError, match=r"refused: .*WRONGTYPE") as caught:
+        await publisher.log_many(1, [(f"{number}", "stdout") for number in range(100)])
+    assert caught.value.is_unsure
+    assert len(entries(redis, namespace, "logs:1")) == 100 - len(keys[refused])
+
+
+def test_an_attempt_that_ends_half_way(namespace: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fails if a caller is told that nothing has happened though only the rest of the lines waited for a slot."""
+    publisher = Publisher("redis://127.0.0.1:1/0", prefix=f"{namespace}:", deadline_s=0)
+
+    def evaluate(scripts: SyncScripts, name: str, calls: object, results: dict[int, Any]) -> None:
+        results.update(answered)
+        raise Held("slot 7 was moving for more than 1 s")
+
+    monkeypatch.setattr(SyncScripts, "_evaluate", evaluate)
+    answered: dict[int, Any] = {}
+    for is_unsure in (False, True):
+        with pytest.raises(PublishError, match="slot 7") as caught:
+            publisher.log_many(1, [("line", "stdout")] * 100)
+        assert caught.value.is_unsure is is_unsure
+        answered[0] = [b"1-1"] * 64
 
 
 @pytest.mark.parametrize("verb", ["publish", "send_to_user", "publish_progress"])

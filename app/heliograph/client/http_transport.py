@@ -1,6 +1,7 @@
 """Send a publisher's drafts to a replica, over the server API. One attempt a call; no retries here."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from http import HTTPStatus
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -10,7 +11,7 @@ import msgspec
 
 from heliograph.client.drafts import Published
 from heliograph.client.forks import leave_alone
-from heliograph.client.retrying import Failure
+from heliograph.client.retrying import Failure, PartlyDone, after
 from heliograph.errors import BadSetting
 from heliograph.loopback import is_loopback_host
 from heliograph.ports import Draft
@@ -64,7 +65,8 @@ def read_response(request: Request, status: int, body: bytes) -> list[Published]
     """Return the positions of the request's drafts.
 
     Raises:
-        ReplyError: at least one of them was not published.
+        ReplyError: none of them was published, or nobody knows.
+        PartlyDone: one of them was not published, and others were.
     """
     try:
         answer = msgspec.json.decode(body)
@@ -79,9 +81,9 @@ def read_response(request: Request, status: int, body: bytes) -> list[Published]
     try:
         if request.method == "publish":
             return [_published(request.drafts[0], answer["result"])]
-        return [
-            _published(draft, _result(reply)) for draft, reply in zip(request.drafts, answer["replies"], strict=True)
-        ]
+        replies = answer["replies"]
+        with after([reply for reply in replies if "publish" in reply], (ReplyError,)):
+            return [_published(draft, _result(reply)) for draft, reply in zip(request.drafts, replies, strict=True)]
     except (KeyError, TypeError, ValueError):
         text = "the answer is not the server API's: does the URL lead to the cluster?"
         raise ReplyError(Failure(text, passes=False, may_be_done=False)) from None
@@ -126,7 +128,7 @@ def _refusal(status: int, answer: dict[str, Any]) -> Failure:
 
 
 class _Base:
-    failures: tuple[type[Exception], ...] = (httpx.HTTPError, ReplyError)
+    failures: tuple[type[Exception], ...] = (httpx.HTTPError, ReplyError, PartlyDone)
 
     def __init__(self, url: str, api_key: str) -> None:
         parts = _split(url)
@@ -143,6 +145,8 @@ class _Base:
     @staticmethod
     def failure(error: Exception) -> Failure:
         """Return what one of the `failures` means."""
+        if isinstance(error, PartlyDone):
+            return replace(_Base.failure(error.error), may_be_done=True)
         if isinstance(error, ReplyError):
             return error.failure
         text = str(error) or type(error).__name__
@@ -170,8 +174,9 @@ class HttpTransport(_Base):
         """Publish them in order."""
         found: list[Published] = []
         for request in requests_of(drafts):
-            response = self._client.post(request.method, content=request.body)
-            found += read_response(request, response.status_code, response.content)
+            with after(found, self.failures):
+                response = self._client.post(request.method, content=request.body)
+                found += read_response(request, response.status_code, response.content)
         return found
 
 
@@ -195,8 +200,9 @@ class AsyncHttpTransport(_Base):
         """See `HttpTransport.send`."""
         found: list[Published] = []
         for request in requests_of(drafts):
-            response = await self._client.post(request.method, content=request.body)
-            found += read_response(request, response.status_code, response.content)
+            with after(found, self.failures):
+                response = await self._client.post(request.method, content=request.body)
+                found += read_response(request, response.status_code, response.content)
         return found
 
 

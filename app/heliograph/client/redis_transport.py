@@ -35,7 +35,7 @@ from heliograph.backends.redis.sync_opening import SyncClients, sync_scripts
 from heliograph.client.drafts import Drafting, Published, published
 from heliograph.client.environment import ClusterSettings
 from heliograph.client.forks import leave_alone
-from heliograph.client.retrying import Failure
+from heliograph.client.retrying import Failure, PartlyDone, after
 from heliograph.ports import Draft
 
 logger = logging.getLogger(__name__)
@@ -108,13 +108,16 @@ class RedisFailures:
     """What the errors of Redis mean for a publisher."""
 
     server = "Redis"
-    failures: tuple[type[Exception], ...] = FAILURES
+    failures: tuple[type[Exception], ...] = (*FAILURES, PartlyDone)
 
     @staticmethod
     def failure(error: Exception) -> Failure:
         """Return what one of the `failures` means."""
+        is_partly_done = isinstance(error, PartlyDone)
+        if isinstance(error, PartlyDone):
+            error = error.error
         passes = _passes(error)
-        may_be_done = passes and not _was_not_carried_out(error)
+        may_be_done = is_partly_done or (passes and not _was_not_carried_out(error))
         return Failure(str(error) or type(error).__name__, passes, may_be_done)
 
 
@@ -165,10 +168,13 @@ class RedisTransport(_Base):
         """Publish them in order and in one round trip; `kept`: what their namespaces say."""
         if not kept:
             self._live_scripts.check_layout()
+            found: list[Published] = []
             for draft in drafts:
-                self._live.execute_command(self._publish, *self._drafting.passing(draft))  # type: ignore[no-untyped-call]
-            return [published(draft, None) for draft in drafts]
-        answers = self._scripts.run_many(self._script, [self._drafting.call(draft) for draft in drafts])
+                with after(found, FAILURES):
+                    self._live.execute_command(self._publish, *self._drafting.passing(draft))  # type: ignore[no-untyped-call]
+                found.append(published(draft, None))
+            return found
+        answers = _all_kept(self._scripts.answers(self._script, [self._drafting.call(draft) for draft in drafts]))
         if self._durable_url is not None:
             self._announce(self._drafting.announcements(drafts, answers))
         return [published(draft, answer) for draft, answer in zip(drafts, answers, strict=True)]
@@ -241,7 +247,7 @@ class AsyncRedisTransport(_Base):
         return [published(draft, answer) for draft, answer in zip(drafts, answers, strict=True)]
 
     async def _keep(self, drafts: Sequence[Draft]) -> list[Any]:
-        answers = await self._kept.keep(self._script, [self._drafting.call(draft) for draft in drafts])
+        answers = _all_kept(await self._kept.kept(self._script, [self._drafting.call(draft) for draft in drafts]))
         if self._durable_url is not None:
             await self._announce(self._drafting.announcements(drafts, answers))
         return answers
@@ -258,10 +264,23 @@ class AsyncRedisTransport(_Base):
 
     async def _pass_on(self, drafts: Sequence[Draft]) -> list[None]:
         await self._live.scripts.check_layout()
+        found: list[None] = []
         for draft in drafts:
             message = self._drafting.passing(draft)
-            await self._live.client.execute_command(self._publish, *message)  # type: ignore[no-untyped-call]
-        return [None] * len(drafts)
+            with after(found, FAILURES):
+                await self._live.client.execute_command(self._publish, *message)  # type: ignore[no-untyped-call]
+            found.append(None)
+        return found
+
+
+def _all_kept(answers: list[Any]) -> list[Any]:
+    """Return the answers to drafts. Raises the first error among them, as `PartlyDone` if others were kept."""
+    error = next((answer for answer in answers if isinstance(answer, Exception)), None)
+    if error is None:
+        return answers
+    if all(isinstance(answer, Exception) for answer in answers):
+        raise error
+    raise PartlyDone(error) from error
 
 
 def _passes(error: Exception) -> bool:

@@ -1,7 +1,8 @@
 """When a publisher retries, and when it gives up. Pure: it takes the failure and returns how long to wait."""
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sized
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final, NoReturn
 
@@ -23,6 +24,25 @@ class Failure:
     text: str
     passes: bool
     may_be_done: bool
+
+
+class PartlyDone(Exception):
+    """A part of what an attempt has sent was carried out, and the rest failed with an error: the cause."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+@contextmanager
+def after(done: Sized, failures: tuple[type[Exception], ...]) -> Iterator[None]:
+    """Raise one of the `failures` as `PartlyDone` if something is done by then."""
+    try:
+        yield
+    except failures as error:
+        if done and not isinstance(error, PartlyDone):
+            raise PartlyDone(error) from error
+        raise
 
 
 class Attempts:

@@ -312,6 +312,11 @@ class Scripts:
 
 async def call_all(call: Callable[[str, Call, OnReply], object], calls: Sequence[tuple[str, Call]]) -> list[Any]:
     """Make the calls of scripts, and return all replies. Raises the first error among them."""
+    return raise_first_error(await answers_of(call, calls))
+
+
+async def answers_of(call: Callable[[str, Call, OnReply], object], calls: Sequence[tuple[str, Call]]) -> list[Any]:
+    """Make the calls of scripts, and return the reply to each, which may be an error."""
     if not calls:
         return []
 
@@ -320,7 +325,8 @@ async def call_all(call: Callable[[str, Call, OnReply], object], calls: Sequence
         for name, each in calls:
             call(name, each, collected)
 
-    return raise_first_error(await await_callback(ask))
+    replies: list[Any] = await await_callback(ask)
+    return replies
 
 
 def collect(count: int, done: Callable[[list[Any]], object]) -> OnReply:

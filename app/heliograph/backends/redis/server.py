@@ -15,7 +15,8 @@ from heliograph.backends.redis.client import Client, as_bus_unavailable
 from heliograph.backends.redis.confirming import Confirming, Keeping
 from heliograph.backends.redis.keys import Keys
 from heliograph.backends.redis.layout import ONE, Layout
-from heliograph.backends.redis.scripts import Scripts
+from heliograph.backends.redis.script_texts import raise_first_error
+from heliograph.backends.redis.scripts import Scripts, answers_of
 from heliograph.backends.redis.wire import BusWire, Wire
 from heliograph.telemetry import Histogram
 
@@ -84,12 +85,14 @@ class RedisServer:
 
     async def keep(self, name: str, calls: "Sequence[Call]") -> list[Any]:
         """Run a script that keeps something, many times: see `Keeping.run_many`."""
-        try:
-            return await self.keeping.run_many(name, calls)
-        except ResponseError as error:
-            if str(error).startswith(NOT_DURABLE):
-                self.scripts.forget()  # the server may be configured in another way by the next attempt
-            raise
+        return raise_first_error(await self.kept(name, calls))
+
+    async def kept(self, name: str, calls: "Sequence[Call]") -> list[Any]:
+        """Run a script likewise, and return the answer to each call, which may be an error."""
+        answers = await answers_of(self.keeping.call, [(name, call) for call in calls])
+        if any(isinstance(each, ResponseError) and str(each).startswith(NOT_DURABLE) for each in answers):
+            self.scripts.forget()  # the server may be configured in another way by the next attempt
+        return answers
 
     async def ping(self) -> None:
         """Make sure that the links for messages and for large answers work, and lead to the right shard.

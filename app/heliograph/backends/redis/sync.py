@@ -6,7 +6,7 @@ from itertools import chain
 from typing import Any, TypeVar
 
 from redis import Redis
-from redis.exceptions import NoScriptError, ResponseError
+from redis.exceptions import NoScriptError, RedisError, ResponseError
 
 from heliograph.backends.redis.acknowledgement import CONFIRM_PART, IN_MEMORY, NOT_DURABLE, Acknowledgement, unsure
 from heliograph.backends.redis.call_batch import Call, in_batches, parameters_of
@@ -74,12 +74,32 @@ class SyncScripts:
 
     def run_many(self, name: str, calls: Sequence[Call]) -> list[Any]:
         """Run one script many times, in one round trip. Raises the errors of redis-py."""
-        if name not in BATCHED:
-            return self._evaluate(name, [parameters_of(call) for call in calls])
-        return raise_first_error(list(chain.from_iterable(self._evaluate(name, in_batches(name, calls)))))
+        return raise_first_error(self.answers(name, calls))
 
-    def _evaluate(self, name: str, calls: Sequence[Command]) -> list[Any]:
+    def answers(self, name: str, calls: Sequence[Call]) -> list[Any]:
+        """Run one script many times likewise, and return the answers, each of which may be an error.
+
+        Calls that failed together have one error for all. Raises the errors of redis-py if no call has an answer.
+        """
+        is_batched = name in BATCHED
+        commands = in_batches(name, calls) if is_batched else [parameters_of(call) for call in calls]
         results: dict[int, Any] = {}
+        try:
+            self._evaluate(name, commands, results)
+        except (RedisError, OSError) as error:
+            if not results:
+                raise
+            results[len(commands)] = error  # of all that have no answer
+        answers = [results[number] for number in sorted(results)]
+        if not is_batched:
+            return answers
+        return list(chain.from_iterable([each] if isinstance(each, Exception) else each for each in answers))
+
+    def _evaluate(self, name: str, calls: Sequence[Command], results: dict[int, Any]) -> None:
+        """Make the calls, and put the answer to each, which may be an error, under its number into `results`.
+
+        Raises the errors of redis-py. What was answered before that is in `results`.
+        """
         for _ in range(3):  # the second may use a script that another thread loaded before Redis forgot it
             shas = self._shas
             if name not in shas:
@@ -87,8 +107,6 @@ class SyncScripts:
                 shas = self._shas
             left = [number for number in range(len(calls)) if number not in results]
             answers = self._keep(name, [("EVALSHA", shas[name], *calls[number]) for number in left], self._send)
-            if not results and not any(isinstance(answer, Exception) for answer in answers):
-                return answers  # as nearly always: none has to be sent again
             results |= {
                 number: answer
                 for number, answer in zip(left, answers, strict=True)
@@ -99,7 +117,7 @@ class SyncScripts:
             if any(map(is_not_durable, results.values())):
                 self._shas = {}  # the server may be configured in another way by the next attempt
             if len(results) == len(calls):
-                return raise_first_error([results[number] for number in range(len(calls))])
+                return
             self._load(name, stale=shas)
         raise NoScriptError(
             "Redis lost its scripts again and again while they were loaded; does something run SCRIPT FLUSH?"

@@ -55,9 +55,8 @@ class SyncShardScripts(SyncScripts):
         """See `SyncScripts.check_layout`."""
         self._hold(super().check_layout)
 
-    def _evaluate(self, name: str, calls: Sequence[Command]) -> list[Any]:
+    def _evaluate(self, name: str, calls: Sequence[Command], results: dict[int, Any]) -> None:
         until, pause_s = monotonic() + HOLD_S, PAUSE_S
-        results: dict[int, Any] = {}
         while True:
             try:
                 reason = self._attempt(name, calls, results)
@@ -65,7 +64,7 @@ class SyncShardScripts(SyncScripts):
                 self._nodes.refused(self._slot, error)
                 reason = error
             if reason is None:
-                return raise_first_error([results[number] for number in range(len(calls))])
+                return
             if monotonic() > until:
                 raise Held(f"slot {self._slot} was moving, or lost its scripts, for more than {HOLD_S:g} s: {reason}")
             sleep(pause_s)
