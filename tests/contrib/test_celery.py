@@ -376,3 +376,25 @@ def test_a_shard_that_is_gone_keeps_no_end_of_others(monkeypatch: pytest.MonkeyP
     finally:
         runs.stop()
     assert told == ["other"]
+
+
+def test_a_shard_that_is_gone_silences_no_run_of_others() -> None:
+    """Fails if updates of a run are left out because the Redis of another run is away."""
+    from heliograph.contrib import celery as module
+
+    class OneGone(Publisher):
+        def publish_progress(self, run_id: str, *_: Any, **__: Any) -> Any:
+            tried.append(run_id)
+            if self.shard_of_run(run_id) == 0:
+                raise PublishError("away")
+
+    tried: list[str] = []
+    shards = ["redis://localhost:1/0", "redis://localhost:2/0"]
+    runs = module._Runs(module._Options(lambda: OneGone(shards)))
+    of = runs._publisher.shard_of_run
+    gone, also_gone = [f"{number}" for number in range(100) if of(f"{number}") == 0][:2]
+    here = next(f"{number}" for number in range(100) if of(f"{number}") == 1)
+    for run_id in (gone, here, also_gone, here, gone, "\0"):
+        runs.publish(run_id, "RUNNING", 1, None)
+    assert tried == [gone, here, here]
+    runs.stop()

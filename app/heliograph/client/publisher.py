@@ -223,6 +223,14 @@ class Publisher(_Base):
         """
         return self._send(self._submissions.lines(project_id, lines, deadline_s))
 
+    def shard_of_run(self, run_id: str) -> int:
+        """Return the number of the shard that has the run: 0, unless the publisher has the URLs of several shards.
+
+        Shards fail one by one. Raises BadChannel.
+        """
+        channel = check_run_id(run_id)
+        return self._transport.shard_of(channel) if isinstance(self._transport, ShardedTransport) else 0
+
     # -- runs that may lose their worker: only Redis has their leases
 
     def lease_runs(self, run_ids: Sequence[str], ttl_s: float) -> None:

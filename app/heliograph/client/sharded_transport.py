@@ -53,6 +53,10 @@ class ShardedTransport(RedisFailures):
         self._look()
         return self._shards[self._map.of(drafts[0].channel)].send(drafts, kept=kept)
 
+    def shard_of(self, channel: str) -> int:
+        """Return the number of the shard that has the channel."""
+        return self._map.of(channel)
+
     def lease_runs(self, run_ids: Sequence[str], ttl_s: float) -> None:
         by_shard: dict[int, list[str]] = defaultdict(list)
         for run_id in run_ids:

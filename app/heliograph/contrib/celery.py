@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 PROGRESS_DEADLINE_S: Final = 2.0  # how long one update may delay its task
 END_DEADLINE_S: Final = 5.0  # how long the end may delay it; after that it is published in the background
 SETTLE_S: Final = 0.5  # how long attempts that fail may hold up the leases
-SILENCE_S: Final = 5.0  # after an update that could not be published, updates are skipped for this long
+SILENCE_S: Final = 5.0  # after an update that could not be published, those of its shard are skipped for this long
 MESSAGE_CHARACTERS: Final = 1000  # of an exception's text
 
 
@@ -152,7 +152,7 @@ class _Runs:
         self._states: dict[str, str] = {}  # run id -> the last state that its task has published
         self._tasks: dict[str, str] = {}  # run id -> the name of its task
         self._owed: dict[str, _Ending] = {}
-        self._silent_until = 0.0  # monotonic seconds
+        self._silent_until: dict[int, float] = {}  # shard -> monotonic seconds
         self._due = threading.Event()
         self._keeper: threading.Thread | None = None
         self._sweeper: threading.Thread | None = None
@@ -183,12 +183,13 @@ class _Runs:
             state = state or self._states.get(run_id, "RUNNING")
             if run_id in self._states:
                 self._states[run_id] = state
-            if time.monotonic() < self._silent_until:
-                return
         try:
+            shard = self._publisher.shard_of_run(run_id)
+            if time.monotonic() < self._silent_until.get(shard, 0.0):
+                return
             self._publisher.publish_progress(run_id, state, progress, log, deadline_s=PROGRESS_DEADLINE_S)
         except PublishError as error:
-            self._silent_until = time.monotonic() + SILENCE_S
+            self._silent_until[shard] = time.monotonic() + SILENCE_S
             logger.warning(
                 "progress of run %s not published, and skipped for the next %g s: %s", run_id, SILENCE_S, error.reason
             )
