@@ -137,7 +137,7 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServ
 
 @pytest.fixture(scope="session")
 def redis_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisCluster]:
-    """The Redis Cluster that tests share: three masters, and users and channels in one slot. Slots stay."""
+    """The Redis Cluster that tests share: three masters, and all users and channels in one slot, which comes back."""
     cluster = RedisCluster(tmp_path_factory.mktemp("cluster"))
     try:
         yield cluster.start()

@@ -21,13 +21,20 @@ class HeldCall:
     """A command that was not executed, or has come after one: it is sent in its turn."""
 
     def __init__(
-        self, command: Command | OpenBatch, done: OnReply, unknown: Any, connection: int, until: float
+        self,
+        command: Command | OpenBatch,
+        done: OnReply,
+        unknown: Any,
+        connection: int,
+        until: float,
+        is_rare: bool,
     ) -> None:
         self.command = command
         self.done = done
         self.unknown = unknown
         self.connection = connection  # the one for which it was made
         self.until = until  # when it fails, by the loop's clock
+        self.is_rare = is_rare
 
 
 class ClusterLink(Link):
@@ -84,10 +91,10 @@ class ClusterLink(Link):
                 super().call(command, done, connection=connection, is_rare=is_rare)
             return
         until = asyncio.get_running_loop().time() + HOLD_S
-        held = HeldCall(command, done, unknown, self.connections, until)
+        held = HeldCall(command, done, unknown, self.connections, until, is_rare)
         if not (self._is_leaving or self._held):
-            self._send(held, is_rare=is_rare)
-        elif len(self._held) >= MOST_OUTSTANDING:
+            self._send(held)
+        elif len(self._held) >= MOST_OUTSTANDING and not is_rare:
             done(LinkFull(f"{len(self._held)} commands wait until their slot has moved"))
         else:
             self._held.append(held)
@@ -145,8 +152,8 @@ class ClusterLink(Link):
 
     # -- out
 
-    def _send(self, held: HeldCall, *, is_rare: bool = False) -> None:
-        super().call(held.command, held.done, partial(self._refused, held), is_rare=is_rare)
+    def _send(self, held: HeldCall) -> None:
+        super().call(held.command, held.done, partial(self._refused, held), is_rare=held.is_rare)
 
     def _pause(self) -> None:
         """Send what is held in a moment."""

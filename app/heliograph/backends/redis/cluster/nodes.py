@@ -1,10 +1,11 @@
 """The servers of a cluster, and what the virtual shards of one program share of them."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
 from redis.asyncio import BlockingConnectionPool
+from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import RedisError, ResponseError
 
 from heliograph.backends.redis.client import TIMEOUT_S, open_pool
@@ -12,6 +13,7 @@ from heliograph.backends.redis.cluster.bus_trunk import BusLane, BusTrunk
 from heliograph.backends.redis.cluster.opened import Opened
 from heliograph.backends.redis.cluster.topology import NOT_EXECUTED, Node, Topology
 from heliograph.backends.redis.cluster.trunk import Lane, Trunk
+from heliograph.backends.redis.link import Command
 from heliograph.backends.redis.link_errors import SlotMoved
 from heliograph.redis_url import ClusterAddress
 
@@ -86,17 +88,30 @@ class Nodes:
 
     async def ask(self, node: Node, *command: str | bytes | int) -> Any:
         """Send one command to a server and return its answer as it is. Raises the errors of redis-py."""
+        [answer] = await self.answers(node, [command])
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    async def answers(self, node: Node, commands: Sequence[Command]) -> list[Any]:
+        """Send commands to a server in one go, and return its answers, each of which may be an error.
+
+        If it cannot be reached, all are that error.
+        """
         if node not in self._askers:
             self._askers[node] = self._open(node, MOST_RARE, TIMEOUT_S)
         pool = self._askers[node]
-        connection = await pool.get_connection()  # type: ignore[no-untyped-call]
         try:
-            await connection.send_command(*command)
-            return await connection.read_response()
-        except ResponseError:
-            raise  # an answer: the connection is good
-        except BaseException:
+            connection = await pool.get_connection()  # type: ignore[no-untyped-call]
+        except (RedisError, OSError, TimeoutError) as error:
+            return [error] * len(commands)
+        try:
+            await connection.send_packed_command(connection.pack_commands(commands))
+            return [await _answer(connection) for _ in commands]
+        except BaseException as error:
             await connection.disconnect(nowait=True)
+            if isinstance(error, (RedisError, OSError, TimeoutError)):
+                return [error] * len(commands)
             raise
         finally:
             await pool.release(connection)
@@ -133,3 +148,10 @@ class Nodes:
                 _, pool = pools.popitem()
                 with suppress(RedisError, OSError, TimeoutError):
                     await pool.aclose()
+
+
+async def _answer(connection: AbstractConnection) -> Any:
+    try:
+        return await connection.read_response()
+    except ResponseError as error:
+        return error

@@ -94,13 +94,18 @@ class ClusterScripts(Scripts):
     def _is_loaded(self, name: str) -> bool:
         now, before = monotonic(), self._called_at
         self._called_at = now
+        return super()._is_loaded(name) and self._is_over_the_same() and now - before < VERIFIED_S
+
+    def _is_over_the_same(self) -> bool:
+        """Return whether the connection is the one for which the scripts are loaded."""
         link = self._steady_link
-        return (
-            super()._is_loaded(name)
-            and link.is_steady
-            and link.connections == self._loaded_over
-            and now - before < VERIFIED_S
-        )
+        return link.is_steady and link.connections == self._loaded_over
+
+    def _evaluate(self, name: str, parameters: Command, done: OnReply, times: int = 1) -> None:
+        if self._is_over_the_same():
+            super()._evaluate(name, parameters, done, times)
+        else:  # it was lost since they were loaded: the server behind the next one may know them from an earlier time
+            self._unknown(name, parameters, done, times)
 
     def _unknown(self, name: str, parameters: Command, done: OnReply, times: int) -> None:
         """Load the scripts, and repeat this call, which was not run. `times`: 1, or the end of that, monotonic ms."""
@@ -130,34 +135,27 @@ class ClusterScripts(Scripts):
         connection, node = link.connections, link.node
         if node is None:
             raise NotSent("the connection to Redis has ended meanwhile")
-        self._known = await self._follow(succession.decide(self._keys.server, node, self._known), connection)
+        self._known = await self._follow(succession.decide(self._keys.server, node, self._known), connection, node)
         shas = await self._load_over(connection, self._known.name, SHARDED.publish)
         self._loaded_over, self._called_at = connection, monotonic()
         return shas
 
-    async def _follow(self, steps: succession.Steps, connection: int) -> Known:
+    async def _follow(self, steps: succession.Steps, connection: int, node: Node) -> Known:
         """Ask what the steps yield, and return what they do."""
         answers: Sequence[Any] = ()
         step = next(steps)
         while True:
             if isinstance(step, Wait):
                 await asyncio.sleep(step.seconds)
-            elif step.node is None:
+            elif step.node is None or step.node == node:  # all virtual shards that move ask at the same time
                 answers = await self._ask(connection, *step.commands)
             else:
-                answers = [await self._answer(step.node, command) for command in step.commands]
+                answers = await self._nodes.answers(step.node, step.commands)
             try:
                 step = steps.send(answers)
             except StopIteration as done:
                 found: Known = done.value
                 return found
-
-    async def _answer(self, node: Node, command: Command) -> Any:
-        """Return a server's answer, or the error."""
-        try:
-            return await self._nodes.ask(node, *command)
-        except (RedisError, OSError, TimeoutError) as error:
-            return error
 
     async def _ask(self, connection: int, *commands: Command) -> Sequence[Any]:
         """Return the replies, errors too, to commands over this connection."""

@@ -150,7 +150,7 @@ class Topology:
 
     `seeds`: servers to ask first. `ask` sends one command to a server and returns its answer.
 
-    `watch`: its callback is called when another server has become the owner of the slot, or when nobody knows.
+    `watch`: its callback is called when another server has become the owner of the slot.
     """
 
     def __init__(self, seeds: Iterable[Node], ask: Callable[..., Awaitable[Any]]) -> None:
@@ -193,7 +193,8 @@ class Topology:
 
     def watch(self, slot: int, changed: Callable[[], object]) -> None:
         """Call `changed` whenever the owner of the slot is another one. Looking begins with the first watcher."""
-        self._seen[slot] = self.known_owner(slot)
+        if self._seen.get(slot) is None:  # earlier watchers may not have been told of the last change yet
+            self._seen[slot] = self.known_owner(slot)
         self._watched.setdefault(slot, []).append(changed)
         if self._looking is None:
             self._looking = asyncio.create_task(self._look(), name="redis-topology")
@@ -207,6 +208,7 @@ class Topology:
         """Stop looking. It may be used again."""
         looking, self._looking = self._looking, None
         self._watched.clear()
+        self._seen.clear()
         if looking is not None:
             await end([looking])
 
@@ -237,11 +239,11 @@ class Topology:
 
     def _tell_watchers(self) -> None:
         for slot, watchers in self._watched.items():
-            owner = self.known_owner(slot)
-            if owner == self._seen.get(slot):
+            owner, before = self.known_owner(slot), self._seen.get(slot)
+            if owner is None or owner == before:
                 continue
-            before, self._seen[slot] = self._seen.get(slot), owner
-            if before is not None and owner is not None:
+            self._seen[slot] = owner
+            if before is not None:
                 logger.info("slot %d has moved from %s:%d to %s:%d", slot, *before, *owner)
                 for changed in list(watchers):
                     changed()
