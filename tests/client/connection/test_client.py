@@ -28,6 +28,8 @@ from heliograph import (
     RunState,
 )
 from heliograph.client.connection.events import Transport
+from heliograph.client.connection.link import INVALID_TOKEN, Closed
+from heliograph.client.connection.socket_link import SocketLink
 from tests.conftest import StartReplica
 from tests.support.gate import gate_to
 from tests.support.redis_server import RedisServer
@@ -329,6 +331,29 @@ async def test_tokens_are_renewed(start_replica: StartReplica, transport: Transp
         assert await data_of(bob, 1) == ["still there"]
     if transport == "websocket":
         assert [state.state for state in states] == ["closed"]
+
+
+async def test_a_token_is_refused_while_another_connection_is_opened(start_replica: StartReplica) -> None:
+    """Fails if two connections are opened at once: nobody would end the first of them."""
+    replica = await start_replica(auth=JWT, namespaces=OPENED)
+    asked: list[asyncio.Event] = []
+
+    async def get_token() -> str:
+        asked.append(asyncio.Event())
+        if len(asked) > 1:
+            await asked[-1].wait()
+        return token("bob")
+
+    async with heliograph.connect(replica.url, get_token=get_token) as bob:
+        connection, link = bob._connection, bob._connection.link
+        assert isinstance(link, SocketLink)
+        connection.replace()
+        await eventually(lambda: len(asked) == 2)
+        link._end(Closed(INVALID_TOKEN, "no such token"))
+        await eventually(lambda: "open" not in connection._timers)
+        asked[1].set()
+        await eventually(lambda: bob.state.state == "connected")
+        assert len(asked) == 2
 
 
 async def test_what_the_server_refuses_for_good_is_said(start_replica: StartReplica) -> None:

@@ -258,7 +258,11 @@ class Connection:
         self._own(link.start())
 
     def _dial_in(self, delay_s: float) -> None:
-        self._later("open", delay_s, lambda: self._dial(None if self.link is None else self.link.transport))
+        def dial() -> None:
+            if self._opening is None:
+                self._dial(None if self.link is None else self.link.transport)
+
+        self._later("open", delay_s, dial)
 
     def _make_link(self, transport: Transport) -> Link:
         url, number = self._addresses.of_transport(transport), self._last_number

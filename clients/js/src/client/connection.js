@@ -185,6 +185,8 @@ export class Connection {
   #openIn(ms) {
     this.#cancelOpen();
     this.#openTimer = this.#env.setTimeout(() => {
+      this.#openTimer = null;
+      if (this.#opening) return; // begun before the link in use was closed: it may succeed
       this.#open(this.#link?.transport);
       if (!this.#link) this.#setState({ ...this.#state, retryInMs: 0 });
     }, ms);
