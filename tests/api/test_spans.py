@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import AsyncIterator, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
@@ -204,6 +205,22 @@ def test_the_sampler_of_a_replica() -> None:
     provider = TracerProvider(sampler=ALWAYS_OFF)
     of_replica = ReplicaSpans(provider, "replica-1", {}, lambda publication: 0, provider.shutdown)
     assert of_replica.publish("chat:1", 1, {"traceparent": RECORDED}) is None
+
+
+def test_an_exporter_that_takes_longer_than_the_replica(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Fails if a replica waits for an exporter that hangs, or its end is a traceback when the replica has ended."""
+    monkeypatch.setattr("heliograph.cluster.replica_spans.STOP_S", 0.01)
+    errors: list[object] = []
+    monkeypatch.setattr(threading, "excepthook", errors.append)
+    ended = threading.Event()
+    asyncio.run(ReplicaSpans(TracerProvider(), "replica-1", {}, lambda _: 0, ended.wait).stop())
+    [flushing] = [thread for thread in threading.enumerate() if thread.name == "flush-spans"]
+    ended.set()
+    flushing.join(10)
+    assert errors == []
+    assert "the last spans were not exported within 0.01 s" in caplog.messages
 
 
 def test_traceparents() -> None:

@@ -8,6 +8,7 @@ import asyncio
 import logging
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from time import time_ns
 from typing import Final
 
@@ -154,7 +155,9 @@ class ReplicaSpans:
         def flush() -> None:
             try:
                 self._flush()
-            finally:
+            except Exception as error:  # noqa: BLE001 - an exporter may raise anything
+                logger.warning("the last spans were not exported: %s", error)
+            with suppress(RuntimeError):  # the loop is closed: nobody waits any more
                 loop.call_soon_threadsafe(is_flushed.set)
 
         # A thread that nobody waits for at the end of the process: the exporter may try for long.
