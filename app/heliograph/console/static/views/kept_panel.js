@@ -16,6 +16,7 @@ export class KeptPanel {
   #search = element("input", { type: "search", placeholder: "Only names with …", dir: "auto", maxlength: "255", autocapitalize: "none", spellcheck: "false" });
   #problem = element("p", { class: "problem", role: "status", hidden: true });
   #timer = null;
+  #loading = 0; // which load counts: answers to earlier ones come too late
   #isFront = false;
 
   /**
@@ -45,6 +46,7 @@ export class KeptPanel {
     this.#button.addEventListener("click", () => (this.isOpen ? this.close() : this.open()));
     this.#search.addEventListener("input", () => {
       clearTimeout(this.#timer);
+      this.#loading += 1;
       this.#list.reset();
       this.#timer = setTimeout(() => this.#load(), SEARCH_MS);
     });
@@ -89,16 +91,18 @@ export class KeptPanel {
   async #load() {
     clearTimeout(this.#timer);
     if (!this.isOpen || !this.#isFront) return;
+    const load = ++this.#loading;
     let problem = "";
     try {
       const show = await this.#list.load(this.#prefix, this.#search.value.trim());
+      if (load !== this.#loading) return;
       show();
     } catch (error) {
+      if (load !== this.#loading) return;
       problem = error.message;
     }
     this.#problem.textContent = problem;
     this.#problem.hidden = !problem;
-    clearTimeout(this.#timer);
     this.#timer = setTimeout(() => this.#load(), EVERY_MS);
   }
 }
