@@ -77,7 +77,7 @@ def redis_part(
     own = directory / name
     own.mkdir()
     configuration = own / "redis.conf"
-    lines = [("port", str(port)), ("dir", str(own)), *settings]
+    lines = [("port", str(port)), ("dir", f'"{own}"'), *settings]
     configuration.write_text("".join(f"{setting} {value}\n" for setting, value in lines))
     for file, text in (files or {}).items():
         (own / file).write_text(text)
