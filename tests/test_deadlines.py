@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -84,6 +85,26 @@ def test_what_is_due_may_be_put_in_again_at_once() -> None:
     deadlines.put("x")
     loop.move_to(35)
     assert seen == [10, 20, 30]
+
+
+def test_one_that_fails_takes_no_other_with_it(caplog: pytest.LogCaptureFixture) -> None:
+    """Fails if an error of one socket has the others go without their pings."""
+    loop = Loop()
+    seen: list[str] = []
+
+    def due(thing: str) -> None:
+        if thing == "broken":
+            raise RuntimeError(thing)
+        seen.append(thing)
+
+    deadlines = Deadlines[str](loop, DELAY_S, due)
+    for thing in ("first", "broken", "second"):
+        deadlines.put(thing)
+    loop.move_to(5)
+    deadlines.put("later")
+    loop.move_to(20)
+    assert seen == ["first", "second", "later"]
+    assert "RuntimeError: broken" in caplog.text
 
 
 def test_what_is_due_at_nearly_the_same_time_is_dealt_with_together() -> None:

@@ -1,7 +1,10 @@
 """Deadlines with the same delay for many objects, and one timer for all of them."""
 
+import logging
 from collections.abc import Callable
 from typing import Generic, Protocol, TypeVar
+
+logger = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
 
@@ -57,7 +60,10 @@ class Deadlines(Generic[_T]):
         for thing in due:
             del self._times[thing]
         for thing in due:
-            self._due(thing)
+            try:
+                self._due(thing)
+            except Exception:  # the others are not in the dictionary any more
+                logger.exception("a deadline could not be handled")
         if self._times and not self._is_waiting:
             self._is_waiting = True
             self._loop.call_later(max(next(iter(self._times.values())) - now, GRAIN_S), self._look)

@@ -129,6 +129,16 @@ async def test_but_not_any_amount_of_it() -> None:
     assert case.outbox.closed
 
 
+async def test_one_that_is_lost_before_it_is_accepted_is_never_pinged() -> None:
+    """Fails if a ping is written to a transport that has ended: uvloop's raises an error then."""
+    case = Case()
+    case.socket.connection_lost(None)
+    case.transport.is_closed = True
+    await case.attach()
+    assert case.ears.codes == [1006]
+    assert not len(case.sockets.pings)
+
+
 @pytest.mark.parametrize("ending", ["closed by us", "closed by the peer", "broken", "server stops", "gone"])
 async def test_nothing_follows_the_end(ending: str) -> None:
     """Fails if something is written behind a close frame, a text counts after it, or the receiver hears twice."""

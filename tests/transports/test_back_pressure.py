@@ -1,6 +1,7 @@
 """Clients that do not read, do not answer, or vanish: none of them holds the others."""
 
 import asyncio
+import socket
 import time
 
 import pytest
@@ -71,6 +72,25 @@ class TestSlowClients:
             await eventually(lambda: len(sockets) == 1, within_s=2)
             assert (await alice.send("bob", 1))["delivery"] == "stored"
 
+    @pytest.mark.parametrize("says_goodbye", [False, True])
+    async def test_one_that_ends_its_side_and_reads_nothing_is_cut_too(
+        self, start_replica: StartReplica, monkeypatch: pytest.MonkeyPatch, says_goodbye: bool
+    ) -> None:
+        """Fails if such a client stays online, or only keeps its socket, because bytes wait that it never reads."""
+        monkeypatch.setattr("heliograph.server.websocket.CLOSE_TIMEOUT_S", 0.3)
+        one = await start_replica(redis_url=None, limits={"outbox_bytes": 8 << 20})
+        async with RawSocket(one.url, "/ws?user=bob", receive_buffer=4096) as bob:
+            await bob.next("connected")
+            [connection] = list(one.replica.hub)
+            while not connection.outbox._paused:
+                await one.replica.manager.publish("#bob", BLOCK)
+            if says_goodbye:
+                await bob.send(CLOSE, (1000).to_bytes(2))
+            else:
+                bob.socket.shutdown(socket.SHUT_WR)
+            await eventually(lambda: one.replica.hub.connections == 0)
+            await eventually(lambda: not one.server.server_state.connections)
+
     async def test_a_client_that_reads_in_time_loses_nothing(self, start_replica: StartReplica) -> None:
         """Fails if a pause that stays under the limit costs the connection, a message or the order."""
         one = await start_replica(redis_url=None, limits={"outbox_bytes": 8 << 20})
@@ -128,8 +148,6 @@ class TestDeadClients:
 
     async def test_a_client_that_only_closes_its_side_is_forgotten_too(self, start_replica: StartReplica) -> None:
         """Fails if a half-closed TCP connection is kept."""
-        import socket
-
         one = await start_replica(redis_url=None)
         async with RawSocket(one.url, "/ws?user=bob") as raw:
             await raw.next("connected")

@@ -141,7 +141,8 @@ class FrameWebSocket(asyncio.Protocol):
 
     def opened(self) -> None:
         self._is_open = True
-        self._sockets.pings.put(self)
+        if self._ended is None:  # it may have been lost while somebody decided about it
+            self._sockets.pings.put(self)
 
     def attach(self, outbox: Outbox[bytes], receiver: Receiver) -> None:
         """See `ServerSocket`."""
@@ -184,7 +185,10 @@ class FrameWebSocket(asyncio.Protocol):
                 self.transport.resume_reading()
 
     def hang_up(self) -> None:
+        """See `ServerSocket`. A peer that does not read what is still to be written is cut."""
         self.transport.close()
+        if self._timer is None and self.transport.get_write_buffer_size():
+            self._timer = self._sockets.loop.call_later(CLOSE_TIMEOUT_S, self.transport.abort)
 
     # -- from the transport
 
@@ -209,6 +213,11 @@ class FrameWebSocket(asyncio.Protocol):
     def resume_writing(self) -> None:
         if self._outbox is not None:
             self._outbox.resume()
+
+    def eof_received(self) -> None:
+        """End without a close frame: the peer sends nothing more, not even a pong."""
+        self._end(_LOST)
+        self.hang_up()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._sockets.state.connections.discard(self)
@@ -310,11 +319,10 @@ class FrameWebSocket(asyncio.Protocol):
 
     def _closed(self, parser: Parser) -> None:
         """Handle the peer's close frame, or its answer to ours."""
-        self._stop_timer()
         if self._ended is None:
             self._end(_NO_CODE if parser.close_rcvd is None else parser.close_rcvd.code)
             self._flush(parser)
-        self.transport.close()
+        self.hang_up()
 
     def _broken(self, parser: Parser, *, is_close: bool) -> None:
         """Handle data that violates the protocol, or is too large (1009).
