@@ -48,6 +48,14 @@ async def test_the_whole_conversation(replica: Replica) -> None:
     assert replica.hub.connections == 0
 
 
+async def test_a_server_that_cancels_the_application(replica: Replica) -> None:
+    """Fails if a client stays online because its server ended the application before it said that the client left."""
+    async with AsgiSocket(replica.app, query="user=alice") as alice:
+        await alice.next("connected")
+        alice.task.cancel()
+        await eventually(lambda: replica.hub.connections == 0)
+
+
 async def test_a_refusal_is_said_before_the_close(replica: Replica) -> None:
     """Fails if the error frame or the close is lost because the connection ends before they are written."""
     async with AsgiSocket(replica.app) as socket:

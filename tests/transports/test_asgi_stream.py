@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import pytest
 from starlette.types import Message
 
 from heliograph.protocol.codes import CloseCode
@@ -80,7 +81,9 @@ async def test_a_stream_from_its_head_to_its_end(start_replica: StartReplica) ->
         assert [message.get("more_body") for message in server.sent[-2:]] == [True, False]
 
 
-async def test_clients_that_leave_or_do_not_read(start_replica: StartReplica) -> None:
+async def test_clients_that_leave_or_do_not_read(
+    start_replica: StartReplica, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Fails if a stream outlives its client, or one that does not read holds memory without end."""
     one = await start_replica(redis_url=None, limits={"outbox_bytes": 65_536})
     async with streaming(one, "leaves") as (server, task):
@@ -98,3 +101,8 @@ async def test_clients_that_leave_or_do_not_read(start_replica: StartReplica) ->
         assert one.replica.telemetry.slow_closes == 1
         await eventually(task.done)
         assert one.replica.hub.count("reads") == 1
+    monkeypatch.setattr("heliograph.transports.asgi_stream.STALL_S", 0.2)
+    async with streaming(one, "stalls") as (server, task):
+        server.may_send.clear()
+        await one.replica.manager.publish("news", "the last for a long time")
+        await eventually(task.done)

@@ -74,13 +74,17 @@ class AsgiSink:
 
     async def _read_all(self, reader: Reader) -> None:
         """Read one frame after the other, each when the reader is done with the last."""
-        while (message := await self._next())["type"] != "websocket.disconnect":
-            if (text := message.get("text")) is not None:
-                reader.receive_text(text)
-            else:
-                reader.receive_binary(message["bytes"])
-            await reader.idle()
-        reader.lost(message.get("code", 1006))
+        code = 1006
+        try:
+            while (message := await self._next())["type"] != "websocket.disconnect":
+                if (text := message.get("text")) is not None:
+                    reader.receive_text(text)
+                else:
+                    reader.receive_binary(message["bytes"])
+                await reader.idle()
+            code = message.get("code", code)
+        finally:  # some servers cancel the application when the client has gone
+            reader.lost(code)
         await reader.idle()
 
     async def _next(self) -> Message:

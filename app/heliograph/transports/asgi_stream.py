@@ -12,6 +12,7 @@ logger = logging.getLogger(__name__)
 
 CLOSE_TIMEOUT_S = 1.0  # how long a client may take to read the end of its stream
 PIECE_BYTES = 65_536  # passed to the server at once
+STALL_S = 60.0  # how long a client may take to read a piece, so that the server takes the next
 
 
 class AsgiStream:
@@ -74,7 +75,8 @@ class AsgiStream:
             while self._frames:
                 piece = self._piece()
                 flow.pause(self._waiting_bytes() + len(piece))
-                await send({"type": "http.response.body", "body": piece, "more_body": True})
+                async with asyncio.timeout(STALL_S):
+                    await send({"type": "http.response.body", "body": piece, "more_body": True})
             if self._last is None:
                 flow.resume()
         await send({"type": "http.response.body", "body": self._last, "more_body": False})
