@@ -3,6 +3,7 @@
 import asyncio
 import json
 import shutil
+import socket
 import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -18,11 +19,12 @@ from heliograph.application import build_replica
 from heliograph.server import heartbeat
 from heliograph.server.heartbeat import Heartbeat
 from heliograph.server.http import HttpProtocol, ServerConfig
-from heliograph.server.serving import build_server
+from heliograph.server.serving import DrainingServer, build_server
 from tests.conftest import StartReplica
 from tests.support.client import Client
 from tests.support.http import http_client
 from tests.support.ports import free_port
+from tests.support.raw_socket import RawSocket
 from tests.support.replicas import RunningReplica, settings_for
 from tests.support.waiting import eventually
 
@@ -131,6 +133,8 @@ class TestUpgrades:
         one = await start_replica(redis_url=None, api=API)
         async with Client(one.url, user="alice") as alice:
             await alice.send("alice", 1)
+        async with RawSocket(one.url, "/ws", headers={"connection": "keep-alive"}) as two_fields:
+            assert two_fields.status == 101
         async with line_to(one) as line:
             line.writer.write(post("Connection: Upgrade", "Upgrade: websocket"))
             assert (await line.rest()).startswith(b"HTTP/1.1 400 ")
@@ -228,6 +232,45 @@ class TestLimits:
             assert (await line.rest()).startswith(b"HTTP/1.1 200 ")
 
 
+class TestClientsThatDoNotRead:
+    @pytest.mark.parametrize("closes_its_side", [False, True])
+    async def test_they_are_cut(self, start_replica: StartReplica, closes_its_side: bool) -> None:
+        """Fails if who asks and does not read holds the answers, and the connection, for as long as they like."""
+        one = await start_replica(redis_url=None, limits=LIMITS)
+        parts = urlsplit(one.url)
+        with socket.socket() as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            client.setblocking(False)
+            loop = asyncio.get_running_loop()
+            await loop.sock_connect(client, (parts.hostname, parts.port))
+            connections = one.server.server_state.connections
+            await eventually(lambda: len(connections) == 1)
+            [protocol] = cast("set[HttpProtocol]", connections)
+            answers = 0
+            while not protocol.flow.write_paused:
+                await loop.sock_sendall(client, b"GET /api/openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                answers += 1
+                await eventually(lambda: one.server.server_state.total_requests >= answers)  # noqa: B023
+            if closes_its_side:
+                client.shutdown(socket.SHUT_WR)
+            await eventually(lambda: not connections)
+            await eventually(lambda: not one.server.server_state.tasks)
+
+    async def test_one_that_reads_slowly_is_not_cut(self) -> None:
+        """Fails if a client that goes on reading is cut, or one that reads nothing is not."""
+        server = built()
+        transport = Transport()
+        protocol = HttpProtocol(cast("ServerConfig", server.config), server.server_state, {})
+        protocol.connection_made(transport)
+        protocol.pause_writing()
+        for unread, is_cut in ((69_999, False), (1, False), (1, True)):
+            transport.unread = unread
+            protocol.cut_unless_it_reads()
+            assert transport.is_aborted == is_cut, unread
+        protocol.connection_lost(None)
+        assert len(protocol._unread) == 0
+
+
 class TestPaths:
     @pytest.mark.parametrize(
         "path", ["/metrics%0a", "/metrics%00", "/health%7f", "/api/publish%0A", "/%c2%85", "/a%09"]
@@ -276,12 +319,35 @@ class TestTheInternalPort:
         assert "HELIOGRAPH_INTERNAL__PORT" in caplog.text
 
 
+def built() -> DrainingServer:
+    """A server that does not run."""
+    settings = settings_for(limits=LIMITS)
+    server = build_server(build_replica(settings), settings, host="127.0.0.1", port=free_port(), loop="asyncio")
+    server.config.load()
+    return server
+
+
+class Transport(asyncio.Transport):
+    """What a connection needs of one. `unread`: the bytes in its buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.unread = 70_000
+        self.is_aborted = False
+
+    def get_write_buffer_size(self) -> int:
+        return self.unread
+
+    def close(self) -> None: ...
+
+    def abort(self) -> None:
+        self.is_aborted = True
+
+
 async def test_a_connection_begins_as_one_of_uvicorn() -> None:
     """Fails if a release of uvicorn sets something for each connection that ours, which sets it all, leaves out."""
-    settings = settings_for()
-    server = build_server(build_replica(settings), settings, host="127.0.0.1", port=free_port(), loop="asyncio")
-    config, loop = cast("ServerConfig", server.config), asyncio.get_running_loop()
-    config.load()
+    server, loop = built(), asyncio.get_running_loop()
+    config = cast("ServerConfig", server.config)
     ours = vars(HttpProtocol(config, server.server_state, {}, loop))
     theirs = vars(HttpToolsProtocol(config, server.server_state, {}, loop))
     parser = type(theirs.pop("parser"))

@@ -3,9 +3,12 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from urllib.parse import urlsplit
 
+import pytest
+
+from heliograph.server.http import MOST_PIPELINED
 from tests.conftest import StartReplica
 from tests.support.replicas import RunningReplica
 
@@ -34,14 +37,14 @@ async def line_to(one: RunningReplica) -> AsyncIterator[tuple[asyncio.StreamRead
         writer.close()
 
 
-async def said(one: RunningReplica, data: bytes) -> bytes:
+async def said(one: RunningReplica, data: bytes, *, first_within_s: float = 0.25) -> bytes:
     """What the replica says until it closes the connection, or says nothing more for a while."""
     async with line_to(one) as (reader, writer):
         writer.write(data)
         answer = b""
         try:
             while True:
-                async with asyncio.timeout(0.25):
+                async with asyncio.timeout(0.25 if answer else first_within_s):
                     more = await reader.read(65_536)
                 if not more:
                     return answer + b"<closed>"
@@ -175,6 +178,59 @@ async def test_requests_that_are_right_are_carried_out_each(start_replica: Start
         assert answer.count(b"HTTP/1.1 200 ") == 2, (name, answer)
         assert await published(one, "news") == count, name
         assert await published(one, "smuggled") == count, name
+
+
+WITHOUT_KEY = b"POST /api/publish HTTP/1.1\r\nHost: localhost\r\n"
+LENGTH = b"Content-Length: %d\r\n\r\n" % len(BODY)
+# The status of the only answer; None if the connection ends without one.
+NO_ANSWER_OF_ANOTHER = {
+    "a wrong chunk behind a request that is not answered yet": (
+        HEALTH + b"\r\n" + PUBLISH + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n",
+        None,
+    ),
+    "a key in a trailer": (
+        WITHOUT_KEY + b"Transfer-Encoding: chunked\r\n\r\n" + CHUNK + b"0\r\nX-API-Key: %b\r\n\r\n" % KEY.encode(),
+        b"401",
+    ),
+    "a request behind the last one": (PUBLISH + b"Connection: close\r\n" + LENGTH + BODY + SMUGGLED, b"200"),
+    "more headers than may be": (PUBLISH + b"a:b\r\n" * 300 + LENGTH + BODY, b"431"),
+    "a URL without a path": (b"GET http://localhost HTTP/1.1\r\nHost: localhost\r\n\r\n", b"400"),
+}
+
+
+async def test_no_answer_is_taken_for_that_of_another_request(
+    start_replica: StartReplica, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Fails if a refusal overtakes an answer, or a request is carried out that is refused or comes too late."""
+    one = await start_replica(redis_url=None, api={"key": KEY})
+    for name, (data, status) in NO_ANSWER_OF_ANOTHER.items():
+        answer = await said(one, data, first_within_s=5)
+        assert answer.count(b"HTTP/1.1 ") == (status is not None), (name, answer)
+        assert status is None or answer.split(b" ")[1] == status, (name, answer)
+    async with line_to(one) as (reader, writer), asyncio.timeout(5):
+        writer.write(WITHOUT_KEY + b"Transfer-Encoding: chunked\r\n\r\n")
+        assert (await reader.readuntil(b"}}")).startswith(b"HTTP/1.1 401 "), "before its body has come"
+        writer.write(b"zz\r\n")
+        assert await reader.read() == b"", "a second answer to the same request"
+    assert await published(one, "smuggled") == 0
+    assert await published(one, "news") == 1, "the one before the last"
+    assert "unexpected error" not in caplog.text
+
+
+async def test_a_pipeline_has_an_end(start_replica: StartReplica) -> None:
+    """Fails if one packet of the shortest requests makes the server keep thousands of them."""
+    one = await start_replica(redis_url=None)
+    async with line_to(one) as (reader, writer), asyncio.timeout(5):
+        writer.write((HEALTH + b"\r\n") * MOST_PIPELINED)
+        for _ in range(MOST_PIPELINED):
+            await reader.readuntil(b"HTTP/1.1 200 ")
+    async with line_to(one) as (reader, writer), asyncio.timeout(20):
+        writer.write((HEALTH + b"\r\n") * 5000)
+        answers = b""
+        with suppress(ConnectionError):
+            while more := await reader.read(65_536):
+                answers += more
+        assert answers.count(b"HTTP/1.1 200 ") < 5000
 
 
 async def test_expect_and_head(start_replica: StartReplica) -> None:

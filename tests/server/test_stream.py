@@ -127,6 +127,53 @@ async def test_one_that_closed_its_side_and_does_not_read(start_replica: StartRe
     assert one.replica.hub.connections == 0
 
 
+@pytest.mark.parametrize("closes_its_side", [False, True])
+async def test_one_that_does_not_read_when_nothing_more_comes(
+    start_replica: StartReplica, closes_its_side: bool
+) -> None:
+    """Fails if such a client stays online for as long as nothing fills its outbox."""
+    one = await start_replica(redis_url=None, limits={"body_timeout_s": 60 if closes_its_side else 0.4})
+    host, _, port = one.url.removeprefix("http://").partition(":")
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.setblocking(False)
+        loop = asyncio.get_running_loop()
+        await loop.sock_connect(client, (host, int(port)))
+        await loop.sock_sendall(
+            client, f"GET /sse?user=alice&channels=news HTTP/1.1\r\nHost: {host}\r\n\r\n".encode()
+        )
+        await eventually(lambda: len(one.replica.hub.subscribers("news")) == 1)
+        [connection] = list(one.replica.hub)
+        while not connection.outbox._paused:
+            await one.replica.manager.publish("news", "x" * 50_000)
+        if closes_its_side:
+            client.shutdown(socket.SHUT_WR)
+        await eventually(lambda: one.replica.hub.connections == 0)
+        await eventually(lambda: not one.server.server_state.connections)
+
+
+async def test_one_whose_client_leaves_before_it_begins(
+    start_replica: StartReplica, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Fails if a client that does not wait until it is let in is logged as a fault of ours, or stays online."""
+    one = await start_replica(redis_url=None)
+    enter, goes_on = Admission.connect, asyncio.Event()
+
+    async def enter_late(self: Admission, connection: Connection) -> None:
+        await goes_on.wait()
+        await enter(self, connection)
+
+    monkeypatch.setattr(Admission, "connect", enter_late)
+    async with stream_of(one, "alice") as (_, writer):
+        await eventually(lambda: len(one.server.server_state.tasks) == 1)
+        writer.transport.abort()
+        await eventually(lambda: not one.server.server_state.connections)
+    goes_on.set()
+    await eventually(lambda: not one.server.server_state.tasks)
+    await eventually(lambda: one.replica.hub.connections == 0)
+    assert "Exception" not in caplog.text
+
+
 async def test_one_that_ends_before_it_has_begun(
     start_replica: StartReplica, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 MOST_HEADERS: Final = 256
+MOST_PIPELINED: Final = 100  # requests of one connection that wait behind the one that is being answered
 _IDLE, _HEAD, _BODY = range(3)  # the client sends next: a request, more of its head, more of its body
 _MAY_BE_LATE = ("GET", "HEAD", "OPTIONS")  # harmless if the client no longer waits for the answer
 _OF_A_BODY = (b"content-length", b"transfer-encoding")
@@ -84,7 +85,7 @@ class ServerConfig(uvicorn.Config):
         self.response_head = ResponseHead()
         # Made with the first connection, because they need the event loop, and logging that is set up.
         self._loggers: tuple[logging.Logger, logging.Logger, bool] | None = None
-        self._deadlines: tuple[Deadlines[HttpProtocol], Deadlines[HttpProtocol]] | None = None
+        self._deadlines: tuple[Deadlines[HttpProtocol], ...] | None = None
         self._sockets: Sockets | None = None
         self._streams: Streams | None = None
 
@@ -95,13 +96,14 @@ class ServerConfig(uvicorn.Config):
             self._loggers = logging.getLogger("uvicorn.error"), requests, requests.hasHandlers()
         return self._loggers
 
-    def deadlines(self, loop: asyncio.AbstractEventLoop) -> "tuple[Deadlines[HttpProtocol], Deadlines[HttpProtocol]]":
-        """Return the deadlines for the heads and for the bodies of requests."""
+    def deadlines(self, loop: asyncio.AbstractEventLoop) -> "tuple[Deadlines[HttpProtocol], ...]":
+        """Return those for the heads of requests, for their bodies, and for clients that do not read."""
         if self._deadlines is None:
             limits, is_late = self.limits, HttpProtocol.is_late
             self._deadlines = (
                 Deadlines(loop, limits.header_timeout_s, is_late),
                 Deadlines(loop, limits.body_timeout_s, is_late),
+                Deadlines(loop, limits.body_timeout_s, HttpProtocol.cut_unless_it_reads),
             )
         return self._deadlines
 
@@ -124,16 +126,18 @@ class ServerConfig(uvicorn.Config):
     def streams(self, server_state: ServerState, loop: asyncio.AbstractEventLoop) -> Streams:
         """Return the streamed responses of this server."""
         if self._streams is None:
-            self._streams = Streams(server_state, loop, keep_alive_s=self.ws_ping_interval or 0)
+            keep_alive_s, stall_s = self.ws_ping_interval or 0, self.limits.body_timeout_s
+            self._streams = Streams(server_state, loop, keep_alive_s=keep_alive_s, stall_s=stall_s)
         return self._streams
 
 
 class HttpProtocol(HttpToolsProtocol):
-    """uvicorn's HTTP protocol with our sockets. The application can cut a client that does not read.
+    """uvicorn's HTTP protocol with our sockets.
 
-    A request's head has a limit in bytes; head and body have time limits. An upgrade to anything but a WebSocket is
-    ignored (RFC 9110 section 7.8). A request that changes something, and may have waited while the event loop stood
-    still, is refused: nginx has answered its client long ago.
+    A request's head has a limit in bytes; head and body have time limits, and so has a client that does not read its
+    response. An upgrade to anything but a WebSocket is ignored (RFC 9110 section 7.8). A request that changes
+    something, and may have waited while the event loop stood still, is refused: nginx has answered its client long
+    ago.
     """
 
     def __init__(
@@ -173,8 +177,10 @@ class HttpProtocol(HttpToolsProtocol):
         self._is_wanted_upgrade = False  # to a WebSocket, which this connection becomes
         self._is_unwanted_upgrade = False
         self._direct: DirectCycle | None = None  # the request whose body is arriving, if it goes past the application
-        self._waiting: DirectGetCycle | None = None  # a request past the application that is not answered yet
-        self._heads, self._bodies = config.deadlines(self.loop)
+        # The request that is carried out, or was the last. `cycle` is the newest one, which may wait behind it.
+        self._running: RequestResponseCycle | DirectCycle | DirectGetCycle | None = None
+        self._unread_bytes = 0  # what the client had not read when the deadline for that was set
+        self._heads, self._bodies, self._unread = config.deadlines(self.loop)
         self._deadlines: Deadlines[HttpProtocol] | None = None  # the ones that hold this connection
         self._due_request = 0  # the request that the deadline is for
 
@@ -191,12 +197,14 @@ class HttpProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._put(None)
-        waiting, self._waiting = self._waiting, None
+        self._unread.take_out(self)
+        running, self._running = self._running, None
         super().connection_lost(exc)
-        if waiting is not None:
-            waiting.disconnected = True
-            if waiting.on_leave is not None:
-                waiting.on_leave()
+        if running is not None and not running.response_complete:  # uvicorn tells the newest request only
+            running.disconnected = True
+            running.message_event.set()
+            if isinstance(running, DirectGetCycle) and running.on_leave is not None:
+                running.on_leave()
 
     def data_received(self, data: bytes) -> None:
         self._unset_keepalive_if_required()
@@ -258,19 +266,62 @@ class HttpProtocol(HttpToolsProtocol):
         if self.flow.read_paused:  # we do not read, so it is not the client's fault
             self._put(deadlines)
         elif self._phase == _IDLE:
-            self.transport.close()
+            self._close()
         else:
             self._refuse(HTTPStatus.REQUEST_TIMEOUT, "the request did not come in time")
 
     def _refuse(self, status: HTTPStatus, text: str) -> None:
         self._put(None)
-        is_ours = self._is_answering and self.cycle.scope is self.scope
-        # No answer is possible behind an unfinished answer, or within its own.
-        may_say = not self.cycle.response_started if is_ours else not self._is_answering
+        # No answer is possible before that to an earlier request, or if there is one to this request already.
+        if self.cycle and self.cycle.scope is self.scope:  # its head was taken, but not its body
+            may_say = not (self.pipeline or self.cycle.response_started)
+        else:
+            may_say = not self._is_answering
         if may_say and not self.transport.is_closing():
             retry = [(b"retry-after", b"1")] if status is HTTPStatus.SERVICE_UNAVAILABLE else []
             self.transport.write(refusal(status, [*self.server_state.default_headers, *retry], f"{text}\n".encode()))
+        self._close()
+
+    # -- what the client does not read
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._await_reading()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if not self.transport.is_closing():
+            self._unread.take_out(self)
+
+    def eof_received(self) -> None:
+        """Let the transport close itself: no other request comes."""
+        self._await_reading()
+
+    def timeout_keep_alive_handler(self) -> None:
+        if not self.transport.is_closing():
+            self._close()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self.transport.is_closing():
+            self._await_reading()
+
+    def _close(self) -> None:
         self.transport.close()
+        self._await_reading()
+
+    def _await_reading(self) -> None:
+        """Start the deadline for a client that has something to read: a transport that closes waits for ever."""
+        self._unread_bytes = self.transport.get_write_buffer_size()
+        if self._unread_bytes:
+            self._unread.put(self)
+
+    def cut_unless_it_reads(self) -> None:
+        """Cut a client that has read nothing since the deadline was started."""
+        if self.transport.get_write_buffer_size() < self._unread_bytes:
+            self._await_reading()
+        else:
+            self.transport.abort()
 
     # -- from the parser
 
@@ -279,12 +330,26 @@ class HttpProtocol(HttpToolsProtocol):
         self._phase = _HEAD
         self._requests += 1
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Do what uvicorn does, but take no trailer for a header: none of them has a meaning here."""
+        if self._phase != _HEAD:
+            return
+        name = name.lower()
+        if name == b"expect" and value.lower() == b"100-continue":
+            self.expect_100_continue = True
+        self.headers.append((name, value))
+
     def on_headers_complete(self) -> None:
-        if (
+        if len(self.headers) > MOST_HEADERS or (
             self._unparsed > self._config.limits.header_bytes
             and self._head_bytes() > self._config.limits.header_bytes
         ):
             raise self._too_large()
+        if self.transport.is_closing():
+            raise _Refused(HTTPStatus.BAD_REQUEST, "a request behind the last one of its connection")
+        if len(self.pipeline) >= MOST_PIPELINED:
+            text = f"more than {MOST_PIPELINED} requests wait for the answer to one before them"
+            raise _Refused(HTTPStatus.TOO_MANY_REQUESTS, text)
         self._unparsed = 0
         self._phase = _BODY
         if self.parser.should_upgrade():
@@ -301,6 +366,8 @@ class HttpProtocol(HttpToolsProtocol):
             text = "this replica stood still, the request may have waited for long, and nothing was done; try again"
             raise _Refused(HTTPStatus.SERVICE_UNAVAILABLE, text)
         if not self._goes_past_the_application():
+            if not self.url.startswith(b"/") and not httptools.parse_url(self.url).path:
+                raise _Refused(HTTPStatus.BAD_REQUEST, "the URL has no path")
             super().on_headers_complete()
             offer = partial(_stream_of, weakref.ref(self), weakref.ref(self.cycle))
             self.scope["extensions"] = {SERVER_STREAM: offer}  # type: ignore[dict-item] # not JSON
@@ -364,7 +431,7 @@ class HttpProtocol(HttpToolsProtocol):
             return False
         keep_alive = self.parser.should_keep_alive()
         self._direct = DirectCycle(endpoint, self.scope, self._send_answer, keep_alive=keep_alive)
-        self.cycle = self._direct  # type: ignore[assignment] # it has what uvicorn asks of a cycle
+        self._running = self.cycle = self._direct  # type: ignore[assignment] # it has what uvicorn asks of a cycle
         return True
 
     def _is_direct_get(self) -> bool:
@@ -374,7 +441,7 @@ class HttpProtocol(HttpToolsProtocol):
             return False
         scope = self._config.believe({**self.scope, "method": "GET", "query_string": query})
         cycle = DirectGetCycle(self.scope, self._answer_get, keep_alive=self.parser.should_keep_alive())
-        self.cycle = cycle  # type: ignore[assignment] # as above; it may be answered at once
+        self._running = self.cycle = cycle  # type: ignore[assignment] # as above; it may be answered at once
         try:
             on_leave = endpoint.begin(scope, cycle.answer)
         except Exception:
@@ -388,15 +455,13 @@ class HttpProtocol(HttpToolsProtocol):
             self.cycle = None  # type: ignore[assignment] # as before the first request
             return False
         cycle.on_leave = on_leave
-        self._waiting = cycle
         return True
 
     def _answer_get(self, cycle: DirectGetCycle, body: bytes | None, fields: bytes) -> None:
-        self._waiting = None
         if body is not None:
             self._send_answer(cycle, body, fields)
         elif self.pipeline or self.scope is not cycle.scope:
-            self.transport.close()  # what the application would need is gone; the client asks again
+            self._close()  # what the application would need is gone; the client asks again
         else:
             self._hand_to_application(b"")
             self.cycle.keep_alive = cycle.keep_alive
@@ -406,12 +471,16 @@ class HttpProtocol(HttpToolsProtocol):
         response = self._config.response_head.with_body(headers, body, fields, keep_alive=cycle.keep_alive)
         self.transport.write(response)
         if not cycle.keep_alive:
-            self.transport.close()
+            self._close()
         if self.pipeline:
             self.on_response_complete()
         else:
             self.server_state.total_requests += 1
             self._look()  # an idle connection is closed as one is whose request does not come
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)
 
     def _hand_to_application(self, body: bytes) -> None:
         self.cycle = None  # type: ignore[assignment] # as before the first request
@@ -428,12 +497,14 @@ class HttpProtocol(HttpToolsProtocol):
 
     def _give(self, cycle: RequestResponseCycle, stream: TransportStream) -> tuple[bool, bool]:
         """Give the connection to a stream. Return whether the client is still there, and reads."""
-        if not cycle.response_started or cycle.response_complete or not cycle.chunked_encoding:
-            raise RuntimeError("the head of a response without content-length comes before its stream")
         is_there, reads = not cycle.disconnected, not self.flow.write_paused
+        has_head = cycle.response_started and not cycle.response_complete and cycle.chunked_encoding
+        if is_there and not has_head:
+            raise RuntimeError("the head of a response without content-length comes before its stream")
         cycle.disconnected = True  # for uvicorn: nothing more is to be sent
         if is_there:
             self._put(None)
+            self._unread.take_out(self)
             self._unset_keepalive_if_required()
             self.connections.discard(self)
             self.pipeline.clear()  # what the client has asked for beside its stream is not answered
@@ -444,8 +515,19 @@ class HttpProtocol(HttpToolsProtocol):
 
     # -- sockets
 
+    def _get_upgrade(self) -> bytes | None:
+        """Return the wanted protocol. `Connection` may come in several fields, of which uvicorn reads the last."""
+        tokens, wanted = set[bytes](), None
+        for name, value in self.headers:
+            if name == b"connection":
+                tokens.update(token.strip() for token in value.lower().split(b","))
+            elif name == b"upgrade":
+                wanted = value.lower()
+        return wanted if b"upgrade" in tokens else None
+
     def handle_websocket_upgrade(self) -> None:
         self.connections.discard(self)
+        self._unread.take_out(self)
         sockets = self._config.sockets(self.app, self.server_state, self.loop)
         try:
             accept = accept_of(self.parser.get_method(), self.headers)

@@ -18,9 +18,12 @@ _framed = lru_cache(maxsize=16)(chunk)  # keep-alives: the same few for all stre
 class Streams:
     """What all streamed responses of one server share."""
 
-    def __init__(self, state: ServerState, loop: asyncio.AbstractEventLoop, *, keep_alive_s: float) -> None:
+    def __init__(
+        self, state: ServerState, loop: asyncio.AbstractEventLoop, *, keep_alive_s: float, stall_s: float
+    ) -> None:
         self.state = state
         self.loop = loop
+        self.stalls = Deadlines(loop, stall_s, TransportStream.cut_unless_it_reads)
         self.keep_alives = Deadlines(loop, keep_alive_s, TransportStream.keep_alive)
         self.ends = Deadlines(loop, END_TIMEOUT_S, TransportStream.cut)
 
@@ -40,6 +43,7 @@ class TransportStream(asyncio.Protocol):
         "_read_bytes",
         "_streams",
         "_take_over",
+        "_unread_bytes",
         "transport",
     )
 
@@ -61,6 +65,7 @@ class TransportStream(asyncio.Protocol):
         self._last: bytes | None = None  # of a stream that was to end before it began
         self._is_ended = False
         self._read_bytes = 0
+        self._unread_bytes = 0  # what the client had not read when the deadline for that was set
 
     # -- for the application
 
@@ -97,7 +102,7 @@ class TransportStream(asyncio.Protocol):
         elif reads:
             flow.resume()
         else:
-            flow.pause(self.transport.get_write_buffer_size())
+            self.pause_writing()
 
     def end(self, last: bytes) -> None:
         """See `ServerStream`."""
@@ -122,11 +127,18 @@ class TransportStream(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         if self._flow is not None and not self._is_ended:
-            self._flow.pause(self.transport.get_write_buffer_size())
+            self._unread_bytes = self.transport.get_write_buffer_size()
+            self._streams.stalls.put(self)
+            self._flow.pause(self._unread_bytes)
 
     def resume_writing(self) -> None:
         if self._flow is not None and not self._is_ended:
+            self._streams.stalls.take_out(self)
             self._flow.resume()
+
+    def eof_received(self) -> None:
+        """Let the transport close itself, and cut a client that does not read what is still to be written."""
+        self._streams.ends.put(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._streams.state.connections.discard(self)
@@ -145,6 +157,15 @@ class TransportStream(asyncio.Protocol):
             self.transport.write(self._keep_alive)
         self._streams.keep_alives.put(self)
 
+    def cut_unless_it_reads(self) -> None:
+        """Cut a client that has read nothing since the deadline was set."""
+        unread = self.transport.get_write_buffer_size()
+        if unread < self._unread_bytes:
+            self._unread_bytes = unread
+            self._streams.stalls.put(self)
+        else:
+            self.transport.abort()
+
     def cut(self) -> None:
         """End without waiting for the client."""
         self.transport.abort()
@@ -154,6 +175,7 @@ class TransportStream(asyncio.Protocol):
         self._is_ended = True
         self._streams.keep_alives.take_out(self)
         self._streams.ends.take_out(self)
+        self._streams.stalls.take_out(self)
         if self._flow is not None:
             self._flow.abandon()
         on_lost, self._on_lost = self._on_lost, None

@@ -106,7 +106,11 @@ class LimitSettings(Group):
         default=131_072, ge=4096, description="bytes of a request's URL and headers; more is answered with 431"
     )
     header_timeout_s: float = Field(default=10.0, gt=0, description="how long a request's headers may take to arrive")
-    body_timeout_s: float = Field(default=30.0, gt=0, description="how long a request's body may take to arrive")
+    body_timeout_s: float = Field(
+        default=30.0,
+        gt=0,
+        description="how long a request's body may take to arrive, and a client may read nothing of its answer",
+    )
 
 
 class CompressionSettings(Group):
