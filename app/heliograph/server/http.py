@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 MOST_HEADERS: Final = 256
-MOST_PIPELINED: Final = 100  # requests of one connection that wait behind the one that is being answered
+MOST_PIPELINED: Final = 1000  # requests of one connection that wait behind the one that is being answered
 _IDLE, _HEAD, _BODY = range(3)  # the client sends next: a request, more of its head, more of its body
 _MAY_BE_LATE = ("GET", "HEAD", "OPTIONS")  # harmless if the client no longer waits for the answer
 _OF_A_BODY = (b"content-length", b"transfer-encoding")
