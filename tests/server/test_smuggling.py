@@ -220,7 +220,7 @@ async def test_no_answer_is_taken_for_that_of_another_request(
 async def test_a_pipeline_has_an_end(start_replica: StartReplica) -> None:
     """Fails if one packet of the shortest requests makes the server keep thousands of them."""
     one = await start_replica(redis_url=None)
-    async with line_to(one) as (reader, writer), asyncio.timeout(5):
+    async with line_to(one) as (reader, writer), asyncio.timeout(20):
         writer.write((HEALTH + b"\r\n") * MOST_PIPELINED)
         for _ in range(MOST_PIPELINED):
             await reader.readuntil(b"HTTP/1.1 200 ")
