@@ -13,7 +13,7 @@ from redis.exceptions import RedisError
 from heliograph import AsyncPublisher, Publisher
 from heliograph.backends.redis import link, sentinels
 from heliograph.backends.redis.client import connect
-from heliograph.backends.redis.sentinels import MasterFinder, NoMaster, SyncMasterFinder, newest
+from heliograph.backends.redis.sentinels import Knowledge, MasterFinder, NoMaster, SyncMasterFinder, newest
 from heliograph.redis_url import read_sentinel_address
 from tests.conftest import StartReplica
 from tests.support.certificates import make_certificate
@@ -443,7 +443,7 @@ def test_the_latest_decision_counts() -> None:
     address = read_sentinel_address(f"redis+sentinel://a,b,c/0?master={NAME}")
     assert address is not None
 
-    known = [(4, ("10.0.0.2", 1)), RedisError("away"), (5, ("10.0.0.1", 2))]
+    known: list[Knowledge | Exception] = [(4, ("10.0.0.2", 1)), RedisError("away"), (5, ("10.0.0.1", 2))]
     assert newest(address, known) == ("10.0.0.1", 2)
 
 

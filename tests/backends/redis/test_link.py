@@ -332,7 +332,8 @@ class TestLoss:
 
         class Ended(Connection):
             async def connect(self) -> None:
-                await super().connect()
+                await super().connect()  # type: ignore[no-untyped-call]
+                assert self._writer is not None
                 self._writer.transport.abort()
                 pool.connection_class = before
 

@@ -60,8 +60,9 @@ async def test_a_connection_that_ends_between_loading_and_calling(shard: Shard) 
     scripts, link = shard.scripts, shard.link
     assert isinstance(scripts, ClusterScripts)
     assert isinstance(link, ClusterLink)
-    call: Command = (2, shard.keys.leases, shard.keys.holders("bob"), "lease")
-    assert await scripts.run("channel_counts", call[1:3], call[3:]) == 0
+    keys, arguments = (shard.keys.leases, shard.keys.holders("bob")), ("lease",)
+    call: Command = (len(keys), *keys, *arguments)
+    assert await scripts.run("channel_counts", keys, arguments) == 0
     shas = scripts._shas
     assert link._wire is not None
     link._wire.fail(RedisConnectionError("cut here"))
