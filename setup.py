@@ -34,7 +34,6 @@ MODULES = [
     "app/heliograph/server/frame_splitter.py",
     "app/heliograph/server/stream.py",
     "app/heliograph/server/handshake.py",
-    "app/heliograph/server/opening.py",
     "app/heliograph/server/websocket.py",
     "app/heliograph/server/compressed_websocket.py",
     "app/heliograph/transports/event_stream.py",

@@ -10,7 +10,7 @@ from typing import Final
 from loadtest.auditing.breakages import command
 from loadtest.auditing.scene import Scene, true_within
 from loadtest.auditing.topology import Breakage
-from tests.support.redis_pair import is_copied
+from tests.support.redis_pair import has_copied, written
 from tests.support.redis_server import RedisServer
 from tests.support.sentinel_group import NAME, SentinelGroup
 
@@ -126,7 +126,8 @@ async def _come_back(
     await asyncio.to_thread(group.revive, dead)
 
     master = await asyncio.to_thread(group.master)
-    if not await true_within(lambda: asyncio.to_thread(is_copied, master), WHOLE_WITHIN_S):
+    top = await asyncio.to_thread(written, master)
+    if not await true_within(lambda: asyncio.to_thread(has_copied, master, top), WHOLE_WITHIN_S):
         raise RuntimeError(f"port {dead.port} does not copy the new master within {WHOLE_WITHIN_S:g} s")
     scene.note_took("until the old one copied it", began)
     await _until_whole(group)

@@ -481,6 +481,7 @@ class TestRepair:
             assert await bob.messages(91) == list(range(91))
             await bob.nothing_more()
 
+    @pytest.mark.alone  # it has seconds
     @pytest.mark.parametrize("count", [1, 30])
     async def test_a_lost_last_message(self, start_replica: StartReplica, count: int) -> None:
         """Fails if the last message is not repaired within 2 s although nothing comes after it."""

@@ -9,9 +9,18 @@ from typing import Self
 from tests.support.redis_server import RedisServer
 
 
-def is_copied(master: RedisServer) -> bool:
-    """True if a replica has said how much it has. Redis may say `online` up to a second earlier."""
-    return re.search("state=online,offset=[1-9]", master.command("INFO", "replication")) is not None
+def has_copied(master: RedisServer, up_to: int) -> bool:
+    """True if a replica has said that it has the master's writes up to there (see `written`).
+
+    Redis may say `online` up to a second before it sends a replica anything, with the offset at which it begins.
+    """
+    found = re.search(r"state=online,offset=(\d+)", master.command("INFO", "replication"))
+    return found is not None and int(found[1]) >= up_to
+
+
+def written(master: RedisServer) -> int:
+    """Return how far the master's writes have come, in bytes."""
+    return int(master.command("INFO", "replication").partition("master_repl_offset:")[2].split()[0])
 
 
 class RedisPair:
@@ -36,8 +45,8 @@ class RedisPair:
         self.replica.command("REPLICAOF", "127.0.0.1", str(self.master.port))
         self._wait("master_link_status:up")
         self.master.command("PUBLISH", "any", "something")  # replicas get it too: there is something to copy
-        deadline = time.monotonic() + 10
-        while not is_copied(self.master):
+        top, deadline = written(self.master), time.monotonic() + 10
+        while not has_copied(self.master, top):
             assert time.monotonic() < deadline, "the replica does not follow"
             time.sleep(0.02)
 
