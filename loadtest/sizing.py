@@ -52,6 +52,7 @@ class Replica:
             "HELIOGRAPH_AUTH__MODE": "open",
             "HELIOGRAPH_REDIS__URL": redis_url,
             "HELIOGRAPH_LOG__LEVEL": "error",
+            "HELIOGRAPH_LIMITS__REQUESTS_PER_SECOND_PER_ADDRESS": "100000",
             "HELIOGRAPH_DRAIN__DEADLINE_S": "2",
         }
         command = [sys.executable, "-m", "heliograph", "serve", "--port", str(self.port)]
