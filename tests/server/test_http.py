@@ -265,10 +265,10 @@ class TestClientsThatDoNotRead:
         protocol.pause_writing()
         for unread, is_cut in ((69_999, False), (1, False), (1, True)):
             transport.unread = unread
-            protocol.cut_unless_it_reads()
+            protocol._stalls._look(transport)
             assert transport.is_aborted == is_cut, unread
         protocol.connection_lost(None)
-        assert len(protocol._unread) == 0
+        assert len(protocol._stalls._deadlines) == len(protocol._stalls._unread) == 0
 
 
 class TestPaths:

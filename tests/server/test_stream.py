@@ -103,9 +103,9 @@ async def test_what_follows_the_request_is_limited(start_replica: StartReplica) 
         await eventually(lambda: not one.server.server_state.connections)
 
 
-async def test_one_that_closed_its_side_and_does_not_read(start_replica: StartReplica) -> None:
-    """Fails if such a client, whose end is not seen as long as bytes wait for it, keeps its connection for ever."""
-    one = await start_replica(redis_url=None, limits={"outbox_bytes": 65_536})
+@asynccontextmanager
+async def stalled(one: RunningReplica) -> AsyncIterator[socket.socket]:
+    """A stream of a client that reads nothing, when the replica has noticed that."""
     host, _, port = one.url.removeprefix("http://").partition(":")
     with socket.socket() as client:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -119,6 +119,13 @@ async def test_one_that_closed_its_side_and_does_not_read(start_replica: StartRe
         [connection] = list(one.replica.hub)
         while not connection.outbox._paused:
             await one.replica.manager.publish("news", "x" * 50_000)
+        yield client
+
+
+async def test_one_that_closed_its_side_and_does_not_read(start_replica: StartReplica) -> None:
+    """Fails if such a client, whose end is not seen as long as bytes wait for it, keeps its connection for ever."""
+    one = await start_replica(redis_url=None, limits={"outbox_bytes": 65_536})
+    async with stalled(one) as client:
         client.shutdown(socket.SHUT_WR)
         await asyncio.sleep(0.05)
         for _ in range(3):
@@ -133,19 +140,7 @@ async def test_one_that_does_not_read_when_nothing_more_comes(
 ) -> None:
     """Fails if such a client stays online for as long as nothing fills its outbox."""
     one = await start_replica(redis_url=None, limits={"body_timeout_s": 60 if closes_its_side else 0.4})
-    host, _, port = one.url.removeprefix("http://").partition(":")
-    with socket.socket() as client:
-        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        client.setblocking(False)
-        loop = asyncio.get_running_loop()
-        await loop.sock_connect(client, (host, int(port)))
-        await loop.sock_sendall(
-            client, f"GET /sse?user=alice&channels=news HTTP/1.1\r\nHost: {host}\r\n\r\n".encode()
-        )
-        await eventually(lambda: len(one.replica.hub.subscribers("news")) == 1)
-        [connection] = list(one.replica.hub)
-        while not connection.outbox._paused:
-            await one.replica.manager.publish("news", "x" * 50_000)
+    async with stalled(one) as client:
         if closes_its_side:
             client.shutdown(socket.SHUT_WR)
         await eventually(lambda: one.replica.hub.connections == 0)

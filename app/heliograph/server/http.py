@@ -24,6 +24,7 @@ from heliograph.server.direct import DirectCycle, DirectGetCycle, ResponseHead
 from heliograph.server.forwarded import Believer
 from heliograph.server.handshake import BadHandshake, accept_of, refusal
 from heliograph.server.heartbeat import Heartbeat
+from heliograph.server.stalls import Stalls
 from heliograph.server.stream import Streams, TransportStream
 from heliograph.server.websocket import Sockets
 from heliograph.settings import CompressionSettings, LimitSettings
@@ -85,7 +86,8 @@ class ServerConfig(uvicorn.Config):
         self.response_head = ResponseHead()
         # Made with the first connection, because they need the event loop, and logging that is set up.
         self._loggers: tuple[logging.Logger, logging.Logger, bool] | None = None
-        self._deadlines: tuple[Deadlines[HttpProtocol], ...] | None = None
+        self._deadlines: tuple[Deadlines[HttpProtocol], Deadlines[HttpProtocol]] | None = None
+        self._stalls: Stalls | None = None
         self._sockets: Sockets | None = None
         self._streams: Streams | None = None
 
@@ -96,16 +98,21 @@ class ServerConfig(uvicorn.Config):
             self._loggers = logging.getLogger("uvicorn.error"), requests, requests.hasHandlers()
         return self._loggers
 
-    def deadlines(self, loop: asyncio.AbstractEventLoop) -> "tuple[Deadlines[HttpProtocol], ...]":
-        """Return those for the heads of requests, for their bodies, and for clients that do not read."""
+    def deadlines(self, loop: asyncio.AbstractEventLoop) -> "tuple[Deadlines[HttpProtocol], Deadlines[HttpProtocol]]":
+        """Return the deadlines for the heads and for the bodies of requests."""
         if self._deadlines is None:
             limits, is_late = self.limits, HttpProtocol.is_late
             self._deadlines = (
                 Deadlines(loop, limits.header_timeout_s, is_late),
                 Deadlines(loop, limits.body_timeout_s, is_late),
-                Deadlines(loop, limits.body_timeout_s, HttpProtocol.cut_unless_it_reads),
             )
         return self._deadlines
+
+    def stalls(self, loop: asyncio.AbstractEventLoop) -> Stalls:
+        """Return what cuts clients that do not read their answers or streams."""
+        if self._stalls is None:
+            self._stalls = Stalls(loop, self.limits.body_timeout_s)
+        return self._stalls
 
     def sockets(self, app: ASGIApp, server_state: ServerState, loop: asyncio.AbstractEventLoop) -> Sockets:
         """Return the WebSockets of this server."""
@@ -126,8 +133,8 @@ class ServerConfig(uvicorn.Config):
     def streams(self, server_state: ServerState, loop: asyncio.AbstractEventLoop) -> Streams:
         """Return the streamed responses of this server."""
         if self._streams is None:
-            keep_alive_s, stall_s = self.ws_ping_interval or 0, self.limits.body_timeout_s
-            self._streams = Streams(server_state, loop, keep_alive_s=keep_alive_s, stall_s=stall_s)
+            keep_alive_s, stalls = self.ws_ping_interval or 0, self.stalls(loop)
+            self._streams = Streams(server_state, loop, keep_alive_s=keep_alive_s, stalls=stalls)
         return self._streams
 
 
@@ -179,8 +186,8 @@ class HttpProtocol(HttpToolsProtocol):
         self._direct: DirectCycle | None = None  # the request whose body is arriving, if it goes past the application
         # The request that is carried out, or was the last. `cycle` is the newest one, which may wait behind it.
         self._running: RequestResponseCycle | DirectCycle | DirectGetCycle | None = None
-        self._unread_bytes = 0  # what the client had not read when the deadline for that was set
-        self._heads, self._bodies, self._unread = config.deadlines(self.loop)
+        self._heads, self._bodies = config.deadlines(self.loop)
+        self._stalls = config.stalls(self.loop)
         self._deadlines: Deadlines[HttpProtocol] | None = None  # the ones that hold this connection
         self._due_request = 0  # the request that the deadline is for
 
@@ -197,7 +204,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._put(None)
-        self._unread.take_out(self)
+        self._stalls.forget(self.transport)
         running, self._running = self._running, None
         super().connection_lost(exc)
         if running is not None and not running.response_complete:  # uvicorn tells the newest request only
@@ -286,16 +293,16 @@ class HttpProtocol(HttpToolsProtocol):
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._await_reading()
+        self._stalls.watch(self.transport)
 
     def resume_writing(self) -> None:
         super().resume_writing()
         if not self.transport.is_closing():
-            self._unread.take_out(self)
+            self._stalls.forget(self.transport)
 
     def eof_received(self) -> None:
         """Let the transport close itself: no other request comes."""
-        self._await_reading()
+        self._stalls.watch(self.transport)
 
     def timeout_keep_alive_handler(self) -> None:
         if not self.transport.is_closing():
@@ -304,24 +311,12 @@ class HttpProtocol(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         super().on_response_complete()
         if self.transport.is_closing():
-            self._await_reading()
+            self._stalls.watch(self.transport)
 
     def _close(self) -> None:
+        """Close, and do not wait for ever for a client to read what is written, as the transport does."""
         self.transport.close()
-        self._await_reading()
-
-    def _await_reading(self) -> None:
-        """Start the deadline for a client that has something to read: a transport that closes waits for ever."""
-        self._unread_bytes = self.transport.get_write_buffer_size()
-        if self._unread_bytes:
-            self._unread.put(self)
-
-    def cut_unless_it_reads(self) -> None:
-        """Cut a client that has read nothing since the deadline was started."""
-        if self.transport.get_write_buffer_size() < self._unread_bytes:
-            self._await_reading()
-        else:
-            self.transport.abort()
+        self._stalls.watch(self.transport)
 
     # -- from the parser
 
@@ -331,13 +326,9 @@ class HttpProtocol(HttpToolsProtocol):
         self._requests += 1
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Do what uvicorn does, but take no trailer for a header: none of them has a meaning here."""
-        if self._phase != _HEAD:
-            return
-        name = name.lower()
-        if name == b"expect" and value.lower() == b"100-continue":
-            self.expect_100_continue = True
-        self.headers.append((name, value))
+        """Take no trailer for a header: none of them has a meaning here."""
+        if self._phase == _HEAD:
+            super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         if len(self.headers) > MOST_HEADERS or (
@@ -504,7 +495,7 @@ class HttpProtocol(HttpToolsProtocol):
         cycle.disconnected = True  # for uvicorn: nothing more is to be sent
         if is_there:
             self._put(None)
-            self._unread.take_out(self)
+            self._stalls.forget(self.transport)
             self._unset_keepalive_if_required()
             self.connections.discard(self)
             self.pipeline.clear()  # what the client has asked for beside its stream is not answered
@@ -527,7 +518,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     def handle_websocket_upgrade(self) -> None:
         self.connections.discard(self)
-        self._unread.take_out(self)
+        self._stalls.forget(self.transport)
         sockets = self._config.sockets(self.app, self.server_state, self.loop)
         try:
             accept = accept_of(self.parser.get_method(), self.headers)

@@ -7,6 +7,7 @@ from functools import lru_cache
 from uvicorn.server import ServerState
 
 from heliograph.deadlines import Deadlines
+from heliograph.server.stalls import Stalls
 from heliograph.transports.server_stream import LAST_CHUNK, Flow, chunk
 
 END_TIMEOUT_S = 1.0  # how long a client may take to read the end of its stream before it is cut
@@ -19,11 +20,11 @@ class Streams:
     """What all streamed responses of one server share."""
 
     def __init__(
-        self, state: ServerState, loop: asyncio.AbstractEventLoop, *, keep_alive_s: float, stall_s: float
+        self, state: ServerState, loop: asyncio.AbstractEventLoop, *, keep_alive_s: float, stalls: Stalls
     ) -> None:
         self.state = state
         self.loop = loop
-        self.stalls = Deadlines(loop, stall_s, TransportStream.cut_unless_it_reads)
+        self.stalls = stalls
         self.keep_alives = Deadlines(loop, keep_alive_s, TransportStream.keep_alive)
         self.ends = Deadlines(loop, END_TIMEOUT_S, TransportStream.cut)
 
@@ -43,7 +44,6 @@ class TransportStream(asyncio.Protocol):
         "_read_bytes",
         "_streams",
         "_take_over",
-        "_unread_bytes",
         "transport",
     )
 
@@ -65,7 +65,6 @@ class TransportStream(asyncio.Protocol):
         self._last: bytes | None = None  # of a stream that was to end before it began
         self._is_ended = False
         self._read_bytes = 0
-        self._unread_bytes = 0  # what the client had not read when the deadline for that was set
 
     # -- for the application
 
@@ -127,13 +126,12 @@ class TransportStream(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         if self._flow is not None and not self._is_ended:
-            self._unread_bytes = self.transport.get_write_buffer_size()
-            self._streams.stalls.put(self)
-            self._flow.pause(self._unread_bytes)
+            self._streams.stalls.watch(self.transport)
+            self._flow.pause(self.transport.get_write_buffer_size())
 
     def resume_writing(self) -> None:
         if self._flow is not None and not self._is_ended:
-            self._streams.stalls.take_out(self)
+            self._streams.stalls.forget(self.transport)
             self._flow.resume()
 
     def eof_received(self) -> None:
@@ -157,15 +155,6 @@ class TransportStream(asyncio.Protocol):
             self.transport.write(self._keep_alive)
         self._streams.keep_alives.put(self)
 
-    def cut_unless_it_reads(self) -> None:
-        """Cut a client that has read nothing since the deadline was set."""
-        unread = self.transport.get_write_buffer_size()
-        if unread < self._unread_bytes:
-            self._unread_bytes = unread
-            self._streams.stalls.put(self)
-        else:
-            self.transport.abort()
-
     def cut(self) -> None:
         """End without waiting for the client."""
         self.transport.abort()
@@ -175,7 +164,7 @@ class TransportStream(asyncio.Protocol):
         self._is_ended = True
         self._streams.keep_alives.take_out(self)
         self._streams.ends.take_out(self)
-        self._streams.stalls.take_out(self)
+        self._streams.stalls.forget(self.transport)
         if self._flow is not None:
             self._flow.abandon()
         on_lost, self._on_lost = self._on_lost, None
