@@ -9,7 +9,6 @@ import argparse
 import asyncio
 import json
 import os
-import shutil
 import ssl
 import subprocess
 import sys
@@ -29,7 +28,7 @@ sys.path.insert(0, str(ROOT))
 from prometheus_client.parser import text_string_to_metric_families  # noqa: E402
 
 from heliograph.client.publisher import Publisher  # noqa: E402
-from heliograph.local_cluster.machine import raise_open_files  # noqa: E402
+from heliograph.local_cluster.machine import find_nginx, raise_open_files  # noqa: E402
 from tests.support.certificates import Certificate, make_certificate  # noqa: E402
 from tests.support.ports import free_port  # noqa: E402
 from tests.support.redis_server import RedisServer  # noqa: E402
@@ -216,8 +215,7 @@ async def measure_nginx(replica: Replica, count: int, folder: Path) -> None:
     settings.write_text(nginx_settings(folder, port, replica.port, certificate))
     tls = ssl.create_default_context(cafile=str(certificate.authority))
     tls.check_hostname = False
-    program = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin") or "nginx"
-    nginx = subprocess.Popen([program, "-p", str(folder), "-c", str(settings)])  # noqa: S603, ASYNC220 - our own
+    nginx = subprocess.Popen([find_nginx() or "nginx", "-p", str(folder), "-c", str(settings)])  # noqa: S603, ASYNC220 - our own
     try:
         await asyncio.sleep(1)
         for writer in await crowd(SOCKET, port, range(AT_ONCE), tls):

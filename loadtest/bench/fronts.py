@@ -7,9 +7,10 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from heliograph.local_cluster.machine import find_nginx
 from heliograph.local_cluster.programs import TEMPLATE, render
 from loadtest.bench.processes import OPEN_FILES, SERVER_CORE, Server, free_port
-from loadtest.bench.systems import HOME, nginx_program
+from loadtest.bench.systems import HOME
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -107,4 +108,4 @@ FRONTS: Final[dict[str, Callable[[Path, int, int], list[str]]]] = {
 
 def _nginx_command(folder: Path, text: str) -> list[str]:
     (folder / "nginx.conf").write_text(text)
-    return [str(nginx_program()), "-e", "stderr", "-p", str(folder), "-c", str(folder / "nginx.conf")]
+    return [str(find_nginx()), "-e", "stderr", "-p", str(folder), "-c", str(folder / "nginx.conf")]

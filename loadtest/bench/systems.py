@@ -12,6 +12,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from heliograph.local_cluster.machine import find_nginx
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
@@ -194,10 +196,6 @@ def _no_node() -> str:
     return "" if (HOME / "node_modules/socket.io").exists() else "its Node.js packages (scripts/bench installs them)"
 
 
-def nginx_program() -> str | None:
-    return shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
-
-
 def _nchan(port: int, redis_port: int, options: str = "") -> list[str]:
     module = next(each for each in NCHAN if each.exists())
     folder = HOME / "nchan" / str(port)
@@ -229,11 +227,11 @@ http {{
 }}
 """
     )
-    return [str(nginx_program()), "-e", "stderr", "-p", str(folder), "-c", str(folder / "nginx.conf")]
+    return [str(find_nginx()), "-e", "stderr", "-p", str(folder), "-c", str(folder / "nginx.conf")]
 
 
 def _no_nchan() -> str:
-    return "" if nginx_program() and any(each.exists() for each in NCHAN) else "nginx and libnginx-mod-nchan"
+    return "" if find_nginx() and any(each.exists() for each in NCHAN) else "nginx and libnginx-mod-nchan"
 
 
 def _centrifugo(port: int, redis_port: int) -> list[str]:
