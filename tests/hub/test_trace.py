@@ -10,7 +10,7 @@ from heliograph.hub.connection import Connection
 from heliograph.hub.frames import Encoding, EventFrame, payload_only, text_frame
 from heliograph.hub.hub import Hub
 from heliograph.hub.outbox import FlushScheduler, Outbox
-from heliograph.hub.trace import ENDED, MOST_ID, NAMES, NO_TRACE, TraceRing
+from heliograph.hub.trace import DELIVERED, ENDED, MOST_ID, NAMES, NO_TRACE, PACKED, TraceRing
 from heliograph.protocol.position import Position
 from heliograph.protocol.publication import Publication
 from heliograph.telemetry import Telemetry, Traffic
@@ -39,6 +39,23 @@ class TestTheRing:
                 ring.delivered(message("m", taken))
                 assert ring.taken == taken + 1
             assert ring.since == ring.read()[0][0][0]
+
+    def test_it_keeps_them_where_they_are_packed(self) -> None:
+        """Fails if notes are lost, repeated, changed or out of order where the packed and the newest ones meet."""
+        for size in (PACKED - 1, PACKED, PACKED + 1, 2 * PACKED + 3):
+            ring = TraceRing(size)
+            for taken in range(1, 5 * PACKED):
+                ring.delivered(message("m", taken - 1))
+                if taken % PACKED not in (0, 1, 7, PACKED - 1):
+                    continue
+                for after in (0, 1, taken - size - 1, taken - size, taken - PACKED, taken - 8, taken - 1, taken):
+                    notes, gone = ring.read(after)
+                    kept = list(range(max(taken - size, after, 0), taken))
+                    assert [note[6] for note in notes] == kept, (size, taken, after)
+                    assert gone == kept[0] - max(after, 0) if kept else gone == 0, (size, taken, after)
+                    assert all(note[1:6] == (DELIVERED, "#bob", "m", "", "e") for note in notes)
+                    assert all(type(note) is tuple and note[7:] == (0, "") for note in notes)
+                assert ring.since == ring.read()[0][0][0] or taken < size
 
     def test_long_ids_do_not_fill_the_memory(self) -> None:
         """Fails if a program that makes up ids of a megabyte fills the memory of every replica."""

@@ -5,9 +5,13 @@ delivered to, and whether it was written to them, follows from the rare notes: w
 reading and went on, and what was dropped at an end. `cluster/trace_account.py` draws that conclusion.
 """
 
+from collections import deque
 from collections.abc import Sequence
+from itertools import islice
 from time import time
 from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
 
 from heliograph.hub.frames import payloads_in
 
@@ -17,6 +21,7 @@ if TYPE_CHECKING:
     from heliograph.protocol.position import Position
     from heliograph.protocol.publication import Publication
 
+PACKED: Final = 128  # notes in one piece: what they take fits into the cache that a core has for itself
 MOST_DROPPED: Final = 100  # messages that are named of what is not written at the end of a connection
 HERE: Final = "here"  # how far a message got that was not published: only this replica needs it
 MOST_ID: Final = 128  # characters of a message's id: one that a program makes up may have any length
@@ -69,6 +74,9 @@ NAMES: Final = (
 # When (seconds since the epoch); what is noted; the channel; the message or the connection; its user; the epoch and
 # two offsets in the channel; and a word more. What does not apply is empty or 0. See the methods of `TraceRing`.
 Note = tuple[float, int, str, str, str, str, int, int, str]
+
+_pack: Final = msgspec.msgpack.Encoder().encode
+_unpack: Final = msgspec.msgpack.Decoder(list[Note]).decode
 
 
 class Trace:
@@ -200,39 +208,45 @@ class PassingTrace(Trace):
 
 
 class TraceRing(Trace):
-    """Keep the last `size` notes."""
+    """Keep the last `size` notes.
+
+    The newest are kept as they are. `PACKED` of them at a time are then packed into one piece: to let go of a single
+    old note costs more than to take a new one, because no part of it is in a cache of the processor any more.
+    """
 
     def __init__(self, size: int) -> None:
-        self._notes: list[Note | None] = [None] * size
         self._size = size
-        self._next = 0  # where the next note goes
+        self._newest: list[Note] = []
+        self._packed: deque[bytes] = deque(maxlen=-(-size // PACKED))  # before them, oldest first
         self.taken = 0  # notes since the start
         self._started_at = time()
 
     @property
     def since(self) -> float:
         """From when on all notes are still here, in seconds since the epoch."""
-        oldest = self._notes[self._next]
-        return self._started_at if oldest is None else oldest[0]
+        if self.taken < self._size:
+            return self._started_at
+        piece, at = divmod(len(self._packed) * PACKED + len(self._newest) - self._size, PACKED)
+        notes = self._newest if piece == len(self._packed) else _unpack(self._packed[piece])
+        return notes[at][0]
 
     def read(self, after: int = 0) -> tuple[list[Note], int]:
         """Return the notes after the first `after` ones, oldest first, and how many of them are gone already."""
         first = max(after, self.taken - self._size, 0)
-        start, end = first % self._size, self._next
-        if first >= self.taken:
-            found: list[Note | None] = []
-        elif start < end:
-            found = self._notes[start:end]
-        else:
-            found = self._notes[start:] + self._notes[:end]
-        return [note for note in found if note is not None], first - max(after, 0)
+        wanted = max(self.taken - first, 0)
+        pieces = -(-max(wanted - len(self._newest), 0) // PACKED)
+        found: list[Note] = []
+        for piece in islice(self._packed, len(self._packed) - pieces, None):
+            found += _unpack(piece)
+        found += self._newest
+        return found[len(found) - wanted :], first - max(after, 0)
 
     def _note(self, note: Note) -> None:
-        self._notes[self._next] = note
-        self._next += 1
-        if self._next == self._size:
-            self._next = 0
+        self._newest.append(note)
         self.taken += 1
+        if len(self._newest) == PACKED:
+            self._packed.append(_pack(self._newest))
+            self._newest.clear()
 
     def accepted(self, draft: "Draft", answer: "AppendResult") -> None:
         position, channel, message_id = answer.position, draft.channel, draft.message_id
