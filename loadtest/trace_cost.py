@@ -8,8 +8,8 @@ on one replica to a user on another (both counted). It counts them with the call
 source, with none kept, with notes, and with OpenTelemetry on. It compiles two copies of the package for that, which
 takes minutes.
 
-`watched` has 50 users write to 50 others while nobody and while somebody follows one of them, in turns, and compares
-the CPU time of both replicas for each message. It needs what `scripts/bench` installs.
+`watched` has 50 users write to 50 others as fast as they can without notes, with them, and while somebody follows one
+of them, and compares the CPU time of both replicas for each message. It needs what `scripts/bench` installs.
 """
 
 import ast
@@ -22,8 +22,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -32,7 +32,7 @@ import click
 import httpx
 
 from loadtest.bench.measure import Work, heard, load_client, running_s
-from loadtest.bench.processes import redis_server, server_of
+from loadtest.bench.processes import Server, redis_server, server_of
 from loadtest.bench.systems import API_KEY, ROOT, SYSTEMS
 from tests.support.client import Client
 from tests.support.ports import free_port
@@ -41,6 +41,8 @@ from tests.support.redis_server import RedisServer
 STARTING_S: Final = 300.0  # under valgrind
 WARM_UP: Final = 50  # messages
 FIRST, MORE = "first", "more"
+TURN_S: Final = 0.25
+FOREVER_S: Final = 600.0
 
 # What happens now and then would count as part of the messages.
 QUIET: Final = {
@@ -248,54 +250,91 @@ def _without_notes(module: Path) -> int:
     return len(found)
 
 
-# -- one user watched
+# -- notes, and one user watched
 
 
 @main.command()
-@click.option("--rounds", default=5, show_default=True, type=click.IntRange(1, 100))
-@click.option("--seconds", default=5.0, show_default=True, type=click.FloatRange(1, 120), help="of each turn")
-@click.option("--rate", default=0.0, help="Messages a second; 0: as many as possible.")
-def watched(rounds: int, seconds: float, rate: float) -> None:
-    """Compare the CPU time of a message while nobody and while somebody watches a user."""
+@click.option("--rounds", default=5, show_default=True, type=click.IntRange(1, 100), help="each with new processes")
+@click.option(
+    "--seconds", default=8.0, show_default=True, type=click.FloatRange(1, 120), help="for each pair, of one"
+)
+def watched(rounds: int, seconds: float) -> None:
+    """Compare the CPU time of a message without notes, with them, and while somebody watches a user."""
     found: dict[str, list[float]] = {"no notes": [], "notes": [], "one user watched": []}
     for _ in range(rounds):
-        for title, values in found.items():
-            values.append(_microseconds(seconds, rate, notes=title != "no notes", watch=title.startswith("one")))
-            click.echo(f"{title:20}{values[-1]:8.2f} µs", err=True)
-    plain = statistics.median(found["notes"])
+        for title, microseconds in _round(seconds).items():
+            found[title].append(microseconds)
+            click.echo(f"{title:20}{microseconds:8.2f} µs", err=True)
     for title, values in found.items():
-        median = statistics.median(values)
-        click.echo(f"{title:20}{median:8.2f} µs a message on both replicas {median / plain - 1:+8.2%}")
+        ratio = statistics.median(each / plain for each, plain in zip(values, found["no notes"], strict=True))
+        click.echo(f"{title:20}{statistics.median(values):8.2f} µs a message on both replicas {ratio - 1:+8.2%}")
 
 
-def _microseconds(seconds: float, rate: float, *, notes: bool, watch: bool) -> float:
-    """Return the CPU time of both replicas for a message, in µs."""
+def _round(seconds: float) -> dict[str, float]:
+    """Return the CPU time of both replicas for a message, in µs, without notes, with them, and watched.
+
+    There is a pair of replicas for each, and all but one are frozen, in turns of a fraction of a second. So what
+    slows the machine down, which differs by half from one run to the next, slows all of them down.
+    """
+    with ExitStack() as stack:
+        pairs = {
+            "no notes": stack.enter_context(_pair({"HELIOGRAPH_TRACE__NOTES": "0"})),
+            "notes": stack.enter_context(_pair({})),
+            "one user watched": stack.enter_context(_pair({}, watch=True)),
+        }
+        before = {title: _spent(pair) for title, pair in pairs.items()}
+        for _ in range(round(seconds / TURN_S)):
+            for pair in pairs.values():
+                with _thawed(pair):
+                    time.sleep(TURN_S)
+        after = {title: _spent(pair) for title, pair in pairs.items()}
+    return {
+        title: (after[title][0] - spent) / (after[title][1] - messages) * 1e6
+        for title, (spent, messages) in before.items()
+    }
+
+
+@contextmanager
+def _pair(settings: dict[str, str], *, watch: bool = False) -> Iterator[list[Server]]:
+    """Two frozen replicas: 50 users on the first write to 50 on the second as fast as they can while it is thawed."""
     [system] = [each for each in SYSTEMS if each.name == "heliograph"]
-    how = {"rate": rate} if rate else {"window": 8}
-    work = Work("unicast", 50, to="user", publishers=50, seconds=seconds, **how)
-    settings = {} if notes else {"HELIOGRAPH_TRACE__NOTES": "0"}
-    with tempfile.TemporaryDirectory() as folder:
-        log = Path(folder) / "log"
-        with (
-            redis_server(log) as redis,
-            server_of(system, redis.port, log, settings) as one,
-            server_of(system, redis.port, log, settings) as other,
-        ):
-            time.sleep(1)
-            assert system.to_user is not None  # noqa: S101 - Heliograph has it
-            with load_client(system.to_user, work, [one, other]) as client:
-                heard(client, "ready")
-                watcher = _watcher(one.port) if watch else None
-                try:
-                    heard(client, "begin")
-                    before = running_s([one, other])
-                    figures = heard(client, "end")
-                    used = running_s([one, other]) - before
-                finally:
-                    if watcher is not None:
-                        watcher.terminate()
-                        watcher.wait()
-    return used / float(figures["delivered"]) * 1e6
+    assert system.to_user is not None  # noqa: S101 - Heliograph has it
+    work = Work("unicast", 50, to="user", publishers=50, seconds=FOREVER_S, window=8)
+    with ExitStack() as stack:
+        log = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "log"
+        redis = stack.enter_context(redis_server(log))
+        pair = [stack.enter_context(server_of(system, redis.port, log, settings)) for _ in range(2)]
+        time.sleep(1)
+        client = stack.enter_context(load_client(system.to_user, work, pair))
+        heard(client, "ready")
+        if watch:
+            watcher = _watcher(pair[0].port)
+            stack.callback(watcher.wait)
+            stack.callback(watcher.terminate)
+        heard(client, "begin")
+        _signal(pair, signal.SIGSTOP)
+        stack.callback(_signal, pair, signal.SIGCONT)
+        yield pair
+
+
+@contextmanager
+def _thawed(pair: list[Server]) -> Iterator[None]:
+    _signal(pair, signal.SIGCONT)
+    try:
+        yield
+    finally:
+        _signal(pair, signal.SIGSTOP)
+
+
+def _signal(pair: list[Server], number: signal.Signals) -> None:
+    for pid in [pid for each in pair for pid in each.pids]:
+        os.kill(pid, number)
+
+
+def _spent(pair: list[Server]) -> tuple[float, float]:
+    """Return the CPU time (s) of both replicas so far, and how many messages the second one has got."""
+    with _thawed(pair):
+        return running_s(pair), pair[1].metric("heliograph_bus_received_total")
 
 
 def _watcher(port: int) -> "subprocess.Popen[bytes]":
