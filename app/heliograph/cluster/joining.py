@@ -262,6 +262,8 @@ class Joining:
         pending.is_over = True
         connection, followed = pending.connection, pending.followed
         del followed.joining[connection]
+        if not followed.joining:
+            followed.joining = {}  # the one before keeps the memory of what it held, for each user who is here
         of_connection = self._pending[connection]
         del of_connection[followed.name]
         if not of_connection:

@@ -59,6 +59,9 @@ from heliograph.protocol.subscription import SubscribeOptions
 from heliograph.protocol.verdicts import denied, message_unless_denied, read_allowed, unless_rejected
 
 NONE: Final[Mapping[str, Subscribed | None]] = {}
+# Who has subscribed a client to a channel: it has itself, the server as it connected, or a command of the server,
+# whatever the policy says.
+_BY_CLIENT, _BY_SERVER, _BY_COMMAND = 0, 1, 2
 _NOTHING_SAID: Final = Connect()
 
 
@@ -85,9 +88,7 @@ class Session:
         self._connect = _NOTHING_SAID
         self._grants = NO_GRANTS
         self._sends_freely = policy.is_sending_free
-        self._channels: set[str] = set()
-        self._by_server: set[str] = set()  # those of them to which the client has not subscribed by itself
-        self._by_command: set[str] = set()  # those of them to which a server has, whatever the policy says
+        self._channels: dict[str, int] = {}  # those that it is on, and who has subscribed it
         self._permits: dict[str, Permit] = {}  # of the subscription tokens for some of these channels
 
     @property
@@ -161,7 +162,7 @@ class Session:
         before, self._grants = self._grants, grants.permitting(self._permits)
         lost: list[str] = []
         others: list[JoinChannel | Reject | AskHook] = []
-        for channel in self._channels - self._by_command:
+        for channel in [each for each, by in self._channels.items() if by != _BY_COMMAND]:
             decision = self._policy.decide_subscribe(self.user, self._grants, channel)
             if isinstance(decision, Deny):
                 lost.append(channel)
@@ -351,9 +352,7 @@ class Session:
 
     def _off(self, channel: str) -> None:
         """Note that the client is not on the channel any more; its subscription token gives nothing from now on."""
-        self._channels.discard(channel)
-        self._by_server.discard(channel)
-        self._by_command.discard(channel)
+        self._channels.pop(channel, None)
         if self._permits.pop(channel, None) is not None:
             self._grants = self._grants.permitting(self._permits)
 
@@ -376,9 +375,7 @@ class Session:
             return Reject(ErrorCode.BAD_REQUEST, text, operation.request_id, number=number)
         if len(self._channels) >= self._max_channels:
             return self._over_limit(operation.request_id)
-        self._channels.add(channel)
-        if keep:
-            self._by_server.add(channel)
+        self._channels[channel] = _BY_SERVER if keep else _BY_CLIENT
         info, expires_at, data = self._grants.info_on(channel), None, None
         if permit is not None:
             info, expires_at = permit.info or info, permit.expires_at
@@ -427,7 +424,7 @@ class Session:
 
         Return whether it must. To channels to which the server has subscribed it, it cannot: there it is told.
         """
-        if channel not in self._channels or channel in self._by_server:
+        if self._channels.get(channel) != _BY_CLIENT:
             return False
         self._off(channel)
         return True
@@ -439,9 +436,7 @@ class Session:
         """
         if channel in self._channels or len(self._channels) >= self._max_channels:
             return None
-        self._channels.add(channel)
-        self._by_server.add(channel)
-        self._by_command.add(channel)
+        self._channels[channel] = _BY_COMMAND
         return SubscribeOptions(self._grants.info_on(channel), join_leave=self._is_told_of(channel))
 
     def _is_told_of(self, channel: str) -> bool:

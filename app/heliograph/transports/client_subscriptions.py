@@ -7,6 +7,7 @@ import msgspec
 from heliograph.clock import seconds_until
 from heliograph.cluster.reading import Reading
 from heliograph.errors import BusUnavailable, Unrecoverable
+from heliograph.hub.connection import NONE
 from heliograph.protocol.actions import ExtendSubscription, JoinChannel, LeaveChannel, Reject
 from heliograph.protocol.codes import ErrorNumber, UnsubscribeCode
 from heliograph.protocol.command import SubscribeUser
@@ -27,13 +28,10 @@ class ClientSubscriptions:
         self._connection = client.connection
         self._session = client.session
         self._reading = reading
-        self._joining: set[str] = set()  # the channels that `join` is subscribing to
-        self._expiries = SubscriptionExpiries(
-            self._expired,
-            grace_s,
-            hooks.refresh_subscription if hooks.renew_subscriptions else None,
-            disconnect=self._connection.close,
-        )
+        self._hooks = hooks
+        self._grace_s = grace_s
+        self._joining = NONE  # the channels that `join` is subscribing to
+        self._expiries: SubscriptionExpiries | None = None  # few clients have a subscription that ends
 
     async def join(self, action: JoinChannel, announce: Callable[[Subscribed], object] | None = None) -> None:
         """Subscribe to a channel that the session lets the client on.
@@ -46,9 +44,9 @@ class ClientSubscriptions:
         """
         if not self._session.wants(action.channel):
             return  # the client was told
-        self._joining.add(action.channel)
+        self._joining |= {action.channel}
         options = action.options
-        self._expiries.set(action.channel, options.expires_at, is_from_hook=options.is_from_hook)
+        self._expire(action.channel, options.expires_at, is_from_hook=options.is_from_hook)
         try:
             joined = await self._reading.subscribe(
                 self._connection,
@@ -62,7 +60,7 @@ class ClientSubscriptions:
                 options=options,
             )
         finally:
-            self._joining.discard(action.channel)
+            self._joining = (self._joining - {action.channel}) or NONE
         if not joined:
             self._client.send(Unsubscribed(channel=action.channel))
 
@@ -72,7 +70,7 @@ class ClientSubscriptions:
             await self.join(action, announce)
         except Unrecoverable as error:
             self._session.not_joined(action.channel)
-            self._expiries.forget(action.channel)
+            self._forget(action.channel)
             number = ErrorNumber.UNRECOVERABLE_POSITION
             self._client.refuse(Reject(error.code, str(error), action.request_id, number=number))
         except BusUnavailable as error:
@@ -80,25 +78,25 @@ class ClientSubscriptions:
                 text = f"not subscribed to {action.channel!r} yet, trying again: {error}"
             else:
                 self._session.not_joined(action.channel)
-                self._expiries.forget(action.channel)
+                self._forget(action.channel)
                 text = f"not subscribed to {action.channel!r}, try again: {error}"
             self._client.refuse(Reject(error.code, text, action.request_id))
 
     def leave(self, action: LeaveChannel) -> None:
         """Take the client off a channel, and tell it."""
-        self._expiries.forget(action.channel)
+        self._forget(action.channel)
         self._reading.unsubscribe(self._connection, action.channel)
         self._client.send(action.answer)
 
     def extend(self, action: ExtendSubscription) -> None:
         """Let the client stay on a channel for longer, and tell it."""
-        self._expiries.set(action.channel, action.expires_at)
+        self._expire(action.channel, action.expires_at)
         self._client.send(SubscriptionRefreshed(action.channel, seconds_until(action.expires_at), action.request_id))
 
     def resubscribe(self, channel: str) -> None:
         """Take the client off a channel of which publications are lost: it subscribes again from its position."""
         if self._session.must_subscribe_again(channel):
-            self._expiries.forget(channel)
+            self._forget(channel)
             self._reading.unsubscribe(self._connection, channel)
             self._client.send(Unsubscribed(channel, code=UnsubscribeCode.GAP))
 
@@ -113,12 +111,12 @@ class ClientSubscriptions:
             data=bytes(data) if data else None,
             expires_at=command.expire_at,
         )
-        self._expiries.set(channel, command.expire_at)
+        self._expire(channel, command.expire_at)
         self._reading.subscribe_soon(self._connection, channel, command.since, options)
 
     def unsubscribe_by_server(self, channel: str, code: UnsubscribeCode = UnsubscribeCode.SERVER) -> None:
         """Take the client off a channel for the server. While it is still joining, `join` tells the client."""
-        self._expiries.forget(channel)
+        self._forget(channel)
         if self._session.unsubscribed_by_server(channel):
             self._reading.unsubscribe(self._connection, channel)
             if channel not in self._joining:
@@ -126,7 +124,23 @@ class ClientSubscriptions:
 
     def end(self) -> None:
         """Let nothing expire any more: the connection has ended."""
-        self._expiries.forget_all()
+        if self._expiries is not None:
+            self._expiries.forget_all()
+
+    def _expire(self, channel: str, expires_at: float | None, *, is_from_hook: bool = False) -> None:
+        """See `SubscriptionExpiries.set`."""
+        if self._expiries is None:
+            if expires_at is None:
+                return
+            ask = self._hooks.refresh_subscription if self._hooks.renew_subscriptions else None
+            self._expiries = SubscriptionExpiries(
+                self._expired, self._grace_s, ask, disconnect=self._connection.close
+            )
+        self._expiries.set(channel, expires_at, is_from_hook=is_from_hook)
+
+    def _forget(self, channel: str) -> None:
+        if self._expiries is not None:
+            self._expiries.forget(channel)
 
     def _expired(self, channel: str) -> None:
         self.unsubscribe_by_server(channel, UnsubscribeCode.EXPIRED)

@@ -1,7 +1,7 @@
 """The common part of plain HTTP endpoints: origins, refusals and URLs."""
 
 from collections.abc import Awaitable, Callable
-from contextlib import ExitStack
+from functools import partial
 from typing import Final
 
 from starlette.requests import ClientDisconnect, Request
@@ -64,15 +64,19 @@ class PublicEndpoint:
         if address is None:
             await refusal(ErrorCode.CONNECTION_LIMIT, connections.refusal)(scope, receive, send)
             return
-        with ExitStack() as leaving:
-            leaving.callback(connections.leave, address)
+        leave = partial(connections.leave, address)
+        response: Response | None = None
+        try:
             try:
                 response = await self._response_to(Request(scope, receive))
             except ClientDisconnect:
                 return  # it left in the middle of its body: nothing was done
-            if isinstance(response, StreamResponse):  # it goes on when this has returned
-                response.on_end(leaving.pop_all().close)
+            if isinstance(response, StreamResponse):
+                response.on_end(leave)
             await response(scope, receive, send)
+        finally:
+            if not isinstance(response, StreamResponse):  # that goes on when this has returned
+                leave()
 
     async def _response_to(self, request: Request) -> Response:
         is_admitted = self._origins.admits(request.headers.raw)

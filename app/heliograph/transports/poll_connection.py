@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
@@ -65,9 +64,9 @@ class PollConnection:
         self._known: ReadPositions = NOWHERE  # the client's stated positions
         self._replays = False  # its own channel starts with everything that is kept, after `subscribed`
         self._tasks = tasks
-        self._joining: asyncio.Task[None] | None = None
+        self._joining: asyncio.Task[None] | None = None  # as long as it runs
         self._failure: BusUnavailable | None = None  # why its events cannot be read
-        self._frames: deque[EventFrame] = deque()
+        self._frames: list[EventFrame] = []
         self._bytes = 0
         self._news = 0  # how many of the waiting events the client must see
         self._bookmark = Bookmark()
@@ -97,7 +96,7 @@ class PollConnection:
         self._joining = asyncio.create_task(self._join_all(joins), name="poll-join")
         self._tasks.add(self._joining)
         self._joining.add_done_callback(self._tasks.discard)
-        self._joining.add_done_callback(lambda _: self._look())
+        self._joining.add_done_callback(self._joined)
 
     async def _join_all(self, joins: Sequence[JoinChannel]) -> None:
         try:
@@ -113,6 +112,10 @@ class PollConnection:
         finally:
             if self.closed is not None:
                 self.driver.end()
+
+    def _joined(self, task: asyncio.Task[None]) -> None:
+        self._joining = None
+        self._look()
 
     def end(self) -> None:
         """Disconnect; a poll that waits is not answered. May be called more than once."""
@@ -237,16 +240,19 @@ class PollConnection:
         return self._done is not None
 
     def _is_joined(self) -> bool:
-        return self._joining is None or self._joining.done()
+        return self._joining is None
 
     def _take(self) -> list[msgspec.Raw]:
-        events, size = [], 0
-        while self._frames and (size == 0 or size + len(self._frames[0]) <= self._most_bytes):
-            frame = self._frames.popleft()
+        events, size, taken = [], 0, 0
+        for frame in self._frames:
+            if size > 0 and size + len(frame) > self._most_bytes:
+                break
+            taken += 1
             self._bookmark.move(positions_after(frame.event))
             self._bytes -= len(frame)
             if self._is_news(frame):
                 self._news -= 1
                 size += len(frame)
                 events.append(msgspec.Raw(frame.payload))
+        del self._frames[:taken]
         return events

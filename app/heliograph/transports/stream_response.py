@@ -120,7 +120,7 @@ class StreamResponse(Response):
 
     def on_end(self, callback: Callable[[], object]) -> None:
         """Call this too at the end."""
-        self._end.callbacks.append(callback)
+        self._end.callbacks += (callback,)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         stream = self._stream
@@ -156,7 +156,7 @@ class _End:
     __slots__ = ("_parts", "callbacks")
 
     def __init__(self, callback: Callable[[], object]) -> None:
-        self.callbacks = [callback]
+        self.callbacks: tuple[Callable[[], object], ...] = (callback,)
         self._parts = 2
 
     def one_part(self) -> None:
@@ -165,6 +165,6 @@ class _End:
             self.all_parts()
 
     def all_parts(self) -> None:
-        callbacks, self.callbacks = self.callbacks, []
+        callbacks, self.callbacks = self.callbacks, ()
         for callback in callbacks:
             callback()
