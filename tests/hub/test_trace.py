@@ -57,6 +57,14 @@ class TestTheRing:
                     assert all(type(note) is tuple and note[7:] == (0, "") for note in notes)
                 assert ring.since == ring.read()[0][0][0] or taken < size
 
+    def test_no_text_hinders_it(self) -> None:
+        """Fails if a text that is no UTF-8 ends the delivery of messages once notes are packed."""
+        ring = TraceRing(2 * PACKED)
+        for _ in range(PACKED):
+            ring.delivered(message("\ud800\0é"))
+        ring.delivered(message("m"))
+        assert [note[3] for note in ring.read()[0]] == ["?\0é"] * PACKED + ["m"]
+
     def test_long_ids_do_not_fill_the_memory(self) -> None:
         """Fails if a program that makes up ids of a megabyte fills the memory of every replica."""
         ring = TraceRing(2)

@@ -75,7 +75,7 @@ NAMES: Final = (
 # two offsets in the channel; and a word more. What does not apply is empty or 0. See the methods of `TraceRing`.
 Note = tuple[float, int, str, str, str, str, int, int, str]
 
-_pack: Final = msgspec.msgpack.Encoder().encode
+_encode: Final = msgspec.msgpack.Encoder().encode
 _unpack: Final = msgspec.msgpack.Decoder(list[Note]).decode
 
 
@@ -322,6 +322,17 @@ class TraceRing(Trace):
     def ended(self, connection: str, frames: Sequence[Any], buffered: int = 0) -> None:
         named = _ids_in(frames)
         self._note((time(), ENDED, "", connection, "", "", len(frames), 0, "\n".join(named)))
+
+
+def _pack(notes: list[Note]) -> bytes:
+    try:
+        return _encode(notes)
+    except UnicodeEncodeError:  # a lone surrogate; names are checked, and no other text may end a delivery
+        return _encode([tuple(_in_utf8(part) if isinstance(part, str) else part for part in note) for note in notes])
+
+
+def _in_utf8(text: str) -> str:
+    return text.encode(errors="replace").decode()
 
 
 def _ids_in(frames: Sequence[Any]) -> list[str]:
