@@ -10,7 +10,7 @@ from heliograph.hub.connection import Connection
 from heliograph.hub.frames import Encoding, EventFrame, payload_only, text_frame
 from heliograph.hub.hub import Hub
 from heliograph.hub.outbox import FlushScheduler, Outbox
-from heliograph.hub.trace import DELIVERED, ENDED, MOST_ID, NAMES, NO_TRACE, PACKED, TraceRing
+from heliograph.hub.trace import DELIVERED, ENDED, MOST_ID, MOST_OFFSET, NAMES, NO_TRACE, PACKED, TraceRing
 from heliograph.protocol.position import Position
 from heliograph.protocol.publication import Publication
 from heliograph.telemetry import Telemetry, Traffic
@@ -64,6 +64,15 @@ class TestTheRing:
             ring.delivered(message("\ud800\0é"))
         ring.delivered(message("m"))
         assert [note[3] for note in ring.read()[0]] == ["?\0é"] * PACKED + ["m"]
+
+    def test_no_position_hinders_it(self) -> None:
+        """Fails if a client that states a position with very many digits ends the delivery of messages."""
+        ring = TraceRing(2 * PACKED)
+        for _ in range(PACKED):
+            ring.joined("c", "bob", "#bob", Position("e", 7), Position("e", 10**30), recovered=False)
+        ring.delivered(message("m"))
+        notes, _ = ring.read()
+        assert [note[6:8] for note in notes] == [(7, MOST_OFFSET)] * PACKED + [(1, 0)]
 
     def test_long_ids_do_not_fill_the_memory(self) -> None:
         """Fails if a program that makes up ids of a megabyte fills the memory of every replica."""

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 PACKED: Final = 128  # notes in one piece: what they take fits into the cache that a core has for itself
 MOST_DROPPED: Final = 100  # messages that are named of what is not written at the end of a connection
 HERE: Final = "here"  # how far a message got that was not published: only this replica needs it
+MOST_OFFSET: Final = 2**63 - 1  # in a note that is packed: a client may state a position with any number of digits
 MOST_ID: Final = 128  # characters of a message's id: one that a program makes up may have any length
 
 # Of a message in the plain format: how it begins, and what stands before its id. The author's data come between them.
@@ -327,12 +328,15 @@ class TraceRing(Trace):
 def _pack(notes: list[Note]) -> bytes:
     try:
         return _encode(notes)
-    except UnicodeEncodeError:  # a lone surrogate; names are checked, and no other text may end a delivery
-        return _encode([tuple(_in_utf8(part) if isinstance(part, str) else part for part in note) for note in notes])
+    except (UnicodeEncodeError, OverflowError):  # of what a client has stated; it may not end a delivery
+        return _encode([tuple(map(_packable, note)) for note in notes])
 
 
-def _in_utf8(text: str) -> str:
-    return text.encode(errors="replace").decode()
+def _packable(part: object) -> object:
+    """Return a part of a note without lone surrogates, and within 64 bits."""
+    if isinstance(part, str):
+        return part.encode(errors="replace").decode()
+    return min(part, MOST_OFFSET) if isinstance(part, int) else part
 
 
 def _ids_in(frames: Sequence[Any]) -> list[str]:
