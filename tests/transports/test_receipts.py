@@ -90,7 +90,7 @@ async def test_what_cannot_have_been_received_is_refused(two: list[RunningReplic
         epoch, _ = parts(cursor)
         wrong = {
             f"%23bob={epoch}.2": "was sent '#bob' up to",
-            f"%23bob={epoch}.{10**30}": "was sent '#bob' up to",
+            f"%23bob={epoch}.{10**19}": "was sent '#bob' up to",
             "%23bob=ffffffff.1": "another epoch",
             f"{cursor}&news=e.1": "not subscribed to 'news'",
             f"%23eve={epoch}.1": "not subscribed to '#eve'",

@@ -2,6 +2,7 @@
 
 from typing import Final
 
+MOST: Final = 2**64 - 1
 _SMALL: Final = [bytes((number,)) for number in range(0x80)]
 
 
@@ -29,6 +30,8 @@ def read_varint(data: bytes, at: int, end: int) -> tuple[int, int]:
         at += 1
         number |= (byte & 0x7F) << shift
         if byte < 0x80:
+            if number > MOST:
+                break
             return number, at
         shift += 7
-    raise ValueError("a number does not end")
+    raise ValueError("a number does not end, or has more than 64 bits")

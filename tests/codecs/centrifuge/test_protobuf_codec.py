@@ -164,6 +164,13 @@ def test_numbers_come_back(number: int) -> None:
     assert read_varint(b"x" + encoded + b"y", 1, len(encoded) + 1) == (number, len(encoded) + 1)
 
 
+@pytest.mark.parametrize("number", [2**64, 2**70 - 1, 2**77])
+def test_numbers_of_more_than_64_bits_are_refused(number: int) -> None:
+    encoded = varint(number)
+    with pytest.raises(ValueError, match="more than 64 bits"):
+        read_varint(encoded, 0, len(encoded))
+
+
 @pytest.mark.parametrize("conn_info", [NO_INFO, RAW])
 @pytest.mark.parametrize("chan_info", [NO_INFO, msgspec.Raw(b"2")])
 def test_an_author_is_the_same_by_hand_and_by_table(conn_info: msgspec.Raw, chan_info: msgspec.Raw) -> None:

@@ -9,10 +9,12 @@ from urllib.parse import parse_qsl, quote
 import msgspec
 
 from heliograph.codecs.plain.short_cursor import MARK, ShortCursor
+from heliograph.codecs.varint import MOST
 from heliograph.errors import BadCursor
 from heliograph.protocol.position import NOWHERE, Position, StatedPositions
 
 MOST_SHORT: Final = 4  # short cursors that may be joined in a client's cursor
+_DIGITS: Final = len(str(MOST))
 _PLAIN: Final = re.compile(r"[A-Za-z0-9_.~-]*")  # RFC 3986 section 2.3: characters that are never quoted
 RIGHT: Final = "="  # begins the part of a stream's id that is the right to return: no channel has that name
 
@@ -128,6 +130,9 @@ def _too_many(channels: int) -> BadCursor:
 
 def _parse_position(text: str) -> Position:
     epoch, _, offset = text.rpartition(".")
-    if not text.isascii() or not epoch.isalnum() or not offset.isdigit():
+    # The length first: `int` takes long for very many digits.
+    if not text.isascii() or not epoch.isalnum() or not offset.isdigit() or len(offset) > _DIGITS:
         raise ValueError(text)
-    return Position(epoch, int(offset))
+    if (number := int(offset)) > MOST:
+        raise ValueError(text)
+    return Position(epoch, number)
