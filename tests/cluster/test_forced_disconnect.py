@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from websockets.asyncio.client import connect
-from websockets.exceptions import InvalidStatus
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from heliograph.errors import BadChannel, BadUserId, BusUnavailable
 from heliograph.protocol.codes import CloseCode
@@ -382,6 +382,26 @@ class TestBlock:
             await one.replica.user_commands.disconnect_user("bob", block_s=60)
             await eventually(lambda: _keeps_out(two, "bob"), within_s=WITHIN_S)
 
+    async def test_who_is_connecting_is_told(
+        self, start_replica: StartReplica, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Fails if a block that comes between a client's credentials and its greeting closes it without an error."""
+        one = await start_replica()
+        manager = one.replica.manager
+        connected = manager.connect
+
+        async def blocked_meanwhile(connection: Any) -> None:
+            await connected(connection)
+            await manager.publish(f"#{connection.user}", "not for a client that is not greeted")
+            one.replica.shards[0].commands._blocked.block(connection.user, 60)
+
+        monkeypatch.setattr(type(manager), "connect", staticmethod(blocked_meanwhile))
+        async with Client(one.url) as bob:
+            await bob.say({"type": "connect", "user": "bob"})
+            error = json.loads(await bob.socket.recv())
+            assert (error["type"], error["code"]) == ("error", "not_allowed")
+            assert await bob.close_code() == CloseCode.FORCED
+
     async def test_without_redis_the_caller_is_told(
         self, start_replica: StartReplica, own_redis: RedisServer
     ) -> None:
@@ -401,7 +421,12 @@ async def _lets_in(replica: RunningReplica, user: str) -> bool:
     async with Client(replica.url) as client:
         token_or_user = {"user": user, "token": token(user)}
         await client.say({"type": "connect", **token_or_user})
-        return bool((await client.next("connected", "error"))["type"] == "connected")
+        try:
+            return bool((await client.next("connected", "error"))["type"] == "connected")
+        except ConnectionClosed:  # the command came while it connected
+            if await client.close_code() != CloseCode.FORCED:
+                raise
+            return False
 
 
 async def _keeps_out(replica: RunningReplica, user: str) -> bool:

@@ -238,6 +238,16 @@ class Outbox(Generic[F]):
         self._held = False
         self._schedule()
 
+    def drop_held(self) -> None:
+        """Drop the held frames, and let later ones out: the client is not greeted, and told why."""
+        self._unshare()
+        dropped = self._frames[self._greet_at :]
+        del self._frames[self._greet_at :]
+        self._bytes -= sum(map(len, dropped))
+        self._held = False
+        self._trace.ended(self.owner, dropped)
+        self._schedule()
+
     def pause(self, buffered: int = 0) -> None:
         """Let frames wait here: the peer does not keep up, and the sink's buffer has `buffered` bytes."""
         self._paused = True
@@ -268,11 +278,7 @@ class Outbox(Generic[F]):
         self._flush_scheduler.hand_out()
         self.closed = True
         if self._held:
-            # The client was never greeted, so it must not see the held frames.
-            self._unshare()
-            self._trace.ended(self.owner, self._frames[self._greet_at :])
-            del self._frames[self._greet_at :]
-            self._held = False
+            self.drop_held()
         try:
             self.flush()
         finally:

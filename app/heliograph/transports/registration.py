@@ -66,6 +66,7 @@ class Registrar:
         try:
             self.authenticator.check_not_blocked(identity.user)  # a block may have come meanwhile
         except UserBlocked as error:
+            connection.outbox.drop_held()
             client.reject(error, CloseCode.FORCED)
         logger.debug("connected", extra=client.about)
         return own, others
