@@ -310,7 +310,8 @@ class TestAShardThatFails:
     ) -> None:
         """Fails if a dead shard hurts users of others, keeps its own waiting, or is not used again (F8)."""
         loop = asyncio.get_running_loop()
-        one, two = await asyncio.gather(*(start_replica(f"replica-{n}", **own_shards.options) for n in (1, 2)))
+        options = {**own_shards.options, "bus": {"canary_timeout_s": 3.0}}  # the usual one: this machine may be slow
+        one, two = await asyncio.gather(*(start_replica(f"replica-{n}", **options) for n in (1, 2)))
         users, dead = own_shards.names("#user-"), own_shards.servers[1]
         async with Client(one.url, user="alice") as alice, devices(users, two) as clients:
             for user in users:

@@ -302,7 +302,7 @@ class PubSubManager:
                 failures = 0 if self._canary_heard_at > began_at else failures + 1
                 self._state = BusState.LOST
                 self.stats.connection_losses += 1
-                delay_s = _backoff_s(failures)
+                delay_s = _backoff_s(failures, self._settings.canary_timeout_s)
                 logger.warning("bus connection lost (%s); reconnecting in %.1f s", error, delay_s)
                 await self._drop_subscription()
                 await asyncio.sleep(delay_s)
@@ -466,10 +466,14 @@ class PubSubManager:
                     await self._canary_due.wait()
 
 
-def _backoff_s(failures: int) -> float:
-    """Return the seconds until the next attempt: exponential, with full jitter, so that replicas spread out."""
+def _backoff_s(failures: int, timeout_s: float) -> float:
+    """Return the seconds until the next attempt: exponential, with full jitter, so that replicas spread out.
+
+    It leaves half of the canary's time-out: by then a replica whose Redis answers again counts as deaf.
+    """
     doublings = min(failures, 16)  # far beyond the maximum, and small enough for a float
-    return random.uniform(0, min(BACKOFF_MOST_S, BACKOFF_FIRST_S * 2**doublings))  # noqa: S311 - not a secret
+    longest_s = min(BACKOFF_MOST_S, timeout_s / 2, BACKOFF_FIRST_S * 2**doublings)
+    return random.uniform(0, longest_s)  # noqa: S311 - not a secret
 
 
 def redis_servers(redis: RedisSettings, bus: BusSettings, replica: str = "") -> list[RedisServer]:

@@ -227,13 +227,17 @@ class TestBackoff:
         """Fails if replicas hammer a Redis that is coming up, or if an outage of hours makes them wait for hours."""
         for failures in [*range(20), 1_023, 1_024, 10_000]:
             most = min(BACKOFF_MOST_S, BACKOFF_FIRST_S * 2.0 ** min(failures, 30))
-            delays = [pubsub_manager._backoff_s(failures) for _ in range(200)]
+            delays = [pubsub_manager._backoff_s(failures, 60) for _ in range(200)]
             assert 0 <= min(delays) <= max(delays) <= most
             assert max(delays) > most * 0.8
 
+    def test_leaves_the_canary_time_to_come_back(self) -> None:
+        """Fails if all replicas count as deaf because they wait, while a Redis that was away answers again."""
+        assert 0.2 < max(pubsub_manager._backoff_s(10, 0.6) for _ in range(200)) <= 0.3
+
     def test_is_jittered(self) -> None:
         """Fails if replicas that lost Redis together come back together."""
-        delays = [pubsub_manager._backoff_s(10) for _ in range(500)]
+        delays = [pubsub_manager._backoff_s(10, 60) for _ in range(500)]
         assert len(set(delays)) > 490
         assert statistics.pstdev(delays) > BACKOFF_MOST_S / 5
 
@@ -246,7 +250,7 @@ class TestBackoff:
         """
         counted: list[int] = []
 
-        def noted(failures: int) -> float:
+        def noted(failures: int, _timeout_s: float) -> float:
             counted.append(failures)
             return 0.01
 

@@ -245,7 +245,7 @@ class TestPublish:
         self, make_bus: MakeBus, own_redis: RedisServer, own_admin: RedisAdmin, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Fails if messages are refused although Redis would take them: listening and publishing are apart."""
-        monkeypatch.setattr("heliograph.cluster.pubsub_manager._backoff_s", lambda failures: 60.0)
+        monkeypatch.setattr("heliograph.cluster.pubsub_manager._backoff_s", lambda *_: 60.0)
         bus = make_bus(own_redis.url)
         bus.start_listening()
         await eventually(lambda: bus.ready)
