@@ -68,7 +68,8 @@ async def test_a_frozen_redis_is_a_reason_and_heals(start_replica: StartReplica,
     await eventually(lambda: not one.replica.node.ready, within_s=3)
     ready = await get(one, "/ready")
     assert ready.status_code == 503
-    assert ready.json()["canary_age_s"] >= 0.5
+    age_s = ready.json()["canary_age_s"]
+    assert age_s is None or age_s >= 0.5, "None: the deaf connection was given up already"
     own_redis.thaw()
     await eventually(lambda: one.replica.node.ready, within_s=10)
 

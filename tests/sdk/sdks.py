@@ -1,13 +1,14 @@
 """The SDKs, how each is set up, and scenarios run over all of them at once."""
 
 import asyncio
+import fcntl
 import hashlib
 import itertools
 import shutil
 import subprocess
 import sys
-import threading
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -39,13 +40,19 @@ SDKS = (
 )
 
 
-_installing = threading.Lock()
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Let nobody else install: drivers are started at once, and test files run in several processes."""
+    INSTALLED.mkdir(parents=True, exist_ok=True)
+    with (INSTALLED / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # until the file is closed
+        yield
 
 
 def install_javascript() -> Path:
     """Install the packages of the JavaScript driver; return where they are."""
     home = INSTALLED / f"javascript-{_digest(DRIVERS / 'javascript' / 'package.json')}"
-    with _installing:  # the drivers of Node and of pages are started at once
+    with _alone():
         if not home.exists():
             making = home.with_suffix(".making")
             shutil.rmtree(making, ignore_errors=True)
@@ -59,31 +66,32 @@ def install_javascript() -> Path:
 def build_go() -> Path:
     """Build the Go driver; return the program."""
     program = INSTALLED / f"go-{_digest(*sorted((DRIVERS / 'go').iterdir()))}"
-    if not program.exists():
-        INSTALLED.mkdir(parents=True, exist_ok=True)
-        _run("go", "build", "-o", program, ".", cwd=DRIVERS / "go")
+    with _alone():
+        if not program.exists():
+            _run("go", "build", "-o", program, ".", cwd=DRIVERS / "go")
     return program
 
 
 def build_java() -> str:
     """Compile the Java driver; return its class path."""
     home = INSTALLED / f"java-{_digest(*sorted((DRIVERS / 'java').iterdir()))}"
-    if not home.exists():
-        making = home.with_suffix(".making")
-        shutil.rmtree(making, ignore_errors=True)
-        making.mkdir(parents=True)
-        packages = making / "class-path"
-        _run(
-            "mvn",
-            "--quiet",
-            "--batch-mode",
-            "--file",
-            DRIVERS / "java" / "pom.xml",
-            "dependency:build-classpath",
-            f"-Dmdep.outputFile={packages}",
-        )
-        _run("javac", "-d", making, "-cp", packages.read_text(), DRIVERS / "java" / "Driver.java")
-        making.rename(home)
+    with _alone():
+        if not home.exists():
+            making = home.with_suffix(".making")
+            shutil.rmtree(making, ignore_errors=True)
+            making.mkdir(parents=True)
+            packages = making / "class-path"
+            _run(
+                "mvn",
+                "--quiet",
+                "--batch-mode",
+                "--file",
+                DRIVERS / "java" / "pom.xml",
+                "dependency:build-classpath",
+                f"-Dmdep.outputFile={packages}",
+            )
+            _run("javac", "-d", making, "-cp", packages.read_text(), DRIVERS / "java" / "Driver.java")
+            making.rename(home)
     return f"{home}:{(home / 'class-path').read_text()}"
 
 

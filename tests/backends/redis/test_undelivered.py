@@ -233,7 +233,7 @@ async def test_a_restart_of_redis(tmp_path: Path, keys: Keys, sync: str, monkeyp
             for path, content in backup.items():
                 path.write_bytes(content)
         redis.start()
-        await eventually(lambda: client_answers(client))
+        await eventually(lambda: answers(client))
         again = await post.send()
         events = await post.told()
         if sync == "everysec":
@@ -248,9 +248,9 @@ async def test_a_restart_of_redis(tmp_path: Path, keys: Keys, sync: str, monkeyp
         redis.stop()
 
 
-async def client_answers(client: Client) -> bool:
+async def answers(client: Client) -> bool:
     try:
-        await client.ping()
+        await client.link.ping()
     except RedisError:
         return False
     return True
