@@ -114,7 +114,7 @@ async def test_a_redis_that_takes_no_writes_is_a_reason(
     one = await start_replica(redis_url=own_redis.url)
     async with Client(one.url, user="alice") as alice:
         own_redis.command(*breaks)
-        await eventually(lambda: not one.replica.node.ready, within_s=2)
+        await eventually(lambda: not one.replica.node.ready, within_s=5)
         assert (await alice.send("bob", 1))["code"] == "unavailable"
         assert await reason_of(one) == reason
         assert one.replica.node.describe().reason == reason
@@ -122,7 +122,7 @@ async def test_a_redis_that_takes_no_writes_is_a_reason(
         assert f'heliograph_degraded{{reason="{reason}"}} 1.0' in metrics
         assert "heliograph_ready 0.0" in metrics
         own_redis.command(*heals)
-        await eventually(lambda: one.replica.node.ready, within_s=2)
+        await eventually(lambda: one.replica.node.ready, within_s=5)
         assert await reason_of(one) == ""
         assert (await alice.send("bob", 1))["type"] == "ack"
 
@@ -136,12 +136,12 @@ async def test_the_second_server_counts_too(start_replica: StartReplica, tmp_pat
     try:
         one = await start_replica(redis={"url": live.url, "durable_url": durable.url})
         durable.command("CONFIG", "SET", "maxmemory", "1")
-        await eventually(lambda: one.replica.node.reason == "redis_memory_full", within_s=2)
+        await eventually(lambda: one.replica.node.reason == "redis_memory_full", within_s=5)
         ready, health = await get(one, "/ready"), await get(one, "/health")
         assert (ready.status_code, ready.json()["reason"]) == (200, "redis_memory_full")
         assert (health.status_code, health.json()["status"]) == (200, "degraded")
         durable.command("CONFIG", "SET", "maxmemory", "0")
-        await eventually(lambda: not one.replica.node.reason, within_s=2)
+        await eventually(lambda: not one.replica.node.reason, within_s=5)
         await one.stop()
     finally:
         live.stop()

@@ -382,22 +382,18 @@ class TestBlock:
             await one.replica.user_commands.disconnect_user("bob", block_s=60)
             await eventually(lambda: _keeps_out(two, "bob"), within_s=WITHIN_S)
 
-    async def test_who_is_connecting_is_told(
-        self, start_replica: StartReplica, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        """Fails if a block that comes between a client's credentials and its greeting closes it without an error."""
-        one = await start_replica()
-        manager = one.replica.manager
-        connected = manager.connect
-
-        async def blocked_meanwhile(connection: Any) -> None:
-            await connected(connection)
-            await manager.publish(f"#{connection.user}", "not for a client that is not greeted")
-            one.replica.shards[0].commands._blocked.block(connection.user, 60)
-
-        monkeypatch.setattr(type(manager), "connect", staticmethod(blocked_meanwhile))
-        async with Client(one.url) as bob:
+    async def test_who_is_connecting_is_told(self, start_replica: StartReplica, own_redis: RedisServer) -> None:
+        """Fails if a block that comes between a client's credentials and its greeting closes it without an error, or
+        it sees a message before that."""
+        one = await start_replica(redis_url=own_redis.url)
+        async with Client(one.url, user="alice") as alice, Client(one.url) as bob:
+            own_redis.freeze()
             await bob.say({"type": "connect", "user": "bob"})
+            await eventually(lambda: one.replica.hub.count("bob"))  # and its directory does not answer yet
+            await alice.say({"type": "send", "to": "bob", "data": "not for you yet", "ephemeral": True})
+            await alice.nothing_more()
+            one.replica.shards[0].commands._blocked.block("bob", 60)
+            own_redis.thaw()
             error = json.loads(await bob.socket.recv())
             assert (error["type"], error["code"]) == ("error", "not_allowed")
             assert await bob.close_code() == CloseCode.FORCED

@@ -139,12 +139,12 @@ class TestDeadClients:
                 await raw.next("connected")
                 assert (await alice.send("bob", 1))["delivery"] == "remote"
                 raw.abort()
-                await eventually(lambda: one.replica.hub.connections == 0, within_s=0.5)
+                await eventually(lambda: one.replica.hub.connections == 0, within_s=3)
 
             async def offline() -> bool:
                 return bool((await alice.send("bob", "?"))["delivery"] == "stored")
 
-            await eventually(offline, within_s=0.5)
+            await eventually(offline, within_s=3)
 
     async def test_a_client_that_only_closes_its_side_is_forgotten_too(self, start_replica: StartReplica) -> None:
         """Fails if a half-closed TCP connection is kept."""
@@ -152,7 +152,7 @@ class TestDeadClients:
         async with RawSocket(one.url, "/ws?user=bob") as raw:
             await raw.next("connected")
             raw.socket.shutdown(socket.SHUT_WR)
-            await eventually(lambda: one.replica.hub.connections == 0, within_s=0.5)
+            await eventually(lambda: one.replica.hub.connections == 0, within_s=3)
 
     async def test_a_close_frame_is_answered_with_its_code(self, start_replica: StartReplica) -> None:
         """Fails if the closing handshake is cut short, or the connection outlives it."""
@@ -162,7 +162,7 @@ class TestDeadClients:
             await raw.send(CLOSE, (1000).to_bytes(2) + b"bye")
             assert (await raw.closed())[0] == 1000
             assert await raw.body() == b""
-        await eventually(lambda: one.replica.hub.connections == 0, within_s=0.5)
+        await eventually(lambda: one.replica.hub.connections == 0, within_s=3)
 
     @pytest.mark.slow
     async def test_a_client_that_answers_no_ping_is_closed_with_3012(self, start_replica: StartReplica) -> None:

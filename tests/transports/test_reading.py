@@ -59,7 +59,7 @@ class TestHistory:
             for number in range(2):
                 await alice.say({"type": "history", "channel": "news", "id": number})
             await alice.next("history")
-        await eventually(lambda: one.replica.hub.connections == 0, within_s=1)
+        await eventually(lambda: one.replica.hub.connections == 0, within_s=3)
 
     @pytest.mark.slow
     @pytest.mark.alone

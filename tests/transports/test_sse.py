@@ -444,7 +444,7 @@ class TestEnd:
         async with EventSource(one.url, user="alice", channels="news") as events:
             await events.next("subscribed")
             assert one.replica.hub.connections == 1
-        await eventually(lambda: one.replica.hub.connections == 0, within_s=1)
+        await eventually(lambda: one.replica.hub.connections == 0, within_s=3)
         await eventually(
             lambda: not [task for task in asyncio.all_tasks() - before if task.get_name().startswith("stream-")]
         )
@@ -457,7 +457,7 @@ class TestEnd:
             await publish(one, "logs:big", [number, "x" * 20_000])
         async with EventSource(one.url, user="alice", channels="logs:big") as events:
             await events.next("message")
-        await eventually(lambda: one.replica.hub.connections == 0, within_s=1)
+        await eventually(lambda: one.replica.hub.connections == 0, within_s=3)
         assert one.replica.channels.joining._pending == {}
 
     async def test_one_that_does_not_read_is_ended_and_the_others_go_on(self, start_replica: StartReplica) -> None:

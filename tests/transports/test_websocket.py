@@ -202,7 +202,7 @@ class TestBadFrames:
             await alice.say(frame % ("x" * (65_536 - len(frame) + 2)))
             assert len((await alice.next("message"))["data"]) > 65_000
             await alice.say(frame % ("x" * (65_536 - len(frame) + 3)))
-            await eventually(lambda: one.replica.hub.connections == 0, within_s=1)
+            await eventually(lambda: one.replica.hub.connections == 0, within_s=3)
             assert await alice.close_code(within_s=8) == 1009
 
     async def test_a_client_that_sent_too_much_is_let_go_soon(self, one: RunningReplica) -> None:
@@ -532,13 +532,13 @@ class TestFaults:
         one, two = await start_replica("replica-1"), await start_replica("replica-2")
         async with Client(one.url, user="bob"):
             pass
-        await eventually(lambda: one.replica.hub.connections == 0, within_s=0.5)
+        await eventually(lambda: one.replica.hub.connections == 0, within_s=3)
         async with Client(two.url, user="alice") as alice:
 
             async def offline() -> bool:
                 return bool((await alice.send("bob", "?"))["delivery"] == "stored")
 
-            await eventually(offline, within_s=0.5)
+            await eventually(offline, within_s=3)
 
     async def test_binary_never_reaches_the_codec(self, one: RunningReplica) -> None:
         """Fails if a binary frame before connect is treated as anything but 1003."""
