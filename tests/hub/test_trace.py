@@ -4,7 +4,9 @@ import sys
 from typing import Any
 
 import msgspec
+import pytest
 
+from heliograph.cluster.trace_account import account_of
 from heliograph.codecs.plain.codec import PlainCodec
 from heliograph.hub.connection import Connection
 from heliograph.hub.frames import Encoding, EventFrame, payload_only, text_frame
@@ -13,6 +15,7 @@ from heliograph.hub.outbox import FlushScheduler, Outbox
 from heliograph.hub.trace import DELIVERED, ENDED, MOST_ID, MOST_OFFSET, NAMES, NO_TRACE, PACKED, TraceRing
 from heliograph.protocol.position import Position
 from heliograph.protocol.publication import Publication
+from heliograph.protocol.trace import AccountQuestion, Outcome
 from heliograph.telemetry import Telemetry, Traffic
 from tests.support.members import RecordingSink
 
@@ -138,6 +141,19 @@ class TestWhatIsNoted:
         long = codec.encode(message("x" * 10**5))
         self.ring.ended("c1", [long, b'{"type":"progress","message":{"message_id":"m9"}}', b"\x81"])
         assert self.ring.read()[0][-1][8] == "x" * MOST_ID
+
+    @pytest.mark.parametrize(
+        "message_id", ['a "b"', "a\\b", "two\nlines", "\x1b[31m", "é" * 200, "x" * 200, "\u202e"]
+    )
+    def test_no_id_hides_what_is_not_written(self, message_id: str) -> None:
+        """Fails if a message whose id a program has made up, with quotes or very long, counts as written though the
+        end of its connection has dropped it."""
+        self.ring.subscribed("c1", "bob", "#bob", Position("e", 0))
+        self.ring.delivered(message(message_id))
+        self.ring.ended("c1", [PlainCodec(8).encode(message(message_id))])
+        asked = AccountQuestion("bob", "#bob", message_id, Position("e", 1))
+        [account] = account_of(self.ring.read()[0], self.ring.since, [], asked).connections
+        assert account.outcome is Outcome.NOT_WRITTEN
 
     def test_what_was_written_is_not(self) -> None:
         """Fails if a message that was written before the end counts as dropped."""

@@ -27,6 +27,7 @@ from heliograph.hub.trace import (
     SUBSCRIBED,
     UNSUBSCRIBED,
     Note,
+    named,
 )
 from heliograph.protocol.identity import personal_channel, user_of
 from heliograph.protocol.position import Position
@@ -93,12 +94,12 @@ class _Track:
         if self.outcome is Outcome.WAITS:
             self.outcome, self.at = Outcome.WRITTEN, at
 
-    def end(self, at: float, message_id: str, frames: int, named: str) -> None:
+    def end(self, at: float, message_id: str, frames: int, names: str) -> None:
         """Take what was not written at the end. Some formats do not name the messages in it."""
         self.is_on = False
         if self.outcome is Outcome.WRITTEN and self.at is not None:
-            is_named = message_id in named.split("\n")
-            is_recent = frames > 0 and not named and at - self.at < SAME_WRITE_S
+            is_named = named(message_id) in names.split("\n")
+            is_recent = frames > 0 and not names and at - self.at < SAME_WRITE_S
             if not (is_named or is_recent):
                 return
         elif self.outcome is not Outcome.WAITS:

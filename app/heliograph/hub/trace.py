@@ -5,6 +5,7 @@ delivered to, and whether it was written to them, follows from the rare notes: w
 reading and went on, and what was dropped at an end. `cluster/trace_account.py` draws that conclusion.
 """
 
+import re
 from collections import deque
 from collections.abc import Sequence
 from itertools import islice
@@ -29,7 +30,8 @@ MOST_ID: Final = 128  # characters of a message's id: one that a program makes u
 
 # Of a message in the plain format: how it begins, and what stands before its id. The author's data come between them.
 _MESSAGE: Final = b'{"type":"message",'
-_BEFORE_ID: Final = b'"message_id":"'
+_BEFORE_ID: Final = b'"message_id":'
+_STRING: Final = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"')  # in JSON
 
 
 # What a note is of.
@@ -347,9 +349,14 @@ def _ids_in(frames: Sequence[Any]) -> list[str]:
         if isinstance(whole, bytes):
             for payload in payloads_in(whole):
                 if payload.startswith(_MESSAGE):
-                    first = payload.rfind(_BEFORE_ID) + len(_BEFORE_ID)
-                    found.append(payload[first : payload.find(b'"', first)][:MOST_ID].decode(errors="replace"))
+                    text = _STRING.match(payload, payload.rfind(_BEFORE_ID) + len(_BEFORE_ID))
+                    found.append("" if text is None else named(msgspec.json.decode(text[0], type=str)))
     return found[-MOST_DROPPED:]
+
+
+def named(message_id: str) -> str:
+    """Return a message's id as the note of an end names it: one line of at most `MOST_ID` characters."""
+    return message_id[:MOST_ID].replace("\n", " ")
 
 
 NO_TRACE: Final = Trace()
