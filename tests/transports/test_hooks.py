@@ -17,6 +17,7 @@ from tests.support.centrifuge import CentrifugeClient
 from tests.support.client import Client
 from tests.support.event_source import EventSource
 from tests.support.http import http_client
+from tests.support.lifecycle import short, told
 from tests.support.replicas import RunningReplica
 from tests.support.site import Site
 from tests.support.tokens import JWT, token
@@ -250,6 +251,23 @@ class TestVerdicts:
 
 
 class TestConnect:
+    async def test_who_leaves_before_the_answer_never_came(self, start_replica: StartReplica, site: Site) -> None:
+        """Fails if a user is told to be online whose only client left while the backend was asked who it is."""
+        hooks = {**site.urls("connect"), "timeout_s": 30}
+        events = {"kinds": ["user_online", "user_offline"]}
+        one = await start_replica(auth={"mode": "hook"}, hooks=hooks, events=events)
+        site.open.clear()
+        async with Client(one.url) as alice:
+            await alice.say({"type": "connect"})
+            await eventually(lambda: site.under_way == 1)
+        site.open.set()
+        await eventually(lambda: site.under_way == 0)
+        site.answers["connect"] = lambda _: {"result": {"user": "bob"}}
+        async with Client(one.url) as bob:
+            await bob.say({"type": "connect"})
+            await bob.next("connected")
+            assert short(await told(one.redis.client, one.redis.keys)) == ["gap", "user_online bob"]
+
     async def test_a_cookie_says_who_a_page_is(self, start: Start, site: Site) -> None:
         """Fails if a browser's session does not reach the backend, or other headers do."""
         one = await start("connect", auth={"mode": "hook"}, trusted_proxies="")

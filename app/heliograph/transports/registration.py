@@ -13,7 +13,7 @@ from heliograph.protocol.actions import JoinChannel, Reject
 from heliograph.protocol.codes import CloseCode
 from heliograph.telemetry import Telemetry
 from heliograph.transports.client_hooks import ClientHooks
-from heliograph.transports.remote_client import RemoteClient
+from heliograph.transports.remote_client import Disconnected, RemoteClient
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +53,8 @@ class Registrar:
         refusal = next((each for each in others if isinstance(each, Reject)), None)
         if one_request and refusal is not None:
             client.refuse(msgspec.structs.replace(refusal, close=CloseCode.BAD_REQUEST))
+        if connection.outbox.closed:  # nobody may be told that a user has come who left while a hook was asked
+            raise Disconnected(ErrorCode.UNAVAILABLE, "the client has left")
         if self.node.draining:  # asked last: the hooks may have taken long, and who comes late is told of no drain
             client.turn_away(CloseCode.SHUTDOWN, ErrorCode.UNAVAILABLE, "this replica is shutting down")
         client.identified(identity)
