@@ -30,6 +30,7 @@ class Server:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.connections = 0
+        self.writer: asyncio.StreamWriter  # of the last connection
         self.requests: list[bytes] = []
         self.answer: Callable[[int], bytes | None] = lambda _: ANSWER
         self.open = asyncio.Event()
@@ -37,6 +38,7 @@ class Server:
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
+        self.writer = writer
         try:
             while True:
                 head = await reader.readuntil(b"\r\n\r\n")
@@ -92,6 +94,19 @@ async def test_calls_share_connections(server: Server) -> None:
         assert line.lower() in server.requests[0].lower()
     assert server.requests[0].endswith(b'{"a":1}')
     assert sum(stats.time.counts) == 3
+
+
+async def test_what_nobody_asked_for_answers_nothing(server: Server) -> None:
+    """Fails if what comes on an idle connection, perhaps an answer about another user, is taken for that to the next
+    call."""
+    async with endpoint(Hook.PUBLISH, server.url) as (publish, stats):
+        assert await outcome(publish) == "{}"
+        server.writer.write(ANSWER.replace(b"{}", b"[]"))
+        assert publish._http.session.connector is not None
+        [kept] = publish._http.session.connector._conns.values()
+        await eventually(lambda: kept[0][0].should_close)
+        assert await outcome(publish) == "{}"
+    assert (len(server.requests), server.connections, stats.failed) == (2, 2, 0)
 
 
 @pytest.mark.parametrize(("hook", "result", "requests"), [(Hook.CONNECT, "{}", 3), (Hook.PUBLISH, "unavailable", 2)])

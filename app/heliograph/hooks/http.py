@@ -6,10 +6,14 @@ Calls go through aiohttp: one costs a tenth of the CPU time that it costs with h
 import ssl
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 import aiohttp
+
+if TYPE_CHECKING:
+    from aiohttp.connector import Connection
+    from aiohttp.tracing import Trace
 
 # A kept connection is given up before most servers do (uvicorn: 5 s), so that no call runs into the end of one.
 KEPT_S: Final = 4.0
@@ -20,6 +24,25 @@ HEADERS: Final = {
     "Accept-Encoding": "identity",
     "User-Agent": "heliograph",
 }
+
+
+class _Connector(aiohttp.TCPConnector):
+    """A pool that gives out no kept connection on which something has come that nobody asked for.
+
+    Otherwise it would be taken for the answer to the next call, which may be about another user.
+    """
+
+    async def connect(  # as aiohttp calls it
+        self,
+        req: aiohttp.ClientRequest,
+        traces: "list[Trace]",
+        timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109
+    ) -> "Connection":
+        while True:
+            connection = await super().connect(req, traces, timeout)
+            if connection.protocol is None or not connection.protocol.should_close:
+                return connection
+            connection.close()
 
 
 class BackendHttp:
@@ -38,7 +61,7 @@ class BackendHttp:
         if self._session is None:
             self._session = aiohttp.ClientSession(
                 # Callers count their own calls, and each call has one deadline for everything together.
-                connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEPT_S, ssl=self._certificates),
+                connector=_Connector(limit=0, keepalive_timeout=KEPT_S, ssl=self._certificates),
                 timeout=aiohttp.ClientTimeout(total=None, connect=None, sock_connect=None, sock_read=None),
                 headers=self._headers,
                 cookie_jar=aiohttp.DummyCookieJar(),
