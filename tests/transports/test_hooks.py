@@ -128,6 +128,30 @@ class TestOrder:
             await asyncio.wait_for(late.wait_closed(), 5)
             assert late.close_code == 3001
 
+    @pytest.mark.parametrize("hook", ["subscribe", "publish", "rpc"])
+    async def test_a_client_that_leaves_meanwhile_is_gone_at_once(self, start: Start, site: Site, hook: str) -> None:
+        """Fails if a user stays online until a slow backend has answered a client that has left; or if what the
+        client has published before is not delivered, or it is subscribed after its end."""
+        one = await start(hook, timeout_s=30, namespaces={"asked": {}, "free": {"subscribe_hook": False}})
+        channel = "asked:1" if hook == "subscribe" else "free:1"
+        async with Client(one.url, user="bob") as bob:
+            if hook != "subscribe":
+                await bob.say({"type": "subscribe", "channel": channel})
+                await bob.next("subscribed")
+            site.open.clear()
+            async with Client(one.url, user="alice") as alice:
+                await alice.say({"type": hook, "channel": channel, "method": "x", "data": 1})
+                await eventually(lambda: site.under_way == 1)
+            await eventually(lambda: one.replica.hub.count("alice") == 0)
+            assert (one.replica.hub.connections, site.under_way) == (1, 1)
+            site.open.set()
+            await eventually(lambda: site.under_way == 0)
+            if hook == "publish":
+                assert await bob.messages(1) == [1]
+            await bob.nothing_more()
+            await eventually(lambda: len(one.replica.hub.subscribers(channel)) == int(hook != "subscribe"))
+            assert one.replica.hub.connections == 1
+
     async def test_a_client_that_leaves_meanwhile_leaves_nothing(self, start: Start, site: Site) -> None:
         """Fails if who has gone is put on the channel, or its connection is held for the hook's sake for ever."""
         one = await start()

@@ -142,8 +142,7 @@ class SocketConnection:
         self._by_address.connections.leave(self._address)
         if self._paid is not None:
             self._go_on_reading(self._paid)
-        if self._work is None:
-            self._driver.end(code)
+        self._driver.end(code)  # at once, whatever is under way: its user is not there any more
 
     # -- operations
 
@@ -246,7 +245,7 @@ class SocketConnection:
                 self._stop_timer()
                 self._leave_newcomers()
             if self._close_code is not None:
-                self._driver.end(self._close_code)
+                self._driver.end(self._close_code)  # again, for what has begun since
             else:
                 self._go_on()
 
