@@ -2,14 +2,27 @@
 
 from typing import Any
 
+import msgspec
 import pytest
 
+from heliograph.cluster.questions import ReplicaAnswer
 from heliograph.cluster.trace_account import Present, account_of, fitting, shown, sightings_of
-from heliograph.cluster.trace_verdict import verdict_of
-from heliograph.cluster.tracer import MessageFacts, Story
+from heliograph.cluster.trace_verdict import reached, verdict_of
+from heliograph.cluster.tracer import MESSAGE, MessageFacts, Story, Tracer
 from heliograph.hub import trace
+from heliograph.ports import Receipt
 from heliograph.protocol.position import Position
-from heliograph.protocol.trace import AccountQuestion, ConnectionAccount, Outcome, ReplicaAccount, Selector
+from heliograph.protocol.publication import Publication
+from heliograph.protocol.trace import (
+    AccountQuestion,
+    ConnectionAccount,
+    Outcome,
+    ReplicaAccount,
+    Selector,
+    Sighting,
+    Sightings,
+)
+from tests.support.like import Like
 
 FIFTH = Position("e", 5)
 HERE = Present("c1", "phone", is_on=True, is_paused=False)
@@ -194,3 +207,51 @@ def test_a_replica_that_does_not_answer_is_told_of() -> None:
     assert verdict_of(story) == (
         f"whether bob was connected then is not known any more; nothing is known from replica-2: {why}."
     )
+
+
+def test_a_replica_that_is_gone_may_have_it() -> None:
+    """Fails if it is taken for certain that nobody got a message, although a replica that was killed may have had a
+    connection of the user."""
+    here = ("replica-1", ReplicaAccount(since=50.0))
+
+    def accepted(text: str) -> list[tuple[str, Sighting]]:
+        return [("replica-1", Sighting("accepted", 100.0, "#bob", "m", "alice", FIFTH, text))]
+
+    def story(sightings: list[tuple[str, Sighting]], *accounts: tuple[str, ReplicaAccount]) -> Story:
+        origin = "replica-1" if sightings else "replica-2"
+        facts = MessageFacts("m", "#bob", FIFTH, "alice", origin, 100.0, sightings, is_kept=True)
+        return Story("bob", facts, accounts or [here], [])
+
+    unknown = "whether bob was connected then is not known any more"
+    published = "replica-1 published it for a connection on another replica, which is gone"
+    assert verdict_of(story(accepted("remote"))) == f"{unknown}; {published}."
+    assert verdict_of(story([])) == f"{unknown}; replica-2, which accepted it, is gone or has forgotten it."
+    assert reached(story(accepted("remote"))) is reached(story([])) is None
+    assert reached(story(accepted("stored"))) is False
+    left = ReplicaAccount(50.0, connections=[ConnectionAccount("c1", "phone", Outcome.GONE, 99.0)])
+    assert reached(story(accepted("remote"), here, ("replica-2", left))) is False, "it was there, and has left"
+    assert reached(story(accepted("remote"), ("replica-1", left))) is None
+
+
+async def test_a_replica_whose_lease_ends_while_it_is_asked() -> None:
+    """Fails if a replica that hangs is left out of the verdict because its lease ended between two questions."""
+    publication = Publication("#bob", msgspec.Raw(b"1"), "m", "2026-11-30T12:00:00Z", position=FIFTH)
+    why = "it did not answer within 3 s"
+
+    async def ask_all(topic: str, body: msgspec.Raw) -> list[ReplicaAnswer]:
+        answer: Any = Sightings(0.0, []) if topic == MESSAGE else ReplicaAccount(since=0.0)
+        answers = [ReplicaAnswer("replica-1", "a", msgspec.Raw(msgspec.json.encode(answer)))]
+        return [*answers, ReplicaAnswer("replica-2", "b", None, why)] if topic == MESSAGE else answers
+
+    async def history(channel: str, after: Position | None, limit: int) -> Any:
+        return Like(None, publications=[publication], position=FIFTH)
+
+    async def of(user: str) -> list[Receipt]:
+        return []
+
+    questions: Any = Like(None, ask_all=ask_all)
+    reading: Any = Like(None, history=history)
+    receipts: Any = Like(None, of=of)
+    story = await Tracer(questions, reading, receipts).story("bob", "m")
+    assert story.accounts == [("replica-1", ReplicaAccount(since=0.0)), ("replica-2", why)]
+    assert reached(story) is None

@@ -10,6 +10,7 @@ from heliograph.hub.trace import ACCEPTED, DELIVERED, NAMES, REFUSED, RELAYED, R
 from heliograph.ports import Receipt
 from heliograph.protocol.trace import ConnectionAccount, Outcome, ReplicaAccount
 
+REMOTE: Final = "remote"  # of an accepted message: another replica held the user
 _TOOK: Final = (Outcome.WRITTEN, Outcome.HAD_IT)
 _OPEN: Final = (Outcome.UNKNOWN, Outcome.NOT_HEARD, Outcome.WAITS)
 # What is said first: who has it, who may get it, who has not.
@@ -32,6 +33,8 @@ def reached(story: Story) -> bool | None:
         return True
     if any(isinstance(each, str) for _, each in story.accounts) or any(each in _OPEN for each in outcomes):
         return None
+    if any(True for _ in _of_the_gone(story)):
+        return None
     sent_at = story.facts.sent_at
     since = max((each.since for _, each in story.accounts if not isinstance(each, str)), default=0.0)
     return None if sent_at is None or sent_at < since else False
@@ -42,7 +45,10 @@ def verdict_of(story: Story) -> str:
     parts = [*_beginning(story), *_of_connections(story), *_of_devices(story)]
     if not any(True for _ in _connections(story)) and not any(_covers(story, each) for each in story.receipts):
         parts.append(_of_nobody(story))
-    parts += [f"nothing is known from {name}: {each}" for name, each in story.accounts if isinstance(each, str)]
+    silent = [f"nothing is known from {name}: {each}" for name, each in story.accounts if isinstance(each, str)]
+    if not silent and reached(story) is None:
+        parts += _of_the_gone(story)
+    parts += silent
     return "; ".join(parts) + "."
 
 
@@ -124,6 +130,18 @@ def _of_nobody(story: Story) -> str:
         return f"{user} was not connected to {channel!r}, and it is not kept there any more"
     how = " and was not to be kept" if NAMES[RELAYED] in seen or NAMES[DELIVERED] in seen else ""
     return f"{user} was not connected to {channel!r} when it came{how}"
+
+
+def _of_the_gone(story: Story) -> Iterator[str]:
+    """Say which replica had a part in it and does not tell of it: it took its notes with it."""
+    facts = story.facts
+    accepted = [each for each in facts.sightings if each[1].what == NAMES[ACCEPTED]]
+    if facts.origin and not accepted:
+        yield f"{facts.origin}, which accepted it, is gone or has forgotten it"
+    telling = {replica for replica, _, _ in _connections(story)}
+    for replica, sighting in accepted:
+        if sighting.text == REMOTE and telling <= {replica}:
+            yield f"{replica} published it for a connection on another replica, which is gone"
 
 
 def _connections(story: Story) -> Iterator[tuple[str, ReplicaAccount, ConnectionAccount]]:

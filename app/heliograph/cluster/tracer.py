@@ -132,9 +132,12 @@ class Tracer:
             NotKnown: neither a replica nor the log knows the message (any more).
             BusUnavailable: nobody can be asked now.
         """
-        facts = await self._facts(user, message_id, channel)
+        facts, silent = await self._facts(user, message_id, channel)
         question = AccountQuestion(user, facts.channel, message_id, facts.position, facts.sent_at)
         answers = await self._questions.ask_all(ACCOUNT, _encoded(question))
+        # The lease of one that hangs may have expired meanwhile: then it is not asked again, and may still have it.
+        asked = {each.node_id for each in answers}
+        answers += [each for each in silent if each.node_id not in asked]
         accounts = [(each.replica, _read(each, ReplicaAccount)) for each in answers]
         receipts = [each for each in await self._receipts.of(user) if each.channel == facts.channel]
         return Story(user, facts, accounts, receipts)
@@ -152,7 +155,8 @@ class Tracer:
         answers = await self._questions.ask_all(NOTES, _encoded(NotesQuestion(selector, after, most)))
         return {each.node_id: (each.replica, _read(each, NotesPage)) for each in answers}
 
-    async def _facts(self, user: str, message_id: str, channel: str) -> MessageFacts:
+    async def _facts(self, user: str, message_id: str, channel: str) -> tuple[MessageFacts, list[ReplicaAnswer]]:
+        """Return what is known of the message, and the answers of those replicas that say nothing."""
         answers = await self._questions.ask_all(MESSAGE, _encoded(MessageQuestion(message_id)))
         read = [(each.replica, _read(each, Sightings)) for each in answers]
         found = [
@@ -170,9 +174,10 @@ class Tracer:
             raise NotKnown(_why_unknown(message_id, name, read))
         sent_at = found[0][1].at if found else None
         sender = next((sighting.sender for _, sighting in found if sighting.sender), "")
+        silent = [each for each in answers if each.body is None]
         if kept is None:
-            return MessageFacts(message_id, name, position, sender, "", sent_at, found, is_kept=False)
-        return MessageFacts(
+            return MessageFacts(message_id, name, position, sender, "", sent_at, found, is_kept=False), silent
+        facts = MessageFacts(
             message_id,
             name,
             kept.position,
@@ -182,6 +187,7 @@ class Tracer:
             found,
             True,
         )
+        return facts, silent
 
     async def _find(self, channel: str, message_id: str, position: Position | None) -> Publication | None:
         """Return the message as the log has it; None if it has not, or not among the oldest that are searched.
