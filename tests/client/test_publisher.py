@@ -203,6 +203,30 @@ def test_it_does_not_doubt_what_was_never_sent(namespace: str) -> None:
     assert "may have been" not in str(caught.value)
 
 
+async def test_coroutines_share_commands(own_redis: RedisServer, namespace: str) -> None:
+    """Fails if publications of one moment wait for each other, a few at a time, or lose their order."""
+    async with AsyncPublisher(own_redis.url, prefix=f"{namespace}:") as publisher:
+        await publisher.publish("news", 0)
+        before = own_redis.calls("EVALSHA")
+        published = await asyncio.gather(*(publisher.publish("news", number) for number in range(1, 201)))
+        assert own_redis.calls("EVALSHA") - before <= 4
+        assert [each.offset for each in published] == list(range(2, 202))
+
+
+async def test_more_coroutines_than_may_be_under_way(own_redis: RedisServer, namespace: str) -> None:
+    """Fails if what waits for its turn is refused or lost, kept or not, while Redis answers nothing for a moment."""
+    namespaces = {"brief": Namespace(ephemeral=True)}
+    async with AsyncPublisher(own_redis.url, prefix=f"{namespace}:", namespaces=namespaces) as publisher:
+        await publisher.publish("news", 0)
+        own_redis.freeze()
+        calls = [publisher.publish(f"{kind}:1", number) for number in range(1_000) for kind in ("news", "brief")]
+        gathered = asyncio.gather(*calls)
+        await asyncio.sleep(0.2)
+        own_redis.thaw()
+        published = await gathered
+        assert [each.offset for each in published[::2]] == list(range(1, 1_001))
+
+
 @pytest.mark.parametrize("refused", [slice(1), slice(99)], ids=["the first", "all but the last"])
 async def test_some_of_several_lines_are_refused(
     publisher: Both, redis: Redis, namespace: str, monkeypatch: pytest.MonkeyPatch, refused: slice

@@ -27,7 +27,7 @@ from heliograph.backends.redis.bus_verbs import PLAIN, SHARDED
 from heliograph.backends.redis.client import Client
 from heliograph.backends.redis.keys import Keys
 from heliograph.backends.redis.layout import Layout
-from heliograph.backends.redis.link_errors import NotSent
+from heliograph.backends.redis.link_errors import LinkFull, NotSent
 from heliograph.backends.redis.opening import Clients, layouts_of, server_of, tags_of
 from heliograph.backends.redis.run_leases import decoded, expired_call, lease_call, lost_calls
 from heliograph.backends.redis.server import RedisServer
@@ -41,6 +41,7 @@ from heliograph.ports import Draft
 logger = logging.getLogger(__name__)
 
 MAX_CONNECTIONS: Final = 10
+MOST_UNDER_WAY: Final = 256  # calls of coroutines that wait for Redis; others wait for their turn
 FAILURES: Final = (RedisError, OSError)  # all that redis-py and the network raise
 
 # Errors that pass by themselves: the network, a restart, a fail-over. After any other, a retry fails the same way.
@@ -52,6 +53,7 @@ _PASSING = (
     ClusterDownError,  # MASTERDOWN too
     TryAgainError,
     AskError,  # MOVED too
+    LinkFull,
     Unconfirmed,
     OSError,
 )
@@ -220,6 +222,7 @@ class AsyncRedisTransport(_Base):
         else:
             self._live = self._server(clients.open(target.url), IN_MEMORY)
             self._kept = self._server(clients.open(self._durable_url), target.ack)
+        self._under_way = asyncio.Semaphore(MOST_UNDER_WAY)
         self._free = asyncio.Semaphore(MAX_CONNECTIONS)  # an empty pool would raise; callers wait here instead
 
     def _server(self, client: Client, ack: Acknowledgement) -> RedisServer:
@@ -228,7 +231,7 @@ class AsyncRedisTransport(_Base):
 
     def renew_in_child(self) -> None:
         """See `heliograph.client.forks`."""
-        leave_alone((self._live, self._kept, self._free))
+        leave_alone((self._live, self._kept, self._under_way, self._free))
         self._connect(async_clients())
 
     async def close(self) -> None:
@@ -242,12 +245,14 @@ class AsyncRedisTransport(_Base):
 
     async def send(self, drafts: Sequence[Draft], *, kept: bool) -> list[Published]:
         """See `RedisTransport.send`."""
-        async with self._free:
-            answers = await (self._keep(drafts) if kept else self._pass_on(drafts))
+        answers = await (self._keep(drafts) if kept else self._pass_on(drafts))
         return [published(draft, answer) for draft, answer in zip(drafts, answers, strict=True)]
 
     async def _keep(self, drafts: Sequence[Draft]) -> list[Any]:
-        answers = _all_kept(await self._kept.kept(self._script, [self._drafting.call(draft) for draft in drafts]))
+        """Keep them. What other coroutines keep in the same event-loop iteration goes out with them."""
+        async with self._under_way:
+            calls = [self._drafting.call(draft) for draft in drafts]
+            answers = _all_kept(await self._kept.kept(self._script, calls))
         if self._durable_url is not None:
             await self._announce(self._drafting.announcements(drafts, answers))
         return answers
@@ -255,7 +260,7 @@ class AsyncRedisTransport(_Base):
     async def _announce(self, announcements: list[tuple[str, bytes]]) -> None:
         """See `RedisTransport._announce`."""
         try:
-            async with self._live.client.pipeline(transaction=False) as pipeline:
+            async with self._free, self._live.client.pipeline(transaction=False) as pipeline:
                 for bus_channel, envelope in announcements:
                     pipeline.publish(bus_channel, envelope)
                 await pipeline.execute()
@@ -265,11 +270,12 @@ class AsyncRedisTransport(_Base):
     async def _pass_on(self, drafts: Sequence[Draft]) -> list[None]:
         await self._live.scripts.check_layout()
         found: list[None] = []
-        for draft in drafts:
-            message = self._drafting.passing(draft)
-            with after(found, FAILURES):
-                await self._live.client.execute_command(self._publish, *message)  # type: ignore[no-untyped-call]
-            found.append(None)
+        async with self._free:
+            for draft in drafts:
+                message = self._drafting.passing(draft)
+                with after(found, FAILURES):
+                    await self._live.client.execute_command(self._publish, *message)  # type: ignore[no-untyped-call]
+                found.append(None)
         return found
 
 
