@@ -2,6 +2,8 @@
 
 import pytest
 
+from heliograph.backends.redis.client import open_pool
+from heliograph.backends.redis.sync_pool import open_pool_sync
 from heliograph.redis_url import (
     check_redis_url,
     database_of,
@@ -33,6 +35,17 @@ def test_tls_and_addresses_of_version_6_are_read() -> None:
     assert address.server_url.startswith("rediss://")
 
 
+@pytest.mark.parametrize("hosts", ["[::1],[::2]", "one,[::2]", "[::1]:26379,two"])
+def test_hosts_of_version_6_stand_anywhere_in_a_list(hosts: str) -> None:
+    """Fails if a list is read as one host in brackets, which must not have anything beside it but a port."""
+    address = read_sentinel_address(check_redis_url(f"redis+sentinel://:secret@{hosts}/0?master=m"))
+    assert address is not None
+    assert [host for host, _ in address.sentinels] == [
+        host.removesuffix(":26379").strip("[]") for host in hosts.split(",")
+    ]
+    assert without_password(f"redis+sentinel://:secret@{hosts}/0?master=m") == f"redis+sentinel://{hosts}/0?master=m"
+
+
 def test_an_address_of_a_cluster_is_read() -> None:
     """Fails if a server, a password or an option is lost, or the number of shards is another than was said."""
     address = read_cluster_address("rediss+cluster://user:p%40ss@one:7000,two/0?virtual_shards=4&ssl_ca_certs=/ca")
@@ -62,6 +75,16 @@ def test_an_address_of_a_cluster_is_read() -> None:
         ("redis+cluster://one?virtual_shards=0", "from 1 to 256"),
         ("redis+cluster://one?virtual_shards=²", "from 1 to 256"),
         ("one:6379", "must begin with"),
+        ("redis://one,two/0", "cannot be read"),
+        ("redis://one /0", "cannot be read"),
+        ("redis+sentinel://one:1, two:1/0?master=m", "cannot be read"),
+        ("redis+sentinel://u:p@one:1,u:p@two:1/0?master=m", "cannot be read"),
+        ("redis://one/0?nosuch=1", "an option .* none of client_name"),
+        ("redis://one/0?decode_responses=true", "an option .* none of"),
+        ("redis://one/0?ssl_ca_certs=/ca", "an option .* none of"),
+        ("unix:///socket?socket_keepalive=yes", "an option .* none of"),
+        ("redis+sentinel://one/0?master=m&sentinel_pass=q", "an option .* none of .* sentinel_password"),
+        ("redis+cluster://one?virtual_shard=4", "an option .* none of .* virtual_shards"),
     ],
 )
 def test_a_bad_address_is_refused_without_its_password(url: str, says: str) -> None:
@@ -69,6 +92,22 @@ def test_a_bad_address_is_refused_without_its_password(url: str, says: str) -> N
     with pytest.raises(ValueError, match=says) as caught:
         check_redis_url(url)
     assert "ss/word" not in str(caught.value)
+
+
+def test_every_option_that_is_accepted_is_one_of_redis_py() -> None:
+    """Fails if an option gets through with which a program cannot make a connection, or not read its answers."""
+    plain = "client_name=x&health_check_interval=3&max_connections=5&protocol=3&retry_on_timeout=yes"
+    plain += "&socket_connect_timeout=2&socket_read_size=4096&socket_timeout=2&timeout=2&username=u&password=p"
+    tls = "ssl_ca_certs=/ca&ssl_ca_data=x&ssl_ca_path=/cas&ssl_cert_reqs=required&ssl_certfile=/cert&ssl_ciphers=x"
+    tls += "&ssl_check_hostname=yes&ssl_keyfile=/key&ssl_min_version=771&ssl_password=p"
+    for url in (
+        f"unix:///socket?db=1&{plain}",
+        f"redis://one?db=1&socket_keepalive=yes&{plain}",
+        f"rediss://one?db=1&socket_keepalive=yes&{plain}&{tls}",
+    ):
+        check_redis_url(url)
+        open_pool(url, max_connections=1, timeout_s=1).make_connection()  # type: ignore[no-untyped-call]
+        open_pool_sync(url, max_connections=1).make_connection()  # type: ignore[no-untyped-call]
 
 
 def test_what_is_shown_has_no_password() -> None:

@@ -15,6 +15,22 @@ CLUSTER_PORT: Final = 6379
 VIRTUAL_SHARDS: Final = 16  # of a cluster, by default
 MOST_VIRTUAL_SHARDS: Final = 256
 
+# The options of redis-py that a URL may set. Others do not fit here, change what answers look like, or are misspelt.
+_OPTIONS: Final = {
+    *("client_name", "db", "health_check_interval", "max_connections", "password", "protocol", "retry_on_timeout"),
+    *("socket_connect_timeout", "socket_read_size", "socket_timeout", "timeout", "username"),
+}
+_TCP_OPTIONS: Final = {"socket_keepalive"}
+_TLS_OPTIONS: Final = {
+    *("ssl_ca_certs", "ssl_ca_data", "ssl_ca_path", "ssl_cert_reqs", "ssl_certfile", "ssl_check_hostname"),
+    *("ssl_ciphers", "ssl_keyfile", "ssl_min_version", "ssl_password"),
+}
+_OPTIONS_OF: Final = {
+    "unix": _OPTIONS,
+    "redis": _OPTIONS | _TCP_OPTIONS,
+    "rediss": _OPTIONS | _TCP_OPTIONS | _TLS_OPTIONS,
+}
+
 # A comma within an address stands between Sentinels; one before a scheme stands between addresses.
 _BETWEEN_URLS: Final = re.compile(r"\s*,\s*(?=(?:rediss?(?:\+\w+)?|unix)://)")
 
@@ -69,16 +85,18 @@ def check_redis_url(url: str) -> str:
     Raises:
         ValueError: says what is wrong, without any part of the URL, which may belong to a password.
     """
-    address = read_sentinel_address(url) or read_cluster_address(url)
-    if address is not None:
-        _check_server_url(address.server_url)
+    if (sentinels := read_sentinel_address(url)) is not None:
+        _check_server_url(sentinels.server_url, {"master", "sentinel_user", "sentinel_password"})
+        return url
+    if (cluster := read_cluster_address(url)) is not None:
+        _check_server_url(cluster.server_url, {"virtual_shards"})
         return url
     if url.partition("://")[0] not in SERVER_SCHEMES or "://" not in url:
         raise ValueError(
             "must begin with redis://, rediss://, unix://, redis+sentinel://, rediss+sentinel://, redis+cluster:// "
             "or rediss+cluster://"
         )
-    _check_server_url(url)
+    _check_server_url(url, set())
     return url
 
 
@@ -118,16 +136,27 @@ def read_shards(given: str | Sequence[object]) -> tuple[str, ...]:
     return tuple(urls)
 
 
-def _check_server_url(url: str) -> None:
+def _check_server_url(url: str, read_before: set[str]) -> None:
+    """Check the URL of one server. `read_before`: options of the URL that it comes from."""
     try:
         parts = urlsplit(url)
         _ = parts.port
         is_readable = "@" in parts.netloc or "@" not in url
+        _check_host(parts.hostname or "")
         _database_in(parts)
     except ValueError:
         is_readable = False
     if not is_readable or parts.fragment:
         raise ValueError(_FORM)
+    options = _OPTIONS_OF[parts.scheme]
+    if not options.issuperset(parse_qs(parts.query, keep_blank_values=True)):
+        raise ValueError(f"has an option after the ? that is none of {', '.join(sorted(options | read_before))}")
+
+
+def _check_host(host: str) -> None:
+    """Raise ValueError if it cannot be the name of one host, so that a list of them is not taken for a name."""
+    if "," in host or any(map(str.isspace, host)):
+        raise ValueError(host)
 
 
 def read_sentinel_address(url: str) -> SentinelAddress | None:
@@ -185,16 +214,23 @@ def _read_hosts(url: str, port: int, form: str) -> tuple[SplitResult, str, tuple
     `port`: of a host without one. Raises ValueError with the text `form`.
     """
     try:
-        parts = urlsplit(url)
+        parts = _split(url)
         credentials, at, hosts = parts.netloc.rpartition("@")
         found = tuple(_host_and_port(each, port) for each in hosts.split(","))
     except ValueError:
         raise ValueError(form) from None
     if "@" in url and not at:
         raise ValueError(_FORM)
-    if parts.fragment:
+    if parts.fragment or ("@" in credentials and "," in credentials):  # with a password before each host
         raise ValueError(form)
     return parts, credentials + at, found
+
+
+def _split(url: str) -> SplitResult:
+    """Split a URL with any number of hosts: `urlsplit` refuses some lists with IPv6 addresses."""
+    scheme, _, rest = url.partition("://")
+    netloc = re.split("[/?#]", rest, maxsplit=1)[0]
+    return urlsplit(f"//{rest.removeprefix(netloc)}")._replace(scheme=scheme, netloc=netloc)
 
 
 def _server_url(parts: SplitResult, credentials: str, options: dict[str, str]) -> str:
@@ -208,16 +244,16 @@ def _host_and_port(text: str, port: int) -> tuple[str, int]:
     parts = urlsplit(f"//{text}")
     if not parts.hostname or parts.path:
         raise ValueError(text)
+    _check_host(parts.hostname)
     return parts.hostname, parts.port or port
 
 
 def without_password(url: str) -> str:
     """Return the URL as it may be shown: without a user, a password, and options that may hold one."""
-    scheme, separator, rest = url.partition("://")
-    parts = urlsplit(f"//{rest}")
+    parts = _split(url)
     shown = {name: value for name, value in parse_qsl(parts.query) if "password" not in name and "user" not in name}
     netloc = parts.netloc.rpartition("@")[2]
-    return f"{scheme}{separator}{netloc}{parts.path}{'?' if shown else ''}{urlencode(shown)}"
+    return f"{parts.scheme}://{netloc}{parts.path}{'?' if shown else ''}{urlencode(shown)}"
 
 
 def database_of(url: str | None) -> int:
