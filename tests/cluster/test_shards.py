@@ -5,6 +5,7 @@ import re
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -420,6 +421,31 @@ class TestAnotherLayout:
                         await waiting.publish("chat:1", 1)
             with pytest.raises(BadSetting, match="HELIOGRAPH_REDIS__SHARDS"):
                 await Consumer(urls, "workers", handle, prefix=f"{namespace}:", block_s=0.05).run()
+
+    async def test_programs_of_another_layout_that_came_first(
+        self, own_shards: RedisShards, start_replica: StartReplica, namespace: str
+    ) -> None:
+        """Fails if a publisher that found an empty Redis goes on, with other settings, when replicas have come."""
+        given: Any = {"prefix": f"{namespace}:", "bus_channel": f"{namespace}:events"}
+        for urls in (own_shards.urls[0], own_shards.urls[:2]):
+            plain, waiting = Publisher(urls, **given), AsyncPublisher(urls, **given)
+            passing = Publisher(own_shards.urls[:2], namespaces={"chat": Namespace(ephemeral=True)}, **given)
+            publishers = [partial(plain.publish, "chat:1", 1), partial(passing.publish, "chat:1", 1)]
+            for publish in publishers:
+                await asyncio.to_thread(publish)
+            await waiting.publish("chat:1", 1)
+            replica = await start_replica("replica-1", **own_shards.options)
+            for publish in publishers:
+                with pytest.raises(PublishError, match="HELIOGRAPH_REDIS__SHARDS"):
+                    await asyncio.to_thread(publish)
+            with pytest.raises(PublishError, match="HELIOGRAPH_REDIS__SHARDS"):
+                await waiting.publish("chat:1", 1)
+            plain.close()
+            passing.close()
+            await waiting.close()
+            await replica.stop()
+            for server in own_shards.servers:
+                server.command("FLUSHALL")
 
     async def test_another_cluster_is_no_shard(
         self, own_shards: RedisShards, start_replica: StartReplica, namespace: str

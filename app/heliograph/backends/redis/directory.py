@@ -1,10 +1,12 @@
 """The directory in Redis."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from itertools import islice
 from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
+from redis.exceptions import ResponseError
 
 from heliograph.backends.redis.client import Client, as_bus_unavailable
 from heliograph.backends.redis.keys import Keys
@@ -37,7 +39,7 @@ class RedisDirectory:
         self._taken[lease] = server, deadline
 
     async def renew(self, lease: str, info: ReplicaInfo, ttl_s: float) -> Renewal:
-        held, server, deadline, *expired = await self._run_lease(lease, info, ttl_s, "renew")
+        held, server, deadline, _, *expired = await self._run_lease(lease, info, ttl_s, "renew")
         before, _ = self._taken.get(lease, (server, 0))
         if held != 1 or server != before:
             self._taken.pop(lease, None)
@@ -58,7 +60,14 @@ class RedisDirectory:
                 self._server.scripts.forget()  # whatever comes next compares the layout too
                 layout.compare(answer[1].decode() or None)
                 raise BusUnavailable("the other shards were not asked yet which of them they are")
+            if answer[3]:
+                await self._forget_scripts()
         return answer
+
+    async def _forget_scripts(self) -> None:
+        """Let programs that found no layout load their scripts again: then they compare theirs with the new one."""
+        with suppress(ResponseError):  # without the right to it, they notice when they or this server start again
+            await self._server.link.ask("SCRIPT", "FLUSH")
 
     async def hold(self, lease: str, connections: Mapping[str, int]) -> dict[str, int] | None:
         totals: dict[str, int] = {}

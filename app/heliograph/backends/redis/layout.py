@@ -25,6 +25,7 @@ class Layout:
         self.text = text
         self.siblings: Sequence[Layout] = (self,)
         self.was_asked = False
+        self.is_settled = text == ONE  # it is written down, or never is
         self.other = ""  # the other layout that this Redis keeps, as far as it was asked
 
     @property
@@ -38,6 +39,7 @@ class Layout:
         Raises:
             OtherLayout: it keeps another layout, or another shard does: then the whole list is wrong.
         """
+        self.is_settled = self.is_settled or kept is not None
         if kept is None:
             kept = ONE if is_used else self.text
         self.was_asked = True

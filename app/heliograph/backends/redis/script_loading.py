@@ -97,7 +97,10 @@ def load(
             refusing_text(NOT_DURABLE, refusal) if each in KEEPING else text
             for each, text in zip(names, texts, strict=True)
         ]
-    shas = yield [("SCRIPT", "LOAD", text) for text in texts]
+    *shas, kept_now = yield [*(("SCRIPT", "LOAD", text) for text in texts), ("HGET", keys.server, FIELD)]
+    [kept_now] = raise_first_error([kept_now])
+    if kept_now != kept:  # a replica has written it down meanwhile, and these scripts may have come after its flush
+        yield from _compare(keys, layout, kept_now)
     return {each: _text(sha) for each, sha in zip(names, raise_first_error(shas), strict=True)}
 
 

@@ -265,11 +265,11 @@ class Scripts:
                 call_back(done, error)
 
     async def check_layout(self) -> None:
-        """Make sure that the server is the shard that it is taken for, unless a script was loaded since it was.
+        """Make sure that the server is the shard that it is taken for, unless that was seen written down.
 
         Raises the errors of redis-py, OtherLayout among them.
         """
-        if not self._is_checked:
+        if not (self._is_checked and self._layout.is_settled):
             await self._link.ping()
             await self._send_steps(self._link.connections, check_layout(self._keys, self._layout))
             self._is_checked = True

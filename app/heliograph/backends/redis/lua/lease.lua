@@ -3,8 +3,8 @@
 -- ARGV: lease, the replica's report, ttl in ms, "take" or "renew", ms until an empty directory is reliable,
 --       the deadline that the last call returned (0: there was none),
 --       the shard that the replica takes this server for, 1 if it may be written down, the name of a single server
--- Return {1 if held else 0, the server's name, the lease's deadline, expired leases of others ...}. If the name has
--- changed, or the lease is not held, entries may be missing. Return {-1, layout} for another layout than the server's
+-- Return {1 if held else 0, the server's name, the lease's deadline, 1 if the shard was written down, expired leases
+-- of others ...}. If the name has changed, or the lease is not held, entries may be missing. Return {-1, layout} for another layout than the server's
 -- own: there is no lease then. The layout is empty if the server has none, and may not be given one now.
 local leases, replicas, settled_at_key, server_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local lease, report, ttl_ms, verb, settle_ms, known_deadline, layout, may_write, single = unpack(ARGV)
@@ -12,6 +12,7 @@ local server = string.sub(fence, 1, -2)
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
+local wrote = 0
 local kept = redis.call('HGET', server_key, 'layout')
 if (kept or single) ~= layout then
   if kept then return {-1, kept} end
@@ -19,6 +20,7 @@ if (kept or single) ~= layout then
   if redis.call('ZCOUNT', leases, now, '+inf') > 0 then return {-1, single} end
   if may_write ~= '1' then return {-1, ''} end
   redis.call('HSET', server_key, 'layout', layout)
+  wrote = 1
 end
 
 local score = tonumber(redis.call('ZSCORE', leases, lease) or 0)
@@ -35,10 +37,10 @@ end
 redis.call('HSETNX', server_key, 'name', server)
 
 if verb == 'renew' and (score == 0 or went_back) then
-  return {0, server, 0}
+  return {0, server, 0, wrote}
 end
 redis.call('ZADD', leases, now + ttl_ms, lease)
 redis.call('HSET', replicas, lease, report)
 -- At most 100 at a time, because Lua cannot return thousands; the next renewal returns the rest.
 local expired = redis.call('ZRANGEBYSCORE', leases, '-inf', now, 'LIMIT', 0, 100)
-return {1, server, now + ttl_ms, unpack(expired)}
+return {1, server, now + ttl_ms, wrote, unpack(expired)}
