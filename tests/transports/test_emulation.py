@@ -270,6 +270,18 @@ class TestOnlyListening:
             assert (await alice.push("disconnect"))["code"] == 3503
             await alice.ended()
 
+    @pytest.mark.parametrize(("method", "path"), [("POST", "uni_http_stream"), ("GET", "uni_sse")])
+    async def test_the_request_may_be_missing(self, one: RunningReplica, method: str, path: str) -> None:
+        """Fails if the URL alone cannot say who a client is and what it wants, as `curl -N` and `EventSource` ask."""
+        async with (
+            http_client(one.url) as http,
+            http.stream(method, f"/connection/{path}?user=alice&channels=news") as answer,
+            asyncio.timeout(5),
+        ):
+            line = await anext(line async for line in answer.aiter_lines() if "{" in line)
+            connected = json.loads(line.removeprefix("data: "))
+            assert connected["connect"]["subs"].keys() == {"#alice", "news"}
+
     async def test_it_continues_where_it_was(self, one: RunningReplica) -> None:
         """Fails if a client that comes back misses what was published meanwhile."""
         await publish(one, "#alice", 1)

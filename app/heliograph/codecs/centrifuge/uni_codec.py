@@ -25,8 +25,9 @@ _to_json: Final[Callable[[object], bytes]] = msgspec.json.Encoder().encode
 class CentrifugeUniCodec:
     """A `Codec`. `max_depth`: as in `CentrifugeJsonCodec`; `version`: the server's.
 
-    Every frame of a client is a request to connect: the session refuses a second one, which nobody is told. What goes
-    wrong before the client is connected closes the connection.
+    Every frame of a client is a request to connect: the session refuses a second one, which nobody is told. An empty
+    one asks for nothing: the URL says who the client is. What goes wrong before the client is connected closes the
+    connection.
     """
 
     name = "centrifuge_uni"
@@ -41,7 +42,7 @@ class CentrifugeUniCodec:
 
     def decode(self, frame: str | bytes) -> Sequence[Operation]:
         try:
-            request = _read_request(frame)
+            request = _read_request(frame or "null")
         except (msgspec.MsgspecError, RecursionError, ValueError) as error:
             return (malformed(f"the request to connect cannot be read: {error}"),)
         return (operation_of(Command(id=1, connect=request or ConnectRequest()), self._max_depth),)
