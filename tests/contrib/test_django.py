@@ -110,3 +110,14 @@ def test_a_webhook_reaches_a_view_as_events() -> None:
 
     with pytest.raises(TypeError, match="must not be async"):  # its events would count as taken, and be lost
         contrib.webhook(WEBHOOK_SECRET)(later)  # type: ignore[arg-type]
+
+
+def test_a_hook_must_not_be_async() -> None:
+    """Fails if a coroutine function becomes a hook: each question to it would be answered with 500."""
+    hooks = contrib.Hooks("of-sixteen-bytes")
+
+    async def later(_: HttpRequest, __: object) -> bool:
+        return True
+
+    with pytest.raises(TypeError, match="must not be async"):
+        hooks.subscribe(later)

@@ -129,8 +129,7 @@ def webhook(
     def decorate(
         function: Callable[[HttpRequest, list[LifecycleEvent]], None],
     ) -> Callable[[HttpRequest], HttpResponse]:
-        if inspect.iscoroutinefunction(function):
-            raise TypeError(f"{function.__qualname__} must not be async: the view answers when it has returned")
+        _refuse_coroutines(function)
 
         @wraps(function)
         def view(request: HttpRequest) -> HttpResponse:
@@ -152,7 +151,7 @@ def webhook(
 class Hooks(HookFunctions):
     """A view for hooks. Each method decorates the function of one hook, which gets the HTTP request too.
 
-    Without a function for it, a hook is answered with 404.
+    Without a function for it, a hook is answered with 404. A coroutine function is a TypeError, as for `webhook`.
     """
 
     def __init__(self, secret: str) -> None:
@@ -185,4 +184,10 @@ class Hooks(HookFunctions):
         return HttpResponse(answer_of(hook, answer), content_type="application/json")
 
     def _add(self, hook: str, function: Callable[..., Any]) -> None:
+        _refuse_coroutines(function)
         self._functions[hook] = function
+
+
+def _refuse_coroutines(function: Callable[..., Any]) -> None:
+    if inspect.iscoroutinefunction(function):
+        raise TypeError(f"{function.__qualname__} must not be async: the view answers when it has returned")
