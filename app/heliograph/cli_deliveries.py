@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from heliograph.errors import BadSetting, HeliographError
+from heliograph.errors import BadSetting, HeliographError, RequestRefused
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -16,11 +16,18 @@ if TYPE_CHECKING:
 PORT: Final = click.IntRange(1, 65535)
 FOLLOW_S: Final = 0.5  # between two looks
 NOT_REACHED, UNKNOWN = 1, 3  # exit codes
+NOT_KNOWN: Final = "404"  # the error of a message that nobody knows (any more)
 
 _url = click.option("--url", envvar="HELIOGRAPH_URL", help="URL of the cluster; default: the one on this machine.")
 _port = click.option(
     "--port", default=8080, show_default=True, type=PORT, envvar="HELIOGRAPH_PORT", help="Port of that cluster."
 )
+
+
+class _NotAsked(click.ClickException):
+    """The cluster cannot be asked, or does not say it."""
+
+    exit_code = UNKNOWN
 
 
 @click.command(short_help="Say what became of a message for a user.")
@@ -48,7 +55,8 @@ def why(
     heliograph why --follow bob          # what happens from now on
     heliograph why --follow --channel news
 
-    The exit code is 1 if no connection of the user got the message, and 3 if that is not known.
+    The exit code is 1 if no connection of the user got the message or nobody knows the message, and 3 if that is not
+    known, as when the cluster cannot be reached.
     """
     asked = {"user": user, "message_id": message_id, "channel": channel, "connection": connection}
     params = {name: value for name, value in asked.items() if value}
@@ -94,7 +102,8 @@ def _api(url: str | None, port: int) -> "Iterator[ServerApi]":
     except BadSetting as error:
         raise click.UsageError(str(error)) from None
     except HeliographError as error:
-        raise click.ClickException(str(error)) from None
+        is_message_unknown = isinstance(error, RequestRefused) and error.code == NOT_KNOWN
+        raise (click.ClickException if is_message_unknown else _NotAsked)(str(error)) from None
     finally:
         if api is not None:
             api.close()
