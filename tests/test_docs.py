@@ -1,8 +1,11 @@
 """What the handbook tells a reader to write exists."""
 
 import ast
+import importlib
+import inspect
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -41,6 +44,34 @@ def test_samples_import_what_there_is(page: Path) -> None:
         if alias.name not in defined(node.module or "")
     ]
     assert not missing
+
+
+def callables_of(sample: ast.Module) -> dict[str, Any]:
+    """What a sample imports from the package, by the name that it has there."""
+    return {
+        alias.asname or alias.name: getattr(importlib.import_module(node.module), alias.name)
+        for node in ast.walk(sample)
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "heliograph"
+        if node.module is not None and node.module != "heliograph.main"  # an application, which reads its settings
+        for alias in node.names
+    }
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_samples_give_the_arguments_that_there_are(page: Path) -> None:
+    """Fails if a function gets, loses or renames an argument, and a sample goes on to call it as it was."""
+    wrong = []
+    for text in PYTHON.findall(page.read_text()):
+        sample = ast.parse(text)
+        known = callables_of(sample)
+        for node in ast.walk(sample):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in known:
+                named = {keyword.arg: None for keyword in node.keywords if keyword.arg is not None}
+                try:
+                    inspect.signature(known[node.func.id]).bind(*node.args, **named)
+                except TypeError as error:
+                    wrong.append(f"{ast.unparse(node)}: {error}")
+    assert not wrong
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
