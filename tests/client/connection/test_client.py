@@ -369,8 +369,22 @@ async def test_what_the_server_refuses_for_good_is_said(start_replica: StartRepl
     with pytest.raises(ClientClosed):
         await heliograph.connect(replica.url, get_token=tokens.pop).open()
     assert tokens == []
-    with pytest.raises(ClientClosed, match="no token"):
+    with pytest.raises(ClientClosed, match="the client has closed: get_token gave no token"):
         await heliograph.connect(replica.url, get_token=lambda: None).open()
+
+    def away() -> str:
+        raise KeyError("session")
+
+    reasons: list[str] = []
+    for transport in TRANSPORTS:
+        reasons.clear()
+        client = heliograph.connect(replica.url, get_token=away, transports=[transport])
+        client.on("state", lambda state: reasons.append(state.reason))
+        opening = asyncio.create_task(client.open())
+        await eventually(lambda: "no credentials: KeyError: 'session'" in reasons)
+        await client.close()
+        with pytest.raises(ClientClosed):
+            await opening
     with pytest.raises(RequestRefused) as not_given:
         await heliograph.connect(replica.url, token=token("bob"), channels=["news"]).open()
     assert not_given.value.code == "not_allowed"

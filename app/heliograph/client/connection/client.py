@@ -203,7 +203,7 @@ class Client:
             if state.state == "connected":
                 text = f"the server has not subscribed the client to {self._first_channels} in time"
             else:
-                text = f"{self._addresses.http} cannot be reached within {self._open_timeout_s:g} s: {state.reason}"
+                text = f"no connection to {self._addresses.http} within {self._open_timeout_s:g} s: {state.reason}"
             raise NotAnswered(text) from None
         except BaseException:
             await self.close()
@@ -687,4 +687,5 @@ def _unanswered(closed: Closed) -> ClientClosed:
 
 
 def _closed_for_good(closed: Closed) -> ClientClosed:
-    return ClientClosed(f"the server has closed the client: {closed.reason or closed.code}", closed.code)
+    who = "the client has closed" if closed.unasked else "the server has closed the client"
+    return ClientClosed(f"{who}: {closed.reason or closed.code}", closed.code)

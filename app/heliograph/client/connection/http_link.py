@@ -10,7 +10,7 @@ from urllib.parse import urljoin
 
 import httpx
 
-from heliograph.client.connection.credentials import Credentials, NoCredentials
+from heliograph.client.connection.credentials import Credentials
 from heliograph.client.connection.events import Frame, Transport
 from heliograph.client.connection.link import (
     ABNORMAL,
@@ -126,8 +126,7 @@ class HttpLink(ABC):
         try:
             known = await self._credentials.for_request(first=first)
         except Exception as error:  # noqa: BLE001 - the program's own function may raise anything
-            code = INVALID_TOKEN if isinstance(error, NoCredentials) else ABNORMAL
-            raise LinkEnded(Closed(code, str(error) or type(error).__name__, unasked=True)) from None
+            raise LinkEnded(Closed.without_credentials(error)) from None
         self.expect_within(self.within_s, "no answer")
         async with self._http.stream(
             "GET", self._url, params={**known.query, **query}, headers=known.headers

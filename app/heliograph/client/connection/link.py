@@ -2,10 +2,11 @@
 
 import asyncio
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, Self
 
 import msgspec
 
+from heliograph.client.connection.credentials import NoCredentials
 from heliograph.client.connection.dispatcher import Place
 from heliograph.client.connection.events import Frame, Transport
 from heliograph.client.connection.receipts import Said
@@ -38,6 +39,13 @@ class Closed:
     reason: str
     unasked: bool = False
     error: str | None = None
+
+    @classmethod
+    def without_credentials(cls, error: Exception) -> Self:
+        """Return why, if the program has given no credentials: for good, or because its own function failed."""
+        if isinstance(error, NoCredentials):
+            return cls(INVALID_TOKEN, str(error), unasked=True)
+        return cls(ABNORMAL, f"no credentials: {type(error).__name__}: {error}", unasked=True)
 
 
 class LinkEnded(Exception):

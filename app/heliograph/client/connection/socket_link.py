@@ -12,13 +12,12 @@ import msgspec
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidProxy, InvalidStatus, InvalidURI
 
-from heliograph.client.connection.credentials import Credentials, NoCredentials
+from heliograph.client.connection.credentials import Credentials
 from heliograph.client.connection.dispatcher import Place
 from heliograph.client.connection.events import Frame, Transport
 from heliograph.client.connection.link import (
     ABNORMAL,
     BAD_REQUEST,
-    INVALID_TOKEN,
     NO_PONG,
     Closed,
     Handlers,
@@ -107,8 +106,7 @@ class SocketLink:
                 # The token comes first: the server gives an open socket only seconds to present one.
                 known = await self._credentials.for_socket()
             except Exception as error:  # noqa: BLE001 - the program's own function may raise anything
-                code = INVALID_TOKEN if isinstance(error, NoCredentials) else ABNORMAL
-                self._end(Closed(code, str(error) or type(error).__name__, unasked=True))
+                self._end(Closed.without_credentials(error))
                 return
             self._arm(self._within_s, lambda: self._end(Closed(ABNORMAL, "no answer to the handshake")))
             try:
