@@ -364,3 +364,18 @@ async def test_a_move_that_takes_longer_than_a_call_waits(
         await bob.nothing_more()
     await publisher.close()
     await patient.close()
+
+
+def test_a_url_of_one_server_is_not_enough(redis_cluster: RedisCluster, namespace: str) -> None:
+    """Fails if who gives the URL of a cluster's server, as of one Redis, is not told what to give."""
+    told = []
+    with Publisher(
+        f"redis://127.0.0.1:{redis_cluster.servers[0].port}", prefix=f"{namespace}:", deadline_s=0
+    ) as publisher:
+        for number in range(20):  # some channels are at the other two servers
+            try:
+                publisher.publish(f"chat:{number}", 1)
+            except PublishError as error:
+                told.append(str(error))
+    assert told
+    assert all("redis+cluster://" in text for text in told)

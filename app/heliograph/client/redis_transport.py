@@ -27,7 +27,7 @@ from heliograph.backends.redis.bus_verbs import PLAIN, SHARDED
 from heliograph.backends.redis.client import Client
 from heliograph.backends.redis.keys import Keys
 from heliograph.backends.redis.layout import Layout
-from heliograph.backends.redis.link_errors import LinkFull, NotSent
+from heliograph.backends.redis.link_errors import LinkFull, NotSent, text_of
 from heliograph.backends.redis.opening import Clients, layouts_of, server_of, tags_of
 from heliograph.backends.redis.run_leases import decoded, expired_call, lease_call, lost_calls
 from heliograph.backends.redis.server import RedisServer
@@ -120,7 +120,7 @@ class RedisFailures:
             error = error.error
         passes = _passes(error)
         may_be_done = is_partly_done or (passes and not _was_not_carried_out(error))
-        return Failure(str(error) or type(error).__name__, passes, may_be_done)
+        return Failure(text_of(error), passes, may_be_done)
 
 
 class _Base(RedisFailures):

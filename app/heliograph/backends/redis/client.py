@@ -21,7 +21,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from heliograph.backends.redis.acknowledgement import Unconfirmed
 from heliograph.backends.redis.leaving import leaving
 from heliograph.backends.redis.link import Link
-from heliograph.backends.redis.link_errors import NotSent
+from heliograph.backends.redis.link_errors import NotSent, text_of
 from heliograph.backends.redis.sentinels import MasterFinder, tls_options, to_master
 from heliograph.errors import BadSetting, BusUnavailable
 from heliograph.redis_url import check_redis_url, read_cluster_address, read_sentinel_address
@@ -144,7 +144,7 @@ def as_bus_unavailable() -> Iterator[None]:
 def bus_unavailable(error: Exception) -> BusUnavailable:
     """Return the BusUnavailable for an error, and count it. Redis' text is its detail, logged now and then."""
     kind, is_unsure = _kind(error), not isinstance(error, _CERTAIN)
-    detail = f"Redis: {str(error) or type(error).__name__}"
+    detail = f"Redis: {text_of(error)}"
     REDIS_ERRORS[kind] += 1
     now = monotonic()
     if now - _logged_at.get(kind, -LOG_EVERY_S) >= LOG_EVERY_S:

@@ -1,8 +1,8 @@
-"""Errors of a link beside those of Redis. Not compiled, because they have several bases."""
+"""Errors of a link beside those of Redis, and the texts of all. Not compiled, because they have several bases."""
 
 from typing import Final
 
-from redis.exceptions import BusyLoadingError, MasterDownError, ReadOnlyError, RedisError, ResponseError
+from redis.exceptions import AskError, BusyLoadingError, MasterDownError, ReadOnlyError, RedisError, ResponseError
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
@@ -36,3 +36,11 @@ class NotConnected(NotSent, RedisConnectionError):
 
 class NotConnectedInTime(NotSent, RedisTimeoutError):
     """No connection was opened in time."""
+
+
+def text_of(error: Exception) -> str:
+    """Return what an error of Redis or of the network says."""
+    if isinstance(error, AskError):  # MOVED too; redis-py keeps only the slot and the address of what the server says
+        slot, _, address = str(error).partition(" ")
+        return f"slot {slot} is at {address}: the URL of a Redis Cluster begins with redis+cluster://"
+    return str(error) or type(error).__name__
