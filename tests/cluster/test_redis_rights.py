@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from heliograph import Publisher, PublishError
 from tests.conftest import StartReplica
 from tests.support.client import Client
 from tests.support.http import http_client
@@ -77,3 +78,17 @@ async def test_what_is_missing_is_said(
     one = await start_replica(redis_url=url, ready=False)
     await eventually(lambda: one.replica.node.reason == "redis_denied")
     assert missing[1:].upper() in caplog.text
+
+
+@pytest.mark.parametrize(("password", "text"), [("", "asks for a password"), (":wrong@", "username-password pair")])
+async def test_a_password_that_is_wrong_is_said(
+    own_redis: RedisServer, start_replica: StartReplica, caplog: pytest.LogCaptureFixture, password: str, text: str
+) -> None:
+    """Fails if an operator whose URL has no password, or another one, is told to look whether Redis runs."""
+    own_redis.command("CONFIG", "SET", "requirepass", "secret")
+    url = own_redis.url.replace("redis://", f"redis://{password}")
+    one = await start_replica(redis_url=url, ready=False)
+    await eventually(lambda: one.replica.node.reason == "redis_denied")
+    assert text in caplog.text
+    with Publisher(url, deadline_s=0) as publisher, pytest.raises(PublishError, match=text):
+        publisher.publish("news", 1)

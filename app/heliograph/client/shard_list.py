@@ -9,6 +9,7 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from heliograph.backends.redis.layout import FIELD, ONE
+from heliograph.backends.redis.link_errors import text_of
 from heliograph.backends.redis.sync_opening import SyncClients
 from heliograph.client.environment import cluster_settings
 from heliograph.client.redis_transport import FAILURES, Target, targets
@@ -56,7 +57,7 @@ class ShardList:
                 client.hset(target.keys.server, FIELD, target.layout.text)
                 _forget_scripts(client)
         except FAILURES as error:
-            raise BusUnavailable(f"a Redis cannot be reached, or refuses: {error}") from error
+            raise BusUnavailable(f"a Redis cannot be reached, or refuses: {text_of(error)}") from error
         finally:
             for client in clients:
                 client.close()
@@ -68,7 +69,7 @@ class ShardList:
                 kept = cast("bytes | None", client.hget(target.keys.server, FIELD))
                 alive = _live_leases(target, client)
         except FAILURES as error:
-            return Row(url, expected, f"cannot be reached ({error})", False)
+            return Row(url, expected, f"cannot be reached ({text_of(error)})", False)
         if kept is None:
             if alive and expected != ONE:
                 return Row(url, expected, f"it is a cluster of its own, with {alive} replicas", False)

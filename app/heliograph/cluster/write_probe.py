@@ -25,7 +25,7 @@ WHAT_TO_DO: Final = {
     Fault.MEMORY_FULL: "raise maxmemory, or keep less",
     Fault.NOT_DURABLE: "the text says what to set",
     Fault.UNCONFIRMED: "look at its replicas: HELIOGRAPH_REDIS__ACK_REPLICAS of them must follow it",
-    Fault.DENIED: "give its user the rights that docs/operations.md names",
+    Fault.DENIED: "look at the user and the password in its URL, and at the rights that docs/operations.md names",
     Fault.REFUSED: "the text says why",
     Fault.LAYOUT: "let all programs of the cluster have the same shards (docs/operations.md, Shards)",
 }

@@ -2,7 +2,15 @@
 
 from typing import Final
 
-from redis.exceptions import AskError, BusyLoadingError, MasterDownError, ReadOnlyError, RedisError, ResponseError
+from redis.exceptions import (
+    AskError,
+    AuthenticationError,
+    BusyLoadingError,
+    MasterDownError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+)
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
@@ -43,4 +51,6 @@ def text_of(error: Exception) -> str:
     if isinstance(error, AskError):  # MOVED too; redis-py keeps only the slot and the address of what the server says
         slot, _, address = str(error).partition(" ")
         return f"slot {slot} is at {address}: the URL of a Redis Cluster begins with redis+cluster://"
+    if isinstance(error, AuthenticationError) and "HELLO" in str(error):  # as answer to a client that gives none
+        return "it asks for a password: redis://user:password@host:port/number"
     return str(error) or type(error).__name__

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from redis.exceptions import (
+    AuthenticationError,
+    AuthorizationError,
     BusyLoadingError,
     MasterDownError,
     OutOfMemoryError,
@@ -126,6 +128,8 @@ def _fault(error: Exception) -> Fault:
             return Fault.READ_ONLY
         case ResponseError() if "OOM" in text:
             return Fault.MEMORY_FULL
+        case AuthenticationError() | AuthorizationError():
+            return Fault.DENIED
         case ResponseError() if any(denial in text for denial in DENIALS):
             return Fault.DENIED
         case ResponseError():
