@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -195,9 +196,11 @@ async def test_a_deadline_beyond_what_is_recognised(publisher: Both, namespace: 
         Publisher("redis://localhost", deadline_s=deadline_s)
 
 
-def test_it_does_not_doubt_what_was_never_sent(namespace: str) -> None:
+@pytest.mark.parametrize("is_socket_file", [False, True])
+def test_it_does_not_doubt_what_was_never_sent(namespace: str, tmp_path: Path, is_socket_file: bool) -> None:
     """Fails if a caller is told that something may have been published that no server has been asked to."""
-    publisher = Publisher(f"redis://127.0.0.1:{free_port()}/0", prefix=f"{namespace}:", deadline_s=0)
+    url = f"unix://{tmp_path}/none.sock" if is_socket_file else f"redis://127.0.0.1:{free_port()}/0"
+    publisher = Publisher(url, prefix=f"{namespace}:", deadline_s=0)
     with pytest.raises(PublishError, match="cannot be reached") as caught:
         publisher.publish("news", 1)
     assert "may have been" not in str(caught.value)

@@ -299,4 +299,4 @@ def _was_not_carried_out(error: Exception) -> bool:
     """Return whether Redis certainly did not carry the command out: it said so, or there was no connection."""
     if isinstance(error, ResponseError | BusyLoadingError | NotSent):
         return True
-    return isinstance(error.__context__, ConnectionRefusedError | socket.gaierror)
+    return isinstance(error.__context__, ConnectionRefusedError | FileNotFoundError | socket.gaierror)
