@@ -177,7 +177,7 @@ async def test_what_is_refused_is_not_tried_again(replica: RunningReplica, kind:
     """Fails if a wrong key, a wrong address or a wrong prefix is tried until the deadline, or not explained."""
     for url, key, match in (
         (replica.url, "not-the-key-of-this-cluster", "HTTP status 401: the X-API-Key header"),
-        (f"{replica.url}/elsewhere", KEY, "HTTP status 404"),
+        (f"{replica.url}/elsewhere", KEY, "/elsewhere refused: HTTP status 404"),
         (f"{replica.url}/static", KEY, "HTTP status 40"),
     ):
         publisher = Both(kind, url, api_key=key, deadline_s=100)

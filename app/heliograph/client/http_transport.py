@@ -132,7 +132,7 @@ class _Base:
 
     def __init__(self, url: str, api_key: str) -> None:
         parts = _split(url)
-        self.server = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+        self.server = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path.rstrip('/')}"
         self._options: dict[str, Any] = {
             "base_url": f"{url.rstrip('/')}/api/",
             "headers": {"X-API-Key": api_key, "Content-Type": "application/json"},
