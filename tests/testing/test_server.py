@@ -39,6 +39,13 @@ def test_one_that_cannot_start_says_why() -> None:
     assert "deadline_s" in str(caught.value.__cause__).lower()
 
 
+def test_a_group_that_is_misspelt_is_refused() -> None:
+    """Fails if a server starts without the settings that it was given: a test would try something else."""
+    with pytest.raises(RuntimeError) as caught:
+        EmbeddedServer(namespace={"chat": {"presence": True}}).start()
+    assert str(caught.value.__cause__) == "there is no such group of settings: namespace"
+
+
 def test_the_recording_fixture(heliograph_publisher: RecordingPublisher) -> None:
     """Fails if the fixture is not a fresh publisher."""
     heliograph_publisher.publish("news", 1)

@@ -15,6 +15,8 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
+from heliograph.errors import BadSetting
+
 if TYPE_CHECKING:
     from heliograph.server.serving import DrainingServer
 
@@ -89,6 +91,8 @@ class EmbeddedServer:
         from heliograph.server.serving import build_server
         from heliograph.settings import Settings
 
+        if unknown := self._groups.keys() - Settings.model_fields:
+            raise BadSetting(f"there is no such group of settings: {', '.join(sorted(unknown))}")
         settings = Settings(**self._groups)
         replica = build_replica(settings, "embedded")
         server = build_server(replica, settings, host="127.0.0.1", port=self.port, loop="asyncio")
