@@ -429,6 +429,8 @@ async def test_the_end_of_a_client_ends_all_that_waits(start_replica: StartRepli
     bob = heliograph.connect(replica.url, user="bob")
     with pytest.raises(ClientClosed):
         bob.subscribe("news")
+    with pytest.raises(ClientClosed, match="not open"):
+        await asyncio.wait_for(data_of(bob, 1), 5)
     async with bob:
         news = bob.subscribe("news")
         reading = [asyncio.create_task(data_of(source, 1)) for source in (bob, news)]

@@ -242,6 +242,8 @@ class Client:
 
     async def events(self) -> AsyncIterator[ChannelEvent]:
         """Yield messages to the user and what happens on the `channels` that the client was given, in order."""
+        if self._first_connection is None:
+            raise ClientClosed("the client is not open")
         while (event := await self._queue.take()) is not None:
             yield event
 
