@@ -75,3 +75,28 @@ test("a link that is being opened when the token of the one in use is refused is
   assert.equal(client.state.state, "connected");
   client.close();
 });
+
+test("a message that is too large is rejected, and the others go on", { skip }, async () => {
+  const time = new ManualTime();
+  const { now, random, setTimeout, clearTimeout } = time;
+  const client = new Heliograph({ url: "ws://server/ws", user: "alice", WebSocket: Socket, now, random, setTimeout, clearTimeout });
+  const before = Socket.all.length;
+  client.connect();
+  await settled();
+  const hello = { type: "connected", user: "alice", replica: "one", cursor: "", ping: 25 };
+  Socket.all[before].say(hello);
+  const small = client.send("bob", 1);
+  const rejected = assert.rejects(client.send("bob", "가".repeat(30_000)), { code: "bad_request", message: /too large: 90/ });
+  const longer = client.send("bob", "x".repeat(40_000));
+  await settled();
+  Socket.all[before].onclose({ code: 1009, reason: "90 KB" });
+  await rejected;
+  time.pass(1_000);
+  await settled();
+  const next = Socket.all[before + 1];
+  next.say(hello);
+  assert.deepEqual(next.sent.map(({ data }) => data.length ?? data), [1, 40_000]);
+  for (const { id } of next.sent) next.say({ type: "ack", message_id: id, id });
+  await Promise.all([small, longer]);
+  client.close();
+});

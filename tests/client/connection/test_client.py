@@ -443,6 +443,17 @@ async def test_the_end_of_a_client_ends_all_that_waits(start_replica: StartRepli
     await bob.close()
 
 
+async def test_a_message_that_is_too_large_is_refused_and_no_other(start_replica: StartReplica) -> None:
+    """Fails if the client sends it again and again, and loses the connection each time, until its time is over."""
+    replica = await start_replica(redis_url=None)
+    async with heliograph.connect(replica.url, user="bob", transports=["websocket"]) as bob:
+        small, large, other = [bob.send("alice", data) for data in (1, "x" * 70_000, "y" * 40_000)]
+        refused, *sent = await asyncio.gather(large, small, other, return_exceptions=True)
+        assert isinstance(refused, RequestRefused), refused
+        assert (refused.code, "too large" in str(refused)) == ("bad_request", True)
+        assert [isinstance(each, heliograph.Ack) for each in sent] == [True, True], sent
+
+
 async def test_a_program_that_reads_slowly_misses_nothing_and_holds_little(
     start_replica: StartReplica, redis_server: RedisServer, namespace: str
 ) -> None:

@@ -38,7 +38,7 @@ from heliograph.client.connection.events import (
     message_of,
     refused_by,
 )
-from heliograph.client.connection.link import NORMAL, Closed, Link, refusal
+from heliograph.client.connection.link import NORMAL, TOO_LARGE, Closed, Link, refusal
 from heliograph.client.connection.receipts import ReceiptSender, Said
 from heliograph.client.connection.requests import Answer, Requests
 from heliograph.client.connection.subscription import ChannelSubscription
@@ -558,6 +558,8 @@ class Client:
 
     def on_ended(self, link: Link, closed: Closed) -> None:
         self._dispatcher.closed(link.number)
+        if closed.code == TOO_LARGE:
+            self._requests.fail_largest(link, RequestRefused("bad_request", f"too large: {closed.reason}"))
         if self._requests.lose(link, _unanswered(closed)):
             self._transmit()
 

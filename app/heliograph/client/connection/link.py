@@ -15,6 +15,7 @@ from heliograph.protocol.codes import is_final
 # Close codes that the client uses itself; those from 3000 on mean what they mean when the server says them.
 NORMAL: Final = 1000
 ABNORMAL: Final = 1006  # it failed without a close frame
+TOO_LARGE: Final = 1009  # a frame was
 EXPIRED: Final = 3005
 NO_PONG: Final = 3012
 INVALID_TOKEN: Final = 3500

@@ -129,6 +129,17 @@ class Requests:
                 _resolve(request, error)
         return bool(lost)
 
+    def fail_largest(self, link: Link, error: ClientError) -> None:
+        """Fail the largest of those that wait on a link: the server has closed it because one is too large.
+
+        Sent again, it would only close the next one.
+        """
+        on_link = {request_id: request for request_id, request in self._pending.items() if request.link is link}
+        if on_link:
+            largest = max(on_link, key=lambda request_id: len(on_link[request_id].frame))
+            self._take(largest)
+            _resolve(on_link[largest], error)
+
     def fail_untried(self, error: ClientError) -> None:
         """Fail what was never sent on any connection."""
         for request_id, request in list(self._pending.items()):

@@ -1,4 +1,5 @@
 import { Channel } from "./channel.js";
+import { TOO_LARGE } from "./codes.js";
 import { HeliographError } from "./error.js";
 import { canSend } from "./link.js";
 import { formatCursor, positionOf } from "./position.js";
@@ -260,6 +261,9 @@ export class Dispatcher {
    * @param {Close} close
    */
   ended(link, close) {
+    if (close.code === TOO_LARGE) {
+      this.#requests.failLargest(link, new HeliographError("bad_request", `too large: ${close.reason}`));
+    }
     this.#requests.lose(link, unanswered(close));
     this.left(link);
   }

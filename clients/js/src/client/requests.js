@@ -151,6 +151,23 @@ export class Requests {
   }
 
   /**
+   * The server has closed the connection because a frame is too large: rejects the largest of those that wait on it.
+   * Written again, it would only close the next one.
+   *
+   * @param {Link} link
+   * @param {HeliographError} error
+   */
+  failLargest(link, error) {
+    const encoder = new TextEncoder();
+    let largest = { id: "", size: 0 };
+    for (const [id, request] of this.#pending) {
+      const size = request.link === link ? encoder.encode(request.text).length : 0;
+      if (size > largest.size) largest = { id, size };
+    }
+    this.#take(largest.id)?.reject(error);
+  }
+
+  /**
    * Rejects the requests that were never written to any connection.
    *
    * @param {HeliographError} error
