@@ -196,6 +196,26 @@ async def test_a_deadline_beyond_what_is_recognised(publisher: Both, namespace: 
         Publisher("redis://localhost", deadline_s=deadline_s)
 
 
+def test_another_event_loop_is_refused(redis_server: RedisServer, namespace: str) -> None:
+    """Fails if a call in another event loop waits for ever for an answer that the first one reads."""
+    publisher = AsyncPublisher(redis_server.url, prefix=f"{namespace}:", bus_channel=f"{namespace}:events")
+
+    async def publish(*, is_last: bool) -> None:
+        try:
+            await asyncio.wait_for(publisher.publish("news", 1), 5)
+        finally:
+            if is_last:
+                await publisher.close()
+
+    async def twice() -> None:
+        await publish(is_last=False)
+        with pytest.raises(RuntimeError, match="one event loop"):
+            await asyncio.to_thread(asyncio.run, publish(is_last=False))
+        await publish(is_last=True)
+
+    asyncio.run(twice())
+
+
 @pytest.mark.parametrize("is_socket_file", [False, True])
 def test_it_does_not_doubt_what_was_never_sent(namespace: str, tmp_path: Path, is_socket_file: bool) -> None:
     """Fails if a caller is told that something may have been published that no server has been asked to."""

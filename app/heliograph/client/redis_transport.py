@@ -224,6 +224,7 @@ class AsyncRedisTransport(_Base):
             self._kept = self._server(clients.open(self._durable_url), target.ack)
         self._under_way = asyncio.Semaphore(MOST_UNDER_WAY)
         self._free = asyncio.Semaphore(MAX_CONNECTIONS)  # an empty pool would raise; callers wait here instead
+        self._loop: asyncio.AbstractEventLoop | None = None  # that of the first call
 
     def _server(self, client: Client, ack: Acknowledgement) -> RedisServer:
         target = self._target
@@ -244,7 +245,12 @@ class AsyncRedisTransport(_Base):
         await self._live.scripts.check_layout()
 
     async def send(self, drafts: Sequence[Draft], *, kept: bool) -> list[Published]:
-        """See `RedisTransport.send`."""
+        """See `RedisTransport.send`. Raises RuntimeError in another event loop, where no answer would ever arrive."""
+        loop = asyncio.get_running_loop()
+        if self._loop is None:
+            self._loop = loop
+        elif self._loop is not loop:
+            raise RuntimeError("an AsyncPublisher belongs to one event loop, that of its first call: make another")
         answers = await (self._keep(drafts) if kept else self._pass_on(drafts))
         return [published(draft, answer) for draft, answer in zip(drafts, answers, strict=True)]
 
