@@ -223,6 +223,7 @@ BAD = {
     "CONSOLE__SESSION_S": "59",
     "TRACE__NOTES": "-1",
     "OTEL__ENABLED": "perhaps",
+    "TRUSTED_PROXIES": "10.0.0.5, proxy",
 }
 
 

@@ -1,5 +1,6 @@
 """All settings of a replica."""
 
+from ipaddress import ip_network
 from typing import Annotated, Self
 
 from pydantic import Field, PlainSerializer, PlainValidator, field_validator, model_validator
@@ -113,6 +114,14 @@ class Settings(BaseSettings):
         default=(),
         description="origins whose pages may connect, as a JSON list; pages of the server's own host always may",
     )
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _addresses(cls, proxies: str) -> str:
+        if proxies.strip() != "*":
+            for each in filter(None, map(str.strip, proxies.split(","))):
+                ip_network(each)  # its errors say what is wrong
+        return proxies
 
     @field_validator("namespaces")
     @classmethod
