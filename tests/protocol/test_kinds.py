@@ -43,11 +43,22 @@ class TestPlain:
 
 
 class TestRun:
-    @pytest.mark.parametrize("data", [b"1", b"[]", b'{"state":1}', b'{"progress":"half"}', b'{"message":[]}'])
+    @pytest.mark.parametrize(
+        "data",
+        [
+            *(b"1", b"[]", b'{"state":1}', b'{"progress":"half"}', b'{"message":[]}'),
+            *(b'{"progress":400}', b'{"progress":-0.5}', b'{"progress":1e308}'),
+        ],
+    )
     def test_what_is_no_update_is_refused(self, data: bytes) -> None:
         """Fails if a run's viewers could be told something that is no progress."""
         with pytest.raises(BadData, match="a run's update"):
             RUN.check(msgspec.Raw(data))
+
+    @pytest.mark.parametrize("progress", [0, 0.0, 33.3, 100])
+    def test_a_progress_is_in_percent(self, progress: float) -> None:
+        """Fails if the first or the last step of a run is refused."""
+        assert RUN.check(msgspec.Raw(b'{"progress":%a}' % progress)) == RunUpdate(progress=progress)
 
     @given(st.lists(UPDATES, max_size=20))
     def test_what_it_tells_adds_up_to_its_state(self, updates: list[RunUpdate]) -> None:

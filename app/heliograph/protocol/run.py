@@ -1,10 +1,14 @@
 """A run: a job with a state and progress."""
 
+from typing import Annotated
+
 import msgspec
 
 END_STATES = ("END", "FAILED")
 TAIL_SIZE = 1000  # messages kept beside the state
 _PREFIX = "run:"
+
+Percent = Annotated[float, msgspec.Meta(ge=0, le=100)]  # checked where an update is read
 
 
 def channel_of_run(run_id: str) -> str:
@@ -21,7 +25,7 @@ class RunUpdate(msgspec.Struct, frozen=True):
     """An update from a job; fields that it leaves out keep their values. `progress` is in percent."""
 
     state: str | None = None
-    progress: float | None = None
+    progress: Percent | None = None
     message: str | None = None
 
 
