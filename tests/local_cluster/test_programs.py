@@ -6,7 +6,7 @@ from pathlib import Path
 import heliograph
 from heliograph.local_cluster import programs
 from heliograph.local_cluster.options import LocalClusterOptions
-from heliograph.local_cluster.redis_programs import redis_parts
+from heliograph.local_cluster.redis_programs import redis_stages
 from tests.support.ports import free_port
 from tests.support.waiting import eventually
 
@@ -21,7 +21,7 @@ async def test_a_directory_with_a_space_in_its_name(tmp_path: Path) -> None:
     """Fails if no Redis starts where the directory for temporary files (`TMPDIR`) has a space in its name."""
     directory = tmp_path / "two words"
     directory.mkdir()
-    [redis] = redis_parts(LocalClusterOptions(redis_port=free_port()), directory)
+    [[redis]] = redis_stages(LocalClusterOptions(redis_port=free_port()), directory)
     process = await asyncio.create_subprocess_exec(*redis.program.argv, stdout=asyncio.subprocess.DEVNULL)
     try:
 

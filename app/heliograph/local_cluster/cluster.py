@@ -14,7 +14,7 @@ from heliograph.local_cluster.child import Child
 from heliograph.local_cluster.machine import raise_open_files, refuse_taken_ports
 from heliograph.local_cluster.options import CannotStart, LocalClusterOptions
 from heliograph.local_cluster.redis_cluster import ClusterServers
-from heliograph.local_cluster.redis_programs import redis_parts
+from heliograph.local_cluster.redis_programs import redis_stages
 from heliograph.local_cluster.terminal import Terminal
 from heliograph.redis_url import without_password
 
@@ -86,7 +86,8 @@ class LocalCluster:
             others = ", ".join(map(without_password, self._options.redis_urls))
             variable, _ = self._options.redis_variable
             self._terminal.say(f"{variable} is set: with the Redis at {others}, and none of its own")
-        await self._start_stage(self._redis, self._redis_parts(directory))
+        for parts in self._redis_stages(directory):
+            await self._start_stage(self._redis, parts)
         await self._start_stage(self._replicas, programs.replicas(self._options))
         if self._options.edge == "caddy":
             self._terminal.say("nginx is not installed: Caddy stands in for it, without limits for single addresses")
@@ -96,18 +97,19 @@ class LocalCluster:
         for line in self._where_everything_is(directory):
             self._terminal.say(line)
 
-    def _redis_parts(self, directory: Path) -> list[programs.Part]:
+    def _redis_stages(self, directory: Path) -> list[list[programs.Part]]:
         if self._options.redis_cluster:
             self._redis_cluster = ClusterServers(self._options)
-            return self._redis_cluster.parts(directory)
-        return redis_parts(self._options, directory)
+            return [self._redis_cluster.parts(directory)]
+        return redis_stages(self._options, directory)
 
     async def _start_stage(self, stage: list[Child], parts: list[programs.Part]) -> None:
         """Start some parts together, and wait until each is ready."""
-        stage.extend(Child(part.program, self._terminal) for part in parts)
-        for child in stage:
+        children = [Child(part.program, self._terminal) for part in parts]
+        stage.extend(children)
+        for child in children:
             child.start()
-        for child, part in zip(stage, parts, strict=True):
+        for child, part in zip(children, parts, strict=True):
             await self._until_ready(child, part)
             child.keep_alive()
 

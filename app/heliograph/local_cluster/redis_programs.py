@@ -18,6 +18,7 @@ DOWN_AFTER_MS: Final = 1000  # the Sentinels replace a master that has not answe
 STAYS_DOWN_S: Final = 5.0
 
 Setting = tuple[str, str]
+Problem = Callable[[int], Awaitable[str | None]]  # what is wrong with the server on a port; None: nothing
 COMMON: Final[tuple[Setting, ...]] = (
     ("bind", "127.0.0.1"),
     ("save", '""'),
@@ -26,26 +27,32 @@ COMMON: Final[tuple[Setting, ...]] = (
 )
 
 
-def redis_parts(options: LocalClusterOptions, directory: Path) -> list[Part]:
-    """Return the programs of the cluster's Redis, on loopback only. Empty if the options name another Redis."""
+def redis_stages(options: LocalClusterOptions, directory: Path) -> list[list[Part]]:
+    """Return the programs of the cluster's Redis, on loopback only. None if the options name another Redis.
+
+    Sentinels come when the replicas are attached: they ask a master for them at once, and then every ten seconds.
+    """
     ports = options.redis_ports
     if not options.sentinel:
-        return [_server(name, port, directory, [("appendonly", "no")]) for name, port in ports.items()]
+        return [[_server(name, port, directory, [("appendonly", "no")]) for name, port in ports.items()]]
     # What a server loses when it is restarted would be lost in its replica too.
-    kept = ("appendonly", "yes")
+    kept = [("appendonly", "yes"), ("repl-diskless-sync-delay", "0")]
     servers = []
     for master, replica in options.masters.values():
         copied = ("replicaof", f"127.0.0.1 {ports[master]}")
-        servers += [
-            _server(master, ports[master], directory, [kept], stays_down_s=STAYS_DOWN_S),
-            _server(replica, ports[replica], directory, [kept, copied], stays_down_s=STAYS_DOWN_S),
-        ]
+        servers += [_kept_server(master, ports[master], directory, kept, _redis_problem)]
+        servers += [_kept_server(replica, ports[replica], directory, [*kept, copied], _replica_problem)]
     watched = {name: ports[master] for name, (master, _) in options.masters.items()}
-    return [*servers, *(_sentinel(name, ports[name], directory, watched) for name in SENTINELS)]
+    return [servers, [_sentinel(name, ports[name], directory, watched) for name in SENTINELS]]
 
 
-def _server(name: str, port: int, directory: Path, settings: list[Setting], *, stays_down_s: float = 0.0) -> Part:
-    return redis_part(name, port, directory, [*COMMON, *settings], stays_down_s=stays_down_s)
+def _server(name: str, port: int, directory: Path, settings: list[Setting]) -> Part:
+    return redis_part(name, port, directory, [*COMMON, *settings])
+
+
+def _kept_server(name: str, port: int, directory: Path, settings: list[Setting], problem: Problem) -> Part:
+    settings = [*COMMON, *settings]
+    return redis_part(name, port, directory, settings, stays_down_s=STAYS_DOWN_S, problem=lambda: problem(port))
 
 
 def _sentinel(name: str, port: int, directory: Path, watched: Mapping[str, int]) -> Part:
@@ -57,7 +64,7 @@ def _sentinel(name: str, port: int, directory: Path, watched: Mapping[str, int])
             ("sentinel", f"down-after-milliseconds {master} {DOWN_AFTER_MS}"),
             ("sentinel", f"failover-timeout {master} {5 * DOWN_AFTER_MS}"),
         ]
-    return redis_part(name, port, directory, settings, "--sentinel")
+    return redis_part(name, port, directory, settings, "--sentinel", problem=lambda: _sentinel_problem(port, watched))
 
 
 def redis_part(
@@ -93,3 +100,28 @@ async def _redis_problem(port: int) -> str | None:
     except OSError as error:
         return why(error)
     return None if answer.startswith(b"+PONG") else f"PING is answered with {answer[:100]!r}"
+
+
+async def _replica_problem(port: int) -> str | None:
+    try:
+        answer = await ask(
+            "127.0.0.1", port, b"INFO replication\r\n", lambda reader: reader.readuntil(b"\r\nmaster_last_io")
+        )
+    except (OSError, EOFError) as error:
+        return why(error) if isinstance(error, OSError) else "it answers no INFO"
+    return None if b"master_link_status:up" in answer else "it has not attached to its master"
+
+
+async def _sentinel_problem(port: int, watched: Mapping[str, int]) -> str | None:
+    """Say what keeps a Sentinel from replacing a master."""
+    for master in watched:
+        question = f"SENTINEL MASTER {master}\r\n".encode()
+        try:
+            answer = await ask("127.0.0.1", port, question, lambda reader: reader.readuntil(b"\r\nquorum"))
+        except (OSError, EOFError) as error:
+            return why(error) if isinstance(error, OSError) else "it answers no SENTINEL MASTER"
+        lines = answer.split(b"\r\n")
+        replicas, others = (int(lines[lines.index(name) + 2]) for name in (b"num-slaves", b"num-other-sentinels"))
+        if replicas < 1 or others < len(SENTINELS) - 1:
+            return f"it knows {replicas} replicas of {master}, and {others} other Sentinels"
+    return None
