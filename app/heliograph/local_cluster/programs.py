@@ -156,5 +156,17 @@ def _all(reader: asyncio.StreamReader) -> Awaitable[bytes]:
     return reader.read()
 
 
+async def ask_redis(port: int, question: str, end: bytes) -> bytes:
+    """Send a command to the Redis on a port of this machine, and return its answer up to `end`.
+
+    Raises:
+        OSError: says what is wrong: it does not answer, or not with that.
+    """
+    try:
+        return await ask("127.0.0.1", port, f"{question}\r\n".encode(), lambda reader: reader.readuntil(end))
+    except EOFError:
+        raise OSError(f"it answers no {question}") from None
+
+
 def why(error: OSError) -> str:
     return "it does not answer" if isinstance(error, TimeoutError) else str(error)

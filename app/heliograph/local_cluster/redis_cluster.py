@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from heliograph.local_cluster.options import CLUSTER_MASTERS, LocalClusterOptions
-from heliograph.local_cluster.programs import Part, ask, why
+from heliograph.local_cluster.programs import Part, ask_redis, why
 from heliograph.local_cluster.redis_programs import COMMON, DOWN_AFTER_MS, STAYS_DOWN_S, Setting, redis_part
 
 SLOTS: Final = 16_384
@@ -84,9 +84,7 @@ def _listed(ports: list[int]) -> str:
 
 async def _problem(port: int) -> str | None:
     try:
-        answer = await ask(
-            "127.0.0.1", port, b"CLUSTER INFO\r\n", lambda reader: reader.readuntil(b"\r\ncluster_slots")
-        )
-    except (OSError, EOFError) as error:
-        return why(error) if isinstance(error, OSError) else "it answers no CLUSTER INFO"
+        answer = await ask_redis(port, "CLUSTER INFO", b"\r\ncluster_slots")
+    except OSError as error:
+        return why(error)
     return None if b"cluster_state:ok" in answer else "the cluster is not whole"

@@ -11,7 +11,7 @@ from typing import Final
 from heliograph.local_cluster.child import Program
 from heliograph.local_cluster.machine import find_redis
 from heliograph.local_cluster.options import SENTINELS, LocalClusterOptions
-from heliograph.local_cluster.programs import OTHERS_STOP_WITHIN_S, Part, ask, why
+from heliograph.local_cluster.programs import OTHERS_STOP_WITHIN_S, Part, ask_redis, why
 
 DOWN_AFTER_MS: Final = 1000  # the Sentinels replace a master that has not answered for so long
 # A master that is back before that is not replaced. This one stays away, so that a reader can watch it happen.
@@ -96,7 +96,7 @@ def redis_part(
 async def _redis_problem(port: int) -> str | None:
     try:
         # A line ends the answer: a Sentinel does not close the connection, not even after QUIT.
-        answer = await ask("127.0.0.1", port, b"PING\r\n", lambda reader: reader.readline())
+        answer = await ask_redis(port, "PING", b"\n")
     except OSError as error:
         return why(error)
     return None if answer.startswith(b"+PONG") else f"PING is answered with {answer[:100]!r}"
@@ -104,22 +104,19 @@ async def _redis_problem(port: int) -> str | None:
 
 async def _replica_problem(port: int) -> str | None:
     try:
-        answer = await ask(
-            "127.0.0.1", port, b"INFO replication\r\n", lambda reader: reader.readuntil(b"\r\nmaster_last_io")
-        )
-    except (OSError, EOFError) as error:
-        return why(error) if isinstance(error, OSError) else "it answers no INFO"
+        answer = await ask_redis(port, "INFO replication", b"\r\nmaster_last_io")
+    except OSError as error:
+        return why(error)
     return None if b"master_link_status:up" in answer else "it has not attached to its master"
 
 
 async def _sentinel_problem(port: int, watched: Mapping[str, int]) -> str | None:
     """Say what keeps a Sentinel from replacing a master."""
     for master in watched:
-        question = f"SENTINEL MASTER {master}\r\n".encode()
         try:
-            answer = await ask("127.0.0.1", port, question, lambda reader: reader.readuntil(b"\r\nquorum"))
-        except (OSError, EOFError) as error:
-            return why(error) if isinstance(error, OSError) else "it answers no SENTINEL MASTER"
+            answer = await ask_redis(port, f"SENTINEL MASTER {master}", b"\r\nquorum")
+        except OSError as error:
+            return why(error)
         lines = answer.split(b"\r\n")
         replicas, others = (int(lines[lines.index(name) + 2]) for name in (b"num-slaves", b"num-other-sentinels"))
         if replicas < 1 or others < len(SENTINELS) - 1:
