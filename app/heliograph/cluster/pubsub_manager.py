@@ -469,7 +469,7 @@ class PubSubManager:
 def _backoff_s(failures: int, timeout_s: float) -> float:
     """Return the seconds until the next attempt: exponential, with full jitter, so that replicas spread out.
 
-    It leaves half of the canary's time-out: by then a replica whose Redis answers again counts as deaf.
+    At most half of the canary's time-out: after the whole of it, a replica whose Redis answers again counts as deaf.
     """
     doublings = min(failures, 16)  # far beyond the maximum, and small enough for a float
     longest_s = min(BACKOFF_MOST_S, timeout_s / 2, BACKOFF_FIRST_S * 2**doublings)

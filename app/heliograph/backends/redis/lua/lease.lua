@@ -4,8 +4,9 @@
 --       the deadline that the last call returned (0: there was none),
 --       the shard that the replica takes this server for, 1 if it may be written down, the name of a single server
 -- Return {1 if held else 0, the server's name, the lease's deadline, 1 if the shard was written down, expired leases
--- of others ...}. If the name has changed, or the lease is not held, entries may be missing. Return {-1, layout} for another layout than the server's
--- own: there is no lease then. The layout is empty if the server has none, and may not be given one now.
+-- of others ...}. If the name has changed, or the lease is not held, entries may be missing. Return {-1, layout} for
+-- another layout than the server's own: there is no lease then. The layout is empty if the server has none, and may not
+-- be given one now.
 local leases, replicas, settled_at_key, server_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local lease, report, ttl_ms, verb, settle_ms, known_deadline, layout, may_write, single = unpack(ARGV)
 local server = string.sub(fence, 1, -2)
